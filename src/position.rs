@@ -1,0 +1,81 @@
+//! Where we are in Kafka: partitions, offsets, claims.
+//!
+//! Kafka's "next to read" and "last read" differ by one. Here an [`Offset`] names one record or the next one to read, and
+//! [`Offset::successor`] is the only way to step, so that no caller adds or subtracts one by hand.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// One partition of one topic. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition's number, from 0.
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    /// Names a partition.
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+impl fmt::Debug for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The place of a record in its partition's log, from 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Offset(i64);
+
+impl Offset {
+    /// The first offset that a log can have.
+    pub const ZERO: Offset = Offset(0);
+
+    /// Wraps an offset as Kafka gives it. Negative values are Kafka's special marks, never a place: they become 0.
+    pub fn new(raw: i64) -> Self {
+        Self(raw.max(0))
+    }
+
+    /// The number, as Kafka and the ledger write it.
+    pub fn get(self) -> i64 {
+        self.0
+    }
+
+    /// What is to be read after this record.
+    #[must_use]
+    pub fn successor(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// How many offsets lie from `earlier` up to this one; 0 when this one is not later.
+    pub fn distance_from(self, earlier: Offset) -> u64 {
+        u64::try_from(self.0 - earlier.0).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The fence: a random id that one assignment of one partition writes into the ledger. Whoever comes later writes another,
+/// and from then on the earlier one moves nothing.
+pub type ClaimId = uuid::Uuid;
