@@ -1,0 +1,1 @@
+//! Faults, layers and secrets, as a user meets them.
