@@ -42,6 +42,14 @@ pub use secret::Secret;
 /// What every variable that overrides a key begins with: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
 pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE__";
 
+/// The process's variables for [`Config::load`]. Not `std::env::vars`, which panics at any variable that is no Unicode.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    })
+}
+
 /// All of it.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -61,7 +69,7 @@ pub struct Config {
 
 impl Config {
     /// Reads files that overlay each other (tables merge by name, anything else is replaced, the later wins), and over
-    /// them the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]. Pass `std::env::vars()`.
+    /// them the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]. Pass [`variables`].
     ///
     /// # Errors
     /// Everything that is wrong, together. Where a file can't be read or is no TOML, that alone.
@@ -93,6 +101,14 @@ pub struct Kafka {
     pub bootstrap_servers: String,
     /// librdkafka's own properties; those that would break a promise are refused by name. Values may be secret.
     pub properties: BTreeMap<String, Secret>,
+}
+
+impl Kafka {
+    /// The properties that hold for a pipeline: its own over the shared ones.
+    pub fn properties_of<'a>(&'a self, pipeline: &'a Pipeline) -> BTreeMap<&'a str, &'a Secret> {
+        let all = self.properties.iter().chain(&pipeline.kafka_properties);
+        all.map(|(name, value)| (name.as_str(), value)).collect()
+    }
 }
 
 /// `[postgres]`: how to reach the database.

@@ -7,7 +7,8 @@ pub struct Column {
     pub name: String,
     /// What fills it.
     pub source: Source,
-    /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists.
+    /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists. Always Postgres' own
+    /// name with its modifier, so that a part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
     pub type_name: Option<String>,
     /// `unit`: numbers are epochs in this unit.
     pub unit: Option<EpochUnit>,

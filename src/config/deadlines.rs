@@ -6,7 +6,7 @@ use super::defaults;
 use super::node::Node;
 use super::units::show_duration;
 
-/// A deadline as it will hold: its name, its value, and whether a user set it.
+/// A deadline as it will hold, and the key where a user sets it.
 struct Deadline<'a> {
     name: &'static str,
     value: Duration,
@@ -27,7 +27,7 @@ const ORDER: &[(&str, &str, &str)] = &[
     ("limits.drain_timeout", "max.poll.interval.ms", "Kafka throws the consumer out while it drains"),
 ];
 
-/// Checks the order; `max_poll` are the properties tables that may set `max.poll.interval.ms`, strongest first.
+/// Checks the order of the deadlines that hold for the whole process; `values` has them by name.
 pub(super) fn check(top: &Node<'_>, values: &[(&'static str, Duration)]) {
     let find = |name: &str| {
         let (name, value) = values.iter().find(|(known, _)| *known == name)?;

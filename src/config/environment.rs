@@ -148,7 +148,14 @@ fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Pla
         }
         Kind::TextOr(_) if !text.trim_start().starts_with('{') => text.into(),
         Kind::List | Kind::TextOr(_) | Kind::Table(_) | Kind::Named(_) | Kind::Properties | Kind::Settings => {
-            let whole = layer.value_of(path, text, kind, place).ok_or_else(|| match kind {
+            let is_list = matches!(kind, Kind::List);
+            let right = |value: &Value| match value.kind {
+                ValueKind::Array(_) => is_list,
+                ValueKind::Table(_) => !is_list,
+                _ => false,
+            };
+            let whole = layer.value_of(path, text, kind, place).filter(right);
+            let whole = whole.ok_or_else(|| match kind {
                 Kind::List => "no valid TOML array; write a,b or [\"a\", \"b\"]".to_owned(),
                 _ => format!("{} is a table; name one of its keys after another __", dotted(path)),
             })?;

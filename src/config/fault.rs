@@ -1,5 +1,6 @@
 //! What is wrong with a configuration, and where.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -140,6 +141,7 @@ pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        .min()
+        // Letters are left out more often than added.
+        .min_by_key(|(distance, candidate)| (*distance, Reverse(candidate.len()), *candidate))
         .map(|(_, candidate)| candidate)
 }

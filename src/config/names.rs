@@ -196,7 +196,7 @@ mod tests {
             assert!(column_type(wrong).is_err(), "{wrong}");
         }
         assert_eq!(
-            column_type("timestampz").unwrap_err(),
+            column_type("timestampz").expect_err("no such type"),
             "\"timestampz\" is no type that tidegate writes, did you mean \"timestamptz\"?"
         );
     }

@@ -91,7 +91,7 @@ impl<'a> Node<'a> {
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, Node<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();
-        set.sort_by_key(|(_, node)| node.place().layer());
+        set.sort_by_key(|(_, node)| node.place());
         let (name, node) = set.pop()?;
         if let Some((other, _)) = set.iter().rev().find(|(_, lower)| lower.place().layer() == node.place().layer()) {
             node.fault(format!("{other} is set too; keep one of the two"));

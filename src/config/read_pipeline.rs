@@ -23,25 +23,38 @@ pub(super) fn all(table: &Node<'_>) -> Vec<Pipeline> {
         table.fault("missing; write a [pipelines.NAME]");
     }
     let pipelines: Vec<_> = nodes.iter().map(|(name, node)| one(name, node)).collect();
-    for (index, (pipeline, (_, node))) in pipelines.iter().zip(&nodes).enumerate() {
-        for earlier in &pipelines[..index] {
-            if pipeline.group == earlier.group {
-                node.at("group").fault(format!(
-                    "{:?} is the group of pipelines.{} too, and each would get only a part of the records; give each its own",
-                    pipeline.group, earlier.name
-                ));
-            }
-            if pipeline.table.name == earlier.table.name
-                && let Some(topic) = shared_topic(&pipeline.topics, &earlier.topics)
-            {
-                node.at("table").at("name").fault(format!(
-                    "pipelines.{} writes topic {topic} into {} already, and each record would be there twice",
-                    earlier.name, pipeline.table.name
-                ));
-            }
+    for (number, one) in pipelines.iter().enumerate() {
+        for other in number + 1..pipelines.len() {
+            apart((one, &nodes[number].1), (&pipelines[other], &nodes[other].1));
         }
     }
     pipelines
+}
+
+/// Notes what two pipelines can't share, at the one that is written later.
+fn apart(one: (&Pipeline, &Node<'_>), other: (&Pipeline, &Node<'_>)) {
+    let in_order = |path: &[&str]| {
+        let [first, second] = [one.1, other.1].map(|node| path.iter().fold(node.clone(), |node, name| node.at(name)));
+        if first.place() > second.place() { (first, other.0) } else { (second, one.0) }
+    };
+    if one.0.group == other.0.group {
+        let (node, earlier) = in_order(&["group"]);
+        node.fault(format!(
+            "{:?} is the group of pipelines.{} too, and each would get only a part of the records; give each its own",
+            earlier.group, earlier.name
+        ));
+    }
+    let is_named = !one.0.table.name.name.is_empty(); // else it has its own fault
+    if is_named
+        && one.0.table.name == other.0.table.name
+        && let Some(topic) = shared_topic(&one.0.topics, &other.0.topics)
+    {
+        let (node, earlier) = in_order(&["table", "name"]);
+        node.fault(format!(
+            "pipelines.{} writes topic {topic} into {} already, and each record would be there twice",
+            earlier.name, earlier.table.name
+        ));
+    }
 }
 
 fn shared_topic<'a>(one: &'a Topics, other: &'a Topics) -> Option<&'a str> {

@@ -1,1 +1,0 @@
-//! Faults, layers and secrets, as a user meets them.
