@@ -1,14 +1,10 @@
 //! One partition, from assignment to revoke: the state machine that `ARCHITECTURE.md` draws. Pure.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::batch::LastRecord;
 use crate::position::{ClaimId, Offset, TopicPartition};
-
-/// How long a fenced partition awaits its revoke before it is claimed again. Longer than `lock_timeout`, so that a claim of
-/// the new owner that still waits for a lock isn't fenced in turn.
-pub const FENCED_GRACE: Duration = Duration::from_secs(15);
 
 /// A partition that Kafka says is ours.
 #[derive(Debug)]

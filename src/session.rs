@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Incoming, Reject, Trigger, last_record};
 use crate::config::BatchLimits;
-use crate::partition::{Condition, FENCED_GRACE, Grant, Owned, Partition, State};
+use crate::partition::{Condition, Grant, Owned, Partition, State};
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::record::{Headers, Record};
 
@@ -18,6 +18,7 @@ use crate::record::{Headers, Record};
 #[derive(Debug)]
 pub struct Session {
     limits: BatchLimits,
+    claim_grace: Duration,
     partitions: Vec<Slot>,
     index: HashMap<TopicPartition, usize>,
     /// The slot of the last delivery: records come in stretches of one partition.
@@ -88,10 +89,12 @@ pub struct Ack {
 }
 
 impl Session {
-    /// A consumer that owns nothing yet.
-    pub fn new(limits: BatchLimits) -> Self {
+    /// A consumer that owns nothing yet. A fenced partition awaits its revoke for `claim_grace` before it is claimed again:
+    /// longer than `lock_timeout`, so that a claim of the new owner that still waits for a lock isn't fenced in turn.
+    pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
         Self {
             limits,
+            claim_grace,
             partitions: Vec::new(),
             index: HashMap::new(),
             last_slot: 0,
@@ -304,7 +307,7 @@ impl Session {
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if let State::Fenced { since } = self.partitions[index].partition.state
-                && now.duration_since(since) >= FENCED_GRACE
+                && now.duration_since(since) >= self.claim_grace
             {
                 self.ask(index, now);
             }

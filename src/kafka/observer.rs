@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -29,6 +31,7 @@ pub enum End {
 /// Asks.
 pub struct Observer {
     client: BaseConsumer<Notes>,
+    admin: AdminClient<DefaultClientContext>,
 }
 
 impl std::fmt::Debug for Observer {
@@ -43,7 +46,7 @@ impl Observer {
     /// # Errors
     /// Where librdkafka refuses a setting.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        Ok(Self { client: config.create_with_context(Notes::default())? })
+        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()? })
     }
 
     /// The cluster's id.
@@ -124,6 +127,28 @@ impl Observer {
             return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable));
         }
         Ok(low.into_iter().collect())
+    }
+
+    /// How long Kafka keeps a topic's records, in milliseconds; `None` for ever.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn retention_ms(&self, topics: &[String]) -> KafkaResult<BTreeMap<String, Option<i64>>> {
+        if topics.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let answers = tokio::runtime::Handle::current().block_on(self.admin.describe_configs(&resources, &options))?;
+        let mut kept = BTreeMap::new();
+        for resource in answers.into_iter().flatten() {
+            let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };
+            let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
+            let deletes = value("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+            let ms = value("retention.ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms >= 0 && deletes);
+            kept.insert(topic.clone(), ms);
+        }
+        Ok(kept)
     }
 
     fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> KafkaResult<HashMap<TopicPartition, Offset>> {

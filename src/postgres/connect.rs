@@ -1,18 +1,10 @@
 //! Opens connections: where to, as whom, with which settings and deadlines.
 //!
-//! There is no pool on the write path: a writer owns its connection, and drops it when in doubt. All deadlines stand here in
-//! one table, each below the next:
-//!
-//! | what | default | ends |
-//! |---|---|---|
-//! | `lock_timeout` | 5 s | a wait for a lock, in the server |
-//! | `statement_timeout` | 10 s | a statement, in the server |
-//! | write deadline | statement + 5 s | our wait for an answer: the connection is dropped |
-//! | fenced grace | 15 s | our wait for a revoke, before a partition is claimed again |
-//! | `limits.drain_timeout` | 20 s | a shutdown's wait for batches in flight |
-//! | `max.poll.interval.ms` | 300 s | the group's patience with a consumer |
+//! There is no pool on the write path: a writer owns its connection, and drops it when in doubt. The deadlines and their order
+//! stand in `config`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,11 +16,6 @@ use tokio::time::timeout;
 use crate::config::{Postgres, PostgresUrl};
 use crate::retry::Stage;
 use crate::store::{Cause, WriteError};
-
-/// How long reaching the server and logging in may take.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-/// What our own deadline leaves to the server's, so that the server speaks first.
-const ANSWER_SLACK: Duration = Duration::from_secs(5);
 
 /// Opens connections for one pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -53,7 +40,7 @@ impl Connector {
 
     /// Our own deadline for an answer.
     pub fn write_deadline(&self) -> Duration {
-        self.config.statement_timeout + ANSWER_SLACK
+        self.config.write_timeout
     }
 
     /// Opens a connection, and says its backend's pid.
@@ -70,36 +57,37 @@ impl Connector {
             let pid = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut connection).await?.try_get(0)?;
             Ok((connection, pid))
         };
-        match timeout(CONNECT_DEADLINE, work).await {
+        match timeout(self.config.connect_timeout, work).await {
             Ok(Ok(opened)) => Ok(opened),
             Ok(Err(error)) => Err(failed(super::error::cause(error))),
-            Err(_) => Err(failed(Cause::Deadline(CONNECT_DEADLINE))),
+            Err(_) => Err(failed(Cause::Deadline(self.config.connect_timeout))),
         }
     }
 
     fn options(&self) -> Result<PgConnectOptions, String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
-            PostgresUrl::File(path) => std::fs::read_to_string(path)
-                .map_err(|error| format!("can't read `postgres.url_file` {}: {error}", path.display()))?
-                .trim_end()
-                .to_owned(),
+            PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
         // The parser's own message may quote the URL.
         let options = PgConnectOptions::from_str(&url)
             .map_err(|_| "the connection URL is not of the form postgres://user:password@host:port/database".to_owned())?;
+        let options = match &self.config.password_file {
+            Some(path) => options.password(&secret_file("postgres.password_file", path)?),
+            None => options,
+        };
         Ok(options.application_name(&self.application_name).disable_statement_logging())
     }
 
     /// `SET` rather than startup options, which poolers refuse.
     fn settings(&self) -> String {
-        let Postgres { statement_timeout, lock_timeout, session, .. } = &*self.config;
+        let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();
         let ours = [
             ("statement_timeout", statement_timeout.as_millis().to_string()),
             ("lock_timeout", lock_timeout.as_millis().to_string()),
             // Ends a transaction of ours whose process is stopped or gone, so that its locks don't outlive it.
-            ("idle_in_transaction_session_timeout", self.write_deadline().as_millis().to_string()),
+            ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
         ];
         let theirs = session.iter().map(|(name, value)| (name.as_str(), value.clone()));
@@ -109,4 +97,10 @@ impl Connector {
         }
         sql
     }
+}
+
+/// Read on each connection, so that a rotated secret is picked up.
+fn secret_file(key: &str, path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("can't read `{key}` {}: {error}", path.display()))?;
+    Ok(text.trim_end().to_owned())
 }
