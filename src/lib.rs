@@ -2,5 +2,11 @@
 
 pub mod catalog;
 pub mod config;
+pub mod copy;
+pub mod ddl;
+mod decode;
+pub mod mapping;
 pub mod position;
+pub mod postgres;
 pub mod record;
+pub mod value;

@@ -1,0 +1,3 @@
+//! The database's side.
+
+pub mod catalog;
