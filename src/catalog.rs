@@ -7,6 +7,8 @@ pub struct Catalog {
     pub table: TableName,
     /// `pg_class.oid`: a table dropped and made again has another.
     pub oid: u32,
+    /// Table, partitioned table, view and so on: COPY doesn't go into all of them.
+    pub kind: RelationKind,
     /// Columns that exist, dropped ones left out.
     pub columns: Vec<CatalogColumn>,
 }
@@ -24,6 +26,8 @@ pub struct CatalogColumn {
     pub base_type_oid: u32,
     /// `format_type(atttypid, atttypmod)`, for people: `character varying(16)`.
     pub type_text: String,
+    /// What kind of type the base type is.
+    pub kind: TypeKind,
     /// `atttypmod` of the base type, -1 without one: the length of varchar(n), precision and scale of numeric.
     pub typmod: i32,
     /// `NOT NULL`.
@@ -32,6 +36,45 @@ pub struct CatalogColumn {
     pub has_default: bool,
     /// `GENERATED ALWAYS` as an expression or an identity: COPY must leave it alone.
     pub generated: bool,
+}
+
+/// What a name in `pg_class` stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RelationKind {
+    /// An ordinary table.
+    Table,
+    /// A table in declared partitions.
+    Partitioned,
+    /// A view, materialized or not.
+    View,
+    /// A foreign table.
+    Foreign,
+    /// An index, a sequence, a composite type: nothing that takes rows.
+    Other,
+}
+
+/// What kind of type a column's base type is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum TypeKind {
+    /// A type of its own, known by its oid.
+    #[default]
+    Scalar,
+    /// An enum.
+    Enum {
+        /// Its labels, in order.
+        labels: Vec<String>,
+    },
+    /// An array.
+    Array {
+        /// `pg_type.typname` of the elements' base type.
+        element_type: String,
+        /// `pg_type.oid` of the elements' own type, which the binary form names.
+        element_oid: u32,
+        /// The labels, where the elements are of an enum.
+        labels: Option<Vec<String>>,
+    },
+    /// A composite, a range, a pseudo-type.
+    Other,
 }
 
 /// A table's schema-qualified name, unquoted.

@@ -1,0 +1,181 @@
+//! bool, integers and floats. Numbers come from the decoder as mantissa and exponent, or as a lexeme where these don't do.
+
+use crate::copy::decimal::{Decimal, Remainder};
+use crate::value::{Flags, Kind, Reason, Value};
+
+/// The value as a whole number; nothing is rounded: `1.0` and `1e3` are whole, `1.5` is not.
+#[inline]
+pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
+    if value.kind != Kind::Number {
+        return Err(Reason::TypeMismatch);
+    }
+    if value.exponent != 0 || value.flags.has(Flags::INEXACT) {
+        return integer_by_lexeme(value);
+    }
+    let negative = value.flags.has(Flags::NEGATIVE);
+    match i64::try_from(value.mantissa) {
+        Ok(number) => Ok(if negative { -number } else { number }),
+        Err(_) if negative && value.mantissa == i64::MIN.unsigned_abs() => Ok(i64::MIN),
+        Err(_) => Err(Reason::OutOfRange),
+    }
+}
+
+#[cold]
+fn integer_by_lexeme(value: Value<'_>) -> Result<i64, Reason> {
+    let decimal = Decimal::parse(value.raw).ok_or(Reason::TypeMismatch)?;
+    match decimal.scaled(0) {
+        (_, remainder) if remainder != Remainder::Zero => Err(Reason::TypeMismatch),
+        (whole, _) => whole.and_then(|whole| i64::try_from(whole).ok()).ok_or(Reason::OutOfRange),
+    }
+}
+
+#[inline]
+pub(super) fn int2(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let number = i16::try_from(integer(value)?).map_err(|_| Reason::OutOfRange)?;
+    fixed(2, number.to_be_bytes(), out);
+    Ok(())
+}
+
+#[inline]
+pub(super) fn int4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let number = i32::try_from(integer(value)?).map_err(|_| Reason::OutOfRange)?;
+    fixed(4, number.to_be_bytes(), out);
+    Ok(())
+}
+
+#[inline]
+pub(super) fn int8(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    put8(integer(value)?.to_be_bytes(), out);
+    Ok(())
+}
+
+pub(super) fn oid(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let number = u32::try_from(integer(value)?).map_err(|_| Reason::OutOfRange)?;
+    fixed(4, number.to_be_bytes(), out);
+    Ok(())
+}
+
+pub(super) fn boolean(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    match value.kind {
+        Kind::True => fixed(1, [1], out),
+        Kind::False => fixed(1, [0], out),
+        _ => return Err(Reason::TypeMismatch),
+    }
+    Ok(())
+}
+
+const POW10: [f64; 23] = [
+    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20,
+    1e21, 1e22,
+];
+const POW10_F32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
+
+/// float8, correctly rounded. Where mantissa and power of ten are both exact in a float, one operation rounds once (Clinger);
+/// else the lexeme is parsed.
+#[inline]
+pub(super) fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    put8(double(value)?.to_be_bytes(), out);
+    Ok(())
+}
+
+#[inline]
+#[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
+pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
+    if value.kind == Kind::Number
+        && value.mantissa <= 1 << 53
+        && !value.flags.has(Flags::INEXACT)
+        && let Some(power) = POW10.get(value.exponent.unsigned_abs() as usize)
+    {
+        let mantissa = value.mantissa as f64;
+        let number = if value.exponent < 0 { mantissa / power } else { mantissa * power };
+        return Ok(if value.flags.has(Flags::NEGATIVE) { -number } else { number });
+    }
+    let text = float_text(value)?;
+    let number: f64 = text.parse().map_err(|_| Reason::TypeMismatch)?;
+    let lost = value.kind == Kind::Number && (number.is_infinite() || number == 0.0 && !is_zero(value.raw));
+    if lost { Err(Reason::OutOfRange) } else { Ok(number) }
+}
+
+/// float4: as [`float8`], but rounded once, from the decimal value, as Postgres reads a literal.
+#[inline]
+#[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
+pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    if value.kind == Kind::Number
+        && value.mantissa <= 1 << 24
+        && !value.flags.has(Flags::INEXACT)
+        && let Some(power) = POW10_F32.get(value.exponent.unsigned_abs() as usize)
+    {
+        let mantissa = value.mantissa as f32;
+        let number = if value.exponent < 0 { mantissa / power } else { mantissa * power };
+        let number = if value.flags.has(Flags::NEGATIVE) { -number } else { number };
+        fixed(4, number.to_be_bytes(), out);
+        return Ok(());
+    }
+    let text = float_text(value)?;
+    let number: f32 = text.parse().map_err(|_| Reason::TypeMismatch)?;
+    if value.kind == Kind::Number && (number.is_infinite() || number == 0.0 && !is_zero(value.raw)) {
+        return Err(Reason::OutOfRange);
+    }
+    fixed(4, number.to_be_bytes(), out);
+    Ok(())
+}
+
+/// What the standard parser may read: a number's lexeme, or the name of a value that JSON numbers lack. Strings that hold
+/// numbers are refused, never guessed.
+fn float_text<'a>(value: Value<'a>) -> Result<&'a str, Reason> {
+    let lexeme = match value.as_text() {
+        Some(text) => special(text).ok_or(Reason::TypeMismatch)?.text(),
+        None if value.kind == Kind::Number => std::str::from_utf8(value.raw).map_err(|_| Reason::TypeMismatch)?,
+        None => return Err(Reason::TypeMismatch),
+    };
+    Ok(lexeme)
+}
+
+/// A value that is no number on the line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Special {
+    Nan,
+    Infinity,
+    NegativeInfinity,
+}
+
+impl Special {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Nan => "NaN",
+            Self::Infinity => "inf",
+            Self::NegativeInfinity => "-inf",
+        }
+    }
+}
+
+/// The names that Postgres' float and numeric input take, in any case.
+pub(super) fn special(text: &[u8]) -> Option<Special> {
+    let text = text.trim_ascii();
+    let is = |names: &[&str]| names.iter().any(|name| text.eq_ignore_ascii_case(name.as_bytes()));
+    match () {
+        () if is(&["nan"]) => Some(Special::Nan),
+        () if is(&["infinity", "inf", "+infinity", "+inf"]) => Some(Special::Infinity),
+        () if is(&["-infinity", "-inf"]) => Some(Special::NegativeInfinity),
+        () => None,
+    }
+}
+
+/// Whether a number's lexeme is some way to write zero.
+fn is_zero(lexeme: &[u8]) -> bool {
+    lexeme.iter().take_while(|byte| **byte | 0x20 != b'e').all(|byte| !matches!(byte, b'1'..=b'9'))
+}
+
+/// A field of a fixed length, `N` bytes.
+#[inline]
+pub(super) fn fixed<const N: usize>(len: u8, bytes: [u8; N], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0, 0, 0, len]);
+    out.extend_from_slice(&bytes);
+}
+
+/// A field of eight bytes, in one write.
+#[inline]
+pub(super) fn put8(bytes: [u8; 8], out: &mut Vec<u8>) {
+    let [a, b, c, d, e, f, g, h] = bytes;
+    out.extend_from_slice(&[0, 0, 0, 8, a, b, c, d, e, f, g, h]);
+}

@@ -1,0 +1,252 @@
+//! JSON objects: one pass that checks the whole document and finds the planned fields on its way, without a tree.
+//!
+//! Of a key that comes twice the last one counts, as in jsonb; so a later `"position": 5` takes back what an earlier
+//! `position` held. Nothing is allocated for a record, but for what an object's keys teach (see `keys`).
+
+mod keys;
+pub(crate) mod scan;
+pub(crate) mod string;
+#[cfg(test)]
+mod tests;
+
+use crate::decode::{DecodeFault, Fields, Leftovers, Path};
+use crate::value::{Flags, Kind, Reason, Slot, shown};
+use keys::Keys;
+use scan::{Fault, MAX_DEPTH, Scanner};
+
+/// Finds the planned fields in JSON objects.
+#[derive(Debug)]
+pub(crate) struct JsonDecoder {
+    keys: Keys,
+    slots: usize,
+    leftovers: Leftovers,
+    /// An unescaped key.
+    scratch: Vec<u8>,
+}
+
+impl JsonDecoder {
+    pub(crate) fn new(paths: &[Path], leftovers: Leftovers) -> Self {
+        Self { keys: Keys::new(paths), slots: paths.len(), leftovers, scratch: Vec::new() }
+    }
+
+    #[inline]
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        fields.slots.clear();
+        fields.slots.resize(self.slots, Slot::MISSING);
+        fields.leftovers.clear();
+        fields.leftovers_hold_nul = false;
+        if simdutf8::basic::from_utf8(payload).is_err() {
+            return Err(not_utf8(payload));
+        }
+        let mut walk = Walk {
+            scan: Scanner::new(payload),
+            keys: &mut self.keys,
+            scratch: &mut self.scratch,
+            policy: self.leftovers,
+            refused: None,
+            fields,
+        };
+        match walk.document() {
+            Ok(true) => walk.refused.map_or(Ok(()), |at| Err(unknown_field(payload, at))),
+            Ok(false) => {
+                let detail = format!("the value {} is not a JSON object", shown(payload));
+                Err(DecodeFault { reason: Reason::NotAnObject, detail })
+            }
+            Err(fault) => Err(not_json(payload, fault)),
+        }
+    }
+}
+
+/// One record's walk.
+struct Walk<'w, 'p> {
+    scan: Scanner<'p>,
+    keys: &'w mut Keys,
+    scratch: &'w mut Vec<u8>,
+    fields: &'w mut Fields,
+    policy: Leftovers,
+    /// Where the first key stands that no column takes, if that matters.
+    refused: Option<usize>,
+}
+
+impl Walk<'_, '_> {
+    /// The whole document; whether it is an object.
+    #[inline]
+    fn document(&mut self) -> Result<bool, Fault> {
+        if u32::try_from(self.scan.bytes.len()).is_err() {
+            return self.scan.fault("it is larger than 4 GiB");
+        }
+        self.scan.space();
+        let object = self.scan.peek() == b'{';
+        if object {
+            self.object(0, 0)?;
+        } else {
+            self.scan.value(0)?;
+        }
+        self.scan.space();
+        if self.scan.at < self.scan.bytes.len() {
+            return self.scan.fault("something follows the value");
+        }
+        Ok(object)
+    }
+
+    /// An object that columns look into, from its opening brace to behind its closing one.
+    fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Fault> {
+        if depth >= MAX_DEPTH {
+            return self.scan.fault("nested too deep");
+        }
+        let mut flags = Flags::NONE;
+        self.scan.at += 1;
+        self.scan.space();
+        if self.scan.peek() == b'}' {
+            self.scan.at += 1;
+            return Ok(flags);
+        }
+        let mut previous = None;
+        loop {
+            let key_at = self.scan.at;
+            let rest = self.scan.bytes.get(key_at..).unwrap_or_default();
+            let (target, key_flags) = match self.keys.guess(node, previous, rest) {
+                Some((id, target, len)) => {
+                    self.scan.at += len;
+                    self.scan.space();
+                    previous = Some(id);
+                    (target, Flags::NONE)
+                }
+                None => {
+                    let (key_flags, found) = self.unexpected_key(node, previous)?;
+                    previous = found.map(|(id, _)| id).or(previous);
+                    (found.map_or(keys::Target::NONE, |(_, target)| target), key_flags)
+                }
+            };
+            let value = match target {
+                keys::Target { slot: Some(slot), node: None } => {
+                    let value = self.scan.value(depth + 1)?;
+                    self.put(slot, value);
+                    value.flags
+                }
+                keys::Target { slot, node: Some(inner) } => self.inner(slot, inner, depth + 1)?,
+                keys::Target { slot: None, node: None } => {
+                    let value = self.scan.value(depth + 1)?;
+                    if node == 0 && self.policy != Leftovers::Ignore {
+                        self.leftover(key_at, key_flags.with(value.flags));
+                    }
+                    value.flags
+                }
+            };
+            flags = flags.with(key_flags.inherited()).with(value.inherited());
+            self.scan.space();
+            match self.scan.peek() {
+                b',' => {
+                    self.scan.at += 1;
+                    self.scan.space();
+                }
+                b'}' => {
+                    self.scan.at += 1;
+                    return Ok(flags);
+                }
+                _ => return self.scan.fault("expected a comma or the end of the object"),
+            }
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, slot: u16, value: Slot) {
+        if let Some(place) = self.fields.slots.get_mut(usize::from(slot)) {
+            *place = value;
+        }
+    }
+
+    /// A key that the guess didn't find, up to its value.
+    #[inline(never)]
+    fn unexpected_key(
+        &mut self,
+        node: u16,
+        previous: Option<keys::KeyId>,
+    ) -> Result<(Flags, Option<(keys::KeyId, keys::Target)>), Fault> {
+        let start = self.scan.at;
+        if self.scan.peek() != b'"' {
+            return self.scan.fault("expected a key in quotes");
+        }
+        let flags = self.scan.string()?;
+        let name = &self.scan.bytes[start + 1..self.scan.at - 1];
+        self.scan.space();
+        if self.scan.peek() != b':' {
+            return self.scan.fault("expected a colon");
+        }
+        self.scan.at += 1;
+        self.scan.space();
+        if !flags.has(Flags::ESCAPED) {
+            return Ok((flags, self.keys.find(node, previous, name)));
+        }
+        self.scratch.clear();
+        string::unescape(name, self.scratch);
+        Ok((flags, self.keys.find(node, previous, self.scratch)))
+    }
+
+    /// A value that columns look into.
+    fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Fault> {
+        for below in self.keys.slots_below(node) {
+            if let Some(place) = self.fields.slots.get_mut(usize::from(*below)) {
+                *place = Slot::MISSING;
+            }
+        }
+        let start = self.scan.at;
+        let value = if self.scan.peek() == b'{' {
+            let flags = self.object(node, depth)?;
+            self.scan.slot(Kind::Object, flags, start)
+        } else {
+            self.scan.value(depth)?
+        };
+        if let Some(slot) = slot {
+            self.put(slot, value);
+        }
+        Ok(value.flags)
+    }
+
+    #[inline(never)]
+    fn leftover(&mut self, key_at: usize, flags: Flags) {
+        if self.policy == Leftovers::Refuse {
+            self.refused.get_or_insert(key_at);
+            return;
+        }
+        self.fields.leftovers.extend_from_slice(&self.scan.bytes[key_at..self.scan.at]);
+        self.fields.leftovers.push(b',');
+        self.fields.leftovers_hold_nul |= flags.has(Flags::NUL);
+    }
+}
+
+#[cold]
+fn not_utf8(payload: &[u8]) -> DecodeFault {
+    let at = std::str::from_utf8(payload).err().map_or(0, |error| error.valid_up_to());
+    DecodeFault { reason: Reason::InvalidUtf8, detail: format!("the value is not UTF-8 at byte {at}") }
+}
+
+#[cold]
+fn not_json(payload: &[u8], fault: Fault) -> DecodeFault {
+    let rest = payload.get(fault.at..).filter(|rest| !rest.is_empty());
+    let near = rest.map_or(String::new(), |rest| format!(" at {}", shown(&rest[..rest.len().min(16)])));
+    let detail = format!("the value is not JSON: byte {}{near}: {}", fault.at, fault.what);
+    DecodeFault { reason: Reason::InvalidJson, detail }
+}
+
+#[cold]
+fn unknown_field(payload: &[u8], at: usize) -> DecodeFault {
+    let mut scan = Scanner { bytes: payload, at };
+    let name = scan.string().map_or(&[][..], |_| &payload[at..scan.at]);
+    DecodeFault { reason: Reason::UnknownField, detail: format!("the field {} has no column", shown(name)) }
+}
+
+/// A text that is one JSON value, as a key or a header may be.
+pub(crate) fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
+    if simdutf8::basic::from_utf8(text).is_err() {
+        return Err(not_utf8(text));
+    }
+    let mut scan = Scanner::new(text);
+    let whole = |scan: &mut Scanner<'_>| {
+        scan.space();
+        let value = scan.value(0)?;
+        scan.space();
+        if scan.at < text.len() { scan.fault("something follows the value") } else { Ok(value) }
+    };
+    whole(&mut scan).map_err(|fault| not_json(text, fault))
+}

@@ -1,0 +1,345 @@
+//! Tokens of RFC 8259, strictly: whatever isn't JSON is a [`Fault`] with its place.
+//!
+//! Eight bytes are looked at in one step: the runs of digits and the ends of strings come without a branch a byte, so their
+//! lengths, which nobody can predict, cost no mispredictions. The input is UTF-8 already.
+
+use crate::value::{Flags, Kind, Slot};
+
+/// The deepest nesting that is read; Postgres' own limit is its stack.
+pub(crate) const MAX_DEPTH: u32 = 128;
+
+/// Where and why a text isn't JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) at: usize,
+    pub(crate) what: &'static str,
+}
+
+/// A place in a text.
+pub(crate) struct Scanner<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
+}
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+const POW10: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
+/// A `u64` holds any number of so many digits.
+const EXACT_DIGITS: u32 = 19;
+/// Exponents are held within this: far beyond any column's limits, and safe to add to.
+const EXPONENT_LIMIT: i32 = 1 << 28;
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// The byte here; 0 at the end, which no token begins with.
+    #[inline]
+    pub(crate) fn peek(&self) -> u8 {
+        self.bytes.get(self.at).copied().unwrap_or(0)
+    }
+
+    /// The next eight bytes, the first one lowest; zeros beyond the end.
+    #[inline]
+    fn word(&self) -> u64 {
+        match self.bytes.get(self.at..).and_then(|tail| tail.first_chunk::<8>()) {
+            Some(chunk) => u64::from_le_bytes(*chunk),
+            None => self.last_word(),
+        }
+    }
+
+    #[inline(never)]
+    fn last_word(&self) -> u64 {
+        let tail = self.bytes.get(self.at..).unwrap_or_default();
+        let mut padded = [0; 8];
+        padded.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
+        u64::from_le_bytes(padded)
+    }
+
+    #[inline]
+    pub(crate) fn space(&mut self) {
+        while matches!(self.peek(), b' ' | b'\n' | b'\r' | b'\t') {
+            self.at += 1;
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn fault<T>(&self, what: &'static str) -> Result<T, Fault> {
+        let what = if self.at >= self.bytes.len() { "it ends too early" } else { what };
+        Err(Fault { at: self.at.min(self.bytes.len()), what })
+    }
+
+    /// A slot from `start` up to here.
+    #[inline]
+    pub(crate) fn slot(&self, kind: Kind, flags: Flags, start: usize) -> Slot {
+        self.number_slot(kind, flags, start, 0, 0)
+    }
+
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "`begin` refuses payloads of 4 GiB and more")]
+    fn number_slot(&self, kind: Kind, flags: Flags, start: usize, mantissa: u64, exponent: i32) -> Slot {
+        Slot { kind, flags, exponent, start: start as u32, len: (self.at - start) as u32, mantissa }
+    }
+
+    /// Any value. `depth` is that of the container around it.
+    #[inline]
+    pub(crate) fn value(&mut self, depth: u32) -> Result<Slot, Fault> {
+        let start = self.at;
+        match self.peek() {
+            b'"' => {
+                let flags = self.string()?;
+                Ok(self.slot(Kind::String, flags, start))
+            }
+            b'-' | b'0'..=b'9' => self.number(),
+            b'{' => {
+                let flags = self.container(depth)?;
+                Ok(self.slot(Kind::Object, flags, start))
+            }
+            b'[' => {
+                let flags = self.container(depth)?;
+                Ok(self.slot(Kind::Array, flags, start))
+            }
+            _ => self.literal(),
+        }
+    }
+
+    fn literal(&mut self) -> Result<Slot, Fault> {
+        let start = self.at;
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        for (text, kind) in [(&b"null"[..], Kind::Null), (b"true", Kind::True), (b"false", Kind::False)] {
+            if rest.starts_with(text) {
+                self.at += text.len();
+                return Ok(self.slot(kind, Flags::NONE, start));
+            }
+        }
+        self.fault("expected a value")
+    }
+
+    /// A string, from its opening quote to behind its closing one.
+    #[inline]
+    pub(crate) fn string(&mut self) -> Result<Flags, Fault> {
+        self.at += 1;
+        let mut flags = Flags::NONE;
+        loop {
+            let word = self.word();
+            let quote = word ^ (ONES * b'"' as u64);
+            let backslash = word ^ (ONES * b'\\' as u64);
+            // The lowest set bit is true: a borrow only ever spoils bytes above one that has matched.
+            let stops = ((quote.wrapping_sub(ONES) & !quote)
+                | (backslash.wrapping_sub(ONES) & !backslash)
+                | (word.wrapping_sub(ONES * 0x20) & !word))
+                & HIGHS;
+            if stops == 0 {
+                self.at += 8;
+                continue;
+            }
+            self.at += (stops.trailing_zeros() / 8) as usize;
+            match self.peek() {
+                b'"' => {
+                    self.at += 1;
+                    return Ok(flags);
+                }
+                b'\\' => flags = flags.with(self.escape()?),
+                _ => return self.fault("a control character in a string"),
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn escape(&mut self) -> Result<Flags, Fault> {
+        self.at += 1;
+        let letter = self.peek();
+        match letter {
+            b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => self.at += 1,
+            b'u' => {
+                let unit = self.code_unit()?;
+                match unit {
+                    0 => return Ok(Flags::ESCAPED.with(Flags::NUL)),
+                    0xd800..=0xdbff => {
+                        if !self.bytes.get(self.at..).unwrap_or_default().starts_with(b"\\u") {
+                            return self.fault("half of a surrogate pair");
+                        }
+                        self.at += 1;
+                        if !(0xdc00..=0xdfff).contains(&self.code_unit()?) {
+                            return self.fault("half of a surrogate pair");
+                        }
+                    }
+                    0xdc00..=0xdfff => return self.fault("half of a surrogate pair"),
+                    _ => {}
+                }
+            }
+            _ => return self.fault("an unknown escape in a string"),
+        }
+        Ok(Flags::ESCAPED)
+    }
+
+    /// The four hex digits after the `u` that is here.
+    fn code_unit(&mut self) -> Result<u32, Fault> {
+        let mut unit = 0;
+        for _ in 0..4 {
+            self.at += 1;
+            let Some(digit) = (self.peek() as char).to_digit(16) else {
+                return self.fault("an escape without four hex digits");
+            };
+            unit = unit * 16 + digit;
+        }
+        self.at += 1;
+        Ok(unit)
+    }
+
+    /// A number.
+    #[inline]
+    pub(crate) fn number(&mut self) -> Result<Slot, Fault> {
+        let start = self.at;
+        let mut flags = Flags::NONE;
+        if self.peek() == b'-' {
+            flags = Flags::NEGATIVE;
+            self.at += 1;
+        }
+        let first = self.peek();
+        let (mut mantissa, mut digits) = self.digits(0);
+        if digits == 0 {
+            return self.fault("expected a digit");
+        }
+        if first == b'0' && digits > 1 {
+            self.at -= digits as usize - 1;
+            return self.fault("a number with a leading zero");
+        }
+        let mut exponent = 0;
+        if self.peek() == b'.' {
+            self.at += 1;
+            let (whole, fraction) = self.digits(mantissa);
+            if fraction == 0 {
+                return self.fault("expected a digit");
+            }
+            mantissa = whole;
+            digits = digits.saturating_add(fraction);
+            exponent = -i32::try_from(fraction).unwrap_or(EXPONENT_LIMIT).min(EXPONENT_LIMIT);
+        }
+        if self.peek() | 0x20 == b'e' {
+            exponent += self.exponent()?;
+        }
+        if digits > EXACT_DIGITS {
+            flags = flags.with(Flags::INEXACT);
+        }
+        Ok(self.number_slot(Kind::Number, flags, start, mantissa, exponent))
+    }
+
+    /// A run of digits: `mantissa` with them appended (wrapping), and their count.
+    #[inline]
+    fn digits(&mut self, mut mantissa: u64) -> (u64, u32) {
+        let start = self.at;
+        loop {
+            let word = self.word() ^ (ONES * b'0' as u64);
+            let others = (word.wrapping_add(ONES * 0x76) | word) & HIGHS;
+            if others == 0 {
+                mantissa = mantissa.wrapping_mul(POW10[8]).wrapping_add(eight_digits(word));
+                self.at += 8;
+                continue;
+            }
+            let count = (others.trailing_zeros() / 8) as usize;
+            if count > 0 {
+                // Shifted up, the bytes before the digits read as leading zeros.
+                let aligned = word << (64 - 8 * count);
+                mantissa = mantissa.wrapping_mul(POW10[count]).wrapping_add(eight_digits(aligned));
+                self.at += count;
+            }
+            return (mantissa, u32::try_from(self.at - start).unwrap_or(u32::MAX));
+        }
+    }
+
+    #[inline(never)]
+    fn exponent(&mut self) -> Result<i32, Fault> {
+        self.at += 1;
+        let negative = self.peek() == b'-';
+        if matches!(self.peek(), b'-' | b'+') {
+            self.at += 1;
+        }
+        if !self.peek().is_ascii_digit() {
+            return self.fault("expected a digit");
+        }
+        let mut exponent = 0_i32;
+        while self.peek().is_ascii_digit() {
+            exponent = (exponent * 10 + i32::from(self.peek() - b'0')).min(EXPONENT_LIMIT / 16);
+            self.at += 1;
+        }
+        Ok(if negative { -exponent } else { exponent })
+    }
+
+    /// An object or array that no column looks into. Its levels are bits, so nesting costs no stack.
+    #[inline(never)]
+    fn container(&mut self, depth: u32) -> Result<Flags, Fault> {
+        let mut flags = Flags::NONE;
+        let mut objects = 0_u128;
+        let mut levels = 0;
+        'opened: loop {
+            if depth + levels >= MAX_DEPTH {
+                return self.fault("nested too deep");
+            }
+            let mut object = self.peek() == b'{';
+            objects = objects << 1 | u128::from(object);
+            levels += 1;
+            self.at += 1;
+            self.space();
+            let mut after_value = self.peek() == if object { b'}' } else { b']' };
+            loop {
+                if !after_value {
+                    if object {
+                        flags = flags.with(self.key()?.inherited());
+                    }
+                    if matches!(self.peek(), b'{' | b'[') {
+                        continue 'opened;
+                    }
+                    flags = flags.with(self.value(MAX_DEPTH)?.flags.inherited());
+                    self.space();
+                }
+                match self.peek() {
+                    b',' => {
+                        self.at += 1;
+                        self.space();
+                        after_value = false;
+                    }
+                    close if close == if object { b'}' } else { b']' } => {
+                        self.at += 1;
+                        levels -= 1;
+                        if levels == 0 {
+                            return Ok(flags);
+                        }
+                        objects >>= 1;
+                        object = objects & 1 == 1;
+                        self.space();
+                        after_value = true;
+                    }
+                    _ => return self.fault("expected a comma or the end of the array or object"),
+                }
+            }
+        }
+    }
+
+    /// A key with its colon, up to the value.
+    pub(crate) fn key(&mut self) -> Result<Flags, Fault> {
+        if self.peek() != b'"' {
+            return self.fault("expected a key in quotes");
+        }
+        let flags = self.string()?;
+        self.space();
+        if self.peek() != b':' {
+            return self.fault("expected a colon");
+        }
+        self.at += 1;
+        self.space();
+        Ok(flags)
+    }
+}
+
+/// The number that eight digits make, the first one lowest, each 0 to 9.
+#[inline]
+pub(crate) fn eight_digits(digits: u64) -> u64 {
+    const PAIRS: u64 = 0x0000_00ff_0000_00ff;
+    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
+    let high = (pairs & PAIRS).wrapping_mul(0x000f_4240_0000_0064);
+    let low = (pairs >> 16 & PAIRS).wrapping_mul(0x0000_2710_0000_0001);
+    high.wrapping_add(low) >> 32
+}

@@ -1,0 +1,79 @@
+//! The insides of JSON strings: escapes resolved, NULs handled, text quoted. All input was checked by the scanner.
+
+/// Appends the text that a string's inside stands for. NULs come out as NULs.
+pub(crate) fn unescape(inside: &[u8], out: &mut Vec<u8>) {
+    let mut rest = inside;
+    while let Some(plain) = memchr::memchr(b'\\', rest) {
+        out.extend_from_slice(&rest[..plain]);
+        let letter = rest.get(plain + 1).copied().unwrap_or_default();
+        rest = rest.get(plain + 2..).unwrap_or_default();
+        let byte = match letter {
+            b'b' => 8,
+            b'f' => 12,
+            b'n' => b'\n',
+            b'r' => b'\r',
+            b't' => b'\t',
+            b'u' => {
+                let (c, used) = scalar(rest);
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                rest = rest.get(used..).unwrap_or_default();
+                continue;
+            }
+            other => other,
+        };
+        out.push(byte);
+    }
+    out.extend_from_slice(rest);
+}
+
+/// The character of a `\u` escape, from its hex digits on, and the bytes used.
+fn scalar(rest: &[u8]) -> (char, usize) {
+    let unit = |at: usize| {
+        let digits = rest.get(at..at + 4).unwrap_or_default();
+        digits.iter().fold(0, |unit, digit| unit * 16 + (*digit as char).to_digit(16).unwrap_or(0))
+    };
+    match unit(0) {
+        high @ 0xd800..=0xdbff => {
+            let c = 0x1_0000 + ((high - 0xd800) << 10) + unit(6).wrapping_sub(0xdc00);
+            (char::from_u32(c).unwrap_or(char::REPLACEMENT_CHARACTER), 10)
+        }
+        unit => (char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER), 4),
+    }
+}
+
+/// Appends JSON text with every escape that stands for a NUL left out, or made U+FFFD. The text `\\u0000`, a backslash and
+/// letters, stays as it is.
+pub(crate) fn without_nul_escapes(text: &[u8], replace: bool, out: &mut Vec<u8>) {
+    let mut rest = text;
+    while let Some(plain) = memchr::memchr(b'\\', rest) {
+        let escape = &rest[plain..];
+        if escape.starts_with(b"\\u0000") {
+            out.extend_from_slice(&rest[..plain]);
+            if replace {
+                out.extend_from_slice(b"\\ufffd");
+            }
+            rest = &escape[6..];
+        } else {
+            let end = (plain + 2).min(rest.len());
+            out.extend_from_slice(&rest[..end]);
+            rest = &rest[end..];
+        }
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Appends text as a JSON string. A NUL becomes its escape.
+pub(crate) fn quote(text: &[u8], out: &mut Vec<u8>) {
+    out.push(b'"');
+    for byte in text {
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', *byte]),
+            0..0x20 => {
+                let digit = |n: u8| char::from_digit(n.into(), 16).map_or(b'0', |c| c as u8);
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(byte >> 4), digit(byte & 15)]);
+            }
+            _ => out.push(*byte),
+        }
+    }
+    out.push(b'"');
+}

@@ -1,0 +1,139 @@
+//! Fields and Kafka's metadata become the columns of a row, as planned once from configuration and catalog.
+//!
+//! [`Plan::new`] decides everything that doesn't depend on a record and reports all that is wrong at once. [`Encoder`] then
+//! does per record only what is left: find the fields, write the columns. It allocates nothing for a good record.
+//!
+//! - A missing field is the mapping's `default`, else NULL. A null field is NULL. Where the column is NOT NULL the record is
+//!   refused here, without a round trip.
+//! - Under `unknown_fields = { column = … }` a record without unknown fields has NULL there, `{}` if the column is NOT NULL.
+//!   A top-level field that a column looks into (`position.lat`) is not unknown.
+//! - A JSON null is SQL's NULL for json and jsonb columns too.
+
+mod explain;
+pub(crate) mod fault;
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod meta;
+mod plan;
+mod planner;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::copy::{NULL, Scratch};
+use crate::decode::{DecodeFault, Decoder, Fields};
+use crate::record::Record;
+use crate::value::{Kind, Reason, Rejection, Value};
+pub use fault::PlanFault;
+pub use plan::Plan;
+use plan::{Feed, PlannedColumn};
+
+/// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.
+#[derive(Debug)]
+pub struct Encoder {
+    plan: Arc<Plan>,
+    decoder: Decoder,
+    fields: Fields,
+    scratch: Scratch,
+    /// Text made up for a column: an offset's digits, the headers as an object.
+    made: Vec<u8>,
+}
+
+/// Why a row came to an end, and at which column.
+enum Refusal {
+    Record(DecodeFault),
+    Column(u16, Reason),
+    Meta(u16, DecodeFault),
+}
+
+impl Encoder {
+    /// An encoder of this plan's rows.
+    pub fn new(plan: Arc<Plan>) -> Self {
+        let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers);
+        Self { plan, decoder, fields: Fields::default(), scratch: Scratch::default(), made: Vec::new() }
+    }
+
+    /// The plan it encodes by.
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Appends a record's rows to `rows`, without COPY's header and trailer, and says how many there are.
+    ///
+    /// # Errors
+    /// The record is no row by its own fault; `rows` is as before.
+    #[inline]
+    pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Rejection> {
+        let mark = rows.len();
+        match self.row(record, rows) {
+            Ok(()) => Ok(1),
+            Err(refusal) => {
+                rows.truncate(mark);
+                Err(self.reject(refusal, record))
+            }
+        }
+    }
+
+    #[inline]
+    fn row(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), Refusal> {
+        let Some(payload) = record.value else {
+            return Err(Refusal::Record(tombstone()));
+        };
+        self.decoder.decode(payload, &mut self.fields).map_err(Refusal::Record)?;
+        rows.extend_from_slice(&self.plan.column_count);
+        for (at, column) in (0_u16..).zip(&self.plan.columns) {
+            let value = match &column.feed {
+                Feed::Field(slot) => {
+                    self.fields.slots.get(usize::from(*slot)).map_or(Value::MISSING, |s| s.of(payload))
+                }
+                feed => {
+                    meta::value(feed, record, &self.fields, &mut self.made).map_err(|fault| Refusal::Meta(at, fault))?
+                }
+            };
+            let put = match value.kind {
+                Kind::Missing | Kind::Null => absent(column, value.kind, rows),
+                _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
+            };
+            put.map_err(|reason| Refusal::Column(at, reason))?;
+        }
+        Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn reject(&mut self, refusal: Refusal, record: &Record<'_>) -> Rejection {
+        let (at, reason) = match refusal {
+            Refusal::Record(DecodeFault { reason, detail }) => return Rejection { reason, column: None, detail },
+            Refusal::Meta(at, DecodeFault { reason, detail }) => {
+                let name = self.plan.columns.get(usize::from(at)).map_or("", |column| &column.name);
+                return Rejection { reason, column: Some(at), detail: format!("{name}: {detail}") };
+            }
+            Refusal::Column(at, reason) => (at, reason),
+        };
+        let column = &self.plan.columns[usize::from(at)];
+        let payload = record.value.unwrap_or_default();
+        let value = match &column.feed {
+            Feed::Field(slot) => self.fields.slots.get(usize::from(*slot)).map_or(Value::MISSING, |s| s.of(payload)),
+            feed => meta::value(feed, record, &self.fields, &mut self.made).unwrap_or(Value::MISSING),
+        };
+        Rejection { reason, column: Some(at), detail: explain::sentence(&self.plan, column, reason, &value) }
+    }
+}
+
+/// A missing or null value: the default, NULL, or a refusal.
+#[inline(never)]
+fn absent(column: &PlannedColumn, kind: Kind, rows: &mut Vec<u8>) -> Result<(), Reason> {
+    match (&column.default, kind) {
+        (Some(default), Kind::Missing) => rows.extend_from_slice(default),
+        _ if !column.not_null => rows.extend_from_slice(&NULL),
+        (_, Kind::Missing) => return Err(Reason::MissingField),
+        _ => return Err(Reason::NullInNotNull),
+    }
+    Ok(())
+}
+
+#[cold]
+fn tombstone() -> DecodeFault {
+    DecodeFault { reason: Reason::Tombstone, detail: "the record has no value: it is a tombstone".to_owned() }
+}

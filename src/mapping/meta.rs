@@ -1,0 +1,188 @@
+//! What doesn't come from the value's fields: Kafka's metadata, keys, headers, leftovers.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use crate::copy::Encoding;
+use crate::decode::json::{self, string};
+use crate::decode::{DecodeFault, Fields};
+use crate::mapping::plan::Feed;
+use crate::record::{Headers, Record};
+use crate::value::{Flags, Kind, Reason, Value};
+
+/// How a column reads the bytes of a key or a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// As they are.
+    Bytes,
+    /// As UTF-8 text.
+    Text,
+    /// As JSON.
+    Json,
+    /// As a JSON number or bool, else as text.
+    Literal,
+}
+
+impl Reading {
+    pub(crate) fn of(encoding: &Encoding) -> Self {
+        match encoding {
+            Encoding::Bytea => Self::Bytes,
+            Encoding::Bool
+            | Encoding::Int2
+            | Encoding::Int4
+            | Encoding::Int8
+            | Encoding::Oid
+            | Encoding::Float4
+            | Encoding::Float8
+            | Encoding::Numeric(_)
+            | Encoding::Timestamp(_)
+            | Encoding::TimestampTz(_) => Self::Literal,
+            Encoding::Json | Encoding::Jsonb | Encoding::Array(_) | Encoding::Point => Self::Json,
+            Encoding::Text
+            | Encoding::Limited(_)
+            | Encoding::Name
+            | Encoding::OneByte
+            | Encoding::Date
+            | Encoding::Time
+            | Encoding::Interval
+            | Encoding::Uuid
+            | Encoding::Inet
+            | Encoding::Cidr
+            | Encoding::MacAddr
+            | Encoding::MacAddr8
+            | Encoding::Enum(_) => Self::Text,
+        }
+    }
+}
+
+/// A column's value; `made` is where text goes that stands nowhere in the record.
+#[inline(never)]
+pub(super) fn value<'a>(
+    feed: &Feed,
+    record: &Record<'a>,
+    fields: &Fields,
+    made: &'a mut Vec<u8>,
+) -> Result<Value<'a>, DecodeFault> {
+    made.clear();
+    match feed {
+        // Slots are the caller's business: they need no scratch.
+        Feed::Field(_) => Ok(Value::MISSING),
+        Feed::Topic => Ok(Value::text(record.topic.as_bytes(), Flags::NONE)),
+        Feed::Partition => Ok(integer(record.partition.into(), made)),
+        Feed::Offset => Ok(integer(record.offset, made)),
+        Feed::Timestamp => Ok(record.timestamp_ms.map_or(Value::MISSING, |millis| integer(millis, made))),
+        Feed::Key(reading) => record.key.map_or(Ok(Value::MISSING), |key| read(key, *reading, "key")),
+        Feed::Header(name, reading) => match last_header(record.headers, name) {
+            None => Ok(Value::MISSING),
+            Some(None) => Ok(Value { kind: Kind::Null, ..Value::MISSING }),
+            Some(Some(header)) => read(header, *reading, "header"),
+        },
+        Feed::Headers => headers(record.headers, made),
+        Feed::Leftovers { empty } => Ok(leftovers(fields, *empty, made)),
+    }
+}
+
+fn integer(number: i64, made: &mut Vec<u8>) -> Value<'_> {
+    // Writing into a vector doesn't fail.
+    let _infallible = write!(made, "{number}");
+    Value::integer(number, made)
+}
+
+/// The last header of a name; the inner `None` is a header without a value.
+#[expect(clippy::option_option, reason = "no header and a header that is null are two things")]
+fn last_header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<Option<&'a [u8]>> {
+    headers.iter().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
+}
+
+fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, DecodeFault> {
+    if reading == Reading::Bytes {
+        return Ok(Value::bytes(bytes));
+    }
+    if simdutf8::basic::from_utf8(bytes).is_err() {
+        return Err(DecodeFault { reason: Reason::InvalidUtf8, detail: format!("the {what} is not UTF-8") });
+    }
+    match reading {
+        Reading::Json => json::document(bytes).map(|slot| slot.of(bytes)).map_err(|fault| DecodeFault {
+            reason: fault.reason,
+            detail: fault.detail.replacen("the value", &format!("the {what}"), 1),
+        }),
+        Reading::Literal => match json::document(bytes) {
+            Ok(slot) if matches!(slot.kind, Kind::Number | Kind::True | Kind::False) => Ok(slot.of(bytes)),
+            _ => Ok(text(bytes)),
+        },
+        Reading::Text | Reading::Bytes => Ok(text(bytes)),
+    }
+}
+
+fn text(bytes: &[u8]) -> Value<'_> {
+    let flags = if memchr::memchr(0, bytes).is_some() { Flags::NUL } else { Flags::NONE };
+    Value::text(bytes, flags)
+}
+
+/// A header's name, and the values that came under it.
+type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
+
+/// All headers as a JSON object: name to text, or to an array of texts where a name repeats.
+fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeFault> {
+    let mut flags = Flags::NONE;
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    let mut by_name: Vec<Named<'_>> = Vec::new();
+    for (name, value) in headers.iter() {
+        for bytes in [Some(name), value].into_iter().flatten() {
+            if simdutf8::basic::from_utf8(bytes).is_err() {
+                let detail = format!("the header \"{}\" is not UTF-8", crate::value::shown(name));
+                return Err(DecodeFault { reason: Reason::InvalidUtf8, detail });
+            }
+            flags = flags.with(text(bytes).flags);
+        }
+        let place = *places.entry(name).or_insert_with(|| {
+            by_name.push((name, Vec::new()));
+            by_name.len() - 1
+        });
+        by_name[place].1.push(value);
+    }
+    made.push(b'{');
+    for (name, values) in &by_name {
+        string::quote(name, made);
+        made.push(b':');
+        if let [value] = values.as_slice() {
+            header_text(*value, made);
+        } else {
+            made.push(b'[');
+            for value in values {
+                header_text(*value, made);
+                made.push(b',');
+            }
+            close(b']', made);
+        }
+        made.push(b',');
+    }
+    close(b'}', made);
+    Ok(Value { kind: Kind::Object, flags, exponent: 0, mantissa: 0, raw: made })
+}
+
+fn header_text(value: Option<&[u8]>, made: &mut Vec<u8>) {
+    match value {
+        Some(text) => string::quote(text, made),
+        None => made.extend_from_slice(b"null"),
+    }
+}
+
+/// Ends a list in which each item has a comma behind it.
+fn close(bracket: u8, made: &mut Vec<u8>) {
+    match made.last_mut() {
+        Some(comma) if *comma == b',' => *comma = bracket,
+        _ => made.push(bracket),
+    }
+}
+
+fn leftovers<'a>(fields: &Fields, empty: bool, made: &'a mut Vec<u8>) -> Value<'a> {
+    if fields.leftovers.is_empty() && !empty {
+        return Value::MISSING;
+    }
+    made.push(b'{');
+    made.extend_from_slice(&fields.leftovers);
+    close(b'}', made);
+    let flags = if fields.leftovers_hold_nul { Flags::NUL } else { Flags::NONE };
+    Value { kind: Kind::Object, flags, exponent: 0, mantissa: 0, raw: made }
+}

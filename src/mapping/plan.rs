@@ -1,0 +1,155 @@
+//! The plan: what fills each column, and how it is written. Made once; everything wrong is reported at once.
+
+use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
+use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, UnknownFields};
+use crate::copy::Encoding;
+use crate::decode::{Leftovers, Path};
+use crate::mapping::fault::{Faults, PlanFault, hint};
+use crate::mapping::meta::Reading;
+use crate::mapping::planner::Planner;
+
+/// What fills a column.
+#[derive(Clone, Debug)]
+pub(super) enum Feed {
+    /// A slot: the path of this index.
+    Field(u16),
+    Topic,
+    Partition,
+    Offset,
+    Timestamp,
+    Key(Reading),
+    Headers,
+    Header(Box<[u8]>, Reading),
+    /// `empty`: a record without leftovers has `{}` rather than NULL.
+    Leftovers {
+        empty: bool,
+    },
+}
+
+/// A column of the rows.
+#[derive(Clone, Debug)]
+pub(super) struct PlannedColumn {
+    pub(super) name: String,
+    /// The type's short name, for sentences.
+    pub(super) type_text: String,
+    pub(super) not_null: bool,
+    pub(super) has_default: bool,
+    pub(super) feed: Feed,
+    pub(super) encoding: Encoding,
+    pub(super) nul: NulPolicy,
+    /// The mapping's `default`, as a field of COPY.
+    pub(super) default: Option<Box<[u8]>>,
+}
+
+/// How records become rows of one table. Immutable; share it between encoders.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    table: TableName,
+    copy_statement: String,
+    pub(super) columns: Vec<PlannedColumn>,
+    pub(super) column_count: [u8; 2],
+    pub(super) decode: config::Decode,
+    pub(super) paths: Vec<Path>,
+    pub(super) leftovers: Leftovers,
+}
+
+impl Plan {
+    /// Plans a pipeline's rows against its table.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the mapping, each with its key in the configuration and a remedy.
+    pub fn new(config: &Pipeline, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
+        let mut faults = Faults::of(&config.name);
+        check_table(config, catalog, &mut faults);
+        let automatic = config.columns.is_none();
+        let mapping = config.columns.clone().unwrap_or_else(|| by_name(config, catalog));
+        let mut planner = Planner { catalog, automatic, paths: Vec::new(), faults };
+        let mut columns: Vec<_> = mapping.iter().filter_map(|column| planner.column(column)).collect();
+        columns.extend(planner.leftovers(&config.unknown_fields, &mapping));
+        let Planner { paths, mut faults, .. } = planner;
+        check_unfilled(config, catalog, &mapping, &mut faults);
+        if mapping.is_empty() {
+            faults.push("columns", "no column is left to fill");
+        }
+        let column_count = u16::try_from(columns.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let names: Vec<_> = columns.iter().map(|column| quote_identifier(&column.name)).collect();
+        let copy_statement =
+            format!("COPY {} ({}) FROM STDIN (FORMAT binary)", catalog.table.quoted(), names.join(","));
+        let leftovers = match config.unknown_fields {
+            UnknownFields::Ignore => Leftovers::Ignore,
+            UnknownFields::DeadLetter => Leftovers::Refuse,
+            UnknownFields::Column(_) => Leftovers::Collect,
+        };
+        let table = catalog.table.clone();
+        let decode = config.decode.clone();
+        faults.or(Self { table, copy_statement, columns, column_count, decode, paths, leftovers })
+    }
+
+    /// The statement that takes the rows: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
+    pub fn copy_statement(&self) -> &str {
+        &self.copy_statement
+    }
+
+    /// The table that the rows are for.
+    pub fn table(&self) -> &TableName {
+        &self.table
+    }
+
+    /// The columns' names, unquoted, in the order of the rows.
+    pub fn column_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.columns.iter().map(|column| column.name.as_str())
+    }
+
+    /// The name of the column that a rejection or a `COPY` context means.
+    pub fn column_name(&self, column: u16) -> Option<&str> {
+        self.columns.get(usize::from(column)).map(|column| column.name.as_str())
+    }
+}
+
+/// Each column takes the top-level field of its name.
+fn by_name(config: &Pipeline, catalog: &Catalog) -> Vec<Column> {
+    let leftovers = match &config.unknown_fields {
+        UnknownFields::Column(name) => Some(name),
+        UnknownFields::Ignore | UnknownFields::DeadLetter => None,
+    };
+    let fillable = catalog.columns.iter().filter(|column| !column.generated && Some(&column.name) != leftovers);
+    fillable
+        .map(|column| Column {
+            name: column.name.clone(),
+            source: Source::Field(vec![column.name.clone()]),
+            type_name: None,
+            unit: None,
+            default: None,
+            nul: NulPolicy::default(),
+            not_null: false,
+        })
+        .collect()
+}
+
+fn check_table(config: &Pipeline, catalog: &Catalog, faults: &mut Faults) {
+    let table = &catalog.table;
+    match catalog.kind {
+        RelationKind::Table | RelationKind::Partitioned | RelationKind::Foreign => {}
+        RelationKind::View => faults.push("table.name", format!("`{table}` is a view; name the table below it")),
+        RelationKind::Other => faults.push("table.name", format!("`{table}` is no table")),
+    }
+    if let TableMode::InsertNew { key } = &config.table.mode {
+        for name in key.iter().filter(|name| !catalog.columns.iter().any(|column| column.name == **name)) {
+            let close = hint(name, catalog.columns.iter().map(|column| column.name.as_str()));
+            faults.push("table.key", format!("`{table}` has no column `{name}`{close}"));
+        }
+    }
+}
+
+/// Columns that must have a value, and can't get one.
+fn check_unfilled(config: &Pipeline, catalog: &Catalog, mapping: &[Column], faults: &mut Faults) {
+    for column in &catalog.columns {
+        let filled = mapping.iter().any(|mapped| mapped.name == column.name)
+            || matches!(&config.unknown_fields, UnknownFields::Column(name) if *name == column.name);
+        if column.not_null && !column.has_default && !column.generated && !filled {
+            let CatalogColumn { name, type_text, .. } = column;
+            let message = format!("column `{name}` ({type_text}) is NOT NULL without a default; map a field to it");
+            faults.push("columns", message);
+        }
+    }
+}

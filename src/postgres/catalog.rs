@@ -1,0 +1,94 @@
+//! Reads a table's [`Catalog`] from Postgres' own tables.
+
+use sqlx::{PgConnection, Row};
+
+use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+
+const TABLE: &str = "
+SELECT c.oid::int8 AS oid, c.relkind::text AS relkind
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relname = $2";
+
+/// Columns with their types, domains followed down to what they are made of: the innermost modifier and every NOT NULL on the
+/// way count.
+const COLUMNS: &str = "
+WITH RECURSIVE columns AS (
+    SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
+           a.attnotnull AS not_null, a.atthasdef OR a.attidentity <> '' AS has_default,
+           a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+           pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text, 0 AS depth
+    FROM pg_catalog.pg_attribute a
+    WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
+  UNION ALL
+    SELECT c.attnum, c.name, c.own, t.typbasetype, CASE WHEN t.typtypmod >= 0 THEN t.typtypmod ELSE c.typmod END,
+           c.not_null OR t.typnotnull, c.has_default, c.generated, c.type_text, c.depth + 1
+    FROM columns c JOIN pg_catalog.pg_type t ON t.oid = c.base AND t.typtype = 'd'
+), innermost AS (
+    SELECT DISTINCT ON (attnum) * FROM columns ORDER BY attnum, depth DESC
+)
+SELECT i.name, i.own::int8 AS own, t.oid::int8 AS base_oid, t.typname::text AS base_type, i.type_text, i.typmod, i.not_null,
+       i.has_default OR (d.typtype = 'd' AND d.typdefault IS NOT NULL) AS has_default, i.generated,
+       t.typtype::text AS typtype, e.oid::int8 AS element_oid, e.typname::text AS element_type,
+       e.typtype::text AS element_typtype,
+       ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = COALESCE(e.oid, t.oid)
+             ORDER BY l.enumsortorder) AS labels
+FROM innermost i
+JOIN pg_catalog.pg_type t ON t.oid = i.base
+JOIN pg_catalog.pg_type d ON d.oid = i.own
+LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+ORDER BY i.attnum";
+
+/// The table's catalog; `None` where nothing has that name. Views and the like are reported as what they are.
+///
+/// # Errors
+/// Postgres can't be asked.
+pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<Catalog>, sqlx::Error> {
+    let found = sqlx::query(TABLE).bind(&table.schema).bind(&table.name).fetch_optional(&mut *conn).await?;
+    let Some(row) = found else { return Ok(None) };
+    let oid: i64 = row.try_get("oid")?;
+    let kind = match row.try_get::<&str, _>("relkind")? {
+        "r" => RelationKind::Table,
+        "p" => RelationKind::Partitioned,
+        "v" | "m" => RelationKind::View,
+        "f" => RelationKind::Foreign,
+        _ => RelationKind::Other,
+    };
+    let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *conn).await?;
+    let columns = rows.iter().map(column).collect::<Result<_, _>>()?;
+    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, columns }))
+}
+
+fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
+    let labels: Vec<String> = row.try_get("labels")?;
+    let element_oid: Option<i64> = row.try_get("element_oid")?;
+    let kind = match (element_oid, row.try_get::<&str, _>("typtype")?) {
+        (Some(oid), _) => {
+            let is_enum = row.try_get::<Option<&str>, _>("element_typtype")? == Some("e");
+            TypeKind::Array {
+                element_type: row.try_get("element_type")?,
+                element_oid: as_oid(oid),
+                labels: is_enum.then_some(labels),
+            }
+        }
+        (None, "b") => TypeKind::Scalar,
+        (None, "e") => TypeKind::Enum { labels },
+        (None, _) => TypeKind::Other,
+    };
+    Ok(CatalogColumn {
+        name: row.try_get("name")?,
+        type_oid: as_oid(row.try_get("own")?),
+        base_type: row.try_get("base_type")?,
+        base_type_oid: as_oid(row.try_get("base_oid")?),
+        type_text: row.try_get("type_text")?,
+        kind,
+        typmod: row.try_get("typmod")?,
+        not_null: row.try_get("not_null")?,
+        has_default: row.try_get("has_default")?,
+        generated: row.try_get("generated")?,
+    })
+}
+
+/// Oids come as int8, because that is what sqlx reads them into without loss.
+fn as_oid(oid: i64) -> u32 {
+    u32::try_from(oid).unwrap_or_default()
+}
