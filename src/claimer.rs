@@ -119,7 +119,12 @@ impl Claimer {
                             Trouble::Postgres(error) => error.to_string(),
                             Trouble::Kafka(why) => why.clone(),
                         };
-                        warn!(pipeline = &*self.pipeline, why, partitions = pending.len(), "a claim waits: nothing is lost");
+                        warn!(
+                            pipeline = &*self.pipeline,
+                            why,
+                            partitions = pending.len(),
+                            "a claim waits: nothing is lost"
+                        );
                     }
                     pause
                 }

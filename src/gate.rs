@@ -29,7 +29,10 @@ struct Bucket {
 impl Gate {
     /// A gate of this rate.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
-        Self { rate: rate.map(|rate| f64::from(rate.get())), bucket: Mutex::new(Bucket { tokens: 0.0, filled_at: None }) }
+        Self {
+            rate: rate.map(|rate| f64::from(rate.get())),
+            bucket: Mutex::new(Bucket { tokens: 0.0, filled_at: None }),
+        }
     }
 
     /// Whether there is a limit.
@@ -81,7 +84,10 @@ mod tests {
             let (sum, expected) = (passed.iter().sum::<u64>() as f64, f64::from(rate) * 10.0);
             assert!((sum - expected).abs() <= (expected * 0.02).max(1.0), "{rate}: {sum}");
             for second in &passed[1..] {
-                assert!((*second as f64 - f64::from(rate)).abs() <= (f64::from(rate) * 0.03).max(1.0), "{rate}: {passed:?}");
+                assert!(
+                    (*second as f64 - f64::from(rate)).abs() <= (f64::from(rate) * 0.03).max(1.0),
+                    "{rate}: {passed:?}"
+                );
             }
         }
     }

@@ -69,6 +69,19 @@ struct LedgerEntry {
     idle_seconds: f64,
 }
 
+impl LedgerEntry {
+    /// What is known of a row while the database is away: it stands where it stood.
+    fn as_of(lag: &PartitionLag) -> Self {
+        Self {
+            next: lag.next,
+            owner: lag.owner.clone(),
+            epoch: lag.epoch,
+            last_timestamp: None,
+            idle_seconds: lag.idle_seconds + INTERVAL.as_secs_f64(),
+        }
+    }
+}
+
 /// Looks once a second.
 #[derive(Debug)]
 pub struct LagWatch {
@@ -118,7 +131,14 @@ impl LagWatch {
             match self.look(look.is_multiple_of(SLOW_EVERY), &mut connection).await {
                 Ok(partitions) => {
                     for (source, lag) in &partitions {
-                        metrics::lag(&self.pipeline, &source.topic, source.partition, lag.records, lag.seconds, lag.headroom);
+                        metrics::lag(
+                            &self.pipeline,
+                            &source.topic,
+                            source.partition,
+                            lag.records,
+                            lag.seconds,
+                            lag.headroom,
+                        );
                     }
                     *lock(&self.view) = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
                 }
@@ -155,7 +175,8 @@ impl LagWatch {
         let now = epoch_ms();
         let before = lock(&self.view).partitions.clone();
         let mut partitions = BTreeMap::new();
-        for source in &self.sources {
+        for source in self.sources.clone() {
+            let source = &source;
             let Some(end) = ends.get(source) else { continue };
             let row = match &rows {
                 Ok(rows) => match rows.get(source) {
@@ -163,13 +184,7 @@ impl LagWatch {
                     None => continue,
                 },
                 Err(_) => match before.get(source) {
-                    Some(lag) => &LedgerEntry {
-                        next: lag.next,
-                        owner: lag.owner.clone(),
-                        epoch: lag.epoch,
-                        last_timestamp: None,
-                        idle_seconds: lag.idle_seconds + INTERVAL.as_secs_f64(),
-                    },
+                    Some(lag) => &LedgerEntry::as_of(lag),
                     None => continue,
                 },
             };
@@ -236,7 +251,10 @@ impl LagWatch {
         }
     }
 
-    async fn rows(&self, connection: &mut Option<PgConnection>) -> Result<HashMap<TopicPartition, LedgerEntry>, String> {
+    async fn rows(
+        &self,
+        connection: &mut Option<PgConnection>,
+    ) -> Result<HashMap<TopicPartition, LedgerEntry>, String> {
         if connection.is_none() {
             let (open, _) = self.connector.open().await.map_err(|error| error.to_string())?;
             *connection = Some(open);

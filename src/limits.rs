@@ -75,8 +75,8 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     let left = a_consumer - batches;
     let fetch_bytes = (left / 3 / (REPLIES * REPLY_COPIES)).clamp(FETCH_MIN, FETCH_MAX);
     let queue = left - REPLIES * REPLY_COPIES * fetch_bytes;
-    let queued_kbytes = (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024)
-        .clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
+    let queued_kbytes =
+        (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024).clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
     let prefetch = Prefetch {
         queued_kbytes,
         // The count is a threshold a partition, so it can't be the bound; it only must not be what stops the fetcher first.

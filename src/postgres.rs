@@ -104,7 +104,12 @@ impl PgStore {
 }
 
 /// Sends a window of a batch by one COPY, and merges it where the table's mode asks for that.
-async fn copy_window(live: &mut Live, planned: &Planned, batch: &Batch, window: Range<u32>) -> Result<u64, sqlx::Error> {
+async fn copy_window(
+    live: &mut Live,
+    planned: &Planned,
+    batch: &Batch,
+    window: Range<u32>,
+) -> Result<u64, sqlx::Error> {
     if let (Some(merge), false) = (&planned.merge, live.staged) {
         live.connection.execute(merge.create.as_str()).await?;
         live.staged = true;
@@ -194,8 +199,7 @@ impl Store for PgStore {
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.disconnect();
         let (mut connection, pid) = self.connector.open().await?;
-        let work =
-            timeout(self.connector.write_deadline(), ledger::settle(&mut connection, &self.pipeline, spans));
+        let work = timeout(self.connector.write_deadline(), ledger::settle(&mut connection, &self.pipeline, spans));
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         self.keep(Stage::Ledger, Live { connection, pid, staged: false }, result, note)
     }

@@ -273,7 +273,9 @@ impl Consumer {
     fn kafka_error(&mut self, error: &KafkaError) -> Result<(), Stopped> {
         use RDKafkaErrorCode as Code;
         match error {
-            KafkaError::MessageConsumptionFatal(_) => Err(Stopped(format!("Kafka ended this consumer for good: {error}"))),
+            KafkaError::MessageConsumptionFatal(_) => {
+                Err(Stopped(format!("Kafka ended this consumer for good: {error}")))
+            }
             KafkaError::MessageConsumption(Code::OffsetOutOfRange | Code::AutoOffsetReset) => {
                 // The error names no partition: each is claimed again, which holds the ledger against the log.
                 warn!(%error, "a position lies outside of Kafka's log: comparing each partition with the ledger");
@@ -442,8 +444,11 @@ impl Consumer {
                 info!(partitions = ?sources, "assigned");
                 // Nothing is fetched before its claim: the answer to the group is an empty list.
                 let nothing = TopicPartitionList::new();
-                let answer =
-                    if self.incremental() { self.kafka.incremental_assign(&nothing) } else { self.kafka.assign(&nothing) };
+                let answer = if self.incremental() {
+                    self.kafka.incremental_assign(&nothing)
+                } else {
+                    self.kafka.assign(&nothing)
+                };
                 self.report("assign", answer);
                 self.parts.session.assigned(sources, Instant::now());
                 self.parts.status.join();

@@ -176,12 +176,13 @@ fn list(sources: &[TopicPartition], offset: KafkaOffset) -> KafkaResult<TopicPar
 
 fn places(list: &TopicPartitionList) -> HashMap<TopicPartition, Offset> {
     let elements = list.elements();
-    let known = elements.iter().filter(|element| element.error().is_ok()).filter_map(|element| match element.offset() {
-        KafkaOffset::Offset(offset) => {
-            Some((TopicPartition::new(element.topic(), element.partition()), Offset::new(offset)))
-        }
-        _ => None,
-    });
+    let known =
+        elements.iter().filter(|element| element.error().is_ok()).filter_map(|element| match element.offset() {
+            KafkaOffset::Offset(offset) => {
+                Some((TopicPartition::new(element.topic(), element.partition()), Offset::new(offset)))
+            }
+            _ => None,
+        });
     known.collect()
 }
 

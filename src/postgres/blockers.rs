@@ -94,7 +94,9 @@ async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std
             for blocker in &now {
                 let ours = blocker.application_name == connector.application_name();
                 let silent = blocker.client_idle
-                    && before.iter().any(|b| b.pid == blocker.pid && b.state_change == blocker.state_change && b.client_idle);
+                    && before
+                        .iter()
+                        .any(|b| b.pid == blocker.pid && b.state_change == blocker.state_change && b.client_idle);
                 if ours && silent {
                     warn!(blocker = blocker.describe(), "ending a transaction of our own whose process is silent");
                     drop(sqlx::query("SELECT pg_terminate_backend($1)").bind(blocker.pid).execute(&mut open).await);

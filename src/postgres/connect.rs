@@ -70,8 +70,9 @@ impl Connector {
             PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
         // The parser's own message may quote the URL.
-        let options = PgConnectOptions::from_str(&url)
-            .map_err(|_| "the connection URL is not of the form postgres://user:password@host:port/database".to_owned())?;
+        let options = PgConnectOptions::from_str(&url).map_err(|_| {
+            "the connection URL is not of the form postgres://user:password@host:port/database".to_owned()
+        })?;
         let options = match &self.config.password_file {
             Some(path) => options.password(&secret_file("postgres.password_file", path)?),
             None => options,
@@ -101,6 +102,7 @@ impl Connector {
 
 /// Read on each connection, so that a rotated secret is picked up.
 fn secret_file(key: &str, path: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("can't read `{key}` {}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("can't read `{key}` {}: {error}", path.display()))?;
     Ok(text.trim_end().to_owned())
 }

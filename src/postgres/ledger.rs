@@ -69,12 +69,8 @@ pub(super) async fn settle(
     pipeline: &str,
     spans: &[Span],
 ) -> Result<Vec<LedgerRow>, sqlx::Error> {
-    let rows = sqlx::query(SETTLE)
-        .bind(pipeline)
-        .bind(topics(spans))
-        .bind(partitions(spans))
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        sqlx::query(SETTLE).bind(pipeline).bind(topics(spans)).bind(partitions(spans)).fetch_all(connection).await?;
     let mut found = HashMap::new();
     for row in &rows {
         let claim: Option<ClaimId> = row.try_get(2)?;

@@ -69,7 +69,7 @@ pub async fn register(
         return compare(wanted, &cluster_id, &group_id, &target, target_oid).map_err(RegisterError::Differs);
     }
     refuse_a_second_feed(&mut transaction, wanted).await?;
-    let topics: serde_json::Value = wanted.topics.iter().map(|(topic, n)| (topic.clone(), (*n).into())).collect();
+    let topics: serde_json::Value = wanted.topics.iter().map(|(topic, n)| (topic.clone(), serde_json::Value::from(*n))).collect();
     sqlx::query(
         "INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, topics, version)
          VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7)",
@@ -168,7 +168,8 @@ pub async fn extend(
         .fetch_one(&mut *transaction)
         .await?
         .try_get(0)?;
-    let mut known: BTreeMap<String, i32> = serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let mut known: BTreeMap<String, i32> =
+        serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
     let (new, lost): (Vec<_>, Vec<_>) = starts
         .iter()
         .cloned()
@@ -178,7 +179,7 @@ pub async fn extend(
         let count = known.entry(source.topic.to_string()).or_insert(0);
         *count = (*count).max(source.partition + 1);
     }
-    let topics: serde_json::Value = known.into_iter().map(|(topic, n)| (topic, n.into())).collect();
+    let topics: serde_json::Value = known.into_iter().map(|(topic, n)| (topic, serde_json::Value::from(n))).collect();
     sqlx::query("UPDATE tidegate.pipeline SET topics = $2::jsonb WHERE name = $1")
         .bind(pipeline)
         .bind(topics.to_string())

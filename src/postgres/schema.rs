@@ -23,7 +23,7 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate:
     connection.execute("SET search_path = tidegate").await?;
     let mut migrator = sqlx::migrate!("./migrations");
     migrator.set_ignore_missing(true);
-    migrator.run(&mut *connection).await?;
+    migrator.run_direct(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(connection).await?;
     Ok(())
 }
