@@ -408,10 +408,9 @@ impl Consumer {
                 .collect();
             self.kafka.assign(&list(&all))
         };
-        if self.paused {
-            // New partitions come unpaused; what they deliver while the batch is full is bounded by the prefetch.
-            self.paused = false;
-        }
+        // librdkafka remembers a partition's pause beyond its assignment, and knows nothing of ours: it is told again.
+        let told = if self.paused { self.kafka.pause(&list(from)) } else { self.kafka.resume(&list(from)) };
+        self.report("pause or resume", told);
         self.report("assign", result);
     }
 
