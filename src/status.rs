@@ -24,6 +24,8 @@ pub struct ConsumerStatus {
     rows: AtomicU64,
     dead_letters: AtomicU64,
     polled_at: Mutex<Instant>,
+    stalls: Mutex<Vec<(TopicPartition, String)>>,
+    rebuild: AtomicBool,
 }
 
 /// What a writer is at.
@@ -76,6 +78,8 @@ impl ConsumerStatus {
             rows: AtomicU64::new(0),
             dead_letters: AtomicU64::new(0),
             polled_at: Mutex::new(Instant::now()),
+            stalls: Mutex::default(),
+            rebuild: AtomicBool::new(false),
         }
     }
 
@@ -143,6 +147,26 @@ impl ConsumerStatus {
     /// When the poll thread was last seen at work.
     pub fn polled_at(&self) -> Instant {
         *lock(&self.polled_at)
+    }
+
+    /// The watchdog says which partitions make no progress, and why.
+    pub fn publish_stalls(&self, stalls: Vec<(TopicPartition, String)>) {
+        *lock(&self.stalls) = stalls;
+    }
+
+    /// What the watchdog said last.
+    pub fn stalls(&self) -> Vec<(TopicPartition, String)> {
+        lock(&self.stalls).clone()
+    }
+
+    /// Asks the poll thread to leave the group and build its consumer anew.
+    pub fn ask_rebuild(&self) {
+        self.rebuild.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was asked for, once.
+    pub fn take_rebuild(&self) -> bool {
+        self.rebuild.load(Ordering::Relaxed) && self.rebuild.swap(false, Ordering::Relaxed)
     }
 
     /// The group answered: partitions were given, be it none.

@@ -125,6 +125,8 @@ struct Consumer {
     spent: Spent,
     /// Looked up once a stretch, not once a record.
     now: Instant,
+    /// librdkafka's last word on this consumer.
+    fatal: Option<String>,
 }
 
 /// Time since the last report, by what it went into.
@@ -135,54 +137,106 @@ struct Spent {
     held: Duration,
 }
 
-/// Reads until `stop`, then drains and leaves the group. Blocks; runs on a thread of its own.
+/// How a reading ended.
+enum Ended {
+    /// As asked.
+    Stopped,
+    /// This consumer can't go on, and another one may.
+    Rebuild(String),
+}
+
+/// Before a consumer that failed is built anew.
+const REBUILD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads until `stop`, then drains and leaves the group. A consumer that fails, or delivers nothing where there is lag, is
+/// built anew. Blocks; runs on a thread of its own.
 ///
 /// # Errors
 /// [`Stopped`] where only a person can help.
-pub fn run(parts: Parts) -> Result<(), Stopped> {
-    let refused = |error: KafkaError| Stopped(format!("librdkafka refuses the configuration: {error}"));
-    let kafka: BaseConsumer<Notes> = parts.settings.create_with_context(Notes::default()).map_err(refused)?;
-    let topics: Vec<&str> = match &parts.topics {
-        Topics::List(names) => names.iter().map(String::as_str).collect(),
-        Topics::Pattern(pattern) => vec![pattern],
-    };
-    kafka.subscribe(&topics).map_err(refused)?;
-    let now = Instant::now();
-    let planned = parts.plans.current();
-    let mut consumer = Consumer {
-        kafka,
-        encoder: Encoder::new(Arc::clone(&planned.plan)),
-        planned,
-        fetching: HashSet::new(),
-        paused: false,
-        held_since: None,
-        stepping: HashMap::new(),
-        reported: HashMap::new(),
-        commit_at: now,
-        publish_at: now,
-        allowance: 0,
-        claims_open: 0,
-        consumed: 0,
-        spent: Spent::default(),
-        now,
-        parts,
-    };
-    let outcome = consumer.read();
-    consumer.leave(outcome.is_ok());
-    outcome
+pub fn run(mut parts: Parts) -> Result<(), Stopped> {
+    loop {
+        let mut consumer = Consumer::join(parts)?;
+        match consumer.read() {
+            Ok(Ended::Stopped) => {
+                consumer.leave(true);
+                return Ok(());
+            }
+            Ok(Ended::Rebuild(why)) => {
+                warn!(why, "building the consumer anew; nothing is lost");
+                parts = consumer.leave(true);
+                parts.session = parts.session.restart();
+                if let Err(RecvTimeoutError::Disconnected) = parts.pause_for(REBUILD_PAUSE) {
+                    return Err(Stopped("the writer is gone".to_owned()));
+                }
+            }
+            Err(stopped) => {
+                consumer.leave(false);
+                return Err(stopped);
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// Waits, and takes what comes meanwhile: only an ack can.
+    fn pause_for(&mut self, wait: Duration) -> Result<(), RecvTimeoutError> {
+        match self.inbox.recv_timeout(wait) {
+            Ok(Answer::Ack(ack)) => self.session.acked(*ack, Instant::now()),
+            Ok(Answer::Granted(..) | Answer::Refused(..)) | Err(RecvTimeoutError::Timeout) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl Consumer {
-    fn read(&mut self) -> Result<(), Stopped> {
+    fn join(parts: Parts) -> Result<Self, Stopped> {
+        let refused = |error: KafkaError| Stopped(format!("librdkafka refuses the configuration: {error}"));
+        let kafka: BaseConsumer<Notes> = parts.settings.create_with_context(Notes::default()).map_err(refused)?;
+        let topics: Vec<&str> = match &parts.topics {
+            Topics::List(names) => names.iter().map(String::as_str).collect(),
+            Topics::Pattern(pattern) => vec![pattern],
+        };
+        kafka.subscribe(&topics).map_err(refused)?;
+        let now = Instant::now();
+        let planned = parts.plans.current();
+        Ok(Self {
+            kafka,
+            encoder: Encoder::new(Arc::clone(&planned.plan)),
+            planned,
+            fetching: HashSet::new(),
+            paused: false,
+            held_since: None,
+            stepping: HashMap::new(),
+            reported: HashMap::new(),
+            commit_at: now,
+            publish_at: now,
+            allowance: 0,
+            claims_open: 0,
+            consumed: 0,
+            spent: Spent::default(),
+            now,
+            fatal: None,
+            parts,
+        })
+    }
+
+    fn read(&mut self) -> Result<Ended, Stopped> {
         while !self.parts.stop.is_cancelled() {
             self.serve()?;
+            if let Some(why) = self.fatal.take() {
+                return Ok(Ended::Rebuild(why));
+            }
+            if self.parts.status.take_rebuild() {
+                return Ok(Ended::Rebuild("a partition with lag makes no progress".to_owned()));
+            }
             if self.held() {
                 self.hold()?;
             } else {
                 self.take()?;
             }
         }
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     /// Whether nothing may be taken from Kafka now.
@@ -414,10 +468,9 @@ impl Consumer {
                 .collect();
             self.kafka.assign(&list(&all))
         };
-        if self.paused {
-            // New partitions come unpaused; what they deliver while the batch is full is bounded by the prefetch.
-            self.paused = false;
-        }
+        // librdkafka remembers a partition's pause beyond its assignment, and knows nothing of ours: it is told again.
+        let told = if self.paused { self.kafka.pause(&list(from)) } else { self.kafka.resume(&list(from)) };
+        self.report("pause or resume", told);
         self.report("assign", result);
     }
 
@@ -563,7 +616,7 @@ impl Consumer {
     }
 
     /// Drains where all is well, leaves the group, and drops the consumer on a thread of its own: that may wait for ever.
-    fn leave(mut self, drain: bool) {
+    fn leave(mut self, drain: bool) -> Parts {
         if drain {
             let patience = self.parts.drain_timeout;
             if let Err(Stopped(why)) = self.flush(Trigger::Shutdown, patience) {
@@ -591,6 +644,7 @@ impl Consumer {
         if closed.recv_timeout(CLOSE_DEADLINE).is_err() {
             warn!("leaving the group takes too long, going on without");
         }
+        self.parts
     }
 }
 
