@@ -28,6 +28,7 @@ use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{Offset, TopicPartition};
 use crate::record::push_header;
 use crate::session::{Ack, Delivery, Session};
+use crate::status::work::{Hold, Phase};
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState};
 use crate::writer::Stopped;
 
@@ -45,6 +46,8 @@ const REVOKE_WAIT: Duration = Duration::from_secs(5);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How old what the page shows may be.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
+/// Partitions that the timeline names one by one.
+const NAMED_PARTITIONS: usize = 8;
 /// The longest that leaving the group may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -253,6 +256,7 @@ impl Consumer {
         let started = Instant::now();
         let since = *self.held_since.get_or_insert(started);
         let gate_wait = self.parts.gate.opens_in(started);
+        self.parts.status.work.hold(Some(if self.parts.session.is_full() { Hold::Full } else { Hold::Flow }));
         if started.duration_since(since) < HOLD_BEFORE_PAUSE {
             let wait = HOLD_BEFORE_PAUSE.min(if self.parts.session.is_full() { HOLD_BEFORE_PAUSE } else { gate_wait });
             // A stop must not wait for the whole second.
@@ -272,6 +276,7 @@ impl Consumer {
     /// Takes a stretch of records.
     fn take(&mut self) -> Result<(), Stopped> {
         self.held_since = None;
+        self.parts.status.work.hold(None);
         self.pause(false);
         let started = Instant::now();
         let wait = self.poll_wait(started);
@@ -411,6 +416,7 @@ impl Consumer {
             return Ok(());
         }
         for (source, condition) in std::mem::take(&mut actions.conditions) {
+            self.parts.status.work.note("condition", format!("{source}: {condition}"));
             if self.parts.on_offset_loss == OffsetLossPolicy::Fail {
                 self.publish(Instant::now());
                 return Err(Stopped(format!("{source}: {condition}")));
@@ -495,6 +501,7 @@ impl Consumer {
         match event {
             Event::Assigned(sources) => {
                 info!(partitions = ?sources, "assigned");
+                self.note_rebalance("was given", &sources);
                 // Nothing is fetched before its claim: the answer to the group is an empty list.
                 let nothing = TopicPartitionList::new();
                 let answer = if self.incremental() {
@@ -508,6 +515,7 @@ impl Consumer {
             }
             Event::Revoked { sources, lost } => {
                 info!(partitions = ?sources, lost, "revoked");
+                self.note_rebalance(if lost { "lost" } else { "gave up" }, &sources);
                 if !lost {
                     self.flush(Trigger::Revoke, REVOKE_WAIT.min(self.parts.drain_timeout))?;
                     self.commit();
@@ -527,6 +535,17 @@ impl Consumer {
         }
         self.publish(Instant::now());
         self.carry_out()
+    }
+
+    fn note_rebalance(&self, what: &str, sources: &[TopicPartition]) {
+        let names: Vec<String> = sources.iter().take(NAMED_PARTITIONS).map(ToString::to_string).collect();
+        let more = sources.len().saturating_sub(names.len());
+        let names = match (names.join(" "), more) {
+            (names, _) if names.is_empty() => "no partition".to_owned(),
+            (names, 0) => names,
+            (names, more) => format!("{names} and {more} more"),
+        };
+        self.parts.status.work.note("rebalance", format!("c{} {what} {names}", self.parts.status.number));
     }
 
     /// Writes what is open and waits for the writer, unless that waits for Postgres itself: then there is no telling how long.
@@ -590,6 +609,9 @@ impl Consumer {
         self.parts.metrics.consumed(std::mem::take(&mut self.consumed));
         let Spent { poll, work, held } = std::mem::take(&mut self.spent);
         self.parts.metrics.spent(poll, work, held);
+        for (phase, time) in [(Phase::Poll, poll), (Phase::Decode, work), (Phase::Held, held)] {
+            self.parts.status.work.spent(phase, time);
+        }
         self.parts.status.publish(partitions, session.open_bytes() as u64, now);
     }
 
