@@ -35,6 +35,10 @@ chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(CARGO) run --release --locked -q -p chaos
 
+.PHONY: deploy-check
+deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
+	deploy/check.sh
+
 .PHONY: lint
 lint: ## Formatting and lints, warnings are errors
 	$(CARGO) fmt --all --check
