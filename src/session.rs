@@ -106,6 +106,17 @@ impl Session {
         }
     }
 
+    /// What is left of a consumer that is built anew: it owns nothing, and a batch that is still at the writer is awaited.
+    #[must_use]
+    pub fn restart(self) -> Self {
+        Self {
+            in_flight: self.in_flight,
+            spare: self.spare,
+            questions: self.questions,
+            ..Self::new(self.limits, self.claim_grace)
+        }
+    }
+
     /// Kafka gave us these: ask for their claims. Those that we have already stay as they are.
     pub fn assigned(&mut self, sources: impl IntoIterator<Item = TopicPartition>, now: Instant) {
         for source in sources {

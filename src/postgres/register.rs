@@ -69,7 +69,8 @@ pub async fn register(
         return compare(wanted, &cluster_id, &group_id, &target, target_oid).map_err(RegisterError::Differs);
     }
     refuse_a_second_feed(&mut transaction, wanted).await?;
-    let topics: serde_json::Value = wanted.topics.iter().map(|(topic, n)| (topic.clone(), serde_json::Value::from(*n))).collect();
+    let topics: serde_json::Value =
+        wanted.topics.iter().map(|(topic, n)| (topic.clone(), serde_json::Value::from(*n))).collect();
     sqlx::query(
         "INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, topics, version)
          VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7)",

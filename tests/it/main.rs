@@ -6,6 +6,7 @@ mod catalog;
 mod crash;
 mod dead_letters;
 mod delivery;
+mod deploy;
 mod outage;
 mod servers;
 mod support;
