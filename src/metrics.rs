@@ -213,6 +213,7 @@ impl WriterMetrics {
 pub struct ConsumerMetrics {
     pipeline: Arc<str>,
     consumed: Counter,
+    rewinds: Counter,
     rebalances: Counter,
     assigned: Gauge,
     paused: Gauge,
@@ -236,6 +237,7 @@ impl ConsumerMetrics {
         Self {
             pipeline: name(),
             consumed: counter!(RECORDS_CONSUMED, "pipeline" => name()),
+            rewinds: counter!(REWINDS, "pipeline" => name()),
             rebalances: counter!(REBALANCES, "pipeline" => name()),
             assigned: gauge!(ASSIGNED, "pipeline" => name(), "consumer" => consumer.clone()),
             paused: gauge!(PAUSED, "pipeline" => name(), "consumer" => consumer.clone()),
@@ -249,6 +251,11 @@ impl ConsumerMetrics {
     /// Records taken from Kafka.
     pub fn consumed(&self, records: u64) {
         self.consumed.increment(records);
+    }
+
+    /// The ledger stood behind what we knew to be committed.
+    pub fn rewound(&self) {
+        self.rewinds.increment(1);
     }
 
     /// The group moved partitions.

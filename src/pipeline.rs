@@ -189,6 +189,7 @@ impl Pipeline {
                 answers,
                 inbox,
                 gate: Arc::clone(&gate),
+                lag: Arc::clone(&self.lag),
                 metrics: ConsumerMetrics::new(&self.name, status.number),
                 status: Arc::clone(status),
                 stop: stop.clone(),

@@ -10,7 +10,7 @@ use crate::support::{PATIENCE, World};
 pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 
 /// Deadlines of a test: in the same order as the defaults, and short.
-pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"1s\"\nstatement_timeout = \"3s\"\n\
+pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"2s\"\nstatement_timeout = \"3s\"\n\
      write_timeout = \"4s\"\nidle_in_transaction_timeout = \"60s\"";
 
 /// Record number `n`, evenly over the partitions.
@@ -51,8 +51,13 @@ impl World {
         self.produce(range.map(|n| numbered(n, partitions)));
     }
 
-    /// Where the ledger stands, over all partitions.
+    /// Where the ledger stands, over all partitions; 0 before there is one.
     pub(crate) async fn ledger(&self) -> i64 {
+        // The daemon may not have made the table yet.
+        let made = "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8";
+        if self.number(made).await == 0 {
+            return 0;
+        }
         let sum = "SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = ";
         self.number(&format!("{sum}'{}'", self.name)).await
     }
