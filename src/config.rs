@@ -1,13 +1,54 @@
-//! The configuration, checked: a [`Config`] can't be wrong. `config/` reads and checks the TOML.
+//! The configuration, checked: a [`Config`] can't be wrong.
+//!
+//! The way in, in the order of the data: `layer` reads each file with its places, `environment` makes one more layer of
+//! the variables, the `config` crate merges them, `schema` says which keys there are and of which type, and the `read*`
+//! files turn the merged tree into the types below. Nothing stops at the first fault: [`Faults`] carries them all, each
+//! with the file and line, or the variable, that it comes from. No fault repeats a value that may be secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::catalog::TableName;
+mod column;
+mod deadlines;
+pub mod defaults;
+mod environment;
+mod fault;
+mod layer;
+mod names;
+mod node;
+mod pipeline;
+mod properties;
+mod property_names;
+mod read;
+mod read_columns;
+mod read_pipeline;
+mod schema;
+mod secret;
+#[cfg(test)]
+mod tests;
+pub mod units;
+
+pub use column::{Column, EpochUnit, NulPolicy, Source};
+pub use fault::{Fault, Faults};
+pub use pipeline::{
+    BatchLimits, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics,
+    UnknownFields,
+};
+pub use secret::Secret;
+
+/// What every variable that overrides a key begins with: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
+pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE__";
+
+/// The process's variables for [`Config::load`]. Not `std::env::vars`, which panics at any variable that is no Unicode.
+pub fn variables() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
+        Some((name, value.to_string_lossy().into_owned()))
+    })
+}
 
 /// All of it.
 #[derive(Clone, Debug)]
@@ -18,10 +59,39 @@ pub struct Config {
     pub postgres: Postgres,
     /// `[http]`
     pub http: Http,
+    /// `[log]`
+    pub log: Log,
     /// `[limits]`
     pub limits: Limits,
     /// `[pipelines.NAME]`, in order of name; at least one.
     pub pipelines: Vec<Pipeline>,
+}
+
+impl Config {
+    /// Reads files that overlay each other (tables merge by name, anything else is replaced, the later wins), and over
+    /// them the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]. Pass [`variables`].
+    ///
+    /// # Errors
+    /// Everything that is wrong, together. Where a file can't be read or is no TOML, that alone.
+    pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
+        let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
+        read::config(texts, env)
+    }
+
+    /// Reads one text, as [`Config::load`] reads a file; `name` stands for the file in faults. No environment.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(name: &str, toml: &str) -> Result<Config, Faults> {
+        read::config([(Path::new(name), Ok(toml.to_owned()))].into_iter(), std::iter::empty())
+    }
+}
+
+/// The whole configuration on many lines, secrets as `***`.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:#?}")
+    }
 }
 
 /// `[kafka]`: how to reach the brokers.
@@ -33,17 +103,35 @@ pub struct Kafka {
     pub properties: BTreeMap<String, Secret>,
 }
 
+impl Kafka {
+    /// The properties that hold for a pipeline: its own over the shared ones.
+    pub fn properties_of<'a>(&'a self, pipeline: &'a Pipeline) -> BTreeMap<&'a str, &'a Secret> {
+        let all = self.properties.iter().chain(&pipeline.kafka_properties);
+        all.map(|(name, value)| (name.as_str(), value)).collect()
+    }
+}
+
 /// `[postgres]`: how to reach the database.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// Where the connection URL comes from.
     pub url: PostgresUrl,
+    /// `password_file`: the password, read again on each connection; stands over one in the URL.
+    pub password_file: Option<PathBuf>,
     /// `[postgres.session]`: settings for our transactions, such as `synchronous_commit`.
     pub session: BTreeMap<String, String>,
-    /// The longest that Postgres may work on one statement of ours. Default 60 s.
-    pub statement_timeout: Duration,
-    /// The longest that we wait for a lock. Default 10 s.
+    /// The longest that a new connection may take. Default [`defaults::CONNECT_TIMEOUT`].
+    pub connect_timeout: Duration,
+    /// The longest that we wait for a lock. Default [`defaults::LOCK_TIMEOUT`].
     pub lock_timeout: Duration,
+    /// The longest that Postgres may work on one statement of ours. Default [`defaults::STATEMENT_TIMEOUT`].
+    pub statement_timeout: Duration,
+    /// The longest that we wait for one answer of Postgres before the connection is given up and the ledger is asked.
+    /// Default [`defaults::WRITE_TIMEOUT`].
+    pub write_timeout: Duration,
+    /// How long a transaction of ours may stand still, its client stopped, before Postgres ends it and frees its locks.
+    /// Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
+    pub idle_in_transaction_timeout: Duration,
 }
 
 /// Where the connection URL comes from.
@@ -58,246 +146,38 @@ pub enum PostgresUrl {
 /// `[http]`
 #[derive(Clone, Debug)]
 pub struct Http {
-    /// Where `/metrics` and the page listen. Default `127.0.0.1:9464`.
+    /// Where `/metrics` and the page listen. Default [`defaults::HTTP_LISTEN`].
     pub listen: SocketAddr,
+    /// `url`: how others reach this instance's page, for the list of instances. `None`: made from `listen`.
+    pub url: Option<String>,
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// How a line looks. Default text.
+    pub format: LogFormat,
+    /// What is logged. Default [`defaults::LOG_LEVEL`].
+    pub level: tracing::Level,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
 }
 
 /// `[limits]`
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// One budget for the process, in bytes, Kafka's prefetch included. Default 256 MiB.
+    /// One budget for the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown or a revoke may wait for the batches in flight. Default 20 s.
+    /// How long a shutdown or a revoke may wait for the batches in flight. Default [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
-}
-
-/// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
-#[derive(Clone, Debug)]
-pub struct Pipeline {
-    /// The pipeline's name, which is its key in the ledger.
-    pub name: String,
-    /// What to read.
-    pub topics: Topics,
-    /// The consumer group; the pipeline's name by default.
-    pub group: String,
-    /// Consumers in this process. Default 1.
-    pub consumers: NonZeroU32,
-    /// Where partitions that exist at the first start begin. Default earliest.
-    pub start: Start,
-    /// How partitions are shared out in the group.
-    pub group_protocol: GroupProtocol,
-    /// How values are decoded.
-    pub decode: Decode,
-    /// When a batch is closed.
-    pub batch: BatchLimits,
-    /// `flow.max_rows_per_second`; `None` is as fast as the database takes it.
-    pub max_rows_per_second: Option<NonZeroU32>,
-    /// The target.
-    pub table: Table,
-    /// The mapping; `None`: every top-level field goes to the column of its name.
-    pub columns: Option<Vec<Column>>,
-    /// What becomes of fields that no column takes.
-    pub unknown_fields: UnknownFields,
-    /// What to do when Kafka's log is not the one that the ledger knows.
-    pub on_offset_loss: OffsetLossPolicy,
-    /// When the pipeline stops rather than set more records aside.
-    pub dead_letters: DeadLetterBudget,
-    /// librdkafka's properties for this pipeline alone.
-    pub kafka_properties: BTreeMap<String, Secret>,
-}
-
-/// What a pipeline reads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Topics {
-    /// `topics = [...]`
-    List(Vec<String>),
-    /// `topic_pattern = "^..."`: a regular expression of librdkafka, anchored with `^`.
-    Pattern(String),
-}
-
-/// Where partitions that exist at the first start begin.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// The oldest record that Kafka still has.
-    Earliest,
-    /// Only what comes after the first start.
-    Latest,
-    /// Where the consumer group's committed offset stands (coming from another sink); `earliest` where it has none.
-    Committed,
-    /// The first record at or after this time, in milliseconds since the epoch.
-    Time(i64),
-}
-
-/// How partitions are shared out in the group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GroupProtocol {
-    /// Classic protocol, `cooperative-sticky`: the others keep flowing while a partition moves. The default.
-    Cooperative,
-    /// Classic protocol, `range` (eager): for groups shared with clients that know nothing else.
-    Eager,
-    /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
-    Consumer,
-}
-
-/// How values are decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decode {
-    /// `format = "json"`: one object a record.
-    Json,
-}
-
-/// When a batch is closed: whichever comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchLimits {
-    /// Default 50 000.
-    pub max_rows: NonZeroU32,
-    /// Encoded rows and raw records together, in bytes; one record always fits. Default 8 MiB.
-    pub max_bytes: u64,
-    /// Since the first record joined. Default 500 ms.
-    pub max_age: Duration,
-}
-
-/// The target table.
-#[derive(Clone, Debug)]
-pub struct Table {
-    /// Its name; the schema is `public` where none is given.
-    pub name: TableName,
-    /// How rows go in.
-    pub mode: TableMode,
-    /// Make the table if it is missing.
-    pub create: bool,
-}
-
-/// How rows go in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableMode {
-    /// COPY straight into the table.
-    Append,
-    /// A row whose key is there already is skipped. The key's columns; empty: any unique constraint.
-    InsertNew {
-        /// `key`, columns with a unique index.
-        key: Vec<String>,
-    },
-}
-
-/// One column of the mapping.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Column {
-    /// The column's name in the table.
-    pub name: String,
-    /// What fills it.
-    pub source: Source,
-    /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists.
-    pub type_name: Option<String>,
-    /// `unit`: numbers are epochs in this unit.
-    pub unit: Option<EpochUnit>,
-    /// `default = …`: stands in for a missing field. A TOML scalar, as JSON text.
-    pub default: Option<String>,
-    /// `nul = …`: what a NUL in text means.
-    pub nul: NulPolicy,
-    /// `not_null = true`, for `create`.
-    pub not_null: bool,
-}
-
-/// What fills a column.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A field: the path from the top, one element a level. `position.lat` is two; a dot in a name is written `\.`.
-    Field(Vec<String>),
-    /// `meta = "topic"`
-    Topic,
-    /// `meta = "partition"`
-    Partition,
-    /// `meta = "offset"`
-    Offset,
-    /// `meta = "timestamp"`
-    Timestamp,
-    /// `meta = "key"`: bytes or text, as the column's type wants.
-    Key,
-    /// `meta = "headers"`: all of them, as a jsonb object of name to text (or array of text where a name repeats).
-    Headers,
-    /// `header = "trace-id"`: the last of that name.
-    Header(String),
-}
-
-/// The unit of a number that is an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EpochUnit {
-    /// Seconds.
-    Seconds,
-    /// Milliseconds.
-    Millis,
-    /// Microseconds.
-    Micros,
-    /// Nanoseconds; cut to Postgres' microseconds by rounding half to even.
-    Nanos,
-}
-
-/// What a NUL in text means: Postgres can't store it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum NulPolicy {
-    /// The record is a dead letter.
-    #[default]
-    DeadLetter,
-    /// The NUL is left out.
-    Strip,
-    /// The NUL becomes U+FFFD.
-    Replace,
-}
-
-/// What becomes of fields that no column takes.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum UnknownFields {
-    /// Left out.
-    #[default]
-    Ignore,
-    /// The record is a dead letter.
-    DeadLetter,
-    /// Top-level fields that no column takes, as an object in this jsonb column.
-    Column(String),
-}
-
-/// What to do when Kafka's log is not the one that the ledger knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum OffsetLossPolicy {
-    /// The pipeline stops, named.
-    #[default]
-    Fail,
-    /// Go on at the oldest record that Kafka has; what is lost is counted.
-    Earliest,
-    /// Go on at the end; what is lost is counted.
-    Latest,
-}
-
-/// When the pipeline stops rather than set more records aside.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DeadLetterBudget {
-    /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
-    pub max_share: f64,
-    /// The window. Default 5 min.
-    pub window: Duration,
-    /// Below this many dead letters in the window the share isn't asked. Default 100.
-    pub min_count: u64,
-}
-
-/// Text that is shown nowhere: no log, page, metric, panic.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Hides a text.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
+    /// How long a superseded owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
+    pub claim_grace: Duration,
 }

@@ -1,12 +1,34 @@
 //! Tidegate drains Kafka into Postgres: exactly once, in batches, each with one binary `COPY`.
 
+pub mod batch;
+pub mod budget;
 pub mod catalog;
+pub mod claimer;
+pub mod cli;
 pub mod config;
 pub mod copy;
+pub mod daemon;
 pub mod ddl;
-mod decode;
+pub mod decode;
+pub mod error;
+pub mod gate;
+pub mod http;
+pub mod isolate;
+pub mod kafka;
+pub mod lag;
+pub mod limits;
 pub mod mapping;
+pub mod metrics;
+pub mod partition;
+pub mod pipeline;
+pub mod plan;
 pub mod position;
 pub mod postgres;
 pub mod record;
+pub mod retry;
+pub mod session;
+pub mod status;
+pub mod store;
 pub mod value;
+pub mod watchdog;
+pub mod writer;

@@ -1,2 +1,5 @@
-//! The daemon.
-fn main() {}
+//! The daemon and its tools: see `tidegate --help`.
+
+fn main() -> std::process::ExitCode {
+    tidegate::cli::main()
+}

@@ -1,3 +1,223 @@
-//! The database's side.
+//! The real store: one connection, one transaction a batch.
+//!
+//! Each step takes the connection out, runs under the write deadline, and puts it back only where its state is known: after
+//! success, or after an ERROR that the server sent. A dropped future, a deadline, a broken connection or a protocol error
+//! leaves no connection behind, and the ledger says what happened.
 
+pub mod blockers;
 pub mod catalog;
+pub mod claims;
+pub mod connect;
+mod dead_letters;
+pub mod error;
+mod ledger;
+pub mod register;
+pub mod schema;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::error::Elapsed;
+use tokio::time::timeout;
+
+use crate::batch::{Batch, Reject, Span};
+use crate::copy;
+use crate::mapping::Encoder;
+use crate::metrics::WriterMetrics;
+use crate::plan::{PlanSource, Planned, reject_of};
+use crate::record::Record;
+use crate::retry::Stage;
+use crate::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
+use connect::Connector;
+
+/// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
+const CHUNK: usize = 256 * 1024;
+
+/// One writer's store.
+#[derive(Debug)]
+pub struct PgStore {
+    pipeline: Arc<str>,
+    connector: Connector,
+    plans: Arc<PlanSource>,
+    planned: Arc<Planned>,
+    encoder: Encoder,
+    live: Option<Live>,
+    metrics: WriterMetrics,
+    copy_time: Duration,
+}
+
+/// An open connection.
+#[derive(Debug)]
+struct Live {
+    connection: PgConnection,
+    pid: i32,
+    /// Whether this connection has the staging table of the modes that merge.
+    staged: bool,
+}
+
+impl PgStore {
+    /// A store that connects when it is first asked for something.
+    pub fn new(pipeline: Arc<str>, connector: Connector, plans: Arc<PlanSource>, metrics: WriterMetrics) -> Self {
+        let planned = plans.current();
+        let encoder = Encoder::new(Arc::clone(&planned.plan));
+        Self { pipeline, connector, plans, planned, encoder, live: None, metrics, copy_time: Duration::ZERO }
+    }
+
+    fn take(&mut self, stage: Stage) -> Result<Live, WriteError> {
+        let cause = || Cause::Connection("there is no open transaction".to_owned());
+        self.live.take().ok_or_else(|| WriteError { stage, cause: cause() })
+    }
+
+    /// Puts the connection back where its state is known.
+    fn keep<T>(
+        &mut self,
+        stage: Stage,
+        live: Live,
+        result: Result<Result<T, sqlx::Error>, Elapsed>,
+        note: Option<String>,
+    ) -> Result<T, WriteError> {
+        let error = match result {
+            Ok(Ok(value)) => {
+                self.live = Some(live);
+                return Ok(value);
+            }
+            Ok(Err(error)) => error,
+            Err(_) => return Err(WriteError { stage, cause: Cause::Deadline(self.connector.write_deadline()) }),
+        };
+        let mut cause = error::cause(error);
+        if let Cause::Postgres(error) = &mut cause {
+            error.note = note;
+            if error.severity == crate::retry::Severity::Error {
+                self.live = Some(live);
+            }
+        }
+        Err(WriteError { stage, cause })
+    }
+
+    async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
+        let mut live = self.take(stage)?;
+        let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
+        self.keep(stage, live, result, None).map(|_| ())
+    }
+}
+
+/// Sends a window of a batch by one COPY, and merges it where the table's mode asks for that.
+async fn copy_window(
+    live: &mut Live,
+    planned: &Planned,
+    batch: &Batch,
+    window: Range<u32>,
+) -> Result<u64, sqlx::Error> {
+    if let (Some(merge), false) = (&planned.merge, live.staged) {
+        live.connection.execute(merge.create.as_str()).await?;
+        live.staged = true;
+    }
+    let mut sink = live.connection.copy_in_raw(&planned.copy).await?;
+    sink.send(&copy::HEADER[..]).await?;
+    for range in batch.copy_ranges(window) {
+        for chunk in range.chunks(CHUNK) {
+            sink.send(chunk).await?;
+        }
+    }
+    sink.send(&copy::TRAILER[..]).await?;
+    let copied = sink.finish().await?;
+    let Some(merge) = &planned.merge else { return Ok(copied) };
+    let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
+    live.connection.execute(merge.clear.as_str()).await?;
+    Ok(merged)
+}
+
+impl Store for PgStore {
+    async fn begin(&mut self) -> Result<(), WriteError> {
+        self.copy_time = Duration::ZERO;
+        if self.live.is_none() {
+            let (connection, pid) = self.connector.open().await?;
+            self.live = Some(Live { connection, pid, staged: false });
+        }
+        self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await
+    }
+
+    async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
+        let started = Instant::now();
+        let mut live = self.take(Stage::Copy)?;
+        let pid = live.pid;
+        let planned = Arc::clone(&self.planned);
+        let work = timeout(self.connector.write_deadline(), copy_window(&mut live, &planned, batch, window));
+        let (result, note) = blockers::watch(&self.connector, pid, work).await;
+        self.copy_time += started.elapsed();
+        self.keep(Stage::Copy, live, result, note)
+    }
+
+    async fn savepoint(&mut self) -> Result<(), WriteError> {
+        self.simple(Stage::Begin, "SAVEPOINT tidegate").await
+    }
+
+    async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
+        self.simple(Stage::Begin, "ROLLBACK TO SAVEPOINT tidegate").await
+    }
+
+    async fn check_at_once(&mut self) -> Result<(), WriteError> {
+        self.simple(Stage::Begin, "SET CONSTRAINTS ALL IMMEDIATE").await
+    }
+
+    async fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+        let mut live = self.take(Stage::DeadLetters)?;
+        let work = dead_letters::insert(&mut live.connection, &self.pipeline, batch, rejects);
+        let result = timeout(self.connector.write_deadline(), work).await;
+        self.keep(Stage::DeadLetters, live, result, None)
+    }
+
+    async fn advance(&mut self, spans: &[Span]) -> Result<Vec<bool>, WriteError> {
+        let mut live = self.take(Stage::Ledger)?;
+        let pid = live.pid;
+        let work =
+            timeout(self.connector.write_deadline(), ledger::advance(&mut live.connection, &self.pipeline, spans));
+        let (result, note) = blockers::watch(&self.connector, pid, work).await;
+        self.keep(Stage::Ledger, live, result, note)
+    }
+
+    async fn commit(&mut self) -> Result<(), WriteError> {
+        let started = Instant::now();
+        let result = self.simple(Stage::Commit, "COMMIT").await;
+        self.metrics.spent(self.copy_time, started.elapsed());
+        result
+    }
+
+    async fn rollback(&mut self) {
+        if self.live.is_some() {
+            // Where this fails the connection is dropped, which rolls back just as well.
+            self.simple(Stage::Begin, "ROLLBACK").await.unwrap_or_else(|_| self.disconnect());
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.live = None;
+    }
+
+    async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
+        self.disconnect();
+        let (mut connection, pid) = self.connector.open().await?;
+        let work = timeout(self.connector.write_deadline(), ledger::settle(&mut connection, &self.pipeline, spans));
+        let (result, note) = blockers::watch(&self.connector, pid, work).await;
+        self.keep(Stage::Ledger, Live { connection, pid, staged: false }, result, note)
+    }
+
+    async fn replan(&mut self) -> Result<(), ReplanError> {
+        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
+        self.planned = self.plans.replan(&mut connection).await?;
+        self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+        // Nothing depends on how this ends: the connection was for the catalog alone.
+        drop(connection.close().await);
+        Ok(())
+    }
+
+    fn plan_version(&self) -> u64 {
+        self.planned.version
+    }
+
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+        self.encoder.encode(record, rows).map_err(|rejection| reject_of(&self.planned.plan, rejection))
+    }
+}

@@ -1,0 +1,58 @@
+//! A city's fleet of vehicles, and the open-loop producer of its telemetry.
+//!
+//! Read it in the order of the data:
+//!
+//! ```text
+//! Fleet ──Reading──▶ Deliveries ──late, repeated──▶ Encoder ──JSON──▶ produce ──▶ Kafka
+//!                                        └──first of each──▶ Truth ──▶ JSON or CSV
+//! ```
+//!
+//! All but [`produce()`] and [`create_topic`] is pure: the same spec and seed give the same bytes,
+//! on any machine. The simulation never reads the clock; it starts where [`FleetSpec::start_ms`]
+//! says and advances by one second each time that all vehicles have sent once.
+
+mod delivery;
+mod digits;
+mod encode;
+mod fare;
+mod histogram;
+mod partition;
+mod produce;
+mod profile;
+mod reading;
+mod report;
+mod sender;
+mod simulation;
+mod spec;
+mod street;
+mod topic;
+mod truth;
+mod vehicle;
+
+pub use delivery::{Arrival, Deliveries, Delivery, DeliverySpec};
+pub use encode::{Encoder, Format, write_key};
+pub use fare::Tariff;
+pub use histogram::Histogram;
+pub use partition::Partitioning;
+pub use produce::{Outcome, produce};
+pub use profile::{Profile, Schedule};
+pub use reading::{Event, Reading, Region, State};
+pub use report::{Progress, Quantiles, Summary};
+pub use simulation::{Fleet, FleetSpec, InvalidSpec, TRIP_STRIDE};
+pub use spec::{Compression, Limit, ProduceError, ProduceSpec, WhenFull};
+pub use topic::create_topic;
+pub use truth::{PartitionTruth, TripTruth, Truth};
+
+/// A word of the command line that names no profile, partitioning, format or tariff.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{given}` is not {expected}")]
+pub struct ParseError {
+    given: String,
+    expected: &'static str,
+}
+
+impl ParseError {
+    fn new(given: &str, expected: &'static str) -> Self {
+        Self { given: given.to_owned(), expected }
+    }
+}

@@ -1,0 +1,284 @@
+//! `fleet`: simulated vehicles on the command line.
+
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Parser, Subcommand};
+use fleet::{
+    Compression, Deliveries, DeliverySpec, Encoder, Fleet, FleetSpec, Format, Limit, Partitioning, ProduceSpec,
+    Profile, Progress, Tariff, Truth, WhenFull, create_topic, produce,
+};
+
+/// Simulates a fleet of vehicles and sends its telemetry to Kafka.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Sends telemetry at a rate, and reports how it went.
+    Produce(Box<ProduceArgs>),
+    /// Prints telemetry, a record a line, and sends nothing.
+    Print(PrintArgs),
+    /// Creates a topic, unless it is there already.
+    Topic(TopicArgs),
+}
+
+#[derive(Args)]
+struct FleetArgs {
+    /// How many vehicles; each sends once per simulated second.
+    #[arg(long, default_value_t = 1_000)]
+    vehicles: u32,
+    /// Decides everything that chance decides; the same seed sends the same records.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The simulation's first instant: RFC 3339, or `now`.
+    #[arg(long, default_value = "now", value_parser = start_ms)]
+    start: i64,
+    /// The shortest and the longest trip.
+    #[arg(long, num_args = 2, default_values_t = [800, 6_000], value_names = ["FROM", "TO"])]
+    trip_metres: Vec<u32>,
+    /// Vehicles of the region north, in thousandths.
+    #[arg(long, default_value_t = 500)]
+    north_permille: u32,
+    /// Share of readings that come late and out of order, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    late: f64,
+    /// Share of readings that are sent twice, 0 to 1.
+    #[arg(long, default_value_t = 0.0, value_parser = share)]
+    repeat: f64,
+    /// `telemetry`, or `compact` for benches.
+    #[arg(long, default_value = "telemetry")]
+    format: Format,
+    /// `region` (north 0, south 1) or `vehicle:N`.
+    #[arg(long, default_value = "region")]
+    partitioning: Partitioning,
+    /// Writes what consumers must end up with: trips as CSV if it ends in `.csv`, else all as JSON.
+    #[arg(long, value_name = "FILE")]
+    truth: Option<PathBuf>,
+    /// For the truth's fares: BASE,PER_KM,PER_MINUTE,PER_PAUSED_MINUTE,MINIMUM in cents.
+    #[arg(long, default_value = "250,180,35,20,600")]
+    tariff: Tariff,
+}
+
+#[derive(Args)]
+struct ProduceArgs {
+    /// `host:port`, or several with commas.
+    #[arg(long, default_value = "localhost:9092")]
+    bootstrap_servers: String,
+    /// Where to; it must exist.
+    #[arg(long)]
+    topic: String,
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// Records a second; 0 is as fast as possible. By default the number of vehicles: real time. At a higher rate `ts`
+    /// runs ahead of the clock; Kafka's timestamp is always the time of sending.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Ends after so many records, repetitions included.
+    #[arg(long)]
+    records: Option<u64>,
+    /// Ends after so many seconds.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`, in multiples of the rate.
+    #[arg(long, default_value = "steady")]
+    profile: Profile,
+    /// `lz4` or `none`.
+    #[arg(long, default_value = "lz4")]
+    compression: Compression,
+    /// Bounds the producer's queue.
+    #[arg(long, default_value_t = 65_536)]
+    queue_kib: u32,
+    /// Drops records that find the queue full; otherwise they wait.
+    #[arg(long)]
+    refuse_when_full: bool,
+    /// A setting of librdkafka; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+    settings: Vec<(String, String)>,
+    /// Prints the summary as JSON.
+    #[arg(long)]
+    json: bool,
+    /// No progress on stderr.
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Args)]
+struct PrintArgs {
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// How many, repetitions included.
+    #[arg(long, default_value_t = 10)]
+    records: u64,
+}
+
+#[derive(Args)]
+struct TopicArgs {
+    /// `host:port`, or several with commas.
+    #[arg(long, default_value = "localhost:9092")]
+    bootstrap_servers: String,
+    /// Its name.
+    #[arg(long)]
+    topic: String,
+    /// How many.
+    #[arg(long, default_value_t = 2)]
+    partitions: u16,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Produce(args) => run_produce(*args).await,
+        Command::Print(args) => print(&args),
+        Command::Topic(TopicArgs { bootstrap_servers, topic, partitions }) => {
+            let made = create_topic(&bootstrap_servers, &topic, partitions)
+                .await
+                .with_context(|| format!("could not create topic `{topic}`"))?;
+            println!("topic `{topic}` {}", if made { "created" } else { "exists" });
+            Ok(())
+        }
+    }
+}
+
+async fn run_produce(args: ProduceArgs) -> Result<()> {
+    let spec = args.spec();
+    let stop = Arc::new(AtomicBool::new(false));
+    let line = ProgressLine { shown: !args.quiet, live: io::stderr().is_terminal() };
+    let stopped = Arc::clone(&stop);
+    let mut run = tokio::task::spawn_blocking(move || {
+        let outcome = produce(&spec, &stopped, |progress| line.show(progress));
+        line.end();
+        outcome
+    });
+    let outcome = tokio::select! {
+        outcome = &mut run => outcome,
+        signal = tokio::signal::ctrl_c() => {
+            signal.context("could not listen for SIGINT")?;
+            stop.store(true, Ordering::Relaxed);
+            run.await
+        }
+    };
+    let outcome = outcome.context("the producer panicked")??;
+    if let (Some(path), Some(truth)) = (&args.fleet.truth, &outcome.truth) {
+        write_truth(path, truth, &args.fleet.tariff)?;
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&outcome.summary)?);
+    } else {
+        print!("{}", outcome.summary);
+    }
+    if outcome.summary.failed + outcome.summary.unacked > 0 {
+        bail!("not every record was acknowledged");
+    }
+    Ok(())
+}
+
+fn print(args: &PrintArgs) -> Result<()> {
+    let spec = args.fleet.spec();
+    let fleet = Fleet::new(spec.clone())?;
+    let mut truth = Truth::new(spec, args.fleet.partitioning);
+    let (mut encoder, mut line) = (Encoder::new(args.fleet.format), Vec::new());
+    let mut out = BufWriter::with_capacity(1 << 16, io::stdout().lock());
+    for delivery in Deliveries::new(fleet, args.fleet.delivery(), Some(args.records)) {
+        if args.fleet.truth.is_some() {
+            truth.add(&delivery);
+        }
+        line.clear();
+        encoder.write(&delivery.reading, &mut line);
+        line.push(b'\n');
+        out.write_all(&line)?;
+    }
+    out.flush()?;
+    args.fleet.truth.as_deref().map_or(Ok(()), |path| write_truth(path, &truth, &args.fleet.tariff))
+}
+
+impl FleetArgs {
+    fn spec(&self) -> FleetSpec {
+        FleetSpec {
+            vehicles: self.vehicles,
+            seed: self.seed,
+            start_ms: self.start,
+            north_permille: self.north_permille,
+            trip_metres: [self.trip_metres[0], self.trip_metres[1]],
+            ..FleetSpec::default()
+        }
+    }
+
+    fn delivery(&self) -> DeliverySpec {
+        DeliverySpec { late: self.late, repeat: self.repeat }
+    }
+}
+
+impl ProduceArgs {
+    fn spec(&self) -> ProduceSpec {
+        let when_full = if self.refuse_when_full { WhenFull::Refuse } else { WhenFull::Wait };
+        ProduceSpec {
+            fleet: self.fleet.spec(),
+            delivery: self.fleet.delivery(),
+            rate: self.rate.unwrap_or(self.fleet.vehicles.into()),
+            profile: self.profile,
+            limit: Limit { records: self.records, seconds: self.seconds },
+            partitioning: self.fleet.partitioning,
+            format: self.fleet.format,
+            compression: self.compression,
+            queue_kib: self.queue_kib,
+            when_full,
+            keep_truth: self.fleet.truth.is_some(),
+            settings: self.settings.clone(),
+            ..ProduceSpec::new(self.bootstrap_servers.as_str(), self.topic.as_str())
+        }
+    }
+}
+
+/// One line that is written over on a terminal; a line each elsewhere.
+struct ProgressLine {
+    shown: bool,
+    live: bool,
+}
+
+impl ProgressLine {
+    fn show(&self, progress: &Progress) {
+        match (self.shown, self.live) {
+            (false, _) => {}
+            (true, true) => eprint!("\r\x1b[K{progress}"),
+            (true, false) => eprintln!("{progress}"),
+        }
+    }
+
+    fn end(&self) {
+        if self.shown && self.live {
+            eprintln!();
+        }
+    }
+}
+
+fn write_truth(path: &Path, truth: &Truth, tariff: &Tariff) -> Result<()> {
+    let write = |file| match path.extension() {
+        Some(extension) if extension == "csv" => truth.write_csv(tariff, BufWriter::new(file)),
+        _ => truth.write_json(tariff, BufWriter::new(file)),
+    };
+    File::create(path).and_then(write).with_context(|| format!("could not write the truth to `{}`", path.display()))
+}
+
+fn start_ms(text: &str) -> Result<i64, jiff::Error> {
+    let start = if text == "now" { jiff::Timestamp::now() } else { text.parse()? };
+    Ok(start.as_millisecond())
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| format!("`{text}` is not a share from 0 to 1"))
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,212 @@
+//! When each record should be sent: an open-loop schedule that knows nothing of the receiver.
+//!
+//! A schedule is a rate over time in straight pieces; its integral is the number of records that
+//! should have been sent, and its inverse is each record's intended send time.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::ParseError;
+
+/// The shape of the rate over time, in multiples of the base rate. Past the shape's end the base
+/// rate goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Profile {
+    /// The base rate throughout.
+    #[default]
+    Steady,
+    /// Rises to `peak` times the base, stays, and falls again; two fifths of the time rising, two
+    /// falling.
+    RushHour {
+        /// Multiple of the base rate.
+        peak: f64,
+        /// Seconds from the base rate back to the base rate.
+        seconds: f64,
+    },
+    /// `factor` times the base rate, at once.
+    Burst {
+        /// Multiple of the base rate; 0 is a gap.
+        factor: f64,
+        /// Seconds before it.
+        after: f64,
+        /// Seconds that it lasts.
+        seconds: f64,
+    },
+}
+
+impl FromStr for Profile {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let fault =
+            || ParseError::new(text, "a profile: `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`");
+        let mut words = text.split(':');
+        let name = words.next();
+        let numbers = words
+            .map(|word| word.parse().ok().filter(|n: &f64| n.is_finite() && *n >= 0.0))
+            .collect::<Option<Vec<_>>>()
+            .ok_or_else(fault)?;
+        match (name, numbers.as_slice()) {
+            (Some("steady"), []) => Ok(Self::Steady),
+            (Some("rush-hour"), &[peak, seconds]) => Ok(Self::RushHour { peak, seconds }),
+            (Some("burst"), &[factor, after, seconds]) => Ok(Self::Burst { factor, after, seconds }),
+            _ => Err(fault()),
+        }
+    }
+}
+
+/// A straight piece of the rate.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    /// Seconds from the schedule's start.
+    start: f64,
+    /// Records intended before it.
+    before: f64,
+    /// Records a second at its start.
+    rate: f64,
+    /// By how much the rate grows each second.
+    slope: f64,
+}
+
+/// A profile at a given base rate.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// In the order of time; the last one never ends. Never empty.
+    pieces: Vec<Piece>,
+}
+
+impl Schedule {
+    /// `rate` is the base, in records a second; it must be positive and finite.
+    pub fn new(profile: Profile, rate: f64) -> Self {
+        assert!(rate > 0.0 && rate.is_finite(), "a schedule needs a positive rate, not {rate}");
+        // Length, rate at the start, rate at the end.
+        let shape = match profile {
+            Profile::Steady => vec![],
+            Profile::RushHour { peak, seconds } => vec![
+                (seconds * 0.4, rate, rate * peak),
+                (seconds * 0.2, rate * peak, rate * peak),
+                (seconds * 0.4, rate * peak, rate),
+            ],
+            Profile::Burst { factor, after, seconds } => {
+                vec![(after, rate, rate), (seconds, rate * factor, rate * factor)]
+            }
+        };
+        let (mut start, mut before) = (0.0, 0.0);
+        let mut pieces = Vec::with_capacity(shape.len() + 1);
+        for (length, from, to) in shape.into_iter().filter(|&(length, ..)| length > 0.0) {
+            pieces.push(Piece { start, before, rate: from, slope: (to - from) / length });
+            start += length;
+            before += length * (from + to) / 2.0;
+        }
+        pieces.push(Piece { start, before, rate, slope: 0.0 });
+        Self { pieces }
+    }
+
+    /// The number of records that should have been sent before `at`.
+    pub fn intended(&self, at: Duration) -> u64 {
+        let at = at.as_secs_f64();
+        let piece = self.last(|piece| piece.start <= at);
+        let into = at - piece.start;
+        let count = piece.before + into * (piece.rate + piece.slope * into / 2.0);
+        whole((count - 1e-6).ceil())
+    }
+
+    /// The rate at `at`, in records a second.
+    pub fn rate(&self, at: Duration) -> f64 {
+        let at = at.as_secs_f64();
+        let piece = self.last(|piece| piece.start <= at);
+        piece.rate + piece.slope * (at - piece.start)
+    }
+
+    /// When record `n` should be sent, counted from 0, since the schedule's start.
+    pub fn due(&self, n: u64) -> Duration {
+        let n = n as f64;
+        let piece = self.last(|piece| piece.before <= n);
+        let left = n - piece.before;
+        // left = rate·t + slope·t²/2, solved for t in the form that stays exact for small slopes
+        let root = (piece.rate * piece.rate + 2.0 * piece.slope * left).max(0.0).sqrt();
+        let into = if left == 0.0 { 0.0 } else { 2.0 * left / (piece.rate + root) };
+        Duration::try_from_secs_f64(piece.start + into).unwrap_or(Duration::MAX)
+    }
+
+    fn last(&self, begun: impl Fn(&Piece) -> bool) -> &Piece {
+        self.pieces.iter().rev().find(|piece| begun(piece)).unwrap_or(&self.pieces[0])
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "rounded already, and saturates")]
+#[expect(clippy::cast_sign_loss, reason = "counts below zero are zero")]
+fn whole(count: f64) -> u64 {
+    count as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_profile() -> impl Strategy<Value = Profile> {
+        prop_oneof![
+            Just(Profile::Steady),
+            (0.0..20.0, 0.1..100.0).prop_map(|(peak, seconds)| Profile::RushHour { peak, seconds }),
+            (0.0..50.0, 0.0..50.0, 0.1..50.0).prop_map(|(factor, after, seconds)| Profile::Burst {
+                factor,
+                after,
+                seconds
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn each_record_is_due_where_the_count_passes_it(
+            profile in any_profile(), rate in 1.0..500_000.0, n in 0u64..1_000_000,
+        ) {
+            let schedule = Schedule::new(profile, rate);
+            let due = schedule.due(n);
+            prop_assert!(schedule.due(n + 1) >= due);
+            let nearby = Duration::from_micros(1);
+            prop_assert!(schedule.intended(due.saturating_sub(nearby)) <= n);
+            // A microsecond later it counts, save where the rate is next to nothing.
+            let slack = Duration::from_millis(5);
+            prop_assert!(schedule.intended(due + slack) > n || schedule.rate(due) < 1_000.0);
+        }
+
+        #[test]
+        fn the_count_is_the_integral_of_the_rate(profile in any_profile(), rate in 100.0..10_000.0) {
+            let schedule = Schedule::new(profile, rate);
+            let (steps, step) = (120_000, Duration::from_millis(1));
+            let sum: f64 = (0..steps).map(|n| schedule.rate(step * n) * step.as_secs_f64()).sum();
+            let count = schedule.intended(step * steps) as f64;
+            prop_assert!((sum - count).abs() <= 0.002 * count + rate, "{sum} against {count}");
+        }
+    }
+
+    #[test]
+    fn totals_are_those_that_were_asked_for() {
+        let intended = |profile: &str, seconds| {
+            Schedule::new(profile.parse().expect(profile), 5_000.0).intended(Duration::from_secs(seconds))
+        };
+        assert_eq!(intended("steady", 60), 300_000);
+        // 24 s rising and 24 s falling at (1 + 4) / 2, 12 s at 4 times
+        assert_eq!(intended("rush-hour:4:60", 60), (120 + 48) * 5_000);
+        assert_eq!(intended("rush-hour:4:60", 70), (120 + 48 + 10) * 5_000);
+        assert_eq!(intended("burst:8:10:5", 30), (10 + 40 + 15) * 5_000);
+        assert_eq!(intended("burst:0:10:5", 30), 25 * 5_000);
+    }
+
+    #[test]
+    fn a_gap_delays_the_record_behind_it() {
+        let schedule = Schedule::new("burst:0:2:3".parse().expect("valid"), 10.0);
+        assert_eq!(schedule.due(19), Duration::from_millis(1_900));
+        assert_eq!(schedule.due(20), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "rush", "steady:1", "rush-hour:4", "burst:1:2:x", "burst:-1:2:3", "burst:inf:1:1"] {
+            assert!(text.parse::<Profile>().is_err(), "{text}");
+        }
+    }
+}

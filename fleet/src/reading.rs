@@ -1,0 +1,97 @@
+//! What one vehicle sends in one second.
+//!
+//! Everything is an integer, so that two consumers agree to the last digit.
+
+/// The half of the city that a vehicle works in, for all its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Region {
+    /// Partition 0 of [`Partitioning::ByRegion`](crate::Partitioning::ByRegion).
+    North,
+    /// Partition 1 of [`Partitioning::ByRegion`](crate::Partitioning::ByRegion).
+    South,
+}
+
+impl Region {
+    /// The word in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::North => "north",
+            Self::South => "south",
+        }
+    }
+}
+
+/// What the vehicle does at the instant of the reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// It moves.
+    Driving,
+    /// It stands, at a light or for a passenger; no paused time runs.
+    Stopped,
+    /// The driver has a break; `paused_ms` runs.
+    Paused,
+}
+
+impl State {
+    /// The word in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Driving => "driving",
+            Self::Stopped => "stopped",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// Marks a trip's first and last reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// The trip's first reading; its counters are zero.
+    TripStarted,
+    /// The trip's last reading; its counters are the trip's totals.
+    TripEnded,
+}
+
+impl Event {
+    /// The word in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::TripStarted => "trip_started",
+            Self::TripEnded => "trip_ended",
+        }
+    }
+}
+
+/// One record of one vehicle. `(vehicle_id, seq)` identifies it, and so does `index`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// The vehicle, and the record's key.
+    pub vehicle_id: u32,
+    /// The driver on shift; two share a vehicle.
+    pub driver_id: u32,
+    /// `trip · TRIP_STRIDE + vehicle_id`, with trips counted from 0: 42 is vehicle 42's first trip,
+    /// and `30_000_042` its fourth.
+    pub trip_id: u64,
+    /// Where the vehicle works.
+    pub region: Region,
+    /// When the reading was taken, in milliseconds since the epoch.
+    pub ts_ms: i64,
+    /// Latitude in millionths of a degree.
+    pub lat_e6: i64,
+    /// Longitude in millionths of a degree.
+    pub lon_e6: i64,
+    /// Speed in tenths of a kilometre per hour.
+    pub speed_tenths: u32,
+    /// Distance since the trip's start; never falls within a trip.
+    pub odometer_mm: u64,
+    /// Break time since the trip's start; never falls within a trip.
+    pub paused_ms: u64,
+    /// What the vehicle does.
+    pub state: State,
+    /// Whether the trip begins or ends here.
+    pub event: Option<Event>,
+    /// Counts the vehicle's readings from 0, without gaps.
+    pub seq: u64,
+    /// Counts the fleet's readings from 0, without gaps, in the order of `ts_ms`.
+    pub index: u64,
+}

@@ -1,0 +1,128 @@
+//! What a run of the producer reports, while it runs and at its end.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::Histogram;
+
+/// Milliseconds that half of them, 99 % of them, and all of them stayed within.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Quantiles {
+    /// The median.
+    pub p50: f64,
+    /// 99 of a hundred.
+    pub p99: f64,
+    /// The worst.
+    pub max: f64,
+}
+
+impl Quantiles {
+    pub(crate) fn of(histogram: &Histogram) -> Option<Self> {
+        let millis = |duration: Duration| duration.as_secs_f64() * 1_000.0;
+        Some(Self {
+            p50: millis(histogram.quantile(0.5)?),
+            p99: millis(histogram.quantile(0.99)?),
+            max: millis(histogram.max()),
+        })
+    }
+}
+
+impl fmt::Display for Quantiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms", self.p50, self.p99, self.max)
+    }
+}
+
+/// A run so far, twice a second.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Progress {
+    /// Since the run's start.
+    pub seconds: f64,
+    /// Records whose time to be sent has come.
+    pub intended: u64,
+    /// Taken by the producer's queue.
+    pub sent: u64,
+    /// Acknowledged by Kafka.
+    pub acked: u64,
+    /// Given up by the producer, or not taken into its queue.
+    pub failed: u64,
+    /// Records sent each second since the last report.
+    pub sent_per_second: f64,
+    /// How far behind its intended time the latest record was sent, in milliseconds.
+    pub behind_ms: f64,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:6.1} s  {:>9.0}/s  intended {}  sent {}  acked {}  failed {}  behind {:.1} ms",
+            self.seconds, self.sent_per_second, self.intended, self.sent, self.acked, self.failed, self.behind_ms
+        )
+    }
+}
+
+/// A whole run. `sent` is `acked + failed - refused + unacked`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Summary {
+    /// From the first record to the last acknowledgement.
+    pub seconds: f64,
+    /// Records whose time to be sent had come; equal to `sent + refused` unless interrupted.
+    pub intended: u64,
+    /// Taken by the producer's queue.
+    pub sent: u64,
+    /// Acknowledged by Kafka.
+    pub acked: u64,
+    /// Given up by the producer, whether or not Kafka has them, or refused.
+    pub failed: u64,
+    /// Those of the failed that the producer's queue did not take; Kafka never saw them.
+    pub refused: u64,
+    /// Neither acknowledged nor failed when the run ended.
+    pub unacked: u64,
+    /// Of the sent: readings that were sent before.
+    pub repeated: u64,
+    /// Of the sent: those behind younger ones.
+    pub late: u64,
+    /// Of the payloads sent.
+    pub bytes: u64,
+    /// Acknowledged records a second.
+    pub acked_per_second: f64,
+    /// From a record's intended time to its sending; none without a rate.
+    pub send_delay_ms: Option<Quantiles>,
+    /// From a record's intended time to its acknowledgement; from its sending without a rate.
+    pub ack_delay_ms: Option<Quantiles>,
+    /// Whether it was stopped before its end.
+    pub interrupted: bool,
+    /// The latest trouble that Kafka or the producer told of, though it may have passed.
+    pub last_error: Option<String>,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { intended, sent, acked, failed, refused, unacked, .. } = self;
+        writeln!(f, "intended {intended}, sent {sent}, acked {acked}, failed {failed}")?;
+        if *refused + *unacked > 0 {
+            writeln!(f, "not taken by the queue {refused}, not acked at the end {unacked}")?;
+        }
+        writeln!(f, "of the sent: repeated {}, late {}", self.repeated, self.late)?;
+        let megabytes = self.bytes as f64 / 1e6;
+        let (seconds, rate) = (self.seconds, self.acked_per_second);
+        writeln!(f, "{megabytes:.1} MB in {seconds:.1} s, {rate:.0} acked/s")?;
+        if let Some(delay) = &self.send_delay_ms {
+            writeln!(f, "sent behind the intended time: {delay}")?;
+        }
+        if let Some(delay) = &self.ack_delay_ms {
+            let since = if self.send_delay_ms.is_some() { "the intended time" } else { "sending" };
+            writeln!(f, "acked after {since}: {delay}")?;
+        }
+        if let Some(error) = &self.last_error {
+            writeln!(f, "last error: {error}")?;
+        }
+        if self.interrupted {
+            writeln!(f, "interrupted")?;
+        }
+        Ok(())
+    }
+}

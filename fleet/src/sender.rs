@@ -1,0 +1,189 @@
+//! The Kafka producer: one record in, one delivery report out, and a clock for both.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
+
+use crate::{Compression, Histogram, ProduceError, ProduceSpec};
+
+/// How long a cluster may take to tell of a topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the delivery reports said. Served on the sending thread, so nobody contends for the lock
+/// but librdkafka's own errors.
+pub(crate) struct Acks {
+    pub(crate) acked: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) delays: Histogram,
+    origin: Instant,
+    error: Mutex<Option<String>>,
+}
+
+impl Acks {
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, error: String) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+impl ClientContext for Acks {
+    fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.note(format!("{error}: {reason}"));
+    }
+}
+
+impl ProducerContext for Acks {
+    /// The record's intended time, in microseconds since `origin`.
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, intended_us: usize) {
+        match result {
+            Ok(_) => {
+                self.acked.fetch_add(1, Ordering::Relaxed);
+                let intended = Duration::from_micros(intended_us as u64);
+                self.delays.record(self.origin.elapsed().saturating_sub(intended));
+            }
+            Err((error, _)) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.note(error.to_string());
+            }
+        }
+    }
+}
+
+/// A record as the producer wants it.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) partition: u16,
+    pub(crate) key: &'a [u8],
+    pub(crate) payload: &'a [u8],
+    /// When it should be sent, since the start.
+    pub(crate) intended: Duration,
+    /// When it is sent, since the start.
+    pub(crate) now: Duration,
+}
+
+/// Times are since its start.
+pub(crate) struct Sender<'a> {
+    producer: BaseProducer<Acks>,
+    topic: &'a str,
+    started: Instant,
+    started_ms: i64,
+    /// How long it took until the start.
+    connecting: Duration,
+}
+
+impl<'a> Sender<'a> {
+    /// # Errors
+    /// When a setting is wrong, the cluster is not there, or the topic has too few partitions.
+    pub(crate) fn connect(spec: &'a ProduceSpec) -> Result<Self, ProduceError> {
+        let acks = Acks {
+            acked: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            delays: Histogram::default(),
+            origin: Instant::now(),
+            error: Mutex::new(None),
+        };
+        let topic = spec.topic.as_str();
+        let producer: BaseProducer<Acks> = config(spec).create_with_context(acks)?;
+        let metadata = producer.client().fetch_metadata(Some(topic), METADATA_TIMEOUT)?;
+        let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+        let needed = spec.partitioning.count();
+        if found < usize::from(needed) {
+            return Err(ProduceError::Partitions { topic: topic.to_owned(), found, needed });
+        }
+        let (started, started_ms) = (Instant::now(), wall_ms());
+        let connecting = started - producer.context().origin;
+        Ok(Self { producer, topic, started, started_ms, connecting })
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    pub(crate) fn acks(&self) -> &Acks {
+        self.producer.context()
+    }
+
+    /// Records that are neither acknowledged nor given up.
+    pub(crate) fn in_flight(&self) -> u64 {
+        self.producer.in_flight_count().max(0).unsigned_abs().into()
+    }
+
+    /// Serves delivery reports that have come, without waiting.
+    pub(crate) fn serve(&self) {
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Serves, and then sleeps: librdkafka's own wait turns for what is left of a millisecond.
+    pub(crate) fn rest(&self, for_: Duration) {
+        self.serve();
+        thread::sleep(for_.clamp(Duration::from_micros(500), Duration::from_millis(50)));
+    }
+
+    /// Takes the record into the queue; the reports tell of the rest.
+    pub(crate) fn send(&self, record: &Outgoing<'_>) -> Result<(), Refusal> {
+        let intended = self.connecting + record.intended;
+        let intended_us = usize::try_from(intended.as_micros()).unwrap_or(usize::MAX);
+        let since_start = i64::try_from(record.now.as_millis()).unwrap_or(i64::MAX);
+        let sending = BaseRecord::with_opaque_to(self.topic, intended_us)
+            .partition(record.partition.into())
+            .timestamp(self.started_ms.saturating_add(since_start))
+            .key(record.key)
+            .payload(record.payload);
+        match self.producer.send(sending) {
+            Ok(()) => Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => Err(Refusal::QueueFull),
+            Err((error, _)) => {
+                self.acks().note(error.to_string());
+                let is_fatal = self.producer.client().fatal_error().is_some();
+                Err(if is_fatal { Refusal::Fatal } else { Refusal::Record })
+            }
+        }
+    }
+}
+
+/// Why the producer did not take a record.
+pub(crate) enum Refusal {
+    QueueFull,
+    /// This one is at fault.
+    Record,
+    /// None will ever be taken again.
+    Fatal,
+}
+
+fn wall_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn config(spec: &ProduceSpec) -> ClientConfig {
+    let compression = match spec.compression {
+        Compression::None => "none",
+        Compression::Lz4 => "lz4",
+    };
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &spec.bootstrap_servers)
+        .set("client.id", "fleet")
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("linger.ms", "5")
+        .set("compression.type", compression)
+        .set("queue.buffering.max.kbytes", spec.queue_kib.to_string())
+        .set("queue.buffering.max.messages", "1000000");
+    for (key, value) in &spec.settings {
+        config.set(key, value);
+    }
+    config
+}

@@ -1,0 +1,61 @@
+//! Where what was fetched is kept between runs.
+
+use std::env;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// Names the cache folder.
+pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
+/// Used when we are root and root's home is closed to others.
+const OF_ROOT: &str = "/var/cache/tidegate";
+
+/// The cache folder, made when missing: `$TIDEGATE_CACHE`, else `$XDG_CACHE_HOME/tidegate`, else `~/.cache/tidegate`.
+///
+/// Where we are root, Postgres runs as another user and must be able to read it; a default that is closed to others gives
+/// way to `/var/cache/tidegate`.
+///
+/// # Errors
+/// When it can't be made, or when `$TIDEGATE_CACHE` names a folder that Postgres could not read.
+pub fn folder() -> Result<PathBuf> {
+    let folder = choose()?;
+    std::fs::create_dir_all(&folder)
+        .with_context(|| format!("could not make the cache folder `{}`", folder.display()))?;
+    Ok(folder)
+}
+
+fn choose() -> Result<PathBuf> {
+    let is_root = rustix::process::geteuid().is_root();
+    if let Some(chosen) = non_empty(CHOSEN_BY) {
+        if is_root && !is_open_to_others(&chosen) {
+            bail!(
+                "`TIDEGATE_CACHE` is `{}`, which other users can't enter, and as root we run Postgres as `nobody`",
+                chosen.display()
+            );
+        }
+        return Ok(chosen);
+    }
+    let default = match (non_empty("XDG_CACHE_HOME"), non_empty("HOME")) {
+        (Some(cache), _) => Some(cache.join("tidegate")),
+        (None, Some(home)) => Some(home.join(".cache/tidegate")),
+        (None, None) => None,
+    };
+    match default {
+        Some(folder) if !is_root || is_open_to_others(&folder) => Ok(folder),
+        Some(_) | None if is_root => Ok(PathBuf::from(OF_ROOT)),
+        Some(_) | None => bail!("no cache folder: set `TIDEGATE_CACHE`, `XDG_CACHE_HOME` or `HOME`"),
+    }
+}
+
+fn non_empty(variable: &str) -> Option<PathBuf> {
+    env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+/// Whether others may enter every folder of `path` that exists already. Those that don't exist are made by us, open.
+fn is_open_to_others(path: &Path) -> bool {
+    const OTHERS_MAY_ENTER: u32 = 0o001;
+    path.ancestors()
+        .filter_map(|folder| folder.metadata().ok())
+        .all(|metadata| metadata.permissions().mode() & OTHERS_MAY_ENTER != 0)
+}

@@ -1,0 +1,272 @@
+//! The binary under test, as a user runs it: a configuration file, signals, logs and HTTP.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::http::{self, Response};
+use crate::process::{Output, Process, Program, Run, Signal};
+
+const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+const LINES_SHOWN: usize = 40;
+
+/// How to run it.
+#[derive(Debug, Clone)]
+pub struct DaemonSpec {
+    binary: PathBuf,
+    config: String,
+    http_address: Option<String>,
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+}
+
+impl DaemonSpec {
+    /// `binary run --config FILE`, where the file holds `config`.
+    pub fn new(binary: impl AsRef<Path>, config: impl Into<String>) -> Self {
+        Self {
+            binary: binary.as_ref().to_owned(),
+            config: config.into(),
+            http_address: None,
+            args: Vec::new(),
+            env: Vec::new(),
+        }
+    }
+
+    /// Where `config` makes it serve HTTP (`host:port`), so that [`Daemon::get`] knows.
+    #[must_use]
+    pub fn http_address(mut self, address: impl Into<String>) -> Self {
+        self.http_address = Some(address.into());
+        self
+    }
+
+    /// One more argument, after those above.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+}
+
+/// A daemon that was started. Dropping it kills it.
+#[derive(Debug)]
+pub struct Daemon {
+    process: Process,
+    run: Arc<Run>,
+    http_address: Option<String>,
+    lines: Arc<Mutex<Vec<String>>>,
+    /// One a pipe; they end with the daemon.
+    readers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Daemon {
+    /// Starts it; that it is ready is for the caller to await.
+    ///
+    /// # Errors
+    /// When the binary isn't there or can't be started.
+    pub fn spawn(spec: &DaemonSpec) -> Result<Self> {
+        let binary = spec.binary.canonicalize().with_context(|| format!("there is no `{}`", spec.binary.display()))?;
+        let run = Run::start("daemon")?;
+        let config = run.folder().join("tidegate.toml");
+        std::fs::write(&config, &spec.config)?;
+        let mut args = vec!["run".into(), "--config".into(), config.into()];
+        args.extend(spec.args.iter().map(Into::into));
+        let program = Program {
+            binary: binary.into(),
+            args,
+            env: spec.env.clone(),
+            user: None,
+            output: Output::Pipes,
+            last_signal: Signal::KILL,
+        };
+        let process = Process::start(&run, &program)?;
+        let (stdout, stderr) = process.take_pipes().context("the daemon has no pipes")?;
+        let lines = Arc::default();
+        let log = Arc::new(Mutex::new(File::create(run.folder().join("daemon.log"))?));
+        let readers = vec![read_lines(stdout, &lines, &log), read_lines(stderr, &lines, &log)];
+        Ok(Self { process, run, http_address: spec.http_address.clone(), lines, readers: Mutex::new(readers) })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Its folder, with its configuration and its log. Gone when the daemon is dropped.
+    pub fn folder(&self) -> &Path {
+        self.run.folder()
+    }
+
+    /// Asks it to drain and end (SIGTERM).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn terminate(&self) -> Result<()> {
+        self.process.signal(Signal::TERM)
+    }
+
+    /// Asks it to drain and end as Ctrl-C does (SIGINT).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn interrupt(&self) -> Result<()> {
+        self.process.signal(Signal::INT)
+    }
+
+    /// Ends it at once (SIGKILL).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn kill(&self) -> Result<ExitStatus> {
+        self.process.kill()
+    }
+
+    /// Stops it where it is (SIGSTOP).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn pause(&self) -> Result<()> {
+        self.process.pause()
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn resume(&self) -> Result<()> {
+        self.process.resume()
+    }
+
+    /// How it ended, if it has.
+    pub fn exit_status(&self) -> Option<ExitStatus> {
+        self.process.exit_status()
+    }
+
+    /// Waits until it ends; then [`Daemon::log`] has all of its lines.
+    ///
+    /// # Errors
+    /// When `deadline` passes first; the error shows the end of its log.
+    pub fn wait_exit(&self, deadline: Duration) -> Result<ExitStatus> {
+        let status = self.process.await_exit(deadline).with_context(|| self.log_tail())?;
+        for reader in lock(&self.readers).drain(..) {
+            ensure!(reader.join().is_ok(), "the daemon's output could not be read");
+        }
+        Ok(status)
+    }
+
+    /// What it wrote so far, both streams, line by line.
+    pub fn log(&self) -> Vec<String> {
+        lock(&self.lines).clone()
+    }
+
+    /// Waits for a line that contains `text`, written before or after this call, and returns the first.
+    ///
+    /// # Errors
+    /// When it ends or `deadline` passes first; the error shows the end of its log.
+    pub fn await_log(&self, text: &str, deadline: Duration) -> Result<String> {
+        self.await_value(&format!("a line with `{text}`"), deadline, || {
+            lock(&self.lines).iter().find(|line| line.contains(text)).cloned()
+        })
+    }
+
+    /// Waits until `condition` holds.
+    ///
+    /// # Errors
+    /// When it ends or `deadline` passes first; the error names `what` and shows the end of its log.
+    pub fn await_until(&self, what: &str, deadline: Duration, mut condition: impl FnMut(&Self) -> bool) -> Result<()> {
+        self.await_value(what, deadline, || condition(self).then_some(()))
+    }
+
+    /// Waits until `/readyz` says 200.
+    ///
+    /// # Errors
+    /// As [`Daemon::await_until`].
+    pub fn await_ready(&self, deadline: Duration) -> Result<()> {
+        self.await_until("`/readyz` says 200", deadline, |daemon| {
+            daemon.get("/readyz").is_ok_and(|response| response.status == 200)
+        })
+    }
+
+    /// Asks it for a path.
+    ///
+    /// # Errors
+    /// When the specification named no address, or nobody answers there.
+    pub fn get(&self, path: &str) -> Result<Response> {
+        let address = self.http_address.as_deref().context("the daemon was started without `http_address`")?;
+        http::get(address, path)
+    }
+
+    /// The body of `/api/status`.
+    ///
+    /// # Errors
+    /// When it doesn't answer with JSON.
+    pub fn status_json(&self) -> Result<serde_json::Value> {
+        let response = self.get("/api/status")?;
+        ensure!(response.status == 200, "`/api/status` answered {}: {}", response.status, response.body);
+        serde_json::from_str(&response.body).context("`/api/status` is no JSON")
+    }
+
+    /// The sum of the series of `/metrics` named `name` that carry all of `labels`; `None` when there is none, or no
+    /// answer.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        http::metric(&self.get("/metrics").ok()?.body, name, labels)
+    }
+
+    /// The end of its log, for a test's own failures.
+    pub fn log_tail(&self) -> String {
+        let lines = lock(&self.lines);
+        format!("the daemon's log ends with:\n{}", lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"))
+    }
+
+    fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
+        let started = Instant::now();
+        loop {
+            // Asked before the look: what it wrote last counts.
+            let ended = self.exit_status();
+            if let Some(value) = look() {
+                return Ok(value);
+            }
+            if let Some(status) = ended {
+                self.wait_exit(Duration::from_secs(10))?;
+                return look().with_context(|| format!("{what}: the daemon ended with {status}; {}", self.log_tail()));
+            }
+            if started.elapsed() > deadline {
+                bail!("{what}: not within {deadline:?}; {}", self.log_tail());
+            }
+            std::thread::sleep(PAUSE_BETWEEN_LOOKS);
+        }
+    }
+}
+
+fn read_lines(
+    pipe: impl Read + Send + 'static,
+    lines: &Arc<Mutex<Vec<String>>>,
+    log: &Arc<Mutex<File>>,
+) -> JoinHandle<()> {
+    let (lines, log) = (Arc::clone(lines), Arc::clone(log));
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            // The file is for people; a full disk must not hide what the test looks for.
+            drop(writeln!(lock(&log), "{line}"));
+            lock(&lines).push(line);
+        }
+    })
+}
+
+/// Contended by the readers of the two pipes and by tests that look.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,306 @@
+//! The real Kafka: one broker or three in KRaft mode (4.2.0), or one with ZooKeeper (3.9.1).
+//!
+//! A broker keeps its port and its data over [`Kafka::stop`], [`Kafka::kill`] and [`Kafka::start_again`]. Brokers are
+//! named by their index, from 0.
+
+mod client;
+mod produce;
+mod settings;
+mod spec;
+pub(crate) mod template;
+
+use std::net::TcpStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+pub use self::produce::Record;
+pub use self::spec::KafkaSpec;
+use self::spec::Layout;
+use crate::process::{Output, Process, Program, Run, Signal};
+use crate::{Proxy, TunedFor, fetch, free_port};
+
+/// Two cores may be busy with a build while three brokers start.
+const START_DEADLINE: Duration = Duration::from_secs(90);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+/// A port can be lost between the look and the start, and ZooKeeper remembers a killed broker until its session ends.
+const START_ATTEMPTS: usize = 4;
+
+/// A running Kafka. Dropping it kills its processes and removes its data.
+#[derive(Debug)]
+pub struct Kafka {
+    bootstrap_servers: String,
+    own: Option<Own>,
+}
+
+/// What only a Kafka that we started ourselves has.
+#[derive(Debug)]
+struct Own {
+    /// Contended by tests that stop and start brokers of a shared Kafka in parallel.
+    brokers: Vec<Mutex<Broker>>,
+    #[expect(dead_code, reason = "held to live as long as its broker")]
+    zookeeper: Option<Process>,
+}
+
+#[derive(Debug)]
+struct Broker {
+    run: Arc<Run>,
+    program: Program,
+    port: u16,
+    /// Of the listener that tells clients the address of a proxy.
+    proxied_port: Option<u16>,
+    process: Option<Process>,
+}
+
+impl Kafka {
+    /// Starts what `spec` asks for and waits until every broker serves.
+    ///
+    /// # Errors
+    /// When Kafka can't be fetched or a broker doesn't start; the error shows the end of its log.
+    pub fn start(spec: &KafkaSpec) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            match Self::try_start(spec) {
+                Err(error) if attempt < START_ATTEMPTS && lost_its_port(&error) => attempt += 1,
+                outcome => return outcome.context("could not start Kafka"),
+            }
+        }
+    }
+
+    /// [`Kafka::start`] with a proxy before each broker, by index. A client that connects to one of the proxies is sent on
+    /// to the proxies; [`Kafka::bootstrap_servers`] still leads past them.
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_behind_proxies(spec: &KafkaSpec) -> Result<(Self, Vec<Proxy>)> {
+        // Before the brokers, which have to tell the proxies' addresses.
+        let proxies: Vec<Proxy> = (0..spec.brokers()).map(|_| Proxy::start("127.0.0.1:1")).collect::<Result<_>>()?;
+        let spec = KafkaSpec { proxies: proxies.iter().map(Proxy::addr).collect(), ..spec.clone() };
+        let kafka = Self::start(&spec)?;
+        for (index, proxy) in proxies.iter().enumerate() {
+            let port = kafka.broker(index)?.proxied_port.context("the broker has no listener for its proxy")?;
+            proxy.set_upstream(format!("127.0.0.1:{port}"));
+        }
+        Ok((kafka, proxies))
+    }
+
+    fn try_start(spec: &KafkaSpec) -> Result<Self> {
+        fetch::require_java()?;
+        let run = Run::start("kafka")?;
+        let (jars, zookeeper) = match spec.layout {
+            Layout::Kraft { .. } => (fetch::kafka()?, None),
+            Layout::ZooKeeper => {
+                let jars = fetch::kafka_with_zookeeper()?;
+                let zookeeper = start_zookeeper(&run, &jars, spec.tuned_for)?;
+                (jars, Some(zookeeper))
+            }
+        };
+        let nodes = settings::lay_out(spec, zookeeper.as_ref().map(|(_, port)| *port))?;
+        let mut brokers = Vec::new();
+        for node in &nodes {
+            let properties = node.prepare(run.folder(), &jars)?;
+            let log = run.folder().join(format!("broker-{}.log", node.id));
+            let program = java(&jars, spec.tuned_for, "kafka.Kafka", &properties, log);
+            let (port, proxied_port) = (node.port, node.proxied_port);
+            brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, process: None });
+        }
+        let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        // All before the first is waited for: a quorum of three needs two.
+        for broker in &mut brokers {
+            broker.spawn()?;
+        }
+        for broker in &mut brokers {
+            broker.await_listening()?;
+        }
+        let brokers = brokers.into_iter().map(Mutex::new).collect();
+        let own = Own { brokers, zookeeper: zookeeper.map(|(process, _)| process) };
+        let kafka = Self { bootstrap_servers: addresses.join(","), own: Some(own) };
+        kafka.await_brokers(START_DEADLINE)?;
+        Ok(kafka)
+    }
+
+    /// A Kafka that someone else runs: topics can be made and records sent, but no broker stopped.
+    pub fn external(bootstrap_servers: &str) -> Self {
+        Self { bootstrap_servers: bootstrap_servers.to_owned(), own: None }
+    }
+
+    /// The value of `bootstrap.servers`: every broker.
+    pub fn bootstrap_servers(&self) -> &str {
+        &self.bootstrap_servers
+    }
+
+    /// Whether it was started by someone else, so that its brokers can't be stopped or killed.
+    pub fn is_external(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// The address of one broker, for a proxy before it.
+    ///
+    /// # Errors
+    /// When this Kafka is external or has no such broker.
+    pub fn address(&self, broker: usize) -> Result<String> {
+        Ok(format!("127.0.0.1:{}", self.broker(broker)?.port))
+    }
+
+    /// The process id of a broker.
+    ///
+    /// # Errors
+    /// When the broker isn't running, and as for every method that takes a broker, when this Kafka is external or has no
+    /// such broker.
+    pub fn pid(&self, broker: usize) -> Result<u32> {
+        Ok(self.broker(broker)?.running()?.pid())
+    }
+
+    /// Ends a broker in order (SIGTERM): it hands its partitions over and flushes.
+    ///
+    /// # Errors
+    /// When it isn't running or takes longer than a minute.
+    pub fn stop(&self, broker: usize) -> Result<()> {
+        let mut broker = self.broker(broker)?;
+        let process = broker.running()?;
+        process.signal(Signal::TERM)?;
+        process.await_exit(STOP_DEADLINE)?;
+        broker.process = None;
+        Ok(())
+    }
+
+    /// Ends a broker at once (SIGKILL).
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn kill(&self, broker: usize) -> Result<()> {
+        let mut broker = self.broker(broker)?;
+        broker.running()?.kill()?;
+        broker.process = None;
+        Ok(())
+    }
+
+    /// Starts a broker that was stopped or killed, on its port and its data, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it is running already or doesn't start.
+    pub fn start_again(&self, broker: usize) -> Result<()> {
+        let mut broker = self.broker(broker)?;
+        ensure!(broker.process.is_none(), "the broker is running already");
+        let mut attempt = 1;
+        loop {
+            let started = broker.spawn().and_then(|()| broker.await_listening());
+            match started {
+                Ok(()) => break,
+                Err(_) if attempt < START_ATTEMPTS => attempt += 1,
+                Err(error) => return Err(error.context("could not start the broker again")),
+            }
+        }
+        drop(broker);
+        self.await_a_broker(START_DEADLINE)
+    }
+
+    /// [`Kafka::stop`] and [`Kafka::start_again`].
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn restart(&self, broker: usize) -> Result<()> {
+        self.stop(broker)?;
+        self.start_again(broker)
+    }
+
+    /// Stops a broker where it is (SIGSTOP): its connections stay open and silent.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn pause(&self, broker: usize) -> Result<()> {
+        self.broker(broker)?.running()?.pause()
+    }
+
+    /// Lets a paused broker go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn resume(&self, broker: usize) -> Result<()> {
+        self.broker(broker)?.running()?.resume()
+    }
+
+    fn broker(&self, index: usize) -> Result<MutexGuard<'_, Broker>> {
+        let Some(own) = &self.own else {
+            bail!(
+                "this Kafka is the one that `KAFKA_BOOTSTRAP_SERVERS` names; its brokers are not ours to stop or start"
+            );
+        };
+        let broker = own.brokers.get(index).with_context(|| format!("there is no broker {index}"))?;
+        Ok(broker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Broker {
+    fn spawn(&mut self) -> Result<()> {
+        self.process = Some(Process::start(&self.run, &self.program)?);
+        Ok(())
+    }
+
+    /// Waits for the port; on failure the process is dropped and so killed.
+    fn await_listening(&mut self) -> Result<()> {
+        let process = self.running()?;
+        let ready = process.await_ready("the broker", START_DEADLINE, || is_listening(self.port));
+        if ready.is_err() {
+            self.process = None;
+        }
+        ready
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().context("the broker is not running")
+    }
+}
+
+fn start_zookeeper(run: &Arc<Run>, jars: &fetch::Jars, tuned_for: TunedFor) -> Result<(Process, u16)> {
+    let port = free_port()?;
+    let properties = settings::prepare_zookeeper(run.folder(), port)?;
+    let log = run.folder().join("zookeeper.log");
+    let main = "org.apache.zookeeper.server.quorum.QuorumPeerMain";
+    let process = Process::start(run, &java(jars, tuned_for, main, &properties, log))?;
+    process.await_ready("ZooKeeper", START_DEADLINE, || is_listening(port))?;
+    Ok((process, port))
+}
+
+fn java(
+    jars: &fetch::Jars,
+    tuned_for: TunedFor,
+    main: &str,
+    properties: &std::path::Path,
+    log: std::path::PathBuf,
+) -> Program {
+    let flags: &[&str] = match tuned_for {
+        // Compiled quickly rather than well, one collector thread, little memory.
+        TunedFor::Tests => &["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
+        // The flags of Kafka's own start script.
+        TunedFor::Speed => {
+            &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExplicitGCInvokesConcurrent"]
+        }
+    };
+    let logging = ["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"];
+    let mut args: Vec<std::ffi::OsString> = flags.iter().chain(&logging).map(Into::into).collect();
+    args.extend([
+        "-Xshare:auto".into(),
+        "-Djava.awt.headless=true".into(),
+        "-Dzookeeper.admin.enableServer=false".into(),
+    ]);
+    args.extend(["-cp".into(), jars.classpath().into(), main.into(), properties.into()]);
+    Program {
+        binary: "java".into(),
+        args,
+        env: Vec::new(),
+        user: None,
+        output: Output::Log(log),
+        last_signal: Signal::KILL,
+    }
+}
+
+fn is_listening(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+fn lost_its_port(error: &anyhow::Error) -> bool {
+    let text = format!("{error:#}");
+    text.contains("Address already in use") || text.contains("BindException")
+}

@@ -1,0 +1,154 @@
+//! Sending records.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rdkafka::ClientContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+
+use super::Kafka;
+
+const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
+
+/// A record to send.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    /// Where it goes; by key, or anywhere, where `None`.
+    pub partition: Option<i32>,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value; `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+    /// Its headers, in order.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// Its time in milliseconds since 1970; now, where `None`.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record {
+    /// A record that has a payload and nothing else.
+    pub fn new(payload: impl Into<Vec<u8>>) -> Self {
+        Self { payload: Some(payload.into()), ..Self::default() }
+    }
+
+    /// A record that has no payload.
+    pub fn tombstone() -> Self {
+        Self::default()
+    }
+
+    /// Sends it to this partition.
+    #[must_use]
+    pub fn to(mut self, partition: i32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+
+    /// Gives it a key.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
+        self.headers.push((name.to_owned(), Some(value.into())));
+        self
+    }
+
+    /// Gives it a time, in milliseconds since 1970.
+    #[must_use]
+    pub fn at_ms(mut self, timestamp_ms: i64) -> Self {
+        self.timestamp_ms = Some(timestamp_ms);
+        self
+    }
+}
+
+impl Kafka {
+    /// Sends records, idempotently and with all acknowledgements, and returns how many when the last is acknowledged.
+    ///
+    /// A million small records take a second or two; records of one partition keep their order.
+    ///
+    /// # Errors
+    /// When any record is refused, or not acknowledged within two minutes.
+    pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Result<u64> {
+        let producer: BaseProducer<FirstFailure> = self
+            .client_config()
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("batch.num.messages", "20000")
+            .set("queue.buffering.max.messages", "500000")
+            .create_with_context(FirstFailure::default())?;
+        let mut sent = 0;
+        for record in records {
+            send(&producer, topic, &record).with_context(|| format!("could not send to topic `{topic}`"))?;
+            sent += 1;
+            const SENT_BETWEEN_POLLS: u64 = 1_000;
+            if sent % SENT_BETWEEN_POLLS == 0 {
+                producer.poll(Duration::ZERO);
+            }
+        }
+        producer.flush(DELIVERY_DEADLINE).with_context(|| format!("could not deliver all to topic `{topic}`"))?;
+        if let Some(error) = producer.context().take() {
+            return Err(error).with_context(|| format!("could not deliver to topic `{topic}`"));
+        }
+        Ok(sent)
+    }
+}
+
+fn send(producer: &BaseProducer<FirstFailure>, topic: &str, record: &Record) -> KafkaResult<()> {
+    let mut base: BaseRecord<'_, Vec<u8>, Vec<u8>> = BaseRecord::to(topic);
+    base.partition = record.partition;
+    base.key = record.key.as_ref();
+    base.payload = record.payload.as_ref();
+    base.timestamp = record.timestamp_ms;
+    if !record.headers.is_empty() {
+        let headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        let all = record
+            .headers
+            .iter()
+            .fold(headers, |headers, (key, value)| headers.insert(Header { key, value: value.as_ref() }));
+        base.headers = Some(all);
+    }
+    loop {
+        match producer.send(base) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                base = refused;
+                producer.poll(Duration::from_millis(50));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Remembers why the first record was refused.
+#[derive(Debug, Default)]
+struct FirstFailure {
+    /// Contended by the thread that polls and the one that asks, which are the same.
+    error: Mutex<Option<KafkaError>>,
+}
+
+impl FirstFailure {
+    fn take(&self) -> Option<KafkaError> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for FirstFailure {
+    fn error(&self, _: KafkaError, _: &str) {}
+}
+
+impl ProducerContext for FirstFailure {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        }
+    }
+}

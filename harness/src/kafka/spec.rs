@@ -1,0 +1,64 @@
+//! Which Kafka to start.
+
+use std::net::SocketAddr;
+
+use crate::TunedFor;
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct KafkaSpec {
+    pub(super) layout: Layout,
+    pub(super) tuned_for: TunedFor,
+    pub(super) properties: Vec<(String, String)>,
+    /// One a broker, or none.
+    pub(super) proxies: Vec<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layout {
+    Kraft { brokers: usize },
+    ZooKeeper,
+}
+
+impl KafkaSpec {
+    /// One broker in KRaft mode.
+    pub fn single() -> Self {
+        Self {
+            layout: Layout::Kraft { brokers: 1 },
+            tuned_for: TunedFor::Tests,
+            properties: Vec::new(),
+            proxies: Vec::new(),
+        }
+    }
+
+    /// Three brokers in KRaft mode, replication factor 3, two in-sync replicas wanted for a write.
+    pub fn cluster() -> Self {
+        Self { layout: Layout::Kraft { brokers: 3 }, ..Self::single() }
+    }
+
+    /// One broker with ZooKeeper, as before Kafka 4.
+    pub fn zookeeper() -> Self {
+        Self { layout: Layout::ZooKeeper, ..Self::single() }
+    }
+
+    /// What the settings are for; tests, unless told otherwise.
+    #[must_use]
+    pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
+        self.tuned_for = tuned_for;
+        self
+    }
+
+    /// A broker property, set on every broker over the harness's own.
+    #[must_use]
+    pub fn property(mut self, name: &str, value: &str) -> Self {
+        self.properties.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(super) fn brokers(&self) -> usize {
+        match self.layout {
+            Layout::Kraft { brokers } => brokers,
+            Layout::ZooKeeper => 1,
+        }
+    }
+}

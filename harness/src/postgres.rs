@@ -1,0 +1,318 @@
+//! The real PostgreSQL 18, with settings, a crash and a way back in time.
+//!
+//! It trusts every connection from this machine as `postgres`, over TCP on 127.0.0.1 and over a socket in its folder.
+//! Where we are root it runs as `nobody`, since it refuses to run as root.
+
+mod cluster;
+mod spec;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use sqlx::{Connection, PgConnection};
+
+use self::cluster::{copy, initialize, make_folder_for, nobody, says_ready, write_settings};
+pub use self::spec::PostgresSpec;
+use crate::process::{Output, Process, Program, Run, Signal};
+use crate::{fetch, free_port, unique_name, usage};
+
+/// Two cores may be busy with a build, and recovery after a crash takes as long as there is to recover.
+const START_DEADLINE: Duration = Duration::from_secs(90);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+/// A port can be lost between the look and the start.
+const START_ATTEMPTS: usize = 3;
+
+/// A running Postgres. Dropping it kills its processes and removes its data.
+#[derive(Debug)]
+pub struct Postgres {
+    /// Of a database named `{}`, up to that name, and what follows it.
+    url: (String, String),
+    own: Option<Own>,
+}
+
+/// What only a Postgres that we started ourselves has.
+#[derive(Debug)]
+struct Own {
+    run: Arc<Run>,
+    program: Program,
+    data: PathBuf,
+    /// Contended by tests that stop and start a shared Postgres in parallel.
+    process: Mutex<Option<Process>>,
+}
+
+/// A database of one test's own.
+#[derive(Debug, Clone)]
+pub struct Database {
+    /// Its name.
+    pub name: String,
+    /// Its connection string.
+    pub url: String,
+}
+
+impl Database {
+    /// A new connection to it.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn connect(&self) -> Result<PgConnection> {
+        PgConnection::connect(&self.url).await.with_context(|| format!("could not connect to database `{}`", self.name))
+    }
+
+    /// Its connection string with another address, such as that of a proxy.
+    pub fn url_at(&self, address: impl std::fmt::Display) -> String {
+        let (scheme_and_user, rest) = self.url.rsplit_once('@').unwrap_or(("postgres://postgres", &self.url));
+        let path = rest.split_once('/').map_or("", |(_, path)| path);
+        format!("{scheme_and_user}@{address}/{path}")
+    }
+}
+
+impl Postgres {
+    /// Makes a new cluster, starts it and waits until it serves.
+    ///
+    /// # Errors
+    /// When Postgres can't be fetched or doesn't start; the error shows the end of its log.
+    pub fn start(spec: &PostgresSpec) -> Result<Self> {
+        let mut attempt = 1;
+        loop {
+            match Self::try_start(spec) {
+                Err(error) if attempt < START_ATTEMPTS && format!("{error:#}").contains("Address already in use") => {
+                    attempt += 1;
+                }
+                outcome => return outcome.context("could not start Postgres"),
+            }
+        }
+    }
+
+    fn try_start(spec: &PostgresSpec) -> Result<Self> {
+        let binaries = fetch::postgres()?.join("bin");
+        let run = Run::start("postgres")?;
+        let user = if rustix::process::geteuid().is_root() { Some(nobody()?) } else { None };
+        let home = run.folder().join("pg");
+        make_folder_for(user, &home)?;
+        let data = home.join("data");
+        initialize(&binaries, &data, user)?;
+        let port = free_port()?;
+        write_settings(spec, &data, &home, port)?;
+        let program = Program {
+            binary: binaries.join("postgres").into(),
+            args: vec!["-D".into(), (&data).into()],
+            env: vec![("LC_ALL".to_owned(), "C".to_owned())],
+            user,
+            output: Output::Log(run.folder().join("postgres.log")),
+            last_signal: Signal::QUIT,
+        };
+        let url = (format!("postgres://postgres@127.0.0.1:{port}/"), String::new());
+        let own = Own { run, program, data, process: Mutex::new(None) };
+        own.start()?;
+        Ok(Self { url, own: Some(own) })
+    }
+
+    /// A Postgres that someone else runs: databases can be made, but it can't be stopped.
+    ///
+    /// # Errors
+    /// When `url` is no connection string of the form `postgres://…/database`.
+    pub fn external(url: &str) -> Result<Self> {
+        let (base, parameters) = match url.find('?') {
+            Some(at) => url.split_at(at),
+            None => (url, ""),
+        };
+        let authority = base.find("://").map(|at| at + "://".len());
+        let Some(authority) = authority else { bail!("the connection string has no `://`") };
+        let end = base[authority..].find('/').map_or(base.len(), |slash| authority + slash);
+        Ok(Self { url: (format!("{}/", &base[..end]), parameters.to_owned()), own: None })
+    }
+
+    /// The connection string of a database of this server.
+    pub fn url(&self, database: &str) -> String {
+        let (before, after) = &self.url;
+        format!("{before}{database}{after}")
+    }
+
+    /// Whether it was started by someone else, so that it can't be stopped or killed.
+    pub fn is_external(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// Its address (`host:port`), for a proxy before it.
+    pub fn address(&self) -> String {
+        const DEFAULT_PORT: u16 = 5432;
+        let before = &self.url.0;
+        let authority = before.rsplit_once('@').or_else(|| before.split_once("://")).map_or("", |(_, rest)| rest);
+        let host = authority.trim_end_matches('/');
+        if host.contains(':') { host.to_owned() } else { format!("{host}:{DEFAULT_PORT}") }
+    }
+
+    /// A new, empty database with a name of its own.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn create_database(&self) -> Result<Database> {
+        let name = unique_name("test");
+        let mut connection = self.connect("postgres").await?;
+        let statement = format!("CREATE DATABASE {name}");
+        sqlx::query(&statement).execute(&mut connection).await.context("could not make a database")?;
+        connection.close().await?;
+        Ok(Database { url: self.url(&name), name })
+    }
+
+    /// A new connection to a database.
+    ///
+    /// # Errors
+    /// When Postgres refuses.
+    pub async fn connect(&self, database: &str) -> Result<PgConnection> {
+        let connected = PgConnection::connect(&self.url(database)).await;
+        connected.with_context(|| format!("could not connect to database `{database}`"))
+    }
+
+    /// Ends it in order, without waiting for clients ("fast").
+    ///
+    /// # Errors
+    /// When it isn't running or takes longer than a minute; and when this Postgres is external, as everything below that
+    /// is about its processes or its data.
+    pub fn stop(&self) -> Result<()> {
+        let mut process = self.own()?.process();
+        let running = process.as_ref().context(NOT_RUNNING)?;
+        running.signal(Signal::INT)?;
+        running.await_exit(STOP_DEADLINE)?;
+        *process = None;
+        Ok(())
+    }
+
+    /// Ends it at once, with all its children (SIGKILL): a crash. What was committed must survive it.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn kill(&self) -> Result<()> {
+        let mut process = self.own()?.process();
+        process.as_ref().context(NOT_RUNNING)?.kill()?;
+        *process = None;
+        Ok(())
+    }
+
+    /// Starts it after [`Postgres::stop`] or [`Postgres::kill`], on its port and its data, and waits until it serves.
+    ///
+    /// # Errors
+    /// When it is running already or doesn't start.
+    pub fn start_again(&self) -> Result<()> {
+        self.own()?.start().context("could not start Postgres again")
+    }
+
+    /// [`Postgres::stop`] and [`Postgres::start_again`].
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn restart(&self) -> Result<()> {
+        self.stop()?;
+        self.start_again()
+    }
+
+    /// Stops it and its children where they are (SIGSTOP): connections stay open and silent.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn pause(&self) -> Result<()> {
+        self.own()?.process().as_ref().context(NOT_RUNNING)?.pause()
+    }
+
+    /// Lets a paused one go on (SIGCONT).
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn resume(&self) -> Result<()> {
+        self.own()?.process().as_ref().context(NOT_RUNNING)?.resume()
+    }
+
+    /// The process id of the postmaster.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.own()?.process().as_ref().context(NOT_RUNNING)?.pid())
+    }
+
+    /// The process ids of the postmaster's children: those that serve connections and those that keep house.
+    ///
+    /// # Errors
+    /// When it isn't running.
+    pub fn backend_pids(&self) -> Result<Vec<u32>> {
+        Ok(usage::descendants(self.pid()?))
+    }
+
+    /// Where its data is.
+    ///
+    /// # Errors
+    /// When this Postgres is external.
+    pub fn data_dir(&self) -> Result<&Path> {
+        Ok(&self.own()?.data)
+    }
+
+    /// Copies its data to a new folder at `path`, as a backup. It must be stopped.
+    ///
+    /// # Errors
+    /// When it is running, or the copy fails.
+    pub fn copy_data_dir_to(&self, path: &Path) -> Result<()> {
+        let own = self.own()?;
+        let process = own.process();
+        ensure!(process.is_none(), STOP_FIRST);
+        copy(&own.data, path)
+    }
+
+    /// Puts a backup made by [`Postgres::copy_data_dir_to`] in the place of its data. It must be stopped.
+    ///
+    /// # Errors
+    /// When it is running, or the copy fails.
+    pub fn restore_data_dir_from(&self, path: &Path) -> Result<()> {
+        let own = self.own()?;
+        let process = own.process();
+        ensure!(process.is_none(), STOP_FIRST);
+        fs::remove_dir_all(&own.data).context("could not remove the data")?;
+        copy(path, &own.data)
+    }
+
+    fn own(&self) -> Result<&Own> {
+        self.own.as_ref().context("this Postgres is the one that `DATABASE_URL` names; it is not ours to stop or start")
+    }
+}
+
+const NOT_RUNNING: &str = "Postgres is not running";
+const STOP_FIRST: &str = "Postgres is running; stop it first";
+
+impl Own {
+    fn process(&self) -> MutexGuard<'_, Option<Process>> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self) -> Result<()> {
+        let mut process = self.process();
+        ensure!(process.is_none(), "Postgres is running already");
+        let started = Process::start(&self.run, &self.program)?;
+        let pid = started.pid();
+        started.await_ready("Postgres", START_DEADLINE, || says_ready(&self.data, pid))?;
+        *process = Some(started);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test may panic")]
+    use super::*;
+
+    #[test]
+    fn an_external_one_names_other_databases_by_the_same_credentials_and_parameters() {
+        let postgres = Postgres::external("postgres://me:secret@db.example:6000/mine?sslmode=disable").unwrap();
+        assert_eq!(postgres.url("test"), "postgres://me:secret@db.example:6000/test?sslmode=disable");
+        assert_eq!(postgres.address(), "db.example:6000");
+        assert!(postgres.stop().unwrap_err().to_string().contains("DATABASE_URL"));
+    }
+
+    #[test]
+    fn an_external_one_may_leave_out_what_has_a_default() {
+        let postgres = Postgres::external("postgres://localhost").unwrap();
+        assert_eq!(postgres.url("test"), "postgres://localhost/test");
+        assert_eq!(postgres.address(), "localhost:5432");
+    }
+}

@@ -1,0 +1,90 @@
+//! The data folder: how it is made, set up, copied and read.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::PostgresSpec;
+use crate::process::User;
+use crate::{TunedFor, fetch};
+
+pub(super) fn initialize(binaries: &Path, data: &Path, user: Option<User>) -> Result<()> {
+    let mut initdb = Command::new(binaries.join("initdb"));
+    initdb.arg("--pgdata").arg(data);
+    initdb.args([
+        "--username=postgres",
+        "--auth=trust",
+        "--encoding=UTF8",
+        "--no-locale",
+        "--no-sync",
+        "--no-instructions",
+    ]);
+    initdb.env("LC_ALL", "C").current_dir("/");
+    if let Some(User { uid, gid }) = user {
+        initdb.uid(uid).gid(gid);
+    }
+    fetch::run(&mut initdb, "the PostgreSQL package is broken; remove it from the cache")
+}
+
+pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &Path, port: u16) -> Result<()> {
+    let mut text = format!(
+        "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\nmax_connections = 300\n\
+         log_line_prefix = '%m [%p] %q%a '\n",
+        socket_folder.display()
+    );
+    text += match spec.tuned_for {
+        // Parallel plans share memory in the data folder, so that a crash leaves nothing behind elsewhere.
+        TunedFor::Tests => "shared_buffers = 64MB\ndynamic_shared_memory_type = mmap\n",
+        TunedFor::Speed => "shared_buffers = 512MB\nmax_wal_size = 4GB\n",
+    };
+    if spec.without_fsync {
+        text += "fsync = off\n";
+    }
+    for line in &spec.settings {
+        text += line;
+        text += "\n";
+    }
+    // Read after `postgresql.conf`, so that ours win without editing the file that initdb wrote.
+    Ok(fs::write(data.join("postgresql.auto.conf"), text)?)
+}
+
+/// The user that owns nothing: it is there on every system, so none has to be made.
+pub(super) fn nobody() -> Result<User> {
+    let ask = |what: &str| -> Result<u32> {
+        let output = Command::new("id").args([what, "nobody"]).output().context("could not run `id`")?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        text.parse().context("there is no user `nobody` to run Postgres as, and as root it refuses to run")
+    };
+    Ok(User { uid: ask("-u")?, gid: ask("-g")? })
+}
+
+pub(super) fn make_folder_for(user: Option<User>, path: &Path) -> Result<()> {
+    fs::create_dir(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
+    if let Some(User { uid, gid }) = user {
+        chown(path, Some(uid), Some(gid)).with_context(|| format!("could not hand `{}` over", path.display()))?;
+    }
+    Ok(())
+}
+
+/// With owners and permissions, which Postgres is particular about.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
+    ensure!(!to.exists(), "`{}` exists already", to.display());
+    let mut cp = Command::new("cp");
+    cp.arg("-a").arg(from).arg(to);
+    fetch::run(&mut cp, "install it (Debian: apt-get install coreutils)")
+}
+
+/// Whether `postmaster.pid` is of this very process and says that it takes connections. One that a crash left behind says
+/// so too, but names another.
+pub(super) fn says_ready(data: &Path, pid: u32) -> bool {
+    const STATUS_LINE: usize = 7;
+    let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };
+    let lines: Vec<&str> = text.lines().collect();
+    lines.first().is_some_and(|first| first.trim() == pid.to_string())
+        && lines.get(STATUS_LINE).is_some_and(|status| status.trim() == "ready")
+}

@@ -1,0 +1,153 @@
+//! A network that fails when told to: a TCP proxy to put before Postgres or before a Kafka broker.
+//!
+//! By hand it cuts connections, refuses new ones, or falls silent while all stay open. Before Postgres it also reads the
+//! protocol and acts on a chosen message: "when COMMIT has been carried out, lose its reply".
+//!
+//! It runs on a thread of its own, so that a test may block without stopping its network.
+
+mod connection;
+mod dialog;
+mod frames;
+mod trigger;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use self::trigger::Watched;
+pub use self::trigger::{Action, Armed, Trigger};
+use crate::free_port;
+
+/// A running proxy. Dropping it closes its connections.
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    state: Arc<State>,
+    /// `Some` until dropped.
+    runtime: Option<Runtime>,
+}
+
+/// What every connection looks at.
+#[derive(Debug)]
+struct State {
+    control: watch::Sender<Control>,
+    reads_postgres: bool,
+    /// Contended by the connections and the tests that arm triggers.
+    watched: Mutex<Vec<Arc<Watched>>>,
+    open: watch::Sender<usize>,
+}
+
+#[derive(Debug, Clone)]
+struct Control {
+    upstream: String,
+    refuse: bool,
+    hold: bool,
+    cuts: u64,
+}
+
+impl Proxy {
+    /// Starts a proxy that forwards to `upstream` (`host:port`) and knows nothing of what it carries.
+    ///
+    /// # Errors
+    /// When it can't listen.
+    pub fn start(upstream: impl Into<String>) -> Result<Self> {
+        Self::listen(upstream.into(), false)
+    }
+
+    /// Starts a proxy before a Postgres at `upstream`, which can be armed with [`Proxy::arm`].
+    ///
+    /// # Errors
+    /// When it can't listen.
+    pub fn start_postgres(upstream: impl Into<String>) -> Result<Self> {
+        Self::listen(upstream.into(), true)
+    }
+
+    fn listen(upstream: String, reads_postgres: bool) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let port = free_port()?;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).context("could not listen")?;
+        listener.set_nonblocking(true)?;
+        let control = Control { upstream, refuse: false, hold: false, cuts: 0 };
+        let state = Arc::new(State {
+            control: watch::Sender::new(control),
+            reads_postgres,
+            watched: Mutex::default(),
+            open: watch::Sender::new(0),
+        });
+        let address = listener.local_addr()?;
+        let serving = Arc::clone(&state);
+        // It runs as long as the runtime does, and nobody has to join it.
+        drop(runtime.spawn(async move { accept(TcpListener::from_std(listener)?, serving).await }));
+        Ok(Self { address, state, runtime: Some(runtime) })
+    }
+
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Forwards new connections to `upstream` from now on.
+    pub fn set_upstream(&self, upstream: impl Into<String>) {
+        let upstream = upstream.into();
+        self.state.control.send_modify(|control| control.upstream = upstream);
+    }
+
+    /// Resets every open connection, on both sides.
+    pub fn cut(&self) {
+        self.state.control.send_modify(|control| control.cuts += 1);
+    }
+
+    /// Whether new connections are reset at once.
+    pub fn refuse(&self, refuse: bool) {
+        self.state.control.send_modify(|control| control.refuse = refuse);
+    }
+
+    /// Whether it is silent: connections are accepted and stay open, and nothing is forwarded in either direction. What
+    /// came in meanwhile is forwarded afterwards.
+    pub fn hold(&self, hold: bool) {
+        self.state.control.send_modify(|control| control.hold = hold);
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> usize {
+        *self.state.open.borrow()
+    }
+
+    /// Acts on the next message that `trigger` describes, on whichever connection it comes. Only a proxy that was started
+    /// with [`Proxy::start_postgres`] sees messages.
+    pub fn arm(&self, trigger: Trigger, action: Action) -> Armed {
+        self.arm_times(trigger, action, 1)
+    }
+
+    /// [`Proxy::arm`] for the next `times` such messages.
+    pub fn arm_times(&self, trigger: Trigger, action: Action, times: u64) -> Armed {
+        let (watched, armed) = trigger::arm(trigger, action, times);
+        self.state.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
+        armed
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            // Not the plain drop, which may not happen inside a test's own runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<State>) -> std::io::Result<()> {
+    let mut connections = JoinSet::new();
+    loop {
+        // Taken in passing, so that ended ones don't pile up.
+        while connections.try_join_next().is_some() {}
+        // The kernel may be out of file descriptors for a while; the next try tells.
+        let Ok((client, _)) = listener.accept().await else { continue };
+        connections.spawn(connection::serve(client, Arc::clone(&state)));
+    }
+}

@@ -1,0 +1,261 @@
+//! One connection through the proxy.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::try_join;
+
+use super::State;
+use super::dialog::{Dialog, Fate, command_tag};
+use super::frames::Frames;
+use super::trigger::{Action, Seen, Watched};
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// Why a connection ends before either side closes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Both sides are reset: what is under way is lost.
+    Reset,
+    /// The server sees the end of the stream after all that was forwarded; the client is reset.
+    ResetClient,
+    /// The client sees the end of the stream after all that was forwarded; the server is reset.
+    ResetServer,
+}
+
+impl From<std::io::Error> for End {
+    /// One side was lost, so the other is reset too.
+    fn from(_: std::io::Error) -> Self {
+        Self::Reset
+    }
+}
+
+pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
+    let control = state.control.borrow().clone();
+    if control.refuse {
+        reset(&client);
+        return;
+    }
+    let Ok(mut server) = TcpStream::connect(&control.upstream).await else {
+        reset(&client);
+        return;
+    };
+    // A network that waits for more to send would hide when a message arrives. A refused option costs only time.
+    drop((client.set_nodelay(true), server.set_nodelay(true)));
+    state.open.send_modify(|open| *open += 1);
+    let end = {
+        let (from_client, to_client) = client.split();
+        let (from_server, to_server) = server.split();
+        let carried = async {
+            if state.reads_postgres {
+                let dialog = Mutex::new(Dialog::default());
+                let up = Up { state: &state, dialog: &dialog, to_server };
+                let down = Down { state: &state, dialog: &dialog, to_client };
+                try_join!(up.carry(from_client), down.carry(from_server)).err()
+            } else {
+                try_join!(carry_all(&state, from_client, to_server), carry_all(&state, from_server, to_client)).err()
+            }
+        };
+        let mut changes = state.control.subscribe();
+        let cut = async move {
+            // The sender lives as long as the state, so the wait can't fail.
+            drop(changes.wait_for(|now| now.cuts != control.cuts).await);
+        };
+        tokio::select! {
+            () = cut => Some(End::Reset),
+            end = carried => end,
+        }
+    };
+    if matches!(end, Some(End::Reset | End::ResetClient)) {
+        reset(&client);
+    }
+    if matches!(end, Some(End::Reset | End::ResetServer)) {
+        reset(&server);
+    }
+    state.open.send_modify(|open| *open -= 1);
+}
+
+/// Makes the drop that follows a reset. A socket that is closed already needs none.
+fn reset(stream: &TcpStream) {
+    drop(stream.set_zero_linger());
+}
+
+async fn carry_all(state: &State, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>) -> Result<(), End> {
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return close(&mut to).await,
+            read => write(state, &mut to, &buffer[..read]).await?,
+        }
+    }
+}
+
+async fn write(state: &State, to: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<(), End> {
+    if !bytes.is_empty() {
+        // The sender lives as long as the state, so the wait can't fail.
+        drop(state.control.subscribe().wait_for(|control| !control.hold).await);
+        to.write_all(bytes).await?;
+    }
+    Ok(())
+}
+
+/// One side has said all; the other direction goes on.
+async fn close(to: &mut WriteHalf<'_>) -> Result<(), End> {
+    // The other side may be gone already.
+    drop(to.shutdown().await);
+    Ok(())
+}
+
+fn lock(dialog: &Mutex<Dialog>) -> MutexGuard<'_, Dialog> {
+    // Contended by the two directions of one connection; never held across an await.
+    dialog.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl State {
+    fn take(&self, seen: Seen<'_>) -> Option<Arc<Watched>> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.iter().find(|watched| watched.takes(seen)).cloned()
+    }
+}
+
+/// From the client to the server.
+struct Up<'a> {
+    state: &'a State,
+    dialog: &'a Mutex<Dialog>,
+    to_server: WriteHalf<'a>,
+}
+
+impl Up<'_> {
+    async fn carry(mut self, mut from_client: ReadHalf<'_>) -> Result<(), End> {
+        let mut frames = Frames::default();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let read = from_client.read(&mut buffer).await?;
+            if read == 0 {
+                write(self.state, &mut self.to_server, &frames.take_rest()).await?;
+                return close(&mut self.to_server).await;
+            }
+            frames.push(&buffer[..read]);
+            let mut ready = Vec::new();
+            while let Some(message) = self.next(&mut frames) {
+                let pulled = self.pulled(&message);
+                match pulled {
+                    None => ready.extend(message),
+                    Some((watched, ready_before)) => {
+                        write(self.state, &mut self.to_server, &std::mem::take(&mut ready)).await?;
+                        self.act(&watched, ready_before, &message).await?;
+                    }
+                }
+            }
+            if lock(self.dialog).is_opaque() {
+                ready.extend(frames.take_rest());
+            }
+            write(self.state, &mut self.to_server, &ready).await?;
+        }
+    }
+
+    fn next(&self, frames: &mut Frames) -> Option<Vec<u8>> {
+        lock(self.dialog).next_of_client(frames)
+    }
+
+    fn pulled(&self, message: &[u8]) -> Option<(Arc<Watched>, u64)> {
+        lock(self.dialog).hear_client(message, |seen| self.state.take(seen))
+    }
+
+    async fn act(&mut self, watched: &Arc<Watched>, ready_before: u64, message: &[u8]) -> Result<(), End> {
+        match watched.action {
+            Action::Cut => {
+                watched.tell_fired();
+                return Err(End::ResetClient);
+            }
+            Action::CutAfterForward => {
+                write(self.state, &mut self.to_server, message).await?;
+                watched.tell_fired();
+                return Err(End::ResetClient);
+            }
+            Action::Hold => {
+                watched.tell_fired();
+                watched.await_release().await;
+            }
+            Action::DropReplyAndCut => lock(self.dialog).drop_reply(ready_before, Arc::clone(watched)),
+        }
+        write(self.state, &mut self.to_server, message).await
+    }
+}
+
+/// From the server to the client.
+struct Down<'a> {
+    state: &'a State,
+    dialog: &'a Mutex<Dialog>,
+    to_client: WriteHalf<'a>,
+}
+
+impl Down<'_> {
+    async fn carry(mut self, mut from_server: ReadHalf<'_>) -> Result<(), End> {
+        let mut frames = Frames::default();
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let read = from_server.read(&mut buffer).await?;
+            if read == 0 {
+                write(self.state, &mut self.to_client, &frames.take_rest()).await?;
+                return close(&mut self.to_client).await;
+            }
+            frames.push(&buffer[..read]);
+            let mut ready = lock(self.dialog).answer_to_encryption(&mut frames);
+            while let Some(message) = self.next(&mut frames) {
+                if self.is_dropped(&message)? {
+                    continue;
+                }
+                let pulled = command_tag(&message).and_then(|tag| self.state.take(Seen::CommandComplete(&tag)));
+                match pulled {
+                    None => ready.extend(message),
+                    Some(watched) => {
+                        write(self.state, &mut self.to_client, &std::mem::take(&mut ready)).await?;
+                        self.act(&watched, &message).await?;
+                    }
+                }
+            }
+            if lock(self.dialog).is_opaque() {
+                ready.extend(frames.take_rest());
+            }
+            write(self.state, &mut self.to_client, &ready).await?;
+        }
+    }
+
+    fn next(&self, frames: &mut Frames) -> Option<Vec<u8>> {
+        lock(self.dialog).next_of_server(frames)
+    }
+
+    /// Whether the message is part of a reply to be dropped; the end of that reply ends the connection.
+    fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
+        match lock(self.dialog).hear_server(message) {
+            Fate::Passes => Ok(false),
+            Fate::Dropped => Ok(true),
+            Fate::EndsDroppedReply(watched) => {
+                watched.tell_fired();
+                Err(End::ResetClient)
+            }
+        }
+    }
+
+    async fn act(&mut self, watched: &Watched, message: &[u8]) -> Result<(), End> {
+        match watched.action {
+            Action::Cut | Action::DropReplyAndCut => {
+                watched.tell_fired();
+                return Err(End::ResetClient);
+            }
+            Action::CutAfterForward => {
+                write(self.state, &mut self.to_client, message).await?;
+                watched.tell_fired();
+                return Err(End::ResetServer);
+            }
+            Action::Hold => {
+                watched.tell_fired();
+                watched.await_release().await;
+            }
+        }
+        write(self.state, &mut self.to_client, message).await
+    }
+}

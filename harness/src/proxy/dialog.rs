@@ -1,0 +1,166 @@
+//! What the two directions of a Postgres connection know of it together. Pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::frames::{Frames, body, start_code, text};
+use super::trigger::{Seen, Watched};
+
+const SSL_REQUEST: u32 = 80_877_103;
+const GSS_REQUEST: u32 = 80_877_104;
+
+/// A connection's state as the messages that went by tell it.
+#[derive(Debug, Default)]
+pub(super) struct Dialog {
+    started: bool,
+    /// The client asked for encryption, and the answer is a byte of its own.
+    answer_due: bool,
+    /// Encrypted: nothing can be read any more.
+    opaque: bool,
+    statements: BTreeMap<String, String>,
+    copy_messages: u64,
+    copy_bytes: u64,
+    /// How many "ready for query" the server owes in all for what the client sent, and how many came.
+    ready_owed: u64,
+    ready_seen: u64,
+    /// Drop what the server says once this many "ready for query" have come.
+    drop_after: Option<(u64, Arc<Watched>)>,
+}
+
+/// What becomes of a message of the server.
+pub(super) enum Fate {
+    Passes,
+    Dropped,
+    EndsDroppedReply(Arc<Watched>),
+}
+
+impl Dialog {
+    pub(super) fn is_opaque(&self) -> bool {
+        self.opaque
+    }
+
+    pub(super) fn next_of_client(&mut self, frames: &mut Frames) -> Option<Vec<u8>> {
+        if self.opaque {
+            return None;
+        }
+        if self.started {
+            return frames.next_typed();
+        }
+        let message = frames.next_untyped()?;
+        if matches!(start_code(&message), Some(SSL_REQUEST | GSS_REQUEST)) {
+            self.answer_due = true;
+        } else {
+            self.started = true;
+            self.ready_owed = 1;
+        }
+        Some(message)
+    }
+
+    pub(super) fn next_of_server(&self, frames: &mut Frames) -> Option<Vec<u8>> {
+        if self.opaque { None } else { frames.next_typed() }
+    }
+
+    /// The server's answer to a request for encryption, where one is due.
+    pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
+        const REFUSED: u8 = b'N';
+        if !std::mem::take(&mut self.answer_due) {
+            return Vec::new();
+        }
+        let answer = frames.next_byte();
+        self.opaque = answer != Some(REFUSED);
+        answer.into_iter().collect()
+    }
+
+    /// Reads a message of the client. Returns the trigger that it pulls, and after how many "ready for query" its reply
+    /// begins.
+    pub(super) fn hear_client(
+        &mut self,
+        message: &[u8],
+        take: impl FnOnce(Seen<'_>) -> Option<Arc<Watched>>,
+    ) -> Option<(Arc<Watched>, u64)> {
+        let ready_before = self.ready_owed;
+        match message.first()? {
+            b'Q' => {
+                self.ready_owed += 1;
+                (self.copy_messages, self.copy_bytes) = (0, 0);
+                Some((take(Seen::Statement(&text(body(message)).0))?, ready_before))
+            }
+            b'P' => {
+                let (name, rest) = text(body(message));
+                self.statements.insert(name, text(rest).0);
+                None
+            }
+            b'B' => {
+                (self.copy_messages, self.copy_bytes) = (0, 0);
+                let (_portal, rest) = text(body(message));
+                let statement = self.statements.get(&text(rest).0)?;
+                Some((take(Seen::Statement(statement))?, ready_before))
+            }
+            b'S' => {
+                self.ready_owed += 1;
+                None
+            }
+            b'd' => {
+                let bytes_before = self.copy_bytes;
+                self.copy_messages += 1;
+                self.copy_bytes += body(message).len() as u64;
+                let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
+                // The query that began the COPY is still owed its own.
+                Some((take(seen)?, ready_before.saturating_sub(1)))
+            }
+            _ => None,
+        }
+    }
+
+    /// Drops the reply that begins after that many "ready for query".
+    pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<Watched>) {
+        self.drop_after = Some((ready_before, watched));
+    }
+
+    /// Reads a message of the server.
+    pub(super) fn hear_server(&mut self, message: &[u8]) -> Fate {
+        let kind = message.first();
+        match &self.drop_after {
+            Some((after, watched)) if self.ready_seen >= *after => {
+                // Done, failed, empty, ready, or "send the data": the client would go on from any of them.
+                let is_end = matches!(kind, Some(b'C' | b'E' | b'I' | b'Z' | b'G'));
+                if is_end { Fate::EndsDroppedReply(Arc::clone(watched)) } else { Fate::Dropped }
+            }
+            Some(_) | None => {
+                self.ready_seen += u64::from(kind == Some(&b'Z'));
+                Fate::Passes
+            }
+        }
+    }
+}
+
+/// The tag of a message with which the server says that a statement is done.
+pub(super) fn command_tag(message: &[u8]) -> Option<String> {
+    (message.first() == Some(&b'C')).then(|| text(body(message)).0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trigger::{Action, Trigger, arm};
+    use super::*;
+
+    fn query(text: &str) -> Vec<u8> {
+        [b"Q\0\0\0\0", text.as_bytes(), b"\0"].concat()
+    }
+
+    #[test]
+    fn the_replies_to_what_was_sent_before_still_pass() {
+        let mut dialog = Dialog { started: true, ready_owed: 1, ready_seen: 1, ..Dialog::default() };
+        let (watched, _armed) = arm(Trigger::FrontendQueryContains("COMMIT".to_owned()), Action::DropReplyAndCut, 1);
+        let mut hear =
+            |text| dialog.hear_client(&query(text), |seen| watched.takes(seen).then(|| Arc::clone(&watched)));
+        assert!(hear("BEGIN").is_none());
+        let pulled = hear("COMMIT");
+        assert_eq!(pulled.as_ref().map(|(_, ready_before)| *ready_before), Some(2));
+        dialog.drop_reply(2, Arc::clone(&watched));
+        assert!(matches!(dialog.hear_server(b"C\0\0\0\x0aBEGIN\0"), Fate::Passes));
+        assert!(matches!(dialog.hear_server(b"Z\0\0\0\x05T"), Fate::Passes));
+        assert!(matches!(dialog.hear_server(b"N\0\0\0\x04"), Fate::Dropped));
+        assert!(matches!(dialog.hear_server(b"C\0\0\0\x0bCOMMIT\0"), Fate::EndsDroppedReply(_)));
+    }
+}

@@ -1,0 +1,98 @@
+//! The framing of the Postgres protocol, version 3: bytes in, whole messages out. Pure.
+
+/// Cuts a stream of bytes into messages.
+#[derive(Debug, Default)]
+pub(super) struct Frames {
+    buffer: Vec<u8>,
+    /// How much of `buffer` has come out already.
+    taken: usize,
+}
+
+/// The length field counts itself but not the type before it.
+const TYPE_BYTES: usize = 1;
+const LENGTH_BYTES: usize = 4;
+
+impl Frames {
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.drain(..self.taken);
+        self.taken = 0;
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message that has a type.
+    pub(super) fn next_typed(&mut self) -> Option<Vec<u8>> {
+        self.take(TYPE_BYTES)
+    }
+
+    /// The next whole message of those that a client starts with, which have no type.
+    pub(super) fn next_untyped(&mut self) -> Option<Vec<u8>> {
+        self.take(0)
+    }
+
+    /// The next byte, for the answer to a request for encryption, which is no message.
+    pub(super) fn next_byte(&mut self) -> Option<u8> {
+        let byte = *self.buffer.get(self.taken)?;
+        self.taken += 1;
+        Some(byte)
+    }
+
+    /// All that is left, whole messages or not.
+    pub(super) fn take_rest(&mut self) -> Vec<u8> {
+        let rest = self.buffer.split_off(self.taken);
+        self.buffer.clear();
+        self.taken = 0;
+        rest
+    }
+
+    fn take(&mut self, length_at: usize) -> Option<Vec<u8>> {
+        let left = self.buffer.get(self.taken..)?;
+        let length = left.get(length_at..length_at + LENGTH_BYTES)?;
+        let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
+        let message = left.get(..length_at + length.max(LENGTH_BYTES))?.to_vec();
+        self.taken += message.len();
+        Some(message)
+    }
+}
+
+/// The body of a message that has a type.
+pub(super) fn body(message: &[u8]) -> &[u8] {
+    message.get(TYPE_BYTES + LENGTH_BYTES..).unwrap_or_default()
+}
+
+/// The code of a message that a client starts with.
+pub(super) fn start_code(message: &[u8]) -> Option<u32> {
+    let code = message.get(LENGTH_BYTES..2 * LENGTH_BYTES)?;
+    Some(u32::from_be_bytes(code.try_into().ok()?))
+}
+
+/// The text up to the next zero byte, and what follows it.
+pub(super) fn text(bytes: &[u8]) -> (String, &[u8]) {
+    let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+    (String::from_utf8_lossy(&bytes[..end]).into_owned(), bytes.get(end + 1..).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_comes_out_once_its_last_byte_is_in() {
+        let mut frames = Frames::default();
+        frames.push(b"Q\0\0\0\x08abc");
+        assert_eq!(frames.next_typed(), None);
+        frames.push(b"\0S\0\0\0\x04");
+        let message = frames.next_typed().unwrap_or_default();
+        assert_eq!(text(body(&message)), ("abc".to_owned(), &b""[..]));
+        assert_eq!(frames.next_typed().as_deref(), Some(&b"S\0\0\0\x04"[..]));
+        assert_eq!(frames.next_typed(), None);
+    }
+
+    #[test]
+    fn a_start_message_has_a_code_and_no_type() {
+        let mut frames = Frames::default();
+        frames.push(&[0, 0, 0, 8, 4, 210, 22, 47, b'N']);
+        assert_eq!(frames.next_untyped().as_deref().and_then(start_code), Some(80_877_103));
+        assert_eq!(frames.next_byte(), Some(b'N'));
+        assert_eq!(frames.next_byte(), None);
+    }
+}

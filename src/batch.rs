@@ -1,0 +1,640 @@
+//! A batch: encoded rows beside the raw records they came from, in the order of delivery. Pure.
+//!
+//! Everything lies in a few large buffers that are used again, whatever the number of partitions: the rows as COPY sends
+//! them, an arena of raw records, one entry a record, and *runs*, which say what stretch of records belongs to which segment.
+//! A [`Segment`] is one claim of one partition, with the offsets that its records cover. A partition that is revoked or
+//! superseded is dropped by leaving its runs out; the raw bytes make dead letters exact, and let rows be encoded again after
+//! the catalog changed.
+//!
+//! The books balance: every record has rows, or is a reject, or was skipped by rule. [`Batch::seal`] asserts it.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::record::{Headers, Record};
+
+/// A record as it is delivered, before it joins a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// Its offset.
+    pub offset: Offset,
+    /// Milliseconds since the epoch.
+    pub timestamp_ms: Option<i64>,
+    /// The key.
+    pub key: Option<&'a [u8]>,
+    /// The value.
+    pub value: Option<&'a [u8]>,
+}
+
+/// A record that doesn't become rows: why, in a code for the metric and words for a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// The record's place in the batch.
+    pub record: u32,
+    /// A stable code: the label of `dead_letters_total`.
+    pub reason: &'static str,
+    /// The SQLSTATE, where Postgres refused it.
+    pub sqlstate: Option<Box<str>>,
+    /// The column, where one is at fault.
+    pub column: Option<Box<str>>,
+    /// What, where and why.
+    pub detail: Box<str>,
+}
+
+/// One claim of one partition within a batch. Its records may lie in several runs.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    /// The partition.
+    pub source: TopicPartition,
+    /// The fence under which it was consumed.
+    pub claim: ClaimId,
+    /// Where the ledger stands when all earlier batches are written.
+    pub from: Offset,
+    /// Where it stands after this batch: the last delivered offset's successor.
+    pub to: Offset,
+    /// False once the partition was revoked or superseded: its records are left out.
+    pub live: bool,
+    /// Records delivered.
+    pub records: u32,
+    last_record: u32,
+}
+
+/// What a write moves in the ledger for one segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The segment's place in the batch.
+    pub segment: usize,
+    /// The partition.
+    pub source: TopicPartition,
+    /// The fence.
+    pub claim: ClaimId,
+    /// Where the ledger must stand.
+    pub from: Offset,
+    /// Where it will stand.
+    pub to: Offset,
+    /// The last record that the span covers, by which the log is known again.
+    pub last: LastRecord,
+}
+
+/// A record by which a log is known again: the last one committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp_ms: Option<i64>,
+    /// FNV-1a over key and value.
+    pub digest: i64,
+}
+
+/// Why a batch was closed: the label of `batches_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// `max_rows`
+    Rows,
+    /// `max_bytes`
+    Bytes,
+    /// `max_age`
+    Age,
+    /// A partition is leaving.
+    Revoke,
+    /// The daemon is ending.
+    Shutdown,
+}
+
+impl Trigger {
+    /// The metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Rows => "rows",
+            Self::Bytes => "bytes",
+            Self::Age => "age",
+            Self::Revoke => "revoke",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    offset: i64,
+    timestamp_ms: i64,
+    key_len: i32,
+    value_len: i32,
+    /// Ends, not starts: the start is the entry before.
+    arena_end: u32,
+    rows_end: u32,
+    /// Rows of this and all earlier records.
+    row_count: u32,
+}
+
+const NO_TIMESTAMP: i64 = i64::MIN;
+
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    segment: u32,
+    start: u32,
+}
+
+/// Records gathered for one transaction.
+#[derive(Debug, Default)]
+pub struct Batch {
+    rows: Vec<u8>,
+    arena: Vec<u8>,
+    entries: Vec<Entry>,
+    runs: Vec<Run>,
+    segments: Vec<Segment>,
+    rejects: Vec<Reject>,
+    skipped: u32,
+    opened_at: Option<Instant>,
+    sealed: Option<Trigger>,
+    /// The plan that the rows were encoded by: a writer that knows a newer one encodes again.
+    pub plan_version: u64,
+}
+
+impl Batch {
+    /// An empty batch; buffers grow as records come.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Empties it for use again. Buffers keep their memory up to `keep_bytes` each, so that one huge record isn't paid for
+    /// ever.
+    pub fn clear(&mut self, keep_bytes: usize) {
+        fn reset<T>(buffer: &mut Vec<T>, keep_bytes: usize) {
+            buffer.clear();
+            if buffer.capacity().saturating_mul(size_of::<T>()) > keep_bytes {
+                buffer.shrink_to(keep_bytes / size_of::<T>().max(1));
+            }
+        }
+        reset(&mut self.rows, keep_bytes);
+        reset(&mut self.arena, keep_bytes);
+        reset(&mut self.entries, keep_bytes);
+        self.runs.clear();
+        self.segments.clear();
+        self.rejects.clear();
+        self.skipped = 0;
+        self.opened_at = None;
+        self.sealed = None;
+    }
+
+    /// Opens a segment whose first record will be pushed next.
+    pub fn open_segment(&mut self, source: TopicPartition, claim: ClaimId, from: Offset) -> usize {
+        self.segments.push(Segment { source, claim, from, to: from, live: true, records: 0, last_record: 0 });
+        self.segments.len() - 1
+    }
+
+    /// Adds a record to a segment: the raw bytes go into the arena, `headers` appends those (in the arena's form), and `encode`
+    /// makes rows of what lies there. Returns whether the record was accepted by `encode`.
+    ///
+    /// # Panics
+    /// Where the offset lies before the segment's end: the caller sorts out what was delivered twice.
+    pub fn push(
+        &mut self,
+        segment: usize,
+        incoming: &Incoming<'_>,
+        now: Instant,
+        headers: impl FnOnce(&mut Vec<u8>),
+        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
+    ) -> bool {
+        assert!(self.sealed.is_none(), "a sealed batch takes no record");
+        let index = narrow(self.entries.len());
+        let target = &mut self.segments[segment];
+        assert!(incoming.offset >= target.to, "a segment's offsets only grow");
+        target.to = incoming.offset.successor();
+        target.records += 1;
+        target.last_record = index;
+        let segment_index = narrow(segment);
+        if self.runs.last().is_none_or(|run| run.segment != segment_index) {
+            self.runs.push(Run { segment: segment_index, start: index });
+        }
+        self.opened_at.get_or_insert(now);
+
+        let start = self.arena.len();
+        self.arena.extend_from_slice(incoming.key.unwrap_or_default());
+        self.arena.extend_from_slice(incoming.value.unwrap_or_default());
+        headers(&mut self.arena);
+        let row_count = self.entries.last().map_or(0, |entry| entry.row_count);
+        let mut entry = Entry {
+            offset: incoming.offset.get(),
+            timestamp_ms: incoming.timestamp_ms.unwrap_or(NO_TIMESTAMP),
+            key_len: signed_len(incoming.key),
+            value_len: signed_len(incoming.value),
+            arena_end: narrow(self.arena.len()),
+            rows_end: 0,
+            row_count,
+        };
+        let record = record_of(&entry, &self.arena[start..], &self.segments[segment].source);
+        let outcome = encode(&record, &mut self.rows);
+        let accepted = self.book(outcome, index, &mut entry);
+        self.entries.push(entry);
+        accepted
+    }
+
+    fn book(&mut self, outcome: Result<u32, Reject>, index: u32, entry: &mut Entry) -> bool {
+        let accepted = outcome.is_ok();
+        match outcome {
+            Ok(0) => self.skipped += 1,
+            Ok(rows) => entry.row_count += rows,
+            Err(reject) => self.rejects.push(Reject { record: index, ..reject }),
+        }
+        entry.rows_end = narrow(self.rows.len());
+        accepted
+    }
+
+    /// Makes all rows anew, after the catalog changed. Records that fail now become rejects, and the other way round.
+    pub fn encode_again(&mut self, mut encode: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>) {
+        self.rows.clear();
+        self.rejects.clear();
+        self.skipped = 0;
+        let (mut row_count, mut arena_start) = (0, 0);
+        for (segment, records) in self.runs_owned() {
+            for index in records {
+                let mut entry = self.entries[index as usize];
+                let arena_end = entry.arena_end as usize;
+                let record = record_of(&entry, &self.arena[arena_start..arena_end], &self.segments[segment].source);
+                entry.row_count = row_count;
+                let outcome = encode(&record, &mut self.rows);
+                self.book(outcome, index, &mut entry);
+                row_count = entry.row_count;
+                arena_start = arena_end;
+                self.entries[index as usize] = entry;
+            }
+        }
+    }
+
+    /// Closes it. What was pushed is now covered by its segments, and nothing joins any more.
+    ///
+    /// # Panics
+    /// Where the books don't balance: that would be a bug of ours that loses records.
+    pub fn seal(&mut self, trigger: Trigger) {
+        let consumed: u32 = self.segments.iter().map(|segment| segment.records).sum();
+        let mut with_rows = 0;
+        let mut before = 0;
+        for entry in &self.entries {
+            with_rows += u32::from(entry.row_count > before);
+            before = entry.row_count;
+        }
+        assert_eq!(
+            consumed,
+            with_rows + narrow(self.rejects.len()) + self.skipped,
+            "records consumed = records with rows + rejects + skipped by rule"
+        );
+        self.sealed = Some(trigger);
+    }
+
+    /// Why it was closed, once it is.
+    pub fn trigger(&self) -> Option<Trigger> {
+        self.sealed
+    }
+
+    /// Leaves a segment out of what will be written.
+    pub fn drop_segment(&mut self, segment: usize) {
+        self.segments[segment].live = false;
+    }
+
+    /// The segments, in the order in which they were opened.
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// Records, dropped segments included.
+    pub fn len(&self) -> u32 {
+        narrow(self.entries.len())
+    }
+
+    /// Whether it holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Rows, dropped segments included.
+    pub fn row_count(&self) -> u32 {
+        self.entries.last().map_or(0, |entry| entry.row_count)
+    }
+
+    /// Bytes held: rows, raw records and the entries that describe them.
+    pub fn bytes(&self) -> usize {
+        self.rows.len() + self.arena.len() + self.entries.len() * size_of::<Entry>()
+    }
+
+    /// Bytes of the encoded rows.
+    pub fn row_bytes(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// When the first record joined: the promise is a bound on staleness, so age counts from the first, not the last.
+    pub fn opened_at(&self) -> Option<Instant> {
+        self.opened_at
+    }
+
+    /// Rejects of live segments within a window of records, in order.
+    pub fn rejects(&self, window: Range<u32>) -> impl Iterator<Item = &Reject> {
+        self.rejects
+            .iter()
+            .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
+    }
+
+    /// One record's raw bytes.
+    pub fn record(&self, index: u32) -> Record<'_> {
+        let index = index as usize;
+        let start = if index == 0 { 0 } else { self.entries[index - 1].arena_end as usize };
+        let entry = &self.entries[index];
+        let segment = self.segment_of(narrow(index));
+        record_of(entry, &self.arena[start..entry.arena_end as usize], &self.segments[segment].source)
+    }
+
+    /// The segment that a record belongs to.
+    pub fn segment_of(&self, record: u32) -> usize {
+        let run = self.runs.partition_point(|run| run.start <= record);
+        self.runs[run - 1].segment as usize
+    }
+
+    /// The record that wrote the `nth` row (from 0) of what [`Batch::copy_ranges`] gives for the same window.
+    pub fn record_of_row(&self, window: Range<u32>, nth: u32) -> Option<u32> {
+        let mut left = nth;
+        for (_, records) in self.live_runs(window) {
+            let base = self.rows_before(records.start);
+            let rows = self.rows_before(records.end) - base;
+            if left < rows {
+                let row = base + left;
+                return Some(narrow(self.entries.partition_point(|entry| entry.row_count <= row)));
+            }
+            left -= rows;
+        }
+        None
+    }
+
+    /// The encoded rows of live segments within a window of records: few large slices, one where nothing was dropped.
+    pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
+        let mut runs = self.live_runs(window).peekable();
+        std::iter::from_fn(move || {
+            let (_, mut records) = runs.next()?;
+            while let Some((_, next)) = runs.next_if(|(_, next)| next.start == records.end) {
+                records.end = next.end;
+            }
+            Some(&self.rows[self.bytes_before(records.start)..self.bytes_before(records.end)])
+        })
+    }
+
+    /// Rows of live segments within a window of records.
+    pub fn rows_in(&self, window: Range<u32>) -> u32 {
+        self.live_runs(window).map(|(_, run)| self.rows_before(run.end) - self.rows_before(run.start)).sum()
+    }
+
+    /// Records of live segments within a window.
+    pub fn records_in(&self, window: Range<u32>) -> u32 {
+        self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
+    }
+
+    /// What the ledger moves when the live records of a window are written, one span a segment, in order of topic and
+    /// partition: the order in which every writer takes the ledger's locks.
+    pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
+        // By segment: where it stands before the window, and its last record in it.
+        let mut covered: Vec<Option<(Offset, u32)>> = vec![None; self.segments.len()];
+        for (segment, records) in self.live_runs(window.clone()) {
+            let from = covered[segment].map_or_else(|| self.end_before(segment, window.start), |(from, _)| from);
+            covered[segment] = Some((from, records.end - 1));
+        }
+        let mut spans: Vec<Span> = covered
+            .into_iter()
+            .enumerate()
+            .filter_map(|(segment, covered)| {
+                let (from, last) = covered?;
+                let last = last_record(&self.record(last));
+                let Segment { source, claim, .. } = &self.segments[segment];
+                Some(Span { segment, source: source.clone(), claim: *claim, from, to: last.offset.successor(), last })
+            })
+            .collect();
+        spans.sort_by(|a, b| a.source.cmp(&b.source));
+        spans
+    }
+
+    /// Timestamps of the live records of a window, for the latency from record to commit.
+    pub fn timestamps(&self, window: Range<u32>) -> impl Iterator<Item = i64> {
+        self.live_runs(window)
+            .flat_map(|(_, run)| self.entries[run.start as usize..run.end as usize].iter())
+            .map(|entry| entry.timestamp_ms)
+            .filter(|timestamp| *timestamp != NO_TIMESTAMP)
+    }
+
+    /// Where a segment stands before a record: the end of its last record before, or where it began.
+    fn end_before(&self, segment: usize, record: u32) -> Offset {
+        let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
+        match earlier.last() {
+            Some((_, run)) => Offset::new(self.entries[run.end.min(record) as usize - 1].offset).successor(),
+            None => self.segments[segment].from,
+        }
+    }
+
+    fn rows_before(&self, record: u32) -> u32 {
+        if record == 0 { 0 } else { self.entries[record as usize - 1].row_count }
+    }
+
+    fn bytes_before(&self, record: u32) -> usize {
+        if record == 0 { 0 } else { self.entries[record as usize - 1].rows_end as usize }
+    }
+
+    fn all_runs(&self) -> impl Iterator<Item = (usize, Range<u32>)> + '_ {
+        let ends = self.runs.iter().skip(1).map(|run| run.start).chain(std::iter::once(self.len()));
+        self.runs.iter().zip(ends).map(|(run, end)| (run.segment as usize, run.start..end))
+    }
+
+    fn runs_owned(&self) -> Vec<(usize, Range<u32>)> {
+        self.all_runs().collect()
+    }
+
+    fn live_runs(&self, window: Range<u32>) -> impl Iterator<Item = (usize, Range<u32>)> + '_ {
+        let first = self.runs.partition_point(|run| run.start <= window.start).saturating_sub(1);
+        self.all_runs()
+            .skip(first)
+            .take_while(move |(_, run)| run.start < window.end)
+            .filter(|(segment, _)| self.segments[*segment].live)
+            .map(move |(segment, run)| (segment, run.start.max(window.start)..run.end.min(window.end)))
+            .filter(|(_, run)| !run.is_empty())
+    }
+}
+
+/// The mark by which a log is known again.
+pub fn last_record(record: &Record<'_>) -> LastRecord {
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines, and one record a batch needs no faster one.
+    let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
+    let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
+    let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());
+    for byte in bytes {
+        digest = (digest ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    LastRecord {
+        offset: Offset::new(record.offset),
+        timestamp_ms: record.timestamp_ms,
+        digest: i64::from_ne_bytes(digest.to_ne_bytes()),
+    }
+}
+
+fn record_of<'a>(entry: &Entry, bytes: &'a [u8], source: &'a TopicPartition) -> Record<'a> {
+    let key_len = usize::try_from(entry.key_len).ok();
+    let value_len = usize::try_from(entry.value_len).ok();
+    let (key, rest) = bytes.split_at(key_len.unwrap_or(0));
+    let (value, headers) = rest.split_at(value_len.unwrap_or(0));
+    Record {
+        topic: &source.topic,
+        partition: source.partition,
+        offset: entry.offset,
+        timestamp_ms: Some(entry.timestamp_ms).filter(|timestamp| *timestamp != NO_TIMESTAMP),
+        key: key_len.map(|_| key),
+        value: value_len.map(|_| value),
+        headers: Headers::from_arena(headers),
+    }
+}
+
+/// -1 stands for null, as in Kafka's own protocol.
+fn signed_len(bytes: Option<&[u8]>) -> i32 {
+    bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).expect("Kafka's lengths are 32-bit"))
+}
+
+fn narrow(len: usize) -> u32 {
+    u32::try_from(len).expect("batch.max_bytes and Kafka's largest record keep buffers below 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn source(partition: i32) -> TopicPartition {
+        TopicPartition::new("t", partition)
+    }
+
+    /// A row is the offset's decimal text and a semicolon; multiples of 7 are rejected, multiples of 5 skipped.
+    fn encode(record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+        if record.offset % 7 == 0 {
+            return Err(Reject {
+                record: 0,
+                reason: "seven",
+                sqlstate: None,
+                column: None,
+                detail: "is a seven".into(),
+            });
+        }
+        if record.offset % 5 == 0 {
+            return Ok(0);
+        }
+        rows.extend_from_slice(format!("{}:{};", record.partition, record.offset).as_bytes());
+        Ok(1)
+    }
+
+    fn push(batch: &mut Batch, segment: usize, offset: i64) {
+        let value = offset.to_string();
+        let incoming = Incoming {
+            offset: Offset::new(offset),
+            timestamp_ms: Some(offset * 10),
+            key: Some(b"k"),
+            value: Some(value.as_bytes()),
+        };
+        batch.push(segment, &incoming, Instant::now(), |_| {}, encode);
+    }
+
+    /// Interleaved records of three partitions with gaps, as compaction leaves them.
+    fn batch_of(steps: &[(usize, i64)]) -> Batch {
+        let mut batch = Batch::new();
+        for partition in 0..3 {
+            batch.open_segment(source(partition), ClaimId::from_u128(7), Offset::new(100));
+        }
+        let mut next = [100; 3];
+        for (segment, gap) in steps {
+            push(&mut batch, *segment, next[*segment] + gap);
+            next[*segment] += gap + 1;
+        }
+        batch.seal(Trigger::Rows);
+        batch
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(usize, i64)>> {
+        proptest::collection::vec((0usize..3, 0i64..4), 1..80)
+    }
+
+    fn text(batch: &Batch, window: Range<u32>) -> String {
+        batch.copy_ranges(window).map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
+    }
+
+    #[test]
+    fn a_dropped_segment_leaves_no_byte_and_no_span() {
+        let mut batch = batch_of(&[(0, 1), (1, 1), (0, 0), (2, 3)]);
+        batch.drop_segment(0);
+        assert_eq!(text(&batch, 0..4), "1:101;2:103;");
+        assert_eq!(batch.spans(0..4).iter().map(|span| span.source.partition).collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn a_null_value_and_an_empty_one_stay_apart() {
+        let mut batch = Batch::new();
+        let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
+        for (offset, value) in [(1, None), (2, Some(&b""[..]))] {
+            let incoming = Incoming { offset: Offset::new(offset), timestamp_ms: None, key: None, value };
+            batch.push(segment, &incoming, Instant::now(), |_| {}, encode);
+        }
+        assert_eq!((batch.record(0).value, batch.record(1).value), (None, Some(&b""[..])));
+    }
+
+    proptest! {
+        #[test]
+        fn windows_cover_every_record_once_and_their_spans_chain(steps in steps(), cut in 0u32..80, dropped in proptest::option::of(0usize..3)) {
+            let mut batch = batch_of(&steps);
+            if let Some(segment) = dropped {
+                batch.drop_segment(segment);
+            }
+            let cut = cut.min(batch.len());
+            prop_assert_eq!(text(&batch, 0..cut) + &text(&batch, cut..batch.len()), text(&batch, 0..batch.len()));
+            let mut at: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
+            for window in [0..cut, cut..batch.len()] {
+                for span in batch.spans(window) {
+                    prop_assert_eq!(span.from, *at.get(&span.source).unwrap_or(&Offset::new(100)));
+                    prop_assert!(span.to > span.from);
+                    prop_assert_eq!(span.last.offset.successor(), span.to);
+                    at.insert(span.source, span.to);
+                }
+            }
+            for segment in batch.segments().iter().filter(|segment| segment.live && segment.records > 0) {
+                prop_assert_eq!(at.get(&segment.source), Some(&segment.to));
+            }
+        }
+
+        #[test]
+        fn the_books_balance(steps in steps()) {
+            let batch = batch_of(&steps);
+            let rejects = batch.rejects(0..batch.len()).count();
+            let skipped = (0..batch.len()).filter(|record| {
+                let offset = batch.record(*record).offset;
+                offset % 5 == 0 && offset % 7 != 0
+            }).count();
+            prop_assert_eq!(batch.len() as usize, batch.row_count() as usize + rejects + skipped);
+        }
+
+        #[test]
+        fn a_row_leads_back_to_its_record(steps in steps(), dropped in proptest::option::of(0usize..3), start in 0u32..80) {
+            let mut batch = batch_of(&steps);
+            if let Some(segment) = dropped {
+                batch.drop_segment(segment);
+            }
+            let window = start.min(batch.len())..batch.len();
+            let copied = text(&batch, window.clone());
+            for (nth, row) in copied.split_terminator(';').enumerate() {
+                let record = batch.record_of_row(window.clone(), u32::try_from(nth).unwrap()).unwrap();
+                let record = batch.record(record);
+                prop_assert_eq!(row, format!("{}:{}", record.partition, record.offset));
+            }
+            prop_assert_eq!(batch.record_of_row(window.clone(), batch.rows_in(window)), None);
+        }
+
+        #[test]
+        fn encoding_again_gives_the_same_bytes(steps in steps()) {
+            let mut batch = batch_of(&steps);
+            let before = (text(&batch, 0..batch.len()), batch.rejects(0..batch.len()).cloned().collect::<Vec<_>>());
+            batch.encode_again(encode);
+            let after = (text(&batch, 0..batch.len()), batch.rejects(0..batch.len()).cloned().collect::<Vec<_>>());
+            prop_assert_eq!(before, after);
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What `[pipelines.NAME.columns]` means, checked. `read_columns` makes it.
+
+/// One column of the mapping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// The column's name in the table.
+    pub name: String,
+    /// What fills it.
+    pub source: Source,
+    /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists. Always Postgres' own
+    /// name with its modifier, so that a part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
+    pub type_name: Option<String>,
+    /// `unit`: numbers are epochs in this unit.
+    pub unit: Option<EpochUnit>,
+    /// `default = …`: stands in for a missing field. A TOML scalar, as JSON text.
+    pub default: Option<String>,
+    /// `nul = …`: what a NUL in text means.
+    pub nul: NulPolicy,
+    /// `not_null = true`, for `create`.
+    pub not_null: bool,
+}
+
+/// What fills a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A field: the path from the top, one element a level. `position.lat` is two; a dot in a name is written `\.`.
+    Field(Vec<String>),
+    /// `meta = "topic"`
+    Topic,
+    /// `meta = "partition"`
+    Partition,
+    /// `meta = "offset"`
+    Offset,
+    /// `meta = "timestamp"`
+    Timestamp,
+    /// `meta = "key"`: bytes or text, as the column's type wants.
+    Key,
+    /// `meta = "headers"`: all of them, as a jsonb object of name to text (or array of text where a name repeats).
+    Headers,
+    /// `header = "trace-id"`: the last of that name.
+    Header(String),
+}
+
+/// The unit of a number that is an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Millis,
+    /// Microseconds.
+    Micros,
+    /// Nanoseconds; cut to Postgres' microseconds by rounding half to even.
+    Nanos,
+}
+
+/// What a NUL in text means: Postgres can't store it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NulPolicy {
+    /// The record is a dead letter.
+    #[default]
+    DeadLetter,
+    /// The NUL is left out.
+    Strip,
+    /// The NUL becomes U+FFFD.
+    Replace,
+}

@@ -1,0 +1,85 @@
+//! All deadlines and their order. Each must end before the next one does, or the wrong side gives up first.
+
+use std::time::Duration;
+
+use super::defaults;
+use super::node::Node;
+use super::units::show_duration;
+
+/// A deadline as it will hold, and the key where a user sets it.
+struct Deadline<'a> {
+    name: &'static str,
+    value: Duration,
+    node: Node<'a>,
+}
+
+/// Shorter, longer, and what happens otherwise.
+const ORDER: &[(&str, &str, &str)] = &[
+    (
+        "postgres.lock_timeout",
+        "postgres.statement_timeout",
+        "the statement ends first and nobody learns who held the lock",
+    ),
+    ("postgres.statement_timeout", "postgres.write_timeout", "the connection is given up before Postgres can say why"),
+    ("postgres.write_timeout", "limits.drain_timeout", "a batch in flight at a shutdown is left in doubt"),
+    ("postgres.connect_timeout", "limits.drain_timeout", "a batch in doubt at a shutdown stays in doubt"),
+    ("postgres.lock_timeout", "limits.claim_grace", "a claim is made again while the first one waits"),
+    ("limits.drain_timeout", "max.poll.interval.ms", "Kafka throws the consumer out while it drains"),
+];
+
+/// Checks the order of the deadlines that hold for the whole process; `values` has them by name.
+pub(super) fn check(top: &Node<'_>, values: &[(&'static str, Duration)]) {
+    let find = |name: &str| {
+        let (name, value) = values.iter().find(|(known, _)| *known == name)?;
+        let (table, key) = name.split_once('.')?;
+        Some(Deadline { name, value: *value, node: top.at(table).at(key) })
+    };
+    for (shorter, longer, otherwise) in ORDER {
+        let (Some(short), Some(long)) = (find(shorter), find(longer)) else { continue };
+        check_pair(&short, &long, otherwise);
+    }
+}
+
+/// Checks one pipeline's `max.poll.interval.ms` and `session.timeout.ms`, from its own properties or those of `[kafka]`.
+pub(super) fn check_poll(top: &Node<'_>, own: &Node<'_>, drain: Duration, is_consumer_protocol: bool) {
+    let shared = top.at("kafka").at("properties");
+    let find = |name: &'static str, default: Duration| {
+        let node = [own.at(name), shared.at(name)].into_iter().find(Node::is_set).unwrap_or_else(|| own.at(name));
+        let set = node.scalar_text().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        Deadline { name, value: set.unwrap_or(default), node }
+    };
+    let poll = find("max.poll.interval.ms", defaults::MAX_POLL_INTERVAL);
+    let drain = Deadline { name: "limits.drain_timeout", value: drain, node: top.at("limits").at("drain_timeout") };
+    if let Some((_, _, otherwise)) = ORDER.iter().find(|(_, longer, _)| *longer == poll.name) {
+        check_pair(&drain, &poll, otherwise);
+    }
+    if is_consumer_protocol {
+        return;
+    }
+    let session = find("session.timeout.ms", defaults::SESSION_TIMEOUT);
+    if session.value > poll.value {
+        let longer = if session.node.is_set() { &session } else { &poll };
+        longer.node.fault(format!(
+            "session.timeout.ms ({}) must not be above max.poll.interval.ms ({}); librdkafka refuses it",
+            show_duration(session.value),
+            show_duration(poll.value)
+        ));
+    }
+}
+
+fn check_pair(short: &Deadline<'_>, long: &Deadline<'_>, otherwise: &str) {
+    if short.value < long.value {
+        return;
+    }
+    let shown = |deadline: &Deadline<'_>| {
+        let by_default = if deadline.node.is_set() { "" } else { " by default" };
+        format!("{} ({}{by_default})", deadline.name, show_duration(deadline.value))
+    };
+    // The fault stands at the key that the user set; at the longer one where both or none are.
+    let (node, own, order, other) = if short.node.is_set() && !long.node.is_set() {
+        (&short.node, short.value, "below", shown(long))
+    } else {
+        (&long.node, long.value, "above", shown(short))
+    };
+    node.fault(format!("{} must be {order} {other}, or {otherwise}", show_duration(own)));
+}

@@ -1,0 +1,61 @@
+//! What holds where a key is left out, each with its why. `config/tidegate.toml` shows the same values to users, and a
+//! test compares the two.
+
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::{BatchLimits, DeadLetterBudget};
+
+/// `limits.memory`, 256 MiB: two pipelines with two consumers each fit, and small containers hold it.
+pub const MEMORY: u64 = 256 << 20;
+
+/// `limits.drain_timeout`: under the 30 s that Kubernetes waits between SIGTERM and SIGKILL.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// `limits.claim_grace`: a revoke reaches a live consumer within a few heartbeats of 3 s.
+pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
+
+/// `postgres.connect_timeout`: TLS and authentication over a slow link, and still within a drain.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `postgres.lock_timeout`: long enough for other transactions of a normal length, short enough to name a blocker soon.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `postgres.statement_timeout`: a batch copies in well under a second; one that takes longer is retried, then halved.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// `postgres.write_timeout`: after `statement_timeout`, so that Postgres' own answer has time to arrive; within a drain.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// `postgres.idle_in_transaction_timeout`: how long a stopped process can keep the next owner from its ledger rows.
+pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `http.listen`: loopback, since the page asks for no password.
+pub const HTTP_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9464));
+
+/// `log.level`: what an operator acts on.
+pub const LOG_LEVEL: tracing::Level = tracing::Level::INFO;
+
+/// `pipelines.NAME.consumers`: one keeps up with most topics; more are asked for by hand.
+pub const CONSUMERS: NonZeroU32 = NonZeroU32::MIN;
+
+/// The most consumers that a pipeline may have in one process: each is a thread, a connection and a share of the memory.
+pub const MAX_CONSUMERS: u32 = 256;
+
+/// `pipelines.NAME.batch`: large enough that the COMMIT costs little, young enough that the table is nearly live.
+pub const BATCH: BatchLimits = BatchLimits {
+    max_rows: NonZeroU32::new(50_000).expect("50 000 is not 0"),
+    max_bytes: 8 << 20,
+    max_age: Duration::from_millis(500),
+};
+
+/// `pipelines.NAME.dead_letters`: one bad producer among ten stops nothing; a wrong mapping stops within seconds.
+pub const DEAD_LETTERS: DeadLetterBudget =
+    DeadLetterBudget { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
+
+/// `max.poll.interval.ms` where `kafka.properties` sets none: librdkafka's own default.
+pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+
+/// `session.timeout.ms` where `kafka.properties` sets none: librdkafka's own default.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(45);

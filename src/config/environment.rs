@@ -1,0 +1,167 @@
+//! The environment as the last layer: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
+//!
+//! Levels are parted by `__`. A shell can't write every name, so case doesn't matter, and `_` stands for `.` and `-` too:
+//! each part is looked up among the keys that the files have, then among those that exist. A pipeline must stand in a file,
+//! so that a misspelled name is a fault and not a new pipeline; new columns and settings of Postgres are lower-cased.
+
+use std::collections::BTreeMap;
+
+use config::{Map, Value, ValueKind};
+
+use super::fault::{Fault, Place, dotted, nearest};
+use super::layer::Layer;
+use super::schema::{Kind, ROOT};
+use super::{ENVIRONMENT_PREFIX, properties};
+
+/// The variables that begin with the prefix as a layer over `files`.
+pub(super) fn layer(
+    number: usize,
+    files: &Value,
+    env: impl Iterator<Item = (String, String)>,
+    faults: &mut Vec<Fault>,
+) -> Layer {
+    let mut layer = Layer::default();
+    let mut setters: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    // In order of name, so that the same environment always reads the same.
+    let variables: BTreeMap<_, _> = env.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
+    for (name, text) in variables {
+        let place = Place::Variable { layer: number, name: name.clone() };
+        let mut fault = |path: &[String], message: String| faults.push(Fault::new(place.clone(), path, message));
+        let (path, kind) = match resolve(&name[ENVIRONMENT_PREFIX.len()..], files) {
+            Ok(found) => found,
+            Err((path, message)) => {
+                fault(&path, message);
+                continue;
+            }
+        };
+        if let Some(earlier) = setters.insert(path.clone(), name.clone()) {
+            fault(&path, format!("{earlier} sets it too; keep one of the two"));
+            continue;
+        }
+        match value(&mut layer, &path, &text, kind, &place) {
+            Ok(value) => layer.set(&path, value, &place),
+            Err(message) => fault(&path, message),
+        }
+    }
+    layer
+}
+
+/// Which key a variable names; the rest of its name when none.
+fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String>, String)> {
+    let mut path: Vec<String> = Vec::new();
+    let (mut kind, mut value) = (ROOT, Some(files));
+    for part in name.split("__") {
+        let table = value.and_then(|value| match &value.kind {
+            ValueKind::Table(table) => Some(table),
+            _ => None,
+        });
+        let existing = table.into_iter().flat_map(Map::keys).map(String::as_str);
+        let found = match pick(part, existing.clone()) {
+            Ok(Some(key)) => Ok(key.to_owned()),
+            Ok(None) => unset(part, kind, existing),
+            Err(message) => Err(message),
+        };
+        let inner = found.and_then(|key| {
+            let inner = kind.at(&key).ok_or_else(|| "unknown key".to_owned())?;
+            Ok((key, inner))
+        });
+        match inner {
+            Ok((key, inner)) => {
+                value = table.and_then(|table| table.get(&key));
+                kind = inner;
+                path.push(key);
+            }
+            Err(message) => {
+                path.push(part.to_owned());
+                return Err((path, message));
+            }
+        }
+    }
+    Ok((path, kind))
+}
+
+/// The key that a part of a variable's name means, among those that no file sets.
+fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) -> Result<String, String> {
+    match kind {
+        Kind::Table(keys) | Kind::TextOr(keys) => pick(part, keys.iter().map(|key| key.name))?
+            .map(str::to_owned)
+            .ok_or_else(|| match nearest(part, keys.iter().map(|key| key.name)) {
+                Some(meant) => format!("unknown key, did you mean {}?", meant.to_uppercase()),
+                None => "unknown key".to_owned(),
+            }),
+        Kind::Properties => Ok(properties::by_folded_name(part).unwrap_or_else(|| part.to_lowercase())),
+        Kind::Settings => Ok(part.to_lowercase()),
+        Kind::Named(Kind::Table(_)) => Err(match nearest(part, existing) {
+            Some(meant) => format!("no file has this pipeline, did you mean {}?", meant.to_uppercase()),
+            None => "no file has this pipeline; a variable changes one that a file has".to_owned(),
+        }),
+        Kind::Named(_) if !part.is_empty() => Ok(part.to_lowercase()),
+        _ => Err("unknown key".to_owned()),
+    }
+}
+
+/// The one name that `part` stands for.
+fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, String> {
+    let mut found = None;
+    for name in names {
+        if name == part {
+            return Ok(Some(name));
+        }
+        if fold(name) == fold(part) {
+            if let Some(other) = found {
+                return Err(format!("stands for both {other:?} and {name:?}; write the one that is meant as it is"));
+            }
+            found = Some(name);
+        }
+    }
+    Ok(found)
+}
+
+/// Names that a shell can't tell apart.
+pub(super) fn fold(name: &str) -> String {
+    name.chars()
+        .map(|c| match c {
+            '.' | '-' => '_',
+            other => other.to_ascii_lowercase(),
+        })
+        .collect()
+}
+
+/// A variable's text as the type of its key.
+fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Place) -> Result<Value, String> {
+    let digits = || text.trim().replace('_', "");
+    let wrong = || format!("{text:?} is not {}", kind.expected());
+    let kind_of_value = match kind {
+        Kind::Integer => ValueKind::I64(digits().parse().map_err(|_| wrong())?),
+        Kind::Float => ValueKind::Float(digits().parse().map_err(|_| wrong())?),
+        Kind::Bool => ValueKind::Boolean(text.trim().to_lowercase().parse().map_err(|_| wrong())?),
+        Kind::Scalar if path.iter().any(|part| part == "columns") => {
+            // A default: `5` is a number, and what TOML can't read is text.
+            let read = layer.value_of(path, text, kind, place).map(|value| value.kind);
+            match read {
+                Some(scalar @ (ValueKind::I64(_) | ValueKind::Float(_) | ValueKind::Boolean(_))) => scalar,
+                _ => text.into(),
+            }
+        }
+        Kind::List if !text.trim_start().starts_with('[') => {
+            text.split(',').map(|element| Value::new(None, element.trim())).collect::<Vec<_>>().into()
+        }
+        Kind::TextOr(_) if !text.trim_start().starts_with('{') => text.into(),
+        Kind::List | Kind::TextOr(_) | Kind::Table(_) | Kind::Named(_) | Kind::Properties | Kind::Settings => {
+            let is_list = matches!(kind, Kind::List);
+            let right = |value: &Value| match value.kind {
+                ValueKind::Array(_) => is_list,
+                ValueKind::Table(_) => !is_list,
+                _ => false,
+            };
+            let whole = layer.value_of(path, text, kind, place).filter(right);
+            let whole = whole.ok_or_else(|| match kind {
+                Kind::List => "no valid TOML array; write a,b or [\"a\", \"b\"]".to_owned(),
+                _ => format!("{} is a table; name one of its keys after another __", dotted(path)),
+            })?;
+            return Ok(whole);
+        }
+        Kind::Text | Kind::Secret | Kind::Size | Kind::Duration | Kind::Scalar => text.into(),
+    };
+    Ok(Value::new(None, kind_of_value))
+}

@@ -1,0 +1,147 @@
+//! What is wrong with a configuration, and where.
+
+use std::cmp::Reverse;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a key or a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// A file as a whole, by its number among the layers.
+    File { layer: usize, file: PathBuf },
+    /// A line and column in a file, both from 1.
+    Line { layer: usize, file: PathBuf, line: usize, column: usize },
+    /// An environment variable.
+    Variable { layer: usize, name: String },
+    /// No file was given at all.
+    Nowhere,
+}
+
+impl Place {
+    /// Which layer it belongs to; a later one wins.
+    pub(super) fn layer(&self) -> usize {
+        match self {
+            Self::File { layer, .. } | Self::Line { layer, .. } | Self::Variable { layer, .. } => *layer,
+            Self::Nowhere => 0,
+        }
+    }
+
+    /// The folder that relative paths start from: that of the file; for a variable the current one.
+    pub(super) fn folder(&self) -> PathBuf {
+        match self {
+            Self::File { file, .. } | Self::Line { file, .. } => file.parent().map(PathBuf::from).unwrap_or_default(),
+            Self::Variable { .. } | Self::Nowhere => PathBuf::new(),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { file, .. } => write!(f, "{}", file.display()),
+            Self::Line { file, line, column, .. } => write!(f, "{}:{line}:{column}", file.display()),
+            Self::Variable { name, .. } => f.write_str(name),
+            Self::Nowhere => f.write_str("configuration"),
+        }
+    }
+}
+
+/// One thing that is wrong: `tidegate.toml:31:1  pipelines.rides.batch.max_row: unknown key, did you mean max_rows?`
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    place: Place,
+    key: String,
+    message: String,
+}
+
+impl Fault {
+    pub(super) fn new(place: Place, path: &[String], message: impl Into<String>) -> Self {
+        Self { place, key: dotted(path), message: message.into() }
+    }
+
+    /// The key, dotted from the top; empty where the file as a whole is at fault.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// What is wrong and what to do, without place and key.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}  ", self.place)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+/// Everything that is wrong, in the order of the files; never empty. Shown one a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Faults(Vec<Fault>);
+
+impl Faults {
+    pub(super) fn new(mut faults: Vec<Fault>) -> Self {
+        faults.sort();
+        faults.dedup();
+        Self(faults)
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            fault.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Faults {}
+
+/// A path as TOML writes it: parts that aren't bare keys in quotes.
+pub(super) fn dotted(path: &[String]) -> String {
+    let bare = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+    };
+    let mut text = String::new();
+    for part in path {
+        if part.starts_with('[') {
+            text.push_str(part); // an element of an array
+            continue;
+        }
+        if !text.is_empty() {
+            text.push('.');
+        }
+        if bare(part) {
+            text.push_str(part);
+        } else {
+            text.push_str(&format!("{part:?}"));
+        }
+    }
+    text
+}
+
+/// The candidate that a misspelled word was most likely meant to be.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let allowed = (word.chars().count() / 3).max(1);
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        // Letters are left out more often than added.
+        .min_by_key(|(distance, candidate)| (*distance, Reverse(candidate.len()), *candidate))
+        .map(|(_, candidate)| candidate)
+}

@@ -1,0 +1,223 @@
+//! What names may look like: topics, groups, tables, columns, types, paths into a record.
+
+use crate::catalog::TableName;
+
+/// The longest name that Postgres keeps whole, in bytes.
+const LONGEST_IDENTIFIER: usize = 63;
+
+/// Types that tidegate can encode, by Postgres' own names.
+pub(super) const TYPES: &[&str] = &[
+    "bool",
+    "int2",
+    "int4",
+    "int8",
+    "float4",
+    "float8",
+    "numeric",
+    "text",
+    "varchar",
+    "bpchar",
+    "bytea",
+    "date",
+    "time",
+    "timestamp",
+    "timestamptz",
+    "uuid",
+    "json",
+    "jsonb",
+];
+
+/// Other names that SQL has for them.
+const TYPE_ALIASES: &[(&str, &str)] = &[
+    ("boolean", "bool"),
+    ("smallint", "int2"),
+    ("integer", "int4"),
+    ("int", "int4"),
+    ("bigint", "int8"),
+    ("real", "float4"),
+    ("double precision", "float8"),
+    ("double", "float8"),
+    ("float", "float8"),
+    ("decimal", "numeric"),
+    ("string", "text"),
+    ("character varying", "varchar"),
+    ("character", "bpchar"),
+    ("char", "bpchar"),
+    ("time without time zone", "time"),
+    ("timestamp without time zone", "timestamp"),
+    ("timestamp with time zone", "timestamptz"),
+];
+
+/// A pipeline's name: it is a key in the ledger, a label, a part of variables.
+pub(super) fn pipeline(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if (1..=63).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err("a pipeline's name has 1 to 63 of A-Z a-z 0-9 _ -".to_owned())
+}
+
+/// A topic, as Kafka names them.
+pub(super) fn topic(name: &str) -> Result<(), String> {
+    if name.starts_with('^') {
+        return Err(format!("{name:?} is a pattern; write topic_pattern = {name:?}"));
+    }
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=249).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".." {
+        return Ok(());
+    }
+    Err(format!("{name:?} is no topic's name; Kafka's have 1 to 249 of A-Z a-z 0-9 . _ -"))
+}
+
+/// A column, unquoted.
+pub(super) fn identifier(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.contains('\0') {
+        return Err(format!("{name:?} is no name that Postgres takes"));
+    }
+    if name.len() > LONGEST_IDENTIFIER {
+        return Err(format!("{name:?} has {} bytes; Postgres cuts names after {LONGEST_IDENTIFIER}", name.len()));
+    }
+    Ok(())
+}
+
+/// `schema.table`, or `table` in schema public; parts with dots or quotes of their own in double quotes, as in SQL.
+pub(super) fn table(text: &str) -> Result<TableName, String> {
+    let mut parts = vec![String::new()];
+    let mut in_quotes = false;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let part = parts.last_mut().expect("there is always one part");
+        match c {
+            '"' if in_quotes && chars.next_if_eq(&'"').is_some() => part.push('"'),
+            '"' => in_quotes = !in_quotes,
+            '.' if !in_quotes => parts.push(String::new()),
+            other => part.push(other),
+        }
+    }
+    let (schema, name) = match (in_quotes, parts.as_slice()) {
+        (false, [name]) => ("public", name.as_str()),
+        (false, [schema, name]) => (schema.as_str(), name.as_str()),
+        _ => return Err(format!("{text:?} is no table's name; write \"schema.table\"")),
+    };
+    identifier(schema)?;
+    identifier(name)?;
+    if schema == "tidegate" {
+        return Err("schema tidegate holds the ledger; choose another schema".to_owned());
+    }
+    Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
+}
+
+/// A type by Postgres' own name, with its modifier: `double precision` is `float8`, `decimal(10, 2)` is `numeric(10,2)`.
+pub(super) fn column_type(text: &str) -> Result<String, String> {
+    let lower = text.trim().to_lowercase();
+    let (base, modifier) = match lower.split_once('(') {
+        Some((base, rest)) => (base.trim_end(), rest.strip_suffix(')')),
+        None => (lower.as_str(), Some("")),
+    };
+    let base = TYPE_ALIASES.iter().find(|(alias, _)| *alias == base).map_or(base, |(_, name)| name);
+    if !TYPES.contains(&base) {
+        let known = TYPES.iter().copied().chain(TYPE_ALIASES.iter().map(|(alias, _)| *alias));
+        return Err(match super::fault::nearest(base, known) {
+            Some(meant) => format!("{text:?} is no type that tidegate writes, did you mean {meant:?}?"),
+            None => format!("{text:?} is no type that tidegate writes; it writes {}", TYPES.join(", ")),
+        });
+    }
+    let numbers: Option<Vec<u32>> = match modifier {
+        Some("") if !lower.contains('(') => Some(Vec::new()),
+        Some(inside) => inside.split(',').map(|number| number.trim().parse().ok()).collect(),
+        None => None,
+    };
+    let fits = |numbers: &[u32]| match (base, numbers) {
+        (_, []) => true,
+        ("varchar" | "bpchar", [length]) => (1..=10_485_760).contains(length),
+        ("numeric", [precision]) => (1..=1000).contains(precision),
+        ("numeric", [precision, scale]) => (1..=1000).contains(precision) && scale <= precision,
+        ("time" | "timestamp" | "timestamptz", [digits]) => *digits <= 6,
+        _ => false,
+    };
+    match numbers.filter(|numbers| fits(numbers)) {
+        Some(numbers) if numbers.is_empty() => Ok(base.to_owned()),
+        Some(numbers) => Ok(format!("{base}({})", numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(","))),
+        None => Err(format!("{text:?} has a modifier that Postgres does not take for {base}")),
+    }
+}
+
+/// The path into a record: `position.lat` is two levels, `\.` a dot in a name, `\\` a backslash.
+pub(super) fn field_path(text: &str) -> Result<Vec<String>, String> {
+    let mut path = vec![String::new()];
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        let level = path.last_mut().expect("there is always one level");
+        match c {
+            '\\' => match chars.next() {
+                Some(escaped @ ('.' | '\\')) => level.push(escaped),
+                _ => return Err(format!("{text:?}: a backslash stands before a dot or a backslash only")),
+            },
+            '.' => path.push(String::new()),
+            other => level.push(other),
+        }
+    }
+    if path.iter().any(String::is_empty) {
+        return Err(format!("{text:?} has an empty level; a dot in a name is written \\."));
+    }
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_without_a_schema_is_public_and_quotes_keep_dots() {
+        let name = |text| table(text).map(|table| (table.schema, table.name));
+        let is = |schema: &str, name: &str| Ok((schema.to_owned(), name.to_owned()));
+        assert_eq!(name("rides"), is("public", "rides"));
+        assert_eq!(name("geo.rides"), is("geo", "rides"));
+        assert_eq!(name("\"Geo.Data\".\"a\"\"b\""), is("Geo.Data", "a\"b"));
+        for wrong in ["", "a.b.c", "a.", ".b", "\"a", "tidegate.ledger"] {
+            assert!(table(wrong).is_err(), "{wrong}");
+        }
+        assert!(table(&"x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn types_go_by_the_names_of_postgres() {
+        let cases = [
+            ("float8", "float8"),
+            ("Double Precision", "float8"),
+            ("varchar(16)", "varchar(16)"),
+            ("decimal (10, 2)", "numeric(10,2)"),
+            ("timestamp with time zone", "timestamptz"),
+        ];
+        for (text, name) in cases {
+            assert_eq!(column_type(text).as_deref(), Ok(name));
+        }
+        for wrong in ["", "int8(3)", "varchar(0)", "varchar()", "varchar(5", "numeric(2,3)", "text; drop table x"] {
+            assert!(column_type(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(
+            column_type("timestampz").expect_err("no such type"),
+            "\"timestampz\" is no type that tidegate writes, did you mean \"timestamptz\"?"
+        );
+    }
+
+    #[test]
+    fn a_field_path_has_levels_and_escaped_dots() {
+        let path = |text| field_path(text).map(|path| path.join("|"));
+        assert_eq!(path("position.lat").as_deref(), Ok("position|lat"));
+        assert_eq!(path(r"a\.b.c\\d").as_deref(), Ok(r"a.b|c\d"));
+        for wrong in ["", "a.", ".a", "a..b", r"a\", r"a\n"] {
+            assert!(field_path(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn topics_go_by_the_rules_of_kafka() {
+        for right in ["telemetry", "a.b_c-9", &"x".repeat(249)] {
+            assert_eq!(topic(right), Ok(()));
+        }
+        for wrong in ["", ".", "..", "a b", "ä", "^a", &"x".repeat(250)] {
+            assert!(topic(wrong).is_err(), "{wrong}");
+        }
+    }
+}

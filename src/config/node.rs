@@ -1,0 +1,298 @@
+//! A place in the merged tree, and the ways to read it that note a fault instead of failing.
+//!
+//! [`Node::check`] runs once over the whole tree: unknown keys and wrong types. After it the readers take a value of the
+//! wrong type for absent, since its fault is noted, and no reader has to say it again.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use config::{Value, ValueKind};
+
+use super::fault::{Fault, Place, nearest};
+use super::layer::Places;
+use super::schema::Kind;
+use super::units;
+
+/// What all nodes of a tree share.
+pub(super) struct Reader {
+    pub(super) places: Places,
+    /// Where a fault stands that has no key in any file.
+    pub(super) top: Place,
+    pub(super) faults: RefCell<Vec<Fault>>,
+}
+
+/// A key that is there, or could be.
+#[derive(Clone)]
+pub(super) struct Node<'a> {
+    reader: &'a Reader,
+    path: Vec<String>,
+    value: Option<&'a Value>,
+    /// Something above has the wrong type: what is missing below isn't a fault of its own.
+    broken: bool,
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn top(reader: &'a Reader, tree: &'a Value) -> Self {
+        Node { reader, path: Vec::new(), value: Some(tree), broken: false }
+    }
+
+    /// The key `name` of this table.
+    pub(super) fn at(&self, name: &str) -> Node<'a> {
+        let mut path = self.path.clone();
+        path.push(name.to_owned());
+        let value = self.table().and_then(|table| table.get(name));
+        let broken = self.broken || (self.value.is_some() && self.table().is_none());
+        Node { reader: self.reader, path, value, broken }
+    }
+
+    /// Every key of this table that is set, in the order of the files.
+    pub(super) fn entries(&self) -> Vec<(&'a str, Node<'a>)> {
+        self.table().into_iter().flatten().map(|(name, _)| (name.as_str(), self.at(name))).collect()
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.value.is_some()
+    }
+
+    pub(super) fn is_table(&self) -> bool {
+        self.table().is_some()
+    }
+
+    /// Where the key is written, or else the table that it would stand in.
+    pub(super) fn place(&self) -> Place {
+        self.reader.places.find(&self.path).unwrap_or(&self.reader.top).clone()
+    }
+
+    pub(super) fn fault(&self, message: impl Into<String>) {
+        if !self.broken {
+            self.reader.faults.borrow_mut().push(Fault::new(self.place(), &self.path, message));
+        }
+    }
+
+    /// Notes that a key is missing where it must be set.
+    pub(super) fn require(&self, remedy: &str) {
+        if !self.is_set() {
+            self.fault(format!("missing; {remedy}"));
+        }
+    }
+
+    fn table(&self) -> Option<&'a config::Map<String, Value>> {
+        match &self.value?.kind {
+            ValueKind::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// Which of keys that exclude each other is set; two in one layer are a fault, and else the later layer wins.
+    pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, Node<'a>)> {
+        let mut set: Vec<_> =
+            names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();
+        set.sort_by_key(|(_, node)| node.place());
+        let (name, node) = set.pop()?;
+        if let Some((other, _)) = set.iter().rev().find(|(_, lower)| lower.place().layer() == node.place().layer()) {
+            node.fault(format!("{other} is set too; keep one of the two"));
+        }
+        Some((name, node))
+    }
+
+    pub(super) fn text(&self) -> Option<&'a str> {
+        match &self.value?.kind {
+            ValueKind::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Text, a number or a boolean, as text.
+    pub(super) fn scalar_text(&self) -> Option<String> {
+        match &self.value?.kind {
+            ValueKind::Table(_) | ValueKind::Array(_) | ValueKind::Nil => None,
+            other => Some(other.to_string()),
+        }
+    }
+
+    /// Text, a number or a boolean, as JSON writes it.
+    pub(super) fn scalar_json(&self) -> Option<String> {
+        match &self.value?.kind {
+            ValueKind::String(text) => Some(serde_json::Value::from(text.as_str()).to_string()),
+            ValueKind::I64(number) => Some(number.to_string()),
+            ValueKind::Boolean(flag) => Some(flag.to_string()),
+            ValueKind::Float(number) => {
+                let json = serde_json::Number::from_f64(*number);
+                if json.is_none() {
+                    self.fault("JSON has no such number; write it as text");
+                }
+                Some(json?.to_string())
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn flag(&self, default: bool) -> bool {
+        match self.value.map(|value| &value.kind) {
+            Some(ValueKind::Boolean(flag)) => *flag,
+            _ => default,
+        }
+    }
+
+    pub(super) fn integer(&self, range: RangeInclusive<u32>, default: u32) -> u32 {
+        let Some(ValueKind::I64(number)) = self.value.map(|value| &value.kind) else { return default };
+        match u32::try_from(*number).ok().filter(|number| range.contains(number)) {
+            Some(number) => number,
+            None => {
+                self.out_of(number, range.start(), range.end());
+                default
+            }
+        }
+    }
+
+    pub(super) fn float(&self) -> Option<f64> {
+        match self.value?.kind {
+            ValueKind::Float(number) => Some(number),
+            ValueKind::I64(number) => i32::try_from(number).ok().map(f64::from),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size(&self, range: RangeInclusive<u64>, default: u64) -> u64 {
+        let Some(text) = self.text() else { return default };
+        match units::parse_size(text) {
+            Ok(size) if range.contains(&size) => return size,
+            Ok(_) => self.out_of(text, units::show_size(*range.start()), units::show_size(*range.end())),
+            Err(message) => self.fault(message),
+        }
+        default
+    }
+
+    pub(super) fn duration(&self, range: RangeInclusive<Duration>, default: Duration) -> Duration {
+        let Some(text) = self.text() else { return default };
+        match units::parse_duration(text) {
+            Ok(duration) if range.contains(&duration) => return duration,
+            Ok(_) => self.out_of(text, units::show_duration(*range.start()), units::show_duration(*range.end())),
+            Err(message) => self.fault(message),
+        }
+        default
+    }
+
+    fn out_of(&self, value: impl Display, from: impl Display, to: impl Display) {
+        self.fault(format!("{value} is out of range; it goes from {from} to {to}"));
+    }
+
+    /// One of a few words.
+    pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
+        let text = self.text()?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
+        if found.is_none() {
+            let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+            self.fault(match nearest(text, names.iter().copied()) {
+                Some(word) => format!("{text:?} is not known here, did you mean {word:?}?"),
+                None => format!("{text:?} is not known here; write one of {}", quoted(&names)),
+            });
+        }
+        found
+    }
+
+    /// An array of text that names each element once; `check` is asked for each and says what is wrong with it.
+    pub(super) fn list(&self, check: impl Fn(&str) -> Result<(), String>) -> Option<Vec<String>> {
+        let ValueKind::Array(array) = &self.value?.kind else { return None };
+        let mut seen = BTreeSet::new();
+        let mut list = Vec::new();
+        for element in array {
+            let ValueKind::String(text) = &element.kind else { return None };
+            if let Err(message) = check(text) {
+                self.fault(message);
+            } else if !seen.insert(text) {
+                self.fault(format!("{text:?} stands here twice"));
+            }
+            list.push(text.clone());
+        }
+        if list.is_empty() {
+            self.fault("empty; name at least one");
+        }
+        Some(list)
+    }
+
+    /// A path to a file; a relative one starts from the folder of the file that it is written in.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        let text = self.text()?;
+        if text.is_empty() {
+            self.fault("empty; write the path of a file");
+        }
+        Some(self.place().folder().join(text))
+    }
+
+    /// Unknown keys and wrong types, here and below.
+    pub(super) fn check(&self, kind: Kind) {
+        let Some(value) = self.value else { return };
+        match (&value.kind, kind) {
+            (ValueKind::Table(_), Kind::Table(_) | Kind::TextOr(_)) => {
+                for (name, node) in self.entries() {
+                    match kind.at(name) {
+                        Some(inner) => node.check(inner),
+                        None => node.fault(unknown_key(name, kind)),
+                    }
+                }
+            }
+            (ValueKind::Table(_), Kind::Named(_) | Kind::Properties | Kind::Settings) => {
+                for (name, node) in self.entries() {
+                    if let Some(inner) = kind.at(name) {
+                        node.check(inner);
+                    }
+                }
+            }
+            (ValueKind::String(_), Kind::Text | Kind::Secret | Kind::Size | Kind::Duration | Kind::Scalar)
+            | (ValueKind::String(_), Kind::TextOr(_))
+            | (ValueKind::I64(_), Kind::Integer | Kind::Float | Kind::Scalar)
+            | (ValueKind::Float(_), Kind::Float | Kind::Scalar)
+            | (ValueKind::Boolean(_), Kind::Bool | Kind::Scalar) => {}
+            (ValueKind::Array(array), Kind::List)
+                if array.iter().all(|element| matches!(element.kind, ValueKind::String(_))) => {}
+            (found, _) => self.fault(wrong_type(found, kind)),
+        }
+    }
+}
+
+fn unknown_key(name: &str, kind: Kind) -> String {
+    let keys = kind.keys();
+    let meant = nearest(name, keys.iter().map(|key| key.name)).map(str::to_owned).or_else(|| {
+        // A key that belongs one level down: `max_rows` beside `batch`.
+        let inner = keys.iter().find(|key| key.kind.keys().iter().any(|inner| inner.name == name))?;
+        Some(format!("{}.{name}", inner.name))
+    });
+    match meant {
+        Some(meant) => format!("unknown key, did you mean {meant}?"),
+        None => format!("unknown key; known here: {}", keys.iter().map(|key| key.name).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+fn wrong_type(found: &ValueKind, kind: Kind) -> String {
+    let name = match found {
+        ValueKind::String(_) => "text",
+        ValueKind::Boolean(_) => "a boolean",
+        ValueKind::Float(_) => "a number with a fraction",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "an array",
+        _ => "a whole number",
+    };
+    let remedy = match (kind, found) {
+        (Kind::Size, ValueKind::I64(bytes @ 1..)) => {
+            format!("; write {:?}", units::show_size(bytes.unsigned_abs()))
+        }
+        (Kind::Size, _) => "; write it as in \"8MiB\"".to_owned(),
+        (Kind::Duration, ValueKind::I64(number @ 1..)) => format!("; write \"{number}ms\" or \"{number}s\""),
+        (Kind::Duration, _) => "; write it as in \"500ms\"".to_owned(),
+        (Kind::List, ValueKind::String(text)) => format!("; write [{text:?}]"),
+        (Kind::Text, ValueKind::I64(_) | ValueKind::Boolean(_)) => format!("; write \"{found}\""),
+        (Kind::Integer | Kind::Float | Kind::Bool, ValueKind::String(_)) => "; write it without quotes".to_owned(),
+        _ => String::new(),
+    };
+    format!("expected {}, found {name}{remedy}", kind.expected())
+}
+
+/// Words as a sentence lists them.
+pub(super) fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
+}

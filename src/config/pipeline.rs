@@ -1,0 +1,152 @@
+//! What `[pipelines.NAME]` means, checked. `read_pipeline` makes it.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::{Column, Secret};
+use crate::catalog::TableName;
+
+/// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    /// The pipeline's name, which is its key in the ledger.
+    pub name: String,
+    /// What to read.
+    pub topics: Topics,
+    /// The consumer group; the pipeline's name by default.
+    pub group: String,
+    /// Consumers in this process, each a thread and a connection. Default [`CONSUMERS`](super::defaults::CONSUMERS).
+    pub consumers: NonZeroU32,
+    /// Where partitions that exist at the first start begin. Default earliest.
+    pub start: Start,
+    /// How partitions are shared out in the group.
+    pub group_protocol: GroupProtocol,
+    /// How values are decoded.
+    pub decode: Decode,
+    /// When a batch is closed.
+    pub batch: BatchLimits,
+    /// `flow.max_rows_per_second`; `None` is as fast as the database takes it.
+    pub max_rows_per_second: Option<NonZeroU32>,
+    /// The target.
+    pub table: Table,
+    /// The mapping; `None`: every top-level field goes to the column of its name.
+    pub columns: Option<Vec<Column>>,
+    /// What becomes of fields that no column takes.
+    pub unknown_fields: UnknownFields,
+    /// What to do when Kafka's log is not the one that the ledger knows.
+    pub on_offset_loss: OffsetLossPolicy,
+    /// When the pipeline stops rather than set more records aside.
+    pub dead_letters: DeadLetterBudget,
+    /// librdkafka's properties for this pipeline alone.
+    pub kafka_properties: BTreeMap<String, Secret>,
+}
+
+/// What a pipeline reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Topics {
+    /// `topics = [...]`
+    List(Vec<String>),
+    /// `topic_pattern = "^..."`: a regular expression of librdkafka, anchored with `^`.
+    Pattern(String),
+}
+
+/// Where partitions that exist at the first start begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest record that Kafka still has.
+    Earliest,
+    /// Only what comes after the first start.
+    Latest,
+    /// Where the consumer group's committed offset stands (coming from another sink); `earliest` where it has none.
+    Committed,
+    /// The first record at or after this time, in milliseconds since the epoch.
+    Time(i64),
+}
+
+/// How partitions are shared out in the group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// Classic protocol, `cooperative-sticky`: the others keep flowing while a partition moves. The default.
+    Cooperative,
+    /// Classic protocol, `range` (eager): for groups shared with clients that know nothing else.
+    Eager,
+    /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
+    Consumer,
+}
+
+/// How values are decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decode {
+    /// `format = "json"`: one object a record.
+    Json,
+}
+
+/// When a batch is closed: whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Default 50 000, as in [`BATCH`](super::defaults::BATCH).
+    pub max_rows: NonZeroU32,
+    /// Encoded rows and raw records together, in bytes; one record always fits. Default 8 MiB.
+    pub max_bytes: u64,
+    /// Since the first record joined. Default 500 ms.
+    pub max_age: Duration,
+}
+
+/// The target table.
+#[derive(Clone, Debug)]
+pub struct Table {
+    /// Its name; the schema is `public` where none is given.
+    pub name: TableName,
+    /// How rows go in.
+    pub mode: TableMode,
+    /// Make the table if it is missing.
+    pub create: bool,
+}
+
+/// How rows go in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableMode {
+    /// COPY straight into the table.
+    Append,
+    /// A row whose key is there already is skipped. The key's columns; empty: any unique constraint.
+    InsertNew {
+        /// `key`, columns with a unique index.
+        key: Vec<String>,
+    },
+}
+
+/// What becomes of fields that no column takes.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    /// Left out.
+    #[default]
+    Ignore,
+    /// The record is a dead letter.
+    DeadLetter,
+    /// Top-level fields that no column takes, as an object in this jsonb column.
+    Column(String),
+}
+
+/// What to do when Kafka's log is not the one that the ledger knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum OffsetLossPolicy {
+    /// The pipeline stops, named.
+    #[default]
+    Fail,
+    /// Go on at the oldest record that Kafka has; what is lost is counted.
+    Earliest,
+    /// Go on at the end; what is lost is counted.
+    Latest,
+}
+
+/// When the pipeline stops rather than set more records aside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeadLetterBudget {
+    /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
+    pub max_share: f64,
+    /// The window. Default 5 min.
+    pub window: Duration,
+    /// Below this many dead letters in the window the share isn't asked. Default 100.
+    pub min_count: u64,
+}

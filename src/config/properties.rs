@@ -1,0 +1,194 @@
+//! librdkafka's properties: which may be set, and why the others may not.
+
+use std::collections::BTreeMap;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use super::Secret;
+use super::environment::fold;
+use super::fault::nearest;
+use super::node::Node;
+use super::property_names::{NAMES, POINTERS};
+
+/// The ending that makes a property's value come from a file: `"sasl.password_file"`.
+const FILE: &str = "_file";
+
+/// Some librdkafka properties that tidegate sets itself, with what each would break, or what to set in its place.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
+    (&["group.id"], "set pipelines.NAME.group"),
+    (
+        &["group.protocol", "partition.assignment.strategy", "group.protocol.type"],
+        "set pipelines.NAME.group_protocol; claims are made for the protocols that it knows",
+    ),
+    (
+        &["enable.auto.commit", "auto.commit.enable", "auto.commit.interval.ms"],
+        "an offset is committed after its rows, by tidegate alone, or lag would be false",
+    ),
+    (
+        &["enable.auto.offset.store", "offset.store.method", "offset.store.path", "offset.store.sync.interval.ms"],
+        "the ledger in Postgres says where to read on; no other store may",
+    ),
+    (
+        &["auto.offset.reset"],
+        "set pipelines.NAME.start and on_offset_loss; a silent reset would lose or repeat records",
+    ),
+    (&["isolation.level"], "always read_committed, or records of aborted transactions would become rows"),
+    (&["enable.partition.eof"], "tidegate asks for the log's end itself"),
+    (
+        &[
+            "queued.min.messages",
+            "queued.max.messages.kbytes",
+            "fetch.max.bytes",
+            "fetch.message.max.bytes",
+            "max.partition.fetch.bytes",
+            "receive.message.max.bytes",
+            "message.max.bytes", // raises fetch.max.bytes
+        ],
+        "follows from limits.memory, or the prefetch would not be bounded",
+    ),
+    (&["fetch.queue.backoff.ms"], "always 1; librdkafka's default of 1000 halves a drain"),
+    (&["topic.metadata.refresh.interval.ms"], "always 10000, so that new partitions are seen soon"),
+    (&["statistics.interval.ms"], "tidegate's metrics are at /metrics"),
+    (&["group.instance.id"], "the consumers of a pool would share the id and fence one another"),
+    (&["allow.auto.create.topics"], "a misspelled topic would be made, empty, and nobody told"),
+    (
+        &["api.version.request", "api.version.fallback.ms", "broker.version.fallback"],
+        "the protocol of old brokers has no headers, timestamps and transactions",
+    ),
+    (&["log_level"], "set log.level"),
+    (&["log.queue"], "librdkafka's lines belong in tidegate's log"),
+    (&["enabled_events", "consume.callback.max.messages"], "records come by polling only"),
+    (&["plugin.library.paths"], "a plugin could change what is read or committed"),
+];
+
+/// What the group's protocol `consumer` (KIP-848) leaves to the broker.
+const CLASSIC_ONLY: &[(&str, &str)] = &[
+    ("session.timeout.ms", "group.consumer.session.timeout.ms"),
+    ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
+];
+
+/// Checks a table of properties and reads the files that values come from.
+pub(super) fn read(table: &Node<'_>) -> BTreeMap<String, Secret> {
+    let mut properties = BTreeMap::new();
+    for (name, node) in table.entries() {
+        let (name, from_file) = match name.strip_suffix(FILE) {
+            Some(property) if !NAMES.contains(&name) => (property, true),
+            _ => (name, false),
+        };
+        if let Some(reason) = why_not(name) {
+            node.fault(reason);
+            continue;
+        }
+        let file = format!("{name}{FILE}");
+        let winner = table.one_of(&[name, &file]);
+        if winner.is_some_and(|(winner, _)| (winner == name) == from_file) {
+            continue; // a later layer sets it in the other way
+        }
+        let value = if from_file { read_file(&node) } else { node.scalar_text() };
+        let Some(value) = value else { continue };
+        if let Err(error) = ClientConfig::new().set(name, &value).create_native_config() {
+            node.fault(in_our_words(&error));
+            continue;
+        }
+        properties.insert(name.to_owned(), Secret::new(value));
+    }
+    properties
+}
+
+/// librdkafka's own words may repeat the value, which may be secret.
+fn in_our_words(error: &KafkaError) -> &'static str {
+    match error {
+        KafkaError::ClientConfig(_, words, ..) if words.contains("not supported in this build") => {
+            "librdkafka is built without what this property needs"
+        }
+        _ => "librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12",
+    }
+}
+
+/// A file's text without the newline at its end.
+fn read_file(node: &Node<'_>) -> Option<String> {
+    let file = node.file()?;
+    match std::fs::read_to_string(&file) {
+        Ok(text) => {
+            Some(text.strip_suffix('\n').map(|t| t.strip_suffix('\r').unwrap_or(t)).unwrap_or(&text).to_owned())
+        }
+        Err(error) => {
+            node.fault(format!("{} can't be read: {error}", file.display()));
+            None
+        }
+    }
+}
+
+/// Why a property can't be set; `None` when it can.
+fn why_not(name: &str) -> Option<String> {
+    if let Some((_, reason)) = REFUSED.iter().find(|(names, _)| names.contains(&name)) {
+        return Some(format!("not to be set: {reason}"));
+    }
+    if POINTERS.contains(&name) {
+        return Some("not to be set: librdkafka takes it from a program only".to_owned());
+    }
+    if NAMES.contains(&name) {
+        return None;
+    }
+    Some(match nearest(name, NAMES.iter().copied()) {
+        Some(meant) => format!("librdkafka has no such property of a consumer, did you mean {meant}?"),
+        None => "librdkafka has no such property of a consumer".to_owned(),
+    })
+}
+
+/// What a pipeline's protocol doesn't go with, in the properties of `table`.
+pub(super) fn check_protocol(table: &Node<'_>, pipeline: &str, is_consumer_protocol: bool) {
+    for (name, broker) in CLASSIC_ONLY.iter().filter(|_| is_consumer_protocol) {
+        if table.at(name).is_set() {
+            table.at(name).fault(format!(
+                "doesn't go with group_protocol = \"consumer\" of pipelines.{pipeline}, where the broker decides ({broker})"
+            ));
+        }
+    }
+    let assignor = table.at("group.remote.assignor");
+    if assignor.is_set() && !is_consumer_protocol {
+        assignor.fault(format!("needs group_protocol = \"consumer\", which pipelines.{pipeline} has not"));
+    }
+}
+
+/// The property that a variable's name stands for: `SASL_PASSWORD` is `sasl.password`, `SASL_PASSWORD_FILE` its file.
+pub(super) fn by_folded_name(part: &str) -> Option<String> {
+    let folded = fold(part);
+    let find = |folded: &str| NAMES.iter().find(|name| fold(name) == folded).map(|name| (*name).to_owned());
+    find(&folded).or_else(|| Some(find(folded.strip_suffix(FILE)?)? + FILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::types::RDKafkaConfRes;
+
+    use super::*;
+
+    #[test]
+    fn librdkafka_knows_every_name_and_no_two_look_the_same_to_a_shell() {
+        for name in NAMES {
+            let set = ClientConfig::new().set(*name, "-").create_native_config();
+            let unknown = matches!(set, Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)));
+            assert!(!unknown, "{name}");
+        }
+        let folded: std::collections::BTreeSet<_> = NAMES.iter().map(|name| fold(name)).collect();
+        assert_eq!(folded.len(), NAMES.len());
+        for name in REFUSED.iter().flat_map(|(names, _)| *names).chain(CLASSIC_ONLY.iter().map(|(name, _)| name)) {
+            assert!(NAMES.contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_variable_names_a_property_with_underscores() {
+        assert_eq!(by_folded_name("SECURITY_PROTOCOL").as_deref(), Some("security.protocol"));
+        assert_eq!(by_folded_name("security.protocol").as_deref(), Some("security.protocol"));
+        assert_eq!(by_folded_name("SASL_PASSWORD_FILE").as_deref(), Some("sasl.password_file"));
+        assert_eq!(
+            by_folded_name("SASL_OAUTHBEARER_ASSERTION_FILE").as_deref(),
+            Some("sasl.oauthbearer.assertion.file")
+        );
+        assert_eq!(by_folded_name("NOPE"), None);
+    }
+}

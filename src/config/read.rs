@@ -1,0 +1,208 @@
+//! From the merged tree to a [`Config`]: everything but the pipelines.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnectOptions;
+use tracing::Level;
+
+use super::fault::{Fault, Faults, Place};
+use super::layer::{Layer, merge};
+use super::node::{Node, Reader};
+use super::schema::ROOT;
+use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
+use super::{deadlines, defaults, environment, properties, read_pipeline};
+
+/// What any wait may be: the upper end keeps sums of durations far from overflow.
+pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
+
+/// Settings of Postgres that a session of ours can't be without, and where to set them.
+const OUR_SETTINGS: &[(&str, &str)] = &[
+    ("statement_timeout", "set postgres.statement_timeout"),
+    ("lock_timeout", "set postgres.lock_timeout"),
+    ("idle_in_transaction_session_timeout", "set postgres.idle_in_transaction_timeout"),
+    ("transaction_timeout", "set postgres.write_timeout"),
+    ("application_name", "tidegate finds its own sessions by it"),
+    ("search_path", "name the schema in pipelines.NAME.table.name"),
+    ("client_encoding", "always UTF8"),
+    ("default_transaction_isolation", "always read committed; the ledger's fence stands on it"),
+    ("transaction_isolation", "always read committed; the ledger's fence stands on it"),
+    ("default_transaction_read_only", "a sink writes"),
+    ("transaction_read_only", "a sink writes"),
+];
+
+/// Reads texts that overlay each other, and the environment over them.
+pub(super) fn config<'f>(
+    files: impl Iterator<Item = (&'f Path, Result<String, String>)>,
+    env: impl Iterator<Item = (String, String)>,
+) -> Result<Config, Faults> {
+    let mut layers = Vec::new();
+    let mut faults = Vec::new();
+    let mut top = Place::Nowhere;
+    for (layer, (file, text)) in files.enumerate() {
+        if layer == 0 {
+            top = Place::File { layer, file: file.to_owned() };
+        }
+        match text {
+            Err(error) => faults.push(Fault::new(
+                Place::File { layer, file: file.to_owned() },
+                &[],
+                format!("can't be read: {error}"),
+            )),
+            Ok(text) => match Layer::parse(layer, file, &text, ROOT) {
+                Ok(layer) => layers.push(layer),
+                Err(fault) => faults.push(fault),
+            },
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Faults::new(faults)); // without a whole file, most other faults would be false
+    }
+    let (files, _) = merge(&layers);
+    layers.push(environment::layer(layers.len(), &files, env, &mut faults));
+    let (tree, places) = merge(&layers);
+    let reader = Reader { places, top, faults: RefCell::new(faults) };
+    let config = whole(&Node::top(&reader, &tree));
+    let faults = reader.faults.into_inner();
+    if faults.is_empty() { Ok(config) } else { Err(Faults::new(faults)) }
+}
+
+fn whole(top: &Node<'_>) -> Config {
+    top.check(ROOT);
+    let config = Config {
+        kafka: kafka(&top.at("kafka")),
+        postgres: postgres(&top.at("postgres")),
+        http: http(&top.at("http")),
+        log: log(&top.at("log")),
+        limits: limits(&top.at("limits")),
+        pipelines: read_pipeline::all(&top.at("pipelines")),
+    };
+    deadlines::check(
+        top,
+        &[
+            ("postgres.connect_timeout", config.postgres.connect_timeout),
+            ("postgres.lock_timeout", config.postgres.lock_timeout),
+            ("postgres.statement_timeout", config.postgres.statement_timeout),
+            ("postgres.write_timeout", config.postgres.write_timeout),
+            ("limits.drain_timeout", config.limits.drain_timeout),
+            ("limits.claim_grace", config.limits.claim_grace),
+        ],
+    );
+    for pipeline in &config.pipelines {
+        let own = top.at("pipelines").at(&pipeline.name).at("kafka");
+        let is_consumer_protocol = pipeline.group_protocol == super::GroupProtocol::Consumer;
+        properties::check_protocol(&own, &pipeline.name, is_consumer_protocol);
+        properties::check_protocol(&top.at("kafka").at("properties"), &pipeline.name, is_consumer_protocol);
+        deadlines::check_poll(top, &own, config.limits.drain_timeout, is_consumer_protocol);
+    }
+    config
+}
+
+fn kafka(table: &Node<'_>) -> Kafka {
+    let servers = table.at("bootstrap_servers");
+    servers.require("name a broker, as in bootstrap_servers = \"127.0.0.1:9092\"");
+    let text = servers.text().unwrap_or_default();
+    let is_server = |server: &str| !server.trim().is_empty() && !server.trim().contains(char::is_whitespace);
+    if servers.text().is_some() && !text.split(',').all(is_server) {
+        servers.fault("not a list of brokers; write host:port,host:port");
+    }
+    Kafka { bootstrap_servers: text.to_owned(), properties: properties::read(&table.at("properties")) }
+}
+
+fn postgres(table: &Node<'_>) -> Postgres {
+    let wait = |name: &str, default| table.at(name).duration(ANY_WAIT, default);
+    let url = match table.one_of(&["url", "url_file"]) {
+        Some(("url_file", node)) => node.file().map(PostgresUrl::File),
+        Some((_, node)) => node.text().map(|text| {
+            if !is_postgres_url(text) {
+                node.fault("not a URL of Postgres; write postgres://user@host:5432/database");
+            }
+            PostgresUrl::Inline(Secret::new(text))
+        }),
+        None => {
+            table.at("url").require("set it, or url_file with the path of a file that holds it");
+            None
+        }
+    };
+    Postgres {
+        // The fault is noted where there is none.
+        url: url.unwrap_or_else(|| PostgresUrl::File(PathBuf::new())),
+        password_file: table.at("password_file").file(),
+        session: session(&table.at("session")),
+        connect_timeout: wait("connect_timeout", defaults::CONNECT_TIMEOUT),
+        lock_timeout: wait("lock_timeout", defaults::LOCK_TIMEOUT),
+        statement_timeout: wait("statement_timeout", defaults::STATEMENT_TIMEOUT),
+        write_timeout: wait("write_timeout", defaults::WRITE_TIMEOUT),
+        idle_in_transaction_timeout: wait("idle_in_transaction_timeout", defaults::IDLE_IN_TRANSACTION_TIMEOUT),
+    }
+}
+
+fn is_postgres_url(text: &str) -> bool {
+    (text.starts_with("postgres://") || text.starts_with("postgresql://")) && text.parse::<PgConnectOptions>().is_ok()
+}
+
+fn session(table: &Node<'_>) -> BTreeMap<String, String> {
+    let mut settings = BTreeMap::new();
+    for (name, node) in table.entries() {
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+        if name.is_empty() || !name.chars().all(is_name) {
+            node.fault("not the name of a setting of Postgres");
+        }
+        if let Some((_, why)) = OUR_SETTINGS.iter().find(|(ours, _)| ours.eq_ignore_ascii_case(name)) {
+            node.fault(format!("not to be set here: {why}"));
+        }
+        match node.scalar_text() {
+            Some(text) if text.contains('\0') => node.fault("has a NUL, which Postgres doesn't take"),
+            Some(text) => {
+                settings.insert(name.to_owned(), text);
+            }
+            None => {}
+        }
+    }
+    settings
+}
+
+fn http(table: &Node<'_>) -> Http {
+    let listen = table.at("listen");
+    let address = listen.text().map(str::parse::<SocketAddr>);
+    if let Some(Err(_)) = address {
+        listen.fault("not an address; write an IP and a port, as in \"127.0.0.1:9464\"");
+    }
+    let url = table.at("url");
+    let is_url = |text: &str| {
+        let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        host.is_some_and(|host| !host.is_empty() && !host.contains(char::is_whitespace))
+    };
+    if url.text().is_some_and(|text| !is_url(text)) {
+        url.fault("not a URL; write it as in \"http://host:9464\"");
+    }
+    Http {
+        listen: address.and_then(Result::ok).unwrap_or(defaults::HTTP_LISTEN),
+        url: url.text().map(|text| text.trim_end_matches('/').to_owned()),
+    }
+}
+
+fn log(table: &Node<'_>) -> Log {
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    Log {
+        format: table.at("format").choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]).unwrap_or_default(),
+        level: table.at("level").choice(&levels).unwrap_or(defaults::LOG_LEVEL),
+    }
+}
+
+fn limits(table: &Node<'_>) -> Limits {
+    Limits {
+        memory: table.at("memory").size((16 << 20)..=(1 << 40), defaults::MEMORY),
+        drain_timeout: table.at("drain_timeout").duration(ANY_WAIT, defaults::DRAIN_TIMEOUT),
+        claim_grace: table.at("claim_grace").duration(ANY_WAIT, defaults::CLAIM_GRACE),
+    }
+}

@@ -1,0 +1,99 @@
+//! From the merged tree to the mapping.
+
+use super::node::Node;
+use super::{Column, EpochUnit, NulPolicy, Source, names};
+
+/// Every column, in the order of the file; `None` where there is no mapping.
+pub(super) fn all(table: &Node<'_>) -> Option<Vec<Column>> {
+    if !table.is_table() {
+        return None;
+    }
+    let columns: Vec<_> = table.entries().into_iter().map(|(name, node)| one(name, &node)).collect();
+    if columns.is_empty() {
+        table.fault("empty; map a column, or leave the table out to map every top-level field by its name");
+    }
+    Some(columns)
+}
+
+fn one(name: &str, node: &Node<'_>) -> Column {
+    if let Err(message) = names::identifier(name) {
+        node.fault(message);
+    }
+    let source = match node.text() {
+        Some(path) => field(path, node),
+        None => source(node),
+    };
+    let units =
+        [("s", EpochUnit::Seconds), ("ms", EpochUnit::Millis), ("us", EpochUnit::Micros), ("ns", EpochUnit::Nanos)];
+    let nuls = [("dead_letter", NulPolicy::DeadLetter), ("strip", NulPolicy::Strip), ("replace", NulPolicy::Replace)];
+    let type_name = node
+        .at("type")
+        .text()
+        .and_then(|text| names::column_type(text).map_err(|message| node.at("type").fault(message)).ok());
+    let column = Column {
+        name: name.to_owned(),
+        source,
+        unit: node.at("unit").choice(&units),
+        default: node.at("default").scalar_json(),
+        nul: node.at("nul").choice(&nuls).unwrap_or_default(),
+        not_null: node.at("not_null").flag(false),
+        type_name,
+    };
+    check(&column, node);
+    column
+}
+
+/// Exactly one of `field`, `meta`, `header`. The fault is noted where the path stands in for it.
+fn source(node: &Node<'_>) -> Source {
+    let nothing = || Source::Field(Vec::new());
+    match node.one_of(&["field", "meta", "header"]) {
+        Some(("field", at)) => at.text().map_or_else(nothing, |path| field(path, &at)),
+        Some(("header", at)) => {
+            if at.text() == Some("") {
+                at.fault("empty; write the name of a header");
+            }
+            Source::Header(at.text().unwrap_or_default().to_owned())
+        }
+        Some((_, at)) => {
+            let words = [
+                ("topic", &Source::Topic),
+                ("partition", &Source::Partition),
+                ("offset", &Source::Offset),
+                ("timestamp", &Source::Timestamp),
+                ("key", &Source::Key),
+                ("headers", &Source::Headers),
+            ];
+            at.choice(&words).cloned().unwrap_or_else(nothing)
+        }
+        None => {
+            if node.is_table() {
+                node.fault("says not what fills it; set field, meta or header");
+            }
+            nothing()
+        }
+    }
+}
+
+fn field(path: &str, node: &Node<'_>) -> Source {
+    Source::Field(names::field_path(path).unwrap_or_else(|message| {
+        node.fault(message);
+        Vec::new()
+    }))
+}
+
+/// What doesn't go together.
+fn check(column: &Column, node: &Node<'_>) {
+    let base = column.type_name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
+    let is_record = matches!(column.source, Source::Field(_) | Source::Header(_));
+    if column.unit.is_some() {
+        if base.is_some_and(|base| !matches!(base, "timestamptz" | "timestamp" | "date")) {
+            node.at("unit").fault("only a timestamptz, timestamp or date is made from an epoch");
+        }
+        if !is_record {
+            node.at("unit").fault("Kafka's own metadata has its unit already");
+        }
+    }
+    if column.default.is_some() && !is_record {
+        node.at("default").fault("Kafka's own metadata is never missing");
+    }
+}

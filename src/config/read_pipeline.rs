@@ -1,0 +1,243 @@
+//! From the merged tree to the [`Pipeline`]s.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::node::Node;
+use super::read::ANY_WAIT;
+use super::{
+    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode,
+    Topics, UnknownFields,
+};
+use super::{defaults, names, properties, read_columns};
+use crate::catalog::TableName;
+
+/// Every pipeline, in order of name, and that they don't disturb each other.
+pub(super) fn all(table: &Node<'_>) -> Vec<Pipeline> {
+    let mut nodes = table.entries();
+    nodes.sort_by_key(|(name, _)| *name);
+    nodes.retain(|(_, node)| node.is_table()); // a fault is noted for anything else
+    if nodes.is_empty() && (!table.is_set() || table.is_table()) {
+        table.fault("missing; write a [pipelines.NAME]");
+    }
+    let pipelines: Vec<_> = nodes.iter().map(|(name, node)| one(name, node)).collect();
+    for (number, one) in pipelines.iter().enumerate() {
+        for other in number + 1..pipelines.len() {
+            apart((one, &nodes[number].1), (&pipelines[other], &nodes[other].1));
+        }
+    }
+    pipelines
+}
+
+/// Notes what two pipelines can't share, at the one that is written later.
+fn apart(one: (&Pipeline, &Node<'_>), other: (&Pipeline, &Node<'_>)) {
+    let in_order = |path: &[&str]| {
+        let [first, second] = [one.1, other.1].map(|node| path.iter().fold(node.clone(), |node, name| node.at(name)));
+        if first.place() > second.place() { (first, other.0) } else { (second, one.0) }
+    };
+    if one.0.group == other.0.group {
+        let (node, earlier) = in_order(&["group"]);
+        node.fault(format!(
+            "{:?} is the group of pipelines.{} too, and each would get only a part of the records; give each its own",
+            earlier.group, earlier.name
+        ));
+    }
+    let is_named = !one.0.table.name.name.is_empty(); // else it has its own fault
+    if is_named
+        && one.0.table.name == other.0.table.name
+        && let Some(topic) = shared_topic(&one.0.topics, &other.0.topics)
+    {
+        let (node, earlier) = in_order(&["table", "name"]);
+        node.fault(format!(
+            "pipelines.{} writes topic {topic} into {} already, and each record would be there twice",
+            earlier.name, earlier.table.name
+        ));
+    }
+}
+
+fn shared_topic<'a>(one: &'a Topics, other: &'a Topics) -> Option<&'a str> {
+    match (one, other) {
+        (Topics::List(one), Topics::List(other)) => one.iter().find(|topic| other.contains(topic)).map(String::as_str),
+        (Topics::Pattern(one), Topics::Pattern(other)) => (one == other).then_some(one.as_str()),
+        _ => None, // the ledger knows when it meets the topic
+    }
+}
+
+fn one(name: &str, node: &Node<'_>) -> Pipeline {
+    if let Err(message) = names::pipeline(name) {
+        node.fault(message);
+    }
+    let protocols = [
+        ("cooperative", GroupProtocol::Cooperative),
+        ("eager", GroupProtocol::Eager),
+        ("consumer", GroupProtocol::Consumer),
+    ];
+    let losses = [
+        ("fail", OffsetLossPolicy::Fail),
+        ("earliest", OffsetLossPolicy::Earliest),
+        ("latest", OffsetLossPolicy::Latest),
+    ];
+    let consumers = node.at("consumers").integer(1..=defaults::MAX_CONSUMERS, defaults::CONSUMERS.get());
+    let rate = node.at("flow").at("max_rows_per_second").integer(0..=u32::MAX, 0);
+    let columns = read_columns::all(&node.at("columns"));
+    let unknown_fields = unknown_fields(&node.at("unknown_fields"), columns.as_deref());
+    Pipeline {
+        name: name.to_owned(),
+        topics: topics(node),
+        group: group(name, &node.at("group")),
+        consumers: NonZeroU32::new(consumers).unwrap_or(defaults::CONSUMERS),
+        start: start(&node.at("start")),
+        group_protocol: node.at("group_protocol").choice(&protocols).unwrap_or(GroupProtocol::Cooperative),
+        decode: decode(&node.at("decode")),
+        batch: batch(&node.at("batch")),
+        max_rows_per_second: NonZeroU32::new(rate),
+        table: target(&node.at("table"), columns.as_deref(), &node.at("columns")),
+        columns,
+        unknown_fields,
+        on_offset_loss: node.at("on_offset_loss").choice(&losses).unwrap_or_default(),
+        dead_letters: dead_letters(&node.at("dead_letters")),
+        kafka_properties: properties::read(&node.at("kafka")),
+    }
+}
+
+fn topics(node: &Node<'_>) -> Topics {
+    match node.one_of(&["topics", "topic_pattern"]) {
+        Some(("topics", list)) => Topics::List(list.list(names::topic).unwrap_or_default()),
+        Some((_, pattern)) => {
+            let text = pattern.text().unwrap_or_default();
+            if pattern.text().is_some() && !text.starts_with('^') {
+                pattern.fault(format!("a pattern begins with ^; write {:?}", format!("^{text}")));
+            }
+            Topics::Pattern(text.to_owned())
+        }
+        None => {
+            node.at("topics").require("name the topics to read, as in topics = [\"telemetry\"], or set topic_pattern");
+            Topics::List(Vec::new())
+        }
+    }
+}
+
+fn group(name: &str, node: &Node<'_>) -> String {
+    let group = node.text().unwrap_or(name);
+    if group.is_empty() || group.chars().any(char::is_control) {
+        node.fault("no name of a consumer group");
+    }
+    group.to_owned()
+}
+
+fn start(node: &Node<'_>) -> Start {
+    match node.text() {
+        None | Some("earliest") => Start::Earliest,
+        Some("latest") => Start::Latest,
+        Some("committed") => Start::Committed,
+        Some(text) => match text.parse::<Timestamp>().map(Timestamp::as_millisecond) {
+            Ok(millis @ 0..) => Start::Time(millis),
+            _ => {
+                node.fault(format!(
+                    "{text:?} is no start; write \"earliest\", \"latest\", \"committed\" or a time after 1970 such as \
+                     \"2026-01-31T08:00:00Z\""
+                ));
+                Start::Earliest
+            }
+        },
+    }
+}
+
+fn decode(node: &Node<'_>) -> Decode {
+    node.at("format").choice(&[("json", ())]);
+    Decode::Json
+}
+
+fn batch(node: &Node<'_>) -> BatchLimits {
+    let default = defaults::BATCH;
+    let rows = node.at("max_rows").integer(1..=10_000_000, default.max_rows.get());
+    BatchLimits {
+        max_rows: NonZeroU32::new(rows).unwrap_or(default.max_rows),
+        max_bytes: node.at("max_bytes").size((16 << 10)..=(1 << 30), default.max_bytes),
+        max_age: node.at("max_age").duration(ANY_WAIT, default.max_age),
+    }
+}
+
+fn target(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) -> Table {
+    node.at("name").require("name the table to write, as in name = \"public.rides\"");
+    let name = node.at("name").text().map_or(Ok(None), |text| names::table(text).map(Some)).unwrap_or_else(|message| {
+        node.at("name").fault(message);
+        None
+    });
+    let key = node.at("key");
+    let key_columns = key.list(|column| match columns {
+        Some(columns) if !columns.iter().any(|mapped| mapped.name == column) => {
+            Err(format!("{column:?} is no column of the mapping"))
+        }
+        _ => names::identifier(column),
+    });
+    let inserts_new = node.at("mode").choice(&[("append", false), ("insert_new", true)]).unwrap_or(false);
+    if key.is_set() && node.at("mode").text() == Some("append") || key.is_set() && !node.at("mode").is_set() {
+        key.fault("of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out");
+    }
+    let create = node.at("create").flag(false);
+    if create {
+        creatable(node, columns, columns_node);
+    }
+    Table {
+        name: name.unwrap_or_else(|| TableName { schema: String::new(), name: String::new() }),
+        mode: if inserts_new {
+            TableMode::InsertNew { key: key_columns.unwrap_or_default() }
+        } else {
+            TableMode::Append
+        },
+        create,
+    }
+}
+
+/// `create = true` knows the table's columns from the mapping only.
+fn creatable(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) {
+    let Some(columns) = columns else {
+        if !columns_node.is_set() {
+            node.at("create").fault("needs the columns and their types; write a [pipelines.NAME.columns]");
+        }
+        return;
+    };
+    for column in columns.iter().filter(|column| column.type_name.is_none()) {
+        let node = columns_node.at(&column.name);
+        if !node.at("type").is_set() {
+            node.fault("create = true needs its type; write it as in { field = \"ts\", type = \"timestamptz\" }");
+        }
+    }
+}
+
+fn unknown_fields(node: &Node<'_>, columns: Option<&[Column]>) -> UnknownFields {
+    if !node.is_table() {
+        let words = [("ignore", false), ("dead_letter", true)];
+        return match node.choice(&words) {
+            Some(true) => UnknownFields::DeadLetter,
+            _ => UnknownFields::Ignore,
+        };
+    }
+    let column = node.at("column");
+    column.require("name the jsonb column that takes them");
+    let Some(name) = column.text() else { return UnknownFields::Ignore };
+    if let Err(message) = names::identifier(name) {
+        column.fault(message);
+    }
+    if columns.is_some_and(|columns| columns.iter().any(|mapped| mapped.name == name)) {
+        column.fault(format!("column {name:?} is mapped already; one column takes one thing"));
+    }
+    UnknownFields::Column(name.to_owned())
+}
+
+fn dead_letters(node: &Node<'_>) -> DeadLetterBudget {
+    let default = defaults::DEAD_LETTERS;
+    let share = node.at("max_share");
+    let max_share = share.float().unwrap_or(default.max_share);
+    if !(max_share > 0.0 && max_share <= 1.0) {
+        share.fault(format!("{max_share} is out of range; it goes from above 0 to 1, where 1 never stops"));
+    }
+    DeadLetterBudget {
+        max_share,
+        window: node.at("window").duration(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400), default.window),
+        min_count: u64::from(node.at("min_count").integer(0..=u32::MAX, u32::try_from(default.min_count).unwrap_or(0))),
+    }
+}

@@ -1,0 +1,159 @@
+//! Which keys there are, and of which type: the one table that files, environment and faults are held against.
+
+/// What stands at a key.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// Any text.
+    Text,
+    /// Text that no fault may repeat.
+    Secret,
+    /// A whole number.
+    Integer,
+    /// A number.
+    Float,
+    /// `true` or `false`.
+    Bool,
+    /// Text such as `"8MiB"`.
+    Size,
+    /// Text such as `"500ms"`.
+    Duration,
+    /// An array of text.
+    List,
+    /// Text, a number or a boolean.
+    Scalar,
+    /// A table with these keys.
+    Table(&'static [Key]),
+    /// Text, or a table with these keys.
+    TextOr(&'static [Key]),
+    /// A table with names of the user's choice, each with the same kind of value.
+    Named(&'static Kind),
+    /// librdkafka's properties: scalars whose names have dots.
+    Properties,
+    /// Postgres' settings: scalars whose names may have dots.
+    Settings,
+}
+
+/// A key and what stands there.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key { name, kind }
+}
+
+/// The top of the file.
+pub(super) static ROOT: Kind = Kind::Table(&[
+    key("kafka", Kind::Table(&[key("bootstrap_servers", Kind::Text), key("properties", Kind::Properties)])),
+    key(
+        "postgres",
+        Kind::Table(&[
+            key("url", Kind::Secret),
+            key("url_file", Kind::Text),
+            key("password_file", Kind::Text),
+            key("session", Kind::Settings),
+            key("connect_timeout", Kind::Duration),
+            key("lock_timeout", Kind::Duration),
+            key("statement_timeout", Kind::Duration),
+            key("write_timeout", Kind::Duration),
+            key("idle_in_transaction_timeout", Kind::Duration),
+        ]),
+    ),
+    key("http", Kind::Table(&[key("listen", Kind::Text), key("url", Kind::Text)])),
+    key("log", Kind::Table(&[key("format", Kind::Text), key("level", Kind::Text)])),
+    key(
+        "limits",
+        Kind::Table(&[
+            key("memory", Kind::Size),
+            key("drain_timeout", Kind::Duration),
+            key("claim_grace", Kind::Duration),
+        ]),
+    ),
+    key("pipelines", Kind::Named(&Kind::Table(PIPELINE))),
+]);
+
+static PIPELINE: &[Key] = &[
+    key("topics", Kind::List),
+    key("topic_pattern", Kind::Text),
+    key("group", Kind::Text),
+    key("consumers", Kind::Integer),
+    key("start", Kind::Text),
+    key("group_protocol", Kind::Text),
+    key("decode", Kind::Table(&[key("format", Kind::Text)])),
+    key(
+        "batch",
+        Kind::Table(&[key("max_rows", Kind::Integer), key("max_bytes", Kind::Size), key("max_age", Kind::Duration)]),
+    ),
+    key("flow", Kind::Table(&[key("max_rows_per_second", Kind::Integer)])),
+    key(
+        "table",
+        Kind::Table(&[
+            key("name", Kind::Text),
+            key("mode", Kind::Text),
+            key("key", Kind::List),
+            key("create", Kind::Bool),
+        ]),
+    ),
+    key("columns", Kind::Named(&Kind::TextOr(COLUMN))),
+    key("unknown_fields", Kind::TextOr(&[key("column", Kind::Text)])),
+    key("on_offset_loss", Kind::Text),
+    key(
+        "dead_letters",
+        Kind::Table(&[key("max_share", Kind::Float), key("window", Kind::Duration), key("min_count", Kind::Integer)]),
+    ),
+    key("kafka", Kind::Properties),
+];
+
+static COLUMN: &[Key] = &[
+    key("field", Kind::Text),
+    key("meta", Kind::Text),
+    key("header", Kind::Text),
+    key("type", Kind::Text),
+    key("unit", Kind::Text),
+    key("default", Kind::Scalar),
+    key("nul", Kind::Text),
+    key("not_null", Kind::Bool),
+];
+
+impl Kind {
+    /// The keys that a table of this kind may have; none where its names are free or it is no table.
+    pub(super) fn keys(&self) -> &'static [Key] {
+        match self {
+            Kind::Table(keys) | Kind::TextOr(keys) => keys,
+            _ => &[],
+        }
+    }
+
+    /// What stands at `name` in a table of this kind.
+    pub(super) fn at(&self, name: &str) -> Option<Kind> {
+        match self {
+            Kind::Table(keys) | Kind::TextOr(keys) => keys.iter().find(|key| key.name == name).map(|key| key.kind),
+            Kind::Named(kind) => Some(**kind),
+            Kind::Properties | Kind::Settings => Some(Kind::Scalar),
+            _ => None,
+        }
+    }
+
+    /// Names in it have dots of their own: nested tables are the same names, written without quotes.
+    pub(super) fn is_flat(&self) -> bool {
+        matches!(self, Kind::Properties | Kind::Settings)
+    }
+
+    /// For faults.
+    pub(super) fn expected(&self) -> &'static str {
+        match self {
+            Kind::Text | Kind::Secret => "text",
+            Kind::Integer => "a whole number",
+            Kind::Float => "a number",
+            Kind::Bool => "true or false",
+            Kind::Size => "a size with its unit",
+            Kind::Duration => "a duration with its unit",
+            Kind::List => "an array of text",
+            Kind::Scalar => "text, a number or a boolean",
+            Kind::TextOr(_) => "text or a table",
+            Kind::Table(_) | Kind::Named(_) | Kind::Properties | Kind::Settings => "a table",
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! `flow.max_rows_per_second`: a token bucket that all consumers of a pipeline draw from. Pure but for its lock.
+
+use std::num::NonZeroU32;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::status::lock;
+
+/// Tokens are handed out in portions of this much time: smooth within a second, and few looks at the bucket.
+const PORTION: Duration = Duration::from_millis(20);
+/// What may be saved up while nothing flows.
+const SAVED: Duration = Duration::from_millis(100);
+
+/// Lets so many records a second pass.
+#[derive(Debug)]
+pub struct Gate {
+    /// Records a second; `None` lets everything pass.
+    rate: Option<f64>,
+    /// The contenders are the pipeline's poll threads, each some fifty times a second.
+    bucket: Mutex<Bucket>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled_at: Option<Instant>,
+}
+
+impl Gate {
+    /// A gate of this rate.
+    pub fn new(rate: Option<NonZeroU32>) -> Self {
+        Self {
+            rate: rate.map(|rate| f64::from(rate.get())),
+            bucket: Mutex::new(Bucket { tokens: 0.0, filled_at: None }),
+        }
+    }
+
+    /// Whether there is a limit.
+    pub fn limits(&self) -> bool {
+        self.rate.is_some()
+    }
+
+    /// How many records may pass now: a portion, or none.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
+    pub fn take(&self, now: Instant) -> u64 {
+        let Some(rate) = self.rate else { return u64::MAX };
+        let mut bucket = lock(&self.bucket);
+        let since = now.duration_since(bucket.filled_at.unwrap_or(now)).as_secs_f64();
+        let most = (rate * SAVED.as_secs_f64()).max(1.0);
+        bucket.tokens = (bucket.tokens + since * rate).min(most);
+        bucket.filled_at = Some(now);
+        let portion = (rate * PORTION.as_secs_f64()).max(1.0);
+        let granted = bucket.tokens.min(portion).floor();
+        bucket.tokens -= granted;
+        granted as u64
+    }
+
+    /// How long until a portion is there.
+    pub fn opens_in(&self, now: Instant) -> Duration {
+        let Some(rate) = self.rate else { return Duration::ZERO };
+        let bucket = lock(&self.bucket);
+        let since = now.duration_since(bucket.filled_at.unwrap_or(now)).as_secs_f64();
+        Duration::from_secs_f64(((1.0 - bucket.tokens - since * rate) / rate).max(0.0)).max(Duration::from_millis(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks every millisecond for `seconds`; what passed, by second.
+    fn pass(rate: u32, seconds: u64) -> Vec<u64> {
+        let gate = Gate::new(NonZeroU32::new(rate));
+        let start = Instant::now();
+        (0..seconds)
+            .map(|second| (0..1000).map(|ms| gate.take(start + Duration::from_millis(second * 1000 + ms))).sum())
+            .collect()
+    }
+
+    #[test]
+    fn the_rate_is_kept_within_two_percent_over_ten_seconds_and_is_smooth() {
+        for rate in [7, 100, 5_000, 250_000] {
+            let passed = pass(rate, 10);
+            let (sum, expected) = (passed.iter().sum::<u64>() as f64, f64::from(rate) * 10.0);
+            assert!((sum - expected).abs() <= (expected * 0.02).max(1.0), "{rate}: {sum}");
+            for second in &passed[1..] {
+                assert!(
+                    (*second as f64 - f64::from(rate)).abs() <= (f64::from(rate) * 0.03).max(1.0),
+                    "{rate}: {passed:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_not_used_is_not_saved_up() {
+        let gate = Gate::new(NonZeroU32::new(1000));
+        let start = Instant::now();
+        gate.take(start);
+        let later = start + Duration::from_secs(60);
+        let burst: u64 = (0..100).map(|_| gate.take(later)).sum();
+        assert!(burst <= 100, "{burst}");
+    }
+}

@@ -1,0 +1,6 @@
+//! The Kafka side: settings we insist on, the poll thread, what the group says, and questions about logs.
+
+pub mod consumer;
+pub mod observer;
+pub mod rebalance;
+pub mod settings;

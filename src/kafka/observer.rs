@@ -1,0 +1,191 @@
+//! Questions about topics, logs and the group, from a client that joins no group. All of them block, for at most
+//! [`TIMEOUT`]: they are asked off the runtime and off the poll threads.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+
+use super::rebalance::Notes;
+use crate::config::{Start, Topics};
+use crate::position::{Offset, TopicPartition};
+
+/// The longest that one question may take.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which end of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The oldest offset.
+    Low,
+    /// The offset after the newest record that a reader may see.
+    High,
+}
+
+/// Asks.
+pub struct Observer {
+    client: BaseConsumer<Notes>,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl std::fmt::Debug for Observer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Observer")
+    }
+}
+
+impl Observer {
+    /// A client of these settings.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a setting.
+    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()? })
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.serve();
+        self.client.client().fetch_cluster_id(TIMEOUT)
+    }
+
+    /// The topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn topics(&self, topics: &Topics) -> KafkaResult<BTreeMap<String, i32>> {
+        self.serve();
+        let found = |metadata: rdkafka::metadata::Metadata, wanted: &dyn Fn(&str) -> bool| {
+            let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && wanted(topic.name()));
+            topics.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect::<BTreeMap<_, _>>()
+        };
+        match topics {
+            Topics::List(names) => {
+                let mut all = BTreeMap::new();
+                for name in names {
+                    let metadata = self.client.fetch_metadata(Some(name), TIMEOUT)?;
+                    all.extend(found(metadata, &|topic| topic == name));
+                }
+                Ok(all)
+            }
+            Topics::Pattern(pattern) => {
+                let pattern = regex::Regex::new(pattern).map_err(|_| {
+                    KafkaError::Subscription(format!("`topic_pattern` {pattern:?} is not a regular expression"))
+                })?;
+                Ok(found(self.client.fetch_metadata(None, TIMEOUT)?, &|topic| pattern.is_match(topic)))
+            }
+        }
+    }
+
+    /// One end of each partition's log, one request a broker. Partitions without an answer are left out.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn ends(&self, sources: &[TopicPartition], end: End) -> KafkaResult<HashMap<TopicPartition, Offset>> {
+        // ListOffsets takes these two for a timestamp, and librdkafka hands them through.
+        let mark = match end {
+            End::Low => KafkaOffset::Beginning,
+            End::High => KafkaOffset::End,
+        };
+        self.at(sources, mark)
+    }
+
+    /// Where a new pipeline begins on each partition.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn starts(&self, sources: &[TopicPartition], start: &Start) -> KafkaResult<Vec<(TopicPartition, Offset)>> {
+        let mut low = self.ends(sources, End::Low)?;
+        let found = match start {
+            Start::Earliest => HashMap::new(),
+            Start::Latest => self.ends(sources, End::High)?,
+            Start::Time(ms) => {
+                let mut found = self.at(sources, KafkaOffset::Offset(*ms))?;
+                // No record at or after that time: the end, and what comes then is after it.
+                let missing: Vec<_> = sources.iter().filter(|s| !found.contains_key(s)).cloned().collect();
+                found.extend(self.ends(&missing, End::High)?);
+                found
+            }
+            Start::Committed => {
+                let committed = self.client.committed_offsets(list(sources, KafkaOffset::Invalid)?, TIMEOUT)?;
+                // A committed offset below the log's start is one that retention has passed.
+                let clamp = |(source, offset): (TopicPartition, Offset)| {
+                    let offset = low.get(&source).map_or(offset, |low| offset.max(*low));
+                    (source, offset)
+                };
+                places(&committed).into_iter().map(clamp).collect()
+            }
+        };
+        low.extend(found);
+        if low.len() < sources.len() {
+            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable));
+        }
+        Ok(low.into_iter().collect())
+    }
+
+    /// How long Kafka keeps a topic's records, in milliseconds; `None` for ever.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn retention_ms(&self, topics: &[String]) -> KafkaResult<BTreeMap<String, Option<i64>>> {
+        if topics.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let answers = tokio::runtime::Handle::current().block_on(self.admin.describe_configs(&resources, &options))?;
+        let mut kept = BTreeMap::new();
+        for resource in answers.into_iter().flatten() {
+            let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };
+            let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
+            let deletes = value("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
+            let ms = value("retention.ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms >= 0 && deletes);
+            kept.insert(topic.clone(), ms);
+        }
+        Ok(kept)
+    }
+
+    fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> KafkaResult<HashMap<TopicPartition, Offset>> {
+        if sources.is_empty() {
+            return Ok(HashMap::new());
+        }
+        self.serve();
+        let answer = self.client.offsets_for_times(list(sources, mark)?, TIMEOUT)?;
+        Ok(places(&answer))
+    }
+
+    /// Serves librdkafka's own events: logs, tokens.
+    fn serve(&self) {
+        while self.client.poll(Duration::ZERO).is_some() {}
+    }
+}
+
+fn list(sources: &[TopicPartition], offset: KafkaOffset) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(sources.len());
+    for source in sources {
+        list.add_partition_offset(&source.topic, source.partition, offset)?;
+    }
+    Ok(list)
+}
+
+fn places(list: &TopicPartitionList) -> HashMap<TopicPartition, Offset> {
+    let elements = list.elements();
+    let known =
+        elements.iter().filter(|element| element.error().is_ok()).filter_map(|element| match element.offset() {
+            KafkaOffset::Offset(offset) => {
+                Some((TopicPartition::new(element.topic(), element.partition()), Offset::new(offset)))
+            }
+            _ => None,
+        });
+    known.collect()
+}
+
+fn count(partitions: usize) -> i32 {
+    i32::try_from(partitions).unwrap_or(i32::MAX)
+}

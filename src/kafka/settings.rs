@@ -1,0 +1,57 @@
+//! librdkafka's settings: what we insist on and why, and what follows from the memory budget.
+
+use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+
+use crate::config::{GroupProtocol, Kafka, Pipeline};
+use crate::limits::Prefetch;
+
+/// How often librdkafka looks for new topics and partitions.
+const METADATA_REFRESH_MS: u32 = 10_000;
+
+/// Settings of one consumer of a pipeline.
+pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> ClientConfig {
+    let mut config = client(kafka, pipeline);
+    for (name, value) in [
+        // The ledger is the truth about positions; what Kafka stores is for tools that show lag, and we commit it ourselves.
+        ("enable.auto.commit", "false".to_owned()),
+        ("enable.auto.offset.store", "false".to_owned()),
+        // A position outside of the log is a named condition, never a silent jump.
+        ("auto.offset.reset", "error".to_owned()),
+        // The default of 1000 ms halves a drain: the fetcher would sleep whenever its queue was full once.
+        ("fetch.queue.backoff.ms", "1".to_owned()),
+        ("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string()),
+        ("queued.max.messages.kbytes", prefetch.queued_kbytes.to_string()),
+        ("queued.min.messages", prefetch.queued_messages.to_string()),
+        ("fetch.message.max.bytes", prefetch.fetch_partition_bytes.to_string()),
+        ("fetch.max.bytes", prefetch.fetch_bytes.to_string()),
+    ] {
+        config.set(name, value);
+    }
+    match pipeline.group_protocol {
+        GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
+        GroupProtocol::Eager => config.set("partition.assignment.strategy", "range"),
+        // The broker shares out; heartbeats and sessions are its own settings then.
+        GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
+    };
+    config
+}
+
+/// Settings of a client that asks questions about the pipeline's topics and group, and joins no group.
+pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+    let mut config = client(kafka, pipeline);
+    config.set("enable.auto.commit", "false");
+    config
+}
+
+fn client(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("client.id", "tidegate");
+    for (name, value) in kafka.properties.iter().chain(&pipeline.kafka_properties) {
+        config.set(name, value.expose());
+    }
+    config.set("bootstrap.servers", &kafka.bootstrap_servers);
+    config.set("group.id", &pipeline.group);
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config
+}

@@ -1,0 +1,301 @@
+//! How far behind a pipeline is: Kafka's log ends, asked for by ourselves, against the ledger.
+//!
+//! librdkafka's own figures stand still while a partition is paused; these don't. The ledger is read for every partition of the
+//! pipeline, whoever owns it, so that one instance shows the whole.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use sqlx::{PgConnection, Row};
+use tokio::task::spawn_blocking;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::debug;
+
+use crate::config::Topics;
+use crate::kafka::observer::{End, Observer};
+use crate::metrics::{self, epoch_ms};
+use crate::position::{Offset, TopicPartition};
+use crate::postgres::connect::Connector;
+use crate::status::lock;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Looks between two questions for topics and for where logs begin, which move slowly.
+const SLOW_EVERY: u32 = 10;
+/// Log ends that are remembered a partition: how old the oldest unwritten record is, to the second.
+const SAMPLES: usize = 900;
+
+/// What was seen last.
+#[derive(Clone, Debug, Default)]
+pub struct LagView {
+    /// By partition.
+    pub partitions: BTreeMap<TopicPartition, PartitionLag>,
+    /// When; `None` before the first look.
+    pub seen_at: Option<Instant>,
+    /// What keeps us from looking.
+    pub trouble: Option<String>,
+}
+
+/// One partition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PartitionLag {
+    /// Where the ledger stands.
+    pub next: Offset,
+    /// The log's end.
+    pub end: Offset,
+    /// The oldest record that Kafka has.
+    pub low: Offset,
+    /// Records between ledger and end.
+    pub records: u64,
+    /// Age of the oldest unwritten record, in seconds; 0 without lag.
+    pub seconds: f64,
+    /// Seconds until Kafka deletes it.
+    pub headroom: Option<f64>,
+    /// Who claimed it last.
+    pub owner: Option<String>,
+    /// The claim's number.
+    pub epoch: i64,
+    /// Seconds since the ledger's row moved.
+    pub idle_seconds: f64,
+}
+
+/// A ledger row, as lag needs it.
+struct LedgerEntry {
+    next: Offset,
+    owner: Option<String>,
+    epoch: i64,
+    last_timestamp: Option<i64>,
+    idle_seconds: f64,
+}
+
+impl LedgerEntry {
+    /// What is known of a row while the database is away: it stands where it stood.
+    fn as_of(lag: &PartitionLag) -> Self {
+        Self {
+            next: lag.next,
+            owner: lag.owner.clone(),
+            epoch: lag.epoch,
+            last_timestamp: None,
+            idle_seconds: lag.idle_seconds + INTERVAL.as_secs_f64(),
+        }
+    }
+}
+
+/// Looks once a second.
+#[derive(Debug)]
+pub struct LagWatch {
+    pipeline: Arc<str>,
+    topics: Topics,
+    connector: Connector,
+    observer: Arc<Observer>,
+    view: Arc<Mutex<LagView>>,
+    samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
+    sources: Vec<TopicPartition>,
+    low: HashMap<TopicPartition, Offset>,
+    retention_ms: BTreeMap<String, Option<i64>>,
+}
+
+impl LagWatch {
+    /// For one pipeline; what it sees goes into `view`.
+    pub fn new(
+        pipeline: Arc<str>,
+        topics: Topics,
+        connector: Connector,
+        observer: Arc<Observer>,
+        view: Arc<Mutex<LagView>>,
+    ) -> Self {
+        Self {
+            pipeline,
+            topics,
+            connector,
+            observer,
+            view,
+            samples: HashMap::new(),
+            sources: Vec::new(),
+            low: HashMap::new(),
+            retention_ms: BTreeMap::new(),
+        }
+    }
+
+    /// Looks until it is dropped.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point.
+    pub async fn run(mut self) {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut connection = None;
+        for look in 0u32.. {
+            ticks.tick().await;
+            match self.look(look.is_multiple_of(SLOW_EVERY), &mut connection).await {
+                Ok(partitions) => {
+                    for (source, lag) in &partitions {
+                        metrics::lag(
+                            &self.pipeline,
+                            &source.topic,
+                            source.partition,
+                            lag.records,
+                            lag.seconds,
+                            lag.headroom,
+                        );
+                    }
+                    *lock(&self.view) = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
+                }
+                Err(trouble) => {
+                    connection = None;
+                    debug!(pipeline = &*self.pipeline, trouble, "can't see the lag");
+                    lock(&self.view).trouble = Some(trouble);
+                }
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        slow: bool,
+        connection: &mut Option<PgConnection>,
+    ) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+        if slow || self.sources.is_empty() {
+            let (observer, topics) = (Arc::clone(&self.observer), self.topics.clone());
+            let topics = blocking(move || observer.topics(&topics)).await?;
+            self.sources = topics
+                .iter()
+                .flat_map(|(topic, count)| (0..*count).map(|n| TopicPartition::new(topic.as_str(), n)))
+                .collect();
+            let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
+            self.low = blocking(move || observer.ends(&sources, End::Low)).await?;
+            let (observer, names) = (Arc::clone(&self.observer), topics.into_keys().collect::<Vec<_>>());
+            self.retention_ms = blocking(move || observer.retention_ms(&names)).await.unwrap_or_default();
+        }
+        let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
+        let ends = blocking(move || observer.ends(&sources, End::High)).await?;
+        // The ends stay known while the database is away, so lag goes on moving then: the ledger stands still meanwhile.
+        let rows = self.rows(connection).await;
+        let now = epoch_ms();
+        let before = lock(&self.view).partitions.clone();
+        let mut partitions = BTreeMap::new();
+        for source in self.sources.clone() {
+            let source = &source;
+            let Some(end) = ends.get(source) else { continue };
+            let row = match &rows {
+                Ok(rows) => match rows.get(source) {
+                    Some(row) => row,
+                    None => continue,
+                },
+                Err(_) => match before.get(source) {
+                    Some(lag) => &LedgerEntry::as_of(lag),
+                    None => continue,
+                },
+            };
+            partitions.insert(source.clone(), self.lag_of(source, row, *end, now, before.get(source)));
+        }
+        match rows {
+            Ok(_) => Ok(partitions),
+            Err(trouble) if partitions.is_empty() => Err(trouble),
+            Err(_) => {
+                *connection = None;
+                Ok(partitions)
+            }
+        }
+    }
+
+    fn lag_of(
+        &mut self,
+        source: &TopicPartition,
+        row: &LedgerEntry,
+        end: Offset,
+        now: i64,
+        before: Option<&PartitionLag>,
+    ) -> PartitionLag {
+        let samples = self.samples.entry(source.clone()).or_default();
+        if samples.back().is_none_or(|(_, last)| *last != end) {
+            samples.push_back((now, end));
+            if samples.len() > SAMPLES {
+                samples.pop_front();
+            }
+        }
+        // Samples whose end is written say nothing more about what isn't.
+        while samples.len() > 1 && samples[0].1 <= row.next {
+            samples.pop_front();
+        }
+        let records = end.distance_from(row.next);
+        let since = match samples.front() {
+            _ if records == 0 => now,
+            // What lay there when we first looked is older than our look: the last written record's timestamp bounds it.
+            Some((at, first)) if *first > row.next => row.last_timestamp.unwrap_or(*at).min(*at),
+            Some((at, _)) => *at,
+            None => now,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
+        let seconds = match before {
+            _ if records == 0 => 0.0,
+            // The database is away and its last timestamp unknown: the age goes on from where it was.
+            Some(before) if row.last_timestamp.is_none() && before.seconds > 0.0 => {
+                before.seconds + INTERVAL.as_secs_f64()
+            }
+            _ => (now - since).max(0) as f64 / 1000.0,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a retention are far below 2^53")]
+        let retention = self.retention_ms.get(&*source.topic).copied().flatten().map(|ms| ms as f64 / 1000.0);
+        PartitionLag {
+            next: row.next,
+            end,
+            low: self.low.get(source).copied().unwrap_or(Offset::ZERO),
+            records,
+            seconds,
+            headroom: retention.map(|retention| (retention - seconds).max(0.0)),
+            owner: row.owner.clone(),
+            epoch: row.epoch,
+            idle_seconds: row.idle_seconds,
+        }
+    }
+
+    async fn rows(
+        &self,
+        connection: &mut Option<PgConnection>,
+    ) -> Result<HashMap<TopicPartition, LedgerEntry>, String> {
+        if connection.is_none() {
+            let (open, _) = self.connector.open().await.map_err(|error| error.to_string())?;
+            *connection = Some(open);
+        }
+        let Some(open) = connection else { return Ok(HashMap::new()) };
+        let work = sqlx::query(
+            "SELECT topic, partition, next_offset, owner, epoch, last_timestamp,
+                 extract(epoch FROM clock_timestamp() - updated_at)::float8
+             FROM tidegate.ledger WHERE pipeline = $1",
+        )
+        .bind(&*self.pipeline)
+        .fetch_all(open);
+        let rows = match timeout(self.connector.write_deadline(), work).await {
+            Ok(rows) => rows.map_err(|error| error.to_string()),
+            Err(_) => Err("Postgres gave no answer".to_owned()),
+        };
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(why) => {
+                *connection = None;
+                return Err(why);
+            }
+        };
+        let read = |row: &sqlx::postgres::PgRow| -> Result<_, sqlx::Error> {
+            let source = TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?);
+            let row = LedgerEntry {
+                next: Offset::new(row.try_get(2)?),
+                owner: row.try_get(3)?,
+                epoch: row.try_get(4)?,
+                last_timestamp: row.try_get(5)?,
+                idle_seconds: row.try_get(6)?,
+            };
+            Ok((source, row))
+        };
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
+) -> Result<T, String> {
+    let answer = spawn_blocking(ask).await.map_err(|error| error.to_string())?;
+    answer.map_err(|error| format!("Kafka gives no answer: {error}"))
+}

@@ -1,0 +1,93 @@
+//! The memory budget: one bound for the process, solved for what each consumer may hold. Pure.
+//!
+//! A consumer holds, at most: the records that librdkafka has fetched (their bytes, and its own bookkeeping, which it doesn't
+//! count), the replies being fetched, and its batches: the open one, the one in flight, and the largest record beside them.
+//! The allocator needs a quarter more.
+
+use crate::config::{Config, Pipeline};
+
+/// librdkafka's own bookkeeping for a message in its queue: `rd_kafka_op_t` and the message in it, measured on 64 bits.
+const MESSAGE_OVERHEAD: u64 = 320;
+/// The record size that the queue's bound assumes. Smaller records cost more than their bytes; the count is bounded too.
+const RECORD_ASSUMED: u64 = 128;
+/// Fetch replies under way at once: one a broker, for the three that a partition's replicas usually are on.
+const REPLIES: u64 = 3;
+/// A reply is held once as it came and once decompressed.
+const REPLY_COPIES: u64 = 2;
+/// Batches a consumer holds: the open one, and the one in flight.
+const BATCHES: u64 = 2;
+/// Buffers grow by doubling, so up to half of one may be empty.
+const GROWTH_PERCENT: u64 = 150;
+/// The connection's own buffers.
+const CONNECTION_BYTES: u64 = 1 << 20;
+/// What the allocator takes beside.
+const ALLOCATOR_PERCENT: u64 = 125;
+/// The process without any consumer: code, runtime, metrics, the page.
+const PROCESS_BYTES: u64 = 24 << 20;
+
+const FETCH_MIN: u64 = 256 << 10;
+const FETCH_MAX: u64 = 8 << 20;
+const QUEUE_MIN_KBYTES: u64 = 512;
+const QUEUE_MAX_KBYTES: u64 = 64 << 10;
+
+/// What librdkafka may prefetch for one consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefetch {
+    /// `queued.max.messages.kbytes`
+    pub queued_kbytes: u64,
+    /// `queued.min.messages`
+    pub queued_messages: u64,
+    /// `fetch.max.bytes`
+    pub fetch_bytes: u64,
+    /// `fetch.message.max.bytes`, a partition's part of a reply
+    pub fetch_partition_bytes: u64,
+}
+
+/// One pipeline's part of the budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Of one consumer.
+    pub prefetch: Prefetch,
+    /// The most that the whole pipeline may hold, in bytes.
+    pub bytes: u64,
+}
+
+/// Solves the budget for a pipeline. Each pipeline has the same guaranteed part, so that none can take another's.
+///
+/// # Errors
+/// Where the batches alone don't fit: what is needed, and what to change.
+pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
+    let pipelines = config.pipelines.len() as u64;
+    let consumers = u64::from(pipeline.consumers.get());
+    let part = config.limits.memory.saturating_sub(PROCESS_BYTES) / pipelines.max(1);
+    let a_consumer = part * 100 / ALLOCATOR_PERCENT / consumers;
+    let batches = BATCHES * pipeline.batch.max_bytes * GROWTH_PERCENT / 100 + CONNECTION_BYTES;
+    let smallest = batches + REPLIES * REPLY_COPIES * FETCH_MIN + queue_bytes(QUEUE_MIN_KBYTES);
+    if a_consumer < smallest {
+        let needed = (smallest * consumers * ALLOCATOR_PERCENT / 100) * pipelines + PROCESS_BYTES;
+        return Err(format!(
+            "`limits.memory` is {} MiB, and pipeline `{}` with {consumers} consumers needs {} MiB: raise it, or lower `batch.max_bytes` or `consumers`",
+            config.limits.memory >> 20,
+            pipeline.name,
+            needed.div_ceil(1 << 20)
+        ));
+    }
+    let left = a_consumer - batches;
+    let fetch_bytes = (left / 3 / (REPLIES * REPLY_COPIES)).clamp(FETCH_MIN, FETCH_MAX);
+    let queue = left - REPLIES * REPLY_COPIES * fetch_bytes;
+    let queued_kbytes =
+        (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024).clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
+    let prefetch = Prefetch {
+        queued_kbytes,
+        // The count is a threshold a partition, so it can't be the bound; it only must not be what stops the fetcher first.
+        queued_messages: (queued_kbytes * 1024 / RECORD_ASSUMED).max(1000),
+        fetch_bytes,
+        fetch_partition_bytes: fetch_bytes / 2,
+    };
+    let used = batches + REPLIES * REPLY_COPIES * fetch_bytes + queue_bytes(queued_kbytes);
+    Ok(Share { prefetch, bytes: used * consumers * ALLOCATOR_PERCENT / 100 })
+}
+
+fn queue_bytes(kbytes: u64) -> u64 {
+    kbytes * 1024 * (RECORD_ASSUMED + MESSAGE_OVERHEAD) / RECORD_ASSUMED
+}

@@ -1,0 +1,361 @@
+//! Every metric: its name, its description, its handles. Names are a contract; labels are bounded.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::batch::{Batch, Trigger};
+use crate::partition::Condition;
+use crate::store::WriteError;
+use crate::value::Reason;
+
+const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
+const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
+const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
+const RECORDS_LOST: &str = "tidegate_records_lost_total";
+const BATCHES: &str = "tidegate_batches_total";
+const BATCH_ROWS: &str = "tidegate_batch_rows";
+const BATCH_BYTES: &str = "tidegate_batch_bytes";
+const WRITE_DURATION: &str = "tidegate_write_duration_seconds";
+const END_TO_END: &str = "tidegate_end_to_end_latency_seconds";
+const CYCLE: &str = "tidegate_cycle_seconds_total";
+const RETRIES: &str = "tidegate_retries_total";
+const FENCED: &str = "tidegate_fenced_total";
+const COMMIT_UNKNOWN: &str = "tidegate_commit_unknown_total";
+const REWINDS: &str = "tidegate_ledger_rewinds_total";
+const REBALANCES: &str = "tidegate_rebalances_total";
+const ASSIGNED: &str = "tidegate_assigned_partitions";
+const PAUSED: &str = "tidegate_paused_partitions";
+const BUFFERED: &str = "tidegate_buffered_bytes";
+const MEMORY_LIMIT: &str = "tidegate_memory_limit_bytes";
+const LAG_RECORDS: &str = "tidegate_lag_records";
+const LAG_SECONDS: &str = "tidegate_lag_seconds";
+const HEADROOM: &str = "tidegate_retention_headroom_seconds";
+const PIPELINE_STATE: &str = "tidegate_pipeline_state";
+const LAST_COMMIT: &str = "tidegate_last_commit_timestamp_seconds";
+const BUILD_INFO: &str = "tidegate_build_info";
+/// By the name that Prometheus' own client libraries give it.
+const RESIDENT: &str = "process_resident_memory_bytes";
+
+/// The classes of errors that are waited out, as [`WriteError::sqlstate_class`] names them.
+const RETRIED_CLASSES: [&str; 12] =
+    ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
+
+/// Upper bounds of the latency histograms, in seconds: fine around the defaults of `batch.max_age`.
+const SECONDS: [f64; 18] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 2.5, 10.0, 60.0, 600.0];
+const ROWS: [f64; 11] = [1.0, 10.0, 100.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5];
+const BYTES: [f64; 9] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 3.2e7];
+
+/// Installs the recorder of this process and describes every metric.
+///
+/// # Errors
+/// Where one is installed already.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(WRITE_DURATION.to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(END_TO_END.to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(BATCH_ROWS.to_owned()), &ROWS)?
+        .set_buckets_for_metric(Matcher::Full(BATCH_BYTES.to_owned()), &BYTES)?;
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder)?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
+    c!(RECORDS_CONSUMED, "Records taken from Kafka");
+    c!(ROWS_WRITTEN, "Rows committed to the target table");
+    c!(DEAD_LETTERS, "Records set aside in tidegate.dead_letter, by reason");
+    c!(RECORDS_LOST, "Records that Kafka no longer had when we came for them, by cause");
+    c!(BATCHES, "Batches closed, by what closed them");
+    h!(BATCH_ROWS, "Rows in a batch");
+    h!(BATCH_BYTES, "Bytes of a batch's encoded rows");
+    h!(WRITE_DURATION, "Seconds from taking a batch to its commit, waits for Postgres included");
+    h!(END_TO_END, "Seconds from a record's timestamp to its commit");
+    c!(CYCLE, "Where a consumer's time goes, in seconds, by phase");
+    c!(RETRIES, "Transactions sent again, by the class of the SQLSTATE");
+    c!(FENCED, "Partitions whose batch was dropped because another claim holds them");
+    c!(COMMIT_UNKNOWN, "COMMITs whose reply did not come, settled by the ledger");
+    c!(REWINDS, "Times that the ledger stood elsewhere than we left it, and we went back with it");
+    c!(REBALANCES, "Assignments and revocations by the group");
+    g!(ASSIGNED, "Partitions that a consumer owns");
+    g!(PAUSED, "Partitions whose fetching is paused");
+    g!(BUFFERED, "Bytes in batches, open and in flight");
+    g!(MEMORY_LIMIT, "limits.memory");
+    g!(LAG_RECORDS, "Records between the ledger and the log's end");
+    g!(LAG_SECONDS, "Age of the oldest record that isn't written");
+    g!(HEADROOM, "Seconds until Kafka deletes what we haven't read");
+    g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
+    g!(LAST_COMMIT, "Unix time of the last commit");
+    g!(BUILD_INFO, "1, with the version");
+    g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
+}
+
+/// What belongs to the process.
+pub fn process(memory_limit: u64) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!(MEMORY_LIMIT).set(memory_limit as f64);
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// The handles of one writer.
+#[derive(Clone)]
+pub struct WriterMetrics {
+    pipeline: Arc<str>,
+    rows: Counter,
+    batch_rows: Histogram,
+    batch_bytes: Histogram,
+    write: Histogram,
+    end_to_end: Histogram,
+    fenced: Counter,
+    unknown: Counter,
+    rewinds: Counter,
+    last_commit: Gauge,
+    copy_seconds: Gauge,
+    commit_seconds: Gauge,
+}
+
+impl std::fmt::Debug for WriterMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "WriterMetrics({})", self.pipeline)
+    }
+}
+
+impl WriterMetrics {
+    /// Handles for one pipeline.
+    pub fn new(pipeline: &Arc<str>) -> Self {
+        let name = || Arc::clone(pipeline);
+        Self {
+            pipeline: name(),
+            rows: counter!(ROWS_WRITTEN, "pipeline" => name()),
+            batch_rows: histogram!(BATCH_ROWS, "pipeline" => name()),
+            batch_bytes: histogram!(BATCH_BYTES, "pipeline" => name()),
+            write: histogram!(WRITE_DURATION, "pipeline" => name()),
+            end_to_end: histogram!(END_TO_END, "pipeline" => name()),
+            fenced: counter!(FENCED, "pipeline" => name()),
+            unknown: counter!(COMMIT_UNKNOWN, "pipeline" => name()),
+            rewinds: counter!(REWINDS, "pipeline" => name()),
+            last_commit: gauge!(LAST_COMMIT, "pipeline" => name()),
+            copy_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "copy"),
+            commit_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "commit"),
+        }
+    }
+
+    /// A batch is written, whatever became of its segments.
+    pub fn batch(&self, batch: &Batch, took: Duration) {
+        if let Some(trigger) = batch.trigger() {
+            counter!(BATCHES, "pipeline" => Arc::clone(&self.pipeline), "trigger" => trigger.label()).increment(1);
+        }
+        self.batch_rows.record(batch.row_count());
+        #[expect(clippy::cast_precision_loss, reason = "a histogram is of floats")]
+        self.batch_bytes.record(batch.row_bytes() as f64);
+        self.write.record(took);
+    }
+
+    /// A transaction is committed.
+    pub fn committed(&self, batch: &Batch, window: Range<u32>, rows: u64, dead: &[&'static str]) {
+        self.rows.increment(rows);
+        for reason in dead {
+            counter!(DEAD_LETTERS, "pipeline" => Arc::clone(&self.pipeline), "reason" => *reason).increment(1);
+        }
+        let now_ms = epoch_ms();
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        self.last_commit.set(now_ms as f64 / 1000.0);
+        // One observation a bucket rather than a record: the exporter keeps no more than that anyway.
+        let mut counts = [0usize; SECONDS.len() + 1];
+        for timestamp in batch.timestamps(window) {
+            let latency = Duration::from_millis(u64::try_from(now_ms - timestamp).unwrap_or(0)).as_secs_f64();
+            counts[SECONDS.partition_point(|bound| *bound < latency)] += 1;
+        }
+        for (bucket, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            let above = SECONDS.get(bucket).copied().unwrap_or(2.0 * SECONDS[SECONDS.len() - 1]);
+            let below = if bucket == 0 { 0.0 } else { SECONDS[bucket - 1] };
+            self.end_to_end.record_many(f64::midpoint(below, above), count);
+        }
+    }
+
+    /// A transaction is sent again.
+    pub fn retried(&self, error: &WriteError) {
+        counter!(RETRIES, "pipeline" => Arc::clone(&self.pipeline), "sqlstate_class" => error.sqlstate_class())
+            .increment(1);
+    }
+
+    /// Seconds spent in COPY, and in the ledger and COMMIT.
+    pub fn spent(&self, copy: Duration, commit: Duration) {
+        self.copy_seconds.increment(copy.as_secs_f64());
+        self.commit_seconds.increment(commit.as_secs_f64());
+    }
+
+    /// A segment was superseded.
+    pub fn fenced(&self) {
+        self.fenced.increment(1);
+    }
+
+    /// A COMMIT wasn't answered.
+    pub fn commit_unknown(&self) {
+        self.unknown.increment(1);
+    }
+
+    /// The ledger stood elsewhere.
+    pub fn rewound(&self) {
+        self.rewinds.increment(1);
+    }
+}
+
+/// The handles of one poll thread.
+#[derive(Clone)]
+pub struct ConsumerMetrics {
+    pipeline: Arc<str>,
+    consumed: Counter,
+    rebalances: Counter,
+    assigned: Gauge,
+    paused: Gauge,
+    buffered: Gauge,
+    poll_seconds: Gauge,
+    decode_seconds: Gauge,
+    paused_seconds: Gauge,
+}
+
+impl std::fmt::Debug for ConsumerMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ConsumerMetrics({})", self.pipeline)
+    }
+}
+
+impl ConsumerMetrics {
+    /// Handles for one consumer of a pipeline.
+    pub fn new(pipeline: &Arc<str>, consumer: u32) -> Self {
+        let name = || Arc::clone(pipeline);
+        let consumer = consumer.to_string();
+        Self {
+            pipeline: name(),
+            consumed: counter!(RECORDS_CONSUMED, "pipeline" => name()),
+            rebalances: counter!(REBALANCES, "pipeline" => name()),
+            assigned: gauge!(ASSIGNED, "pipeline" => name(), "consumer" => consumer.clone()),
+            paused: gauge!(PAUSED, "pipeline" => name(), "consumer" => consumer.clone()),
+            buffered: gauge!(BUFFERED, "pipeline" => name(), "consumer" => consumer),
+            poll_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "poll"),
+            decode_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "decode"),
+            paused_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "paused"),
+        }
+    }
+
+    /// Records taken from Kafka.
+    pub fn consumed(&self, records: u64) {
+        self.consumed.increment(records);
+    }
+
+    /// The group moved partitions.
+    pub fn rebalanced(&self) {
+        self.rebalances.increment(1);
+    }
+
+    /// What the consumer holds.
+    pub fn holds(&self, assigned: usize, paused: usize, buffered: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+        let [assigned, paused, buffered] = [assigned as f64, paused as f64, buffered as f64];
+        self.assigned.set(assigned);
+        self.paused.set(paused);
+        self.buffered.set(buffered);
+    }
+
+    /// Seconds waited for Kafka, spent in decoding, and held up by the writer.
+    pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration) {
+        self.poll_seconds.increment(poll.as_secs_f64());
+        self.decode_seconds.increment(decode.as_secs_f64());
+        self.paused_seconds.increment(paused.as_secs_f64());
+    }
+}
+
+/// Records that are lost because the policy stepped over a condition.
+pub fn lost(pipeline: &Arc<str>, cause: &'static str, records: u64) {
+    counter!(RECORDS_LOST, "pipeline" => Arc::clone(pipeline), "cause" => cause).increment(records);
+}
+
+/// One partition's lag. `None` takes the series to 0 rather than let it show a partition that is no longer read here.
+pub fn lag(pipeline: &Arc<str>, topic: &str, partition: i32, records: u64, seconds: f64, headroom: Option<f64>) {
+    let labels =
+        [("pipeline", pipeline.to_string()), ("topic", topic.to_owned()), ("partition", partition.to_string())];
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    gauge!(LAG_RECORDS, &labels).set(records as f64);
+    gauge!(LAG_SECONDS, &labels).set(seconds);
+    if let Some(headroom) = headroom {
+        gauge!(HEADROOM, &labels).set(headroom);
+    }
+}
+
+/// The state that a pipeline is in; all others are 0.
+pub fn pipeline_state(pipeline: &Arc<str>, all: &[&'static str], current: &'static str) {
+    for state in all {
+        let value = if *state == current { 1.0 } else { 0.0 };
+        gauge!(PIPELINE_STATE, "pipeline" => Arc::clone(pipeline), "state" => *state).set(value);
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn epoch_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Registers every series of a pipeline whose labels are known beforehand, at 0: a rate over a series that appears with its
+/// first event doesn't see that event.
+pub fn touch(pipeline: &Arc<str>, consumers: u32) {
+    drop(WriterMetrics::new(pipeline));
+    for consumer in 0..consumers {
+        drop(ConsumerMetrics::new(pipeline, consumer));
+    }
+    let touch = |name: &'static str, label: &'static str, value: &'static str| {
+        counter!(name, "pipeline" => Arc::clone(pipeline), label => value).increment(0);
+    };
+    for trigger in [Trigger::Rows, Trigger::Bytes, Trigger::Age, Trigger::Revoke, Trigger::Shutdown] {
+        touch(BATCHES, "trigger", trigger.label());
+    }
+    for reason in Reason::ALL {
+        touch(DEAD_LETTERS, "reason", reason.code());
+    }
+    for cause in Condition::CAUSES {
+        touch(RECORDS_LOST, "cause", cause);
+    }
+    for class in RETRIED_CLASSES {
+        touch(RETRIES, "sqlstate_class", class);
+    }
+}
+
+/// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of [`CYCLE`] are kept in gauges; they only
+/// grow, and are shown as the counter that they are.
+pub fn render(handle: &PrometheusHandle) -> String {
+    handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1)
+}
+
+/// The memory that the kernel counts as ours, to hold against `limits.memory`; nothing where the kernel doesn't say.
+pub fn memory() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(bytes) = resident_bytes(&status) {
+        gauge!(RESIDENT).set(bytes);
+    }
+}
+
+/// `VmRSS` of Linux's `/proc/PID/status`, in bytes.
+fn resident_bytes(status: &str) -> Option<f64> {
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+    kib.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_from_the_kernel_s_words() {
+        let status = "Name:\ttidegate\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\nThreads:\t7\n";
+        assert_eq!(resident_bytes(status), Some(10_485_760.0));
+        assert_eq!(resident_bytes("Name:\ttidegate\n"), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! One partition, from assignment to revoke: the state machine that `ARCHITECTURE.md` draws. Pure.
+
+use std::fmt;
+use std::time::Instant;
+
+use crate::batch::LastRecord;
+use crate::position::{ClaimId, Offset, TopicPartition};
+
+/// A partition that Kafka says is ours.
+#[derive(Debug)]
+pub struct Partition {
+    /// Which one.
+    pub source: TopicPartition,
+    /// Where it stands.
+    pub state: State,
+    /// Bumped with each assignment and each claim asked for: a reply to an earlier question changes nothing.
+    pub question: u64,
+    /// When it last made progress: a grant, a record, a commit.
+    pub progress_at: Instant,
+}
+
+/// Where a partition stands. An unassigned one has no `Partition` at all; "in doubt" is the writer's, between a COMMIT that
+/// wasn't answered and the ledger's word.
+#[derive(Debug)]
+pub enum State {
+    /// A claim was asked for; nothing is fetched before it is granted.
+    Claiming {
+        /// Since when.
+        since: Instant,
+    },
+    /// Claimed: records are consumed, and written under this claim.
+    Owned(Owned),
+    /// Another claim took its place, while Kafka still says it is ours: nothing is fetched, the revoke is awaited.
+    Fenced {
+        /// Since when.
+        since: Instant,
+    },
+    /// A named condition that its policy doesn't step over: nothing is fetched.
+    Stopped(Condition),
+}
+
+/// A claimed partition.
+#[derive(Debug)]
+pub struct Owned {
+    /// The fence.
+    pub claim: ClaimId,
+    /// For people.
+    pub epoch: i64,
+    /// The next offset to deliver: what all batches so far end at.
+    pub next: Offset,
+    /// What the ledger is known to say.
+    pub committed: Offset,
+    /// The last committed record, still to be compared with what Kafka delivers for its offset.
+    pub verify: Option<LastRecord>,
+}
+
+/// A claim that was granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The fence, which the ledger now holds.
+    pub claim: ClaimId,
+    /// For people.
+    pub epoch: i64,
+    /// Where the ledger stands.
+    pub next: Offset,
+    /// Where fetching begins: at `next`, or at the last committed record to know the log again.
+    pub fetch: Offset,
+    /// That record.
+    pub verify: Option<LastRecord>,
+}
+
+/// What Kafka and the ledger can disagree about. Each has a policy; what is lost is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The pipeline knew this partition, and the ledger's row is gone.
+    LedgerLost,
+    /// Kafka deleted records that the ledger says are still to be read.
+    RetentionPassed {
+        /// Where the ledger stands.
+        next: Offset,
+        /// The oldest offset that Kafka has.
+        low: Offset,
+    },
+    /// The log ends before the ledger's position: it was truncated, or the topic was made again.
+    LogShorter {
+        /// Where the ledger stands.
+        next: Offset,
+        /// The log's end.
+        high: Offset,
+    },
+    /// At the last committed offset lies another record: the topic was made again, or this is another cluster.
+    LogReplaced {
+        /// The offset that was compared.
+        offset: Offset,
+    },
+}
+
+impl Condition {
+    /// Every [`Condition::cause`].
+    pub const CAUSES: [&str; 4] = ["ledger_lost", "retention", "log_shorter", "log_replaced"];
+
+    /// The label of `records_lost_total`.
+    pub fn cause(&self) -> &'static str {
+        match self {
+            Self::LedgerLost => "ledger_lost",
+            Self::RetentionPassed { .. } => "retention",
+            Self::LogShorter { .. } => "log_shorter",
+            Self::LogReplaced { .. } => "log_replaced",
+        }
+    }
+
+    /// Records known to be lost when the policy steps over it; what can't be known counts as none.
+    pub fn lost(&self) -> u64 {
+        match self {
+            Self::RetentionPassed { next, low } => low.distance_from(*next),
+            Self::LedgerLost | Self::LogShorter { .. } | Self::LogReplaced { .. } => 0,
+        }
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LedgerLost => f.write_str(
+                "ledger lost: the pipeline has read this partition before, but its row in `tidegate.ledger` is gone; restore it, or set a position with `tidegate offsets set`",
+            ),
+            Self::RetentionPassed { next, low } => write!(
+                f,
+                "retention passed us: the ledger stands at {next}, Kafka's oldest record is {low}, {} are lost; raise the topic's `retention.ms`, and set `on_offset_loss = \"earliest\"` or `tidegate offsets set` to go on",
+                low.distance_from(*next)
+            ),
+            Self::LogShorter { next, high } => write!(
+                f,
+                "the log is shorter than the ledger: the ledger stands at {next}, Kafka's log ends at {high}; it was truncated or the topic was made again; set `on_offset_loss` or `tidegate offsets set` to go on"
+            ),
+            Self::LogReplaced { offset } => write!(
+                f,
+                "the log is not the one we knew: at offset {offset} lies another record than the one committed last; the topic was made again or this is another cluster; set `on_offset_loss` or `tidegate offsets set` to go on"
+            ),
+        }
+    }
+}
+
+/// Where to fetch from, given what the ledger says and what Kafka has (`low` is the oldest offset, `high` the log's end).
+///
+/// The last committed record is read again where it still exists, so that a log of the same length with other records is
+/// noticed.
+///
+/// # Errors
+/// The named condition, where the ledger's position doesn't lie within the log.
+pub fn resolve_start(
+    next: Offset,
+    last: Option<LastRecord>,
+    low: Offset,
+    high: Offset,
+) -> Result<(Offset, Option<LastRecord>), Condition> {
+    if next < low {
+        return Err(Condition::RetentionPassed { next, low });
+    }
+    if next > high {
+        return Err(Condition::LogShorter { next, high });
+    }
+    match last {
+        Some(last) if last.offset >= low && last.offset < next => Ok((last.offset, Some(last))),
+        _ => Ok((next, None)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn last(offset: i64) -> Option<LastRecord> {
+        Some(LastRecord { offset: Offset::new(offset), timestamp_ms: None, digest: 1 })
+    }
+
+    fn start(next: i64, last_offset: Option<i64>, low: i64, high: i64) -> Result<i64, &'static str> {
+        let last = last_offset.and_then(last);
+        resolve_start(Offset::new(next), last, Offset::new(low), Offset::new(high))
+            .map(|(fetch, _)| fetch.get())
+            .map_err(|condition| condition.cause())
+    }
+
+    #[test]
+    fn the_last_committed_record_is_read_again_while_it_exists() {
+        assert_eq!(start(10, Some(9), 0, 20), Ok(9));
+        assert_eq!(start(10, Some(7), 0, 10), Ok(7));
+    }
+
+    #[test]
+    fn a_log_emptied_up_to_the_position_is_no_loss() {
+        assert_eq!(start(10, Some(9), 10, 10), Ok(10));
+        assert_eq!(start(10, Some(9), 10, 12), Ok(10));
+    }
+
+    #[test]
+    fn positions_outside_of_the_log_are_named() {
+        assert_eq!(start(10, Some(9), 11, 12), Err("retention"));
+        assert_eq!(start(10, Some(9), 0, 9), Err("log_shorter"));
+        let condition = Condition::RetentionPassed { next: Offset::new(10), low: Offset::new(25) };
+        assert_eq!(condition.lost(), 15);
+    }
+
+    proptest! {
+        #[test]
+        fn fetching_begins_within_the_log_and_never_after_the_position(
+            next in 0i64..50, last_offset in proptest::option::of(0i64..50), low in 0i64..50, len in 0i64..50,
+        ) {
+            let high = low + len;
+            match start(next, last_offset, low, high) {
+                Ok(fetch) => prop_assert!(fetch >= low && fetch <= next && next <= high),
+                Err("retention") => prop_assert!(next < low),
+                Err(_) => prop_assert!(next > high),
+            }
+        }
+    }
+}

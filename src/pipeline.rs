@@ -1,0 +1,387 @@
+//! One pipeline: its registration, its pool of consumers, each with its writer, its claims and its lag.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::budget::Budget;
+use crate::claimer::Claimer;
+use crate::config::{self, Config, Topics};
+use crate::gate::Gate;
+use crate::kafka::consumer::{self, Parts};
+use crate::kafka::observer::{End, Observer};
+use crate::kafka::settings;
+use crate::lag::{LagView, LagWatch};
+use crate::limits::{self, Share};
+use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
+use crate::plan::PlanSource;
+use crate::position::{Offset, TopicPartition};
+use crate::postgres::connect::Connector;
+use crate::postgres::register::{self, RegisterError, Registration};
+use crate::postgres::{PgStore, error, schema};
+use crate::retry::{Backoff, Stage};
+use crate::session::Session;
+use crate::status::{ConsumerStatus, lock};
+use crate::store::{ReplanError, WriteError};
+use crate::watchdog;
+use crate::writer::{Stopped, Writer};
+
+/// A pipeline as the page and the commands see it.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Its configuration.
+    pub config: config::Pipeline,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its part of the memory.
+    pub share: Share,
+    /// Its consumers.
+    pub consumers: Vec<Arc<ConsumerStatus>>,
+    /// How far behind it is.
+    pub lag: Arc<Mutex<LagView>>,
+    phase: Mutex<Phase>,
+}
+
+/// Where a pipeline is in its life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Reaching Kafka and Postgres, registering.
+    Starting {
+        /// What it waits for.
+        waiting_for: Option<String>,
+    },
+    /// Reading and writing.
+    Running,
+    /// Writing what it has, to end.
+    Draining,
+    /// Ended as asked.
+    Drained,
+    /// Only a person can help.
+    Stopped {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Every value of the label `state`.
+pub const STATES: [&str; 6] = ["starting", "flowing", "waiting", "draining", "drained", "stopped"];
+
+impl Pipeline {
+    /// A pipeline that hasn't started.
+    ///
+    /// # Errors
+    /// Where its part of the memory is too small.
+    pub fn new(config: &Config, pipeline: &config::Pipeline) -> Result<Self, String> {
+        let share = limits::share(config, pipeline)?;
+        Ok(Self {
+            name: pipeline.name.as_str().into(),
+            share,
+            consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
+            lag: Arc::default(),
+            phase: Mutex::new(Phase::Starting { waiting_for: None }),
+            config: pipeline.clone(),
+        })
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        lock(&self.phase).clone()
+    }
+
+    fn enter(&self, phase: Phase) {
+        *lock(&self.phase) = phase;
+    }
+
+    /// Reads and writes until `stop`, or with `until_now` until what Kafka holds at the start is written.
+    ///
+    /// # Errors
+    /// [`Stopped`] where only a person can help.
+    pub async fn run(
+        self: Arc<Self>,
+        config: Arc<Config>,
+        owner: Arc<str>,
+        until_now: bool,
+        stop: CancellationToken,
+    ) -> Result<(), Stopped> {
+        metrics::touch(&self.name, self.config.consumers.get());
+        let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
+        match &outcome {
+            Ok(()) => self.enter(Phase::Drained),
+            Err(Stopped(why)) => self.enter(Phase::Stopped { why: why.clone() }),
+        }
+        outcome
+    }
+
+    async fn start_and_read(
+        self: Arc<Self>,
+        config: Arc<Config>,
+        owner: Arc<str>,
+        until_now: bool,
+        stop: CancellationToken,
+    ) -> Result<(), Stopped> {
+        let observer = settings::observer(&config.kafka, &self.config);
+        let observer = Observer::new(&observer)
+            .map_err(|error| Stopped(format!("librdkafka refuses the configuration: {error}")))?;
+        let observer = Arc::new(observer);
+        let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
+        let plans = tokio::select! {
+            plans = self.start(&connector, &observer) => plans?,
+            () = stop.cancelled() => return Ok(()),
+        };
+        self.enter(Phase::Running);
+        info!(
+            pipeline = &*self.name,
+            consumers = self.consumers.len(),
+            table = %self.config.table.name,
+            memory_mib = self.share.bytes >> 20,
+            queued_kbytes = self.share.prefetch.queued_kbytes,
+            "reading"
+        );
+        let stop = stop.child_token();
+        let (claims, requests) = mpsc::unbounded_channel();
+        let mut helpers = JoinSet::new();
+        let policy = self.config.on_offset_loss;
+        helpers.spawn(
+            Claimer::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&observer), policy).run(requests),
+        );
+        let watch = LagWatch::new(
+            Arc::clone(&self.name),
+            self.config.topics.clone(),
+            connector.clone(),
+            Arc::clone(&observer),
+            Arc::clone(&self.lag),
+        );
+        helpers.spawn(watch.run());
+        helpers.spawn(watchdog::watch(Arc::clone(&self)));
+        if until_now {
+            let ends = self.ends_now(&observer).await?;
+            helpers.spawn(stop_when_written(ends, Arc::clone(&self.lag), stop.clone()));
+        }
+        let gate = Arc::new(Gate::new(self.config.max_rows_per_second));
+        let mut workers = JoinSet::new();
+        for status in &self.consumers {
+            let (outbox, batches) = mpsc::channel(1);
+            let (answers, inbox) = channel();
+            let writer_metrics = WriterMetrics::new(&self.name);
+            let store =
+                PgStore::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&plans), writer_metrics.clone());
+            let budget = Budget::new(self.config.dead_letters);
+            let writer = Writer::new(store, budget, writer_metrics, Arc::clone(status));
+            workers.spawn(writer.run(batches, answers.clone()));
+            let parts = Parts {
+                settings: settings::consumer(&config.kafka, &self.config, &self.share.prefetch),
+                topics: self.config.topics.clone(),
+                protocol: self.config.group_protocol,
+                on_offset_loss: policy,
+                drain_timeout: config.limits.drain_timeout,
+                owner: format!("{owner}/c{}", status.number).into(),
+                session: Session::new(self.config.batch, config.limits.claim_grace),
+                plans: Arc::clone(&plans),
+                outbox,
+                claims: claims.clone(),
+                answers,
+                inbox,
+                gate: Arc::clone(&gate),
+                metrics: ConsumerMetrics::new(&self.name, status.number),
+                status: Arc::clone(status),
+                stop: stop.clone(),
+            };
+            workers.spawn(on_a_thread(format!("{}/c{}", self.name, status.number), parts));
+        }
+        drop(claims);
+        self.wait_for(workers, &stop, config.limits.drain_timeout).await
+    }
+
+    /// Waits for poll threads and writers. The first fault ends them all; a shutdown ends poll threads, and writers follow
+    /// because their channels close.
+    async fn wait_for(
+        &self,
+        mut workers: JoinSet<Result<(), Stopped>>,
+        stop: &CancellationToken,
+        drain_timeout: Duration,
+    ) -> Result<(), Stopped> {
+        let mut first_fault = None;
+        loop {
+            let ended = tokio::select! {
+                ended = workers.join_next() => ended,
+                () = stop.cancelled(), if self.phase() == Phase::Running => {
+                    self.enter(Phase::Draining);
+                    continue;
+                }
+            };
+            let Some(ended) = ended else { break };
+            let fault = match ended {
+                Ok(Ok(())) => continue,
+                Ok(Err(fault)) => fault,
+                Err(panic) => Stopped(format!("a bug of ours: {panic}")),
+            };
+            if first_fault.is_none() {
+                tracing::error!(pipeline = &*self.name, why = fault.0, "the pipeline stops, others go on");
+                first_fault = Some(fault);
+            }
+            stop.cancel();
+            // A writer that still waits for Postgres would wait for ever: poll threads drain for so long, and no longer.
+            let rest = async { while workers.join_next().await.is_some() {} };
+            if timeout(drain_timeout + Duration::from_secs(7), rest).await.is_err() {
+                workers.abort_all();
+            }
+            break;
+        }
+        first_fault.map_or(Ok(()), Err)
+    }
+
+    /// Reaches Postgres and Kafka, makes our tables and the target, registers: again and again until it works or a person is
+    /// needed.
+    async fn start(&self, connector: &Connector, observer: &Arc<Observer>) -> Result<Arc<PlanSource>, Stopped> {
+        let mut backoff = Backoff::new();
+        loop {
+            let why = match self.try_start(connector, observer).await {
+                Ok(plans) => return Ok(Arc::new(plans)),
+                Err(StartError::Stop(why)) => return Err(Stopped(why)),
+                Err(StartError::Again(why)) => why,
+            };
+            if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
+                warn!(pipeline = &*self.name, why, "can't start yet, trying again");
+            }
+            self.enter(Phase::Starting { waiting_for: Some(why) });
+            sleep(backoff.next(fastrand::f64())).await;
+        }
+    }
+
+    async fn try_start(&self, connector: &Connector, observer: &Arc<Observer>) -> Result<PlanSource, StartError> {
+        let (connection, _) = connector.open().await?;
+        let migrated = schema::migrate_and_close(connection).await;
+        migrated.map_err(|error| {
+            StartError::Again(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
+        })?;
+        let (mut connection, _) = connector.open().await?;
+        let plans = PlanSource::load(&self.config, &mut connection).await?;
+        let (topics, cluster_id) = {
+            let (observer, wanted) = (Arc::clone(observer), self.config.topics.clone());
+            ask(move || Ok((observer.topics(&wanted)?, observer.cluster_id()))).await?
+        };
+        let Some(cluster_id) = cluster_id else {
+            return Err(StartError::Again("Kafka doesn't say its cluster id yet".to_owned()));
+        };
+        if let Topics::List(names) = &self.config.topics
+            && let Some(missing) = names.iter().find(|name| !topics.contains_key(*name))
+        {
+            return Err(StartError::Again(format!("topic `{missing}` does not exist yet")));
+        }
+        let known = register::is_known(&mut connection, &self.name).await.map_err(database)?;
+        let starts = if known {
+            Vec::new()
+        } else {
+            let (observer, sources, start) = (Arc::clone(observer), sources_of(&topics), self.config.start.clone());
+            ask(move || observer.starts(&sources, &start)).await?
+        };
+        let registration = Registration {
+            pipeline: self.config.name.clone(),
+            cluster_id,
+            group_id: self.config.group.clone(),
+            target: self.config.table.name.to_string(),
+            target_oid: plans.current().catalog.oid,
+            topics,
+        };
+        match register::register(&mut connection, &registration, &starts).await {
+            Ok(()) => Ok(plans),
+            Err(RegisterError::Differs(why)) => Err(StartError::Stop(why)),
+            Err(RegisterError::Database(error)) => Err(database(error)),
+        }
+    }
+
+    /// Where the logs end now.
+    async fn ends_now(&self, observer: &Arc<Observer>) -> Result<BTreeMap<TopicPartition, Offset>, Stopped> {
+        let (observer, topics) = (Arc::clone(observer), self.config.topics.clone());
+        let ends = ask(move || observer.ends(&sources_of(&observer.topics(&topics)?), End::High)).await;
+        match ends {
+            Ok(ends) => Ok(ends.into_iter().collect()),
+            Err(StartError::Again(why) | StartError::Stop(why)) => Err(Stopped(why)),
+        }
+    }
+}
+
+/// Why a start failed.
+enum StartError {
+    Again(String),
+    Stop(String),
+}
+
+impl From<WriteError> for StartError {
+    fn from(error: WriteError) -> Self {
+        Self::Again(error.to_string())
+    }
+}
+
+impl From<ReplanError> for StartError {
+    fn from(error: ReplanError) -> Self {
+        match error {
+            ReplanError::Write(error) => error.into(),
+            ReplanError::Unplannable(why) => Self::Stop(why),
+        }
+    }
+}
+
+fn database(error: sqlx::Error) -> StartError {
+    WriteError { stage: Stage::Connect, cause: error::cause(error) }.into()
+}
+
+async fn ask<T: Send + 'static>(
+    question: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
+) -> Result<T, StartError> {
+    let answer = spawn_blocking(question).await.map_err(|error| StartError::Stop(error.to_string()))?;
+    answer.map_err(|error| StartError::Again(format!("Kafka gives no answer: {error}")))
+}
+
+fn sources_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
+    let partitions = topics.iter().flat_map(|(topic, count)| (0..*count).map(move |n| (topic, n)));
+    partitions.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
+}
+
+/// Runs a poll thread to its end. A panic there is one here.
+async fn on_a_thread(name: String, parts: Parts) -> Result<(), Stopped> {
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let outcome = consumer::run(parts);
+        done.send(outcome).ok();
+    });
+    thread.map_err(|error| Stopped(format!("no thread for a consumer: {error}")))?;
+    ended.await.unwrap_or_else(|_| Err(Stopped("a bug of ours: a poll thread panicked".to_owned())))
+}
+
+/// Cancels once the ledger has reached these ends, whoever wrote them.
+async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, lag: Arc<Mutex<LagView>>, stop: CancellationToken) {
+    loop {
+        let written = {
+            let view = lock(&lag);
+            ends.iter().all(|(source, end)| {
+                view.partitions.get(source).is_some_and(|lag| lag.next >= *end || (lag.records == 0 && lag.end >= *end))
+            })
+        };
+        if written {
+            return stop.cancel();
+        }
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What a pipeline is at, as the label says it.
+pub fn state_label(pipeline: &Pipeline) -> &'static str {
+    match pipeline.phase() {
+        Phase::Starting { .. } => "starting",
+        Phase::Draining => "draining",
+        Phase::Drained => "drained",
+        Phase::Stopped { .. } => "stopped",
+        Phase::Running => {
+            let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), crate::status::WriterState::Waiting { .. });
+            if pipeline.consumers.iter().any(waits) { "waiting" } else { "flowing" }
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, made anew when the
+//! catalog changed.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use sqlx::{Executor, PgConnection};
+use tracing::info;
+
+use crate::batch::Reject;
+use crate::catalog::{Catalog, quote_identifier};
+use crate::config::{Pipeline, TableMode};
+use crate::ddl;
+use crate::mapping::Plan;
+use crate::postgres::{catalog, error};
+use crate::retry::Stage;
+use crate::status::lock;
+use crate::store::{ReplanError, WriteError};
+use crate::value::Rejection;
+
+/// Where a pipeline's plans come from.
+#[derive(Debug)]
+pub struct PlanSource {
+    config: Pipeline,
+    /// The contenders are poll threads and writers, each once a new version.
+    current: Mutex<Arc<Planned>>,
+    version: AtomicU64,
+}
+
+/// A plan, and the SQL that follows from it.
+#[derive(Debug)]
+pub struct Planned {
+    /// Grows with each plan.
+    pub version: u64,
+    /// How records become rows.
+    pub plan: Arc<Plan>,
+    /// The COPY statement.
+    pub copy: String,
+    /// What follows the COPY, for modes that don't copy straight into the table.
+    pub merge: Option<Merge>,
+    /// The table that it was planned for.
+    pub catalog: Catalog,
+}
+
+/// Rows go into a staging table of the connection's own, and from there into the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// Makes the staging table, once a connection.
+    pub create: String,
+    /// Merges what is in it.
+    pub merge: String,
+    /// Empties it, for the next COPY of the same transaction.
+    pub clear: String,
+}
+
+impl PlanSource {
+    /// Reads the catalog, makes the table where `create` asks for it, and plans.
+    ///
+    /// # Errors
+    /// [`ReplanError::Unplannable`] names every fault.
+    pub async fn load(config: &Pipeline, connection: &mut PgConnection) -> Result<Self, ReplanError> {
+        let mut catalog = read(config, connection).await?;
+        if catalog.is_none() && config.table.create {
+            create(config, connection).await?;
+            catalog = read(config, connection).await?;
+        }
+        let planned = Arc::new(plan(config, catalog, 1)?);
+        Ok(Self { config: config.clone(), current: Mutex::new(planned), version: AtomicU64::new(1) })
+    }
+
+    /// The newest plan.
+    pub fn current(&self) -> Arc<Planned> {
+        Arc::clone(&lock(&self.current))
+    }
+
+    /// The newest plan's version, for the price of a relaxed load.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// Reads the catalog again. The plan is a new one only where the catalog differs.
+    ///
+    /// # Errors
+    /// [`ReplanError::Unplannable`] where the table is gone, is another one, or the mapping no longer fits it.
+    pub async fn replan(&self, connection: &mut PgConnection) -> Result<Arc<Planned>, ReplanError> {
+        let catalog = read(&self.config, connection).await?;
+        let mut current = lock(&self.current);
+        if catalog.as_ref() == Some(&current.catalog) {
+            return Ok(Arc::clone(&current));
+        }
+        if let Some(catalog) = &catalog
+            && catalog.oid != current.catalog.oid
+        {
+            return Err(ReplanError::Unplannable(format!(
+                "table `{}` was dropped and made again, while the ledger says that its rows are written: restore it, or give the pipeline a new name to read the topic again",
+                self.config.table.name
+            )));
+        }
+        let planned = Arc::new(plan(&self.config, catalog, current.version + 1)?);
+        info!(pipeline = self.config.name, version = planned.version, "planned anew after a change of the catalog");
+        *current = Arc::clone(&planned);
+        self.version.store(planned.version, Ordering::Relaxed);
+        Ok(planned)
+    }
+}
+
+async fn read(config: &Pipeline, connection: &mut PgConnection) -> Result<Option<Catalog>, ReplanError> {
+    catalog::load(connection, &config.table.name).await.map_err(database)
+}
+
+fn database(error: sqlx::Error) -> ReplanError {
+    ReplanError::Write(WriteError { stage: Stage::Connect, cause: error::cause(error) })
+}
+
+/// Two instances may make the same table at once: one does, under a lock, and the other finds it there.
+async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), ReplanError> {
+    let sql = ddl::create_table(config).map_err(|faults| unplannable(&faults))?;
+    info!(pipeline = config.name, sql, "making the table");
+    let name = config.table.name.quoted().replace('\'', "''");
+    let sql = format!("SELECT pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}");
+    connection.execute(sql.as_str()).await.map_err(database)?;
+    Ok(())
+}
+
+fn plan(config: &Pipeline, catalog: Option<Catalog>, version: u64) -> Result<Planned, ReplanError> {
+    let Some(catalog) = catalog else {
+        return Err(ReplanError::Unplannable(format!(
+            "table `{}` does not exist: make it, or set `pipelines.{}.table.create = true`",
+            config.table.name, config.name
+        )));
+    };
+    let plan = Plan::new(config, &catalog).map_err(|faults| unplannable(&faults))?;
+    let merge = merge(config, &plan);
+    let copy = match &merge {
+        Some(_) => format!("COPY pg_temp.{STAGE} FROM STDIN (FORMAT binary)"),
+        None => plan.copy_statement().to_owned(),
+    };
+    Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog })
+}
+
+fn unplannable(faults: &[crate::mapping::PlanFault]) -> ReplanError {
+    let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    ReplanError::Unplannable(lines.join("\n"))
+}
+
+const STAGE: &str = "tidegate_stage";
+
+fn merge(config: &Pipeline, plan: &Plan) -> Option<Merge> {
+    let TableMode::InsertNew { key } = &config.table.mode else { return None };
+    let columns = plan.column_names().map(quote_identifier).collect::<Vec<_>>().join(", ");
+    let table = config.table.name.quoted();
+    let key = key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ");
+    // Every writer merges in the order of the key, so that two of them don't wait for each other in a circle; of several rows
+    // with one key the first delivered is the one that stays.
+    let (order, conflict) =
+        if key.is_empty() { ("ctid".to_owned(), String::new()) } else { (format!("{key}, ctid"), format!(" ({key})")) };
+    Some(Merge {
+        // WITH NO DATA takes the columns' types and nothing else: constraints and defaults are the target's to ask.
+        create: format!(
+            "CREATE TEMP TABLE {STAGE} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
+        ),
+        merge: format!(
+            "INSERT INTO {table} ({columns}) SELECT {columns} FROM pg_temp.{STAGE} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"
+        ),
+        clear: format!("TRUNCATE pg_temp.{STAGE}"),
+    })
+}
+
+/// A rejection, with the names that the plan knows.
+#[cold]
+pub fn reject_of(plan: &Plan, rejection: Rejection) -> Reject {
+    Reject {
+        record: 0,
+        reason: rejection.reason.code(),
+        sqlstate: None,
+        column: rejection.column.and_then(|column| plan.column_name(column)).map(Into::into),
+        detail: rejection.detail.into(),
+    }
+}

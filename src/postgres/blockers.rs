@@ -1,0 +1,116 @@
+//! Who holds what we wait for. A blocker of this pipeline's own is a zombie, a process that was stopped in the middle of a
+//! transaction, and is ended; any other is named.
+
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row};
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use super::connect::Connector;
+
+/// Before this nobody is looked for: most waits end by themselves.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks. A blocker is a zombie when its client kept it waiting over both.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// One session that holds a lock that another waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocker {
+    /// Its backend.
+    pub pid: i32,
+    application_name: String,
+    state: String,
+    /// Whether its backend waits for its own client, and since when it does what it does.
+    client_idle: bool,
+    state_change: String,
+    open_for_secs: i64,
+}
+
+const BLOCKERS: &str = "
+SELECT pid, coalesce(application_name, ''), coalesce(state, 'prepared'), coalesce(wait_event_type = 'Client', false),
+    coalesce(state_change::text, ''), coalesce(extract(epoch FROM now() - xact_start)::int8, 0)
+FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))";
+
+/// Who blocks this backend.
+///
+/// # Errors
+/// As the query fails.
+pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blocker>, sqlx::Error> {
+    let rows = sqlx::query(BLOCKERS).bind(pid).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Blocker {
+                pid: row.try_get(0)?,
+                application_name: row.try_get(1)?,
+                state: row.try_get(2)?,
+                client_idle: row.try_get(3)?,
+                state_change: row.try_get(4)?,
+                open_for_secs: row.try_get(5)?,
+            })
+        })
+        .collect()
+}
+
+impl Blocker {
+    fn describe(&self) -> String {
+        let Self { pid, application_name, state, open_for_secs, .. } = self;
+        format!("pid {pid} ({application_name:?}, {state}, transaction open for {open_for_secs} s)")
+    }
+}
+
+/// Runs `work`, which may wait for locks on the backend `pid`. When it takes long, ends blockers of this pipeline's own whose
+/// client is silent; returns who else was seen to block, in words.
+pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
+    let mut note = None;
+    let result = tokio::select! {
+        // The work first: where both are ready there is nothing left to watch.
+        biased;
+        result = work => result,
+        never = look(connector, pid, &mut note) => match never {},
+    };
+    (result, note)
+}
+
+/// Looks until it is dropped.
+async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std::convert::Infallible {
+    sleep(PATIENCE).await;
+    let mut connection = None;
+    let mut before: Vec<Blocker> = Vec::new();
+    loop {
+        let mut open = match connection.take() {
+            Some(open) => open,
+            None => match connector.open().await {
+                Ok((open, _)) => open,
+                Err(error) => {
+                    debug!(%error, "can't look for blockers");
+                    sleep(INTERVAL).await;
+                    continue;
+                }
+            },
+        };
+        if let Ok(now) = blockers(&mut open, pid).await {
+            for blocker in &now {
+                let ours = blocker.application_name == connector.application_name();
+                let silent = blocker.client_idle
+                    && before
+                        .iter()
+                        .any(|b| b.pid == blocker.pid && b.state_change == blocker.state_change && b.client_idle);
+                if ours && silent {
+                    warn!(blocker = blocker.describe(), "ending a transaction of our own whose process is silent");
+                    drop(sqlx::query("SELECT pg_terminate_backend($1)").bind(blocker.pid).execute(&mut open).await);
+                } else if note.is_none() && !ours {
+                    warn!(blocker = blocker.describe(), "waiting for a lock");
+                }
+            }
+            if !now.is_empty() {
+                let words: Vec<String> = now.iter().map(Blocker::describe).collect();
+                *note = Some(format!("the lock is held by {}", words.join(", ")));
+            }
+            before = now;
+            connection = Some(open);
+        }
+        sleep(INTERVAL).await;
+    }
+}

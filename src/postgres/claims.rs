@@ -1,0 +1,137 @@
+//! Claims: a new random id in a partition's ledger row, which fences every earlier owner.
+
+use sqlx::{PgConnection, Row};
+
+use crate::batch::LastRecord;
+use crate::position::{ClaimId, Offset, TopicPartition};
+
+/// What a claim read and wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// The partition.
+    pub source: TopicPartition,
+    /// The fence.
+    pub claim: ClaimId,
+    /// For people.
+    pub epoch: i64,
+    /// Where the ledger stands.
+    pub next: Offset,
+    /// The last committed record.
+    pub last: Option<LastRecord>,
+}
+
+/// Whether a claim waits for rows that others have locked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Locked {
+    /// They are left out.
+    Skip,
+    /// It waits, up to `lock_timeout`.
+    Wait,
+}
+
+macro_rules! claim_sql {
+    ($locked:literal) => {
+        concat!(
+            "WITH free AS (
+    SELECT l.topic, l.partition FROM tidegate.ledger l
+    WHERE l.pipeline = $1 AND (l.topic, l.partition) IN (SELECT * FROM unnest($2::text[], $3::int4[]))
+    ORDER BY l.topic, l.partition
+    FOR NO KEY UPDATE",
+            $locked,
+            "
+)
+UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), epoch = l.epoch + 1, owner = $4, updated_at = now()
+FROM free f WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition
+RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest"
+        )
+    };
+}
+
+/// Claims the partitions that have a ledger row, each atomically; the others are left out.
+///
+/// # Errors
+/// As the statement fails; a claim whose answer was lost stands all the same, and the next one takes its place.
+pub async fn claim(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    owner: &str,
+    sources: &[TopicPartition],
+    locked: Locked,
+) -> Result<Vec<Claimed>, sqlx::Error> {
+    let sql = match locked {
+        Locked::Skip => claim_sql!(" SKIP LOCKED"),
+        Locked::Wait => claim_sql!(""),
+    };
+    let rows = sqlx::query(sql)
+        .bind(pipeline)
+        .bind(sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
+        .bind(sources.iter().map(|source| source.partition).collect::<Vec<_>>())
+        .bind(owner)
+        .fetch_all(connection)
+        .await?;
+    rows.iter()
+        .map(|row| {
+            let last_offset: Option<i64> = row.try_get(5)?;
+            let (timestamp_ms, digest): (Option<i64>, Option<i64>) = (row.try_get(6)?, row.try_get(7)?);
+            Ok(Claimed {
+                source: TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?),
+                claim: row.try_get(2)?,
+                epoch: row.try_get(3)?,
+                next: Offset::new(row.try_get(4)?),
+                last: last_offset.zip(digest).map(|(offset, digest)| LastRecord {
+                    offset: Offset::new(offset),
+                    timestamp_ms,
+                    digest,
+                }),
+            })
+        })
+        .collect()
+}
+
+/// Which of these have no ledger row.
+///
+/// # Errors
+/// As the statement fails.
+pub async fn without_row(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    sources: &[TopicPartition],
+) -> Result<Vec<TopicPartition>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT s.topic, s.partition FROM unnest($2::text[], $3::int4[]) AS s (topic, partition)
+         WHERE NOT EXISTS (SELECT FROM tidegate.ledger l
+             WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition)",
+    )
+    .bind(pipeline)
+    .bind(sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
+    .bind(sources.iter().map(|source| source.partition).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    rows.iter().map(|row| Ok(TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?))).collect()
+}
+
+/// Moves a claimed row to where a condition's policy says, and forgets the last record, which the new log doesn't have. The
+/// claim must still be ours; whether it was.
+///
+/// # Errors
+/// As the statement fails.
+pub async fn step_over(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    claimed: &Claimed,
+    to: Offset,
+) -> Result<bool, sqlx::Error> {
+    let done = sqlx::query(
+        "UPDATE tidegate.ledger SET next_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
+             updated_at = now()
+         WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4",
+    )
+    .bind(pipeline)
+    .bind(&*claimed.source.topic)
+    .bind(claimed.source.partition)
+    .bind(claimed.claim)
+    .bind(to.get())
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}

@@ -1,0 +1,92 @@
+//! Writes dead letters, byte for byte.
+
+use sqlx::PgConnection;
+
+use crate::batch::{Batch, Reject};
+
+/// Letters of one statement: bounds its memory, and the parameters' size.
+const LETTERS_MAX: usize = 1000;
+/// Bytes of raw records of one statement; a single record may be larger.
+const BYTES_MAX: usize = 8 << 20;
+
+/// The headers of all letters come as one flat list, each with its letter's number: an array of arrays can't be ragged.
+const INSERT: &str = "
+INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, timestamp_ms, key, value, header_names,
+    header_values, reason, sqlstate, column_name, detail)
+SELECT $1, d.topic, d.partition, d.record_offset, d.timestamp_ms, d.key, d.value,
+    coalesce((SELECT array_agg(h.name ORDER BY h.nth) FROM unnest($13::int4[], $14::bytea[], $15::bytea[])
+        WITH ORDINALITY AS h (letter, name, value, nth) WHERE h.letter = d.nth), '{}'),
+    coalesce((SELECT array_agg(h.value ORDER BY h.nth) FROM unnest($13::int4[], $14::bytea[], $15::bytea[])
+        WITH ORDINALITY AS h (letter, name, value, nth) WHERE h.letter = d.nth), '{}'),
+    d.reason, d.sqlstate, d.column_name, d.detail
+FROM unnest($2::text[], $3::int4[], $4::int8[], $5::int8[], $6::bytea[], $7::bytea[], $8::text[], $9::text[], $10::text[],
+    $11::text[], $12::int4[]) AS d (topic, partition, record_offset, timestamp_ms, key, value, reason, sqlstate,
+    column_name, detail, nth)
+ORDER BY d.nth";
+
+/// Inserts the letters in order.
+pub(super) async fn insert(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    batch: &Batch,
+    rejects: &[&Reject],
+) -> Result<(), sqlx::Error> {
+    let mut rest = rejects;
+    while !rest.is_empty() {
+        let (some, others) = rest.split_at(fitting(batch, rest));
+        insert_some(connection, pipeline, batch, some).await?;
+        rest = others;
+    }
+    Ok(())
+}
+
+fn fitting(batch: &Batch, rejects: &[&Reject]) -> usize {
+    let mut bytes = 0;
+    let within = rejects.iter().take(LETTERS_MAX).take_while(|reject| {
+        let record = batch.record(reject.record);
+        bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+        bytes <= BYTES_MAX
+    });
+    within.count().max(1)
+}
+
+async fn insert_some(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    batch: &Batch,
+    rejects: &[&Reject],
+) -> Result<(), sqlx::Error> {
+    let records: Vec<_> = rejects.iter().map(|reject| batch.record(reject.record)).collect();
+    let (mut letters, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for (nth, record) in (0i32..).zip(&records) {
+        for (name, value) in record.headers.iter() {
+            letters.push(nth);
+            names.push(name);
+            values.push(value);
+        }
+    }
+    sqlx::query(INSERT)
+        .bind(pipeline)
+        .bind(records.iter().map(|record| record.topic).collect::<Vec<_>>())
+        .bind(records.iter().map(|record| record.partition).collect::<Vec<_>>())
+        .bind(records.iter().map(|record| record.offset).collect::<Vec<_>>())
+        .bind(records.iter().map(|record| record.timestamp_ms).collect::<Vec<_>>())
+        .bind(records.iter().map(|record| record.key).collect::<Vec<_>>())
+        .bind(records.iter().map(|record| record.value).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| without_nul(&reject.detail)).collect::<Vec<_>>())
+        .bind((0i32..).take(records.len()).collect::<Vec<_>>())
+        .bind(letters)
+        .bind(names)
+        .bind(values)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// A text column takes no NUL, and a detail may quote one.
+fn without_nul(detail: &str) -> String {
+    detail.replace('\0', "\\0")
+}

@@ -1,0 +1,65 @@
+//! From sqlx's errors to what the ledger protocol needs to know.
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+use crate::retry::Severity;
+use crate::store::{Cause, PostgresError};
+
+/// What an error of sqlx says.
+pub fn cause(error: sqlx::Error) -> Cause {
+    match error {
+        sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
+            Some(error) => Cause::Postgres(postgres_error(error)),
+            None => Cause::Connection(error.to_string()),
+        },
+        other => Cause::Connection(other.to_string()),
+    }
+}
+
+fn postgres_error(error: &PgDatabaseError) -> PostgresError {
+    let message = match error.detail() {
+        Some(detail) => format!("{} ({detail})", error.message()),
+        None => error.message().to_owned(),
+    };
+    PostgresError {
+        severity: match error.severity() {
+            PgSeverity::Fatal => Severity::Fatal,
+            PgSeverity::Panic => Severity::Panic,
+            _ => Severity::Error,
+        },
+        sqlstate: error.code().to_owned(),
+        message,
+        row: error.r#where().and_then(copy_line).map(|line| line - 1),
+        column: error.column().map(str::to_owned).or_else(|| error.r#where().and_then(copy_column)),
+        note: None,
+    }
+}
+
+/// The line of an error's context, `COPY telemetry, line 3, column lat`: the number after the first `, line `.
+/// A table may itself be called `x, line 9`; a wrong hint costs one more COPY and nothing else.
+fn copy_line(context: &str) -> Option<u32> {
+    let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
+    let (_, rest) = copy.rsplit_once(", line ")?;
+    let digits: &str = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+    digits.parse().ok().filter(|line| *line > 0)
+}
+
+fn copy_column(context: &str) -> Option<String> {
+    let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
+    let (_, rest) = copy.rsplit_once(", column ")?;
+    Some(rest.split([':', '\n']).next()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_of_a_copy_is_read_from_the_context() {
+        assert_eq!(copy_line("COPY telemetry, line 3, column lat"), Some(3));
+        assert_eq!(copy_line("COPY t, line 17"), Some(17));
+        assert_eq!(copy_line("PL/pgSQL function f() line 3 at RAISE\nCOPY t, line 4: \"x\""), Some(4));
+        assert_eq!(copy_line("SQL statement \"SELECT 1\""), None);
+        assert_eq!(copy_column("COPY t, line 3, column lat: \"x\"").as_deref(), Some("lat"));
+    }
+}

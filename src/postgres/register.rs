@@ -1,0 +1,213 @@
+//! Registration: what a pipeline's name means, fixed at its first start, and the ledger rows of its partitions.
+
+use std::collections::BTreeMap;
+
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::position::{Offset, TopicPartition};
+
+/// What a name means. Any difference at a later start is a named stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The pipeline.
+    pub pipeline: String,
+    /// Kafka's cluster id.
+    pub cluster_id: String,
+    /// The consumer group.
+    pub group_id: String,
+    /// The table, schema-qualified.
+    pub target: String,
+    /// The table's oid.
+    pub target_oid: u32,
+    /// Topics with their partitions now.
+    pub topics: BTreeMap<String, i32>,
+}
+
+/// Why a registration isn't possible.
+#[derive(Debug)]
+pub enum RegisterError {
+    /// The database couldn't be asked.
+    Database(sqlx::Error),
+    /// The name means something else already: what, and what to do.
+    Differs(String),
+}
+
+impl From<sqlx::Error> for RegisterError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+/// Whether the pipeline is known. Before the first registration the starting offsets must be asked from Kafka.
+///
+/// # Errors
+/// As the statement fails.
+pub async fn is_known(connection: &mut PgConnection, pipeline: &str) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("SELECT EXISTS (SELECT FROM tidegate.pipeline WHERE name = $1)");
+    row.bind(pipeline).fetch_one(connection).await?.try_get(0)
+}
+
+/// Registers a pipeline with its partitions' starting offsets, or holds the registration against the one that is there.
+///
+/// # Errors
+/// [`RegisterError::Differs`] is a named stop with its remedy.
+pub async fn register(
+    connection: &mut PgConnection,
+    wanted: &Registration,
+    starts: &[(TopicPartition, Offset)],
+) -> Result<(), RegisterError> {
+    let mut transaction = connection.begin().await?;
+    // One registration at a time: two new pipelines for one table and topic must see each other.
+    sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")
+        .bind(&wanted.pipeline)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    if let Some(row) = known {
+        let (cluster_id, group_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let (target, target_oid): (String, i64) = (row.try_get(2)?, row.try_get(3)?);
+        return compare(wanted, &cluster_id, &group_id, &target, target_oid).map_err(RegisterError::Differs);
+    }
+    refuse_a_second_feed(&mut transaction, wanted).await?;
+    let topics: serde_json::Value =
+        wanted.topics.iter().map(|(topic, n)| (topic.clone(), serde_json::Value::from(*n))).collect();
+    sqlx::query(
+        "INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, topics, version)
+         VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7)",
+    )
+    .bind(&wanted.pipeline)
+    .bind(&wanted.cluster_id)
+    .bind(&wanted.group_id)
+    .bind(&wanted.target)
+    .bind(i64::from(wanted.target_oid))
+    .bind(topics.to_string())
+    .bind(env!("CARGO_PKG_VERSION"))
+    .execute(&mut *transaction)
+    .await?;
+    insert_rows(&mut transaction, &wanted.pipeline, starts).await?;
+    Ok(transaction.commit().await?)
+}
+
+fn compare(
+    wanted: &Registration,
+    cluster_id: &str,
+    group_id: &str,
+    target: &str,
+    target_oid: i64,
+) -> Result<(), String> {
+    let name = &wanted.pipeline;
+    let differs = |what: &str, was: &str, is: &str, remedy: &str| {
+        Err(format!("pipeline `{name}` was registered with {what} `{was}`, and now has `{is}`: {remedy}"))
+    };
+    if cluster_id != wanted.cluster_id {
+        return differs(
+            "the Kafka cluster",
+            cluster_id,
+            &wanted.cluster_id,
+            "offsets of one cluster mean nothing in another; point `kafka.bootstrap_servers` back, or give the pipeline a new name",
+        );
+    }
+    if group_id != wanted.group_id {
+        return differs(
+            "the group",
+            group_id,
+            &wanted.group_id,
+            "two groups would each read everything; set `group` back, or give the pipeline a new name",
+        );
+    }
+    if target != wanted.target {
+        return differs(
+            "the table",
+            target,
+            &wanted.target,
+            "what is in the ledger is in the other table; set `table.name` back, or give the pipeline a new name",
+        );
+    }
+    if target_oid != i64::from(wanted.target_oid) {
+        return differs(
+            "the table's oid",
+            &target_oid.to_string(),
+            &wanted.target_oid.to_string(),
+            "the table was dropped and made again, while the ledger says that its rows are written; restore it, or give the pipeline a new name to read the topic again",
+        );
+    }
+    Ok(())
+}
+
+async fn refuse_a_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
+    let topics: Vec<&str> = wanted.topics.keys().map(String::as_str).collect();
+    let other = sqlx::query(
+        "SELECT name, topic FROM tidegate.pipeline, jsonb_object_keys(topics) AS topic
+         WHERE target_oid = $1 AND topic = ANY ($2) LIMIT 1",
+    )
+    .bind(i64::from(wanted.target_oid))
+    .bind(&topics)
+    .fetch_optional(connection)
+    .await?;
+    let Some(row) = other else { return Ok(()) };
+    let (name, topic): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    Err(RegisterError::Differs(format!(
+        "pipeline `{name}` feeds `{}` from topic `{topic}` already, so every record would be there twice: was `{}` renamed? `tidegate offsets copy {name} {}` takes its positions over",
+        wanted.target, wanted.pipeline, wanted.pipeline
+    )))
+}
+
+/// Partitions that appeared after the registration: `starts` holds each one's oldest offset. Rows that are there stay.
+/// Returns those that the pipeline has had a row for: their row is lost.
+///
+/// # Errors
+/// As the statements fail.
+pub async fn extend(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    starts: &[(TopicPartition, Offset)],
+) -> Result<Vec<TopicPartition>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    // FOR NO KEY UPDATE: others may meanwhile insert ledger rows, which refer to this one.
+    let topics: String = sqlx::query("SELECT topics::text FROM tidegate.pipeline WHERE name = $1 FOR NO KEY UPDATE")
+        .bind(pipeline)
+        .fetch_one(&mut *transaction)
+        .await?
+        .try_get(0)?;
+    let mut known: BTreeMap<String, i32> =
+        serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let (new, lost): (Vec<_>, Vec<_>) = starts
+        .iter()
+        .cloned()
+        .partition(|(source, _)| source.partition >= known.get(&*source.topic).copied().unwrap_or(0));
+    insert_rows(&mut transaction, pipeline, &new).await?;
+    for (source, _) in &new {
+        let count = known.entry(source.topic.to_string()).or_insert(0);
+        *count = (*count).max(source.partition + 1);
+    }
+    let topics: serde_json::Value = known.into_iter().map(|(topic, n)| (topic, serde_json::Value::from(n))).collect();
+    sqlx::query("UPDATE tidegate.pipeline SET topics = $2::jsonb WHERE name = $1")
+        .bind(pipeline)
+        .bind(topics.to_string())
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok(lost.into_iter().map(|(source, _)| source).collect())
+}
+
+/// Sets lost rows anew, where the policy says so.
+///
+/// # Errors
+/// As the statement fails.
+pub async fn insert_rows(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    starts: &[(TopicPartition, Offset)],
+) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset)
+         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[]) ON CONFLICT DO NOTHING",
+    )
+    .bind(pipeline)
+    .bind(starts.iter().map(|(source, _)| &*source.topic).collect::<Vec<_>>())
+    .bind(starts.iter().map(|(source, _)| source.partition).collect::<Vec<_>>())
+    .bind(starts.iter().map(|(_, offset)| offset.get()).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}

@@ -1,0 +1,196 @@
+//! What an error means and when to try again. Pure.
+//!
+//! Errors are told apart by blast radius, from (stage, severity, SQLSTATE): one record, the plan, an outage, anything else.
+//! The table is `design.md`'s; the SQLSTATEs are those of PostgreSQL's appendix A.
+
+use std::time::Duration;
+
+/// Where in the transaction an error came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reaching the server, logging in, setting the session up.
+    Connect,
+    /// `BEGIN`, savepoints, `SET CONSTRAINTS`.
+    Begin,
+    /// COPY into the table, or into staging and the merge from there.
+    Copy,
+    /// The dead letters.
+    DeadLetters,
+    /// The ledger's move.
+    Ledger,
+    /// `COMMIT`: its outcome may be unknown.
+    Commit,
+}
+
+/// PostgreSQL's severity of an error, not localised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The statement failed, the session lives.
+    Error,
+    /// The session ended.
+    Fatal,
+    /// The server ended.
+    Panic,
+}
+
+/// What an error means for the flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// One record's own fault: find it, set it aside, the others go on.
+    Record,
+    /// The catalog isn't what we planned for: read it again and encode again.
+    Plan,
+    /// Not the data's fault: wait and send the whole transaction again, without end.
+    Outage,
+    /// Nothing we know: the pipeline stops, named.
+    Stop,
+}
+
+/// Sorts an error that the server sent.
+///
+/// A fault of one record can only come from the data: at [`Stage::Copy`], or at [`Stage::Commit`] where deferred constraints
+/// are checked. The same SQLSTATE from our own statements is a fault of ours (the dead letters' table can't hold it, say), and
+/// is never a reason to set records aside.
+pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
+    if severity != Severity::Error {
+        return if stage == Stage::Connect { classify_connect(sqlstate) } else { Disposition::Outage };
+    }
+    let class = sqlstate.get(..2).unwrap_or_default();
+    match (class, sqlstate) {
+        // Binary COPY data that the server can't read: we encoded for another catalog than it has.
+        (_, "22P03" | "22P04" | "08P01") => Disposition::Plan,
+        // Undefined column or table, wrong type, ON CONFLICT without its index, a cached plan that is no longer valid.
+        (_, "42703" | "42P01" | "42804" | "42P10" | "0A000") => Disposition::Plan,
+        // A statement that waited for a lock, was cancelled or timed out; a server that is read-only, full, starting, ending.
+        (_, "55P03" | "25006" | "55006") => Disposition::Outage,
+        // Serialisation failures, resources, operator intervention, system errors, lost connections, connection limits.
+        ("40" | "53" | "57" | "58" | "08" | "XX" | "28" | "3D", _) => Disposition::Outage,
+        // 25P02 only echoes an earlier error of the same transaction, which a trigger or a pooler may have hidden.
+        ("25", _) => Disposition::Outage,
+        // Data exceptions, integrity constraints, an index row too large, WITH CHECK OPTION, RAISE in a user's trigger.
+        ("22" | "23" | "44" | "P0", _) | (_, "54000") if matches!(stage, Stage::Copy | Stage::Commit) => {
+            Disposition::Record
+        }
+        // A fault that we can't name must stop, not spin: rights (42501) and whatever comes with later versions.
+        _ => Disposition::Stop,
+    }
+}
+
+/// At connect everything is worth another try: a wrong password may be rotated, a missing database restored.
+fn classify_connect(_sqlstate: &str) -> Disposition {
+    Disposition::Outage
+}
+
+/// Exponential backoff with full jitter on its upper half, without end.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    attempt: u32,
+}
+
+/// The first wait: short, since a dropped connection alone needs no more.
+pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait. With the jitter, the first commit after an outage comes within 2 s of its end.
+pub const BACKOFF_MAX: Duration = Duration::from_millis(1500);
+
+impl Backoff {
+    /// Before the first failure.
+    pub fn new() -> Self {
+        Self { attempt: 0 }
+    }
+
+    /// Failures so far.
+    pub fn attempts(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Counts a failure and says how long to wait. `jitter` is random in `0.0..1.0`; half of the wait depends on it, so that
+    /// a fleet of daemons doesn't come back at the same instant.
+    pub fn next(&mut self, jitter: f64) -> Duration {
+        let exponent = self.attempt.min(16);
+        self.attempt = self.attempt.saturating_add(1);
+        let full = BACKOFF_FIRST.saturating_mul(1 << exponent).min(BACKOFF_MAX);
+        full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
+    }
+
+    /// After a success.
+    pub fn reset(&mut self) {
+        self.attempt = 0;
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_row_of_the_table_is_kept() {
+        use Disposition::*;
+        let rows = [
+            (Stage::Copy, Severity::Error, "22003", Record),
+            (Stage::Copy, Severity::Error, "22P02", Record),
+            (Stage::Copy, Severity::Error, "22021", Record),
+            (Stage::Copy, Severity::Error, "23505", Record),
+            (Stage::Copy, Severity::Error, "23514", Record),
+            (Stage::Copy, Severity::Error, "54000", Record),
+            (Stage::Copy, Severity::Error, "44000", Record),
+            (Stage::Copy, Severity::Error, "P0001", Record),
+            (Stage::Copy, Severity::Error, "P0004", Record),
+            (Stage::Commit, Severity::Error, "23503", Record),
+            (Stage::Copy, Severity::Error, "22P03", Plan),
+            (Stage::Copy, Severity::Error, "22P04", Plan),
+            (Stage::Copy, Severity::Error, "08P01", Plan),
+            (Stage::Copy, Severity::Error, "42703", Plan),
+            (Stage::Copy, Severity::Error, "42P01", Plan),
+            (Stage::Copy, Severity::Error, "42804", Plan),
+            (Stage::Copy, Severity::Error, "42P10", Plan),
+            (Stage::Copy, Severity::Error, "0A000", Plan),
+            (Stage::Copy, Severity::Error, "57014", Outage),
+            (Stage::Copy, Severity::Error, "53100", Outage),
+            (Stage::Copy, Severity::Error, "53200", Outage),
+            (Stage::Connect, Severity::Fatal, "53300", Outage),
+            (Stage::Connect, Severity::Fatal, "57P03", Outage),
+            (Stage::Connect, Severity::Fatal, "28P01", Outage),
+            (Stage::Connect, Severity::Fatal, "3D000", Outage),
+            (Stage::Copy, Severity::Fatal, "57P01", Outage),
+            (Stage::Copy, Severity::Panic, "XX000", Outage),
+            (Stage::Ledger, Severity::Error, "40001", Outage),
+            (Stage::Copy, Severity::Error, "40P01", Outage),
+            (Stage::Copy, Severity::Error, "55P03", Outage),
+            (Stage::Copy, Severity::Error, "25006", Outage),
+            (Stage::Copy, Severity::Error, "25P02", Outage),
+            (Stage::Copy, Severity::Error, "58030", Outage),
+            (Stage::Copy, Severity::Error, "42501", Stop),
+            (Stage::Copy, Severity::Error, "42601", Stop),
+            (Stage::Copy, Severity::Error, "", Stop),
+        ];
+        for (stage, severity, code, expected) in rows {
+            assert_eq!(classify(stage, severity, code), expected, "{stage:?} {severity:?} {code}");
+        }
+    }
+
+    #[test]
+    fn a_data_error_from_our_own_statements_sets_no_record_aside() {
+        for stage in [Stage::Connect, Stage::Begin, Stage::DeadLetters, Stage::Ledger] {
+            assert_ne!(classify(stage, Severity::Error, "22021"), Disposition::Record, "{stage:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn waits_grow_stay_bounded_and_are_never_zero(jitter in 0.0f64..1.0, failures in 1u32..200) {
+            let mut backoff = Backoff::new();
+            for _ in 0..failures {
+                let wait = backoff.next(jitter);
+                prop_assert!(wait >= BACKOFF_FIRST / 2 && wait <= BACKOFF_MAX);
+            }
+            prop_assert_eq!(backoff.attempts(), failures);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! What one consumer holds: its partitions, the open batch, and what is on its way to Postgres. Pure.
+//!
+//! The poll thread owns it and feeds it calls: assigned, granted, delivered, acked, revoked. What follows for Kafka (claims to
+//! ask for, offsets to fetch from, fetching to stop) collects in [`Actions`], which the poll thread carries out. Time is an
+//! argument. Everything about a partition goes with its assignment; nothing is reset in place.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::batch::{Batch, Incoming, Reject, Trigger, last_record};
+use crate::config::BatchLimits;
+use crate::partition::{Condition, Grant, Owned, Partition, State};
+use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::record::{Headers, Record};
+
+/// One consumer's partitions and batches.
+#[derive(Debug)]
+pub struct Session {
+    limits: BatchLimits,
+    claim_grace: Duration,
+    partitions: Vec<Slot>,
+    index: HashMap<TopicPartition, usize>,
+    /// The slot of the last delivery: records come in stretches of one partition.
+    last_slot: usize,
+    open: Batch,
+    in_flight: bool,
+    spare: Vec<Batch>,
+    actions: Actions,
+    questions: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    partition: Partition,
+    /// The partition's segment in the open batch.
+    segment: Option<usize>,
+}
+
+/// What the poll thread must do for the session.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Actions {
+    /// Claims to ask for, each with the number that its reply must carry.
+    pub claim: Vec<(TopicPartition, u64)>,
+    /// Partitions to fetch, and from where.
+    pub fetch: Vec<(TopicPartition, Offset)>,
+    /// Partitions to stop fetching.
+    pub stop: Vec<TopicPartition>,
+    /// Conditions that came up.
+    pub conditions: Vec<(TopicPartition, Condition)>,
+}
+
+impl Actions {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What became of a delivered record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// It has rows in the open batch, or was skipped by rule.
+    Accepted,
+    /// It will be a dead letter.
+    Rejected,
+    /// It isn't ours to write: read to know the log again, or of a partition that isn't owned now.
+    Ignored,
+}
+
+/// What became of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It is in the table, and the ledger stands here.
+    Committed(Offset),
+    /// Another claim holds the partition: nothing of it was written by us.
+    Superseded,
+    /// The ledger is ours but stands elsewhere, or its row is gone: the database went back, or someone set it.
+    Rewound,
+}
+
+/// The writer's answer to a batch: the only backward edge.
+#[derive(Debug)]
+pub struct Ack {
+    /// For each segment, by its claim: an ack of an earlier assignment moves nothing.
+    pub fates: Vec<(TopicPartition, ClaimId, Fate)>,
+    /// The batch, for its buffers.
+    pub batch: Batch,
+}
+
+impl Session {
+    /// A consumer that owns nothing yet. A fenced partition awaits its revoke for `claim_grace` before it is claimed again:
+    /// longer than `lock_timeout`, so that a claim of the new owner that still waits for a lock isn't fenced in turn.
+    pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
+        Self {
+            limits,
+            claim_grace,
+            partitions: Vec::new(),
+            index: HashMap::new(),
+            last_slot: 0,
+            open: Batch::new(),
+            in_flight: false,
+            spare: Vec::new(),
+            actions: Actions::default(),
+            questions: 0,
+        }
+    }
+
+    /// What is left of a consumer that is built anew: it owns nothing, and a batch that is still at the writer is awaited.
+    #[must_use]
+    pub fn restart(self) -> Self {
+        Self {
+            in_flight: self.in_flight,
+            spare: self.spare,
+            questions: self.questions,
+            ..Self::new(self.limits, self.claim_grace)
+        }
+    }
+
+    /// Kafka gave us these: ask for their claims. Those that we have already stay as they are.
+    pub fn assigned(&mut self, sources: impl IntoIterator<Item = TopicPartition>, now: Instant) {
+        for source in sources {
+            if self.index.contains_key(&source) {
+                continue;
+            }
+            let partition = Partition {
+                source: source.clone(),
+                state: State::Claiming { since: now },
+                question: 0,
+                progress_at: now,
+            };
+            self.index.insert(source, self.partitions.len());
+            self.partitions.push(Slot { partition, segment: None });
+            self.ask(self.partitions.len() - 1, now);
+        }
+    }
+
+    /// Kafka took these away. Their records leave the open batch; a batch in flight is fenced by the next owner's claim.
+    pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
+        for source in sources {
+            let Some(slot) = self.index.remove(source) else { continue };
+            self.leave_open_batch(slot);
+            self.partitions.swap_remove(slot);
+            if let Some(moved) = self.partitions.get(slot) {
+                self.index.insert(moved.partition.source.clone(), slot);
+            }
+        }
+        self.last_slot = 0;
+    }
+
+    /// A claim was granted. A reply to an earlier question (the partition left and came back meanwhile) is not for us: its
+    /// claim stands in the ledger, and the one that is still to come will take its place.
+    pub fn granted(&mut self, source: &TopicPartition, question: u64, grant: &Grant, now: Instant) {
+        let Some(slot) = self.awaited(source, question) else { return };
+        let Grant { claim, epoch, next, fetch, verify } = grant.clone();
+        slot.partition.state = State::Owned(Owned { claim, epoch, next, committed: next, verify });
+        slot.partition.progress_at = now;
+        self.actions.fetch.push((source.clone(), fetch));
+    }
+
+    /// A claim met a condition that the policy doesn't step over.
+    pub fn refused(&mut self, source: &TopicPartition, question: u64, condition: Condition) {
+        let Some(slot) = self.awaited(source, question) else { return };
+        slot.partition.state = State::Stopped(condition.clone());
+        self.actions.conditions.push((source.clone(), condition));
+    }
+
+    /// A record came. `headers` appends them in the arena's form.
+    pub fn deliver(
+        &mut self,
+        topic: &str,
+        partition: i32,
+        incoming: &Incoming<'_>,
+        now: Instant,
+        headers: impl FnOnce(&mut Vec<u8>),
+        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
+    ) -> Delivery {
+        let Some(index) = self.slot_of(topic, partition) else { return Delivery::Ignored };
+        let Slot { partition, segment } = &mut self.partitions[index];
+        let State::Owned(owned) = &mut partition.state else { return Delivery::Ignored };
+        if let Some(last) = owned.verify.take_if(|last| incoming.offset <= last.offset || incoming.offset >= owned.next)
+        {
+            let record = Record {
+                topic: &partition.source.topic,
+                partition: partition.source.partition,
+                offset: incoming.offset.get(),
+                timestamp_ms: incoming.timestamp_ms,
+                key: incoming.key,
+                value: incoming.value,
+                headers: Headers::default(),
+            };
+            // A later offset means that the record is gone (compacted away): then the log can't be known by it.
+            if incoming.offset == last.offset && last_record(&record) != last {
+                let condition = Condition::LogReplaced { offset: last.offset };
+                self.stop(index, condition);
+                return Delivery::Ignored;
+            }
+        }
+        if incoming.offset < owned.next {
+            return Delivery::Ignored;
+        }
+        let claim = owned.claim;
+        let segment =
+            *segment.get_or_insert_with(|| self.open.open_segment(partition.source.clone(), claim, owned.next));
+        owned.next = incoming.offset.successor();
+        partition.progress_at = now;
+        match self.open.push(segment, incoming, now, headers, encode) {
+            true => Delivery::Accepted,
+            false => Delivery::Rejected,
+        }
+    }
+
+    /// Why the open batch must be closed now, if it must.
+    pub fn due(&self, now: Instant) -> Option<Trigger> {
+        if self.open.is_empty() {
+            None
+        } else if self.open.row_count() >= self.limits.max_rows.get()
+            || self.open.len() >= 2 * self.limits.max_rows.get()
+        {
+            // Records that give no row (skipped, rejected) count too, at half: a batch of them ends all the same.
+            Some(Trigger::Rows)
+        } else if self.open.bytes() as u64 >= self.limits.max_bytes {
+            Some(Trigger::Bytes)
+        } else if self.open.opened_at().is_some_and(|opened| now.duration_since(opened) >= self.limits.max_age) {
+            Some(Trigger::Age)
+        } else {
+            None
+        }
+    }
+
+    /// Whether the open batch is full, so that nothing more may be taken from Kafka.
+    pub fn is_full(&self) -> bool {
+        self.open.row_count() >= self.limits.max_rows.get()
+            || self.open.len() >= 2 * self.limits.max_rows.get()
+            || self.open.bytes() as u64 >= self.limits.max_bytes
+    }
+
+    /// How long until the open batch is due by age.
+    pub fn due_in(&self, now: Instant) -> Option<Duration> {
+        let opened = self.open.opened_at()?;
+        Some((opened + self.limits.max_age).saturating_duration_since(now))
+    }
+
+    /// Whether a batch may be handed over: one is in flight at most.
+    pub fn can_seal(&self) -> bool {
+        !self.in_flight && !self.open.is_empty()
+    }
+
+    /// Whether a batch is at the writer.
+    pub fn in_flight(&self) -> bool {
+        self.in_flight
+    }
+
+    /// Closes the open batch and counts it as in flight. `None` where there is nothing to write.
+    pub fn seal(&mut self, trigger: Trigger) -> Option<Batch> {
+        if !self.can_seal() {
+            return None;
+        }
+        let mut batch = std::mem::replace(&mut self.open, self.spare.pop().unwrap_or_default());
+        for slot in &mut self.partitions {
+            slot.segment = None;
+        }
+        batch.seal(trigger);
+        self.in_flight = true;
+        Some(batch)
+    }
+
+    /// The writer answered.
+    pub fn acked(&mut self, ack: Ack, now: Instant) {
+        self.in_flight = false;
+        for (source, claim, fate) in &ack.fates {
+            let Some(&index) = self.index.get(source) else { continue };
+            let State::Owned(owned) = &mut self.partitions[index].partition.state else { continue };
+            if owned.claim != *claim {
+                continue;
+            }
+            match fate {
+                Fate::Committed(to) => {
+                    owned.committed = *to;
+                    self.partitions[index].partition.progress_at = now;
+                }
+                Fate::Superseded => {
+                    self.leave_open_batch(index);
+                    self.actions.stop.push(source.clone());
+                    self.partitions[index].partition.state = State::Fenced { since: now };
+                }
+                Fate::Rewound => {
+                    self.leave_open_batch(index);
+                    self.actions.stop.push(source.clone());
+                    self.ask(index, now);
+                }
+            }
+        }
+        let mut batch = ack.batch;
+        batch.clear(usize::try_from(self.limits.max_bytes).unwrap_or(usize::MAX));
+        self.spare.push(batch);
+    }
+
+    /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.
+    pub fn claim_all_again(&mut self, now: Instant) {
+        for index in 0..self.partitions.len() {
+            if matches!(self.partitions[index].partition.state, State::Owned(_)) {
+                self.leave_open_batch(index);
+                self.actions.stop.push(self.partitions[index].partition.source.clone());
+                self.ask(index, now);
+            }
+        }
+    }
+
+    /// Claims one again, to step over the condition that it met.
+    pub fn claim_again(&mut self, source: &TopicPartition, now: Instant) {
+        if let Some(&index) = self.index.get(source) {
+            self.ask(index, now);
+        }
+    }
+
+    /// Claims again what has been fenced for so long that Kafka must mean it.
+    pub fn tick(&mut self, now: Instant) {
+        for index in 0..self.partitions.len() {
+            if let State::Fenced { since } = self.partitions[index].partition.state
+                && now.duration_since(since) >= self.claim_grace
+            {
+                self.ask(index, now);
+            }
+        }
+    }
+
+    /// What is to be done, once.
+    pub fn take_actions(&mut self) -> Actions {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// All partitions that Kafka says are ours.
+    pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
+        self.partitions.iter().map(|slot| &slot.partition)
+    }
+
+    /// Where each owned partition would go on: what all batches so far end at.
+    pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, &Owned)> {
+        self.partitions().filter_map(|partition| match &partition.state {
+            State::Owned(owned) => Some((&partition.source, owned)),
+            _ => None,
+        })
+    }
+
+    /// Bytes held by the open batch.
+    pub fn open_bytes(&self) -> usize {
+        self.open.bytes()
+    }
+
+    /// Records in the open batch.
+    pub fn open_records(&self) -> u32 {
+        self.open.len()
+    }
+
+    /// The open batch's limits may move between batches (adaptive size); the memory bound is not theirs to pass.
+    pub fn set_limits(&mut self, limits: BatchLimits) {
+        self.limits = limits;
+    }
+
+    fn slot_of(&mut self, topic: &str, partition: i32) -> Option<usize> {
+        let matches =
+            |slot: &Slot| slot.partition.source.partition == partition && *slot.partition.source.topic == *topic;
+        if self.partitions.get(self.last_slot).is_some_and(matches) {
+            return Some(self.last_slot);
+        }
+        let slot = self.index_of(topic, partition)?;
+        self.last_slot = slot;
+        Some(slot)
+    }
+
+    fn index_of(&self, topic: &str, partition: i32) -> Option<usize> {
+        // A change of partition comes once a stretch, not once a record: an allocation is affordable here.
+        self.index.get(&TopicPartition::new(Arc::<str>::from(topic), partition)).copied()
+    }
+
+    fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Slot> {
+        let slot = &mut self.partitions[*self.index.get(source)?];
+        let waits = matches!(slot.partition.state, State::Claiming { .. }) && slot.partition.question == question;
+        waits.then_some(slot)
+    }
+
+    fn ask(&mut self, index: usize, now: Instant) {
+        self.questions += 1;
+        let partition = &mut self.partitions[index].partition;
+        partition.state = State::Claiming { since: now };
+        partition.question = self.questions;
+        self.actions.claim.push((partition.source.clone(), self.questions));
+    }
+
+    fn stop(&mut self, index: usize, condition: Condition) {
+        self.leave_open_batch(index);
+        let partition = &mut self.partitions[index].partition;
+        partition.state = State::Stopped(condition.clone());
+        self.actions.stop.push(partition.source.clone());
+        self.actions.conditions.push((partition.source.clone(), condition));
+    }
+
+    fn leave_open_batch(&mut self, index: usize) {
+        if let Some(segment) = self.partitions[index].segment.take() {
+            self.open.drop_segment(segment);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! What the daemon knows of itself, for `/readyz`, `/api/status` and the page. Written by the rooms that do the work, at most
+//! a few times a batch; read by the HTTP room.
+
+pub mod work;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::position::{Offset, TopicPartition};
+use work::Work;
+
+/// One consumer and its writer.
+#[derive(Debug)]
+pub struct ConsumerStatus {
+    /// Its number within the pipeline and this process, from 0.
+    pub number: u32,
+    /// What it did.
+    pub work: Work,
+    writer: Mutex<WriterState>,
+    partitions: Mutex<Vec<PartitionStatus>>,
+    joined: AtomicBool,
+    buffered_bytes: AtomicU64,
+    rows: AtomicU64,
+    dead_letters: AtomicU64,
+    polled_at: Mutex<Instant>,
+    stalls: Mutex<Vec<(TopicPartition, String)>>,
+    rebuild: AtomicBool,
+}
+
+/// What a writer is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WriterState {
+    /// The last batch went in, or none has come yet.
+    Flowing,
+    /// Waits for Postgres.
+    Waiting {
+        /// Since when.
+        since: Instant,
+        /// The last error, in words.
+        why: String,
+        /// Failures so far.
+        attempt: u32,
+        /// When it tries again.
+        retry_at: Instant,
+    },
+}
+
+/// One partition of a consumer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// Which.
+    pub source: TopicPartition,
+    /// `claiming`, `owned`, `fenced`, `stopped`
+    pub state: &'static str,
+    /// The next offset to deliver.
+    pub next: Option<Offset>,
+    /// What the ledger is known to say.
+    pub committed: Option<Offset>,
+    /// The claim's number.
+    pub epoch: Option<i64>,
+    /// Why it is stopped.
+    pub condition: Option<String>,
+    /// When it last made progress.
+    pub progress_at: Instant,
+}
+
+impl ConsumerStatus {
+    /// Nothing known yet.
+    pub fn new(number: u32) -> Self {
+        Self {
+            number,
+            work: Work::default(),
+            writer: Mutex::new(WriterState::Flowing),
+            partitions: Mutex::default(),
+            joined: AtomicBool::new(false),
+            buffered_bytes: AtomicU64::new(0),
+            rows: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            polled_at: Mutex::new(Instant::now()),
+            stalls: Mutex::default(),
+            rebuild: AtomicBool::new(false),
+        }
+    }
+
+    /// The writer got through.
+    pub fn flowing(&self) {
+        let before = std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing);
+        if let WriterState::Waiting { since, .. } = before {
+            let seconds = since.elapsed().as_secs_f64();
+            self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
+        }
+    }
+
+    /// The writer waits.
+    pub fn waiting(&self, why: &str, attempt: u32, delay: Duration) {
+        let now = Instant::now();
+        let mut state = lock(&self.writer);
+        let since = match &*state {
+            WriterState::Waiting { since, .. } => *since,
+            WriterState::Flowing => {
+                self.work.note("outage", format!("c{} waits: {why}", self.number));
+                now
+            }
+        };
+        *state = WriterState::Waiting { since, why: why.to_owned(), attempt, retry_at: now + delay };
+    }
+
+    /// What the writer is at.
+    pub fn writer(&self) -> WriterState {
+        lock(&self.writer).clone()
+    }
+
+    /// Counts what was committed.
+    pub fn committed(&self, rows: u64, dead_letters: u64) {
+        self.rows.fetch_add(rows, Ordering::Relaxed);
+        self.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
+    }
+
+    /// Rows committed since the start.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Dead letters committed since the start.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
+    }
+
+    /// The poll thread says what it holds.
+    pub fn publish(&self, partitions: Vec<PartitionStatus>, buffered_bytes: u64, now: Instant) {
+        *lock(&self.partitions) = partitions;
+        self.buffered_bytes.store(buffered_bytes, Ordering::Relaxed);
+        *lock(&self.polled_at) = now;
+    }
+
+    /// What the poll thread said last.
+    pub fn partitions(&self) -> Vec<PartitionStatus> {
+        lock(&self.partitions).clone()
+    }
+
+    /// Bytes in the open batch.
+    pub fn buffered_bytes(&self) -> u64 {
+        self.buffered_bytes.load(Ordering::Relaxed)
+    }
+
+    /// When the poll thread was last seen at work.
+    pub fn polled_at(&self) -> Instant {
+        *lock(&self.polled_at)
+    }
+
+    /// The watchdog says which partitions make no progress, and why.
+    pub fn publish_stalls(&self, stalls: Vec<(TopicPartition, String)>) {
+        *lock(&self.stalls) = stalls;
+    }
+
+    /// What the watchdog said last.
+    pub fn stalls(&self) -> Vec<(TopicPartition, String)> {
+        lock(&self.stalls).clone()
+    }
+
+    /// Asks the poll thread to leave the group and build its consumer anew.
+    pub fn ask_rebuild(&self) {
+        self.rebuild.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether that was asked for, once.
+    pub fn take_rebuild(&self) -> bool {
+        self.rebuild.load(Ordering::Relaxed) && self.rebuild.swap(false, Ordering::Relaxed)
+    }
+
+    /// The group answered: partitions were given, be it none.
+    pub fn join(&self) {
+        self.joined.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the group has answered yet.
+    pub fn joined(&self) -> bool {
+        self.joined.load(Ordering::Relaxed)
+    }
+}
+
+/// A poisoned lock means that a thread panicked, which ends the daemon; until then its last word is as good as any.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

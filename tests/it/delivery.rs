@@ -1,0 +1,19 @@
+//! Records arrive: once, all of them, as they are.
+
+use tidegate_harness::Record;
+
+use crate::support::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_kafka_is_in_postgres_after_a_drain() {
+    let world = World::new(2).await;
+    world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
+    world.produce((0..10_000).map(|n: i32| {
+        Record::new(format!(r#"{{"id":{n},"name":"vehicle {n}","lat":52.5}}"#)).to(n % 2)
+    }));
+    let (code, log) = world.drain(&world.config("table.name = \"rides\""));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 10_000);
+    assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE name = 'vehicle ' || id").await, 10_000);
+    assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 10_000);
+}

@@ -1,0 +1,7 @@
+//! Tests on the real broker and the real database: the daemon is a process of its own, as a user runs it.
+
+mod books;
+mod crash;
+mod delivery;
+mod deploy;
+mod support;

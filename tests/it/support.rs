@@ -1,0 +1,96 @@
+//! A topic, a database and a daemon for one test.
+
+use std::time::Duration;
+
+use sqlx::{PgConnection, Row};
+use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, free_port, shared, unique_name};
+
+/// How long anything may take that should take moments: the suite shares two cores with three servers.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One test's own topic and database on the shared servers.
+pub(crate) struct World {
+    pub(crate) kafka: &'static Kafka,
+    pub(crate) postgres: &'static Postgres,
+    pub(crate) topic: String,
+    pub(crate) database: Database,
+    /// Names the pipeline and its group.
+    pub(crate) name: String,
+}
+
+impl World {
+    /// A topic of so many partitions, and an empty database.
+    pub(crate) async fn new(partitions: i32) -> Self {
+        Self::on(shared::kafka().expect("Kafka starts"), shared::postgres().expect("Postgres starts"), partitions).await
+    }
+
+    /// The same on servers of the test's own.
+    pub(crate) async fn on(kafka: &'static Kafka, postgres: &'static Postgres, partitions: i32) -> Self {
+        let topic = unique_name("telemetry");
+        kafka.create_topic(&topic, partitions, &[]).expect("the topic is made");
+        let database = postgres.create_database().await.expect("the database is made");
+        Self { kafka, postgres, topic, database, name: unique_name("rides") }
+    }
+
+    /// Runs SQL that gives no rows.
+    pub(crate) async fn sql(&self, sql: &str) {
+        sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
+    }
+
+    /// One number from SQL.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");
+        row.try_get::<i64, _>(0).expect("one bigint")
+    }
+
+    /// One text from SQL.
+    pub(crate) async fn text(&self, sql: &str) -> String {
+        let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");
+        row.try_get::<String, _>(0).expect("one text")
+    }
+
+    pub(crate) async fn connect(&self) -> PgConnection {
+        self.database.connect().await.expect("Postgres takes a connection")
+    }
+
+    /// A configuration: `pipeline` goes under `[pipelines.NAME]`, after `topics`.
+    pub(crate) fn config(&self, pipeline: &str) -> String {
+        self.config_at(&self.database.url, pipeline)
+    }
+
+    /// The same with another way to the database.
+    pub(crate) fn config_at(&self, url: &str, pipeline: &str) -> String {
+        format!(
+            "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{url}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n\
+             [pipelines.{}]\ntopics = [\"{}\"]\n{pipeline}\n",
+            self.kafka.bootstrap_servers(),
+            free_port().expect("a free port"),
+            self.name,
+            self.topic,
+        )
+    }
+
+    /// Starts the daemon.
+    pub(crate) fn daemon(&self, config: &str) -> Daemon {
+        Daemon::spawn(&spec(config)).expect("the daemon starts")
+    }
+
+    /// Runs `tidegate run --until now` to its end; its exit code and log.
+    pub(crate) fn drain(&self, config: &str) -> (Option<i32>, String) {
+        let daemon = Daemon::spawn(&spec(config).arg("--until").arg("now")).expect("the daemon starts");
+        let status = daemon.wait_exit(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().join("\n")));
+        (status.code(), daemon.log().join("\n"))
+    }
+
+    /// Produces records.
+    pub(crate) fn produce(&self, records: impl IntoIterator<Item = Record>) {
+        self.kafka.produce(&self.topic, records).expect("Kafka takes the records");
+    }
+}
+
+/// How the daemon is started on a configuration.
+pub(crate) fn spec(config: &str) -> DaemonSpec {
+    let (_, listen) = config.split_once("listen = \"").expect("the configuration says where to listen");
+    let (address, _) = listen.split_once('"').expect("the address ends");
+    DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(address)
+}
