@@ -53,8 +53,6 @@ pub struct PgStore {
 struct Live {
     connection: PgConnection,
     pid: i32,
-    /// Whether this connection has the staging table of the modes that merge.
-    staged: bool,
 }
 
 impl PgStore {
@@ -110,9 +108,9 @@ async fn copy_window(
     batch: &Batch,
     window: Range<u32>,
 ) -> Result<u64, sqlx::Error> {
-    if let (Some(merge), false) = (&planned.merge, live.staged) {
+    if let Some(merge) = &planned.merge {
+        // Each time: what made it may have been rolled back, to a savepoint or as a whole.
         live.connection.execute(merge.create.as_str()).await?;
-        live.staged = true;
     }
     let mut sink = live.connection.copy_in_raw(&planned.copy).await?;
     sink.send(&copy::HEADER[..]).await?;
@@ -134,7 +132,7 @@ impl Store for PgStore {
         self.copy_time = Duration::ZERO;
         if self.live.is_none() {
             let (connection, pid) = self.connector.open().await?;
-            self.live = Some(Live { connection, pid, staged: false });
+            self.live = Some(Live { connection, pid });
         }
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await
     }
@@ -201,7 +199,7 @@ impl Store for PgStore {
         let (mut connection, pid) = self.connector.open().await?;
         let work = timeout(self.connector.write_deadline(), ledger::settle(&mut connection, &self.pipeline, spans));
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
-        self.keep(Stage::Ledger, Live { connection, pid, staged: false }, result, note)
+        self.keep(Stage::Ledger, Live { connection, pid }, result, note)
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {
