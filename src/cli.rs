@@ -1,11 +1,14 @@
 //! The commands, one file each.
 
 mod check;
+mod dead_letters;
 mod lag;
+mod offsets;
 mod reach;
 mod rehearsal;
 mod run;
 mod show;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -39,6 +42,14 @@ enum Command {
     Check(check::Arguments),
     /// Shows by partition how far behind the ledger is.
     Lag(lag::Arguments),
+    /// Shows, sets and copies the ledger's positions.
+    #[command(subcommand)]
+    Offsets(offsets::Command),
+    /// Lists, shows, replays and purges records that became no rows.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
+    Verify(verify::Arguments),
 }
 
 #[derive(Debug, clap::Args)]
@@ -115,6 +126,9 @@ pub fn main() -> ExitCode {
         Command::Run { files, until } => load(files).and_then(|config| run::run(config, until.is_some())),
         Command::Check(arguments) => reach::block_on(check::run(arguments)),
         Command::Lag(arguments) => reach::block_on(lag::run(arguments)),
+        Command::Offsets(command) => reach::block_on(offsets::run(command)),
+        Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
+        Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

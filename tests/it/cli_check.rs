@@ -9,7 +9,7 @@ const RIDES: &str = "CREATE TABLE rides (id bigint NOT NULL, name varchar(8), la
 const COLUMNS: &str = "table.name = \"rides\"\n[pipelines.PIPELINE.columns]\nid = \"id\"\nname = \"name\"\nlat = { field = \"pos.lat\", type = \"float8\" }\nat = { meta = \"offset\" }";
 
 impl World {
-    fn rides(&self) -> String {
+    fn checked(&self) -> String {
         self.config(&COLUMNS.replace("PIPELINE", &self.name))
     }
 }
@@ -23,7 +23,7 @@ async fn check_shows_the_plan_tries_the_newest_records_and_changes_nothing() {
     let world = World::new(2).await;
     world.sql(RIDES).await;
     world.produce((0..300).map(good));
-    let ran = tidegate(&world.rides(), &["check"]).ok();
+    let ran = tidegate(&world.checked(), &["check"]).ok();
     let ran = ran.says(&["field pos.lat", "meta offset", "varchar(8)", "300 newest records → 300 rows", "ready", "lock 5s < statement"]);
     let topic = format!("{}: 2 partitions, up to 300 records", world.topic);
     ran.says(&[&topic, "cluster "]);
@@ -40,7 +40,7 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
     let bad = [r#"{"id":1,"pos":{"lat":"north"}}"#, r#"{"id":2,"pos":{"lat":91}}"#, r#"{"name":"no id"}"#, "{"];
     let records = (0..96).map(|n| good(n).to(0)).chain(bad.map(|text| Record::new(text).to(0)));
     world.produce(records);
-    let report = tidegate(&world.rides(), &["check", "--json"]).ok().json();
+    let report = tidegate(&world.checked(), &["check", "--json"]).ok().json();
     let sample = &report["pipelines"][0]["sample"];
     assert_eq!((&sample["records"], &sample["rows"], &sample["dead_letters"]), (&100.into(), &96.into(), &4.into()), "{sample}");
     for (offset, reason, words) in [
@@ -55,7 +55,7 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
         assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
     }
     // Of the newest 10 four are bad, more than a tenth: the pipeline would stop, and check says so.
-    tidegate(&world.rides(), &["check", "--records", "10"]).fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
+    tidegate(&world.checked(), &["check", "--records", "10"]).fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
 }
 
@@ -86,7 +86,7 @@ async fn check_reports_every_fault_of_the_mapping_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_a_missing_table_and_a_missing_topic_as_bad_configuration() {
     let world = World::new(1).await;
-    let config = world.rides().replace(&world.topic, "telemetri");
+    let config = world.checked().replace(&world.topic, "telemetri");
     tidegate(&config, &["check"]).fails(64, &["table `public.rides` does not exist", "topic `telemetri` does not exist"]);
 }
 
@@ -128,9 +128,9 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
 async fn check_refuses_a_view_and_a_key_without_a_unique_index() {
     let world = World::new(1).await;
     world.sql(&format!("{RIDES}; CREATE INDEX ON rides (id); CREATE VIEW seen AS SELECT * FROM rides")).await;
-    tidegate(&world.rides().replace("\"rides\"", "\"seen\""), &["check"]).fails(64, &["`public.seen` is a view"]);
+    tidegate(&world.checked().replace("\"rides\"", "\"seen\""), &["check"]).fails(64, &["`public.seen` is a view"]);
     let keyed = "table = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }";
-    let config = world.rides().replace("table.name = \"rides\"", keyed);
+    let config = world.checked().replace("table.name = \"rides\"", keyed);
     tidegate(&config, &["check"]).fails(64, &["no unique index on exactly (id)", "CREATE UNIQUE INDEX ON"]);
     world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
     tidegate(&config, &["check"]).ok();
@@ -139,7 +139,7 @@ async fn check_refuses_a_view_and_a_key_without_a_unique_index() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     let world = World::new(1).await;
-    let ran = tidegate(&world.rides(), &["check", "--pipeline", "riddes"]);
+    let ran = tidegate(&world.checked(), &["check", "--pipeline", "riddes"]);
     ran.fails(64, &["no pipeline `riddes`", &world.name]);
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }

@@ -2,5 +2,8 @@
 
 mod cli;
 mod cli_check;
+mod cli_dead_letters;
+mod cli_offsets;
+mod cli_verify;
 mod delivery;
 mod support;
