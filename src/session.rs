@@ -362,6 +362,12 @@ impl Session {
         })
     }
 
+    /// Partitions whose claim is asked for and not answered.
+    pub fn claiming(&self) -> impl Iterator<Item = &TopicPartition> {
+        let claiming = |partition: &&Partition| matches!(partition.state, State::Claiming { .. });
+        self.partitions().filter(claiming).map(|partition| &partition.source)
+    }
+
     /// Bytes held by the open batch.
     pub fn open_bytes(&self) -> usize {
         self.open.bytes()
