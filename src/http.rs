@@ -28,7 +28,8 @@ pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
 }
 
 async fn metrics(State(daemon): State<Arc<Daemon>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], daemon.prometheus.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], crate::metrics::render(&daemon.prometheus))
+        .into_response()
 }
 
 /// The process lives. Asks nobody, so that an outage restarts nothing.

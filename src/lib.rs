@@ -30,4 +30,5 @@ pub mod session;
 pub mod status;
 pub mod store;
 pub mod value;
+pub mod watchdog;
 pub mod writer;

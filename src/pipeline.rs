@@ -30,6 +30,7 @@ use crate::retry::{Backoff, Stage};
 use crate::session::Session;
 use crate::status::{ConsumerStatus, lock};
 use crate::store::{ReplanError, WriteError};
+use crate::watchdog;
 use crate::writer::{Stopped, Writer};
 
 /// A pipeline as the page and the commands see it.
@@ -109,7 +110,8 @@ impl Pipeline {
         until_now: bool,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
-        let outcome = self.start_and_read(config, owner, until_now, stop).await;
+        metrics::touch(&self.name, self.config.consumers.get());
+        let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
             Err(Stopped(why)) => self.enter(Phase::Stopped { why: why.clone() }),
@@ -118,7 +120,7 @@ impl Pipeline {
     }
 
     async fn start_and_read(
-        &self,
+        self: Arc<Self>,
         config: Arc<Config>,
         owner: Arc<str>,
         until_now: bool,
@@ -133,7 +135,6 @@ impl Pipeline {
             plans = self.start(&connector, &observer) => plans?,
             () = stop.cancelled() => return Ok(()),
         };
-        metrics::touch_batches(&self.name);
         self.enter(Phase::Running);
         info!(
             pipeline = &*self.name,
@@ -158,6 +159,7 @@ impl Pipeline {
             Arc::clone(&self.lag),
         );
         helpers.spawn(watch.run());
+        helpers.spawn(watchdog::watch(Arc::clone(&self)));
         if until_now {
             let ends = self.ends_now(&observer).await?;
             helpers.spawn(stop_when_written(ends, Arc::clone(&self.lag), stop.clone()));
@@ -187,6 +189,7 @@ impl Pipeline {
                 answers,
                 inbox,
                 gate: Arc::clone(&gate),
+                lag: Arc::clone(&self.lag),
                 metrics: ConsumerMetrics::new(&self.name, status.number),
                 status: Arc::clone(status),
                 stop: stop.clone(),

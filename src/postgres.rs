@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -34,6 +35,9 @@ use connect::Connector;
 
 /// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
+
+/// A statement with its parameters.
+pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// One writer's store.
 #[derive(Debug)]
@@ -96,6 +100,32 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
+    /// Makes the staging table, once a connection, where the mode merges. Outside of any transaction: one that is rolled back
+    /// would take the table with it.
+    async fn stage(&mut self) -> Result<(), WriteError> {
+        let planned = Arc::clone(&self.planned);
+        let Some(merge) = &planned.merge else { return Ok(()) };
+        let mut live = self.take(Stage::Begin)?;
+        if !live.staged {
+            let work = live.connection.execute(merge.create.as_str());
+            let result = timeout(self.connector.write_deadline(), work).await;
+            live.staged = matches!(result, Ok(Ok(_)));
+            return self.keep(Stage::Begin, live, result, None).map(|_| ());
+        }
+        self.live = Some(live);
+        Ok(())
+    }
+
+    /// Runs one statement of the caller's own in the transaction that is open, under the same deadline and rules as the rest.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn rows(&mut self, stage: Stage, query: Statement<'_>) -> Result<Vec<PgRow>, WriteError> {
+        let mut live = self.take(stage)?;
+        let result = timeout(self.connector.write_deadline(), query.fetch_all(&mut live.connection)).await;
+        self.keep(stage, live, result, None)
+    }
+
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
@@ -110,10 +140,6 @@ async fn copy_window(
     batch: &Batch,
     window: Range<u32>,
 ) -> Result<u64, sqlx::Error> {
-    if let (Some(merge), false) = (&planned.merge, live.staged) {
-        live.connection.execute(merge.create.as_str()).await?;
-        live.staged = true;
-    }
     let mut sink = live.connection.copy_in_raw(&planned.copy).await?;
     sink.send(&copy::HEADER[..]).await?;
     for range in batch.copy_ranges(window) {
@@ -136,6 +162,7 @@ impl Store for PgStore {
             let (connection, pid) = self.connector.open().await?;
             self.live = Some(Live { connection, pid, staged: false });
         }
+        self.stage().await?;
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await
     }
 

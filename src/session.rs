@@ -106,6 +106,17 @@ impl Session {
         }
     }
 
+    /// What is left of a consumer that is built anew: it owns nothing, and a batch that is still at the writer is awaited.
+    #[must_use]
+    pub fn restart(self) -> Self {
+        Self {
+            in_flight: self.in_flight,
+            spare: self.spare,
+            questions: self.questions,
+            ..Self::new(self.limits, self.claim_grace)
+        }
+    }
+
     /// Kafka gave us these: ask for their claims. Those that we have already stay as they are.
     pub fn assigned(&mut self, sources: impl IntoIterator<Item = TopicPartition>, now: Instant) {
         for source in sources {
@@ -294,6 +305,25 @@ impl Session {
                 self.ask(index, now);
             }
         }
+    }
+
+    /// What the ledger said of a partition when it was asked at `asked_at`. One that stands behind what we know to be committed
+    /// went back with its database, and is claimed again: a write would notice by itself, but a quiet topic brings none. True
+    /// where it did.
+    pub fn compare(&mut self, source: &TopicPartition, next: Offset, epoch: i64, asked_at: Instant, now: Instant) -> bool {
+        let Some(&index) = self.index.get(source) else { return false };
+        let Partition { state: State::Owned(owned), progress_at, .. } = &self.partitions[index].partition else {
+            return false;
+        };
+        let went_back = epoch < owned.epoch || (epoch == owned.epoch && next < owned.committed);
+        // An answer that is older than our own last news says nothing.
+        if asked_at <= *progress_at || !went_back {
+            return false;
+        }
+        self.leave_open_batch(index);
+        self.actions.stop.push(source.clone());
+        self.ask(index, now);
+        true
     }
 
     /// Claims one again, to step over the condition that it met.

@@ -190,6 +190,9 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
             if !consumer.joined() {
                 reasons.push(format!("{name}: consumer {} has not joined its group yet", consumer.number));
             }
+            for (source, why) in consumer.stalls() {
+                reasons.push(format!("{name}: {source} has lag and makes no progress: {why}"));
+            }
             for partition in consumer.partitions().iter().filter(|partition| partition.state != "owned") {
                 reasons.push(format!("{name}: {} is {}", partition.source, partition.state));
             }

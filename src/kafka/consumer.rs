@@ -4,31 +4,33 @@
 //! and a busy writer first hold it, then pause its partitions. Everything that comes back (acks, claims) comes by one channel.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::reader::{incoming, push_headers};
 use super::rebalance::{Event, Notes};
-use crate::batch::{Batch, Incoming, Trigger};
+use crate::batch::{Batch, Trigger};
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
 use crate::gate::Gate;
+use crate::lag::LagView;
 use crate::mapping::Encoder;
 use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{Offset, TopicPartition};
-use crate::record::push_header;
 use crate::session::{Ack, Delivery, Session};
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState};
+use crate::status::work::{Hold, Phase};
+use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
 use crate::writer::Stopped;
 
 /// Records between two looks at anything else.
@@ -45,6 +47,8 @@ const REVOKE_WAIT: Duration = Duration::from_secs(5);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How old what the page shows may be.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
+/// Partitions that the timeline names one by one.
+const NAMED_PARTITIONS: usize = 8;
 /// The longest that leaving the group may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -94,6 +98,8 @@ pub struct Parts {
     pub inbox: Receiver<Answer>,
     /// `flow.max_rows_per_second`
     pub gate: Arc<Gate>,
+    /// What the ledger says, as it was last seen from outside of the writes.
+    pub lag: Arc<Mutex<LagView>>,
     /// Metrics.
     pub metrics: ConsumerMetrics,
     /// For the page.
@@ -121,6 +127,8 @@ struct Consumer {
     spent: Spent,
     /// Looked up once a stretch, not once a record.
     now: Instant,
+    /// librdkafka's last word on this consumer.
+    fatal: Option<String>,
 }
 
 /// Time since the last report, by what it went into.
@@ -131,53 +139,105 @@ struct Spent {
     held: Duration,
 }
 
-/// Reads until `stop`, then drains and leaves the group. Blocks; runs on a thread of its own.
+/// How a reading ended.
+enum Ended {
+    /// As asked.
+    Stopped,
+    /// This consumer can't go on, and another one may.
+    Rebuild(String),
+}
+
+/// Before a consumer that failed is built anew.
+const REBUILD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Reads until `stop`, then drains and leaves the group. A consumer that fails, or delivers nothing where there is lag, is
+/// built anew. Blocks; runs on a thread of its own.
 ///
 /// # Errors
 /// [`Stopped`] where only a person can help.
-pub fn run(parts: Parts) -> Result<(), Stopped> {
-    let refused = |error: KafkaError| Stopped(format!("librdkafka refuses the configuration: {error}"));
-    let kafka: BaseConsumer<Notes> = parts.settings.create_with_context(Notes::default()).map_err(refused)?;
-    let topics: Vec<&str> = match &parts.topics {
-        Topics::List(names) => names.iter().map(String::as_str).collect(),
-        Topics::Pattern(pattern) => vec![pattern],
-    };
-    kafka.subscribe(&topics).map_err(refused)?;
-    let now = Instant::now();
-    let planned = parts.plans.current();
-    let mut consumer = Consumer {
-        kafka,
-        encoder: Encoder::new(Arc::clone(&planned.plan)),
-        planned,
-        fetching: HashSet::new(),
-        paused: false,
-        held_since: None,
-        stepping: HashMap::new(),
-        reported: HashMap::new(),
-        commit_at: now,
-        publish_at: now,
-        allowance: 0,
-        consumed: 0,
-        spent: Spent::default(),
-        now,
-        parts,
-    };
-    let outcome = consumer.read();
-    consumer.leave(outcome.is_ok());
-    outcome
+pub fn run(mut parts: Parts) -> Result<(), Stopped> {
+    loop {
+        let mut consumer = Consumer::join(parts)?;
+        match consumer.read() {
+            Ok(Ended::Stopped) => {
+                consumer.leave(true);
+                return Ok(());
+            }
+            Ok(Ended::Rebuild(why)) => {
+                warn!(why, "building the consumer anew; nothing is lost");
+                parts = consumer.leave(true);
+                parts.session = parts.session.restart();
+                if let Err(RecvTimeoutError::Disconnected) = parts.pause_for(REBUILD_PAUSE) {
+                    return Err(Stopped("the writer is gone".to_owned()));
+                }
+            }
+            Err(stopped) => {
+                consumer.leave(false);
+                return Err(stopped);
+            }
+        }
+    }
+}
+
+impl Parts {
+    /// Waits, and takes what comes meanwhile: only an ack can.
+    fn pause_for(&mut self, wait: Duration) -> Result<(), RecvTimeoutError> {
+        match self.inbox.recv_timeout(wait) {
+            Ok(Answer::Ack(ack)) => self.session.acked(*ack, Instant::now()),
+            Ok(Answer::Granted(..) | Answer::Refused(..)) | Err(RecvTimeoutError::Timeout) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl Consumer {
-    fn read(&mut self) -> Result<(), Stopped> {
+    fn join(parts: Parts) -> Result<Self, Stopped> {
+        let refused = |error: KafkaError| Stopped(format!("librdkafka refuses the configuration: {error}"));
+        let kafka: BaseConsumer<Notes> = parts.settings.create_with_context(Notes::default()).map_err(refused)?;
+        let topics: Vec<&str> = match &parts.topics {
+            Topics::List(names) => names.iter().map(String::as_str).collect(),
+            Topics::Pattern(pattern) => vec![pattern],
+        };
+        kafka.subscribe(&topics).map_err(refused)?;
+        let now = Instant::now();
+        let planned = parts.plans.current();
+        Ok(Self {
+            kafka,
+            encoder: Encoder::new(Arc::clone(&planned.plan)),
+            planned,
+            fetching: HashSet::new(),
+            paused: false,
+            held_since: None,
+            stepping: HashMap::new(),
+            reported: HashMap::new(),
+            commit_at: now,
+            publish_at: now,
+            allowance: 0,
+            consumed: 0,
+            spent: Spent::default(),
+            now,
+            fatal: None,
+            parts,
+        })
+    }
+
+    fn read(&mut self) -> Result<Ended, Stopped> {
         while !self.parts.stop.is_cancelled() {
             self.serve()?;
+            if let Some(why) = self.fatal.take() {
+                return Ok(Ended::Rebuild(why));
+            }
+            if self.parts.status.take_rebuild() {
+                return Ok(Ended::Rebuild("a partition with lag makes no progress".to_owned()));
+            }
             if self.held() {
                 self.hold()?;
             } else {
                 self.take()?;
             }
         }
-        Ok(())
+        Ok(Ended::Stopped)
     }
 
     /// Whether nothing may be taken from Kafka now.
@@ -197,6 +257,7 @@ impl Consumer {
         let started = Instant::now();
         let since = *self.held_since.get_or_insert(started);
         let gate_wait = self.parts.gate.opens_in(started);
+        self.parts.status.work.hold(Some(if self.parts.session.is_full() { Hold::Full } else { Hold::Flow }));
         if started.duration_since(since) < HOLD_BEFORE_PAUSE {
             let wait = HOLD_BEFORE_PAUSE.min(if self.parts.session.is_full() { HOLD_BEFORE_PAUSE } else { gate_wait });
             // A stop must not wait for the whole second.
@@ -216,6 +277,7 @@ impl Consumer {
     /// Takes a stretch of records.
     fn take(&mut self) -> Result<(), Stopped> {
         self.held_since = None;
+        self.parts.status.work.hold(None);
         self.pause(false);
         let started = Instant::now();
         let wait = self.poll_wait(started);
@@ -314,8 +376,21 @@ impl Consumer {
         if now >= self.publish_at {
             self.publish_at = now + PUBLISH_INTERVAL;
             self.publish(now);
+            self.compare(now);
         }
         Ok(())
+    }
+
+    /// Holds what we know to be committed against what the ledger says.
+    fn compare(&mut self, now: Instant) {
+        let view = lock(&self.parts.lag);
+        for (source, lag) in &view.partitions {
+            let Some(asked_at) = lag.asked_at else { continue };
+            if self.parts.session.compare(source, lag.next, lag.epoch, asked_at, now) {
+                warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
+                self.parts.metrics.rewound();
+            }
+        }
     }
 
     fn seal(&mut self, trigger: Trigger) {
@@ -353,6 +428,7 @@ impl Consumer {
             return Ok(());
         }
         for (source, condition) in std::mem::take(&mut actions.conditions) {
+            self.parts.status.work.note("condition", format!("{source}: {condition}"));
             if self.parts.on_offset_loss == OffsetLossPolicy::Fail {
                 self.publish(Instant::now());
                 return Err(Stopped(format!("{source}: {condition}")));
@@ -412,10 +488,9 @@ impl Consumer {
                 .collect();
             self.kafka.assign(&list(&all))
         };
-        if self.paused {
-            // New partitions come unpaused; what they deliver while the batch is full is bounded by the prefetch.
-            self.paused = false;
-        }
+        // librdkafka remembers a partition's pause beyond its assignment, and knows nothing of ours: it is told again.
+        let told = if self.paused { self.kafka.pause(&list(from)) } else { self.kafka.resume(&list(from)) };
+        self.report("pause or resume", told);
         self.report("assign", result);
     }
 
@@ -446,6 +521,7 @@ impl Consumer {
         match event {
             Event::Assigned(sources) => {
                 info!(partitions = ?sources, "assigned");
+                self.note_rebalance("was given", &sources);
                 // Nothing is fetched before its claim: the answer to the group is an empty list.
                 let nothing = TopicPartitionList::new();
                 let answer = if self.incremental() {
@@ -459,6 +535,7 @@ impl Consumer {
             }
             Event::Revoked { sources, lost } => {
                 info!(partitions = ?sources, lost, "revoked");
+                self.note_rebalance(if lost { "lost" } else { "gave up" }, &sources);
                 if !lost {
                     self.flush(Trigger::Revoke, REVOKE_WAIT.min(self.parts.drain_timeout))?;
                     self.commit();
@@ -479,6 +556,17 @@ impl Consumer {
         }
         self.publish(Instant::now());
         self.carry_out()
+    }
+
+    fn note_rebalance(&self, what: &str, sources: &[TopicPartition]) {
+        let names: Vec<String> = sources.iter().take(NAMED_PARTITIONS).map(ToString::to_string).collect();
+        let more = sources.len().saturating_sub(names.len());
+        let names = match (names.join(" "), more) {
+            (names, _) if names.is_empty() => "no partition".to_owned(),
+            (names, 0) => names,
+            (names, more) => format!("{names} and {more} more"),
+        };
+        self.parts.status.work.note("rebalance", format!("c{} {what} {names}", self.parts.status.number));
     }
 
     /// Writes what is open and waits for the writer, unless that waits for Postgres itself: then there is no telling how long.
@@ -542,11 +630,14 @@ impl Consumer {
         self.parts.metrics.consumed(std::mem::take(&mut self.consumed));
         let Spent { poll, work, held } = std::mem::take(&mut self.spent);
         self.parts.metrics.spent(poll, work, held);
+        for (phase, time) in [(Phase::Poll, poll), (Phase::Decode, work), (Phase::Held, held)] {
+            self.parts.status.work.spent(phase, time);
+        }
         self.parts.status.publish(partitions, session.open_bytes() as u64, now);
     }
 
     /// Drains where all is well, leaves the group, and drops the consumer on a thread of its own: that may wait for ever.
-    fn leave(mut self, drain: bool) {
+    fn leave(mut self, drain: bool) -> Parts {
         if drain {
             let patience = self.parts.drain_timeout;
             if let Err(Stopped(why)) = self.flush(Trigger::Shutdown, patience) {
@@ -575,6 +666,7 @@ impl Consumer {
         if closed.recv_timeout(CLOSE_DEADLINE).is_err() {
             warn!("leaving the group takes too long, going on without");
         }
+        self.parts
     }
 }
 
@@ -585,20 +677,8 @@ fn deliver(
     message: &BorrowedMessage<'_>,
     now: Instant,
 ) -> Delivery {
-    let incoming = Incoming {
-        offset: Offset::new(message.offset()),
-        timestamp_ms: message.timestamp().to_millis(),
-        key: message.key(),
-        value: message.payload(),
-    };
-    let headers = |arena: &mut Vec<u8>| {
-        if let Some(headers) = message.headers() {
-            for header in headers.iter() {
-                push_header(arena, header.key.as_bytes(), header.value);
-            }
-        }
-    };
-    session.deliver(message.topic(), message.partition(), &incoming, now, headers, |record, rows| {
+    let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+    session.deliver(message.topic(), message.partition(), &incoming(message), now, headers, |record, rows| {
         encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
     })
 }

@@ -1,0 +1,46 @@
+# Everything that this project does, by name. Needs Rust, a C compiler, make, perl, Java 17 or later and Maven; the rest is
+# fetched. `make` alone lists the targets.
+
+CARGO ?= cargo
+# `make demo KEEP=1` goes on until Ctrl-C.
+KEEP ?=
+
+.PHONY: help
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools:
+	@missing=0; \
+	need() { command -v "$$1" >/dev/null 2>&1 || { echo "missing: $$1 ($$2)" >&2; missing=1; }; }; \
+	need $(CARGO) "Rust, from rustup.rs"; need cc "a C compiler: apt-get install gcc"; need perl "apt-get install perl"; \
+	need java "Java 17 or later: apt-get install openjdk-17-jre-headless"; need mvn "apt-get install maven"; \
+	exit $$missing
+
+.PHONY: demo
+demo: tools ## Real Kafka, real Postgres, a fleet: watch the rows land, and a verdict
+	$(CARGO) build --release --locked -p tidegate -p demo
+	KEEP=$(KEEP) $(CARGO) run --release --locked -q -p demo
+
+.PHONY: test
+test: tools ## All tests: pure rooms, simulation, and the daemon on the real servers
+	$(CARGO) test --workspace --locked
+
+.PHONY: bench
+bench: tools ## Micro-benches, then the drain against a bare COPY
+	$(CARGO) bench --locked -p tidegate
+
+.PHONY: chaos
+chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
+	$(CARGO) build --release --locked -p tidegate -p chaos
+	$(CARGO) run --release --locked -q -p chaos
+
+.PHONY: deploy-check
+deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
+	deploy/check.sh
+
+.PHONY: lint
+lint: ## Formatting and lints, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --locked

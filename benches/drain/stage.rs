@@ -1,0 +1,302 @@
+//! The servers, the backlog, and each contender's turn.
+
+use std::fmt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use fleet::{Compression, Format, Limit, Partitioning, ProduceSpec};
+use sqlx::{Connection, Executor, PgConnection, Row};
+use tidegate_harness::{
+    Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, free_port, unique_name, usage,
+};
+
+use crate::measure::Figures;
+
+const TOPIC: &str = "tele";
+const PARTITIONS: u32 = 4;
+const COLUMNS: &str = "vehicle_id, ts, lat, lon, speed_kmh, state, trip_id";
+/// How often progress is looked at: often enough for the 10 % and 90 % marks, too seldom to be felt.
+const LOOK: Duration = Duration::from_millis(10);
+const DRAIN_DEADLINE: Duration = Duration::from_secs(300);
+
+/// What the rows go into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum TableKind {
+    /// No index.
+    Plain,
+    /// A btree on (`vehicle_id`, `ts`) and a BRIN on `ts`.
+    Indexed,
+}
+
+impl fmt::Display for TableKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Indexed => "indexed",
+        })
+    }
+}
+
+/// Everything that the turns share.
+pub(crate) struct Stage {
+    kafka: Kafka,
+    postgres: Postgres,
+    database: Database,
+    records: u64,
+}
+
+/// Settings of a database that takes bulk loads; durability is as it ships.
+pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
+    let kafka = Kafka::start(&KafkaSpec::single().tuned_for(TunedFor::Speed))?;
+    let postgres = PostgresSpec::default()
+        .tuned_for(TunedFor::Speed)
+        .setting("max_wal_size = '8GB'")
+        .setting("checkpoint_timeout = '30min'")
+        .setting("shared_buffers = '1GB'");
+    Ok((kafka, Postgres::start(&postgres)?))
+}
+
+/// What the fleet sends: the compact record, seven fields, some 134 bytes.
+pub(crate) fn produce_spec(kafka: &Kafka, topic: &str) -> ProduceSpec {
+    let mut spec = ProduceSpec::new(kafka.bootstrap_servers(), topic);
+    spec.fleet.vehicles = 10_000;
+    spec.partitioning = Partitioning::ByVehicle(PARTITIONS);
+    spec.format = Format::Compact;
+    spec.compression = Compression::None;
+    spec
+}
+
+impl Stage {
+    pub(crate) async fn set(records: u64) -> Result<Self> {
+        let (kafka, postgres) = start_servers()?;
+        kafka.create_topic(TOPIC, i32::try_from(PARTITIONS)?, &[])?;
+        let mut spec = produce_spec(&kafka, TOPIC);
+        spec.rate = 0.0;
+        spec.limit = Limit { records: Some(records), seconds: None };
+        let outcome = fleet::produce(&spec, &AtomicBool::new(false), |_| {})?;
+        ensure!(outcome.summary.acked == records, "Kafka took {} of {records} records", outcome.summary.acked);
+        let database = postgres.create_database().await?;
+        Ok(Self { kafka, postgres, database, records })
+    }
+
+    /// The daemon's turn.
+    pub(crate) async fn drain(&self, kind: TableKind, pipeline: &str, memory: &str, turn: usize) -> Result<Figures> {
+        let mut connection = self.fresh_table(kind).await?;
+        let name = unique_name("drain");
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let config = format!(
+            "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{}\"\n[http]\nlisten = \"{listen}\"\n[limits]\nmemory = \"{memory}\"\n\
+             [pipelines.{name}]\ntopics = [\"{TOPIC}\"]\n{pipeline}\n[pipelines.{name}.table]\nname = \"tele\"\n",
+            self.kafka.bootstrap_servers(),
+            self.database.url
+        );
+        let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
+        let started = Instant::now();
+        let daemon = Daemon::spawn(&DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(listen))?;
+        let count = format!("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = '{name}'");
+        let marks = self.watch(&mut connection, &count, started, || Ok(daemon.exit_status().is_none())).await;
+        let marks = marks.with_context(|| daemon.log_tail())?;
+        let (cpu, rss) = (usage::cpu_time(daemon.pid(), true)?, usage::peak_rss_bytes(daemon.pid())?);
+        daemon.terminate()?;
+        let status = daemon.wait_exit(Duration::from_secs(30))?;
+        ensure!(status.success(), "the daemon ended with {status}\n{}", daemon.log_tail());
+        self.check_rows(&mut connection).await?;
+        if turn == 0 {
+            self.export(&mut connection, kind).await?;
+        }
+        Ok(self.figures(&marks, cpu, self.postgres_cpu(postgres_before)?, rss))
+    }
+
+    /// Another sink's turn.
+    pub(crate) async fn versus(&self, kind: TableKind, command: &str, turn: usize) -> Result<Figures> {
+        let mut connection = self.fresh_table(kind).await?;
+        let mut words = command.split_whitespace();
+        let program = words.next().context("`--versus` names no command")?;
+        let url = self.database.url.clone();
+        let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
+        let started = Instant::now();
+        let mut child = Command::new(program)
+            .args(words)
+            .args([TOPIC, &unique_name(&format!("versus{turn}"))])
+            .env("BOOTSTRAP", self.kafka.bootstrap_servers())
+            .env("DSN", url)
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("can't run {program}"))?;
+        let pid = child.id();
+        // Rows that others can't see yet don't count, so this is asked of the table itself, by its statistics' size.
+        let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
+        let mut marks = Marks::default();
+        let mut cpu = Duration::ZERO;
+        let mut rss = 0;
+        let mut sizes = Vec::new();
+        while child.try_wait()?.is_none() {
+            // A process that has just ended has no figures any more; the last ones stand.
+            cpu = usage::cpu_time(pid, true).unwrap_or(cpu);
+            rss = usage::peak_rss_bytes(pid).unwrap_or(rss);
+            sizes.push((started.elapsed(), number(&mut connection, count).await?));
+            tokio::time::sleep(LOOK).await;
+        }
+        marks.end = started.elapsed();
+        let last = sizes.last().map_or(0, |(_, size)| *size);
+        let at = |share: f64| sizes.iter().find(|(_, size)| *size as f64 >= last as f64 * share).map(|(at, _)| *at);
+        (marks.ten, marks.ninety) = (at(0.1).unwrap_or_default(), at(0.9).unwrap_or(marks.end));
+        self.check_rows(&mut connection).await?;
+        Ok(self.figures(&marks, cpu, self.postgres_cpu(postgres_before)?, rss))
+    }
+
+    /// The bound: the same rows from memory, by nothing but COPY.
+    pub(crate) async fn bare_copy(&self, kind: TableKind, connections: usize) -> Result<Figures> {
+        let mut connection = self.fresh_table(kind).await?;
+        let mut data = Vec::new();
+        for n in 0..connections {
+            data.push(std::fs::read(self.export_file(kind, connections, n))?);
+        }
+        let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
+        let mut tasks = tokio::task::JoinSet::new();
+        let started = Instant::now();
+        for bytes in data {
+            let mut connection = self.database.connect().await?;
+            tasks.spawn(async move {
+                let mut copy = connection.copy_in_raw(&format!("COPY tele ({COLUMNS}) FROM STDIN (FORMAT binary)")).await?;
+                for chunk in bytes.chunks(256 * 1024) {
+                    copy.send(chunk).await?;
+                }
+                copy.finish().await
+            });
+        }
+        while let Some(done) = tasks.join_next().await {
+            done??;
+        }
+        let end = started.elapsed();
+        let marks = Marks { ten: end.mul_f64(0.1), ninety: end.mul_f64(0.9), end, ..Marks::default() };
+        self.check_rows(&mut connection).await?;
+        Ok(self.figures(&marks, Duration::ZERO, self.postgres_cpu(postgres_before)?, 0))
+    }
+
+    /// The rows as files of binary COPY, one whole and two halves, made by Postgres from the first drain.
+    async fn export(&self, connection: &mut PgConnection, kind: TableKind) -> Result<()> {
+        for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
+            let file = self.export_file(kind, connections, n);
+            let path = file.display();
+            let sql = format!(
+                "COPY (SELECT {COLUMNS} FROM tele WHERE trip_id % {connections} = {n}) TO '{path}' (FORMAT binary)"
+            );
+            connection.execute(sql.as_str()).await?;
+        }
+        Ok(())
+    }
+
+    fn export_file(&self, kind: TableKind, connections: usize, n: usize) -> std::path::PathBuf {
+        std::env::temp_dir().join(format!("{}-{kind}-{connections}-{n}.copy", self.database.name))
+    }
+
+    async fn fresh_table(&self, kind: TableKind) -> Result<PgConnection> {
+        let mut connection = self.database.connect().await?;
+        let indexes = match kind {
+            TableKind::Plain => "",
+            TableKind::Indexed => {
+                "CREATE INDEX ON tele (vehicle_id, ts); CREATE INDEX ON tele USING brin (ts);"
+            }
+        };
+        let sql = format!(
+            "DROP TABLE IF EXISTS tele;
+             CREATE TABLE tele (vehicle_id bigint, ts timestamptz, lat float8, lon float8, speed_kmh real, state text, trip_id bigint);
+             {indexes} CHECKPOINT;"
+        );
+        connection.execute(sqlx::raw_sql(&sql)).await?;
+        Ok(connection)
+    }
+
+    /// Looks at a count until all records are there.
+    async fn watch(
+        &self,
+        connection: &mut PgConnection,
+        count: &str,
+        started: Instant,
+        mut alive: impl FnMut() -> Result<bool>,
+    ) -> Result<Marks> {
+        let mut marks = Marks::default();
+        loop {
+            let seen = number(connection, count).await.unwrap_or(0);
+            let at = started.elapsed();
+            let share = seen as f64 / self.records as f64;
+            if share >= 0.1 && marks.ten.is_zero() {
+                (marks.ten, marks.ten_share) = (at, share);
+            }
+            if share >= 0.9 && marks.ninety.is_zero() {
+                (marks.ninety, marks.ninety_share) = (at, share);
+            }
+            if share >= 1.0 {
+                marks.end = at;
+                return Ok(marks);
+            }
+            ensure!(at < DRAIN_DEADLINE, "only {seen} of {} records after {at:?}", self.records);
+            ensure!(alive()?, "the daemon ended at {seen} of {} records", self.records);
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    async fn check_rows(&self, connection: &mut PgConnection) -> Result<()> {
+        let sql = "SELECT count(*)::int8 * 1000000007 + count(DISTINCT trip_id)::int8 FROM tele";
+        let records = i64::try_from(self.records)?;
+        let seen = number(connection, sql).await?;
+        ensure!(seen == records * 1_000_000_007 + records, "rows are missing or there twice");
+        Ok(())
+    }
+
+    fn postgres_cpu(&self, before: Duration) -> Result<Duration> {
+        Ok(usage::cpu_time(self.postgres.pid()?, true)?.saturating_sub(before))
+    }
+
+    fn figures(&self, marks: &Marks, cpu: Duration, postgres: Duration, rss: u64) -> Figures {
+        let millions = self.records as f64 / 1e6;
+        Figures {
+            rows_per_second: (marks.ninety_share - marks.ten_share) * self.records as f64
+                / (marks.ninety - marks.ten).as_secs_f64(),
+            rows_per_second_whole: self.records as f64 / marks.end.as_secs_f64(),
+            cpu_per_million: cpu.as_secs_f64() / millions,
+            postgres_cpu_per_million: postgres.as_secs_f64() / millions,
+            peak_rss_mib: rss as f64 / f64::from(1 << 20),
+        }
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        for kind in [TableKind::Plain, TableKind::Indexed] {
+            for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
+                // Files of kinds that weren't run are not there.
+                drop(std::fs::remove_file(self.export_file(kind, connections, n)));
+            }
+        }
+    }
+}
+
+/// When so much was there.
+#[derive(Debug)]
+struct Marks {
+    ten: Duration,
+    ten_share: f64,
+    ninety: Duration,
+    ninety_share: f64,
+    end: Duration,
+}
+
+impl Default for Marks {
+    fn default() -> Self {
+        Self {
+            ten: Duration::ZERO,
+            ten_share: 0.1,
+            ninety: Duration::ZERO,
+            ninety_share: 0.9,
+            end: Duration::ZERO,
+        }
+    }
+}
+
+async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
+    Ok(sqlx::query(sql).fetch_one(connection).await?.try_get(0)?)
+}

@@ -1,0 +1,80 @@
+//! A steady rate: how long a record takes from its timestamp to its commit, and what the daemon costs meanwhile.
+
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use fleet::Limit;
+use sqlx::Executor;
+use tidegate_harness::{Daemon, DaemonSpec, free_port, usage};
+
+use crate::stage::{produce_spec, start_servers};
+
+const TOPIC: &str = "steady";
+/// Consumers join, JIT compilers warm up: what comes before isn't counted.
+const WARM_UP: Duration = Duration::from_secs(10);
+
+/// Produces at `rate` for `length`, and prints latency and cost.
+pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<()> {
+    let (kafka, postgres) = start_servers()?;
+    kafka.create_topic(TOPIC, 4, &[])?;
+    let database = postgres.create_database().await?;
+    let mut connection = database.connect().await?;
+    connection
+        .execute(sqlx::raw_sql(
+            "CREATE TABLE tele (vehicle_id bigint, ts timestamptz, lat float8, lon float8, speed_kmh real, state text, trip_id bigint,
+                 kafka_ts timestamptz)",
+        ))
+        .await?;
+    // `track_commit_timestamp` would tell for each row; the metric's buckets tell without touching the database.
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let config = format!(
+        "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{}\"\n[http]\nlisten = \"{listen}\"\n\
+         [pipelines.steady]\ntopics = [\"{TOPIC}\"]\n{pipeline}\n[pipelines.steady.table]\nname = \"tele\"\n",
+        kafka.bootstrap_servers(),
+        database.url
+    );
+    let daemon = Daemon::spawn(&DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(listen))?;
+    daemon.await_ready(Duration::from_secs(60))?;
+    let mut spec = produce_spec(&kafka, TOPIC);
+    spec.rate = rate;
+    spec.limit = Limit { records: None, seconds: Some((WARM_UP + length).as_secs_f64()) };
+    let producer = std::thread::spawn(move || fleet::produce(&spec, &AtomicBool::new(false), |_| {}));
+    tokio::time::sleep(WARM_UP).await;
+    let (before, cpu_before, started) = (buckets(&daemon)?, usage::cpu_time(daemon.pid(), true)?, Instant::now());
+    tokio::time::sleep(length.saturating_sub(Duration::from_secs(1))).await;
+    let (after, cpu_after, took) = (buckets(&daemon)?, usage::cpu_time(daemon.pid(), true)?, started.elapsed());
+    let rss = usage::peak_rss_bytes(daemon.pid())?;
+    let summary = producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))??.summary;
+    ensure!(summary.failed == 0, "{} records failed", summary.failed);
+    let counts: Vec<(f64, f64)> = after.iter().zip(&before).map(|((le, a), (_, b))| (*le, a - b)).collect();
+    let total = counts.last().map_or(0.0, |(_, count)| *count);
+    println!("steady {rate:.0} records/s for {took:.0?}: {total:.0} records, sent late by {:?} ms", summary.send_delay_ms);
+    for share in [0.5, 0.9, 0.99, 0.999] {
+        let bound = counts.iter().find(|(_, count)| *count >= total * share).map_or(f64::INFINITY, |(le, _)| *le);
+        println!("  {:>5.1} % committed within {:>4.0} ms of their timestamp", share * 100.0, bound * 1000.0);
+    }
+    println!(
+        "  daemon: {:.1} % of a core, peak RSS {:.0} MiB",
+        (cpu_after.saturating_sub(cpu_before)).as_secs_f64() / took.as_secs_f64() * 100.0,
+        rss as f64 / f64::from(1 << 20)
+    );
+    daemon.terminate()?;
+    daemon.wait_exit(Duration::from_secs(30))?;
+    Ok(())
+}
+
+/// The latency histogram: upper bound in seconds, records at or below it.
+fn buckets(daemon: &Daemon) -> Result<Vec<(f64, f64)>> {
+    let text = daemon.get("/metrics")?.body;
+    let lines = text.lines().filter(|line| line.starts_with("tidegate_end_to_end_latency_seconds_bucket"));
+    let parsed = lines.filter_map(|line| {
+        let (_, rest) = line.split_once("le=\"")?;
+        let (le, rest) = rest.split_once('"')?;
+        let (_, count) = rest.rsplit_once(' ')?;
+        Some((le.parse().unwrap_or(f64::INFINITY), count.parse().ok()?))
+    });
+    let buckets: Vec<(f64, f64)> = parsed.collect();
+    ensure!(!buckets.is_empty(), "no latency in /metrics");
+    Ok(buckets)
+}
