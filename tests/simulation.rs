@@ -131,5 +131,6 @@ planted! {
     planted_bug_fenced_for_ever_is_found: FencedForEver within 2000;
     planted_bug_ack_lost_is_found: AckLost within 2000;
     planted_bug_log_not_verified_is_found: LogNotVerified within 2000;
+    planted_bug_ledger_unseen_is_found: LedgerUnseen within 2000;
     planted_bug_retention_unseen_is_found: RetentionUnseen within 2000;
 }

@@ -19,6 +19,7 @@ use tidegate::partition::{Condition, Grant};
 use tidegate::position::{Offset, TopicPartition};
 use tidegate::session::{Ack, Fate, Session};
 use tidegate::status::{ConsumerStatus, WriterState};
+use tidegate::store::LedgerRow;
 use tidegate::writer::{Stopped, Writer};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -39,6 +40,8 @@ pub(crate) enum Answer {
     /// With the log that the claim was held against: a topic made again since then answers no fetch.
     Granted(TopicPartition, u64, Grant, usize),
     Refused(TopicPartition, u64, Condition),
+    /// What the ledger says, read after this time.
+    Ledger(Vec<(TopicPartition, LedgerRow)>, Instant),
 }
 
 impl From<Ack> for Answer {
@@ -121,6 +124,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
         stepping: HashMap::new(),
         latest: Latest::default(),
         claims: JoinSet::new(),
+        look_at: Instant::now(),
         plan,
         plans,
         outbox,
@@ -146,6 +150,7 @@ struct PollLoop {
     stepping: HashMap<TopicPartition, Condition>,
     latest: Latest,
     claims: JoinSet<()>,
+    look_at: Instant,
     plan: u64,
     plans: Arc<AtomicU64>,
     outbox: mpsc::Sender<Batch>,
@@ -176,6 +181,7 @@ impl PollLoop {
             if self.bug() != Some(Bug::FencedForEver) {
                 self.session.tick(now());
             }
+            self.look();
             self.carry_out()?;
             if self.sim.w().verbose {
                 self.note();
@@ -192,6 +198,29 @@ impl PollLoop {
             let pause = self.sim.w().ms(pause);
             sleep(pause).await;
         }
+    }
+
+    /// Has the ledger read, now and then.
+    fn look(&mut self) {
+        let asked_at = Instant::now();
+        if asked_at < self.look_at {
+            return;
+        }
+        let (there, back) = {
+            let mut world = self.sim.w();
+            self.look_at = asked_at + world.ms(800..1500);
+            (world.ms(0..50), world.ms(0..50))
+        };
+        let (sim, answers) = (Arc::clone(&self.sim), self.answers.clone());
+        self.claims.spawn(Arc::clone(&self.process).run(async move {
+            sleep(there).await;
+            let rows = sim.w().ledger_rows();
+            sleep(back).await;
+            if let Some(rows) = rows {
+                // A poll loop that is gone needs no answer.
+                answers.send(Answer::Ledger(rows, asked_at)).ok();
+            }
+        }));
     }
 
     /// For a replay: where every partition of ours stands.
@@ -267,6 +296,12 @@ impl PollLoop {
                 self.session.granted(&source, question, &grant, now());
             }
             Answer::Refused(source, question, condition) => self.session.refused(&source, question, condition),
+            Answer::Ledger(..) if bug == Some(Bug::LedgerUnseen) => {}
+            Answer::Ledger(rows, asked_at) => {
+                for (source, row) in rows {
+                    self.session.ledger_seen(&source, row, asked_at.into_std(), now());
+                }
+            }
         }
     }
 

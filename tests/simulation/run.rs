@@ -25,6 +25,7 @@ pub(crate) struct Run {
     pub(crate) dead: usize,
     /// Virtual time.
     pub(crate) took: Duration,
+    /// Where each daemon stood last, in a replay.
     pub(crate) notes: BTreeMap<u64, String>,
 }
 

@@ -6,13 +6,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::position::ClaimId;
+use tidegate::position::{ClaimId, TopicPartition};
 use tidegate::retry::Severity;
-use tidegate::store::PostgresError;
+use tidegate::store::{LedgerRow, PostgresError};
 
 use crate::kafka::{Kafka, Place, index};
 use crate::oracle;
-use crate::postgres::{Op, Progress, Reply, Server, error};
+use crate::postgres::{Op, Outage, Progress, Reply, Server, error};
 
 /// Bugs to plant: each breaks one invariant, and each must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +43,7 @@ pub(crate) enum Bug {
     AckLost,
     LogNotVerified,
     RetentionUnseen,
+    LedgerUnseen,
 }
 
 /// What a condition of Kafka's log means in this run.
@@ -163,6 +164,15 @@ impl World {
             oracle::audit(self);
         }
         outcome
+    }
+
+    /// The whole ledger, where the server answers.
+    pub(crate) fn ledger_rows(&self) -> Option<Vec<(TopicPartition, LedgerRow)>> {
+        let rows = self.kafka.sources.iter().zip(&self.server.data.ledger).map(|(source, cell)| {
+            let row = cell.as_ref().map(|cell| LedgerRow::Found { claim: cell.claim, next: cell.next });
+            (source.clone(), row.unwrap_or(LedgerRow::Missing))
+        });
+        (self.server.outage != Some(Outage::Down)).then(|| rows.collect())
     }
 
     /// The partition that a log is or was of.
