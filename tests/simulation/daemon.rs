@@ -280,12 +280,9 @@ impl PollLoop {
                 }
                 self.session.acked(*ack, now());
             }
-            Answer::Granted(source, mut question, mut grant, log) => {
+            Answer::Granted(source, question, mut grant, log) => {
                 let partition = self.sim.w().kafka.partition_of(&source);
                 match bug {
-                    Some(Bug::AnswerToAnyQuestion) => {
-                        question = self.session.partitions().find(|p| p.source == source).map_or(0, |p| p.question);
-                    }
                     Some(Bug::LogNotVerified) => grant.verify = None,
                     Some(Bug::FetchFromTheEnd) => grant.fetch = self.sim.w().kafka.log(partition).high(),
                     _ => {}

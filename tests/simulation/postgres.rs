@@ -340,10 +340,8 @@ impl Server {
                 Reply::Done
             }
             Op::RollbackToSavepoint => {
-                if bug != Some(Bug::SavepointKeepsRows) {
-                    own.rows.truncate(own.savepoint.0);
-                    own.dead.truncate(own.savepoint.1);
-                }
+                own.rows.truncate(own.savepoint.0);
+                own.dead.truncate(own.savepoint.1);
                 own.failed = false;
                 Reply::Done
             }
@@ -403,8 +401,7 @@ impl Server {
                 Reply::Done
             }
             Op::Settle(partitions) => {
-                let waits = bug != Some(Bug::SettleDoesNotWait);
-                if waits && !partitions.iter().all(|p| self.is_free(*p, backend, progress)) {
+                if !partitions.iter().all(|p| self.is_free(*p, backend, progress)) {
                     return Poll::Pending;
                 }
                 let row = |p: &usize| match &self.data.ledger[*p] {

@@ -270,7 +270,6 @@ impl Store for SimStore {
     async fn commit(&mut self) -> Result<(), WriteError> {
         let outcome = self.simple(Stage::Commit, Op::Commit).await;
         match outcome {
-            Err(failure) if failure.outcome_unknown() && self.bug() == Some(Bug::UnknownCommitTakenAsDone) => Ok(()),
             Err(failure) if failure.outcome_unknown() && self.bug() == Some(Bug::UnknownCommitTakenAsFailed) => {
                 let cause = Cause::Postgres(error(Severity::Error, "40001", None));
                 Err(WriteError { stage: Stage::Commit, cause })
