@@ -244,6 +244,8 @@ impl Fleet {
             23 if self.stranger.is_none() => {
                 let until = now + world.ms(100..8000);
                 self.stranger = world.server.lock_by_stranger(partition).map(|backend| (backend, until));
+                // Old and new owner then wait for the same row, and either may be first.
+                world.kafka.rebalance(&mut world.dice);
             }
             _ => {}
         }

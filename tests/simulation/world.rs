@@ -20,7 +20,6 @@ pub(crate) enum Bug {
     AdvanceIgnoresClaim,
     AdvanceIgnoresFrom,
     AdvanceTakesNoLock,
-    AdvanceDoesNotLookAgain,
     AdvanceSaysAllMoved,
     LedgerOutsideTransaction,
     LedgerMovesTooFar,
