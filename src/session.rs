@@ -310,7 +310,14 @@ impl Session {
     /// What the ledger said of a partition when it was asked at `asked_at`. One that stands behind what we know to be committed
     /// went back with its database, and is claimed again: a write would notice by itself, but a quiet topic brings none. True
     /// where it did.
-    pub fn compare(&mut self, source: &TopicPartition, next: Offset, epoch: i64, asked_at: Instant, now: Instant) -> bool {
+    pub fn compare(
+        &mut self,
+        source: &TopicPartition,
+        next: Offset,
+        epoch: i64,
+        asked_at: Instant,
+        now: Instant,
+    ) -> bool {
         let Some(&index) = self.index.get(source) else { return false };
         let Partition { state: State::Owned(owned), progress_at, .. } = &self.partitions[index].partition else {
             return false;

@@ -79,9 +79,8 @@ async fn memory_stays_within_its_limit_whatever_the_size_of_the_records() {
     world.kafka.create_topic(&topic, 2, &[("max.message.bytes", "33554432")]).expect("the topic is made");
     world.topic = topic;
     world.sql("CREATE TABLE rides (seq bigint, pad text)").await;
-    let record = |seq: i32, bytes: usize| {
-        Record::new(format!(r#"{{"seq":{seq},"pad":"{}"}}"#, "x".repeat(bytes))).to(seq % 2)
-    };
+    let record =
+        |seq: i32, bytes: usize| Record::new(format!(r#"{{"seq":{seq},"pad":"{}"}}"#, "x".repeat(bytes))).to(seq % 2);
     let sizes = |seq: i32| if seq % 10_000 == 5_000 { 10_000_000 } else { 1_000 };
     world.produce((0..60_000).map(|seq| record(seq, sizes(seq))));
     let pipeline = "table.name = \"rides\"\nconsumers = 2\nbatch.max_bytes = \"2MiB\"";

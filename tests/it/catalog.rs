@@ -97,8 +97,7 @@ async fn two_daemons_that_make_the_same_tables_at_once_both_go_on() {
          seq = {{ field = \"seq\", type = \"int8\" }}\nname = {{ field = \"name\", type = \"text\" }}",
         world.name
     );
-    let daemons: Vec<Daemon> =
-        (0..3).map(|_| world.daemon(&with_short_sessions(&world.config(&pipeline)))).collect();
+    let daemons: Vec<Daemon> = (0..3).map(|_| world.daemon(&with_short_sessions(&world.config(&pipeline)))).collect();
     for daemon in &daemons {
         daemon.await_ready(PATIENCE).expect("it is ready");
     }
