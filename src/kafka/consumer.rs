@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::reader::{incoming, push_headers};
 use super::rebalance::{Event, Notes};
-use crate::batch::{Batch, Incoming, Trigger};
+use crate::batch::{Batch, Trigger};
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
 use crate::gate::Gate;
@@ -27,7 +28,6 @@ use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{Offset, TopicPartition};
-use crate::record::push_header;
 use crate::session::{Ack, Delivery, Session};
 use crate::status::work::{Hold, Phase};
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
@@ -671,20 +671,8 @@ fn deliver(
     message: &BorrowedMessage<'_>,
     now: Instant,
 ) -> Delivery {
-    let incoming = Incoming {
-        offset: Offset::new(message.offset()),
-        timestamp_ms: message.timestamp().to_millis(),
-        key: message.key(),
-        value: message.payload(),
-    };
-    let headers = |arena: &mut Vec<u8>| {
-        if let Some(headers) = message.headers() {
-            for header in headers.iter() {
-                push_header(arena, header.key.as_bytes(), header.value);
-            }
-        }
-    };
-    session.deliver(message.topic(), message.partition(), &incoming, now, headers, |record, rows| {
+    let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+    session.deliver(message.topic(), message.partition(), &incoming(message), now, headers, |record, rows| {
         encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
     })
 }

@@ -44,6 +44,17 @@ pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
     config
 }
 
+/// Settings of a client that reads given stretches of logs: it joins no group, and is told where a log ends.
+pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+    let mut config = observer(kafka, pipeline);
+    config.set("enable.auto.offset.store", "false");
+    config.set("enable.partition.eof", "true");
+    config.set("auto.offset.reset", "error");
+    config.set("fetch.queue.backoff.ms", "1");
+    config.set("queued.max.messages.kbytes", "16384");
+    config
+}
+
 fn client(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("client.id", "tidegate");

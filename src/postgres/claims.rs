@@ -122,7 +122,7 @@ pub async fn step_over(
     to: Offset,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
-        "UPDATE tidegate.ledger SET next_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
+        "UPDATE tidegate.ledger SET next_offset = $5, first_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
              updated_at = now()
          WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4",
     )

@@ -200,8 +200,8 @@ pub async fn insert_rows(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset)
-         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[]) ON CONFLICT DO NOTHING",
+        "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset)
+         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $4::int8[]) ON CONFLICT DO NOTHING",
     )
     .bind(pipeline)
     .bind(starts.iter().map(|(source, _)| &*source.topic).collect::<Vec<_>>())

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use tidegate_harness::{Record, eventually, free_port, unique_name};
@@ -50,6 +51,14 @@ fn values<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
     yaml.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
 }
 
+/// What the image's health check says of the daemon of this configuration.
+fn is_healthy(config: &str, asked: &str) -> bool {
+    let (_, listen) = config.split_once("listen = \"127.0.0.1:").expect("the configuration says where to listen");
+    let (port, _) = listen.split_once('"').expect("the address ends");
+    let check = Command::new("bash").arg(path("deploy/healthcheck.sh")).args([asked, port]).status();
+    check.expect("bash runs").success()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page() {
     let dashboard: serde_json::Value = serde_json::from_str(&read(DASHBOARD)).expect("the dashboard is JSON");
@@ -68,7 +77,8 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     world.sql("CREATE TABLE rides (id bigint, lat float8)").await;
     world.produce((0..1_000).map(|n: i32| Record::new(format!(r#"{{"id":{n},"lat":52.5}}"#)).to(n % 2)));
     world.produce([Record::new(r#"{"id":1000,"lat":"n/a"}"#), Record::new("not JSON")]);
-    let daemon = world.daemon(&world.config("table.name = \"rides\""));
+    let config = world.config("table.name = \"rides\"");
+    let daemon = world.daemon(&config);
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
     eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
     let all = || daemon.get("/metrics").expect("the metrics are served").body;
@@ -76,6 +86,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     eventually("the lag is known", PATIENCE, || all().contains("\ntidegate_retention_headroom_seconds{"))
         .expect("within its time");
 
+    assert!(is_healthy(&config, "/healthz"), "the image's health check finds the daemon");
     let page = all();
     let missing: Vec<_> = wanted
         .iter()
@@ -96,8 +107,8 @@ async fn series_that_only_move_on_events_are_there_before_any_while_postgres_is_
     let world = World::new(1).await;
     // Nobody listens there: the pipeline waits for Postgres from its start on.
     let port = free_port().expect("a free port");
-    let daemon = world
-        .daemon(&world.config_at(&format!("postgres://nobody@127.0.0.1:{port}/nowhere"), "table.name = \"rides\""));
+    let config = world.config_at(&format!("postgres://nobody@127.0.0.1:{port}/nowhere"), "table.name = \"rides\"");
+    let daemon = world.daemon(&config);
     let is = |name: &str, labels: &[(&str, &str)]| daemon.metric(name, labels) == Some(0.0);
     eventually("the counters stand at 0", PATIENCE, || {
         is("tidegate_dead_letters_total", &[("reason", "type_mismatch")])
@@ -110,6 +121,9 @@ async fn series_that_only_move_on_events_are_there_before_any_while_postgres_is_
             && is("tidegate_end_to_end_latency_seconds_count", &[("pipeline", &world.name)])
     })
     .expect("before the pipeline has ever reached Postgres");
+    // An outage is no reason to restart the container, and yet to be seen.
+    assert!(is_healthy(&config, "/healthz"));
+    assert!(!is_healthy(&config, "/readyz"));
     let state = |state| daemon.metric("tidegate_pipeline_state", &[("pipeline", &world.name), ("state", state)]);
     assert_eq!(state("starting"), Some(1.0));
     let page = daemon.get("/metrics").expect("the metrics are served").body;

@@ -3,6 +3,11 @@
 mod batches;
 mod books;
 mod catalog;
+mod cli;
+mod cli_check;
+mod cli_dead_letters;
+mod cli_offsets;
+mod cli_verify;
 mod crash;
 mod dead_letters;
 mod delivery;

@@ -161,6 +161,12 @@ impl Keys {
         Some((id, self.keys[usize::from(id)].target))
     }
 
+    /// How many keys are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     /// Slots of fields within this object.
     pub(super) fn slots_below(&self, node: u16) -> &[u16] {
         &self.nodes[usize::from(node)].slots
