@@ -57,6 +57,8 @@ pub struct PgStore {
 struct Live {
     connection: PgConnection,
     pid: i32,
+    /// Whether this connection has the staging table of the modes that merge.
+    staged: bool,
 }
 
 impl PgStore {
@@ -226,7 +228,7 @@ impl Store for PgStore {
         let (mut connection, pid) = self.connector.open().await?;
         let work = timeout(self.connector.write_deadline(), ledger::settle(&mut connection, &self.pipeline, spans));
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
-        self.keep(Stage::Ledger, Live { connection, pid }, result, note)
+        self.keep(Stage::Ledger, Live { connection, pid, staged: false }, result, note)
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {
