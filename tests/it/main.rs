@@ -1,8 +1,10 @@
 //! Tests on the real broker and the real database: the daemon is a process of its own, as a user runs it.
 
+mod allocation;
 mod batches;
 mod books;
 mod catalog;
+mod claims;
 mod cli;
 mod cli_check;
 mod cli_dead_letters;
@@ -12,7 +14,9 @@ mod crash;
 mod dead_letters;
 mod delivery;
 mod deploy;
+mod group;
 mod outage;
+mod rebalance;
 mod servers;
 mod support;
 mod types;
