@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,6 +28,14 @@ enum Command {
         /// Drain to the logs' present ends, then exit.
         #[arg(long, value_name = "now")]
         until: Option<Until>,
+    },
+    /// Prints what the live page shows, from a running daemon.
+    Status {
+        #[command(flatten)]
+        files: Files,
+        /// The document of `/api/status` as it is.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -55,6 +64,7 @@ pub fn main() -> ExitCode {
     };
     let outcome = match arguments.command {
         Command::Run { files, until } => load(&files).and_then(|config| run::run(config, until.is_some())),
+        Command::Status { files, json } => load(&files).and_then(|config| status::run(&config, json)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -343,7 +343,9 @@ impl<S: Store> Writer<S> {
                 }
                 Fate::Rewound => {
                     self.metrics.rewound();
-                    self.status.work.note("rewind", format!("{source} at {from}: the ledger stands elsewhere, refilling"));
+                    self.status
+                        .work
+                        .note("rewind", format!("{source} at {from}: the ledger stands elsewhere, refilling"));
                     warn!(%source, %from, "the ledger stands elsewhere: the database went back; claiming again and refilling from Kafka");
                 }
             }
