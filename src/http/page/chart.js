@@ -25,7 +25,7 @@ const Chart = (() => {
   function axes(unit) {
     const line = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
     const times = (u, at) => at.map((t) => clock(t, u.scales.x.max - u.scales.x.min < 1200));
-    return [{ ...line, values: times }, { ...line, size: 64, values: (u, at) => at.map((v) => short(v) + unit) }];
+    return [{ ...line, values: times, space: 80 }, { ...line, size: 64, values: (u, at) => at.map((v) => short(v) + unit) }];
   }
 
   function short(v) {

@@ -115,7 +115,7 @@
     });
   }
 
-  const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["⏳", "waiting for Postgres"], full: ["⏸", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its reader is silent"] };
+  const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting for Postgres"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its reader is silent"] };
   let boardShape = "", chips = new Map();
 
   function drawBoard(p) {
@@ -162,7 +162,7 @@
       const [sign, words] = signs[x.sign] || ["?", x.sign], moved = page.owners.get(key);
       const recent = moved && moved.was && Date.now() - moved.at < 15000 ? `was ${moved.was}, ${Math.round((Date.now() - moved.at) / 1000)} s ago` : "";
       if (!recent) chip.classList.remove("moved");
-      say(chip, many ? name(x) : `${name(x)} ${sign}${recent ? " " + recent : ""}`);
+      say(chip, many ? name(x) + (x.sign === "flowing" ? "" : sign) : `${name(x)} ${sign}${recent ? " " + recent : ""}`);
       chip.dataset.sign = x.sign;
       chip.style.setProperty("--lag", `${Math.round(x.lag_records / most * 100)}%`);
       const title = `${x.topic}/${x.partition}: ${words}; ${whole(x.lag_records)} unwritten${recent ? "; " + recent : ""}`;
