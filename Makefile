@@ -31,6 +31,15 @@ test: tools ## All tests: pure rooms, simulation, the daemon on the real servers
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate
 
+.PHONY: chaos
+chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
+	$(CARGO) build --release --locked -p tidegate -p chaos
+	$(CARGO) run --release --locked -q -p chaos
+
+.PHONY: deploy-check
+deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
+	deploy/check.sh
+
 .PHONY: lint
 lint: ## Formatting and lints, warnings are errors
 	$(CARGO) fmt --all --check

@@ -123,6 +123,7 @@ async fn report(daemon: Arc<Daemon>) {
         for pipeline in &daemon.pipelines {
             metrics::pipeline_state(&pipeline.name, &STATES, state_label(pipeline));
         }
+        metrics::memory();
         daemon.prometheus.run_upkeep();
     }
 }

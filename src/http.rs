@@ -68,7 +68,8 @@ pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
 }
 
 async fn metrics(State(site): State<Arc<Site>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], site.daemon.prometheus.render())
+    let text = crate::metrics::render(&site.daemon.prometheus);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
         .into_response()
 }
 

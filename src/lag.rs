@@ -58,6 +58,8 @@ pub struct PartitionLag {
     pub epoch: i64,
     /// Seconds since the ledger's row moved.
     pub idle_seconds: f64,
+    /// When the ledger was asked for this; `None` where it didn't answer, and this is what it said before.
+    pub asked_at: Option<Instant>,
 }
 
 /// A ledger row, as lag needs it.
@@ -67,6 +69,7 @@ struct LedgerEntry {
     epoch: i64,
     last_timestamp: Option<i64>,
     idle_seconds: f64,
+    asked_at: Option<Instant>,
 }
 
 impl LedgerEntry {
@@ -78,6 +81,7 @@ impl LedgerEntry {
             epoch: lag.epoch,
             last_timestamp: None,
             idle_seconds: lag.idle_seconds + INTERVAL.as_secs_f64(),
+            asked_at: None,
         }
     }
 }
@@ -248,6 +252,7 @@ impl LagWatch {
             owner: row.owner.clone(),
             epoch: row.epoch,
             idle_seconds: row.idle_seconds,
+            asked_at: row.asked_at,
         }
     }
 
@@ -260,6 +265,7 @@ impl LagWatch {
             *connection = Some(open);
         }
         let Some(open) = connection else { return Ok(HashMap::new()) };
+        let asked_at = Some(Instant::now());
         let work = sqlx::query(
             "SELECT topic, partition, next_offset, owner, epoch, last_timestamp,
                  extract(epoch FROM clock_timestamp() - updated_at)::float8
@@ -286,6 +292,7 @@ impl LagWatch {
                 epoch: row.try_get(4)?,
                 last_timestamp: row.try_get(5)?,
                 idle_seconds: row.try_get(6)?,
+                asked_at,
             };
             Ok((source, row))
         };

@@ -96,6 +96,22 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
+    /// Makes the staging table, once a connection, where the mode merges. Outside of any transaction: one that is rolled back
+    /// would take the table with it.
+    async fn stage(&mut self) -> Result<(), WriteError> {
+        let planned = Arc::clone(&self.planned);
+        let Some(merge) = &planned.merge else { return Ok(()) };
+        let mut live = self.take(Stage::Begin)?;
+        if !live.staged {
+            let work = live.connection.execute(merge.create.as_str());
+            let result = timeout(self.connector.write_deadline(), work).await;
+            live.staged = matches!(result, Ok(Ok(_)));
+            return self.keep(Stage::Begin, live, result, None).map(|_| ());
+        }
+        self.live = Some(live);
+        Ok(())
+    }
+
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
@@ -110,10 +126,6 @@ async fn copy_window(
     batch: &Batch,
     window: Range<u32>,
 ) -> Result<u64, sqlx::Error> {
-    if let (Some(merge), false) = (&planned.merge, live.staged) {
-        live.connection.execute(merge.create.as_str()).await?;
-        live.staged = true;
-    }
     let mut sink = live.connection.copy_in_raw(&planned.copy).await?;
     sink.send(&copy::HEADER[..]).await?;
     for range in batch.copy_ranges(window) {
@@ -136,6 +148,7 @@ impl Store for PgStore {
             let (connection, pid) = self.connector.open().await?;
             self.live = Some(Live { connection, pid, staged: false });
         }
+        self.stage().await?;
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await
     }
 

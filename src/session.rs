@@ -307,6 +307,25 @@ impl Session {
         }
     }
 
+    /// What the ledger said of a partition when it was asked at `asked_at`. One that stands behind what we know to be committed
+    /// went back with its database, and is claimed again: a write would notice by itself, but a quiet topic brings none. True
+    /// where it did.
+    pub fn compare(&mut self, source: &TopicPartition, next: Offset, epoch: i64, asked_at: Instant, now: Instant) -> bool {
+        let Some(&index) = self.index.get(source) else { return false };
+        let Partition { state: State::Owned(owned), progress_at, .. } = &self.partitions[index].partition else {
+            return false;
+        };
+        let went_back = epoch < owned.epoch || (epoch == owned.epoch && next < owned.committed);
+        // An answer that is older than our own last news says nothing.
+        if asked_at <= *progress_at || !went_back {
+            return false;
+        }
+        self.leave_open_batch(index);
+        self.actions.stop.push(source.clone());
+        self.ask(index, now);
+        true
+    }
+
     /// Claims one again, to step over the condition that it met.
     pub fn claim_again(&mut self, source: &TopicPartition, now: Instant) {
         if let Some(&index) = self.index.get(source) {

@@ -150,7 +150,14 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::Budget(why)) => {
                     self.store.rollback().await;
-                    return Err(Stopped(why));
+                    // A late write of a superseded claim meets the rows of the new owner, and a unique index refuses them
+                    // all: that is no fault of the records. Only who still owns all that it writes stops for the budget.
+                    let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
+                    self.settle(batch, &spans, end == batch.len(), fates).await;
+                    if batch.records_in(window) == records {
+                        return Err(Stopped(why));
+                    }
+                    hint = None;
                 }
                 Err(Failure::Write { error, until }) if error.outcome_unknown() => {
                     warn!(error = %error, "the outcome of a COMMIT is unknown, the ledger will tell");

@@ -4,8 +4,8 @@
 //! and a busy writer first hold it, then pause its partitions. Everything that comes back (acks, claims) comes by one channel.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -21,6 +21,7 @@ use crate::batch::{Batch, Incoming, Trigger};
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
 use crate::gate::Gate;
+use crate::lag::LagView;
 use crate::mapping::Encoder;
 use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
@@ -29,7 +30,7 @@ use crate::position::{Offset, TopicPartition};
 use crate::record::push_header;
 use crate::session::{Ack, Delivery, Session};
 use crate::status::work::{Hold, Phase};
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState};
+use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
 use crate::writer::Stopped;
 
 /// Records between two looks at anything else.
@@ -97,6 +98,8 @@ pub struct Parts {
     pub inbox: Receiver<Answer>,
     /// `flow.max_rows_per_second`
     pub gate: Arc<Gate>,
+    /// What the ledger says, as it was last seen from outside of the writes.
+    pub lag: Arc<Mutex<LagView>>,
     /// Metrics.
     pub metrics: ConsumerMetrics,
     /// For the page.
@@ -375,8 +378,21 @@ impl Consumer {
         if now >= self.publish_at {
             self.publish_at = now + PUBLISH_INTERVAL;
             self.publish(now);
+            self.compare(now);
         }
         Ok(())
+    }
+
+    /// Holds what we know to be committed against what the ledger says.
+    fn compare(&mut self, now: Instant) {
+        let view = lock(&self.parts.lag);
+        for (source, lag) in &view.partitions {
+            let Some(asked_at) = lag.asked_at else { continue };
+            if self.parts.session.compare(source, lag.next, lag.epoch, asked_at, now) {
+                warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
+                self.parts.metrics.rewound();
+            }
+        }
     }
 
     fn seal(&mut self, trigger: Trigger) {
