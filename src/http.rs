@@ -69,8 +69,7 @@ pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
 
 async fn metrics(State(site): State<Arc<Site>>) -> Response {
     let text = crate::metrics::render(&site.daemon.prometheus);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
-        .into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// The process lives. Asks nobody, so that an outage restarts nothing.
@@ -88,12 +87,12 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
 
 /// The page, with the present state as text for who runs no script.
 async fn page(State(site): State<Arc<Site>>) -> Response {
-    let now = serde_json::to_value(status::of(&site, site.watch.timeline())).unwrap_or_default();
+    let now = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], assets::index(&text::render(&now))).into_response()
 }
 
 async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
-    let document = serde_json::to_value(status::of(&site, site.watch.timeline())).unwrap_or_default();
+    let document = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
     // Weak: two documents of one tag say the same, but for how long ago it was.
     let tag = format!("W/\"{:016x}\"", frames::fingerprint(&document));
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());

@@ -9,9 +9,9 @@ const BY_THEMSELVES: [&str; 6] =
     ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 
 /// One step to a place in a document.
-#[derive(Clone, Debug)]
-enum Step {
-    Key(String),
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Key(&'a str),
     Index(usize),
 }
 
@@ -22,11 +22,11 @@ pub(super) fn changes(old: &Value, new: &Value) -> Vec<Value> {
     found
 }
 
-fn walk(old: &Value, new: &Value, path: &mut Vec<Step>, found: &mut Vec<Value>) {
+fn walk<'a>(old: &Value, new: &'a Value, path: &mut Vec<Step<'a>>, found: &mut Vec<Value>) {
     match (old, new) {
         (Value::Object(a), Value::Object(b)) if a.len() == b.len() && b.keys().all(|key| a.contains_key(key)) => {
             for (key, value) in b.iter().filter(|(key, _)| !BY_THEMSELVES.contains(&key.as_str())) {
-                path.push(Step::Key(key.clone()));
+                path.push(Step::Key(key));
                 walk(&a[key], value, path, found);
                 path.pop();
             }
@@ -40,17 +40,17 @@ fn walk(old: &Value, new: &Value, path: &mut Vec<Step>, found: &mut Vec<Value>) 
         }
         _ if old == new => {}
         _ => {
-            let place: Vec<Value> = path.iter().map(Step::value).collect();
+            let place: Vec<Value> = path.iter().map(|step| step.value()).collect();
             found.push(json!([place, new]));
         }
     }
 }
 
-impl Step {
-    fn value(&self) -> Value {
+impl Step<'_> {
+    fn value(self) -> Value {
         match self {
-            Self::Key(key) => Value::from(key.as_str()),
-            Self::Index(index) => Value::from(*index),
+            Self::Key(key) => Value::from(key),
+            Self::Index(index) => Value::from(index),
         }
     }
 }

@@ -161,11 +161,13 @@ struct PartitionView {
 /// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
 const SILENT: f64 = 12.0;
 
-pub(super) fn of(site: &Site, timeline: Vec<Entry>) -> Status {
+/// The whole document; without a timeline it is the one that viewers are told changes of, who read a consumer's partitions from
+/// the pipeline's.
+pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
     let views: Vec<(PipelineView, Facts)> =
-        daemon.pipelines.iter().map(|pipeline| pipeline_view(site, pipeline, &instances)).collect();
+        daemon.pipelines.iter().map(|pipeline| pipeline_view(site, pipeline, &instances, timeline.is_some())).collect();
     let (pipelines, facts): (Vec<_>, Vec<_>) = views.into_iter().unzip();
     let limit = daemon.config.limits.memory;
     let all_consumers = || daemon.pipelines.iter().flat_map(|pipeline| &pipeline.consumers);
@@ -188,7 +190,7 @@ pub(super) fn of(site: &Site, timeline: Vec<Entry>) -> Status {
         instances_seen_ms: instances.looked.map(|(_, at_ms)| at_ms),
         instances: instances.others.into_iter().map(instance_view).collect(),
         pipelines,
-        timeline,
+        timeline: timeline.unwrap_or_default(),
     }
 }
 
@@ -205,7 +207,7 @@ fn resident_bytes() -> Option<u64> {
     Some((pages * 4096) >> 20 << 20)
 }
 
-fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances) -> (PipelineView, Facts) {
+fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole: bool) -> (PipelineView, Facts) {
     let rates = site.watch.rates(&pipeline.name);
     let lag = lock(&pipeline.lag).clone();
     let mut ours = BTreeMap::new();
@@ -272,14 +274,14 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances) -> (Pi
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
         lag_trouble: lag.trouble,
         retention_headroom_seconds: facts.headroom,
-        limit: words::limit(&rates.cycles),
+        limit: if facts.waiting.is_some() { Some(words::AWAY.to_owned()) } else { words::limit(&rates.cycles) },
         batches: batches(&pipeline.consumers),
         dead: dead(&pipeline.consumers),
         consumers: pipeline
             .consumers
             .iter()
             .enumerate()
-            .map(|(at, consumer)| consumer_view(consumer, rates.cycles.get(at).copied().unwrap_or_default()))
+            .map(|(at, consumer)| consumer_view(consumer, rates.cycles.get(at).copied().unwrap_or_default(), whole))
             .collect(),
         partitions,
         board,
@@ -400,7 +402,8 @@ fn millis(seconds: f64) -> i64 {
     millis
 }
 
-fn consumer_view(consumer: &ConsumerStatus, [poll, decode, held, copy, commit, outage]: [f64; 6]) -> ConsumerView {
+fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> ConsumerView {
+    let [poll, decode, held, copy, commit, outage] = time;
     let now = Instant::now();
     let waiting = match consumer.writer() {
         WriterState::Flowing => None,
@@ -416,7 +419,8 @@ fn consumer_view(consumer: &ConsumerStatus, [poll, decode, held, copy, commit, o
             })
         }
     };
-    let owned = consumer.partitions().into_iter().map(|p| OwnedView {
+    let owned = if whole { consumer.partitions() } else { Vec::new() };
+    let owned = owned.into_iter().map(|p| OwnedView {
         topic: p.source.topic.to_string(),
         partition: p.source.partition,
         state: p.state,

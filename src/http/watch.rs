@@ -164,7 +164,7 @@ impl Watch {
 
     fn document(&self, site: &Site) -> (Value, u64) {
         let next = lock(&self.timeline).next;
-        (serde_json::to_value(status::of(site, Vec::new())).unwrap_or_default(), next)
+        (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
     /// Tells all viewers what changed; costs nothing where there are none.

@@ -7,6 +7,9 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
+/// What limits a pipeline that waits for Postgres.
+pub(super) const AWAY: &str = "Postgres is away: records wait in Kafka.";
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +72,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let name = &facts.name;
     let mut say = |level, kind, text| said.push(Sentence { level, pipeline: Some(name.clone()), kind, text });
     let why = facts.why.as_deref().unwrap_or("no reason was given");
+    let error = why.strip_prefix("Postgres ").unwrap_or(why);
     let safe = safe(facts);
     match facts.state {
         "stopped" => say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person.")),
@@ -79,7 +83,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             say(
                 Level::Bad,
                 "waiting",
-                format!("{name} has waited {waited} for Postgres: {why}. Retry {attempt} {retry}. {safe}"),
+                format!("{name} has waited {waited} for Postgres: {error}. Retry {attempt} {retry}. {safe}"),
             );
         }
         "starting" if facts.why.is_some() => {
@@ -236,7 +240,7 @@ pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
     }
     Some(
         if outage > 0.3 {
-            "Postgres is away: records wait in Kafka."
+            AWAY
         } else if held > 0.3 {
             "Postgres is the limit: consumers wait for their writers, or for flow."
         } else if decode > 0.7 {
@@ -319,7 +323,7 @@ mod tests {
         assert_eq!(said.len(), 1);
         assert_eq!(
             said[0].text,
-            "rides has waited 42 s for Postgres: Postgres 57P03 the database system is starting up (at connect). Retry 7 in 3.0 s. \
+            "rides has waited 42 s for Postgres: 57P03 the database system is starting up (at connect). Retry 7 in 3.0 s. \
              Nothing is lost: 2.1 M records wait in Kafka, which keeps them 71 h more."
         );
     }

@@ -60,21 +60,28 @@ async fn the_status_says_who_reads_what_where_the_time_goes_and_what_was_set_asi
     world.produce([Record::new("no json").to(2)]);
     let status = status_when(&daemon, "everything is written", |status| {
         let p = &status["pipelines"][0];
-        p["rows"] == 1000 && p["dead_letters"] == 1 && p["lag_records"] == 0 && p["board"]["nobody"] == serde_json::json!([])
+        p["rows"] == 1000
+            && p["dead_letters"] == 1
+            && p["lag_records"] == 0
+            && p["board"]["nobody"] == serde_json::json!([])
     });
     let pipeline = &status["pipelines"][0];
     assert_eq!(status["version"], 1);
     assert_eq!(pipeline["board"]["rule"], "4 partitions, 2 consumers: 2 each", "{pipeline:#}");
     assert_eq!(pipeline["board"]["columns"][0]["this"], true);
     let dead = &pipeline["dead"][0];
-    assert_eq!((&dead["count"], &dead["newest"][0]["partition"], &dead["newest"][0]["offset"]), (&1.into(), &2.into(), &250.into()));
+    assert_eq!(
+        (&dead["count"], &dead["newest"][0]["partition"], &dead["newest"][0]["offset"]),
+        (&1.into(), &2.into(), &250.into())
+    );
     assert!(!status.to_string().contains("no json"), "a record's value is shown");
     assert!(pipeline["batches"]["rows_median"].as_u64().unwrap() > 0, "{pipeline:#}");
     let status = status_when(&daemon, "shares of time", |status| {
         status["pipelines"][0]["consumers"][0]["time"]["poll"].as_f64().is_some_and(|share| share > 0.5)
     });
     assert_eq!(status["pipelines"][0]["limit"], "Kafka is the limit: consumers wait for records, there is room.");
-    let kinds: Vec<&str> = status["timeline"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<&str> =
+        status["timeline"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
     assert!(kinds.contains(&"start") && kinds.contains(&"rebalance"), "{kinds:?}");
 }
 
@@ -110,7 +117,10 @@ async fn the_stream_says_everything_first_and_then_what_changed() {
         let change = frame("change");
         for set in change["set"].as_array().unwrap() {
             let path = set[0].as_array().unwrap();
-            let pointer: String = path.iter().map(|step| format!("/{}", step.as_str().map_or_else(|| step.to_string(), str::to_owned))).collect();
+            let pointer: String = path
+                .iter()
+                .map(|step| format!("/{}", step.as_str().map_or_else(|| step.to_string(), str::to_owned)))
+                .collect();
             *document.pointer_mut(&pointer).unwrap_or_else(|| panic!("{pointer} is not there")) = set[1].clone();
         }
         if document["pipelines"][0]["rows"] == 500 {
@@ -126,7 +136,10 @@ async fn the_past_is_there_by_the_second_and_by_the_minute() {
     rides(&world, 2, 5000);
     status_when(&daemon, "all rows", |status| status["pipelines"][0]["rows"] == 5000);
     let now = status_when(&daemon, "any", |_| true)["now_ms"].as_i64().unwrap();
-    let read = |from: i64| -> Value { serde_json::from_str(&get(&address, &format!("/api/history?pipeline={}&from={from}", world.name), "").1).unwrap() };
+    let read = |from: i64| -> Value {
+        serde_json::from_str(&get(&address, &format!("/api/history?pipeline={}&from={from}", world.name), "").1)
+            .unwrap()
+    };
     let seen = eventually("the flood is in the history", PATIENCE, || {
         let fine = read(now - 60_000);
         let sum = |column: &str| fine[column].as_array().unwrap().iter().filter_map(Value::as_f64).sum::<f64>();
@@ -148,10 +161,17 @@ async fn a_stranger_s_name_is_refused_and_nothing_may_run_or_be_framed() {
     }
     for path in ["/", "/api/status", "/page.js", "/uplot.js", "/page.css", "/nowhere"] {
         let (head, _) = get(&address, path, "");
-        assert!(head.contains("content-security-policy: default-src 'self';") && !head.contains("unsafe"), "{path}: {head}");
-        assert!(head.contains("x-content-type-options: nosniff") && head.contains("frame-ancestors 'none'"), "{path}: {head}");
+        assert!(
+            head.contains("content-security-policy: default-src 'self';") && !head.contains("unsafe"),
+            "{path}: {head}"
+        );
+        assert!(
+            head.contains("x-content-type-options: nosniff") && head.contains("frame-ancestors 'none'"),
+            "{path}: {head}"
+        );
     }
-    let (head, _) = ask(&address, &format!("POST /api/status HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"));
+    let (head, _) =
+        ask(&address, &format!("POST /api/status HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n"));
     assert!(head.contains(" 405 "), "{head}");
 }
 
@@ -159,14 +179,21 @@ async fn a_stranger_s_name_is_refused_and_nothing_may_run_or_be_framed() {
 async fn without_scripts_the_page_is_a_snapshot_and_the_command_prints_the_same() {
     let (_world, address, daemon) = flowing(2, "consumers = 3").await;
     status_when(&daemon, "an idle consumer", |status| {
-        status["pipelines"][0]["board"]["rule"] == "idle: 1 of 3 consumers, for 2 partitions; a partition has one reader"
+        status["pipelines"][0]["board"]["rule"]
+            == "idle: 1 of 3 consumers, for 2 partitions; a partition has one reader"
     });
     let rule = "readers: idle: 1 of 3 consumers, for 2 partitions; a partition has one reader";
     let (_, page) = get(&address, "/", "");
     assert!(page.contains(rule), "{page}");
     let config = daemon.folder().join("tidegate.toml");
     let run = |arguments: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("status").arg("--config").arg(&config).args(arguments).output().unwrap();
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .arg("status")
+            .arg("--config")
+            .arg(&config)
+            .args(arguments)
+            .output()
+            .unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
     let (code, text) = run(&[]);
@@ -185,7 +212,7 @@ async fn without_scripts_the_page_is_a_snapshot_and_the_command_prints_the_same(
 async fn instances_see_each_other_and_say_goodbye() {
     let (world, _, first) = flowing(4, "").await;
     let other = world.config("table.name = \"rides\"");
-    let second = tidegate_harness::Daemon::spawn(&spec(&other)).unwrap();
+    let second = Daemon::spawn(&spec(&other)).unwrap();
     second.await_ready(PATIENCE).unwrap();
     for daemon in [&first, &second] {
         let status = status_when(daemon, "both read", |status| {

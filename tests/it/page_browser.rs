@@ -9,7 +9,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tidegate_harness::{Daemon, KafkaSpec, Postgres, PostgresSpec, Record, eventually, shared};
+use tidegate_harness::usage::cpu_time;
+use tidegate_harness::{Daemon, Kafka, KafkaSpec, Postgres, PostgresSpec, Record, eventually, shared};
 
 use crate::page::address;
 use crate::support::{PATIENCE, World, spec};
@@ -109,6 +110,13 @@ impl Drop for Browser {
     }
 }
 
+/// The share of a core that the daemon takes over a stretch of ten seconds.
+fn cpu_share(daemon: &Daemon) -> f64 {
+    let (started, before) = (Instant::now(), cpu_time(daemon.pid(), false).unwrap());
+    eventually("a stretch of time", PATIENCE, || started.elapsed() > Duration::from_secs(10)).unwrap();
+    (cpu_time(daemon.pid(), false).unwrap() - before).as_secs_f64() / started.elapsed().as_secs_f64()
+}
+
 async fn world(partitions: i32) -> World {
     let world = World::new(partitions).await;
     world.sql("CREATE TABLE rides (id bigint)").await;
@@ -116,11 +124,15 @@ async fn world(partitions: i32) -> World {
 }
 
 fn pool(world: &World, consumers: u32) -> String {
-    world.config(&format!("consumers = {consumers}\ntable.name = \"rides\"\nbatch.max_age = \"50ms\"\ndead_letters.max_share = 1.0"))
+    world.config(&format!(
+        "consumers = {consumers}\ntable.name = \"rides\"\nbatch.max_age = \"50ms\"\ndead_letters.max_share = 1.0"
+    ))
 }
 
 fn start(config: &str) -> (Daemon, String) {
-    (Daemon::spawn(&spec(config)).expect("the daemon starts"), address(config))
+    let daemon = Daemon::spawn(&spec(config)).expect("the daemon starts");
+    daemon.await_until("it listens", PATIENCE, |daemon| daemon.get("/healthz").is_ok()).unwrap();
+    (daemon, address(config))
 }
 
 fn rides(world: &World, partitions: i32, count: i32) {
@@ -176,10 +188,15 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
     let Some(mut browser) = Browser::start() else { return };
     let world = world(4).await;
     world.sql("CREATE TABLE fares (id bigint)").await;
-    let more = format!("[pipelines.fare]\ntopics = [\"{}\"]\ngroup = \"{}-fare\"\nconsumers = 2\ntable.name = \"fares\"\n", world.topic, world.name);
+    let more = format!(
+        "[pipelines.fare]\ntopics = [\"{}\"]\ngroup = \"{}-fare\"\nconsumers = 2\ntable.name = \"fares\"\n",
+        world.topic, world.name
+    );
     let (_first, at) = start(&format!("{}{more}", pool(&world, 1)));
     browser.open(&at);
-    for (pipeline, rule) in [(world.name.as_str(), "4 partitions, 1 consumer"), ("fare", "4 partitions, 2 consumers: 2 each")] {
+    for (pipeline, rule) in
+        [(world.name.as_str(), "4 partitions, 1 consumer"), ("fare", "4 partitions, 2 consumers: 2 each")]
+    {
         let row = format!("#pipelines tr[data-name=\"{pipeline}\"]");
         browser.await_text(&row, "flowing");
         browser.tell(&json!({"do": "click", "at": row})).unwrap();
@@ -206,7 +223,8 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_said_in_words_and_passes() {
     let Some(mut browser) = Browser::start() else { return };
-    let postgres: &'static Postgres = Box::leak(Box::new(Postgres::start(&PostgresSpec::default()).expect("Postgres starts")));
+    let postgres: &'static Postgres =
+        Box::leak(Box::new(Postgres::start(&PostgresSpec::default()).expect("Postgres starts")));
     let world = World::on(shared::kafka().expect("Kafka starts"), postgres, 2).await;
     world.sql("CREATE TABLE rides (id bigint)").await;
     let (_daemon, at) = start(&pool(&world, 2));
@@ -286,7 +304,10 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let Some(mut browser) = Browser::start() else { return };
     let world = world(8).await;
     world.sql("CREATE TABLE fares (id bigint)").await;
-    let more = format!("[pipelines.fare]\ntopics = [\"{}\"]\ngroup = \"{}-fare\"\ntable.name = \"fares\"\nflow.max_rows_per_second = 300\n", world.topic, world.name);
+    let more = format!(
+        "[pipelines.fare]\ntopics = [\"{}\"]\ngroup = \"{}-fare\"\ntable.name = \"fares\"\nflow.max_rows_per_second = 300\n",
+        world.topic, world.name
+    );
     let (daemon, at) = start(&format!("{}{more}", pool(&world, 3)));
     daemon.await_ready(PATIENCE).unwrap();
     world.produce([Record::new("no json").to(0)]);
@@ -312,15 +333,25 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     browser.tell(&json!({"do": "press", "key": "ArrowDown"})).unwrap();
     let moved = eventually("the next pipeline is shown", PATIENCE, || browser.text("#readers .which") != before);
     moved.unwrap();
-    for (name, view) in [("dark", json!({"dark": true})), ("phone", json!({"width": 320, "height": 700})), ("phone-dark", json!({"width": 320, "height": 700, "dark": true}))] {
+    for (name, view) in [
+        ("dark", json!({"dark": true})),
+        ("phone", json!({"width": 320, "height": 700})),
+        ("phone-dark", json!({"width": 320, "height": 700, "dark": true})),
+    ] {
         browser.view(view);
         browser.open(&at);
         browser.await_text("#live", "live");
         browser.await_text("#sentences", "flow");
-        let painted = eventually("the chart draws", PATIENCE, || browser.eval("document.querySelector('#chart-rate canvas') !== null") == true);
+        let painted = eventually("the chart draws", PATIENCE, || {
+            browser.eval("document.querySelector('#chart-rate canvas') !== null") == true
+        });
         painted.unwrap();
         browser.shoot(name);
-        assert_eq!(browser.eval("document.documentElement.scrollWidth <= innerWidth"), true, "{name}: nothing is cut off at the side");
+        assert_eq!(
+            browser.eval("document.documentElement.scrollWidth <= innerWidth"),
+            true,
+            "{name}: nothing is cut off at the side"
+        );
     }
     browser.assert_clean();
     browser.view(json!({"script": false}));
@@ -334,13 +365,16 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     let Some(mut browser) = Browser::start() else { return };
-    let kafka = Box::leak(Box::new(tidegate_harness::Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
+    let kafka = Box::leak(Box::new(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
     let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 100).await;
     world.sql("CREATE TABLE rides (id bigint)").await;
     let mut config = pool(&world, 1).replace("[kafka]", "[limits]\nmemory = \"2GiB\"\n[kafka]");
     for n in 1..10 {
         world.sql(&format!("CREATE TABLE rides_{n} (id bigint)")).await;
-        config.push_str(&format!("[pipelines.p{n}]\ntopics = [\"{}\"]\ngroup = \"{}-{n}\"\ntable.name = \"rides_{n}\"\n", world.topic, world.name));
+        config.push_str(&format!(
+            "[pipelines.p{n}]\ntopics = [\"{}\"]\ngroup = \"{}-{n}\"\ntable.name = \"rides_{n}\"\n",
+            world.topic, world.name
+        ));
     }
     let (daemon, at) = start(&config);
     daemon.await_ready(PATIENCE).unwrap();
@@ -350,10 +384,16 @@ async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     browser.open(&at);
     browser.await_text("#rule", "100 partitions, 1 consumer");
     let took = started.elapsed();
-    println!("loaded in {took:?}");
+    println!("read in {took:?}");
     let loaded = browser.eval("performance.getEntriesByType('navigation')[0].loadEventEnd");
     println!("load event after {loaded} ms");
     assert!(took < Duration::from_secs(5), "{took:?}");
     browser.shoot("ten-pipelines");
     browser.assert_clean();
+    // What a viewer costs: the same stretch with one and without, while nothing flows.
+    let with = cpu_share(&daemon);
+    drop(browser);
+    let without = cpu_share(&daemon);
+    println!("CPU of the daemon: {:.2} % of a core with a viewer, {:.2} % without", with * 100.0, without * 100.0);
+    assert!(with - without < 0.05, "a viewer costs {with} - {without} of a core");
 }

@@ -44,7 +44,8 @@
     }
     document.title = `${first && first.level === "bad" ? "■ " : first && first.level === "warning" ? "▲ " : ""}tidegate · ${page.status.host}`;
     const others = page.status.instances.length;
-    say($("where"), `${page.status.instance} · ${others + 1} instance${others ? "s" : ""} · v${page.status.tidegate}`);
+    const looked = page.status.instances_seen_ms, old = looked !== null && now() - looked > 10000;
+    say($("where"), `${page.status.instance} · ${others + 1} instance${others ? "s" : ""}${old ? ` (others as seen at ${clock(looked)})` : ""} · v${page.status.tidegate}`);
   }
 
   function spark(row, pipeline) {
@@ -94,7 +95,7 @@
     const rate = (v) => v === null ? "an unknown number of" : whole(v);
     const flow = p.flow_limit_per_second ? ` Flow limit ${whole(p.flow_limit_per_second)}/s.` : "";
     const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, if it goes on so.`;
-    const kept = p.retention_headroom_seconds === null ? "Kafka keeps the records for ever." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
+    const kept = p.retention_headroom_seconds === null ? "No age is known at which Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
     say($("flood-words"), `${rate(p.into_per_second)} records a second come into Kafka, ${rate(p.out_per_second)} go into Postgres; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}.${empty} ${kept}${flow}`);
     const h = page.history;
     if (!h || h.pipeline !== p.name) return;
