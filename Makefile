@@ -25,7 +25,8 @@ demo: tools ## Real Kafka, real Postgres, a fleet: watch the rows land, and a ve
 .PHONY: test
 test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
 	tests/browser/run.sh --install
-	$(CARGO) test --workspace --locked
+	@# Most integration tests wait for events of servers, so more of them than cores run at once.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 
 .PHONY: bench
 bench: tools ## Micro-benches, then the drain against a bare COPY

@@ -155,6 +155,14 @@ impl LagWatch {
         }
     }
 
+    /// Looks once, at everything.
+    ///
+    /// # Errors
+    /// Which of Kafka and Postgres gives no answer, in words.
+    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+        self.look(true, &mut None).await
+    }
+
     async fn look(
         &mut self,
         slow: bool,

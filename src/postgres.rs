@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -34,6 +35,9 @@ use connect::Connector;
 
 /// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
+
+/// A statement with its parameters.
+pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// One writer's store.
 #[derive(Debug)]
@@ -110,6 +114,16 @@ impl PgStore {
         }
         self.live = Some(live);
         Ok(())
+    }
+
+    /// Runs one statement of the caller's own in the transaction that is open, under the same deadline and rules as the rest.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn rows(&mut self, stage: Stage, query: Statement<'_>) -> Result<Vec<PgRow>, WriteError> {
+        let mut live = self.take(stage)?;
+        let result = timeout(self.connector.write_deadline(), query.fetch_all(&mut live.connection)).await;
+        self.keep(stage, live, result, None)
     }
 
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::reader::{incoming, push_headers};
 use super::rebalance::{Event, Notes};
-use crate::batch::{Batch, Incoming, Trigger};
+use crate::batch::{Batch, Trigger};
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
 use crate::gate::Gate;
@@ -27,7 +28,6 @@ use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{Offset, TopicPartition};
-use crate::record::push_header;
 use crate::session::{Ack, Delivery, Session};
 use crate::status::work::{Hold, Phase};
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
@@ -123,7 +123,6 @@ struct Consumer {
     commit_at: Instant,
     publish_at: Instant,
     allowance: u64,
-    claims_open: usize,
     consumed: u64,
     spent: Spent,
     /// Looked up once a stretch, not once a record.
@@ -215,7 +214,6 @@ impl Consumer {
             commit_at: now,
             publish_at: now,
             allowance: 0,
-            claims_open: 0,
             consumed: 0,
             spent: Spent::default(),
             now,
@@ -301,7 +299,7 @@ impl Consumer {
     }
 
     fn poll_wait(&self, now: Instant) -> Duration {
-        let expects = self.claims_open > 0 || self.parts.session.in_flight();
+        let expects = self.parts.session.in_flight() || self.parts.session.claiming().next().is_some();
         let wait = if expects { BUSY_POLL } else { IDLE_POLL };
         match self.parts.session.due_in(now) {
             Some(due) if !self.parts.session.in_flight() => wait.min(due),
@@ -414,12 +412,10 @@ impl Consumer {
         match answer {
             Answer::Ack(ack) => self.parts.session.acked(*ack, now),
             Answer::Granted(source, question, grant) => {
-                self.claims_open = self.claims_open.saturating_sub(1);
                 debug!(%source, next = %grant.next, epoch = grant.epoch, "claimed");
                 self.parts.session.granted(&source, question, &grant, now);
             }
             Answer::Refused(source, question, condition) => {
-                self.claims_open = self.claims_open.saturating_sub(1);
                 self.parts.session.refused(&source, question, condition);
             }
         }
@@ -444,21 +440,29 @@ impl Consumer {
         self.stop_fetching(&actions.stop);
         self.fetch(&actions.fetch);
         if !actions.claim.is_empty() {
-            self.claims_open += actions.claim.len();
             let wanted = actions.claim.into_iter().map(|(source, question)| {
                 let step_over = self.stepping.remove(&source);
                 Wanted { source, question, step_over }
             });
-            let request = ClaimRequest {
-                wanted: wanted.collect(),
-                owner: Arc::clone(&self.parts.owner),
-                answers: self.parts.answers.clone(),
-            };
-            if self.parts.claims.send(request).is_err() {
-                debug!("nobody claims any more: the pipeline is ending");
-            }
+            let wanted = wanted.collect();
+            self.ask_claimer(wanted, Vec::new());
         }
         Ok(())
+    }
+
+    /// Takes back the claims of partitions that leave: one that was made later would fence the next owner.
+    fn withdraw(&self, leaves: impl Fn(&TopicPartition) -> bool) {
+        let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
+        if !withdrawn.is_empty() {
+            self.ask_claimer(Vec::new(), withdrawn);
+        }
+    }
+
+    fn ask_claimer(&self, wanted: Vec<Wanted>, withdrawn: Vec<TopicPartition>) {
+        let (owner, answers) = (Arc::clone(&self.parts.owner), self.parts.answers.clone());
+        if self.parts.claims.send(ClaimRequest { wanted, withdrawn, owner, answers }).is_err() {
+            debug!("nobody claims any more: the pipeline is ending");
+        }
     }
 
     fn incremental(&self) -> bool {
@@ -536,6 +540,7 @@ impl Consumer {
                     self.flush(Trigger::Revoke, REVOKE_WAIT.min(self.parts.drain_timeout))?;
                     self.commit();
                 }
+                self.withdraw(|source| sources.contains(source));
                 self.parts.session.revoked(&sources);
                 self.reported.retain(|source, _| !sources.contains(source));
                 let answer = if self.incremental() {
@@ -650,6 +655,7 @@ impl Consumer {
             }
         }
         self.publish(Instant::now());
+        self.withdraw(|_| true);
         self.kafka.context().close();
         let (done, closed) = channel();
         let kafka = self.kafka;
@@ -671,20 +677,8 @@ fn deliver(
     message: &BorrowedMessage<'_>,
     now: Instant,
 ) -> Delivery {
-    let incoming = Incoming {
-        offset: Offset::new(message.offset()),
-        timestamp_ms: message.timestamp().to_millis(),
-        key: message.key(),
-        value: message.payload(),
-    };
-    let headers = |arena: &mut Vec<u8>| {
-        if let Some(headers) = message.headers() {
-            for header in headers.iter() {
-                push_header(arena, header.key.as_bytes(), header.value);
-            }
-        }
-    };
-    session.deliver(message.topic(), message.partition(), &incoming, now, headers, |record, rows| {
+    let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+    session.deliver(message.topic(), message.partition(), &incoming(message), now, headers, |record, rows| {
         encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
     })
 }

@@ -4,6 +4,7 @@ use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_iden
 use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, UnknownFields};
 use crate::copy::Encoding;
 use crate::decode::{Leftovers, Path};
+use crate::mapping::explain::{Described, describe};
 use crate::mapping::fault::{Faults, PlanFault, hint};
 use crate::mapping::meta::Reading;
 use crate::mapping::planner::Planner;
@@ -83,6 +84,11 @@ impl Plan {
         let table = catalog.table.clone();
         let decode = config.decode.clone();
         faults.or(Self { table, copy_statement, columns, column_count, decode, paths, leftovers })
+    }
+
+    /// The columns with what fills them, for people and programs.
+    pub fn describe(&self) -> Vec<Described<'_>> {
+        self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
     /// The statement that takes the rows: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.

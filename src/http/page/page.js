@@ -215,7 +215,7 @@
     const head = el("tr", {}, ...["reason", "since the start", "newest", "where it lies in Kafka"].map((text) => el("th", { scope: "col", text })));
     const rows = p.dead.map((d) => el("tr", {}, ...[["reason", d.reason], ["since the start", whole(d.count)], ["newest", d.newest.length ? clock(d.newest[0].at_ms) : "–"],
       ["where it lies in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text]) => el("td", { "data-label": label, text }))));
-    box.replaceChildren(el("table", { class: "cards" }, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "Since this daemon's start; what they hold may be personal and stays in the database: ", copyable(`tidegate dead-letters list --config FILE ${p.name}`)));
+    box.replaceChildren(el("table", { class: "cards" }, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "Since this daemon's start; what they hold may be personal and stays in the database: ", copyable(`tidegate dead-letters list --config FILE --pipeline ${p.name}`)));
   }
 
   function copyable(command) {
