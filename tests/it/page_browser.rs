@@ -270,7 +270,7 @@ async fn the_page_lives_through_a_restart_of_the_daemon() {
     browser.await_text("#sentences", "Everything flows.");
     assert_ne!(browser.text("#where"), before);
     rides(&world, 2, 100);
-    browser.await_text("#batches", "batches, closed by");
+    browser.await_text("#batches", "closed by");
 }
 
 #[tokio::test(flavor = "multi_thread")]

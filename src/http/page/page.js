@@ -51,7 +51,7 @@
   function spark(row, pipeline) {
     const values = page.sparks.get(pipeline.name) || [];
     const most = Math.max(1, ...values.flat());
-    const line = (at) => values.map((v, i) => `${(i * 72 / 59).toFixed(1)},${(19 - v[at] / most * 18).toFixed(1)}`).join(" ");
+    const line = (at) => values.map((v, i) => `${((60 - values.length + i) * 72 / 59).toFixed(1)},${(19 - v[at] / most * 18).toFixed(1)}`).join(" ");
     const svg = row.querySelector("svg");
     svg.children[0].setAttribute("points", line(0));
     svg.children[1].setAttribute("points", line(1));
@@ -201,7 +201,7 @@
   function drawBatches(p) {
     const b = p.batches, all = Object.values(b.by_trigger).reduce((sum, n) => sum + n, 0);
     const closed = Object.entries(b.by_trigger).map(([trigger, n]) => `${trigger} ${Math.round(n / all * 100)} %`).join(", ");
-    say($("batches"), all ? `${whole(all)} batches, closed by ${closed} · median ${whole(b.rows_median)} rows, ${bytes(b.bytes_median)} · written in ${b.write_p50_ms} ms p50, ${b.write_p99_ms} ms p99 (last 128 of each consumer)` : "No batch yet.");
+    say($("batches"), all ? `${whole(all)} batch${all === 1 ? "" : "es"}, closed by ${closed} · median ${whole(b.rows_median)} rows, ${bytes(b.bytes_median)} · written in ${b.write_p50_ms} ms p50, ${b.write_p99_ms} ms p99 (last 128 of each consumer)` : "No batch yet.");
     const m = page.status.memory;
     say($("memory"), `Memory of this process: ${bytes(m.resident_bytes)} of ${bytes(m.limit_bytes)}, ${bytes(m.buffered_bytes)} of it in open batches.`);
   }
