@@ -23,7 +23,8 @@ demo: tools ## Real Kafka, real Postgres, a fleet: watch the rows land, and a ve
 	KEEP=$(KEEP) $(CARGO) run --release --locked -q -p demo
 
 .PHONY: test
-test: tools ## All tests: pure rooms, simulation, and the daemon on the real servers
+test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
+	tests/browser/run.sh --install
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 

@@ -8,6 +8,7 @@ mod reach;
 mod rehearsal;
 mod run;
 mod show;
+mod status;
 mod verify;
 
 use std::path::PathBuf;
@@ -53,6 +54,14 @@ enum Command {
     DeadLetters(dead_letters::Command),
     /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
     Verify(verify::Arguments),
+    /// Prints what the live page shows, from a running daemon.
+    Status {
+        #[command(flatten)]
+        files: Files,
+        /// The document of `/api/status` as it is.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -132,6 +141,7 @@ pub fn main() -> ExitCode {
         Command::Offsets(command) => reach::block_on(offsets::run(command)),
         Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
+        Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -88,6 +88,9 @@ pub async fn run(
             }
         }
     };
+    // The heartbeat ends first, or it could write our row again.
+    side.shutdown().await;
+    http::goodbye(&config, &instance).await;
     for pipeline in &pipelines {
         let (rows, dead) =
             pipeline.consumers.iter().fold((0, 0), |(rows, dead), c| (rows + c.rows(), dead + c.dead_letters()));

@@ -116,7 +116,8 @@ impl Event {
     /// It happened now.
     pub fn now(kind: &'static str, mut text: String) -> Self {
         if text.len() > EVENT_TEXT {
-            text.truncate(text.floor_char_boundary(EVENT_TEXT));
+            let cut = (0..=EVENT_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(cut);
             text.push('…');
         }
         Self { at_ms: epoch_ms(), kind, text }

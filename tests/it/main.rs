@@ -16,6 +16,8 @@ mod delivery;
 mod deploy;
 mod group;
 mod outage;
+mod page;
+mod page_browser;
 mod rebalance;
 mod servers;
 mod support;
