@@ -195,6 +195,6 @@ fn kafka_text(kafka: &KafkaReport) -> String {
 }
 
 fn mib(bytes: u64) -> String {
-    let tenths = bytes * 10 >> 20;
+    let tenths = (bytes * 10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
