@@ -90,14 +90,14 @@ async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineRe
             Some(kafka)
         }
         Err(error) => {
-            report.fault(error);
+            report.fault(&error);
             None
         }
     };
     let plans = match database::check(config, pipeline, &mut report).await {
         Ok(plans) => plans,
         Err(error) => {
-            report.fault(error);
+            report.fault(&error);
             None
         }
     };
@@ -110,7 +110,7 @@ async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineRe
                 report.too_many_dead(pipeline, &sample);
                 report.sample = Some(sample);
             }
-            Err(error) => report.fault(error),
+            Err(error) => report.fault(&error),
         }
     }
     report.kafka = kafka;

@@ -106,7 +106,7 @@ impl PipelineReport {
     }
 
     /// Puts down what kept a step from being done.
-    pub(super) fn fault(&mut self, error: FatalError) {
+    pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));
     }
@@ -195,6 +195,6 @@ fn kafka_text(kafka: &KafkaReport) -> String {
 }
 
 fn mib(bytes: u64) -> String {
-    let tenths = bytes * 10 >> 20;
+    let tenths = (bytes * 10) >> 20;
     format!("{}.{} MiB", tenths / 10, tenths % 10)
 }
