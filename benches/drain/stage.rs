@@ -1,6 +1,7 @@
 //! The servers, the backlog, and each contender's turn.
 
 use std::fmt;
+use std::num::NonZeroU16;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use tidegate_harness::{
 use crate::measure::Figures;
 
 const TOPIC: &str = "tele";
-const PARTITIONS: u32 = 4;
+const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 const COLUMNS: &str = "vehicle_id, ts, lat, lon, speed_kmh, state, trip_id";
 /// How often progress is looked at: often enough for the 10 % and 90 % marks, too seldom to be felt.
 const LOOK: Duration = Duration::from_millis(10);
@@ -71,7 +72,7 @@ pub(crate) fn produce_spec(kafka: &Kafka, topic: &str) -> ProduceSpec {
 impl Stage {
     pub(crate) async fn set(records: u64) -> Result<Self> {
         let (kafka, postgres) = start_servers()?;
-        kafka.create_topic(TOPIC, i32::try_from(PARTITIONS)?, &[])?;
+        kafka.create_topic(TOPIC, i32::from(PARTITIONS.get()), &[])?;
         let mut spec = produce_spec(&kafka, TOPIC);
         spec.rate = 0.0;
         spec.limit = Limit { records: Some(records), seconds: None };

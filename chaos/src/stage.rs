@@ -1,5 +1,6 @@
 //! Three brokers, a database, daemons and a fleet, with a network between them that fails when told to.
 
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use tokio::time::sleep;
 use crate::fault::Fault;
 
 const TOPIC: &str = "chaos";
-const PARTITIONS: u32 = 6;
+const PARTITIONS: NonZeroU16 = NonZeroU16::new(6).expect("six is not zero");
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 /// Without a commit for so long after a fault is over, the campaign has found something.
@@ -62,7 +63,7 @@ impl Stage {
         let (kafka, brokers) = Kafka::start_behind_proxies(&KafkaSpec::cluster())?;
         let postgres = Postgres::start(&PostgresSpec::default())?;
         let network = Proxy::start_postgres(postgres.address())?;
-        kafka.create_topic(TOPIC, i32::try_from(PARTITIONS)?, &[])?;
+        kafka.create_topic(TOPIC, i32::from(PARTITIONS.get()), &[])?;
         let database = postgres.create_database().await?;
         database
             .connect()
@@ -80,7 +81,7 @@ impl Stage {
             database,
             binary,
             daemons: Vec::new(),
-            partitions: i32::try_from(PARTITIONS)?,
+            partitions: i32::from(PARTITIONS.get()),
             folder: TempDir::new()?,
             producer: None,
             ended: Arc::default(),
