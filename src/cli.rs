@@ -22,7 +22,10 @@ use crate::error::{FatalError, USAGE};
 
 /// Drains Kafka into Postgres: exactly once, in batches, each with one binary COPY.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault.")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

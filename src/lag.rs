@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::config::Topics;
 use crate::kafka::observer::{End, Observer};
 use crate::metrics::{self, epoch_ms};
-use crate::position::{Offset, TopicPartition};
+use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::status::lock;
 
@@ -52,6 +52,8 @@ pub struct PartitionLag {
     pub seconds: f64,
     /// Seconds until Kafka deletes it.
     pub headroom: Option<f64>,
+    /// The claim that holds it.
+    pub claim: Option<ClaimId>,
     /// Who claimed it last.
     pub owner: Option<String>,
     /// The claim's number.
@@ -65,6 +67,7 @@ pub struct PartitionLag {
 /// A ledger row, as lag needs it.
 struct LedgerEntry {
     next: Offset,
+    claim: Option<ClaimId>,
     owner: Option<String>,
     epoch: i64,
     last_timestamp: Option<i64>,
@@ -77,6 +80,7 @@ impl LedgerEntry {
     fn as_of(lag: &PartitionLag) -> Self {
         Self {
             next: lag.next,
+            claim: lag.claim,
             owner: lag.owner.clone(),
             epoch: lag.epoch,
             last_timestamp: None,
@@ -257,6 +261,7 @@ impl LagWatch {
             records,
             seconds,
             headroom: retention.map(|retention| (retention - seconds).max(0.0)),
+            claim: row.claim,
             owner: row.owner.clone(),
             epoch: row.epoch,
             idle_seconds: row.idle_seconds,
@@ -276,7 +281,7 @@ impl LagWatch {
         let asked_at = Some(Instant::now());
         let work = sqlx::query(
             "SELECT topic, partition, next_offset, owner, epoch, last_timestamp,
-                 extract(epoch FROM clock_timestamp() - updated_at)::float8
+                 extract(epoch FROM clock_timestamp() - updated_at)::float8, claim_id
              FROM tidegate.ledger WHERE pipeline = $1",
         )
         .bind(&*self.pipeline)
@@ -300,6 +305,7 @@ impl LagWatch {
                 epoch: row.try_get(4)?,
                 last_timestamp: row.try_get(5)?,
                 idle_seconds: row.try_get(6)?,
+                claim: row.try_get(7)?,
                 asked_at,
             };
             Ok((source, row))

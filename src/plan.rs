@@ -45,7 +45,7 @@ pub struct Planned {
 /// Rows go into a staging table of the connection's own, and from there into the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// Makes the staging table where the connection doesn't have it: a rollback takes it away again.
+    /// Makes the staging table, once a connection.
     pub create: String,
     /// Merges what is in it.
     pub merge: String,
@@ -165,7 +165,7 @@ fn merge(config: &Pipeline, plan: &Plan) -> Option<Merge> {
     Some(Merge {
         // WITH NO DATA takes the columns' types and nothing else: constraints and defaults are the target's to ask.
         create: format!(
-            "CREATE TEMP TABLE IF NOT EXISTS {STAGE} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
+            "CREATE TEMP TABLE {STAGE} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
         ),
         merge: format!(
             "INSERT INTO {table} ({columns}) SELECT {columns} FROM pg_temp.{STAGE} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"

@@ -126,6 +126,19 @@ impl PgStore {
         self.keep(stage, live, result, None)
     }
 
+    /// Begins a transaction that makes the table itself: `sql` runs first, and the staging table is made behind it. After the
+    /// rollback the caller disconnects, since the staging table is gone with it.
+    ///
+    /// # Errors
+    /// As the statements fail.
+    pub async fn begin_with(&mut self, sql: &str) -> Result<(), WriteError> {
+        let (connection, pid) = self.connector.open().await?;
+        self.live = Some(Live { connection, pid, staged: false });
+        self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        self.rows(Stage::Begin, sqlx::query(sql)).await?;
+        self.stage().await
+    }
+
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;

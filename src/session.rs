@@ -299,26 +299,35 @@ impl Session {
 
     /// Someone read the ledger for us, after `asked_at`. A write finds out by itself when the database went back or another
     /// claim took over; a partition that waits for its next record would not, and what the database lost of it would stay
-    /// lost for as long. What happened since `asked_at` the reader may not have seen: then its word is nothing new.
-    pub fn ledger_seen(&mut self, source: &TopicPartition, row: LedgerRow, asked_at: Instant, now: Instant) {
-        let Some(&index) = self.index.get(source) else { return };
+    /// lost for as long. What happened since `asked_at` the reader may not have seen: then its word is nothing new. What it
+    /// means for us, where it is news.
+    pub fn ledger_seen(
+        &mut self,
+        source: &TopicPartition,
+        row: LedgerRow,
+        asked_at: Instant,
+        now: Instant,
+    ) -> Option<Fate> {
+        let &index = self.index.get(source)?;
         let partition = &mut self.partitions[index].partition;
-        let State::Owned(owned) = &partition.state else { return };
+        let State::Owned(owned) = &partition.state else { return None };
         if asked_at <= partition.progress_at {
-            return;
+            return None;
         }
         let fenced = match row {
             LedgerRow::Found { claim, .. } if claim != Some(owned.claim) => true,
             // What is in flight may have moved it on already.
-            LedgerRow::Found { next, .. } if next >= owned.committed => return,
+            LedgerRow::Found { next, .. } if next >= owned.committed => return None,
             LedgerRow::Found { .. } | LedgerRow::Missing => false,
         };
         self.leave_open_batch(index);
         self.actions.stop.push(source.clone());
         if fenced {
             self.partitions[index].partition.state = State::Fenced { since: now };
+            Some(Fate::Superseded)
         } else {
             self.ask(index, now);
+            Some(Fate::Rewound)
         }
     }
 
@@ -331,25 +340,6 @@ impl Session {
                 self.ask(index, now);
             }
         }
-    }
-
-    /// What the ledger said of a partition when it was asked at `asked_at`. One that stands behind what we know to be committed
-    /// went back with its database, and is claimed again: a write would notice by itself, but a quiet topic brings none. True
-    /// where it did.
-    pub fn compare(&mut self, source: &TopicPartition, next: Offset, epoch: i64, asked_at: Instant, now: Instant) -> bool {
-        let Some(&index) = self.index.get(source) else { return false };
-        let Partition { state: State::Owned(owned), progress_at, .. } = &self.partitions[index].partition else {
-            return false;
-        };
-        let went_back = epoch < owned.epoch || (epoch == owned.epoch && next < owned.committed);
-        // An answer that is older than our own last news says nothing.
-        if asked_at <= *progress_at || !went_back {
-            return false;
-        }
-        self.leave_open_batch(index);
-        self.actions.stop.push(source.clone());
-        self.ask(index, now);
-        true
     }
 
     /// Claims one again, to step over the condition that it met.

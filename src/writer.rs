@@ -65,6 +65,15 @@ enum Attempt {
     Refused(Vec<Span>),
 }
 
+/// Why the ledger is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// A COMMIT's outcome is unknown: where all spans are done, it was carried out.
+    Commit,
+    /// It didn't move these spans: whatever it says of them, this transaction wrote none of them.
+    Refusal,
+}
+
 /// Why one transaction failed, and how much of the window it was about to commit.
 enum Failure {
     Write { error: WriteError, until: u32 },
@@ -146,14 +155,14 @@ impl<S: Store> Writer<S> {
                     return Ok(until);
                 }
                 Ok(Attempt::Refused(spans)) => {
-                    self.settle(batch, &spans, false, fates).await;
+                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
                 }
                 Err(Failure::Budget(why)) => {
                     self.store.rollback().await;
                     // A late write of a superseded claim meets the rows of the new owner, and a unique index refuses them
                     // all: that is no fault of the records. Only who still owns all that it writes stops for the budget.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
-                    self.settle(batch, &spans, end == batch.len(), fates).await;
+                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
                     if batch.records_in(window) == records {
                         return Err(Stopped(why));
                     }
@@ -164,7 +173,7 @@ impl<S: Store> Writer<S> {
                     self.metrics.commit_unknown();
                     self.store.disconnect();
                     let spans = batch.spans(start..until);
-                    if self.settle(batch, &spans, until == batch.len(), fates).await {
+                    if self.settle(batch, &spans, Doubt::Commit, until == batch.len(), fates).await {
                         self.committed(batch, start..until);
                         return Ok(until);
                     }
@@ -321,7 +330,14 @@ impl<S: Store> Writer<S> {
 
     /// Asks the ledger what became of these spans, for as long as it takes, and notes it. `last` says that the batch ends with
     /// these spans. True where they were committed.
-    async fn settle(&mut self, batch: &mut Batch, spans: &[Span], last: bool, fates: &mut [Option<Fate>]) -> bool {
+    async fn settle(
+        &mut self,
+        batch: &mut Batch,
+        spans: &[Span],
+        doubt: Doubt,
+        last: bool,
+        fates: &mut [Option<Fate>],
+    ) -> bool {
         let rows = loop {
             match self.store.settle(spans).await {
                 Ok(rows) => break rows,
@@ -329,7 +345,7 @@ impl<S: Store> Writer<S> {
             }
         };
         let verdicts: Vec<Verdict> = spans.iter().zip(rows).map(|(span, row)| row.verdict(span)).collect();
-        let all_done = verdicts.iter().all(|verdict| *verdict == Verdict::Done);
+        let all_done = doubt == Doubt::Commit && verdicts.iter().all(|verdict| *verdict == Verdict::Done);
         for (span, verdict) in spans.iter().zip(verdicts) {
             let Span { segment, source, from, to, .. } = span;
             let fate = match verdict {

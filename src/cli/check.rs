@@ -128,10 +128,8 @@ async fn ask_kafka(config: &Config, pipeline: &Pipeline) -> Result<KafkaReport, 
         Ok((observer.cluster_id(), low, high, observer.group(&group).unwrap_or_default()))
     })
     .await?;
-    let mut found: BTreeMap<String, TopicReport> = topics
-        .into_iter()
-        .map(|(topic, partitions)| (topic, TopicReport { partitions, records: 0 }))
-        .collect();
+    let mut found: BTreeMap<String, TopicReport> =
+        topics.into_iter().map(|(topic, partitions)| (topic, TopicReport { partitions, records: 0 })).collect();
     for (source, end) in &high {
         if let (Some(topic), Some(low)) = (found.get_mut(&*source.topic), low.get(source)) {
             topic.records += end.distance_from(*low);

@@ -115,6 +115,7 @@ async fn open(config: &Config) -> Result<PgConnection, FatalError> {
         return Ok(connection);
     }
     Err(FatalError::Config(
-        "this database has no schema `tidegate`, so no pipeline was ever started on it: check `postgres.url`".to_owned(),
+        "this database has no schema `tidegate`, so no pipeline was ever started on it: check `postgres.url`"
+            .to_owned(),
     ))
 }

@@ -92,8 +92,18 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
 }
 
 fn text(lag: &PipelineLag) -> String {
-    let mut table =
-        Table::new(&["topic", "partition", "position", "end", "low", "lag", "behind", "headroom", "last commit", "owner"]);
+    let mut table = Table::new(&[
+        "topic",
+        "partition",
+        "position",
+        "end",
+        "low",
+        "lag",
+        "behind",
+        "headroom",
+        "last commit",
+        "owner",
+    ]);
     for line in &lag.partitions {
         table.row([
             line.topic.clone(),

@@ -68,9 +68,8 @@ pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
 
 /// Questions about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<Arc<Observer>, FatalError> {
-    let observer = Observer::new(&settings::observer(&config.kafka, pipeline)).map_err(|error| {
-        FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}"))
-    })?;
+    let observer = Observer::new(&settings::observer(&config.kafka, pipeline))
+        .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))?;
     Ok(Arc::new(observer))
 }
 
@@ -130,7 +129,9 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
 
 /// Whether the tables of schema `tidegate` are there.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let row = sqlx::query("SELECT to_regclass('tidegate.pipeline') IS NOT NULL AND to_regclass('tidegate.ledger') IS NOT NULL");
+    let row = sqlx::query(
+        "SELECT to_regclass('tidegate.pipeline') IS NOT NULL AND to_regclass('tidegate.ledger') IS NOT NULL",
+    );
     row.fetch_one(connection).await?.try_get(0)
 }
 
@@ -141,10 +142,11 @@ pub(super) async fn live(
     pipeline: &str,
 ) -> Result<Vec<i32>, FatalError> {
     let name = Connector::new(Arc::new(config.postgres.clone()), Some(pipeline));
-    let rows = sqlx::query("SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()")
-        .bind(name.application_name())
-        .fetch_all(connection)
-        .await
-        .map_err(|error| failed("can't look for running instances", error))?;
+    let rows =
+        sqlx::query("SELECT pid FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()")
+            .bind(name.application_name())
+            .fetch_all(connection)
+            .await
+            .map_err(|error| failed("can't look for running instances", error))?;
     rows.iter().map(|row| row.try_get(0).map_err(|error| failed("can't look for running instances", error))).collect()
 }

@@ -92,10 +92,10 @@ impl Rehearsal {
 impl Store for Rehearsal {
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.letters.clear();
-        let mut begun = self.inner.begin().await;
-        if let (Ok(()), Some(sql)) = (&begun, &self.make_table) {
-            begun = self.inner.rows(Stage::Begin, sqlx::query(sql)).await.map(|_| ());
-        }
+        let begun = match &self.make_table {
+            Some(sql) => self.inner.begin_with(sql).await,
+            None => self.inner.begin().await,
+        };
         self.noted(begun)
     }
 
@@ -144,7 +144,7 @@ impl Store for Rehearsal {
     async fn commit(&mut self) -> Result<(), WriteError> {
         let checked = self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await;
         self.noted(checked)?;
-        self.inner.rollback().await;
+        self.rollback().await;
         let mut findings = lock(&self.findings);
         for letter in self.letters.drain(..) {
             *findings.reasons.entry(letter.reason).or_default() += 1;
@@ -157,6 +157,9 @@ impl Store for Rehearsal {
 
     async fn rollback(&mut self) {
         self.inner.rollback().await;
+        if self.make_table.is_some() {
+            self.inner.disconnect();
+        }
     }
 
     fn disconnect(&mut self) {

@@ -44,9 +44,8 @@ impl Table {
     pub(super) fn text(&self, indent: &str) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let cell = |row: &'_ Vec<String>, n: usize| row.get(n).cloned().unwrap_or_default();
-        let wide: Vec<usize> = (0..columns)
-            .map(|n| self.rows.iter().map(|row| cell(row, n).chars().count()).max().unwrap_or(0))
-            .collect();
+        let wide: Vec<usize> =
+            (0..columns).map(|n| self.rows.iter().map(|row| cell(row, n).chars().count()).max().unwrap_or(0)).collect();
         let right: Vec<bool> = (0..columns)
             .map(|n| self.rows.len() > 1 && self.rows.iter().skip(1).all(|row| is_number(&cell(row, n))))
             .collect();

@@ -78,7 +78,8 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     let wanted = pipeline.topics.clone();
     let (topics, low, high) = reach::ask(config, &observer, move |observer| {
         let topics = observer.topics(&wanted)?;
-        let there = |source: &&TopicPartition| topics.get(&*source.topic).is_some_and(|count| source.partition < *count);
+        let there =
+            |source: &&TopicPartition| topics.get(&*source.topic).is_some_and(|count| source.partition < *count);
         let sources: Vec<_> = sources.iter().filter(there).cloned().collect();
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
         Ok((topics, low, high))
@@ -130,7 +131,8 @@ async fn against_kafka(
 ) -> Result<PartitionReport, FatalError> {
     let mut report = PartitionReport::new(&position.source, position.next);
     let Some((low, high)) = ends else {
-        report.condition = Some("Kafka has no such partition: the topic was deleted, or made again with fewer".to_owned());
+        report.condition =
+            Some("Kafka has no such partition: the topic was deleted, or made again with fewer".to_owned());
         return Ok(report);
     };
     (report.low, report.end) = (Some(low.get()), Some(high.get()));
@@ -195,7 +197,8 @@ async fn against_table(
         };
         spans.push((position, first.unwrap_or(position.next).min(position.next)));
     }
-    let places: Vec<_> = spans.iter().map(|(position, first)| (position.source.clone(), *first, position.next)).collect();
+    let places: Vec<_> =
+        spans.iter().map(|(position, first)| (position.source.clone(), *first, position.next)).collect();
     let counted = columns.count(connection, pipeline, &places).await.map_err(failed)?;
     for ((position, first), partition) in spans.iter().zip(&mut report.partitions) {
         let counts = counted.get(&position.source).copied().unwrap_or_default();

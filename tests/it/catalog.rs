@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, World};
 const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 const RECORDS: i32 = 40_000;
 
-async fn flowing(world: &World, config: &str) -> Daemon {
+fn flowing(world: &World, config: &str) -> Daemon {
     world.produce_numbered(0..RECORDS, 2);
     let daemon = world.daemon(config);
     await_metric(&daemon, "tidegate_rows_written_total", 4_000.0);
@@ -40,7 +40,7 @@ async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
 async fn columns_added_retyped_and_dropped_under_load_are_planned_for_anew() {
     let world = World::new(2).await;
     world.sql("CREATE TABLE rides (seq int, name text, spare text)").await;
-    let daemon = flowing(&world, &world.config(AUTOMATIC)).await;
+    let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("ALTER TABLE rides ADD COLUMN note text DEFAULT 'none'").await;
     world.await_next_commit(&daemon, Duration::from_secs(10)).await;
     world.sql("ALTER TABLE rides ALTER COLUMN seq TYPE bigint").await;
@@ -55,7 +55,7 @@ async fn a_mapped_column_that_is_dropped_stops_the_pipeline_by_name() {
     let world = World::new(2).await;
     world.sql("CREATE TABLE rides (seq bigint, name text)").await;
     let columns = format!("{AUTOMATIC}\n[pipelines.{}.columns]\nseq = \"seq\"\nname = \"name\"", world.name);
-    let daemon = flowing(&world, &world.config(&columns)).await;
+    let daemon = flowing(&world, &world.config(&columns));
     world.sql("ALTER TABLE rides DROP COLUMN name").await;
     stops_named(&world, &daemon, &["columns.name", "has no column `name`"]).await;
     // Mended, it goes on.
@@ -69,7 +69,7 @@ async fn a_mapped_column_that_is_dropped_stops_the_pipeline_by_name() {
 async fn a_renamed_table_stops_the_pipeline_by_name() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
-    let daemon = flowing(&world, &world.config(AUTOMATIC)).await;
+    let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("ALTER TABLE rides RENAME TO journeys").await;
     stops_named(&world, &daemon, &["table `public.rides` does not exist"]).await;
 }
@@ -78,7 +78,7 @@ async fn a_renamed_table_stops_the_pipeline_by_name() {
 async fn a_table_dropped_and_made_again_stops_the_pipeline_by_name() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
-    let daemon = flowing(&world, &world.config(AUTOMATIC)).await;
+    let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
     // Nothing of the new table differs but its identity: the next start tells, if not the flow.
     daemon.terminate().expect("the signal is sent");
@@ -97,8 +97,7 @@ async fn two_daemons_that_make_the_same_tables_at_once_both_go_on() {
          seq = {{ field = \"seq\", type = \"int8\" }}\nname = {{ field = \"name\", type = \"text\" }}",
         world.name
     );
-    let daemons: Vec<Daemon> =
-        (0..3).map(|_| world.daemon(&with_short_sessions(&world.config(&pipeline)))).collect();
+    let daemons: Vec<Daemon> = (0..3).map(|_| world.daemon(&with_short_sessions(&world.config(&pipeline)))).collect();
     for daemon in &daemons {
         daemon.await_ready(PATIENCE).expect("it is ready");
     }

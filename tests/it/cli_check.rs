@@ -24,7 +24,14 @@ async fn check_shows_the_plan_tries_the_newest_records_and_changes_nothing() {
     world.sql(RIDES).await;
     world.produce((0..300).map(good));
     let ran = tidegate(&world.checked(), &["check"]).ok();
-    let ran = ran.says(&["field pos.lat", "meta offset", "varchar(8)", "300 newest records → 300 rows", "ready", "lock 5s < statement"]);
+    let ran = ran.says(&[
+        "field pos.lat",
+        "meta offset",
+        "varchar(8)",
+        "300 newest records → 300 rows",
+        "ready",
+        "lock 5s < statement",
+    ]);
     let topic = format!("{}: 2 partitions, up to 300 records", world.topic);
     ran.says(&[&topic, "cluster "]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
@@ -42,7 +49,11 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
     world.produce(records);
     let report = tidegate(&world.checked(), &["check", "--json"]).ok().json();
     let sample = &report["pipelines"][0]["sample"];
-    assert_eq!((&sample["records"], &sample["rows"], &sample["dead_letters"]), (&100.into(), &96.into(), &4.into()), "{sample}");
+    assert_eq!(
+        (&sample["records"], &sample["rows"], &sample["dead_letters"]),
+        (&100.into(), &96.into(), &4.into()),
+        "{sample}"
+    );
     for (offset, reason, words) in [
         (96, "type_mismatch", "lat \"north\" is not float8"),
         (97, "refused_by_postgres", "rides_lat_check"),
@@ -55,7 +66,8 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
         assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
     }
     // Of the newest 10 four are bad, more than a tenth: the pipeline would stop, and check says so.
-    tidegate(&world.checked(), &["check", "--records", "10"]).fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
+    tidegate(&world.checked(), &["check", "--records", "10"])
+        .fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
 }
 
@@ -69,7 +81,11 @@ async fn check_shows_the_table_that_would_be_made_and_does_not_make_it() {
     ));
     let ran = tidegate(&config, &["check"]).ok();
     // Ten records of five keys: a key seen before is skipped.
-    ran.says(&["CREATE TABLE IF NOT EXISTS \"public\".\"made\"", "10 newest records → 5 rows, 0 dead letters", "ready"]);
+    ran.says(&[
+        "CREATE TABLE IF NOT EXISTS \"public\".\"made\"",
+        "10 newest records → 5 rows, 0 dead letters",
+        "ready",
+    ]);
     assert_eq!(world.number("SELECT count(*) FROM pg_class WHERE relname = 'made'").await, 0);
 }
 
@@ -87,7 +103,8 @@ async fn check_reports_every_fault_of_the_mapping_at_once() {
 async fn check_tells_a_missing_table_and_a_missing_topic_as_bad_configuration() {
     let world = World::new(1).await;
     let config = world.checked().replace(&world.topic, "telemetri");
-    tidegate(&config, &["check"]).fails(64, &["table `public.rides` does not exist", "topic `telemetri` does not exist"]);
+    tidegate(&config, &["check"])
+        .fails(64, &["table `public.rides` does not exist", "topic `telemetri` does not exist"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,7 +131,10 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     let world = World::new(1).await;
     let role = tidegate_harness::unique_name("clerk");
     world.sql(&format!("{RIDES}; CREATE ROLE {role} LOGIN")).await;
-    let config = world.config_at(&world.database.url.replace("postgres@", &format!("{role}@")), &COLUMNS.replace("PIPELINE", &world.name));
+    let config = world.config_at(
+        &world.database.url.replace("postgres@", &format!("{role}@")),
+        &COLUMNS.replace("PIPELINE", &world.name),
+    );
     let insert = format!("GRANT INSERT ON \"public\".\"rides\" TO {role}");
     tidegate(&config, &["check"]).fails(64, &[&insert, &format!("CREATE SCHEMA tidegate AUTHORIZATION {role}")]);
     world.sql(&format!("{insert}; CREATE SCHEMA tidegate AUTHORIZATION {role}")).await;

@@ -35,7 +35,10 @@ async fn list_counts_by_reason_and_show_gives_the_record_byte_for_byte() {
     world.drained(&config);
     let list = tidegate(&config, &["dead-letters", "list", "--json"]).ok().json();
     assert_eq!(list["total"], 4, "{list}");
-    assert_eq!((&list["counts"][0]["reason"], &list["counts"][0]["letters"]), (&"refused_by_postgres".into(), &2.into()));
+    assert_eq!(
+        (&list["counts"][0]["reason"], &list["counts"][0]["letters"]),
+        (&"refused_by_postgres".into(), &2.into())
+    );
     let some = ["dead-letters", "list", "--reason", "type_mismatch", "--topic", &world.topic];
     tidegate(&config, &some).ok().says(&["type_mismatch", "id \"x\" is not", &format!("{}/0@2", world.topic)]);
     tidegate(&config, &["dead-letters", "list", "--older-than", "1d"]).ok().says(&["no dead letters"]);
@@ -44,7 +47,10 @@ async fn list_counts_by_reason_and_show_gives_the_record_byte_for_byte() {
     let id = letters.iter().find(|letter| letter["offset"] == 1).expect("a letter")["id"].to_string();
     let letter = tidegate(&config, &["dead-letters", "show", &id, "--json"]).ok().json();
     assert_eq!((&letter["value"]["hex"], &letter["key"]["hex"]), (&"ff007b".into(), &"6b1b5b324a".into()), "{letter}");
-    assert_eq!((&letter["headers"][0]["name"]["text"], &letter["headers"][0]["value"]["text"]), (&"trace".into(), &"abc".into()));
+    assert_eq!(
+        (&letter["headers"][0]["name"]["text"], &letter["headers"][0]["value"]["text"]),
+        (&"trace".into(), &"abc".into())
+    );
     let shown = tidegate(&config, &["dead-letters", "show", &id]).ok().says(&["trace = abc", "\\xff007b"]);
     assert!(!shown.out.contains('\u{1b}'), "nothing of a record steers the terminal");
     tidegate(&config, &["dead-letters", "show", "999999"]).fails(64, &["no dead letter 999999"]);
@@ -63,17 +69,28 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     tidegate(&config, &["dead-letters", "replay"]).fails(64, &["say which", "--all"]);
     let report = tidegate(&config, &["dead-letters", "replay", "--all", "--json"]).ok().json();
     let report = &report["pipelines"][0];
-    assert_eq!((&report["replayed"], &report["rows"], &report["failed_again"]), (&2.into(), &2.into(), &2.into()), "{report}");
+    assert_eq!(
+        (&report["replayed"], &report["rows"], &report["failed_again"]),
+        (&2.into(), &2.into(), &2.into()),
+        "{report}"
+    );
     // The row has the place that its record had in Kafka.
-    assert_eq!(world.text("SELECT string_agg(id || '@' || at, ' ' ORDER BY at) FROM rides").await, "1@0 3000000000@1 2@2");
+    assert_eq!(
+        world.text("SELECT string_agg(id || '@' || at, ' ' ORDER BY at) FROM rides").await,
+        "1@0 3000000000@1 2@2"
+    );
     let left = "SELECT string_agg(record_offset || ' ' || reason || ' ' || replays, ', ' ORDER BY id) FROM tidegate.dead_letter";
     assert_eq!(world.text(left).await, "3 refused_by_postgres 1, 4 invalid_json 1");
     assert!(world.text("SELECT detail FROM tidegate.dead_letter WHERE record_offset = 3").await.contains("lower"));
     // A second time changes nothing in the table.
-    tidegate(&config, &["dead-letters", "replay", "--all"]).ok().says(&["0 dead letters replayed (0 rows), 2 failed again"]);
+    tidegate(&config, &["dead-letters", "replay", "--all"])
+        .ok()
+        .says(&["0 dead letters replayed (0 rows), 2 failed again"]);
     world.sql("ALTER TABLE rides DROP CONSTRAINT lower").await;
     let id = world.number("SELECT id FROM tidegate.dead_letter WHERE record_offset = 3").await.to_string();
-    tidegate(&config, &["dead-letters", "replay", "--id", &id]).ok().says(&["1 dead letter replayed (1 row), 0 failed"]);
+    tidegate(&config, &["dead-letters", "replay", "--id", &id])
+        .ok()
+        .says(&["1 dead letter replayed (1 row), 0 failed"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 4);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1);
 }
@@ -88,11 +105,15 @@ async fn records_that_postgres_refuses_are_set_aside_and_replayed_under_insert_n
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 2);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 3);
     world.sql("ALTER TABLE rides DROP CONSTRAINT rides_lat_check").await;
-    let report = tidegate(&config, &["dead-letters", "replay", "--reason", "refused_by_postgres", "--json"]).ok().json();
+    let report =
+        tidegate(&config, &["dead-letters", "replay", "--reason", "refused_by_postgres", "--json"]).ok().json();
     let report = &report["pipelines"][0];
     // Ride 1 is there already: its letter goes, and no row comes of it.
     assert_eq!((&report["replayed"], &report["rows"]), (&3.into(), &2.into()), "{report}");
-    assert_eq!(world.text("SELECT string_agg(id || ':' || lat, ' ' ORDER BY id) FROM rides").await, "1:1 2:91 3:92 4:4");
+    assert_eq!(
+        world.text("SELECT string_agg(id || ':' || lat, ' ' ORDER BY id) FROM rides").await,
+        "1:1 2:91 3:92 4:4"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,6 +149,9 @@ async fn purge_counts_first_and_removes_only_what_was_named() {
     tidegate(&config, &["dead-letters", "purge", "--all"]).fails(64, &["4 dead letters would be removed", "--yes"]);
     tidegate(&config, &["dead-letters", "purge", "--older-than", "1h", "--yes"]).ok().says(&["removed 0"]);
     tidegate(&config, &["dead-letters", "purge", "--reason", "refused_by_postgres", "--yes"]).ok().says(&["removed 2"]);
-    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE reason <> 'refused_by_postgres'").await, 2);
+    assert_eq!(
+        world.number("SELECT count(*) FROM tidegate.dead_letter WHERE reason <> 'refused_by_postgres'").await,
+        2
+    );
     tidegate(&config, &["dead-letters", "purge", "--all", "--yes", "--json"]).ok().says(&["\"removed\": 2"]);
 }

@@ -38,7 +38,10 @@ async fn lag_shows_each_partition_against_the_log_without_a_daemon() {
     let pipeline = &lag["pipelines"][0];
     assert_eq!(pipeline["lag_records"], 30, "{lag}");
     let first = &pipeline["partitions"][0];
-    assert_eq!((&first["position"], &first["end"], &first["low"], &first["lag_records"]), (&50.into(), &80.into(), &0.into(), &30.into()));
+    assert_eq!(
+        (&first["position"], &first["end"], &first["low"], &first["lag_records"]),
+        (&50.into(), &80.into(), &0.into(), &30.into())
+    );
     assert!(first["retention_headroom_seconds"].as_f64().is_some_and(|seconds| seconds > 3600.0), "{first}");
     assert_eq!(pipeline["partitions"][1]["lag_records"], 0);
     tidegate(&config, &["lag"]).ok().says(&["30 records behind", "headroom", "/c0"]);
@@ -57,7 +60,10 @@ async fn a_position_set_forward_skips_and_one_set_back_is_read_again() {
     world.drained(&config);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 15);
     let set = tidegate(&config, &["offsets", "set", "--offset", "earliest", "--partition", "0", "--json"]).ok().json();
-    assert_eq!((&set["moved"][0]["from"], &set["moved"][0]["to"], &set["moved"][0]["read_again"]), (&20.into(), &0.into(), &20.into()));
+    assert_eq!(
+        (&set["moved"][0]["from"], &set["moved"][0]["to"], &set["moved"][0]["read_again"]),
+        (&20.into(), &0.into(), &20.into())
+    );
     world.drained(&config);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 20);
     tidegate(&config, &["offsets", "set", "--offset", "2000-01-01T00:00:00Z", "--json"]).ok().says(&["\"to\": 0"]);
@@ -106,7 +112,9 @@ async fn a_running_daemon_is_fenced_by_offsets_set_and_goes_on_from_there() {
     world.rides(0, 100, 1);
     let daemon = world.daemon(&config);
     let rows = async |count: i64| {
-        let wait = eventually_async("the rows are there", PATIENCE, async || world.number("SELECT count(*) FROM rides").await >= count);
+        let wait = eventually_async("the rows are there", PATIENCE, async || {
+            world.number("SELECT count(*) FROM rides").await >= count
+        });
         wait.await.unwrap_or_else(|error| panic!("{error}\n{}", daemon.log_tail()));
     };
     rows(100).await;

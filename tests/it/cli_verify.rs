@@ -54,8 +54,16 @@ async fn a_drained_topic_verifies_with_its_dead_letters_and_its_gaps() {
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
     let (first, second) = (&report["pipelines"][0]["partitions"][0], &report["pipelines"][0]["partitions"][1]);
     // 50 + 10 and its mark + 5 given up and their mark + 5.
-    assert_eq!((&first["position"], &first["rows"], &first["missing"], &first["twice"]), (&72.into(), &65.into(), &0.into(), &0.into()), "{first}");
-    assert_eq!((&second["rows"], &second["dead_letters"], &second["missing"]), (&55.into(), &1.into(), &0.into()), "{second}");
+    assert_eq!(
+        (&first["position"], &first["rows"], &first["missing"], &first["twice"]),
+        (&72.into(), &65.into(), &0.into(), &0.into()),
+        "{first}"
+    );
+    assert_eq!(
+        (&second["rows"], &second["dead_letters"], &second["missing"]),
+        (&55.into(), &1.into(), &0.into()),
+        "{second}"
+    );
     assert_eq!(first["last_record"], "known again");
     tidegate(&config, &["verify"]).ok().says(&["nothing is missing or twice", "the one we knew"]);
 }
@@ -73,10 +81,21 @@ async fn rows_that_are_missing_twice_or_from_beyond_are_counted_by_partition() {
     let ran = tidegate(&config, &["verify", "--json"]);
     let (json, ran) = (ran.json(), ran);
     let topic = &world.topic;
-    ran.fails(70, &[&format!("{topic}/0: 4 records are missing"), &format!("{topic}/1: 5 records are in `public.rides`"), "1 row is of"]);
+    ran.fails(
+        70,
+        &[
+            &format!("{topic}/0: 4 records are missing"),
+            &format!("{topic}/1: 5 records are in `public.rides`"),
+            "1 row is of",
+        ],
+    );
     let partitions = &json["pipelines"][0]["partitions"];
     assert_eq!((&partitions[0]["missing"], &partitions[0]["twice"]), (&4.into(), &0.into()), "{partitions}");
-    assert_eq!((&partitions[1]["missing"], &partitions[1]["twice"], &partitions[1]["beyond"]), (&0.into(), &5.into(), &1.into()), "{partitions}");
+    assert_eq!(
+        (&partitions[1]["missing"], &partitions[1]["twice"], &partitions[1]["beyond"]),
+        (&0.into(), &5.into(), &1.into()),
+        "{partitions}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -105,7 +124,11 @@ async fn a_pipeline_that_began_late_misses_nothing_from_before() {
     world.drained(&config);
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
     let partition = &report["pipelines"][0]["partitions"][0];
-    assert_eq!((&partition["first"], &partition["rows"], &partition["missing"]), (&50.into(), &50.into(), &0.into()), "{partition}");
+    assert_eq!(
+        (&partition["first"], &partition["rows"], &partition["missing"]),
+        (&50.into(), &50.into(), &0.into()),
+        "{partition}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

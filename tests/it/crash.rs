@@ -10,7 +10,8 @@ use crate::support::{PATIENCE, World};
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_writes_nothing_twice() {
     const RECORDS: i32 = 1_000_000;
-    let seed = std::env::var("TIDEGATE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    let seed =
+        std::env::var("TIDEGATE_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("TIDEGATE_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let world = World::new(4).await;

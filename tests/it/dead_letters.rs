@@ -54,7 +54,8 @@ async fn three_bad_records_among_100_000_are_three_dead_letters_byte_for_byte() 
     let record = |n: i32| match bad.iter().find(|(at, ..)| *at == n) {
         None => Record::new(format!(r#"{{"seq":{n},"name":"vehicle {n}"}}"#)).to(n % 2),
         Some((_, value, ..)) => {
-            let mut record = Record::new(value.as_str()).to(n % 2).key([0, 255, b'k', 128]).at_ms(1_700_000_000_000 + i64::from(n));
+            let mut record =
+                Record::new(value.as_str()).to(n % 2).key([0, 255, b'k', 128]).at_ms(1_700_000_000_000 + i64::from(n));
             record = record.header("trace", [0xde, 0, 0xad]).header("trace", "again").header("empty", "");
             record.headers.push(("null".to_owned(), None));
             record
@@ -103,7 +104,8 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
         (Record::new(r#"{"seq":null}"#), "null_in_not_null"),
         (Record::new(r#"{"seq":2147483648}"#), "out_of_range"),
         (Record::new(r#"{"seq":1,"name":"12345678901"}"#), "too_long"),
-        (Record::new(r#"{"seq":1,"at":"2026-02-30T00:00:00Z"}"#), "invalid_timestamp"),
+        (Record::new(r#"{"seq":1,"at":"2026-02-30T00:00:00Z"}"#), "out_of_range"),
+        (Record::new(r#"{"seq":1,"at":"noonish"}"#), "invalid_timestamp"),
         (Record::new(r#"{"seq":1,"code":"not-a-uuid"}"#), "invalid_uuid"),
         (Record::new(r#"{"seq":1,"colour":"red"}"#), "unknown_field"),
         (Record::new(r#"{"seq":1}"#).header("mark", [0xff]), "invalid_utf8"),
@@ -118,8 +120,10 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
     let (code, log) = world.drain(&world.config(&mapping.replace("NAME", &world.name)));
     assert_eq!(code, Some(0), "{log}");
     let found: Vec<_> = letters(&world).await.into_iter().map(|l| (l.place.2, l.value, l.reason)).collect();
-    let expected: Vec<_> =
-        (0..).zip(&bad).map(|(n, (record, reason))| (1 + 2 * n, record.payload.clone(), (*reason).to_owned())).collect();
+    let expected: Vec<_> = (0..)
+        .zip(&bad)
+        .map(|(n, (record, reason))| (1 + 2 * n, record.payload.clone(), (*reason).to_owned()))
+        .collect();
     assert_eq!(found, expected);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::try_from(bad.len() + 1).expect("few"));
     // The escaped text is a backslash and letters, and stays.
@@ -142,15 +146,33 @@ const NAMED: i64 = 8;
 const UNNAMED: i64 = 2 * 14 + 3;
 
 const REFUSALS: &[Refusal] = &[
-    Refusal { table: "by_unique", create: "uniq bigint UNIQUE, seq bigint", mode: "", sqlstate: "23505", copies: NAMED },
+    Refusal {
+        table: "by_unique",
+        create: "uniq bigint UNIQUE, seq bigint",
+        mode: "",
+        sqlstate: "23505",
+        copies: NAMED,
+    },
     Refusal { table: "by_check", create: "seq bigint CHECK (seq <> 7777)", mode: "", sqlstate: "23514", copies: NAMED },
-    Refusal { table: "by_partition", create: "seq bigint) PARTITION BY RANGE (seq", mode: "", sqlstate: "23514", copies: NAMED },
+    Refusal {
+        table: "by_partition",
+        create: "seq bigint) PARTITION BY RANGE (seq",
+        mode: "",
+        sqlstate: "23514",
+        copies: NAMED,
+    },
     Refusal { table: "by_domain", create: "name short, seq bigint", mode: "", sqlstate: "23514", copies: NAMED },
     Refusal { table: "by_22001", create: "seq bigint", mode: "", sqlstate: "22001", copies: NAMED },
     Refusal { table: "by_22003", create: "seq bigint", mode: "", sqlstate: "22003", copies: NAMED },
-    Refusal { table: "by_P0001", create: "seq bigint", mode: "", sqlstate: "P0001", copies: NAMED },
+    Refusal { table: "by_p0001", create: "seq bigint", mode: "", sqlstate: "P0001", copies: NAMED },
     Refusal { table: "by_index_row", create: "pad text, seq bigint", mode: "", sqlstate: "54000", copies: NAMED },
-    Refusal { table: "by_reference", create: "seq bigint REFERENCES known", mode: "", sqlstate: "23503", copies: UNNAMED },
+    Refusal {
+        table: "by_reference",
+        create: "seq bigint REFERENCES known",
+        mode: "",
+        sqlstate: "23503",
+        copies: UNNAMED,
+    },
     Refusal {
         table: "by_deferred_unique",
         create: "uniq bigint UNIQUE DEFERRABLE INITIALLY DEFERRED, seq bigint",
@@ -182,16 +204,14 @@ const COUNT_COPIES: &str = "
 async fn count_copies(world: &World, table: &str) {
     world
         .sql(&format!(
-            "CREATE SEQUENCE \"copies_{table}\" MINVALUE 0 START 0;
-             CREATE TRIGGER count_copy BEFORE INSERT ON \"{table}\" FOR EACH STATEMENT EXECUTE FUNCTION
-             count_copy('{}')",
-            table.to_lowercase()
+            "CREATE SEQUENCE copies_{table} MINVALUE 0 START 0;
+             CREATE TRIGGER count_copy BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION count_copy('{table}')"
         ))
         .await;
 }
 
 async fn copies_of(world: &World, table: &str) -> i64 {
-    world.number(&format!("SELECT last_value + 1 FROM \"copies_{table}\"")).await
+    world.number(&format!("SELECT last_value + 1 FROM copies_{table}")).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -210,10 +230,14 @@ async fn a_row_that_postgres_refuses_leaves_alone_and_few_copies_find_it() {
     let mut pipelines = String::new();
     for refusal in REFUSALS {
         let Refusal { table, create, mode, .. } = refusal;
-        world.sql(&format!("CREATE TABLE \"{table}\" ({create})")).await;
+        world.sql(&format!("CREATE TABLE {table} ({create})")).await;
         count_copies(&world, table).await;
-        let name = format!("{}_{}", world.name, table.to_lowercase());
-        let head = if pipelines.is_empty() { String::new() } else { format!("[pipelines.{name}]\ntopics = [\"{}\"]\n", world.topic) };
+        let name = format!("{}_{}", world.name, table);
+        let head = if pipelines.is_empty() {
+            String::new()
+        } else {
+            format!("[pipelines.{name}]\ntopics = [\"{}\"]\n", world.topic)
+        };
         pipelines += &format!(
             "{head}table.name = \"{table}\"{mode}\nbatch = {{ max_rows = 10_000, max_bytes = \"4MiB\", max_age = \"5s\" }}\n"
         );
@@ -225,7 +249,7 @@ async fn a_row_that_postgres_refuses_leaves_alone_and_few_copies_find_it() {
              CREATE INDEX ON by_index_row (pad);
              CREATE TRIGGER refuse BEFORE INSERT ON by_22001 FOR EACH ROW EXECUTE FUNCTION refuse('22001');
              CREATE TRIGGER refuse BEFORE INSERT ON by_22003 FOR EACH ROW EXECUTE FUNCTION refuse('22003');
-             CREATE TRIGGER refuse BEFORE INSERT ON \"by_P0001\" FOR EACH ROW EXECUTE FUNCTION refuse('P0001')",
+             CREATE TRIGGER refuse BEFORE INSERT ON by_p0001 FOR EACH ROW EXECUTE FUNCTION refuse('P0001')",
         )
         .await;
     // Too random for compression to make it fit into an index.
@@ -240,9 +264,10 @@ async fn a_row_that_postgres_refuses_leaves_alone_and_few_copies_find_it() {
     assert_eq!(code, Some(0), "{log}");
     for (n, refusal) in REFUSALS.iter().enumerate() {
         let Refusal { table, sqlstate, copies, .. } = refusal;
-        let name = if n == 0 { world.name.clone() } else { format!("{}_{}", world.name, table.to_lowercase()) };
-        assert_eq!(world.number(&format!("SELECT count(*) FROM \"{table}\"")).await, 9_999, "{table}");
-        let letters = "SELECT count(*) FROM tidegate.dead_letter WHERE reason = 'refused_by_postgres' AND detail <> '' AND";
+        let name = if n == 0 { world.name.clone() } else { format!("{}_{}", world.name, table) };
+        assert_eq!(world.number(&format!("SELECT count(*) FROM {table}")).await, 9_999, "{table}");
+        let letters =
+            "SELECT count(*) FROM tidegate.dead_letter WHERE reason = 'refused_by_postgres' AND detail <> '' AND";
         let ours = format!("{letters} pipeline = '{name}'");
         assert_eq!(world.number(&ours).await, 1, "{table}");
         let right = format!("{ours} AND sqlstate = '{sqlstate}' AND record_offset = 7777");
@@ -255,7 +280,7 @@ async fn a_row_that_postgres_refuses_leaves_alone_and_few_copies_find_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn five_bad_rows_of_a_batch_cost_about_two_copies_each() {
+async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     let world = World::new(1).await;
     world.sql(&format!("CREATE TABLE rides (seq bigint CHECK (seq % 2000 <> 777)); {COUNT_COPIES}")).await;
     count_copies(&world, "rides").await;
@@ -266,7 +291,8 @@ async fn five_bad_rows_of_a_batch_cost_about_two_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    assert!(copies <= 14, "{copies} copies");
+    // The first one, and for each: what lies before it, itself alone, and what follows.
+    assert!(copies <= 16, "{copies} copies");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -282,7 +308,7 @@ async fn when_every_row_is_refused_the_budget_stops_the_pipeline_and_nothing_is_
     assert_eq!(world.ledger().await, 0, "nothing was moved past");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
     let copies = copies_of(&world, "rides").await;
-    assert!(copies <= 1_001, "{copies} copies");
+    assert!(copies <= 1_001, "{copies} copies: {log}");
     // Once the table takes them, the same daemon writes them all.
     world.sql("ALTER TABLE rides DROP CONSTRAINT rides_seq_check").await;
     let (code, log) = world.drain(&world.config(pipeline));

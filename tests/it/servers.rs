@@ -45,7 +45,9 @@ async fn a_database_killed_in_the_middle_of_a_drain_loses_nothing_and_is_written
         let at = world.ledger().await;
         await_metric(&daemon, "tidegate_rows_written_total", (at + 10_000) as f64);
         postgres.kill().expect("it dies");
-        daemon.await_until("it isn't ready", PATIENCE, |d| d.get("/readyz").is_ok_and(|r| r.status == 503)).expect("503");
+        daemon
+            .await_until("it isn't ready", PATIENCE, |d| d.get("/readyz").is_ok_and(|r| r.status == 503))
+            .expect("503");
         postgres.start_again().expect("it starts again");
         let took = world.await_next_commit(&daemon, SOON).await;
         println!("kill {kill}: first commit {took:?} after the database was back");

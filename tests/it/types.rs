@@ -69,7 +69,13 @@ const COLUMNS: &[Column] = &[
         "money2",
         "numeric(10,2)",
         "",
-        &[("12345678.91", "12345678.91"), ("1.005", "1.005"), ("1", "1"), ("-0.001", "-0.001"), ("99999999.994", "99999999.994")],
+        &[
+            ("12345678.91", "12345678.91"),
+            ("1.005", "1.005"),
+            ("1", "1"),
+            ("-0.001", "-0.001"),
+            ("99999999.994", "99999999.994"),
+        ],
     ),
     column(
         "words",
@@ -95,14 +101,22 @@ const COLUMNS: &[Column] = &[
         "day",
         "date",
         "",
-        &[(r#""2026-02-28""#, "2026-02-28"), (r#""2024-02-29""#, "2024-02-29"), (r#""0001-01-01""#, "0001-01-01"), (r#""9999-12-31""#, "9999-12-31")],
+        &[
+            (r#""2026-02-28""#, "2026-02-28"),
+            (r#""2024-02-29""#, "2024-02-29"),
+            (r#""0001-01-01""#, "0001-01-01"),
+            (r#""9999-12-31""#, "9999-12-31"),
+        ],
     ),
     column("clock", "time", "", &[(r#""00:00:00""#, "00:00:00"), (r#""23:59:59.999999""#, "23:59:59.999999")]),
     column(
         "local",
         "timestamp",
         "",
-        &[(r#""2026-01-31T12:00:00.123456""#, "2026-01-31T12:00:00.123456"), (r#""2026-01-31 12:00:00""#, "2026-01-31 12:00:00")],
+        &[
+            (r#""2026-01-31T12:00:00.123456""#, "2026-01-31T12:00:00.123456"),
+            (r#""2026-01-31 12:00:00""#, "2026-01-31 12:00:00"),
+        ],
     ),
     column(
         "instant",
@@ -119,18 +133,59 @@ const COLUMNS: &[Column] = &[
             (r#""9999-12-31T23:59:59.999999Z""#, "9999-12-31T23:59:59.999999Z"),
         ],
     ),
-    column("in_s", "timestamptz", "s", &[("1700000000", "2023-11-14 22:13:20+00"), ("-1", "1969-12-31 23:59:59+00"), ("1700000000.25", "2023-11-14 22:13:20.25+00")]),
-    column("in_ms", "timestamptz", "ms", &[("1700000000123", "2023-11-14 22:13:20.123+00"), ("-1", "1969-12-31 23:59:59.999+00")]),
-    column("in_us", "timestamptz", "us", &[("1700000000123456", "2023-11-14 22:13:20.123456+00"), ("-1", "1969-12-31 23:59:59.999999+00")]),
-    column("in_ns", "timestamptz", "ns", &[("1700000000123456000", "2023-11-14 22:13:20.123456+00"), ("1700000000123456789", "2023-11-14 22:13:20.123456789+00")]),
+    column(
+        "in_s",
+        "timestamptz",
+        "s",
+        &[
+            ("1700000000", "2023-11-14 22:13:20+00"),
+            ("-1", "1969-12-31 23:59:59+00"),
+            ("1700000000.25", "2023-11-14 22:13:20.25+00"),
+        ],
+    ),
+    column(
+        "in_ms",
+        "timestamptz",
+        "ms",
+        &[("1700000000123", "2023-11-14 22:13:20.123+00"), ("-1", "1969-12-31 23:59:59.999+00")],
+    ),
+    column(
+        "in_us",
+        "timestamptz",
+        "us",
+        &[("1700000000123456", "2023-11-14 22:13:20.123456+00"), ("-1", "1969-12-31 23:59:59.999999+00")],
+    ),
+    column(
+        "in_ns",
+        "timestamptz",
+        "ns",
+        &[
+            ("1700000000123456000", "2023-11-14 22:13:20.123456+00"),
+            ("1700000000123456789", "2023-11-14 22:13:20.123456789+00"),
+        ],
+    ),
     column("local_ms", "timestamp", "ms", &[("1700000000123", "2023-11-14 22:13:20.123")]),
-    column("code", "uuid", "", &[(r#""A0EEBC99-9c0b-4ef8-bb6d-6bb9bd380a11""#, "A0EEBC99-9c0b-4ef8-bb6d-6bb9bd380a11")]),
-    column("raw", "json", "", &[(r#"{"b": 1.10, "b":2}"#, r#"{"b": 1.10, "b":2}"#), ("[1,null]", "[1,null]"), (r#""x""#, r#""x""#)]),
+    column(
+        "code",
+        "uuid",
+        "",
+        &[(r#""A0EEBC99-9c0b-4ef8-bb6d-6bb9bd380a11""#, "A0EEBC99-9c0b-4ef8-bb6d-6bb9bd380a11")],
+    ),
+    column(
+        "raw",
+        "json",
+        "",
+        &[(r#"{"b": 1.10, "b":2}"#, r#"{"b": 1.10, "b":2}"#), ("[1,null]", "[1,null]"), (r#""x""#, r#""x""#)],
+    ),
     column(
         "tree",
         "jsonb",
         "",
-        &[(r#"{"b":1.10,"a":[1,null,"x\ty"],"b":2}"#, r#"{"b":1.10,"a":[1,null,"x\ty"],"b":2}"#), ("5", "5"), (r#""x\\u0000""#, r#""x\\u0000""#)],
+        &[
+            (r#"{"b":1.10,"a":[1,null,"x\ty"],"b":2}"#, r#"{"b":1.10,"a":[1,null,"x\ty"],"b":2}"#),
+            ("5", "5"),
+            (r#""x\\u0000""#, r#""x\\u0000""#),
+        ],
     ),
 ];
 
@@ -167,8 +222,11 @@ async fn every_value_of_every_type_is_what_insert_of_the_same_text_gives() {
     }
     world.sql(&sql).await;
     world.produce(records.into_iter().map(|record| record.to(0)));
-    let pipeline =
-        format!("table.name = \"rides\"\ndead_letters.max_share = 1.0\n[pipelines.{}.columns]\n{}", world.name, mapping(COLUMNS));
+    let pipeline = format!(
+        "table.name = \"rides\"\ndead_letters.max_share = 1.0\n[pipelines.{}.columns]\n{}",
+        world.name,
+        mapping(COLUMNS)
+    );
     let (code, log) = world.drain(&world.config(&pipeline));
     assert_eq!(code, Some(0), "{log}");
     let refused = "SELECT coalesce(string_agg(detail, E'\\n'), '') FROM tidegate.dead_letter";
@@ -183,15 +241,33 @@ async fn every_value_of_every_type_is_what_insert_of_the_same_text_gives() {
 const REFUSED: &[Column] = &[
     column("flag", "bool", "", &[(r#""maybe""#, "maybe"), ("2", "2")]),
     column("small", "int2", "", &[("32768", "32768"), ("-32769", "-32769")]),
-    column("whole", "int4", "", &[("2147483648", "2147483648"), ("1.5", "1.5"), (r#""n/a""#, "n/a"), (r#""NaN""#, "NaN")]),
+    column(
+        "whole",
+        "int4",
+        "",
+        &[("2147483648", "2147483648"), ("1.5", "1.5"), (r#""n/a""#, "n/a"), (r#""NaN""#, "NaN")],
+    ),
     column("large", "int8", "", &[("9223372036854775808", "9223372036854775808")]),
     column("real4", "float4", "", &[("1e39", "1e39")]),
     column("real8", "float8", "", &[("1e309", "1e309"), (r#""n/a""#, "n/a")]),
-    column("money2", "numeric(10,2)", "", &[("100000000", "100000000"), ("99999999.995", "99999999.995"), (r#""Infinity""#, "Infinity")]),
+    column(
+        "money2",
+        "numeric(10,2)",
+        "",
+        &[("100000000", "100000000"), ("99999999.995", "99999999.995"), (r#""Infinity""#, "Infinity")],
+    ),
     column("short", "varchar(5)", "", &[(r#""abcdef""#, "abcdef")]),
     column("day", "date", "", &[(r#""2026-02-30""#, "2026-02-30"), (r#""5874898-01-01""#, "5874898-01-01")]),
     column("clock", "time", "", &[(r#""25:00:00""#, "25:00:00")]),
-    column("instant", "timestamptz", "", &[(r#""2026-13-01T00:00:00Z""#, "2026-13-01T00:00:00Z"), (r#""294277-01-01T00:00:00Z""#, "294277-01-01T00:00:00Z")]),
+    column(
+        "instant",
+        "timestamptz",
+        "",
+        &[
+            (r#""2026-13-01T00:00:00Z""#, "2026-13-01T00:00:00Z"),
+            (r#""294277-01-01T00:00:00Z""#, "294277-01-01T00:00:00Z"),
+        ],
+    ),
     column("code", "uuid", "", &[(r#""a0eebc99""#, "a0eebc99")]),
 ];
 
@@ -211,8 +287,11 @@ async fn what_insert_refuses_is_a_dead_letter_and_neighbours_go_in() {
         }
     }
     world.produce(records.into_iter().map(|record| record.to(0)));
-    let pipeline =
-        format!("table.name = \"rides\"\ndead_letters.max_share = 1.0\n[pipelines.{}.columns]\n{}", world.name, mapping(REFUSED));
+    let pipeline = format!(
+        "table.name = \"rides\"\ndead_letters.max_share = 1.0\n[pipelines.{}.columns]\n{}",
+        world.name,
+        mapping(REFUSED)
+    );
     let (code, log) = world.drain(&world.config(&pipeline));
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.text("SELECT coalesce(string_agg(r::text, E'\\n'), '') FROM rides r WHERE id = -1").await, "");
@@ -248,7 +327,9 @@ replaced = {{ field = "name", type = "text", nul = "replace" }}
     world.sql("CREATE SCHEMA made").await;
     let record = |value: &str| Record::new(value).to(0).key("k1").at_ms(1_700_000_000_123);
     world.produce([
-        record(r#"{"a":{"b":{"c":5}},"name":"x\u0000y","speed":3,"colour":"red","n":[1]}"#).header("trace", "t1").header("b", "2"),
+        record(r#"{"a":{"b":{"c":5}},"name":"x\u0000y","speed":3,"colour":"red","n":[1]}"#)
+            .header("trace", "t1")
+            .header("b", "2"),
         record(r#"{"a":{"b":null},"name":"plain"}"#),
     ]);
     let (code, log) = world.drain(&world.config(&pipeline));
@@ -265,10 +346,7 @@ replaced = {{ field = "name", type = "text", nul = "replace" }}
         world.text(&row(0)).await,
         "t|0|0|2023-11-14 22:13:20.123|\\x6b31|k1|{\"b\": \"2\", \"trace\": \"t1\"}|t1|5|3|-|xy|x\u{fffd}y|{\"n\": [1], \"colour\": \"red\"}"
     );
-    assert_eq!(
-        world.text(&row(1)).await,
-        "t|0|1|2023-11-14 22:13:20.123|\\x6b31|k1|{}|-|-|7|-|plain|plain|-"
-    );
+    assert_eq!(world.text(&row(1)).await, "t|0|1|2023-11-14 22:13:20.123|\\x6b31|k1|{}|-|-|7|-|plain|plain|-");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -143,7 +143,9 @@ async fn rights_on_ledger(connection: &mut PgConnection, report: &mut PipelineRe
     let (usage, create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
     let refused: Option<String> = row.try_get(2)?;
     if !usage {
-        report.faults.push(format!("`{user}` may not use schema `tidegate`; run: GRANT USAGE ON SCHEMA tidegate TO {user}"));
+        report
+            .faults
+            .push(format!("`{user}` may not use schema `tidegate`; run: GRANT USAGE ON SCHEMA tidegate TO {user}"));
         return Ok(());
     }
     if let Some(tables) = refused {
@@ -206,7 +208,10 @@ async fn table(
     let user: String = row.try_get(6)?;
     let faults = &mut report.faults;
     if !usage {
-        faults.push(format!("`{user}` may not use schema `{}`; run: GRANT USAGE ON SCHEMA {} TO {user}", name.schema, name.schema));
+        faults.push(format!(
+            "`{user}` may not use schema `{}`; run: GRANT USAGE ON SCHEMA {} TO {user}",
+            name.schema, name.schema
+        ));
     }
     if !insert && !may_insert_columns(connection, pipeline, found).await? {
         faults.push(format!("`{user}` may not insert into `{name}`; run: GRANT INSERT ON {quoted} TO {user}"));
@@ -261,11 +266,7 @@ async fn may_insert_columns(
 }
 
 /// ON CONFLICT needs one that is unique at once, over all rows, and on columns alone.
-async fn has_unique_index(
-    connection: &mut PgConnection,
-    found: &Catalog,
-    key: &[String],
-) -> Result<bool, sqlx::Error> {
+async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &[String]) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
              WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimmediate

@@ -134,7 +134,8 @@ impl PipelineReport {
             text += &postgres.text();
         }
         if let Some(ddl) = &self.ddl {
-            text += &format!("  the table is missing; the first start would run:\n    {};\n", ddl.replace('\n', "\n    "));
+            text +=
+                &format!("  the table is missing; the first start would run:\n    {};\n", ddl.replace('\n', "\n    "));
         }
         if !self.columns.is_empty() {
             let mut table = Table::new(&["column", "type", "from", ""]);
@@ -142,12 +143,7 @@ impl PipelineReport {
                 let not_null = if column.not_null { "NOT NULL" } else { "" };
                 let default = if column.has_default { "default" } else { "" };
                 let notes = [not_null, default].into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>();
-                table.row([
-                    column.column.clone(),
-                    column.type_text.clone(),
-                    column.from.clone(),
-                    notes.join(", "),
-                ]);
+                table.row([column.column.clone(), column.type_text.clone(), column.from.clone(), notes.join(", ")]);
             }
             text += &format!("  plan\n{}", table.text("    "));
         }

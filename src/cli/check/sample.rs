@@ -123,7 +123,10 @@ fn trouble(findings: &Mutex<crate::cli::rehearsal::Findings>, why: &str) -> Fata
 
 /// Where to begin in each log, so that about `wanted` records are read: each log gives its part, and what a short log can't give
 /// the longer ones do.
-fn newest(mut logs: Vec<(TopicPartition, Offset, Offset)>, wanted: u64) -> Vec<(TopicPartition, std::ops::Range<Offset>)> {
+fn newest(
+    mut logs: Vec<(TopicPartition, Offset, Offset)>,
+    wanted: u64,
+) -> Vec<(TopicPartition, std::ops::Range<Offset>)> {
     logs.sort_by_key(|(_, low, high)| high.distance_from(*low));
     let (mut left, mut ranges) = (wanted, Vec::new());
     let count = logs.len();

@@ -31,7 +31,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Arguments { common, filter, all, yes } = arguments;
     if *all != filter.is_everything() {
         return Err(FatalError::Config(
-            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these".to_owned(),
+            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these"
+                .to_owned(),
         ));
     }
     let config = common.load()?;

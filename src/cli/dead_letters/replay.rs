@@ -63,7 +63,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Arguments { common, filter, all } = arguments;
     if *all != filter.is_everything() {
         return Err(FatalError::Config(
-            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these".to_owned(),
+            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these"
+                .to_owned(),
         ));
     }
     let config = common.load()?;
@@ -119,7 +120,11 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
         let mut batch = load(&mut connection, &ids, &planned).await.map_err(failed)?;
         let found = u64::from(batch.len());
         if let Err(Stopped(why)) = write(&mut writer, &page, &mut batch).await {
-            let done = format!("{}; {} replayed before that; the others are where they were", why, show::counted(report.replayed, "letter was", "letters were"));
+            let done = format!(
+                "{}; {} replayed before that; the others are where they were",
+                why,
+                show::counted(report.replayed, "letter was", "letters were")
+            );
             return Err(match lock(&page).outage.take() {
                 Some(_) => FatalError::Unavailable(done),
                 None => FatalError::Stopped(done),
@@ -367,7 +372,8 @@ impl Store for Letters {
         if done {
             self.settle_page();
         }
-        let row = |span: &Span| LedgerRow::Found { claim: Some(span.claim), next: if done { span.to } else { span.from } };
+        let row =
+            |span: &Span| LedgerRow::Found { claim: Some(span.claim), next: if done { span.to } else { span.from } };
         Ok(spans.iter().map(row).collect())
     }
 

@@ -96,9 +96,7 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     let added = added.bind(from).bind(&to.name).bind(&to.group).bind(env!("CARGO_PKG_VERSION"));
     added.execute(&mut *transaction).await.map_err(failed)?;
     // Locked in the order of every writer, then moved: a batch of the old name is committed before or refused after.
-    let locked = sqlx::query(
-        "SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE",
-    );
+    let locked = sqlx::query("SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE");
     locked.bind(from).execute(&mut *transaction).await.map_err(failed)?;
     let moved = sqlx::query(
         "UPDATE tidegate.ledger SET pipeline = $2, claim_id = gen_random_uuid(), epoch = epoch + 1,

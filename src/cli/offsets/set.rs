@@ -44,13 +44,21 @@ impl std::str::FromStr for Target {
 
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(offset) = text.parse::<u32>().map(i64::from).or_else(|_| text.parse::<i64>()) {
-            return if offset < 0 { Err("an offset is 0 or more".to_owned()) } else { Ok(Self::At(Offset::new(offset))) };
+            return if offset < 0 {
+                Err("an offset is 0 or more".to_owned())
+            } else {
+                Ok(Self::At(Offset::new(offset)))
+            };
         }
         match text {
             "earliest" => Ok(Self::Start(Start::Earliest)),
             "latest" => Ok(Self::Start(Start::Latest)),
             _ => text.parse::<jiff::Timestamp>().map(|time| Self::Start(Start::Time(time.as_millisecond()))).map_err(
-                |_| format!("{text:?} is no offset; write a number, earliest, latest or a time as in 2026-01-31T12:00:00Z"),
+                |_| {
+                    format!(
+                        "{text:?} is no offset; write a number, earliest, latest or a time as in 2026-01-31T12:00:00Z"
+                    )
+                },
             ),
         }
     }
@@ -108,11 +116,18 @@ async fn resolve(
         (None, _) => return usage(format!("--topic: say which; pipeline `{}` reads {}", pipeline.name, listed())),
     };
     let Some(count) = topics.get(&topic).copied() else {
-        return usage(format!("--topic: pipeline `{}` reads no topic `{topic}` on this cluster; it reads {}", pipeline.name, listed()));
+        return usage(format!(
+            "--topic: pipeline `{}` reads no topic `{topic}` on this cluster; it reads {}",
+            pipeline.name,
+            listed()
+        ));
     };
     let partitions = match arguments.partition {
         Some(partition) if !(0..count).contains(&partition) => {
-            return usage(format!("--partition: topic `{topic}` has no partition {partition}; it has 0 to {}", count - 1));
+            return usage(format!(
+                "--partition: topic `{topic}` has no partition {partition}; it has 0 to {}",
+                count - 1
+            ));
         }
         Some(partition) => vec![partition],
         None => (0..count).collect(),
@@ -129,10 +144,14 @@ async fn resolve(
     .await?;
     for (source, to) in &targets {
         let (Some(low), Some(high)) = (low.get(source), high.get(source)) else {
-            return Err(FatalError::Unavailable(format!("Kafka doesn't say where the log of {source} begins and ends; its leader may be away, try again")));
+            return Err(FatalError::Unavailable(format!(
+                "Kafka doesn't say where the log of {source} begins and ends; its leader may be away, try again"
+            )));
         };
         if to < low || to > high {
-            return usage(format!("--offset: {to} lies outside of the log of {source}, which holds {low} up to {high}; write earliest for {low}, latest for {high}"));
+            return usage(format!(
+                "--offset: {to} lies outside of the log of {source}, which holds {low} up to {high}; write earliest for {low}, latest for {high}"
+            ));
         }
     }
     targets.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -96,7 +96,10 @@ impl PipelineReport {
                 ));
             }
             if let Some(twice) = number(partition.twice) {
-                faults.push(format!("{place}: {} in `{table}` or the dead letters more than once", show::counted(twice, "record is", "records are")));
+                faults.push(format!(
+                    "{place}: {} in `{table}` or the dead letters more than once",
+                    show::counted(twice, "record is", "records are")
+                ));
             }
             if let Some(beyond) = number(partition.beyond).filter(|_| !skips_by_key) {
                 faults.push(format!(
@@ -112,7 +115,18 @@ impl PipelineReport {
     pub(super) fn text(&self) -> String {
         let mut text = format!("pipeline {} → {}\n", self.pipeline, self.table);
         let mut table = Table::new(&[
-            "topic", "partition", "from", "position", "log", "rows", "dead", "missing", "twice", "beyond", "unknown", "log is",
+            "topic",
+            "partition",
+            "from",
+            "position",
+            "log",
+            "rows",
+            "dead",
+            "missing",
+            "twice",
+            "beyond",
+            "unknown",
+            "log is",
         ]);
         for partition in &self.partitions {
             let number = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), show::count);
