@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_worst_comes_first() {
-        let dead = Facts { dead_lately: 3, dead_reason: Some("not_json"), ..flowing("a") };
+        let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json"), ..flowing("a") };
         let stopped = Facts { state: "stopped", why: Some("no table".into()), ..flowing("b") };
         let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
         assert_eq!(kinds, ["stopped", "dead_letters"]);

@@ -208,11 +208,11 @@ mod tests {
         let work = Work::default();
         for offset in 0..7 {
             let source = TopicPartition::new("telemetry", 0);
-            work.dead("not_json", DeadLetter { source, offset: Offset::new(offset), column: None, at_ms: 0 });
+            work.dead("invalid_json", DeadLetter { source, offset: Offset::new(offset), column: None, at_ms: 0 });
         }
         let dead = work.dead_letters();
-        assert_eq!(dead["not_json"].count, 7);
-        let offsets: Vec<i64> = dead["not_json"].newest.iter().map(|letter| letter.offset.get()).collect();
+        assert_eq!(dead["invalid_json"].count, 7);
+        let offsets: Vec<i64> = dead["invalid_json"].newest.iter().map(|letter| letter.offset.get()).collect();
         assert_eq!(offsets, [2, 3, 4, 5, 6]);
     }
 
