@@ -56,5 +56,6 @@ fn absent(plan: &Plan, column: &PlannedColumn, reason: Reason) -> String {
     };
     let what = if reason == Reason::MissingField { "missing" } else { "null" };
     let default = if column.has_default { "; its default would apply only without a mapping for it" } else { "" };
-    format!("{subject} is {what}, and the column is NOT NULL{default}")
+    let needs = if column.in_key { "part of the key" } else { "NOT NULL" };
+    format!("{subject} is {what}, and the column is {needs}{default}")
 }
