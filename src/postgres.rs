@@ -202,7 +202,7 @@ impl Store for PgStore {
         let kept = self.keep(Stage::Copy, live, result, note);
         match kept {
             Err(WriteError { stage, cause: Cause::Postgres(error) }) if no_partition && self.misses(batch, window) => {
-                Err(WriteError { stage, cause: Cause::NoPartition(error) })
+                Err(WriteError { stage, cause: Cause::NoPartition(Box::new(error)) })
             }
             kept => kept,
         }

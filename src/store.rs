@@ -107,7 +107,7 @@ pub enum Cause {
     /// The server said so.
     Postgres(PostgresError),
     /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
-    NoPartition(PostgresError),
+    NoPartition(Box<PostgresError>),
 }
 
 /// An error as the server sent it.
@@ -148,7 +148,8 @@ impl WriteError {
     /// The server's error, if it is one.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
-            Cause::Postgres(error) | Cause::NoPartition(error) => Some(error),
+            Cause::Postgres(error) => Some(error),
+            Cause::NoPartition(error) => Some(error),
             _ => None,
         }
     }
@@ -167,9 +168,8 @@ impl WriteError {
         match &self.cause {
             Cause::Connection(_) => "connection".to_owned(),
             Cause::Deadline(_) => "deadline".to_owned(),
-            Cause::Postgres(error) | Cause::NoPartition(error) => {
-                error.sqlstate.get(..2).unwrap_or("unknown").to_owned()
-            }
+            Cause::NoPartition(_) => "partition".to_owned(),
+            Cause::Postgres(error) => error.sqlstate.get(..2).unwrap_or("unknown").to_owned(),
         }
     }
 }
@@ -187,7 +187,8 @@ impl fmt::Display for WriteError {
         match &self.cause {
             Cause::Connection(why) => write!(f, "Postgres connection lost at {stage}: {why}"),
             Cause::Deadline(limit) => write!(f, "Postgres gave no answer at {stage} within {limit:?}"),
-            Cause::Postgres(error) | Cause::NoPartition(error) => {
+            Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
+            Cause::Postgres(error) => {
                 write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message)?;
                 error.note.iter().try_for_each(|note| write!(f, "; {note}"))
             }

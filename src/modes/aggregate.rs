@@ -4,7 +4,7 @@
 //! sum. That is the fault of the record that brings it there, and it alone becomes a dead letter.
 
 use super::{OLD, ORDER, STAGE, quoted};
-use crate::catalog::{Catalog, quote_identifier};
+use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
 use crate::config::{AggregateFunction, Column};
 
 /// The columns that count.
@@ -17,12 +17,12 @@ fn function(column: &Column) -> Option<&AggregateFunction> {
     column.aggregate.as_ref().map(|aggregate| &aggregate.function)
 }
 
-/// The merge: one pass over the batch for the folds, one sort for each column that `first` or `last` go by.
+/// The merge: one pass over the batch, sorted by key and by what `first` or `last` go by.
 pub(super) fn sql(table: &str, key: &[String], mapping: &[Column], catalog: &Catalog) -> String {
     let keys = quoted(key);
     let mut folds = vec![keys.clone()];
     let mut set = Vec::new();
-    // The columns that first and last go by, each with the columns that are taken from the record it picks.
+    // An array of arrays is one array, so that columns of arrays are taken from the record that a join picks.
     let mut picks: Vec<(&AggregateFunction, Vec<String>)> = Vec::new();
     for column in mapping {
         let Some(function) = function(column) else { continue };
@@ -31,7 +31,7 @@ pub(super) fn sql(table: &str, key: &[String], mapping: &[Column], catalog: &Cat
         match function {
             AggregateFunction::Sum => {
                 // A record that doesn't count adds nothing to a column that is NOT NULL.
-                let not_null = catalog.columns.iter().any(|c| c.name == column.name && c.not_null);
+                let not_null = target(column, catalog).is_some_and(|target| target.not_null);
                 let sum = if not_null {
                     format!("coalesce(sum({name}), {})", zero(column, catalog))
                 } else {
@@ -58,6 +58,12 @@ pub(super) fn sql(table: &str, key: &[String], mapping: &[Column], catalog: &Cat
                 set.push(format!(
                     "{name} = CASE WHEN EXCLUDED.{by} {nearer} {OLD}.{by} OR {OLD}.{by} IS NULL THEN {new} ELSE {old} END"
                 ));
+                let is_array = target(column, catalog)
+                    .is_some_and(|c| !matches!(c.kind, TypeKind::Scalar | TypeKind::Enum { .. }));
+                if !is_array {
+                    folds.push(format!("{} AS {name}", picked(function, &name)));
+                    continue;
+                }
                 match picks.iter_mut().find(|(known, _)| *known == function) {
                     Some((_, names)) => names.push(name),
                     None => picks.push((function, vec![name])),
@@ -76,14 +82,24 @@ pub(super) fn sql(table: &str, key: &[String], mapping: &[Column], catalog: &Cat
     )
 }
 
+/// The value of the record that `first` or `last` pick: the head of an ordered array, which was faster than a join by up to a
+/// fifth.
+fn picked(function: &AggregateFunction, name: &str) -> String {
+    let Some((by, direction)) = order(function) else { return name.to_owned() };
+    format!("(array_agg({name} ORDER BY {by} {direction}, {ORDER} {direction}) FILTER (WHERE {by} IS NOT NULL))[1]")
+}
+
+fn order(function: &AggregateFunction) -> Option<(String, &'static str)> {
+    match function {
+        AggregateFunction::First { by } => Some((quote_identifier(by), "ASC")),
+        AggregateFunction::Last { by } => Some((quote_identifier(by), "DESC")),
+        _ => None,
+    }
+}
+
 /// A join with the records that `first` or `last` pick, one a key.
 fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str) -> String {
-    let (by, direction) = match function {
-        AggregateFunction::First { by } => (by, "ASC"),
-        AggregateFunction::Last { by } => (by, "DESC"),
-        _ => return String::new(),
-    };
-    let by = quote_identifier(by);
+    let Some((by, direction)) = order(function) else { return String::new() };
     format!(
         " LEFT JOIN (SELECT DISTINCT ON ({keys}) {keys}, {} FROM {STAGE} WHERE {by} IS NOT NULL \
          ORDER BY {keys}, {by} {direction}, {ORDER} {direction}) AS p{number} USING ({keys})",
@@ -91,7 +107,10 @@ fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &st
     )
 }
 
+fn target<'a>(column: &Column, catalog: &'a Catalog) -> Option<&'a CatalogColumn> {
+    catalog.columns.iter().find(|target| target.name == column.name)
+}
+
 fn zero(column: &Column, catalog: &Catalog) -> &'static str {
-    let base = catalog.columns.iter().find(|c| c.name == column.name).map(|c| c.base_type.as_str());
-    if base == Some("interval") { "interval '0'" } else { "0" }
+    if target(column, catalog).is_some_and(|target| target.base_type == "interval") { "interval '0'" } else { "0" }
 }

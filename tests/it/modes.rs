@@ -17,7 +17,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     })
 }
 
-fn assert_drained(outcome: (Option<i32>, String)) {
+fn assert_drained(outcome: &(Option<i32>, String)) {
     assert_eq!(outcome.0, Some(0), "{}", outcome.1);
 }
 
@@ -69,7 +69,7 @@ async fn of_a_keys_records_the_newest_wins_and_of_equals_the_last() {
     world.sql("INSERT INTO latest (trip, ts, own) VALUES (0, NULL, 'mine'), (1, 5000, 'mine')").await;
     let readings = readings(6_000, 40, 7);
     world.produce(readings.iter().map(|r| Record::new(r.json()).to(i32::try_from(r.trip % 2).unwrap())));
-    assert_drained(world.drain(&world.config(UPSERT)));
+    assert_drained(&world.drain(&world.config(UPSERT)));
     let mut newest: BTreeMap<u64, &Reading> = BTreeMap::new();
     for reading in readings.iter().filter(|reading| reading.trip != 1) {
         let entry = newest.entry(reading.trip).or_insert(reading);
@@ -114,7 +114,7 @@ async fn the_last_of_a_key_wins_and_tombstones_delete_in_turn() {
         "table = { name = \"latest\", mode = \"upsert\", key = [\"region\", \"id\"], deletes = true }\n\
          columns.region = \"region\"\ncolumns.id = \"id\"\ncolumns.v = \"v\"\ndead_letters.max_share = 1",
     );
-    assert_drained(world.drain(&config));
+    assert_drained(&world.drain(&config));
     let rows = "SELECT string_agg(concat_ws(':', region, id, v, own), ',' ORDER BY region, id) FROM latest";
     assert_eq!(world.text(rows).await, "n:2:21:fresh,n:3:31:old,s:1:0:old");
     let reasons = "SELECT string_agg(reason, ',' ORDER BY record_offset) FROM tidegate.dead_letter";
@@ -137,7 +137,7 @@ async fn a_tombstone_of_a_single_key_column_has_it_as_plain_text() {
         "table = { name = \"latest\", mode = \"upsert\", key = [\"id\"], newer_by = \"ts\", deletes = true }\n\
          columns.id = \"id\"\ncolumns.ts = \"ts\"\ndead_letters.max_share = 1",
     );
-    assert_drained(world.drain(&config));
+    assert_drained(&world.drain(&config));
     assert_eq!(world.text("SELECT string_agg(id || ':' || ts, ',' ORDER BY id) FROM latest").await, "2:5,3:900");
     let detail = world.text("SELECT detail FROM tidegate.dead_letter").await;
     assert!(detail.contains("its key three gives no id int8 to delete"), "{detail}");
@@ -208,7 +208,7 @@ async fn sums_are_exact_through_kills_and_redelivery() {
             .expect("it does");
         daemon.kill().expect("the daemon is killed");
     }
-    assert_drained(world.drain(&world.config(AGGREGATE)));
+    assert_drained(&world.drain(&world.config(AGGREGATE)));
     assert_eq!(world.number(written).await, 40_000);
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
@@ -267,7 +267,7 @@ async fn a_sum_that_overflows_its_column_sets_one_record_aside() {
          columns.total = { field = \"n\", aggregate = \"sum\" }\ncolumns.n = { aggregate = \"count\" }\n\
          dead_letters.max_share = 1",
     );
-    assert_drained(world.drain(&config));
+    assert_drained(&world.drain(&config));
     assert_eq!(world.number("SELECT sum(total)::int8 FROM t WHERE id <> 2").await, 160);
     assert_eq!(
         world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate = '22003'").await,
@@ -301,7 +301,7 @@ async fn records_for_which_where_does_not_hold_are_skipped() {
     }));
     let config =
         world.config("table.name = \"t\"\nwhere = { field = \"state\", equals = \"paused\" }\ncolumns.id = \"id\"");
-    assert_drained(world.drain(&config));
+    assert_drained(&world.drain(&config));
     assert_eq!(world.number("SELECT count(*) FROM t WHERE id % 3 = 1").await, 33);
     assert_eq!(world.number("SELECT count(*) FROM t").await, 33);
     assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 100);
@@ -318,8 +318,49 @@ async fn a_batch_goes_in_in_the_order_that_sort_by_says() {
         "table = { name = \"t\", sort_by = [\"vehicle\", \"ts\"] }\ncolumns.vehicle = \"vehicle\"\ncolumns.ts = \"ts\"\n\
          batch.max_age = \"20s\"",
     );
-    assert_drained(world.drain(&config));
+    assert_drained(&world.drain(&config));
     assert_eq!(world.number("SELECT count(*) FROM t").await, 2_000);
     let ordered = "SELECT count(*) FROM (SELECT row_number() OVER (ORDER BY vehicle, ts, place) AS n, place FROM t) s WHERE n <> place";
     assert_eq!(world.number(ordered).await, 0, "all in one batch, which is what `--until now` closes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_and_last_take_arrays_and_nulls_as_they_are() {
+    let world = World::new(1).await;
+    world
+        .sql(
+            "CREATE TABLE t (id int PRIMARY KEY, began int, ended int, first_tags text[], last_tags text[], note text)",
+        )
+        .await;
+    world.produce(
+        [
+            r#"{"id":1,"ts":5,"tags":["a","b"],"note":"x"}"#,
+            r#"{"id":1,"ts":3,"tags":["c"],"note":"y"}"#,
+            r#"{"id":1,"ts":9,"tags":["d","e","f"],"note":null}"#,
+            r#"{"id":1,"tags":["without a time"],"note":"z"}"#,
+            r#"{"id":2,"tags":["without a time"],"note":"z"}"#,
+        ]
+        .map(Record::new),
+    );
+    let config = world.config(
+        "table = { name = \"t\", mode = \"aggregate\", key = [\"id\"] }\ncolumns.id = \"id\"\n\
+         columns.began = { field = \"ts\", aggregate = \"min\" }\ncolumns.ended = { field = \"ts\", aggregate = \"max\" }\n\
+         columns.first_tags = { field = \"tags\", aggregate = \"first\", by = \"began\" }\n\
+         columns.last_tags = { field = \"tags\", aggregate = \"last\", by = \"ended\" }\n\
+         columns.note = { field = \"note\", aggregate = \"last\", by = \"ended\" }\nbatch.max_rows = 2",
+    );
+    assert_drained(&world.drain(&config));
+    let rows = "SELECT string_agg(t::text, ' ' ORDER BY id) FROM t";
+    assert_eq!(world.text(rows).await, "(1,3,9,{c},\"{d,e,f}\",) (2,,,,,)");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_of_a_mode_that_merges_is_set_aside_alone() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n <> 77))").await;
+    world.produce((0..300).map(|n| Record::new(format!(r#"{{"id":{n},"n":{n}}}"#))));
+    let config = world.config("table = { name = \"t\", mode = \"insert_new\", key = [\"id\"] }\nbatch.max_rows = 100");
+    assert_drained(&world.drain(&config));
+    assert_eq!(world.number("SELECT count(*) FROM t").await, 299);
+    assert_eq!(world.number("SELECT record_offset FROM tidegate.dead_letter WHERE sqlstate = '23514'").await, 77);
 }
