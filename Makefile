@@ -23,12 +23,23 @@ demo: tools ## Real Kafka, real Postgres, a fleet: watch the rows land, and a ve
 	KEEP=$(KEEP) $(CARGO) run --release --locked -q -p demo
 
 .PHONY: test
-test: tools ## All tests: pure rooms, simulation, and the daemon on the real servers
-	$(CARGO) test --workspace --locked
+test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
+	tests/browser/run.sh --install
+	@# Most integration tests wait for events of servers, so more of them than cores run at once.
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 
 .PHONY: bench
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate
+
+.PHONY: chaos
+chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
+	$(CARGO) build --release --locked -p tidegate -p chaos
+	$(CARGO) run --release --locked -q -p chaos
+
+.PHONY: deploy-check
+deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
+	deploy/check.sh
 
 .PHONY: lint
 lint: ## Formatting and lints, warnings are errors

@@ -1,8 +1,10 @@
 //! Claims for all consumers of a pipeline: from "Kafka gave us this partition" to "fetch from here under this fence".
 //!
 //! One task a pipeline, with a connection of its own, so that a claim waits neither for a COPY nor for another claim: rows that
-//! others have locked are left out at first and waited for one by one, with the blocker looked for. A claim is asked for again
-//! until it is granted or refused; an answer that comes too late is told by its question's number.
+//! others have locked are left out and tried again, while a second connection waits at one of them and looks for the blocker.
+//! What waits there takes no claim: a claim that was queued at a lock could come after the partition went to another member,
+//! and would fence it. A claim is asked for again until it is granted, refused or withdrawn; an answer that comes too late is
+//! told by its question's number.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::config::OffsetLossPolicy;
@@ -21,22 +23,26 @@ use crate::kafka::observer::{End, Observer};
 use crate::metrics;
 use crate::partition::{Condition, Grant, resolve_start};
 use crate::position::{Offset, TopicPartition};
-use crate::postgres::claims::{self, Claimed, Locked};
+use crate::postgres::claims::{self, Claimed};
 use crate::postgres::connect::Connector;
 use crate::postgres::{blockers, error, register};
 use crate::retry::{Backoff, Stage};
 use crate::store::{Cause, WriteError};
 
-/// How long rows that others hold are left out, before they are waited for with the blocker looked for.
+/// How long rows that others hold are only tried again, before the blocker is looked for.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// Between two tries at rows that others hold.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
+/// The same once the lock is waited for, whose end ends the pause too; and between two waits.
+const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// What a consumer asks for.
 #[derive(Debug)]
 pub struct ClaimRequest {
     /// The partitions.
     pub wanted: Vec<Wanted>,
+    /// Partitions that this owner asked for before and lost meanwhile: their claims must not be made any more.
+    pub withdrawn: Vec<TopicPartition>,
     /// Who will own them, for people.
     pub owner: Arc<str>,
     /// Where the answers go.
@@ -88,28 +94,33 @@ impl Claimer {
     /// May be dropped at any point: a claim that stands in the ledger and wasn't answered is taken over by the next.
     pub async fn run(self, mut requests: UnboundedReceiver<ClaimRequest>) {
         let mut pending: Vec<Pending> = Vec::new();
-        let mut connection: Option<(PgConnection, i32)> = None;
+        let mut connection: Option<PgConnection> = None;
         let mut backoff = Backoff::new();
+        let mut lock_wait = JoinSet::new();
+        let mut lock_waits = 0_u32;
         loop {
             if pending.is_empty() {
+                lock_waits = 0;
                 let Some(request) = requests.recv().await else { return };
                 enqueue(&mut pending, request);
             }
             while let Ok(request) = requests.try_recv() {
                 enqueue(&mut pending, request);
             }
+            if pending.is_empty() {
+                continue;
+            }
             let round = async {
                 let open = match connection.take() {
                     Some(open) => open,
-                    None => self.connector.open().await.map_err(Trouble::Postgres)?,
+                    None => self.connector.open().await.map_err(Trouble::Postgres)?.0,
                 };
-                let (open, pid) = &mut *connection.insert(open);
-                self.round(open, *pid, &mut pending).await
+                self.round(connection.insert(open), &mut pending).await
             };
             let pause = match round.await {
                 Ok(()) => {
                     backoff.reset();
-                    LOCKED_RETRY
+                    if lock_wait.is_empty() { LOCKED_RETRY } else { OVERDUE_RETRY }
                 }
                 Err(trouble) => {
                     connection = None;
@@ -129,41 +140,43 @@ impl Claimer {
                     pause
                 }
             };
-            if !pending.is_empty() {
-                // A new request is no reason to wait longer.
-                if let Ok(Some(request)) = timeout(pause, requests.recv()).await {
-                    enqueue(&mut pending, request);
-                }
+            if pending.is_empty() {
+                continue;
+            }
+            let overdue = pending.iter().find(|p| p.since.elapsed() > SKIP_LOCKED_FOR);
+            // After a round that failed it isn't locks that are waited for.
+            if let (Some(p), true, true) = (overdue, lock_wait.is_empty(), connection.is_some()) {
+                lock_waits += 1;
+                let source = p.wanted.source.clone();
+                lock_wait.spawn(wait_at_lock(self.connector.clone(), Arc::clone(&self.pipeline), source, lock_waits));
+            }
+            // Whatever comes first is a reason to look again.
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => enqueue(&mut pending, request),
+                    None => return,
+                },
+                _ = lock_wait.join_next(), if !lock_wait.is_empty() => {}
+                () = sleep(pause) => {}
             }
         }
     }
 
     /// One round over all that is pending; what is answered leaves.
-    async fn round(&self, connection: &mut PgConnection, pid: i32, pending: &mut Vec<Pending>) -> Result<(), Trouble> {
+    async fn round(&self, connection: &mut PgConnection, pending: &mut Vec<Pending>) -> Result<(), Trouble> {
         let sources: Vec<TopicPartition> = pending.iter().map(|p| p.wanted.source.clone()).collect();
         let missing = self.asked(claims::without_row(connection, &self.pipeline, &sources)).await?;
         if !missing.is_empty() {
             self.add_rows(connection, &missing, pending).await?;
         }
         let mut owners: HashMap<Arc<str>, Vec<TopicPartition>> = HashMap::new();
-        let overdue = pending.iter().find(|p| p.since.elapsed() > SKIP_LOCKED_FOR).map(|p| p.wanted.source.clone());
         for p in pending.iter() {
             owners.entry(Arc::clone(&p.owner)).or_default().push(p.wanted.source.clone());
         }
         for (owner, sources) in owners {
-            let work = claims::claim(connection, &self.pipeline, &owner, &sources, Locked::Skip);
+            let work = claims::claim(connection, &self.pipeline, &owner, &sources);
             let claimed = self.asked(work).await?;
             self.answer(connection, claimed, pending).await?;
-        }
-        // One overdue row a round is waited for: its blocker is looked for meanwhile.
-        if let Some(p) = overdue.and_then(|source| pending.iter().find(|p| p.wanted.source == source)) {
-            let (owner, source) = (Arc::clone(&p.owner), vec![p.wanted.source.clone()]);
-            let work = claims::claim(connection, &self.pipeline, &owner, &source, Locked::Wait);
-            let (claimed, note) = blockers::watch(&self.connector, pid, self.asked(work)).await;
-            if let (Err(Trouble::Postgres(error)), Some(note)) = (&claimed, note) {
-                warn!(pipeline = &*self.pipeline, source = %source[0], %error, note, "a claim waits for a lock");
-            }
-            self.answer(connection, claimed?, pending).await?;
         }
         Ok(())
     }
@@ -278,8 +291,22 @@ impl Claimer {
     }
 }
 
+/// Waits until nobody holds a partition's row, for `lock_timeout` at most: ends zombies of our own that hold it, and says who
+/// else does. Takes nothing itself.
+async fn wait_at_lock(connector: Connector, pipeline: Arc<str>, source: TopicPartition, waits: u32) {
+    let Ok((mut connection, pid)) = connector.open().await else { return sleep(OVERDUE_RETRY).await };
+    let work = timeout(connector.write_deadline(), claims::wait_at(&mut connection, &pipeline, &source));
+    let (waited, note) = blockers::watch(&connector, pid, work).await;
+    // It comes again every few seconds, for as long as the lock is held.
+    if let (false, Some(note), true) = (matches!(waited, Ok(Ok(()))), note, waits.is_power_of_two()) {
+        warn!(pipeline = &*pipeline, %source, note, "a claim waits for a lock: nothing is lost");
+    }
+}
+
 /// Takes a request in; a later question about a partition replaces an earlier one of the same asker.
 fn enqueue(pending: &mut Vec<Pending>, request: ClaimRequest) {
+    // By owner: another consumer of this process may have been given the partition, and asked, meanwhile.
+    pending.retain(|p| p.owner != request.owner || !request.withdrawn.contains(&p.wanted.source));
     for wanted in request.wanted {
         pending.retain(|p| p.wanted.source != wanted.source);
         pending.push(Pending {

@@ -1,18 +1,31 @@
 //! The commands, one file each.
 
+mod check;
+mod dead_letters;
+mod lag;
+mod offsets;
+mod reach;
+mod rehearsal;
 mod run;
+mod show;
+mod status;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing::level_filters::LevelFilter;
 
-use crate::config::{Config, LogFormat, variables};
+use crate::config::{Config, LogFormat, Pipeline, variables};
 use crate::error::{FatalError, USAGE};
 
 /// Drains Kafka into Postgres: exactly once, in batches, each with one binary COPY.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -28,6 +41,27 @@ enum Command {
         #[arg(long, value_name = "now")]
         until: Option<Until>,
     },
+    /// Reaches Kafka and Postgres, holds the mapping against the table, and tries the newest records in a transaction that is
+    /// rolled back. Changes nothing.
+    Check(check::Arguments),
+    /// Shows by partition how far behind the ledger is.
+    Lag(lag::Arguments),
+    /// Shows, sets and copies the ledger's positions.
+    #[command(subcommand)]
+    Offsets(offsets::Command),
+    /// Lists, shows, replays and purges records that became no rows.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
+    /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
+    Verify(verify::Arguments),
+    /// Prints what the live page shows, from a running daemon.
+    Status {
+        #[command(flatten)]
+        files: Files,
+        /// The document of `/api/status` as it is.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -35,6 +69,53 @@ struct Files {
     /// The configuration; several overlay each other, the later wins.
     #[arg(long = "config", value_name = "FILE", required = true)]
     config: Vec<PathBuf>,
+}
+
+/// What every command but `run` takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    #[command(flatten)]
+    files: Files,
+    /// Only this pipeline; all of the configuration without it.
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    /// One JSON document on standard output, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    /// The configuration, checked.
+    fn load(&self) -> Result<Config, FatalError> {
+        let config = parse(&self.files)?;
+        // What a command has to say it says itself; librdkafka's and our own warnings come beside it.
+        start_logging(&config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
+        Ok(config)
+    }
+
+    /// The pipelines that are meant.
+    fn pipelines<'a>(&self, config: &'a Config) -> Result<Vec<&'a Pipeline>, FatalError> {
+        let Some(name) = &self.pipeline else { return Ok(config.pipelines.iter().collect()) };
+        match config.pipelines.iter().find(|pipeline| pipeline.name == *name) {
+            Some(pipeline) => Ok(vec![pipeline]),
+            None => Err(FatalError::Config(format!(
+                "--pipeline: the configuration has no pipeline `{name}`; it has {}",
+                names(config)
+            ))),
+        }
+    }
+
+    /// The one pipeline that is meant.
+    fn only<'a>(&self, config: &'a Config) -> Result<&'a Pipeline, FatalError> {
+        match self.pipelines(config)?.as_slice() {
+            [one] => Ok(one),
+            _ => Err(FatalError::Config(format!("say which pipeline: --pipeline NAME, one of {}", names(config)))),
+        }
+    }
+}
+
+fn names(config: &Config) -> String {
+    config.pipelines.iter().map(|pipeline| format!("`{}`", pipeline.name)).collect::<Vec<_>>().join(", ")
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -53,8 +134,14 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let outcome = match arguments.command {
-        Command::Run { files, until } => load(&files).and_then(|config| run::run(config, until.is_some())),
+    let outcome = match &arguments.command {
+        Command::Run { files, until } => load(files).and_then(|config| run::run(config, until.is_some())),
+        Command::Check(arguments) => reach::block_on(check::run(arguments)),
+        Command::Lag(arguments) => reach::block_on(lag::run(arguments)),
+        Command::Offsets(command) => reach::block_on(offsets::run(command)),
+        Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
+        Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
+        Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -65,17 +152,18 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn parse(files: &Files) -> Result<Config, FatalError> {
+    Config::load(&files.config, variables()).map_err(|faults| FatalError::Config(faults.to_string()))
+}
+
 fn load(files: &Files) -> Result<Config, FatalError> {
-    let config = Config::load(&files.config, variables()).map_err(|faults| FatalError::Config(faults.to_string()))?;
-    start_logging(&config);
+    let config = parse(files)?;
+    start_logging(&config, LevelFilter::from_level(config.log.level));
     Ok(config)
 }
 
-fn start_logging(config: &Config) {
-    use tracing_subscriber::filter::LevelFilter;
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::from_level(config.log.level))
-        .with_writer(std::io::stderr);
+fn start_logging(config: &Config, level: LevelFilter) {
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
     match config.log.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

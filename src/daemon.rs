@@ -88,6 +88,9 @@ pub async fn run(
             }
         }
     };
+    // The heartbeat ends first, or it could write our row again.
+    side.shutdown().await;
+    http::goodbye(&config, &instance).await;
     for pipeline in &pipelines {
         let (rows, dead) =
             pipeline.consumers.iter().fold((0, 0), |(rows, dead), c| (rows + c.rows(), dead + c.dead_letters()));
@@ -120,6 +123,7 @@ async fn report(daemon: Arc<Daemon>) {
         for pipeline in &daemon.pipelines {
             metrics::pipeline_state(&pipeline.name, &STATES, state_label(pipeline));
         }
+        metrics::memory();
         daemon.prometheus.run_upkeep();
     }
 }

@@ -1,34 +1,75 @@
-//! `/metrics`, `/healthz`, `/readyz`, `/api/status`. Answers only questions; nothing here asks Kafka or Postgres.
+//! The live page at `/`, `/api/status`, `/api/history`, `/api/events`, `/metrics`, `/healthz`, `/readyz`. Answers only
+//! questions; nothing here asks Kafka, and Postgres is asked for the other instances alone.
 
+mod assets;
+mod board;
+mod frames;
+mod guard;
+mod history;
+mod instances;
 mod status;
+pub(crate) mod text;
+mod watch;
+mod words;
+mod work_view;
 
-use std::sync::Arc;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use futures_util::stream;
 use tokio::net::TcpListener;
 use tracing::error;
 
 use crate::daemon::Daemon;
+use instances::Instances;
+use watch::Watch;
+
+pub(crate) use instances::goodbye;
+
+/// What the handlers answer from.
+#[derive(Debug)]
+struct Site {
+    daemon: Arc<Daemon>,
+    watch: Watch,
+    instances: Mutex<Instances>,
+}
 
 /// Serves until it is dropped.
+///
+/// # Cancel safety
+/// May be dropped at any point; [`goodbye`] takes our row of `tidegate.instance` away.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
+    let guard = guard::Guard::new(&daemon.config.http);
+    let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });
     let router = Router::new()
+        .route("/", get(page))
         .route("/metrics", get(metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/api/status", get(status))
-        .with_state(daemon);
-    if let Err(error) = axum::serve(listener, router).await {
-        error!(%error, "the HTTP endpoint ended");
-    }
+        .route("/api/history", get(history))
+        .route("/api/events", get(events))
+        .merge(assets::routes())
+        .with_state(Arc::clone(&site))
+        .layer(middleware::from_fn_with_state(guard, guard::check));
+    let server = async {
+        if let Err(error) = axum::serve(listener, router).await {
+            error!(%error, "the HTTP endpoint ended");
+        }
+    };
+    tokio::join!(server, watch::run(Arc::clone(&site)), instances::run(site));
 }
 
-async fn metrics(State(daemon): State<Arc<Daemon>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], daemon.prometheus.render()).into_response()
+async fn metrics(State(site): State<Arc<Site>>) -> Response {
+    let text = crate::metrics::render(&site.daemon.prometheus);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
 /// The process lives. Asks nobody, so that an outage restarts nothing.
@@ -36,14 +77,60 @@ async fn healthz() -> &'static str {
     "ok\n"
 }
 
-async fn readyz(State(daemon): State<Arc<Daemon>>) -> Response {
-    let reasons = status::not_ready(&daemon);
+async fn readyz(State(site): State<Arc<Site>>) -> Response {
+    let reasons = status::not_ready(&site.daemon);
     if reasons.is_empty() {
         return "ready\n".into_response();
     }
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
 }
 
-async fn status(State(daemon): State<Arc<Daemon>>) -> Response {
-    axum::Json(status::of(&daemon)).into_response()
+/// The page, with the present state as text for who runs no script.
+async fn page(State(site): State<Arc<Site>>) -> Response {
+    let now = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], assets::index(&text::render(&now))).into_response()
+}
+
+async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+    let document = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
+    // Weak: two documents of one tag say the same, but for how long ago it was.
+    let tag = format!("W/\"{:016x}\"", frames::fingerprint(&document));
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    if known.flat_map(|tags| tags.split(',')).any(|known| known.trim() == tag) {
+        return (StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response();
+    }
+    let headers = [(header::ETAG, tag), (header::CACHE_CONTROL, "no-cache".to_owned())];
+    (headers, axum::Json(document)).into_response()
+}
+
+#[derive(serde::Deserialize)]
+struct Stretch {
+    pipeline: String,
+    /// Milliseconds since the epoch.
+    #[serde(default)]
+    from: i64,
+}
+
+async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Stretch>) -> Response {
+    match site.watch.history(&stretch.pipeline, stretch.from) {
+        Some(columns) => axum::Json(columns).into_response(),
+        None => (StatusCode::NOT_FOUND, "no such pipeline\n").into_response(),
+    }
+}
+
+/// Server-sent events: the whole document first, then once a second what changed.
+async fn events(State(site): State<Arc<Site>>) -> Response {
+    let Some((first, frames)) = site.watch.join(&site) else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "too many viewers\n").into_response();
+    };
+    // Who can't keep up is cut off, and its browser comes again.
+    let frames = stream::unfold((Some(first), frames), |(first, mut frames)| async {
+        let frame = match first {
+            Some(first) => first,
+            None => frames.recv().await.ok()?,
+        };
+        Some((Ok::<_, Infallible>(frame.to_string()), (None, frames)))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
+    (headers, Body::from_stream(frames)).into_response()
 }

@@ -2,5 +2,6 @@
 
 pub mod consumer;
 pub mod observer;
+pub mod reader;
 pub mod rebalance;
 pub mod settings;

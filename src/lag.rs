@@ -15,7 +15,7 @@ use tracing::debug;
 use crate::config::Topics;
 use crate::kafka::observer::{End, Observer};
 use crate::metrics::{self, epoch_ms};
-use crate::position::{Offset, TopicPartition};
+use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::status::lock;
 
@@ -52,21 +52,27 @@ pub struct PartitionLag {
     pub seconds: f64,
     /// Seconds until Kafka deletes it.
     pub headroom: Option<f64>,
+    /// The claim that holds it.
+    pub claim: Option<ClaimId>,
     /// Who claimed it last.
     pub owner: Option<String>,
     /// The claim's number.
     pub epoch: i64,
     /// Seconds since the ledger's row moved.
     pub idle_seconds: f64,
+    /// When the ledger was asked for this; `None` where it didn't answer, and this is what it said before.
+    pub asked_at: Option<Instant>,
 }
 
 /// A ledger row, as lag needs it.
 struct LedgerEntry {
     next: Offset,
+    claim: Option<ClaimId>,
     owner: Option<String>,
     epoch: i64,
     last_timestamp: Option<i64>,
     idle_seconds: f64,
+    asked_at: Option<Instant>,
 }
 
 impl LedgerEntry {
@@ -74,10 +80,12 @@ impl LedgerEntry {
     fn as_of(lag: &PartitionLag) -> Self {
         Self {
             next: lag.next,
+            claim: lag.claim,
             owner: lag.owner.clone(),
             epoch: lag.epoch,
             last_timestamp: None,
             idle_seconds: lag.idle_seconds + INTERVAL.as_secs_f64(),
+            asked_at: None,
         }
     }
 }
@@ -149,6 +157,14 @@ impl LagWatch {
                 }
             }
         }
+    }
+
+    /// Looks once, at everything.
+    ///
+    /// # Errors
+    /// Which of Kafka and Postgres gives no answer, in words.
+    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+        self.look(true, &mut None).await
     }
 
     async fn look(
@@ -245,9 +261,11 @@ impl LagWatch {
             records,
             seconds,
             headroom: retention.map(|retention| (retention - seconds).max(0.0)),
+            claim: row.claim,
             owner: row.owner.clone(),
             epoch: row.epoch,
             idle_seconds: row.idle_seconds,
+            asked_at: row.asked_at,
         }
     }
 
@@ -260,9 +278,10 @@ impl LagWatch {
             *connection = Some(open);
         }
         let Some(open) = connection else { return Ok(HashMap::new()) };
+        let asked_at = Some(Instant::now());
         let work = sqlx::query(
             "SELECT topic, partition, next_offset, owner, epoch, last_timestamp,
-                 extract(epoch FROM clock_timestamp() - updated_at)::float8
+                 extract(epoch FROM clock_timestamp() - updated_at)::float8, claim_id
              FROM tidegate.ledger WHERE pipeline = $1",
         )
         .bind(&*self.pipeline)
@@ -286,6 +305,8 @@ impl LagWatch {
                 epoch: row.try_get(4)?,
                 last_timestamp: row.try_get(5)?,
                 idle_seconds: row.try_get(6)?,
+                claim: row.try_get(7)?,
+                asked_at,
             };
             Ok((source, row))
         };

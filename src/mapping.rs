@@ -31,6 +31,7 @@ use crate::copy::{NULL, Scratch};
 use crate::decode::{DecodeFault, Decoder, Fields, Leftovers};
 use crate::record::Record;
 use crate::value::{Kind, Reason, Rejection, Value};
+pub use explain::Described;
 pub use fault::PlanFault;
 pub use plan::Plan;
 use plan::{Feed, PlannedColumn};

@@ -8,7 +8,9 @@ use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::batch::{Batch, Trigger};
+use crate::partition::Condition;
 use crate::store::WriteError;
+use crate::value::Reason;
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
@@ -35,6 +37,12 @@ const HEADROOM: &str = "tidegate_retention_headroom_seconds";
 const PIPELINE_STATE: &str = "tidegate_pipeline_state";
 const LAST_COMMIT: &str = "tidegate_last_commit_timestamp_seconds";
 const BUILD_INFO: &str = "tidegate_build_info";
+/// By the name that Prometheus' own client libraries give it.
+const RESIDENT: &str = "process_resident_memory_bytes";
+
+/// The classes of errors that are waited out, as [`WriteError::sqlstate_class`] names them.
+const RETRIED_CLASSES: [&str; 12] =
+    ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
 
 /// Upper bounds of the latency histograms, in seconds: fine around the defaults of `batch.max_age`.
 const SECONDS: [f64; 18] =
@@ -86,6 +94,7 @@ fn describe() {
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
     g!(BUILD_INFO, "1, with the version");
+    g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
 }
 
 /// What belongs to the process.
@@ -204,6 +213,7 @@ impl WriterMetrics {
 pub struct ConsumerMetrics {
     pipeline: Arc<str>,
     consumed: Counter,
+    rewinds: Counter,
     rebalances: Counter,
     assigned: Gauge,
     paused: Gauge,
@@ -227,6 +237,7 @@ impl ConsumerMetrics {
         Self {
             pipeline: name(),
             consumed: counter!(RECORDS_CONSUMED, "pipeline" => name()),
+            rewinds: counter!(REWINDS, "pipeline" => name()),
             rebalances: counter!(REBALANCES, "pipeline" => name()),
             assigned: gauge!(ASSIGNED, "pipeline" => name(), "consumer" => consumer.clone()),
             paused: gauge!(PAUSED, "pipeline" => name(), "consumer" => consumer.clone()),
@@ -240,6 +251,11 @@ impl ConsumerMetrics {
     /// Records taken from Kafka.
     pub fn consumed(&self, records: u64) {
         self.consumed.increment(records);
+    }
+
+    /// The ledger stood behind what we knew to be committed.
+    pub fn rewound(&self) {
+        self.rewinds.increment(1);
     }
 
     /// The group moved partitions.
@@ -295,9 +311,58 @@ pub fn epoch_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// The label of each reason to close a batch, so that every series exists from the start.
-pub fn touch_batches(pipeline: &Arc<str>) {
+/// Registers every series of a pipeline whose labels are known beforehand, at 0: a rate over a series that appears with its
+/// first event doesn't see that event.
+pub fn touch(pipeline: &Arc<str>, consumers: u32) {
+    drop(WriterMetrics::new(pipeline));
+    for consumer in 0..consumers {
+        drop(ConsumerMetrics::new(pipeline, consumer));
+    }
+    let touch = |name: &'static str, label: &'static str, value: &'static str| {
+        counter!(name, "pipeline" => Arc::clone(pipeline), label => value).increment(0);
+    };
     for trigger in [Trigger::Rows, Trigger::Bytes, Trigger::Age, Trigger::Revoke, Trigger::Shutdown] {
-        counter!(BATCHES, "pipeline" => Arc::clone(pipeline), "trigger" => trigger.label()).increment(0);
+        touch(BATCHES, "trigger", trigger.label());
+    }
+    for reason in Reason::ALL {
+        touch(DEAD_LETTERS, "reason", reason.code());
+    }
+    for cause in Condition::CAUSES {
+        touch(RECORDS_LOST, "cause", cause);
+    }
+    for class in RETRIED_CLASSES {
+        touch(RETRIES, "sqlstate_class", class);
+    }
+}
+
+/// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of [`CYCLE`] are kept in gauges; they only
+/// grow, and are shown as the counter that they are.
+pub fn render(handle: &PrometheusHandle) -> String {
+    handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1)
+}
+
+/// The memory that the kernel counts as ours, to hold against `limits.memory`; nothing where the kernel doesn't say.
+pub fn memory() {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    if let Some(bytes) = resident_bytes(&status) {
+        gauge!(RESIDENT).set(bytes);
+    }
+}
+
+/// `VmRSS` of Linux's `/proc/PID/status`, in bytes.
+fn resident_bytes(status: &str) -> Option<f64> {
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
+    kib.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_from_the_kernel_s_words() {
+        let status = "Name:\ttidegate\nVmHWM:\t   20480 kB\nVmRSS:\t   10240 kB\nThreads:\t7\n";
+        assert_eq!(resident_bytes(status), Some(10_485_760.0));
+        assert_eq!(resident_bytes("Name:\ttidegate\n"), None);
     }
 }

@@ -96,6 +96,9 @@ pub enum Condition {
 }
 
 impl Condition {
+    /// Every [`Condition::cause`].
+    pub const CAUSES: [&str; 4] = ["ledger_lost", "retention", "log_shorter", "log_replaced"];
+
     /// The label of `records_lost_total`.
     pub fn cause(&self) -> &'static str {
         match self {

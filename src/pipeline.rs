@@ -110,6 +110,7 @@ impl Pipeline {
         until_now: bool,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
+        metrics::touch(&self.name, self.config.consumers.get());
         let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
@@ -134,7 +135,6 @@ impl Pipeline {
             plans = self.start(&connector, &observer) => plans?,
             () = stop.cancelled() => return Ok(()),
         };
-        metrics::touch_batches(&self.name);
         self.enter(Phase::Running);
         info!(
             pipeline = &*self.name,
@@ -192,6 +192,7 @@ impl Pipeline {
                 answers,
                 inbox,
                 gate: Arc::clone(&gate),
+                lag: Arc::clone(&self.lag),
                 metrics: ConsumerMetrics::new(&self.name, status.number),
                 status: Arc::clone(status),
                 stop: stop.clone(),

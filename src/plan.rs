@@ -55,6 +55,14 @@ impl PlanSource {
             create(config, connection).await?;
             catalog = read(config, connection).await?;
         }
+        Self::of(config, catalog)
+    }
+
+    /// Plans for a catalog at hand, and makes nothing: for commands that only look.
+    ///
+    /// # Errors
+    /// [`ReplanError::Unplannable`] names every fault.
+    pub fn of(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
         let planned = Arc::new(plan(config, catalog, 1)?);
         Ok(Self { config: config.clone(), current: Mutex::new(planned), version: AtomicU64::new(1) })
     }

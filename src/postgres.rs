@@ -19,6 +19,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
@@ -37,6 +38,9 @@ use connect::Connector;
 
 /// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
+
+/// A statement with its parameters.
+pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
 /// One writer's store.
 #[derive(Debug)]
@@ -146,6 +150,28 @@ impl PgStore {
             self.missing = column.map_or_else(Vec::new, |at| by_time::needed(by, &self.planned.catalog, at, rows));
         }
         !self.missing.is_empty()
+    }
+
+    /// Runs one statement of the caller's own in the transaction that is open, under the same deadline and rules as the rest.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn rows(&mut self, stage: Stage, query: Statement<'_>) -> Result<Vec<PgRow>, WriteError> {
+        let mut live = self.take(stage)?;
+        let result = timeout(self.connector.write_deadline(), query.fetch_all(&mut live.connection)).await;
+        self.keep(stage, live, result, None)
+    }
+
+    /// Begins a transaction that makes the table itself: `sql` runs first, and the staging table is made behind it. After the
+    /// rollback the caller disconnects, since the staging table is gone with it.
+    ///
+    /// # Errors
+    /// As the statements fail.
+    pub async fn begin_with(&mut self, sql: &str) -> Result<(), WriteError> {
+        self.live = Some(Live::new(self.connector.open().await?));
+        self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
+        self.rows(Stage::Begin, sqlx::query(sql)).await?;
+        self.stage().await
     }
 
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {

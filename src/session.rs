@@ -13,6 +13,7 @@ use crate::config::BatchLimits;
 use crate::partition::{Condition, Grant, Owned, Partition, State};
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::record::{Headers, Record};
+use crate::store::LedgerRow;
 
 /// One consumer's partitions and batches.
 #[derive(Debug)]
@@ -296,6 +297,40 @@ impl Session {
         self.spare.push(batch);
     }
 
+    /// Someone read the ledger for us, after `asked_at`. A write finds out by itself when the database went back or another
+    /// claim took over; a partition that waits for its next record would not, and what the database lost of it would stay
+    /// lost for as long. What happened since `asked_at` the reader may not have seen: then its word is nothing new. What it
+    /// means for us, where it is news.
+    pub fn ledger_seen(
+        &mut self,
+        source: &TopicPartition,
+        row: LedgerRow,
+        asked_at: Instant,
+        now: Instant,
+    ) -> Option<Fate> {
+        let &index = self.index.get(source)?;
+        let partition = &mut self.partitions[index].partition;
+        let State::Owned(owned) = &partition.state else { return None };
+        if asked_at <= partition.progress_at {
+            return None;
+        }
+        let fenced = match row {
+            LedgerRow::Found { claim, .. } if claim != Some(owned.claim) => true,
+            // What is in flight may have moved it on already.
+            LedgerRow::Found { next, .. } if next >= owned.committed => return None,
+            LedgerRow::Found { .. } | LedgerRow::Missing => false,
+        };
+        self.leave_open_batch(index);
+        self.actions.stop.push(source.clone());
+        if fenced {
+            self.partitions[index].partition.state = State::Fenced { since: now };
+            Some(Fate::Superseded)
+        } else {
+            self.ask(index, now);
+            Some(Fate::Rewound)
+        }
+    }
+
     /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
@@ -341,6 +376,12 @@ impl Session {
             State::Owned(owned) => Some((&partition.source, owned)),
             _ => None,
         })
+    }
+
+    /// Partitions whose claim is asked for and not answered.
+    pub fn claiming(&self) -> impl Iterator<Item = &TopicPartition> {
+        let claiming = |partition: &&Partition| matches!(partition.state, State::Claiming { .. });
+        self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
     /// Bytes held by the open batch.

@@ -1,17 +1,22 @@
 //! What the daemon knows of itself, for `/readyz`, `/api/status` and the page. Written by the rooms that do the work, at most
 //! a few times a batch; read by the HTTP room.
 
+pub mod work;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::position::{Offset, TopicPartition};
+use work::Work;
 
 /// One consumer and its writer.
 #[derive(Debug)]
 pub struct ConsumerStatus {
     /// Its number within the pipeline and this process, from 0.
     pub number: u32,
+    /// What it did.
+    pub work: Work,
     writer: Mutex<WriterState>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
@@ -65,6 +70,7 @@ impl ConsumerStatus {
     pub fn new(number: u32) -> Self {
         Self {
             number,
+            work: Work::default(),
             writer: Mutex::new(WriterState::Flowing),
             partitions: Mutex::default(),
             joined: AtomicBool::new(false),
@@ -79,7 +85,11 @@ impl ConsumerStatus {
 
     /// The writer got through.
     pub fn flowing(&self) {
-        *lock(&self.writer) = WriterState::Flowing;
+        let before = std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing);
+        if let WriterState::Waiting { since, .. } = before {
+            let seconds = since.elapsed().as_secs_f64();
+            self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
+        }
     }
 
     /// The writer waits.
@@ -88,7 +98,10 @@ impl ConsumerStatus {
         let mut state = lock(&self.writer);
         let since = match &*state {
             WriterState::Waiting { since, .. } => *since,
-            WriterState::Flowing => now,
+            WriterState::Flowing => {
+                self.work.note("outage", format!("c{} waits: {why}", self.number));
+                now
+            }
         };
         *state = WriterState::Waiting { since, why: why.to_owned(), attempt, retry_at: now + delay };
     }

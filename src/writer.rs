@@ -16,10 +16,12 @@ use tracing::{debug, info, warn};
 use crate::batch::{Batch, Reject, Span};
 use crate::budget::Budget;
 use crate::isolate::{Search, Step};
-use crate::metrics::WriterMetrics;
+use crate::metrics::{WriterMetrics, epoch_ms};
+use crate::position::{Offset, TopicPartition};
 use crate::retry::{Backoff, Disposition};
 use crate::session::{Ack, Fate};
 use crate::status::ConsumerStatus;
+use crate::status::work::{BatchNote, DeadLetter, Phase};
 use crate::store::{PostgresError, ReplanError, Store, Verdict, WriteError};
 
 /// COPYs that one transaction may spend on the search for bad records; what is left of the batch goes into a next one.
@@ -51,6 +53,8 @@ pub struct Writer<S> {
 struct Books {
     rows: u64,
     dead: Vec<&'static str>,
+    /// Where each of these came from.
+    places: Vec<DeadLetter>,
 }
 
 /// What one transaction came to.
@@ -59,6 +63,15 @@ enum Attempt {
     Committed { until: u32 },
     /// The ledger didn't move these spans: rolled back.
     Refused(Vec<Span>),
+}
+
+/// Why the ledger is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// A COMMIT's outcome is unknown: where all spans are done, it was carried out.
+    Commit,
+    /// It didn't move these spans: whatever it says of them, this transaction wrote none of them.
+    Refusal,
 }
 
 /// Why one transaction failed, and how much of the window it was about to commit.
@@ -106,7 +119,10 @@ impl<S: Store> Writer<S> {
             at = self.write_window(batch, at, &mut fates).await?;
         }
         self.status.flowing();
-        self.metrics.batch(batch, started.elapsed());
+        let took = started.elapsed();
+        self.metrics.batch(batch, took);
+        let note = BatchNote { rows: u64::from(batch.row_count()), bytes: batch.row_bytes() as u64, took };
+        self.status.work.batch(batch.trigger(), note);
         Ok(fates)
     }
 
@@ -139,18 +155,25 @@ impl<S: Store> Writer<S> {
                     return Ok(until);
                 }
                 Ok(Attempt::Refused(spans)) => {
-                    self.settle(batch, &spans, false, fates).await;
+                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
                 }
                 Err(Failure::Budget(why)) => {
                     self.store.rollback().await;
-                    return Err(Stopped(why));
+                    // A late write of a superseded claim meets the rows of the new owner, and a unique index refuses them
+                    // all: that is no fault of the records. Only who still owns all that it writes stops for the budget.
+                    let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
+                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
+                    if batch.records_in(window) == records {
+                        return Err(Stopped(why));
+                    }
+                    hint = None;
                 }
                 Err(Failure::Write { error, until }) if error.outcome_unknown() => {
                     warn!(error = %error, "the outcome of a COMMIT is unknown, the ledger will tell");
                     self.metrics.commit_unknown();
                     self.store.disconnect();
                     let spans = batch.spans(start..until);
-                    if self.settle(batch, &spans, until == batch.len(), fates).await {
+                    if self.settle(batch, &spans, Doubt::Commit, until == batch.len(), fates).await {
                         self.committed(batch, start..until);
                         return Ok(until);
                     }
@@ -203,6 +226,7 @@ impl<S: Store> Writer<S> {
         let whole = window.end;
         let failed = |error| Failure::Write { error, until: whole };
         self.store.begin().await.map_err(failed)?;
+        let copying = Instant::now();
         let (until, refused) = match hint {
             None => {
                 self.books.rows = self.store.copy(batch, window.clone()).await.map_err(failed)?;
@@ -210,6 +234,7 @@ impl<S: Store> Writer<S> {
             }
             Some(row) => self.search(batch, window.clone(), row).await?,
         };
+        self.status.work.spent(Phase::Copy, copying.elapsed());
         let failed = |error| Failure::Write { error, until };
         let window = window.start..until;
         let mut rejects: Vec<&Reject> = batch.rejects(window.clone()).chain(&refused).collect();
@@ -218,6 +243,7 @@ impl<S: Store> Writer<S> {
             self.ask_budget(batch, &window, rejects.len())?;
             self.store.set_aside(batch, &rejects).await.map_err(failed)?;
         }
+        let committing = Instant::now();
         let spans = batch.spans(window.clone());
         let moved = self.store.advance(&spans).await.map_err(failed)?;
         let missing: Vec<Span> =
@@ -227,7 +253,9 @@ impl<S: Store> Writer<S> {
             return Ok(Attempt::Refused(missing));
         }
         self.books.dead = rejects.iter().map(|reject| reject.reason).collect();
+        self.books.places = rejects.iter().map(|reject| place_of(batch, reject)).collect();
         self.store.commit().await.map_err(failed)?;
+        self.status.work.spent(Phase::Commit, committing.elapsed());
         Ok(Attempt::Committed { until })
     }
 
@@ -291,15 +319,25 @@ impl<S: Store> Writer<S> {
     fn committed(&mut self, batch: &Batch, window: Range<u32>) {
         self.backoff.reset();
         self.window_max = self.window_max.saturating_mul(2);
-        let Books { rows, dead } = std::mem::take(&mut self.books);
+        let Books { rows, dead, places } = std::mem::take(&mut self.books);
         self.budget.count(u64::from(batch.records_in(window.clone())), dead.len() as u64, Instant::now());
         self.metrics.committed(batch, window, rows, &dead);
         self.status.committed(rows, dead.len() as u64);
+        for (reason, place) in dead.into_iter().zip(places) {
+            self.status.work.dead(reason, place);
+        }
     }
 
     /// Asks the ledger what became of these spans, for as long as it takes, and notes it. `last` says that the batch ends with
     /// these spans. True where they were committed.
-    async fn settle(&mut self, batch: &mut Batch, spans: &[Span], last: bool, fates: &mut [Option<Fate>]) -> bool {
+    async fn settle(
+        &mut self,
+        batch: &mut Batch,
+        spans: &[Span],
+        doubt: Doubt,
+        last: bool,
+        fates: &mut [Option<Fate>],
+    ) -> bool {
         let rows = loop {
             match self.store.settle(spans).await {
                 Ok(rows) => break rows,
@@ -307,7 +345,7 @@ impl<S: Store> Writer<S> {
             }
         };
         let verdicts: Vec<Verdict> = spans.iter().zip(rows).map(|(span, row)| row.verdict(span)).collect();
-        let all_done = verdicts.iter().all(|verdict| *verdict == Verdict::Done);
+        let all_done = doubt == Doubt::Commit && verdicts.iter().all(|verdict| *verdict == Verdict::Done);
         for (span, verdict) in spans.iter().zip(verdicts) {
             let Span { segment, source, from, to, .. } = span;
             let fate = match verdict {
@@ -323,10 +361,14 @@ impl<S: Store> Writer<S> {
                 Fate::Committed(_) => {}
                 Fate::Superseded => {
                     self.metrics.fenced();
+                    self.status.work.note("fenced", format!("{source} at {from}: another claim holds it"));
                     info!(%source, %from, "superseded: another claim holds the partition, its batch is dropped");
                 }
                 Fate::Rewound => {
                     self.metrics.rewound();
+                    self.status
+                        .work
+                        .note("rewind", format!("{source} at {from}: the ledger stands elsewhere, refilling"));
                     warn!(%source, %from, "the ledger stands elsewhere: the database went back; claiming again and refilling from Kafka");
                 }
             }
@@ -360,7 +402,15 @@ impl<S: Store> Writer<S> {
             warn!(error = %error, retry = attempt, ?delay, "waiting for Postgres: nothing is lost, Kafka keeps the records");
         }
         sleep(delay).await;
+        self.status.work.spent(Phase::Outage, delay);
     }
+}
+
+/// Where a dead letter came from.
+fn place_of(batch: &Batch, reject: &Reject) -> DeadLetter {
+    let record = batch.record(reject.record);
+    let source = TopicPartition::new(record.topic, record.partition);
+    DeadLetter { source, offset: Offset::new(record.offset), column: reject.column.clone(), at_ms: epoch_ms() }
 }
 
 /// A record that Postgres refused when it was copied alone.

@@ -139,6 +139,16 @@ pub enum TableMode {
 }
 
 impl TableMode {
+    /// The word that the configuration has for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::InsertNew { .. } => "insert_new",
+            Self::Upsert { .. } => "upsert",
+            Self::Aggregate { .. } => "aggregate",
+        }
+    }
+
     /// The key's columns; empty where there is none.
     pub fn key(&self) -> &[String] {
         match self {

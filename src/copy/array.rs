@@ -3,7 +3,7 @@
 use crate::config::NulPolicy;
 use crate::copy::{Encoding, Scratch, number, text};
 use crate::decode::json::scan::Scanner;
-use crate::value::{Kind, Reason, Value};
+use crate::value::{Kind, Reason, Slot, Value};
 
 /// Postgres' limit.
 const MAX_DIMENSIONS: usize = 6;
@@ -33,8 +33,9 @@ impl<'a> Iterator for Elements<'a> {
         if self.scan.peek() == b']' {
             return None;
         }
-        let bytes = self.scan.bytes;
-        self.scan.value(0).ok().map(|slot| slot.of(bytes))
+        let mut slot = Slot::MISSING;
+        self.scan.value(0, &mut slot).ok()?;
+        Some(slot.of(self.scan.bytes))
     }
 }
 
@@ -170,7 +171,9 @@ fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
         scan.space();
         scan.at += 1;
         scan.space();
-        let value = scan.value(0).ok()?.of(raw);
+        let mut slot = Slot::MISSING;
+        scan.value(0, &mut slot).ok()?;
+        let value = slot.of(raw);
         scan.space();
         match name {
             b"x" => x = Some((value, true)),

@@ -12,7 +12,7 @@ mod tests;
 use crate::decode::{DecodeFault, Fields, Leftovers, Path};
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 use keys::Keys;
-use scan::{Fault, MAX_DEPTH, Scanner};
+use scan::{Broken, Fault, MAX_DEPTH, Scanner};
 
 /// Finds the planned fields in JSON objects.
 #[derive(Debug)]
@@ -44,7 +44,9 @@ impl JsonDecoder {
             scratch: &mut self.scratch,
             policy: self.leftovers,
             refused: None,
-            fields,
+            slots: &mut fields.slots,
+            leftovers: &mut fields.leftovers,
+            leftovers_hold_nul: &mut fields.leftovers_hold_nul,
         };
         match walk.document() {
             Ok(true) => walk.refused.map_or(Ok(()), |at| Err(unknown_field(payload, at))),
@@ -52,7 +54,7 @@ impl JsonDecoder {
                 let detail = format!("the value {} is not a JSON object", shown(payload));
                 Err(DecodeFault { reason: Reason::NotAnObject, detail })
             }
-            Err(fault) => Err(not_json(payload, fault)),
+            Err(Broken) => Err(not_json(payload, walk.scan.fault)),
         }
     }
 }
@@ -62,7 +64,9 @@ struct Walk<'w, 'p> {
     scan: Scanner<'p>,
     keys: &'w mut Keys,
     scratch: &'w mut Vec<u8>,
-    fields: &'w mut Fields,
+    slots: &'w mut [Slot],
+    leftovers: &'w mut Vec<u8>,
+    leftovers_hold_nul: &'w mut bool,
     policy: Leftovers,
     /// Where the first key stands that no column takes, if that matters.
     refused: Option<usize>,
@@ -71,7 +75,7 @@ struct Walk<'w, 'p> {
 impl Walk<'_, '_> {
     /// The whole document; whether it is an object.
     #[inline]
-    fn document(&mut self) -> Result<bool, Fault> {
+    fn document(&mut self) -> Result<bool, Broken> {
         if u32::try_from(self.scan.bytes.len()).is_err() {
             return self.scan.fault("it is larger than 4 GiB");
         }
@@ -80,7 +84,7 @@ impl Walk<'_, '_> {
         if object {
             self.object(0, 0)?;
         } else {
-            self.scan.value(0)?;
+            self.scan.skip(0)?;
         }
         self.scan.space();
         if self.scan.at < self.scan.bytes.len() {
@@ -90,7 +94,7 @@ impl Walk<'_, '_> {
     }
 
     /// An object that columns look into, from its opening brace to behind its closing one.
-    fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Fault> {
+    fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Broken> {
         if depth >= MAX_DEPTH {
             return self.scan.fault("nested too deep");
         }
@@ -118,22 +122,21 @@ impl Walk<'_, '_> {
                     (found.map_or(keys::Target::NONE, |(_, target)| target), key_flags)
                 }
             };
-            let value = match target {
-                keys::Target { slot: Some(slot), node: None } => {
-                    let value = self.scan.value(depth + 1)?;
-                    self.put(slot, value);
-                    value.flags
-                }
+            let value_flags = match target {
+                keys::Target { slot: Some(slot), node: None } => match self.slots.get_mut(usize::from(slot)) {
+                    Some(slot) => self.scan.value(depth + 1, slot)?,
+                    None => self.scan.skip(depth + 1)?,
+                },
                 keys::Target { slot, node: Some(inner) } => self.inner(slot, inner, depth + 1)?,
                 keys::Target { slot: None, node: None } => {
-                    let value = self.scan.value(depth + 1)?;
+                    let value_flags = self.scan.skip(depth + 1)?;
                     if node == 0 && self.policy != Leftovers::Ignore {
-                        self.leftover(key_at, key_flags.with(value.flags));
+                        self.leftover(key_at, key_flags.with(value_flags));
                     }
-                    value.flags
+                    value_flags
                 }
             };
-            flags = flags.with(key_flags.inherited()).with(value.inherited());
+            flags = flags.with(key_flags.inherited()).with(value_flags.inherited());
             self.scan.space();
             match self.scan.peek() {
                 b',' => {
@@ -149,20 +152,13 @@ impl Walk<'_, '_> {
         }
     }
 
-    #[inline]
-    fn put(&mut self, slot: u16, value: Slot) {
-        if let Some(place) = self.fields.slots.get_mut(usize::from(slot)) {
-            *place = value;
-        }
-    }
-
     /// A key that the guess didn't find, up to its value.
     #[inline(never)]
     fn unexpected_key(
         &mut self,
         node: u16,
         previous: Option<keys::KeyId>,
-    ) -> Result<(Flags, Option<(keys::KeyId, keys::Target)>), Fault> {
+    ) -> Result<(Flags, Option<(keys::KeyId, keys::Target)>), Broken> {
         let start = self.scan.at;
         if self.scan.peek() != b'"' {
             return self.scan.fault("expected a key in quotes");
@@ -184,23 +180,25 @@ impl Walk<'_, '_> {
     }
 
     /// A value that columns look into.
-    fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Fault> {
+    fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Broken> {
         for below in self.keys.slots_below(node) {
-            if let Some(place) = self.fields.slots.get_mut(usize::from(*below)) {
+            if let Some(place) = self.slots.get_mut(usize::from(*below)) {
                 *place = Slot::MISSING;
             }
         }
         let start = self.scan.at;
-        let value = if self.scan.peek() == b'{' {
+        let mut value = Slot::MISSING;
+        let flags = if self.scan.peek() == b'{' {
             let flags = self.object(node, depth)?;
-            self.scan.slot(Kind::Object, flags, start)
+            self.scan.mark(&mut value, Kind::Object, flags, start);
+            flags
         } else {
-            self.scan.value(depth)?
+            self.scan.value(depth, &mut value)?
         };
-        if let Some(slot) = slot {
-            self.put(slot, value);
+        if let Some(place) = slot.and_then(|slot| self.slots.get_mut(usize::from(slot))) {
+            *place = value;
         }
-        Ok(value.flags)
+        Ok(flags)
     }
 
     #[inline(never)]
@@ -209,9 +207,9 @@ impl Walk<'_, '_> {
             self.refused.get_or_insert(key_at);
             return;
         }
-        self.fields.leftovers.extend_from_slice(&self.scan.bytes[key_at..self.scan.at]);
-        self.fields.leftovers.push(b',');
-        self.fields.leftovers_hold_nul |= flags.has(Flags::NUL);
+        self.leftovers.extend_from_slice(&self.scan.bytes[key_at..self.scan.at]);
+        self.leftovers.push(b',');
+        *self.leftovers_hold_nul |= flags.has(Flags::NUL);
     }
 }
 
@@ -231,7 +229,8 @@ fn not_json(payload: &[u8], fault: Fault) -> DecodeFault {
 
 #[cold]
 fn unknown_field(payload: &[u8], at: usize) -> DecodeFault {
-    let mut scan = Scanner { bytes: payload, at };
+    let mut scan = Scanner::new(payload);
+    scan.at = at;
     let name = scan.string().map_or(&[][..], |_| &payload[at..scan.at]);
     DecodeFault { reason: Reason::UnknownField, detail: format!("the field {} has no column", shown(name)) }
 }
@@ -242,11 +241,15 @@ pub(crate) fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
         return Err(not_utf8(text));
     }
     let mut scan = Scanner::new(text);
-    let whole = |scan: &mut Scanner<'_>| {
+    let mut slot = Slot::MISSING;
+    let whole = |scan: &mut Scanner<'_>, slot: &mut Slot| {
         scan.space();
-        let value = scan.value(0)?;
+        scan.value(0, slot)?;
         scan.space();
-        if scan.at < text.len() { scan.fault("something follows the value") } else { Ok(value) }
+        if scan.at < text.len() { scan.fault("something follows the value") } else { Ok(()) }
     };
-    whole(&mut scan).map_err(|fault| not_json(text, fault))
+    match whole(&mut scan, &mut slot) {
+        Ok(()) => Ok(slot),
+        Err(Broken) => Err(not_json(text, scan.fault)),
+    }
 }

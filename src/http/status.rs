@@ -1,24 +1,61 @@
 //! What `/api/status` and `/readyz` say. The JSON's form is versioned: fields are added, never changed.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
 
+use super::Site;
+use super::board::{self, Board, Held, Living};
+use super::instances::{self, Instances};
+use super::watch::{Entry, Rates};
+use super::words::{self, Facts, Sentence};
+use super::work_view::{BatchesView, DeadView, batches, dead};
+use crate::config::Topics;
 use crate::daemon::Daemon;
+use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline, state_label};
-use crate::status::{ConsumerStatus, WriterState, lock};
+use crate::status::work::Hold;
+use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
 
 #[derive(Serialize)]
 pub(super) struct Status {
     /// The form of this document.
     version: u32,
     instance: String,
+    host: String,
+    url: String,
     tidegate: &'static str,
     started_ms: i64,
     now_ms: i64,
     memory_limit_bytes: u64,
+    memory: Memory,
     ready: bool,
+    /// States in words, the worst first.
+    sentences: Vec<Sentence>,
+    /// The other daemons on this database; old where `instances_seen_ms` is.
+    instances: Vec<InstanceView>,
+    instances_seen_ms: Option<i64>,
     pipelines: Vec<PipelineView>,
+    /// The last 500 events, the oldest first.
+    timeline: Vec<Entry>,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    limit_bytes: u64,
+    resident_bytes: Option<u64>,
+    buffered_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct InstanceView {
+    instance: String,
+    host: String,
+    url: Option<String>,
+    version: String,
+    consumers: BTreeMap<String, u32>,
+    age_seconds: f64,
 }
 
 #[derive(Serialize)]
@@ -26,32 +63,68 @@ struct PipelineView {
     name: String,
     group: String,
     table: String,
+    mode: String,
+    topics: Vec<String>,
+    protocol: String,
     state: &'static str,
+    state_words: &'static str,
     /// Why it isn't flowing.
     reason: Option<String>,
+    /// Into Kafka, and from there into Postgres by all instances, in records a second; rows a second by this one.
+    into_per_second: Option<f64>,
+    out_per_second: Option<f64>,
+    rows_per_second: f64,
+    /// The best minute of the last hour.
+    best_per_second: f64,
+    flow_limit_per_second: Option<u32>,
+    empty_in_seconds: Option<f64>,
     rows: u64,
     dead_letters: u64,
     lag_records: u64,
     lag_seconds: f64,
+    lag_age_seconds: Option<f64>,
+    lag_seen_ms: Option<i64>,
+    lag_trouble: Option<String>,
     retention_headroom_seconds: Option<f64>,
+    /// What limits it, as a sentence.
+    limit: Option<String>,
+    batches: BatchesView,
+    dead: Vec<DeadView>,
     consumers: Vec<ConsumerView>,
     partitions: Vec<PartitionView>,
+    board: Board,
 }
 
 #[derive(Serialize)]
 struct ConsumerView {
     consumer: u32,
     joined: bool,
+    /// `full` or `flow`, where nothing is taken from Kafka at the moment.
+    held: Option<&'static str>,
     rows: u64,
     buffered_bytes: u64,
     waiting: Option<WaitingView>,
+    /// Shares of the last ten seconds.
+    time: TimeView,
     partitions: Vec<OwnedView>,
+}
+
+/// The poll thread's time is the first three, the writer's the others and waiting for a batch.
+#[derive(Serialize)]
+struct TimeView {
+    poll: f64,
+    decode: f64,
+    held: f64,
+    copy: f64,
+    commit: f64,
+    outage: f64,
 }
 
 #[derive(Serialize)]
 struct WaitingView {
     why: String,
     seconds: f64,
+    since_ms: i64,
     attempt: u32,
     retry_in_seconds: f64,
 }
@@ -81,23 +154,74 @@ struct PartitionView {
     owner: Option<String>,
     epoch: i64,
     idle_seconds: f64,
+    /// `flowing`, `claiming`, `fenced`, `stopped`, `waiting`, `held`, `full`; `silent` for another's that stands still.
+    sign: &'static str,
 }
 
-pub(super) fn of(daemon: &Daemon) -> Status {
+/// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
+const SILENT: f64 = 12.0;
+
+/// The whole document; without a timeline it is the one that viewers are told changes of, who read a consumer's partitions from
+/// the pipeline's.
+pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
+    let daemon = &site.daemon;
+    let instances = lock(&site.instances).clone();
+    let views: Vec<(PipelineView, Facts)> =
+        daemon.pipelines.iter().map(|pipeline| pipeline_view(site, pipeline, &instances, timeline.is_some())).collect();
+    let (pipelines, facts): (Vec<_>, Vec<_>) = views.into_iter().unzip();
+    let limit = daemon.config.limits.memory;
+    let all_consumers = || daemon.pipelines.iter().flat_map(|pipeline| &pipeline.consumers);
     Status {
         version: 1,
         instance: daemon.instance.to_string(),
+        host: instances::host(),
+        url: instances::url(&daemon.config),
         tidegate: env!("CARGO_PKG_VERSION"),
         started_ms: daemon.started_ms,
-        now_ms: crate::metrics::epoch_ms(),
-        memory_limit_bytes: daemon.config.limits.memory,
+        now_ms: epoch_ms(),
+        memory_limit_bytes: limit,
+        memory: Memory {
+            limit_bytes: limit,
+            resident_bytes: resident_bytes(),
+            buffered_bytes: all_consumers().map(|consumer| consumer.buffered_bytes()).sum(),
+        },
         ready: not_ready(daemon).is_empty(),
-        pipelines: daemon.pipelines.iter().map(|pipeline| pipeline_view(pipeline)).collect(),
+        sentences: words::all(&facts),
+        instances_seen_ms: instances.looked.map(|(_, at_ms)| at_ms),
+        instances: instances.others.into_iter().map(instance_view).collect(),
+        pipelines,
+        timeline: timeline.unwrap_or_default(),
     }
 }
 
-fn pipeline_view(pipeline: &Pipeline) -> PipelineView {
+fn instance_view((instance, seen): (String, instances::Instance)) -> InstanceView {
+    let instances::Instance { host, url, version, consumers, age_seconds } = seen;
+    InstanceView { instance, host, url, version, consumers, age_seconds }
+}
+
+/// What the system counts as ours, where it says so.
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    // Steps of a MiB: a figure that changes with every look is no news.
+    Some((pages * 4096) >> 20 << 20)
+}
+
+fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole: bool) -> (PipelineView, Facts) {
+    let rates = site.watch.rates(&pipeline.name);
     let lag = lock(&pipeline.lag).clone();
+    let mut ours = BTreeMap::new();
+    for consumer in &pipeline.consumers {
+        for partition in consumer.partitions() {
+            ours.insert(partition.source.clone(), (consumer, partition));
+        }
+    }
+    let held: Vec<Held<'_>> = lag
+        .partitions
+        .iter()
+        .map(|(source, lag)| Held { ours: ours.get(source).map(|(c, _)| c.number), owner: lag.owner.as_deref() })
+        .collect();
+    let board = board::board(living(site, pipeline, instances), &held);
     let partitions: Vec<PartitionView> = lag
         .partitions
         .iter()
@@ -108,42 +232,195 @@ fn pipeline_view(pipeline: &Pipeline) -> PipelineView {
             end: lag.end.get(),
             low: lag.low.get(),
             lag_records: lag.records,
-            lag_seconds: lag.seconds,
-            retention_headroom_seconds: lag.headroom,
+            lag_seconds: tenths(lag.seconds),
+            retention_headroom_seconds: lag.headroom.map(f64::round),
             owner: lag.owner.clone(),
             epoch: lag.epoch,
             idle_seconds: lag.idle_seconds,
+            sign: match ours.get(source) {
+                Some((consumer, partition)) => sign(consumer, partition),
+                None if lag.records > 0 && lag.idle_seconds > SILENT => "silent",
+                None => "flowing",
+            },
         })
         .collect();
-    let headrooms = partitions.iter().filter_map(|p| p.retention_headroom_seconds);
-    PipelineView {
+    let nobody: Vec<String> =
+        board.nobody.iter().map(|at| format!("{}/{}", partitions[*at].topic, partitions[*at].partition)).collect();
+    let facts = facts(pipeline, &rates, &partitions, nobody, lag.trouble.clone());
+    let view = PipelineView {
         name: pipeline.name.to_string(),
         group: pipeline.config.group.clone(),
         table: pipeline.config.table.name.to_string(),
-        state: state_label(pipeline),
+        mode: variant(&pipeline.config.table.mode),
+        topics: match &pipeline.config.topics {
+            Topics::List(names) => names.clone(),
+            Topics::Pattern(pattern) => vec![pattern.clone()],
+        },
+        protocol: variant(&pipeline.config.group_protocol),
+        state: facts.state,
+        state_words: words::state_words(&facts),
         reason: reason(pipeline),
+        into_per_second: rates.into.map(tenths),
+        out_per_second: rates.out.map(tenths),
+        rows_per_second: tenths(rates.rows),
+        best_per_second: rates.best,
+        flow_limit_per_second: pipeline.config.max_rows_per_second.map(std::num::NonZeroU32::get),
+        empty_in_seconds: rates.empty_in.map(f64::round),
         rows: pipeline.consumers.iter().map(|c| c.rows()).sum(),
         dead_letters: pipeline.consumers.iter().map(|c| c.dead_letters()).sum(),
+        lag_records: facts.lag_records,
+        lag_seconds: facts.lag_seconds,
+        lag_age_seconds: lag.seen_at.map(|at| at.elapsed().as_secs_f64()),
+        lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
+        lag_trouble: lag.trouble,
+        retention_headroom_seconds: facts.headroom,
+        limit: if facts.waiting.is_some() { Some(words::AWAY.to_owned()) } else { words::limit(&rates.cycles) },
+        batches: batches(&pipeline.consumers),
+        dead: dead(&pipeline.consumers),
+        consumers: pipeline
+            .consumers
+            .iter()
+            .enumerate()
+            .map(|(at, consumer)| consumer_view(consumer, rates.cycles.get(at).copied().unwrap_or_default(), whole))
+            .collect(),
+        partitions,
+        board,
+    };
+    (view, facts)
+}
+
+fn facts(
+    pipeline: &Pipeline,
+    rates: &Rates,
+    partitions: &[PartitionView],
+    nobody: Vec<String>,
+    lag_trouble: Option<String>,
+) -> Facts {
+    let now = Instant::now();
+    let ours = || pipeline.consumers.iter().flat_map(|consumer| consumer.partitions());
+    let waiting = pipeline.consumers.iter().filter_map(|consumer| match consumer.writer() {
+        WriterState::Flowing => None,
+        WriterState::Waiting { since, attempt, retry_at, .. } => {
+            let retry = retry_at.saturating_duration_since(now).as_secs_f64();
+            Some((now.duration_since(since).as_secs_f64(), attempt, retry))
+        }
+    });
+    let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
+    let state = state_label(pipeline);
+    let stopped = ours().filter_map(|p| p.condition.map(|condition| format!("{}: {condition}", p.source)));
+    Facts {
+        name: pipeline.name.to_string(),
+        state,
+        why: match pipeline.phase() {
+            Phase::Running => pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
+                WriterState::Waiting { why, .. } => Some(why),
+                WriterState::Flowing => None,
+            }),
+            _ => reason(pipeline),
+        },
+        waiting: waiting.max_by(|a, b| a.0.total_cmp(&b.0)),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
-        retention_headroom_seconds: headrooms.reduce(f64::min),
-        consumers: pipeline.consumers.iter().map(|c| consumer_view(c)).collect(),
-        partitions,
+        headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
+        lag_trouble,
+        into: rates.into,
+        out: rates.out,
+        claiming: ours().filter(|p| p.state == "claiming").count(),
+        fenced: ours().filter(|p| p.state == "fenced").count(),
+        joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
+        // While Postgres is away each partition stalls, and one sentence says so already.
+        conditions: if state == "flowing" {
+            stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
+        } else {
+            stopped.collect()
+        },
+        nobody,
+        dead_lately: rates.dead_lately,
+        dead_reason: dead(&pipeline.consumers).into_iter().max_by_key(DeadView::newest_ms).map(|dead| dead.reason),
+        held_by_flow: pipeline.consumers.iter().any(|consumer| consumer.work.held() == Some(Hold::Flow)),
     }
 }
 
-fn consumer_view(consumer: &ConsumerStatus) -> ConsumerView {
+/// Every instance that has consumers of the pipeline, us among them.
+fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living> {
+    let consumers = if matches!(pipeline.phase(), Phase::Stopped { .. } | Phase::Drained) {
+        0
+    } else {
+        u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
+    };
+    let us = Living {
+        instance: site.daemon.instance.to_string(),
+        host: instances::host(),
+        url: None,
+        this: true,
+        consumers,
+    };
+    let others = instances.others.iter().map(|(id, instance)| Living {
+        instance: id.clone(),
+        host: instance.host.clone(),
+        url: instance.url.clone(),
+        this: false,
+        // A row is anybody's to write: no more boxes than a page can hold.
+        consumers: instance.consumers.get(&*pipeline.name).copied().unwrap_or(0).min(256),
+    });
+    std::iter::once(us).chain(others).collect()
+}
+
+fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> &'static str {
+    match partition.state {
+        "owned" => match (consumer.writer(), consumer.work.held()) {
+            (WriterState::Waiting { .. }, _) => "waiting",
+            (WriterState::Flowing, Some(Hold::Flow)) => "held",
+            (WriterState::Flowing, Some(Hold::Full)) => "full",
+            (WriterState::Flowing, None) => "flowing",
+        },
+        other => other,
+    }
+}
+
+/// A variant's name as configuration files write it: `insert_new`.
+fn variant(value: &impl std::fmt::Debug) -> String {
+    let name = format!("{value:?}");
+    let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    let mut words = String::new();
+    for character in name.chars() {
+        if character.is_ascii_uppercase() && !words.is_empty() {
+            words.push('_');
+        }
+        words.push(character.to_ascii_lowercase());
+    }
+    words
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn millis(seconds: f64) -> i64 {
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a wait are far below 2^53")]
+    let millis = (seconds * 1000.0) as i64;
+    millis
+}
+
+fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> ConsumerView {
+    let [poll, decode, held, copy, commit, outage] = time;
     let now = Instant::now();
     let waiting = match consumer.writer() {
         WriterState::Flowing => None,
-        WriterState::Waiting { since, why, attempt, retry_at } => Some(WaitingView {
-            why,
-            seconds: now.duration_since(since).as_secs_f64(),
-            attempt,
-            retry_in_seconds: retry_at.saturating_duration_since(now).as_secs_f64(),
-        }),
+        WriterState::Waiting { since, why, attempt, retry_at } => {
+            let seconds = now.duration_since(since).as_secs_f64();
+            Some(WaitingView {
+                why,
+                seconds,
+                // To the second, so that it stays what it is.
+                since_ms: (epoch_ms() - millis(seconds) + 500) / 1000 * 1000,
+                attempt,
+                retry_in_seconds: retry_at.saturating_duration_since(now).as_secs_f64(),
+            })
+        }
     };
-    let owned = consumer.partitions().into_iter().map(|p| OwnedView {
+    let owned = if whole { consumer.partitions() } else { Vec::new() };
+    let owned = owned.into_iter().map(|p| OwnedView {
         topic: p.source.topic.to_string(),
         partition: p.source.partition,
         state: p.state,
@@ -155,9 +432,14 @@ fn consumer_view(consumer: &ConsumerStatus) -> ConsumerView {
     ConsumerView {
         consumer: consumer.number,
         joined: consumer.joined(),
+        held: consumer.work.held().map(|hold| match hold {
+            Hold::Full => "full",
+            Hold::Flow => "flow",
+        }),
         rows: consumer.rows(),
         buffered_bytes: consumer.buffered_bytes(),
         waiting,
+        time: TimeView { poll, decode, held, copy, commit, outage },
         partitions: owned.collect(),
     }
 }

@@ -4,31 +4,34 @@
 //! and a busy writer first hold it, then pause its partitions. Everything that comes back (acks, claims) comes by one channel.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::reader::{incoming, push_headers};
 use super::rebalance::{Event, Notes};
-use crate::batch::{Batch, Incoming, Trigger};
+use crate::batch::{Batch, Trigger};
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
 use crate::gate::Gate;
+use crate::lag::LagView;
 use crate::mapping::Encoder;
 use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{Offset, TopicPartition};
-use crate::record::push_header;
-use crate::session::{Ack, Delivery, Session};
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState};
+use crate::session::{Ack, Delivery, Fate, Session};
+use crate::status::work::{Hold, Phase};
+use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::store::LedgerRow;
 use crate::writer::Stopped;
 
 /// Records between two looks at anything else.
@@ -45,6 +48,8 @@ const REVOKE_WAIT: Duration = Duration::from_secs(5);
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How old what the page shows may be.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
+/// Partitions that the timeline names one by one.
+const NAMED_PARTITIONS: usize = 8;
 /// The longest that leaving the group may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -94,6 +99,8 @@ pub struct Parts {
     pub inbox: Receiver<Answer>,
     /// `flow.max_rows_per_second`
     pub gate: Arc<Gate>,
+    /// What the ledger says, as it was last seen from outside of the writes.
+    pub lag: Arc<Mutex<LagView>>,
     /// Metrics.
     pub metrics: ConsumerMetrics,
     /// For the page.
@@ -117,7 +124,6 @@ struct Consumer {
     commit_at: Instant,
     publish_at: Instant,
     allowance: u64,
-    claims_open: usize,
     consumed: u64,
     spent: Spent,
     /// Looked up once a stretch, not once a record.
@@ -209,7 +215,6 @@ impl Consumer {
             commit_at: now,
             publish_at: now,
             allowance: 0,
-            claims_open: 0,
             consumed: 0,
             spent: Spent::default(),
             now,
@@ -253,6 +258,7 @@ impl Consumer {
         let started = Instant::now();
         let since = *self.held_since.get_or_insert(started);
         let gate_wait = self.parts.gate.opens_in(started);
+        self.parts.status.work.hold(Some(if self.parts.session.is_full() { Hold::Full } else { Hold::Flow }));
         if started.duration_since(since) < HOLD_BEFORE_PAUSE {
             let wait = HOLD_BEFORE_PAUSE.min(if self.parts.session.is_full() { HOLD_BEFORE_PAUSE } else { gate_wait });
             // A stop must not wait for the whole second.
@@ -272,6 +278,7 @@ impl Consumer {
     /// Takes a stretch of records.
     fn take(&mut self) -> Result<(), Stopped> {
         self.held_since = None;
+        self.parts.status.work.hold(None);
         self.pause(false);
         let started = Instant::now();
         let wait = self.poll_wait(started);
@@ -293,7 +300,7 @@ impl Consumer {
     }
 
     fn poll_wait(&self, now: Instant) -> Duration {
-        let expects = self.claims_open > 0 || self.parts.session.in_flight();
+        let expects = self.parts.session.in_flight() || self.parts.session.claiming().next().is_some();
         let wait = if expects { BUSY_POLL } else { IDLE_POLL };
         match self.parts.session.due_in(now) {
             Some(due) if !self.parts.session.in_flight() => wait.min(due),
@@ -370,8 +377,26 @@ impl Consumer {
         if now >= self.publish_at {
             self.publish_at = now + PUBLISH_INTERVAL;
             self.publish(now);
+            self.compare(now);
         }
         Ok(())
+    }
+
+    /// Holds what we know to be committed against what the ledger says.
+    fn compare(&mut self, now: Instant) {
+        let view = lock(&self.parts.lag);
+        for (source, lag) in &view.partitions {
+            let Some(asked_at) = lag.asked_at else { continue };
+            let row = LedgerRow::Found { claim: lag.claim, next: lag.next };
+            match self.parts.session.ledger_seen(source, row, asked_at, now) {
+                Some(Fate::Rewound) => {
+                    warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
+                    self.parts.metrics.rewound();
+                }
+                Some(Fate::Superseded) => info!(%source, "another claim holds the partition: awaiting the revoke"),
+                Some(Fate::Committed(_)) | None => {}
+            }
+        }
     }
 
     fn seal(&mut self, trigger: Trigger) {
@@ -393,12 +418,10 @@ impl Consumer {
         match answer {
             Answer::Ack(ack) => self.parts.session.acked(*ack, now),
             Answer::Granted(source, question, grant) => {
-                self.claims_open = self.claims_open.saturating_sub(1);
                 debug!(%source, next = %grant.next, epoch = grant.epoch, "claimed");
                 self.parts.session.granted(&source, question, &grant, now);
             }
             Answer::Refused(source, question, condition) => {
-                self.claims_open = self.claims_open.saturating_sub(1);
                 self.parts.session.refused(&source, question, condition);
             }
         }
@@ -411,6 +434,7 @@ impl Consumer {
             return Ok(());
         }
         for (source, condition) in std::mem::take(&mut actions.conditions) {
+            self.parts.status.work.note("condition", format!("{source}: {condition}"));
             if self.parts.on_offset_loss == OffsetLossPolicy::Fail {
                 self.publish(Instant::now());
                 return Err(Stopped(format!("{source}: {condition}")));
@@ -422,21 +446,29 @@ impl Consumer {
         self.stop_fetching(&actions.stop);
         self.fetch(&actions.fetch);
         if !actions.claim.is_empty() {
-            self.claims_open += actions.claim.len();
             let wanted = actions.claim.into_iter().map(|(source, question)| {
                 let step_over = self.stepping.remove(&source);
                 Wanted { source, question, step_over }
             });
-            let request = ClaimRequest {
-                wanted: wanted.collect(),
-                owner: Arc::clone(&self.parts.owner),
-                answers: self.parts.answers.clone(),
-            };
-            if self.parts.claims.send(request).is_err() {
-                debug!("nobody claims any more: the pipeline is ending");
-            }
+            let wanted = wanted.collect();
+            self.ask_claimer(wanted, Vec::new());
         }
         Ok(())
+    }
+
+    /// Takes back the claims of partitions that leave: one that was made later would fence the next owner.
+    fn withdraw(&self, leaves: impl Fn(&TopicPartition) -> bool) {
+        let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
+        if !withdrawn.is_empty() {
+            self.ask_claimer(Vec::new(), withdrawn);
+        }
+    }
+
+    fn ask_claimer(&self, wanted: Vec<Wanted>, withdrawn: Vec<TopicPartition>) {
+        let (owner, answers) = (Arc::clone(&self.parts.owner), self.parts.answers.clone());
+        if self.parts.claims.send(ClaimRequest { wanted, withdrawn, owner, answers }).is_err() {
+            debug!("nobody claims any more: the pipeline is ending");
+        }
     }
 
     fn incremental(&self) -> bool {
@@ -495,6 +527,7 @@ impl Consumer {
         match event {
             Event::Assigned(sources) => {
                 info!(partitions = ?sources, "assigned");
+                self.note_rebalance("was given", &sources);
                 // Nothing is fetched before its claim: the answer to the group is an empty list.
                 let nothing = TopicPartitionList::new();
                 let answer = if self.incremental() {
@@ -508,10 +541,12 @@ impl Consumer {
             }
             Event::Revoked { sources, lost } => {
                 info!(partitions = ?sources, lost, "revoked");
+                self.note_rebalance(if lost { "lost" } else { "gave up" }, &sources);
                 if !lost {
                     self.flush(Trigger::Revoke, REVOKE_WAIT.min(self.parts.drain_timeout))?;
                     self.commit();
                 }
+                self.withdraw(|source| sources.contains(source));
                 self.parts.session.revoked(&sources);
                 self.reported.retain(|source, _| !sources.contains(source));
                 let answer = if self.incremental() {
@@ -527,6 +562,17 @@ impl Consumer {
         }
         self.publish(Instant::now());
         self.carry_out()
+    }
+
+    fn note_rebalance(&self, what: &str, sources: &[TopicPartition]) {
+        let names: Vec<String> = sources.iter().take(NAMED_PARTITIONS).map(ToString::to_string).collect();
+        let more = sources.len().saturating_sub(names.len());
+        let names = match (names.join(" "), more) {
+            (names, _) if names.is_empty() => "no partition".to_owned(),
+            (names, 0) => names,
+            (names, more) => format!("{names} and {more} more"),
+        };
+        self.parts.status.work.note("rebalance", format!("c{} {what} {names}", self.parts.status.number));
     }
 
     /// Writes what is open and waits for the writer, unless that waits for Postgres itself: then there is no telling how long.
@@ -590,6 +636,9 @@ impl Consumer {
         self.parts.metrics.consumed(std::mem::take(&mut self.consumed));
         let Spent { poll, work, held } = std::mem::take(&mut self.spent);
         self.parts.metrics.spent(poll, work, held);
+        for (phase, time) in [(Phase::Poll, poll), (Phase::Decode, work), (Phase::Held, held)] {
+            self.parts.status.work.spent(phase, time);
+        }
         self.parts.status.publish(partitions, session.open_bytes() as u64, now);
     }
 
@@ -612,6 +661,7 @@ impl Consumer {
             }
         }
         self.publish(Instant::now());
+        self.withdraw(|_| true);
         self.kafka.context().close();
         let (done, closed) = channel();
         let kafka = self.kafka;
@@ -633,20 +683,8 @@ fn deliver(
     message: &BorrowedMessage<'_>,
     now: Instant,
 ) -> Delivery {
-    let incoming = Incoming {
-        offset: Offset::new(message.offset()),
-        timestamp_ms: message.timestamp().to_millis(),
-        key: message.key(),
-        value: message.payload(),
-    };
-    let headers = |arena: &mut Vec<u8>| {
-        if let Some(headers) = message.headers() {
-            for header in headers.iter() {
-                push_header(arena, header.key.as_bytes(), header.value);
-            }
-        }
-    };
-    session.deliver(message.topic(), message.partition(), &incoming, now, headers, |record, rows| {
+    let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+    session.deliver(message.topic(), message.partition(), &incoming(message), now, headers, |record, rows| {
         encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
     })
 }

@@ -28,6 +28,15 @@ pub enum End {
     High,
 }
 
+/// A consumer group as Kafka describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// `Stable`, `Empty` and so on.
+    pub state: String,
+    /// Consumers in it now.
+    pub members: usize,
+}
+
 /// Asks.
 pub struct Observer {
     client: BaseConsumer<Notes>,
@@ -127,6 +136,17 @@ impl Observer {
             return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable));
         }
         Ok(low.into_iter().collect())
+    }
+
+    /// The consumer group; `None` where Kafka knows none of that name.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn group(&self, name: &str) -> KafkaResult<Option<Group>> {
+        self.serve();
+        let answer = self.client.fetch_group_list(Some(name), TIMEOUT)?;
+        let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
+        Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
     }
 
     /// How long Kafka keeps a topic's records, in milliseconds; `None` for ever.

@@ -9,6 +9,12 @@ use crate::limits::Prefetch;
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
+/// How often a member of a classic group asks whether partitions move. In a hand-over each side learns of the other's step at
+/// its next heartbeat, so a moved partition stands still for about one interval; with librdkafka's 3 s it was seen to stand for
+/// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 45 s leaves room for 90 of them to
+/// fail. With `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
+const HEARTBEAT_MS: u32 = 500;
+
 /// Settings of one consumer of a pipeline.
 pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> ClientConfig {
     let mut config = client(kafka, pipeline);
@@ -25,8 +31,14 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
         ("queued.min.messages", prefetch.queued_messages.to_string()),
         ("fetch.message.max.bytes", prefetch.fetch_partition_bytes.to_string()),
         ("fetch.max.bytes", prefetch.fetch_bytes.to_string()),
+        // librdkafka refuses a `fetch.max.bytes` below it (1 MB by default), though it means nothing to a consumer: a record
+        // larger than either is delivered all the same.
+        ("message.max.bytes", prefetch.fetch_bytes.to_string()),
     ] {
         config.set(name, value);
+    }
+    if pipeline.group_protocol != GroupProtocol::Consumer && config.get("heartbeat.interval.ms").is_none() {
+        config.set("heartbeat.interval.ms", HEARTBEAT_MS.to_string());
     }
     match pipeline.group_protocol {
         GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
@@ -41,6 +53,17 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
 pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
     let mut config = client(kafka, pipeline);
     config.set("enable.auto.commit", "false");
+    config
+}
+
+/// Settings of a client that reads given stretches of logs: it joins no group, and is told where a log ends.
+pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+    let mut config = observer(kafka, pipeline);
+    config.set("enable.auto.offset.store", "false");
+    config.set("enable.partition.eof", "true");
+    config.set("auto.offset.reset", "error");
+    config.set("fetch.queue.backoff.ms", "1");
+    config.set("queued.max.messages.kbytes", "16384");
     config
 }
 

@@ -4,6 +4,45 @@ use crate::copy::Encoding;
 use crate::mapping::plan::{Feed, Plan, PlannedColumn};
 use crate::value::{Kind, Reason, Value, shown};
 
+/// One column of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described<'a> {
+    /// The column.
+    pub column: &'a str,
+    /// Its type.
+    pub type_text: &'a str,
+    /// What fills it: `field position.lat`, `meta offset`, `header trace-id`.
+    pub source: String,
+    /// Whether a record without a value for it is refused.
+    pub not_null: bool,
+    /// Whether the mapping has a `default` for a missing field.
+    pub has_default: bool,
+}
+
+pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<'a> {
+    let source = match &column.feed {
+        Feed::Field(slot) => {
+            format!("field {}", plan.paths.get(usize::from(*slot)).map_or(String::new(), |path| path.join(".")))
+        }
+        Feed::Topic => "meta topic".to_owned(),
+        Feed::Partition => "meta partition".to_owned(),
+        Feed::Offset => "meta offset".to_owned(),
+        Feed::Timestamp => "meta timestamp".to_owned(),
+        Feed::Key(_) => "meta key".to_owned(),
+        Feed::Headers => "meta headers".to_owned(),
+        Feed::Header(name, _) => format!("header {}", String::from_utf8_lossy(name)),
+        Feed::Record => "each record".to_owned(),
+        Feed::Leftovers { .. } => "all other fields".to_owned(),
+    };
+    Described {
+        column: &column.name,
+        type_text: &column.type_text,
+        source,
+        not_null: column.not_null,
+        has_default: column.default.is_some(),
+    }
+}
+
 /// Why this column refuses this value.
 pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, value: &Value<'_>) -> String {
     let PlannedColumn { name, type_text, .. } = column;

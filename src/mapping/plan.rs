@@ -5,6 +5,7 @@ use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, Unknow
 use crate::copy::Encoding;
 use crate::decode::{Leftovers, Path};
 use crate::mapping::condition::Check;
+use crate::mapping::explain::{Described, describe};
 use crate::mapping::fault::{Faults, PlanFault};
 use crate::mapping::fold::Fold;
 use crate::mapping::meta::Reading;
@@ -117,6 +118,11 @@ impl Plan {
     /// What works and may surprise, for people: a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// The columns with what fills them, for people and programs.
+    pub fn describe(&self) -> Vec<Described<'_>> {
+        self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
     /// The statement that takes the rows: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.

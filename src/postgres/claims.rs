@@ -20,34 +20,18 @@ pub struct Claimed {
     pub last: Option<LastRecord>,
 }
 
-/// Whether a claim waits for rows that others have locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Locked {
-    /// They are left out.
-    Skip,
-    /// It waits, up to `lock_timeout`.
-    Wait,
-}
-
-macro_rules! claim_sql {
-    ($locked:literal) => {
-        concat!(
-            "WITH free AS (
+const CLAIM: &str = "
+WITH free AS (
     SELECT l.topic, l.partition FROM tidegate.ledger l
     WHERE l.pipeline = $1 AND (l.topic, l.partition) IN (SELECT * FROM unnest($2::text[], $3::int4[]))
     ORDER BY l.topic, l.partition
-    FOR NO KEY UPDATE",
-            $locked,
-            "
+    FOR NO KEY UPDATE SKIP LOCKED
 )
 UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), epoch = l.epoch + 1, owner = $4, updated_at = now()
 FROM free f WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition
-RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest"
-        )
-    };
-}
+RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest";
 
-/// Claims the partitions that have a ledger row, each atomically; the others are left out.
+/// Claims the partitions that have a ledger row which nobody has locked, each atomically; the others are left out.
 ///
 /// # Errors
 /// As the statement fails; a claim whose answer was lost stands all the same, and the next one takes its place.
@@ -56,13 +40,8 @@ pub async fn claim(
     pipeline: &str,
     owner: &str,
     sources: &[TopicPartition],
-    locked: Locked,
 ) -> Result<Vec<Claimed>, sqlx::Error> {
-    let sql = match locked {
-        Locked::Skip => claim_sql!(" SKIP LOCKED"),
-        Locked::Wait => claim_sql!(""),
-    };
-    let rows = sqlx::query(sql)
+    let rows = sqlx::query(CLAIM)
         .bind(pipeline)
         .bind(sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
         .bind(sources.iter().map(|source| source.partition).collect::<Vec<_>>())
@@ -86,6 +65,20 @@ pub async fn claim(
             })
         })
         .collect()
+}
+
+/// Waits until nobody holds a partition's row. The lock that this takes goes with the statement.
+///
+/// # Errors
+/// As the statement fails: with 55P03 after `lock_timeout`.
+pub async fn wait_at(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    source: &TopicPartition,
+) -> Result<(), sqlx::Error> {
+    let sql = "SELECT FROM tidegate.ledger WHERE pipeline = $1 AND topic = $2 AND partition = $3 FOR NO KEY UPDATE";
+    sqlx::query(sql).bind(pipeline).bind(&*source.topic).bind(source.partition).execute(connection).await?;
+    Ok(())
 }
 
 /// Which of these have no ledger row.
@@ -122,7 +115,7 @@ pub async fn step_over(
     to: Offset,
 ) -> Result<bool, sqlx::Error> {
     let done = sqlx::query(
-        "UPDATE tidegate.ledger SET next_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
+        "UPDATE tidegate.ledger SET next_offset = $5, first_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
              updated_at = now()
          WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4",
     )

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sqlx::{Connection, PgConnection, Row};
 
+use super::claims;
 use crate::position::{Offset, TopicPartition};
 
 /// What a name means. Any difference at a later start is a named stop.
@@ -171,8 +172,12 @@ pub async fn extend(
         .try_get(0)?;
     let mut known: BTreeMap<String, i32> =
         serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    // Another instance may have added some while this one looked or waited for the lock: those are neither new nor lost.
+    let sources: Vec<TopicPartition> = starts.iter().map(|(source, _)| source.clone()).collect();
+    let without = claims::without_row(&mut transaction, pipeline, &sources).await?;
     let (new, lost): (Vec<_>, Vec<_>) = starts
         .iter()
+        .filter(|(source, _)| without.contains(source))
         .cloned()
         .partition(|(source, _)| source.partition >= known.get(&*source.topic).copied().unwrap_or(0));
     insert_rows(&mut transaction, pipeline, &new).await?;
@@ -200,8 +205,8 @@ pub async fn insert_rows(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset)
-         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[]) ON CONFLICT DO NOTHING",
+        "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset)
+         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $4::int8[]) ON CONFLICT DO NOTHING",
     )
     .bind(pipeline)
     .bind(starts.iter().map(|(source, _)| &*source.topic).collect::<Vec<_>>())

@@ -1,6 +1,27 @@
 //! Tests on the real broker and the real database: the daemon is a process of its own, as a user runs it.
 
+mod allocation;
+mod batches;
+mod books;
+mod catalog;
+mod claims;
+mod cli;
+mod cli_check;
+mod cli_dead_letters;
+mod cli_offsets;
+mod cli_verify;
+mod crash;
+mod dead_letters;
 mod delivery;
+mod deploy;
+mod group;
 mod modes;
+mod outage;
+mod page;
+mod page_browser;
 mod partitions;
+mod rebalance;
+mod servers;
 mod support;
+mod types;
+mod zombie;

@@ -82,6 +82,8 @@ impl Kafka {
             .set("linger.ms", "5")
             .set("batch.num.messages", "20000")
             .set("queue.buffering.max.messages", "500000")
+            // How large a record may be is the topic's to say.
+            .set("message.max.bytes", "67108864")
             .create_with_context(FirstFailure::default())?;
         let mut sent = 0;
         for record in records {

@@ -1,8 +1,9 @@
 //! The keys that a decoder knows, and its guess of the key that comes next.
 //!
-//! Records of a topic have the same keys in the same order, mostly. Each key remembers which key followed it the last time;
-//! where that one stands in the text again, it is found by one comparison. So that the guess also carries over keys that no
-//! column takes, these are remembered too, up to a limit.
+//! Records of a topic have the same keys in the same order, mostly. Each key remembers the two keys that followed it last
+//! (two, for fields that come and go, and for topics with two producers); where one of them stands in the text again, it is
+//! found by one comparison. So that the guess also carries over keys that no column takes, these are remembered too, up to a
+//! limit.
 
 use std::collections::HashMap;
 
@@ -36,17 +37,19 @@ struct Key {
     /// As it stands in a text without spaces: `"lat":`.
     text: Box<[u8]>,
     target: Target,
-    /// The key that followed the last time.
-    next: u16,
+    next: Followers,
 }
+
+/// The keys that came last at some place, the newest one first.
+type Followers = [KeyId; 2];
 
 /// An object that columns look into.
 #[derive(Debug, Default)]
 struct Node {
     /// By the key's own bytes, without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The key that came first the last time.
-    first: u16,
+    /// The keys that came first.
+    first: Followers,
     /// Slots at and below this object.
     slots: Vec<u16>,
     learned: u16,
@@ -94,7 +97,7 @@ impl Keys {
             (*h, *m) = (*byte, 0xff);
         }
         let (head, mask) = (u128::from_le_bytes(head), u128::from_le_bytes(mask));
-        self.keys.push(Key { head, mask, text, target: Target::NONE, next: id });
+        self.keys.push(Key { head, mask, text, target: Target::NONE, next: [id; 2] });
         self.nodes[usize::from(node)].keys.insert(name.into(), id);
         id
     }
@@ -113,30 +116,30 @@ impl Keys {
         for node in &mut self.nodes {
             let mut ids: Vec<_> = node.keys.values().copied().collect();
             ids.sort_unstable();
-            node.first = ids.first().copied().unwrap_or(0);
+            node.first = [ids.first().copied().unwrap_or(0); 2];
             for pair in ids.windows(2) {
-                self.keys[usize::from(pair[0])].next = pair[1];
+                self.keys[usize::from(pair[0])].next = [pair[1]; 2];
             }
         }
     }
 
-    /// Whether a text goes on with the key that is due after `previous`, colon and all: the key, and its length.
+    /// A key that is likely after `previous`, if the text goes on with it, colon and all: the key, and its length.
     #[inline]
     pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, Target, usize)> {
-        let id = match previous {
-            Some(key) => self.keys.get(usize::from(key))?.next,
-            None => self.nodes.get(usize::from(node))?.first,
+        let followers = match previous {
+            Some(key) => &self.keys.get(usize::from(key))?.next,
+            None => &self.nodes.get(usize::from(node))?.first,
         };
-        let key = self.keys.get(usize::from(id))?;
-        let len = key.text.len();
-        let hit = match text.first_chunk::<HEAD>() {
-            Some(head) => {
-                let differs = (u128::from_le_bytes(*head) ^ key.head) & key.mask;
-                differs == 0 && (len <= HEAD || text.starts_with(&key.text))
-            }
-            None => text.starts_with(&key.text),
-        };
-        hit.then_some((id, key.target, len))
+        let head = text.first_chunk::<HEAD>().map(|head| u128::from_le_bytes(*head));
+        followers.iter().find_map(|id| {
+            let key = self.keys.get(usize::from(*id))?;
+            let len = key.text.len();
+            let hit = match head {
+                Some(head) => (head ^ key.head) & key.mask == 0 && (len <= HEAD || text.starts_with(&key.text)),
+                None => text.starts_with(&key.text),
+            };
+            hit.then_some((*id, key.target, len))
+        })
     }
 
     /// The key of this name, remembered as the one that follows `previous`.
@@ -150,11 +153,18 @@ impl Keys {
             }
             None => return None,
         };
-        match previous {
-            Some(key) => self.keys[usize::from(key)].next = id,
-            None => self.nodes[usize::from(node)].first = id,
-        }
+        let followers = match previous {
+            Some(key) => &mut self.keys[usize::from(key)].next,
+            None => &mut self.nodes[usize::from(node)].first,
+        };
+        *followers = [id, followers[0]];
         Some((id, self.keys[usize::from(id)].target))
+    }
+
+    /// How many keys are remembered.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.keys.len()
     }
 
     /// Slots of fields within this object.

@@ -15,10 +15,16 @@ pub(crate) struct Fault {
     pub(crate) what: &'static str,
 }
 
+/// The text isn't JSON; the scanner has the [`Fault`]. Without a size, so that results come back in registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken;
+
 /// A place in a text.
 pub(crate) struct Scanner<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
+    /// Why the text is broken, once it is.
+    pub(crate) fault: Fault,
 }
 
 const ONES: u64 = 0x0101_0101_0101_0101;
@@ -31,7 +37,7 @@ const EXPONENT_LIMIT: i32 = 1 << 28;
 
 impl<'a> Scanner<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0 }
+        Self { bytes, at: 0, fault: Fault { at: 0, what: "" } }
     }
 
     /// The byte here; 0 at the end, which no token begins with.
@@ -51,10 +57,17 @@ impl<'a> Scanner<'a> {
 
     #[inline(never)]
     fn last_word(&self) -> u64 {
-        let tail = self.bytes.get(self.at..).unwrap_or_default();
-        let mut padded = [0; 8];
-        padded.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
-        u64::from_le_bytes(padded)
+        match self.bytes.last_chunk::<8>() {
+            Some(chunk) if self.at < self.bytes.len() => {
+                u64::from_le_bytes(*chunk) >> (8 * (self.at + 8 - self.bytes.len()))
+            }
+            _ => {
+                let mut padded = [0; 8];
+                let tail = self.bytes.get(self.at..).unwrap_or_default();
+                padded.iter_mut().zip(tail).for_each(|(to, from)| *to = *from);
+                u64::from_le_bytes(padded)
+            }
+        }
     }
 
     #[inline]
@@ -66,52 +79,55 @@ impl<'a> Scanner<'a> {
 
     #[cold]
     #[inline(never)]
-    pub(crate) fn fault<T>(&self, what: &'static str) -> Result<T, Fault> {
+    pub(crate) fn fault<T>(&mut self, what: &'static str) -> Result<T, Broken> {
         let what = if self.at >= self.bytes.len() { "it ends too early" } else { what };
-        Err(Fault { at: self.at.min(self.bytes.len()), what })
+        self.fault = Fault { at: self.at.min(self.bytes.len()), what };
+        Err(Broken)
     }
 
-    /// A slot from `start` up to here.
+    /// Makes `slot` stand for what lies between `start` and here.
     #[inline]
-    pub(crate) fn slot(&self, kind: Kind, flags: Flags, start: usize) -> Slot {
-        self.number_slot(kind, flags, start, 0, 0)
+    #[expect(clippy::cast_possible_truncation, reason = "payloads of 4 GiB and more are refused before")]
+    pub(crate) fn mark(&self, slot: &mut Slot, kind: Kind, flags: Flags, start: usize) {
+        slot.kind = kind;
+        slot.flags = flags;
+        slot.start = start as u32;
+        slot.len = (self.at - start) as u32;
     }
 
+    /// Any value; `slot` stands for it. `depth` is that of the container around it. Writing into the caller's slot, rather
+    /// than returning one, spares a copy that would wait for its own parts to be written.
     #[inline]
-    #[expect(clippy::cast_possible_truncation, reason = "`begin` refuses payloads of 4 GiB and more")]
-    fn number_slot(&self, kind: Kind, flags: Flags, start: usize, mantissa: u64, exponent: i32) -> Slot {
-        Slot { kind, flags, exponent, start: start as u32, len: (self.at - start) as u32, mantissa }
-    }
-
-    /// Any value. `depth` is that of the container around it.
-    #[inline]
-    pub(crate) fn value(&mut self, depth: u32) -> Result<Slot, Fault> {
+    pub(crate) fn value(&mut self, depth: u32, slot: &mut Slot) -> Result<Flags, Broken> {
         let start = self.at;
+        let (kind, flags) = match self.peek() {
+            b'"' => (Kind::String, self.string()?),
+            b'-' | b'0'..=b'9' => (Kind::Number, self.number::<true>(slot)?),
+            b'{' => (Kind::Object, self.container(depth)?),
+            b'[' => (Kind::Array, self.container(depth)?),
+            _ => (self.literal()?, Flags::NONE),
+        };
+        self.mark(slot, kind, flags, start);
+        Ok(flags)
+    }
+
+    /// As [`Self::value`], where nobody wants the value.
+    #[inline]
+    pub(crate) fn skip(&mut self, depth: u32) -> Result<Flags, Broken> {
         match self.peek() {
-            b'"' => {
-                let flags = self.string()?;
-                Ok(self.slot(Kind::String, flags, start))
-            }
-            b'-' | b'0'..=b'9' => self.number(),
-            b'{' => {
-                let flags = self.container(depth)?;
-                Ok(self.slot(Kind::Object, flags, start))
-            }
-            b'[' => {
-                let flags = self.container(depth)?;
-                Ok(self.slot(Kind::Array, flags, start))
-            }
-            _ => self.literal(),
+            b'"' => self.string(),
+            b'-' | b'0'..=b'9' => self.number::<false>(&mut Slot { ..Slot::MISSING }),
+            b'{' | b'[' => self.container(depth),
+            _ => self.literal().map(|_| Flags::NONE),
         }
     }
 
-    fn literal(&mut self) -> Result<Slot, Fault> {
-        let start = self.at;
-        let rest = self.bytes.get(start..).unwrap_or_default();
+    fn literal(&mut self) -> Result<Kind, Broken> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
         for (text, kind) in [(&b"null"[..], Kind::Null), (b"true", Kind::True), (b"false", Kind::False)] {
             if rest.starts_with(text) {
                 self.at += text.len();
-                return Ok(self.slot(kind, Flags::NONE, start));
+                return Ok(kind);
             }
         }
         self.fault("expected a value")
@@ -119,7 +135,7 @@ impl<'a> Scanner<'a> {
 
     /// A string, from its opening quote to behind its closing one.
     #[inline]
-    pub(crate) fn string(&mut self) -> Result<Flags, Fault> {
+    pub(crate) fn string(&mut self) -> Result<Flags, Broken> {
         self.at += 1;
         let mut flags = Flags::NONE;
         loop {
@@ -148,7 +164,7 @@ impl<'a> Scanner<'a> {
     }
 
     #[inline(never)]
-    fn escape(&mut self) -> Result<Flags, Fault> {
+    fn escape(&mut self) -> Result<Flags, Broken> {
         self.at += 1;
         let letter = self.peek();
         match letter {
@@ -176,7 +192,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// The four hex digits after the `u` that is here.
-    fn code_unit(&mut self) -> Result<u32, Fault> {
+    fn code_unit(&mut self) -> Result<u32, Broken> {
         let mut unit = 0;
         for _ in 0..4 {
             self.at += 1;
@@ -189,17 +205,16 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// A number.
+    /// A number: its mantissa and exponent go into the slot, if they are wanted.
     #[inline]
-    pub(crate) fn number(&mut self) -> Result<Slot, Fault> {
-        let start = self.at;
+    fn number<const WANTED: bool>(&mut self, slot: &mut Slot) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;
         if self.peek() == b'-' {
             flags = Flags::NEGATIVE;
             self.at += 1;
         }
         let first = self.peek();
-        let (mut mantissa, mut digits) = self.digits(0);
+        let (mut mantissa, mut digits) = self.digits::<WANTED>(0);
         if digits == 0 {
             return self.fault("expected a digit");
         }
@@ -210,7 +225,7 @@ impl<'a> Scanner<'a> {
         let mut exponent = 0;
         if self.peek() == b'.' {
             self.at += 1;
-            let (whole, fraction) = self.digits(mantissa);
+            let (whole, fraction) = self.digits::<WANTED>(mantissa);
             if fraction == 0 {
                 return self.fault("expected a digit");
             }
@@ -224,34 +239,38 @@ impl<'a> Scanner<'a> {
         if digits > EXACT_DIGITS {
             flags = flags.with(Flags::INEXACT);
         }
-        Ok(self.number_slot(Kind::Number, flags, start, mantissa, exponent))
+        slot.mantissa = mantissa;
+        slot.exponent = exponent;
+        Ok(flags)
     }
 
     /// A run of digits: `mantissa` with them appended (wrapping), and their count.
     #[inline]
-    fn digits(&mut self, mut mantissa: u64) -> (u64, u32) {
+    fn digits<const WANTED: bool>(&mut self, mut mantissa: u64) -> (u64, u32) {
         let start = self.at;
         loop {
             let word = self.word() ^ (ONES * b'0' as u64);
             let others = (word.wrapping_add(ONES * 0x76) | word) & HIGHS;
             if others == 0 {
-                mantissa = mantissa.wrapping_mul(POW10[8]).wrapping_add(eight_digits(word));
+                if WANTED {
+                    mantissa = mantissa.wrapping_mul(POW10[8]).wrapping_add(eight_digits(word));
+                }
                 self.at += 8;
                 continue;
             }
             let count = (others.trailing_zeros() / 8) as usize;
-            if count > 0 {
+            if WANTED && count > 0 {
                 // Shifted up, the bytes before the digits read as leading zeros.
                 let aligned = word << (64 - 8 * count);
                 mantissa = mantissa.wrapping_mul(POW10[count]).wrapping_add(eight_digits(aligned));
-                self.at += count;
             }
+            self.at += count;
             return (mantissa, u32::try_from(self.at - start).unwrap_or(u32::MAX));
         }
     }
 
     #[inline(never)]
-    fn exponent(&mut self) -> Result<i32, Fault> {
+    fn exponent(&mut self) -> Result<i32, Broken> {
         self.at += 1;
         let negative = self.peek() == b'-';
         if matches!(self.peek(), b'-' | b'+') {
@@ -270,7 +289,7 @@ impl<'a> Scanner<'a> {
 
     /// An object or array that no column looks into. Its levels are bits, so nesting costs no stack.
     #[inline(never)]
-    fn container(&mut self, depth: u32) -> Result<Flags, Fault> {
+    fn container(&mut self, depth: u32) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;
         let mut objects = 0_u128;
         let mut levels = 0;
@@ -292,7 +311,7 @@ impl<'a> Scanner<'a> {
                     if matches!(self.peek(), b'{' | b'[') {
                         continue 'opened;
                     }
-                    flags = flags.with(self.value(MAX_DEPTH)?.flags.inherited());
+                    flags = flags.with(self.skip(MAX_DEPTH)?.inherited());
                     self.space();
                 }
                 match self.peek() {
@@ -319,7 +338,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A key with its colon, up to the value.
-    pub(crate) fn key(&mut self) -> Result<Flags, Fault> {
+    pub(crate) fn key(&mut self) -> Result<Flags, Broken> {
         if self.peek() != b'"' {
             return self.fault("expected a key in quotes");
         }

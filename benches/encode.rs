@@ -1,0 +1,170 @@
+//! What a record costs from its JSON to its row of binary COPY. The values differ from record to record, as they do in life:
+//! on one record again and again the branch predictor knows every digit.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::hint::black_box;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tidegate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+use tidegate::config::{
+    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, NulPolicy, OffsetLossPolicy, Pipeline, Source, Start,
+    Table, TableMode, Topics, UnknownFields,
+};
+use tidegate::mapping::{Encoder, Plan};
+use tidegate::record::{Headers, Record};
+
+const RECORDS: usize = 4096;
+
+/// A column's name, its field's path, its type's name and oid.
+type Spec = (&'static str, &'static str, &'static str, u32);
+
+const TELEMETRY: &[Spec] = &[
+    ("vehicle_id", "vehicle_id", "int8", 20),
+    ("ts", "ts", "timestamptz", 1184),
+    ("lat", "lat", "float8", 701),
+    ("lon", "lon", "float8", 701),
+    ("speed_kmh", "speed_kmh", "float4", 700),
+    ("state", "state", "text", 25),
+    ("trip_id", "trip_id", "int8", 20),
+];
+
+fn encoder(specs: &[Spec]) -> Encoder {
+    let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
+    let mapped = specs.iter().map(|(name, path, ..)| Column {
+        name: (*name).to_owned(),
+        source: Source::Field(path.split('.').map(str::to_owned).collect()),
+        type_name: None,
+        unit: None,
+        default: None,
+        nul: NulPolicy::default(),
+        not_null: false,
+    });
+    let pipeline = Pipeline {
+        name: "ride_history".to_owned(),
+        topics: Topics::List(vec!["telemetry".to_owned()]),
+        group: "ride_history".to_owned(),
+        consumers: NonZeroU32::MIN,
+        start: Start::Earliest,
+        group_protocol: GroupProtocol::Cooperative,
+        decode: Decode::Json,
+        batch: BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1, max_age: Duration::from_secs(1) },
+        max_rows_per_second: None,
+        table: Table { name: table.clone(), mode: TableMode::Append, create: false },
+        columns: Some(mapped.collect()),
+        unknown_fields: UnknownFields::Ignore,
+        on_offset_loss: OffsetLossPolicy::Fail,
+        dead_letters: DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
+        kafka_properties: BTreeMap::new(),
+    };
+    let columns = specs.iter().map(|(name, _, type_name, oid)| CatalogColumn {
+        name: (*name).to_owned(),
+        type_oid: *oid,
+        base_type: (*type_name).to_owned(),
+        base_type_oid: *oid,
+        type_text: (*type_name).to_owned(),
+        kind: TypeKind::Scalar,
+        typmod: -1,
+        not_null: true,
+        has_default: false,
+        generated: false,
+    });
+    let catalog = Catalog { table, oid: 1, kind: RelationKind::Table, columns: columns.collect() };
+    Encoder::new(Arc::new(Plan::new(&pipeline, &catalog).expect("the plan fits the table")))
+}
+
+fn record(value: &[u8]) -> Record<'_> {
+    let (topic, partition, offset, timestamp_ms) = ("telemetry", 0, 1, Some(1_767_225_600_000));
+    Record { topic, partition, offset, timestamp_ms, key: None, value: Some(value), headers: Headers::default() }
+}
+
+/// The fleet's record, 134 bytes on average.
+fn telemetry(rng: &mut fastrand::Rng) -> String {
+    let state = ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
+    format!(
+        r#"{{"vehicle_id":{},"ts":"2026-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z","lat":{:.6},"lon":{:.6},"speed_kmh":{:.1},"state":"{state}","trip_id":{}}}"#,
+        rng.u32(1..1_000_000),
+        rng.u32(1..13),
+        rng.u32(1..29),
+        rng.u32(..24),
+        rng.u32(..60),
+        rng.u32(..60),
+        rng.u32(..1000),
+        45.0 + rng.f64() * 10.0,
+        5.0 + rng.f64() * 10.0,
+        rng.f64() * 130.0,
+        rng.u32(1..1_000_000_000),
+    )
+}
+
+fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastrand::Rng) -> String) {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let payloads: Vec<String> = (0..RECORDS).map(|_| make(&mut rng)).collect();
+    let mut encoder = encoder(specs);
+    let mut rows = Vec::with_capacity(payloads.iter().map(String::len).sum::<usize>() * 4);
+    let mut group = c.benchmark_group("encode");
+    group.throughput(Throughput::Elements(RECORDS as u64));
+    group.bench_function(name, |b| {
+        b.iter(|| {
+            rows.clear();
+            for payload in &payloads {
+                encoder.encode(&record(black_box(payload.as_bytes())), &mut rows).expect("a good record");
+            }
+            black_box(&rows);
+        });
+    });
+    group.finish();
+}
+
+fn encode(c: &mut Criterion) {
+    bench(c, "telemetry", TELEMETRY, telemetry);
+    bench(c, "telemetry_with_spaces", TELEMETRY, |rng| telemetry(rng).replace(",\"", ", \"").replace("\":", "\": "));
+    bench(c, "telemetry_in_two_orders", TELEMETRY, |rng| {
+        let text = telemetry(rng);
+        if rng.bool() {
+            return text;
+        }
+        let members: Vec<&str> = text[1..text.len() - 1].split(',').rev().collect();
+        format!("{{{}}}", members.join(","))
+    });
+    bench(c, "telemetry_among_20_unknown_fields", TELEMETRY, |rng| {
+        let mut text = telemetry(rng);
+        text.truncate(text.len() - 1);
+        for field in 0..20 {
+            write!(text, ",\"extra_{field}\":{}", rng.u32(..)).expect("a string takes all");
+        }
+        text + "}"
+    });
+    let nothing: &[Spec] = &[("none", "none", "int8", 20)];
+    let mut nullable = nothing.to_vec();
+    nullable[0].1 = "vehicle_id";
+    bench(c, "one_field_of_seven", &nullable, telemetry);
+    let rich: &[Spec] = &[
+        ("id", "id", "uuid", 2950),
+        ("price", "price", "numeric", 1700),
+        ("at", "at", "timestamptz", 1184),
+        ("lat", "position.lat", "float8", 701),
+        ("lon", "position.lon", "float8", 701),
+        ("note", "note", "text", 25),
+        ("tags", "tags", "jsonb", 3802),
+    ];
+    bench(c, "uuid_numeric_nested_jsonb_escapes", rich, |rng| {
+        format!(
+            r#"{{"id":"{:08x}-9c0b-4ef8-bb6d-{:012x}","price":"{}.{:02}","at":"2026-01-31T12:{:02}:00.123456+01:00","position":{{"lat":{:.6},"lon":{:.6}}},"note":"line\none \u00e9","tags":{{"a":[1,2,{}],"b":"c"}}}}"#,
+            rng.u32(..),
+            rng.u64(..1 << 48),
+            rng.u32(..100_000),
+            rng.u32(..100),
+            rng.u32(..60),
+            rng.f64() * 90.0,
+            rng.f64() * 180.0,
+            rng.u32(..),
+        )
+    });
+}
+
+criterion_group!(benches, encode);
+criterion_main!(benches);

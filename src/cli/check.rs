@@ -1,0 +1,184 @@
+//! `tidegate check`: everything that can be known before the daemon runs. Changes nothing: our tables aren't made, the pipeline
+//! isn't registered, no group is joined, and the rows of the trial are rolled back.
+
+mod database;
+mod report;
+mod sample;
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{Common, reach, show};
+use crate::config::{Config, Pipeline, Topics};
+use crate::error::FatalError;
+use crate::kafka::observer::{End, Group};
+use crate::limits;
+use report::{Memory, PipelineReport};
+
+/// What `check` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// How many of the newest records are tried; 0 tries none.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    records: u32,
+}
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    pipelines: Vec<PipelineReport>,
+}
+
+/// Where a pipeline's records come from.
+#[derive(Debug, Serialize)]
+pub(super) struct KafkaReport {
+    pub(super) bootstrap_servers: String,
+    pub(super) cluster_id: Option<String>,
+    pub(super) group: String,
+    /// `null` where Kafka knows no such group yet.
+    pub(super) group_state: Option<String>,
+    pub(super) group_members: usize,
+    pub(super) topics: BTreeMap<String, TopicReport>,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TopicReport {
+    pub(super) partitions: i32,
+    /// Offsets between the logs' beginnings and ends: the most records that there can be.
+    pub(super) records: u64,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let config = arguments.common.load()?;
+    let mut pipelines = Vec::new();
+    for pipeline in arguments.common.pipelines(&config)? {
+        pipelines.push(check(&config, pipeline, arguments.records).await);
+    }
+    let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
+    if arguments.common.json {
+        show::json(&report)?;
+    } else {
+        show::print(&report.pipelines.iter().map(PipelineReport::text).collect::<Vec<_>>().join("\n"))?;
+    }
+    let faults: usize = report.pipelines.iter().map(|pipeline| pipeline.faults.len()).sum();
+    if faults == 0 {
+        return Ok(());
+    }
+    let listed = report.pipelines.iter().flat_map(|pipeline| pipeline.faults.iter());
+    let listed: Vec<String> = listed.map(|fault| format!("  {fault}")).collect();
+    let text = format!("check found {}:\n{}", show::counted(faults as u64, "fault", "faults"), listed.join("\n"));
+    // What can't be reached may hide all else, so it names the exit code.
+    Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
+        FatalError::Unavailable(text)
+    } else {
+        FatalError::Config(text)
+    })
+}
+
+async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineReport {
+    let mut report = PipelineReport::of(config, pipeline);
+    match limits::share(config, pipeline) {
+        Ok(share) => report.memory = Some(Memory::of(config, &share)),
+        Err(fault) => report.faults.push(fault),
+    }
+    let kafka = match ask_kafka(config, pipeline).await {
+        Ok(kafka) => {
+            report.missing_topics(pipeline, &kafka);
+            Some(kafka)
+        }
+        Err(error) => {
+            report.fault(error);
+            None
+        }
+    };
+    let plans = match database::check(config, pipeline, &mut report).await {
+        Ok(plans) => plans,
+        Err(error) => {
+            report.fault(error);
+            None
+        }
+    };
+    if let (Some(kafka), Some(plans)) = (&kafka, plans)
+        && records > 0
+    {
+        let topics = kafka.topics.iter().map(|(topic, found)| (topic.clone(), found.partitions)).collect();
+        match sample::try_newest(config, pipeline, plans, &topics, records).await {
+            Ok(sample) => {
+                report.too_many_dead(pipeline, &sample);
+                report.sample = Some(sample);
+            }
+            Err(error) => report.fault(error),
+        }
+    }
+    report.kafka = kafka;
+    report
+}
+
+async fn ask_kafka(config: &Config, pipeline: &Pipeline) -> Result<KafkaReport, FatalError> {
+    let observer = reach::observer(config, pipeline)?;
+    let topics = reach::topics(config, &observer, &pipeline.topics).await?;
+    let sources = reach::partitions(&topics);
+    let group = pipeline.group.clone();
+    let (cluster_id, low, high, group) = reach::ask(config, &observer, move |observer| {
+        let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
+        // Rights on the group may be narrower than on the topics; the group isn't needed to look.
+        Ok((observer.cluster_id(), low, high, observer.group(&group).unwrap_or_default()))
+    })
+    .await?;
+    let mut found: BTreeMap<String, TopicReport> =
+        topics.into_iter().map(|(topic, partitions)| (topic, TopicReport { partitions, records: 0 })).collect();
+    for (source, end) in &high {
+        if let (Some(topic), Some(low)) = (found.get_mut(&*source.topic), low.get(source)) {
+            topic.records += end.distance_from(*low);
+        }
+    }
+    let Group { state, members } = group.unwrap_or(Group { state: String::new(), members: 0 });
+    Ok(KafkaReport {
+        bootstrap_servers: config.kafka.bootstrap_servers.clone(),
+        cluster_id,
+        group: pipeline.group.clone(),
+        group_state: Some(state).filter(|state| !state.is_empty()),
+        group_members: members,
+        topics: found,
+    })
+}
+
+impl PipelineReport {
+    fn missing_topics(&mut self, pipeline: &Pipeline, kafka: &KafkaReport) {
+        let name = &pipeline.name;
+        match &pipeline.topics {
+            Topics::List(topics) => {
+                for topic in topics.iter().filter(|topic| !kafka.topics.contains_key(*topic)) {
+                    self.faults.push(format!(
+                        "pipelines.{name}.topics: topic `{topic}` does not exist on {}; make it, or correct its name; the daemon would wait for it",
+                        kafka.bootstrap_servers
+                    ));
+                }
+            }
+            Topics::Pattern(pattern) if kafka.topics.is_empty() => self.warnings.push(format!(
+                "pipelines.{name}.topic_pattern: {pattern:?} matches no topic on {} yet; topics that appear later are read from their beginning",
+                kafka.bootstrap_servers
+            )),
+            Topics::Pattern(_) => {}
+        }
+    }
+
+    fn too_many_dead(&mut self, pipeline: &Pipeline, sample: &sample::Sample) {
+        let max_share = pipeline.dead_letters.max_share;
+        #[expect(clippy::cast_precision_loss, reason = "a sample is far below 2^53 records")]
+        let share = sample.dead_letters as f64 / sample.records.max(1) as f64;
+        if sample.dead_letters > 0 && share > max_share {
+            self.faults.push(format!(
+                "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %), so the pipeline would stop; mend the mapping by the reasons above",
+                pipeline.name,
+                show::count(sample.dead_letters),
+                show::count(sample.records),
+                share * 100.0,
+                max_share * 100.0
+            ));
+        }
+    }
+}

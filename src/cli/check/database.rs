@@ -1,0 +1,316 @@
+//! What `check` asks Postgres: who we are there, what we may do, what kind of table it is, and the plan against its catalog.
+
+use serde::Serialize;
+use sqlx::{Executor, PgConnection, Row};
+
+use super::report::PipelineReport;
+use crate::catalog::{Catalog, RelationKind};
+use crate::cli::reach;
+use crate::config::{Config, Pipeline, TableMode};
+use crate::ddl;
+use crate::error::FatalError;
+use crate::plan::PlanSource;
+use crate::postgres::catalog;
+use crate::store::ReplanError;
+
+/// The server, as this connection sees it.
+#[derive(Debug, Serialize)]
+pub(super) struct PostgresReport {
+    pub(super) version: String,
+    pub(super) database: String,
+    pub(super) user: String,
+    /// Whether the pipeline has been started on this database before.
+    pub(super) registered: bool,
+    pub(super) table_exists: bool,
+}
+
+impl PostgresReport {
+    pub(super) fn text(&self) -> String {
+        let Self { version, database, user, .. } = self;
+        let known = if self.registered { "registered" } else { "not registered yet" };
+        format!("  Postgres    {version}, database {database} as {user}; the pipeline is {known}\n")
+    }
+}
+
+/// Plans, with how to make the table where it is missing.
+#[derive(Debug)]
+pub(super) struct Plans {
+    pub(super) source: PlanSource,
+    pub(super) make_table: Option<String>,
+}
+
+/// `None` where there is no plan: the report says why.
+pub(super) async fn check(
+    config: &Config,
+    pipeline: &Pipeline,
+    report: &mut PipelineReport,
+) -> Result<Option<Plans>, FatalError> {
+    let failed = |error| reach::failed("can't look at the database", error);
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let open = &mut connection;
+    server(open, pipeline, report).await.map_err(failed)?;
+    let found = catalog::load(open, &pipeline.table.name).await.map_err(failed)?;
+    if let Some(postgres) = &mut report.postgres {
+        postgres.table_exists = found.is_some();
+    }
+    rights_on_ledger(open, report).await.map_err(failed)?;
+    let (found, make_table) = match found {
+        Some(found) => {
+            table(open, pipeline, &found, report).await.map_err(failed)?;
+            (Some(found), None)
+        }
+        None if pipeline.table.create => match would_make(open, pipeline, report).await? {
+            Some((found, ddl)) => (Some(found), Some(ddl)),
+            None => return Ok(None),
+        },
+        None => (None, None),
+    };
+    if let Some(found) = &found {
+        mapping(pipeline, found, report);
+    }
+    match PlanSource::of(pipeline, found) {
+        Ok(source) => {
+            report.planned(&source.current().plan);
+            Ok(Some(Plans { source, make_table }))
+        }
+        Err(ReplanError::Unplannable(why)) => {
+            report.faults.extend(why.lines().map(str::to_owned));
+            Ok(None)
+        }
+        Err(ReplanError::Write(error)) => Err(FatalError::Unavailable(error.to_string())),
+    }
+}
+
+async fn server(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT current_setting('server_version'), current_database()::text, current_user::text,
+             pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, current_setting('synchronous_commit')",
+    );
+    let row = row.fetch_one(&mut *connection).await?;
+    if row.try_get(3)? {
+        report.faults.push(
+            "postgres.url: the server is read-only (a standby, or `default_transaction_read_only` is on); name the primary"
+                .to_owned(),
+        );
+    }
+    if row.try_get::<&str, _>(4)? == "off" {
+        report.warnings.push(
+            "postgres.session.synchronous_commit is off: a crash of the server takes back the last commits, rows and ledger together; they are read again from Kafka"
+                .to_owned(),
+        );
+    }
+    let registered =
+        reach::has_ledger(connection).await? && crate::postgres::register::is_known(connection, &pipeline.name).await?;
+    report.postgres = Some(PostgresReport {
+        version: row.try_get(0)?,
+        database: row.try_get(1)?,
+        user: row.try_get(2)?,
+        registered,
+        table_exists: false,
+    });
+    Ok(())
+}
+
+async fn rights_on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT to_regnamespace('tidegate') IS NOT NULL,
+             has_database_privilege(current_database(), 'CREATE'), current_database()::text, current_user::text",
+    );
+    let row = row.fetch_one(&mut *connection).await?;
+    let (exists, may_create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let (database, user): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    if !exists {
+        if !may_create {
+            report.faults.push(format!(
+                "schema `tidegate` is missing and `{user}` may not make it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or: GRANT CREATE ON DATABASE {database} TO {user}"
+            ));
+        }
+        return Ok(());
+    }
+    let row = sqlx::query(
+        "SELECT has_schema_privilege('tidegate', 'USAGE'), has_schema_privilege('tidegate', 'CREATE'),
+             (SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_catalog.pg_class c
+                  WHERE c.relnamespace = to_regnamespace('tidegate') AND c.relkind = 'r'
+                  AND c.relname IN ('pipeline', 'ledger', 'dead_letter', 'instance')
+                  AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
+                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')))",
+    );
+    let row = row.fetch_one(&mut *connection).await?;
+    let (usage, create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let refused: Option<String> = row.try_get(2)?;
+    if !usage {
+        report
+            .faults
+            .push(format!("`{user}` may not use schema `tidegate`; run: GRANT USAGE ON SCHEMA tidegate TO {user}"));
+        return Ok(());
+    }
+    if let Some(tables) = refused {
+        report.faults.push(format!(
+            "`{user}` may not read and write {tables} in schema `tidegate`; run: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {user}"
+        ));
+    }
+    if !create && !reach::has_ledger(connection).await? {
+        report.faults.push(format!(
+            "`{user}` may not make tables in schema `tidegate`; run: GRANT CREATE ON SCHEMA tidegate TO {user}"
+        ));
+    }
+    Ok(())
+}
+
+/// Makes the table in a transaction that is rolled back, so that the plan is held against what would really be there.
+async fn would_make(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    report: &mut PipelineReport,
+) -> Result<Option<(Catalog, String)>, FatalError> {
+    let ddl = match ddl::create_table(pipeline) {
+        Ok(ddl) => ddl,
+        Err(faults) => {
+            report.faults.extend(faults.iter().map(ToString::to_string));
+            return Ok(None);
+        }
+    };
+    let made = async {
+        connection.execute("BEGIN").await?;
+        connection.execute(ddl.as_str()).await?;
+        let found = catalog::load(connection, &pipeline.table.name).await?;
+        connection.execute("ROLLBACK").await?;
+        Ok(found)
+    };
+    let found = made.await.map_err(|error| {
+        reach::failed(&format!("pipelines.{}.table.create: can't make `{}`", pipeline.name, pipeline.table.name), error)
+    })?;
+    report.ddl = Some(ddl.clone());
+    Ok(found.map(|found| (found, ddl)))
+}
+
+/// What COPY and the mode ask of a table that is there.
+async fn table(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    found: &Catalog,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
+    let row = sqlx::query(
+        "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'INSERT'),
+             has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), c.relpersistence::text,
+             has_database_privilege(current_database(), 'TEMP'), current_user::text
+         FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
+    );
+    let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
+    let (usage, insert, select): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (secured, persistence, temp): (bool, String, bool) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+    let user: String = row.try_get(6)?;
+    let faults = &mut report.faults;
+    if !usage {
+        faults.push(format!(
+            "`{user}` may not use schema `{}`; run: GRANT USAGE ON SCHEMA {} TO {user}",
+            name.schema, name.schema
+        ));
+    }
+    if !insert && !may_insert_columns(connection, pipeline, found).await? {
+        faults.push(format!("`{user}` may not insert into `{name}`; run: GRANT INSERT ON {quoted} TO {user}"));
+    }
+    match &pipeline.table.mode {
+        TableMode::Append if secured => faults.push(format!(
+            "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
+        )),
+        TableMode::Append => {}
+        TableMode::InsertNew { .. } | TableMode::Upsert { .. } | TableMode::Aggregate { .. } => {
+            let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
+            if !select {
+                faults.push(format!("mode {mode} reads `{name}`, which `{user}` may not; run: GRANT SELECT ON {quoted} TO {user}"));
+            }
+            if !temp {
+                faults.push(format!("mode {mode} stages rows in a temporary table, which `{user}` may not make; run: GRANT TEMP ON DATABASE … TO {user}"));
+            }
+            if !key.is_empty() && !has_unique_index(connection, found, key).await? {
+                faults.push(format!(
+                    "pipelines.{}.table.key: `{name}` has no unique index on exactly ({}); run: CREATE UNIQUE INDEX ON {quoted} ({})",
+                    pipeline.name,
+                    key.join(", "),
+                    key.iter().map(|column| crate::catalog::quote_identifier(column)).collect::<Vec<_>>().join(", ")
+                ));
+            }
+        }
+    }
+    if found.kind == RelationKind::Foreign {
+        report.warnings.push(format!(
+            "`{name}` is a foreign table: its server commits on its own, so a crash between the two commits may write records twice"
+        ));
+    }
+    if persistence == "u" {
+        report.warnings.push(format!(
+            "`{name}` is unlogged: a crash of the server empties it, while the ledger says that its rows are written"
+        ));
+    }
+    Ok(())
+}
+
+async fn may_insert_columns(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    found: &Catalog,
+) -> Result<bool, sqlx::Error> {
+    let Some(columns) = &pipeline.columns else { return Ok(false) };
+    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+    let row = sqlx::query(
+        "SELECT coalesce(bool_and(has_column_privilege($1::int8::oid, a.attnum, 'INSERT')), false)
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1::int8::oid AND a.attname = ANY ($2)",
+    );
+    row.bind(i64::from(found.oid)).bind(names).fetch_one(connection).await?.try_get(0)
+}
+
+/// ON CONFLICT needs one that is unique at once, over all rows, and on columns alone.
+async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &[String]) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
+             WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+             AND i.indpred IS NULL AND i.indexprs IS NULL
+             AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\")
+                  FROM pg_catalog.pg_attribute a
+                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) = $2)",
+    );
+    let mut key = key.to_vec();
+    key.sort();
+    key.dedup();
+    row.bind(i64::from(found.oid)).bind(key).fetch_one(connection).await?.try_get(0)
+}
+
+/// What a mapping does that its user may not expect.
+fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
+    let Some(columns) = &pipeline.columns else { return };
+    for column in columns {
+        let Some(target) = found.columns.iter().find(|target| target.name == column.name) else { continue };
+        let note = match target.base_type.as_str() {
+            "timestamp" if column.unit.is_none() => {
+                "is a timestamp without time zone: times with an offset other than Z are dead letters; timestamptz takes both"
+            }
+            "json" => "is json: it keeps the text as it came, and can't be indexed; jsonb is what most tables want",
+            "bpchar" => "is char(n): Postgres pads its values with spaces",
+            "float4" => "is float4: values are rounded to about 7 digits",
+            _ => continue,
+        };
+        report.warnings.push(format!("column `{}` {note}", column.name));
+    }
+    let unfilled: Vec<_> = found
+        .columns
+        .iter()
+        .filter(|target| !target.generated && !columns.iter().any(|column| column.name == target.name))
+        .filter(|target| !matches!(&pipeline.unknown_fields, crate::config::UnknownFields::Column(name) if *name == target.name))
+        .map(|target| format!("`{}`", target.name))
+        .collect();
+    if !unfilled.is_empty() {
+        report.warnings.push(format!("nothing is mapped to {}: their defaults apply", unfilled.join(", ")));
+    }
+    let generated: Vec<_> =
+        found.columns.iter().filter(|target| target.generated).map(|target| format!("`{}`", target.name)).collect();
+    if !generated.is_empty() {
+        report.warnings.push(format!("Postgres fills {} itself", generated.join(", ")));
+    }
+}

@@ -1,0 +1,207 @@
+//! The trial of `check`: the newest records go the whole way, by the daemon's own writer, into a transaction that is rolled back.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use super::database::Plans;
+use crate::batch::{Batch, Trigger};
+use crate::budget::Budget;
+use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
+use crate::cli::{reach, show};
+use crate::config::{Config, Pipeline};
+use crate::error::FatalError;
+use crate::kafka::observer::End;
+use crate::kafka::reader::{Reader, incoming, push_headers};
+use crate::kafka::settings;
+use crate::mapping::Encoder;
+use crate::metrics::WriterMetrics;
+use crate::plan::{Planned, reject_of};
+use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::postgres::PgStore;
+use crate::status::{ConsumerStatus, lock};
+use crate::writer::{Stopped, Writer};
+use rdkafka::message::Message as _;
+
+/// Dead letters that are shown one by one.
+const SHOWN: usize = 20;
+
+/// What became of the newest records.
+#[derive(Debug, Serialize)]
+pub(super) struct Sample {
+    pub(super) records: u64,
+    pub(super) rows: u64,
+    pub(super) dead_letters: u64,
+    pub(super) reasons: BTreeMap<&'static str, u64>,
+    /// The first few.
+    pub(super) letters: Vec<Letter>,
+}
+
+impl Sample {
+    pub(super) fn text(&self) -> String {
+        if self.records == 0 {
+            return "  trial       the topic holds no record to try\n".to_owned();
+        }
+        let mut text = format!(
+            "  trial       {} → {}, {} (rolled back)\n",
+            show::counted(self.records, "newest record", "newest records"),
+            show::counted(self.rows, "row", "rows"),
+            show::counted(self.dead_letters, "dead letter", "dead letters")
+        );
+        for (reason, count) in &self.reasons {
+            text += &format!("    {reason}: {}\n", show::count(*count));
+        }
+        for Letter { topic, partition, offset, reason, detail, .. } in &self.letters {
+            text += &format!("    {topic}/{partition}@{offset}: {} ({reason})\n", show::safe(detail));
+        }
+        if self.dead_letters > self.letters.len() as u64 {
+            text += &format!("    … and {} more\n", show::count(self.dead_letters - self.letters.len() as u64));
+        }
+        text
+    }
+}
+
+/// Tries the newest `records` records of all topics together.
+pub(super) async fn try_newest(
+    config: &Config,
+    pipeline: &Pipeline,
+    plans: Plans,
+    topics: &BTreeMap<String, i32>,
+    records: u32,
+) -> Result<Sample, FatalError> {
+    let observer = reach::observer(config, pipeline)?;
+    let sources = reach::partitions(topics);
+    let (low, high) = reach::ask(config, &observer, move |observer| {
+        Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
+    })
+    .await?;
+    let logs = high.into_iter().filter_map(|(source, high)| Some((source.clone(), *low.get(&source)?, high)));
+    let ranges = newest(logs.collect(), u64::from(records));
+
+    let planned = plans.source.current();
+    let reader = settings::reader(&config.kafka, pipeline);
+    let limits = pipeline.batch;
+    let (outbox, mut batches) = mpsc::channel::<Batch>(1);
+    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, limits, &outbox));
+
+    let name: Arc<str> = pipeline.name.as_str().into();
+    let metrics = WriterMetrics::new(&name);
+    let store = PgStore::new(name, reach::connector(config), Arc::new(plans.source), metrics.clone());
+    let findings = Arc::default();
+    let status = Arc::new(ConsumerStatus::new(0));
+    let store = Rehearsal::new(store, plans.make_table, Arc::clone(&findings), SHOWN);
+    let mut writer = Writer::new(store, Budget::new(boundless()), metrics, Arc::clone(&status));
+    let mut tried = 0;
+    while let Some(mut batch) = batches.recv().await {
+        tried += u64::from(batch.len());
+        if let Err(Stopped(why)) = writer.write(&mut batch).await {
+            return Err(trouble(&findings, &why));
+        }
+    }
+    let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
+    read.map_err(FatalError::Unavailable)?;
+    let mut findings = lock(&findings);
+    Ok(Sample {
+        records: tried,
+        rows: status.rows(),
+        dead_letters: status.dead_letters(),
+        reasons: std::mem::take(&mut findings.reasons),
+        letters: std::mem::take(&mut findings.letters),
+    })
+}
+
+fn trouble(findings: &Mutex<crate::cli::rehearsal::Findings>, why: &str) -> FatalError {
+    match lock(findings).outage.take() {
+        Some(outage) => FatalError::Unavailable(format!("the trial of the newest records: {outage}")),
+        None => FatalError::Config(format!("the trial of the newest records: {why}")),
+    }
+}
+
+/// Where to begin in each log, so that about `wanted` records are read: each log gives its part, and what a short log can't give
+/// the longer ones do.
+fn newest(
+    mut logs: Vec<(TopicPartition, Offset, Offset)>,
+    wanted: u64,
+) -> Vec<(TopicPartition, std::ops::Range<Offset>)> {
+    logs.sort_by_key(|(_, low, high)| high.distance_from(*low));
+    let (mut left, mut ranges) = (wanted, Vec::new());
+    let count = logs.len();
+    for (n, (source, low, high)) in logs.into_iter().enumerate() {
+        let part = left.div_ceil((count - n) as u64).min(high.distance_from(low));
+        left -= part.min(left);
+        let start = Offset::new(high.get() - i64::try_from(part).unwrap_or(i64::MAX));
+        ranges.push((source, start..high));
+    }
+    ranges.sort_by(|(a, _), (b, _)| a.cmp(b));
+    ranges
+}
+
+/// Reads and encodes, as a poll thread does, into batches of the configured size.
+fn read(
+    config: &rdkafka::ClientConfig,
+    ranges: &[(TopicPartition, std::ops::Range<Offset>)],
+    planned: &Planned,
+    limits: crate::config::BatchLimits,
+    outbox: &mpsc::Sender<Batch>,
+) -> Result<(), String> {
+    let reader = Reader::new(config)?;
+    let mut encoder = Encoder::new(Arc::clone(&planned.plan));
+    for topic in ranges.iter().map(|(source, _)| &source.topic).collect::<std::collections::BTreeSet<_>>() {
+        let of_topic: Vec<_> = ranges
+            .iter()
+            .filter(|(source, _)| source.topic == *topic)
+            .map(|(source, range)| (source.partition, range.clone()))
+            .collect();
+        let mut batch = empty(planned);
+        let mut segments: BTreeMap<i32, usize> = BTreeMap::new();
+        reader.read(topic, &of_topic, |message| {
+            let record = incoming(message);
+            let segment = *segments.entry(message.partition()).or_insert_with(|| {
+                let source = TopicPartition::new(Arc::clone(topic), message.partition());
+                batch.open_segment(source, ClaimId::nil(), record.offset)
+            });
+            let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+            batch.push(segment, &record, Instant::now(), headers, |record, rows| {
+                encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
+            });
+            if batch.len() >= limits.max_rows.get() || batch.bytes() as u64 >= limits.max_bytes {
+                segments.clear();
+                send(std::mem::replace(&mut batch, empty(planned)), outbox);
+            }
+        })?;
+        send(batch, outbox);
+    }
+    Ok(())
+}
+
+fn empty(planned: &Planned) -> Batch {
+    let mut batch = Batch::new();
+    batch.plan_version = planned.version;
+    batch
+}
+
+fn send(mut batch: Batch, outbox: &mpsc::Sender<Batch>) {
+    if !batch.is_empty() {
+        batch.seal(Trigger::Rows);
+        // Where nobody takes it any more the trial has failed already, and says so.
+        outbox.blocking_send(batch).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_log_gives_its_part_and_long_ones_make_up_for_short_ones() {
+        let log = |n, low, high| (TopicPartition::new("t", n), Offset::new(low), Offset::new(high));
+        let starts = |logs, wanted| newest(logs, wanted).iter().map(|(_, range)| range.start.get()).collect::<Vec<_>>();
+        assert_eq!(starts(vec![log(0, 0, 1000), log(1, 0, 1000)], 100), [950, 950]);
+        assert_eq!(starts(vec![log(0, 0, 1000), log(1, 5, 15), log(2, 7, 7)], 100), [910, 5, 7]);
+        assert_eq!(starts(vec![log(0, 3, 8)], 1000), [3]);
+    }
+}

@@ -1,0 +1,121 @@
+//! `tidegate dead-letters`: the records that became no rows, to look at, to try again, to remove.
+
+mod letter;
+mod list;
+mod purge;
+mod replay;
+
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres};
+
+use super::reach;
+use crate::config::units::parse_duration;
+use crate::config::{Config, Pipeline};
+use crate::error::FatalError;
+use crate::metrics::epoch_ms;
+
+/// What `dead-letters` can do.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Counts them by reason, and lists the newest.
+    List(list::Arguments),
+    /// Shows one, with key, value and headers.
+    Show(letter::Arguments),
+    /// Sends them through the pipeline's present mapping: a row goes into the table and its dead letter away in one transaction.
+    Replay(replay::Arguments),
+    /// Removes them for good.
+    Purge(purge::Arguments),
+}
+
+/// Which of them.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Filter {
+    /// These; may be given several times.
+    #[arg(long = "id", value_name = "ID")]
+    ids: Vec<i64>,
+    /// Only of this reason, as `list` shows it.
+    #[arg(long)]
+    reason: Option<String>,
+    /// Only from this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only those set aside at or after this RFC 3339 time.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    since: Option<i64>,
+    /// Only those set aside before this RFC 3339 time.
+    #[arg(long, value_name = "TIME", value_parser = time_ms)]
+    until: Option<i64>,
+    /// Only those set aside longer ago than this, as in 30d.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "until")]
+    older_than: Option<std::time::Duration>,
+}
+
+fn time_ms(text: &str) -> Result<i64, String> {
+    let time = text.parse::<jiff::Timestamp>();
+    time.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("{text:?} is no time as in 2026-01-31T12:00:00Z"))
+}
+
+/// What [`Filter::bind`] fills.
+macro_rules! matching {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            " WHERE pipeline = ANY ($1) AND ($2::int8[] IS NULL OR id = ANY ($2)) AND ($3::text IS NULL OR reason = $3)
+                AND ($4::text IS NULL OR topic = $4)
+                AND ($5::int8 IS NULL OR created_at >= to_timestamp($5 / 1000.0))
+                AND ($6::int8 IS NULL OR created_at < to_timestamp($6 / 1000.0)) ",
+            $after
+        )
+    };
+}
+use matching;
+
+impl Filter {
+    /// Whether it leaves nothing out.
+    fn is_everything(&self) -> bool {
+        let Self { ids, reason, topic, since, until, older_than } = self;
+        ids.is_empty()
+            && reason.is_none()
+            && topic.is_none()
+            && since.is_none()
+            && until.is_none()
+            && older_than.is_none()
+    }
+
+    fn bind<'q>(&self, sql: &'q str, pipelines: &[&Pipeline]) -> Query<'q, Postgres, PgArguments> {
+        let until = self.older_than.map(|age| epoch_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
+        sqlx::query(sql)
+            .bind(pipelines.iter().map(|pipeline| pipeline.name.clone()).collect::<Vec<_>>())
+            .bind((!self.ids.is_empty()).then(|| self.ids.clone()))
+            .bind(self.reason.clone())
+            .bind(self.topic.clone())
+            .bind(self.since)
+            .bind(until.or(self.until))
+    }
+}
+
+pub(super) async fn run(command: &Command) -> Result<(), FatalError> {
+    match command {
+        Command::List(arguments) => list::run(arguments).await,
+        Command::Show(arguments) => letter::run(arguments).await,
+        Command::Replay(arguments) => replay::run(arguments).await,
+        Command::Purge(arguments) => purge::run(arguments).await,
+    }
+}
+
+fn failed(error: sqlx::Error) -> FatalError {
+    reach::failed("can't read the dead letters in schema `tidegate`", error)
+}
+
+/// A connection to a database that has our tables.
+async fn open(config: &Config) -> Result<PgConnection, FatalError> {
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    if reach::has_ledger(&mut connection).await.map_err(failed)? {
+        return Ok(connection);
+    }
+    Err(FatalError::Config(
+        "this database has no schema `tidegate`, so no pipeline was ever started on it: check `postgres.url`"
+            .to_owned(),
+    ))
+}

@@ -1,0 +1,56 @@
+//! `tidegate dead-letters purge`
+
+use serde::Serialize;
+use sqlx::Row;
+
+use super::{Filter, failed, matching, open};
+use crate::cli::{Common, show};
+use crate::error::FatalError;
+
+/// What `purge` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    filter: Filter,
+    /// All of them.
+    #[arg(long)]
+    all: bool,
+    /// Remove them; without it they are only counted.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    removed: u64,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let Arguments { common, filter, all, yes } = arguments;
+    if *all != filter.is_everything() {
+        return Err(FatalError::Config(
+            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these"
+                .to_owned(),
+        ));
+    }
+    let config = common.load()?;
+    let pipelines = common.pipelines(&config)?;
+    let mut connection = open(&config).await?;
+    if !yes {
+        let row = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &pipelines);
+        let row = row.fetch_one(&mut connection).await.map_err(failed)?;
+        let count: i64 = row.try_get(0).map_err(failed)?;
+        return Err(FatalError::Config(format!(
+            "{} would be removed for good, with the records that they hold: say --yes",
+            show::counted(count.unsigned_abs(), "dead letter", "dead letters")
+        )));
+    }
+    let done = filter.bind(matching!("DELETE FROM tidegate.dead_letter", ""), &pipelines);
+    let removed = done.execute(&mut connection).await.map_err(failed)?.rows_affected();
+    if common.json {
+        return show::json(&Report { removed });
+    }
+    show::print(&format!("removed {}", show::counted(removed, "dead letter", "dead letters")))
+}

@@ -1,0 +1,391 @@
+//! `tidegate dead-letters replay`: dead letters go through the pipeline's present mapping, by the daemon's own writer.
+//!
+//! A page of letters is a batch, each letter a segment of its own. Where the daemon's transaction moves the ledger, this one
+//! removes the letters whose rows it wrote; where the daemon inserts dead letters, this one gives those that fail again their
+//! new reason. So a letter is a row or a letter, through every crash, and what became of a COMMIT without an answer is seen
+//! from the letters.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde::Serialize;
+use sqlx::{PgConnection, Row};
+
+use super::{Filter, failed, matching};
+use crate::batch::{Batch, Incoming, Reject, Span, Trigger};
+use crate::budget::Budget;
+use crate::cli::rehearsal::{boundless, no_waiting};
+use crate::cli::{Common, reach, show};
+use crate::config::{Config, Pipeline};
+use crate::error::FatalError;
+use crate::mapping::Encoder;
+use crate::metrics::WriterMetrics;
+use crate::plan::{PlanSource, Planned, reject_of};
+use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::postgres::{PgStore, catalog, schema};
+use crate::record::{Record, push_header};
+use crate::retry::{Severity, Stage};
+use crate::status::{ConsumerStatus, lock};
+use crate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use crate::writer::{Stopped, Writer};
+
+/// Letters of one transaction.
+const PAGE: i64 = 1000;
+/// Bytes of their keys and values; a single letter may be larger.
+const PAGE_BYTES: i64 = 8 << 20;
+
+/// What `replay` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    filter: Filter,
+    /// All of the pipeline's.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    pipeline: String,
+    /// Letters that are gone, their rows in the table.
+    replayed: u64,
+    /// Rows written; fewer where the table's mode skips keys that are there.
+    rows: u64,
+    /// Letters that stay, with their new reason.
+    failed_again: u64,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let Arguments { common, filter, all } = arguments;
+    if *all != filter.is_everything() {
+        return Err(FatalError::Config(
+            "say which: --id, --reason, --topic, --since, --until, --older-than; or --all, and none of these"
+                .to_owned(),
+        ));
+    }
+    let config = common.load()?;
+    let mut reports = Vec::new();
+    for pipeline in common.pipelines(&config)? {
+        reports.push(replay(&config, pipeline, filter).await?);
+    }
+    if common.json {
+        return show::json(&std::collections::BTreeMap::from([("pipelines", &reports)]));
+    }
+    let lines = reports.iter().map(|report| {
+        format!(
+            "{}: {} replayed ({}), {} failed again and stay with their new reason",
+            report.pipeline,
+            show::counted(report.replayed, "dead letter", "dead letters"),
+            show::counted(report.rows, "row", "rows"),
+            show::count(report.failed_again)
+        )
+    });
+    show::print(&lines.collect::<Vec<_>>().join("\n"))
+}
+
+async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result<Report, FatalError> {
+    let connector = reach::connector(config);
+    let mut connection = super::open(config).await?;
+    // Where a failed replay is put down is younger than the letters.
+    schema::migrate_and_close(reach::open(&connector).await?).await.map_err(|error| {
+        FatalError::Stopped(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
+    })?;
+    let found = catalog::load(&mut connection, &pipeline.table.name).await.map_err(failed)?;
+    let plans = Arc::new(PlanSource::of(pipeline, found).map_err(|error| match error {
+        ReplanError::Unplannable(why) => FatalError::Config(why),
+        ReplanError::Write(error) => FatalError::Unavailable(error.to_string()),
+    })?);
+    let planned = plans.current();
+    let name: Arc<str> = pipeline.name.as_str().into();
+    let metrics = WriterMetrics::new(&name);
+    let status = Arc::new(ConsumerStatus::new(0));
+    let page: Arc<Mutex<Page>> = Arc::default();
+    let inner = PgStore::new(name, connector, plans, metrics.clone());
+    let store = Letters { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
+    let mut writer = Writer::new(store, Budget::new(boundless()), metrics, Arc::clone(&status));
+    let mut report = Report { pipeline: pipeline.name.clone(), ..Report::default() };
+    // Letters that come while this runs are left for the next time.
+    let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), &[pipeline]);
+    let newest = newest.fetch_one(&mut connection).await.map_err(failed)?;
+    let newest: Option<i64> = newest.try_get(0).map_err(failed)?;
+    let (mut after, newest) = (0, newest.unwrap_or(0));
+    loop {
+        let ids = next_page(&mut connection, pipeline, filter, after, newest).await.map_err(failed)?;
+        let Some(last) = ids.last().copied() else { break };
+        after = last;
+        let mut batch = load(&mut connection, &ids, &planned).await.map_err(failed)?;
+        let found = u64::from(batch.len());
+        if let Err(Stopped(why)) = write(&mut writer, &page, &mut batch).await {
+            let done = format!(
+                "{}; {} replayed before that; the others are where they were",
+                why,
+                show::counted(report.replayed, "letter was", "letters were")
+            );
+            return Err(match lock(&page).outage.take() {
+                Some(_) => FatalError::Unavailable(done),
+                None => FatalError::Stopped(done),
+            });
+        }
+        report.failed_again = status.dead_letters();
+        report.rows = status.rows();
+        report.replayed += found;
+    }
+    report.replayed -= report.failed_again;
+    Ok(report)
+}
+
+async fn write(writer: &mut Writer<Letters>, page: &Mutex<Page>, batch: &mut Loaded) -> Result<(), Stopped> {
+    {
+        let mut page = lock(page);
+        page.remaining = batch.ids.iter().copied().collect();
+        page.ids = std::mem::take(&mut batch.ids);
+    }
+    writer.write(&mut batch.batch).await.map(drop)
+}
+
+/// The letters of a page; the `nth` record of the batch, in the `nth` segment, is the `nth` id's.
+struct Loaded {
+    batch: Batch,
+    ids: Vec<i64>,
+}
+
+impl Loaded {
+    fn len(&self) -> u32 {
+        self.batch.len()
+    }
+}
+
+async fn next_page(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    filter: &Filter,
+    after: i64,
+    newest: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    let sql = matching!(
+        "SELECT id, (coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0))::int8 FROM tidegate.dead_letter",
+        "AND id > $7 AND id <= $8 ORDER BY id LIMIT $9"
+    );
+    let rows = filter.bind(sql, &[pipeline]).bind(after).bind(newest).bind(PAGE).fetch_all(connection).await?;
+    let (mut bytes, mut ids) = (0, Vec::new());
+    for row in rows {
+        bytes += row.try_get::<i64, _>(1)?;
+        if bytes > PAGE_BYTES && !ids.is_empty() {
+            break;
+        }
+        ids.push(row.try_get(0)?);
+    }
+    Ok(ids)
+}
+
+async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> Result<Loaded, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT id, topic, partition, record_offset, timestamp_ms, key, value, header_names, header_values
+         FROM tidegate.dead_letter WHERE id = ANY ($1) ORDER BY id",
+    );
+    let rows = rows.bind(ids).fetch_all(connection).await?;
+    let mut encoder = Encoder::new(Arc::clone(&planned.plan));
+    let mut loaded = Loaded { batch: Batch::new(), ids: Vec::new() };
+    loaded.batch.plan_version = planned.version;
+    for row in &rows {
+        let offset = Offset::new(row.try_get(3)?);
+        let source = TopicPartition::new(row.try_get::<&str, _>(1)?, row.try_get(2)?);
+        let (names, values): (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) = (row.try_get(7)?, row.try_get(8)?);
+        let (key, value): (Option<&[u8]>, Option<&[u8]>) = (row.try_get(5)?, row.try_get(6)?);
+        let incoming = Incoming { offset, timestamp_ms: row.try_get(4)?, key, value };
+        let headers = |arena: &mut Vec<u8>| {
+            for (name, value) in names.iter().zip(&values) {
+                push_header(arena, name, value.as_deref());
+            }
+        };
+        let segment = loaded.batch.open_segment(source, ClaimId::nil(), offset);
+        loaded.batch.push(segment, &incoming, Instant::now(), headers, |record, rows| {
+            encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
+        });
+        loaded.ids.push(row.try_get(0)?);
+    }
+    loaded.batch.seal(Trigger::Rows);
+    Ok(loaded)
+}
+
+/// What the store has to know of the batch at hand.
+#[derive(Debug, Default)]
+struct Page {
+    ids: Vec<i64>,
+    /// Those that no transaction has settled yet.
+    remaining: BTreeSet<i64>,
+    outage: Option<String>,
+}
+
+/// A store whose ledger are the letters themselves.
+#[derive(Debug)]
+struct Letters {
+    inner: PgStore,
+    page: Arc<Mutex<Page>>,
+    /// Of the transaction at hand: records that fail again.
+    rejected: BTreeSet<u32>,
+    /// Of the transaction at hand: letters that it settles, and whether it removes them.
+    settled: Vec<(i64, bool)>,
+}
+
+impl Letters {
+    fn noted<T>(&self, result: Result<T, WriteError>) -> Result<T, WriteError> {
+        result.map_err(|error| no_waiting(error, &mut lock(&self.page).outage))
+    }
+
+    fn removed(&self) -> Vec<i64> {
+        self.settled.iter().filter(|(_, removed)| *removed).map(|(id, _)| *id).collect()
+    }
+
+    fn settle_page(&mut self) {
+        let mut page = lock(&self.page);
+        for (id, _) in self.settled.drain(..) {
+            page.remaining.remove(&id);
+        }
+    }
+}
+
+/// Ends the command: a person must look.
+fn taken(what: &str) -> WriteError {
+    let message = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
+    let error = PostgresError {
+        severity: Severity::Error,
+        sqlstate: String::new(),
+        message,
+        row: None,
+        column: None,
+        note: None,
+    };
+    WriteError { stage: Stage::DeadLetters, cause: Cause::Postgres(error) }
+}
+
+impl Store for Letters {
+    /// Locks the letters, so that two commands never write the same one.
+    async fn begin(&mut self) -> Result<(), WriteError> {
+        self.rejected.clear();
+        self.settled.clear();
+        let begun = self.inner.begin().await;
+        self.noted(begun)?;
+        let wanted: Vec<i64> = lock(&self.page).remaining.iter().copied().collect();
+        let count = wanted.len();
+        let held = sqlx::query("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
+        let held = self.inner.rows(Stage::DeadLetters, held.bind(wanted)).await;
+        let held = self.noted(held)?.len();
+        if held < count {
+            return Err(taken(&format!("{} of {count} dead letters were taken", count - held)));
+        }
+        Ok(())
+    }
+
+    async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
+        let copied = self.inner.copy(batch, window).await;
+        self.noted(copied)
+    }
+
+    async fn savepoint(&mut self) -> Result<(), WriteError> {
+        let done = self.inner.savepoint().await;
+        self.noted(done)
+    }
+
+    async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
+        let done = self.inner.rollback_to_savepoint().await;
+        self.noted(done)
+    }
+
+    async fn check_at_once(&mut self) -> Result<(), WriteError> {
+        let done = self.inner.check_at_once().await;
+        self.noted(done)
+    }
+
+    /// They are set aside already: they get their new reason.
+    async fn set_aside(&mut self, _batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+        let ids: Vec<i64> = {
+            let page = lock(&self.page);
+            rejects.iter().filter_map(|reject| page.ids.get(reject.record as usize).copied()).collect()
+        };
+        self.rejected = rejects.iter().map(|reject| reject.record).collect();
+        let update = sqlx::query(
+            "UPDATE tidegate.dead_letter d SET reason = n.reason, sqlstate = n.sqlstate, column_name = n.column_name,
+                 detail = n.detail, replays = d.replays + 1, replayed_at = now()
+             FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::text[])
+                 AS n (id, reason, sqlstate, column_name, detail)
+             WHERE d.id = n.id",
+        );
+        let update = update
+            .bind(ids)
+            .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
+            .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
+            .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
+            .bind(rejects.iter().map(|reject| reject.detail.replace('\0', "\\0")).collect::<Vec<_>>());
+        let done = self.inner.rows(Stage::DeadLetters, update).await;
+        self.noted(done).map(drop)
+    }
+
+    async fn advance(&mut self, spans: &[Span]) -> Result<Vec<bool>, WriteError> {
+        self.settled = {
+            let page = lock(&self.page);
+            let settled = spans.iter().filter_map(|span| {
+                let fails = u32::try_from(span.segment).is_ok_and(|record| self.rejected.contains(&record));
+                Some((page.ids.get(span.segment).copied()?, !fails))
+            });
+            settled.collect()
+        };
+        let gone = self.removed();
+        let count = gone.len();
+        let delete = sqlx::query("DELETE FROM tidegate.dead_letter WHERE id = ANY ($1) RETURNING id").bind(gone);
+        let deleted = self.inner.rows(Stage::DeadLetters, delete).await;
+        if self.noted(deleted)?.len() < count {
+            return Err(taken("dead letters were taken"));
+        }
+        Ok(vec![true; spans.len()])
+    }
+
+    async fn commit(&mut self) -> Result<(), WriteError> {
+        // Not `noted`: a COMMIT without an answer is settled, however long that takes.
+        self.inner.commit().await?;
+        self.settle_page();
+        Ok(())
+    }
+
+    async fn rollback(&mut self) {
+        self.inner.rollback().await;
+    }
+
+    fn disconnect(&mut self) {
+        self.inner.disconnect();
+    }
+
+    /// A transaction in doubt holds the letters' locks until it has ended; then they are gone or there. One that removed none
+    /// changed reasons alone, which may be done again.
+    async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
+        self.inner.disconnect();
+        self.inner.begin().await?;
+        let removed = self.removed();
+        let left = sqlx::query("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
+        let left = self.inner.rows(Stage::DeadLetters, left.bind(&removed)).await?.len();
+        self.inner.rollback().await;
+        let done = left == 0 && !removed.is_empty();
+        if done {
+            self.settle_page();
+        }
+        let row =
+            |span: &Span| LedgerRow::Found { claim: Some(span.claim), next: if done { span.to } else { span.from } };
+        Ok(spans.iter().map(row).collect())
+    }
+
+    async fn replan(&mut self) -> Result<(), ReplanError> {
+        self.inner.replan().await
+    }
+
+    fn plan_version(&self) -> u64 {
+        self.inner.plan_version()
+    }
+
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+        self.inner.encode(record, rows)
+    }
+}

@@ -1,0 +1,112 @@
+//! `tidegate offsets copy OLD NEW`: a pipeline was renamed, and goes on where it stood.
+//!
+//! In one transaction the registration, the ledger's rows and the dead letters get the new name, under new claims, and the old
+//! name is gone. An instance that still runs under the old name is fenced by that: its next write finds no row to move, and is
+//! rolled back.
+
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::cli::{Common, reach, show};
+use crate::config::Pipeline;
+use crate::error::FatalError;
+
+/// What `offsets copy` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// The name under which the pipeline ran.
+    from: String,
+    /// Its name in the configuration now.
+    to: String,
+    /// Do it although an instance of the old name is running.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    from: &'a str,
+    to: &'a str,
+    partitions: u64,
+    dead_letters: u64,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let Arguments { common, from, to, yes } = arguments;
+    let config = common.load()?;
+    let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == *to) else {
+        return Err(FatalError::Config(format!(
+            "the configuration has no pipeline `{to}`; it has {}: TO is the name that the pipeline has now",
+            crate::cli::names(&config)
+        )));
+    };
+    let mut connection = reach::open(&reach::connector(&config)).await?;
+    reach::registered(&mut connection, from).await?;
+    let live = reach::live(&config, &mut connection, from).await?;
+    if !live.is_empty() && !yes {
+        return Err(FatalError::Config(format!(
+            "an instance of pipeline `{from}` is running ({} to this database): stop it first; or say --yes, then its next write is refused",
+            show::counted(live.len() as u64, "connection", "connections")
+        )));
+    }
+    let (partitions, dead_letters) = rename(&mut connection, from, pipeline).await?;
+    if common.json {
+        return show::json(&Report { from, to, partitions, dead_letters });
+    }
+    show::print(&format!(
+        "pipeline {to} goes on where {from} stood: {} and {} taken over; {from} is no longer registered",
+        show::counted(partitions, "partition", "partitions"),
+        show::counted(dead_letters, "dead letter", "dead letters")
+    ))
+}
+
+async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Result<(u64, u64), FatalError> {
+    let failed = |error| reach::failed("can't copy the positions", error);
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    // As a registration does: one at a time.
+    let lock = sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE");
+    lock.execute(&mut *transaction).await.map_err(failed)?;
+    if crate::postgres::register::is_known(&mut transaction, &to.name).await.map_err(failed)? {
+        return Err(FatalError::Config(format!(
+            "pipeline `{}` is registered already and has positions of its own; `tidegate offsets set` moves those",
+            to.name
+        )));
+    }
+    let row = sqlx::query("SELECT target FROM tidegate.pipeline WHERE name = $1").bind(from);
+    let row = row.fetch_optional(&mut *transaction).await.map_err(failed)?;
+    let target: Option<String> = row.map(|row| row.try_get(0)).transpose().map_err(failed)?;
+    match target {
+        Some(target) if target == to.table.name.to_string() => {}
+        Some(target) => {
+            return Err(FatalError::Config(format!(
+                "pipeline `{from}` fed `{target}`, and `{}` feeds `{}`: what the ledger says is in the other table; set `pipelines.{}.table.name` back",
+                to.name, to.table.name, to.name
+            )));
+        }
+        None => {
+            return Err(FatalError::Config(format!("pipeline `{from}` was taken away meanwhile")));
+        }
+    }
+    let added = sqlx::query(
+        "INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, topics, version)
+         SELECT $2, cluster_id, $3, target, target_oid, topics, $4 FROM tidegate.pipeline WHERE name = $1",
+    );
+    let added = added.bind(from).bind(&to.name).bind(&to.group).bind(env!("CARGO_PKG_VERSION"));
+    added.execute(&mut *transaction).await.map_err(failed)?;
+    // Locked in the order of every writer, then moved: a batch of the old name is committed before or refused after.
+    let locked = sqlx::query("SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE");
+    locked.bind(from).execute(&mut *transaction).await.map_err(failed)?;
+    let moved = sqlx::query(
+        "UPDATE tidegate.ledger SET pipeline = $2, claim_id = gen_random_uuid(), epoch = epoch + 1,
+             owner = 'tidegate offsets copy', updated_at = now() WHERE pipeline = $1",
+    );
+    let moved = moved.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
+    let letters = sqlx::query("UPDATE tidegate.dead_letter SET pipeline = $2 WHERE pipeline = $1");
+    let letters = letters.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
+    let removed = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(from);
+    removed.execute(&mut *transaction).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)?;
+    Ok((moved.rows_affected(), letters.rows_affected()))
+}

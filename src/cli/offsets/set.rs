@@ -1,0 +1,257 @@
+//! `tidegate offsets set`: moves positions by hand, in one transaction, with a new claim.
+//!
+//! The new claim fences whoever owns the partition: a batch that is on its way is refused by the ledger, is dropped, and its
+//! owner claims again after `limits.claim_grace`, from the new position. Nothing can come between. An instance only learns of it
+//! at its next write to the partition, though, so with one running the command asks for `--yes`.
+
+use serde::Serialize;
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::cli::show::{self, Table};
+use crate::cli::{Common, reach};
+use crate::config::{Config, Pipeline, Start, TableMode};
+use crate::error::FatalError;
+use crate::kafka::observer::End;
+use crate::position::{Offset, TopicPartition};
+
+/// What `offsets set` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// The topic; may be left out where the pipeline reads only one.
+    #[arg(long)]
+    topic: Option<String>,
+    /// The partition; all of the topic's without it.
+    #[arg(long, value_name = "P")]
+    partition: Option<i32>,
+    /// The next offset to read: a number, `earliest`, `latest`, or an RFC 3339 time (the first record at or after it).
+    #[arg(long, value_name = "N|earliest|latest|TIME")]
+    offset: Target,
+    /// Do it although an instance is running, or although records would be written twice.
+    #[arg(long)]
+    yes: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Target {
+    At(Offset),
+    Start(Start),
+}
+
+impl std::str::FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(offset) = text.parse::<u32>().map(i64::from).or_else(|_| text.parse::<i64>()) {
+            return if offset < 0 {
+                Err("an offset is 0 or more".to_owned())
+            } else {
+                Ok(Self::At(Offset::new(offset)))
+            };
+        }
+        match text {
+            "earliest" => Ok(Self::Start(Start::Earliest)),
+            "latest" => Ok(Self::Start(Start::Latest)),
+            _ => text.parse::<jiff::Timestamp>().map(|time| Self::Start(Start::Time(time.as_millisecond()))).map_err(
+                |_| {
+                    format!(
+                        "{text:?} is no offset; write a number, earliest, latest or a time as in 2026-01-31T12:00:00Z"
+                    )
+                },
+            ),
+        }
+    }
+}
+
+/// One position that moves.
+#[derive(Debug, Serialize)]
+struct Move {
+    topic: String,
+    partition: i32,
+    /// `null` where the ledger had no row.
+    from: Option<i64>,
+    to: i64,
+    /// Offsets that will be read again; at most so many records.
+    read_again: u64,
+    /// Offsets that will never be read; at most so many records.
+    skipped: u64,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    pipeline: &'a str,
+    moved: &'a [Move],
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let config = arguments.common.load()?;
+    let pipeline = arguments.common.only(&config)?;
+    let mut connection = reach::open(&reach::connector(&config)).await?;
+    reach::registered(&mut connection, &pipeline.name).await?;
+    let targets = resolve(&config, pipeline, arguments).await?;
+    if !arguments.yes {
+        refuse_beside_an_instance(&config, &mut connection, pipeline).await?;
+    }
+    let moved = apply(&mut connection, pipeline, &targets, arguments.yes).await?;
+    if arguments.common.json {
+        return show::json(&Report { pipeline: &pipeline.name, moved: &moved });
+    }
+    show::print(&text(pipeline, &moved))
+}
+
+/// Where each partition that is meant shall stand, held against its log.
+async fn resolve(
+    config: &Config,
+    pipeline: &Pipeline,
+    arguments: &Arguments,
+) -> Result<Vec<(TopicPartition, Offset)>, FatalError> {
+    let observer = reach::observer(config, pipeline)?;
+    let topics = reach::topics(config, &observer, &pipeline.topics).await?;
+    let usage = |text: String| Err(FatalError::Config(text));
+    let listed = || topics.keys().map(|topic| format!("`{topic}`")).collect::<Vec<_>>().join(", ");
+    let topic = match (&arguments.topic, topics.len()) {
+        (Some(topic), _) => topic.clone(),
+        (None, 1) => topics.keys().next().cloned().unwrap_or_default(),
+        (None, _) => return usage(format!("--topic: say which; pipeline `{}` reads {}", pipeline.name, listed())),
+    };
+    let Some(count) = topics.get(&topic).copied() else {
+        return usage(format!(
+            "--topic: pipeline `{}` reads no topic `{topic}` on this cluster; it reads {}",
+            pipeline.name,
+            listed()
+        ));
+    };
+    let partitions = match arguments.partition {
+        Some(partition) if !(0..count).contains(&partition) => {
+            return usage(format!(
+                "--partition: topic `{topic}` has no partition {partition}; it has 0 to {}",
+                count - 1
+            ));
+        }
+        Some(partition) => vec![partition],
+        None => (0..count).collect(),
+    };
+    let sources: Vec<_> = partitions.into_iter().map(|n| TopicPartition::new(topic.as_str(), n)).collect();
+    let target = arguments.offset.clone();
+    let (mut targets, low, high) = reach::ask(config, &observer, move |observer| {
+        let targets = match &target {
+            Target::At(offset) => sources.iter().map(|source| (source.clone(), *offset)).collect(),
+            Target::Start(start) => observer.starts(&sources, start)?,
+        };
+        Ok((targets, observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
+    })
+    .await?;
+    for (source, to) in &targets {
+        let (Some(low), Some(high)) = (low.get(source), high.get(source)) else {
+            return Err(FatalError::Unavailable(format!(
+                "Kafka doesn't say where the log of {source} begins and ends; its leader may be away, try again"
+            )));
+        };
+        if to < low || to > high {
+            return usage(format!(
+                "--offset: {to} lies outside of the log of {source}, which holds {low} up to {high}; write earliest for {low}, latest for {high}"
+            ));
+        }
+    }
+    targets.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(targets)
+}
+
+async fn refuse_beside_an_instance(
+    config: &Config,
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+) -> Result<(), FatalError> {
+    let live = reach::live(config, connection, &pipeline.name).await?;
+    if live.is_empty() {
+        return Ok(());
+    }
+    Err(FatalError::Config(format!(
+        "an instance of pipeline `{}` is running ({} to this database): stop it first; or say --yes, then it is fenced at its next write to the partition, drops that batch, and goes on from the new position after `limits.claim_grace`",
+        pipeline.name,
+        show::counted(live.len() as u64, "connection", "connections")
+    )))
+}
+
+/// One transaction: the rows are locked in the order in which every writer locks them, so a batch is committed before or refused
+/// after.
+async fn apply(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    targets: &[(TopicPartition, Offset)],
+    yes: bool,
+) -> Result<Vec<Move>, FatalError> {
+    let failed = |error| reach::failed("can't set the position", error);
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let mut moved = Vec::new();
+    for (source, to) in targets {
+        let row = sqlx::query(
+            "SELECT next_offset FROM tidegate.ledger WHERE pipeline = $1 AND topic = $2 AND partition = $3 FOR NO KEY UPDATE",
+        );
+        let row = row.bind(&pipeline.name).bind(&*source.topic).bind(source.partition);
+        let row = row.fetch_optional(&mut *transaction).await.map_err(failed)?;
+        let from = row.map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed)?;
+        let distance = |a: i64, b: i64| Offset::new(a).distance_from(Offset::new(b));
+        moved.push(Move {
+            topic: source.topic.to_string(),
+            partition: source.partition,
+            from,
+            to: to.get(),
+            read_again: from.map_or(0, |from| distance(from, to.get())),
+            skipped: from.map_or(0, |from| distance(to.get(), from)),
+        });
+    }
+    let again: u64 = moved.iter().map(|m| m.read_again).sum();
+    if again > 0 && pipeline.table.mode == TableMode::Append && !yes {
+        return Err(FatalError::Config(format!(
+            "up to {} would be read again, and mode append would write their rows twice: remove the rows from `{}` first, or say --yes",
+            show::counted(again, "record", "records"),
+            pipeline.table.name
+        )));
+    }
+    for (source, to) in targets {
+        // A log skipped over is no longer asked for by `verify`; one read again is, from where it was asked for before.
+        let set = sqlx::query(
+            "INSERT INTO tidegate.ledger AS l (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
+             VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')
+             ON CONFLICT (pipeline, topic, partition) DO UPDATE SET next_offset = $4, claim_id = gen_random_uuid(),
+                 first_offset = CASE WHEN $4 > l.next_offset THEN $4 ELSE least(l.first_offset, $4) END,
+                 epoch = l.epoch + 1, owner = EXCLUDED.owner, last_offset = NULL, last_timestamp = NULL,
+                 last_digest = NULL, updated_at = now()",
+        );
+        let set = set.bind(&pipeline.name).bind(&*source.topic).bind(source.partition).bind(to.get());
+        set.execute(&mut *transaction).await.map_err(failed)?;
+    }
+    transaction.commit().await.map_err(failed)?;
+    Ok(moved)
+}
+
+fn text(pipeline: &Pipeline, moved: &[Move]) -> String {
+    let mut table = Table::new(&["topic", "partition", "from", "to", ""]);
+    for Move { topic, partition, from, to, read_again, skipped } in moved {
+        let means = match (read_again, skipped) {
+            (0, 0) => "as it was".to_owned(),
+            (0, skipped) => format!("up to {} will not be read", show::counted(*skipped, "record", "records")),
+            (again, _) => format!("up to {} will be read again", show::counted(*again, "record", "records")),
+        };
+        let means = if from.is_none() { "the ledger had no row".to_owned() } else { means };
+        let from = from.map_or_else(|| "-".to_owned(), show::count);
+        table.row([topic.clone(), partition.to_string(), from, show::count(*to), means]);
+    }
+    format!("pipeline {}: set, with a new claim\n{}", pipeline.name, table.text("  "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_a_number_an_end_or_a_time() {
+        assert_eq!("42".parse(), Ok(Target::At(Offset::new(42))));
+        assert_eq!("latest".parse(), Ok(Target::Start(Start::Latest)));
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(Target::Start(Start::Time(1000))));
+        assert!("-1".parse::<Target>().is_err());
+        assert!("yesterday".parse::<Target>().unwrap_err().contains("earliest"));
+    }
+}

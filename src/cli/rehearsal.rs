@@ -1,0 +1,186 @@
+//! A store for commands that write by the daemon's own writer, and must not wait for ever.
+//!
+//! [`Rehearsal`] does everything but COMMIT, and keeps dead letters to show them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::batch::{Batch, Reject, Span};
+use crate::config::DeadLetterBudget;
+use crate::position::Offset;
+use crate::postgres::PgStore;
+use crate::record::Record;
+use crate::retry::{Disposition, Severity, Stage};
+use crate::status::lock;
+use crate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+
+/// A dead letter that there would be.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Letter {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) reason: &'static str,
+    pub(super) sqlstate: Option<String>,
+    pub(super) column: Option<String>,
+    pub(super) detail: String,
+}
+
+/// What came up.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    pub(super) reasons: BTreeMap<&'static str, u64>,
+    pub(super) letters: Vec<Letter>,
+    /// What kept Postgres from answering.
+    pub(super) outage: Option<String>,
+}
+
+/// A budget that is never spent: a person looks on.
+pub(super) fn boundless() -> DeadLetterBudget {
+    DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
+}
+
+/// Makes of an outage, which the writer would wait out, an end of the command; says it in `outage`.
+pub(super) fn no_waiting(error: WriteError, outage: &mut Option<String>) -> WriteError {
+    if error.disposition() != Disposition::Outage {
+        return error;
+    }
+    let message = error.to_string();
+    outage.get_or_insert_with(|| message.clone());
+    let end = PostgresError {
+        severity: Severity::Error,
+        sqlstate: String::new(),
+        message,
+        row: None,
+        column: None,
+        note: None,
+    };
+    WriteError { stage: Stage::Begin, cause: Cause::Postgres(end) }
+}
+
+/// Rolls back where the daemon commits.
+#[derive(Debug)]
+pub(super) struct Rehearsal {
+    inner: PgStore,
+    make_table: Option<String>,
+    findings: Arc<Mutex<Findings>>,
+    shown: usize,
+    /// Of the transaction at hand: counted once it would be committed.
+    letters: Vec<Letter>,
+}
+
+impl Rehearsal {
+    /// `make_table` is run in each transaction; of all dead letters the first `shown` are kept.
+    pub(super) fn new(
+        inner: PgStore,
+        make_table: Option<String>,
+        findings: Arc<Mutex<Findings>>,
+        shown: usize,
+    ) -> Self {
+        Self { inner, make_table, findings, shown, letters: Vec::new() }
+    }
+
+    fn noted<T>(&self, result: Result<T, WriteError>) -> Result<T, WriteError> {
+        result.map_err(|error| no_waiting(error, &mut lock(&self.findings).outage))
+    }
+}
+
+impl Store for Rehearsal {
+    async fn begin(&mut self) -> Result<(), WriteError> {
+        self.letters.clear();
+        let begun = match &self.make_table {
+            Some(sql) => self.inner.begin_with(sql).await,
+            None => self.inner.begin().await,
+        };
+        self.noted(begun)
+    }
+
+    async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
+        let copied = self.inner.copy(batch, window).await;
+        self.noted(copied)
+    }
+
+    async fn savepoint(&mut self) -> Result<(), WriteError> {
+        let done = self.inner.savepoint().await;
+        self.noted(done)
+    }
+
+    async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
+        let done = self.inner.rollback_to_savepoint().await;
+        self.noted(done)
+    }
+
+    async fn check_at_once(&mut self) -> Result<(), WriteError> {
+        let done = self.inner.check_at_once().await;
+        self.noted(done)
+    }
+
+    async fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+        let letters = rejects.iter().map(|reject| {
+            let Record { topic, partition, offset, .. } = batch.record(reject.record);
+            Letter {
+                topic: topic.to_owned(),
+                partition,
+                offset,
+                reason: reject.reason,
+                sqlstate: reject.sqlstate.as_deref().map(str::to_owned),
+                column: reject.column.as_deref().map(str::to_owned),
+                detail: reject.detail.to_string(),
+            }
+        });
+        self.letters = letters.collect();
+        Ok(())
+    }
+
+    async fn advance(&mut self, spans: &[Span]) -> Result<Vec<bool>, WriteError> {
+        Ok(vec![true; spans.len()])
+    }
+
+    /// Deferred constraints speak here, as they would at COMMIT.
+    async fn commit(&mut self) -> Result<(), WriteError> {
+        let checked = self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await;
+        self.noted(checked)?;
+        self.rollback().await;
+        let mut findings = lock(&self.findings);
+        for letter in self.letters.drain(..) {
+            *findings.reasons.entry(letter.reason).or_default() += 1;
+            if findings.letters.len() < self.shown {
+                findings.letters.push(letter);
+            }
+        }
+        Ok(())
+    }
+
+    async fn rollback(&mut self) {
+        self.inner.rollback().await;
+        if self.make_table.is_some() {
+            self.inner.disconnect();
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.inner.disconnect();
+    }
+
+    /// Nothing is ever in doubt: what was sent is rolled back.
+    async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
+        let again = |span: &Span| LedgerRow::Found { claim: Some(span.claim), next: Offset::new(span.from.get()) };
+        Ok(spans.iter().map(again).collect())
+    }
+
+    async fn replan(&mut self) -> Result<(), ReplanError> {
+        self.inner.replan().await
+    }
+
+    fn plan_version(&self) -> u64 {
+        self.inner.plan_version()
+    }
+
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+        self.inner.encode(record, rows)
+    }
+}

@@ -1,0 +1,171 @@
+//! What `verify` found, as text and as JSON.
+
+use serde::Serialize;
+
+use crate::cli::show::{self, Table};
+use crate::config::Pipeline;
+use crate::position::{Offset, TopicPartition};
+
+/// One pipeline.
+#[derive(Debug, Serialize)]
+pub(super) struct PipelineReport {
+    pub(super) pipeline: String,
+    pub(super) table: String,
+    /// Why the table was left out.
+    pub(super) table_skipped: Option<String>,
+    /// The mode skips keys that are there already, so that what has no row may be right.
+    pub(super) skips_by_key: bool,
+    /// Kafka's partitions without a ledger row.
+    pub(super) not_in_ledger: Vec<String>,
+    pub(super) partitions: Vec<PartitionReport>,
+}
+
+/// One partition. What concerns the table is `null` where that was left out.
+#[derive(Debug, Serialize)]
+pub(super) struct PartitionReport {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    /// Where the pipeline began.
+    pub(super) first: Option<i64>,
+    /// Where the ledger stands.
+    pub(super) position: i64,
+    pub(super) low: Option<i64>,
+    pub(super) end: Option<i64>,
+    /// What is wrong between ledger and log.
+    pub(super) condition: Option<String>,
+    /// The last committed record in Kafka: `known again`, `another`, `gone`.
+    pub(super) last_record: Option<&'static str>,
+    pub(super) rows: Option<u64>,
+    pub(super) dead_letters: Option<u64>,
+    /// Records that Kafka holds, the ledger counts as done, and neither table nor dead letters have.
+    pub(super) missing: Option<u64>,
+    pub(super) twice: Option<u64>,
+    /// Rows of records that the ledger says are still to be read: they will be there twice.
+    pub(super) beyond: Option<u64>,
+    /// Offsets without a row that Kafka has deleted: records or gaps, nobody can tell.
+    pub(super) unknown: Option<u64>,
+}
+
+impl PartitionReport {
+    pub(super) fn new(source: &TopicPartition, next: Offset) -> Self {
+        Self {
+            topic: source.topic.to_string(),
+            partition: source.partition,
+            first: None,
+            position: next.get(),
+            low: None,
+            end: None,
+            condition: None,
+            last_record: None,
+            rows: None,
+            dead_letters: None,
+            missing: None,
+            twice: None,
+            beyond: None,
+            unknown: None,
+        }
+    }
+}
+
+impl PipelineReport {
+    pub(super) fn new(pipeline: &Pipeline) -> Self {
+        Self {
+            pipeline: pipeline.name.clone(),
+            table: pipeline.table.name.to_string(),
+            table_skipped: None,
+            skips_by_key: false,
+            not_in_ledger: Vec::new(),
+            partitions: Vec::new(),
+        }
+    }
+
+    /// What a person must look into.
+    pub(super) fn faults(&self) -> Vec<String> {
+        let Self { pipeline, table, skips_by_key, .. } = self;
+        let mut faults = Vec::new();
+        for partition in &self.partitions {
+            let place = format!("{pipeline} {}/{}", partition.topic, partition.partition);
+            if let Some(condition) = &partition.condition {
+                faults.push(format!("{place}: {condition}"));
+            }
+            let number = |count: Option<u64>| count.filter(|count| *count > 0);
+            if let Some(missing) = number(partition.missing).filter(|_| !skips_by_key) {
+                faults.push(format!(
+                    "{place}: {} missing: Kafka holds them and the ledger counts them as done, but neither `{table}` nor the dead letters have them; `tidegate offsets set` reads them again",
+                    show::counted(missing, "record is", "records are")
+                ));
+            }
+            if let Some(twice) = number(partition.twice) {
+                faults.push(format!(
+                    "{place}: {} in `{table}` or the dead letters more than once",
+                    show::counted(twice, "record is", "records are")
+                ));
+            }
+            if let Some(beyond) = number(partition.beyond).filter(|_| !skips_by_key) {
+                faults.push(format!(
+                    "{place}: {} of `{table}` from beyond the ledger's position: their records will be read and written again",
+                    show::counted(beyond, "row is", "rows are")
+                ));
+            }
+        }
+        faults
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("pipeline {} → {}\n", self.pipeline, self.table);
+        let mut table = Table::new(&[
+            "topic",
+            "partition",
+            "from",
+            "position",
+            "log",
+            "rows",
+            "dead",
+            "missing",
+            "twice",
+            "beyond",
+            "unknown",
+            "log is",
+        ]);
+        for partition in &self.partitions {
+            let number = |count: Option<u64>| count.map_or_else(|| "-".to_owned(), show::count);
+            let log = match (partition.low, partition.end) {
+                (Some(low), Some(end)) => format!("{low}..{end}"),
+                _ => "none".to_owned(),
+            };
+            table.row([
+                partition.topic.clone(),
+                partition.partition.to_string(),
+                partition.first.map_or_else(|| "-".to_owned(), show::count),
+                show::count(partition.position),
+                log,
+                number(partition.rows),
+                number(partition.dead_letters),
+                number(partition.missing),
+                number(partition.twice),
+                number(partition.beyond),
+                number(partition.unknown),
+                match (&partition.condition, partition.last_record) {
+                    (Some(_), _) => "NOT the ledger's".to_owned(),
+                    (None, Some("known again")) => "the one we knew".to_owned(),
+                    (None, _) => "plausible".to_owned(),
+                },
+            ]);
+        }
+        text += &table.text("  ");
+        if let Some(why) = &self.table_skipped {
+            text += &format!("  the table was not held against the ledger: {why}\n");
+        }
+        if self.skips_by_key {
+            text += "  mode insert_new skips keys that are there already: records without a row may be such\n";
+        }
+        if !self.not_in_ledger.is_empty() {
+            text += &format!("  not in the ledger yet: {}\n", self.not_in_ledger.join(", "));
+        }
+        if self.faults().is_empty() {
+            text += "  nothing is missing or twice, as far as can be told\n";
+        }
+        text
+    }
+}

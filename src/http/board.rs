@@ -1,0 +1,163 @@
+//! Who reads what, over all instances: from our own pool, the ledger's owners and the instances' rows. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// A column an instance, a box a consumer in it, a chip a partition in that.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Board {
+    pub(super) columns: Vec<Column>,
+    /// Places in the list of partitions that no living consumer has.
+    pub(super) nobody: Vec<usize>,
+    /// The rule that is seen at work, as a sentence.
+    pub(super) rule: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Column {
+    pub(super) instance: String,
+    pub(super) host: String,
+    pub(super) url: Option<String>,
+    /// Whether it is the daemon that says this.
+    pub(super) this: bool,
+    pub(super) consumers: Vec<Seat>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Seat {
+    pub(super) consumer: u32,
+    /// Places in the list of partitions.
+    pub(super) partitions: Vec<usize>,
+}
+
+/// A partition, as far as its reader goes.
+#[derive(Clone, Debug)]
+pub(super) struct Held<'a> {
+    /// The consumer of our own pool that has it.
+    pub(super) ours: Option<u32>,
+    /// `instance/cN`, from the ledger.
+    pub(super) owner: Option<&'a str>,
+}
+
+/// An instance that lives, with its consumers of the pipeline.
+#[derive(Clone, Debug)]
+pub(super) struct Living {
+    pub(super) instance: String,
+    pub(super) host: String,
+    pub(super) url: Option<String>,
+    pub(super) this: bool,
+    pub(super) consumers: u32,
+}
+
+pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
+    let mut columns: Vec<Column> = instances
+        .into_iter()
+        .filter(|living| living.consumers > 0)
+        .map(|Living { instance, host, url, this, consumers }| {
+            let consumers = (0..consumers).map(|consumer| Seat { consumer, partitions: Vec::new() }).collect();
+            Column { instance, host, url, this, consumers }
+        })
+        .collect();
+    columns.sort_by(|a, b| a.instance.cmp(&b.instance));
+    let places: BTreeMap<String, usize> =
+        columns.iter().enumerate().map(|(place, column)| (column.instance.clone(), place)).collect();
+    let this = columns.iter().position(|column| column.this);
+    let mut nobody = Vec::new();
+    for (index, held) in partitions.iter().enumerate() {
+        let seat = match (held.ours, held.owner.and_then(split_owner)) {
+            (Some(consumer), _) => this.map(|column| (column, consumer)),
+            // The ledger names us, and our pool doesn't have it any more: it is on its way to somebody.
+            (None, Some((instance, consumer))) => {
+                places.get(instance).filter(|place| Some(**place) != this).map(|place| (*place, consumer))
+            }
+            (None, None) => None,
+        };
+        let seat = seat
+            .and_then(|(column, consumer)| columns[column].consumers.iter_mut().find(|seat| seat.consumer == consumer));
+        match seat {
+            Some(seat) => seat.partitions.push(index),
+            None => nobody.push(index),
+        }
+    }
+    let rule = rule(&columns, partitions.len(), nobody.len());
+    Board { columns, nobody, rule }
+}
+
+/// `instance/c3`
+fn split_owner(owner: &str) -> Option<(&str, u32)> {
+    let (instance, consumer) = owner.rsplit_once("/c")?;
+    Some((instance, consumer.parse().ok()?))
+}
+
+fn rule(columns: &[Column], partitions: usize, nobody: usize) -> String {
+    let seats = || columns.iter().flat_map(|column| &column.consumers);
+    let consumers = seats().count();
+    let idle = seats().filter(|seat| seat.partitions.is_empty()).count();
+    let (most, least) =
+        seats().map(|seat| seat.partitions.len()).fold((0, usize::MAX), |(a, b), n| (a.max(n), b.min(n)));
+    let (p, c) = (count(partitions, "partition"), count(consumers, "consumer"));
+    if partitions == 0 {
+        return format!("{c}; no partition is known yet");
+    }
+    if nobody > 0 {
+        return format!(
+            "{p}, {c}: {nobody} of them {} without a reader at the moment",
+            if nobody == 1 { "is" } else { "are" }
+        );
+    }
+    match consumers {
+        1 => format!("{p}, 1 consumer: it reads {}", if partitions == 1 { "it" } else { "them all" }),
+        _ if idle > 0 => format!("idle: {idle} of {c}, for {p}; a partition has one reader"),
+        _ if most == least => format!("{p}, {c}: {most} each"),
+        _ => format!("{p}, {c}: {least} to {most} each"),
+    }
+}
+
+fn count(n: usize, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn living(instance: &str, this: bool, consumers: u32) -> Living {
+        Living { instance: instance.into(), host: "h".into(), url: None, this, consumers }
+    }
+
+    fn ours(consumer: u32) -> Held<'static> {
+        Held { ours: Some(consumer), owner: None }
+    }
+
+    fn theirs(owner: &'static str) -> Held<'static> {
+        Held { ours: None, owner: Some(owner) }
+    }
+
+    #[test]
+    fn the_rules_of_the_group_are_said() {
+        let say = |consumers, held: &[u32]| {
+            board(vec![living("a", true, consumers)], &held.iter().map(|c| ours(*c)).collect::<Vec<_>>()).rule
+        };
+        assert_eq!(say(1, &[0]), "1 partition, 1 consumer: it reads it");
+        assert_eq!(say(1, &[0, 0, 0, 0]), "4 partitions, 1 consumer: it reads them all");
+        assert_eq!(say(2, &[0, 0, 1, 1]), "4 partitions, 2 consumers: 2 each");
+        assert_eq!(say(3, &[0, 0, 1, 2]), "4 partitions, 3 consumers: 1 to 2 each");
+        assert_eq!(say(5, &[0, 1, 2, 3]), "idle: 1 of 5 consumers, for 4 partitions; a partition has one reader");
+    }
+
+    #[test]
+    fn partitions_of_other_instances_come_from_the_ledger() {
+        let board =
+            board(vec![living("b", false, 2), living("a", true, 1)], &[ours(0), theirs("b/c1"), theirs("b/c0")]);
+        assert_eq!(board.columns[0].instance, "a");
+        assert_eq!(board.columns[1].consumers[1].partitions, [1]);
+        assert!(board.nobody.is_empty());
+    }
+
+    #[test]
+    fn an_owner_who_is_gone_or_gave_it_up_reads_nothing() {
+        let held = [theirs("gone/c0"), theirs("a/c0"), Held { ours: None, owner: None }, theirs("a/c")];
+        assert_eq!(board(vec![living("a", true, 1)], &held).nobody, [0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,150 @@
+//! The daemons that share our database: each writes a row every few seconds, and reads those of the others.
+//!
+//! The ledger says who owns a partition; an idle consumer owns none, and is known by its instance's row alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::{PgConnection, Row};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::debug;
+
+use super::Site;
+use crate::config::Config;
+use crate::daemon::Daemon;
+use crate::metrics::epoch_ms;
+use crate::postgres::connect::Connector;
+use crate::status::lock;
+
+/// Between two heartbeats.
+const INTERVAL: Duration = Duration::from_secs(3);
+/// The longest that the last word may take.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// What is known of all instances.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Instances {
+    /// The others that were seen in the last 15 s, by id.
+    pub(super) others: BTreeMap<String, Instance>,
+    /// When we looked last.
+    pub(super) looked: Option<(Instant, i64)>,
+}
+
+/// Another daemon.
+#[derive(Clone, Debug)]
+pub(super) struct Instance {
+    pub(super) host: String,
+    pub(super) url: Option<String>,
+    pub(super) version: String,
+    /// Consumers by pipeline.
+    pub(super) consumers: BTreeMap<String, u32>,
+    pub(super) age_seconds: f64,
+}
+
+/// Tells the others of us and looks for them, until it is dropped.
+pub(super) async fn run(site: Arc<Site>) {
+    let connector = Connector::new(Arc::new(site.daemon.config.postgres.clone()), None);
+    let mut connection = None;
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match beat(&site.daemon, &connector, &mut connection).await {
+            Ok(others) => {
+                let seen = Instances { others, looked: Some((Instant::now(), epoch_ms())) };
+                let before = std::mem::replace(&mut *lock(&site.instances), seen.clone());
+                if before.looked.is_some() {
+                    site.watch.instances_changed(&before.others, &seen.others);
+                }
+            }
+            Err(why) => {
+                // Postgres is away, or our tables aren't made yet: the pipelines say so.
+                debug!(why, "no word from other instances");
+                connection = None;
+            }
+        }
+    }
+}
+
+/// How many consumers each pipeline has here.
+fn pools(config: &Config) -> serde_json::Value {
+    config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
+}
+
+/// How others reach us.
+pub(super) fn url(config: &Config) -> String {
+    config.http.url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen))
+}
+
+/// This machine's name.
+pub(super) fn host() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    host.trim().to_owned()
+}
+
+async fn beat(
+    daemon: &Daemon,
+    connector: &Connector,
+    connection: &mut Option<PgConnection>,
+) -> Result<BTreeMap<String, Instance>, String> {
+    if connection.is_none() {
+        let (mut open, _) = connector.open().await.map_err(|error| error.to_string())?;
+        // What ended without a word is no use to anybody after an hour.
+        sqlx::query("DELETE FROM tidegate.instance WHERE seen_at < now() - interval '1 hour'")
+            .execute(&mut open)
+            .await
+            .map_err(|error| error.to_string())?;
+        *connection = Some(open);
+    }
+    let Some(open) = connection else { return Ok(BTreeMap::new()) };
+    let work = async {
+        sqlx::query(
+            "INSERT INTO tidegate.instance (id, host, url, version, consumers) VALUES ($1, $2, $3, $4, $5::jsonb)
+             ON CONFLICT (id) DO UPDATE SET consumers = excluded.consumers, seen_at = now()",
+        )
+        .bind(&*daemon.instance)
+        .bind(host())
+        .bind(url(&daemon.config))
+        .bind(env!("CARGO_PKG_VERSION"))
+        .bind(pools(&daemon.config).to_string())
+        .execute(&mut *open)
+        .await?;
+        sqlx::query(
+            "SELECT id, host, url, version, consumers::text, extract(epoch FROM now() - seen_at)::float8
+             FROM tidegate.instance WHERE id <> $1 AND seen_at > now() - interval '15 seconds' ORDER BY id LIMIT 200",
+        )
+        .bind(&*daemon.instance)
+        .fetch_all(open)
+        .await
+    };
+    let rows = timeout(connector.write_deadline(), work).await.map_err(|_| "no answer".to_owned())?;
+    let rows = rows.map_err(|error| error.to_string())?;
+    let read = |row: &sqlx::postgres::PgRow| -> Result<_, sqlx::Error> {
+        let consumers: String = row.try_get(4)?;
+        let instance = Instance {
+            host: row.try_get(1)?,
+            url: row.try_get(2)?,
+            version: row.try_get(3)?,
+            consumers: serde_json::from_str(&consumers).unwrap_or_default(),
+            age_seconds: row.try_get(5)?,
+        };
+        Ok((row.try_get(0)?, instance))
+    };
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
+}
+
+/// Takes our row away, so that nobody waits for it to grow old.
+pub(crate) async fn goodbye(config: &Config, instance: &str) {
+    let connector = Connector::new(Arc::new(config.postgres.clone()), None);
+    let work = async {
+        let Ok((mut connection, _)) = connector.open().await else { return };
+        let gone = sqlx::query("DELETE FROM tidegate.instance WHERE id = $1").bind(instance);
+        if let Err(error) = gone.execute(&mut connection).await {
+            debug!(%error, "our row stays until it is old");
+        }
+    };
+    if timeout(GOODBYE, work).await.is_err() {
+        debug!("no time to say goodbye: our row stays until it is old");
+    }
+}

@@ -1,0 +1,135 @@
+"use strict";
+// The flood: both rates in one unit, the backlog as the area between them, and how long the oldest record waits.
+const Chart = (() => {
+  const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const signs = { rebalance: "⇄", outage: "✕", recovered: "✓", fenced: "⎇", rewind: "↶", condition: "!", start: "▸", stop: "■" };
+  let rate = null, wait = null, marks = [], width = 0;
+
+  // Hatched, so that it is seen without colour too.
+  function hatch(context, colour) {
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = 8;
+    const pen = tile.getContext("2d");
+    pen.strokeStyle = colour;
+    pen.lineWidth = 1.6;
+    pen.beginPath();
+    for (const x of [-4, 0, 4, 8]) { pen.moveTo(x, 8); pen.lineTo(x + 8, 0); }
+    pen.stroke();
+    return context.createPattern(tile, "repeat");
+  }
+
+  function clock(seconds, withSeconds) {
+    return new Date(seconds * 1000).toISOString().slice(11, withSeconds ? 19 : 16);
+  }
+
+  function axes(unit) {
+    const line = { stroke: css("--soft"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" };
+    const times = (u, at) => at.map((t) => clock(t, u.scales.x.max - u.scales.x.min < 1200));
+    return [{ ...line, values: times, space: 80 }, { ...line, size: 64, values: (u, at) => at.map((v) => short(v) + unit) }];
+  }
+
+  function short(v) {
+    const a = Math.abs(v);
+    return a >= 1e6 ? +(v / 1e6).toFixed(1) + " M" : a >= 1e4 ? +(v / 1e3).toFixed(1) + " k" : String(+v.toFixed(1));
+  }
+
+  function drawMarks(u) {
+    const { ctx, bbox } = u;
+    ctx.save();
+    ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.textAlign = "center";
+    for (const { at, kind } of marks) {
+      if (at < u.scales.x.min || at > u.scales.x.max) continue;
+      const x = u.valToPos(at, "x", true);
+      ctx.strokeStyle = ctx.fillStyle = css(kind === "outage" || kind === "stop" ? "--bad" : "--soft");
+      ctx.globalAlpha = 0.5;
+      ctx.setLineDash([2 * devicePixelRatio, 3 * devicePixelRatio]);
+      ctx.beginPath(); ctx.moveTo(x, bbox.top + 14 * devicePixelRatio); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
+      ctx.globalAlpha = 1;
+      ctx.fillText(signs[kind] || "·", x, bbox.top + 11 * devicePixelRatio);
+    }
+    ctx.restore();
+  }
+
+  function build(rateElement, waitElement) {
+    width = rateElement.clientWidth;
+    const cursor = { sync: { key: "flood" }, drag: { setScale: false } };
+    const plain = { points: { show: false }, spanGaps: false };
+    const stepped = uPlot.paths.stepped({ align: -1 });
+    const first = document.createElement("canvas").getContext("2d");
+    const up = (u, low, high) => [0, Math.max(1, high || 0) * 1.15];
+    rate = new uPlot({
+      width, height: 230, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes("/s"),
+      series: [{},
+        { ...plain, stroke: css("--in"), width: 2, paths: stepped },
+        { ...plain, stroke: css("--out"), width: 3, paths: stepped },
+        { ...plain, stroke: css("--soft"), width: 1, dash: [8, 6] },
+        { ...plain, stroke: css("--soft"), width: 1, dash: [2, 4] }],
+      bands: [{ series: [1, 2], fill: hatch(first, css("--grow")) }, { series: [2, 1], fill: css("--out") + "44" }],
+      hooks: { draw: [drawMarks] },
+    }, [[], [], [], [], []], rateElement);
+    wait = new uPlot({
+      width, height: 130, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes(" s"),
+      series: [{},
+        { ...plain, stroke: css("--grow"), width: 2, fill: css("--grow") + "22" },
+        { ...plain, stroke: css("--grow"), width: 2, dash: [2, 5] },
+        { ...plain, stroke: css("--bad"), width: 3 }],
+      hooks: { draw: [drawMarks] },
+    }, [[], [], [], []], waitElement);
+  }
+
+  // `history`: columns as /api/history gives them.
+  function draw(rateElement, waitElement, history, view) {
+    if (typeof uPlot === "undefined" || rateElement.clientWidth === 0) return;
+    if (!rate) build(rateElement, waitElement);
+    if (rateElement.clientWidth !== width) {
+      width = rateElement.clientWidth;
+      rate.setSize({ width, height: 230 });
+      wait.setSize({ width, height: 130 });
+    }
+    const now = view.now / 1000, from = now - view.range;
+    const at = [], into = [], out = [], waits = [], gone = [];
+    history.at_ms.forEach((ms, i) => {
+      if (ms / 1000 < from) return;
+      // A hole in the time is a hole in the line.
+      if (at.length && ms / 1000 - at[at.length - 1] > history.step_seconds * 3.5) {
+        at.push(at[at.length - 1] + history.step_seconds);
+        for (const column of [into, out, waits, gone]) column.push(null);
+      }
+      at.push(ms / 1000);
+      into.push(history.into[i]);
+      out.push(history.out[i]);
+      waits.push(history.wait[i]);
+      gone.push(history.headroom[i] === null ? null : history.wait[i] + history.headroom[i]);
+    });
+    const ahead = view.emptyIn === null ? 0 : Math.min(view.emptyIn, view.range / 2);
+    marks = view.marks;
+    const flat = (value) => at.map(() => value || null);
+    rate.batch(() => {
+      rate.setData([at, into, out, flat(view.best), flat(view.limit)], false);
+      rate.setScale("x", { min: from, max: now + ahead });
+    });
+    // The red line is drawn where it is in sight; else words say how far it is.
+    const most = Math.max(1, ...waits.map((v) => v || 0));
+    const red = gone.map((v) => (v !== null && v < most * 12 ? v : null));
+    const forecast = at.map(() => null), times = at.slice();
+    if (ahead > 0 && at.length) {
+      const last = waits[waits.length - 1] || 0;
+      forecast[forecast.length - 1] = last;
+      times.push(now + ahead);
+      waits.push(null); red.push(null);
+      forecast.push(last * (1 - ahead / view.emptyIn));
+    }
+    wait.batch(() => {
+      wait.setData([times, waits, forecast, red], false);
+      wait.setScale("x", { min: from, max: now + ahead });
+    });
+  }
+
+  // Colours are read when a chart is built: another theme builds it anew.
+  function forget() {
+    for (const chart of [rate, wait]) if (chart) chart.destroy();
+    rate = wait = null;
+  }
+  return { draw, forget };
+})();

@@ -1,0 +1,349 @@
+//! Looks once a second at what the rooms say: rates, history, the timeline, and one frame for all viewers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::history::{Columns, History, Sample};
+use super::instances::Instance;
+use super::{Site, frames, status};
+use crate::metrics::epoch_ms;
+use crate::pipeline::{Phase, Pipeline};
+use crate::position::TopicPartition;
+use crate::status::lock;
+use crate::status::work::Event;
+
+/// Between two looks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Events that are kept.
+const EVENTS: usize = 500;
+/// Frames that a slow viewer may be behind; then it is cut off and comes again.
+const FRAMES: usize = 8;
+/// Viewers at a time.
+const VIEWERS: usize = 64;
+/// Looks that shares of time and forecasts are taken over.
+const LOOKS: usize = 10;
+/// Looks that dead letters count as new for.
+const DEAD_LOOKS: usize = 300;
+/// What is known of the log's ends is old after so long.
+const STALE: Duration = Duration::from_secs(5);
+
+/// What the last looks gave.
+#[derive(Debug)]
+pub(super) struct Watch {
+    looks: Mutex<BTreeMap<Arc<str>, Look>>,
+    timeline: Mutex<Timeline>,
+    viewers: Mutex<Viewers>,
+}
+
+#[derive(Debug, Default)]
+struct Timeline {
+    events: VecDeque<Entry>,
+    next: u64,
+}
+
+/// An event, with where it belongs.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Entry {
+    id: u64,
+    at_ms: i64,
+    kind: &'static str,
+    pipeline: Option<Arc<str>>,
+    text: String,
+}
+
+#[derive(Debug)]
+struct Viewers {
+    frames: broadcast::Sender<Arc<str>>,
+    /// What they have been told, while there are any.
+    told: Option<(Value, u64)>,
+}
+
+/// What one pipeline's numbers came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rates {
+    pub(super) into: Option<f64>,
+    pub(super) out: Option<f64>,
+    pub(super) rows: f64,
+    /// Seconds until the backlog is gone at the rates of the last looks.
+    pub(super) empty_in: Option<f64>,
+    pub(super) best: f64,
+    /// Shares of each consumer's time, in the order of `work::Phase`.
+    pub(super) cycles: Vec<[f64; 6]>,
+    pub(super) dead_lately: u64,
+}
+
+#[derive(Debug)]
+struct Look {
+    at: Option<Instant>,
+    places: BTreeMap<TopicPartition, (i64, i64)>,
+    rates: Rates,
+    recent: VecDeque<(f64, f64)>,
+    spent: VecDeque<(Instant, Vec<[f64; 6]>)>,
+    rows: Option<(Instant, u64)>,
+    dead: VecDeque<u64>,
+    history: History,
+    phase: Option<Phase>,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        let viewers = Viewers { frames: broadcast::Sender::new(FRAMES), told: None };
+        Self { looks: Mutex::default(), timeline: Mutex::default(), viewers: Mutex::new(viewers) }
+    }
+
+    /// The last look's numbers.
+    pub(super) fn rates(&self, pipeline: &str) -> Rates {
+        lock(&self.looks).get(pipeline).map(|look| look.rates.clone()).unwrap_or_default()
+    }
+
+    /// `None` for a pipeline that isn't there.
+    pub(super) fn history(&self, pipeline: &str, from_ms: i64) -> Option<Columns> {
+        lock(&self.looks).get(pipeline).map(|look| look.history.since(pipeline, from_ms, epoch_ms()))
+    }
+
+    /// The last events, the oldest first.
+    pub(super) fn timeline(&self) -> Vec<Entry> {
+        lock(&self.timeline).events.iter().cloned().collect()
+    }
+
+    pub(super) fn instances_changed(&self, before: &BTreeMap<String, Instance>, now: &BTreeMap<String, Instance>) {
+        let joined = now.iter().filter(|(id, _)| !before.contains_key(*id)).map(|(id, i)| (id, i, "joined"));
+        let left = before.iter().filter(|(id, _)| !now.contains_key(*id)).map(|(id, i)| (id, i, "is gone"));
+        for (id, instance, what) in joined.chain(left) {
+            self.enter(None, Event::now("instance", format!("{id} on {} {what}", instance.host)));
+        }
+    }
+
+    fn enter(&self, pipeline: Option<Arc<str>>, Event { at_ms, kind, text }: Event) {
+        let mut timeline = lock(&self.timeline);
+        let id = timeline.next;
+        timeline.next += 1;
+        if timeline.events.len() == EVENTS {
+            timeline.events.pop_front();
+        }
+        timeline.events.push_back(Entry { id, at_ms, kind, pipeline, text });
+    }
+
+    fn look(&self, pipeline: &Pipeline) {
+        for consumer in &pipeline.consumers {
+            for event in consumer.work.take_events() {
+                self.enter(Some(Arc::clone(&pipeline.name)), event);
+            }
+        }
+        let mut looks = lock(&self.looks);
+        let look = looks.entry(Arc::clone(&pipeline.name)).or_insert_with(Look::new);
+        let phase = pipeline.phase();
+        if look.phase.as_ref() != Some(&phase) {
+            if let Some((kind, text)) = phase_event(look.phase.as_ref(), &phase) {
+                self.enter(Some(Arc::clone(&pipeline.name)), Event::now(kind, text));
+            }
+            look.phase = Some(phase);
+        }
+        look.take(pipeline);
+    }
+
+    /// A viewer joins: what it must know first, and the frames that follow. `None` where there are too many.
+    pub(super) fn join(&self, site: &Site) -> Option<(Arc<str>, broadcast::Receiver<Arc<str>>)> {
+        let mut viewers = lock(&self.viewers);
+        if viewers.frames.receiver_count() >= VIEWERS {
+            return None;
+        }
+        let (document, _) = viewers.told.get_or_insert_with(|| self.document(site));
+        // The timeline is told as it is now; events that a next frame repeats are known by their id.
+        let mut whole = document.clone();
+        whole["timeline"] = serde_json::to_value(self.timeline()).unwrap_or_default();
+        let first = format!("event: status\ndata: {whole}\n\n").into();
+        Some((first, viewers.frames.subscribe()))
+    }
+
+    fn document(&self, site: &Site) -> (Value, u64) {
+        let next = lock(&self.timeline).next;
+        (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
+    }
+
+    /// Tells all viewers what changed; costs nothing where there are none.
+    fn tell(&self, site: &Site) {
+        let mut viewers = lock(&self.viewers);
+        if viewers.frames.receiver_count() == 0 {
+            viewers.told = None;
+            return;
+        }
+        let now = self.document(site);
+        let frame = match &viewers.told {
+            Some((before, events)) => {
+                let events: Vec<Entry> =
+                    lock(&self.timeline).events.iter().filter(|entry| entry.id >= *events).cloned().collect();
+                json!({"now_ms": epoch_ms(), "set": frames::changes(before, &now.0), "events": events})
+            }
+            None => return,
+        };
+        viewers.told = Some(now);
+        // Without receivers nobody misses it.
+        drop(viewers.frames.send(format!("event: change\ndata: {frame}\n\n").into()));
+    }
+}
+
+/// Looks until it is dropped.
+pub(super) async fn run(site: Arc<Site>) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        for pipeline in &site.daemon.pipelines {
+            site.watch.look(pipeline);
+        }
+        site.watch.tell(&site);
+    }
+}
+
+fn phase_event(before: Option<&Phase>, now: &Phase) -> Option<(&'static str, String)> {
+    match now {
+        Phase::Starting { waiting_for: None } => Some(("start", "starts".to_owned())),
+        // The reason changes with each retry; the first is told.
+        Phase::Starting { waiting_for: Some(why) } => {
+            let known = matches!(before, Some(Phase::Starting { waiting_for: Some(_) }));
+            (!known).then(|| ("outage", format!("can't start yet: {why}")))
+        }
+        Phase::Running => Some(("start", "reads".to_owned())),
+        Phase::Draining => Some(("stop", "drains".to_owned())),
+        Phase::Drained => Some(("stop", "ended as asked".to_owned())),
+        Phase::Stopped { why } => Some(("stop", format!("stopped: {why}"))),
+    }
+}
+
+impl Look {
+    fn new() -> Self {
+        Self {
+            at: None,
+            places: BTreeMap::new(),
+            rates: Rates::default(),
+            recent: VecDeque::new(),
+            spent: VecDeque::new(),
+            rows: None,
+            dead: VecDeque::new(),
+            history: History::new(),
+            phase: None,
+        }
+    }
+
+    fn take(&mut self, pipeline: &Pipeline) {
+        let (now, now_ms) = (Instant::now(), epoch_ms());
+        let level = self.rates_of_the_logs(pipeline, now);
+        self.time_of(pipeline, now);
+        let (rows, dead) = pipeline.consumers.iter().fold((0, 0), |(r, d), c| (r + c.rows(), d + c.dead_letters()));
+        #[expect(clippy::cast_precision_loss, reason = "a rate is a float")]
+        if let Some((at, before)) = self.rows {
+            self.rates.rows = (rows - before) as f64 / now.duration_since(at).as_secs_f64().max(0.001);
+        }
+        self.rows = Some((now, rows));
+        push(&mut self.dead, dead, DEAD_LOOKS);
+        self.rates.dead_lately = dead - self.dead.front().copied().unwrap_or(dead);
+        let Some((lag, wait, headroom)) = level else { return };
+        #[expect(clippy::cast_possible_truncation, reason = "a pixel's worth of digits")]
+        let [into, out, lag, wait, headroom] = [
+            self.rates.into.unwrap_or(f64::NAN),
+            self.rates.out.unwrap_or(f64::NAN),
+            lag,
+            wait,
+            headroom.unwrap_or(f64::NAN),
+        ]
+        .map(|value| ((value * 10.0).round() / 10.0) as f32);
+        self.history.push(now_ms, Sample { into, out, lag, wait, headroom });
+        self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
+    }
+
+    /// Rates from the change of log ends and ledger since the last look at them; lag, wait and headroom, where they are fresh.
+    fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
+        let view = lock(&pipeline.lag);
+        let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);
+        if !fresh {
+            (self.rates.into, self.rates.out, self.rates.empty_in) = (None, None, None);
+            return None;
+        }
+        let lags = view.partitions.values();
+        #[expect(clippy::cast_precision_loss, reason = "a number of records is far below 2^53")]
+        let lag = lags.clone().map(|lag| lag.records).sum::<u64>() as f64;
+        let wait = lags.clone().map(|lag| lag.seconds).fold(0.0, f64::max);
+        let headroom = lags.filter_map(|lag| lag.headroom).reduce(f64::min);
+        if self.at != view.seen_at {
+            let places: BTreeMap<_, _> =
+                view.partitions.iter().map(|(source, lag)| (source.clone(), (lag.next.get(), lag.end.get()))).collect();
+            if let (Some(before), Some(at)) = (self.at, view.seen_at) {
+                let seconds = at.duration_since(before).as_secs_f64().max(0.001);
+                let (mut into, mut out) = (0, 0);
+                for (source, (next, end)) in &places {
+                    if let Some((next_before, end_before)) = self.places.get(source) {
+                        // A ledger that went back has written nothing; neither has a log that was made again.
+                        out += (next - next_before).max(0);
+                        into += (end - end_before).max(0);
+                    }
+                }
+                #[expect(clippy::cast_precision_loss, reason = "a rate is a float")]
+                let (into, out) = (into as f64 / seconds, out as f64 / seconds);
+                (self.rates.into, self.rates.out) = (Some(into), Some(out));
+                push(&mut self.recent, (into, out), LOOKS);
+                self.rates.empty_in = forecast(lag, &self.recent);
+            }
+            (self.at, self.places) = (view.seen_at, places);
+        }
+        Some((lag, wait, headroom))
+    }
+
+    fn time_of(&mut self, pipeline: &Pipeline, now: Instant) {
+        let spent: Vec<[f64; 6]> = pipeline.consumers.iter().map(|consumer| consumer.work.seconds()).collect();
+        if let Some((at, before)) = self.spent.front() {
+            let wall = now.duration_since(*at).as_secs_f64().max(0.001);
+            let share = |(now, before): (&[f64; 6], &[f64; 6])| {
+                std::array::from_fn(|phase| {
+                    ((now[phase] - before[phase]) / wall * 100.0).round().clamp(0.0, 100.0) / 100.0
+                })
+            };
+            self.rates.cycles = spent.iter().zip(before).map(share).collect();
+        }
+        push(&mut self.spent, (now, spent), LOOKS);
+    }
+}
+
+fn push<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
+    if queue.len() == max {
+        queue.pop_front();
+    }
+    queue.push_back(value);
+}
+
+/// Seconds until the backlog is gone; `None` where it isn't drained faster than it is filled, or there is hardly any.
+fn forecast(lag: f64, recent: &VecDeque<(f64, f64)>) -> Option<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "at most ten looks")]
+    let looks = recent.len() as f64;
+    let gain = recent.iter().map(|(into, out)| out - into).sum::<f64>() / looks;
+    let out = recent.iter().map(|(_, out)| out).sum::<f64>() / looks;
+    (gain > 0.0 && lag > 2.0 * out).then(|| lag / gain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_that_drains_has_an_end_in_sight_and_one_that_grows_has_none() {
+        let steady = |into, out| VecDeque::from([(into, out); 5]);
+        assert_eq!(forecast(10_000.0, &steady(100.0, 1100.0)), Some(10.0));
+        assert_eq!(forecast(10_000.0, &steady(1100.0, 100.0)), None);
+        assert_eq!(forecast(100.0, &steady(100.0, 1100.0)), None);
+        assert_eq!(forecast(0.0, &VecDeque::new()), None);
+    }
+
+    #[test]
+    fn the_timeline_keeps_the_last_events_under_growing_numbers() {
+        let watch = Watch::new();
+        (0..EVENTS + 20).for_each(|n| watch.enter(None, Event::now("start", n.to_string())));
+        let timeline = watch.timeline();
+        assert_eq!((timeline.len(), timeline[0].id), (EVENTS, 20));
+    }
+}

@@ -1,0 +1,363 @@
+//! States in words: one sentence a trouble, the worst first; when all is well, one calm sentence. Pure.
+
+use serde::Serialize;
+
+/// Less than this until Kafka deletes what isn't written is worth a sentence, in seconds.
+const HEADROOM_LOW: f64 = 4.0 * 3600.0;
+/// A lag that grew for this long is worth a sentence, in seconds.
+const BEHIND: f64 = 10.0;
+
+/// What limits a pipeline that waits for Postgres.
+pub(super) const AWAY: &str = "Postgres is away: records wait in Kafka.";
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Level {
+    /// Somebody must act, or nothing flows.
+    Bad,
+    /// Worth a look.
+    Warning,
+    /// It passes by itself.
+    Passing,
+    /// Well.
+    Well,
+}
+
+/// One sentence.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(super) struct Sentence {
+    pub(super) level: Level,
+    /// The pipeline, where it is about one.
+    pub(super) pipeline: Option<String>,
+    /// What it is about; stays the same while the numbers move.
+    pub(super) kind: &'static str,
+    pub(super) text: String,
+}
+
+/// A pipeline, as far as its state in words goes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) name: String,
+    pub(super) state: &'static str,
+    /// Why it doesn't flow.
+    pub(super) why: Option<String>,
+    /// Seconds of waiting for Postgres, retries so far, seconds until the next.
+    pub(super) waiting: Option<(f64, u32, f64)>,
+    pub(super) lag_records: u64,
+    pub(super) lag_seconds: f64,
+    pub(super) headroom: Option<f64>,
+    /// What keeps us from seeing the lag.
+    pub(super) lag_trouble: Option<String>,
+    pub(super) into: Option<f64>,
+    pub(super) out: Option<f64>,
+    /// Partitions by state of our own pool.
+    pub(super) claiming: usize,
+    pub(super) fenced: usize,
+    pub(super) joining: usize,
+    /// Stopped partitions and stalls, in words.
+    pub(super) conditions: Vec<String>,
+    /// Partitions without a reader.
+    pub(super) nobody: Vec<String>,
+    /// Dead letters of the last five minutes, and the newest one's reason.
+    pub(super) dead_lately: u64,
+    pub(super) dead_reason: Option<&'static str>,
+    /// Consumers held by `flow`.
+    pub(super) held_by_flow: bool,
+}
+
+/// The sentences of one pipeline; none where it is well.
+pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
+    let mut said = Vec::new();
+    let name = &facts.name;
+    let mut say = |level, kind, text| said.push(Sentence { level, pipeline: Some(name.clone()), kind, text });
+    let why = facts.why.as_deref().unwrap_or("no reason was given");
+    let error = why.strip_prefix("Postgres ").unwrap_or(why);
+    let safe = safe(facts);
+    match facts.state {
+        "stopped" => say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person.")),
+        "waiting" => {
+            let (seconds, attempt, retry) = facts.waiting.unwrap_or_default();
+            let (waited, retry) =
+                (duration(seconds), if retry < 1.0 { "now".to_owned() } else { format!("in {}", duration(retry)) });
+            say(
+                Level::Bad,
+                "waiting",
+                format!("{name} has waited {waited} for Postgres: {error}. Retry {attempt} {retry}. {safe}"),
+            );
+        }
+        "starting" if facts.why.is_some() => {
+            say(Level::Bad, "starting", format!("{name} can't start yet: {why}. It tries again by itself. {safe}"))
+        }
+        "starting" => say(Level::Passing, "starting", format!("{name} is starting.")),
+        "draining" => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
+        _ => {}
+    }
+    if let Some(headroom) = facts
+        .headroom
+        .filter(|headroom| facts.lag_records > 0 && *headroom < HEADROOM_LOW && *headroom < facts.lag_seconds)
+    {
+        let text = if headroom <= 0.0 {
+            format!(
+                "{name}: Kafka may be deleting records that were never read. Make room or raise the topic's retention.ms now."
+            )
+        } else {
+            format!(
+                "{name}: Kafka deletes records that aren't written yet in {}. Raise the topic's retention.ms, or make Postgres faster.",
+                duration(headroom)
+            )
+        };
+        say(Level::Bad, "headroom", text);
+    }
+    for condition in facts.conditions.iter().take(3) {
+        say(Level::Bad, "condition", format!("{name}: {condition}."));
+    }
+    if facts.fenced > 0 {
+        say(
+            Level::Warning,
+            "fenced",
+            format!(
+                "{name}: {} taken over by another claim; nothing is written twice.",
+                many(facts.fenced, "partition was", "partitions were")
+            ),
+        );
+    }
+    if let Some(trouble) = &facts.lag_trouble {
+        say(Level::Warning, "lag", format!("{name}: the lag can't be seen: {trouble}."));
+    }
+    if facts.state == "flowing" {
+        if facts.joining > 0 {
+            say(
+                Level::Passing,
+                "rebalancing",
+                format!(
+                    "{name}: {} for the group to share out the partitions.",
+                    many(facts.joining, "consumer waits", "consumers wait")
+                ),
+            );
+        } else if facts.claiming > 0 {
+            say(
+                Level::Passing,
+                "rebalancing",
+                format!(
+                    "{name}: {} on the move, claimed in a moment.",
+                    many(facts.claiming, "partition is", "partitions are")
+                ),
+            );
+        } else if !facts.nobody.is_empty() {
+            let more =
+                if facts.nobody.len() > 3 { format!(" and {} more", facts.nobody.len() - 3) } else { String::new() };
+            let names = facts.nobody.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+            say(Level::Warning, "nobody", format!("{name}: nobody reads {names}{more} at the moment."));
+        }
+        if facts.held_by_flow {
+            say(Level::Passing, "flow", format!("{name} is held at flow.max_rows_per_second, as configured."));
+        } else if let (Some(into), Some(out)) = (facts.into, facts.out)
+            && into > out * 1.1
+            && facts.lag_seconds > BEHIND
+        {
+            say(
+                Level::Warning,
+                "behind",
+                format!(
+                    "{name} falls behind: {} come in a second and {} are written; {} wait. {safe}",
+                    whole(into),
+                    whole(out),
+                    records(facts.lag_records)
+                ),
+            );
+        }
+    }
+    if facts.dead_lately > 0 {
+        let reason = facts.dead_reason.unwrap_or("?");
+        say(
+            Level::Warning,
+            "dead_letters",
+            format!(
+                "{name}: {} in 5 min, the newest: {reason}. The flow goes on.",
+                many(usize::try_from(facts.dead_lately).unwrap_or(usize::MAX), "dead letter", "dead letters")
+            ),
+        );
+    }
+    said
+}
+
+/// All pipelines' sentences, or the calm one.
+pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
+    let mut said: Vec<Sentence> = facts.iter().flat_map(troubles).collect();
+    said.sort_by_key(|sentence| sentence.level);
+    if said.iter().all(|sentence| sentence.kind == "flow") {
+        let (oldest, lag) =
+            facts.iter().fold((0.0, 0), |(oldest, lag), f| (f64::max(oldest, f.lag_seconds), lag + f.lag_records));
+        let text = if facts.iter().all(|facts| facts.state == "drained") {
+            "Everything is written; the pipelines have ended as asked.".to_owned()
+        } else if lag == 0 {
+            "Everything flows. Every record is written.".to_owned()
+        } else if oldest > BEHIND {
+            format!("Everything flows. {} wait, the oldest for {}; the backlog drains.", records(lag), duration(oldest))
+        } else {
+            format!("Everything flows. The oldest unwritten record waits {}.", duration(oldest))
+        };
+        said.insert(0, Sentence { level: Level::Well, pipeline: None, kind: "well", text });
+    }
+    said
+}
+
+/// One word or two for a table's cell.
+pub(super) fn state_words(facts: &Facts) -> &'static str {
+    match facts.state {
+        "waiting" => "waiting for Postgres",
+        "starting" if facts.why.is_some() => "can't start yet",
+        "flowing" if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
+        "flowing" if facts.held_by_flow => "held by flow",
+        "flowing"
+            if facts.lag_seconds > BEHIND && facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1) =>
+        {
+            "falling behind"
+        }
+        "flowing" if facts.lag_seconds > BEHIND => "catching up",
+        other => other,
+    }
+}
+
+fn safe(facts: &Facts) -> String {
+    let kept = facts
+        .headroom
+        .map_or_else(|| "keeps them".to_owned(), |seconds| format!("keeps them {} more", duration(seconds)));
+    match facts.lag_records {
+        0 => "Nothing is lost.".to_owned(),
+        lag => format!("Nothing is lost: {} wait in Kafka, which {kept}.", records(lag)),
+    }
+}
+
+/// What limits the flow, from the shares of a consumer's time (poll, decode, held, copy, commit, outage).
+pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
+    #[expect(clippy::cast_precision_loss, reason = "a number of consumers")]
+    let mean = |phase: usize| cycles.iter().map(|shares| shares[phase]).sum::<f64>() / cycles.len().max(1) as f64;
+    let [poll, decode, held, _, _, outage] = std::array::from_fn(mean);
+    if cycles.is_empty() || poll + decode + held + outage < 0.1 {
+        return None;
+    }
+    Some(
+        if outage > 0.3 {
+            AWAY
+        } else if held > 0.3 {
+            "Postgres is the limit: consumers wait for their writers, or for flow."
+        } else if decode > 0.7 {
+            "This process is the limit: decoding fills its consumers' time; more consumers help where there are cores."
+        } else {
+            "Kafka is the limit: consumers wait for records, there is room."
+        }
+        .to_owned(),
+    )
+}
+
+fn many(n: usize, one: &str, more: &str) -> String {
+    format!("{} {}", whole_number(n as u64), if n == 1 { one } else { more })
+}
+
+pub(super) fn records(n: u64) -> String {
+    if n == 1 { "1 record".to_owned() } else { format!("{} records", whole_number(n)) }
+}
+
+/// A rate without its fraction.
+pub(super) fn whole(rate: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is positive and far below 2^53"
+    )]
+    let whole = rate.max(0.0).round() as u64;
+    whole_number(whole)
+}
+
+/// `912`, `21 004`, `2.1 M`
+pub(super) fn whole_number(n: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+    match n {
+        0..10_000 => n.to_string(),
+        10_000..1_000_000 => format!("{} {:03}", n / 1000, n % 1000),
+        1_000_000..1_000_000_000 => format!("{:.1} M", n as f64 / 1e6),
+        _ => format!("{:.1} G", n as f64 / 1e9),
+    }
+}
+
+/// `0.4 s`, `42 s`, `3 min`, `71 h`, `5 d`
+pub(super) fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 9.95 => format!("{s:.1} s"),
+        s if s < 120.0 => format!("{s:.0} s"),
+        s if s < 7200.0 => format!("{:.0} min", s / 60.0),
+        s if s < 96.0 * 3600.0 => format!("{:.0} h", s / 3600.0),
+        s => format!("{:.0} d", s / 86400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flowing(name: &str) -> Facts {
+        Facts { name: name.into(), state: "flowing", ..Facts::default() }
+    }
+
+    #[test]
+    fn when_well_there_is_one_calm_sentence() {
+        let text = |facts: &[Facts]| all(facts).into_iter().map(|s| s.text).collect::<Vec<_>>();
+        assert_eq!(text(&[flowing("a"), flowing("b")]), ["Everything flows. Every record is written."]);
+        let late = Facts { lag_records: 3, lag_seconds: 0.4, ..flowing("a") };
+        assert_eq!(text(&[late]), ["Everything flows. The oldest unwritten record waits 0.4 s."]);
+    }
+
+    #[test]
+    fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
+        let facts = Facts {
+            state: "waiting",
+            why: Some("Postgres 57P03 the database system is starting up (at connect)".into()),
+            waiting: Some((42.0, 7, 3.0)),
+            lag_records: 2_100_000,
+            headroom: Some(71.0 * 3600.0),
+            ..flowing("rides")
+        };
+        let said = all(&[flowing("fare"), facts]);
+        assert_eq!(said.len(), 1);
+        assert_eq!(
+            said[0].text,
+            "rides has waited 42 s for Postgres: 57P03 the database system is starting up (at connect). Retry 7 in 3.0 s. \
+             Nothing is lost: 2.1 M records wait in Kafka, which keeps them 71 h more."
+        );
+    }
+
+    #[test]
+    fn the_worst_comes_first() {
+        let dead = Facts { dead_lately: 3, dead_reason: Some("not_json"), ..flowing("a") };
+        let stopped = Facts { state: "stopped", why: Some("no table".into()), ..flowing("b") };
+        let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
+        assert_eq!(kinds, ["stopped", "dead_letters"]);
+    }
+
+    #[test]
+    fn what_kafka_is_about_to_delete_is_said_only_where_half_the_time_is_gone() {
+        let facts =
+            |lag_seconds, headroom| Facts { lag_records: 1, lag_seconds, headroom: Some(headroom), ..flowing("a") };
+        assert!(troubles(&facts(60.0, 3000.0)).is_empty());
+        assert_eq!(troubles(&facts(3000.0, 600.0))[0].kind, "headroom");
+    }
+
+    #[test]
+    fn numbers_read_as_people_write_them() {
+        assert_eq!([912, 21_004, 2_100_000].map(whole_number), ["912", "21 004", "2.1 M"]);
+        assert_eq!([0.44, 42.0, 200.0, 71.0 * 3600.0].map(duration), ["0.4 s", "42 s", "3 min", "71 h"]);
+    }
+
+    #[test]
+    fn what_is_the_limit_follows_from_the_time() {
+        assert_eq!(
+            limit(&[[0.9, 0.1, 0.0, 0.1, 0.0, 0.0]]).unwrap(),
+            "Kafka is the limit: consumers wait for records, there is room."
+        );
+        assert!(limit(&[[0.1, 0.2, 0.7, 0.8, 0.1, 0.0]]).unwrap().starts_with("Postgres is the limit"));
+        assert!(limit(&[[0.0, 0.0, 1.0, 0.0, 0.0, 0.9]]).unwrap().starts_with("Postgres is away"));
+        assert_eq!(limit(&[]), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! Reads given stretches of logs, for the commands: joins no group, commits nothing, and ends. It blocks, so it is called off
+//! the runtime.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::rebalance::Notes;
+use crate::batch::Incoming;
+use crate::position::Offset;
+use crate::record::push_header;
+
+/// The longest silence of Kafka before reading is given up.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+/// The longest wait between two looks at the time.
+const POLL: Duration = Duration::from_millis(200);
+
+/// Reads.
+pub struct Reader {
+    consumer: BaseConsumer<Notes>,
+}
+
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reader")
+    }
+}
+
+impl Reader {
+    /// A reader with the settings of [`super::settings::reader`].
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a setting.
+    pub fn new(config: &ClientConfig) -> Result<Self, String> {
+        let consumer = config.create_with_context(Notes::default());
+        Ok(Self { consumer: consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))? })
+    }
+
+    /// Gives every record whose offset lies in the range of its partition to `take`, in order within a partition. A range ends
+    /// early where the log does. Offsets without a record (compacted away, transactions' marks, aborted ones) are left out.
+    ///
+    /// # Errors
+    /// Kafka's own, and a silence of 15 seconds.
+    pub fn read(
+        &self,
+        topic: &str,
+        ranges: &[(i32, Range<Offset>)],
+        mut take: impl FnMut(&BorrowedMessage<'_>),
+    ) -> Result<(), String> {
+        let said = |error: &KafkaError| format!("can't read topic `{topic}`: {error}");
+        let mut open: HashMap<i32, Range<Offset>> =
+            ranges.iter().filter(|(_, range)| !range.is_empty()).cloned().collect();
+        let mut start = TopicPartitionList::new();
+        for (partition, range) in &open {
+            start
+                .add_partition_offset(topic, *partition, KafkaOffset::Offset(range.start.get()))
+                .map_err(|error| said(&error))?;
+        }
+        self.consumer.assign(&start).map_err(|error| said(&error))?;
+        let (mut heard_at, mut last_error) = (Instant::now(), None);
+        while !open.is_empty() {
+            match self.consumer.poll(POLL) {
+                Some(Ok(message)) => {
+                    heard_at = Instant::now();
+                    let (partition, offset) = (message.partition(), Offset::new(message.offset()));
+                    let Some(range) = open.get(&partition) else { continue };
+                    if range.contains(&offset) {
+                        take(&message);
+                    }
+                    if offset.successor() >= range.end {
+                        open.remove(&partition);
+                    }
+                }
+                // Names no topic, which is why topics are read one at a time.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    heard_at = Instant::now();
+                    open.remove(&partition);
+                }
+                Some(Err(
+                    error @ KafkaError::MessageConsumption(
+                        RDKafkaErrorCode::OffsetOutOfRange
+                        | RDKafkaErrorCode::AutoOffsetReset
+                        | RDKafkaErrorCode::TopicAuthorizationFailed,
+                    ),
+                )) => return Err(said(&error)),
+                Some(Err(error)) => last_error = Some(error),
+                None => {}
+            }
+            if heard_at.elapsed() > SILENCE_MAX {
+                let why = last_error.map_or_else(|| "it is silent".to_owned(), |error| error.to_string());
+                return Err(format!("Kafka gave no record of topic `{topic}` for {SILENCE_MAX:?}: {why}"));
+            }
+        }
+        self.consumer.unassign().map_err(|error| said(&error))
+    }
+}
+
+/// A message as a batch takes it in.
+pub fn incoming<'a>(message: &'a BorrowedMessage<'_>) -> Incoming<'a> {
+    Incoming {
+        offset: Offset::new(message.offset()),
+        timestamp_ms: message.timestamp().to_millis(),
+        key: message.key(),
+        value: message.payload(),
+    }
+}
+
+/// Appends a message's headers in the arena's form.
+pub fn push_headers(message: &BorrowedMessage<'_>, arena: &mut Vec<u8>) {
+    if let Some(headers) = message.headers() {
+        for header in headers.iter() {
+            push_header(arena, header.key.as_bytes(), header.value);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! What a consumer and its writer did: time by phase, batches, dead letters, events. Written at most a few times a batch.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::lock;
+use crate::batch::Trigger;
+use crate::metrics::epoch_ms;
+use crate::position::{Offset, TopicPartition};
+
+/// Batches that medians are taken over.
+const RECENT_BATCHES: usize = 128;
+/// Dead letters of one reason whose place is remembered.
+const NEWEST: usize = 5;
+/// Events that wait to be taken; older ones go first.
+const EVENTS: usize = 100;
+/// Bytes of an event's text: an error's message may be of any length.
+const EVENT_TEXT: usize = 300;
+
+/// What time goes into. The first three are the poll thread's and fill its time; the others are the writer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Waiting for Kafka.
+    Poll,
+    /// Decoding and encoding.
+    Decode,
+    /// Held up by the writer or by `flow`.
+    Held,
+    /// COPY.
+    Copy,
+    /// The ledger and COMMIT.
+    Commit,
+    /// Waiting for Postgres to come back.
+    Outage,
+}
+
+/// How many phases there are.
+const PHASES: usize = 6;
+
+/// Why nothing is taken from Kafka at the moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// The open batch is full and the writer busy.
+    Full,
+    /// `flow.max_rows_per_second` is used up.
+    Flow,
+}
+
+/// One consumer's work since the start.
+#[derive(Debug, Default)]
+pub struct Work {
+    micros: [AtomicU64; PHASES],
+    /// 0: not held; 1: full; 2: flow.
+    held: AtomicU64,
+    batches: Mutex<Batches>,
+    dead: Mutex<BTreeMap<&'static str, DeadLetters>>,
+    events: Mutex<VecDeque<Event>>,
+}
+
+/// The batches that were written.
+#[derive(Clone, Debug, Default)]
+pub struct Batches {
+    /// By what closed them.
+    pub by_trigger: BTreeMap<&'static str, u64>,
+    /// The last ones, the newest at the end.
+    pub recent: VecDeque<BatchNote>,
+}
+
+/// One written batch.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchNote {
+    /// Its rows.
+    pub rows: u64,
+    /// Bytes of its encoded rows.
+    pub bytes: u64,
+    /// From taking it to its commit, waits for Postgres included.
+    pub took: Duration,
+}
+
+/// Dead letters of one reason.
+#[derive(Clone, Debug, Default)]
+pub struct DeadLetters {
+    /// Since the start.
+    pub count: u64,
+    /// Where the last ones lie in Kafka, the newest at the end. Never what they hold, which may be personal.
+    pub newest: VecDeque<DeadLetter>,
+}
+
+/// Where a dead letter came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Its partition.
+    pub source: TopicPartition,
+    /// Its offset.
+    pub offset: Offset,
+    /// The column at fault, where there is one.
+    pub column: Option<Box<str>>,
+    /// When it was committed, in milliseconds since the epoch.
+    pub at_ms: i64,
+}
+
+/// Something that happened, for the timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Milliseconds since the epoch.
+    pub at_ms: i64,
+    /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
+    pub kind: &'static str,
+    /// In words.
+    pub text: String,
+}
+
+impl Event {
+    /// It happened now.
+    pub fn now(kind: &'static str, mut text: String) -> Self {
+        if text.len() > EVENT_TEXT {
+            let cut = (0..=EVENT_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(cut);
+            text.push('…');
+        }
+        Self { at_ms: epoch_ms(), kind, text }
+    }
+}
+
+impl Work {
+    /// Adds time to a phase.
+    pub fn spent(&self, phase: Phase, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        self.micros[phase as usize].fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Seconds by phase since the start, in the order of [`Phase`].
+    pub fn seconds(&self) -> [f64; PHASES] {
+        let seconds = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed)).as_secs_f64();
+        self.micros.each_ref().map(seconds)
+    }
+
+    /// The poll thread says whether it takes records.
+    pub fn hold(&self, hold: Option<Hold>) {
+        self.held.store(hold.map_or(0, |hold| hold as u64 + 1), Ordering::Relaxed);
+    }
+
+    /// Why no records are taken; `None` where they are.
+    pub fn held(&self) -> Option<Hold> {
+        match self.held.load(Ordering::Relaxed) {
+            1 => Some(Hold::Full),
+            2 => Some(Hold::Flow),
+            _ => None,
+        }
+    }
+
+    /// A batch is written.
+    pub fn batch(&self, trigger: Option<Trigger>, note: BatchNote) {
+        let mut batches = lock(&self.batches);
+        if let Some(trigger) = trigger {
+            *batches.by_trigger.entry(trigger.label()).or_default() += 1;
+        }
+        if batches.recent.len() == RECENT_BATCHES {
+            batches.recent.pop_front();
+        }
+        batches.recent.push_back(note);
+    }
+
+    /// The batches so far.
+    pub fn batches(&self) -> Batches {
+        lock(&self.batches).clone()
+    }
+
+    /// Dead letters were committed.
+    pub fn dead(&self, reason: &'static str, letter: DeadLetter) {
+        let mut dead = lock(&self.dead);
+        let of_reason = dead.entry(reason).or_default();
+        of_reason.count += 1;
+        if of_reason.newest.len() == NEWEST {
+            of_reason.newest.pop_front();
+        }
+        of_reason.newest.push_back(letter);
+    }
+
+    /// Dead letters by reason.
+    pub fn dead_letters(&self) -> BTreeMap<&'static str, DeadLetters> {
+        lock(&self.dead).clone()
+    }
+
+    /// Puts an event down for the timeline.
+    pub fn note(&self, kind: &'static str, text: String) {
+        let mut events = lock(&self.events);
+        if events.len() == EVENTS {
+            events.pop_front();
+        }
+        events.push_back(Event::now(kind, text));
+    }
+
+    /// Events since the last call.
+    pub fn take_events(&self) -> VecDeque<Event> {
+        std::mem::take(&mut *lock(&self.events))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_dead_letters_keep_their_place_and_all_are_counted() {
+        let work = Work::default();
+        for offset in 0..7 {
+            let source = TopicPartition::new("telemetry", 0);
+            work.dead("not_json", DeadLetter { source, offset: Offset::new(offset), column: None, at_ms: 0 });
+        }
+        let dead = work.dead_letters();
+        assert_eq!(dead["not_json"].count, 7);
+        let offsets: Vec<i64> = dead["not_json"].newest.iter().map(|letter| letter.offset.get()).collect();
+        assert_eq!(offsets, [2, 3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn an_events_text_is_cut_between_characters() {
+        let event = Event::now("outage", "ä".repeat(400));
+        assert!(event.text.len() <= EVENT_TEXT + '…'.len_utf8() && event.text.ends_with('…'));
+    }
+
+    #[test]
+    fn events_are_taken_once_and_bounded() {
+        let work = Work::default();
+        (0..150).for_each(|n| work.note("rebalance", n.to_string()));
+        let events = work.take_events();
+        assert_eq!((events.len(), events[0].text.as_str()), (EVENTS, "50"));
+        assert!(work.take_events().is_empty());
+    }
+
+    #[test]
+    fn a_hold_is_said_until_it_ends() {
+        let work = Work::default();
+        work.hold(Some(Hold::Flow));
+        assert_eq!(work.held(), Some(Hold::Flow));
+        work.hold(Some(Hold::Full));
+        assert_eq!(work.held(), Some(Hold::Full));
+        work.hold(None);
+        assert_eq!(work.held(), None);
+    }
+}

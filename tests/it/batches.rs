@@ -1,0 +1,94 @@
+//! A batch is bounded by rows, by bytes and by age; memory by its limit; and a small batch is quick.
+
+use std::time::{Duration, Instant};
+
+use tidegate_harness::{Record, eventually_async, usage};
+
+use crate::books::{await_metric, counted, with_limits};
+use crate::support::{PATIENCE, World};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_transaction_holds_more_rows_than_allowed() {
+    let world = World::new(2).await;
+    world.sql("CREATE TABLE rides (seq bigint, name text)").await;
+    world.produce_numbered(0..50_000, 2);
+    let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch.max_rows = 3000"));
+    world.await_written(&daemon).await;
+    world.assert_exact(50_000).await;
+    let largest = world.number("SELECT max(n) FROM (SELECT count(*) n FROM rides GROUP BY xmin) batches").await;
+    assert_eq!(largest, 3_000, "full batches are full");
+    let full = daemon.metric("tidegate_batches_total", &[("trigger", "rows")]).unwrap_or(0.0);
+    assert!(full >= 10.0, "{full} batches were closed by their rows");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_transaction_holds_more_bytes_than_allowed_and_one_record() {
+    const LIMIT: i64 = 64 << 10;
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (seq bigint, pad text)").await;
+    let pad = "x".repeat(1_000);
+    world.produce((0..2_000).map(|seq| Record::new(format!(r#"{{"seq":{seq},"pad":"{pad}"}}"#)).to(0)));
+    let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch.max_bytes = \"64KiB\""));
+    world.await_written(&daemon).await;
+    assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, 2_000);
+    let sql = "SELECT max(n) FROM (SELECT sum(length(pad)) n FROM rides GROUP BY xmin) batches";
+    let largest = world.number(sql).await;
+    assert!(largest <= LIMIT + 1_000, "{largest} bytes in a batch");
+    let full = daemon.metric("tidegate_batches_total", &[("trigger", "bytes")]).unwrap_or(0.0);
+    assert!(full >= 10.0, "{full} batches were closed by their bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lonely_record_waits_for_company_as_long_as_allowed_and_no_longer() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (seq bigint)").await;
+    let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch.max_age = \"1500ms\""));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    let started = Instant::now();
+    world.produce([Record::new(r#"{"seq":1}"#).to(0)]);
+    let sql = "SELECT count(*) FROM rides";
+    eventually_async("the record arrives", PATIENCE, async || world.number(sql).await == 1).await.expect("it arrives");
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(1_500) && took < Duration::from_millis(3_500), "{took:?}");
+    assert_eq!(daemon.metric("tidegate_batches_total", &[("trigger", "age")]), Some(1.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_batch_is_not_held_up_by_the_network() {
+    const ROUNDS: u32 = 24;
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (seq bigint)").await;
+    let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch = { max_rows = 10, max_age = \"5s\" }"));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    for round in 1..=ROUNDS {
+        world.produce((0..10).map(|seq| Record::new(format!(r#"{{"seq":{seq}}}"#)).to(0)));
+        await_metric(&daemon, "tidegate_rows_written_total", f64::from(round * 10));
+    }
+    let quick = daemon.metric("tidegate_write_duration_seconds_bucket", &[("le", "0.025")]).unwrap_or(0.0);
+    let all = counted(&daemon, "tidegate_write_duration_seconds_count");
+    println!("{quick} of {all} small batches within 25 ms, connections and COMMIT included");
+    // A delayed acknowledgement would cost each of them 40 ms at least, so a few are proof; a busy machine slows most.
+    assert!(quick >= 2.0, "{quick} of {all} within 25 ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_stays_within_its_limit_whatever_the_size_of_the_records() {
+    const LIMIT: u64 = 128 << 20;
+    let mut world = World::new(1).await;
+    let topic = format!("{}_large", world.topic);
+    world.kafka.create_topic(&topic, 2, &[("max.message.bytes", "33554432")]).expect("the topic is made");
+    world.topic = topic;
+    world.sql("CREATE TABLE rides (seq bigint, pad text)").await;
+    let record =
+        |seq: i32, bytes: usize| Record::new(format!(r#"{{"seq":{seq},"pad":"{}"}}"#, "x".repeat(bytes))).to(seq % 2);
+    let sizes = |seq: i32| if seq % 10_000 == 5_000 { 10_000_000 } else { 1_000 };
+    world.produce((0..60_000).map(|seq| record(seq, sizes(seq))));
+    let pipeline = "table.name = \"rides\"\nconsumers = 2\nbatch.max_bytes = \"2MiB\"";
+    let daemon = world.daemon(&with_limits(&world.config(pipeline), "memory = \"128MiB\""));
+    world.await_written(&daemon).await;
+    assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, 60_000);
+    assert_eq!(world.number("SELECT max(length(pad))::int8 FROM rides").await, 10_000_000);
+    let peak = usage::peak_rss_bytes(daemon.pid()).expect("it lives");
+    println!("peak RSS {} MiB of {} MiB", peak >> 20, LIMIT >> 20);
+    assert!(peak <= LIMIT, "{} MiB", peak >> 20);
+}

@@ -1,0 +1,109 @@
+//! The table changes under load: the catalog is read again, and what no longer fits is a named stop.
+
+use std::time::Duration;
+
+use tidegate_harness::Daemon;
+
+use crate::books::{NUMBERED, await_metric, with_short_sessions};
+use crate::support::{PATIENCE, World};
+
+/// Every field by name; the rate leaves time for a change in the middle.
+const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
+const RECORDS: i32 = 40_000;
+
+fn flowing(world: &World, config: &str) -> Daemon {
+    world.produce_numbered(0..RECORDS, 2);
+    let daemon = world.daemon(config);
+    await_metric(&daemon, "tidegate_rows_written_total", 4_000.0);
+    daemon
+}
+
+async fn still_exact(world: &World, daemon: &Daemon) {
+    assert!(world.ledger().await < i64::from(RECORDS), "the change came in the middle");
+    world.await_written(daemon).await;
+    world.assert_exact(RECORDS.into()).await;
+}
+
+/// It ends with exit code 70, and its last words name what is wrong.
+async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
+    let status = daemon.wait_exit(PATIENCE).expect("it ends");
+    let log = daemon.log().join("\n");
+    assert_eq!(status.code(), Some(70), "{log}");
+    for word in words {
+        assert!(log.contains(word), "no `{word}` in: {log}");
+    }
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0, "no record is at fault");
+    assert!(world.ledger().await < i64::from(RECORDS), "nothing was moved past");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_added_retyped_and_dropped_under_load_are_planned_for_anew() {
+    let world = World::new(2).await;
+    world.sql("CREATE TABLE rides (seq int, name text, spare text)").await;
+    let daemon = flowing(&world, &world.config(AUTOMATIC));
+    world.sql("ALTER TABLE rides ADD COLUMN note text DEFAULT 'none'").await;
+    world.await_next_commit(&daemon, Duration::from_secs(10)).await;
+    world.sql("ALTER TABLE rides ALTER COLUMN seq TYPE bigint").await;
+    world.await_next_commit(&daemon, Duration::from_secs(10)).await;
+    world.sql("ALTER TABLE rides DROP COLUMN spare").await;
+    still_exact(&world, &daemon).await;
+    assert_eq!(daemon.exit_status(), None, "it never stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapped_column_that_is_dropped_stops_the_pipeline_by_name() {
+    let world = World::new(2).await;
+    world.sql("CREATE TABLE rides (seq bigint, name text)").await;
+    let columns = format!("{AUTOMATIC}\n[pipelines.{}.columns]\nseq = \"seq\"\nname = \"name\"", world.name);
+    let daemon = flowing(&world, &world.config(&columns));
+    world.sql("ALTER TABLE rides DROP COLUMN name").await;
+    stops_named(&world, &daemon, &["columns.name", "has no column `name`"]).await;
+    // Mended, it goes on.
+    world.sql("ALTER TABLE rides ADD COLUMN name text").await;
+    let (code, log) = world.drain(&world.config(&columns));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, i64::from(RECORDS));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renamed_table_stops_the_pipeline_by_name() {
+    let world = World::new(2).await;
+    world.sql(NUMBERED).await;
+    let daemon = flowing(&world, &world.config(AUTOMATIC));
+    world.sql("ALTER TABLE rides RENAME TO journeys").await;
+    stops_named(&world, &daemon, &["table `public.rides` does not exist"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_dropped_and_made_again_stops_the_pipeline_by_name() {
+    let world = World::new(2).await;
+    world.sql(NUMBERED).await;
+    let daemon = flowing(&world, &world.config(AUTOMATIC));
+    world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
+    // Nothing of the new table differs but its identity: the next start tells, if not the flow.
+    daemon.terminate().expect("the signal is sent");
+    daemon.wait_exit(PATIENCE).expect("it ends");
+    let (code, log) = world.drain(&world.config(AUTOMATIC));
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("dropped and made again"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_daemons_that_make_the_same_tables_at_once_both_go_on() {
+    let world = World::new(2).await;
+    world.produce_numbered(0..RECORDS, 2);
+    let pipeline = format!(
+        "table = {{ name = \"rides\", create = true }}\n[pipelines.{}.columns]\n\
+         seq = {{ field = \"seq\", type = \"int8\" }}\nname = {{ field = \"name\", type = \"text\" }}",
+        world.name
+    );
+    let daemons: Vec<Daemon> = (0..3).map(|_| world.daemon(&with_short_sessions(&world.config(&pipeline)))).collect();
+    for daemon in &daemons {
+        daemon.await_ready(PATIENCE).expect("it is ready");
+    }
+    world.await_written(&daemons[0]).await;
+    world.assert_exact(RECORDS.into()).await;
+    for daemon in &daemons {
+        assert_eq!(daemon.exit_status(), None, "{}", daemon.log_tail());
+    }
+}

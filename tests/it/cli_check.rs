@@ -1,0 +1,165 @@
+//! `tidegate check`: says before the first start what would be wrong at it, and changes nothing.
+
+use tidegate_harness::{Record, free_port};
+
+use crate::cli::tidegate;
+use crate::support::World;
+
+const RIDES: &str = "CREATE TABLE rides (id bigint NOT NULL, name varchar(8), lat float8, at bigint)";
+const COLUMNS: &str = "table.name = \"rides\"\n[pipelines.PIPELINE.columns]\nid = \"id\"\nname = \"name\"\nlat = { field = \"pos.lat\", type = \"float8\" }\nat = { meta = \"offset\" }";
+
+impl World {
+    fn checked(&self) -> String {
+        self.config(&COLUMNS.replace("PIPELINE", &self.name))
+    }
+}
+
+fn good(n: i32) -> Record {
+    Record::new(format!(r#"{{"id":{n},"name":"v{n}","pos":{{"lat":1.5}}}}"#)).to(n % 2)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_shows_the_plan_tries_the_newest_records_and_changes_nothing() {
+    let world = World::new(2).await;
+    world.sql(RIDES).await;
+    world.produce((0..300).map(good));
+    let ran = tidegate(&world.checked(), &["check"]).ok();
+    let ran = ran.says(&[
+        "field pos.lat",
+        "meta offset",
+        "varchar(8)",
+        "300 newest records → 300 rows",
+        "ready",
+        "lock 5s < statement",
+    ]);
+    let topic = format!("{}: 2 partitions, up to 300 records", world.topic);
+    ran.says(&[&topic, "cluster "]);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
+    assert_eq!(world.schemas().await, 0, "check makes no schema");
+    let group = world.kafka.committed_offsets(&world.name, &world.topic).expect("offsets");
+    assert_eq!(group, [None, None], "check commits nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint NOT NULL, name varchar(8), lat float8 CHECK (lat < 90), at bigint)").await;
+    let bad = [r#"{"id":1,"pos":{"lat":"north"}}"#, r#"{"id":2,"pos":{"lat":91}}"#, r#"{"name":"no id"}"#, "{"];
+    let records = (0..96).map(|n| good(n).to(0)).chain(bad.map(|text| Record::new(text).to(0)));
+    world.produce(records);
+    let report = tidegate(&world.checked(), &["check", "--json"]).ok().json();
+    let sample = &report["pipelines"][0]["sample"];
+    assert_eq!(
+        (&sample["records"], &sample["rows"], &sample["dead_letters"]),
+        (&100.into(), &96.into(), &4.into()),
+        "{sample}"
+    );
+    for (offset, reason, words) in [
+        (96, "type_mismatch", "lat \"north\" is not float8"),
+        (97, "refused_by_postgres", "rides_lat_check"),
+        (98, "missing_field", "id is missing"),
+        (99, "invalid_json", ""),
+    ] {
+        let letters = sample["letters"].as_array().expect("letters");
+        let letter = letters.iter().find(|letter| letter["offset"] == offset).expect("a letter of that offset");
+        assert_eq!((&letter["reason"], &letter["topic"]), (&reason.into(), &world.topic.as_str().into()), "{letter}");
+        assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
+    }
+    // Of the newest 10 four are bad, more than a tenth: the pipeline would stop, and check says so.
+    tidegate(&world.checked(), &["check", "--records", "10"])
+        .fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_shows_the_table_that_would_be_made_and_does_not_make_it() {
+    let world = World::new(1).await;
+    world.produce((0..10).map(|n| Record::new(format!(r#"{{"id":{},"name":"x"}}"#, n % 5))));
+    let config = world.config(&format!(
+        "table = {{ name = \"made\", create = true, mode = \"insert_new\", key = [\"id\"] }}\n[pipelines.{}.columns]\nid = {{ field = \"id\", type = \"int8\" }}\nname = {{ field = \"name\", type = \"text\" }}",
+        world.name
+    ));
+    let ran = tidegate(&config, &["check"]).ok();
+    // Ten records of five keys: a key seen before is skipped.
+    ran.says(&[
+        "CREATE TABLE IF NOT EXISTS \"public\".\"made\"",
+        "10 newest records → 5 rows, 0 dead letters",
+        "ready",
+    ]);
+    assert_eq!(world.number("SELECT count(*) FROM pg_class WHERE relname = 'made'").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reports_every_fault_of_the_mapping_at_once() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let columns = COLUMNS.replace("PIPELINE", &world.name) + "\nlatt = \"x\"\n";
+    let config = world.config(&columns.replace("type = \"float8\"", "type = \"int4\""));
+    let text = "has no column `latt`; did you mean `lat`?";
+    tidegate(&config, &["check"]).fails(64, &[text, "the mapping says `int4`, but the column is `double precision`"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_missing_table_and_a_missing_topic_as_bad_configuration() {
+    let world = World::new(1).await;
+    let config = world.checked().replace(&world.topic, "telemetri");
+    tidegate(&config, &["check"])
+        .fails(64, &["table `public.rides` does not exist", "topic `telemetri` does not exist"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_servers_that_are_away_both_at_once() {
+    let world = World::new(1).await;
+    let (kafka, postgres) = (free_port().expect("a port"), free_port().expect("a port"));
+    let url = world.database.url_at(format!("127.0.0.1:{postgres}"));
+    let config = world.config_at(&url, "table.name = \"rides\"");
+    let config = config.replace(world.kafka.bootstrap_servers(), &format!("127.0.0.1:{kafka}"));
+    tidegate(&config, &["check"]).fails(69, &["can't reach Postgres", "can't reach Kafka at 127.0.0.1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_tells_a_database_that_is_not_there_and_shows_no_password() {
+    let world = World::new(1).await;
+    let url = world.database.url.replace("postgres@", "postgres:hunter2@").replace(&world.database.name, "nowhere");
+    let ran = tidegate(&world.config_at(&url, "table.name = \"rides\""), &["check"]);
+    let ran = ran.fails(69, &["3D000", "\"nowhere\" does not exist", "make the database"]);
+    assert!(!ran.out.contains("hunter2") && !ran.err.contains("hunter2"), "{ran}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_them() {
+    let world = World::new(1).await;
+    let role = tidegate_harness::unique_name("clerk");
+    world.sql(&format!("{RIDES}; CREATE ROLE {role} LOGIN")).await;
+    let config = world.config_at(
+        &world.database.url.replace("postgres@", &format!("{role}@")),
+        &COLUMNS.replace("PIPELINE", &world.name),
+    );
+    let insert = format!("GRANT INSERT ON \"public\".\"rides\" TO {role}");
+    tidegate(&config, &["check"]).fails(64, &[&insert, &format!("CREATE SCHEMA tidegate AUTHORIZATION {role}")]);
+    world.sql(&format!("{insert}; CREATE SCHEMA tidegate AUTHORIZATION {role}")).await;
+    tidegate(&config, &["check"]).ok();
+    // COPY refuses row-level security at run time; check says it before.
+    world.sql("ALTER TABLE rides ENABLE ROW LEVEL SECURITY").await;
+    tidegate(&config, &["check"]).fails(64, &["row-level security", &format!("ALTER ROLE {role} BYPASSRLS")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_refuses_a_view_and_a_key_without_a_unique_index() {
+    let world = World::new(1).await;
+    world.sql(&format!("{RIDES}; CREATE INDEX ON rides (id); CREATE VIEW seen AS SELECT * FROM rides")).await;
+    tidegate(&world.checked().replace("\"rides\"", "\"seen\""), &["check"]).fails(64, &["`public.seen` is a view"]);
+    let keyed = "table = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }";
+    let config = world.checked().replace("table.name = \"rides\"", keyed);
+    tidegate(&config, &["check"]).fails(64, &["no unique index on exactly (id)", "CREATE UNIQUE INDEX ON"]);
+    world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
+    tidegate(&config, &["check"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
+    let world = World::new(1).await;
+    let ran = tidegate(&world.checked(), &["check", "--pipeline", "riddes"]);
+    ran.fails(64, &["no pipeline `riddes`", &world.name]);
+    tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
+}

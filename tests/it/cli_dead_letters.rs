@@ -1,0 +1,157 @@
+//! `tidegate dead-letters`: nothing of a record is lost, and it becomes a row once.
+
+use tidegate_harness::Record;
+
+use crate::cli::tidegate;
+use crate::support::World;
+
+const RIDES: &str = "CREATE TABLE rides (id int NOT NULL, lat float8 CHECK (lat < 90), at bigint)";
+
+impl World {
+    fn letters_config(&self, table: &str) -> String {
+        self.config(&format!(
+            "table = {table}\ndead_letters.max_share = 1.0\n[pipelines.{}.columns]\nid = \"id\"\nlat = \"lat\"\nat = {{ meta = \"offset\" }}",
+            self.name
+        ))
+    }
+
+    fn append(&self) -> String {
+        self.letters_config("{ name = \"rides\" }")
+    }
+}
+
+fn ride(id: impl std::fmt::Display, lat: impl std::fmt::Display) -> Record {
+    Record::new(format!(r#"{{"id":{id},"lat":{lat}}}"#))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn list_counts_by_reason_and_show_gives_the_record_byte_for_byte() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.append();
+    tidegate(&config, &["dead-letters", "list"]).fails(64, &["no schema `tidegate`"]);
+    let binary = Record::new(&b"\xff\x00{"[..]).key("k\u{1b}[2J").header("trace", "abc");
+    world.produce([ride(1, 1.5), binary, ride("\"x\"", 1), ride(2, 91), ride(3, 92)]);
+    world.drained(&config);
+    let list = tidegate(&config, &["dead-letters", "list", "--json"]).ok().json();
+    assert_eq!(list["total"], 4, "{list}");
+    assert_eq!(
+        (&list["counts"][0]["reason"], &list["counts"][0]["letters"]),
+        (&"refused_by_postgres".into(), &2.into())
+    );
+    let some = ["dead-letters", "list", "--reason", "type_mismatch", "--topic", &world.topic];
+    tidegate(&config, &some).ok().says(&["type_mismatch", "id \"x\" is not", &format!("{}/0@2", world.topic)]);
+    tidegate(&config, &["dead-letters", "list", "--older-than", "1d"]).ok().says(&["no dead letters"]);
+    tidegate(&config, &["dead-letters", "list", "--limit", "1"]).ok().says(&["… and 3 older"]);
+    let letters = list["letters"].as_array().expect("letters");
+    let id = letters.iter().find(|letter| letter["offset"] == 1).expect("a letter")["id"].to_string();
+    let letter = tidegate(&config, &["dead-letters", "show", &id, "--json"]).ok().json();
+    assert_eq!((&letter["value"]["hex"], &letter["key"]["hex"]), (&"ff007b".into(), &"6b1b5b324a".into()), "{letter}");
+    assert_eq!(
+        (&letter["headers"][0]["name"]["text"], &letter["headers"][0]["value"]["text"]),
+        (&"trace".into(), &"abc".into())
+    );
+    let shown = tidegate(&config, &["dead-letters", "show", &id]).ok().says(&["trace = abc", "\\xff007b"]);
+    assert!(!shown.out.contains('\u{1b}'), "nothing of a record steers the terminal");
+    tidegate(&config, &["dead-letters", "show", "999999"]).fails(64, &["no dead letter 999999"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its_new_reason() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.append();
+    // Refused by the mapping, by Postgres, and for good.
+    world.produce([ride(1, 1), ride(3_000_000_000_u64, 2), ride(2, 95), ride(4, 185), Record::new("{")]);
+    world.drained(&config);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 4);
+    world.sql("ALTER TABLE rides ALTER id TYPE bigint, DROP CONSTRAINT rides_lat_check, ADD CONSTRAINT lower CHECK (lat < 180)").await;
+    tidegate(&config, &["dead-letters", "replay"]).fails(64, &["say which", "--all"]);
+    let report = tidegate(&config, &["dead-letters", "replay", "--all", "--json"]).ok().json();
+    let report = &report["pipelines"][0];
+    assert_eq!(
+        (&report["replayed"], &report["rows"], &report["failed_again"]),
+        (&2.into(), &2.into(), &2.into()),
+        "{report}"
+    );
+    // The row has the place that its record had in Kafka.
+    assert_eq!(
+        world.text("SELECT string_agg(id || '@' || at, ' ' ORDER BY at) FROM rides").await,
+        "1@0 3000000000@1 2@2"
+    );
+    let left = "SELECT string_agg(record_offset || ' ' || reason || ' ' || replays, ', ' ORDER BY id) FROM tidegate.dead_letter";
+    assert_eq!(world.text(left).await, "3 refused_by_postgres 1, 4 invalid_json 1");
+    assert!(world.text("SELECT detail FROM tidegate.dead_letter WHERE record_offset = 3").await.contains("lower"));
+    // A second time changes nothing in the table.
+    tidegate(&config, &["dead-letters", "replay", "--all"])
+        .ok()
+        .says(&["0 dead letters replayed (0 rows), 2 failed again"]);
+    world.sql("ALTER TABLE rides DROP CONSTRAINT lower").await;
+    let id = world.number("SELECT id FROM tidegate.dead_letter WHERE record_offset = 3").await.to_string();
+    tidegate(&config, &["dead-letters", "replay", "--id", &id])
+        .ok()
+        .says(&["1 dead letter replayed (1 row), 0 failed"]);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 4);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_postgres_refuses_are_set_aside_and_replayed_under_insert_new_too() {
+    let world = World::new(1).await;
+    world.sql(&format!("{RIDES}; CREATE UNIQUE INDEX ON rides (id)")).await;
+    let config = world.letters_config("{ name = \"rides\", mode = \"insert_new\", key = [\"id\"] }");
+    world.produce([ride(1, 1), ride(2, 91), ride(3, 92), ride(1, 93), ride(4, 4)]);
+    world.drained(&config);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 2);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 3);
+    world.sql("ALTER TABLE rides DROP CONSTRAINT rides_lat_check").await;
+    let report =
+        tidegate(&config, &["dead-letters", "replay", "--reason", "refused_by_postgres", "--json"]).ok().json();
+    let report = &report["pipelines"][0];
+    // Ride 1 is there already: its letter goes, and no row comes of it.
+    assert_eq!((&report["replayed"], &report["rows"]), (&3.into(), &2.into()), "{report}");
+    assert_eq!(
+        world.text("SELECT string_agg(id || ':' || lat, ' ' ORDER BY id) FROM rides").await,
+        "1:1 2:91 3:92 4:4"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replays_at_the_same_time_write_no_row_twice() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.append();
+    world.produce((0..3000).map(|n| ride(n, 91)));
+    world.drained(&config);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 3000);
+    world.sql("ALTER TABLE rides DROP CONSTRAINT rides_lat_check").await;
+    let both = [0, 1].map(|_| {
+        let config = config.clone();
+        std::thread::spawn(move || tidegate(&config, &["dead-letters", "replay", "--all"]))
+    });
+    for ran in both.map(|thread| thread.join().expect("it runs")) {
+        assert!(ran.code == 0 || ran.err.contains("by another command"), "{ran}");
+    }
+    tidegate(&config, &["dead-letters", "replay", "--all"]).ok();
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 3000);
+    assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, 3000);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_counts_first_and_removes_only_what_was_named() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.append();
+    world.produce([Record::new("{"), Record::new("["), ride(1, 91), ride(2, 92)]);
+    world.drained(&config);
+    tidegate(&config, &["dead-letters", "purge", "--yes"]).fails(64, &["say which"]);
+    tidegate(&config, &["dead-letters", "purge", "--all"]).fails(64, &["4 dead letters would be removed", "--yes"]);
+    tidegate(&config, &["dead-letters", "purge", "--older-than", "1h", "--yes"]).ok().says(&["removed 0"]);
+    tidegate(&config, &["dead-letters", "purge", "--reason", "refused_by_postgres", "--yes"]).ok().says(&["removed 2"]);
+    assert_eq!(
+        world.number("SELECT count(*) FROM tidegate.dead_letter WHERE reason <> 'refused_by_postgres'").await,
+        2
+    );
+    tidegate(&config, &["dead-letters", "purge", "--all", "--yes", "--json"]).ok().says(&["\"removed\": 2"]);
+}

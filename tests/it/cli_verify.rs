@@ -1,0 +1,149 @@
+//! `tidegate verify`: what is missing or twice is told in numbers, and what only looks like it is not.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use tidegate_harness::Record;
+
+use crate::cli::tidegate;
+use crate::support::World;
+
+const RIDES: &str = "CREATE TABLE rides (id bigint, part int, off bigint)";
+
+impl World {
+    fn placed(&self) -> String {
+        self.config(&format!(
+            "table.name = \"rides\"\ndead_letters.max_share = 1.0\n[pipelines.{}.columns]\nid = \"id\"\npart = {{ meta = \"partition\" }}\noff = {{ meta = \"offset\" }}",
+            self.name
+        ))
+    }
+
+    /// `count` records in one transaction, which is committed or given up.
+    fn transaction(&self, count: i32, commit: bool) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", self.kafka.bootstrap_servers())
+            .set("transactional.id", &self.name)
+            .create()
+            .expect("a producer");
+        let deadline = Duration::from_secs(30);
+        producer.init_transactions(deadline).expect("transactions");
+        producer.begin_transaction().expect("a transaction");
+        for n in 0..count {
+            let payload = format!(r#"{{"id":{n}}}"#);
+            let record: BaseRecord<'_, (), str> = BaseRecord::to(&self.topic).partition(0).payload(&payload);
+            producer.send(record).map_err(|(error, _)| error).expect("sent");
+        }
+        producer.flush(deadline).expect("delivered");
+        let ended = if commit { producer.commit_transaction(deadline) } else { producer.abort_transaction(deadline) };
+        ended.expect("the transaction ends");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_topic_verifies_with_its_dead_letters_and_its_gaps() {
+    let world = World::new(2).await;
+    world.sql(RIDES).await;
+    let config = world.placed();
+    world.rides(0, 100, 2);
+    world.produce([Record::new("{").to(1)]);
+    world.transaction(10, true);
+    world.transaction(5, false);
+    world.rides(100, 10, 2);
+    world.drained(&config);
+    let report = tidegate(&config, &["verify", "--json"]).ok().json();
+    let (first, second) = (&report["pipelines"][0]["partitions"][0], &report["pipelines"][0]["partitions"][1]);
+    // 50 + 10 and its mark + 5 given up and their mark + 5.
+    assert_eq!(
+        (&first["position"], &first["rows"], &first["missing"], &first["twice"]),
+        (&72.into(), &65.into(), &0.into(), &0.into()),
+        "{first}"
+    );
+    assert_eq!(
+        (&second["rows"], &second["dead_letters"], &second["missing"]),
+        (&55.into(), &1.into(), &0.into()),
+        "{second}"
+    );
+    assert_eq!(first["last_record"], "known again");
+    tidegate(&config, &["verify"]).ok().says(&["nothing is missing or twice", "the one we knew"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_missing_twice_or_from_beyond_are_counted_by_partition() {
+    let world = World::new(2).await;
+    world.sql(RIDES).await;
+    let config = world.placed();
+    world.rides(0, 200, 2);
+    world.transaction(3, true);
+    world.rides(200, 2, 2);
+    world.drained(&config);
+    world.sql("DELETE FROM rides WHERE part = 0 AND off IN (0, 7, 8, 99); INSERT INTO rides SELECT * FROM rides WHERE part = 1 AND off < 5; INSERT INTO rides VALUES (1, 1, 101)").await;
+    let ran = tidegate(&config, &["verify", "--json"]);
+    let (json, ran) = (ran.json(), ran);
+    let topic = &world.topic;
+    ran.fails(
+        70,
+        &[
+            &format!("{topic}/0: 4 records are missing"),
+            &format!("{topic}/1: 5 records are in `public.rides`"),
+            "1 row is of",
+        ],
+    );
+    let partitions = &json["pipelines"][0]["partitions"];
+    assert_eq!((&partitions[0]["missing"], &partitions[0]["twice"]), (&4.into(), &0.into()), "{partitions}");
+    assert_eq!(
+        (&partitions[1]["missing"], &partitions[1]["twice"], &partitions[1]["beyond"]),
+        (&0.into(), &5.into(), &1.into()),
+        "{partitions}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_has_deleted_is_unknown_and_not_missing() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.placed();
+    world.rides(0, 100, 1);
+    world.drained(&config);
+    world.sql("DELETE FROM rides WHERE off < 10 OR off = 90").await;
+    world.kafka.delete_records(&world.topic, 0, 50).expect("records are deleted");
+    let ran = tidegate(&config, &["verify", "--json"]);
+    let partition = &ran.json()["pipelines"][0]["partitions"][0];
+    assert_eq!((&partition["missing"], &partition["unknown"]), (&1.into(), &10.into()), "{partition}");
+    ran.fails(70, &["1 record is missing"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_that_began_late_misses_nothing_from_before() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let config = world.placed().replace("dead_letters.", "start = \"latest\"\ndead_letters.");
+    world.rides(0, 50, 1);
+    world.drained(&config);
+    world.rides(50, 50, 1);
+    world.drained(&config);
+    let report = tidegate(&config, &["verify", "--json"]).ok().json();
+    let partition = &report["pipelines"][0]["partitions"][0];
+    assert_eq!(
+        (&partition["first"], &partition["rows"], &partition["missing"]),
+        (&50.into(), &50.into(), &0.into()),
+        "{partition}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_the_one_the_ledger_knows_is_a_fault() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    let config = world.config("table.name = \"rides\"");
+    world.rides(0, 10, 1);
+    world.drained(&config);
+    tidegate(&config, &["verify"]).ok().says(&["the one we knew", "the table was not held against the ledger"]);
+    world.sql("UPDATE tidegate.ledger SET last_digest = last_digest + 1").await;
+    tidegate(&config, &["verify"]).fails(70, &["the log is not the one we knew: at offset 9"]);
+    world.sql("UPDATE tidegate.ledger SET next_offset = 1000").await;
+    tidegate(&config, &["verify"]).fails(70, &["the log is shorter than the ledger"]);
+    world.kafka.delete_records(&world.topic, 0, 10).expect("records are deleted");
+    world.sql("UPDATE tidegate.ledger SET next_offset = 5").await;
+    tidegate(&config, &["verify"]).fails(70, &["retention passed us", "5 are lost"]);
+}

@@ -1,0 +1,166 @@
+//! What `deploy/` and `docs/runbook.md` say of metrics and alerts is held against a real daemon.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tidegate_harness::{Record, eventually, free_port, unique_name};
+
+use crate::support::{PATIENCE, World};
+
+const DASHBOARD: &str = "deploy/grafana/dashboards/tidegate.json";
+const ALERTS: &str = "deploy/prometheus/alerts.yml";
+/// How each series of ours begins; `process_` is the one that Prometheus names.
+const PREFIXES: [&str; 2] = ["tidegate_", "process_"];
+
+fn path(of: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(of)
+}
+
+fn read(of: &str) -> String {
+    std::fs::read_to_string(path(of)).unwrap_or_else(|error| panic!("{of}: {error}"))
+}
+
+/// The metrics that an expression, or a file of them, asks for.
+fn metrics_in(text: &str) -> BTreeSet<String> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
+}
+
+/// Every expression of the dashboard: of its panels, and of its variables.
+fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_str() {
+                    Some(text) if name == "expr" || name == "query" || name == "definition" => {
+                        found.push(text.to_owned());
+                    }
+                    _ => expressions(value, found),
+                }
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| expressions(value, found)),
+        _ => {}
+    }
+}
+
+/// What follows `key` on the lines of a YAML file, as written there.
+fn values<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
+    yaml.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
+}
+
+/// What the image's health check says of the daemon of this configuration.
+fn is_healthy(config: &str, asked: &str) -> bool {
+    let (_, listen) = config.split_once("listen = \"127.0.0.1:").expect("the configuration says where to listen");
+    let (port, _) = listen.split_once('"').expect("the address ends");
+    let check = Command::new("bash").arg(path("deploy/healthcheck.sh")).args([asked, port]).status();
+    check.expect("bash runs").success()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page() {
+    let dashboard: serde_json::Value = serde_json::from_str(&read(DASHBOARD)).expect("the dashboard is JSON");
+    let mut asked = Vec::new();
+    expressions(&dashboard, &mut asked);
+    assert!(asked.len() > 20, "only {} expressions were found on the dashboard", asked.len());
+    // The alerts' words for people name no metrics, so that the whole file may be looked through.
+    asked.push(read(ALERTS));
+    let wanted: BTreeSet<String> = asked.iter().flat_map(|text| metrics_in(text)).collect();
+    assert!(wanted.len() > 20, "only {wanted:?}");
+
+    let mut world = World::new(2).await;
+    // The harness' brokers keep their logs for ever; headroom needs an end.
+    world.topic = unique_name("week");
+    world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "604800000")]).expect("the topic is made");
+    world.sql("CREATE TABLE rides (id bigint, lat float8)").await;
+    world.produce((0..1_000).map(|n: i32| Record::new(format!(r#"{{"id":{n},"lat":52.5}}"#)).to(n % 2)));
+    world.produce([Record::new(r#"{"id":1000,"lat":"n/a"}"#), Record::new("not JSON")]);
+    let config = world.config("table.name = \"rides\"");
+    let daemon = world.daemon(&config);
+    let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
+    eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
+    let all = || daemon.get("/metrics").expect("the metrics are served").body;
+    // The lag's series come with the first look at the logs.
+    eventually("the lag is known", PATIENCE, || all().contains("\ntidegate_retention_headroom_seconds{"))
+        .expect("within its time");
+
+    assert!(is_healthy(&config, "/healthz"), "the image's health check finds the daemon");
+    let page = all();
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|name| {
+            !page.lines().any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} ")))
+        })
+        .collect();
+    assert!(missing.is_empty(), "asked for, and not on /metrics: {missing:?}\n{page}");
+    assert_eq!(daemon.metric("tidegate_rows_written_total", &[("pipeline", &world.name)]), Some(1_000.0));
+    assert_eq!(daemon.metric("tidegate_records_consumed_total", &[("pipeline", &world.name)]), Some(1_002.0));
+    // Kept beside the build, for `promtool check metrics`.
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.txt");
+    std::fs::write(&kept, &page).expect("the page is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn series_that_only_move_on_events_are_there_before_any_while_postgres_is_away() {
+    let world = World::new(1).await;
+    // Nobody listens there: the pipeline waits for Postgres from its start on.
+    let port = free_port().expect("a free port");
+    let config = world.config_at(&format!("postgres://nobody@127.0.0.1:{port}/nowhere"), "table.name = \"rides\"");
+    let daemon = world.daemon(&config);
+    let is = |name: &str, labels: &[(&str, &str)]| daemon.metric(name, labels) == Some(0.0);
+    eventually("the counters stand at 0", PATIENCE, || {
+        is("tidegate_dead_letters_total", &[("reason", "type_mismatch")])
+            && is("tidegate_records_lost_total", &[("cause", "retention")])
+            && is("tidegate_records_lost_total", &[("cause", "log_replaced")])
+            && is("tidegate_retries_total", &[("sqlstate_class", "57")])
+            && is("tidegate_fenced_total", &[("pipeline", &world.name)])
+            && is("tidegate_ledger_rewinds_total", &[("pipeline", &world.name)])
+            && is("tidegate_batches_total", &[("trigger", "revoke")])
+            && is("tidegate_end_to_end_latency_seconds_count", &[("pipeline", &world.name)])
+    })
+    .expect("before the pipeline has ever reached Postgres");
+    // An outage is no reason to restart the container, and yet to be seen.
+    assert!(is_healthy(&config, "/healthz"));
+    assert!(!is_healthy(&config, "/readyz"));
+    let state = |state| daemon.metric("tidegate_pipeline_state", &[("pipeline", &world.name), ("state", state)]);
+    assert_eq!(state("starting"), Some(1.0));
+    let page = daemon.get("/metrics").expect("the metrics are served").body;
+    assert!(page.contains("# TYPE tidegate_cycle_seconds_total counter"), "{page}");
+    let resident = daemon.metric("process_resident_memory_bytes", &[]).expect("the kernel tells");
+    assert!(resident > 1e6, "{resident}");
+}
+
+#[test]
+fn every_alert_has_its_words_and_its_section_in_the_runbook() {
+    let (alerts, runbook) = (read(ALERTS), read("docs/runbook.md"));
+    let names = values(&alerts, "alert:");
+    assert!(names.len() >= 8, "{names:?}");
+    let sections: BTreeSet<&str> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+    let missing: Vec<_> = names.iter().filter(|name| !sections.contains(*name)).collect();
+    assert!(missing.is_empty(), "without a section in docs/runbook.md: {missing:?}");
+    let unknown: Vec<_> =
+        sections.iter().filter(|name| name.starts_with("Tidegate") && !names.contains(name)).collect();
+    assert!(unknown.is_empty(), "sections of alerts that don't exist: {unknown:?}");
+    for key in ["summary:", "description:", "runbook:", "severity:"] {
+        assert_eq!(values(&alerts, key).len(), names.len(), "each alert has one `{key}`");
+    }
+    let links: Vec<_> = values(&alerts, "runbook:");
+    for (name, link) in names.iter().zip(links) {
+        assert_eq!(link, format!("docs/runbook.md#{}", name.to_lowercase()));
+    }
+    let tests = read("deploy/prometheus/alerts_test.yml");
+    let untested: Vec<_> = names.iter().filter(|name| !values(&tests, "alertname:").contains(name)).collect();
+    assert!(untested.is_empty(), "without a unit test: {untested:?}");
+}
+
+#[test]
+fn the_stack_grants_the_daemon_longer_to_drain_than_it_may_take() {
+    let compose = read("docker-compose.yml");
+    let after = compose.split_once("\n  tidegate:").expect("a service `tidegate`").1;
+    let grace = values(after, "stop_grace_period:")[0].trim_end_matches('s').parse::<u64>().expect("whole seconds");
+    let config = tidegate::config::Config::load(&[path("config/compose.toml")], std::iter::empty())
+        .unwrap_or_else(|faults| panic!("{faults}"));
+    assert!(Duration::from_secs(grace) > config.limits.drain_timeout + Duration::from_secs(10), "{grace} s");
+}

@@ -1,0 +1,399 @@
+//! The live page in headless Chromium, read as a person would: from what stands on it.
+//!
+//! `tests/browser/run.sh` installs the browser and its driver; `TIDEGATE_SKIP_BROWSER=1` leaves these tests out. Screenshots
+//! of each state go to `target/page`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidegate_harness::usage::cpu_time;
+use tidegate_harness::{Daemon, Kafka, KafkaSpec, Postgres, PostgresSpec, Record, eventually, shared};
+
+use crate::page::address;
+use crate::support::{PATIENCE, World, spec};
+
+/// A headless Chromium with one page.
+struct Browser {
+    child: Child,
+    commands: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Browser {
+    /// `None` where the tests are to be left out.
+    fn start() -> Option<Self> {
+        if std::env::var_os("TIDEGATE_SKIP_BROWSER").is_some_and(|skip| skip == "1") {
+            eprintln!("left out: TIDEGATE_SKIP_BROWSER=1");
+            return None;
+        }
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/browser");
+        let install = Command::new(folder.join("run.sh")).arg("--install").status().expect("run.sh runs");
+        assert!(install.success(), "the browser can't be installed: see above");
+        let mut child = Command::new("node")
+            .arg(folder.join("driver.mjs"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("node starts");
+        let (commands, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Some(Self { child, commands, answers })
+    }
+
+    fn tell(&mut self, command: &Value) -> Result<Value, String> {
+        writeln!(self.commands, "{command}").expect("the driver listens");
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).expect("the driver answers");
+        let mut answer: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{error}: {answer:?}"));
+        match answer.get("error") {
+            Some(error) => Err(error.to_string()),
+            None => Ok(answer["value"].take()),
+        }
+    }
+
+    fn open(&mut self, address: &str) {
+        self.tell(&json!({"do": "open", "url": format!("http://{address}/")})).expect("the page loads");
+    }
+
+    fn view(&mut self, view: Value) {
+        let mut command = view;
+        command["do"] = json!("view");
+        self.tell(&command).expect("the view opens");
+    }
+
+    fn eval(&mut self, script: &str) -> Value {
+        self.tell(&json!({"do": "eval", "script": script})).unwrap_or_else(|error| panic!("{script}: {error}"))
+    }
+
+    fn text(&mut self, selector: &str) -> String {
+        let script = format!("(document.querySelector({}) || {{textContent: ''}}).textContent", json!(selector));
+        self.eval(&script).as_str().unwrap_or_default().to_owned()
+    }
+
+    /// Waits until an element says so.
+    fn await_text(&mut self, selector: &str, text: &str) {
+        let mut last = String::new();
+        let found = eventually(&format!("{selector} says {text:?}"), PATIENCE, || {
+            last = self.text(selector);
+            last.contains(text)
+        });
+        found.unwrap_or_else(|error| panic!("{error:#}; it says {last:?}"));
+    }
+
+    /// Partitions by box, as they stand on the board: `["c0: 0 1", "c1: idle"]`.
+    fn boxes(&mut self) -> Vec<String> {
+        let script = "[...document.querySelectorAll('#board .seat')].map((seat) => seat.dataset.seat.split('/').pop() + ': ' + \
+             ([...seat.querySelectorAll('.chip')].map((chip) => chip.dataset.partition).join(' ') || 'idle'))";
+        serde_json::from_value(self.eval(script)).unwrap()
+    }
+
+    fn shoot(&mut self, name: &str) {
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("page");
+        std::fs::create_dir_all(&folder).unwrap();
+        let to = folder.join(format!("{name}.png"));
+        self.tell(&json!({"do": "shoot", "to": to})).expect("the screenshot is taken");
+    }
+
+    /// No script failed, nothing was refused by the policy, no dialog came up, nothing left the origin.
+    fn assert_clean(&mut self) {
+        let errors = self.tell(&json!({"do": "errors"})).unwrap();
+        assert_eq!(errors, json!([]), "the page logged errors");
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// The share of a core that the daemon takes over a stretch of ten seconds.
+fn cpu_share(daemon: &Daemon) -> f64 {
+    let (started, before) = (Instant::now(), cpu_time(daemon.pid(), false).unwrap());
+    eventually("a stretch of time", PATIENCE, || started.elapsed() > Duration::from_secs(10)).unwrap();
+    (cpu_time(daemon.pid(), false).unwrap() - before).as_secs_f64() / started.elapsed().as_secs_f64()
+}
+
+async fn world(partitions: i32) -> World {
+    let world = World::new(partitions).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    world
+}
+
+fn pool(world: &World, consumers: u32) -> String {
+    world.config(&format!(
+        "consumers = {consumers}\ntable.name = \"rides\"\nbatch.max_age = \"50ms\"\ndead_letters.max_share = 1.0"
+    ))
+}
+
+fn start(config: &str) -> (Daemon, String) {
+    let daemon = Daemon::spawn(&spec(config)).expect("the daemon starts");
+    daemon.await_until("it listens", PATIENCE, |daemon| daemon.get("/healthz").is_ok()).unwrap();
+    (daemon, address(config))
+}
+
+fn rides(world: &World, partitions: i32, count: i32) {
+    world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
+}
+
+/// How many partitions each box has, sorted, and whether each partition is there once.
+fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
+    let mut all: Vec<&str> = Vec::new();
+    let mut sizes: Vec<usize> = boxes
+        .iter()
+        .map(|text| {
+            let chips: Vec<&str> = text.split(": ").nth(1).unwrap().split(' ').filter(|chip| *chip != "idle").collect();
+            all.extend(&chips);
+            chips.len()
+        })
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), partitions, "each partition stands there once: {boxes:?}");
+    sizes.sort_unstable();
+    sizes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_group_s_rules_are_read_off_the_page() {
+    let Some(mut browser) = Browser::start() else { return };
+    let rules: [(i32, u32, &str, &[usize]); 5] = [
+        (1, 1, "1 partition, 1 consumer: it reads it", &[1]),
+        (4, 1, "4 partitions, 1 consumer: it reads them all", &[4]),
+        (4, 2, "4 partitions, 2 consumers: 2 each", &[2, 2]),
+        (4, 3, "4 partitions, 3 consumers: 1 to 2 each", &[1, 1, 2]),
+        (4, 5, "idle: 1 of 5 consumers, for 4 partitions; a partition has one reader", &[0, 1, 1, 1, 1]),
+    ];
+    for (partitions, consumers, rule, sizes) in rules {
+        let world = world(partitions).await;
+        let (_daemon, at) = start(&pool(&world, consumers));
+        browser.open(&at);
+        browser.await_text("#rule", rule);
+        rides(&world, partitions, 400);
+        assert_eq!(shares(&browser.boxes(), partitions as usize), sizes, "{rule}");
+        browser.await_text("#sentences", "Everything flows.");
+        if consumers == 5 {
+            assert_eq!(browser.eval("document.querySelectorAll('.seat.idle').length"), 1);
+            browser.shoot("idle");
+        }
+    }
+    browser.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = world(4).await;
+    world.sql("CREATE TABLE fares (id bigint)").await;
+    let more = format!(
+        "[pipelines.fare]\ntopics = [\"{}\"]\ngroup = \"{}-fare\"\nconsumers = 2\ntable.name = \"fares\"\n",
+        world.topic, world.name
+    );
+    let (_first, at) = start(&format!("{}{more}", pool(&world, 1)));
+    browser.open(&at);
+    for (pipeline, rule) in
+        [(world.name.as_str(), "4 partitions, 1 consumer"), ("fare", "4 partitions, 2 consumers: 2 each")]
+    {
+        let row = format!("#pipelines tr[data-name=\"{pipeline}\"]");
+        browser.await_text(&row, "flowing");
+        browser.tell(&json!({"do": "click", "at": row})).unwrap();
+        browser.await_text("#rule", rule);
+    }
+    rides(&world, 4, 1000);
+    browser.tell(&json!({"do": "click", "at": format!("#pipelines tr[data-name=\"{}\"]", world.name)})).unwrap();
+    let second_config = pool(&world, 1);
+    let (second, _) = start(&second_config);
+    browser.await_text("#rule", "4 partitions, 2 consumers: 2 each");
+    assert_eq!(browser.eval("document.querySelectorAll('#board .instance').length"), 2);
+    assert_eq!(shares(&browser.boxes(), 4), [2, 2]);
+    browser.shoot("two-instances");
+    // A chip that came over says from whom.
+    second.terminate().unwrap();
+    second.wait_exit(PATIENCE).unwrap();
+    browser.await_text("#board", "was ");
+    browser.await_text("#rule", "4 partitions, 1 consumer: it reads them all");
+    browser.shoot("rebalanced");
+    browser.await_text("#timeline", "is gone");
+    browser.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_said_in_words_and_passes() {
+    let Some(mut browser) = Browser::start() else { return };
+    let postgres: &'static Postgres =
+        Box::leak(Box::new(Postgres::start(&PostgresSpec::default()).expect("Postgres starts")));
+    let world = World::on(shared::kafka().expect("Kafka starts"), postgres, 2).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    let (_daemon, at) = start(&pool(&world, 2));
+    browser.open(&at);
+    for _ in 0..5 {
+        rides(&world, 2, 2000);
+        browser.await_text("#sentences", "Everything flows.");
+    }
+    postgres.stop().unwrap();
+    rides(&world, 2, 5000);
+    browser.await_text("#sentences", "for Postgres");
+    browser.await_text("#sentences", "Nothing is lost");
+    browser.await_text("#sentences", "records wait in Kafka");
+    browser.await_text("#board", "◷");
+    browser.await_text("#pipelines", "waiting for Postgres");
+    assert!(browser.text("#spoken").contains("waited"), "{}", browser.text("#spoken"));
+    browser.shoot("outage");
+    postgres.start_again().unwrap();
+    browser.await_text("#sentences", "Everything flows.");
+    browser.await_text("#timeline", "writes again after");
+    browser.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_lives_through_a_restart_of_the_daemon() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = world(2).await;
+    let config = pool(&world, 1);
+    let (daemon, at) = start(&config);
+    browser.open(&at);
+    browser.await_text("#live", "live");
+    browser.await_text("#sentences", "Everything flows.");
+    let before = browser.text("#where");
+    let clock = browser.text("#clock");
+    daemon.kill().unwrap();
+    browser.await_text("#live", "last seen");
+    browser.await_text("#sentences", "doesn't answer since");
+    let ticks = eventually("the clock goes on", PATIENCE, || browser.text("#clock") != clock);
+    ticks.unwrap();
+    browser.shoot("gone");
+    let (_daemon, _) = start(&config);
+    browser.await_text("#live", "live");
+    browser.await_text("#sentences", "Everything flows.");
+    assert_ne!(browser.text("#where"), before);
+    rides(&world, 2, 100);
+    browser.await_text("#batches", "closed by");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_errors_are_text_whatever_they_hold() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = world(1).await;
+    let evil = "<img src=x onerror=alert(1)><script>alert(2)</script>";
+    let (daemon, at) = start(&pool(&world, 1));
+    daemon.await_ready(PATIENCE).unwrap();
+    // Anybody who may write to the table can call an instance anything.
+    let consumers = json!({ &world.name: 2 }).to_string();
+    world.sql(&format!("INSERT INTO tidegate.instance (id, host, url, version, consumers, seen_at) VALUES ('{evil}', '{evil}', 'javascript:alert(3)', '{evil}', '{consumers}', now() + interval '1 hour')")).await;
+    // And a trigger can raise anything.
+    world.sql(&format!("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RAISE EXCEPTION '{}' USING ERRCODE = '53100'; END $f$; CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()", evil.replace('%', "%%"))).await;
+    rides(&world, 1, 1);
+    browser.open(&at);
+    browser.await_text("#sentences", evil);
+    browser.await_text("#board", evil);
+    browser.await_text("#timeline", evil);
+    assert_eq!(browser.eval("document.querySelectorAll('#app img, #app script, #app a[href^=javascript]').length"), 0);
+    browser.view(json!({"script": false}));
+    browser.open(&at);
+    let inserted = "document.querySelectorAll('img, main script').length";
+    assert_eq!(browser.eval(inserted), 0);
+    assert!(browser.text("#snapshot").contains(evil));
+    browser.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
+    let Some(mut browser) = Browser::start() else { return };
+    let world = world(8).await;
+    world.sql("CREATE TABLE fares (id bigint)").await;
+    let more = format!(
+        "[pipelines.fare]\ntopics = [\"{}\"]\ngroup = \"{}-fare\"\ntable.name = \"fares\"\nflow.max_rows_per_second = 300\n",
+        world.topic, world.name
+    );
+    let (daemon, at) = start(&format!("{}{more}", pool(&world, 3)));
+    daemon.await_ready(PATIENCE).unwrap();
+    world.produce([Record::new("no json").to(0)]);
+    browser.view(json!({"width": 1280, "height": 900}));
+    browser.open(&at);
+    // Long enough for a line in the chart.
+    for round in 0..20 {
+        rides(&world, 8, 200 + 40 * (round % 7));
+        let seconds = browser.text("#clock");
+        eventually("a second passes", PATIENCE, || browser.text("#clock") != seconds).unwrap();
+    }
+    browser.await_text("#dead", "not_json");
+    let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
+    assert_eq!(browser.eval(painted), true, "the chart draws");
+    browser.shoot("well");
+    // The keyboard: into the table, down, and the regions follow.
+    browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");
+    let before = browser.text("#readers .which");
+    for key in ["ArrowDown", "ArrowUp"] {
+        browser.tell(&json!({"do": "press", "key": key})).unwrap();
+    }
+    browser.await_text("#readers .which", &before);
+    browser.tell(&json!({"do": "press", "key": "ArrowDown"})).unwrap();
+    let moved = eventually("the next pipeline is shown", PATIENCE, || browser.text("#readers .which") != before);
+    moved.unwrap();
+    for (name, view) in [
+        ("dark", json!({"dark": true})),
+        ("phone", json!({"width": 320, "height": 700})),
+        ("phone-dark", json!({"width": 320, "height": 700, "dark": true})),
+    ] {
+        browser.view(view);
+        browser.open(&at);
+        browser.await_text("#live", "live");
+        browser.await_text("#sentences", "flow");
+        let painted = eventually("the chart draws", PATIENCE, || {
+            browser.eval("document.querySelector('#chart-rate canvas') !== null") == true
+        });
+        painted.unwrap();
+        browser.shoot(name);
+        assert_eq!(
+            browser.eval("document.documentElement.scrollWidth <= innerWidth"),
+            true,
+            "{name}: nothing is cut off at the side"
+        );
+    }
+    browser.assert_clean();
+    browser.view(json!({"script": false}));
+    browser.open(&at);
+    assert!(browser.text("#snapshot").contains("PIPELINES"));
+    browser.shoot("no-script");
+    let names = "[...document.querySelectorAll('section')].every((s) => s.getAttribute('aria-labelledby') && document.getElementById(s.getAttribute('aria-labelledby')))";
+    assert_eq!(browser.eval(names), true, "each region has a heading");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
+    let Some(mut browser) = Browser::start() else { return };
+    let kafka = Box::leak(Box::new(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
+    let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 100).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    let mut config = pool(&world, 1).replace("[kafka]", "[limits]\nmemory = \"2GiB\"\n[kafka]");
+    for n in 1..10 {
+        world.sql(&format!("CREATE TABLE rides_{n} (id bigint)")).await;
+        config.push_str(&format!(
+            "[pipelines.p{n}]\ntopics = [\"{}\"]\ngroup = \"{}-{n}\"\ntable.name = \"rides_{n}\"\n",
+            world.topic, world.name
+        ));
+    }
+    let (daemon, at) = start(&config);
+    daemon.await_ready(PATIENCE).unwrap();
+    rides(&world, 100, 20_000);
+    browser.view(json!({}));
+    let started = Instant::now();
+    browser.open(&at);
+    browser.await_text("#rule", "100 partitions, 1 consumer");
+    let took = started.elapsed();
+    println!("read in {took:?}");
+    let loaded = browser.eval("performance.getEntriesByType('navigation')[0].loadEventEnd");
+    println!("load event after {loaded} ms");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    browser.shoot("ten-pipelines");
+    browser.assert_clean();
+    // What a viewer costs: the same stretch with one and without, while nothing flows.
+    let with = cpu_share(&daemon);
+    drop(browser);
+    let without = cpu_share(&daemon);
+    println!("CPU of the daemon: {:.2} % of a core with a viewer, {:.2} % without", with * 100.0, without * 100.0);
+    assert!(with - without < 0.05, "a viewer costs {with} - {without} of a core");
+}

@@ -1,0 +1,205 @@
+//! Partitions that move while records flow, under each group protocol: nothing is missing and nothing there twice.
+
+use std::time::{Duration, Instant};
+
+use tidegate_harness::{Daemon, eventually_async};
+
+use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, owned_by, pipeline};
+use crate::support::{PATIENCE, World};
+
+/// How long a moved partition may stand still in a graceful hand-over. What it takes is printed; this bounds what a busy
+/// machine may make of it.
+const HAND_OVER_MAX: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_comes_goes_and_dies_under_the_cooperative_protocol() {
+    a_member_comes_goes_and_dies("cooperative").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_comes_goes_and_dies_under_the_eager_protocol() {
+    a_member_comes_goes_and_dies("eager").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_comes_goes_and_dies_under_the_consumer_protocol() {
+    a_member_comes_goes_and_dies("consumer").await;
+}
+
+async fn a_member_comes_goes_and_dies(protocol: &str) {
+    let world = World::new(4).await;
+    world.sql(TABLE).await;
+    let config = || world.config(&pipeline(protocol));
+    let stays = world.daemon(&config());
+    await_shares(&world, &world.name, &[&stays], &[4]).await;
+    let flow = Flow::start(world.kafka, &world.topic, 4);
+    let before = now(&world).await;
+    await_new_rows(&world, &[&stays]).await;
+    await_new_rows(&world, &[&stays]).await;
+    // What the flow itself and a busy machine leave between two batches.
+    let steady = standstill(&world, before, now(&world).await).await;
+
+    let before = now(&world).await;
+    let guest = world.daemon(&config());
+    await_shares(&world, &world.name, &[&stays, &guest], &[2, 2]).await;
+    await_new_rows(&world, &[&stays, &guest]).await;
+    let joined = standstill(&world, before, now(&world).await).await;
+
+    let before = now(&world).await;
+    guest.terminate().expect("the daemon takes a signal");
+    let ended = guest.wait_exit(PATIENCE).expect("the daemon ends");
+    assert_eq!(ended.code(), Some(0), "{}", guest.log_tail());
+    await_shares(&world, &world.name, &[&stays], &[4]).await;
+    await_new_rows(&world, &[&stays, &guest]).await;
+    let left = standstill(&world, before, now(&world).await).await;
+
+    let second = world.daemon(&config());
+    await_shares(&world, &world.name, &[&stays, &second], &[2, 2]).await;
+    await_new_rows(&world, &[&stays, &second]).await;
+    let before = now(&world).await;
+    second.kill().expect("the daemon dies");
+    await_shares(&world, &world.name, &[&stays], &[4]).await;
+    await_new_rows(&world, &[&stays, &second]).await;
+    let died = standstill(&world, before, now(&world).await).await;
+
+    println!(
+        "{protocol}: longest standstill of a partition: steady {steady:?}, join {joined:?}, leave {left:?}, death {died:?}"
+    );
+    let sent = flow.stop();
+    await_exact(&world, sent, &[&stays, &guest, &second]).await;
+    assert!(joined < HAND_OVER_MAX && left < HAND_OVER_MAX, "join {joined:?}, leave {left:?}");
+}
+
+async fn now(world: &World) -> String {
+    world.text("SELECT clock_timestamp()::text").await
+}
+
+/// Waits until each partition has rows that were written after this call.
+async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
+    let since = now(world).await;
+    let sql = format!("SELECT count(DISTINCT part) FROM rides WHERE at > '{since}'");
+    eventually_async("each partition flows", PATIENCE, async || world.number(&sql).await == 4)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", logs(daemons)));
+}
+
+/// The longest time within which nothing was written of some partition.
+async fn standstill(world: &World, from: String, to: String) -> Duration {
+    let milliseconds = world
+        .number(&format!(
+            "SELECT (extract(epoch FROM coalesce(max(gap), '0')) * 1000)::int8 FROM
+                 (SELECT at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap, at FROM rides) AS gaps
+             WHERE at BETWEEN '{from}' AND '{to}'"
+        ))
+        .await;
+    Duration::from_millis(u64::try_from(milliseconds).expect("time goes forward"))
+}
+
+/// The table is locked, a batch of all partitions is on its way: half of them get another owner before it can commit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() {
+    let world = World::new(4).await;
+    world.sql(TABLE).await;
+    // All records in one batch: the one that waits.
+    let pipeline = pipeline("cooperative").replace("max_age = \"50ms\"", "max_rows = 400, max_age = \"3s\"");
+    let slow = world.daemon(&world.config(&pipeline));
+    await_shares(&world, &world.name, &[&slow], &[4]).await;
+    let intruder = Intruder::hold(&world, "LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await;
+    world.produce(numbered(0, 4, 100));
+    slow.await_log("waiting for a lock", PATIENCE).expect("a COPY waits");
+    let guest = world.daemon(&world.config(&pipeline));
+    // Claims need the ledger alone.
+    await_shares(&world, &world.name, &[&slow, &guest], &[2, 2]).await;
+    intruder.release().await;
+    await_exact(&world, 400, &[&slow, &guest]).await;
+    let fenced = slow.metric("tidegate_fenced_total", &[]);
+    assert_eq!(fenced, Some(2.0), "the two that moved are fenced\n{}", slow.log_tail());
+    world.produce(numbered(400, 4, 25));
+    await_exact(&world, 500, &[&slow, &guest]).await;
+}
+
+/// A backlog is drained while a second member comes and goes: partitions leave and return, and go on where they stood.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() {
+    for protocol in ["eager", "cooperative"] {
+        let world = World::new(4).await;
+        world.sql(TABLE).await;
+        world.produce(numbered(0, 4, 25_000));
+        // Slow enough to outlast the guest, whatever the machine.
+        let pipeline = pipeline(protocol) + "\nflow = { max_rows_per_second = 12_000 }";
+        let stays = world.daemon(&world.config(&pipeline));
+        await_shares(&world, &world.name, &[&stays], &[4]).await;
+        let guest = world.daemon(&world.config(&pipeline));
+        await_shares(&world, &world.name, &[&stays, &guest], &[2, 2]).await;
+        guest.terminate().expect("the daemon takes a signal");
+        guest.wait_exit(PATIENCE).expect("the daemon ends");
+        await_shares(&world, &world.name, &[&stays], &[4]).await;
+        let written = world.number("SELECT count(*) FROM rides").await;
+        assert!(written < 100_000, "{protocol}: the drain ended before the partitions came back");
+        await_exact(&world, 100_000, &[&stays, &guest]).await;
+    }
+}
+
+/// `start` is for partitions that exist at the first start: from one that comes later nothing may be left out.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_added_later_are_read_from_their_beginning() {
+    let world = World::new(1).await;
+    world.sql(TABLE).await;
+    world.produce(numbered(-10, 1, 10));
+    let daemon = world.daemon(&world.config(&format!("start = \"latest\"\n{COLUMNS}")));
+    await_shares(&world, &world.name, &[&daemon], &[1]).await;
+    world.kafka.add_partitions(&world.topic, 3).expect("the topic grows");
+    // Before the daemon can know of them.
+    world.produce(numbered(0, 3, 50));
+    eventually_async("all records arrive", PATIENCE, async || world.number("SELECT count(*) FROM rides").await >= 150)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", daemon.log_tail()));
+    await_shares(&world, &world.name, &[&daemon], &[3]).await;
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 150);
+    assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 149").await, 150);
+    assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 160);
+}
+
+/// Two members are given new partitions at the same moment, and each finds those of both without a row.
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_two_members_add_at_once_are_lost_to_nobody() {
+    let world = World::new(2).await;
+    world.sql(TABLE).await;
+    let [one, two] = [(); 2].map(|()| world.daemon(&world.config(COLUMNS)));
+    await_shares(&world, &world.name, &[&one, &two], &[1, 1]).await;
+    let intruder = Intruder::hold(&world, "SELECT FROM tidegate.pipeline FOR NO KEY UPDATE").await;
+    world.kafka.add_partitions(&world.topic, 6).expect("the topic grows");
+    world.produce(numbered(0, 6, 20));
+    let waiting =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    eventually_async("both wait to add rows", PATIENCE, async || world.number(waiting).await == 2)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", logs(&[&one, &two])));
+    intruder.release().await;
+    await_shares(&world, &world.name, &[&one, &two], &[3, 3]).await;
+    await_exact(&world, 120, &[&one, &two]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() {
+    let world = World::new(1).await;
+    world.sql(TABLE).await;
+    let pattern = format!("start = \"latest\"\n{COLUMNS}");
+    let config = world
+        .config(&pattern)
+        .replace(&format!("topics = [\"{}\"]", world.topic), &format!("topic_pattern = \"^{}.*\"", world.topic));
+    let daemon = world.daemon(&config);
+    await_shares(&world, &world.name, &[&daemon], &[1]).await;
+    let started = Instant::now();
+    let later = format!("{}_later", world.topic);
+    world.kafka.create_topic(&later, 2, &[]).expect("the topic is made");
+    world.kafka.produce(&later, numbered(0, 2, 50)).expect("Kafka takes the records");
+    world.produce(numbered(100, 1, 10));
+    eventually_async("all records arrive", PATIENCE, async || world.number("SELECT count(*) FROM rides").await >= 110)
+        .await
+        .unwrap_or_else(|error| panic!("{error}\n{}", daemon.log_tail()));
+    println!("a new topic was picked up after {:?}", started.elapsed());
+    assert_eq!(owned_by(&daemon, &world.name), 3);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 110);
+    assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);
+}

@@ -1,0 +1,99 @@
+//! A process that was stopped and wakes up late: its partitions have another owner, its write is refused, its locks hold
+//! nobody up.
+
+use std::time::{Duration, Instant};
+
+use tidegate_harness::{Action, Daemon, Proxy, Trigger};
+
+use crate::books::{NUMBERED, await_metric, counted, with_postgres, with_short_sessions};
+use crate::support::{PATIENCE, World};
+
+const RECORDS: i32 = 20_000;
+
+/// How a zombie is made.
+struct Zombie {
+    /// The table, and the statement that makes it.
+    create: &'static str,
+    /// Under `[pipelines.NAME]`.
+    pipeline: &'static str,
+    /// The message that is under way when it is stopped.
+    at: Trigger,
+}
+
+/// Stops one daemon at a message of its own, lets another take over and write all, wakes the first one up, and returns both.
+async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
+    world.sql(zombie.create).await;
+    world.produce_numbered(0..RECORDS, 2);
+    let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
+    // No deadline of the server's may end the zombie's transaction in place of the new owner.
+    let lines = "lock_timeout = \"2s\"\nidle_in_transaction_timeout = \"10m\"";
+    let configure = |url: &str| with_short_sessions(&with_postgres(&world.config_at(url, zombie.pipeline), lines));
+    // Not before the first COPY has begun: the start has transactions of its own.
+    let begun = proxy.arm(Trigger::CopyData(1), Action::Hold);
+    let stopped = world.daemon(&configure(&world.database.url_at(proxy.addr())));
+    begun.fired(PATIENCE).await.expect("a COPY begins");
+    let held = proxy.arm(zombie.at.clone(), Action::Hold);
+    begun.release();
+    if let Err(error) = held.fired(PATIENCE).await {
+        panic!("{error:#}; {}", stopped.log_tail());
+    }
+    stopped.pause().expect("it stops");
+
+    let started = Instant::now();
+    let owner = world.daemon(&configure(&world.database.url));
+    world.await_written(&owner).await;
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(15), "the new owner was held up for {took:?}; {}", owner.log_tail());
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
+
+    // What the zombie had sent before it was stopped arrives now; then it wakes up itself.
+    held.release();
+    stopped.resume().expect("it goes on");
+    await_metric(&stopped, "tidegate_fenced_total", 1.0);
+    // Proof that it is back: its group counts it in, and whoever owns a partition writes on.
+    world.produce_numbered(RECORDS..2 * RECORDS, 2);
+    world.await_written(&owner).await;
+    world.assert_exact(i64::from(2 * RECORDS)).await;
+    (stopped, owner)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_the_middle_of_a_copy_its_late_write_is_refused() {
+    let world = World::new(2).await;
+    let zombie = Zombie { create: NUMBERED, pipeline: "table.name = \"rides\"", at: Trigger::CopyData(2) };
+    let (stopped, owner) = rise(&world, &zombie).await;
+    assert_eq!(counted(&owner, "tidegate_fenced_total"), 0.0, "the owner lost nothing");
+    assert!(counted(&stopped, "tidegate_fenced_total") <= 2.0, "a segment a partition");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_before_its_commit_its_lock_on_the_ledger_is_taken_from_it() {
+    let world = World::new(2).await;
+    let commit = Trigger::FrontendQueryContains("COMMIT".to_owned());
+    let zombie = Zombie { create: NUMBERED, pipeline: "table.name = \"rides\"", at: commit };
+    let (stopped, owner) = rise(&world, &zombie).await;
+    assert_eq!(counted(&stopped, "tidegate_commit_unknown_total"), 1.0);
+    owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_in_a_copy_into_a_unique_index_its_keys_are_taken_from_it() {
+    let world = World::new(2).await;
+    let create = "CREATE TABLE rides (seq bigint UNIQUE, name text)";
+    // Far enough into the COPY that rows are in the index.
+    let zombie = Zombie { create, pipeline: "table.name = \"rides\"", at: Trigger::CopyBytes(300_000) };
+    let (_stopped, owner) = rise(&world, &zombie).await;
+    owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_after_merging_new_keys_its_keys_are_taken_from_it() {
+    let world = World::new(2).await;
+    let zombie = Zombie {
+        create: "CREATE TABLE rides (seq bigint PRIMARY KEY, name text)",
+        pipeline: "table = { name = \"rides\", mode = \"insert_new\", key = [\"seq\"] }",
+        at: Trigger::FrontendQueryContains("SET next_offset = s.to_offset".to_owned()),
+    };
+    let (_stopped, owner) = rise(&world, &zombie).await;
+    owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");
+}

@@ -1,0 +1,124 @@
+//! What must hold. In every state of the database: what lies in the table and the dead letters is, in order and once, what
+//! the log holds up to the ledger's position. At the end: that position is the log's end.
+
+use std::collections::BTreeMap;
+
+use tidegate::position::Offset;
+
+use crate::kafka::{Kafka, Kind, Place, index};
+use crate::postgres::{Data, Row};
+use crate::world::World;
+
+/// Before a COMMIT: a transaction that goes on in another log than the ledger knew, though it could have known.
+pub(crate) fn before_commit(world: &mut World, backend: u64) {
+    let mut crossed = Vec::new();
+    for span in world.server.moves_of(backend) {
+        let Some(cell) = &world.server.data.ledger[span.partition] else { continue };
+        if cell.log == span.log {
+            continue;
+        }
+        let places = &world.kafka.logs[span.log].places;
+        let known = cell.last.filter(|last| matches!(places.get(index(last.offset)), Some(Place::Live(_))));
+        crossed.push((span.partition, span.log, index(span.from), known));
+    }
+    for (partition, log, from, known) in crossed {
+        if let Some(last) = known {
+            world.violated(format!(
+                "partition {partition} went on in log {log}, at {} lies another record",
+                last.offset
+            ));
+        }
+        world.excuse(log, 0, from);
+    }
+}
+
+/// Holds the database, as it is now, against Kafka.
+pub(crate) fn audit(world: &mut World) {
+    if let Err(what) = check(&world.kafka, &world.server.data) {
+        world.violated(what);
+    }
+}
+
+fn check(kafka: &Kafka, data: &Data) -> Result<(), String> {
+    for partition in 0..kafka.sources.len() {
+        let Some(cell) = &data.ledger[partition] else { continue };
+        let rows = counted(partition, &data.rows[partition], "row")?;
+        let dead = counted(partition, &data.dead[partition], "dead letter")?;
+        for ((log, at), letter) in &dead {
+            if !letter.kind.may_be_dead() {
+                return Err(format!("partition {partition}: a good record is a dead letter: log {log}, offset {at}"));
+            }
+        }
+        let next = index(cell.next);
+        let beyond = rows.keys().chain(dead.keys()).find(|(log, at)| *log == cell.log && *at >= next);
+        if let Some((log, at)) = beyond {
+            return Err(format!("partition {partition}: log {log}, offset {at} is there, the ledger stands at {next}"));
+        }
+        for (log, places) in kafka.logs.iter().enumerate().map(|(log, l)| (log, &l.places)) {
+            if log != cell.log {
+                continue;
+            }
+            for (at, place) in places.iter().enumerate().take(next) {
+                let Place::Live(kind) = *place else { continue };
+                let (row, letter) = (rows.get(&(log, at)), dead.get(&(log, at)));
+                let whole = match (row, letter) {
+                    (Some(row), None) => row.rows == kind.rows(),
+                    (None, Some(_)) => true,
+                    (None, None) => kind == Kind::Skipped,
+                    (Some(_), Some(_)) => false,
+                };
+                if !whole {
+                    let found = format!("{row:?} and {letter:?}");
+                    return Err(format!(
+                        "partition {partition}: log {log}, offset {at}, {kind:?}, is there as {found}"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Found {
+    kind: Kind,
+    rows: u8,
+}
+
+/// By record, with order and repetition checked: no row comes twice, none before an earlier one.
+fn counted(partition: usize, rows: &[Row], what: &str) -> Result<BTreeMap<(usize, usize), Found>, String> {
+    let mut found: BTreeMap<(usize, usize), Found> = BTreeMap::new();
+    for pair in rows.windows(2) {
+        let place = |row: &Row| (row.log, row.at, row.nth);
+        if place(&pair[0]) >= place(&pair[1]) {
+            return Err(format!("partition {partition}: {what} {:?} comes after {:?}", pair[1], pair[0]));
+        }
+    }
+    for row in rows {
+        let kind = Kind::of(row.kind);
+        found.entry((row.log, index(row.at))).or_insert(Found { kind, rows: 0 }).rows += 1;
+    }
+    Ok(found)
+}
+
+/// Whether everything that Kafka holds is written.
+pub(crate) fn drained(world: &World) -> bool {
+    world.kafka.current.iter().zip(&world.server.data.ledger).all(|(current, cell)| {
+        let Some(cell) = cell else { return false };
+        let log = &world.kafka.logs[*current];
+        // A log that can't be known again passes for the one that the ledger knew.
+        let known = cell.last.is_some_and(|last| matches!(log.places.get(index(last.offset)), Some(Place::Live(_))));
+        let same = cell.log == *current || (!known && log.high() >= cell.next);
+        if same { log.next(cell.next).is_none() } else { log.next(Offset::ZERO).is_none() }
+    })
+}
+
+/// What isn't written yet, in words.
+pub(crate) fn undrained(world: &World) -> String {
+    let ledger = world.server.data.ledger.iter().zip(&world.kafka.current);
+    let left = ledger.map(|(cell, log)| match cell {
+        None => "no row".to_owned(),
+        Some(cell) => format!("log {} at {} of {} in log {log}", cell.log, cell.next, world.kafka.logs[*log].high()),
+    });
+    left.collect::<Vec<_>>().join("; ")
+}

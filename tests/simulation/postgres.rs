@@ -1,0 +1,499 @@
+//! A fake Postgres: the table, the dead letters and the ledger, with row locks, transactions that outlive their client, READ
+//! COMMITTED, and a past to go back to.
+
+use std::collections::BTreeMap;
+use std::task::Poll;
+use std::time::Duration;
+
+use tidegate::batch::LastRecord;
+use tidegate::position::{ClaimId, Offset};
+use tidegate::retry::Severity;
+use tidegate::store::{LedgerRow, PostgresError};
+use tokio::time::Instant;
+
+use crate::kafka::Kind;
+use crate::world::Bug;
+
+/// How long a transaction of ours may stay idle before the server ends it.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
+
+/// A row of the table, or a dead letter: what it was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Row {
+    pub(crate) partition: usize,
+    pub(crate) log: usize,
+    pub(crate) at: Offset,
+    pub(crate) nth: u8,
+    pub(crate) kind: u8,
+    pub(crate) plan: u64,
+}
+
+/// One row of the ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Cell {
+    pub(crate) next: Offset,
+    pub(crate) claim: Option<ClaimId>,
+    pub(crate) epoch: i64,
+    pub(crate) last: Option<LastRecord>,
+    /// Hidden from the daemons: the log that `next` is a place of.
+    pub(crate) log: usize,
+}
+
+/// What a failover or a restore takes back together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Data {
+    /// `None` where the row is gone.
+    pub(crate) ledger: Vec<Option<Cell>>,
+    /// What a hand deleted from the ledger, for the hand that will put it back.
+    lost: Vec<Option<Cell>>,
+    pub(crate) rows: Vec<Vec<Row>>,
+    pub(crate) dead: Vec<Vec<Row>>,
+}
+
+/// One step of a span in the ledger.
+#[derive(Clone, Debug)]
+pub(crate) struct Move {
+    pub(crate) partition: usize,
+    pub(crate) claim: ClaimId,
+    pub(crate) from: Offset,
+    pub(crate) to: Offset,
+    pub(crate) last: LastRecord,
+    pub(crate) log: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    Begin,
+    Copy(Vec<Row>),
+    Savepoint,
+    RollbackToSavepoint,
+    CheckAtOnce,
+    SetAside(Vec<Row>),
+    Advance(Vec<Move>),
+    Commit,
+    Rollback,
+    Settle(Vec<usize>),
+    Claim { partition: usize, claim: ClaimId },
+    StepOver { partition: usize, claim: ClaimId, to: Offset, log: usize },
+}
+
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Done,
+    Copied(u64),
+    Moved(Vec<bool>),
+    Rows(Vec<LedgerRow>),
+    Claimed(Option<Cell>),
+    Stepped(bool),
+}
+
+/// How far an operation that waits for locks has come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    candidates: Option<Vec<bool>>,
+    at: usize,
+    pub(crate) blocker: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Transaction {
+    rows: Vec<Row>,
+    dead: Vec<Row>,
+    moves: Vec<Move>,
+    savepoint: (usize, usize),
+    at_once: bool,
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Backend {
+    transaction: Option<Transaction>,
+    /// `None` while a statement runs.
+    idle_since: Option<Instant>,
+    client_gone_at: Option<Instant>,
+    daemon: u64,
+}
+
+/// What keeps the server from working.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outage {
+    Down,
+    ReadOnly,
+    DiskFull,
+}
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) data: Data,
+    pub(crate) past: Vec<Data>,
+    pub(crate) outage: Option<Outage>,
+    /// The catalog's version: rows of another plan aren't taken.
+    pub(crate) catalog: u64,
+    backends: BTreeMap<u64, Backend>,
+    locks: Vec<Option<u64>>,
+    last_backend: u64,
+}
+
+pub(crate) fn error(severity: Severity, sqlstate: &str, row: Option<u32>) -> PostgresError {
+    let message = format!("simulated {sqlstate}");
+    PostgresError { severity, sqlstate: sqlstate.to_owned(), message, row, column: None, note: None }
+}
+
+type Outcome = Result<Reply, PostgresError>;
+
+impl Server {
+    pub(crate) fn new(partitions: usize) -> Self {
+        let cell = |log| Some(Cell { next: Offset::ZERO, claim: None, epoch: 0, last: None, log });
+        let none = || vec![Vec::new(); partitions];
+        let data = Data {
+            ledger: (0..partitions).map(cell).collect(),
+            lost: vec![None; partitions],
+            rows: none(),
+            dead: none(),
+        };
+        Self {
+            past: vec![data.clone()],
+            data,
+            outage: None,
+            catalog: 1,
+            backends: BTreeMap::new(),
+            locks: vec![None; partitions],
+            last_backend: 0,
+        }
+    }
+
+    pub(crate) fn connect(&mut self, daemon: u64) -> Result<u64, PostgresError> {
+        if self.outage == Some(Outage::Down) {
+            return Err(error(Severity::Fatal, "57P03", None));
+        }
+        self.last_backend += 1;
+        let idle_since = Some(Instant::now());
+        let backend = Backend { transaction: None, idle_since, client_gone_at: None, daemon };
+        self.backends.insert(self.last_backend, backend);
+        Ok(self.last_backend)
+    }
+
+    /// The client is gone; the server notices by then, when it next listens.
+    pub(crate) fn client_gone(&mut self, backend: u64, by: Instant) {
+        if let Some(backend) = self.backends.get_mut(&backend) {
+            backend.client_gone_at = Some(by);
+        }
+    }
+
+    pub(crate) fn busy(&mut self, backend: u64, busy: bool) {
+        if let Some(backend) = self.backends.get_mut(&backend) {
+            backend.idle_since = (!busy).then(Instant::now);
+        }
+    }
+
+    /// Ends a backend: what it hasn't committed is gone, its locks are free.
+    pub(crate) fn end(&mut self, backend: u64) {
+        self.backends.remove(&backend);
+        self.unlock(backend);
+    }
+
+    pub(crate) fn end_all(&mut self) {
+        self.backends.clear();
+        self.locks.fill(None);
+    }
+
+    pub(crate) fn backends(&self) -> Vec<u64> {
+        self.backends.keys().copied().collect()
+    }
+
+    /// Ends a blocker of the pipeline's own whose client is silent.
+    pub(crate) fn end_if_idle(&mut self, backend: u64) {
+        if self.backends.get(&backend).is_some_and(|b| b.daemon != STRANGER && b.idle_since.is_some()) {
+            self.end(backend);
+        }
+    }
+
+    /// The database becomes an earlier or another self.
+    pub(crate) fn become_past(&mut self, which: usize) {
+        self.past.push(self.data.clone());
+        self.data = self.past[which].clone();
+        self.end_all();
+    }
+
+    /// Someone deletes a row of the ledger.
+    pub(crate) fn lose(&mut self, partition: usize) {
+        if self.locks[partition].is_none()
+            && let Some(cell) = self.data.ledger[partition].take()
+        {
+            self.data.lost[partition] = Some(cell);
+        }
+    }
+
+    /// And puts back what was lost.
+    pub(crate) fn restore_lost(&mut self) {
+        for (cell, lost) in self.data.ledger.iter_mut().zip(&mut self.data.lost) {
+            if let (None, Some(lost)) = (&cell, lost.take()) {
+                *cell = Some(lost);
+            }
+        }
+    }
+
+    /// Someone else's transaction locks a ledger row.
+    pub(crate) fn lock_by_stranger(&mut self, partition: usize) -> Option<u64> {
+        if !self.is_free(partition, 0, &mut Progress::default()) {
+            return None;
+        }
+        let backend = self.connect(STRANGER).ok()?;
+        self.busy(backend, true);
+        self.locks[partition] = Some(backend);
+        Some(backend)
+    }
+
+    /// What a transaction is about to move.
+    pub(crate) fn moves_of(&self, backend: u64) -> &[Move] {
+        let transaction = self.backends.get(&backend).and_then(|b| b.transaction.as_ref()).filter(|t| !t.failed);
+        transaction.map_or(&[], |t| &t.moves)
+    }
+
+    fn unlock(&mut self, backend: u64) {
+        for lock in &mut self.locks {
+            if *lock == Some(backend) {
+                *lock = None;
+            }
+        }
+    }
+
+    fn is_free(&mut self, partition: usize, me: u64, progress: &mut Progress) -> bool {
+        let Some(holder) = self.locks[partition].filter(|holder| *holder != me) else { return true };
+        self.expire(holder);
+        progress.blocker = self.locks[partition];
+        self.locks[partition].is_none()
+    }
+
+    fn expire(&mut self, holder: u64) {
+        let Some(backend) = self.backends.get(&holder) else { return };
+        let Some(since) = backend.idle_since else { return };
+        let now = Instant::now();
+        if now - since >= IDLE_IN_TRANSACTION || backend.client_gone_at.is_some_and(|at| at <= now) {
+            self.end(holder);
+        }
+    }
+
+    /// An error fails the transaction.
+    pub(crate) fn fail(&mut self, backend: u64) {
+        if let Some(transaction) = self.backends.get_mut(&backend).and_then(|b| b.transaction.as_mut()) {
+            transaction.failed = true;
+        }
+    }
+
+    /// Runs a statement as far as locks let it. `hint` is what the COPY's error will point to, of the right row.
+    pub(crate) fn run(
+        &mut self,
+        backend: u64,
+        op: &Op,
+        progress: &mut Progress,
+        hint: impl FnOnce(u32) -> Option<u32>,
+        bug: Option<Bug>,
+    ) -> Poll<Outcome> {
+        self.expire(backend);
+        let Some(own) = self.backends.get_mut(&backend) else {
+            return Poll::Ready(Err(error(Severity::Fatal, "57P01", None)));
+        };
+        let failed = own.transaction.as_ref().is_some_and(|t| t.failed);
+        let ends = matches!(op, Op::Commit | Op::Rollback | Op::RollbackToSavepoint);
+        if failed && !ends {
+            return Poll::Ready(Err(error(Severity::Error, "25P02", None)));
+        }
+        let writes =
+            matches!(op, Op::Copy(_) | Op::SetAside(_) | Op::Advance(_) | Op::Claim { .. } | Op::StepOver { .. });
+        let outcome = match self.outage.filter(|_| writes) {
+            Some(Outage::ReadOnly) => Err(error(Severity::Error, "25006", None)),
+            Some(Outage::DiskFull) => Err(error(Severity::Error, "53100", None)),
+            _ => match self.statement(backend, op, progress, hint, bug) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(outcome) => outcome,
+            },
+        };
+        if outcome.is_err() {
+            self.fail(backend);
+        }
+        Poll::Ready(outcome)
+    }
+
+    fn statement(
+        &mut self,
+        backend: u64,
+        op: &Op,
+        progress: &mut Progress,
+        hint: impl FnOnce(u32) -> Option<u32>,
+        bug: Option<Bug>,
+    ) -> Poll<Outcome> {
+        let catalog = self.catalog;
+        let transaction = self.backends.get_mut(&backend).and_then(|b| b.transaction.as_mut());
+        let in_transaction = transaction.is_some();
+        let mut none = Transaction::default();
+        let own = transaction.unwrap_or(&mut none);
+        Poll::Ready(Ok(match op {
+            Op::Begin => {
+                if let Some(backend) = self.backends.get_mut(&backend) {
+                    backend.transaction = Some(Transaction::default());
+                }
+                Reply::Done
+            }
+            Op::Savepoint => {
+                own.savepoint = (own.rows.len(), own.dead.len());
+                Reply::Done
+            }
+            Op::RollbackToSavepoint => {
+                own.rows.truncate(own.savepoint.0);
+                own.dead.truncate(own.savepoint.1);
+                own.failed = false;
+                Reply::Done
+            }
+            Op::CheckAtOnce => {
+                own.at_once = true;
+                Reply::Done
+            }
+            Op::Copy(rows) => {
+                assert!(in_transaction, "COPY outside of a transaction");
+                if rows.iter().any(|row| row.plan != catalog) {
+                    return Poll::Ready(Err(error(Severity::Error, "22P04", None)));
+                }
+                let at_once = own.at_once;
+                let bad = |row: &Row| match Kind::of(row.kind) {
+                    Kind::Refused => true,
+                    Kind::RefusedAtCommit => at_once,
+                    _ => false,
+                };
+                if let Some(first) = rows.iter().position(bad) {
+                    let row = hint(u32::try_from(first).expect("few rows"));
+                    if bug == Some(Bug::FailedCopyLeavesRows) {
+                        own.rows.extend(&rows[..first]);
+                        own.savepoint.0 = own.rows.len();
+                    }
+                    return Poll::Ready(Err(error(Severity::Error, "22003", row)));
+                }
+                own.rows.extend(rows);
+                Reply::Copied(rows.len() as u64)
+            }
+            Op::SetAside(dead) => {
+                if bug == Some(Bug::DeadLettersOutsideTransaction) {
+                    for row in dead {
+                        self.data.dead[row.partition].push(*row);
+                    }
+                } else {
+                    own.dead.extend(dead);
+                }
+                Reply::Done
+            }
+            Op::Advance(moves) => return self.advance(backend, moves, progress, bug),
+            Op::Commit => {
+                let transaction = self.backends.get_mut(&backend).and_then(|b| b.transaction.take());
+                self.unlock(backend);
+                // COMMIT of a failed transaction rolls back, and says nothing worse than so.
+                let Some(transaction) = transaction.filter(|t| !t.failed) else { return Poll::Ready(Ok(Reply::Done)) };
+                if transaction.rows.iter().any(|row| Kind::of(row.kind) == Kind::RefusedAtCommit) {
+                    return Poll::Ready(Err(error(Severity::Error, "23503", None)));
+                }
+                self.apply(transaction);
+                Reply::Done
+            }
+            Op::Rollback => {
+                if let Some(backend) = self.backends.get_mut(&backend) {
+                    backend.transaction = None;
+                }
+                self.unlock(backend);
+                Reply::Done
+            }
+            Op::Settle(partitions) => {
+                if !partitions.iter().all(|p| self.is_free(*p, backend, progress)) {
+                    return Poll::Pending;
+                }
+                let row = |p: &usize| match &self.data.ledger[*p] {
+                    None => LedgerRow::Missing,
+                    Some(cell) => LedgerRow::Found { claim: cell.claim, next: cell.next },
+                };
+                Reply::Rows(partitions.iter().map(row).collect())
+            }
+            Op::Claim { partition, claim } => {
+                if self.data.ledger[*partition].is_none() {
+                    return Poll::Ready(Ok(Reply::Claimed(None)));
+                }
+                if !self.is_free(*partition, backend, progress) {
+                    return Poll::Pending;
+                }
+                let cell = self.data.ledger[*partition].as_mut();
+                Reply::Claimed(cell.map(|cell| {
+                    if bug != Some(Bug::ClaimWritesNoId) || cell.claim.is_none() {
+                        cell.claim = Some(*claim);
+                    }
+                    cell.epoch += 1;
+                    cell.clone()
+                }))
+            }
+            Op::StepOver { partition, claim, to, log } => {
+                if !self.is_free(*partition, backend, progress) {
+                    return Poll::Pending;
+                }
+                let cell = self.data.ledger[*partition].as_mut().filter(|cell| cell.claim == Some(*claim));
+                Reply::Stepped(cell.is_some_and(|cell| {
+                    (cell.next, cell.last, cell.log) = (*to, None, *log);
+                    true
+                }))
+            }
+        }))
+    }
+
+    /// What the statement saw when it began is looked at again once the lock is ours.
+    fn advance(&mut self, backend: u64, moves: &[Move], progress: &mut Progress, bug: Option<Bug>) -> Poll<Outcome> {
+        let fits = |data: &Data, span: &Move| {
+            data.ledger[span.partition].as_ref().is_some_and(|cell| {
+                (cell.claim == Some(span.claim) || bug == Some(Bug::AdvanceIgnoresClaim))
+                    && (cell.next == span.from || bug == Some(Bug::AdvanceIgnoresFrom))
+            })
+        };
+        if progress.candidates.is_none() {
+            progress.candidates = Some(moves.iter().map(|span| fits(&self.data, span)).collect());
+        }
+        while progress.at < moves.len() {
+            let span = &moves[progress.at];
+            let candidate = progress.candidates.as_ref().is_some_and(|c| c[progress.at]);
+            if candidate && bug != Some(Bug::AdvanceTakesNoLock) {
+                if !self.is_free(span.partition, backend, progress) {
+                    return Poll::Pending;
+                }
+                let again = fits(&self.data, span);
+                if again {
+                    self.locks[span.partition] = Some(backend);
+                }
+                progress.candidates.as_mut().expect("set above")[progress.at] = again;
+            }
+            progress.at += 1;
+        }
+        let mut moved = progress.candidates.take().expect("set above");
+        let own =
+            self.backends.get_mut(&backend).and_then(|b| b.transaction.as_mut()).expect("ADVANCE in a transaction");
+        own.moves.extend(moves.iter().zip(&moved).filter(|(_, moved)| **moved).map(|(span, _)| span.clone()));
+        if bug == Some(Bug::LedgerOutsideTransaction) {
+            let moves = std::mem::take(&mut own.moves);
+            self.apply(Transaction { moves, ..Transaction::default() });
+        }
+        if bug == Some(Bug::AdvanceSaysAllMoved) {
+            moved.fill(true);
+        }
+        Poll::Ready(Ok(Reply::Moved(moved)))
+    }
+
+    fn apply(&mut self, transaction: Transaction) {
+        self.past.push(self.data.clone());
+        for row in transaction.rows {
+            self.data.rows[row.partition].push(row);
+        }
+        for row in transaction.dead {
+            self.data.dead[row.partition].push(row);
+        }
+        for Move { partition, to, last, log, .. } in transaction.moves {
+            if let Some(cell) = &mut self.data.ledger[partition] {
+                (cell.next, cell.last, cell.log) = (to, Some(last), log);
+            }
+        }
+    }
+}
+
+/// No daemon of ours.
+pub(crate) const STRANGER: u64 = 0;

@@ -1,0 +1,325 @@
+//! The writer's store against the fake Postgres: every statement may be lost, cut, held or refused, before and after it ran.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidegate::batch::{Batch, Reject, Span};
+use tidegate::position::Offset;
+use tidegate::record::Record;
+use tidegate::retry::{Severity, Stage};
+use tidegate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::kafka::Kind;
+use crate::postgres::{Move, Op, Progress, Reply, Row, error};
+use crate::world::{Bug, Sim, Trouble};
+
+const WRITE_DEADLINE: Duration = Duration::from_secs(4);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Whoever waits for a lock for so long looks for the blocker.
+const BLOCKER_PATIENCE: Duration = Duration::from_millis(800);
+const ROW_BYTES: usize = 18;
+
+/// A client's end of a connection. Dropping it tells the server, sooner or later.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    sim: Arc<Sim>,
+    backend: u64,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let mut world = self.sim.w();
+        // As a rule the server hears of it; a cut cable it notices late.
+        let slow = world.chance(10);
+        let after = world.ms(if slow { 1000..6000 } else { 0..20 });
+        world.server.client_gone(self.backend, Instant::now() + after);
+    }
+}
+
+pub(crate) async fn connect(sim: &Arc<Sim>, daemon: u64) -> Result<Connection, WriteError> {
+    let pause = sim.w().ms(0..4);
+    sleep(pause).await;
+    let opened = sim.w().server.connect(daemon);
+    match opened {
+        Ok(backend) => Ok(Connection { sim: Arc::clone(sim), backend }),
+        Err(error) => Err(WriteError { stage: Stage::Connect, cause: Cause::Postgres(error) }),
+    }
+}
+
+/// One statement and its answer. The server works on it whether or not the client is still there.
+pub(crate) async fn call(connection: &mut Option<Connection>, stage: Stage, op: Op) -> Result<Reply, WriteError> {
+    let failed = |cause| Err(WriteError { stage, cause });
+    let Some(live) = connection.take() else { return failed(Cause::Connection("no transaction".to_owned())) };
+    let (tx, rx) = oneshot::channel();
+    live.sim.w().server.busy(live.backend, true);
+    tokio::spawn(serve(Arc::clone(&live.sim), live.backend, op, tx));
+    match timeout(WRITE_DEADLINE, rx).await {
+        Ok(Ok(Ok(reply))) => {
+            *connection = Some(live);
+            Ok(reply)
+        }
+        Ok(Ok(Err(error))) => {
+            if error.severity == Severity::Error {
+                *connection = Some(live);
+            }
+            failed(Cause::Postgres(error))
+        }
+        Ok(Err(_)) => failed(Cause::Connection("cut".to_owned())),
+        Err(_) => failed(Cause::Deadline(WRITE_DEADLINE)),
+    }
+}
+
+async fn serve(sim: Arc<Sim>, backend: u64, op: Op, answer: oneshot::Sender<Result<Reply, PostgresError>>) {
+    let (trouble, there, back) = {
+        let mut world = sim.w();
+        let slow = world.chance(3);
+        let there = world.ms(if slow { 50..900 } else { 0..4 });
+        (world.draw_trouble(), there, world.ms(0..3))
+    };
+    sleep(there).await;
+    match trouble {
+        Trouble::CutBefore => return sim.w().server.end(backend),
+        Trouble::SilentBefore => {
+            sim.w().server.busy(backend, false);
+            return sleep(2 * WRITE_DEADLINE).await;
+        }
+        _ => {}
+    }
+    let started = Instant::now();
+    let mut progress = Progress::default();
+    let outcome = loop {
+        let pause = {
+            let mut world = sim.w();
+            if let std::task::Poll::Ready(outcome) = world.execute(backend, &op, &mut progress, trouble) {
+                break outcome;
+            }
+            if started.elapsed() >= LOCK_TIMEOUT {
+                world.server.fail(backend);
+                break Err(error(Severity::Error, "55P03", None));
+            }
+            if started.elapsed() >= BLOCKER_PATIENCE
+                && let Some(blocker) = progress.blocker
+            {
+                world.server.end_if_idle(blocker);
+            }
+            world.ms(5..60)
+        };
+        sleep(pause).await;
+    };
+    match trouble {
+        Trouble::CutAfter => return sim.w().server.end(backend),
+        Trouble::SilentAfter => {
+            sim.w().server.busy(backend, false);
+            return sleep(2 * WRITE_DEADLINE).await;
+        }
+        _ => {}
+    }
+    sim.w().server.busy(backend, false);
+    sleep(back).await;
+    // A client that is gone needs no answer.
+    answer.send(outcome).ok();
+}
+
+/// One daemon's store.
+#[derive(Debug)]
+pub(crate) struct SimStore {
+    sim: Arc<Sim>,
+    daemon: u64,
+    connection: Option<Connection>,
+    plan: u64,
+    /// The daemon's newest plan, for its poll thread.
+    plans: Arc<AtomicU64>,
+}
+
+impl SimStore {
+    pub(crate) fn new(sim: Arc<Sim>, daemon: u64, plans: Arc<AtomicU64>) -> Self {
+        Self { sim, daemon, connection: None, plan: plans.load(Ordering::Relaxed), plans }
+    }
+
+    fn bug(&self) -> Option<Bug> {
+        self.sim.w().bug
+    }
+
+    async fn simple(&mut self, stage: Stage, op: Op) -> Result<(), WriteError> {
+        call(&mut self.connection, stage, op).await.map(|_| ())
+    }
+
+    fn row_of(&self, record: &Record<'_>) -> Row {
+        let mut rows = Vec::new();
+        row_bytes(record, 0, self.plan, &mut rows);
+        let partition = self
+            .sim
+            .w()
+            .kafka
+            .sources
+            .iter()
+            .position(|s| *s.topic == *record.topic && s.partition == record.partition);
+        Row { partition: partition.expect("a partition of ours"), ..parse(&rows) }
+    }
+}
+
+/// Makes a record's rows by a plan. Every field of the row is of the record's own bytes, so that a mix-up shows.
+pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+    let kind = Kind::of(record.value.expect("records have values")[0]);
+    match kind {
+        Kind::Skipped => return Ok(0),
+        Kind::Undecodable => return Err(reject()),
+        Kind::Moody if plan % 2 == 1 => return Err(reject()),
+        _ => {}
+    }
+    let count = if kind == Kind::Double { 2 } else { 1 };
+    for nth in 0..count {
+        row_bytes(record, nth, plan, rows);
+    }
+    Ok(u32::from(count))
+}
+
+fn reject() -> Reject {
+    Reject { record: 0, reason: "undecodable", sqlstate: None, column: None, detail: "simulated".into() }
+}
+
+fn row_bytes(record: &Record<'_>, nth: u8, plan: u64, rows: &mut Vec<u8>) {
+    rows.extend_from_slice(record.value.expect("records have values"));
+    rows.push(nth);
+    rows.extend_from_slice(&u32::try_from(plan).expect("few plans").to_le_bytes());
+}
+
+fn parse(bytes: &[u8]) -> Row {
+    let number = |range: Range<usize>| u32::from_le_bytes(bytes[range].try_into().expect("four bytes"));
+    Row {
+        // The key names the partition; rows of one partition lie in its log, whose number is enough here.
+        partition: usize::MAX,
+        kind: bytes[0],
+        log: number(1..5) as usize,
+        at: Offset::new(i64::from_le_bytes(bytes[5..13].try_into().expect("eight bytes"))),
+        nth: bytes[13],
+        plan: u64::from(number(14..18)),
+    }
+}
+
+impl Store for SimStore {
+    async fn begin(&mut self) -> Result<(), WriteError> {
+        if self.connection.is_none() {
+            self.connection = Some(connect(&self.sim, self.daemon).await?);
+        }
+        self.simple(Stage::Begin, Op::Begin).await
+    }
+
+    async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
+        let mut bytes: Vec<u8> = batch.copy_ranges(window.clone()).flatten().copied().collect();
+        if self.bug() == Some(Bug::DroppedSegmentsAreCopied) {
+            bytes.clear();
+            for record in window {
+                // What can't be encoded makes no row.
+                encode(&batch.record(record), self.plan, &mut bytes).ok();
+            }
+        }
+        let rows: Vec<Row> = {
+            let world = self.sim.w();
+            let partition = |row: Row| Row { partition: world.partition_of_log(row.log), ..row };
+            bytes.chunks(ROW_BYTES).map(|row| partition(parse(row))).collect()
+        };
+        match call(&mut self.connection, Stage::Copy, Op::Copy(rows)).await? {
+            Reply::Copied(rows) => Ok(rows),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn savepoint(&mut self) -> Result<(), WriteError> {
+        self.simple(Stage::Begin, Op::Savepoint).await
+    }
+
+    async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
+        self.simple(Stage::Begin, Op::RollbackToSavepoint).await
+    }
+
+    async fn check_at_once(&mut self) -> Result<(), WriteError> {
+        self.simple(Stage::Begin, Op::CheckAtOnce).await
+    }
+
+    async fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+        let mut dead: Vec<Row> = rejects.iter().map(|reject| self.row_of(&batch.record(reject.record))).collect();
+        if self.bug() == Some(Bug::GoodRecordSetAside) {
+            dead[0] = self.row_of(&batch.record((rejects[0].record + 1) % batch.len()));
+        }
+        self.simple(Stage::DeadLetters, Op::SetAside(dead)).await
+    }
+
+    async fn advance(&mut self, spans: &[Span]) -> Result<Vec<bool>, WriteError> {
+        let moves = {
+            let world = self.sim.w();
+            let too_far = world.bug == Some(Bug::LedgerMovesTooFar);
+            let step = |span: &Span| {
+                let partition = world.kafka.partition_of(&span.source);
+                let to = if too_far { span.to.successor() } else { span.to };
+                let log = usize::try_from(span.last.timestamp_ms.expect("set by us")).expect("a log's number");
+                Move { partition, claim: span.claim, from: span.from, to, last: span.last, log }
+            };
+            spans.iter().map(step).collect()
+        };
+        match call(&mut self.connection, Stage::Ledger, Op::Advance(moves)).await? {
+            Reply::Moved(moved) => Ok(moved),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn commit(&mut self) -> Result<(), WriteError> {
+        let outcome = self.simple(Stage::Commit, Op::Commit).await;
+        match outcome {
+            Err(failure) if failure.outcome_unknown() && self.bug() == Some(Bug::UnknownCommitTakenAsFailed) => {
+                let cause = Cause::Postgres(error(Severity::Error, "40001", None));
+                Err(WriteError { stage: Stage::Commit, cause })
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn rollback(&mut self) {
+        if self.connection.is_some() && self.simple(Stage::Begin, Op::Rollback).await.is_err() {
+            self.disconnect();
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
+        self.disconnect();
+        self.connection = Some(connect(&self.sim, self.daemon).await?);
+        let partitions = {
+            let world = self.sim.w();
+            spans.iter().map(|span| world.kafka.partition_of(&span.source)).collect()
+        };
+        let rows = match call(&mut self.connection, Stage::Ledger, Op::Settle(partitions)).await? {
+            Reply::Rows(rows) => rows,
+            other => panic!("{other:?}"),
+        };
+        let lie = |span: &Span, next| LedgerRow::Found { claim: Some(span.claim), next };
+        Ok(match self.bug() {
+            Some(Bug::SettleSaysDone) => spans.iter().map(|span| lie(span, span.to)).collect(),
+            Some(Bug::SettleSaysAgain) => spans.iter().map(|span| lie(span, span.from)).collect(),
+            _ => rows,
+        })
+    }
+
+    async fn replan(&mut self) -> Result<(), ReplanError> {
+        let connection = connect(&self.sim, self.daemon).await.map_err(ReplanError::Write)?;
+        self.plan = self.sim.w().server.catalog;
+        self.plans.store(self.plan, Ordering::Relaxed);
+        drop(connection);
+        Ok(())
+    }
+
+    fn plan_version(&self) -> u64 {
+        self.plan
+    }
+
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+        encode(record, self.plan, rows)
+    }
+}

@@ -1,0 +1,222 @@
+//! What a run shares: the dice, Kafka, Postgres, the bug that is planted, and the first violation seen.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use fastrand::Rng;
+use tidegate::position::{ClaimId, TopicPartition};
+use tidegate::retry::Severity;
+use tidegate::store::{LedgerRow, PostgresError};
+
+use crate::kafka::{Kafka, Place, index};
+use crate::oracle;
+use crate::postgres::{Op, Outage, Progress, Reply, Server, error};
+
+/// Bugs to plant: each breaks one invariant, and each must be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    AdvanceIgnoresClaim,
+    AdvanceIgnoresFrom,
+    AdvanceTakesNoLock,
+    AdvanceSaysAllMoved,
+    LedgerOutsideTransaction,
+    LedgerMovesTooFar,
+    DeadLettersOutsideTransaction,
+    FailedCopyLeavesRows,
+    SettleSaysDone,
+    SettleSaysAgain,
+    ClaimWritesNoId,
+    UnknownCommitTakenAsFailed,
+    DroppedSegmentsAreCopied,
+    GoodRecordSetAside,
+    RecordSkipped,
+    FetchFromTheEnd,
+    RewindTakenAsCommitted,
+    FencedForEver,
+    AckLost,
+    LogNotVerified,
+    RetentionUnseen,
+    LedgerUnseen,
+}
+
+/// What a condition of Kafka's log means in this run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Fail,
+    Earliest,
+    Latest,
+}
+
+/// How the way to the server and back may fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    None,
+    /// The connection is cut before the statement arrives.
+    CutBefore,
+    /// The statement never arrives, and nobody says so.
+    SilentBefore,
+    /// The server refuses the statement.
+    Refused(Severity, &'static str),
+    /// The statement is done, and the connection cut before the reply arrives.
+    CutAfter,
+    /// The statement is done, and the reply never arrives.
+    SilentAfter,
+}
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) dice: Rng,
+    pub(crate) kafka: Kafka,
+    pub(crate) server: Server,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) policy: Policy,
+    /// Troubles in 1000 statements.
+    pub(crate) trouble: u32,
+    pub(crate) violation: Option<String>,
+    pub(crate) stops: Vec<String>,
+    pub(crate) catalog_changes: u32,
+    /// A replay shows where each daemon stood last.
+    pub(crate) verbose: bool,
+    pub(crate) notes: BTreeMap<u64, String>,
+    claims: u128,
+}
+
+impl World {
+    pub(crate) fn violated(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    pub(crate) fn new_claim(&mut self) -> ClaimId {
+        self.claims += 1;
+        ClaimId::from_u128(self.claims)
+    }
+
+    pub(crate) fn chance(&mut self, per_cent: u32) -> bool {
+        self.dice.u32(0..100) < per_cent
+    }
+
+    pub(crate) fn ms(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.dice.u64(range))
+    }
+
+    pub(crate) fn draw_trouble(&mut self) -> Trouble {
+        if self.dice.u32(0..1000) >= self.trouble {
+            return Trouble::None;
+        }
+        match self.dice.u8(0..12) {
+            0 | 1 => Trouble::CutBefore,
+            2 => Trouble::SilentBefore,
+            3..=5 => Trouble::CutAfter,
+            6 => Trouble::SilentAfter,
+            7 => Trouble::Refused(Severity::Error, "40001"),
+            8 => Trouble::Refused(Severity::Error, "53100"),
+            9 | 10 => Trouble::Refused(Severity::Error, "57014"),
+            _ => Trouble::Refused(Severity::Fatal, "57P01"),
+        }
+    }
+
+    /// One statement, as far as locks let it; a transaction that ends is held against the oracle.
+    pub(crate) fn execute(
+        &mut self,
+        backend: u64,
+        op: &Op,
+        progress: &mut Progress,
+        trouble: Trouble,
+    ) -> Poll<Result<Reply, PostgresError>> {
+        if let Trouble::Refused(severity, sqlstate) = trouble {
+            match severity {
+                Severity::Error => self.server.fail(backend),
+                _ => self.server.end(backend),
+            }
+            if matches!(op, Op::Commit) {
+                self.server.end(backend);
+            }
+            return Poll::Ready(Err(error(severity, sqlstate, None)));
+        }
+        if matches!(op, Op::Commit) {
+            oracle::before_commit(self, backend);
+        }
+        let stepped = match op {
+            Op::StepOver { partition, .. } => self.server.data.ledger[*partition].clone(),
+            _ => None,
+        };
+        let dice = &mut self.dice;
+        let hint = |row: u32| match dice.u8(0..4) {
+            0 => None,
+            1 => Some(dice.u32(0..row + 3)),
+            _ => Some(row),
+        };
+        let outcome = self.server.run(backend, op, progress, hint, self.bug);
+        if let (Op::StepOver { to, log, .. }, Some(cell), Poll::Ready(Ok(Reply::Stepped(true)))) =
+            (op, stepped, &outcome)
+        {
+            let from = if cell.log == *log { index(cell.next) } else { 0 };
+            self.excuse(*log, from, index(*to));
+        }
+        if matches!(op, Op::Commit | Op::StepOver { .. }) {
+            oracle::audit(self);
+        }
+        outcome
+    }
+
+    /// The whole ledger, where the server answers.
+    pub(crate) fn ledger_rows(&self) -> Option<Vec<(TopicPartition, LedgerRow)>> {
+        let rows = self.kafka.sources.iter().zip(&self.server.data.ledger).map(|(source, cell)| {
+            let row = cell.as_ref().map(|cell| LedgerRow::Found { claim: cell.claim, next: cell.next });
+            (source.clone(), row.unwrap_or(LedgerRow::Missing))
+        });
+        (self.server.outage != Some(Outage::Down)).then(|| rows.collect())
+    }
+
+    /// The partition that a log is or was of.
+    pub(crate) fn partition_of_log(&self, log: usize) -> usize {
+        self.kafka.logs[log].partition
+    }
+
+    /// A policy, or a log that couldn't be known again, leaves these out: none of them need be there.
+    pub(crate) fn excuse(&mut self, log: usize, from: usize, to: usize) {
+        let places = &mut self.kafka.logs[log].places;
+        let to = to.min(places.len());
+        for place in places.get_mut(from..to).unwrap_or_default() {
+            if matches!(place, Place::Live(_)) {
+                *place = Place::Excused;
+            }
+        }
+    }
+}
+
+/// A run's world, shared by all its tasks. They run on one thread: the lock is never waited for.
+#[derive(Debug)]
+pub(crate) struct Sim {
+    world: Mutex<World>,
+}
+
+impl Sim {
+    pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Arc<Self> {
+        let mut dice = Rng::with_seed(seed);
+        let partitions = dice.usize(1..=4);
+        let policy = [Policy::Fail, Policy::Earliest, Policy::Latest][dice.usize(0..3)];
+        let trouble = [0, 0, 15, 50][dice.usize(0..4)];
+        let world = World {
+            kafka: Kafka::new(partitions),
+            server: Server::new(partitions),
+            bug,
+            policy,
+            trouble,
+            violation: None,
+            stops: Vec::new(),
+            catalog_changes: 0,
+            verbose: std::env::var_os("TIDEGATE_SEED").is_some(),
+            notes: BTreeMap::new(),
+            claims: 0,
+            dice,
+        };
+        Arc::new(Self { world: Mutex::new(world) })
+    }
+
+    pub(crate) fn w(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
