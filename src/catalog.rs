@@ -11,6 +11,15 @@ pub struct Catalog {
     pub kind: RelationKind,
     /// Columns that exist, dropped ones left out.
     pub columns: Vec<CatalogColumn>,
+    /// The columns of each unique index that `ON CONFLICT` may go by: valid, at once, of plain columns, of all rows.
+    pub unique: Vec<Vec<String>>,
+}
+
+impl Catalog {
+    /// Whether a unique index has these columns and no others.
+    pub fn is_unique(&self, key: &[String]) -> bool {
+        self.unique.iter().any(|index| index.len() == key.len() && key.iter().all(|column| index.contains(column)))
+    }
 }
 
 /// One column of a table.

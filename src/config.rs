@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 mod column;
+mod condition;
 mod deadlines;
 pub mod defaults;
 mod environment;
@@ -19,20 +20,24 @@ mod fault;
 mod layer;
 mod names;
 mod node;
+mod partition_by;
 mod pipeline;
 mod properties;
 mod property_names;
 mod read;
 mod read_columns;
 mod read_pipeline;
+mod read_table;
 mod schema;
 mod secret;
 #[cfg(test)]
 mod tests;
 pub mod units;
 
-pub use column::{Column, EpochUnit, NulPolicy, Source};
+pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
+pub use condition::{Condition, Test};
 pub use fault::{Fault, Faults};
+pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use pipeline::{
     BatchLimits, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics,
     UnknownFields,

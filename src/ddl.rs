@@ -20,9 +20,8 @@ pub fn create_table(config: &Pipeline) -> Result<String, Vec<PlanFault>> {
     if let UnknownFields::Column(name) = &config.unknown_fields {
         lines.push(format!("{} jsonb", quote_identifier(name)));
     }
-    if let TableMode::InsertNew { key } = &config.table.mode
-        && !key.is_empty()
-    {
+    let key = config.table.mode.key();
+    if !key.is_empty() {
         for name in key.iter().filter(|name| !columns.iter().any(|column| column.name == **name)) {
             faults.push("table.key", format!("`{name}` is no column of the mapping"));
         }
@@ -30,7 +29,27 @@ pub fn create_table(config: &Pipeline) -> Result<String, Vec<PlanFault>> {
         lines.push(format!("PRIMARY KEY ({})", names.join(", ")));
     }
     let table = config.table.name.quoted();
-    faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n)", lines.join(",\n    ")))
+    let options = match &config.table.partition_by {
+        Some(by) => {
+            if !key.is_empty() && !key.contains(&by.column) {
+                let message =
+                    format!("a key of a table in partitions has the column that parts it; add `{}`", by.column);
+                faults.push("table.key", message);
+            }
+            // The partitions have the fillfactor: the table itself holds no row.
+            format!(" PARTITION BY RANGE ({})", quote_identifier(&by.column))
+        }
+        None => fillfactor(&config.table.mode),
+    };
+    faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
+}
+
+/// Rows that are updated again and again find room for their next version on the same page, and no index has to learn of it.
+pub(crate) fn fillfactor(mode: &TableMode) -> String {
+    match mode {
+        TableMode::Append | TableMode::InsertNew { .. } => String::new(),
+        TableMode::Upsert { .. } | TableMode::Aggregate { .. } => " WITH (fillfactor = 70)".to_owned(),
+    }
 }
 
 fn line(column: &Column, faults: &mut Faults) -> Option<String> {
@@ -56,7 +75,7 @@ fn own_type(source: &Source) -> Option<&'static str> {
         Source::Field(_) => None,
         Source::Topic | Source::Header(_) => Some("text"),
         Source::Partition => Some("int4"),
-        Source::Offset => Some("int8"),
+        Source::Offset | Source::Record => Some("int8"),
         Source::Timestamp => Some("timestamptz"),
         Source::Key => Some("bytea"),
         Source::Headers => Some("jsonb"),

@@ -19,6 +19,7 @@ pub mod lag;
 pub mod limits;
 pub mod mapping;
 pub mod metrics;
+pub mod modes;
 pub mod partition;
 pub mod pipeline;
 pub mod plan;

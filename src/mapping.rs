@@ -7,22 +7,28 @@
 //!   refused here, without a round trip.
 //! - Under `unknown_fields = { column = … }` a record without unknown fields has NULL there, `{}` if the column is NOT NULL.
 //!   A top-level field that a column looks into (`position.lat`) is not unknown.
+//! - A record for which `where` doesn't hold has no rows. A field that a `where` looks at is not unknown.
+//! - In mode aggregate a column holds what a record gives to its fold: NULL where the record doesn't count.
 //! - A JSON null is SQL's NULL for json and jsonb columns too.
 
+mod condition;
 mod explain;
 pub(crate) mod fault;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod fold;
 mod meta;
 mod plan;
 mod planner;
 #[cfg(test)]
 mod tests;
+mod tombstone;
 
 use std::sync::Arc;
 
+use crate::config::Decode;
 use crate::copy::{NULL, Scratch};
-use crate::decode::{DecodeFault, Decoder, Fields};
+use crate::decode::{DecodeFault, Decoder, Fields, Leftovers};
 use crate::record::Record;
 use crate::value::{Kind, Reason, Rejection, Value};
 pub use explain::Described;
@@ -39,6 +45,10 @@ pub struct Encoder {
     scratch: Scratch,
     /// Text made up for a column: an offset's digits, the headers as an object.
     made: Vec<u8>,
+    /// Text without its escapes, for a `where` to compare.
+    compared: Vec<u8>,
+    /// Reads the keys of tombstones, where these delete.
+    keys: Option<Decoder>,
 }
 
 /// Why a row came to an end, and at which column.
@@ -52,7 +62,16 @@ impl Encoder {
     /// An encoder of this plan's rows.
     pub fn new(plan: Arc<Plan>) -> Self {
         let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers);
-        Self { plan, decoder, fields: Fields::default(), scratch: Scratch::default(), made: Vec::new() }
+        let keys = plan.deletes.then(|| Decoder::new(&Decode::Json, &plan.paths, Leftovers::Ignore));
+        Self {
+            plan,
+            decoder,
+            fields: Fields::default(),
+            scratch: Scratch::default(),
+            made: Vec::new(),
+            compared: Vec::new(),
+            keys,
+        }
     }
 
     /// The plan it encodes by.
@@ -68,7 +87,7 @@ impl Encoder {
     pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Rejection> {
         let mark = rows.len();
         match self.row(record, rows) {
-            Ok(()) => Ok(1),
+            Ok(count) => Ok(count),
             Err(refusal) => {
                 rows.truncate(mark);
                 Err(self.reject(refusal, record))
@@ -77,11 +96,16 @@ impl Encoder {
     }
 
     #[inline]
-    fn row(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), Refusal> {
+    fn row(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         let Some(payload) = record.value else {
-            return Err(Refusal::Record(tombstone()));
+            return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         };
         self.decoder.decode(payload, &mut self.fields).map_err(Refusal::Record)?;
+        if let Some(keep) = &self.plan.keep
+            && !keep.holds(&self.fields, payload, &mut self.compared)
+        {
+            return Ok(0);
+        }
         rows.extend_from_slice(&self.plan.column_count);
         for (at, column) in (0_u16..).zip(&self.plan.columns) {
             let value = match &column.feed {
@@ -92,13 +116,21 @@ impl Encoder {
                     meta::value(feed, record, &self.fields, &mut self.made).map_err(|fault| Refusal::Meta(at, fault))?
                 }
             };
+            if let Some(fold) = &column.fold
+                && fold.put(&value, &self.fields, payload, &mut self.compared, rows)
+            {
+                continue;
+            }
             let put = match value.kind {
                 Kind::Missing | Kind::Null => absent(column, value.kind, rows),
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
             put.map_err(|reason| Refusal::Column(at, reason))?;
         }
-        Ok(())
+        if self.plan.deletes {
+            rows.extend_from_slice(&tombstone::KEEPS);
+        }
+        Ok(1)
     }
 
     #[cold]
@@ -132,9 +164,4 @@ fn absent(column: &PlannedColumn, kind: Kind, rows: &mut Vec<u8>) -> Result<(), 
         _ => return Err(Reason::NullInNotNull),
     }
     Ok(())
-}
-
-#[cold]
-fn tombstone() -> DecodeFault {
-    DecodeFault { reason: Reason::Tombstone, detail: "the record has no value: it is a tombstone".to_owned() }
 }

@@ -25,7 +25,7 @@ use crate::plan::PlanSource;
 use crate::position::{Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
-use crate::postgres::{PgStore, error, schema};
+use crate::postgres::{PgStore, error, partitions, schema};
 use crate::retry::{Backoff, Stage};
 use crate::session::Session;
 use crate::status::{ConsumerStatus, lock};
@@ -160,6 +160,9 @@ impl Pipeline {
         );
         helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
+        if self.config.table.partition_by.is_some() {
+            helpers.spawn(partitions::keep(connector.clone(), self.config.clone()));
+        }
         if until_now {
             let ends = self.ends_now(&observer).await?;
             helpers.spawn(stop_when_written(ends, Arc::clone(&self.lag), stop.clone()));
@@ -264,6 +267,7 @@ impl Pipeline {
         })?;
         let (mut connection, _) = connector.open().await?;
         let plans = PlanSource::load(&self.config, &mut connection).await?;
+        partitions::maintain_once(connector, &self.config).await?;
         let (topics, cluster_id) = {
             let (observer, wanted) = (Arc::clone(observer), self.config.topics.clone());
             ask(move || Ok((observer.topics(&wanted)?, observer.cluster_id()))).await?

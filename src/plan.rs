@@ -5,13 +5,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sqlx::{Executor, PgConnection};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::batch::Reject;
-use crate::catalog::{Catalog, quote_identifier};
-use crate::config::{Pipeline, TableMode};
+use crate::catalog::Catalog;
+use crate::config::Pipeline;
 use crate::ddl;
 use crate::mapping::Plan;
+use crate::modes;
+pub use crate::modes::Merge;
 use crate::postgres::{catalog, error};
 use crate::retry::Stage;
 use crate::status::lock;
@@ -42,17 +44,6 @@ pub struct Planned {
     pub catalog: Catalog,
 }
 
-/// Rows go into a staging table of the connection's own, and from there into the target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Merge {
-    /// Makes the staging table, once a connection.
-    pub create: String,
-    /// Merges what is in it.
-    pub merge: String,
-    /// Empties it, for the next COPY of the same transaction.
-    pub clear: String,
-}
-
 impl PlanSource {
     /// Reads the catalog, makes the table where `create` asks for it, and plans.
     ///
@@ -74,6 +65,11 @@ impl PlanSource {
     pub fn of(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
         let planned = Arc::new(plan(config, catalog, 1)?);
         Ok(Self { config: config.clone(), current: Mutex::new(planned), version: AtomicU64::new(1) })
+    }
+
+    /// The pipeline that is planned for.
+    pub fn config(&self) -> &Pipeline {
+        &self.config
     }
 
     /// The newest plan.
@@ -138,40 +134,17 @@ fn plan(config: &Pipeline, catalog: Option<Catalog>, version: u64) -> Result<Pla
         )));
     };
     let plan = Plan::new(config, &catalog).map_err(|faults| unplannable(&faults))?;
-    let merge = merge(config, &plan);
-    let copy = match &merge {
-        Some(_) => format!("COPY pg_temp.{STAGE} FROM STDIN (FORMAT binary)"),
-        None => plan.copy_statement().to_owned(),
-    };
+    for warning in plan.warnings() {
+        warn!(pipeline = config.name, warning);
+    }
+    let merge = modes::merge(config, &plan, &catalog);
+    let copy = merge.as_ref().map_or_else(|| plan.copy_statement().to_owned(), |merge| merge.copy.clone());
     Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog })
 }
 
 fn unplannable(faults: &[crate::mapping::PlanFault]) -> ReplanError {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     ReplanError::Unplannable(lines.join("\n"))
-}
-
-const STAGE: &str = "tidegate_stage";
-
-fn merge(config: &Pipeline, plan: &Plan) -> Option<Merge> {
-    let TableMode::InsertNew { key } = &config.table.mode else { return None };
-    let columns = plan.column_names().map(quote_identifier).collect::<Vec<_>>().join(", ");
-    let table = config.table.name.quoted();
-    let key = key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ");
-    // Every writer merges in the order of the key, so that two of them don't wait for each other in a circle; of several rows
-    // with one key the first delivered is the one that stays.
-    let (order, conflict) =
-        if key.is_empty() { ("ctid".to_owned(), String::new()) } else { (format!("{key}, ctid"), format!(" ({key})")) };
-    Some(Merge {
-        // WITH NO DATA takes the columns' types and nothing else: constraints and defaults are the target's to ask.
-        create: format!(
-            "CREATE TEMP TABLE {STAGE} ON COMMIT DELETE ROWS AS SELECT {columns} FROM {table} WITH NO DATA"
-        ),
-        merge: format!(
-            "INSERT INTO {table} ({columns}) SELECT {columns} FROM pg_temp.{STAGE} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"
-        ),
-        clear: format!("TRUNCATE pg_temp.{STAGE}"),
-    })
 }
 
 /// A rejection, with the names that the plan knows.

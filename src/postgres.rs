@@ -11,6 +11,7 @@ pub mod connect;
 mod dead_letters;
 pub mod error;
 mod ledger;
+pub mod partitions;
 pub mod register;
 pub mod schema;
 
@@ -22,14 +23,16 @@ use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::batch::{Batch, Reject, Span};
 use crate::copy;
 use crate::mapping::Encoder;
 use crate::metrics::WriterMetrics;
+use crate::modes::partitions::{self as by_time, Bounds};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::record::Record;
-use crate::retry::Stage;
+use crate::retry::{Disposition, Stage};
 use crate::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
 use connect::Connector;
 
@@ -50,6 +53,10 @@ pub struct PgStore {
     live: Option<Live>,
     metrics: WriterMetrics,
     copy_time: Duration,
+    /// Partitions that rows at hand need and the table lacks.
+    missing: Vec<Bounds>,
+    /// They were made since the last commit: a row that still finds none has itself to blame.
+    made: bool,
 }
 
 /// An open connection.
@@ -57,8 +64,16 @@ pub struct PgStore {
 struct Live {
     connection: PgConnection,
     pid: i32,
-    /// Whether this connection has the staging table of the modes that merge.
-    staged: bool,
+    /// The plan whose staging table this connection has.
+    staged: Option<u64>,
+    /// The staging table holds rows of this transaction.
+    filled: bool,
+}
+
+impl Live {
+    fn new((connection, pid): (PgConnection, i32)) -> Self {
+        Self { connection, pid, staged: None, filled: false }
+    }
 }
 
 impl PgStore {
@@ -66,7 +81,18 @@ impl PgStore {
     pub fn new(pipeline: Arc<str>, connector: Connector, plans: Arc<PlanSource>, metrics: WriterMetrics) -> Self {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
-        Self { pipeline, connector, plans, planned, encoder, live: None, metrics, copy_time: Duration::ZERO }
+        Self {
+            pipeline,
+            connector,
+            plans,
+            planned,
+            encoder,
+            live: None,
+            metrics,
+            copy_time: Duration::ZERO,
+            missing: Vec::new(),
+            made: false,
+        }
     }
 
     fn take(&mut self, stage: Stage) -> Result<Live, WriteError> {
@@ -100,20 +126,30 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
-    /// Makes the staging table, once a connection, where the mode merges. Outside of any transaction: one that is rolled back
-    /// would take the table with it.
+    /// Makes the staging table where the plan has one and the connection doesn't: outside of a transaction, so that no rollback
+    /// takes it away.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.planned);
         let Some(merge) = &planned.merge else { return Ok(()) };
         let mut live = self.take(Stage::Begin)?;
-        if !live.staged {
-            let work = live.connection.execute(merge.create.as_str());
-            let result = timeout(self.connector.write_deadline(), work).await;
-            live.staged = matches!(result, Ok(Ok(_)));
-            return self.keep(Stage::Begin, live, result, None).map(|_| ());
+        live.filled = false;
+        if live.staged == Some(planned.version) {
+            self.live = Some(live);
+            return Ok(());
         }
-        self.live = Some(live);
-        Ok(())
+        let result = timeout(self.connector.write_deadline(), live.connection.execute(merge.create.as_str())).await;
+        live.staged = Some(planned.version).filter(|_| matches!(result, Ok(Ok(_))));
+        self.keep(Stage::Begin, live, result, None).map(|_| ())
+    }
+
+    /// Whether rows of this window find no partition that may be made; which, is noted.
+    fn misses(&mut self, batch: &Batch, window: Range<u32>) -> bool {
+        if let (Some(by), false) = (&self.plans.config().table.partition_by, self.made) {
+            let column = self.planned.plan.column_names().position(|name| name == by.column);
+            let rows = batch.copy_ranges(window);
+            self.missing = column.map_or_else(Vec::new, |at| by_time::needed(by, &self.planned.catalog, at, rows));
+        }
+        !self.missing.is_empty()
     }
 
     /// Runs one statement of the caller's own in the transaction that is open, under the same deadline and rules as the rest.
@@ -132,8 +168,7 @@ impl PgStore {
     /// # Errors
     /// As the statements fail.
     pub async fn begin_with(&mut self, sql: &str) -> Result<(), WriteError> {
-        let (connection, pid) = self.connector.open().await?;
-        self.live = Some(Live { connection, pid, staged: false });
+        self.live = Some(Live::new(self.connector.open().await?));
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
         self.rows(Stage::Begin, sqlx::query(sql)).await?;
         self.stage().await
@@ -153,6 +188,10 @@ async fn copy_window(
     batch: &Batch,
     window: Range<u32>,
 ) -> Result<u64, sqlx::Error> {
+    if let (Some(merge), true) = (&planned.merge, live.filled) {
+        live.connection.execute(merge.clear.as_str()).await?;
+    }
+    live.filled = planned.merge.is_some();
     let mut sink = live.connection.copy_in_raw(&planned.copy).await?;
     sink.send(&copy::HEADER[..]).await?;
     for range in batch.copy_ranges(window) {
@@ -164,16 +203,14 @@ async fn copy_window(
     let copied = sink.finish().await?;
     let Some(merge) = &planned.merge else { return Ok(copied) };
     let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
-    live.connection.execute(merge.clear.as_str()).await?;
-    Ok(merged)
+    Ok(if merge.skips { merged } else { copied })
 }
 
 impl Store for PgStore {
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.copy_time = Duration::ZERO;
         if self.live.is_none() {
-            let (connection, pid) = self.connector.open().await?;
-            self.live = Some(Live { connection, pid, staged: false });
+            self.live = Some(Live::new(self.connector.open().await?));
         }
         self.stage().await?;
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await
@@ -184,10 +221,17 @@ impl Store for PgStore {
         let mut live = self.take(Stage::Copy)?;
         let pid = live.pid;
         let planned = Arc::clone(&self.planned);
-        let work = timeout(self.connector.write_deadline(), copy_window(&mut live, &planned, batch, window));
+        let work = timeout(self.connector.write_deadline(), copy_window(&mut live, &planned, batch, window.clone()));
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         self.copy_time += started.elapsed();
-        self.keep(Stage::Copy, live, result, note)
+        let no_partition = matches!(&result, Ok(Err(error)) if error::is_no_partition(error));
+        let kept = self.keep(Stage::Copy, live, result, note);
+        match kept {
+            Err(WriteError { stage, cause: Cause::Postgres(error) }) if no_partition && self.misses(batch, window) => {
+                Err(WriteError { stage, cause: Cause::NoPartition(Box::new(error)) })
+            }
+            kept => kept,
+        }
     }
 
     async fn savepoint(&mut self) -> Result<(), WriteError> {
@@ -222,6 +266,7 @@ impl Store for PgStore {
         let started = Instant::now();
         let result = self.simple(Stage::Commit, "COMMIT").await;
         self.metrics.spent(self.copy_time, started.elapsed());
+        self.made &= result.is_err();
         result
     }
 
@@ -238,14 +283,32 @@ impl Store for PgStore {
 
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.disconnect();
-        let (mut connection, pid) = self.connector.open().await?;
-        let work = timeout(self.connector.write_deadline(), ledger::settle(&mut connection, &self.pipeline, spans));
+        let mut live = Live::new(self.connector.open().await?);
+        let pid = live.pid;
+        let work =
+            timeout(self.connector.write_deadline(), ledger::settle(&mut live.connection, &self.pipeline, spans));
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
-        self.keep(Stage::Ledger, Live { connection, pid, staged: false }, result, note)
+        self.keep(Stage::Ledger, live, result, note)
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
+        if let (Some(by), false) = (&self.plans.config().table.partition_by, self.missing.is_empty()) {
+            let work = partitions::make(&mut connection, self.plans.config(), by, &self.missing);
+            let made = timeout(self.connector.write_deadline(), work).await;
+            let cause = match made {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error::cause(error)),
+                Err(_) => Some(Cause::Deadline(self.connector.write_deadline())),
+            };
+            match cause.map(|cause| WriteError { stage: Stage::Begin, cause }) {
+                Some(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
+                Some(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
+                None => {}
+            }
+            self.missing.clear();
+            self.made = true;
+        }
         self.planned = self.plans.replan(&mut connection).await?;
         self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
         // Nothing depends on how this ends: the connection was for the catalog alone.

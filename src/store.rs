@@ -106,6 +106,8 @@ pub enum Cause {
     Deadline(Duration),
     /// The server said so.
     Postgres(PostgresError),
+    /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
+    NoPartition(Box<PostgresError>),
 }
 
 /// An error as the server sent it.
@@ -130,6 +132,7 @@ impl WriteError {
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
             Cause::Connection(_) | Cause::Deadline(_) => Disposition::Outage,
+            Cause::NoPartition(_) => Disposition::Plan,
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
         }
     }
@@ -146,6 +149,7 @@ impl WriteError {
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
             Cause::Postgres(error) => Some(error),
+            Cause::NoPartition(error) => Some(error),
             _ => None,
         }
     }
@@ -155,7 +159,7 @@ impl WriteError {
         match &self.cause {
             Cause::Deadline(_) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
-            Cause::Connection(_) => false,
+            Cause::Connection(_) | Cause::NoPartition(_) => false,
         }
     }
 
@@ -164,6 +168,7 @@ impl WriteError {
         match &self.cause {
             Cause::Connection(_) => "connection".to_owned(),
             Cause::Deadline(_) => "deadline".to_owned(),
+            Cause::NoPartition(_) => "partition".to_owned(),
             Cause::Postgres(error) => error.sqlstate.get(..2).unwrap_or("unknown").to_owned(),
         }
     }
@@ -182,6 +187,7 @@ impl fmt::Display for WriteError {
         match &self.cause {
             Cause::Connection(why) => write!(f, "Postgres connection lost at {stage}: {why}"),
             Cause::Deadline(limit) => write!(f, "Postgres gave no answer at {stage} within {limit:?}"),
+            Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
             Cause::Postgres(error) => {
                 write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message)?;
                 error.note.iter().try_for_each(|note| write!(f, "; {note}"))

@@ -1,5 +1,7 @@
 //! What `[pipelines.NAME.columns]` means, checked. `read_columns` makes it.
 
+use super::Condition;
+
 /// One column of the mapping.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
@@ -18,6 +20,41 @@ pub struct Column {
     pub nul: NulPolicy,
     /// `not_null = true`, for `create`.
     pub not_null: bool,
+    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns but the key's have it.
+    pub aggregate: Option<Aggregate>,
+}
+
+/// How the records of a key become one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// `aggregate = "sum"`
+    pub function: AggregateFunction,
+    /// `where`: other records don't count for this column.
+    pub condition: Option<Condition>,
+}
+
+/// What `aggregate` may be. All of them leave missing and null fields out; a key none of whose records count has NULL, and 0
+/// as its count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AggregateFunction {
+    /// Exact for integers and numerics. What the column can't hold is a dead letter, and never wraps.
+    Sum,
+    /// Records whose field is there and not null; without a field, all.
+    Count,
+    /// The smallest.
+    Min,
+    /// The largest.
+    Max,
+    /// The value of the record whose `by` is smallest, of several the one delivered first; null where that record has none.
+    First {
+        /// A column of the mapping with `aggregate = "min"`, which keeps the smallest in the row.
+        by: String,
+    },
+    /// The value of the record whose `by` is largest, of several the one delivered last; null where that record has none.
+    Last {
+        /// A column of the mapping with `aggregate = "max"`, which keeps the largest in the row.
+        by: String,
+    },
 }
 
 /// What fills a column.
@@ -39,6 +76,8 @@ pub enum Source {
     Headers,
     /// `header = "trace-id"`: the last of that name.
     Header(String),
+    /// Nothing: `aggregate = "count"` without a field counts records.
+    Record,
 }
 
 /// The unit of a number that is an epoch.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Column, Secret};
+use super::{Column, Condition, PartitionBy, Secret};
 use crate::catalog::TableName;
 
 /// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
@@ -28,6 +28,8 @@ pub struct Pipeline {
     pub batch: BatchLimits,
     /// `flow.max_rows_per_second`; `None` is as fast as the database takes it.
     pub max_rows_per_second: Option<NonZeroU32>,
+    /// `where`: records for which it doesn't hold are skipped.
+    pub keep: Option<Condition>,
     /// The target.
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of its name.
@@ -102,6 +104,10 @@ pub struct Table {
     pub mode: TableMode,
     /// Make the table if it is missing.
     pub create: bool,
+    /// `sort_by`: a batch's rows go in in the ascending order of these columns. Append only; empty: as delivered.
+    pub sort_by: Vec<String>,
+    /// `partition_by`: range partitions made ahead of need, and let go past a retention.
+    pub partition_by: Option<PartitionBy>,
 }
 
 /// How rows go in.
@@ -114,6 +120,42 @@ pub enum TableMode {
         /// `key`, columns with a unique index.
         key: Vec<String>,
     },
+    /// A row replaces what the mapping fills of the row with its key. Of a key's records the one delivered last wins.
+    Upsert {
+        /// `key`, columns with a unique index.
+        key: Vec<String>,
+        /// `newer_by`: a record replaces a row only where this column isn't smaller than the row's. Between equals the one
+        /// delivered later wins. A NULL is older than everything else.
+        newer_by: Option<String>,
+        /// `deletes`: a record without a value deletes the row that its key names, whatever `newer_by` says; what is
+        /// delivered after it is a new row.
+        deletes: bool,
+    },
+    /// Each column but the key's is folded over the records of its key, as its `aggregate` says.
+    Aggregate {
+        /// `key`, columns with a unique index.
+        key: Vec<String>,
+    },
+}
+
+impl TableMode {
+    /// The word that the configuration has for it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::InsertNew { .. } => "insert_new",
+            Self::Upsert { .. } => "upsert",
+            Self::Aggregate { .. } => "aggregate",
+        }
+    }
+
+    /// The key's columns; empty where there is none.
+    pub fn key(&self) -> &[String] {
+        match self {
+            Self::Append => &[],
+            Self::InsertNew { key } | Self::Upsert { key, .. } | Self::Aggregate { key } => key,
+        }
+    }
 }
 
 /// What becomes of fields that no column takes.

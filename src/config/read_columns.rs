@@ -1,7 +1,7 @@
 //! From the merged tree to the mapping.
 
 use super::node::Node;
-use super::{Column, EpochUnit, NulPolicy, Source, names};
+use super::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source, condition, names};
 
 /// Every column, in the order of the file; `None` where there is no mapping.
 pub(super) fn all(table: &Node<'_>) -> Option<Vec<Column>> {
@@ -37,6 +37,7 @@ fn one(name: &str, node: &Node<'_>) -> Column {
         default: node.at("default").scalar_json(),
         nul: node.at("nul").choice(&nuls).unwrap_or_default(),
         not_null: node.at("not_null").flag(false),
+        aggregate: aggregate(node),
         type_name,
     };
     check(&column, node);
@@ -65,6 +66,7 @@ fn source(node: &Node<'_>) -> Source {
             ];
             at.choice(&words).cloned().unwrap_or_else(nothing)
         }
+        None if node.at("aggregate").text() == Some("count") => Source::Record,
         None => {
             if node.is_table() {
                 node.fault("says not what fills it; set field, meta or header");
@@ -72,6 +74,36 @@ fn source(node: &Node<'_>) -> Source {
             nothing()
         }
     }
+}
+
+/// `aggregate`, with its `by` and its `where`.
+fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
+    let words = ["sum", "count", "min", "max", "first", "last"];
+    let at = node.at("aggregate");
+    let word = at.choice(&words.map(|word| (word, word)));
+    let by = node.at("by");
+    let ordered = matches!(word, Some("first" | "last"));
+    if by.is_set() && !ordered && (word.is_some() || !at.is_set()) {
+        by.fault("only aggregate = \"first\" and \"last\" go by a column");
+    }
+    if node.at("where").is_set() && !at.is_set() {
+        node.at("where").fault("says which records count for an aggregate; this column has none");
+    } else if node.at("where").is_set() && ordered {
+        node.at("where").fault("stands at the column that `by` names, and holds here too; leave it out");
+    }
+    if ordered {
+        by.require("name the column to go by, one with aggregate = \"min\" for first and \"max\" for last");
+    }
+    let by = || by.text().unwrap_or_default().to_owned();
+    let function = match word? {
+        "sum" => AggregateFunction::Sum,
+        "count" => AggregateFunction::Count,
+        "min" => AggregateFunction::Min,
+        "max" => AggregateFunction::Max,
+        "first" => AggregateFunction::First { by: by() },
+        _ => AggregateFunction::Last { by: by() },
+    };
+    Some(Aggregate { function, condition: condition::read(&node.at("where")) })
 }
 
 fn field(path: &str, node: &Node<'_>) -> Source {
@@ -95,5 +127,9 @@ fn check(column: &Column, node: &Node<'_>) {
     }
     if column.default.is_some() && !is_record {
         node.at("default").fault("Kafka's own metadata is never missing");
+    }
+    let counts = column.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
+    if counts && (column.default.is_some() || column.unit.is_some()) {
+        node.at("aggregate").fault("a count takes no default and no unit");
     }
 }

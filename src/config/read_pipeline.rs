@@ -8,11 +8,10 @@ use jiff::Timestamp;
 use super::node::Node;
 use super::read::ANY_WAIT;
 use super::{
-    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode,
-    Topics, UnknownFields,
+    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Topics,
+    UnknownFields,
 };
-use super::{defaults, names, properties, read_columns};
-use crate::catalog::TableName;
+use super::{condition, defaults, names, properties, read_columns, read_table};
 
 /// Every pipeline, in order of name, and that they don't disturb each other.
 pub(super) fn all(table: &Node<'_>) -> Vec<Pipeline> {
@@ -93,7 +92,8 @@ fn one(name: &str, node: &Node<'_>) -> Pipeline {
         decode: decode(&node.at("decode")),
         batch: batch(&node.at("batch")),
         max_rows_per_second: NonZeroU32::new(rate),
-        table: target(&node.at("table"), columns.as_deref(), &node.at("columns")),
+        keep: condition::read(&node.at("where")),
+        table: read_table::target(node, columns.as_deref()),
         columns,
         unknown_fields,
         on_offset_loss: node.at("on_offset_loss").choice(&losses).unwrap_or_default(),
@@ -157,54 +157,6 @@ fn batch(node: &Node<'_>) -> BatchLimits {
         max_rows: NonZeroU32::new(rows).unwrap_or(default.max_rows),
         max_bytes: node.at("max_bytes").size((16 << 10)..=(1 << 30), default.max_bytes),
         max_age: node.at("max_age").duration(ANY_WAIT, default.max_age),
-    }
-}
-
-fn target(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) -> Table {
-    node.at("name").require("name the table to write, as in name = \"public.rides\"");
-    let name = node.at("name").text().map_or(Ok(None), |text| names::table(text).map(Some)).unwrap_or_else(|message| {
-        node.at("name").fault(message);
-        None
-    });
-    let key = node.at("key");
-    let key_columns = key.list(|column| match columns {
-        Some(columns) if !columns.iter().any(|mapped| mapped.name == column) => {
-            Err(format!("{column:?} is no column of the mapping"))
-        }
-        _ => names::identifier(column),
-    });
-    let inserts_new = node.at("mode").choice(&[("append", false), ("insert_new", true)]).unwrap_or(false);
-    if key.is_set() && node.at("mode").text() == Some("append") || key.is_set() && !node.at("mode").is_set() {
-        key.fault("of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out");
-    }
-    let create = node.at("create").flag(false);
-    if create {
-        creatable(node, columns, columns_node);
-    }
-    Table {
-        name: name.unwrap_or_else(|| TableName { schema: String::new(), name: String::new() }),
-        mode: if inserts_new {
-            TableMode::InsertNew { key: key_columns.unwrap_or_default() }
-        } else {
-            TableMode::Append
-        },
-        create,
-    }
-}
-
-/// `create = true` knows the table's columns from the mapping only.
-fn creatable(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) {
-    let Some(columns) = columns else {
-        if !columns_node.is_set() {
-            node.at("create").fault("needs the columns and their types; write a [pipelines.NAME.columns]");
-        }
-        return;
-    };
-    for column in columns.iter().filter(|column| column.type_name.is_none()) {
-        let node = columns_node.at(&column.name);
-        if !node.at("type").is_set() {
-            node.fault("create = true needs its type; write it as in { field = \"ts\", type = \"timestamptz\" }");
-        }
     }
 }
 

@@ -93,9 +93,24 @@ static PIPELINE: &[Key] = &[
             key("name", Kind::Text),
             key("mode", Kind::Text),
             key("key", Kind::List),
+            key("newer_by", Kind::Text),
+            key("deletes", Kind::Bool),
             key("create", Kind::Bool),
+            key("sort_by", Kind::List),
+            key(
+                "partition_by",
+                Kind::Table(&[
+                    key("column", Kind::Text),
+                    key("interval", Kind::Text),
+                    key("ahead", Kind::Integer),
+                    key("retention", Kind::Duration),
+                    key("expired", Kind::Text),
+                    key("default", Kind::Bool),
+                ]),
+            ),
         ]),
     ),
+    key("where", Kind::Table(CONDITION)),
     key("columns", Kind::Named(&Kind::TextOr(COLUMN))),
     key("unknown_fields", Kind::TextOr(&[key("column", Kind::Text)])),
     key("on_offset_loss", Kind::Text),
@@ -115,6 +130,18 @@ static COLUMN: &[Key] = &[
     key("default", Kind::Scalar),
     key("nul", Kind::Text),
     key("not_null", Kind::Bool),
+    key("aggregate", Kind::Text),
+    key("by", Kind::Text),
+    key("where", Kind::Table(CONDITION)),
+];
+
+static CONDITION: &[Key] = &[
+    key("field", Kind::Text),
+    key("equals", Kind::Scalar),
+    key("not_equals", Kind::Scalar),
+    key("exists", Kind::Bool),
+    key("greater", Kind::Float),
+    key("less", Kind::Float),
 ];
 
 impl Kind {

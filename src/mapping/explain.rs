@@ -31,6 +31,7 @@ pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<
         Feed::Key(_) => "meta key".to_owned(),
         Feed::Headers => "meta headers".to_owned(),
         Feed::Header(name, _) => format!("header {}", String::from_utf8_lossy(name)),
+        Feed::Record => "each record".to_owned(),
         Feed::Leftovers { .. } => "all other fields".to_owned(),
     };
     Described {
@@ -94,5 +95,6 @@ fn absent(plan: &Plan, column: &PlannedColumn, reason: Reason) -> String {
     };
     let what = if reason == Reason::MissingField { "missing" } else { "null" };
     let default = if column.has_default { "; its default would apply only without a mapping for it" } else { "" };
-    format!("{subject} is {what}, and the column is NOT NULL{default}")
+    let needs = if column.in_key { "part of the key" } else { "NOT NULL" };
+    format!("{subject} is {what}, and the column is {needs}{default}")
 }

@@ -24,7 +24,8 @@ pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
         decode: Decode::Json,
         batch: BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1, max_age: Duration::from_secs(1) },
         max_rows_per_second: None,
-        table: Table { name: table(), mode: TableMode::Append, create: false },
+        keep: None,
+        table: Table { name: table(), mode: TableMode::Append, create: false, sort_by: Vec::new(), partition_by: None },
         columns,
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
@@ -47,6 +48,7 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
         default: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
+        aggregate: None,
     }
 }
 
@@ -76,7 +78,7 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
 }
 
 pub(crate) fn catalog(columns: Vec<CatalogColumn>) -> Catalog {
-    Catalog { table: table(), oid: 16_384, kind: RelationKind::Table, columns }
+    Catalog { table: table(), oid: 16_384, kind: RelationKind::Table, columns, unique: Vec::new() }
 }
 
 /// A record with nothing but a value.

@@ -78,6 +78,7 @@ pub(super) fn value<'a>(
             Some(Some(header)) => read(header, *reading, "header"),
         },
         Feed::Headers => headers(record.headers, made),
+        Feed::Record => Ok(Value { kind: Kind::True, ..Value::MISSING }),
         Feed::Leftovers { empty } => Ok(leftovers(fields, *empty, made)),
     }
 }
@@ -92,6 +93,11 @@ fn integer(number: i64, made: &mut Vec<u8>) -> Value<'_> {
 #[expect(clippy::option_option, reason = "no header and a header that is null are two things")]
 fn last_header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<Option<&'a [u8]>> {
     headers.iter().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
+}
+
+/// A record's key as this column reads it.
+pub(super) fn key<'a>(bytes: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    read(bytes, Reading::of(encoding), "key")
 }
 
 fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, DecodeFault> {

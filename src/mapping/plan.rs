@@ -4,10 +4,13 @@ use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_iden
 use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, UnknownFields};
 use crate::copy::Encoding;
 use crate::decode::{Leftovers, Path};
+use crate::mapping::condition::Check;
 use crate::mapping::explain::{Described, describe};
-use crate::mapping::fault::{Faults, PlanFault, hint};
+use crate::mapping::fault::{Faults, PlanFault};
+use crate::mapping::fold::Fold;
 use crate::mapping::meta::Reading;
 use crate::mapping::planner::Planner;
+use crate::modes;
 
 /// What fills a column.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub(super) enum Feed {
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
+    /// Nothing of the record: that it is there.
+    Record,
     /// `empty`: a record without leftovers has `{}` rather than NULL.
     Leftovers {
         empty: bool,
@@ -40,6 +45,10 @@ pub(super) struct PlannedColumn {
     pub(super) nul: NulPolicy,
     /// The mapping's `default`, as a field of COPY.
     pub(super) default: Option<Box<[u8]>>,
+    /// Part of the key, in a mode where a row without its key has no place.
+    pub(super) in_key: bool,
+    /// What a record gives to an aggregate.
+    pub(super) fold: Option<Box<Fold>>,
 }
 
 /// How records become rows of one table. Immutable; share it between encoders.
@@ -52,6 +61,11 @@ pub struct Plan {
     pub(super) decode: config::Decode,
     pub(super) paths: Vec<Path>,
     pub(super) leftovers: Leftovers,
+    /// Records for which it doesn't hold have no rows.
+    pub(super) keep: Option<Check>,
+    /// Tombstones delete: each row ends with a bool that says so.
+    pub(super) deletes: bool,
+    warnings: Vec<String>,
 }
 
 impl Plan {
@@ -61,18 +75,22 @@ impl Plan {
     /// Everything that is wrong with the mapping, each with its key in the configuration and a remedy.
     pub fn new(config: &Pipeline, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let mut faults = Faults::of(&config.name);
-        check_table(config, catalog, &mut faults);
+        check_table(catalog, &mut faults);
+        let mut warnings = Vec::new();
+        modes::check(config, catalog, &mut faults, &mut warnings);
         let automatic = config.columns.is_none();
         let mapping = config.columns.clone().unwrap_or_else(|| by_name(config, catalog));
-        let mut planner = Planner { catalog, automatic, paths: Vec::new(), faults };
+        let mut planner = Planner { catalog, mode: &config.table.mode, automatic, paths: Vec::new(), faults };
         let mut columns: Vec<_> = mapping.iter().filter_map(|column| planner.column(column)).collect();
         columns.extend(planner.leftovers(&config.unknown_fields, &mapping));
+        let keep = config.keep.as_ref().and_then(|condition| planner.check(condition));
         let Planner { paths, mut faults, .. } = planner;
         check_unfilled(config, catalog, &mapping, &mut faults);
         if mapping.is_empty() {
             faults.push("columns", "no column is left to fill");
         }
-        let column_count = u16::try_from(columns.len()).unwrap_or(u16::MAX).to_be_bytes();
+        let deletes = matches!(config.table.mode, TableMode::Upsert { deletes: true, .. });
+        let column_count = u16::try_from(columns.len() + usize::from(deletes)).unwrap_or(u16::MAX).to_be_bytes();
         let names: Vec<_> = columns.iter().map(|column| quote_identifier(&column.name)).collect();
         let copy_statement =
             format!("COPY {} ({}) FROM STDIN (FORMAT binary)", catalog.table.quoted(), names.join(","));
@@ -83,7 +101,23 @@ impl Plan {
         };
         let table = catalog.table.clone();
         let decode = config.decode.clone();
-        faults.or(Self { table, copy_statement, columns, column_count, decode, paths, leftovers })
+        faults.or(Self {
+            table,
+            copy_statement,
+            columns,
+            column_count,
+            decode,
+            paths,
+            leftovers,
+            keep,
+            deletes,
+            warnings,
+        })
+    }
+
+    /// What works and may surprise, for people: a sum of floats.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The columns with what fills them, for people and programs.
@@ -128,22 +162,17 @@ fn by_name(config: &Pipeline, catalog: &Catalog) -> Vec<Column> {
             default: None,
             nul: NulPolicy::default(),
             not_null: false,
+            aggregate: None,
         })
         .collect()
 }
 
-fn check_table(config: &Pipeline, catalog: &Catalog, faults: &mut Faults) {
+fn check_table(catalog: &Catalog, faults: &mut Faults) {
     let table = &catalog.table;
     match catalog.kind {
         RelationKind::Table | RelationKind::Partitioned | RelationKind::Foreign => {}
         RelationKind::View => faults.push("table.name", format!("`{table}` is a view; name the table below it")),
         RelationKind::Other => faults.push("table.name", format!("`{table}` is no table")),
-    }
-    if let TableMode::InsertNew { key } = &config.table.mode {
-        for name in key.iter().filter(|name| !catalog.columns.iter().any(|column| column.name == **name)) {
-            let close = hint(name, catalog.columns.iter().map(|column| column.name.as_str()));
-            faults.push("table.key", format!("`{table}` has no column `{name}`{close}"));
-        }
     }
 }
 

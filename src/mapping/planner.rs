@@ -1,10 +1,12 @@
 //! The plan's columns one by one: the source of each held against its column's type.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
-use crate::config::{Column, EpochUnit, NulPolicy, Source, UnknownFields};
+use crate::config::{AggregateFunction, Column, Condition, EpochUnit, NulPolicy, Source, TableMode, UnknownFields};
 use crate::copy::{Encoding, Scratch, types};
 use crate::decode::{Path, json};
+use crate::mapping::condition::Check;
 use crate::mapping::fault::{Faults, hint};
+use crate::mapping::fold::Fold;
 use crate::mapping::meta::Reading;
 use crate::mapping::plan::{Feed, PlannedColumn};
 use crate::value::Kind;
@@ -12,6 +14,7 @@ use crate::value::Kind;
 /// Plans columns, and gathers the paths that they need and the faults that they have.
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
+    pub(super) mode: &'a TableMode,
     /// The mapping is not the user's but made from the catalog.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
@@ -27,14 +30,31 @@ impl<'a> Planner<'a> {
             self.faults.push(format!("{key}.type"), message);
         }
         let unit = if mapped.source == Source::Timestamp { Some(EpochUnit::Millis) } else { mapped.unit };
-        let encoding = self.encoding(&key, column, unit)?;
+        let counts = mapped.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
+        let encoding = if counts { Encoding::Bool } else { self.encoding(&key, column, unit)? };
         if mapped.unit.is_some() && !(takes_unit(&encoding) && mapped.source != Source::Timestamp) {
             self.faults.push(format!("{key}.unit"), "only fields that become timestamp or timestamptz have a unit");
         }
         let feed = self.feed(&key, &mapped.source, &encoding, column)?;
         let default =
             mapped.default.as_deref().and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
-        Some(planned(column, feed, encoding, mapped.nul, default))
+        let mut planned = planned(column, feed, encoding, mapped.nul, default);
+        let merges = matches!(self.mode, TableMode::Upsert { .. } | TableMode::Aggregate { .. });
+        planned.in_key = merges && self.mode.key().contains(&mapped.name);
+        planned.not_null |= planned.in_key;
+        if let Some(aggregate) = &mapped.aggregate {
+            let condition = aggregate.condition.as_ref().and_then(|condition| self.check(condition));
+            planned.not_null &= condition.is_none() && !counts;
+            if counts || condition.is_some() {
+                planned.fold = Some(Box::new(Fold { counts, condition }));
+            }
+        }
+        Some(planned)
+    }
+
+    /// A condition, with a slot for its field.
+    pub(super) fn check(&mut self, condition: &Condition) -> Option<Check> {
+        self.slot(&condition.field).map(|slot| Check::new(slot, condition))
     }
 
     /// The table's column of this name, if COPY may fill it.
@@ -76,6 +96,7 @@ impl<'a> Planner<'a> {
             Source::Partition => ("an int4", integer || encoding.is_text(), Feed::Partition),
             Source::Offset => ("an int8", integer || encoding.is_text(), Feed::Offset),
             Source::Timestamp => ("a timestamptz", time || integer, Feed::Timestamp),
+            Source::Record => ("only counted", matches!(encoding, Encoding::Bool), Feed::Record),
             Source::Key => ("", true, Feed::Key(reading)),
             Source::Header(name) => ("", true, Feed::Header(name.as_bytes().into(), reading)),
             Source::Headers => {
@@ -156,6 +177,8 @@ fn planned(
         encoding,
         nul,
         default,
+        in_key: false,
+        fold: None,
     }
 }
 

@@ -38,6 +38,16 @@ JOIN pg_catalog.pg_type d ON d.oid = i.own
 LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
 ORDER BY i.attnum";
 
+/// Included columns aren't part of what is unique. A deferrable constraint can't decide a conflict.
+const UNIQUE: &str = "
+SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns
+FROM pg_catalog.pg_index i
+WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+  AND i.indpred IS NULL AND i.indexprs IS NULL
+ORDER BY i.indexrelid";
+
 /// The table's catalog; `None` where nothing has that name. Views and the like are reported as what they are.
 ///
 /// # Errors
@@ -55,7 +65,9 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
     };
     let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *conn).await?;
     let columns = rows.iter().map(column).collect::<Result<_, _>>()?;
-    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, columns }))
+    let unique = sqlx::query(UNIQUE).bind(oid).fetch_all(&mut *conn).await?;
+    let unique = unique.iter().map(|row| row.try_get("columns")).collect::<Result<_, _>>()?;
+    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, columns, unique }))
 }
 
 fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {

@@ -16,6 +16,14 @@ pub fn cause(error: sqlx::Error) -> Cause {
     }
 }
 
+/// Whether a row found no partition. 23514 is a CHECK constraint as well, and texts are in the server's language: the routine
+/// tells them apart.
+pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else { return false };
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_some_and(|error| error.code() == "23514" && error.routine() == Some("ExecFindPartition"))
+}
+
 fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     let message = match error.detail() {
         Some(detail) => format!("{} ({detail})", error.message()),

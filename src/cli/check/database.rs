@@ -221,12 +221,13 @@ async fn table(
             "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
         )),
         TableMode::Append => {}
-        TableMode::InsertNew { key } => {
+        TableMode::InsertNew { .. } | TableMode::Upsert { .. } | TableMode::Aggregate { .. } => {
+            let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
             if !select {
-                faults.push(format!("mode insert_new reads `{name}`, which `{user}` may not; run: GRANT SELECT ON {quoted} TO {user}"));
+                faults.push(format!("mode {mode} reads `{name}`, which `{user}` may not; run: GRANT SELECT ON {quoted} TO {user}"));
             }
             if !temp {
-                faults.push(format!("mode insert_new stages rows in a temporary table, which `{user}` may not make; run: GRANT TEMP ON DATABASE … TO {user}"));
+                faults.push(format!("mode {mode} stages rows in a temporary table, which `{user}` may not make; run: GRANT TEMP ON DATABASE … TO {user}"));
             }
             if !key.is_empty() && !has_unique_index(connection, found, key).await? {
                 faults.push(format!(

@@ -10,7 +10,7 @@ use super::database::PostgresReport;
 use super::sample::Sample;
 use crate::cli::show::{self, Table};
 use crate::config::units::{show_duration, show_size};
-use crate::config::{Config, Pipeline, TableMode, defaults};
+use crate::config::{Config, Pipeline, defaults};
 use crate::error::FatalError;
 use crate::limits::Share;
 use crate::mapping::Plan;
@@ -88,10 +88,7 @@ impl PipelineReport {
         Self {
             pipeline: pipeline.name.clone(),
             table: pipeline.table.name.to_string(),
-            mode: match pipeline.table.mode {
-                TableMode::Append => "append",
-                TableMode::InsertNew { .. } => "insert_new",
-            },
+            mode: pipeline.table.mode.word(),
             faults: Vec::new(),
             warnings: Vec::new(),
             kafka: None,

@@ -1,0 +1,124 @@
+//! `partition_by = { column = "ts", interval = "1 day", ahead = 2 }`: range partitions by time.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use super::node::Node;
+use super::{Column, names};
+
+/// Range partitions by time, made ahead of need and let go past a retention.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionBy {
+    /// The column that the table is partitioned by: a timestamptz, timestamp or date.
+    pub column: String,
+    /// How much time a partition holds, in UTC.
+    pub interval: Interval,
+    /// How many intervals after the present one have their partition. Default 2.
+    pub ahead: u32,
+    /// Partitions whose time ended longer ago than this are let go. `None`: they stay.
+    pub retention: Option<Duration>,
+    /// How they are let go.
+    pub expired: Expiry,
+    /// Make a default partition, which takes what has no other.
+    pub default: bool,
+}
+
+/// How much time a partition holds: so many whole units since 1970 (weeks begin on Monday).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interval {
+    /// How many.
+    pub count: NonZeroU32,
+    /// Of what.
+    pub unit: IntervalUnit,
+}
+
+/// A unit of [`Interval`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IntervalUnit {
+    /// `"1 hour"`
+    Hour,
+    /// `"1 day"`
+    Day,
+    /// `"1 week"`
+    Week,
+    /// `"1 month"`
+    Month,
+}
+
+/// What becomes of a partition past its retention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Expiry {
+    /// It is detached, and stays as a table of its own.
+    #[default]
+    Detach,
+    /// It is dropped with all that is in it.
+    Drop,
+}
+
+/// So many intervals ahead by default: one day's outage of ours makes no partition late.
+const AHEAD: u32 = 2;
+
+/// What `partition_by` says, if it is set.
+pub(super) fn read(node: &Node<'_>, columns: Option<&[Column]>) -> Option<PartitionBy> {
+    if !node.is_table() {
+        return None;
+    }
+    let column = node.at("column");
+    column.require("name the column of the time, as in column = \"ts\"");
+    if let Some(name) = column.text() {
+        let unmapped = columns.is_some_and(|columns| !columns.iter().any(|mapped| mapped.name == name));
+        let message =
+            if unmapped { Err(format!("{name:?} is no column of the mapping")) } else { names::identifier(name) };
+        message.unwrap_or_else(|message| column.fault(message));
+    }
+    let interval = node.at("interval");
+    interval.require("say how much time a partition holds, as in interval = \"1 day\"");
+    let interval = interval.text().and_then(|text| {
+        let parsed = parse(text);
+        if parsed.is_none() {
+            interval.fault(format!("{text:?} is no interval; write a whole number of hours, days, weeks or months"));
+        }
+        parsed
+    });
+    let day = Duration::from_secs(86_400);
+    let retention = node.at("retention");
+    let any = Duration::from_secs(3600)..=day * 36_525;
+    Some(PartitionBy {
+        column: column.text().unwrap_or_default().to_owned(),
+        interval: interval.unwrap_or(Interval { count: NonZeroU32::MIN, unit: IntervalUnit::Day }),
+        ahead: node.at("ahead").integer(0..=1000, AHEAD),
+        retention: retention.is_set().then(|| retention.duration(any, day * 36_525)),
+        expired: node.at("expired").choice(&[("detach", Expiry::Detach), ("drop", Expiry::Drop)]).unwrap_or_default(),
+        default: node.at("default").flag(false),
+    })
+}
+
+/// `"1 day"`, `"6 hours"`.
+fn parse(text: &str) -> Option<Interval> {
+    let (count, unit) = text.split_once(' ')?;
+    let unit = match unit.strip_suffix('s').unwrap_or(unit) {
+        "hour" => IntervalUnit::Hour,
+        "day" => IntervalUnit::Day,
+        "week" => IntervalUnit::Week,
+        "month" => IntervalUnit::Month,
+        _ => return None,
+    };
+    let count = count.parse::<NonZeroU32>().ok().filter(|count| count.get() <= 1000)?;
+    Some(Interval { count, unit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_whole_units() {
+        let interval = |count, unit| Some(Interval { count: NonZeroU32::new(count).expect("not 0"), unit });
+        assert_eq!(parse("1 day"), interval(1, IntervalUnit::Day));
+        assert_eq!(parse("6 hours"), interval(6, IntervalUnit::Hour));
+        assert_eq!(parse("3 months"), interval(3, IntervalUnit::Month));
+        for wrong in ["", "day", "0 days", "1d", "1.5 days", "-1 day", "1 fortnight", "2000 days"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}

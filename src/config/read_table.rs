@@ -1,0 +1,147 @@
+//! From the merged tree to the target [`Table`].
+
+use super::node::Node;
+use super::{AggregateFunction, Column, Table, TableMode, names, partition_by};
+use crate::catalog::TableName;
+
+/// What `[pipelines.NAME.table]` says, held against the mapping.
+pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
+    let node = pipeline.at("table");
+    node.at("name").require("name the table to write, as in name = \"public.rides\"");
+    let name = node.at("name").text().map_or(Ok(None), |text| names::table(text).map(Some)).unwrap_or_else(|message| {
+        node.at("name").fault(message);
+        None
+    });
+    let create = node.at("create").flag(false);
+    if create {
+        creatable(&node, columns, &pipeline.at("columns"));
+    }
+    Table {
+        name: name.unwrap_or_else(|| TableName { schema: String::new(), name: String::new() }),
+        mode: mode(pipeline, &node, columns),
+        create,
+        sort_by: sort_by(&node, columns),
+        partition_by: partition_by::read(&node.at("partition_by"), columns),
+    }
+}
+
+/// A column that the mapping must have, where there is one.
+fn is_mapped(columns: Option<&[Column]>, name: &str) -> Result<(), String> {
+    match columns {
+        Some(columns) if !columns.iter().any(|mapped| mapped.name == name) => {
+            Err(format!("{name:?} is no column of the mapping"))
+        }
+        _ => names::identifier(name),
+    }
+}
+
+fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> TableMode {
+    let words = ["append", "insert_new", "upsert", "aggregate"].map(|word| (word, word));
+    let at = node.at("mode");
+    let word = at.choice(&words).unwrap_or("append");
+    let known = !at.is_set() || at.text().is_some_and(|text| words.contains(&(text, text)));
+    let key = node.at("key");
+    let key_columns = key.list(|column| is_mapped(columns, column)).unwrap_or_default();
+    if word == "append" && known && key.is_set() {
+        key.fault("of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out");
+    }
+    for name in ["newer_by", "deletes"] {
+        if node.at(name).is_set() && word != "upsert" && known && (name != "deletes" || node.at(name).flag(false)) {
+            node.at(name).fault(format!("of no use to mode = {word:?}; it is for mode = \"upsert\""));
+        }
+    }
+    if matches!(word, "upsert" | "aggregate") {
+        key.require("name the columns that make a row the same row, as in key = [\"vehicle_id\"]");
+    }
+    if word != "aggregate" && known {
+        for column in columns.unwrap_or_default().iter().filter(|column| column.aggregate.is_some()) {
+            let at = pipeline.at("columns").at(&column.name).at("aggregate");
+            at.fault(format!("of no use to mode = {word:?}; it is for mode = \"aggregate\""));
+        }
+    }
+    match word {
+        "insert_new" => TableMode::InsertNew { key: key_columns },
+        "upsert" => {
+            let newer_by = newer_by(&node.at("newer_by"), columns, &key_columns);
+            TableMode::Upsert { key: key_columns, newer_by, deletes: node.at("deletes").flag(false) }
+        }
+        "aggregate" => {
+            aggregates(pipeline, columns, &key_columns);
+            TableMode::Aggregate { key: key_columns }
+        }
+        _ => TableMode::Append,
+    }
+}
+
+fn newer_by(node: &Node<'_>, columns: Option<&[Column]>, key: &[String]) -> Option<String> {
+    let name = node.text()?;
+    if let Err(message) = is_mapped(columns, name) {
+        node.fault(message);
+    } else if key.iter().any(|column| column == name) {
+        node.fault(format!("{name:?} is part of the key, so all rows with one key have the same"));
+    }
+    Some(name.to_owned())
+}
+
+/// Mode aggregate: each column is part of the key or has an aggregate, and `by` names what keeps its place.
+fn aggregates(pipeline: &Node<'_>, columns: Option<&[Column]>, key: &[String]) {
+    let Some(columns) = columns else {
+        if !pipeline.at("columns").is_set() {
+            pipeline
+                .at("table")
+                .at("mode")
+                .fault("needs columns with their aggregates; write a [pipelines.NAME.columns]");
+        }
+        return;
+    };
+    if pipeline.at("unknown_fields").is_table() {
+        pipeline.at("unknown_fields").fault("fields of many records can't become one; map them, or leave them out");
+    }
+    for column in columns {
+        let node = pipeline.at("columns").at(&column.name);
+        let is_key = key.contains(&column.name);
+        let Some(aggregate) = &column.aggregate else {
+            if !is_key && !node.at("aggregate").is_set() {
+                node.fault("neither part of the key nor an aggregate; write aggregate = \"sum\", \"count\", \"min\", \"max\", \"first\" or \"last\"");
+            }
+            continue;
+        };
+        if is_key {
+            node.at("aggregate").fault("the column is part of the key");
+        }
+        let (by, kept, word) = match &aggregate.function {
+            AggregateFunction::First { by } => (by, AggregateFunction::Min, "min"),
+            AggregateFunction::Last { by } => (by, AggregateFunction::Max, "max"),
+            _ => continue,
+        };
+        let function = columns.iter().find(|other| other.name == *by).map(|other| other.aggregate.as_ref());
+        if function.flatten().map(|aggregate| &aggregate.function) != Some(&kept) && node.at("by").is_set() {
+            node.at("by").fault(format!("{by:?} must be a column of the mapping with aggregate = {word:?}"));
+        }
+    }
+}
+
+fn sort_by(node: &Node<'_>, columns: Option<&[Column]>) -> Vec<String> {
+    let sort_by = node.at("sort_by");
+    let list = sort_by.list(|column| is_mapped(columns, column)).unwrap_or_default();
+    if sort_by.is_set() && !matches!(node.at("mode").text(), None | Some("append")) {
+        sort_by.fault("of no use here: rows go in in the order of the key");
+    }
+    list
+}
+
+/// `create = true` knows the table's columns from the mapping only.
+fn creatable(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) {
+    let Some(columns) = columns else {
+        if !columns_node.is_set() {
+            node.at("create").fault("needs the columns and their types; write a [pipelines.NAME.columns]");
+        }
+        return;
+    };
+    for column in columns.iter().filter(|column| column.type_name.is_none()) {
+        let node = columns_node.at(&column.name);
+        if !node.at("type").is_set() {
+            node.fault("create = true needs its type; write it as in { field = \"ts\", type = \"timestamptz\" }");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! How rows get from a COPY into a table that doesn't simply take them: by a staging table and one statement that merges.
+//!
+//! Everything here is text, made once a plan: the staging table with the types of the target's columns, the COPY into it, and
+//! the SQL that folds what is in it and merges it. So a batch costs one COPY and one statement, whatever the mode, and the
+//! ledger's move commits with them: what was merged once is never merged again.
+//!
+//! - Every writer merges in the order of the key, so that two of them don't wait for each other in a circle.
+//! - The order of delivery is a column of the staging table, a number that COPY itself counts: the place of a row in the
+//!   table is no order, since a small row may go back into the gap that a large one left.
+//! - An error of a merge names no row. The search for bad records copies less and less of the batch, each piece with a merge of
+//!   its own, until the record that is refused stands alone.
+
+mod aggregate;
+mod check;
+pub mod partitions;
+mod upsert;
+
+use crate::catalog::{Catalog, quote_identifier};
+use crate::config::{Pipeline, TableMode};
+use crate::mapping::Plan;
+pub(crate) use check::check;
+
+/// The staging table of a connection.
+const STAGE: &str = "pg_temp.tidegate_stage";
+/// Its column that counts rows in the order of delivery. No user's column is called so.
+const ORDER: &str = "\"tidegate order\"";
+/// Its column that marks tombstones.
+const DELETED: &str = "\"tidegate deleted\"";
+/// The target as statements call it.
+const OLD: &str = "tidegate_old";
+
+/// Rows go into a staging table of the connection's own, and from there into the target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// Makes the staging table, once a connection and outside of any transaction.
+    pub create: String,
+    /// The COPY into it.
+    pub copy: String,
+    /// Merges what is in it; one statement or several.
+    pub merge: String,
+    /// Empties it, for the next COPY of the same transaction. A commit empties it too.
+    pub clear: String,
+    /// The merge leaves out rows by rule, so that what it merged, not what was copied, is what was written.
+    pub skips: bool,
+}
+
+/// What follows the COPY; `None` where it goes straight into the table.
+pub(crate) fn merge(config: &Pipeline, plan: &Plan, catalog: &Catalog) -> Option<Merge> {
+    let table = config.table.name.quoted();
+    let columns: Vec<String> = plan.column_names().map(quote_identifier).collect();
+    let names = columns.join(", ");
+    let (merge, skips) = match &config.table.mode {
+        TableMode::Append if config.table.sort_by.is_empty() => return None,
+        TableMode::Append => {
+            let sort = quoted(&config.table.sort_by);
+            (format!("INSERT INTO {table} ({names}) SELECT {names} FROM {STAGE} ORDER BY {sort}, {ORDER}"), false)
+        }
+        TableMode::InsertNew { key } => (insert_new(&table, &names, key), true),
+        TableMode::Upsert { key, newer_by, deletes } => {
+            let upsert = upsert::Upsert { table: &table, columns: &columns, key, newer_by: newer_by.as_deref() };
+            (if *deletes { upsert.with_deletes() } else { upsert.sql() }, false)
+        }
+        TableMode::Aggregate { key } => {
+            let mapping = config.columns.as_deref().unwrap_or_default();
+            (aggregate::sql(&table, key, mapping, catalog), false)
+        }
+    };
+    let deletes = matches!(config.table.mode, TableMode::Upsert { deletes: true, .. });
+    let marks = |mark: &str| if deletes { format!(", {mark}") } else { String::new() };
+    Some(Merge {
+        create: create(config, plan, &table, &marks(&format!("false AS {DELETED}"))),
+        copy: format!("COPY {STAGE} ({names}{}) FROM STDIN (FORMAT binary)", marks(DELETED)),
+        merge,
+        clear: format!("TRUNCATE {STAGE}"),
+        skips,
+    })
+}
+
+/// WITH NO DATA takes the columns' types and nothing else: constraints and defaults are the target's to ask. A count is fed by
+/// marks, whatever its own type.
+fn create(config: &Pipeline, plan: &Plan, table: &str, marks: &str) -> String {
+    let counts = aggregate::counts(config.columns.as_deref().unwrap_or_default());
+    let columns: Vec<String> = plan
+        .column_names()
+        .map(|name| {
+            let quoted = quote_identifier(name);
+            if counts.contains(&name) { format!("NULL::bool AS {quoted}") } else { quoted }
+        })
+        .collect();
+    let columns = columns.join(", ");
+    format!(
+        "DROP TABLE IF EXISTS {STAGE}; \
+         CREATE TEMP TABLE tidegate_stage ON COMMIT DELETE ROWS AS SELECT {columns}{marks} FROM {table} WITH NO DATA; \
+         ALTER TABLE {STAGE} ADD COLUMN {ORDER} int8 GENERATED ALWAYS AS IDENTITY (CACHE 1000)"
+    )
+}
+
+/// Of several rows with one key the first delivered is the one that stays.
+fn insert_new(table: &str, names: &str, key: &[String]) -> String {
+    let (order, conflict) = match quoted(key) {
+        key if key.is_empty() => (ORDER.to_owned(), String::new()),
+        key => (format!("{key}, {ORDER}"), format!(" ({key})")),
+    };
+    format!(
+        "INSERT INTO {table} ({names}) SELECT {names} FROM {STAGE} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"
+    )
+}
+
+/// Names as a list of SQL.
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ")
+}

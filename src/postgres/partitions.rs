@@ -1,0 +1,151 @@
+//! Makes range partitions before they are needed, and lets go of those past the retention.
+//!
+//! One instance does it at a time, under an advisory lock of the session. A partition is made as a table of its own and then
+//! attached, which locks out no writer; letting go does, and so waits for its lock no longer than a moment.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use sqlx::{Connection, Executor, PgConnection, Row};
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::connect::Connector;
+use super::error;
+use crate::catalog::TableName;
+use crate::config::{Expiry, PartitionBy, Pipeline};
+use crate::ddl;
+use crate::modes::partitions::{Bounds, default_name, due, is_expired, name, of_name};
+use crate::retry::Stage;
+use crate::store::{Cause, WriteError};
+
+/// How often the partitions are looked at. The shortest interval is an hour.
+const EVERY: Duration = Duration::from_secs(60);
+
+const PARTITIONS: &str = "
+SELECT n.nspname::text AS schema, c.relname::text AS name, c.oid = p.partdefid AS is_default
+FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
+WHERE i.inhparent = to_regclass($1)";
+
+/// Keeps the partitions of a pipeline's table for as long as it runs. What fails is tried again a minute later.
+///
+/// # Cancel safety
+/// May be dropped at any point: each partition is made or let go in one transaction.
+pub async fn keep(connector: Connector, config: Pipeline) {
+    loop {
+        sleep(EVERY).await;
+        if let Err(error) = maintain_once(&connector, &config).await {
+            warn!(pipeline = config.name, %error, "can't see to the partitions, trying again in a minute");
+        }
+    }
+}
+
+/// Makes what is due and lets go of what has expired, on a connection of its own.
+///
+/// # Errors
+/// As the database refuses.
+pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
+    let Some(by) = &config.table.partition_by else { return Ok(()) };
+    let (mut connection, _) = connector.open().await?;
+    let failed = |cause| WriteError { stage: Stage::Connect, cause };
+    let work = async {
+        let now = Timestamp::now().as_microsecond();
+        make(&mut connection, config, by, &due(by, now)).await?;
+        let_go(&mut connection, config, by, now).await
+    };
+    match timeout(EVERY, work).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return Err(failed(error::cause(error))),
+        Err(_) => return Err(failed(Cause::Deadline(EVERY))),
+    }
+    // The connection was for this alone; its advisory lock ends with it.
+    drop(connection.close().await);
+    Ok(())
+}
+
+/// Makes those of these partitions that are missing, and the default one where it is asked for.
+///
+/// # Errors
+/// As the database refuses. One that overlaps with a partition of the user's own is left out, with a warning.
+pub async fn make(
+    connection: &mut PgConnection,
+    config: &Pipeline,
+    by: &PartitionBy,
+    wanted: &[Bounds],
+) -> Result<(), sqlx::Error> {
+    let table = &config.table.name;
+    lock(connection, table).await?;
+    let existing = existing(connection, table).await?;
+    let options = ddl::fillfactor(&config.table.mode);
+    let missing = wanted.iter().map(|bounds| (name(table, by, bounds), bounds.for_values()));
+    let mut missing: Vec<_> = missing.filter(|(name, _)| !existing.iter().any(|(known, _)| known == name)).collect();
+    if by.default && !existing.iter().any(|(_, is_default)| *is_default) {
+        missing.push((default_name(table), "DEFAULT".to_owned()));
+    }
+    for (partition, values) in missing {
+        let sql = format!(
+            "CREATE TABLE {0} (LIKE {1} INCLUDING ALL EXCLUDING IDENTITY){options}; ALTER TABLE {1} ATTACH PARTITION {0} {values}",
+            partition.quoted(),
+            table.quoted(),
+        );
+        match connection.execute(sql.as_str()).await {
+            Ok(_) => info!(pipeline = config.name, %partition, "made a partition"),
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
+                warn!(pipeline = config.name, %partition, %error, "another partition takes some of this one's time; it stays so");
+            }
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23514") => {
+                warn!(
+                    pipeline = config.name, %partition, %error,
+                    "the default partition holds rows of this one's time, and goes on taking them; move them to make it"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Lets go of those of our own partitions that have expired.
+async fn let_go(
+    connection: &mut PgConnection,
+    config: &Pipeline,
+    by: &PartitionBy,
+    now: i64,
+) -> Result<(), sqlx::Error> {
+    let table = &config.table.name;
+    let existing = existing(connection, table).await?;
+    let expired = existing
+        .into_iter()
+        .filter(|(partition, _)| of_name(table, by, partition).is_some_and(|bounds| is_expired(by, &bounds, now)));
+    for (partition, _) in expired {
+        let detach = format!("ALTER TABLE {} DETACH PARTITION {}", table.quoted(), partition.quoted());
+        let drop = match by.expired {
+            Expiry::Detach => String::new(),
+            Expiry::Drop => format!("; DROP TABLE {}", partition.quoted()),
+        };
+        // Writers queue up behind this lock: rather later than long.
+        let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {detach}{drop}; COMMIT");
+        connection.execute(sql.as_str()).await?;
+        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "let go of a partition past its retention");
+    }
+    Ok(())
+}
+
+async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
+    let key = format!("tidegate partitions {table}");
+    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(key).execute(connection).await?;
+    Ok(())
+}
+
+async fn existing(connection: &mut PgConnection, table: &TableName) -> Result<Vec<(TableName, bool)>, sqlx::Error> {
+    let rows = sqlx::query(PARTITIONS).bind(table.quoted()).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let name = TableName { schema: row.try_get("schema")?, name: row.try_get("name")? };
+            Ok((name, row.try_get("is_default")?))
+        })
+        .collect()
+}

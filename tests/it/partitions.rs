@@ -1,0 +1,78 @@
+//! Range partitions by time.
+
+use tidegate_harness::Record;
+
+use crate::support::World;
+
+const PARTITIONED: &str = r#"
+table = { name = "history", create = true, partition_by = { column = "ts", interval = "1 day", ahead = 1, retention = "10d", expired = "drop" } }
+columns.id = { field = "id", type = "int8" }
+columns.ts = { field = "ts", type = "timestamptz" }
+dead_letters.max_share = 1
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_are_made_ahead_and_for_late_records_and_let_go() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
+    let day = |days: i32| format!("to_char((now() AT TIME ZONE 'UTC')::date + {days}, 'YYYYMMDD')");
+    // One that has expired, and one that has as well but isn't called as ours are.
+    let expired = world.text(&format!("SELECT {}", day(-11))).await;
+    let own = world.text(&format!("SELECT {}", day(-12))).await;
+    world
+        .sql(&format!(
+            "SET timezone = 'UTC';
+             CREATE TABLE history_p{expired} PARTITION OF history FOR VALUES FROM ('{expired}') TO ('{expired}'::date + 1);
+             CREATE TABLE old PARTITION OF history FOR VALUES FROM ('{own}') TO ('{own}'::date + 1)"
+        ))
+        .await;
+    let at = async |days: i32| {
+        world
+            .text(&format!(
+                "SELECT to_char(now() AT TIME ZONE 'UTC' + interval '{days} days', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')"
+            ))
+            .await
+    };
+    let times = [at(0).await, at(-3).await, at(1).await, at(-5).await, at(-3).await];
+    let mut records: Vec<_> =
+        times.iter().zip(1..).map(|(ts, id)| Record::new(format!(r#"{{"id":{id},"ts":"{ts}"}}"#))).collect();
+    // Clocks that were reset, or run ahead.
+    for ts in ["1970-01-01T00:00:00Z".to_owned(), at(40).await] {
+        records.insert(2, Record::new(format!(r#"{{"id":99,"ts":"{ts}"}}"#)));
+    }
+    world.produce(records);
+    let (code, log) = world.drain(&world.config(PARTITIONED));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM history").await, "1,2,3,4,5");
+    let names = "SELECT string_agg(inhrelid::regclass::text, ',' ORDER BY inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'history'::regclass";
+    let mut expected = vec!["old".to_owned()];
+    for days in [-5, -3, 0, 1] {
+        expected.push(format!("history_p{}", world.text(&format!("SELECT {}", day(days))).await));
+    }
+    expected.sort();
+    assert_eq!(world.text(names).await, expected.join(","));
+    assert_eq!(world.number(&format!("SELECT count(*) FROM pg_class WHERE relname = 'history_p{expired}'")).await, 0);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate = '23514'").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
+    let world = World::new(2).await;
+    world.produce((0..1_000).map(|n: i32| {
+        Record::new(format!(r#"{{"id":{},"ts":"2026-01-0{}T12:00:00Z","n":{n}}}"#, n % 10, 1 + n % 2)).to(n % 2)
+    }));
+    let config = world.config(
+        "table = { name = \"latest\", create = true, mode = \"upsert\", key = [\"id\", \"ts\"], \
+         partition_by = { column = \"ts\", interval = \"1 month\", default = true } }\n\
+         columns.id = { field = \"id\", type = \"int8\" }\ncolumns.ts = { field = \"ts\", type = \"timestamptz\" }\n\
+         columns.n = { field = \"n\", type = \"int8\" }",
+    );
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM latest WHERE n >= 990").await, 10);
+    assert_eq!(world.number("SELECT count(*) FROM latest").await, 10);
+    // The present month, two ahead, and the default.
+    assert_eq!(world.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 'latest'::regclass").await, 4);
+    let fillfactor = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'latest'::regclass AND 'fillfactor=70' = ANY (reloptions)";
+    assert_eq!(world.number(fillfactor).await, 4);
+}
