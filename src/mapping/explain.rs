@@ -2,13 +2,16 @@
 
 use crate::copy::Encoding;
 use crate::mapping::plan::{Feed, Plan, PlannedColumn};
-use crate::value::{Kind, Reason, Value, shown};
+use crate::value::{Flags, Kind, Reason, Value, shown};
 
 /// Why this column refuses this value.
 pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, value: &Value<'_>) -> String {
     let PlannedColumn { name, type_text, .. } = column;
     let shown = match value.kind {
         Kind::Text => format!("\"{}\"", shown(value.raw)),
+        Kind::Number if value.raw.is_empty() => {
+            format!("{}{}", if value.flags.has(Flags::NEGATIVE) { "-" } else { "" }, value.mantissa)
+        }
         _ => shown(value.raw),
     };
     match reason {

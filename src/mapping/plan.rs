@@ -5,7 +5,7 @@ use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, Unknow
 use crate::copy::Encoding;
 use crate::decode::{Leftovers, Path};
 use crate::mapping::fault::{Faults, PlanFault, hint};
-use crate::mapping::meta::Reading;
+use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
 
 /// What fills a column.
@@ -14,9 +14,9 @@ pub(super) enum Feed {
     /// A slot: the path of this index.
     Field(u16),
     Topic,
-    Partition,
-    Offset,
-    Timestamp,
+    Partition(Lexeme),
+    Offset(Lexeme),
+    Timestamp(Lexeme),
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
