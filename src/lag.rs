@@ -17,7 +17,7 @@ use crate::kafka::observer::{End, Observer};
 use crate::metrics::{self, epoch_ms};
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::connect::Connector;
-use crate::status::lock;
+use crate::status::{ConsumerStatus, lock};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -98,6 +98,8 @@ pub struct LagWatch {
     connector: Connector,
     observer: Arc<Observer>,
     view: Arc<Mutex<LagView>>,
+    /// This process's consumers, which know more of their own partitions.
+    consumers: Vec<Arc<ConsumerStatus>>,
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
     low: HashMap<TopicPartition, Offset>,
@@ -112,6 +114,7 @@ impl LagWatch {
         connector: Connector,
         observer: Arc<Observer>,
         view: Arc<Mutex<LagView>>,
+        consumers: Vec<Arc<ConsumerStatus>>,
     ) -> Self {
         Self {
             pipeline,
@@ -119,6 +122,7 @@ impl LagWatch {
             connector,
             observer,
             view,
+            consumers,
             samples: HashMap::new(),
             sources: Vec::new(),
             low: HashMap::new(),
@@ -216,6 +220,14 @@ impl LagWatch {
         }
     }
 
+    /// Up to where a partition of ours was read, where the ledger stands for all of it: a transaction's mark at a log's end is
+    /// no record that waits.
+    fn read_to(&self, source: &TopicPartition, next: Offset) -> Offset {
+        let ours = self.consumers.iter().flat_map(|consumer| consumer.partitions());
+        let same = ours.filter(|status| status.source == *source && status.committed == Some(next));
+        same.filter_map(|status| status.read_to).max().unwrap_or(next)
+    }
+
     fn lag_of(
         &mut self,
         source: &TopicPartition,
@@ -224,6 +236,7 @@ impl LagWatch {
         now: i64,
         before: Option<&PartitionLag>,
     ) -> PartitionLag {
+        let read_to = self.read_to(source, row.next);
         let samples = self.samples.entry(source.clone()).or_default();
         if samples.back().is_none_or(|(_, last)| *last != end) {
             samples.push_back((now, end));
@@ -235,7 +248,7 @@ impl LagWatch {
         while samples.len() > 1 && samples[0].1 <= row.next {
             samples.pop_front();
         }
-        let records = end.distance_from(row.next);
+        let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
             // What lay there when we first looked is older than our look: the last written record's timestamp bounds it.

@@ -52,6 +52,9 @@ pub struct Owned {
     pub committed: Offset,
     /// The last committed record, still to be compared with what Kafka delivers for its offset.
     pub verify: Option<LastRecord>,
+    /// Up to where Kafka's log was read, where that lies beyond `next`: what is between are marks of transactions and records
+    /// of aborted ones, which nobody delivers.
+    pub read_to: Offset,
 }
 
 /// A claim that was granted.

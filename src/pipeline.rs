@@ -157,6 +157,7 @@ impl Pipeline {
             connector.clone(),
             Arc::clone(&observer),
             Arc::clone(&self.lag),
+            self.consumers.clone(),
         );
         helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));

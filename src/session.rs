@@ -154,7 +154,7 @@ impl Session {
     pub fn granted(&mut self, source: &TopicPartition, question: u64, grant: &Grant, now: Instant) {
         let Some(slot) = self.awaited(source, question) else { return };
         let Grant { claim, epoch, next, fetch, verify } = grant.clone();
-        slot.partition.state = State::Owned(Owned { claim, epoch, next, committed: next, verify });
+        slot.partition.state = State::Owned(Owned { claim, epoch, next, committed: next, verify, read_to: next });
         slot.partition.progress_at = now;
         self.actions.fetch.push((source.clone(), fetch));
     }
@@ -295,6 +295,14 @@ impl Session {
         let mut batch = ack.batch;
         batch.clear(usize::try_from(self.limits.max_bytes).unwrap_or(usize::MAX));
         self.spare.push(batch);
+    }
+
+    /// Kafka's log was read up to here, and everything in it that is delivered at all has been delivered.
+    pub fn read_to(&mut self, source: &TopicPartition, offset: Offset) {
+        let Some(&index) = self.index.get(source) else { return };
+        if let State::Owned(owned) = &mut self.partitions[index].partition.state {
+            owned.read_to = owned.read_to.max(offset);
+        }
     }
 
     /// Someone read the ledger for us, after `asked_at`. A write finds out by itself when the database went back or another

@@ -57,6 +57,8 @@ pub struct PartitionStatus {
     pub next: Option<Offset>,
     /// What the ledger is known to say.
     pub committed: Option<Offset>,
+    /// Up to where the log was read, with nothing open or in flight: the ledger stands for all of it.
+    pub read_to: Option<Offset>,
     /// The claim's number.
     pub epoch: Option<i64>,
     /// Why it is stopped.

@@ -162,7 +162,16 @@ mod tests {
 
     fn partition(state: &'static str, progress_at: Instant) -> PartitionStatus {
         let source = TopicPartition::new("t", 0);
-        PartitionStatus { source, state, next: None, committed: None, epoch: None, condition: None, progress_at }
+        PartitionStatus {
+            source,
+            state,
+            next: None,
+            committed: None,
+            read_to: None,
+            epoch: None,
+            condition: None,
+            progress_at,
+        }
     }
 
     fn diagnosis(state: &'static str, writer: &WriterState, lag: u64, idle: Duration, limited: bool) -> Option<Stall> {

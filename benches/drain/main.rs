@@ -96,7 +96,10 @@ fn report(table: TableKind, tidegate: &[Figures], bare: &[Vec<Figures>; 2], vers
         median(tidegate.iter().zip(other).map(|(ours, theirs)| ours.rows_per_second / theirs.rows_per_second))
     };
     println!("\n{table} table, medians of {} turns", tidegate.len());
-    println!("  {:<28}{:>12}{:>12}{:>14}{:>14}{:>12}", "", "rows/s", "whole run", "CPU-s/M rows", "PG CPU-s/M", "peak RSS");
+    println!(
+        "  {:<28}{:>12}{:>12}{:>14}{:>14}{:>12}",
+        "", "rows/s", "whole run", "CPU-s/M rows", "PG CPU-s/M", "peak RSS"
+    );
     let row = |name: &str, list: &[Figures]| {
         if list.is_empty() {
             return;
@@ -117,7 +120,8 @@ fn report(table: TableKind, tidegate: &[Figures], bare: &[Vec<Figures>; 2], vers
     row("versus", versus);
     println!("  tidegate / bare COPY on 1 connection: {:.2}; on 2: {:.2}", ratio(&bare[0]), ratio(&bare[1]));
     if !versus.is_empty() {
-        let cpu = median(tidegate.iter().zip(versus).map(|(ours, theirs)| ours.cpu_per_million / theirs.cpu_per_million));
+        let cpu =
+            median(tidegate.iter().zip(versus).map(|(ours, theirs)| ours.cpu_per_million / theirs.cpu_per_million));
         println!("  tidegate / versus: rows/s {:.2}, CPU {:.2}", ratio(versus), cpu);
     }
 }

@@ -96,7 +96,8 @@ impl Stage {
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
         let started = Instant::now();
         let daemon = Daemon::spawn(&DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(listen))?;
-        let count = format!("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = '{name}'");
+        let count =
+            format!("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = '{name}'");
         let marks = self.watch(&mut connection, &count, started, || Ok(daemon.exit_status().is_none())).await;
         let marks = marks.with_context(|| daemon.log_tail())?;
         let (cpu, rss) = (usage::cpu_time(daemon.pid(), true)?, usage::peak_rss_bytes(daemon.pid())?);
@@ -161,7 +162,8 @@ impl Stage {
         for bytes in data {
             let mut connection = self.database.connect().await?;
             tasks.spawn(async move {
-                let mut copy = connection.copy_in_raw(&format!("COPY tele ({COLUMNS}) FROM STDIN (FORMAT binary)")).await?;
+                let mut copy =
+                    connection.copy_in_raw(&format!("COPY tele ({COLUMNS}) FROM STDIN (FORMAT binary)")).await?;
                 for chunk in bytes.chunks(256 * 1024) {
                     copy.send(chunk).await?;
                 }
@@ -198,9 +200,7 @@ impl Stage {
         let mut connection = self.database.connect().await?;
         let indexes = match kind {
             TableKind::Plain => "",
-            TableKind::Indexed => {
-                "CREATE INDEX ON tele (vehicle_id, ts); CREATE INDEX ON tele USING brin (ts);"
-            }
+            TableKind::Indexed => "CREATE INDEX ON tele (vehicle_id, ts); CREATE INDEX ON tele USING brin (ts);",
         };
         let sql = format!(
             "DROP TABLE IF EXISTS tele;
@@ -288,13 +288,7 @@ struct Marks {
 
 impl Default for Marks {
     fn default() -> Self {
-        Self {
-            ten: Duration::ZERO,
-            ten_share: 0.1,
-            ninety: Duration::ZERO,
-            ninety_share: 0.9,
-            end: Duration::ZERO,
-        }
+        Self { ten: Duration::ZERO, ten_share: 0.1, ninety: Duration::ZERO, ninety_share: 0.9, end: Duration::ZERO }
     }
 }
 

@@ -49,7 +49,10 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
     ensure!(summary.failed == 0, "{} records failed", summary.failed);
     let counts: Vec<(f64, f64)> = after.iter().zip(&before).map(|((le, a), (_, b))| (*le, a - b)).collect();
     let total = counts.last().map_or(0.0, |(_, count)| *count);
-    println!("steady {rate:.0} records/s for {took:.0?}: {total:.0} records, sent late by {:?} ms", summary.send_delay_ms);
+    println!(
+        "steady {rate:.0} records/s for {took:.0?}: {total:.0} records, sent late by {:?} ms",
+        summary.send_delay_ms
+    );
     for share in [0.5, 0.9, 0.99, 0.999] {
         let bound = counts.iter().find(|(_, count)| *count >= total * share).map_or(f64::INFINITY, |(le, _)| *le);
         println!("  {:>5.1} % committed within {:>4.0} ms of their timestamp", share * 100.0, bound * 1000.0);

@@ -80,7 +80,7 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
     let observer = reach::observer(config, pipeline)?;
     let sources = reach::partitions(&reach::topics(config, &observer, &pipeline.topics).await?);
     let name: Arc<str> = pipeline.name.as_str().into();
-    let watch = LagWatch::new(name, pipeline.topics.clone(), connector, observer, Arc::default());
+    let watch = LagWatch::new(name, pipeline.topics.clone(), connector, observer, Arc::default(), Vec::new());
     let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't see the lag: {why}")))?;
     let unknown = sources.iter().filter(|source| !partitions.contains_key(*source));
     Ok(PipelineLag {

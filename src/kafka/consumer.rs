@@ -359,6 +359,9 @@ impl Consumer {
         for event in self.kafka.context().take() {
             self.rebalance(event)?;
         }
+        for (source, offset) in self.kafka.context().take_read() {
+            self.parts.session.read_to(&source, offset);
+        }
         while let Ok(answer) = self.parts.inbox.try_recv() {
             self.answer(answer);
         }
@@ -704,6 +707,7 @@ fn partition_status(partition: &crate::partition::Partition) -> PartitionStatus 
         state: "claiming",
         next: None,
         committed: None,
+        read_to: None,
         epoch: None,
         condition: None,
         progress_at: partition.progress_at,
@@ -714,6 +718,7 @@ fn partition_status(partition: &crate::partition::Partition) -> PartitionStatus 
             status.state = "owned";
             status.next = Some(owned.next);
             status.committed = Some(owned.committed);
+            status.read_to = (owned.committed == owned.next).then_some(owned.read_to);
             status.epoch = Some(owned.epoch);
         }
         State::Fenced { .. } => status.state = "fenced",

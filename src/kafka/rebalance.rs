@@ -4,8 +4,9 @@
 //! answers it, with the session at hand. librdkafka waits for the answer, and moves nothing on its own meanwhile. While a
 //! consumer closes nobody reads the notes, so then the callback answers itself.
 
-use std::sync::Mutex;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -13,9 +14,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtoc
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
+use serde::Deserialize;
 use tracing::{debug, error, info, warn};
 
-use crate::position::TopicPartition;
+use crate::position::{Offset, TopicPartition};
 use crate::status::lock;
 
 /// What the group did.
@@ -32,6 +34,26 @@ pub enum Event {
     },
 }
 
+/// Of librdkafka's statistics (`STATISTICS.md`), what tells how far a log was read.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: HashMap<String, Topic>,
+}
+
+#[derive(Deserialize)]
+struct Topic {
+    partitions: HashMap<i32, Partition>,
+}
+
+#[derive(Deserialize)]
+struct Partition {
+    /// The next offset to fetch: marks of transactions are behind it.
+    next_offset: i64,
+    /// Fetched and not yet delivered.
+    fetchq_cnt: i64,
+}
+
 /// The consumer's context: the notes between callbacks and the poll thread. The lock is only ever taken by the thread that
 /// polls; librdkafka's types ask for one all the same.
 #[derive(Debug, Default)]
@@ -39,6 +61,7 @@ pub struct Notes {
     events: Mutex<Vec<Event>>,
     noted: AtomicBool,
     closing: AtomicBool,
+    read: Mutex<Vec<(TopicPartition, Offset)>>,
     commits_under_way: AtomicU64,
     commit_errors: AtomicU64,
 }
@@ -51,6 +74,11 @@ impl Notes {
         }
         self.noted.store(false, Ordering::Relaxed);
         std::mem::take(&mut *lock(&self.events))
+    }
+
+    /// How far logs were read, as librdkafka's statistics say every few seconds; for partitions with nothing undelivered.
+    pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
+        std::mem::take(&mut *lock(&self.read))
     }
 
     /// Whether there are events to take.
@@ -83,6 +111,19 @@ impl ClientContext for Notes {
             RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => info!(target: "librdkafka", fac, message),
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(target: "librdkafka", fac, message),
         }
+    }
+
+    fn stats_raw(&self, statistics: &[u8]) {
+        let Ok(Statistics { topics }) = serde_json::from_slice(statistics) else {
+            warn!("librdkafka's statistics have another form than we know");
+            return;
+        };
+        let read = topics.into_iter().flat_map(|(topic, Topic { partitions })| {
+            let topic: Arc<str> = topic.into();
+            let delivered = partitions.into_iter().filter(|(n, p)| *n >= 0 && p.fetchq_cnt == 0 && p.next_offset > 0);
+            delivered.map(move |(n, p)| (TopicPartition::new(Arc::clone(&topic), n), Offset::new(p.next_offset)))
+        });
+        *lock(&self.read) = read.collect();
     }
 
     fn error(&self, error: KafkaError, reason: &str) {

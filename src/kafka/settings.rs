@@ -15,6 +15,9 @@ const METADATA_REFRESH_MS: u32 = 10_000;
 /// fail. With `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
+/// How often librdkafka says how far it has read.
+const STATISTICS_MS: u32 = 2_000;
+
 /// Settings of one consumer of a pipeline.
 pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> ClientConfig {
     let mut config = client(kafka, pipeline);
@@ -26,6 +29,8 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
         ("auto.offset.reset", "error".to_owned()),
         // The default of 1000 ms halves a drain: the fetcher would sleep whenever its queue was full once.
         ("fetch.queue.backoff.ms", "1".to_owned()),
+        // Says how far logs were read, past the marks of transactions: without it lag would never be 0 behind one.
+        ("statistics.interval.ms", STATISTICS_MS.to_string()),
         ("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string()),
         ("queued.max.messages.kbytes", prefetch.queued_kbytes.to_string()),
         ("queued.min.messages", prefetch.queued_messages.to_string()),

@@ -2,7 +2,7 @@
 
 use crate::copy::Encoding;
 use crate::mapping::plan::{Feed, Plan, PlannedColumn};
-use crate::value::{Kind, Reason, Value, shown};
+use crate::value::{Flags, Kind, Reason, Value, shown};
 
 /// One column of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<
             format!("field {}", plan.paths.get(usize::from(*slot)).map_or(String::new(), |path| path.join(".")))
         }
         Feed::Topic => "meta topic".to_owned(),
-        Feed::Partition => "meta partition".to_owned(),
-        Feed::Offset => "meta offset".to_owned(),
-        Feed::Timestamp => "meta timestamp".to_owned(),
+        Feed::Partition(_) => "meta partition".to_owned(),
+        Feed::Offset(_) => "meta offset".to_owned(),
+        Feed::Timestamp(_) => "meta timestamp".to_owned(),
         Feed::Key(_) => "meta key".to_owned(),
         Feed::Headers => "meta headers".to_owned(),
         Feed::Header(name, _) => format!("header {}", String::from_utf8_lossy(name)),
@@ -48,6 +48,9 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
     let PlannedColumn { name, type_text, .. } = column;
     let shown = match value.kind {
         Kind::Text => format!("\"{}\"", shown(value.raw)),
+        Kind::Number if value.raw.is_empty() => {
+            format!("{}{}", if value.flags.has(Flags::NEGATIVE) { "-" } else { "" }, value.mantissa)
+        }
         _ => shown(value.raw),
     };
     match reason {

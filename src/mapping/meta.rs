@@ -55,6 +55,24 @@ impl Reading {
     }
 }
 
+/// Whether a number of Kafka's must be written out: most columns want its value alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lexeme {
+    Wanted,
+    Spared,
+}
+
+impl Lexeme {
+    pub(crate) fn of(encoding: &Encoding) -> Self {
+        match encoding {
+            Encoding::Int2 | Encoding::Int4 | Encoding::Int8 | Encoding::Timestamp(_) | Encoding::TimestampTz(_) => {
+                Self::Spared
+            }
+            _ => Self::Wanted,
+        }
+    }
+}
+
 /// A column's value; `made` is where text goes that stands nowhere in the record.
 #[inline(never)]
 pub(super) fn value<'a>(
@@ -68,9 +86,11 @@ pub(super) fn value<'a>(
         // Slots are the caller's business: they need no scratch.
         Feed::Field(_) => Ok(Value::MISSING),
         Feed::Topic => Ok(Value::text(record.topic.as_bytes(), Flags::NONE)),
-        Feed::Partition => Ok(integer(record.partition.into(), made)),
-        Feed::Offset => Ok(integer(record.offset, made)),
-        Feed::Timestamp => Ok(record.timestamp_ms.map_or(Value::MISSING, |millis| integer(millis, made))),
+        Feed::Partition(lexeme) => Ok(integer(record.partition.into(), *lexeme, made)),
+        Feed::Offset(lexeme) => Ok(integer(record.offset, *lexeme, made)),
+        Feed::Timestamp(lexeme) => {
+            Ok(record.timestamp_ms.map_or(Value::MISSING, |millis| integer(millis, *lexeme, made)))
+        }
         Feed::Key(reading) => record.key.map_or(Ok(Value::MISSING), |key| read(key, *reading, "key")),
         Feed::Header(name, reading) => match last_header(record.headers, name) {
             None => Ok(Value::MISSING),
@@ -83,9 +103,11 @@ pub(super) fn value<'a>(
     }
 }
 
-fn integer(number: i64, made: &mut Vec<u8>) -> Value<'_> {
-    // Writing into a vector doesn't fail.
-    let _infallible = write!(made, "{number}");
+fn integer(number: i64, lexeme: Lexeme, made: &mut Vec<u8>) -> Value<'_> {
+    if lexeme == Lexeme::Wanted {
+        // Writing into a vector doesn't fail.
+        let _infallible = write!(made, "{number}");
+    }
     Value::integer(number, made)
 }
 

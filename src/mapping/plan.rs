@@ -8,7 +8,7 @@ use crate::mapping::condition::Check;
 use crate::mapping::explain::{Described, describe};
 use crate::mapping::fault::{Faults, PlanFault};
 use crate::mapping::fold::Fold;
-use crate::mapping::meta::Reading;
+use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
 use crate::modes;
 
@@ -18,9 +18,9 @@ pub(super) enum Feed {
     /// A slot: the path of this index.
     Field(u16),
     Topic,
-    Partition,
-    Offset,
-    Timestamp,
+    Partition(Lexeme),
+    Offset(Lexeme),
+    Timestamp(Lexeme),
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),

@@ -7,7 +7,7 @@ use crate::decode::{Path, json};
 use crate::mapping::condition::Check;
 use crate::mapping::fault::{Faults, hint};
 use crate::mapping::fold::Fold;
-use crate::mapping::meta::Reading;
+use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::plan::{Feed, PlannedColumn};
 use crate::value::Kind;
 
@@ -88,14 +88,15 @@ impl<'a> Planner<'a> {
 
     fn feed(&mut self, key: &str, source: &Source, encoding: &Encoding, column: &CatalogColumn) -> Option<Feed> {
         let reading = Reading::of(encoding);
+        let lexeme = Lexeme::of(encoding);
         let integer = matches!(encoding, Encoding::Int2 | Encoding::Int4 | Encoding::Int8 | Encoding::Numeric(_));
         let time = matches!(encoding, Encoding::Timestamp(_) | Encoding::TimestampTz(_));
         let (what, fits, feed) = match source {
             Source::Field(path) => return self.slot(path).map(Feed::Field),
             Source::Topic => ("a text", encoding.is_text() || matches!(encoding, Encoding::Enum(_)), Feed::Topic),
-            Source::Partition => ("an int4", integer || encoding.is_text(), Feed::Partition),
-            Source::Offset => ("an int8", integer || encoding.is_text(), Feed::Offset),
-            Source::Timestamp => ("a timestamptz", time || integer, Feed::Timestamp),
+            Source::Partition => ("an int4", integer || encoding.is_text(), Feed::Partition(lexeme)),
+            Source::Offset => ("an int8", integer || encoding.is_text(), Feed::Offset(lexeme)),
+            Source::Timestamp => ("a timestamptz", time || integer, Feed::Timestamp(lexeme)),
             Source::Record => ("only counted", matches!(encoding, Encoding::Bool), Feed::Record),
             Source::Key => ("", true, Feed::Key(reading)),
             Source::Header(name) => ("", true, Feed::Header(name.as_bytes().into(), reading)),

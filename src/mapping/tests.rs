@@ -223,7 +223,9 @@ fn a_kafka_timestamp_beyond_postgres_is_refused_and_none_is_null() {
     let config = pipeline(Some(vec![crate::config::Column { source: Source::Timestamp, ..mapped("v", "x") }]));
     let row = |timestamp_ms| one(&config, vec![column("v", "timestamptz")], &Record { timestamp_ms, ..record(b"{}") });
     assert_eq!(row(None), Ok(vec![None]));
-    assert_eq!(row(Some(i64::MAX)).expect_err("a refusal").reason, Reason::OutOfRange);
+    let rejection = row(Some(i64::MAX)).expect_err("a refusal");
+    assert_eq!(rejection.reason, Reason::OutOfRange);
+    assert_eq!(rejection.detail, "v 9223372036854775807 is out of range for timestamptz");
     assert_eq!(row(Some(i64::MIN)).expect_err("a refusal").reason, Reason::OutOfRange);
 }
 

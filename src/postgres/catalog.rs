@@ -35,7 +35,8 @@ SELECT i.name, i.own::int8 AS own, t.oid::int8 AS base_oid, t.typname::text AS b
 FROM innermost i
 JOIN pg_catalog.pg_type t ON t.oid = i.base
 JOIN pg_catalog.pg_type d ON d.oid = i.own
-LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
+LEFT JOIN pg_catalog.pg_type e
+       ON e.oid = t.typelem AND t.typcategory = 'A' AND t.typname NOT IN ('int2vector', 'oidvector')
 ORDER BY i.attnum";
 
 /// Included columns aren't part of what is unique. A deferrable constraint can't decide a conflict.

@@ -8,9 +8,9 @@ use crate::support::World;
 async fn what_is_in_kafka_is_in_postgres_after_a_drain() {
     let world = World::new(2).await;
     world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
-    world.produce((0..10_000).map(|n: i32| {
-        Record::new(format!(r#"{{"id":{n},"name":"vehicle {n}","lat":52.5}}"#)).to(n % 2)
-    }));
+    world.produce(
+        (0..10_000).map(|n: i32| Record::new(format!(r#"{{"id":{n},"name":"vehicle {n}","lat":52.5}}"#)).to(n % 2)),
+    );
     let (code, log) = world.drain(&world.config("table.name = \"rides\""));
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 10_000);

@@ -78,7 +78,8 @@ impl World {
     /// Runs `tidegate run --until now` to its end; its exit code and log.
     pub(crate) fn drain(&self, config: &str) -> (Option<i32>, String) {
         let daemon = Daemon::spawn(&spec(config).arg("--until").arg("now")).expect("the daemon starts");
-        let status = daemon.wait_exit(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().join("\n")));
+        let status =
+            daemon.wait_exit(PATIENCE).unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().join("\n")));
         (status.code(), daemon.log().join("\n"))
     }
 
