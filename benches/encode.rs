@@ -42,8 +42,10 @@ fn encoder(specs: &[Spec]) -> Encoder {
         default: None,
         nul: NulPolicy::default(),
         not_null: false,
+        aggregate: None,
     });
     let pipeline = Pipeline {
+        keep: None,
         name: "ride_history".to_owned(),
         topics: Topics::List(vec!["telemetry".to_owned()]),
         group: "ride_history".to_owned(),
@@ -53,7 +55,13 @@ fn encoder(specs: &[Spec]) -> Encoder {
         decode: Decode::Json,
         batch: BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1, max_age: Duration::from_secs(1) },
         max_rows_per_second: None,
-        table: Table { name: table.clone(), mode: TableMode::Append, create: false },
+        table: Table {
+            name: table.clone(),
+            mode: TableMode::Append,
+            create: false,
+            sort_by: Vec::new(),
+            partition_by: None,
+        },
         columns: Some(mapped.collect()),
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
@@ -72,7 +80,7 @@ fn encoder(specs: &[Spec]) -> Encoder {
         has_default: false,
         generated: false,
     });
-    let catalog = Catalog { table, oid: 1, kind: RelationKind::Table, columns: columns.collect() };
+    let catalog = Catalog { table, oid: 1, kind: RelationKind::Table, columns: columns.collect(), unique: Vec::new() };
     Encoder::new(Arc::new(Plan::new(&pipeline, &catalog).expect("the plan fits the table")))
 }
 

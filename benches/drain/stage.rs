@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fleet::{Compression, Format, Limit, Partitioning, ProduceSpec};
-use sqlx::{Connection, Executor, PgConnection, Row};
+use sqlx::{Executor, PgConnection, Row};
 use tidegate_harness::{
     Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, free_port, unique_name, usage,
 };
@@ -104,11 +104,12 @@ impl Stage {
         daemon.terminate()?;
         let status = daemon.wait_exit(Duration::from_secs(30))?;
         ensure!(status.success(), "the daemon ended with {status}\n{}", daemon.log_tail());
+        let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
         if turn == 0 {
             self.export(&mut connection, kind).await?;
         }
-        Ok(self.figures(&marks, cpu, self.postgres_cpu(postgres_before)?, rss))
+        Ok(self.figures(&marks, cpu, postgres, rss))
     }
 
     /// Another sink's turn.
@@ -145,8 +146,9 @@ impl Stage {
         let last = sizes.last().map_or(0, |(_, size)| *size);
         let at = |share: f64| sizes.iter().find(|(_, size)| *size as f64 >= last as f64 * share).map(|(at, _)| *at);
         (marks.ten, marks.ninety) = (at(0.1).unwrap_or_default(), at(0.9).unwrap_or(marks.end));
+        let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
-        Ok(self.figures(&marks, cpu, self.postgres_cpu(postgres_before)?, rss))
+        Ok(self.figures(&marks, cpu, postgres, rss))
     }
 
     /// The bound: the same rows from memory, by nothing but COPY.
@@ -175,8 +177,9 @@ impl Stage {
         }
         let end = started.elapsed();
         let marks = Marks { ten: end.mul_f64(0.1), ninety: end.mul_f64(0.9), end, ..Marks::default() };
+        let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
-        Ok(self.figures(&marks, Duration::ZERO, self.postgres_cpu(postgres_before)?, 0))
+        Ok(self.figures(&marks, Duration::ZERO, postgres, 0))
     }
 
     /// The rows as files of binary COPY, one whole and two halves, made by Postgres from the first drain.

@@ -56,7 +56,10 @@ pub(crate) async fn call(connection: &mut Option<Connection>, stage: Stage, op: 
     let Some(live) = connection.take() else { return failed(Cause::Connection("no transaction".to_owned())) };
     let (tx, rx) = oneshot::channel();
     live.sim.w().server.busy(live.backend, true);
-    #[expect(clippy::disallowed_methods, reason = "a server works on when its client is gone, and answers by the channel")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a server works on when its client is gone, and answers by the channel"
+    )]
     tokio::spawn(serve(Arc::clone(&live.sim), live.backend, op, tx));
     match timeout(WRITE_DEADLINE, rx).await {
         Ok(Ok(Ok(reply))) => {
