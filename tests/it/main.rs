@@ -1,5 +1,7 @@
 //! Tests on the real broker and the real database: the daemon is a process of its own, as a user runs it.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test fails it as the test itself would")]
+
 mod allocation;
 mod batches;
 mod books;
