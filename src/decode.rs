@@ -1,7 +1,7 @@
 //! A record's value becomes slots: one for each field that the plan asks for.
 //!
 //! Formats differ in how they find a field, and in nothing else: each fills the same slots, and the encoders don't know
-//! where these come from. A format is an arm of [`Decoder`].
+//! where these come from. A format is an arm of `Decoder`.
 
 pub(crate) mod json;
 

@@ -44,7 +44,7 @@ struct Site {
 /// Serves until it is dropped.
 ///
 /// # Cancel safety
-/// May be dropped at any point; [`goodbye`] takes our row of `tidegate.instance` away.
+/// May be dropped at any point; `goodbye` takes our row of `tidegate.instance` away.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
     let guard = guard::Guard::new(&daemon.config.http);
     let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });

@@ -335,7 +335,7 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     }
 }
 
-/// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of [`CYCLE`] are kept in gauges; they only
+/// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges; they only
 /// grow, and are shown as the counter that they are.
 pub fn render(handle: &PrometheusHandle) -> String {
     handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1)

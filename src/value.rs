@@ -1,6 +1,6 @@
 //! What decoding leaves and encoding reads: slots that point into the payload, and the reasons why a record is no row.
 //!
-//! A [`Slot`] has no lifetime, so that an encoder keeps its slots from record to record and allocates nothing. A [`Value`]
+//! A `Slot` has no lifetime, so that an encoder keeps its slots from record to record and allocates nothing. A `Value`
 //! is a slot with its bytes at hand. Numbers stay lexemes: what a number means is up to the column that takes it.
 
 use std::fmt;

@@ -2,7 +2,7 @@
 //!
 //! One batch at a time, and of it one *window* of records a transaction: the whole batch as a rule, less of it after timeouts
 //! or where a search for bad records used up its attempts. A transaction is copy, dead letters, ledger, COMMIT. Whatever
-//! happens to it, the ledger's row says what became of it: [`LedgerRow::verdict`].
+//! happens to it, the ledger's row says what became of it: [`crate::store::LedgerRow::verdict`].
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! A daemon is run, watched and ended; a shell script stands in for it.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};
 use std::net::TcpListener;

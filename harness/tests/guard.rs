@@ -1,5 +1,5 @@
 //! Nothing outlives the process that started it, even when that process is killed.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

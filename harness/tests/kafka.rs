@@ -1,5 +1,5 @@
 //! Brokers that are killed, paused and started again, alone, with ZooKeeper, and three together.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! The proxy loses what it is told to lose.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
 
@@ -77,6 +77,7 @@ async fn a_copy_is_held_in_its_middle_and_goes_on_when_released() {
     let (database, proxy) = database_behind_a_proxy().await;
     let held = proxy.arm(Trigger::CopyData(2), Action::Hold);
     let mut connection = connect(&database, &proxy).await;
+    #[expect(clippy::disallowed_methods, reason = "joined at the end of the test")]
     let copying = tokio::spawn(async move {
         let mut copy = connection.copy_in_raw("COPY t FROM STDIN").await.unwrap();
         for line in ["1\n", "2\n", "3\n"] {

@@ -1,5 +1,5 @@
 //! The servers start, serve, die and come back.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use sqlx::{Connection, Row};
 use tidegate_harness::{Postgres, PostgresSpec, Record, shared, unique_name, usage};
