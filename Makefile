@@ -41,6 +41,10 @@ chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
 deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
 	deploy/check.sh
 
+.PHONY: deny
+deny: ## Licences, bans and sources of every dependency; needs `cargo install cargo-deny`
+	$(CARGO) deny --locked check bans licenses sources
+
 .PHONY: lint
 lint: ## Formatting and lints, warnings are errors
 	$(CARGO) fmt --all --check

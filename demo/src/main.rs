@@ -67,13 +67,13 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
         Postgres::start(&PostgresSpec::default().tuned_for(TunedFor::Speed).setting("max_wal_size = '4GB'"))?;
     kafka.create_topic(TOPIC, 2, &[])?;
     let database = postgres.create_database().await?;
-    let daemon = start_daemon(arguments, &kafka, &database.url)?;
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    let daemon = start_daemon(arguments, &kafka, &database.url, &listen)?;
     daemon.await_ready(Duration::from_secs(60))?;
     screen.say(&format!(
-        "Kafka {}   Postgres {}   status http://{}/api/status",
+        "Kafka {}   Postgres {}   live page http://{listen}/",
         kafka.bootstrap_servers(),
-        database.url,
-        daemon_address(&daemon)?
+        database.url
     ));
 
     let ended = Arc::new(AtomicBool::new(false));
@@ -107,23 +107,17 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     Ok(verdict.print(&screen, peak_rss, cpu))
 }
 
-fn start_daemon(arguments: &Arguments, kafka: &Kafka, url: &str) -> Result<Daemon> {
+fn start_daemon(arguments: &Arguments, kafka: &Kafka, url: &str, listen: &str) -> Result<Daemon> {
     let binary = match &arguments.tidegate {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("tidegate"),
     };
-    let listen = format!("127.0.0.1:{}", free_port()?);
     let spec = DaemonSpec::new(binary, include_str!("../../config/demo.toml"))
-        .http_address(&listen)
+        .http_address(listen)
         .env("TIDEGATE__KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap_servers())
         .env("TIDEGATE__POSTGRES__URL", url)
         .env("TIDEGATE__HTTP__LISTEN", listen);
     Daemon::spawn(&spec)
-}
-
-fn daemon_address(daemon: &Daemon) -> Result<String> {
-    let status = daemon.status_json()?;
-    Ok(status["listen"].as_str().unwrap_or("127.0.0.1").to_owned())
 }
 
 fn produce(
