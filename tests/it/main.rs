@@ -24,6 +24,8 @@ mod page_browser;
 mod partitions;
 mod rebalance;
 mod servers;
+mod service_views;
+mod services;
 mod support;
 mod types;
 mod zombie;
