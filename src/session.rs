@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Incoming, Reject, Trigger, last_record};
+use crate::commit_time::CommitTime;
 use crate::config::BatchLimits;
 use crate::partition::{Condition, Grant, Owned, Partition, State};
 use crate::position::{ClaimId, Offset, TopicPartition};
@@ -25,7 +26,9 @@ pub struct Session {
     /// The slot of the last delivery: records come in stretches of one partition.
     last_slot: usize,
     open: Batch,
-    in_flight: bool,
+    /// Since when a batch is at the writer.
+    in_flight: Option<Instant>,
+    commit_time: CommitTime,
     spare: Vec<Batch>,
     actions: Actions,
     questions: u64,
@@ -100,7 +103,8 @@ impl Session {
             index: HashMap::new(),
             last_slot: 0,
             open: Batch::new(),
-            in_flight: false,
+            in_flight: None,
+            commit_time: CommitTime::default(),
             spare: Vec::new(),
             actions: Actions::default(),
             questions: 0,
@@ -112,6 +116,7 @@ impl Session {
     pub fn restart(self) -> Self {
         Self {
             in_flight: self.in_flight,
+            commit_time: self.commit_time,
             spare: self.spare,
             questions: self.questions,
             ..Self::new(self.limits, self.claim_grace)
@@ -222,7 +227,7 @@ impl Session {
             Some(Trigger::Rows)
         } else if self.open.bytes() as u64 >= self.limits.max_bytes {
             Some(Trigger::Bytes)
-        } else if self.open.opened_at().is_some_and(|opened| now.duration_since(opened) >= self.limits.max_age) {
+        } else if self.open.opened_at().is_some_and(|opened| now.duration_since(opened) >= self.close_at()) {
             Some(Trigger::Age)
         } else {
             None
@@ -239,21 +244,25 @@ impl Session {
     /// How long until the open batch is due by age.
     pub fn due_in(&self, now: Instant) -> Option<Duration> {
         let opened = self.open.opened_at()?;
-        Some((opened + self.limits.max_age).saturating_duration_since(now))
+        Some((opened + self.close_at()).saturating_duration_since(now))
+    }
+
+    fn close_at(&self) -> Duration {
+        self.commit_time.close_at(self.limits.max_age)
     }
 
     /// Whether a batch may be handed over: one is in flight at most.
     pub fn can_seal(&self) -> bool {
-        !self.in_flight && !self.open.is_empty()
+        !self.in_flight() && !self.open.is_empty()
     }
 
     /// Whether a batch is at the writer.
     pub fn in_flight(&self) -> bool {
-        self.in_flight
+        self.in_flight.is_some()
     }
 
     /// Closes the open batch and counts it as in flight. `None` where there is nothing to write.
-    pub fn seal(&mut self, trigger: Trigger) -> Option<Batch> {
+    pub fn seal(&mut self, trigger: Trigger, now: Instant) -> Option<Batch> {
         if !self.can_seal() {
             return None;
         }
@@ -262,13 +271,15 @@ impl Session {
             slot.segment = None;
         }
         batch.seal(trigger);
-        self.in_flight = true;
+        self.in_flight = Some(now);
         Some(batch)
     }
 
     /// The writer answered.
     pub fn acked(&mut self, ack: Ack, now: Instant) {
-        self.in_flight = false;
+        if let Some(sealed_at) = self.in_flight.take() {
+            self.commit_time.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
+        }
         for (source, claim, fate) in &ack.fates {
             let Some(&index) = self.index.get(source) else { continue };
             let State::Owned(owned) = &mut self.partitions[index].partition.state else { continue };

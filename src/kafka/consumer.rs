@@ -403,7 +403,7 @@ impl Consumer {
     }
 
     fn seal(&mut self, trigger: Trigger) {
-        let Some(mut batch) = self.parts.session.seal(trigger) else { return };
+        let Some(mut batch) = self.parts.session.seal(trigger, Instant::now()) else { return };
         batch.plan_version = self.planned.version;
         // A newer plan takes over between two batches; what is older is encoded again by the writer.
         if self.planned.version != self.parts.plans.version() {
