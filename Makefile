@@ -32,10 +32,17 @@ test: tools ## All tests: pure rooms, simulation, the daemon on the real servers
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate
 
+# MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES. What it
+# says, and what the daemons wrote, is kept in target/chaos.
 .PHONY: chaos
-chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
+chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(CARGO) run --release --locked -q -p chaos
+
+.PHONY: chaos-short
+chaos-short: tools ## The same for a minute and a half, always with the same faults
+	$(CARGO) build --locked -p tidegate -p chaos
+	MINUTES=1.5 SEED=7 $(CARGO) run --locked -q -p chaos
 
 .PHONY: deploy-check
 deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
