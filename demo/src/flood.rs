@@ -28,8 +28,6 @@ use column::{Column, Outcome};
 /// Of every arrangement's bounded buffer, counted in bytes of JSON.
 pub(crate) const BUFFER_BYTES: u64 = 64 << 20;
 pub(crate) const PARTITIONS: u32 = 2;
-/// Records a second of acts 1 and 4.
-const STEADY: f64 = 5_000.0;
 /// The width of a bin of the raw series, in microseconds.
 const BIN_US: u32 = 500_000;
 
@@ -51,7 +49,7 @@ pub(crate) async fn flood(
     scale: f64,
 ) -> Result<()> {
     let inserts = ladder.of(Rung::Insert).context("the ladder has no INSERTs")?.1.median;
-    let acts = Acts::new(STEADY, acts::rush_hour(inserts, STEADY), scale);
+    let acts = Acts::new(acts::steady(inserts), acts::rush_hour(inserts), scale);
     screen.say(&format!(
         "each of four arrangements gets {} records in {:.0} s: {}/s, then {}/s, the database away for {:.0} s of it, {}/s again",
         grouped(acts.records() as f64),

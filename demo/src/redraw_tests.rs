@@ -18,7 +18,7 @@ fn write(folder: &Path, wrong: &str) {
     save("ladder.csv", LADDER);
     save("services.csv", &SERVICES.replace("WRONG", wrong));
     save("services-series.csv", "second,service,sent,written,lag\n1,fare,10,5,5\n2,fare,20,20,0\n");
-    save("services-events.csv", "second,event\n1.5,a lock\n");
+    save("services-events.csv", "second,kind,event\n1.5,board,a board\n");
     save("run.json", "{\"seed\": 7}");
 }
 

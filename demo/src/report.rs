@@ -69,11 +69,13 @@ impl Report {
         let (rungs, flood, services) = (table("ladder.csv")?, table("flood.csv")?, table("services.csv")?);
         let (series, events) = (table("flood-series.csv")?, table("flood-events.csv")?);
         let run = fs::read_to_string(folder.join("run.json")).context("there is no run.json")?;
+        let (lags, happened) = (table("services-series.csv")?, table("services-events.csv")?);
+        let told = services.as_ref().zip(lags.as_ref()).zip(happened.as_ref());
         let flooded = flood.as_ref().zip(series.as_ref()).zip(events.as_ref());
         Ok(Self {
             ladder: rungs.as_ref().map(ladder::sentences).unwrap_or_default(),
             flood: flooded.map(|((flood, series), events)| flood::sentences(flood, series, events)).unwrap_or_default(),
-            services: services.as_ref().map(services::sentences).unwrap_or_default(),
+            services: told.map(|((books, lags), events)| services::sentences(books, lags, events)).unwrap_or_default(),
             run: serde_json::from_str(&run).context("run.json")?,
             flood_table: flood,
             services_table: services,

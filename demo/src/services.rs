@@ -29,9 +29,12 @@ const TABLES: &str = include_str!("../../config/fleet.sql");
 const TOPIC: &str = "telemetry";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// As many as records a second in the steady state: each vehicle sends once a second.
-const VEHICLES: u32 = 5_000;
+/// Few vehicles at a high rate: their time runs five times as fast as ours, so that trips end, and cost more than the minimum,
+/// while one watches.
+const VEHICLES: u32 = 1_000;
+const RATE: f64 = 5_000.0;
 const BURST: f64 = 8.0;
+const BURST_AFTER: f64 = 4.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -57,10 +60,27 @@ struct Moment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Event {
+    Burst,
     Add,
+    /// Says who reads what.
+    Board,
     Kill,
     Lock,
     Unlock,
+}
+
+impl Event {
+    /// In the raw file.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Burst => "burst",
+            Self::Add => "added",
+            Self::Board => "board",
+            Self::Kill => "killed",
+            Self::Lock => "locked",
+            Self::Unlock => "unlocked",
+        }
+    }
 }
 
 type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
@@ -100,10 +120,17 @@ impl Services {
     pub(crate) async fn story(&mut self, screen: &Screen, folder: &Path, scale: f64) -> Result<()> {
         self.lags.begin();
         let at = |second: f64, event| Moment { second: second * scale, event };
-        let moments = [at(10.0, Event::Add), at(17.0, Event::Kill), at(26.0, Event::Lock), at(36.0, Event::Unlock)];
-        let profile = Profile::Burst { factor: BURST, after: 4.0 * scale, seconds: 6.0 * scale };
+        let moments = [
+            at(BURST_AFTER, Event::Burst),
+            at(10.0, Event::Add),
+            at(14.0, Event::Board),
+            at(17.0, Event::Kill),
+            at(25.0, Event::Board),
+            at(26.0, Event::Lock),
+            at(36.0, Event::Unlock),
+        ];
+        let profile = Profile::Burst { factor: BURST, after: BURST_AFTER * scale, seconds: 6.0 * scale };
         let fleet = self.send(profile, 40.0 * scale);
-        self.lags.event(&format!("burst of {} times the rate from second {:.0}", BURST, 4.0 * scale));
         self.follow(screen, &fleet, &moments).await?;
         self.park(fleet)?;
         self.lags.save(folder)
@@ -143,11 +170,10 @@ impl Services {
         spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES;
         spec.fleet.seed = u64::from(self.fleets) + 1;
         spec.fleet.start_ms = now_ms();
-        // Short trips, so that many end while one watches.
-        spec.fleet.trip_metres = [100, 1_500];
+        spec.fleet.trip_metres = [200, 2_500];
         spec.delivery.late = 0.01;
         spec.delivery.repeat = 0.01;
-        spec.rate = VEHICLES.into();
+        spec.rate = RATE;
         spec.profile = profile;
         spec.partitioning = Partitioning::ByVehicle(PARTITIONS);
         spec.keep_truth = true;
@@ -174,7 +200,7 @@ impl Services {
             while let Some(moment) = moments.get(next).filter(|moment| moment.second <= began.elapsed().as_secs_f64()) {
                 next += 1;
                 let told = self.happen(moment.event, &mut second, &mut lock).await?;
-                self.lags.event(&told);
+                self.lags.event(moment.event.name(), &told);
                 screen.say(&told);
             }
             if fleet.is_finished() && next == moments.len() {
@@ -187,12 +213,14 @@ impl Services {
     }
 
     async fn happen(
-        &self,
+        &mut self,
         event: Event,
         second: &mut Option<Daemon>,
         lock: &mut Option<PgConnection>,
     ) -> Result<String> {
         Ok(match event {
+            Event::Burst => format!("the fleet sends {BURST} times as much for 6 s"),
+            Event::Board => self.lags.board().await?,
             Event::Add => {
                 let listen = format!("127.0.0.1:{}", free_port()?);
                 *second = Some(spawn(&self.stage, &self.database, &listen)?);

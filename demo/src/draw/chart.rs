@@ -8,6 +8,8 @@ use crate::numbers::grouped;
 pub(super) enum Scale {
     /// From 0.
     Linear { max: f64 },
+    /// From 0, with marks where one wants them.
+    Steps { step: f64, max: f64 },
     /// By decades; what is below `min` lies on it.
     Log { min: f64, max: f64 },
 }
@@ -28,7 +30,7 @@ impl Scale {
     /// From 0 to 1.
     pub(super) fn share(self, value: f64) -> f64 {
         let share = match self {
-            Self::Linear { max } => value / max,
+            Self::Linear { max } | Self::Steps { max, .. } => value / max,
             Self::Log { min, max } => (value.max(min) / min).log10() / (max / min).log10(),
         };
         share.clamp(0.0, 1.0)
@@ -37,12 +39,10 @@ impl Scale {
     /// Where the grid is drawn.
     pub(super) fn marks(self) -> Vec<f64> {
         match self {
-            Self::Linear { max } => {
-                let step = step(max);
-                std::iter::successors(Some(0.0), |mark| Some(mark + step))
-                    .take_while(|mark| *mark <= max * 1.001)
-                    .collect()
-            }
+            Self::Linear { max } => Self::Steps { step: step(max), max }.marks(),
+            Self::Steps { step, max } => std::iter::successors(Some(0.0), |mark| Some(mark + step))
+                .take_while(|mark| *mark <= max * 1.001)
+                .collect(),
             Self::Log { min, max } => std::iter::successors(Some(min), |mark| Some(mark * 10.0))
                 .take_while(|mark| *mark <= max * 1.001)
                 .collect(),
@@ -89,7 +89,9 @@ impl Panel {
             let y = self.y(mark);
             svg.line((self.left, y), (self.left + self.width, y), "grid");
             if is_labelled {
-                svg.text((self.left - 6.0, y + 4.0), Anchor::End, "dim num", &word(mark));
+                let is_floor = matches!(self.scale, Scale::Log { min, .. } if mark <= min);
+                let word = if is_floor { format!("≤ {}", word(mark)) } else { word(mark) };
+                svg.text((self.left - 6.0, y + 4.0), Anchor::End, "dim num", &word);
             }
         }
         svg.line((self.left, self.top + self.height), (self.left + self.width, self.top + self.height), "axis");

@@ -10,6 +10,9 @@ const TOP: f64 = 118.0;
 const WIDTH: f64 = 262.0;
 const HEIGHT: f64 = 132.0;
 const GAP: (f64, f64) = (18.0, 42.0);
+const MIB: f64 = 1_048_576.0;
+/// About what a character of a heading takes.
+const CHARACTER: f64 = 8.4;
 
 /// A quantity: its heading, its legend, its axis, and the curves with their strokes.
 struct Quantity {
@@ -55,7 +58,7 @@ const QUANTITIES: [Quantity; 4] = [
     Quantity {
         title: "bounded buffer (64 MiB for each)",
         legend: "",
-        scale: |max| Scale::Linear { max: max.max(64.0 * 1_048_576.0) },
+        scale: |max| Scale::Steps { step: 16.0 * MIB, max: max.max(64.0 * MIB) },
         word: bytes,
         curves: &[("buffer_bytes", "line blue")],
         is_rate: false,
@@ -79,7 +82,8 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> String {
         let scale = (quantity.scale)(series.lines().map(values).fold(0.0, f64::max));
         let top = TOP + row as f64 * (HEIGHT + GAP.1);
         svg.text((LEFT, top - 8.0), Anchor::Start, "head", quantity.title);
-        svg.text((LEFT + 420.0, top - 8.0), Anchor::Start, "dim", quantity.legend);
+        let beside = LEFT + 16.0 + CHARACTER * quantity.title.chars().count() as f64;
+        svg.text((beside, top - 8.0), Anchor::Start, "dim", quantity.legend);
         for (column, way) in ways.iter().enumerate() {
             let left = LEFT + column as f64 * (WIDTH + GAP.0);
             let panel = Panel { left, top, width: WIDTH, height: HEIGHT, seconds, scale };

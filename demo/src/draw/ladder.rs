@@ -2,17 +2,21 @@
 
 use super::chart::Scale;
 use super::svg::{Anchor, Svg};
+use crate::ladder::RUNGS;
 use crate::numbers::{Spread, grouped};
 use crate::raw::Table;
 
 const WIDTH: f64 = 1_120.0;
-const LEFT: f64 = 260.0;
-const BARS: f64 = 430.0;
+const LEFT: f64 = 290.0;
+const BARS: f64 = 420.0;
 const ROW: f64 = 44.0;
 const TOP: f64 = 92.0;
 
 pub(super) fn draw(ladder: &Table) -> String {
-    let rungs = ladder.distinct("rung");
+    // From the bottom up, though the runs were shuffled.
+    let present = ladder.distinct("rung");
+    let rungs: Vec<String> =
+        RUNGS.map(|rung| rung.to_string()).into_iter().filter(|rung| present.contains(rung)).collect();
     let bottom = TOP + ROW * rungs.len() as f64;
     let mut svg = Svg::new(WIDTH, bottom + 66.0, "Rows a second of each way into the same table, with what they cost");
     svg.text((20.0, 30.0), Anchor::Start, "title", "A  the ladder: what batching is worth");

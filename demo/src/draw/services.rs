@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn each_service_has_a_panel_and_each_event_a_dash_in_all() {
         let series = "second,service,sent,written,lag\n1,fare,10,10,0\n1,ride_analysis,10,4,6\n2,fare,20,20,0\n2,ride_analysis,20,4,16\n";
-        let events = "second,event\n1.5,someone locks the table\n";
+        let events = "second,kind,event\n1.5,locked,someone locks the table\n";
         let svg = draw(&Table::parse(series).unwrap(), &Table::parse(events).unwrap());
         assert_eq!(svg.matches("class=\"line amber\"").count(), 2);
         assert_eq!(svg.matches("class=\"thin reddash\"").count(), 2);

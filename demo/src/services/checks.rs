@@ -42,6 +42,8 @@ pub(crate) struct Trips {
     pub(crate) wrong_charges: u64,
     /// Where the customer sees another reading than the latest.
     pub(crate) stale_customers: u64,
+    /// Which cost more than the minimum: of the others the meter isn't seen.
+    pub(crate) above_minimum: u64,
     /// The sums, in cents.
     pub(crate) true_cents: i128,
     pub(crate) found_cents: i128,
@@ -57,6 +59,7 @@ impl Trips {
             let cents = trip.fare_cents(&tariff);
             trips.expected += 1;
             trips.ended += u64::from(trip.ended);
+            trips.above_minimum += u64::from(cents > i128::from(tariff.minimum_cents));
             trips.true_cents += cents;
             trips.found_cents += found.fare.map_or(0, i128::from);
             match found.fare {
@@ -117,12 +120,13 @@ impl Checks {
                 "fare" => {
                     let wrong = i64::try_from(trips.wrong_fares + trips.wrong_charges)?;
                     let what = format!(
-                        "fares of {} trips to the cent: {}.{:02} of {}.{:02}; {} closed",
+                        "fares of {} trips to the cent: {}.{:02} of {}.{:02}; {} above the minimum; {} closed",
                         trips.expected,
                         trips.found_cents / 100,
                         trips.found_cents % 100,
                         trips.true_cents / 100,
                         trips.true_cents % 100,
+                        trips.above_minimum,
                         trips.ended
                     );
                     (expected, i64::try_from(trips.missing_fares)?, in_table - expected, wrong, what)
@@ -185,8 +189,8 @@ mod tests {
         let trips = Trips::reconcile(truth.trips(), &tables);
         assert!(trips.expected > 20 && trips.ended > 0, "{trips:?}");
         assert_eq!(trips.true_cents, trips.found_cents);
-        let Trips { expected, ended, true_cents, found_cents, .. } = trips;
-        assert_eq!(trips, Trips { expected, ended, true_cents, found_cents, ..Trips::default() });
+        let Trips { expected, ended, above_minimum, true_cents, found_cents, .. } = trips;
+        assert_eq!(trips, Trips { expected, ended, above_minimum, true_cents, found_cents, ..Trips::default() });
     }
 
     #[test]

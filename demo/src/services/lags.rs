@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use sqlx::{Connection, PgConnection, Row};
 
 use super::SERVICES;
@@ -30,7 +30,7 @@ pub(super) struct Lags {
     connection: Option<PgConnection>,
     began: Instant,
     looks: Vec<Look>,
-    events: Vec<(f64, String)>,
+    events: Vec<(f64, &'static str, String)>,
 }
 
 impl Lags {
@@ -46,8 +46,23 @@ impl Lags {
         self.events.clear();
     }
 
-    pub(super) fn event(&mut self, event: &str) {
-        self.events.push((self.began.elapsed().as_secs_f64(), event.to_owned()));
+    pub(super) fn event(&mut self, kind: &'static str, event: &str) {
+        self.events.push((self.began.elapsed().as_secs_f64(), kind, event.to_owned()));
+    }
+
+    /// Who reads which partition, by the ledger, which names the owners.
+    pub(super) async fn board(&mut self) -> Result<String> {
+        let sql =
+            "SELECT pipeline, string_agg(partition || ' by ' || owner, ', ' ORDER BY partition) FROM tidegate.ledger
+            GROUP BY pipeline ORDER BY pipeline";
+        let rows = sqlx::query(sql).fetch_all(self.connected().await?).await?;
+        let boards = rows.iter().map(|row| -> Result<String> {
+            let (service, owners): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+            Ok(format!("{service}: {}", owners.unwrap_or_default()))
+        });
+        let boards: Vec<String> = boards.collect::<Result<_>>()?;
+        // Instances have long names of chance; letters in the order in which they are met are enough.
+        Ok(format!("who reads which partition: {}", shortened(&boards.join("; "))))
     }
 
     pub(super) fn sent(&self) -> i64 {
@@ -75,14 +90,18 @@ impl Lags {
         Ok(())
     }
 
+    async fn connected(&mut self) -> Result<&mut PgConnection> {
+        if self.connection.is_none() {
+            self.connection = Some(PgConnection::connect(&self.url).await?);
+        }
+        self.connection.as_mut().context("there is a connection")
+    }
+
     async fn ledger(&mut self) -> Result<[i64; 3]> {
-        let connection = match &mut self.connection {
-            Some(connection) => connection,
-            None => self.connection.insert(PgConnection::connect(&self.url).await?),
-        };
         let sql = "SELECT pipeline, sum(next_offset)::int8 FROM tidegate.ledger GROUP BY pipeline";
+        let rows = sqlx::query(sql).fetch_all(self.connected().await?).await?;
         let mut written = [0; 3];
-        for row in sqlx::query(sql).fetch_all(connection).await? {
+        for row in rows {
             let name: String = row.try_get(0)?;
             if let Some(at) = SERVICES.iter().position(|service| *service == name) {
                 written[at] = row.try_get(1)?;
@@ -119,10 +138,45 @@ impl Lags {
             }
         }
         series.save(&folder.join("services-series.csv"))?;
-        let mut events = Sheet::new(&["second", "event"]);
-        for (second, event) in &self.events {
-            events.push(&[second, event]);
+        let mut events = Sheet::new(&["second", "kind", "event"]);
+        for (second, kind, event) in &self.events {
+            events.push(&[second, kind, event]);
         }
         events.save(&folder.join("services-events.csv"))
+    }
+}
+
+/// Puts A, B, … in the place of the words after `by `.
+fn shortened(board: &str) -> String {
+    let mut met: Vec<&str> = Vec::new();
+    let mut out = String::new();
+    for (at, part) in board.split(" by ").enumerate() {
+        if at == 0 {
+            out += part;
+            continue;
+        }
+        let end = part.find([',', ';']).unwrap_or(part.len());
+        let (owner, rest) = part.split_at(end);
+        let number = met.iter().position(|other| *other == owner).unwrap_or_else(|| {
+            met.push(owner);
+            met.len() - 1
+        });
+        let letter = u8::try_from(number).ok().and_then(|number| b'A'.checked_add(number)).map_or('?', char::from);
+        out.push(' ');
+        out.push(letter);
+        out += rest;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn owners_become_letters_in_the_order_in_which_they_are_met() {
+        let board = "fare: 0 by host-1-x, 1 by host-2-y; rides: 0 by host-2-y";
+        assert_eq!(shortened(board), "fare: 0 A, 1 B; rides: 0 B");
+        assert_eq!(shortened(""), "");
     }
 }
