@@ -4,6 +4,8 @@
 CARGO ?= cargo
 # `make demo KEEP=1` goes on until Ctrl-C.
 KEEP ?=
+# `make demo DEMO_SCALE=0.2` shortens every act to a fifth, for trials.
+DEMO_SCALE ?= 1
 
 .PHONY: help
 help: ## This list
@@ -18,9 +20,13 @@ tools:
 	exit $$missing
 
 .PHONY: demo
-demo: tools ## Real Kafka, real Postgres, a fleet: watch the rows land, and a verdict
+demo: tools ## Real Kafka, real Postgres, a fleet, in 6 minutes: two experiments, three services, a verdict; KEEP=1
 	$(CARGO) build --release --locked -p tidegate -p demo
-	KEEP=$(KEEP) $(CARGO) run --release --locked -q -p demo
+	KEEP=$(KEEP) DEMO_SCALE=$(DEMO_SCALE) $(CARGO) run --release --locked -q -p demo
+
+.PHONY: redraw
+redraw: ## The demo's plots and report again, from the raw files in target/demo
+	$(CARGO) run --release --locked -q -p demo -- --redraw
 
 .PHONY: test
 test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
