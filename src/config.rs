@@ -39,8 +39,8 @@ pub use condition::{Condition, Test};
 pub use fault::{Fault, Faults};
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use pipeline::{
-    BatchLimits, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics,
-    UnknownFields,
+    BatchLimits, DeadLetterBudget, Decode, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table,
+    TableMode, Topics, UnknownFields,
 };
 pub use secret::Secret;
 
