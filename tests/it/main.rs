@@ -27,6 +27,7 @@ mod page;
 mod page_browser;
 mod partitions;
 mod rebalance;
+mod replay;
 mod servers;
 mod support;
 mod types;
