@@ -18,11 +18,15 @@ CREATE TABLE IF NOT EXISTS public.fare (
     odometer_mm bigint,
     paused_ms bigint,
     state text,
-    kafka_partition int
+    kafka_partition int,
+    closed_at timestamptz, -- when fare_final was written; no field of the records
+    -- Nobody is charged by a clock that lies, or by a counter that can't be: the record is set aside, and the trip goes on.
+    CONSTRAINT clock_can_be CHECK (started_at >= '2020-01-01Z' AND last_at < now() + interval '1 day'),
+    CONSTRAINT counters_can_be CHECK (odometer_mm BETWEEN 0 AND 1e10 AND paused_ms BETWEEN 0 AND 1e10)
 ) WITH (fillfactor = 70); -- a trip's row is updated with each batch: room for it on the same page, and no index to move
 
--- Trips that aren't known to have ended. Touched when a trip begins and when it ends.
-CREATE INDEX IF NOT EXISTS fare_open ON public.fare (trip_id) WHERE ended_at IS NULL;
+-- Touched when a trip begins and when it is closed.
+CREATE INDEX IF NOT EXISTS fare_open ON public.fare (trip_id) WHERE closed_at IS NULL;
 
 -- Prices. The tariff of a trip is the one that is valid when it starts.
 --
@@ -117,26 +121,44 @@ LEFT JOIN public.fare_final closed USING (trip_id);
 
 -- Closes the trips of a batch that have ended, and adjusts those that were closed before: in the batch's own transaction, so
 -- that it happens as exactly once as the batch itself.
-CREATE OR REPLACE FUNCTION public.settle_trips() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+--
+-- Of thousands of trips in a batch few are either. The planner can't know, and would read the whole of fare_final for them:
+-- hence the settings, which leave it the indexes.
+CREATE OR REPLACE FUNCTION public.settle_trips() RETURNS trigger LANGUAGE plpgsql
+SET search_path = public, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 BEGIN
     INSERT INTO fare_adjustment (trip_id, amount, fare)
-    SELECT trip_id, m.fare - charged, m.fare
-    FROM changed
-    JOIN metered m USING (trip_id)
+    SELECT trip_id, now_costs - charged, now_costs
+    FROM (
+        SELECT c.trip_id, fare_of(t, odometer_mm, milliseconds(last_at - started_at), paused_ms) AS now_costs
+        FROM changed c
+        JOIN tariff t ON t.valid @> c.started_at
+        WHERE c.closed_at IS NOT NULL
+    ) AS closed
     JOIN fare_final f USING (trip_id)
     CROSS JOIN LATERAL (
         SELECT f.fare + coalesce(sum(a.amount), 0) AS charged FROM fare_adjustment a WHERE a.trip_id = f.trip_id
-    )
-    WHERE m.fare <> charged
+    ) AS so_far
+    WHERE now_costs <> charged
     ORDER BY trip_id;
 
     INSERT INTO fare_final (trip_id, fare, tariff_id, why, started_at, ended_at, odometer_mm, paused_ms)
-    SELECT trip_id, m.fare, m.tariff_id, 'ended', started_at, last_at, odometer_mm, paused_ms
-    FROM changed
-    JOIN metered m USING (trip_id)
-    WHERE ended_at IS NOT NULL
+    SELECT c.trip_id, fare_of(t, odometer_mm, milliseconds(last_at - started_at), paused_ms), t.tariff_id, 'ended', started_at,
+        last_at, odometer_mm, paused_ms
+    FROM changed c
+    JOIN tariff t ON t.valid @> c.started_at
+    WHERE c.closed_at IS NULL AND c.ended_at IS NOT NULL
     ORDER BY trip_id
     ON CONFLICT (trip_id) DO NOTHING;
+    IF EXISTS (SELECT FROM changed WHERE closed_at IS NULL AND ended_at IS NOT NULL) THEN
+        -- This calls the trigger once more, which finds that nothing is left to do.
+        UPDATE fare f
+        SET closed_at = final.closed_at
+        FROM changed c
+        JOIN fare_final final USING (trip_id)
+        WHERE c.closed_at IS NULL AND c.ended_at IS NOT NULL AND f.trip_id = c.trip_id;
+    END IF;
     RETURN NULL;
 END
 $$;
@@ -158,26 +180,26 @@ DECLARE
 BEGIN
     -- Locked, so that a record of the trip that comes now waits and then finds it closed. One that is being written isn't silent.
     WITH open AS (
-        SELECT trip_id, kafka_partition, last_at
-        FROM fare f
-        WHERE ended_at IS NULL AND NOT EXISTS (SELECT FROM fare_final c WHERE c.trip_id = f.trip_id)
+        SELECT trip_id, kafka_partition, last_at FROM fare WHERE closed_at IS NULL
     ), clock AS (
         SELECT kafka_partition, max(last_at) FILTER (WHERE last_at <= now()) AS at FROM open GROUP BY kafka_partition
     ), silent AS MATERIALIZED (
         SELECT f.*
         FROM fare f
-        JOIN open USING (trip_id)
         JOIN clock ON clock.kafka_partition = f.kafka_partition
-        WHERE f.last_at < clock.at - silence AND f.ended_at IS NULL
+        WHERE f.closed_at IS NULL AND f.last_at < clock.at - silence
         ORDER BY trip_id
         FOR UPDATE OF f SKIP LOCKED
+    ), final AS (
+        INSERT INTO fare_final (trip_id, fare, tariff_id, why, started_at, ended_at, odometer_mm, paused_ms)
+        SELECT trip_id, fare_of(t, odometer_mm, milliseconds(last_at - started_at), paused_ms), t.tariff_id,
+            CASE WHEN silent.ended_at IS NULL THEN 'silent' ELSE 'ended' END, started_at, last_at, odometer_mm, paused_ms
+        FROM silent
+        JOIN tariff t ON t.valid @> started_at
+        ON CONFLICT (trip_id) DO NOTHING
+        RETURNING trip_id, closed_at
     )
-    INSERT INTO fare_final (trip_id, fare, tariff_id, why, started_at, ended_at, odometer_mm, paused_ms)
-    SELECT trip_id, fare_of(t, odometer_mm, milliseconds(last_at - started_at), paused_ms), t.tariff_id, 'silent',
-        started_at, last_at, odometer_mm, paused_ms
-    FROM silent
-    JOIN tariff t ON t.valid @> started_at
-    ON CONFLICT (trip_id) DO NOTHING;
+    UPDATE fare f SET closed_at = final.closed_at FROM final WHERE final.trip_id = f.trip_id;
     GET DIAGNOSTICS closed = ROW_COUNT;
     RETURN closed;
 END
