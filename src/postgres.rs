@@ -11,6 +11,7 @@ pub mod connect;
 mod dead_letters;
 pub mod error;
 mod ledger;
+pub mod letters;
 pub mod partitions;
 pub mod register;
 pub mod schema;

@@ -333,7 +333,7 @@ impl PollLoop {
     }
 
     fn seal(&mut self, trigger: Trigger) {
-        let Some(mut batch) = self.session.seal(trigger) else { return };
+        let Some(mut batch) = self.session.seal(trigger, now()) else { return };
         batch.plan_version = self.plan;
         self.plan = self.plans.load(Ordering::Relaxed);
         // A writer that has ended ends the daemon.
