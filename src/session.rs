@@ -486,3 +486,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
