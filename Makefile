@@ -50,6 +50,10 @@ chaos-short: tools ## The same for a minute and a half, always with the same fau
 	$(CARGO) build --locked -p tidegate -p chaos
 	MINUTES=1.5 SEED=7 $(CARGO) run --locked -q -p chaos
 
+.PHONY: planted
+planted: ## Plants bugs in the pure rooms, one after the other: the simulation must find each
+	tests/simulation/planted.py
+
 .PHONY: deploy-check
 deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
 	deploy/check.sh

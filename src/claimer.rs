@@ -261,8 +261,8 @@ impl Claimer {
             let (Some(low), Some(high)) = (low.get(&claimed.source), high.get(&claimed.source)) else { continue };
             let Some(index) = pending.iter().position(|p| p.wanted.source == claimed.source) else { continue };
             let found = match pending[index].wanted.step_over.clone() {
-                Some(condition) => Err(condition),
-                None => resolve_start(claimed.next, claimed.last, *low, *high),
+                Some(condition) if condition.still_met(claimed.last) => Err(condition),
+                _ => resolve_start(claimed.next, claimed.last, *low, *high),
             };
             let (next, fetch, verify) = match found {
                 Ok((fetch, verify)) => (claimed.next, fetch, verify),

@@ -95,8 +95,8 @@ pub enum Condition {
     },
     /// At the last committed offset lies another record: the topic was made again, or this is another cluster.
     LogReplaced {
-        /// The offset that was compared.
-        offset: Offset,
+        /// The record that was committed last, as the ledger knows it.
+        last: LastRecord,
     },
 }
 
@@ -124,6 +124,15 @@ impl Condition {
     }
 }
 
+impl Condition {
+    /// Whether a claim that shall step over this condition, found under an earlier one, still meets it: `last` is what the ledger
+    /// knows now. A claim may come late, from a process that stood still meanwhile, or may be tried again after its answer was
+    /// lost; then the ledger may know another log, and stepping over that one would read it a second time or leave it out.
+    pub fn still_met(&self, last: Option<LastRecord>) -> bool {
+        matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
+    }
+}
+
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -139,9 +148,10 @@ impl fmt::Display for Condition {
                 f,
                 "the log is shorter than the ledger: the ledger stands at {next}, Kafka's log ends at {high}; it was truncated or the topic was made again; set `on_offset_loss` or `tidegate offsets set` to go on"
             ),
-            Self::LogReplaced { offset } => write!(
+            Self::LogReplaced { last } => write!(
                 f,
-                "the log is not the one we knew: at offset {offset} lies another record than the one committed last; the topic was made again or this is another cluster; set `on_offset_loss` or `tidegate offsets set` to go on"
+                "the log is not the one we knew: at offset {} lies another record than the one committed last; the topic was made again or this is another cluster; set `on_offset_loss` or `tidegate offsets set` to go on",
+                last.offset
             ),
         }
     }

@@ -59,6 +59,13 @@ impl Actions {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    fn forget(&mut self, source: &TopicPartition) {
+        self.claim.retain(|(other, _)| other != source);
+        self.fetch.retain(|(other, _)| other != source);
+        self.stop.retain(|other| other != source);
+        self.conditions.retain(|(other, _)| other != source);
+    }
 }
 
 /// What became of a delivered record.
@@ -141,10 +148,13 @@ impl Session {
         }
     }
 
-    /// Kafka took these away. Their records leave the open batch; a batch in flight is fenced by the next owner's claim.
+    /// Kafka took these away. Their records leave the open batch; a batch in flight is fenced by the next owner's claim. What
+    /// was still to be done for them is done no more: a claim would fence the next owner, a fetch would read on where nobody
+    /// looks, and a condition would step over what the next assignment finds in order.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };
+            self.actions.forget(source);
             self.leave_open_batch(slot);
             self.partitions.swap_remove(slot);
             if let Some(moved) = self.partitions.get(slot) {
@@ -197,7 +207,7 @@ impl Session {
             };
             // A later offset means that the record is gone (compacted away): then the log can't be known by it.
             if incoming.offset == last.offset && last_record(&record) != last {
-                let condition = Condition::LogReplaced { offset: last.offset };
+                let condition = Condition::LogReplaced { last };
                 self.stop(index, condition);
                 return Delivery::Ignored;
             }

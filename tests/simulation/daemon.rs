@@ -319,7 +319,8 @@ impl PollLoop {
         }
         for (source, from) in actions.fetch {
             let partition = self.sim.w().kafka.partition_of(&source);
-            self.fetching.insert(partition, (from, self.logs[&partition]));
+            // As librdkafka: what is fetched already isn't assigned a second time, and goes on where it is.
+            self.fetching.entry(partition).or_insert((from, self.logs[&partition]));
         }
         for (source, question) in actions.claim {
             let step_over = self.stepping.remove(&source);
@@ -386,7 +387,7 @@ impl PollLoop {
                 }
             }
         }
-        self.carry_out()?;
+        // What a record brought about is carried out after the group has spoken, as in the consumer.
         Ok(took)
     }
 
