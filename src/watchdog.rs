@@ -24,6 +24,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum Stall {
     /// Its writer waits for Postgres.
     WaitingForPostgres(String),
+    /// Its records wait for a schema registry that gives no answer.
+    WaitingForSchema(String),
     /// `flow.max_rows_per_second` holds it.
     HeldByFlow,
     /// Its claim isn't granted yet.
@@ -42,6 +44,7 @@ impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WaitingForPostgres(why) => write!(f, "waiting for Postgres: {why}"),
+            Self::WaitingForSchema(why) => write!(f, "waiting for schemas: {why}"),
             Self::HeldByFlow => f.write_str("held by `flow.max_rows_per_second`"),
             Self::Claiming => f.write_str("its claim waits for the ledger or for Kafka"),
             Self::Fenced => f.write_str("fenced: another claim holds it, the revoke is awaited"),
@@ -61,6 +64,8 @@ pub struct Look<'a> {
     pub partition: &'a PartitionStatus,
     /// Its writer.
     pub writer: &'a WriterState,
+    /// Why its records wait for their schemas, while they do.
+    pub schemas: Option<String>,
     /// When its poll thread was last seen at work.
     pub polled_at: Instant,
     /// Whether a flow limit is set.
@@ -81,6 +86,9 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
         ("claiming", _) => Stall::Claiming,
         ("fenced", _) => Stall::Fenced,
         ("stopped", _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
+        (_, WriterState::Waiting { .. }) if look.schemas.is_some() => {
+            Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default())
+        }
         (_, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
         _ if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => Stall::PollStuck,
         _ if look.limited => Stall::HeldByFlow,
@@ -123,6 +131,7 @@ impl Watched {
             let look = Look {
                 partition,
                 writer: &writer,
+                schemas: status.schema_trouble(),
                 polled_at: status.polled_at(),
                 limited: pipeline.config.max_rows_per_second.is_some(),
                 lag,
@@ -178,7 +187,8 @@ mod tests {
         let start = Instant::now();
         let now = start + idle;
         let partition = partition(state, start);
-        let look = Look { partition: &partition, writer, polled_at: now, limited, lag, lagging_since: start };
+        let look =
+            Look { partition: &partition, writer, schemas: None, polled_at: now, limited, lag, lagging_since: start };
         diagnose(&look, now)
     }
 

@@ -16,6 +16,8 @@ mod crash;
 mod dead_letters;
 mod delivery;
 mod deploy;
+mod formats;
+mod formats_registry;
 mod group;
 mod modes;
 mod outage;
