@@ -14,6 +14,7 @@ use std::time::Duration;
 mod column;
 mod condition;
 mod deadlines;
+mod decode;
 pub mod defaults;
 mod environment;
 mod fault;
@@ -26,6 +27,7 @@ mod properties;
 mod property_names;
 mod read;
 mod read_columns;
+mod read_decode;
 mod read_pipeline;
 mod read_table;
 mod schema;
@@ -36,12 +38,13 @@ pub mod units;
 
 pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
 pub use condition::{Condition, Test};
+pub use decode::{CsvOptions, Decode, SchemaRegistry, SchemaSource, SecretSource};
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use pipeline::{
-    BatchLimits, DeadLetterBudget, Decode, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table,
-    TableMode, Topics, UnknownFields,
+    BatchLimits, DeadLetterBudget, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table, TableMode,
+    Topics, UnknownFields,
 };
 pub use secret::Secret;
 

@@ -4,8 +4,9 @@
 //! hardly ever has to refuse a batch. Nothing is cut short, rounded or guessed but where INSERT does just that.
 
 mod array;
+mod binary;
 mod civil;
-mod decimal;
+pub(crate) mod decimal;
 mod interval;
 mod json;
 mod network;
@@ -15,7 +16,7 @@ mod numeric;
 mod reference;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 mod time;
 pub(crate) mod types;
 
@@ -153,8 +154,13 @@ impl Encoding {
         scratch: &mut Scratch,
         out: &mut Vec<u8>,
     ) -> Result<(), Reason> {
-        if value.flags.has(Flags::ESCAPED.with(Flags::NUL)) && !self.reads_json() {
-            return self.put_cleaned(value, nul, scratch, out);
+        if value.flags.has(Flags::ESCAPED.with(Flags::NUL).with(Flags::BINARY)) {
+            if value.flags.has(Flags::BINARY) {
+                return self.put_binary(value, nul, scratch, out);
+            }
+            if !self.reads_json() {
+                return self.put_cleaned(value, nul, scratch, out);
+            }
         }
         self.put_clean(value, nul, scratch, out)
     }

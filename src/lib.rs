@@ -27,6 +27,7 @@ pub mod plan;
 pub mod position;
 pub mod postgres;
 pub mod record;
+pub mod registry;
 pub mod retry;
 pub mod session;
 pub mod status;

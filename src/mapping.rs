@@ -49,6 +49,8 @@ pub struct Encoder {
     compared: Vec<u8>,
     /// Reads the keys of tombstones, where these delete.
     keys: Option<Decoder>,
+    /// The number of the row within its record, from 0.
+    row: u32,
 }
 
 /// Why a row came to an end, and at which column.
@@ -61,8 +63,8 @@ enum Refusal {
 impl Encoder {
     /// An encoder of this plan's rows.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers);
-        let keys = plan.deletes.then(|| Decoder::new(&Decode::Json, &plan.paths, Leftovers::Ignore));
+        let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers, plan.schemas.as_ref());
+        let keys = plan.deletes.then(|| Decoder::new(&Decode::Json, &plan.paths, Leftovers::Ignore, None));
         Self {
             plan,
             decoder,
@@ -71,12 +73,20 @@ impl Encoder {
             made: Vec::new(),
             compared: Vec::new(),
             keys,
+            row: 0,
         }
     }
 
     /// The plan it encodes by.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// The number of the schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
+    /// and with it all that come after it.
+    #[inline]
+    pub fn wants(&mut self, value: Option<&[u8]>) -> Option<u32> {
+        self.decoder.wants(value?)
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer, and says how many there are.
@@ -86,7 +96,7 @@ impl Encoder {
     #[inline]
     pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Rejection> {
         let mark = rows.len();
-        match self.row(record, rows) {
+        match self.rows(record, rows) {
             Ok(count) => Ok(count),
             Err(refusal) => {
                 rows.truncate(mark);
@@ -95,12 +105,47 @@ impl Encoder {
         }
     }
 
+    /// The rows of a record: all of them or none.
     #[inline]
-    fn row(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
+    fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
+        self.row = 0;
         let Some(payload) = record.value else {
             return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         };
-        self.decoder.decode(payload, &mut self.fields).map_err(Refusal::Record)?;
+        if !self.decoder.decode(payload, &mut self.fields).map_err(Refusal::Record)? {
+            return Ok(0);
+        }
+        let count = self.row(record, payload, rows)?;
+        if self.fields.more { self.more_rows(record, payload, count, rows) } else { Ok(count) }
+    }
+
+    /// What follows the first row.
+    #[inline(never)]
+    fn more_rows(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+        mut count: u32,
+        rows: &mut Vec<u8>,
+    ) -> Result<u32, Refusal> {
+        let start = rows.len();
+        while self.fields.more {
+            self.row += 1;
+            if !self.decoder.next(payload, &mut self.fields).map_err(Refusal::Record)? {
+                break;
+            }
+            count += self.row(record, payload, rows)?;
+            if rows.len() - start > self.plan.record_bytes {
+                let limit = self.plan.record_bytes;
+                let detail = format!("it gives rows of more than {limit} bytes; raise `batch.max_bytes`");
+                return Err(Refusal::Record(DecodeFault::new(Reason::TooLarge, detail)));
+            }
+        }
+        Ok(count)
+    }
+
+    #[inline]
+    fn row(&mut self, record: &Record<'_>, payload: &[u8], rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         if let Some(keep) = &self.plan.keep
             && !keep.holds(&self.fields, payload, &mut self.compared)
         {
@@ -109,9 +154,10 @@ impl Encoder {
         rows.extend_from_slice(&self.plan.column_count);
         for (at, column) in (0_u16..).zip(&self.plan.columns) {
             let value = match &column.feed {
-                Feed::Field(slot) => {
-                    self.fields.slots.get(usize::from(*slot)).map_or(Value::MISSING, |s| s.of(payload))
-                }
+                Feed::Field(slot) => match self.fields.value(*slot, payload) {
+                    value if value.kind != Kind::Lexical => value,
+                    value => meta::lexical(&value, &column.encoding).map_err(|fault| Refusal::Meta(at, fault))?,
+                },
                 feed => {
                     meta::value(feed, record, &self.fields, &mut self.made).map_err(|fault| Refusal::Meta(at, fault))?
                 }
@@ -136,21 +182,27 @@ impl Encoder {
     #[cold]
     #[inline(never)]
     fn reject(&mut self, refusal: Refusal, record: &Record<'_>) -> Rejection {
+        let of_row = match self.row {
+            0 if !self.fields.more => String::new(),
+            row => format!("row {} of the record: ", u64::from(row) + 1),
+        };
         let (at, reason) = match refusal {
-            Refusal::Record(DecodeFault { reason, detail }) => return Rejection { reason, column: None, detail },
+            Refusal::Record(DecodeFault { reason, detail }) => {
+                return Rejection { reason, column: None, detail: of_row + &detail };
+            }
             Refusal::Meta(at, DecodeFault { reason, detail }) => {
                 let name = self.plan.columns.get(usize::from(at)).map_or("", |column| &column.name);
-                return Rejection { reason, column: Some(at), detail: format!("{name}: {detail}") };
+                return Rejection { reason, column: Some(at), detail: format!("{of_row}{name}: {detail}") };
             }
             Refusal::Column(at, reason) => (at, reason),
         };
         let column = &self.plan.columns[usize::from(at)];
         let payload = record.value.unwrap_or_default();
         let value = match &column.feed {
-            Feed::Field(slot) => self.fields.slots.get(usize::from(*slot)).map_or(Value::MISSING, |s| s.of(payload)),
+            Feed::Field(slot) => self.fields.value(*slot, payload),
             feed => meta::value(feed, record, &self.fields, &mut self.made).unwrap_or(Value::MISSING),
         };
-        Rejection { reason, column: Some(at), detail: explain::sentence(&self.plan, column, reason, &value) }
+        Rejection { reason, column: Some(at), detail: of_row + &explain::sentence(&self.plan, column, reason, &value) }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::mapping::Plan;
 use crate::modes;
 pub use crate::modes::Merge;
 use crate::postgres::{catalog, error};
+use crate::registry::Schemas;
 use crate::retry::Stage;
 use crate::status::lock;
 use crate::store::{ReplanError, WriteError};
@@ -25,6 +26,8 @@ use crate::value::Rejection;
 pub struct PlanSource {
     config: Pipeline,
     /// The contenders are poll threads and writers, each once a new version.
+    /// The registry's schemas, for formats that have theirs there: they outlive the plans.
+    schemas: Option<Arc<Schemas>>,
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
 }
@@ -63,13 +66,20 @@ impl PlanSource {
     /// # Errors
     /// [`ReplanError::Unplannable`] names every fault.
     pub fn of(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
-        let planned = Arc::new(plan(config, catalog, 1)?);
-        Ok(Self { config: config.clone(), current: Mutex::new(planned), version: AtomicU64::new(1) })
+        let schemas = config.decode.registry().map(|registry| Schemas::start(registry)).transpose();
+        let schemas = schemas.map_err(ReplanError::Unplannable)?;
+        let planned = Arc::new(plan(config, catalog, 1, schemas.clone())?);
+        Ok(Self { config: config.clone(), schemas, current: Mutex::new(planned), version: AtomicU64::new(1) })
     }
 
     /// The pipeline that is planned for.
     pub fn config(&self) -> &Pipeline {
         &self.config
+    }
+
+    /// The registry's schemas, where the format has its schemas there.
+    pub fn schemas(&self) -> Option<&Arc<Schemas>> {
+        self.schemas.as_ref()
     }
 
     /// The newest plan.
@@ -100,7 +110,7 @@ impl PlanSource {
                 self.config.table.name
             )));
         }
-        let planned = Arc::new(plan(&self.config, catalog, current.version + 1)?);
+        let planned = Arc::new(plan(&self.config, catalog, current.version + 1, self.schemas.clone())?);
         info!(pipeline = self.config.name, version = planned.version, "planned anew after a change of the catalog");
         *current = Arc::clone(&planned);
         self.version.store(planned.version, Ordering::Relaxed);
@@ -129,14 +139,19 @@ async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), 
     Ok(())
 }
 
-fn plan(config: &Pipeline, catalog: Option<Catalog>, version: u64) -> Result<Planned, ReplanError> {
+fn plan(
+    config: &Pipeline,
+    catalog: Option<Catalog>,
+    version: u64,
+    schemas: Option<Arc<Schemas>>,
+) -> Result<Planned, ReplanError> {
     let Some(catalog) = catalog else {
         return Err(ReplanError::Unplannable(format!(
             "table `{}` does not exist: make it, or set `pipelines.{}.table.create = true`",
             config.table.name, config.name
         )));
     };
-    let plan = Plan::new(config, &catalog).map_err(|faults| unplannable(&faults))?;
+    let plan = Plan::new(config, &catalog).map_err(|faults| unplannable(&faults))?.with_schemas(schemas);
     for warning in plan.warnings() {
         warn!(pipeline = config.name, warning);
     }

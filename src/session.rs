@@ -437,6 +437,19 @@ impl Session {
         self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
+    /// The claim under which a partition's records are taken now.
+    pub fn claim_of(&self, topic: &str, partition: i32) -> Option<ClaimId> {
+        match &self.partitions[self.index_of(topic, partition)?].partition.state {
+            State::Owned(owned) => Some(owned.claim),
+            _ => None,
+        }
+    }
+
+    /// Rows in the open batch.
+    pub fn open_rows(&self) -> u32 {
+        self.open.row_count()
+    }
+
     /// Bytes held by the open batch.
     pub fn open_bytes(&self) -> usize {
         self.open.bytes()

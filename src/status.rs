@@ -18,6 +18,8 @@ pub struct ConsumerStatus {
     /// What it did.
     pub work: Work,
     writer: Mutex<WriterState>,
+    /// Since when, and why, records wait for their schemas.
+    schemas: Mutex<Option<(Instant, String)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
     buffered_bytes: AtomicU64,
@@ -76,6 +78,7 @@ impl ConsumerStatus {
             number,
             work: Work::default(),
             writer: Mutex::new(WriterState::Flowing),
+            schemas: Mutex::default(),
             partitions: Mutex::default(),
             joined: AtomicBool::new(false),
             buffered_bytes: AtomicU64::new(0),
@@ -110,8 +113,43 @@ impl ConsumerStatus {
         *state = WriterState::Waiting { since, why: why.to_owned(), attempt, retry_at: now + delay };
     }
 
-    /// What the writer is at.
+    /// The poll thread says whether its records wait for a schema registry that gives no answer, and why.
+    pub fn waits_for_schema(&self, why: Option<String>) {
+        let mut state = lock(&self.schemas);
+        *state = match (state.take(), why) {
+            (before, Some(why)) => {
+                if before.is_none() {
+                    self.work.note("outage", format!("c{} waits: {why}", self.number));
+                }
+                Some((before.map_or_else(Instant::now, |(since, _)| since), why))
+            }
+            (Some((since, _)), None) => {
+                let seconds = since.elapsed().as_secs_f64();
+                self.work.note("recovered", format!("c{} reads again after {seconds:.1} s", self.number));
+                None
+            }
+            (None, None) => None,
+        };
+    }
+
+    /// Why records wait for their schemas, while they do.
+    pub fn schema_trouble(&self) -> Option<String> {
+        lock(&self.schemas).as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// What the consumer as a whole is at: it waits where its writer does, and where its records wait for schemas.
     pub fn writer(&self) -> WriterState {
+        let writer = self.writer_alone();
+        match (&writer, &*lock(&self.schemas)) {
+            (WriterState::Flowing, Some((since, why))) => {
+                WriterState::Waiting { since: *since, why: why.clone(), attempt: 1, retry_at: Instant::now() }
+            }
+            _ => writer,
+        }
+    }
+
+    /// What the writer is at.
+    pub fn writer_alone(&self) -> WriterState {
         lock(&self.writer).clone()
     }
 

@@ -17,8 +17,24 @@ pub(crate) enum Kind {
     String,
     /// Text from elsewhere, as it is: a topic, a header, an unescaped string.
     Text,
-    /// Bytes that nobody has looked at: a key, a header.
+    /// Bytes that nobody has looked at: a key, a header, a binary format's bytes.
     Bytes,
+    /// Text that its column reads as what it needs: a field of CSV, a raw value.
+    Lexical,
+    /// A float: `mantissa` has the bits of an `f64`.
+    Float,
+    /// A time: `mantissa` has the microseconds since 1970 as an `i64`. `exponent` is 1 for one without a zone.
+    Instant,
+    /// A date: `mantissa` has the days since 1970 as an `i64`.
+    Day,
+    /// A time of day: `mantissa` has the microseconds since midnight as an `i64`.
+    Clock,
+    /// A duration as Postgres sends an interval: microseconds, days, months, 16 bytes.
+    Span,
+    /// A UUID's 16 bytes.
+    Uuid,
+    /// A decimal: an unscaled whole number in two's complement, big endian, times 10^`exponent`.
+    Decimal,
     Array,
     Object,
 }
@@ -37,6 +53,12 @@ impl Flags {
     pub(crate) const NEGATIVE: Flags = Flags(4);
     /// A number has more digits than `mantissa` holds: only its lexeme is true.
     pub(crate) const INEXACT: Flags = Flags(8);
+    /// The value has no text: it came from a binary format.
+    pub(crate) const BINARY: Flags = Flags(16);
+    /// The value's bytes were made by the decoder, and stand nowhere in the payload.
+    pub(crate) const MADE: Flags = Flags(32);
+    /// A float of 32 bits.
+    pub(crate) const SINGLE: Flags = Flags(64);
 
     #[inline]
     pub(crate) fn has(self, other: Flags) -> bool {
@@ -71,6 +93,22 @@ pub(crate) struct Slot {
 impl Slot {
     pub(crate) const MISSING: Slot =
         Slot { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, start: 0, len: 0, mantissa: 0 };
+
+    /// A value without bytes of its own.
+    #[inline]
+    pub(crate) fn number(kind: Kind, number: i64) -> Slot {
+        Slot { kind, flags: Flags::BINARY, mantissa: number.cast_unsigned(), ..Slot::MISSING }
+    }
+
+    /// A whole number.
+    #[inline]
+    pub(crate) fn integer(number: i64) -> Slot {
+        let sign = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
+        Slot { kind: Kind::Number, flags: Flags::BINARY.with(sign), mantissa: number.unsigned_abs(), ..Slot::MISSING }
+    }
+
+    /// Null.
+    pub(crate) const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
 
     /// The slot with the bytes that it points to.
     #[inline]
@@ -131,6 +169,10 @@ pub enum Reason {
     InvalidUtf8,
     /// The value is JSON, but no object.
     NotAnObject,
+    /// The value isn't of the pipeline's format.
+    InvalidFormat,
+    /// The schema that the value names is not known, or can't be used.
+    UnknownSchema,
     /// The record has no value.
     Tombstone,
     /// A field that a NOT NULL column needs isn't there.
@@ -161,10 +203,12 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics.
-    pub const ALL: [Reason; 16] = [
+    pub const ALL: [Reason; 18] = [
         Self::InvalidJson,
         Self::InvalidUtf8,
         Self::NotAnObject,
+        Self::InvalidFormat,
+        Self::UnknownSchema,
         Self::Tombstone,
         Self::MissingField,
         Self::NullInNotNull,
@@ -186,6 +230,8 @@ impl Reason {
             Self::InvalidJson => "invalid_json",
             Self::InvalidUtf8 => "invalid_utf8",
             Self::NotAnObject => "not_an_object",
+            Self::InvalidFormat => "invalid_format",
+            Self::UnknownSchema => "unknown_schema",
             Self::Tombstone => "tombstone",
             Self::MissingField => "missing_field",
             Self::NullInNotNull => "null_in_not_null",

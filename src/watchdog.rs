@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum Stall {
     /// Its writer waits for Postgres.
     WaitingForPostgres(String),
+    /// Its records wait for a schema registry that gives no answer.
+    WaitingForSchema(String),
     /// `flow.max_rows_per_second` holds it.
     HeldByFlow,
     /// Its batch is full, and the writer has not come back from the one before it.
@@ -47,6 +49,7 @@ impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::WaitingForPostgres(why) => write!(f, "waiting for Postgres: {why}"),
+            Self::WaitingForSchema(why) => write!(f, "waiting for schemas: {why}"),
             Self::HeldByFlow => f.write_str("held by `flow.max_rows_per_second`"),
             Self::HeldByBudget => f.write_str(
                 "held by its memory budget: the batch is full, and Postgres has not taken the one before it",
@@ -70,6 +73,8 @@ pub struct Look<'a> {
     pub partition: &'a PartitionStatus,
     /// Its writer.
     pub writer: &'a WriterState,
+    /// Why its records wait for their schemas, while they do.
+    pub schemas: Option<String>,
     /// When its poll thread was last seen at work.
     pub polled_at: Instant,
     /// Why nothing is taken from Kafka, where that is held.
@@ -92,11 +97,15 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
         ("claiming", _) => Stall::Claiming,
         ("fenced", _) => Stall::Fenced,
         ("stopped", _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
+        (_, WriterState::Waiting { .. }) if look.schemas.is_some() => {
+            Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default())
+        }
         (_, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
         _ if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => Stall::PollStuck,
         _ => match (look.held, look.kafka) {
             (Some(Hold::Flow), _) => Stall::HeldByFlow,
             (Some(Hold::Full), _) => Stall::HeldByBudget,
+            (Some(Hold::Schema), _) => Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default()),
             (None, Some(why)) => Stall::KafkaSilent(why.to_owned()),
             (None, None) => Stall::NoDelivery,
         },
@@ -139,6 +148,7 @@ impl Watched {
             let look = Look {
                 partition,
                 writer: &writer,
+                schemas: status.schema_trouble(),
                 polled_at: status.polled_at(),
                 held: status.work.held(),
                 kafka: kafka.as_deref(),
@@ -200,6 +210,7 @@ mod tests {
         let look = |partition| Look {
             partition,
             writer: &WriterState::Flowing,
+            schemas: None,
             polled_at: now,
             held: None,
             kafka: None,
@@ -233,6 +244,7 @@ mod tests {
         let look = Look {
             partition: &partition,
             writer: &waiting,
+            schemas: None,
             polled_at: start,
             held: Some(Hold::Full),
             kafka: None,

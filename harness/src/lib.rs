@@ -18,6 +18,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod registry;
 pub mod shared;
 pub mod usage;
 pub mod wait;
@@ -27,6 +28,7 @@ pub use kafka::{Kafka, KafkaSpec, Record};
 pub use ports::free_port;
 pub use postgres::{Database, Postgres, PostgresSpec};
 pub use proxy::{Action, Proxy, Trigger};
+pub use registry::Registry;
 pub use wait::{eventually, eventually_async};
 
 /// What a server's settings are chosen for.

@@ -19,6 +19,9 @@ pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 /// `postgres.connect_timeout`: TLS and authentication over a slow link, and still within a drain.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// `schema_registry.timeout`: an answer is a few KiB; who takes longer is asked again.
+pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// `postgres.lock_timeout`: long enough for other transactions of a normal length, short enough to name a blocker soon.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 

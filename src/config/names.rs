@@ -48,6 +48,11 @@ const TYPE_ALIASES: &[(&str, &str)] = &[
     ("timestamp with time zone", "timestamptz"),
 ];
 
+/// Any text that isn't empty.
+pub(super) fn any(text: &str) -> Result<(), String> {
+    if text.is_empty() { Err("empty".to_owned()) } else { Ok(()) }
+}
+
 /// A pipeline's name: it is a key in the ledger, a label, a part of variables.
 pub(super) fn pipeline(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Column, Condition, PartitionBy, Secret};
+use super::{Column, Condition, Decode, PartitionBy, Secret};
 use crate::catalog::TableName;
 
 /// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
@@ -77,13 +77,6 @@ pub enum GroupProtocol {
     Eager,
     /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
     Consumer,
-}
-
-/// How values are decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decode {
-    /// `format = "json"`: one object a record.
-    Json,
 }
 
 /// When a batch is closed: whichever comes first.

@@ -14,7 +14,7 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, properties, read_pipeline};
+use super::{deadlines, defaults, environment, properties, read_decode, read_pipeline};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -78,7 +78,10 @@ fn whole(top: &Node<'_>) -> Config {
         http: http(&top.at("http")),
         log: log(&top.at("log")),
         limits: limits(&top.at("limits")),
-        pipelines: read_pipeline::all(&top.at("pipelines")),
+        pipelines: read_pipeline::all(
+            &top.at("pipelines"),
+            read_decode::schema_registry(&top.at("schema_registry")).as_ref(),
+        ),
     };
     deadlines::check(
         top,

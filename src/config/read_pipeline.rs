@@ -1,6 +1,7 @@
 //! From the merged tree to the [`Pipeline`]s.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -8,20 +9,20 @@ use jiff::Timestamp;
 use super::node::Node;
 use super::read::ANY_WAIT;
 use super::{
-    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start,
-    Topics, UnknownFields,
+    BatchLimits, Column, DeadLetterBudget, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, SchemaRegistry,
+    Start, Topics, UnknownFields,
 };
-use super::{condition, defaults, names, properties, read_columns, read_table};
+use super::{condition, defaults, names, properties, read_columns, read_decode, read_table};
 
 /// Every pipeline, in order of name, and that they don't disturb each other.
-pub(super) fn all(table: &Node<'_>) -> Vec<Pipeline> {
+pub(super) fn all(table: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Vec<Pipeline> {
     let mut nodes = table.entries();
     nodes.sort_by_key(|(name, _)| *name);
     nodes.retain(|(_, node)| node.is_table()); // a fault is noted for anything else
     if nodes.is_empty() && (!table.is_set() || table.is_table()) {
         table.fault("missing; write a [pipelines.NAME]");
     }
-    let pipelines: Vec<_> = nodes.iter().map(|(name, node)| one(name, node)).collect();
+    let pipelines: Vec<_> = nodes.iter().map(|(name, node)| one(name, node, registry)).collect();
     for (number, one) in pipelines.iter().enumerate() {
         for other in number + 1..pipelines.len() {
             apart((one, &nodes[number].1), (&pipelines[other], &nodes[other].1));
@@ -64,7 +65,7 @@ fn shared_topic<'a>(one: &'a Topics, other: &'a Topics) -> Option<&'a str> {
     }
 }
 
-fn one(name: &str, node: &Node<'_>) -> Pipeline {
+fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Pipeline {
     if let Err(message) = names::pipeline(name) {
         node.fault(message);
     }
@@ -89,7 +90,7 @@ fn one(name: &str, node: &Node<'_>) -> Pipeline {
         consumers: NonZeroU32::new(consumers).unwrap_or(defaults::CONSUMERS),
         start: start(&node.at("start")),
         group_protocol: node.at("group_protocol").choice(&protocols).unwrap_or(GroupProtocol::Cooperative),
-        decode: decode(&node.at("decode")),
+        decode: read_decode::decode(&node.at("decode"), registry),
         batch: batch(&node.at("batch")),
         max_rows_per_second: NonZeroU32::new(rate),
         keep: condition::read(&node.at("where")),
@@ -144,11 +145,6 @@ fn start(node: &Node<'_>) -> Start {
             }
         },
     }
-}
-
-fn decode(node: &Node<'_>) -> Decode {
-    node.at("format").choice(&[("json", ())]);
-    Decode::Json
 }
 
 fn batch(node: &Node<'_>) -> BatchLimits {

@@ -61,6 +61,19 @@ pub(super) static ROOT: Kind = Kind::Table(&[
             key("idle_in_transaction_timeout", Kind::Duration),
         ]),
     ),
+    key(
+        "schema_registry",
+        Kind::Table(&[
+            key("url", Kind::Text),
+            key("username", Kind::Text),
+            key("password", Kind::Secret),
+            key("password_file", Kind::Text),
+            key("token", Kind::Secret),
+            key("token_file", Kind::Text),
+            key("ca_file", Kind::Text),
+            key("timeout", Kind::Duration),
+        ]),
+    ),
     key("http", Kind::Table(&[key("listen", Kind::Text), key("url", Kind::Text)])),
     key("log", Kind::Table(&[key("format", Kind::Text), key("level", Kind::Text)])),
     key(
@@ -81,7 +94,21 @@ static PIPELINE: &[Key] = &[
     key("consumers", Kind::Integer),
     key("start", Kind::Text),
     key("group_protocol", Kind::Text),
-    key("decode", Kind::Table(&[key("format", Kind::Text)])),
+    key(
+        "decode",
+        Kind::Table(&[
+            key("format", Kind::Text),
+            key("envelope", Kind::Text),
+            key("columns", Kind::List),
+            key("delimiter", Kind::Text),
+            key("quote", Kind::Text),
+            key("null", Kind::Text),
+            key("schema_file", Kind::Text),
+            key("framing", Kind::Text),
+            key("message", Kind::Text),
+            key("include", Kind::List),
+        ]),
+    ),
     key(
         "batch",
         Kind::Table(&[key("max_rows", Kind::Integer), key("max_bytes", Kind::Size), key("max_age", Kind::Duration)]),

@@ -2,7 +2,7 @@
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Decimal<'a> {
+pub(crate) struct Decimal<'a> {
     pub(super) negative: bool,
     pub(super) whole: &'a [u8],
     pub(super) fraction: &'a [u8],
@@ -24,7 +24,7 @@ const EXPONENT_LIMIT: i32 = 1 << 24;
 impl<'a> Decimal<'a> {
     /// Reads what Postgres reads as a decimal number: an optional sign, digits with an optional point, an optional exponent.
     /// JSON's numbers are among them.
-    pub(super) fn parse(text: &'a [u8]) -> Option<Self> {
+    pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (negative, unsigned) = match text.split_first()? {
             (b'-', rest) => (true, rest),
             (b'+', rest) => (false, rest),

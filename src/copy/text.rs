@@ -122,7 +122,7 @@ fn from_hex(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
 }
 
 /// Standard alphabet, padded, nothing else in it, no stray bits at the end: what is anything else isn't guessed at.
-fn from_base64(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
+pub(crate) fn from_base64(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (groups, []) = text.as_chunks::<4>() else { return None };
     let last = groups.len().wrapping_sub(1);
     for (at, group) in groups.iter().enumerate() {

@@ -69,6 +69,19 @@ pub(super) fn timestamp(value: Value<'_>, unit: Option<EpochUnit>, out: &mut Vec
     Ok(())
 }
 
+/// Microseconds since 1970 as Postgres counts them, from 2000 on.
+#[inline]
+pub(super) fn of_unix_micros(micros: i64) -> Result<i64, Reason> {
+    checked(i128::from(micros) - i128::from(EPOCH_GAP_MICROS))
+}
+
+/// Days since 1970 as Postgres counts them, from 2000 on.
+pub(super) fn of_unix_days(days: i64) -> Result<i32, Reason> {
+    let days = days.saturating_sub(EPOCH_GAP_MICROS / MICROS_PER_DAY);
+    let inside = (MIN_DATE..END_DATE).contains(&days);
+    i32::try_from(days).ok().filter(|_| inside).ok_or(Reason::OutOfRange)
+}
+
 /// date: text without a time.
 pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;

@@ -2,6 +2,9 @@
 //!
 //! Of a key that comes twice the last one counts, as in jsonb; so a later `"position": 5` takes back what an earlier
 //! `position` held. Nothing is allocated for a record, but for what an object's keys teach (see `keys`).
+//!
+//! An array of objects is a row for each of them, found one after the other. A value behind the five bytes of a registry's
+//! framing is read as if it began behind them.
 
 mod keys;
 pub(crate) mod scan;
@@ -9,7 +12,7 @@ pub(crate) mod string;
 #[cfg(test)]
 mod tests;
 
-use crate::decode::{DecodeFault, Fields, Leftovers, Path};
+use crate::decode::{DecodeFault, Fields, Leftovers, Path, frame, narrow};
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 use keys::Keys;
 use scan::{Broken, Fault, MAX_DEPTH, Scanner};
@@ -20,21 +23,116 @@ pub(crate) struct JsonDecoder {
     keys: Keys,
     slots: usize,
     leftovers: Leftovers,
+    /// The object whose members without a column are leftovers.
+    top: u16,
     /// An unescaped key.
     scratch: Vec<u8>,
+    /// Within an array: where the next element begins, and its number.
+    cursor: usize,
+    element: u32,
 }
 
 impl JsonDecoder {
     pub(crate) fn new(paths: &[Path], leftovers: Leftovers) -> Self {
-        Self { keys: Keys::new(paths), slots: paths.len(), leftovers, scratch: Vec::new() }
+        Self {
+            keys: Keys::new(paths),
+            slots: paths.len(),
+            leftovers,
+            top: 0,
+            scratch: Vec::new(),
+            cursor: 0,
+            element: 0,
+        }
+    }
+
+    /// Leftovers are those of the member `name`, which one of the paths looks into.
+    pub(crate) fn within(paths: &[Path], leftovers: Leftovers, name: &str) -> Self {
+        let mut this = Self::new(paths, leftovers);
+        // Where no path looks into it, no node is made of it, and leftovers can't be told from the rest.
+        this.top = this.keys.node(name.as_bytes()).unwrap_or(u16::MAX);
+        this
+    }
+
+    /// The first row of an object or of an array of objects; whether there is one.
+    #[inline]
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        let mut start = 0;
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = payload.get(start) {
+            start += 1;
+        }
+        match payload.get(start) {
+            Some(b'[') => self.array(payload, start, fields),
+            Some(0) if payload.len() > frame::HEAD => self.framed(payload, fields),
+            _ => self.decode_object(payload, fields).map(|()| true),
+        }
+    }
+
+    #[inline(never)]
+    fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        // The frame's own bytes are hardly ever UTF-8.
+        let inner = payload.get(frame::HEAD..).unwrap_or_default();
+        self.decode_object(inner, fields)?;
+        for slot in &mut fields.slots {
+            slot.start += narrow(frame::HEAD);
+        }
+        Ok(true)
+    }
+
+    #[inline(never)]
+    fn array(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<bool, DecodeFault> {
+        if simdutf8::basic::from_utf8(payload).is_err() {
+            return Err(not_utf8(payload));
+        }
+        (self.cursor, self.element) = (start + 1, 0);
+        self.next(payload, fields)
+    }
+
+    /// The array's next element, or its end and that of the value.
+    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        fields.reset(self.slots);
+        let element = self.element;
+        let mut walk = self.walk(payload, fields);
+        let result = walk.element(element);
+        let (at, fault, refused) = (walk.scan.at, walk.scan.fault, walk.refused);
+        match (result, refused) {
+            (_, Some(at)) => Err(unknown_field(payload, at)),
+            (Ok(Element::Object { last }), None) => {
+                self.element += 1;
+                self.cursor = at;
+                fields.more = !last;
+                Ok(true)
+            }
+            (Ok(Element::None), None) => Ok(false),
+            (Ok(Element::Other { start }), None) => {
+                let value = shown(payload.get(start..at).unwrap_or_default());
+                Err(DecodeFault::new(
+                    Reason::NotAnObject,
+                    format!("the element {value} of the array is not a JSON object"),
+                ))
+            }
+            (Err(Broken), None) => Err(not_json(payload, fault)),
+        }
+    }
+
+    fn walk<'w, 'p>(&'w mut self, payload: &'p [u8], fields: &'w mut Fields) -> Walk<'w, 'p> {
+        let mut scan = Scanner::new(payload);
+        scan.at = self.cursor;
+        Walk {
+            scan,
+            keys: &mut self.keys,
+            scratch: &mut self.scratch,
+            policy: self.leftovers,
+            top: self.top,
+            refused: None,
+            slots: &mut fields.slots,
+            leftovers: &mut fields.leftovers,
+            leftovers_hold_nul: &mut fields.leftovers_hold_nul,
+        }
     }
 
     #[inline]
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
-        fields.slots.clear();
-        fields.slots.resize(self.slots, Slot::MISSING);
-        fields.leftovers.clear();
-        fields.leftovers_hold_nul = false;
+    pub(crate) fn decode_object(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        fields.reset(self.slots);
         if simdutf8::basic::from_utf8(payload).is_err() {
             return Err(not_utf8(payload));
         }
@@ -43,6 +141,7 @@ impl JsonDecoder {
             keys: &mut self.keys,
             scratch: &mut self.scratch,
             policy: self.leftovers,
+            top: self.top,
             refused: None,
             slots: &mut fields.slots,
             leftovers: &mut fields.leftovers,
@@ -68,11 +167,55 @@ struct Walk<'w, 'p> {
     leftovers: &'w mut Vec<u8>,
     leftovers_hold_nul: &'w mut bool,
     policy: Leftovers,
+    top: u16,
     /// Where the first key stands that no column takes, if that matters.
     refused: Option<usize>,
 }
 
+/// What stands at a place in an array.
+enum Element {
+    /// An object, with the array's end behind it or not.
+    Object { last: bool },
+    /// Another value, from `start` on.
+    Other { start: usize },
+    /// The array is empty.
+    None,
+}
+
 impl Walk<'_, '_> {
+    /// An array's element from here on, with the comma behind it, or with the bracket and the end of the value.
+    fn element(&mut self, number: u32) -> Result<Element, Broken> {
+        self.scan.space();
+        if number == 0 && self.scan.peek() == b']' {
+            self.scan.at += 1;
+            return self.end().map(|()| Element::None);
+        }
+        if self.scan.peek() != b'{' {
+            let start = self.scan.at;
+            self.scan.skip(1)?;
+            return Ok(Element::Other { start });
+        }
+        self.object(0, 1)?;
+        self.scan.space();
+        match self.scan.peek() {
+            b',' => {
+                self.scan.at += 1;
+                Ok(Element::Object { last: false })
+            }
+            b']' => {
+                self.scan.at += 1;
+                self.end().map(|()| Element::Object { last: true })
+            }
+            _ => self.scan.fault("expected a comma or the end of the array"),
+        }
+    }
+
+    /// Nothing but spaces may follow.
+    fn end(&mut self) -> Result<(), Broken> {
+        self.scan.space();
+        if self.scan.at < self.scan.bytes.len() { self.scan.fault("something follows the value") } else { Ok(()) }
+    }
+
     /// The whole document; whether it is an object.
     #[inline]
     fn document(&mut self) -> Result<bool, Broken> {
@@ -130,7 +273,7 @@ impl Walk<'_, '_> {
                 keys::Target { slot, node: Some(inner) } => self.inner(slot, inner, depth + 1)?,
                 keys::Target { slot: None, node: None } => {
                     let value_flags = self.scan.skip(depth + 1)?;
-                    if node == 0 && self.policy != Leftovers::Ignore {
+                    if node == self.top && self.policy != Leftovers::Ignore {
                         self.leftover(key_at, key_flags.with(value_flags));
                     }
                     value_flags

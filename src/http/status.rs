@@ -371,6 +371,7 @@ fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> &'static str 
     match partition.state {
         "owned" => match (consumer.writer(), consumer.work.held()) {
             (WriterState::Waiting { .. }, _) => "waiting",
+            (WriterState::Flowing, Some(Hold::Schema)) => "waiting",
             (WriterState::Flowing, Some(Hold::Flow)) => "held",
             (WriterState::Flowing, Some(Hold::Full)) => "full",
             (WriterState::Flowing, None) => "flowing",
@@ -436,6 +437,7 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
         held: consumer.work.held().map(|hold| match hold {
             Hold::Full => "full",
             Hold::Flow => "flow",
+            Hold::Schema => "schema",
         }),
         rows: consumer.rows(),
         buffered_bytes: consumer.buffered_bytes(),

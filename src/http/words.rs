@@ -8,6 +8,8 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 const BEHIND: f64 = 10.0;
 
 /// What limits a pipeline that waits for Postgres.
+/// What the reason of a wait for schemas begins with.
+const REGISTRY: &str = "the schema registry";
 pub(super) const AWAY: &str = "Postgres is away: records wait in Kafka.";
 
 /// How bad it is.
@@ -83,7 +85,14 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             say(
                 Level::Bad,
                 "waiting",
-                format!("{name} has waited {waited} for Postgres: {error}. Retry {attempt} {retry}. {safe}"),
+                match error.strip_prefix(REGISTRY) {
+                    Some(error) => {
+                        format!("{name} has waited {waited} for {REGISTRY}{error}. It tries again by itself. {safe}")
+                    }
+                    None => {
+                        format!("{name} has waited {waited} for Postgres: {error}. Retry {attempt} {retry}. {safe}")
+                    }
+                },
             );
         }
         "starting" if facts.why.is_some() => {
@@ -206,6 +215,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
 /// One word or two for a table's cell.
 pub(super) fn state_words(facts: &Facts) -> &'static str {
     match facts.state {
+        "waiting" if facts.why.as_deref().is_some_and(|why| why.starts_with(REGISTRY)) => "waiting for schemas",
         "waiting" => "waiting for Postgres",
         "starting" if facts.why.is_some() => "can't start yet",
         "flowing" if facts.joining > 0 || facts.claiming > 0 => "rebalancing",

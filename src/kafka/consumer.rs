@@ -3,7 +3,7 @@
 //! It owns the consumer and the session, and never waits for Postgres for longer than a second without polling: a full batch
 //! and a busy writer first hold it, then pause its partitions. Everything that comes back (acks, claims) comes by one channel.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{Headers, Message, OwnedMessage};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -27,7 +27,7 @@ use crate::mapping::Encoder;
 use crate::metrics::ConsumerMetrics;
 use crate::partition::{Condition, Grant, State};
 use crate::plan::{PlanSource, Planned, reject_of};
-use crate::position::{Offset, TopicPartition};
+use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::session::{Ack, Delivery, Fate, Session};
 use crate::status::work::{Hold, Phase};
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
@@ -120,6 +120,8 @@ struct Consumer {
     fetching: HashSet<TopicPartition>,
     paused: bool,
     held_since: Option<Instant>,
+    /// A record whose schema isn't here yet, and what librdkafka still gave behind it before its partitions were paused.
+    waiting: VecDeque<Waiting>,
     /// Claims that shall step over a condition.
     stepping: HashMap<TopicPartition, Condition>,
     reported: HashMap<TopicPartition, Offset>,
@@ -134,6 +136,13 @@ struct Consumer {
     now: Instant,
     /// librdkafka's last word on this consumer.
     fatal: Option<String>,
+}
+
+/// A record that waits for its schema. It is taken only under the claim under which it came: after another one Kafka delivers
+/// it again.
+struct Waiting {
+    message: OwnedMessage,
+    claim: ClaimId,
 }
 
 /// Time since the last report, by what it went into.
@@ -216,6 +225,7 @@ impl Consumer {
             fetching: HashSet::new(),
             paused: false,
             held_since: None,
+            waiting: VecDeque::new(),
             stepping: HashMap::new(),
             reported: HashMap::new(),
             cuts: 0,
@@ -250,7 +260,8 @@ impl Consumer {
 
     /// Whether nothing may be taken from Kafka now.
     fn held(&mut self) -> bool {
-        if self.parts.session.is_full() {
+        self.deliver_waiting();
+        if self.parts.session.is_full() || !self.waiting.is_empty() {
             return true;
         }
         if self.allowance == 0 {
@@ -259,15 +270,42 @@ impl Consumer {
         self.allowance == 0
     }
 
-    /// Waits for the writer or the gate: at first without polling, so that the prefetch stays; in the end with partitions
+    /// Takes the records that waited for schemas, in their order, as far as these are here.
+    fn deliver_waiting(&mut self) {
+        while let Some(Waiting { message, claim }) = self.waiting.front() {
+            if self.parts.session.claim_of(message.topic(), message.partition()) == Some(*claim) {
+                if self.parts.session.is_full() || self.encoder.wants(message.payload()).is_some() {
+                    return;
+                }
+                self.now = Instant::now();
+                let rows = self.parts.session.open_rows();
+                let Self { parts, encoder, planned, now, .. } = self;
+                if deliver(&mut parts.session, encoder, planned, message, *now) != Delivery::Ignored {
+                    self.consumed += 1;
+                    self.allowance = self.allowance.saturating_sub(taken(&self.parts.session, rows));
+                }
+            }
+            self.waiting.pop_front();
+        }
+    }
+
+    /// Waits for the writer, the gate or a schema: at first without polling, so that the prefetch stays; in the end with partitions
     /// paused, so that the group keeps us.
     fn hold(&mut self) -> Result<(), Stopped> {
         let started = Instant::now();
         let since = *self.held_since.get_or_insert(started);
         let gate_wait = self.parts.gate.opens_in(started);
-        self.parts.status.work.hold(Some(if self.parts.session.is_full() { Hold::Full } else { Hold::Flow }));
+        let full = self.parts.session.is_full();
+        let schema = !full && !self.waiting.is_empty();
+        self.parts.status.work.hold(Some(match (full, schema) {
+            (true, _) => Hold::Full,
+            (false, true) => Hold::Schema,
+            (false, false) => Hold::Flow,
+        }));
+        // Nobody wakes us when a schema comes.
+        let gate_wait = if schema { BUSY_POLL } else { gate_wait };
         if started.duration_since(since) < HOLD_BEFORE_PAUSE {
-            let wait = HOLD_BEFORE_PAUSE.min(if self.parts.session.is_full() { HOLD_BEFORE_PAUSE } else { gate_wait });
+            let wait = HOLD_BEFORE_PAUSE.min(if full { HOLD_BEFORE_PAUSE } else { gate_wait });
             // A stop must not wait for the whole second.
             match self.parts.inbox.recv_timeout(wait.min(IDLE_POLL)) {
                 Ok(answer) => self.answer(answer),
@@ -299,7 +337,12 @@ impl Consumer {
         let working = Instant::now();
         self.spent.poll += working - started;
         let mut left = STRETCH;
-        while left > 0 && !self.parts.session.is_full() && self.allowance > 0 && !self.kafka.context().pending() {
+        while left > 0
+            && !self.parts.session.is_full()
+            && self.allowance > 0
+            && self.waiting.is_empty()
+            && !self.kafka.context().pending()
+        {
             left -= 1;
             if !self.poll_once(Duration::ZERO)? {
                 break;
@@ -320,7 +363,7 @@ impl Consumer {
 
     /// One poll; whether a record came.
     fn poll_once(&mut self, wait: Duration) -> Result<bool, Stopped> {
-        let Self { kafka, parts, encoder, planned, allowance, consumed, now, .. } = self;
+        let Self { kafka, parts, encoder, planned, allowance, consumed, now, waiting, .. } = self;
         let polled = kafka.poll(wait);
         if !wait.is_zero() {
             *now = Instant::now();
@@ -328,9 +371,16 @@ impl Consumer {
         match polled {
             None => Ok(false),
             Some(Ok(message)) => {
+                if !waiting.is_empty() || encoder.wants(message.payload()).is_some() {
+                    // Of a partition that isn't ours nothing is taken anyway.
+                    let claim = parts.session.claim_of(message.topic(), message.partition());
+                    waiting.extend(claim.map(|claim| Waiting { message: message.detach(), claim }));
+                    return Ok(true);
+                }
+                let rows = parts.session.open_rows();
                 if deliver(&mut parts.session, encoder, planned, &message, *now) != Delivery::Ignored {
                     *consumed += 1;
-                    *allowance = allowance.saturating_sub(1);
+                    *allowance = allowance.saturating_sub(taken(&parts.session, rows));
                 }
                 Ok(true)
             }
@@ -617,7 +667,7 @@ impl Consumer {
             if left.is_zero() || self.parts.outbox.is_closed() {
                 return Ok(());
             }
-            let waiting = matches!(self.parts.status.writer(), WriterState::Waiting { .. });
+            let waiting = matches!(self.parts.status.writer_alone(), WriterState::Waiting { .. });
             if trigger == Trigger::Revoke && waiting {
                 return Ok(());
             }
@@ -667,6 +717,8 @@ impl Consumer {
         for (phase, time) in [(Phase::Poll, poll), (Phase::Decode, work), (Phase::Held, held)] {
             self.parts.status.work.spent(phase, time);
         }
+        let schemas = self.parts.plans.schemas().filter(|_| !self.waiting.is_empty());
+        self.parts.status.waits_for_schema(schemas.and_then(|schemas| schemas.trouble()));
         self.parts.status.publish(partitions, session.open_bytes() as u64, now);
     }
 
@@ -704,11 +756,16 @@ impl Consumer {
     }
 }
 
-fn deliver(
+/// What a record takes of `flow.max_rows_per_second`: its rows, or one where it has none.
+fn taken(session: &Session, rows_before: u32) -> u64 {
+    u64::from(session.open_rows().saturating_sub(rows_before)).max(1)
+}
+
+fn deliver<M: Message<Headers: Headers>>(
     session: &mut Session,
     encoder: &mut Encoder,
     planned: &Planned,
-    message: &BorrowedMessage<'_>,
+    message: &M,
     now: Instant,
 ) -> Delivery {
     let headers = |arena: &mut Vec<u8>| push_headers(message, arena);

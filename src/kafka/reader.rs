@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::rebalance::Notes;
@@ -106,7 +106,7 @@ impl Reader {
 }
 
 /// A message as a batch takes it in.
-pub fn incoming<'a>(message: &'a BorrowedMessage<'_>) -> Incoming<'a> {
+pub fn incoming<M: Message>(message: &M) -> Incoming<'_> {
     Incoming {
         offset: Offset::new(message.offset()),
         timestamp_ms: message.timestamp().to_millis(),
@@ -116,7 +116,7 @@ pub fn incoming<'a>(message: &'a BorrowedMessage<'_>) -> Incoming<'a> {
 }
 
 /// Appends a message's headers in the arena's form.
-pub fn push_headers(message: &BorrowedMessage<'_>, arena: &mut Vec<u8>) {
+pub fn push_headers<M: Message<Headers: Headers>>(message: &M, arena: &mut Vec<u8>) {
     if let Some(headers) = message.headers() {
         for header in headers.iter() {
             push_header(arena, header.key.as_bytes(), header.value);

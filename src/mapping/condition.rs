@@ -5,6 +5,8 @@ use std::cmp::Ordering;
 use crate::config::{Condition, Test};
 use crate::decode::Fields;
 use crate::decode::json::string;
+use crate::decode::render;
+use crate::mapping::meta;
 use crate::value::{Flags, Kind, Value};
 
 /// A condition on the field in a slot.
@@ -51,7 +53,7 @@ impl Check {
 
     /// Whether all of its tests hold. `scratch` is for text with escapes.
     pub(super) fn holds(&self, fields: &Fields, payload: &[u8], scratch: &mut Vec<u8>) -> bool {
-        let value = fields.slots.get(usize::from(self.slot)).map_or(Value::MISSING, |slot| slot.of(payload));
+        let value = meta::compared(fields.value(self.slot, payload));
         let there = !matches!(value.kind, Kind::Missing | Kind::Null);
         self.tests.iter().all(|test| match test {
             Question::Equals(literal) => literal.equals(&value, scratch),
@@ -94,6 +96,14 @@ impl Literal {
 
 impl Number {
     fn of(value: &Value<'_>) -> Option<Self> {
+        if value.kind == Kind::Float {
+            return Some(Self::Float(f64::from_bits(value.mantissa)));
+        }
+        if value.kind == Kind::Decimal {
+            let mut lexeme = Vec::new();
+            render::text(value, &mut lexeme);
+            return Self::parse(&lexeme);
+        }
         if value.kind != Kind::Number {
             return None;
         }

@@ -1,6 +1,7 @@
 //! Refusals as sentences for a person: `lat "n/a" is not float8`.
 
 use crate::copy::Encoding;
+use crate::decode::render;
 use crate::mapping::plan::{Feed, Plan, PlannedColumn};
 use crate::value::{Flags, Kind, Reason, Value, shown};
 
@@ -47,7 +48,12 @@ pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<
 pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, value: &Value<'_>) -> String {
     let PlannedColumn { name, type_text, .. } = column;
     let shown = match value.kind {
-        Kind::Text => format!("\"{}\"", shown(value.raw)),
+        _ if value.flags.has(Flags::BINARY) && value.kind != Kind::Lexical => {
+            let mut text = Vec::new();
+            render::text(value, &mut text);
+            shown(&text)
+        }
+        Kind::Text | Kind::Lexical => format!("\"{}\"", shown(value.raw)),
         Kind::Number if value.raw.is_empty() => {
             format!("{}{}", if value.flags.has(Flags::NEGATIVE) { "-" } else { "" }, value.mantissa)
         }
@@ -67,6 +73,8 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
         | Reason::InvalidJson
         | Reason::InvalidUtf8
         | Reason::NotAnObject
+        | Reason::InvalidFormat
+        | Reason::UnknownSchema
         | Reason::Tombstone
         | Reason::UnknownField
         | Reason::RefusedByPostgres => format!("{name} {shown} is not {type_text}"),

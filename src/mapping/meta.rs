@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io::Write;
 
 use crate::copy::Encoding;
+use crate::copy::decimal::Decimal;
 use crate::decode::json::{self, string};
 use crate::decode::{DecodeFault, Fields};
 use crate::mapping::plan::Feed;
@@ -139,6 +140,46 @@ fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, 
             _ => Ok(text(bytes)),
         },
         Reading::Text | Reading::Bytes => Ok(text(bytes)),
+    }
+}
+
+/// A field of CSV or a raw value, as its column reads it: by Postgres' own rules for numbers and booleans.
+#[inline(never)]
+pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    let reading = match Reading::of(encoding) {
+        // Raw bytes are bytes; a field of CSV is their text.
+        Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
+        reading => reading,
+    };
+    let read = read(value.raw, reading, "field")?;
+    let word = read.as_text().filter(|_| reading == Reading::Literal).unwrap_or_default().trim_ascii();
+    if word.is_empty() {
+        return Ok(read);
+    }
+    if matches!(encoding, Encoding::Bool) {
+        let is = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other.as_bytes()));
+        return Ok(match () {
+            () if is(&["t", "true", "y", "yes", "on"]) => Value { kind: Kind::True, ..read },
+            () if is(&["f", "false", "n", "no", "off"]) => Value { kind: Kind::False, ..read },
+            () => read,
+        });
+    }
+    // `+5`, `007` and `.5` are numbers to Postgres, though not to JSON: their text alone is true.
+    if Decimal::parse(word).is_some() {
+        return Ok(Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: word });
+    }
+    Ok(read)
+}
+
+/// A field as a `where` compares it: text of CSV that is a number or a boolean may be meant as either, so it is compared as
+/// what JSON would have it.
+pub(super) fn compared(value: Value<'_>) -> Value<'_> {
+    if value.kind != Kind::Lexical {
+        return value;
+    }
+    match json::document(value.raw) {
+        Ok(slot) if matches!(slot.kind, Kind::Number | Kind::True | Kind::False) => slot.of(value.raw),
+        _ => text(value.raw),
     }
 }
 

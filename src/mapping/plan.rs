@@ -1,16 +1,22 @@
 //! The plan: what fills each column, and how it is written. Made once; everything wrong is reported at once.
 
+use std::sync::Arc;
+
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
 use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, UnknownFields};
 use crate::copy::Encoding;
 use crate::decode::{Leftovers, Path};
 use crate::mapping::condition::Check;
 use crate::mapping::explain::{Described, describe};
-use crate::mapping::fault::{Faults, PlanFault};
+use crate::mapping::fault::{Faults, PlanFault, hint};
 use crate::mapping::fold::Fold;
 use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
 use crate::modes;
+use crate::registry::Schemas;
+
+/// The rows of one record may take as much as a batch, and this at least.
+const RECORD_BYTES: usize = 1 << 20;
 
 /// What fills a column.
 #[derive(Clone, Debug)]
@@ -60,6 +66,10 @@ pub struct Plan {
     pub(super) column_count: [u8; 2],
     pub(super) decode: config::Decode,
     pub(super) paths: Vec<Path>,
+    /// Where schemas come from, for formats that have theirs in a registry.
+    pub(super) schemas: Option<Arc<Schemas>>,
+    /// What the rows of one record may take beyond the first.
+    pub(super) record_bytes: usize,
     pub(super) leftovers: Leftovers,
     /// Records for which it doesn't hold have no rows.
     pub(super) keep: Option<Check>,
@@ -85,6 +95,9 @@ impl Plan {
         columns.extend(planner.leftovers(&config.unknown_fields, &mapping));
         let keep = config.keep.as_ref().and_then(|condition| planner.check(condition));
         let Planner { paths, mut faults, .. } = planner;
+        if !automatic {
+            check_fields(&config.decode, &paths, &mut faults);
+        }
         check_unfilled(config, catalog, &mapping, &mut faults);
         if mapping.is_empty() {
             faults.push("columns", "no column is left to fill");
@@ -108,11 +121,19 @@ impl Plan {
             column_count,
             decode,
             paths,
+            schemas: None,
+            record_bytes: usize::try_from(config.batch.max_bytes).unwrap_or(usize::MAX).max(RECORD_BYTES),
             leftovers,
             keep,
             deletes,
             warnings,
         })
+    }
+
+    /// The same plan, with schemas from here.
+    #[must_use]
+    pub fn with_schemas(self, schemas: Option<Arc<Schemas>>) -> Self {
+        Self { schemas, ..self }
     }
 
     /// What works and may surprise, for people: a sum of floats.
@@ -165,6 +186,21 @@ fn by_name(config: &Pipeline, catalog: &Catalog) -> Vec<Column> {
             aggregate: None,
         })
         .collect()
+}
+
+/// Fields that no record can have, where the format says which there are.
+fn check_fields(decode: &config::Decode, paths: &[Path], faults: &mut Faults) {
+    let Some(known) = decode.field_names() else { return };
+    for path in paths {
+        let whole = path.join(".");
+        let is_there = |name: &&str| **name == path[0] || **name == whole;
+        if path.is_empty() || known.iter().any(|name| is_there(&name)) {
+            continue;
+        }
+        let close = hint(&whole, known.iter().copied());
+        let all = if known.len() <= 12 { format!(" (there are {})", known.join(", ")) } else { String::new() };
+        faults.push("columns", format!("{} has no field `{whole}`{close}{all}", decode.whose_fields()));
+    }
 }
 
 fn check_table(catalog: &Catalog, faults: &mut Faults) {

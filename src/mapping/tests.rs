@@ -148,7 +148,7 @@ fn records_that_are_no_json_object_are_refused_with_the_place() {
         (Reason::InvalidJson, "the value is not JSON: byte 9 at }: expected a key in quotes".to_owned())
     );
     assert_eq!(refused(b"{\"lat\":1").1, "the value is not JSON: byte 8: it ends too early");
-    assert_eq!(refused(b"[1]"), (Reason::NotAnObject, "the value [1] is not a JSON object".to_owned()));
+    assert_eq!(refused(b"[1]"), (Reason::NotAnObject, "the element 1 of the array is not a JSON object".to_owned()));
     assert_eq!(refused(b"{\"a\":\"\xff\"}"), (Reason::InvalidUtf8, "the value is not UTF-8 at byte 6".to_owned()));
     assert_eq!(refused(b"").0, Reason::InvalidJson);
     let tombstone = Record { value: None, ..record(b"") };

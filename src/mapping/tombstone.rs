@@ -33,9 +33,7 @@ impl Encoder {
                 continue;
             }
             let value = match &column.feed {
-                Feed::Field(slot) if is_object => {
-                    self.fields.slots.get(usize::from(*slot)).map_or(Value::MISSING, |slot| slot.of(key))
-                }
+                Feed::Field(slot) if is_object => self.fields.value(*slot, key),
                 Feed::Field(_) if from_fields == 1 => meta::key(key, &column.encoding)?,
                 Feed::Field(_) => Value::MISSING,
                 feed => meta::value(feed, record, &self.fields, &mut self.made)?,

@@ -46,13 +46,15 @@ pub enum Hold {
     Full,
     /// `flow.max_rows_per_second` is used up.
     Flow,
+    /// A record's schema isn't here yet.
+    Schema,
 }
 
 /// One consumer's work since the start.
 #[derive(Debug, Default)]
 pub struct Work {
     micros: [AtomicU64; PHASES],
-    /// 0: not held; 1: full; 2: flow.
+    /// 0: not held; 1: full; 2: flow; 3: a schema.
     held: AtomicU64,
     batches: Mutex<Batches>,
     dead: Mutex<BTreeMap<&'static str, DeadLetters>>,
@@ -147,6 +149,7 @@ impl Work {
         match self.held.load(Ordering::Relaxed) {
             1 => Some(Hold::Full),
             2 => Some(Hold::Flow),
+            3 => Some(Hold::Schema),
             _ => None,
         }
     }

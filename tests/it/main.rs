@@ -18,6 +18,8 @@ mod delivery;
 mod deploy;
 mod faults;
 mod flow;
+mod formats;
+mod formats_registry;
 mod group;
 mod headroom;
 mod modes;

@@ -23,6 +23,7 @@ use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::PgStore;
+use crate::registry::{self, Schemas};
 use crate::status::{ConsumerStatus, lock};
 use crate::writer::{Stopped, Writer};
 use rdkafka::message::Message as _;
@@ -83,10 +84,11 @@ pub(super) async fn try_newest(
     let ranges = newest(logs.collect(), u64::from(records));
 
     let planned = plans.source.current();
+    let schemas = plans.source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
-    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, limits, &outbox));
+    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_ref(), limits, &outbox));
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
@@ -145,11 +147,13 @@ fn read(
     config: &rdkafka::ClientConfig,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
     planned: &Planned,
+    schemas: Option<&Arc<Schemas>>,
     limits: crate::config::BatchLimits,
     outbox: &mpsc::Sender<Batch>,
 ) -> Result<(), String> {
     let reader = Reader::new(config)?;
     let mut encoder = Encoder::new(Arc::clone(&planned.plan));
+    let mut trouble = Ok(());
     for topic in ranges.iter().map(|(source, _)| &source.topic).collect::<std::collections::BTreeSet<_>>() {
         let of_topic: Vec<_> = ranges
             .iter()
@@ -164,6 +168,9 @@ fn read(
                 let source = TopicPartition::new(Arc::clone(topic), message.partition());
                 batch.open_segment(source, ClaimId::nil(), record.offset)
             });
+            if trouble.is_ok() {
+                trouble = registry::await_schema(&mut encoder, schemas, record.value);
+            }
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
                 encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
@@ -173,6 +180,8 @@ fn read(
                 send(std::mem::replace(&mut batch, empty(planned)), outbox);
             }
         })?;
+        // What was encoded without its schema is no finding.
+        trouble.clone()?;
         send(batch, outbox);
     }
     Ok(())

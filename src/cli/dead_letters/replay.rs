@@ -26,6 +26,7 @@ use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::{PgStore, catalog, schema};
 use crate::record::{Record, push_header};
+use crate::registry;
 use crate::retry::{Severity, Stage};
 use crate::status::{ConsumerStatus, lock};
 use crate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
@@ -202,6 +203,14 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
                 push_header(arena, name, value.as_deref());
             }
         };
+        let asked_at = Instant::now();
+        while let Some(id) = encoder.wants(value) {
+            if asked_at.elapsed() > registry::PATIENCE {
+                let why = format!("schema {id} has not come from the registry; nothing is lost, try again");
+                return Err(sqlx::Error::Io(std::io::Error::other(why)));
+            }
+            tokio::time::sleep(registry::LOOK_AGAIN).await;
+        }
         let segment = loaded.batch.open_segment(source, ClaimId::nil(), offset);
         loaded.batch.push(segment, &incoming, Instant::now(), headers, |record, rows| {
             encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))

@@ -111,7 +111,7 @@ fn words_that_are_not_known_are_named_with_those_that_are() {
     );
     fault_of(
         "decode.format = \"thrift\"",
-        "tidegate.toml:1:8  pipelines.rides.decode.format: \"thrift\" is not known here; write one of \"json\"",
+        "tidegate.toml:1:8  pipelines.rides.decode.format: \"thrift\" is not known here; write one of \"json\", \"csv\", \"raw\", \"avro\", \"protobuf\"",
     );
     fault_of(
         "start = \"now\"",

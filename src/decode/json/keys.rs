@@ -85,6 +85,12 @@ impl Keys {
         this
     }
 
+    /// The object that paths look into under this name of the record.
+    pub(super) fn node(&self, name: &[u8]) -> Option<u16> {
+        let id = self.nodes[0].keys.get(name)?;
+        self.keys[usize::from(*id)].target.node
+    }
+
     fn key_of(&mut self, node: u16, name: &[u8]) -> KeyId {
         if let Some(id) = self.nodes[usize::from(node)].keys.get(name) {
             return *id;

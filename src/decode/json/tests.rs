@@ -6,6 +6,7 @@ use serde_json::Value as Tree;
 
 use super::JsonDecoder;
 use crate::decode::{Fields, Leftovers, Path};
+use crate::value::Reason;
 use crate::value::{Flags, Kind, Slot};
 
 /// Whether a text is JSON by `serde_json`: its `IgnoredAny` takes lone surrogates, and its `Value` stops at numbers that no
@@ -71,7 +72,7 @@ fn holds_nul(text: &[u8]) -> bool {
 fn agree(decoder: &mut JsonDecoder, text: &[u8]) -> Result<(), TestCaseError> {
     let mut fields = Fields::default();
     let shown = String::from_utf8_lossy(text);
-    let result = decoder.decode(text, &mut fields);
+    let result = decoder.decode_object(text, &mut fields);
     let parsed = serde_json::from_slice::<Tree>(text);
     let object = text.trim_ascii_start().first() == Some(&b'{');
     if let Some(json) = is_json(text) {
@@ -220,7 +221,7 @@ fn nesting_is_bounded() {
     let mut decoder = JsonDecoder::new(&paths(), Leftovers::Ignore);
     let mut nested = |levels: usize| {
         let text = format!("{{\"z\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
-        decoder.decode(text.as_bytes(), &mut Fields::default())
+        decoder.decode_object(text.as_bytes(), &mut Fields::default())
     };
     assert_eq!(nested(128), Ok(()));
     assert!(nested(129).is_err_and(|fault| fault.detail.contains("nested too deep")));
@@ -233,8 +234,53 @@ fn keys_that_never_come_back_do_not_pile_up() {
     for record in 0..100_000 {
         let text = format!("{{\"key_{record}\":1,\"a\":{record}}}");
         let mut fields = Fields::default();
-        assert_eq!(decoder.decode(text.as_bytes(), &mut fields), Ok(()));
+        assert_eq!(decoder.decode_object(text.as_bytes(), &mut fields), Ok(()));
         assert_eq!(fields.slots[0].mantissa, record);
     }
     assert!(decoder.keys.len() < 300);
+}
+
+#[test]
+fn an_arrays_elements_are_found_as_if_each_stood_alone() {
+    let mut decoder = JsonDecoder::new(&paths(), Leftovers::Collect);
+    let objects = [r#"{"a":1,"b":{"x":2}}"#, r#"{}"#, r#" {"z":[1,2],"a":"é"} "#, r#"{"a":null,"zz":3}"#];
+    let array = format!("[ {} ]\n", objects.join(" ,"));
+    let (mut whole, mut alone) = (Fields::default(), Fields::default());
+    let mut there = decoder.decode(array.as_bytes(), &mut whole).expect("JSON");
+    let mut single = JsonDecoder::new(&paths(), Leftovers::Collect);
+    for object in objects {
+        assert!(there, "{object}");
+        assert_eq!(single.decode(object.as_bytes(), &mut alone), Ok(true));
+        let shown = |fields: &Fields, text: &str| -> Vec<_> {
+            let value = |slot: &Slot| (slot.kind, slot.of(text.as_bytes()).raw.to_vec());
+            fields.slots.iter().map(value).collect()
+        };
+        assert_eq!(shown(&whole, &array), shown(&alone, object));
+        assert_eq!(whole.leftovers, alone.leftovers);
+        there = whole.more && decoder.next(array.as_bytes(), &mut whole).expect("JSON");
+    }
+    assert!(!there);
+    assert_eq!(decoder.decode(b" [ ] ", &mut whole), Ok(false));
+    for (text, reason) in [
+        ("[{}", Reason::InvalidJson),
+        ("[{},]", Reason::InvalidJson),
+        ("[1]", Reason::NotAnObject),
+        ("[{}]x", Reason::InvalidJson),
+    ] {
+        let mut outcome = decoder.decode(text.as_bytes(), &mut whole);
+        while outcome == Ok(true) && whole.more {
+            outcome = decoder.next(text.as_bytes(), &mut whole);
+        }
+        assert_eq!(outcome.expect_err("a refusal").reason, reason, "{text}");
+    }
+}
+
+#[test]
+fn a_registrys_frame_before_an_object_is_stepped_over() {
+    let mut decoder = JsonDecoder::new(&paths(), Leftovers::Ignore);
+    let mut fields = Fields::default();
+    let framed = b"\0\0\0\0\x07{\"a\":\"x\"}";
+    assert_eq!(decoder.decode(framed, &mut fields), Ok(true));
+    assert_eq!(fields.slots[0].of(framed).raw, b"\"x\"");
+    assert_eq!(decoder.decode(b"\0\0\0\0", &mut fields).expect_err("a refusal").reason, Reason::InvalidJson);
 }

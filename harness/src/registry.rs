@@ -1,0 +1,159 @@
+//! A stand-in for a schema registry: the part of Confluent's REST interface that a reader asks, answered as its
+//! documentation and a running registry have it. Not the real one: what it leaves out (contexts, compatibility, writes by HTTP)
+//! nobody here asks for.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+/// A registry that listens on a port of its own until the process ends.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By number: the answer to `/schemas/ids/N`.
+    schemas: BTreeMap<u32, Value>,
+    /// By subject: the numbers of its versions.
+    subjects: BTreeMap<String, Vec<u32>>,
+    /// Answers every question with this status.
+    failing: Option<u16>,
+    /// What `Authorization` must be.
+    authorization: Option<String>,
+    /// Every question's path.
+    asked: Vec<String>,
+}
+
+impl Registry {
+    /// Starts one without schemas.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub fn start() -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let this = Self { address: listener.local_addr()?, state: Arc::default() };
+        let served = this.clone();
+        thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let registry = served.clone();
+                // A client that goes away is no fault of the registry's.
+                thread::spawn(move || registry.serve(&connection).ok());
+            }
+        });
+        Ok(this)
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Adds a schema as the next version of a subject; its number. `kind` is AVRO, PROTOBUF or JSON; `references` are names
+    /// with subjects and versions.
+    pub fn add(&self, subject: &str, kind: &str, schema: &str, references: &[(&str, &str, u32)]) -> u32 {
+        let mut state = self.lock();
+        let id = state.schemas.keys().last().map_or(1, |last| last + 1);
+        let references: Vec<Value> = references
+            .iter()
+            .map(|(name, subject, version)| json!({ "name": name, "subject": subject, "version": version }))
+            .collect();
+        let mut answer = json!({ "schema": schema });
+        if kind != "AVRO" {
+            answer["schemaType"] = kind.into();
+        }
+        if !references.is_empty() {
+            answer["references"] = references.into();
+        }
+        state.schemas.insert(id, answer);
+        state.subjects.entry(subject.to_owned()).or_default().push(id);
+        id
+    }
+
+    /// Answers with this status from now on, or properly again.
+    pub fn fail_with(&self, status: Option<u16>) {
+        self.lock().failing = status;
+    }
+
+    /// Refuses whoever doesn't send this `Authorization`.
+    pub fn require(&self, authorization: Option<&str>) {
+        self.lock().authorization = authorization.map(str::to_owned);
+    }
+
+    /// The paths that were asked for, in order.
+    pub fn asked(&self) -> Vec<String> {
+        self.lock().asked.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn serve(&self, connection: &TcpStream) -> Result<()> {
+        let mut lines = BufReader::new(connection).lines();
+        let path = lines.next().transpose()?.unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+        let mut authorization = None;
+        for line in lines {
+            let line = line?;
+            if line.is_empty() {
+                break;
+            }
+            if let Some((name, value)) = line.split_once(": ")
+                && name.eq_ignore_ascii_case("authorization")
+            {
+                authorization = Some(value.to_owned());
+            }
+        }
+        let (status, body) = self.answer(&path, authorization.as_deref());
+        let body = body.to_string();
+        let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/vnd.schemaregistry.v1+json\r\n");
+        let length = format!("Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+        let mut connection = connection;
+        connection.write_all((head + &length + &body).as_bytes())?;
+        Ok(())
+    }
+
+    fn answer(&self, path: &str, authorization: Option<&str>) -> (u16, Value) {
+        let mut state = self.lock();
+        state.asked.push(path.to_owned());
+        if let Some(status) = state.failing {
+            return (
+                status,
+                json!({ "error_code": u32::from(status) * 100 + 1, "message": "Error in the backend data store" }),
+            );
+        }
+        if state.authorization.is_some() && state.authorization.as_deref() != authorization {
+            return (401, json!({ "error_code": 401, "message": "Unauthorized" }));
+        }
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        match parts.as_slice() {
+            ["schemas", "ids", id] => match id.parse().ok().and_then(|id: u32| state.schemas.get(&id)) {
+                Some(answer) => (200, answer.clone()),
+                None => (404, json!({ "error_code": 40403, "message": format!("Schema {id} not found") })),
+            },
+            ["subjects", subject, "versions", version] => {
+                let Some(ids) = state.subjects.get(*subject) else {
+                    return (404, json!({ "error_code": 40401, "message": format!("Subject '{subject}' not found.") }));
+                };
+                let id = version.parse::<usize>().ok().and_then(|version| ids.get(version.checked_sub(1)?));
+                match id.and_then(|id| Some((id, state.schemas.get(id)?))) {
+                    Some((id, answer)) => {
+                        let mut answer = answer.clone();
+                        answer["id"] = (*id).into();
+                        answer["subject"] = (*subject).into();
+                        (200, answer)
+                    }
+                    None => (404, json!({ "error_code": 40402, "message": "Version not found." })),
+                }
+            }
+            _ => (404, json!({ "error_code": 404, "message": "HTTP 404 Not Found" })),
+        }
+    }
+}

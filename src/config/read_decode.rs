@@ -1,0 +1,166 @@
+//! From the merged tree to how values are decoded.
+
+use std::sync::Arc;
+
+use super::node::Node;
+use super::read::ANY_WAIT;
+use super::{CsvOptions, Decode, SchemaRegistry, SchemaSource, Secret, SecretSource, defaults, names};
+use crate::registry::{self, Parsed, Schema};
+
+/// `[schema_registry]`, where there is one.
+pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
+    if !table.is_table() {
+        return None;
+    }
+    let url = table.at("url");
+    url.require("write it as in \"http://127.0.0.1:8081\"");
+    let text = url.text().unwrap_or_default();
+    let host = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    match host {
+        _ if url.text().is_none() => {}
+        Some(host) if host.split('/').next().is_some_and(|authority| authority.contains('@')) => {
+            url.fault("holds a name or a password; set username and password_file");
+        }
+        Some(host) if !host.is_empty() && !host.contains(char::is_whitespace) => {}
+        _ => url.fault("not a URL; write it as in \"http://host:8081\""),
+    }
+    let secret = |inline: &str, file: &str| match table.one_of(&[inline, file]) {
+        Some((key, node)) if key == file => node.file().map(SecretSource::File),
+        Some((_, node)) => node.text().map(|text| SecretSource::Inline(Secret::new(text))),
+        None => None,
+    };
+    let (password, token) = (secret("password", "password_file"), secret("token", "token_file"));
+    let username = table.at("username");
+    if password.is_some() && !username.is_set() {
+        username.fault("missing; a password needs the name that it belongs to");
+    }
+    if token.is_some() && username.is_set() {
+        username.fault("a token is set too; keep one of the two");
+    }
+    let ca_file = table.at("ca_file");
+    if ca_file.is_set() && text.starts_with("http://") {
+        ca_file.fault("the URL begins with http://, which has no certificates; write https://");
+    }
+    Some(Arc::new(SchemaRegistry {
+        url: text.trim_end_matches('/').to_owned(),
+        username: username.text().map(str::to_owned),
+        password,
+        token,
+        ca_file: ca_file.file(),
+        timeout: table.at("timeout").duration(ANY_WAIT, defaults::REGISTRY_TIMEOUT),
+    }))
+}
+
+/// Which keys beside `format` belong to which formats.
+const OF_FORMAT: &[(&str, &[&str])] = &[
+    ("envelope", &["json"]),
+    ("columns", &["csv"]),
+    ("delimiter", &["csv"]),
+    ("quote", &["csv"]),
+    ("null", &["csv"]),
+    ("schema_file", &["avro", "protobuf"]),
+    ("framing", &["avro", "protobuf"]),
+    ("message", &["protobuf"]),
+    ("include", &["protobuf"]),
+];
+
+/// `decode`
+pub(super) fn decode(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Decode {
+    let formats = ["json", "csv", "raw", "avro", "protobuf"].map(|word| (word, word));
+    let format = if node.at("format").is_set() { node.at("format").choice(&formats) } else { Some("json") };
+    let Some(format) = format else { return Decode::Json };
+    for (key, formats) in OF_FORMAT {
+        if node.at(key).is_set() && !formats.contains(&format) {
+            node.at(key).fault(format!("belongs to format {}, and this is {format:?}", super::node::quoted(formats)));
+        }
+    }
+    match format {
+        "csv" => Decode::Csv(csv(node)),
+        "raw" => Decode::Raw,
+        "avro" => source(node, registry, false).map_or(Decode::Json, Decode::Avro),
+        "protobuf" => source(node, registry, true).map_or(Decode::Json, Decode::Protobuf),
+        _ => match node.at("envelope").choice(&[("none", false), ("connect", true)]) {
+            Some(true) => Decode::ConnectJson,
+            _ => Decode::Json,
+        },
+    }
+}
+
+fn csv(node: &Node<'_>) -> CsvOptions {
+    let byte = |key: &str, default: u8| match node.at(key).text().map(str::as_bytes) {
+        None => default,
+        Some([byte]) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r' | 0) => *byte,
+        Some(_) => {
+            node.at(key).fault("write one ASCII character");
+            default
+        }
+    };
+    let (delimiter, quote) = (byte("delimiter", b','), byte("quote", b'"'));
+    if delimiter == quote {
+        node.at("quote").fault("the delimiter is the same character");
+    }
+    let columns = node.at("columns");
+    let not_empty = |name: &str| if name.is_empty() { Err("empty; write a field's name".to_owned()) } else { Ok(()) };
+    let names = columns.list(not_empty);
+    if names.as_ref().is_some_and(Vec::is_empty) {
+        columns.fault("empty; name the fields in their order, or leave it out where values have a header");
+    }
+    let null = node.at("null").text().unwrap_or_default();
+    if null.contains(['\n', '\r']) {
+        node.at("null").fault("holds a line's end");
+    }
+    CsvOptions { columns: names, delimiter, quote, null: null.to_owned() }
+}
+
+/// `schema_file`, or else the registry.
+fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: bool) -> Option<SchemaSource> {
+    let at = node.at("schema_file");
+    let framed = node.at("framing").choice(&[("none", false), ("confluent", true)]);
+    let Some(file) = at.file() else {
+        if at.is_set() {
+            return None; // its fault is noted
+        }
+        for key in ["message", "include"] {
+            if node.at(key).is_set() {
+                node.at(key).fault("goes with schema_file; with a registry each value names its message");
+            }
+        }
+        if framed == Some(false) {
+            node.at("framing").fault("with a registry each value begins with its schema's number; set schema_file");
+        }
+        if registry.is_none() {
+            node.at("format").fault(
+                "needs schemas: write a [schema_registry] with its url, or set decode.schema_file to a local schema",
+            );
+        }
+        return registry.cloned().map(SchemaSource::Registry);
+    };
+    let folder = at.place().folder();
+    let schema = if protobuf {
+        let includes = node.at("include").list(names::any).unwrap_or_default();
+        let includes: Vec<_> = includes.iter().map(|include| folder.join(include)).collect();
+        registry::proto_file(&file, &includes).map(|file| Schema(Parsed::Protobuf(file)))
+    } else {
+        registry::avro_file(&file)
+    };
+    let schema = schema.map_err(|why| at.fault(why)).ok()?;
+    let message = node.at("message");
+    if let Parsed::Protobuf(proto) = &schema.0 {
+        let own = proto.own_messages();
+        match message.text() {
+            Some(name) if !proto.has_message(name) => {
+                message.fault(format!("{} has no such message; it has {}", file.display(), own.join(", ")));
+            }
+            None if own.len() > 1 && framed != Some(true) => {
+                message.fault(format!("missing; name one of {}", own.join(", ")));
+            }
+            _ => {}
+        }
+    }
+    Some(SchemaSource::Local {
+        schema: Arc::new(schema),
+        framed: framed.unwrap_or(false),
+        message: message.text().map(str::to_owned),
+        file,
+    })
+}

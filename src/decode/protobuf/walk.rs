@@ -1,0 +1,746 @@
+//! One pass through a message: planned fields into slots, nested ones as JSON, all others skipped.
+//!
+//! Of a field that comes twice the last one counts. The elements of a list may lie anywhere in their message: where the first
+//! one is met, the others are gathered. What a value may cost in steps and in JSON is bounded by its size.
+
+use super::file::{Field, FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile};
+use super::plan::{Plan, Target};
+use super::wire::{self, Wire};
+use crate::decode::connect::in_micros;
+use crate::decode::json::string;
+use crate::decode::{Fields, MAX_DEPTH, narrow, render};
+use crate::value::{Flags, Kind, Slot};
+
+/// The value isn't as its schema says; the walk has the place and the reason.
+pub(super) struct Broken;
+
+/// Fields may be read again, for lists and for columns that look into what another one takes whole; so often, for each byte.
+const STEPS_PER_BYTE: usize = 64;
+/// JSON made of a value may be so much larger than the value is.
+const JSON_PER_BYTE: usize = 32;
+/// And is never refused below this size.
+const JSON_AT_LEAST: usize = 1 << 20;
+
+pub(super) struct Walk<'w> {
+    file: &'w ProtoFile,
+    plan: &'w Plan,
+    pub(super) bytes: &'w [u8],
+    pub(super) at: usize,
+    fields: &'w mut Fields,
+    pub(super) what: &'static str,
+    /// A field without a column, where such records are refused.
+    pub(super) refused: Option<String>,
+    steps: usize,
+    made_limit: usize,
+    nul: bool,
+}
+
+/// Which fields of a message were gathered already.
+type Seen = [u64; MAX_FIELDS / 64];
+
+impl<'w> Walk<'w> {
+    pub(super) fn new(file: &'w ProtoFile, plan: &'w Plan, bytes: &'w [u8], at: usize, fields: &'w mut Fields) -> Self {
+        Self {
+            file,
+            plan,
+            bytes,
+            at,
+            fields,
+            what: "",
+            refused: None,
+            steps: bytes.len().saturating_mul(STEPS_PER_BYTE).saturating_add(1024),
+            made_limit: bytes.len().saturating_mul(JSON_PER_BYTE).max(JSON_AT_LEAST),
+            nul: false,
+        }
+    }
+
+    /// The whole message.
+    pub(super) fn document(&mut self) -> Result<(), Broken> {
+        let top = narrow(self.plan.places.len()) - 1;
+        self.message(top, self.bytes.len(), 0, true)?;
+        self.fields.copy(&self.plan.copies);
+        Ok(())
+    }
+
+    #[cold]
+    fn fault<T>(&mut self, what: &'static str) -> Result<T, Broken> {
+        self.what = what;
+        Err(Broken)
+    }
+
+    /// A message that columns look into, up to `end`.
+    fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        let (plan, file) = (self.plan, self.file);
+        let place = &plan.places[place as usize];
+        let message = file.message(place.message);
+        self.prefill(&place.defaults, &message.fields);
+        let mut seen: Seen = [0; MAX_FIELDS / 64];
+        while self.at < end {
+            let start = self.at;
+            let (number, wire) = self.tag(end)?;
+            let Some(nth) = message.find(number) else {
+                if top && plan.refuses {
+                    self.refused.get_or_insert_with(|| format!("number {number}"));
+                }
+                self.skip(wire, number, end, depth)?;
+                continue;
+            };
+            let field = &message.fields[nth];
+            match place.targets[nth] {
+                Target::Slot(slot) if !field.repeated => {
+                    let value = self.value(field.kind, wire, end, depth)?;
+                    self.set(slot, value);
+                }
+                Target::Skip => self.skip(wire, number, end, depth)?,
+                Target::Refuse => {
+                    self.refused.get_or_insert_with(|| format!("\"{}\"", field.name));
+                    self.skip(wire, number, end, depth)?;
+                }
+                target => {
+                    if !field.repeated || first(&mut seen, nth) {
+                        self.structure(field, target, start, end, depth)?;
+                    }
+                    self.at = start;
+                    self.pass(end, depth)?;
+                }
+            }
+        }
+        if self.at > end { self.fault("a field goes beyond its message") } else { Ok(()) }
+    }
+
+    /// A field that isn't a lone scalar; its tag is at `start`. Where it leaves off doesn't matter.
+    fn structure(&mut self, field: &Field, target: Target, start: usize, end: usize, depth: u32) -> Result<(), Broken> {
+        if let Target::Slot(slot) | Target::Both(slot, _) = target {
+            self.at = start;
+            let made = self.fields.made.len();
+            self.nul = false;
+            if field.repeated {
+                self.gather(field, end, depth)?;
+                let kind = if field.map { Kind::Object } else { Kind::Array };
+                let flags = if self.nul { Flags::NUL } else { Flags::NONE };
+                let value = self.fields.made_slot(kind, flags, made);
+                self.set(slot, value);
+            } else {
+                let (_, wire) = self.tag(end)?;
+                let value = self.value(field.kind, wire, end, depth)?;
+                self.set(slot, value);
+            }
+        }
+        self.at = start;
+        match target {
+            Target::Into(place) | Target::Both(_, place) if field.map => self.look_up(field, place, end, depth),
+            Target::Into(place) | Target::Both(_, place) => {
+                let (_, wire) = self.tag(end)?;
+                let inner = self.len(wire, end)?;
+                self.clear(place);
+                self.message(place, inner, depth + 1, false)
+            }
+            Target::Leftover => self.leftover(field, end, depth),
+            Target::Skip | Target::Slot(_) | Target::Refuse => Ok(()),
+        }
+    }
+
+    /// Slots of a place, before its value is read.
+    fn clear(&mut self, place: u32) {
+        for slot in &self.plan.places[place as usize].slots {
+            self.set(*slot, Slot::MISSING);
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, slot: u16, value: Slot) {
+        if let Some(place) = self.fields.slots.get_mut(usize::from(slot)) {
+            *place = value;
+        }
+    }
+
+    /// The entries of a map whose keys are named, from here on.
+    fn look_up(&mut self, field: &Field, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
+        let (plan, file) = (self.plan, self.file);
+        let FieldKind::Message(entry) = field.kind else { return Ok(()) };
+        let value = file.message(entry).fields.iter().find(|field| field.number == 2);
+        let Some(value) = value else { return Ok(()) };
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            if number != field.number {
+                self.skip(wire, number, end, depth)?;
+                continue;
+            }
+            let inner = self.len(wire, end)?;
+            let start = self.at;
+            let key = self.map_key(entry, inner, depth)?;
+            let mut digits = Vec::new(); // only keys that are no text are written out
+            let key = match key.kind {
+                Kind::Text => key.of(self.bytes).raw,
+                Kind::True => b"true",
+                Kind::False => b"false",
+                _ => {
+                    render::text(&key.of(self.bytes), &mut digits);
+                    &digits
+                }
+            };
+            let found = plan.places[place as usize].keys.iter().find(|(name, _)| **name == *key);
+            if let Some((_, target)) = found {
+                self.at = start;
+                while self.at < inner {
+                    let at = self.at;
+                    let (number, wire) = self.tag(inner)?;
+                    self.skip(wire, number, inner, depth)?;
+                    if number == value.number {
+                        let behind = self.at;
+                        self.structure(value, *target, at, inner, depth + 1)?;
+                        self.at = behind;
+                    }
+                }
+            }
+            self.at = inner;
+        }
+        Ok(())
+    }
+
+    fn leftover(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+        let start = self.fields.made.len();
+        self.nul = false;
+        if field.repeated {
+            self.gather(field, end, depth)?;
+        } else {
+            let (_, wire) = self.tag(end)?;
+            self.json(field.kind, wire, end, depth)?;
+        }
+        let Fields { leftovers, made, .. } = &mut *self.fields;
+        leftovers.extend_from_slice(&field.key);
+        leftovers.extend_from_slice(&made[start..]);
+        leftovers.push(b',');
+        made.truncate(start);
+        self.fields.leftovers_hold_nul |= self.nul;
+        Ok(())
+    }
+
+    /// What fields have that have no presence and aren't there.
+    fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[Field]) {
+        for (slot, nth) in defaults {
+            let field = &fields[usize::from(*nth)];
+            let value = if field.repeated {
+                let start = self.fields.made.len();
+                self.fields.made.extend_from_slice(if field.map { b"{}" } else { b"[]" });
+                let kind = if field.map { Kind::Object } else { Kind::Array };
+                self.fields.made_slot(kind, Flags::NONE, start)
+            } else {
+                self.default(field.kind)
+            };
+            self.set(*slot, value);
+        }
+    }
+
+    fn default(&mut self, kind: FieldKind) -> Slot {
+        match kind {
+            FieldKind::Double => Slot::number(Kind::Float, 0),
+            FieldKind::Float => single(0.0),
+            FieldKind::Bool => Slot { kind: Kind::False, ..Slot::MISSING },
+            FieldKind::Text => Slot { kind: Kind::Text, ..Slot::MISSING },
+            FieldKind::Bytes => Slot::number(Kind::Bytes, 0),
+            FieldKind::Message(_) => Slot::MISSING,
+            FieldKind::Enum(id) => {
+                let start = self.fields.made.len();
+                let file = self.file;
+                self.fields.made.extend_from_slice(file.enumeration(id).default.as_bytes());
+                self.fields.made_slot(Kind::Text, Flags::NONE, start)
+            }
+            _ => Slot::integer(0),
+        }
+    }
+
+    /// A value for a column.
+    #[inline]
+    fn value(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
+        match kind {
+            FieldKind::Message(id) => self.of_message(id, wire, end, depth),
+            FieldKind::Enum(id) => {
+                let number = self.number(wire, end)?;
+                let start = self.fields.made.len();
+                let file = self.file;
+                match file.enumeration(id).name(low(number)) {
+                    Some(name) => {
+                        self.fields.made.extend_from_slice(name.as_bytes());
+                        Ok(self.fields.made_slot(Kind::Text, Flags::NONE, start))
+                    }
+                    // Enums are open: a number without a name stays a number.
+                    None => Ok(Slot::integer(low(number).into())),
+                }
+            }
+            scalar => self.scalar(scalar, wire, end),
+        }
+    }
+
+    /// A message as one value.
+    fn of_message(&mut self, id: MessageId, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
+        let file = self.file;
+        match file.message(id).known {
+            Known::No | Known::Struct | Known::Value | Known::ListValue => {
+                let start = self.fields.made.len();
+                self.nul = false;
+                self.json(FieldKind::Message(id), wire, end, depth)?;
+                let kind = match self.fields.made.get(start) {
+                    Some(b'{') => Kind::Object,
+                    Some(b'[') => Kind::Array,
+                    Some(b'"') => Kind::String,
+                    Some(b'n') => Kind::Null,
+                    Some(b't') => Kind::True,
+                    Some(b'f') => Kind::False,
+                    _ => Kind::Number,
+                };
+                // A lone number of a Value is read by its text, and a lone string may have escapes.
+                let lone = match kind {
+                    Kind::Number => Flags::INEXACT,
+                    Kind::String => Flags::ESCAPED,
+                    _ => Flags::NONE,
+                };
+                let flags = if self.nul { lone.with(Flags::NUL) } else { lone };
+                Ok(self.fields.made_slot(kind, flags, start))
+            }
+            known => {
+                let inner = self.len(wire, end)?;
+                let value = self.well_known(id, known, inner, depth)?;
+                self.at = inner;
+                Ok(value)
+            }
+        }
+    }
+
+    /// A message that means one scalar.
+    fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
+        let file = self.file;
+        if known == Known::Wrapper {
+            let field = &file.message(id).fields[0];
+            let mut value = self.default(field.kind);
+            while self.at < end {
+                let (number, wire) = self.tag(end)?;
+                if number == field.number {
+                    value = self.scalar(field.kind, wire, end)?;
+                } else {
+                    self.skip(wire, number, end, depth)?;
+                }
+            }
+            return Ok(value);
+        }
+        let mut numbers = [0_u64; 4];
+        let mut unscaled = Slot::number(Kind::Decimal, 0);
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            match (number, wire) {
+                (1..=3, Wire::Varint) => numbers[number as usize] = self.number(wire, end)?,
+                (1, Wire::Len) if known == Known::Decimal => {
+                    let inner = self.len(wire, end)?;
+                    unscaled = Slot { start: narrow(self.at), len: narrow(inner - self.at), ..unscaled };
+                    self.at = inner;
+                }
+                _ => self.skip(wire, number, end, depth)?,
+            }
+        }
+        if known == Known::Decimal {
+            return Ok(Slot { exponent: low(numbers[3]).saturating_neg(), ..unscaled });
+        }
+        let (seconds, nanos) = (numbers[1].cast_signed(), i64::from(low(numbers[2])));
+        let micros = seconds.checked_mul(1_000_000).zip(in_micros(nanos, -1_000)).and_then(|(s, n)| s.checked_add(n));
+        let Some(micros) = micros else {
+            return self.fault("a time that is out of range");
+        };
+        if known == Known::Timestamp {
+            return Ok(Slot::number(Kind::Instant, micros));
+        }
+        let start = self.fields.made.len();
+        self.fields.made.extend_from_slice(&micros.to_be_bytes());
+        self.fields.made.extend_from_slice(&[0; 8]);
+        Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
+    }
+
+    /// A scalar that isn't an enum.
+    #[inline]
+    fn scalar(&mut self, kind: FieldKind, wire: Wire, end: usize) -> Result<Slot, Broken> {
+        Ok(match kind {
+            FieldKind::Int64 => Slot::integer(self.number(wire, end)?.cast_signed()),
+            FieldKind::Int32 => Slot::integer(low(self.number(wire, end)?).into()),
+            FieldKind::Uint64 => unsigned(self.number(wire, end)?),
+            FieldKind::Uint32 => unsigned(self.number(wire, end)? & 0xffff_ffff),
+            FieldKind::Sint32 | FieldKind::Sint64 => {
+                let number = self.number(wire, end)?;
+                Slot::integer((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
+            }
+            FieldKind::Bool => {
+                let kind = if self.number(wire, end)? == 0 { Kind::False } else { Kind::True };
+                Slot { kind, ..Slot::MISSING }
+            }
+            FieldKind::Double => {
+                let bits = u64::from_le_bytes(self.fixed(wire, Wire::Fixed64, end)?);
+                Slot { mantissa: bits, ..Slot::number(Kind::Float, 0) }
+            }
+            FieldKind::Float => single(f32::from_le_bytes(self.fixed(wire, Wire::Fixed32, end)?)),
+            FieldKind::Fixed64 => unsigned(u64::from_le_bytes(self.fixed(wire, Wire::Fixed64, end)?)),
+            FieldKind::Sfixed64 => Slot::integer(i64::from_le_bytes(self.fixed(wire, Wire::Fixed64, end)?)),
+            FieldKind::Fixed32 => unsigned(u32::from_le_bytes(self.fixed(wire, Wire::Fixed32, end)?).into()),
+            FieldKind::Sfixed32 => Slot::integer(i32::from_le_bytes(self.fixed(wire, Wire::Fixed32, end)?).into()),
+            FieldKind::Text | FieldKind::Bytes => {
+                let inner = self.len(wire, end)?;
+                let (start, len) = (narrow(self.at), narrow(inner - self.at));
+                let bytes = &self.bytes[self.at..inner];
+                self.at = inner;
+                if kind == FieldKind::Bytes {
+                    return Ok(Slot { start, len, ..Slot::number(Kind::Bytes, 0) });
+                }
+                let (high, least) = bytes.iter().fold((0, u8::MAX), |(high, least), b| (high | *b, least.min(*b)));
+                if high >= 0x80 && simdutf8::basic::from_utf8(bytes).is_err() {
+                    return self.fault("text that is not UTF-8");
+                }
+                let flags = if least == 0 { Flags::NUL } else { Flags::NONE };
+                Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING }
+            }
+            FieldKind::Message(_) | FieldKind::Enum(_) => Slot::MISSING,
+        })
+    }
+
+    /// Appends a value as JSON.
+    fn json(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        if self.fields.made.len() > self.made_limit {
+            return self.fault("its JSON would be many times its size");
+        }
+        let file = self.file;
+        if let FieldKind::Message(id) = kind
+            && matches!(file.message(id).known, Known::No | Known::Struct | Known::Value | Known::ListValue)
+        {
+            let inner = self.len(wire, end)?;
+            self.object(id, inner, depth)?;
+            self.at = inner;
+            return Ok(());
+        }
+        let start = self.fields.made.len();
+        let value = self.value(kind, wire, end, depth)?;
+        self.nul |= value.flags.has(Flags::NUL);
+        if !value.flags.has(Flags::MADE) {
+            render::json(&value.of(self.bytes), &mut self.fields.made);
+        } else if value.kind == Kind::Span {
+            let mut interval = [0; 16];
+            interval.copy_from_slice(&self.fields.made[start..start + 16]);
+            self.fields.made.truncate(start);
+            render::json(&Slot { start: 0, ..value }.of(&interval), &mut self.fields.made);
+        } else {
+            // An enum's name, which needs nothing but its quotes.
+            self.fields.made.insert(start, b'"');
+            self.fields.made.push(b'"');
+        }
+        Ok(())
+    }
+
+    /// A message's fields as JSON, in the order in which they come.
+    fn object(&mut self, id: MessageId, end: usize, depth: u32) -> Result<(), Broken> {
+        let file = self.file;
+        let message = file.message(id);
+        match message.known {
+            Known::Struct => return self.only_list(&message.fields, b"{}", end, depth),
+            Known::ListValue => return self.only_list(&message.fields, b"[]", end, depth),
+            Known::Value => return self.dynamic(&message.fields, end, depth),
+            _ => {}
+        }
+        let mut seen: Seen = [0; MAX_FIELDS / 64];
+        self.fields.made.push(b'{');
+        let open = self.fields.made.len();
+        while self.at < end {
+            let start = self.at;
+            let (number, wire) = self.tag(end)?;
+            let Some(nth) = message.find(number) else {
+                self.skip(wire, number, end, depth)?;
+                continue;
+            };
+            let field = &message.fields[nth];
+            if field.repeated && !first(&mut seen, nth) {
+                self.skip(wire, number, end, depth)?;
+                continue;
+            }
+            self.comma(open);
+            self.fields.made.extend_from_slice(&field.key);
+            if field.repeated {
+                self.at = start;
+                self.gather(field, end, depth + 1)?;
+                self.at = start;
+                self.pass(end, depth)?;
+            } else {
+                self.json(field.kind, wire, end, depth + 1)?;
+            }
+        }
+        self.fields.made.push(b'}');
+        Ok(())
+    }
+
+    /// A message whose one list or map stands for it.
+    fn only_list(&mut self, fields: &[Field], empty: &[u8], end: usize, depth: u32) -> Result<(), Broken> {
+        match fields.first() {
+            Some(field) if self.at < end => self.gather(field, end, depth + 1),
+            _ => {
+                self.fields.made.extend_from_slice(empty);
+                Ok(())
+            }
+        }
+    }
+
+    /// A `google.protobuf.Value`: the one of its fields that is there.
+    fn dynamic(&mut self, fields: &[Field], end: usize, depth: u32) -> Result<(), Broken> {
+        let start = self.fields.made.len();
+        self.fields.made.extend_from_slice(b"null");
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            match fields.iter().find(|field| field.number == number) {
+                Some(field) if field.name != "null_value" => {
+                    self.fields.made.truncate(start);
+                    self.json(field.kind, wire, end, depth + 1)?;
+                }
+                _ => self.skip(wire, number, end, depth)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// All elements of a list or entries of a map, from the tag here on to the message's end, as JSON.
+    fn gather(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        self.fields.made.push(if field.map { b'{' } else { b'[' });
+        let open = self.fields.made.len();
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            if number != field.number {
+                self.skip(wire, number, end, depth)?;
+            } else if field.map {
+                let inner = self.len(wire, end)?;
+                self.comma(open);
+                self.entry(field, inner, depth)?;
+                self.at = inner;
+            } else if wire == Wire::Len && is_packable(field.kind) {
+                let inner = self.len(wire, end)?;
+                while self.at < inner {
+                    self.step()?;
+                    self.comma(open);
+                    self.json(field.kind, plain_wire(field.kind), inner, depth + 1)?;
+                }
+                if self.at > inner {
+                    return self.fault("a list's element goes beyond the list");
+                }
+            } else {
+                self.comma(open);
+                self.json(field.kind, wire, end, depth + 1)?;
+            }
+        }
+        self.fields.made.push(if field.map { b'}' } else { b']' });
+        Ok(())
+    }
+
+    /// A map's entry as a member of an object.
+    fn entry(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+        let FieldKind::Message(id) = field.kind else { return Ok(()) };
+        let start = self.at;
+        let key = self.map_key(id, end, depth)?;
+        match key.kind {
+            Kind::Text => {
+                self.nul |= key.flags.has(Flags::NUL);
+                string::quote(key.of(self.bytes).raw, &mut self.fields.made);
+            }
+            _ => {
+                self.fields.made.push(b'"');
+                render::json(&key.of(self.bytes), &mut self.fields.made);
+                self.fields.made.push(b'"');
+            }
+        }
+        self.fields.made.push(b':');
+        self.at = start;
+        let file = self.file;
+        let value = file.message(id).fields.iter().find(|field| field.number == 2);
+        let made = self.fields.made.len();
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            match value {
+                Some(value) if number == 2 => {
+                    self.fields.made.truncate(made);
+                    self.json(value.kind, wire, end, depth + 1)?;
+                }
+                _ => self.skip(wire, number, end, depth)?,
+            }
+        }
+        if self.fields.made.len() == made {
+            self.default_json(value);
+        }
+        Ok(())
+    }
+
+    /// The value of an entry that has none.
+    fn default_json(&mut self, value: Option<&Field>) {
+        let file = self.file;
+        match value.map(|value| value.kind) {
+            Some(FieldKind::Enum(id)) => string::quote(file.enumeration(id).default.as_bytes(), &mut self.fields.made),
+            Some(FieldKind::Message(_)) => self.fields.made.extend_from_slice(b"{}"),
+            Some(kind) => {
+                let value = self.default(kind);
+                render::json(&value.of(&[]), &mut self.fields.made);
+            }
+            None => self.fields.made.extend_from_slice(b"null"),
+        }
+    }
+
+    /// An entry's key, or its type's default.
+    fn map_key(&mut self, entry: MessageId, end: usize, depth: u32) -> Result<Slot, Broken> {
+        let file = self.file;
+        let field = file.message(entry).fields.iter().find(|field| field.number == 1);
+        let Some(field) = field else { return Ok(Slot::MISSING) };
+        let mut key = self.default(field.kind);
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            if number == 1 {
+                key = self.scalar(field.kind, wire, end)?;
+            } else {
+                self.skip(wire, number, end, depth)?;
+            }
+        }
+        Ok(key)
+    }
+
+    fn comma(&mut self, open: usize) {
+        if self.fields.made.len() > open {
+            self.fields.made.push(b',');
+        }
+    }
+
+    #[inline]
+    fn step(&mut self) -> Result<(), Broken> {
+        if self.steps == 0 {
+            return self.fault("it takes more steps than its size allows");
+        }
+        self.steps -= 1;
+        Ok(())
+    }
+
+    #[inline]
+    fn tag(&mut self, end: usize) -> Result<(u32, Wire), Broken> {
+        self.step()?;
+        match wire::tag(&self.bytes[..end], &mut self.at) {
+            Some(tag) => Ok(tag),
+            None => self.fault("no field begins here"),
+        }
+    }
+
+    #[inline]
+    fn number(&mut self, wire: Wire, end: usize) -> Result<u64, Broken> {
+        if wire != Wire::Varint {
+            return self.fault("a field whose type isn't its schema's");
+        }
+        match wire::varint(&self.bytes[..end], &mut self.at) {
+            Some(number) => Ok(number),
+            None => self.fault("a number that doesn't end, or is beyond 64 bits"),
+        }
+    }
+
+    #[inline]
+    fn fixed<const N: usize>(&mut self, wire: Wire, wanted: Wire, end: usize) -> Result<[u8; N], Broken> {
+        if wire != wanted {
+            return self.fault("a field whose type isn't its schema's");
+        }
+        match self.bytes[..end].get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
+            Some(bytes) => {
+                self.at += N;
+                Ok(*bytes)
+            }
+            None => self.fault("it ends too early"),
+        }
+    }
+
+    /// Where the bytes end whose length stands here.
+    #[inline]
+    fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
+        if wire != Wire::Len {
+            return self.fault("a field whose type isn't its schema's");
+        }
+        let len = wire::varint(&self.bytes[..end], &mut self.at).and_then(|len| usize::try_from(len).ok());
+        match len.and_then(|len| self.at.checked_add(len)).filter(|inner| *inner <= end) {
+            Some(inner) => Ok(inner),
+            None => self.fault("it ends too early"),
+        }
+    }
+
+    /// Passes the field whose tag is here.
+    fn pass(&mut self, end: usize, depth: u32) -> Result<(), Broken> {
+        let (number, wire) = self.tag(end)?;
+        self.skip(wire, number, end, depth)
+    }
+
+    /// Passes a field's bytes.
+    #[inline]
+    fn skip(&mut self, wire: Wire, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
+        match wire {
+            Wire::Varint => drop(self.number(wire, end)?),
+            Wire::Fixed64 => drop(self.fixed::<8>(wire, wire, end)?),
+            Wire::Fixed32 => drop(self.fixed::<4>(wire, wire, end)?),
+            Wire::Len => self.at = self.len(wire, end)?,
+            Wire::Group => return self.group(number, end, depth + 1),
+            Wire::GroupEnd => return self.fault("a group's end without its beginning"),
+        }
+        Ok(())
+    }
+
+    /// Passes a group of proto2, which has no length.
+    #[cold]
+    fn group(&mut self, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        loop {
+            let (inner, wire) = self.tag(end)?;
+            if wire == Wire::GroupEnd {
+                return if inner == number { Ok(()) } else { self.fault("another group's end") };
+            }
+            self.skip(wire, inner, end, depth)?;
+        }
+    }
+}
+
+/// Whether a field of a message is met for the first time.
+fn first(seen: &mut Seen, nth: usize) -> bool {
+    let (word, bit) = (nth / 64, 1_u64 << (nth % 64));
+    match seen.get_mut(word) {
+        Some(word) if *word & bit == 0 => {
+            *word |= bit;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The lower half of a number, as 32-bit types have it.
+#[expect(clippy::cast_possible_truncation, reason = "the wire has 32-bit numbers widened to 64, and parsers cut them")]
+fn low(number: u64) -> i32 {
+    number as u32 as i32
+}
+
+fn unsigned(number: u64) -> Slot {
+    Slot { mantissa: number, ..Slot::integer(0) }
+}
+
+fn single(number: f32) -> Slot {
+    let slot = Slot::number(Kind::Float, 0);
+    Slot { mantissa: f64::from(number).to_bits(), flags: slot.flags.with(Flags::SINGLE), ..slot }
+}
+
+fn is_packable(kind: FieldKind) -> bool {
+    !matches!(kind, FieldKind::Text | FieldKind::Bytes | FieldKind::Message(_))
+}
+
+/// How an element of a packed list is laid out.
+fn plain_wire(kind: FieldKind) -> Wire {
+    match kind {
+        FieldKind::Double | FieldKind::Fixed64 | FieldKind::Sfixed64 => Wire::Fixed64,
+        FieldKind::Float | FieldKind::Fixed32 | FieldKind::Sfixed32 => Wire::Fixed32,
+        _ => Wire::Varint,
+    }
+}

@@ -1,0 +1,52 @@
+//! Protobuf's wire format: tags and varints.
+
+/// How a field's bytes are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wire {
+    Varint,
+    Fixed64,
+    Len,
+    Group,
+    GroupEnd,
+    Fixed32,
+}
+
+/// The number at `at`, in groups of seven bits, the lowest first; `None` where it isn't one.
+#[inline]
+pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let first = *bytes.get(*at)?;
+    *at += 1;
+    if first < 0x80 {
+        return Some(first.into());
+    }
+    let mut number = u64::from(first & 0x7f);
+    let mut shift = 7;
+    loop {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        if shift == 63 && byte > 1 {
+            return None;
+        }
+        number |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(number);
+        }
+        shift += 7;
+    }
+}
+
+/// A field's number and layout.
+#[inline]
+pub(super) fn tag(bytes: &[u8], at: &mut usize) -> Option<(u32, Wire)> {
+    let tag = u32::try_from(varint(bytes, at)?).ok()?;
+    let wire = match tag & 7 {
+        0 => Wire::Varint,
+        1 => Wire::Fixed64,
+        2 => Wire::Len,
+        3 => Wire::Group,
+        4 => Wire::GroupEnd,
+        5 => Wire::Fixed32,
+        _ => return None,
+    };
+    (tag >> 3 > 0).then_some((tag >> 3, wire))
+}

@@ -1,0 +1,214 @@
+//! The registry's REST interface, as far as a reader needs it. Blocks.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use ureq::Agent;
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+
+use crate::config::{SchemaRegistry, SecretSource};
+
+/// What a schema with all its references may take.
+const REFERENCES_MAX: usize = 1_000;
+/// The largest answer that is read.
+const ANSWER_MAX: u64 = 16 << 20;
+/// "Schema not found", "subject not found", "version not found".
+const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
+
+/// A schema as the registry has it.
+#[derive(Debug, Deserialize)]
+pub(super) struct Document {
+    pub(super) schema: String,
+    /// AVRO where it is left out.
+    #[serde(rename = "schemaType")]
+    pub(super) kind: Option<String>,
+    #[serde(default)]
+    references: Vec<Reference>,
+    /// What `references` name, each before those that use it: a name and a schema.
+    #[serde(skip)]
+    pub(super) uses: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Reference {
+    name: String,
+    subject: String,
+    version: i32,
+}
+
+#[derive(Deserialize)]
+struct Refusal {
+    error_code: u32,
+    message: String,
+}
+
+/// Why there is no schema.
+#[derive(Debug)]
+pub(super) enum FetchError {
+    /// The registry says that it has none: in its own words.
+    Unknown(String),
+    /// It has one that can't be used.
+    Unusable(String),
+    /// It doesn't say.
+    Outage(String),
+}
+
+#[derive(Debug)]
+pub(super) struct Client {
+    agent: Agent,
+    config: SchemaRegistry,
+}
+
+impl Client {
+    pub(super) fn new(config: &SchemaRegistry) -> Result<Self, String> {
+        let mut settings = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(config.timeout))
+            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+            .max_redirects(3);
+        if config.url.starts_with("https://") {
+            let roots = roots(config)?;
+            settings = settings.tls_config(TlsConfig::builder().root_certs(roots).build());
+        }
+        Ok(Self { agent: settings.build().new_agent(), config: config.clone() })
+    }
+
+    /// A schema by its number, with what it refers to.
+    pub(super) fn schema(&self, id: u32) -> Result<Document, FetchError> {
+        let mut document = self.get(&format!("/schemas/ids/{id}"))?;
+        let mut known = Vec::new();
+        let mut uses = Vec::new();
+        self.references(&document.references, &mut known, &mut uses)?;
+        document.uses = uses;
+        Ok(document)
+    }
+
+    /// Appends what references name, each after what it refers to itself.
+    fn references(
+        &self,
+        references: &[Reference],
+        known: &mut Vec<String>,
+        uses: &mut Vec<(String, String)>,
+    ) -> Result<(), FetchError> {
+        for Reference { name, subject, version } in references {
+            if known.contains(name) {
+                continue;
+            }
+            if known.len() >= REFERENCES_MAX {
+                return Err(FetchError::Unusable(format!("it has more than {REFERENCES_MAX} references")));
+            }
+            known.push(name.clone());
+            let path = format!("/subjects/{}/versions/{version}", percent_encoded(subject));
+            let document = match self.get(&path) {
+                // The registry deletes no schema that is referred to, so this is a schema at fault.
+                Err(FetchError::Unknown(why)) => {
+                    let why = format!("its reference {name:?} (subject {subject:?}, version {version}): {why}");
+                    return Err(FetchError::Unusable(why));
+                }
+                other => other?,
+            };
+            self.references(&document.references, known, uses)?;
+            uses.push((name.clone(), document.schema));
+        }
+        Ok(())
+    }
+
+    fn get(&self, path: &str) -> Result<Document, FetchError> {
+        let url = &self.config.url;
+        let outage = |why: String| FetchError::Outage(format!("the schema registry at {url}: {why}"));
+        let mut request = self.agent.get(format!("{url}{path}"));
+        request = request.header("Accept", "application/vnd.schemaregistry.v1+json, application/json");
+        if let Some(header) = self.authorization().map_err(&outage)? {
+            request = request.header("Authorization", header);
+        }
+        let mut response = request.call().map_err(|error| outage(error.to_string()))?;
+        let status = response.status().as_u16();
+        let body = response.body_mut().with_config().limit(ANSWER_MAX).read_to_string();
+        let body = body.map_err(|error| outage(error.to_string()))?;
+        if status == 200 {
+            return serde_json::from_str(&body).map_err(|error| {
+                outage(format!("its answer is not a schema registry's: {error}; is `schema_registry.url` right?"))
+            });
+        }
+        let refusal: Option<Refusal> = serde_json::from_str(&body).ok();
+        match refusal {
+            Some(Refusal { error_code, message }) if status == 404 && NOT_FOUND.contains(&error_code) => {
+                Err(FetchError::Unknown(format!("{message} ({error_code})")))
+            }
+            _ if status == 401 || status == 403 => Err(outage(format!(
+                "it refuses us ({status}); look at `schema_registry.username` and its password, or its token"
+            ))),
+            Some(Refusal { message, .. }) => Err(outage(format!("status {status}: {message}"))),
+            None if status == 404 => Err(outage("status 404; is `schema_registry.url` right?".to_owned())),
+            None => Err(outage(format!("status {status}"))),
+        }
+    }
+
+    /// Files are read again for each question, so that a rotated secret is picked up.
+    fn authorization(&self) -> Result<Option<String>, String> {
+        let read = |secret: &SecretSource, key: &str| match secret {
+            SecretSource::Inline(secret) => Ok(secret.expose().to_owned()),
+            SecretSource::File(file) => match std::fs::read_to_string(file) {
+                Ok(text) => Ok(text.trim_end_matches(['\n', '\r']).to_owned()),
+                Err(error) => Err(format!("`schema_registry.{key}` {}: {error}", file.display())),
+            },
+        };
+        if let Some(token) = &self.config.token {
+            return Ok(Some(format!("Bearer {}", read(token, "token_file")?)));
+        }
+        let Some(username) = &self.config.username else { return Ok(None) };
+        let password = match &self.config.password {
+            Some(password) => read(password, "password_file")?,
+            None => String::new(),
+        };
+        let mut encoded = Vec::new();
+        crate::decode::render::base64(format!("{username}:{password}").as_bytes(), &mut encoded);
+        Ok(Some(format!("Basic {}", String::from_utf8(encoded).unwrap_or_default())))
+    }
+}
+
+/// Whom a registry's certificate may be signed by: `ca_file`, or else whom the system trusts.
+fn roots(config: &SchemaRegistry) -> Result<RootCerts, String> {
+    let certificates: Vec<Certificate<'static>> = match &config.ca_file {
+        Some(file) => {
+            let said = |why: String| format!("`schema_registry.ca_file` {}: {why}", file.display());
+            let pem = std::fs::read(file).map_err(|error| said(error.to_string()))?;
+            let items = parse_pem(&pem).filter_map(|item| match item {
+                Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+                Ok(_) => None,
+                Err(error) => Some(Err(said(error.to_string()))),
+            });
+            let certificates: Vec<_> = items.collect::<Result<_, _>>()?;
+            if certificates.is_empty() {
+                return Err(said("holds no certificate in PEM".to_owned()));
+            }
+            certificates
+        }
+        None => {
+            let native = rustls_native_certs::load_native_certs();
+            native.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect()
+        }
+    };
+    Ok(RootCerts::Specific(Arc::new(certificates)))
+}
+
+/// A subject's name within a path.
+fn percent_encoded(name: &str) -> String {
+    let mut encoded = String::new();
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            encoded.push(char::from(byte));
+        } else {
+            encoded += &format!("%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn subjects_may_have_any_name() {
+        assert_eq!(super::percent_encoded("a/b c-value.é"), "a%2Fb%20c-value.%C3%A9");
+    }
+}

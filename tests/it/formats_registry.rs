@@ -1,0 +1,209 @@
+//! Schemas from a registry (a stand-in for the real one, see the harness): a registry in trouble is an outage, a schema that
+//! it doesn't have is the record's fault.
+
+use tidegate_harness::{Daemon, Record, Registry, eventually_async};
+
+use crate::cli::tidegate;
+use crate::formats::{AVRO, PROTO, RIDE, RIDES, RIDES_COLUMNS, SHOWN, avro_ride, proto_ride};
+use crate::support::{PATIENCE, World};
+
+/// A value behind a registry's frame.
+fn framed(id: u32, indexes: &[u8], value: &[u8]) -> Vec<u8> {
+    [&[0][..], &id.to_be_bytes(), indexes, value].concat()
+}
+
+impl World {
+    fn with_registry(&self, registry: &Registry, lines: &str, pipeline: &str) -> String {
+        let table = format!("[schema_registry]\nurl = \"{}\"\n{lines}\n[http]", registry.url());
+        self.config(&pipeline.replace("NAME", &self.name)).replacen("[http]", &table, 1)
+    }
+}
+
+fn avro_pipeline() -> String {
+    format!(
+        "table.name = \"rides\"\ndead_letters.max_share = 1.0\ndecode.format = \"avro\"\n[pipelines.NAME.columns]\n{RIDES_COLUMNS}"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_record_is_read_by_the_schema_that_it_names() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let registry = Registry::start().expect("the registry starts");
+    let old =
+        registry.add("ride", "AVRO", r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"int"}]}"#, &[]);
+    let position = r#"{"type":"record","name":"Position","fields":[{"name":"lat","type":"double"},{"name":"lon","type":"float"}]}"#;
+    registry.add("position", "AVRO", position, &[]);
+    let refers = AVRO.replace(
+        r#"{"type":"record","name":"Position","fields":[
+        {"name":"lat","type":"double"},{"name":"lon","type":"float"}]}"#,
+        "\"Position\"",
+    );
+    let new = registry.add("ride", "AVRO", &refers, &[("Position", "position", 1)]);
+    let broken = registry.add("ride", "AVRO", r#"{"type":"record","name":"Ride"}"#, &[]);
+    let json = registry.add("ride", "JSON", "{}", &[]);
+    let config = world.with_registry(&registry, "", &avro_pipeline());
+    let values = vec![
+        framed(new, &[], &avro_ride(1)),
+        framed(old, &[], &[4]),
+        framed(new, &[], &avro_ride(3)),
+        framed(broken, &[], &[4]),
+        framed(json, &[], b"{}"),
+        framed(4711, &[], &[4]),
+        avro_ride(5),
+        framed(new, &[], &[4]),
+        framed(old, &[], &[12]),
+    ];
+    world.drain_values(&config, values);
+    assert_eq!(world.text(SHOWN).await, RIDE);
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,6");
+    let reasons = world.reasons().await;
+    let (codes, details): (Vec<_>, Vec<_>) =
+        reasons.iter().map(|(reason, detail)| (reason.as_str(), detail.as_str())).unzip();
+    assert_eq!(codes, ["unknown_schema", "unknown_schema", "unknown_schema", "invalid_format", "invalid_format"]);
+    for (detail, words) in details.iter().zip([
+        "no `fields`",
+        "is JSON, and the pipeline decodes avro",
+        "schema 4711 is not in the registry: Schema 4711 not found (40403)",
+        "not with a zero byte",
+        "it ends too early",
+    ]) {
+        assert!(detail.contains(words), "no {words:?} in {detail:?}");
+    }
+    let asked = registry.asked();
+    let times = |path: &str| asked.iter().filter(|asked| *asked == path).count();
+    assert_eq!(times(&format!("/schemas/ids/{new}")), 1, "a schema is asked for once: {asked:?}");
+    assert_eq!(times("/schemas/ids/4711"), 2, "what isn't there is asked for again: {asked:?}");
+    let report = tidegate(&config, &["check", "--json"]).ok().json();
+    assert_eq!(report["pipelines"][0]["sample"]["rows"], 4, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_in_trouble_is_an_outage_and_no_record_is_set_aside() {
+    let world = World::new(2).await;
+    world.sql(RIDES).await;
+    let registry = Registry::start().expect("the registry starts");
+    let id = registry.add("ride", "AVRO", AVRO, &[]);
+    let later = registry.add("ride", "AVRO", &AVRO.replace("\"Ride\"", "\"Ride2\""), &[]);
+    // Polled often enough to stay in the group only if nobody waits for the registry on the poll thread.
+    let poll = "[pipelines.NAME.kafka]\n\"max.poll.interval.ms\" = 30_000\n\"session.timeout.ms\" = 6_000\n";
+    let config = world.with_registry(&registry, "timeout = \"2s\"", &format!("{}{poll}", avro_pipeline()));
+    world.produce([Record::new(framed(id, &[], &avro_ride(1))).to(0)]);
+    let daemon: Daemon = world.daemon(&config);
+    let rows = |count: i64| {
+        let world = &world;
+        eventually_async("the rows are there", PATIENCE, async move || {
+            world.number("SELECT count(*) FROM rides").await == count
+        })
+    };
+    rows(1).await.expect("the first record is written");
+
+    registry.fail_with(Some(503));
+    world.produce((2..6).map(|n| Record::new(framed(later, &[], &avro_ride(n))).to(0)));
+    world.produce([Record::new(framed(id, &[], &avro_ride(6))).to(1)]);
+    daemon
+        .await_until("readiness says that the registry is away", PATIENCE, |daemon| {
+            daemon.get("/readyz").is_ok_and(|ready| ready.status == 503 && ready.body.contains("schema registry"))
+        })
+        .expect("it isn't ready");
+    let rebalances = daemon.metric("tidegate_rebalances_total", &[]);
+    registry.fail_with(Some(401));
+    daemon
+        .await_until("the refusal is named", PATIENCE, |daemon| {
+            daemon.get("/readyz").is_ok_and(|ready| ready.body.contains("it refuses us (401)"))
+        })
+        .expect("it says why");
+    registry.fail_with(None);
+    rows(6).await.expect("the flow goes on by itself");
+    daemon.await_ready(PATIENCE).expect("it is ready again");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+    assert_eq!(daemon.metric("tidegate_rebalances_total", &[]), rebalances, "the group was kept");
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,4,5,6");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protobuf_names_its_message_and_imports_and_the_registry_wants_a_password() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, name text, lat float8)").await;
+    let registry = Registry::start().expect("the registry starts");
+    registry.add(
+        "position",
+        "PROTOBUF",
+        "syntax = \"proto3\"; package rides; message Position { double lat = 1; float lon = 2; }",
+        &[],
+    );
+    let main = PROTO
+        .replace("message Position { double lat = 1; float lon = 2; }", "")
+        .replace("package rides;", "package rides; import \"position.proto\";");
+    let id = registry.add("ride", "PROTOBUF", &main, &[("position.proto", "position", 1)]);
+    let two = registry.add(
+        "ride",
+        "PROTOBUF",
+        "syntax = \"proto3\"; message A { message B { int64 id = 3; } } message C {}",
+        &[],
+    );
+    registry.require(Some("Basic cmVhZGVyOnNlY3JldA=="));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("password");
+    std::fs::write(&file, "secret\n").expect("the password is written");
+    let pipeline = "table.name = \"rides\"\ndead_letters.max_share = 1.0\ndecode.format = \"protobuf\"\n\
+        [pipelines.NAME.columns]\nid = \"id\"\nname = \"name\"\nlat = \"position.lat\"";
+    let lines = format!("username = \"reader\"\npassword_file = {:?}", file.display().to_string());
+    let config = world.with_registry(&registry, &lines, pipeline);
+    let values = vec![
+        framed(id, &[0], &proto_ride(1)),
+        // The message A.B: two indexes, 0 and 0.
+        framed(two, &[4, 0, 0], &[0x18, 2]),
+        framed(two, &[2, 6], &[]),
+    ];
+    world.drain_values(&config, values);
+    let rows = world.text("SELECT string_agg(concat_ws('|', id, name, lat), ' / ' ORDER BY id) FROM rides").await;
+    assert_eq!(rows, "1|vehicle 1|52.5 / 2");
+    let reasons = world.reasons().await;
+    assert_eq!(reasons.len(), 1);
+    assert!(reasons[0].1.contains("its frame names the message"), "{reasons:?}");
+    let bearer = config.replace(&lines, "token = \"t0ken\"");
+    registry.require(Some("Bearer t0ken"));
+    let report = tidegate(&bearer, &["check", "--json"]).ok().json();
+    assert_eq!(report["pipelines"][0]["sample"]["rows"], 2, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_move_while_their_records_wait_lose_and_double_nothing() {
+    let world = World::new(2).await;
+    world.sql(RIDES).await;
+    let registry = Registry::start().expect("the registry starts");
+    let id = registry.add("ride", "AVRO", AVRO, &[]);
+    registry.fail_with(Some(500));
+    let config = || world.with_registry(&registry, "", &avro_pipeline());
+    world.produce((0..40).map(|n| Record::new(framed(id, &[], &avro_ride(n.into()))).to(n % 2)));
+    let owns = |daemon: &Daemon, wanted: usize| {
+        daemon
+            .await_until("partitions are owned", PATIENCE, |daemon| {
+                let status = daemon.status_json().ok();
+                let consumers = status.as_ref().and_then(|status| status["pipelines"][0]["consumers"].as_array());
+                let owned = consumers.into_iter().flatten().filter_map(|consumer| consumer["partitions"].as_array());
+                owned.flatten().filter(|partition| partition["state"] == "owned").count() == wanted
+            })
+            .expect("the group settles");
+    };
+    let first = world.daemon(&config());
+    owns(&first, 2);
+    first
+        .await_until("its records wait", PATIENCE, |daemon| {
+            daemon.get("/readyz").is_ok_and(|ready| ready.body.contains("schema registry"))
+        })
+        .expect("it isn't ready");
+    let second = world.daemon(&config());
+    owns(&second, 1);
+    owns(&first, 1);
+    world.produce((40..60).map(|n| Record::new(framed(id, &[], &avro_ride(n.into()))).to(n % 2)));
+    registry.fail_with(None);
+    eventually_async("every record is there", PATIENCE, async || {
+        world.number("SELECT count(DISTINCT id) FROM rides").await == 60
+    })
+    .await
+    .expect("nothing is lost");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 60);
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+}
