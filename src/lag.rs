@@ -6,7 +6,7 @@
 mod asked;
 pub mod headroom;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use self::headroom::{Place, Retention};
+use self::headroom::{Place, Retentions};
 use crate::config::Topics;
 use crate::kafka::observer::{End, Observer};
 use crate::metrics::{self, epoch_ms};
@@ -126,9 +126,7 @@ pub struct LagWatch {
     inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
     low: HashMap<TopicPartition, Offset>,
-    retention: BTreeMap<String, Retention>,
-    /// Topics whose retention couldn't be read, and that it was said.
-    unread: BTreeSet<String>,
+    retention: Retentions,
     /// When the record at an offset was made, in milliseconds since the epoch: asked where no sample goes back so far.
     made_at: HashMap<TopicPartition, (Offset, i64)>,
     /// Stretches at logs' ends that were read: whether they hold a record.
@@ -157,8 +155,7 @@ impl LagWatch {
             inflow: HashMap::new(),
             sources: Vec::new(),
             low: HashMap::new(),
-            retention: BTreeMap::new(),
-            unread: BTreeSet::new(),
+            retention: Retentions::default(),
             made_at: HashMap::new(),
             ends_read: HashMap::new(),
         }
@@ -338,7 +335,7 @@ impl LagWatch {
             cut: low > Offset::ZERO,
             inflow: inflow(self.inflow.entry(source.clone()).or_default(), (now, end)),
         };
-        let retention = self.retention.get(&*source.topic).copied().unwrap_or_default();
+        let retention = self.retention.of(&source.topic);
         PartitionLag {
             next: row.next,
             end,

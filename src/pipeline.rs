@@ -28,7 +28,7 @@ use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{PgStore, error, letters, partitions, schema};
 use crate::retry::{Backoff, Stage};
 use crate::session::Session;
-use crate::status::{ConsumerStatus, lock};
+use crate::status::{ConsumerStatus, PartitionStatus, lock};
 use crate::store::{ReplanError, WriteError};
 use crate::watchdog;
 use crate::writer::{Stopped, Writer};
@@ -168,7 +168,7 @@ impl Pipeline {
         }
         if until_now {
             let ends = self.ends_now(&observer).await?;
-            helpers.spawn(stop_when_written(ends, Arc::clone(&self.lag), stop.clone()));
+            helpers.spawn(stop_when_written(ends, Arc::clone(&self), stop.clone()));
         }
         let gate = Arc::new(Gate::new(self.config.max_rows_per_second));
         let mut workers = JoinSet::new();
@@ -364,18 +364,21 @@ async fn on_a_thread(name: String, parts: Parts) -> Result<(), Stopped> {
     ended.await.unwrap_or_else(|_| Err(Stopped("a bug of ours: a poll thread panicked".to_owned())))
 }
 
-/// Cancels once the ledger has reached these ends, whoever wrote them.
-async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, lag: Arc<Mutex<LagView>>, stop: CancellationToken) {
+/// Cancels once the ledger has reached these ends, whoever wrote them, and our own partitions' logs are the ones that it knows: a
+/// topic that was made again with as many records has nothing to write either.
+async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc<Pipeline>, stop: CancellationToken) {
     loop {
+        let is_known = |p: &PartitionStatus| p.state == "fenced" || (p.state == "owned" && p.known);
+        let known = pipeline.consumers.iter().all(|c| c.joined() && c.partitions().iter().all(is_known));
         let written = {
-            let view = lock(&lag);
+            let view = lock(&pipeline.lag);
             ends.iter().all(|(source, end)| {
                 // A ledger beyond the log's end is no drained partition: its claim will say what is the matter.
                 let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
                 view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
             })
         };
-        if written {
+        if written && known {
             return stop.cancel();
         }
         sleep(Duration::from_millis(50)).await;

@@ -185,6 +185,7 @@ mod tests {
             next: None,
             committed: None,
             read_to: None,
+            known: false,
             epoch: None,
             condition: None,
             progress_at,

@@ -50,6 +50,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 /// Partitions that the timeline names one by one.
 const NAMED_PARTITIONS: usize = 8;
+/// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
+const GONE_AFTER: Duration = Duration::from_secs(5);
 /// The longest that leaving the group may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -561,6 +563,8 @@ impl Consumer {
                 };
                 self.report("assign", answer);
                 self.parts.session.assigned(sources, Instant::now());
+                // In this order: who has joined says what it was given.
+                self.publish(Instant::now());
                 self.parts.status.join();
             }
             Event::Revoked { sources, lost } => {
@@ -729,6 +733,7 @@ fn partition_status(partition: &crate::partition::Partition) -> PartitionStatus 
         next: None,
         committed: None,
         read_to: None,
+        known: false,
         epoch: None,
         condition: None,
         progress_at: partition.progress_at,
@@ -740,6 +745,7 @@ fn partition_status(partition: &crate::partition::Partition) -> PartitionStatus 
             status.next = Some(owned.next);
             status.committed = Some(owned.committed);
             status.read_to = (owned.committed == owned.next).then_some(owned.read_to);
+            status.known = owned.verify.is_none() || partition.progress_at.elapsed() > GONE_AFTER;
             status.epoch = Some(owned.epoch);
         }
         State::Fenced { .. } => status.state = "fenced",

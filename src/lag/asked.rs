@@ -14,26 +14,15 @@ use crate::position::{Offset, TopicPartition};
 const MARKS_MAX: u64 = 16;
 
 impl LagWatch {
-    /// A retention that can't be read is what it was: a headroom that vanished would say nothing to whoever waits for it to fall.
+    /// Takes in what Kafka said of the topics' retention, and says once where it says nothing.
     pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, String>) {
         let (read, why) = match answer {
             Ok(read) => (read, "Kafka refuses to describe the topic".to_owned()),
             Err(why) => (BTreeMap::new(), why),
         };
-        for name in names {
-            match read.get(name) {
-                Some(retention) => {
-                    self.unread.remove(name);
-                    self.retention.insert(name.clone(), *retention);
-                }
-                None if self.unread.insert(name.clone()) => {
-                    let known = self.retention.contains_key(name);
-                    let means =
-                        if known { "the headroom is reckoned with the last one" } else { "there is no headroom" };
-                    warn!(pipeline = &*self.pipeline, topic = name, why, means, "the topic's retention can't be read");
-                }
-                None => {}
-            }
+        for (topic, known) in self.retention.keep(names, &read) {
+            let means = if known { "the headroom is reckoned with the last one" } else { "there is no headroom" };
+            warn!(pipeline = &*self.pipeline, topic, why, means, "the topic's retention can't be read");
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Kafka deletes whole segments, and looks every few minutes: a record stays at least as long as this says, as a rule longer.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 /// How long a topic keeps its records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
@@ -9,6 +11,45 @@ pub struct Retention {
     pub ms: Option<i64>,
     /// `retention.bytes` of a partition; `None` without a bound.
     pub bytes: Option<i64>,
+}
+
+/// What is known of topics' retention. What can't be read stays what it was: a headroom that vanished would say nothing to whoever
+/// waits for it to fall.
+#[derive(Debug, Default)]
+pub(super) struct Retentions {
+    known: BTreeMap<String, Retention>,
+    /// Topics that couldn't be read the last time.
+    unread: BTreeSet<String>,
+}
+
+impl Retentions {
+    /// The last one that was read; for ever, where none was.
+    pub(super) fn of(&self, topic: &str) -> Retention {
+        self.known.get(topic).copied().unwrap_or_default()
+    }
+
+    /// Takes in what was read of these topics. Returns those that could be read until now and can't any more, and whether an
+    /// earlier retention of each is known.
+    pub(super) fn keep<'a>(
+        &mut self,
+        topics: &'a [String],
+        read: &BTreeMap<String, Retention>,
+    ) -> Vec<(&'a str, bool)> {
+        let mut news = Vec::new();
+        for topic in topics {
+            match read.get(topic) {
+                Some(retention) => {
+                    self.unread.remove(topic);
+                    self.known.insert(topic.clone(), *retention);
+                }
+                None if self.unread.insert(topic.clone()) => {
+                    news.push((topic.as_str(), self.known.contains_key(topic)));
+                }
+                None => {}
+            }
+        }
+        news
+    }
 }
 
 /// A partition's log against the ledger.
@@ -44,6 +85,19 @@ mod tests {
     use super::*;
 
     const DAY: Retention = Retention { ms: Some(86_400_000), bytes: None };
+
+    #[test]
+    fn a_retention_that_cannot_be_read_is_said_once_and_stays_what_it_was() {
+        let topics = ["a".to_owned(), "b".to_owned()];
+        let only_a = BTreeMap::from([("a".to_owned(), DAY)]);
+        let mut known = Retentions::default();
+        assert_eq!(known.keep(&topics, &only_a), [("b", false)]);
+        assert_eq!(known.keep(&topics, &BTreeMap::new()), [("a", true)]);
+        assert!(known.keep(&topics, &BTreeMap::new()).is_empty(), "it was said");
+        assert_eq!((known.of("a"), known.of("b")), (DAY, Retention::default()));
+        assert!(known.keep(&topics, &only_a).is_empty());
+        assert_eq!(known.keep(&topics, &BTreeMap::new()), [("a", true)], "it is news again");
+    }
 
     #[test]
     fn by_time_it_is_what_the_oldest_record_has_left() {

@@ -1,5 +1,7 @@
 //! Events in the orders that hurt: an answer and a revoke, a revoke and a return, an ack of an earlier claim.
 
+mod went_back;
+
 use std::num::NonZeroU32;
 
 use super::*;

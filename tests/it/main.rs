@@ -29,6 +29,8 @@ mod partitions;
 mod rebalance;
 mod replay;
 mod servers;
+mod service_views;
+mod services;
 mod support;
 mod types;
 mod watchdog;

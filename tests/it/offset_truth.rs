@@ -155,6 +155,17 @@ async fn a_topic_made_again_with_a_longer_log_stops_the_pipeline_by_name() {
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides WHERE seq BETWEEN 0 AND 349").await, 350);
 }
 
+/// There is nothing to write, and all the same nothing is drained.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_again_with_as_many_records_stops_the_pipeline_by_name() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let config = world.config(TO_RIDES);
+    world.drained_numbered(0..100, &config);
+    world.make_again(100..200);
+    world.stops_by_name(&config, &["the log is not the one we knew", "at offset 99"]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_again_is_left_to_its_end_where_the_policy_says_latest() {
     let world = World::new(1).await;

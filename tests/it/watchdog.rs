@@ -1,9 +1,14 @@
 //! Nothing stops silently: a partition that has lag and stands still is named with its reason, and `/readyz` is off meanwhile.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Executor;
-use tidegate_harness::{Daemon, Kafka, KafkaSpec, shared};
+use tidegate::config::Config;
+use tidegate::pipeline::Pipeline;
+use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually, eventually_async, shared};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::books::{NUMBERED, await_metric, with_limits};
 use crate::support::{PATIENCE, World};
@@ -78,4 +83,34 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_a
     world.await_ledger(&daemon, before + 5_000).await;
     daemon.await_ready(PATIENCE).expect("it is ready");
     assert_eq!(world.number("SELECT count(*) - count(DISTINCT seq) FROM rides").await, 0, "nothing is there twice");
+}
+
+/// What the watchdog asks for where nothing explains a standstill. Kafka can't be made to deliver nothing and answer everything
+/// else, so the test asks in its place, of a pipeline in its own process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() {
+    let world = World::new(2).await;
+    world.sql(NUMBERED).await;
+    world.produce_numbered(0..60_000, 2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    let pipeline = "table.name = \"rides\"\nbatch.max_rows = 1000\nflow.max_rows_per_second = 10_000";
+    std::fs::write(&file, world.config(pipeline)).expect("the configuration is written");
+    let config = Arc::new(Config::load(&[file], std::iter::empty()).expect("a configuration"));
+    let pipeline = Arc::new(Pipeline::new(&config, &config.pipelines[0]).expect("a pipeline"));
+    let stop = CancellationToken::new();
+    let mut running = JoinSet::new();
+    running.spawn(Arc::clone(&pipeline).run(config, "test".into(), true, stop));
+    let consumer = &pipeline.consumers[0];
+    for at in [5_000, 20_000, 35_000] {
+        eventually("rows are written", PATIENCE, || consumer.rows() >= at).expect("it flows");
+        consumer.ask_rebuild();
+    }
+    let epochs = "SELECT min(epoch) FROM tidegate.ledger";
+    eventually_async("each partition was claimed again", PATIENCE, async || world.number(epochs).await >= 4)
+        .await
+        .expect("its consumer was built anew three times");
+    let ended = running.join_next().await.expect("it was spawned").expect("it doesn't panic");
+    assert_eq!(ended, Ok(()));
+    world.assert_exact(60_000).await;
 }
