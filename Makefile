@@ -38,7 +38,8 @@ test: tools ## All tests: pure rooms, simulation, the daemon on the real servers
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate
 
-# MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES. What it
+# MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES,
+# SCENARIO=ledger holds a snapshot open for as long. What it
 # says, and what the daemons wrote, is kept in target/chaos.
 .PHONY: chaos
 chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10

@@ -2,11 +2,12 @@
 //! record is held against the table.
 //!
 //! A seed gives the same faults in the same order; what they meet depends on the clock, as in life. `SCENARIO=outage` instead
-//! takes the database away once, for long, at full input.
+//! takes the database away once, for long, at full input; `SCENARIO=ledger` holds a snapshot open over a thousand partitions.
 
 mod books;
 mod campaign;
 mod fault;
+mod ledger;
 mod load;
 mod outage;
 mod output;
@@ -54,6 +55,8 @@ enum Scenario {
     Campaign,
     /// The database is away for `MINUTES`, at full input.
     Outage,
+    /// A snapshot is held open for `MINUTES`, over a thousand partitions.
+    Ledger,
 }
 
 fn main() -> ExitCode {
@@ -78,7 +81,10 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         Some(path) => path.clone(),
         None => std::env::current_exe()?.with_file_name("tidegate"),
     };
+    let name = scenario.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+    let output = Output::new(&format!("{name}-{seed}"))?;
     let cast = match scenario {
+        Scenario::Ledger => return ledger::run(&output, *minutes).await,
         Scenario::Campaign => Cast {
             binary,
             daemons: *daemons,
@@ -103,8 +109,6 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             topic: vec![("retention.ms", "14400000".to_owned())],
         },
     };
-    let name = scenario.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-    let output = Output::new(&format!("{name}-{seed}"))?;
     let rate = cast.rate;
     output
         .say(format!("{name}: seed {seed}, {minutes} minutes, {rate} records/s, {} daemons, {protocol}", cast.daemons));
@@ -112,6 +116,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     let outcome = match scenario {
         Scenario::Campaign => campaign::run(&mut stage, *minutes, &mut fastrand::Rng::with_seed(seed)).await,
         Scenario::Outage => outage::run(&mut stage, *minutes).await,
+        Scenario::Ledger => unreachable!("it has no stage"),
     };
     if let Err(error) = &outcome {
         stage.output.say(format!("\n  ✘ {error:#}"));
