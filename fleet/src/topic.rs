@@ -1,12 +1,20 @@
 //! Makes a topic, for demos and benches.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+/// How long a cluster may take to tell of a topic.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
+/// 20 s of them.
+const LOOKS: u32 = 400;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 /// Creates `topic` with so many partitions on a cluster's default replication. Says whether it
-/// was made: `false` when it was there before, with however many partitions.
+/// was made, once its partitions are known: `false` when it was there before, with however many.
 ///
 /// # Errors
 /// When the cluster cannot be reached, or refuses.
@@ -16,8 +24,28 @@ pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result
     let new = NewTopic::new(topic, partitions.into(), TopicReplication::Fixed(-1));
     let mut results = admin.create_topics([&new], &AdminOptions::new()).await?;
     match results.pop() {
-        None | Some(Ok(_)) => Ok(true),
+        None | Some(Ok(_)) => {
+            await_known(&admin, topic, partitions.into()).await?;
+            Ok(true)
+        }
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(false),
         Some(Err((_, code))) => Err(KafkaError::AdminOp(code)),
     }
+}
+
+/// Waits until the cluster tells of the topic: a broker answers that it is made before it knows it, and who produces at once
+/// would find no such topic. Not for longer than its looks take; then the producer says what is missing.
+async fn await_known(
+    admin: &AdminClient<DefaultClientContext>,
+    topic: &str,
+    partitions: usize,
+) -> Result<(), KafkaError> {
+    for _ in 0..LOOKS {
+        let metadata = admin.inner().fetch_metadata(Some(topic), METADATA_TIMEOUT)?;
+        if metadata.topics().first().is_some_and(|topic| topic.partitions().len() >= partitions) {
+            break;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    Ok(())
 }

@@ -97,8 +97,9 @@ async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM latest WHERE n >= 990").await, 10);
     assert_eq!(world.number("SELECT count(*) FROM latest").await, 10);
-    // The present month, two ahead, and the default.
-    assert_eq!(world.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 'latest'::regclass").await, 4);
+    // That of the records, the present month, two ahead, and the default, in which there is nothing.
+    assert_eq!(world.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 'latest'::regclass").await, 5);
+    assert_eq!(world.number("SELECT count(*) FROM latest_default").await, 0);
     let fillfactor = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'latest'::regclass AND 'fillfactor=70' = ANY (reloptions)";
-    assert_eq!(world.number(fillfactor).await, 4);
+    assert_eq!(world.number(fillfactor).await, 5);
 }

@@ -94,7 +94,9 @@ fn hard_braking(trips: &Trips<'_>) -> String {
 }
 
 fn utilisation(trips: &Trips<'_>) -> String {
-    let mut hours: BTreeMap<(i64, &str), (HashSet<u32>, [u32; 3])> = BTreeMap::new();
+    // Vehicles seen, and seconds of each state.
+    type Use = (HashSet<u32>, [u32; 3]);
+    let mut hours: BTreeMap<(i64, &str), Use> = BTreeMap::new();
     for reading in trips.values().flatten() {
         let hour = hours.entry((reading.ts_ms / 3_600_000, reading.region.as_str())).or_default();
         hour.0.insert(reading.vehicle_id);
