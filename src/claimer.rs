@@ -232,9 +232,12 @@ impl Claimer {
                 let end = if self.policy == OffsetLossPolicy::Earliest { End::Low } else { End::High };
                 let places: Vec<_> = self.ends(&lost, end).await?.into_iter().collect();
                 self.asked(register::insert_rows(connection, &self.pipeline, &places)).await?;
+                let low = self.ends(&lost, End::Low).await?;
                 for (source, offset) in places {
                     warn!(%source, %offset, "ledger lost: going on here by `on_offset_loss`");
-                    metrics::lost(&self.pipeline, Condition::LedgerLost.cause(), 0);
+                    let low = low.get(&source).copied().unwrap_or(offset);
+                    let skipped = Condition::LedgerLost.lost(low, offset);
+                    metrics::lost(&self.pipeline, Condition::LedgerLost.cause(), skipped);
                 }
             }
         }
@@ -277,7 +280,7 @@ impl Claimer {
                         continue;
                     }
                     warn!(source = %claimed.source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
-                    metrics::lost(&self.pipeline, condition.cause(), condition.lost());
+                    metrics::lost(&self.pipeline, condition.cause(), condition.lost(*low, to));
                     (to, to, None)
                 }
             };

@@ -34,6 +34,8 @@ pub enum State {
     Fenced {
         /// Since when.
         since: Instant,
+        /// Our own claim's number: a claim in the ledger that is older than it says that the database went back.
+        epoch: i64,
     },
     /// A named condition that its policy doesn't step over: nothing is fetched.
     Stopped(Condition),
@@ -112,11 +114,12 @@ impl Condition {
         }
     }
 
-    /// Records known to be lost when the policy steps over it; what can't be known counts as none.
-    pub fn lost(&self) -> u64 {
+    /// Records known to be lost when the policy goes on at `to` in a log that begins at `low`: those that are deleted, and those
+    /// that it skips. What can't be known counts as none.
+    pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
-            Self::RetentionPassed { next, low } => low.distance_from(*next),
-            Self::LedgerLost | Self::LogShorter { .. } | Self::LogReplaced { .. } => 0,
+            Self::RetentionPassed { next, .. } => to.distance_from(*next),
+            Self::LedgerLost | Self::LogShorter { .. } | Self::LogReplaced { .. } => to.distance_from(low),
         }
     }
 }
@@ -202,7 +205,11 @@ mod tests {
         assert_eq!(start(10, Some(9), 11, 12), Err("retention"));
         assert_eq!(start(10, Some(9), 0, 9), Err("log_shorter"));
         let condition = Condition::RetentionPassed { next: Offset::new(10), low: Offset::new(25) };
-        assert_eq!(condition.lost(), 15);
+        let lost = |condition: &Condition, to| condition.lost(Offset::new(25), Offset::new(to));
+        assert_eq!(lost(&condition, 25), 15, "what was deleted");
+        assert_eq!(lost(&condition, 40), 30, "and what is skipped");
+        let shorter = Condition::LogShorter { next: Offset::new(50), high: Offset::new(40) };
+        assert_eq!((lost(&shorter, 25), lost(&shorter, 40)), (0, 15));
     }
 
     proptest! {

@@ -18,14 +18,14 @@ use crate::gate::Gate;
 use crate::kafka::consumer::{self, Parts};
 use crate::kafka::observer::{End, Observer};
 use crate::kafka::settings;
-use crate::lag::{LagView, LagWatch};
+use crate::lag::{LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
 use crate::plan::PlanSource;
 use crate::position::{Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
-use crate::postgres::{PgStore, error, partitions, schema};
+use crate::postgres::{PgStore, error, letters, partitions, schema};
 use crate::retry::{Backoff, Stage};
 use crate::session::Session;
 use crate::status::{ConsumerStatus, lock};
@@ -111,6 +111,7 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         metrics::touch(&self.name, self.config.consumers.get());
+        metrics::flow_limit(&self.name, self.config.max_rows_per_second);
         let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
@@ -161,6 +162,7 @@ impl Pipeline {
         );
         helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
+        helpers.spawn(letters::keep(connector.clone(), self.config.clone()));
         if self.config.table.partition_by.is_some() {
             helpers.spawn(partitions::keep(connector.clone(), self.config.clone()));
         }
@@ -368,7 +370,9 @@ async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, lag: Arc<Mute
         let written = {
             let view = lock(&lag);
             ends.iter().all(|(source, end)| {
-                view.partitions.get(source).is_some_and(|lag| lag.next >= *end || (lag.records == 0 && lag.end >= *end))
+                // A ledger beyond the log's end is no drained partition: its claim will say what is the matter.
+                let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
+                view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
             })
         };
         if written {

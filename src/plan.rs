@@ -121,7 +121,10 @@ async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), 
     let sql = ddl::create_table(config).map_err(|faults| unplannable(&faults))?;
     info!(pipeline = config.name, sql, "making the table");
     let name = config.table.name.quoted().replace('\'', "''");
-    let sql = format!("SELECT pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}");
+    // The registration will name this table by its oid: a crash must not take it back, whatever the session's setting.
+    let sql = format!(
+        "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}"
+    );
     connection.execute(sql.as_str()).await.map_err(database)?;
     Ok(())
 }

@@ -292,9 +292,10 @@ impl Session {
                     self.partitions[index].partition.progress_at = now;
                 }
                 Fate::Superseded => {
+                    let epoch = owned.epoch;
                     self.leave_open_batch(index);
                     self.actions.stop.push(source.clone());
-                    self.partitions[index].partition.state = State::Fenced { since: now };
+                    self.partitions[index].partition.state = State::Fenced { since: now, epoch };
                 }
                 Fate::Rewound => {
                     self.leave_open_batch(index);
@@ -339,15 +340,38 @@ impl Session {
             LedgerRow::Found { next, .. } if next >= owned.committed => return None,
             LedgerRow::Found { .. } | LedgerRow::Missing => false,
         };
+        let epoch = owned.epoch;
         self.leave_open_batch(index);
         self.actions.stop.push(source.clone());
         if fenced {
-            self.partitions[index].partition.state = State::Fenced { since: now };
+            self.partitions[index].partition.state = State::Fenced { since: now, epoch };
             Some(Fate::Superseded)
         } else {
             self.ask(index, now);
             Some(Fate::Rewound)
         }
+    }
+
+    /// Someone read the number of the claim in the ledger for us, after `asked_at`. Claims only count up, so one that is older
+    /// than ours is no owner to wait for: the database went back, to before our claim. Then this claims again at once, and is
+    /// true.
+    pub fn epoch_seen(&mut self, source: &TopicPartition, epoch: i64, asked_at: Instant, now: Instant) -> bool {
+        let Some(&index) = self.index.get(source) else { return false };
+        let partition = &self.partitions[index].partition;
+        let (ours, since, fetched) = match &partition.state {
+            State::Owned(owned) => (owned.epoch, partition.progress_at, true),
+            State::Fenced { since, epoch } => (*epoch, *since, false),
+            State::Claiming { .. } | State::Stopped(_) => return false,
+        };
+        if epoch >= ours || asked_at <= since {
+            return false;
+        }
+        self.leave_open_batch(index);
+        if fetched {
+            self.actions.stop.push(source.clone());
+        }
+        self.ask(index, now);
+        true
     }
 
     /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.
@@ -371,7 +395,7 @@ impl Session {
     /// Claims again what has been fenced for so long that Kafka must mean it.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
-            if let State::Fenced { since } = self.partitions[index].partition.state
+            if let State::Fenced { since, .. } = self.partitions[index].partition.state
                 && now.duration_since(since) >= self.claim_grace
             {
                 self.ask(index, now);

@@ -121,6 +121,8 @@ struct Consumer {
     /// Claims that shall step over a condition.
     stepping: HashMap<TopicPartition, Condition>,
     reported: HashMap<TopicPartition, Offset>,
+    /// How often logs were seen to go back.
+    cuts: u32,
     commit_at: Instant,
     publish_at: Instant,
     allowance: u64,
@@ -138,6 +140,8 @@ struct Spent {
     poll: Duration,
     work: Duration,
     held: Duration,
+    /// Of what was held: by `flow.max_rows_per_second`.
+    flow: Duration,
 }
 
 /// How a reading ended.
@@ -212,6 +216,7 @@ impl Consumer {
             held_since: None,
             stepping: HashMap::new(),
             reported: HashMap::new(),
+            cuts: 0,
             commit_at: now,
             publish_at: now,
             allowance: 0,
@@ -272,6 +277,9 @@ impl Consumer {
             self.poll_once(BUSY_POLL.max(gate_wait.min(IDLE_POLL)))?;
         }
         self.spent.held += started.elapsed();
+        if !self.parts.session.is_full() {
+            self.spent.flow += started.elapsed();
+        }
         Ok(())
     }
 
@@ -388,9 +396,22 @@ impl Consumer {
     /// Holds what we know to be committed against what the ledger says.
     fn compare(&mut self, now: Instant) {
         let view = lock(&self.parts.lag);
+        let cuts: u32 = view.partitions.values().map(|lag| lag.cuts).sum();
+        if std::mem::replace(&mut self.cuts, cuts) < cuts {
+            // A claim compares the log with the last committed record; without it a new log that has grown past our position
+            // would be taken for the old one.
+            warn!("a log of ours is shorter than it was: comparing each partition with the ledger");
+            self.parts.session.claim_all_again(now);
+            return;
+        }
         for (source, lag) in &view.partitions {
             let Some(asked_at) = lag.asked_at else { continue };
             let row = LedgerRow::Found { claim: lag.claim, next: lag.next };
+            if self.parts.session.epoch_seen(source, lag.epoch, asked_at, now) {
+                warn!(%source, epoch = lag.epoch, "the ledger went back to before our claim: claiming again and refilling from Kafka");
+                self.parts.metrics.rewound();
+                continue;
+            }
             match self.parts.session.ledger_seen(source, row, asked_at, now) {
                 Some(Fate::Rewound) => {
                     warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
@@ -637,8 +658,8 @@ impl Consumer {
         let paused = if self.paused { self.fetching.len() } else { 0 };
         self.parts.metrics.holds(partitions.len(), paused, session.open_bytes());
         self.parts.metrics.consumed(std::mem::take(&mut self.consumed));
-        let Spent { poll, work, held } = std::mem::take(&mut self.spent);
-        self.parts.metrics.spent(poll, work, held);
+        let Spent { poll, work, held, flow } = std::mem::take(&mut self.spent);
+        self.parts.metrics.spent(poll, work, held.saturating_sub(flow), flow);
         for (phase, time) in [(Phase::Poll, poll), (Phase::Decode, work), (Phase::Held, held)] {
             self.parts.status.work.spent(phase, time);
         }
