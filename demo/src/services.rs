@@ -36,7 +36,7 @@ const RATE: f64 = 5_000.0;
 /// Where one watches for hours each vehicle sends once a second, by the clock.
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
-const BURST_AFTER: f64 = 4.0;
+const BURST_AFTER: f64 = 3.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -124,15 +124,15 @@ impl Services {
         let at = |second: f64, event| Moment { second: second * scale, event };
         let moments = [
             at(BURST_AFTER, Event::Burst),
-            at(10.0, Event::Add),
-            at(14.0, Event::Board),
-            at(17.0, Event::Kill),
-            at(25.0, Event::Board),
-            at(26.0, Event::Lock),
-            at(36.0, Event::Unlock),
+            at(9.0, Event::Add),
+            at(12.0, Event::Board),
+            at(14.0, Event::Kill),
+            at(22.0, Event::Board),
+            at(23.0, Event::Lock),
+            at(32.0, Event::Unlock),
         ];
         let profile = Profile::Burst { factor: BURST, after: BURST_AFTER * scale, seconds: 6.0 * scale };
-        let fleet = self.send(profile, 40.0 * scale);
+        let fleet = self.send(profile, 34.0 * scale);
         self.follow(screen, &fleet, &moments).await?;
         self.park(fleet)?;
         self.lags.save(folder)

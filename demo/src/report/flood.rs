@@ -84,15 +84,16 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     let (buffer, ours) = (before(BUFFER, "backlog").1, before(OURS, "backlog").1);
     let refused = before(BUFFER, "refused").0 + before(OURS, "refused").0;
     if refused == 0.0 {
-        said.push(Sentence::new(
-            Tone::Plain,
-            format!(
-                "In fair weather a buffer in the program equals tidegate: until the database stops both take every record, and \
-                 are at most {} and {} records behind.",
-                grouped(buffer),
-                grouped(ours)
-            ),
-        ));
+        // Half as much again is within what two short runs differ by.
+        let equal = ours <= buffer * 1.5;
+        let (tone, verb) = if equal { (Tone::Plain, "equals") } else { (Tone::Worse, "does better than") };
+        let text = format!(
+            "In fair weather a buffer in the program {verb} tidegate: until the database stops both take every record, and are at \
+             most {} and {} records behind.",
+            grouped(buffer),
+            grouped(ours)
+        );
+        said.push(Sentence::new(tone, text));
     }
     said
 }
