@@ -130,7 +130,7 @@ impl Ladder {
 
 /// Climbs it, and leaves `ladder.csv` and `ladder-probe.csv` in `folder`.
 pub(crate) async fn climb(stage: &Stage, screen: &Screen, folder: &Path, seed: u64, scale: f64) -> Result<Ladder> {
-    let run = Duration::from_secs(1).mul_f64(scale);
+    let run = Duration::from_millis(800).mul_f64(scale);
     let rows = Arc::new(rows(seed)?);
     through_kafka::load(stage, fleet(seed), RECORDS)?;
     let probed = probe(stage, screen, folder, &rows, run.mul_f64(0.25)).await?;

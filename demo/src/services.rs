@@ -33,8 +33,10 @@ pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"
 /// while one watches.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
+/// Where one watches for hours each vehicle sends once a second, by the clock.
+const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
-const BURST_AFTER: f64 = 4.0;
+const BURST_AFTER: f64 = 3.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -122,15 +124,15 @@ impl Services {
         let at = |second: f64, event| Moment { second: second * scale, event };
         let moments = [
             at(BURST_AFTER, Event::Burst),
-            at(10.0, Event::Add),
-            at(14.0, Event::Board),
-            at(17.0, Event::Kill),
-            at(25.0, Event::Board),
-            at(26.0, Event::Lock),
-            at(36.0, Event::Unlock),
+            at(9.0, Event::Add),
+            at(12.0, Event::Board),
+            at(14.0, Event::Kill),
+            at(22.0, Event::Board),
+            at(23.0, Event::Lock),
+            at(32.0, Event::Unlock),
         ];
         let profile = Profile::Burst { factor: BURST, after: BURST_AFTER * scale, seconds: 6.0 * scale };
-        let fleet = self.send(profile, 40.0 * scale);
+        let fleet = self.send(profile, 34.0 * scale);
         self.follow(screen, &fleet, &moments).await?;
         self.park(fleet)?;
         self.lags.save(folder)
@@ -139,7 +141,7 @@ impl Services {
     /// A steady fleet until Ctrl-C.
     pub(crate) async fn keep(&mut self, screen: &Screen) -> Result<()> {
         let stop = Arc::new(AtomicBool::new(false));
-        let fleet = self.send_until(Profile::Steady, None, Arc::clone(&stop));
+        let fleet = self.send_until(VEHICLES_KEPT, Profile::Steady, None, Arc::clone(&stop));
         let told = tokio::signal::ctrl_c();
         tokio::select! {
             told = told => told?,
@@ -160,14 +162,14 @@ impl Services {
     }
 
     fn send(&mut self, profile: Profile, seconds: f64) -> Fleet {
-        self.send_until(profile, Some(seconds), Arc::default())
+        self.send_until(VEHICLES, profile, Some(seconds), Arc::default())
     }
 
-    fn send_until(&mut self, profile: Profile, seconds: Option<f64>, stop: Arc<AtomicBool>) -> Fleet {
+    fn send_until(&mut self, vehicles: u32, profile: Profile, seconds: Option<f64>, stop: Arc<AtomicBool>) -> Fleet {
         let mut spec = ProduceSpec::new(self.stage.kafka.bootstrap_servers(), TOPIC);
-        spec.fleet.vehicles = VEHICLES;
+        spec.fleet.vehicles = vehicles;
         // Fleets apart, so that their trips are.
-        spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES;
+        spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES_KEPT;
         spec.fleet.seed = u64::from(self.fleets) + 1;
         spec.fleet.start_ms = now_ms();
         spec.fleet.trip_metres = [200, 2_500];
@@ -236,7 +238,7 @@ impl Services {
                 let mut connection = self.database.connect().await?;
                 connection.execute("BEGIN; LOCK TABLE ride_analysis IN ACCESS EXCLUSIVE MODE").await?;
                 *lock = Some(connection);
-                "someone locks the table ride_analysis; the other two don't notice".to_owned()
+                "someone locks the table ride_analysis, as a careless migration does".to_owned()
             }
             Event::Unlock => {
                 if let Some(connection) = lock.take() {

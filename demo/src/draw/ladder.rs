@@ -21,8 +21,9 @@ pub(super) fn draw(ladder: &Table) -> String {
     let mut svg = Svg::new(WIDTH, bottom + 66.0, "Rows a second of each way into the same table, with what they cost");
     svg.text((20.0, 30.0), Anchor::Start, "title", "A  the ladder: what batching is worth");
     let runs = ladder.distinct("round").len();
+    let lasted = Spread::of(ladder.lines().map(|line| line.count("seconds"))).map_or(0.0, |seconds| seconds.median);
     let note = format!(
-        "same rows, table, indexes, fsync; median of {runs} short runs in shuffled order, the line from the least to the greatest"
+        "same rows, table, indexes, fsync; median of {runs} runs of {lasted:.1} s in shuffled order, the line from the least to the greatest"
     );
     svg.text((20.0, 50.0), Anchor::Start, "dim", &note);
     let greatest = ladder.lines().map(|line| line.count("rows_per_second")).fold(0.0, f64::max);
@@ -86,6 +87,6 @@ mod tests {
         assert_eq!(svg.matches("class=\"ours\"").count(), 1);
         assert_eq!(svg.matches("class=\"whisker\"").count(), 2);
         assert!(svg.contains(">11 000</text>") && svg.contains(">300 000</text>"), "{svg}");
-        assert!(svg.contains("median of 3 short runs"));
+        assert!(svg.contains("median of 3 runs of 1.0 s"));
     }
 }

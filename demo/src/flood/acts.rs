@@ -21,7 +21,7 @@ pub(crate) struct Acts {
 impl Acts {
     /// `scale` shortens all of them, for trials; a full run is 1.
     pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
-        let lengths = [5, 6, 20, 12].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
+        let lengths = [4, 5, 20, 10].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
         Self { steady, rush: rush.max(steady), lengths }
     }
 
@@ -75,13 +75,13 @@ mod tests {
     #[test]
     fn the_intended_times_follow_the_acts_and_nothing_else() {
         let acts = Acts::new(5_000.0, 20_000.0, 1.0);
-        assert_eq!(acts.records(), 5 * 5_000 + 26 * 20_000 + 12 * 5_000);
+        assert_eq!(acts.records(), 4 * 5_000 + 25 * 20_000 + 10 * 5_000);
         let schedule = acts.schedule();
-        assert_eq!(schedule.intended(acts.begins(1)), 25_000);
+        assert_eq!(schedule.intended(acts.begins(1)), 20_000);
         assert_eq!(schedule.intended(acts.begins(3)) - schedule.intended(acts.begins(2)), 20 * 20_000);
         // The first record of the rush hour is due when it begins, and the next one a 20 000th of a second later.
-        assert_eq!(schedule.due(25_000), Duration::from_secs(5));
-        assert_eq!(schedule.due(25_001).as_micros(), 5_000_050);
+        assert_eq!(schedule.due(20_000), Duration::from_secs(4));
+        assert_eq!(schedule.due(20_001).as_micros(), 4_000_050);
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(acts.at(acts.kill()), 3);
         assert_eq!(acts.at(Duration::ZERO), 0);
         assert_eq!(acts.at(acts.begins(2)), 2);
-        assert_eq!(acts.end(), Duration::from_millis(21_500));
+        assert_eq!(acts.end(), Duration::from_millis(19_500));
     }
 
     #[test]

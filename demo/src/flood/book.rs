@@ -118,8 +118,9 @@ impl Book {
         let mut backlog = 0;
         for (step, change) in change.iter().enumerate() {
             backlog += change;
-            let at = u32::try_from((step + 1) * STEP).unwrap_or(NEVER);
-            if at > from && at <= end && backlog.unsigned_abs() <= rest {
+            // The last look may be in the middle of a step.
+            let at = u32::try_from((step + 1) * STEP).unwrap_or(NEVER).min(end);
+            if at > from && backlog.unsigned_abs() <= rest {
                 return Some(at);
             }
         }

@@ -7,6 +7,7 @@ use crate::raw::{Line, Table};
 const OURS: &str = "tidegate";
 const BUFFER: &str = "app buffer + COPY";
 const BUFFER_BYTES: f64 = 67_108_864.0;
+const GIB: f64 = 1_073_741_824.0;
 
 pub(super) fn sentences(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> {
     let mut said = fair_weather(flood, series, events);
@@ -83,15 +84,16 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     let (buffer, ours) = (before(BUFFER, "backlog").1, before(OURS, "backlog").1);
     let refused = before(BUFFER, "refused").0 + before(OURS, "refused").0;
     if refused == 0.0 {
-        said.push(Sentence::new(
-            Tone::Plain,
-            format!(
-                "In fair weather a buffer in the program equals tidegate: until the database stops both take every record, and \
-                 are at most {} and {} records behind.",
-                grouped(buffer),
-                grouped(ours)
-            ),
-        ));
+        // Half as much again is within what two short runs differ by.
+        let equal = ours <= buffer * 1.5;
+        let (tone, verb) = if equal { (Tone::Plain, "equals") } else { (Tone::Worse, "does better than") };
+        let text = format!(
+            "In fair weather a buffer in the program {verb} tidegate: until the database stops both take every record, and are at \
+             most {} and {} records behind.",
+            grouped(buffer),
+            grouped(ours)
+        );
+        said.push(Sentence::new(tone, text));
     }
     said
 }
@@ -194,10 +196,12 @@ fn costs(flood: &Table) -> Vec<Sentence> {
         said.push(Sentence::new(
             Tone::Worse,
             format!(
-                "Kafka isn't free: {:.1} CPU-s and {} of log (lz4), kept until retention ends, for a table of {} with its indexes.",
+                "Kafka isn't free: {:.1} CPU-s and {} of log (lz4), kept until retention ends, for a table of {} with its indexes. In \
+                 the rush hour the log grows by {:.1} GiB an hour: where its disk ends, so does the reservoir.",
                 line.count("kafka_cpu_s"),
                 bytes(line.count("log_bytes")),
-                bytes(line.count("table_bytes"))
+                bytes(line.count("table_bytes")),
+                line.count("log_bytes") / line.count("in_table").max(1.0) * line.count("rush_per_second") * 3_600.0 / GIB,
             ),
         ));
     }

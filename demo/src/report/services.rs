@@ -85,8 +85,9 @@ impl Story<'_> {
             let at = peak.map_or(0.0, |line| line.count("second") - began);
             format!("{} {} after {at:.1} s", stretch.service, grouped(stretch.most_behind))
         });
-        let text = format!("The burst: records behind at the most: {}.", of_each.collect::<Vec<_>>().join(", "));
-        Some(Sentence::new(Tone::Plain, text))
+        let of_each: Vec<String> = of_each.collect();
+        let text = format!("The burst: records behind at the most: {}.", of_each.join(", "));
+        (!of_each.is_empty()).then(|| Sentence::new(Tone::Plain, text))
     }
 
     fn killed(&self) -> Option<Sentence> {
@@ -103,11 +104,10 @@ impl Story<'_> {
             };
             format!("{} {} behind, {back}", stretch.service, grouped(stretch.most_behind))
         });
-        let text = format!(
-            "An instance killed: its partitions waited until its session ended: {}.",
-            of_each.collect::<Vec<_>>().join("; ")
-        );
-        Some(Sentence::new(Tone::Worse, text))
+        let of_each: Vec<String> = of_each.collect();
+        let text =
+            format!("An instance killed: its partitions waited until its session ended: {}.", of_each.join("; "));
+        (!of_each.is_empty()).then(|| Sentence::new(Tone::Worse, text))
     }
 
     /// The others must go on at least at half the rate at which records come.
