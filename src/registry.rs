@@ -239,7 +239,7 @@ impl Worker {
     /// One number, with its references.
     fn ask(&mut self, id: u32) -> Result<Entry, String> {
         let document = match self.client.schema(id) {
-            Err(FetchError::Unknown(_)) if !self.trusted_until.is_some_and(|until| until > Instant::now()) => {
+            Err(FetchError::Unknown(_)) if self.trusted_until.is_none_or(|until| until <= Instant::now()) => {
                 thread::sleep(SECOND_QUESTION);
                 self.client.schema(id)
             }

@@ -109,7 +109,7 @@ impl CsvDecoder {
         if column != self.targets.len() {
             let (line, wanted) = (self.line, self.targets.len());
             let what = if self.options.columns.is_some() { "`decode.columns` names" } else { "its header has" };
-            return Err(invalid(format!("line {line} has {column} fields, and {what} {wanted}")));
+            return Err(invalid(&format!("line {line} has {column} fields, and {what} {wanted}")));
         }
         fields.more = self.skip_empty_lines(payload);
         Ok(true)
@@ -178,14 +178,14 @@ impl CsvDecoder {
             let source = if field.slot.flags.has(Flags::MADE) { &fields.made } else { payload };
             let name = field.slot.of(source).raw.to_vec();
             if self.quoted.len() >= usize::from(u16::MAX) {
-                return Err(invalid("its header has too many columns".to_owned()));
+                return Err(invalid("its header has too many columns"));
             }
             let before = self.quoted.len();
             self.add_column(&name);
             if self.quoted[..before].contains(&self.quoted[before]) {
                 let name = shown(&name);
                 self.targets.clear();
-                return Err(invalid(format!("its header names the column \"{name}\" twice")));
+                return Err(invalid(&format!("its header names the column \"{name}\" twice")));
             }
             if field.last {
                 break;
@@ -227,7 +227,7 @@ impl CsvDecoder {
             Some(_) => {
                 let near = shown(&payload[self.at..(self.at + 16).min(payload.len())]);
                 let line = self.line;
-                return Err(invalid(format!("line {line}, byte {}, at {near}: text behind a closing quote", self.at)));
+                return Err(invalid(&format!("line {line}, byte {}, at {near}: text behind a closing quote", self.at)));
             }
         };
         Ok(Field { slot, quoted, last })
@@ -243,7 +243,7 @@ impl CsvDecoder {
         let text = &rest[..end];
         if memchr::memchr(self.options.quote, text).is_some() {
             let line = self.line;
-            return Err(invalid(format!(
+            return Err(invalid(&format!(
                 "line {line}, byte {start}, at {}: a quote within a field that has none around it",
                 shown(text)
             )));
@@ -260,7 +260,7 @@ impl CsvDecoder {
         loop {
             let Some(end) = payload.get(piece..).and_then(|rest| memchr::memchr(self.options.quote, rest)) else {
                 let line = self.line;
-                return Err(invalid(format!("line {line}, byte {}: a quote is not closed", self.at)));
+                return Err(invalid(&format!("line {line}, byte {}: a quote is not closed", self.at)));
             };
             let end = piece + end;
             if payload.get(end + 1) == Some(&self.options.quote) {
@@ -287,7 +287,7 @@ fn nul_flag(text: &[u8]) -> Flags {
 }
 
 #[cold]
-fn invalid(detail: String) -> DecodeFault {
+fn invalid(detail: &str) -> DecodeFault {
     DecodeFault { reason: Reason::InvalidFormat, detail: format!("the value is not CSV as configured: {detail}") }
 }
 

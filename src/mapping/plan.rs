@@ -194,7 +194,7 @@ fn check_fields(decode: &config::Decode, paths: &[Path], faults: &mut Faults) {
     for path in paths {
         let whole = path.join(".");
         let is_there = |name: &&str| **name == path[0] || **name == whole;
-        if path.is_empty() || known.iter().any(|name| is_there(&name)) {
+        if path.is_empty() || known.iter().any(is_there) {
             continue;
         }
         let close = hint(&whole, known.iter().copied());
