@@ -28,6 +28,7 @@ mod read;
 mod read_columns;
 mod read_pipeline;
 mod read_table;
+mod route;
 mod schema;
 mod secret;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use pipeline::{
     BatchLimits, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics,
     UnknownFields,
 };
+pub use route::{Part, Route};
 pub use secret::Secret;
 
 /// What every variable that overrides a key begins with: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.

@@ -4,6 +4,7 @@
 //! `position` held. Nothing is allocated for a record, but for what an object's keys teach (see `keys`).
 
 mod keys;
+pub(crate) mod members;
 pub(crate) mod scan;
 pub(crate) mod string;
 #[cfg(test)]

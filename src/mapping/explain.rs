@@ -69,6 +69,8 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
         | Reason::NotAnObject
         | Reason::Tombstone
         | Reason::UnknownField
+        | Reason::NewField
+        | Reason::NoTable
         | Reason::RefusedByPostgres => format!("{name} {shown} is not {type_text}"),
     }
 }
