@@ -254,7 +254,7 @@ impl PlanSource {
         }
         let mut planned = plan(&self.config, catalog, current.version + 1)?;
         let mut given_up = lock(&self.given_up);
-        let without = fields.0.keys().filter(|name| !planned.plan.column_names().any(|column| column == **name));
+        let without = fields.0.keys().filter(|name| !planned.plan.reads(name));
         let without: Vec<String> = without.cloned().collect();
         if !without.is_empty() {
             warn!(pipeline = self.config.name, fields = ?without, "these fields can't become columns; unknown_fields says what becomes of them");

@@ -225,6 +225,11 @@ impl Plan {
         self
     }
 
+    /// Whether a column takes the top-level field of this name, or looks into it.
+    pub(crate) fn reads(&self, field: &str) -> bool {
+        self.paths.iter().any(|path| path.first().is_some_and(|name| name == field))
+    }
+
     /// What works and may surprise, for people: a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings

@@ -75,7 +75,7 @@ async fn what_can_not_become_a_column_goes_the_way_of_unknown_fields() {
     world.produce(
         [
             format!(r#"{{"id":1,"called":"a","{long}":1,"words":"<a/>","O\"Neil; --":true}}"#),
-            r#"{"id":2,"called":"b","later":null}"#.to_owned(),
+            r#"{"id":2,"called":"b","later":null,"name":"of another column"}"#.to_owned(),
             r#"{"id":3,"own":9,"mixed":1}"#.to_owned(),
             r#"{"id":4,"mixed":"x"}"#.to_owned(),
         ]
@@ -93,7 +93,9 @@ async fn what_can_not_become_a_column_goes_the_way_of_unknown_fields() {
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     let rows = "SELECT string_agg(concat_ws('|', id, name, coalesce(own::text, '-'), coalesce(extra::text, '-'), mixed, \"O\"\"Neil; --\"), ' ' ORDER BY id) FROM rides";
-    let expected = format!(r#"1|a|-|{{"words": "<a/>", "{long}": 1}}|t 2|b|-|{{"later": null}} 3|9|-|1 4|-|-|"x""#);
+    let expected = format!(
+        r#"1|a|-|{{"words": "<a/>", "{long}": 1}}|t 2|b|-|{{"name": "of another column", "later": null}} 3|9|-|1 4|-|-|"x""#
+    );
     assert_eq!(world.text(rows).await, expected);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
