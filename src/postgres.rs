@@ -13,6 +13,7 @@ pub mod error;
 pub(crate) mod evolve;
 mod ledger;
 pub mod partitions;
+mod preview;
 pub mod register;
 pub(crate) mod routes;
 pub mod schema;

@@ -29,6 +29,7 @@ async fn check_shows_the_plan_tries_the_newest_records_and_changes_nothing() {
         "meta offset",
         "varchar(8)",
         "300 newest records → 300 rows",
+        "row   {\"at\": 0, \"id\": ",
         "ready",
         "lock 5s < statement",
     ]);

@@ -42,6 +42,8 @@ pub(super) struct Sample {
     pub(super) reasons: BTreeMap<&'static str, u64>,
     /// The first few.
     pub(super) letters: Vec<Letter>,
+    /// The first rows that were rolled back, as JSON objects.
+    pub(super) first_rows: Vec<String>,
     /// What `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
@@ -59,6 +61,9 @@ impl Sample {
         );
         if let Some(sql) = &self.evolve {
             text += &format!("    the first start would run: {}\n", show::safe(sql));
+        }
+        for row in &self.first_rows {
+            text += &format!("    row   {}\n", show::safe(row));
         }
         for (reason, count) in &self.reasons {
             text += &format!("    {reason}: {}\n", show::count(*count));
@@ -113,6 +118,7 @@ pub(super) async fn try_newest(
         dead_letters: status.dead_letters(),
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
+        first_rows: std::mem::take(&mut findings.rows),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     })
 }
