@@ -59,6 +59,8 @@ fn encoder(specs: &[Spec]) -> Encoder {
             name: table.clone(),
             mode: TableMode::Append,
             create: false,
+            evolve: false,
+            route: None,
             sort_by: Vec::new(),
             partition_by: None,
         },

@@ -65,7 +65,7 @@ pub enum RelationKind {
 /// What kind of type a column's base type is.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
-    /// A type of its own, known by its oid.
+    /// A type of its own or a range, known by its oid.
     #[default]
     Scalar,
     /// An enum.
@@ -77,12 +77,14 @@ pub enum TypeKind {
     Array {
         /// `pg_type.typname` of the elements' base type.
         element_type: String,
-        /// `pg_type.oid` of the elements' own type, which the binary form names.
+        /// `pg_type.oid` of the elements' own type, which the binary form names: a domain's own.
         element_oid: u32,
+        /// `pg_type.oid` of the elements' base type.
+        element_base_oid: u32,
         /// The labels, where the elements are of an enum.
         labels: Option<Vec<String>>,
     },
-    /// A composite, a range, a pseudo-type.
+    /// A composite, a multirange, a pseudo-type.
     Other,
 }
 

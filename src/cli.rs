@@ -9,6 +9,7 @@ mod reach;
 mod rehearsal;
 mod replay;
 mod run;
+mod schema;
 mod show;
 mod status;
 mod verify;
@@ -46,6 +47,9 @@ enum Command {
     /// Reaches Kafka and Postgres, holds the mapping against the table, and tries the newest records in a transaction that is
     /// rolled back. Changes nothing.
     Check(check::Arguments),
+    /// Proposes a table and a mapping from the newest records of a topic, as a configuration that `check` accepts. Changes
+    /// nothing.
+    Schema(schema::Arguments),
     /// Shows by partition how far behind the ledger is.
     Lag(lag::Arguments),
     /// Shows, sets and copies the ledger's positions.
@@ -142,6 +146,7 @@ pub fn main() -> ExitCode {
     let outcome = match &arguments.command {
         Command::Run { files, until } => load(files).and_then(|config| run::run(config, until.is_some())),
         Command::Check(arguments) => reach::block_on(check::run(arguments)),
+        Command::Schema(arguments) => reach::block_on(schema::run(arguments)),
         Command::Lag(arguments) => reach::block_on(lag::run(arguments)),
         Command::Offsets(command) => reach::block_on(offsets::run(command)),
         Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),

@@ -30,6 +30,7 @@ mod read_columns;
 mod read_decode;
 mod read_pipeline;
 mod read_table;
+mod route;
 mod schema;
 mod secret;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use pipeline::{
     BatchLimits, DeadLetterBudget, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table, TableMode,
     Topics, UnknownFields,
 };
+pub use route::{Part, Route};
 pub use secret::Secret;
 
 /// What every variable that overrides a key begins with: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.

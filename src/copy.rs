@@ -12,6 +12,7 @@ mod json;
 mod network;
 mod number;
 mod numeric;
+mod range;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -70,6 +71,8 @@ pub(crate) enum Encoding {
     Point,
     Enum(Arc<[Box<str>]>),
     Array(Element),
+    /// Of bounds that are encoded so.
+    Range(Box<Encoding>),
 }
 
 /// Room for what can't be written in one go; kept from value to value.
@@ -85,10 +88,10 @@ impl Encoding {
         match &column.kind {
             TypeKind::Scalar => Self::scalar(column.base_type_oid, &column.base_type, column.typmod, unit),
             TypeKind::Enum { labels } => Some(Self::Enum(labels.iter().map(|label| label.as_str().into()).collect())),
-            TypeKind::Array { element_type, element_oid, labels } => {
+            TypeKind::Array { element_type, element_oid, element_base_oid, labels } => {
                 let encoding = match labels {
                     Some(labels) => Self::Enum(labels.iter().map(|label| label.as_str().into()).collect()),
-                    None => Self::scalar(*element_oid, element_type, column.typmod, unit)?,
+                    None => Self::scalar(*element_base_oid, element_type, column.typmod, unit)?,
                 };
                 Some(Self::Array(Element { encoding: Box::new(encoding), oid: *element_oid }))
             }
@@ -128,6 +131,12 @@ impl Encoding {
             Some("numeric") => Self::Numeric(NumericLimits::from_typmod(typmod)),
             Some("uuid") => Self::Uuid,
             Some("jsonb") => Self::Jsonb,
+            Some("int4range") => Self::Range(Box::new(Self::Int4)),
+            Some("int8range") => Self::Range(Box::new(Self::Int8)),
+            Some("numrange") => Self::Range(Box::new(Self::Numeric(None))),
+            Some("daterange") => Self::Range(Box::new(Self::Date)),
+            Some("tsrange") => Self::Range(Box::new(Self::Timestamp(unit))),
+            Some("tstzrange") => Self::Range(Box::new(Self::TimestampTz(unit))),
             // An extension's type has another oid in every database; its binary form is text's.
             None if name == "citext" => Self::Text,
             _ => return None,
@@ -235,6 +244,7 @@ impl Encoding {
             Self::Point => array::point(value, out),
             Self::Enum(labels) => text::label(value, labels, out),
             Self::Array(element) => array::array(value, element, nul, scratch, out),
+            Self::Range(bound) => range::range(value, bound, nul, scratch, out),
         }
     }
 }

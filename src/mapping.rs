@@ -9,9 +9,12 @@
 //!   A top-level field that a column looks into (`position.lat`) is not unknown.
 //! - A record for which `where` doesn't hold has no rows. A field that a `where` looks at is not unknown.
 //! - In mode aggregate a column holds what a record gives to its fold: NULL where the record doesn't count.
+//! - Under `evolve = "add"` a record with a field that no column takes is refused as `new_field`; see [`evolve`].
+//! - Where the record names its table, the row has that table's columns and a mark in front; see [`route`].
 //! - A JSON null is SQL's NULL for json and jsonb columns too.
 
 mod condition;
+pub(crate) mod evolve;
 mod explain;
 pub(crate) mod fault;
 #[cfg(test)]
@@ -20,17 +23,21 @@ mod fold;
 mod meta;
 mod plan;
 mod planner;
+pub(crate) mod route;
 #[cfg(test)]
 mod tests;
 mod tombstone;
 
 use std::sync::Arc;
 
+use crate::catalog::TableName;
 use crate::config::Decode;
 use crate::copy::{NULL, Scratch};
+use crate::decode::json::members::Members;
 use crate::decode::{DecodeFault, Decoder, Fields, Leftovers};
 use crate::record::Record;
-use crate::value::{Kind, Reason, Rejection, Value};
+use crate::value::{Kind, Reason, Rejection, Value, shown};
+use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 pub use fault::PlanFault;
 pub use plan::Plan;
@@ -45,6 +52,8 @@ pub struct Encoder {
     scratch: Scratch,
     /// Text made up for a column: an offset's digits, the headers as an object.
     made: Vec<u8>,
+    /// The table that the record at hand names.
+    named: Vec<u8>,
     /// Text without its escapes, for a `where` to compare.
     compared: Vec<u8>,
     /// Reads the keys of tombstones, where these delete.
@@ -71,6 +80,7 @@ impl Encoder {
             fields: Fields::default(),
             scratch: Scratch::default(),
             made: Vec::new(),
+            named: Vec::new(),
             compared: Vec::new(),
             keys,
             row: 0,
@@ -151,8 +161,26 @@ impl Encoder {
         {
             return Ok(0);
         }
-        rows.extend_from_slice(&self.plan.column_count);
-        for (at, column) in (0_u16..).zip(&self.plan.columns) {
+        if let Some(given_up) = &self.plan.evolves
+            && !self.fields.leftovers.is_empty()
+        {
+            self.unknown(given_up).map_err(Refusal::Record)?;
+        }
+        let (columns, start) = match &self.plan.router {
+            None => {
+                rows.extend_from_slice(&self.plan.column_count);
+                (&self.plan.columns, None)
+            }
+            Some(router) => {
+                let named = &mut self.named;
+                router.name(record, &self.fields, &mut self.made, named).map_err(Refusal::Record)?;
+                let target = router.target(named).map_err(Refusal::Record)?;
+                let start = route::open(rows);
+                rows.extend_from_slice(&target.column_count);
+                (&target.columns, Some((start, target.number)))
+            }
+        };
+        for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
                     value if value.kind != Kind::Lexical => value,
@@ -176,7 +204,46 @@ impl Encoder {
         if self.plan.deletes {
             rows.extend_from_slice(&tombstone::KEEPS);
         }
+        if let Some((start, table)) = start {
+            route::close(start, table, rows).map_err(|reason| Refusal::Column(0, reason))?;
+        }
         Ok(1)
+    }
+
+    /// Fields that no column takes, where these become columns: a new one holds the record back until it is there.
+    #[inline(never)]
+    fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeFault> {
+        let leftovers = &self.fields.leftovers;
+        if let Some(name) = given_up.first_new(leftovers) {
+            return Err(DecodeFault {
+                reason: Reason::NewField,
+                detail: format!("the field {name} has no column yet"),
+            });
+        }
+        match Members::of(leftovers).next() {
+            Some((name, _)) if self.plan.refuses_unknown => {
+                let detail = format!("the field {} has no column", shown(name.as_bytes()));
+                Err(DecodeFault { reason: Reason::UnknownField, detail })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The table that a record names and that the plan lacks: it may be there, or be made.
+    pub(crate) fn unknown_table(&mut self, record: &Record<'_>) -> Option<TableName> {
+        let router = self.plan.router.as_ref()?;
+        self.decoder.decode(record.value?, &mut self.fields).ok()?;
+        router.name(record, &self.fields, &mut self.made, &mut self.named).ok()?;
+        router.unknown(&self.named)
+    }
+
+    /// Notes the fields of a record that are to become columns, or in a trial would.
+    pub(crate) fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
+        if let (Some(given_up), Some(payload)) = (&self.plan.evolves, record.value)
+            && self.decoder.decode(payload, &mut self.fields).is_ok()
+        {
+            found.note(&self.fields.leftovers, given_up);
+        }
     }
 
     #[cold]
@@ -196,8 +263,10 @@ impl Encoder {
             }
             Refusal::Column(at, reason) => (at, reason),
         };
-        let column = &self.plan.columns[usize::from(at)];
         let payload = record.value.unwrap_or_default();
+        let routed = self.plan.router.as_ref().and_then(|router| router.target(&self.named).ok());
+        let columns = routed.map_or(&self.plan.columns, |target| &target.columns);
+        let column = &columns[usize::from(at)];
         let value = match &column.feed {
             Feed::Field(slot) => self.fields.value(*slot, payload),
             feed => meta::value(feed, record, &self.fields, &mut self.made).unwrap_or(Value::MISSING),

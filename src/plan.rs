@@ -1,6 +1,7 @@
 //! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, made anew when the
 //! catalog changed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,15 +9,18 @@ use sqlx::{Executor, PgConnection};
 use tracing::{info, warn};
 
 use crate::batch::Reject;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, RelationKind, TableName};
 use crate::config::Pipeline;
 use crate::ddl;
 use crate::mapping::Plan;
+use crate::mapping::evolve::{GivenUp, NewFields};
+use crate::mapping::route::for_table;
 use crate::modes;
 pub use crate::modes::Merge;
+use crate::postgres::routes::{self, Claim};
 use crate::postgres::{catalog, error};
 use crate::registry::Schemas;
-use crate::retry::Stage;
+use crate::retry::{Disposition, Stage};
 use crate::status::lock;
 use crate::store::{ReplanError, WriteError};
 use crate::value::Rejection;
@@ -25,11 +29,15 @@ use crate::value::Rejection;
 #[derive(Debug)]
 pub struct PlanSource {
     config: Pipeline,
-    /// The contenders are poll threads and writers, each once a new version.
     /// The registry's schemas, for formats that have theirs there: they outlive the plans.
     schemas: Option<Arc<Schemas>>,
+    /// The contenders are poll threads and writers, each once a new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
+    /// Fields that don't become columns. The contenders are writers that found new fields.
+    given_up: Mutex<GivenUp>,
+    /// Tables that records named and that can't take rows, and why. As above.
+    refused: Mutex<BTreeMap<TableName, String>>,
 }
 
 /// A plan, and the SQL that follows from it.
@@ -43,8 +51,21 @@ pub struct Planned {
     pub copy: String,
     /// What follows the COPY, for modes that don't copy straight into the table.
     pub merge: Option<Merge>,
-    /// The table that it was planned for.
+    /// The table that it was planned for; where records name theirs, none.
     pub catalog: Catalog,
+    /// Where records name their table: all there are, by the number that a row is marked with.
+    pub routes: Vec<RoutedTable>,
+    /// The catalogs that the routes were planned from.
+    known: Vec<Catalog>,
+}
+
+/// One of many tables.
+#[derive(Debug)]
+pub struct RoutedTable {
+    /// The COPY statement.
+    pub copy: String,
+    /// The table.
+    pub table: TableName,
 }
 
 impl PlanSource {
@@ -53,6 +74,9 @@ impl PlanSource {
     /// # Errors
     /// [`ReplanError::Unplannable`] names every fault.
     pub async fn load(config: &Pipeline, connection: &mut PgConnection) -> Result<Self, ReplanError> {
+        if config.table.route.is_some() {
+            return Self::of_routes(config, known(config, connection).await?);
+        }
         let mut catalog = read(config, connection).await?;
         if catalog.is_none() && config.table.create {
             create(config, connection).await?;
@@ -61,15 +85,55 @@ impl PlanSource {
         Self::of(config, catalog)
     }
 
+    /// The same, and makes nothing: for commands.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub async fn look(config: &Pipeline, connection: &mut PgConnection) -> Result<Self, ReplanError> {
+        if config.table.route.is_some() {
+            return Self::of_routes(config, known(config, connection).await?);
+        }
+        Self::of(config, read(config, connection).await?)
+    }
+
+    /// Plans for tables at hand, where records name theirs.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn of_routes(config: &Pipeline, known: Vec<Catalog>) -> Result<Self, ReplanError> {
+        let schemas = schemas(config)?;
+        Ok(Self::starting_with(config, plan_routes(config, known, &BTreeMap::new(), 1, schemas.clone())?, schemas))
+    }
+
+    fn starting_with(config: &Pipeline, planned: Planned, schemas: Option<Arc<Schemas>>) -> Self {
+        Self {
+            config: config.clone(),
+            schemas,
+            version: AtomicU64::new(planned.version),
+            current: Mutex::new(Arc::new(planned)),
+            given_up: Mutex::default(),
+            refused: Mutex::default(),
+        }
+    }
+
     /// Plans for a catalog at hand, and makes nothing: for commands that only look.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] names every fault.
     pub fn of(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
-        let schemas = config.decode.registry().map(|registry| Schemas::start(registry)).transpose();
-        let schemas = schemas.map_err(ReplanError::Unplannable)?;
-        let planned = Arc::new(plan(config, catalog, 1, schemas.clone())?);
-        Ok(Self { config: config.clone(), schemas, current: Mutex::new(planned), version: AtomicU64::new(1) })
+        let schemas = schemas(config)?;
+        Ok(Self::starting_with(config, plan(config, catalog, 1, schemas.clone())?, schemas))
+    }
+
+    /// The same for a trial: no field becomes a column.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn for_trial(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
+        let schemas = schemas(config)?;
+        let mut planned = plan(config, catalog, 1, schemas.clone())?;
+        planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(GivenUp::All));
+        Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
     }
 
     /// The pipeline that is planned for.
@@ -97,9 +161,99 @@ impl PlanSource {
     /// # Errors
     /// [`ReplanError::Unplannable`] where the table is gone, is another one, or the mapping no longer fits it.
     pub async fn replan(&self, connection: &mut PgConnection) -> Result<Arc<Planned>, ReplanError> {
+        if self.config.table.route.is_some() {
+            return self.reroute(known(&self.config, connection).await?, BTreeMap::new());
+        }
         let catalog = read(&self.config, connection).await?;
+        self.replan_for(catalog, &NewFields::default())
+    }
+
+    /// Plans anew after columns were added for these fields. Those that have no column all the same are given up.
+    ///
+    /// # Errors
+    /// As [`Self::replan`].
+    pub(crate) async fn evolved(
+        &self,
+        connection: &mut PgConnection,
+        fields: &NewFields,
+    ) -> Result<Arc<Planned>, ReplanError> {
+        let catalog = read(&self.config, connection).await?;
+        self.replan_for(catalog, fields)
+    }
+
+    /// Finds or makes the tables that records named, and plans for those that take rows.
+    ///
+    /// # Errors
+    /// [`ReplanError::Unplannable`] where another pipeline feeds one of them, or the role may not make it.
+    pub(crate) async fn route(
+        &self,
+        connection: &mut PgConnection,
+        wanted: &[TableName],
+    ) -> Result<Arc<Planned>, ReplanError> {
+        let config = &self.config;
+        let max_tables = config.table.route.as_ref().map_or(0, |route| route.max_tables);
+        let there = routes::existing(connection, wanted).await.map_err(fault)?;
+        let mut refused = BTreeMap::new();
+        let (mut claimed, mut full) = (0, false);
+        let takeable = wanted.iter().filter(|table| config.table.create || there.contains(table));
+        // Beyond, a batch of names that nobody meant would be a batch of questions.
+        for table in takeable.take(max_tables as usize) {
+            let of_table = for_table(config, table);
+            if !there.contains(table) {
+                // Another instance may have the last place already: then nothing is made.
+                if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
+                    full = true;
+                    continue;
+                }
+                create(&of_table, connection).await?;
+            }
+            let Some(catalog) = catalog::load(connection, table).await.map_err(fault)? else { continue };
+            if let Some(why) = Plan::refusal(&of_table, &catalog) {
+                refused.insert(table.clone(), why);
+                continue;
+            }
+            match routes::claim(connection, &config.name, max_tables, &catalog).await.map_err(fault)? {
+                Claim::Ours => claimed += 1,
+                Claim::Full => full = true,
+                Claim::Fed { by } => {
+                    return Err(ReplanError::Unplannable(format!(
+                        "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
+                        config.name
+                    )));
+                }
+            }
+        }
+        if claimed == 0 && refused.is_empty() && !full {
+            return Ok(self.current());
+        }
+        self.reroute(known(config, connection).await?, refused)
+    }
+
+    fn reroute(&self, known: Vec<Catalog>, refused: BTreeMap<TableName, String>) -> Result<Arc<Planned>, ReplanError> {
         let mut current = lock(&self.current);
-        if catalog.as_ref() == Some(&current.catalog) {
+        let mut all = lock(&self.refused);
+        let news = refused.iter().any(|(table, why)| all.get(table) != Some(why));
+        if known == current.known && !news {
+            return Ok(Arc::clone(&current));
+        }
+        all.extend(refused);
+        all.retain(|table, _| !known.iter().any(|catalog| catalog.table == *table));
+        let planned = Arc::new(plan_routes(&self.config, known, &all, current.version + 1, self.schemas.clone())?);
+        info!(
+            pipeline = self.config.name,
+            version = planned.version,
+            tables = planned.routes.len(),
+            "planned anew for the tables that records name"
+        );
+        *current = Arc::clone(&planned);
+        self.version.store(planned.version, Ordering::Relaxed);
+        Ok(planned)
+    }
+
+    fn replan_for(&self, catalog: Option<Catalog>, fields: &NewFields) -> Result<Arc<Planned>, ReplanError> {
+        let mut current = lock(&self.current);
+        let same = catalog.as_ref() == Some(&current.catalog);
+        if same && fields.0.is_empty() {
             return Ok(Arc::clone(&current));
         }
         if let Some(catalog) = &catalog
@@ -110,7 +264,18 @@ impl PlanSource {
                 self.config.table.name
             )));
         }
-        let planned = Arc::new(plan(&self.config, catalog, current.version + 1, self.schemas.clone())?);
+        let mut planned = plan(&self.config, catalog, current.version + 1, self.schemas.clone())?;
+        let mut given_up = lock(&self.given_up);
+        let without = fields.0.keys().filter(|name| !planned.plan.reads(name));
+        let without: Vec<String> = without.cloned().collect();
+        if !without.is_empty() {
+            warn!(pipeline = self.config.name, fields = ?without, "these fields can't become columns; unknown_fields says what becomes of them");
+        }
+        if !given_up.add(without.into_iter()) && same {
+            return Ok(Arc::clone(&current));
+        }
+        planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(given_up.clone()));
+        let planned = Arc::new(planned);
         info!(pipeline = self.config.name, version = planned.version, "planned anew after a change of the catalog");
         *current = Arc::clone(&planned);
         self.version.store(planned.version, Ordering::Relaxed);
@@ -118,8 +283,47 @@ impl PlanSource {
     }
 }
 
+/// The registry that the format's schemas are in, if any: asked from now on.
+fn schemas(config: &Pipeline) -> Result<Option<Arc<Schemas>>, ReplanError> {
+    let schemas = config.decode.registry().map(|registry| Schemas::start(registry)).transpose();
+    schemas.map_err(ReplanError::Unplannable)
+}
+
 async fn read(config: &Pipeline, connection: &mut PgConnection) -> Result<Option<Catalog>, ReplanError> {
     catalog::load(connection, &config.table.name).await.map_err(database)
+}
+
+/// The catalogs of the tables that a pipeline writes into by name, as far as they are there.
+async fn known(config: &Pipeline, connection: &mut PgConnection) -> Result<Vec<Catalog>, ReplanError> {
+    let mut known = Vec::new();
+    for table in routes::known(connection, &config.name).await.map_err(database)? {
+        known.extend(catalog::load(connection, &table).await.map_err(database)?);
+    }
+    Ok(known)
+}
+
+fn plan_routes(
+    config: &Pipeline,
+    known: Vec<Catalog>,
+    refused: &BTreeMap<TableName, String>,
+    version: u64,
+    schemas: Option<Arc<Schemas>>,
+) -> Result<Planned, ReplanError> {
+    let (plan, taken) = Plan::routed(config, known.clone(), refused).map_err(|faults| unplannable(&faults))?;
+    let plan = plan.with_schemas(schemas);
+    let routes = taken.into_iter().map(|(table, copy)| RoutedTable { copy, table }).collect();
+    let table = config.table.name.clone();
+    let catalog = Catalog { table, oid: 0, kind: RelationKind::Table, columns: Vec::new(), unique: Vec::new() };
+    Ok(Planned { version, plan: Arc::new(plan), copy: String::new(), merge: None, catalog, routes, known })
+}
+
+/// An error of a statement that isn't about a record: an outage, or a stop.
+fn fault(error: sqlx::Error) -> ReplanError {
+    let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
+    match error.disposition() {
+        Disposition::Outage => ReplanError::Write(error),
+        _ => ReplanError::Unplannable(error.to_string()),
+    }
 }
 
 fn database(error: sqlx::Error) -> ReplanError {
@@ -135,8 +339,13 @@ async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), 
     let sql = format!(
         "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}"
     );
-    connection.execute(sql.as_str()).await.map_err(database)?;
-    Ok(())
+    match connection.execute(sql.as_str()).await {
+        // Someone who knows nothing of our lock made it, or its type, meanwhile.
+        Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) => {
+            Ok(())
+        }
+        outcome => outcome.map(|_| ()).map_err(if config.table.route.is_some() { fault } else { database }),
+    }
 }
 
 fn plan(
@@ -157,7 +366,7 @@ fn plan(
     }
     let merge = modes::merge(config, &plan, &catalog);
     let copy = merge.as_ref().map_or_else(|| plan.copy_statement().to_owned(), |merge| merge.copy.clone());
-    Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog })
+    Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog, routes: Vec::new(), known: Vec::new() })
 }
 
 fn unplannable(faults: &[crate::mapping::PlanFault]) -> ReplanError {

@@ -10,13 +10,16 @@ pub mod claims;
 pub mod connect;
 mod dead_letters;
 pub mod error;
+pub(crate) mod evolve;
 mod ledger;
 pub mod letters;
 pub mod partitions;
+mod preview;
 pub mod register;
+pub(crate) mod routes;
 pub mod schema;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,18 +31,26 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::batch::{Batch, Reject, Span};
+use crate::catalog::TableName;
+use crate::config::Pipeline;
 use crate::copy;
 use crate::mapping::Encoder;
+use crate::mapping::evolve::NewFields;
+use crate::mapping::route;
 use crate::metrics::WriterMetrics;
 use crate::modes::partitions::{self as by_time, Bounds};
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::record::Record;
 use crate::retry::{Disposition, Stage};
 use crate::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
+use crate::value::Reason;
 use connect::Connector;
 
 /// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
+
+/// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
+const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A statement with its parameters.
 pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
@@ -57,6 +68,8 @@ pub struct PgStore {
     copy_time: Duration,
     /// Partitions that rows at hand need and the table lacks.
     missing: Vec<Bounds>,
+    /// Which rows of the window the COPY at hand has, where records name their table.
+    placed: Vec<u32>,
     /// They were made since the last commit: a row that still finds none has itself to blame.
     made: bool,
     /// Partitions beside a default one that were made, or couldn't be: not asked for again.
@@ -95,6 +108,7 @@ impl PgStore {
             metrics,
             copy_time: Duration::ZERO,
             missing: Vec::new(),
+            placed: Vec::new(),
             made: false,
             seen_to: BTreeSet::new(),
         }
@@ -178,7 +192,7 @@ impl PgStore {
         self.keep(stage, live, result, None)
     }
 
-    /// Begins a transaction that makes the table itself: `sql` runs first, and the staging table is made behind it. After the
+    /// Begins a transaction that makes the table itself: `sql`, one statement or several, runs first, and the staging table is made behind it. After the
     /// rollback the caller disconnects, since the staging table is gone with it.
     ///
     /// # Errors
@@ -186,8 +200,37 @@ impl PgStore {
     pub async fn begin_with(&mut self, sql: &str) -> Result<(), WriteError> {
         self.live = Some(Live::new(self.connector.open().await?));
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-        self.rows(Stage::Begin, sqlx::query(sql)).await?;
+        let mut live = self.take(Stage::Begin)?;
+        let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
+        self.keep(Stage::Begin, live, result, None)?;
         self.stage().await
+    }
+
+    /// Sees to the tables that records of this batch name and that the plan lacks.
+    async fn route(&mut self, batch: &Batch) -> Result<(), ReplanError> {
+        let mut wanted: Vec<TableName> = Vec::new();
+        let mut seen = HashSet::new();
+        for reject in batch.rejects(0..batch.len()).filter(|reject| reject.reason == Reason::NoTable.code()) {
+            let table = self.encoder.unknown_table(&batch.record(reject.record));
+            wanted.extend(table.filter(|table| seen.insert(table.clone())));
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
+        let limit = ROUTING_DEADLINE;
+        let planned = match timeout(limit, self.plans.route(&mut connection, &wanted)).await {
+            Ok(planned) => planned?,
+            Err(_) => {
+                return Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit) }));
+            }
+        };
+        if planned.version != self.planned.version {
+            self.planned = planned;
+            self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+        }
+        drop(connection.close().await);
+        Ok(())
     }
 
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
@@ -197,13 +240,24 @@ impl PgStore {
     }
 }
 
+fn no_columns(config: &Pipeline, error: &WriteError) -> String {
+    format!(
+        "pipelines.{}.table.evolve: can't add columns to `{}`: {error}; make the role its owner, or leave evolve out",
+        config.name, config.table.name
+    )
+}
+
 /// Sends a window of a batch by one COPY, and merges it where the table's mode asks for that.
 async fn copy_window(
     live: &mut Live,
     planned: &Planned,
     batch: &Batch,
     window: Range<u32>,
+    placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
+    if planned.plan.router.is_some() {
+        return copy_by_table(live, planned, batch, window, placed).await;
+    }
     if let (Some(merge), true) = (&planned.merge, live.filled) {
         live.connection.execute(merge.clear.as_str()).await?;
     }
@@ -222,7 +276,79 @@ async fn copy_window(
     Ok(if merge.skips { merged } else { copied })
 }
 
+/// Sends each row of a window to the table that it is marked for: one COPY a table, in the order of the plan, all in the
+/// transaction at hand. `placed` gets the rows of the window that the last COPY had.
+async fn copy_by_table(
+    live: &mut Live,
+    planned: &Planned,
+    batch: &Batch,
+    window: Range<u32>,
+    placed: &mut Vec<u32>,
+) -> Result<u64, sqlx::Error> {
+    let mut by_table: Vec<Vec<(u32, &[u8])>> = vec![Vec::new(); planned.routes.len()];
+    let rows =
+        batch.copy_ranges(window).flat_map(|rows| route::marked(rows).map(move |(table, row)| (table, &rows[row])));
+    for (nth, (table, row)) in (0_u32..).zip(rows) {
+        by_table[usize::from(table)].push((nth, row));
+    }
+    let mut copied = 0;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    for (table, rows) in planned.routes.iter().zip(&by_table).filter(|(_, rows)| !rows.is_empty()) {
+        placed.clear();
+        placed.extend(rows.iter().map(|(nth, _)| *nth));
+        let mut sink = live.connection.copy_in_raw(&table.copy).await?;
+        chunk.clear();
+        chunk.extend_from_slice(&copy::HEADER);
+        for (_, row) in rows {
+            if chunk.len() + row.len() > CHUNK {
+                sink.send(&chunk[..]).await?;
+                chunk.clear();
+            }
+            chunk.extend_from_slice(row);
+        }
+        chunk.extend_from_slice(&copy::TRAILER);
+        sink.send(&chunk[..]).await?;
+        copied += sink.finish().await?;
+    }
+    Ok(copied)
+}
+
 impl Store for PgStore {
+    async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
+        if self.plans.config().table.route.is_some() {
+            return self.route(batch).await;
+        }
+        let is_new = |reject: &&Reject| reject.reason == Reason::NewField.code();
+        if !self.plans.config().table.evolve {
+            return Ok(());
+        }
+        let mut fields = NewFields::default();
+        for reject in batch.rejects(0..batch.len()).filter(is_new) {
+            self.encoder.new_fields(&batch.record(reject.record), &mut fields);
+        }
+        if fields.0.is_empty() {
+            return Ok(());
+        }
+        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
+        let table = &self.plans.config().table.name;
+        let work = evolve::add_columns(&mut connection, &self.pipeline, table, &fields);
+        let cause = match timeout(self.connector.write_deadline(), work).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error::cause(error)),
+            Err(_) => Some(Cause::Deadline(self.connector.write_deadline())),
+        };
+        match cause.map(|cause| WriteError { stage: Stage::Begin, cause }) {
+            Some(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
+            Some(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
+            None => {}
+        }
+        self.planned = self.plans.evolved(&mut connection, &fields).await?;
+        self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+        // The lock is the session's, and ends with it.
+        drop(connection.close().await);
+        Ok(())
+    }
+
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.copy_time = Duration::ZERO;
         if self.live.is_none() {
@@ -243,11 +369,19 @@ impl Store for PgStore {
         let mut live = self.take(Stage::Copy)?;
         let pid = live.pid;
         let planned = Arc::clone(&self.planned);
-        let work = timeout(self.connector.write_deadline(), copy_window(&mut live, &planned, batch, window.clone()));
+        let mut placed = std::mem::take(&mut self.placed);
+        placed.clear();
+        let copying = copy_window(&mut live, &planned, batch, window.clone(), &mut placed);
+        let work = timeout(self.connector.write_deadline(), copying);
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         self.copy_time += started.elapsed();
         let no_partition = matches!(&result, Ok(Err(error)) if error::is_no_partition(error));
-        let kept = self.keep(Stage::Copy, live, result, note);
+        let mut kept = self.keep(Stage::Copy, live, result, note);
+        if let (Err(WriteError { cause: Cause::Postgres(error), .. }), Some(_)) = (&mut kept, &planned.plan.router) {
+            // Postgres counts the rows of one table.
+            error.row = error.row.and_then(|row| placed.get(row as usize).copied());
+        }
+        self.placed = placed;
         match kept {
             Err(WriteError { stage, cause: Cause::Postgres(error) }) if no_partition && self.misses(batch, window) => {
                 Err(WriteError { stage, cause: Cause::NoPartition(Box::new(error)) })

@@ -17,6 +17,14 @@ use crate::retry::{Disposition, Severity, Stage, classify};
 /// What the writer asks of a database. None of the futures is cancel safe: a dropped one leaves replies unread, so the caller
 /// disconnects before it asks for anything else.
 pub trait Store: Send {
+    /// Sees to what the batch asks of the tables before it can be written: columns for fields that appeared. Where there is
+    /// something to do, a plan of another version is there afterwards, and the batch is to be encoded again. Outside of any
+    /// transaction.
+    fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
+        // By default a batch asks for nothing.
+        let _asked = batch;
+        async { Ok(()) }
+    }
     /// Opens a connection if there is none, and `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Puts the rows of a window's live segments into the table; how many.

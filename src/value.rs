@@ -193,6 +193,10 @@ pub enum Reason {
     InvalidUuid,
     /// A field has no column, and `unknown_fields` is `dead_letter`.
     UnknownField,
+    /// A field has no column yet, and `evolve` is to make one: what remains of this is a fault of ours.
+    NewField,
+    /// The record names no table that it may go to.
+    NoTable,
     /// Text is no label of its column's enum.
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
@@ -203,7 +207,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics.
-    pub const ALL: [Reason; 18] = [
+    pub const ALL: [Reason; 20] = [
         Self::InvalidJson,
         Self::InvalidUtf8,
         Self::NotAnObject,
@@ -219,6 +223,8 @@ impl Reason {
         Self::InvalidTimestamp,
         Self::InvalidUuid,
         Self::UnknownField,
+        Self::NewField,
+        Self::NoTable,
         Self::UnknownLabel,
         Self::RefusedByPostgres,
         Self::TooLarge,
@@ -242,6 +248,8 @@ impl Reason {
             Self::InvalidTimestamp => "invalid_timestamp",
             Self::InvalidUuid => "invalid_uuid",
             Self::UnknownField => "unknown_field",
+            Self::NewField => "new_field",
+            Self::NoTable => "no_table",
             Self::UnknownLabel => "unknown_label",
             Self::RefusedByPostgres => "refused_by_postgres",
             Self::TooLarge => "too_large",

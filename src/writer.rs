@@ -136,10 +136,16 @@ impl<S: Store> Writer<S> {
         let mut hint = None;
         let mut replanned_for: Option<String> = None;
         let mut timeouts = 0;
+        let mut prepared_for = None;
         loop {
             if batch.plan_version != self.store.plan_version() {
                 batch.encode_again(|record, rows| self.store.encode(record, rows));
                 batch.plan_version = self.store.plan_version();
+            }
+            if prepared_for != Some(batch.plan_version) {
+                prepared_for = Some(batch.plan_version);
+                self.prepare(batch).await?;
+                continue;
             }
             let end = batch.len().min(start.saturating_add(self.window_max));
             let window = start..end;
@@ -378,6 +384,17 @@ impl<S: Store> Writer<S> {
             }
         }
         all_done
+    }
+
+    /// Sees to what the batch asks of the tables, for as long as Postgres is away.
+    async fn prepare(&mut self, batch: &Batch) -> Result<(), Stopped> {
+        loop {
+            match self.store.prepare(batch).await {
+                Ok(()) => return Ok(()),
+                Err(ReplanError::Write(error)) => self.wait(&error).await,
+                Err(ReplanError::Unplannable(why)) => return Err(Stopped(why)),
+            }
+        }
     }
 
     /// Plans anew, for as long as the catalog can't be read.

@@ -15,6 +15,7 @@ use crate::error::FatalError;
 use crate::kafka::observer::{End, Group};
 use crate::limits;
 use report::{Memory, PipelineReport};
+pub(super) use sample::newest;
 
 /// What `check` takes.
 #[derive(Debug, clap::Args)]
@@ -105,16 +106,35 @@ async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineRe
         && records > 0
     {
         let topics = kafka.topics.iter().map(|(topic, found)| (topic.clone(), found.partitions)).collect();
-        match sample::try_newest(config, pipeline, plans, &topics, records).await {
-            Ok(sample) => {
-                report.too_many_dead(pipeline, &sample);
-                report.sample = Some(sample);
-            }
+        match trial(config, pipeline, plans, &topics, records, &mut report).await {
+            Ok(sample) => report.sample = sample,
             Err(error) => report.fault(&error),
         }
     }
     report.kafka = kafka;
     report
+}
+
+/// Tries the newest records; `None` where no plan could be made for the tables that they name.
+async fn trial(
+    config: &Config,
+    pipeline: &Pipeline,
+    plans: database::Plans,
+    topics: &BTreeMap<String, i32>,
+    records: u32,
+    report: &mut PipelineReport,
+) -> Result<Option<sample::Sample>, FatalError> {
+    let plans = match &pipeline.table.route {
+        None => Some(plans),
+        Some(_) => {
+            let named = sample::named_tables(config, pipeline, &plans, topics, records).await?;
+            database::for_named(config, pipeline, &named, report).await?
+        }
+    };
+    let Some(plans) = plans else { return Ok(None) };
+    let sample = sample::try_newest(config, pipeline, plans, topics, records).await?;
+    report.too_many_dead(pipeline, &sample);
+    Ok(Some(sample))
 }
 
 async fn ask_kafka(config: &Config, pipeline: &Pipeline) -> Result<KafkaReport, FatalError> {

@@ -35,6 +35,8 @@ pub(super) struct Letter {
 pub(super) struct Findings {
     pub(super) reasons: BTreeMap<&'static str, u64>,
     pub(super) letters: Vec<Letter>,
+    /// The first rows, as JSON objects.
+    pub(super) rows: Vec<String>,
     /// What kept Postgres from answering.
     pub(super) outage: Option<String>,
 }
@@ -100,8 +102,14 @@ impl Store for Rehearsal {
     }
 
     async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
-        let copied = self.inner.copy(batch, window).await;
-        self.noted(copied)
+        let copied = self.inner.copy(batch, window.clone()).await;
+        let copied = self.noted(copied)?;
+        let wanted = lock(&self.findings).rows.is_empty();
+        if wanted && copied > 0 {
+            let rows = self.inner.preview(batch, window).await;
+            lock(&self.findings).rows = rows;
+        }
+        Ok(copied)
     }
 
     async fn savepoint(&mut self) -> Result<(), WriteError> {

@@ -25,6 +25,7 @@ use crate::kafka::reader::{Reader, incoming};
 use crate::kafka::settings;
 use crate::partition::{Condition, resolve_start};
 use crate::position::{Offset, TopicPartition};
+use crate::postgres::routes;
 use crate::record::{Headers, Record};
 use crate::status::lock;
 use report::{PartitionReport, PipelineReport};
@@ -181,7 +182,15 @@ async fn against_table(
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
     let failed = |error| reach::failed(&format!("can't hold `{}` against the ledger", pipeline.table.name), error);
-    let columns = match table::Columns::of(pipeline, positions.iter().map(|position| &*position.source.topic)) {
+    let tables = match &pipeline.table.route {
+        None => vec![pipeline.table.name.clone()],
+        Some(_) => {
+            let known = routes::known(connection, &pipeline.name).await.map_err(failed)?;
+            routes::existing(connection, &known).await.map_err(failed)?.into_iter().collect()
+        }
+    };
+    let columns = match table::Columns::of(pipeline, &tables, positions.iter().map(|position| &*position.source.topic))
+    {
         Ok(columns) => columns,
         Err(why) => {
             report.table_skipped = Some(why);

@@ -7,6 +7,11 @@ use std::time::Duration;
 
 use super::{BatchLimits, DeadLetterBudget};
 
+/// Tables that a pipeline whose records name them writes into, unless told otherwise: each is a COPY a batch.
+pub const MAX_TABLES: u32 = 100;
+/// The most that may be told.
+pub const MAX_TABLES_LIMIT: u32 = 10_000;
+
 /// `limits.memory`, 256 MiB: two pipelines with two consumers each fit, and small containers hold it.
 pub const MEMORY: u64 = 256 << 20;
 

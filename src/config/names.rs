@@ -1,52 +1,13 @@
 //! What names may look like: topics, groups, tables, columns, types, paths into a record.
 
 use crate::catalog::TableName;
+use crate::copy::types::{self, TypeText};
 
 /// The longest name that Postgres keeps whole, in bytes.
 const LONGEST_IDENTIFIER: usize = 63;
 
-/// Types that tidegate can encode, by Postgres' own names.
-pub(super) const TYPES: &[&str] = &[
-    "bool",
-    "int2",
-    "int4",
-    "int8",
-    "float4",
-    "float8",
-    "numeric",
-    "text",
-    "varchar",
-    "bpchar",
-    "bytea",
-    "date",
-    "time",
-    "timestamp",
-    "timestamptz",
-    "uuid",
-    "json",
-    "jsonb",
-];
-
-/// Other names that SQL has for them.
-const TYPE_ALIASES: &[(&str, &str)] = &[
-    ("boolean", "bool"),
-    ("smallint", "int2"),
-    ("integer", "int4"),
-    ("int", "int4"),
-    ("bigint", "int8"),
-    ("real", "float4"),
-    ("double precision", "float8"),
-    ("double", "float8"),
-    ("float", "float8"),
-    ("decimal", "numeric"),
-    ("string", "text"),
-    ("character varying", "varchar"),
-    ("character", "bpchar"),
-    ("char", "bpchar"),
-    ("time without time zone", "time"),
-    ("timestamp without time zone", "timestamp"),
-    ("timestamp with time zone", "timestamptz"),
-];
+/// Names that people write and SQL doesn't know.
+const TYPE_ALIASES: &[(&str, &str)] = &[("double", "float8"), ("string", "text")];
 
 /// Any text that isn't empty.
 pub(super) fn any(text: &str) -> Result<(), String> {
@@ -112,39 +73,33 @@ pub(crate) fn table(text: &str) -> Result<TableName, String> {
     Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
 }
 
-/// A type by Postgres' own name, with its modifier: `double precision` is `float8`, `decimal(10, 2)` is `numeric(10,2)`.
+/// A type by Postgres' own name, with its modifier: `double precision` is `float8`, `decimal(10, 2)[]` is `numeric(10,2)[]`.
 pub(super) fn column_type(text: &str) -> Result<String, String> {
     let lower = text.trim().to_lowercase();
-    let (base, modifier) = match lower.split_once('(') {
-        Some((base, rest)) => (base.trim_end(), rest.strip_suffix(')')),
-        None => (lower.as_str(), Some("")),
+    let (scalar, brackets) = match lower.split_once('[') {
+        Some((scalar, _)) => (scalar.trim_end(), &lower[scalar.len()..]),
+        None => (lower.as_str(), ""),
     };
-    let base = TYPE_ALIASES.iter().find(|(alias, _)| *alias == base).map_or(base, |(_, name)| name);
-    if !TYPES.contains(&base) {
-        let known = TYPES.iter().copied().chain(TYPE_ALIASES.iter().map(|(alias, _)| *alias));
-        return Err(match super::fault::nearest(base, known) {
-            Some(meant) => format!("{text:?} is no type that tidegate writes, did you mean {meant:?}?"),
-            None => format!("{text:?} is no type that tidegate writes; it writes {}", TYPES.join(", ")),
-        });
+    let named = TYPE_ALIASES.iter().find(|(alias, _)| *alias == scalar).map_or(scalar, |(_, name)| name);
+    let parsed = types::parse(&format!("{named}{brackets}"));
+    // Postgres takes a scale above the precision, and nobody means it.
+    let meant = |parsed: &TypeText| !matches!(parsed.modifiers, (Some(precision), Some(scale)) if scale > precision);
+    if let Some(sql) = parsed.filter(meant).and_then(TypeText::to_sql) {
+        return Ok(sql);
     }
-    let numbers: Option<Vec<u32>> = match modifier {
-        Some("") if !lower.contains('(') => Some(Vec::new()),
-        Some(inside) => inside.split(',').map(|number| number.trim().parse().ok()).collect(),
-        None => None,
-    };
-    let fits = |numbers: &[u32]| match (base, numbers) {
-        (_, []) => true,
-        ("varchar" | "bpchar", [length]) => (1..=10_485_760).contains(length),
-        ("numeric", [precision]) => (1..=1000).contains(precision),
-        ("numeric", [precision, scale]) => (1..=1000).contains(precision) && scale <= precision,
-        ("time" | "timestamp" | "timestamptz", [digits]) => *digits <= 6,
-        _ => false,
-    };
-    match numbers.filter(|numbers| fits(numbers)) {
-        Some(numbers) if numbers.is_empty() => Ok(base.to_owned()),
-        Some(numbers) => Ok(format!("{base}({})", numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(","))),
-        None => Err(format!("{text:?} has a modifier that Postgres does not take for {base}")),
+    let base = named.split('(').next().unwrap_or(named).trim_end();
+    if types::parse(base).is_some() {
+        return Err(format!("{text:?} has a modifier that Postgres does not take for {base}"));
     }
+    let names = types::KNOWN.iter().map(|known| known.name);
+    let all = names.clone().chain(types::KNOWN.iter().flat_map(|known| known.aliases.iter().copied()));
+    Err(match super::fault::nearest(base, all.chain(TYPE_ALIASES.iter().map(|(alias, _)| *alias))) {
+        Some(meant) => format!("{text:?} is no type that tidegate writes, did you mean {meant:?}?"),
+        None => {
+            let names: Vec<_> = names.collect();
+            format!("{text:?} is no type that tidegate writes; it writes {}, and arrays of them", names.join(", "))
+        }
+    })
 }
 
 /// The path into a record: `position.lat` is two levels, `\.` a dot in a name, `\\` a backslash.
@@ -193,6 +148,10 @@ mod tests {
             ("varchar(16)", "varchar(16)"),
             ("decimal (10, 2)", "numeric(10,2)"),
             ("timestamp with time zone", "timestamptz"),
+            ("character(3)", "bpchar(3)"),
+            ("tstzrange", "tstzrange"),
+            ("INT[]", "int4[]"),
+            ("decimal(10,2) []", "numeric(10,2)[]"),
         ];
         for (text, name) in cases {
             assert_eq!(column_type(text).as_deref(), Ok(name));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{Column, Condition, Decode, PartitionBy, Secret};
+use super::{Column, Condition, Decode, PartitionBy, Route, Secret};
 use crate::catalog::TableName;
 
 /// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
@@ -93,12 +93,16 @@ pub struct BatchLimits {
 /// The target table.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// Its name; the schema is `public` where none is given.
+    /// Its name; the schema is `public` where none is given. Where records name their table, as the configuration has it.
     pub name: TableName,
+    /// How records name their table, where they do.
+    pub route: Option<Route>,
     /// How rows go in.
     pub mode: TableMode,
     /// Make the table if it is missing.
     pub create: bool,
+    /// `evolve = "add"`: fields that no column takes become columns.
+    pub evolve: bool,
     /// `sort_by`: a batch's rows go in in the ascending order of these columns. Append only; empty: as delivered.
     pub sort_by: Vec<String>,
     /// `partition_by`: range partitions made ahead of need, and let go past a retention.

@@ -118,7 +118,8 @@ fn check(column: &Column, node: &Node<'_>) {
     let base = column.type_name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
     let is_record = matches!(column.source, Source::Field(_) | Source::Header(_));
     if column.unit.is_some() {
-        if base.is_some_and(|base| !matches!(base, "timestamptz" | "timestamp" | "date")) {
+        let base = base.map(|base| base.trim_end_matches("[]"));
+        if base.is_some_and(|base| !matches!(base, "timestamptz" | "timestamp" | "date" | "tstzrange" | "tsrange")) {
             node.at("unit").fault("only a timestamptz, timestamp or date is made from an epoch");
         }
         if !is_record {

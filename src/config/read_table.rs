@@ -1,28 +1,65 @@
 //! From the merged tree to the target [`Table`].
 
 use super::node::Node;
-use super::{AggregateFunction, Column, Table, TableMode, names, partition_by};
+use super::{AggregateFunction, Column, Table, TableMode, defaults, names, partition_by, route};
 use crate::catalog::TableName;
 
 /// What `[pipelines.NAME.table]` says, held against the mapping.
 pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
     let node = pipeline.at("table");
     node.at("name").require("name the table to write, as in name = \"public.rides\"");
-    let name = node.at("name").text().map_or(Ok(None), |text| names::table(text).map(Some)).unwrap_or_else(|message| {
+    let max_tables = node.at("max_tables").integer(1..=defaults::MAX_TABLES_LIMIT, defaults::MAX_TABLES);
+    let text = node.at("name").text();
+    let name = text.map_or(Ok(None), |text| route::template(text, max_tables).map(Some)).unwrap_or_else(|message| {
         node.at("name").fault(message);
         None
     });
+    let (name, route) = name.unwrap_or_else(|| (TableName { schema: String::new(), name: String::new() }, None));
+    if route.is_some() {
+        routed(pipeline, &node, columns);
+    } else if node.at("max_tables").is_set() && text.is_some() {
+        node.at("max_tables").fault("of no use to a single table; it is for a name with placeholders");
+    }
     let create = node.at("create").flag(false);
     if create {
         creatable(&node, columns, &pipeline.at("columns"));
     }
     Table {
-        name: name.unwrap_or_else(|| TableName { schema: String::new(), name: String::new() }),
+        name,
+        route,
         mode: mode(pipeline, &node, columns),
         create,
+        evolve: evolve(&node),
         sort_by: sort_by(&node, columns),
         partition_by: partition_by::read(&node.at("partition_by"), columns),
     }
+}
+
+/// What tables that records name can't be joined with.
+fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) {
+    if node.at("mode").text().is_some_and(|mode| mode != "append") {
+        node.at("mode")
+            .fault("a table's name with a placeholder needs mode = \"append\"; other modes stage rows for one table");
+    }
+    for key in ["sort_by", "partition_by", "evolve"] {
+        if node.at(key).is_set() {
+            node.at(key)
+                .fault(format!("{key} is for one table, and its name has a placeholder; leave one of the two out"));
+        }
+    }
+    if columns.is_none() && !pipeline.at("columns").is_set() {
+        let message = "tables that records name are planned for by columns; write a [pipelines.NAME.columns]";
+        node.at("name").fault(message);
+    }
+}
+
+fn evolve(node: &Node<'_>) -> bool {
+    let at = node.at("evolve");
+    let evolves = at.choice(&[("add", true)]).unwrap_or(false);
+    if evolves && node.at("mode").text() == Some("aggregate") {
+        at.fault("of no use to mode = \"aggregate\": how the values of a new field are folded, only you can say");
+    }
+    evolves
 }
 
 /// A column that the mapping must have, where there is one.

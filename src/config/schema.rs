@@ -123,6 +123,8 @@ static PIPELINE: &[Key] = &[
             key("newer_by", Kind::Text),
             key("deletes", Kind::Bool),
             key("create", Kind::Bool),
+            key("evolve", Kind::Text),
+            key("max_tables", Kind::Integer),
             key("sort_by", Kind::List),
             key(
                 "partition_by",

@@ -2,42 +2,12 @@
 
 use crate::config::NulPolicy;
 use crate::copy::{Encoding, Scratch, number, text};
+use crate::decode::json::members::Elements;
 use crate::decode::json::scan::Scanner;
 use crate::value::{Kind, Reason, Slot, Value};
 
 /// Postgres' limit.
 const MAX_DIMENSIONS: usize = 6;
-/// The elements of an array, or a point's numbers.
-struct Elements<'a> {
-    scan: Scanner<'a>,
-}
-
-impl<'a> Elements<'a> {
-    /// `raw` is a JSON array that has been checked.
-    fn of(raw: &'a [u8]) -> Self {
-        let mut scan = Scanner::new(raw);
-        scan.at = 1;
-        Self { scan }
-    }
-}
-
-impl<'a> Iterator for Elements<'a> {
-    type Item = Value<'a>;
-
-    fn next(&mut self) -> Option<Value<'a>> {
-        self.scan.space();
-        if self.scan.peek() == b',' {
-            self.scan.at += 1;
-            self.scan.space();
-        }
-        if self.scan.peek() == b']' {
-            return None;
-        }
-        let mut slot = Slot::MISSING;
-        self.scan.value(0, &mut slot).ok()?;
-        Some(slot.of(self.scan.bytes))
-    }
-}
 
 /// What an array's elements are.
 #[derive(Clone, Debug)]

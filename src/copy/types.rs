@@ -65,6 +65,12 @@ pub(crate) const KNOWN: &[KnownType] = &[
     known("numeric", 1700, 1231, &["decimal", "dec"], Modifier::PrecisionAndScale),
     known("uuid", 2950, 2951, &[], Modifier::None),
     known("jsonb", 3802, 3807, &[], Modifier::None),
+    known("int4range", 3904, 3905, &[], Modifier::None),
+    known("numrange", 3906, 3907, &[], Modifier::None),
+    known("tsrange", 3908, 3909, &[], Modifier::None),
+    known("tstzrange", 3910, 3911, &[], Modifier::None),
+    known("daterange", 3912, 3913, &[], Modifier::None),
+    known("int8range", 3926, 3927, &[], Modifier::None),
 ];
 
 /// The scalar type of this oid.

@@ -7,6 +7,7 @@
 //! framing is read as if it began behind them.
 
 mod keys;
+pub(crate) mod members;
 pub(crate) mod scan;
 pub(crate) mod string;
 #[cfg(test)]

@@ -77,6 +77,8 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
         | Reason::UnknownSchema
         | Reason::Tombstone
         | Reason::UnknownField
+        | Reason::NewField
+        | Reason::NoTable
         | Reason::RefusedByPostgres => format!("{name} {shown} is not {type_text}"),
     }
 }

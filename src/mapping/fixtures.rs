@@ -25,7 +25,15 @@ pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
         batch: BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1, max_age: Duration::from_secs(1) },
         max_rows_per_second: None,
         keep: None,
-        table: Table { name: table(), mode: TableMode::Append, create: false, sort_by: Vec::new(), partition_by: None },
+        table: Table {
+            name: table(),
+            route: None,
+            mode: TableMode::Append,
+            create: false,
+            evolve: false,
+            sort_by: Vec::new(),
+            partition_by: None,
+        },
         columns,
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
@@ -62,7 +70,12 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
         ("bpchar" | "varchar", (Some(length), _)) => length + 4,
         _ => -1,
     };
-    let kind = TypeKind::Array { element_type: known.name.to_owned(), element_oid: known.oid, labels: None };
+    let kind = TypeKind::Array {
+        element_type: known.name.to_owned(),
+        element_oid: known.oid,
+        element_base_oid: known.oid,
+        labels: None,
+    };
     let (oid, kind) = if parsed.array { (known.array_oid, kind) } else { (known.oid, TypeKind::Scalar) };
     CatalogColumn {
         name: name.to_owned(),

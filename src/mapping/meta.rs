@@ -51,7 +51,8 @@ impl Reading {
             | Encoding::Cidr
             | Encoding::MacAddr
             | Encoding::MacAddr8
-            | Encoding::Enum(_) => Self::Text,
+            | Encoding::Enum(_)
+            | Encoding::Range(_) => Self::Text,
         }
     }
 }

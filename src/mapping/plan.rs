@@ -1,5 +1,6 @@
 //! The plan: what fills each column, and how it is written. Made once; everything wrong is reported at once.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
@@ -7,11 +8,13 @@ use crate::config::{self, Column, NulPolicy, Pipeline, Source, TableMode, Unknow
 use crate::copy::Encoding;
 use crate::decode::{Leftovers, Path};
 use crate::mapping::condition::Check;
+use crate::mapping::evolve::GivenUp;
 use crate::mapping::explain::{Described, describe};
 use crate::mapping::fault::{Faults, PlanFault, hint};
 use crate::mapping::fold::Fold;
 use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
+use crate::mapping::route::{Router, Target, for_table};
 use crate::modes;
 use crate::registry::Schemas;
 
@@ -57,6 +60,9 @@ pub(super) struct PlannedColumn {
     pub(super) fold: Option<Box<Fold>>,
 }
 
+/// A table that takes rows, and the COPY into it.
+pub(crate) type Taken = (TableName, String);
+
 /// How records become rows of one table. Immutable; share it between encoders.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -75,6 +81,12 @@ pub struct Plan {
     pub(super) keep: Option<Check>,
     /// Tombstones delete: each row ends with a bool that says so.
     pub(super) deletes: bool,
+    /// `evolve`: unknown fields become columns, but for these.
+    pub(super) evolves: Option<GivenUp>,
+    /// Records name their table.
+    pub(crate) router: Option<Router>,
+    /// `unknown_fields = "dead_letter"`, where the decoder doesn't see to it.
+    pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
 
@@ -89,11 +101,19 @@ impl Plan {
         let mut warnings = Vec::new();
         modes::check(config, catalog, &mut faults, &mut warnings);
         let automatic = config.columns.is_none();
-        let mapping = config.columns.clone().unwrap_or_else(|| by_name(config, catalog));
+        let mapping = match &config.columns {
+            None => by_name(config, catalog, &[]),
+            // Columns that were added for fields are not in the file.
+            Some(columns) if config.table.evolve => {
+                columns.iter().cloned().chain(by_name(config, catalog, columns)).collect()
+            }
+            Some(columns) => columns.clone(),
+        };
         let mut planner = Planner { catalog, mode: &config.table.mode, automatic, paths: Vec::new(), faults };
         let mut columns: Vec<_> = mapping.iter().filter_map(|column| planner.column(column)).collect();
         columns.extend(planner.leftovers(&config.unknown_fields, &mapping));
         let keep = config.keep.as_ref().and_then(|condition| planner.check(condition));
+        let router = config.table.route.as_ref().map(|route| Router::new(route, &mut planner));
         let Planner { paths, mut faults, .. } = planner;
         if !automatic {
             check_fields(&config.decode, &paths, &mut faults);
@@ -108,6 +128,7 @@ impl Plan {
         let copy_statement =
             format!("COPY {} ({}) FROM STDIN (FORMAT binary)", catalog.table.quoted(), names.join(","));
         let leftovers = match config.unknown_fields {
+            _ if config.table.evolve => Leftovers::Collect,
             UnknownFields::Ignore => Leftovers::Ignore,
             UnknownFields::DeadLetter => Leftovers::Refuse,
             UnknownFields::Column(_) => Leftovers::Collect,
@@ -126,6 +147,9 @@ impl Plan {
             leftovers,
             keep,
             deletes,
+            router,
+            evolves: config.table.evolve.then(GivenUp::default),
+            refuses_unknown: config.unknown_fields == UnknownFields::DeadLetter,
             warnings,
         })
     }
@@ -134,6 +158,98 @@ impl Plan {
     #[must_use]
     pub fn with_schemas(self, schemas: Option<Arc<Schemas>>) -> Self {
         Self { schemas, ..self }
+    }
+
+    /// Plans the rows of a pipeline whose records name their table, against the tables that there are: the columns of each, in
+    /// one order of slots. Tables that the mapping doesn't fit take no rows, and say why; so do those that `refused` has. Gives
+    /// also the tables that take rows, in the order of their numbers.
+    ///
+    /// # Errors
+    /// What is wrong whatever the table.
+    pub(crate) fn routed(
+        config: &Pipeline,
+        catalogs: Vec<Catalog>,
+        refused: &BTreeMap<TableName, String>,
+    ) -> Result<(Self, Vec<Taken>), Vec<PlanFault>> {
+        let mut plan = Self::without_table(config)?;
+        let mut taken: Vec<Taken> = Vec::new();
+        let max_tables = config.table.route.as_ref().map_or(0, |route| route.max_tables as usize);
+        let Some(mut router) = plan.router.take() else { return Ok((plan, taken)) };
+        for catalog in catalogs {
+            match Self::new(&for_table(config, &catalog.table), &catalog) {
+                Ok(of_table) if taken.is_empty() || of_table.paths == plan.paths => {
+                    let number = u16::try_from(taken.len()).unwrap_or(u16::MAX);
+                    if taken.is_empty() {
+                        // Its slots are everybody's: those of the columns first, those of the name last.
+                        plan = of_table.clone();
+                        router.take_slots(plan.router.take());
+                    }
+                    let Self { columns, column_count, copy_statement, .. } = of_table;
+                    router.add(&catalog.table, Target { number, columns, column_count });
+                    taken.push((catalog.table, copy_statement));
+                }
+                Ok(_) => router.refuse(&catalog.table, "its columns are of another order".to_owned()),
+                Err(faults) => router.refuse(&catalog.table, said(&faults)),
+            }
+        }
+        refused.iter().for_each(|(table, why)| router.refuse(table, why.clone()));
+        if taken.len() >= max_tables {
+            router.close();
+        }
+        plan.router = Some(router);
+        Ok((plan, taken))
+    }
+
+    /// The slots alone: no row is written by it.
+    fn without_table(config: &Pipeline) -> Result<Self, Vec<PlanFault>> {
+        let table = config.table.name.clone();
+        let catalog = Catalog {
+            table: table.clone(),
+            oid: 0,
+            kind: RelationKind::Table,
+            columns: Vec::new(),
+            unique: Vec::new(),
+        };
+        let faults = Faults::of(&config.name);
+        let mut planner =
+            Planner { catalog: &catalog, mode: &config.table.mode, automatic: false, paths: Vec::new(), faults };
+        let keep = config.keep.as_ref().and_then(|condition| planner.check(condition));
+        let router = config.table.route.as_ref().map(|route| Router::new(route, &mut planner));
+        let Planner { paths, faults, .. } = planner;
+        faults.or(Self {
+            table,
+            copy_statement: String::new(),
+            columns: Vec::new(),
+            column_count: [0; 2],
+            decode: config.decode.clone(),
+            paths,
+            schemas: None,
+            record_bytes: usize::try_from(config.batch.max_bytes).unwrap_or(usize::MAX).max(RECORD_BYTES),
+            leftovers: Leftovers::Ignore,
+            keep,
+            deletes: false,
+            evolves: None,
+            router,
+            refuses_unknown: false,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Why this table takes no rows of the pipeline; `None` where it does.
+    pub(crate) fn refusal(config: &Pipeline, catalog: &Catalog) -> Option<String> {
+        Self::new(config, catalog).err().map(|faults| said(&faults))
+    }
+
+    /// The same plan, by which these fields don't become columns.
+    #[must_use]
+    pub(crate) fn giving_up(mut self, fields: GivenUp) -> Self {
+        self.evolves = self.evolves.map(|_| fields);
+        self
+    }
+
+    /// Whether a column takes the top-level field of this name, or looks into it.
+    pub(crate) fn reads(&self, field: &str) -> bool {
+        self.paths.iter().any(|path| path.first().is_some_and(|name| name == field))
     }
 
     /// What works and may surprise, for people: a sum of floats.
@@ -167,13 +283,22 @@ impl Plan {
     }
 }
 
-/// Each column takes the top-level field of its name.
-fn by_name(config: &Pipeline, catalog: &Catalog) -> Vec<Column> {
+fn said(faults: &[PlanFault]) -> String {
+    faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ")
+}
+
+/// Each column takes the top-level field of its name; those that the mapping has already, and beside a mapping those without an
+/// encoder, are left out.
+fn by_name(config: &Pipeline, catalog: &Catalog, mapped: &[Column]) -> Vec<Column> {
     let leftovers = match &config.unknown_fields {
         UnknownFields::Column(name) => Some(name),
         UnknownFields::Ignore | UnknownFields::DeadLetter => None,
     };
-    let fillable = catalog.columns.iter().filter(|column| !column.generated && Some(&column.name) != leftovers);
+    let fillable = catalog.columns.iter().filter(|column| {
+        let is_mapped = mapped.iter().any(|mapped| mapped.name == column.name);
+        let encodes = mapped.is_empty() || Encoding::of(column, None).is_some();
+        !column.generated && !is_mapped && encodes && Some(&column.name) != leftovers
+    });
     fillable
         .map(|column| Column {
             name: column.name.clone(),

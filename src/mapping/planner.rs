@@ -111,7 +111,7 @@ impl<'a> Planner<'a> {
         Some(feed)
     }
 
-    fn slot(&mut self, path: &Path) -> Option<u16> {
+    pub(super) fn slot(&mut self, path: &Path) -> Option<u16> {
         let at = self.paths.iter().position(|known| known == path).unwrap_or_else(|| {
             self.paths.push(path.clone());
             self.paths.len() - 1
@@ -187,6 +187,7 @@ fn takes_unit(encoding: &Encoding) -> bool {
     match encoding {
         Encoding::Timestamp(_) | Encoding::TimestampTz(_) => true,
         Encoding::Array(element) => takes_unit(&element.encoding),
+        Encoding::Range(bound) => takes_unit(bound),
         _ => false,
     }
 }

@@ -28,15 +28,24 @@ WITH RECURSIVE columns AS (
 )
 SELECT i.name, i.own::int8 AS own, t.oid::int8 AS base_oid, t.typname::text AS base_type, i.type_text, i.typmod, i.not_null,
        i.has_default OR (d.typtype = 'd' AND d.typdefault IS NOT NULL) AS has_default, i.generated,
-       t.typtype::text AS typtype, e.oid::int8 AS element_oid, e.typname::text AS element_type,
-       e.typtype::text AS element_typtype,
-       ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = COALESCE(e.oid, t.oid)
+       t.typtype::text AS typtype, e.oid::int8 AS element_oid, f.oid::int8 AS element_base_oid,
+       f.typname::text AS element_type, f.typtype::text AS element_typtype, f.typmod AS element_typmod,
+       ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = COALESCE(f.oid, t.oid)
              ORDER BY l.enumsortorder) AS labels
 FROM innermost i
 JOIN pg_catalog.pg_type t ON t.oid = i.base
 JOIN pg_catalog.pg_type d ON d.oid = i.own
 LEFT JOIN pg_catalog.pg_type e
        ON e.oid = t.typelem AND t.typcategory = 'A' AND t.typname NOT IN ('int2vector', 'oidvector')
+LEFT JOIN LATERAL (
+    WITH RECURSIVE element AS (
+        SELECT e.oid, e.typname, e.typtype, e.typbasetype, e.typtypmod AS typmod
+      UNION ALL
+        SELECT b.oid, b.typname, b.typtype, b.typbasetype, CASE WHEN b.typtypmod >= 0 THEN b.typtypmod ELSE d.typmod END
+        FROM element d JOIN pg_catalog.pg_type b ON b.oid = d.typbasetype AND d.typtype = 'd'
+    )
+    SELECT * FROM element WHERE typtype <> 'd'
+) f ON true
 ORDER BY i.attnum";
 
 /// Included columns aren't part of what is unique. A deferrable constraint can't decide a conflict.
@@ -80,13 +89,17 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
             TypeKind::Array {
                 element_type: row.try_get("element_type")?,
                 element_oid: as_oid(oid),
+                element_base_oid: as_oid(row.try_get("element_base_oid")?),
                 labels: is_enum.then_some(labels),
             }
         }
-        (None, "b") => TypeKind::Scalar,
+        (None, "b" | "r") => TypeKind::Scalar,
         (None, "e") => TypeKind::Enum { labels },
         (None, _) => TypeKind::Other,
     };
+    // An array of a domain has the domain's modifier.
+    let element_typmod: Option<i32> = row.try_get("element_typmod")?;
+    let typmod = element_typmod.filter(|typmod| *typmod >= 0).map_or_else(|| row.try_get("typmod"), Ok)?;
     Ok(CatalogColumn {
         name: row.try_get("name")?,
         type_oid: as_oid(row.try_get("own")?),
@@ -94,7 +107,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
         base_type_oid: as_oid(row.try_get("base_oid")?),
         type_text: row.try_get("type_text")?,
         kind,
-        typmod: row.try_get("typmod")?,
+        typmod,
         not_null: row.try_get("not_null")?,
         has_default: row.try_get("has_default")?,
         generated: row.try_get("generated")?,

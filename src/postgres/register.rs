@@ -18,7 +18,7 @@ pub struct Registration {
     pub group_id: String,
     /// The table, schema-qualified.
     pub target: String,
-    /// The table's oid.
+    /// The table's oid; 0 where records name their table.
     pub target_oid: u32,
     /// Topics with their partitions now.
     pub topics: BTreeMap<String, i32>,
@@ -138,10 +138,15 @@ fn compare(
 }
 
 async fn refuse_a_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
+    // Tables that records name are looked at as they are named.
+    if wanted.target_oid == 0 {
+        return Ok(());
+    }
     let topics: Vec<&str> = wanted.topics.keys().map(String::as_str).collect();
     let other = sqlx::query(
         "SELECT name, topic FROM tidegate.pipeline, jsonb_object_keys(topics) AS topic
-         WHERE target_oid = $1 AND topic = ANY ($2) LIMIT 1",
+         WHERE (target_oid = $1 OR EXISTS (SELECT FROM tidegate.route WHERE pipeline = name AND table_oid = $1))
+         AND topic = ANY ($2) LIMIT 1",
     )
     .bind(i64::from(wanted.target_oid))
     .bind(&topics)

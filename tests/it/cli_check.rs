@@ -29,6 +29,7 @@ async fn check_shows_the_plan_tries_the_newest_records_and_changes_nothing() {
         "meta offset",
         "varchar(8)",
         "300 newest records → 300 rows",
+        "row   {\"at\": 0, \"id\": ",
         "ready",
         "lock 5s < statement",
     ]);
@@ -154,6 +155,32 @@ async fn check_refuses_a_view_and_a_key_without_a_unique_index() {
     tidegate(&config, &["check"]).fails(64, &["no unique index on exactly (id)", "CREATE UNIQUE INDEX ON"]);
     world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
     tidegate(&config, &["check"]).ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_notes_triggers_rules_and_sums_of_floats() {
+    let world = World::new(1).await;
+    world
+        .sql(
+            "CREATE TABLE fares (id int PRIMARY KEY, total float8);
+             CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER audit AFTER INSERT ON fares FOR EACH ROW EXECUTE FUNCTION nothing();
+             CREATE TRIGGER later AFTER UPDATE ON fares FOR EACH ROW EXECUTE FUNCTION nothing()",
+        )
+        .await;
+    let config = world.config(
+        "table = { name = \"fares\", mode = \"aggregate\", key = [\"id\"] }\ncolumns.id = \"id\"\n\
+         columns.total = { field = \"n\", aggregate = \"sum\" }",
+    );
+    let report = tidegate(&config, &["check", "--json"]).ok().json();
+    let warnings = report["pipelines"][0]["warnings"].to_string();
+    for words in ["insert (audit)", "a sum of `double precision` is rounded"] {
+        assert!(warnings.contains(words), "no {words:?} in {warnings}");
+    }
+    world.sql("CREATE RULE twice AS ON INSERT TO fares DO ALSO SELECT 1").await;
+    tidegate(&config, &["check"]).fails(64, &["mode aggregate merges by ON CONFLICT", "(twice)"]);
+    let append = world.config("table.name = \"fares\"\ncolumns.id = \"id\"");
+    tidegate(&append, &["check"]).ok().says(&["has rules (twice): COPY goes past them"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Upsert and aggregate: one row a key, right to the last unit, whatever happens on the way.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use tidegate_harness::{Daemon, Record, eventually_async};
 
@@ -213,13 +214,14 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
 
+/// One round of 60 000 records; `MINUTES=5` makes it as many rounds as fit into five minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
+    const ROUND: usize = 60_000;
+    let minutes = std::env::var("MINUTES").map_or(0, |minutes| minutes.parse().expect("MINUTES is a number"));
+    let until = Instant::now() + Duration::from_secs(60 * minutes);
     let world = World::new(4).await;
     world.sql("CREATE TABLE latest (trip bigint PRIMARY KEY, ts bigint, meters bigint, pad text, place bigint)").await;
-    let mut readings = readings(60_000, 500, 13);
-    // All records of a key differ in time, so that the end doesn't depend on who comes first.
-    readings.iter_mut().zip(0..).for_each(|(reading, number)| reading.ts = number * 7_919 % 60_000);
     let upsert = world.config(UPSERT);
     let aggregate = world.config(AGGREGATE).replace(&world.name, "fares");
     let daemons: Vec<Daemon> = [&upsert, &upsert, &aggregate, &aggregate]
@@ -234,10 +236,24 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     for daemon in &daemons {
         daemon.await_ready(PATIENCE).expect("the daemon reads");
     }
-    // Any record in any partition: both daemons have all keys all the time.
-    world.produce(readings.iter().zip(0..).map(|(r, number)| Record::new(r.json()).to(number % 4)));
     let written = "SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger";
-    eventually_async("all is written", PATIENCE, async || world.number(written).await == 120_000).await.expect("it is");
+    let mut all: Vec<Reading> = Vec::new();
+    loop {
+        let round = all.len() / ROUND;
+        let mut readings = readings(ROUND, 500, 13 + round as u64);
+        // All records of a key differ in time, so that the end doesn't depend on who comes first.
+        let times = (0..).map(|number| ((round * ROUND) as u64) + number * 7_919 % ROUND as u64);
+        readings.iter_mut().zip(times).for_each(|(reading, ts)| reading.ts = ts);
+        // Any record in any partition: both daemons have all keys all the time.
+        world.produce(readings.iter().zip(0..).map(|(r, number)| Record::new(r.json()).to(number % 4)));
+        all.append(&mut readings);
+        let end = i64::try_from(2 * all.len()).unwrap();
+        eventually_async("all is written", PATIENCE, async || world.number(written).await == end).await.expect("it is");
+        if Instant::now() >= until {
+            break;
+        }
+    }
+    let readings = all;
     let newest: BTreeMap<u64, Reading> = readings.iter().fold(BTreeMap::new(), |mut newest, reading| {
         let entry = newest.entry(reading.trip).or_insert(*reading);
         if reading.ts > entry.ts {

@@ -1,16 +1,20 @@
 //! What `check` asks Postgres: who we are there, what we may do, what kind of table it is, and the plan against its catalog.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Row};
 
 use super::report::PipelineReport;
-use crate::catalog::{Catalog, RelationKind};
+use crate::catalog::{Catalog, RelationKind, TableName};
 use crate::cli::reach;
 use crate::config::{Config, Pipeline, TableMode};
 use crate::ddl;
 use crate::error::FatalError;
+use crate::mapping::Plan;
+use crate::mapping::route::for_table;
 use crate::plan::PlanSource;
-use crate::postgres::catalog;
+use crate::postgres::{catalog, routes};
 use crate::store::ReplanError;
 
 /// The server, as this connection sees it.
@@ -49,6 +53,11 @@ pub(super) async fn check(
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
     server(open, pipeline, report).await.map_err(failed)?;
+    if pipeline.table.route.is_some() {
+        rights_on_ledger(open, report).await.map_err(failed)?;
+        let looked = PlanSource::look(pipeline, open).await;
+        return planned(looked, report).map(|source| source.map(|source| Plans { source, make_table: None }));
+    }
     let found = catalog::load(open, &pipeline.table.name).await.map_err(failed)?;
     if let Some(postgres) = &mut report.postgres {
         postgres.table_exists = found.is_some();
@@ -68,10 +77,19 @@ pub(super) async fn check(
     if let Some(found) = &found {
         mapping(pipeline, found, report);
     }
-    match PlanSource::of(pipeline, found) {
+    let source = planned(PlanSource::for_trial(pipeline, found), report)?;
+    Ok(source.map(|source| Plans { source, make_table }))
+}
+
+/// Notes the plan, or what is wrong with it.
+fn planned(
+    made: Result<PlanSource, ReplanError>,
+    report: &mut PipelineReport,
+) -> Result<Option<PlanSource>, FatalError> {
+    match made {
         Ok(source) => {
             report.planned(&source.current().plan);
-            Ok(Some(Plans { source, make_table }))
+            Ok(Some(source))
         }
         Err(ReplanError::Unplannable(why)) => {
             report.faults.extend(why.lines().map(str::to_owned));
@@ -79,6 +97,44 @@ pub(super) async fn check(
         }
         Err(ReplanError::Write(error)) => Err(FatalError::Unavailable(error.to_string())),
     }
+}
+
+/// Plans for the tables that the newest records name: those that are there, and those that would be made.
+pub(super) async fn for_named(
+    config: &Config,
+    pipeline: &Pipeline,
+    named: &BTreeSet<TableName>,
+    report: &mut PipelineReport,
+) -> Result<Option<Plans>, FatalError> {
+    let failed = |error| reach::failed("can't look at the database", error);
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let open = &mut connection;
+    let max_tables = pipeline.table.route.as_ref().map_or(0, |route| route.max_tables as usize);
+    let mut named: Vec<TableName> = named.iter().cloned().collect();
+    let before = routes::known(open, &pipeline.name).await.map_err(failed)?;
+    named.retain(|table| !before.contains(table));
+    named.truncate(max_tables.saturating_sub(before.len()));
+    let there = routes::existing(open, &named).await.map_err(failed)?;
+    let (mut catalogs, mut statements) = (Vec::new(), Vec::new());
+    for table in before.iter().chain(&named) {
+        let of_table = for_table(pipeline, table);
+        if let Some(found) = catalog::load(open, table).await.map_err(failed)? {
+            if before.contains(table) || Plan::refusal(&of_table, &found).is_none() {
+                self::table(open, &of_table, &found, report).await.map_err(failed)?;
+            }
+            catalogs.push(found);
+        } else if pipeline.table.create
+            && !there.contains(table)
+            && let Some((found, ddl)) = would_make(open, &of_table, report).await?
+        {
+            catalogs.push(found);
+            statements.push(ddl);
+        }
+    }
+    let make_table = (!statements.is_empty()).then(|| statements.join(";\n"));
+    report.ddl.clone_from(&make_table);
+    let source = planned(PlanSource::of_routes(pipeline, catalogs), report)?;
+    Ok(source.map(|source| Plans { source, make_table }))
 }
 
 async fn server(
@@ -199,7 +255,7 @@ async fn table(
     let row = sqlx::query(
         "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'INSERT'),
              has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), c.relpersistence::text,
-             has_database_privilege(current_database(), 'TEMP'), current_user::text
+             has_database_privilege(current_database(), 'TEMP'), current_user::text, pg_has_role(c.relowner, 'USAGE')
          FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
     );
     let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
@@ -215,6 +271,12 @@ async fn table(
     }
     if !insert && !may_insert_columns(connection, pipeline, found).await? {
         faults.push(format!("`{user}` may not insert into `{name}`; run: GRANT INSERT ON {quoted} TO {user}"));
+    }
+    if pipeline.table.evolve && !row.try_get::<bool, _>(7)? {
+        faults.push(format!(
+            "pipelines.{}.table.evolve: `{user}` doesn't own `{name}`, and only an owner adds columns; run: ALTER TABLE {quoted} OWNER TO {user}; or leave evolve out",
+            pipeline.name
+        ));
     }
     match &pipeline.table.mode {
         TableMode::Append if secured => faults.push(format!(
@@ -239,6 +301,7 @@ async fn table(
             }
         }
     }
+    surprises(connection, pipeline, found, report).await?;
     if found.kind == RelationKind::Foreign {
         report.warnings.push(format!(
             "`{name}` is a foreign table: its server commits on its own, so a crash between the two commits may write records twice"
@@ -248,6 +311,39 @@ async fn table(
         report.warnings.push(format!(
             "`{name}` is unlogged: a crash of the server empties it, while the ledger says that its rows are written"
         ));
+    }
+    Ok(())
+}
+
+/// What runs, or doesn't run, when rows go in by COPY.
+async fn surprises(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    found: &Catalog,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    // Bit 2 of tgtype is INSERT; a partition's triggers are its parent's own.
+    let row = sqlx::query(
+        "SELECT (SELECT string_agg(tgname::text, ', ' ORDER BY tgname) FROM pg_catalog.pg_trigger
+                 WHERE tgrelid = $1::int8::oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 4 <> 0),
+             (SELECT string_agg(rulename::text, ', ' ORDER BY rulename) FROM pg_catalog.pg_rewrite
+                 WHERE ev_class = $1::int8::oid AND ev_type IN ('2', '3') AND ev_enabled <> 'D')",
+    );
+    let row = row.bind(i64::from(found.oid)).fetch_one(connection).await?;
+    let name = &found.table;
+    if let Some(triggers) = row.try_get::<Option<String>, _>(0)? {
+        report.warnings.push(format!(
+            "`{name}` has triggers that run on insert ({triggers}): they may change or leave out rows, and what they raise makes a dead letter"
+        ));
+    }
+    if let Some(rules) = row.try_get::<Option<String>, _>(1)? {
+        match pipeline.table.mode {
+            TableMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}): COPY goes past them")),
+            _ => report.faults.push(format!(
+                "mode {} merges by ON CONFLICT, which Postgres refuses for `{name}`, since it has rules on insert or update ({rules}); drop them, or use triggers",
+                pipeline.table.mode.word()
+            )),
+        }
     }
     Ok(())
 }

@@ -109,6 +109,7 @@ impl PipelineReport {
     }
 
     pub(super) fn planned(&mut self, plan: &Plan) {
+        self.warnings.extend(plan.warnings().iter().cloned());
         let columns = plan.describe().into_iter();
         self.columns = columns
             .map(|column| PlannedColumn {

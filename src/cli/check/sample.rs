@@ -1,6 +1,6 @@
 //! The trial of `check`: the newest records go the whole way, by the daemon's own writer, into a transaction that is rolled back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -9,8 +9,9 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::database::Plans;
-use crate::batch::{Batch, Trigger};
+use crate::batch::{Batch, Incoming, Trigger};
 use crate::budget::Budget;
+use crate::catalog::TableName;
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
@@ -19,10 +20,12 @@ use crate::kafka::observer::End;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::mapping::Encoder;
+use crate::mapping::evolve::NewFields;
 use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
 use crate::position::{ClaimId, Offset, TopicPartition};
-use crate::postgres::PgStore;
+use crate::postgres::{PgStore, evolve};
+use crate::record::{Headers, Record};
 use crate::registry::{self, Schemas};
 use crate::status::{ConsumerStatus, lock};
 use crate::writer::{Stopped, Writer};
@@ -40,6 +43,10 @@ pub(super) struct Sample {
     pub(super) reasons: BTreeMap<&'static str, u64>,
     /// The first few.
     pub(super) letters: Vec<Letter>,
+    /// The first rows that were rolled back, as JSON objects.
+    pub(super) first_rows: Vec<String>,
+    /// What `evolve` would run for fields that have no column yet.
+    pub(super) evolve: Option<String>,
 }
 
 impl Sample {
@@ -53,6 +60,12 @@ impl Sample {
             show::counted(self.rows, "row", "rows"),
             show::counted(self.dead_letters, "dead letter", "dead letters")
         );
+        if let Some(sql) = &self.evolve {
+            text += &format!("    the first start would run: {}\n", show::safe(sql));
+        }
+        for row in &self.first_rows {
+            text += &format!("    row   {}\n", show::safe(row));
+        }
         for (reason, count) in &self.reasons {
             text += &format!("    {reason}: {}\n", show::count(*count));
         }
@@ -74,17 +87,10 @@ pub(super) async fn try_newest(
     topics: &BTreeMap<String, i32>,
     records: u32,
 ) -> Result<Sample, FatalError> {
-    let observer = reach::observer(config, pipeline)?;
-    let sources = reach::partitions(topics);
-    let (low, high) = reach::ask(config, &observer, move |observer| {
-        Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
-    })
-    .await?;
-    let logs = high.into_iter().filter_map(|(source, high)| Some((source.clone(), *low.get(&source)?, high)));
-    let ranges = newest(logs.collect(), u64::from(records));
-
+    let ranges = ranges(config, pipeline, topics, records).await?;
     let planned = plans.source.current();
     let schemas = plans.source.schemas().cloned();
+    let catalog = planned.catalog.clone();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
@@ -105,7 +111,8 @@ pub(super) async fn try_newest(
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    read.map_err(FatalError::Unavailable)?;
+    let new_fields = read.map_err(FatalError::Unavailable)?;
+    let missing: Vec<_> = new_fields.missing(&catalog).into_iter().map(|(name, found)| (name, found.sql())).collect();
     let mut findings = lock(&findings);
     Ok(Sample {
         records: tried,
@@ -113,7 +120,57 @@ pub(super) async fn try_newest(
         dead_letters: status.dead_letters(),
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
+        first_rows: std::mem::take(&mut findings.rows),
+        evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     })
+}
+
+/// The tables that the newest records name.
+pub(super) async fn named_tables(
+    config: &Config,
+    pipeline: &Pipeline,
+    plans: &Plans,
+    topics: &BTreeMap<String, i32>,
+    records: u32,
+) -> Result<BTreeSet<TableName>, FatalError> {
+    let ranges = ranges(config, pipeline, topics, records).await?;
+    let (reader, planned) = (settings::reader(&config.kafka, pipeline), plans.source.current());
+    let reading = spawn_blocking(move || {
+        let reader = Reader::new(&reader)?;
+        let mut encoder = Encoder::new(Arc::clone(&planned.plan));
+        let mut named = BTreeSet::new();
+        for (source, range) in &ranges {
+            reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
+                let Incoming { offset, timestamp_ms, key, value } = incoming(message);
+                let mut arena = Vec::new();
+                push_headers(message, &mut arena);
+                let headers = Headers::from_arena(&arena);
+                let (topic, partition, offset) = (&*source.topic, source.partition, offset.get());
+                let record = Record { topic, partition, offset, timestamp_ms, key, value, headers };
+                named.extend(encoder.unknown_table(&record));
+            })?;
+        }
+        Ok(named)
+    });
+    let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
+    read.map_err(FatalError::Unavailable)
+}
+
+/// Where the newest records lie.
+async fn ranges(
+    config: &Config,
+    pipeline: &Pipeline,
+    topics: &BTreeMap<String, i32>,
+    records: u32,
+) -> Result<Vec<(TopicPartition, std::ops::Range<Offset>)>, FatalError> {
+    let observer = reach::observer(config, pipeline)?;
+    let sources = reach::partitions(topics);
+    let (low, high) = reach::ask(config, &observer, move |observer| {
+        Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
+    })
+    .await?;
+    let logs = high.into_iter().filter_map(|(source, high)| Some((source.clone(), *low.get(&source)?, high)));
+    Ok(newest(logs.collect(), u64::from(records)))
 }
 
 fn trouble(findings: &Mutex<crate::cli::rehearsal::Findings>, why: &str) -> FatalError {
@@ -125,7 +182,7 @@ fn trouble(findings: &Mutex<crate::cli::rehearsal::Findings>, why: &str) -> Fata
 
 /// Where to begin in each log, so that about `wanted` records are read: each log gives its part, and what a short log can't give
 /// the longer ones do.
-fn newest(
+pub(in crate::cli) fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,
 ) -> Vec<(TopicPartition, std::ops::Range<Offset>)> {
@@ -142,7 +199,7 @@ fn newest(
     ranges
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size.
+/// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes.
 fn read(
     config: &rdkafka::ClientConfig,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
@@ -150,11 +207,12 @@ fn read(
     schemas: Option<&Arc<Schemas>>,
     limits: crate::config::BatchLimits,
     outbox: &mpsc::Sender<Batch>,
-) -> Result<(), String> {
+) -> Result<NewFields, String> {
     let reader = Reader::new(config)?;
+    let mut new_fields = NewFields::default();
     let mut encoder = Encoder::new(Arc::clone(&planned.plan));
     let mut trouble = Ok(());
-    for topic in ranges.iter().map(|(source, _)| &source.topic).collect::<std::collections::BTreeSet<_>>() {
+    for topic in ranges.iter().map(|(source, _)| &source.topic).collect::<BTreeSet<_>>() {
         let of_topic: Vec<_> = ranges
             .iter()
             .filter(|(source, _)| source.topic == *topic)
@@ -173,6 +231,7 @@ fn read(
             }
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
+                encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
             });
             if batch.len() >= limits.max_rows.get() || batch.bytes() as u64 >= limits.max_bytes {
@@ -184,7 +243,7 @@ fn read(
         trouble.clone()?;
         send(batch, outbox);
     }
-    Ok(())
+    Ok(new_fields)
 }
 
 fn empty(planned: &Planned) -> Batch {

@@ -24,7 +24,7 @@ use crate::mapping::Encoder;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::position::{ClaimId, Offset, TopicPartition};
-use crate::postgres::{PgStore, catalog, schema};
+use crate::postgres::{PgStore, schema};
 use crate::record::{Record, push_header};
 use crate::registry;
 use crate::retry::{Severity, Stage};
@@ -95,8 +95,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
     schema::migrate_and_close(reach::open(&connector).await?).await.map_err(|error| {
         FatalError::Stopped(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
     })?;
-    let found = catalog::load(&mut connection, &pipeline.table.name).await.map_err(failed)?;
-    let plans = Arc::new(PlanSource::of(pipeline, found).map_err(|error| match error {
+    let plans = Arc::new(PlanSource::look(pipeline, &mut connection).await.map_err(|error| match error {
         ReplanError::Unplannable(why) => FatalError::Config(why),
         ReplanError::Write(error) => FatalError::Unavailable(error.to_string()),
     })?);
@@ -273,6 +272,17 @@ fn taken(what: &str) -> WriteError {
 }
 
 impl Store for Letters {
+    async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
+        match self.inner.prepare(batch).await {
+            Err(ReplanError::Write(error)) => {
+                // The writer would wait for ever.
+                let end = no_waiting(error, &mut lock(&self.page).outage);
+                Err(ReplanError::Unplannable(end.to_string()))
+            }
+            prepared => prepared,
+        }
+    }
+
     /// Locks the letters, so that two commands never write the same one.
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.rejected.clear();

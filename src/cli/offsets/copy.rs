@@ -105,6 +105,7 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     let moved = moved.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
     let letters = sqlx::query("UPDATE tidegate.dead_letter SET pipeline = $2 WHERE pipeline = $1");
     let letters = letters.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
+    crate::postgres::routes::rename(&mut transaction, from, &to.name).await.map_err(failed)?;
     let removed = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(from);
     removed.execute(&mut *transaction).await.map_err(failed)?;
     transaction.commit().await.map_err(failed)?;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use sqlx::{PgConnection, Row};
 
-use crate::catalog::quote_identifier;
+use crate::catalog::{TableName, quote_identifier};
 use crate::config::{Pipeline, Source};
 use crate::position::{Offset, TopicPartition};
 
@@ -36,7 +36,11 @@ pub(super) struct Counts {
 impl Columns {
     /// # Errors
     /// Why the table can't be held against the ledger.
-    pub(super) fn of<'a>(pipeline: &Pipeline, topics: impl Iterator<Item = &'a str>) -> Result<Self, String> {
+    pub(super) fn of<'a>(
+        pipeline: &Pipeline,
+        tables: &[TableName],
+        topics: impl Iterator<Item = &'a str>,
+    ) -> Result<Self, String> {
         let topics: BTreeSet<&str> = topics.collect();
         let column = |wanted: &Source| {
             let columns = pipeline.columns.iter().flatten();
@@ -57,12 +61,18 @@ impl Columns {
                 ));
             }
         };
-        let table = pipeline.table.name.quoted();
-        Ok(Self {
-            rows: format!(
+        if tables.is_empty() {
+            return Err(format!("no record of pipeline {name} has named a table yet"));
+        }
+        let rows = tables.iter().map(|table| {
+            format!(
                 "SELECT {topic} AS topic, {partition}::int4 AS partition, {offset}::int8 AS record_offset, true AS is_row
-                 FROM {table} WHERE $1::text IS NOT NULL"
-            ),
+                 FROM {} WHERE $1::text IS NOT NULL",
+                table.quoted()
+            )
+        });
+        Ok(Self {
+            rows: rows.collect::<Vec<_>>().join(" UNION ALL "),
             topic: topics.first().map_or(String::new(), |topic| (*topic).to_owned()),
         })
     }

@@ -79,6 +79,7 @@ fn what_the_reference_has_switched_off_is_right_too() {
             "pipelines.ride_history.decode.include: belongs to format \"protobuf\", and this is \"json\"",
             "pipelines.ride_history.table.key: of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out",
             "pipelines.ride_history.table.newer_by: of no use to mode = \"append\"; it is for mode = \"upsert\"",
+            "pipelines.ride_history.table.max_tables: of no use to a single table; it is for a name with placeholders",
             "pipelines.ride_history.columns.distance.aggregate: of no use to mode = \"append\"; it is for mode = \"aggregate\"",
             "pipelines.ride_history.columns.pauses.aggregate: of no use to mode = \"append\"; it is for mode = \"aggregate\"",
             "pipelines.ride_history.columns.last_seen.aggregate: of no use to mode = \"append\"; it is for mode = \"aggregate\"",

@@ -1,0 +1,91 @@
+//! The modes bench: a backlog whose records share keys, drained by the daemon in mode upsert and in mode aggregate, turn by turn
+//! with the best SQL that one would write by hand for the same batches (COPY into a staging table, then one `INSERT … SELECT …
+//! ON CONFLICT`), and with the daemon's plain append. All share the machine with broker and database, so the ratios count.
+//!
+//! ```text
+//! cargo bench --bench modes                                    # 2 M records over 10 k and over 1 M keys, 3 turns
+//! cargo bench --bench modes -- --records 100000 --keys 1000 --turns 1
+//! ```
+//! By hand, a batch is at hand in memory, encoded, and nothing is read, decoded or kept in a ledger: the ratio says what all of
+//! that costs beside the merge.
+
+mod by_hand;
+mod stage;
+
+use anyhow::Result;
+use clap::Parser;
+
+use stage::{Mode, Stage};
+
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Records of each backlog.
+    #[arg(long, default_value_t = 2_000_000)]
+    records: u64,
+    /// How many keys they have.
+    #[arg(long, value_delimiter = ',', default_value = "10000,1000000")]
+    keys: Vec<u64>,
+    /// Turns, each of all contenders.
+    #[arg(long, default_value_t = 3)]
+    turns: usize,
+    /// Rows of a batch, for all contenders.
+    #[arg(long, default_value_t = 50_000)]
+    batch: u32,
+    /// Consumers of the daemon, and connections of the hand-written SQL.
+    #[arg(long, default_value_t = 1)]
+    connections: u32,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    tokio::runtime::Runtime::new()?.block_on(run(&arguments))
+}
+
+async fn run(arguments: &Arguments) -> Result<()> {
+    for keys in &arguments.keys {
+        eprintln!(
+            "starting Kafka and Postgres, loading {} records of {keys} keys into 4 partitions",
+            arguments.records
+        );
+        let stage = Stage::set(arguments.records, *keys, arguments.batch, arguments.connections).await?;
+        let mut rates: Vec<(Mode, Vec<f64>, Vec<f64>)> =
+            Mode::ALL.map(|mode| (mode, Vec::new(), Vec::new())).into_iter().collect();
+        for turn in 0..arguments.turns {
+            for (mode, ours, by_hand) in &mut rates {
+                ours.push(stage.drain(*mode).await?);
+                by_hand.push(stage.by_hand(*mode).await?);
+                eprintln!(
+                    "  {keys} keys, turn {turn}, {mode}: tidegate {:.0} rows/s, by hand {:.0} rows/s",
+                    ours[turn], by_hand[turn]
+                );
+            }
+        }
+        println!("\n{} records over {keys} keys, medians of {} turns", arguments.records, arguments.turns);
+        println!("  {:<12}{:>18}{:>18}{:>10}", "", "tidegate rows/s", "by hand rows/s", "ratio");
+        for (mode, ours, by_hand) in &rates {
+            let ratio = median(ours.iter().zip(by_hand).map(|(ours, by_hand)| ours / by_hand));
+            println!(
+                "  {:<12}{:>18.0}{:>18.0}{:>10.2}",
+                mode.to_string(),
+                median(ours.iter().copied()),
+                median(by_hand.iter().copied()),
+                ratio
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The middle value; the mean of the two in the middle.
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}

@@ -1,0 +1,296 @@
+//! `tidegate schema`: looks at the newest records of a topic, and proposes the table and the mapping that would take them. The
+//! proposal is a configuration that `tidegate check` accepts. Changes nothing, and asks Postgres nothing.
+
+mod infer;
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use rdkafka::message::Message as _;
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+
+use super::check::newest;
+use super::{reach, show, start_logging};
+use crate::config::{Config, Pipeline, Topics, variables};
+use crate::ddl;
+use crate::error::FatalError;
+use crate::kafka::observer::End;
+use crate::kafka::reader::Reader;
+use crate::kafka::settings;
+use infer::{Proposed, Sample};
+
+/// What `schema` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The topic to look at.
+    #[arg(long, value_name = "TOPIC")]
+    topic: String,
+    /// A broker, or several parted by commas.
+    #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
+    bootstrap_servers: Option<String>,
+    /// A property of librdkafka, for clusters that ask for a password. Several may be given.
+    #[arg(long = "property", value_name = "NAME=VALUE", conflicts_with = "config")]
+    properties: Vec<String>,
+    /// A configuration that has a pipeline already: brokers and their properties are taken from it.
+    #[arg(long, value_name = "FILE")]
+    config: Vec<std::path::PathBuf>,
+    /// The table to propose; the topic's name by default.
+    #[arg(long, value_name = "TABLE")]
+    table: Option<String>,
+    /// How many of the newest records are looked at.
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    records: u32,
+    /// One JSON document on standard output, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    topic: String,
+    pipeline: String,
+    table: String,
+    records: u64,
+    tombstones: u64,
+    not_json_objects: u64,
+    columns: Vec<Column>,
+    /// What `create = true` would run.
+    ddl: String,
+    /// The configuration.
+    toml: String,
+}
+
+#[derive(Serialize)]
+struct Column {
+    column: String,
+    #[serde(rename = "type")]
+    type_text: &'static str,
+    unit: Option<&'static str>,
+    field: String,
+    /// Records that have the field and a value in it.
+    with_value: u64,
+}
+
+/// Columns that say where a row came from: `verify` looks for each record by them.
+const PLACE: &str = "kafka_partition = { meta = \"partition\", type = \"int4\" }\n\
+                     kafka_offset = { meta = \"offset\", type = \"int8\" }\n";
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let name = pipeline_name(&arguments.topic);
+    let table = arguments.table.clone().unwrap_or_else(|| quote_table(&name));
+    let (config, head) = brokers(arguments, &name, &table)?;
+    start_logging(&config, tracing::level_filters::LevelFilter::WARN);
+    let pipeline = config.pipelines.first().ok_or_else(|| bug("no pipeline"))?;
+    let sample = look(&config, pipeline, &arguments.topic, arguments.records).await?;
+    let (columns, complete) = sample.columns();
+    if columns.is_empty() {
+        return Err(FatalError::Config(format!(
+            "of the newest {} of topic `{}` none is a JSON object with a field that has a value; a table can't be proposed from them",
+            show::counted(sample.records, "record", "records"),
+            arguments.topic
+        )));
+    }
+    let block = block(&arguments.topic, &name, &table, &columns, &sample, complete);
+    let toml = head.clone() + &block;
+    let proposed = Config::parse("the proposal", &(connections(&config, &head) + &block));
+    let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
+    let made = proposed.pipelines.iter().find(|pipeline| pipeline.name == name).map(ddl::create_table);
+    let ddl = match made {
+        Some(Ok(ddl)) => ddl,
+        _ => return Err(bug("the proposed table can't be made")),
+    };
+    if arguments.json {
+        let report = Report {
+            topic: arguments.topic.clone(),
+            pipeline: name,
+            table,
+            records: sample.records,
+            tombstones: sample.tombstones,
+            not_json_objects: sample.others,
+            columns: columns.iter().map(Column::of).collect(),
+            ddl,
+            toml,
+        };
+        return show::json(&report);
+    }
+    show::print(&format!("{toml}\n# create = true runs this at the first start:\n#   {};", ddl.replace('\n', "\n#   ")))
+}
+
+impl Column {
+    fn of(proposed: &Proposed) -> Self {
+        Self {
+            column: proposed.name.clone(),
+            type_text: proposed.type_name,
+            unit: proposed.unit,
+            field: path_text(&proposed.path),
+            with_value: proposed.present - proposed.nulls,
+        }
+    }
+}
+
+fn bug(what: &str) -> FatalError {
+    FatalError::Stopped(format!("a bug of ours: {what}"))
+}
+
+/// The brokers to ask, as a configuration of one pipeline, and what of it belongs at the head of the proposal.
+fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, String), FatalError> {
+    let topic = quoted(&arguments.topic);
+    let pipeline = format!("[pipelines.{name}]\ntopics = [{topic}]\ntable.name = {}\n", quoted(table));
+    if let Some(servers) = &arguments.bootstrap_servers {
+        let mut head = format!("[kafka]\nbootstrap_servers = {}\n\n", quoted(servers));
+        if !arguments.properties.is_empty() {
+            head += "[kafka.properties]\n";
+        }
+        for property in &arguments.properties {
+            let Some((name, value)) = property.split_once('=') else {
+                return Err(FatalError::Config(format!("--property: `{property}` is not NAME=VALUE")));
+            };
+            head += &format!("{} = {}\n", quoted(name), quoted(value));
+        }
+        head +=
+            "\n[postgres]\n# Change this to your database.\nurl = \"postgres://tidegate@127.0.0.1:5432/telemetry\"\n\n";
+        let config = Config::parse("--bootstrap-servers", &(head.clone() + &pipeline));
+        return Ok((config.map_err(|faults| FatalError::Config(faults.to_string()))?, head));
+    }
+    let mut config =
+        Config::load(&arguments.config, variables()).map_err(|faults| FatalError::Config(faults.to_string()))?;
+    // Only the brokers matter; a pipeline's own properties are left to it.
+    config.pipelines.truncate(1);
+    if let Some(pipeline) = config.pipelines.first_mut() {
+        pipeline.topics = Topics::List(vec![arguments.topic.clone()]);
+    }
+    Ok((config, String::new()))
+}
+
+/// What a whole configuration needs above the proposed pipeline, where the proposal is to stand in a file that has it.
+fn connections(config: &Config, head: &str) -> String {
+    if head.is_empty() {
+        format!(
+            "[kafka]\nbootstrap_servers = {}\n[postgres]\nurl = \"postgres://\"\n",
+            quoted(&config.kafka.bootstrap_servers)
+        )
+    } else {
+        head.to_owned()
+    }
+}
+
+async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -> Result<Sample, FatalError> {
+    let observer = reach::observer(config, pipeline)?;
+    let topics = reach::topics(config, &observer, &pipeline.topics).await?;
+    if topics.is_empty() {
+        return Err(FatalError::Config(format!(
+            "topic `{topic}` does not exist on {}; correct its name",
+            config.kafka.bootstrap_servers
+        )));
+    }
+    let sources = reach::partitions(&topics);
+    let (low, high) = reach::ask(config, &observer, move |observer| {
+        Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
+    })
+    .await?;
+    let logs = high.into_iter().filter_map(|(source, high)| Some((source.clone(), *low.get(&source)?, high)));
+    let ranges = newest(logs.collect(), u64::from(records));
+    let ranges: Vec<_> = ranges.into_iter().map(|(source, range)| (source.partition, range)).collect();
+    let (reader, topic): (_, Arc<str>) = (settings::reader(&config.kafka, pipeline), topic.into());
+    let reading = spawn_blocking(move || {
+        let mut sample = Sample::default();
+        Reader::new(&reader)?.read(&topic, &ranges, |message| sample.add(message.payload()))?;
+        Ok(sample)
+    });
+    let read = reading.await.map_err(|error| bug(&error.to_string()))?;
+    read.map_err(FatalError::Unavailable)
+}
+
+/// The pipeline's block.
+fn block(topic: &str, name: &str, table: &str, columns: &[Proposed], sample: &Sample, complete: bool) -> String {
+    let mut text =
+        format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));
+    let odd = sample.tombstones + sample.others;
+    if odd > 0 {
+        let _infallible = write!(
+            text,
+            ", of which {} without a value and {} no JSON object: those would be dead letters",
+            show::count(sample.tombstones),
+            show::count(sample.others)
+        );
+    }
+    text += ".\n";
+    let rest = if complete { "Fields that appear later" } else { "Fields that appear later or found no column below" };
+    let extra = free_name(columns, "extra");
+    let _infallible = write!(
+        text,
+        "[pipelines.{name}]\ntopics = [{}]\n# {rest} are kept in this jsonb column.\nunknown_fields = {{ column = {} }}\n\n\
+         [pipelines.{name}.table]\nname = {}\ncreate = true\n\n[pipelines.{name}.columns]\n",
+        quoted(topic),
+        quoted(&extra),
+        quoted(table),
+    );
+    let documents = sample.records - odd;
+    for column in columns {
+        let unit = column.unit.map_or(String::new(), |unit| format!(", unit = \"{unit}\""));
+        let with_value = column.present - column.nulls;
+        let note = if with_value < documents {
+            format!(" # in {} of {documents}", show::count(with_value))
+        } else {
+            String::new()
+        };
+        let _infallible = writeln!(
+            text,
+            "{} = {{ field = {}, type = \"{}\"{unit} }}{note}",
+            key(&column.name),
+            quoted(&path_text(&column.path)),
+            column.type_name
+        );
+    }
+    let taken = |name: &str| columns.iter().any(|column| column.name == name);
+    if !taken("kafka_partition") && !taken("kafka_offset") {
+        text += PLACE;
+    }
+    text
+}
+
+/// `wanted`, with underscores behind it until no column has it.
+fn free_name(columns: &[Proposed], wanted: &str) -> String {
+    let mut name = wanted.to_owned();
+    while columns.iter().any(|column| column.name == name) {
+        name.push('_');
+    }
+    name
+}
+
+/// The topic's name in the letters that a pipeline's name may have.
+fn pipeline_name(topic: &str) -> String {
+    topic.chars().take(63).map(|c| if c == '.' { '_' } else { c }).collect()
+}
+
+/// A table's name as the configuration reads it.
+fn quote_table(name: &str) -> String {
+    if name.contains('-') { format!("\"{name}\"") } else { name.to_owned() }
+}
+
+/// A path as the configuration has it.
+fn path_text(path: &[String]) -> String {
+    path.iter().map(|name| name.replace('\\', "\\\\").replace('.', "\\.")).collect::<Vec<_>>().join(".")
+}
+
+/// A key of TOML.
+fn key(name: &str) -> String {
+    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { quoted(name) }
+}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _infallible = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted + "\""
+}

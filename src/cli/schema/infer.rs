@@ -1,0 +1,358 @@
+//! What a sample of JSON records says about their fields: the column that each would go into. Pure.
+
+use jiff::Timestamp;
+
+use crate::decode::json;
+use crate::decode::json::members::{Elements, Members};
+use crate::value::{Flags, Kind, Value};
+
+/// Fields that a proposal has room for; what is beyond goes into the column for the rest.
+const FIELDS_MAX: usize = 200;
+/// The longest name that Postgres keeps whole, in bytes.
+const NAME_MAX: usize = 63;
+
+/// Records as they were looked at.
+#[derive(Debug, Default)]
+pub(super) struct Sample {
+    pub(super) records: u64,
+    pub(super) tombstones: u64,
+    /// What is no JSON object.
+    pub(super) others: u64,
+    fields: Vec<Field>,
+}
+
+/// A field, in the order of its first appearance.
+#[derive(Debug)]
+struct Field {
+    path: Vec<String>,
+    seen: Seen,
+}
+
+/// What a field held.
+#[derive(Debug, Default)]
+struct Seen {
+    present: u64,
+    nulls: u64,
+    bools: u64,
+    numbers: Numbers,
+    texts: Texts,
+    objects: u64,
+    arrays: u64,
+    /// Elements of all its arrays.
+    elements: Option<Box<Seen>>,
+    /// An array within an array, an object within an array.
+    nested: bool,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    count: u64,
+    /// All of them are whole.
+    fractions: u64,
+    /// Beyond an int8, or with more digits than a float8 keeps.
+    exact: u64,
+    least: i64,
+    most: i64,
+}
+
+#[derive(Debug, Default)]
+struct Texts {
+    count: u64,
+    instants: u64,
+    dates: u64,
+    uuids: u64,
+}
+
+/// A column of the proposal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Proposed {
+    pub(super) name: String,
+    pub(super) path: Vec<String>,
+    pub(super) type_name: &'static str,
+    pub(super) unit: Option<&'static str>,
+    /// Records that have the field.
+    pub(super) present: u64,
+    /// Of these, records where it is null.
+    pub(super) nulls: u64,
+}
+
+impl Sample {
+    /// Looks at one record.
+    pub(super) fn add(&mut self, value: Option<&[u8]>) {
+        self.records += 1;
+        let Some(value) = value else {
+            self.tombstones += 1;
+            return;
+        };
+        match json::document(value) {
+            Ok(slot) if slot.kind == Kind::Object => self.object(&mut Vec::new(), slot.of(value).raw),
+            _ => self.others += 1,
+        }
+    }
+
+    fn object(&mut self, path: &mut Vec<String>, raw: &[u8]) {
+        for (name, value) in Members::of(raw) {
+            path.push(name);
+            let at = self.fields.iter().position(|field| field.path == *path).or_else(|| {
+                let room = self.fields.len() < 2 * FIELDS_MAX;
+                room.then(|| self.fields.push(Field { path: path.clone(), seen: Seen::default() }));
+                room.then(|| self.fields.len() - 1)
+            });
+            if let Some(field) = at.and_then(|at| self.fields.get_mut(at)) {
+                field.seen.add(&value);
+            }
+            // One level down: deeper things are a document of their own.
+            if value.kind == Kind::Object && path.len() == 1 {
+                self.object(path, value.raw);
+            }
+            path.pop();
+        }
+    }
+
+    /// The columns that the fields would go into, and whether some found no room.
+    pub(super) fn columns(&self) -> (Vec<Proposed>, bool) {
+        let mut columns: Vec<Proposed> = Vec::new();
+        let mut complete = true;
+        for Field { path, seen } in &self.fields {
+            let whole = |path: &[String]| self.is_spread(path);
+            let wanted = match path.as_slice() {
+                [_] => !whole(path),
+                [top, ..] => whole(std::slice::from_ref(top)),
+                [] => false,
+            };
+            if !wanted || seen.present == seen.nulls {
+                // A field that was only ever null has no type.
+                complete &= !wanted;
+                continue;
+            }
+            let name = name_of(path, |name| columns.iter().any(|column| column.name == name));
+            match name {
+                Some(name) if columns.len() < FIELDS_MAX => {
+                    let (type_name, unit) = seen.type_of(path.last().map_or("", String::as_str));
+                    let Seen { present, nulls, .. } = *seen;
+                    columns.push(Proposed { name, path: path.clone(), type_name, unit, present, nulls });
+                }
+                _ => complete = false,
+            }
+        }
+        (columns, complete)
+    }
+
+    /// Whether an object's members become columns of their own: it is one in all records, and holds nothing but scalars.
+    fn is_spread(&self, top: &[String]) -> bool {
+        let Some(field) = self.fields.iter().find(|field| field.path == top) else { return false };
+        let members: Vec<_> =
+            self.fields.iter().filter(|field| field.path.len() == 2 && field.path.first() == top.first()).collect();
+        field.seen.objects + field.seen.nulls == field.seen.present
+            && (1..=16).contains(&members.len())
+            && members.iter().all(|member| member.seen.objects == 0 && member.seen.arrays == 0)
+    }
+}
+
+impl Seen {
+    fn add(&mut self, value: &Value<'_>) {
+        self.present += 1;
+        match value.kind {
+            Kind::Null | Kind::Missing => self.nulls += 1,
+            Kind::True | Kind::False => self.bools += 1,
+            Kind::Number => self.numbers.add(value),
+            // The kinds below are not of JSON, which is all that a sample is read as.
+            Kind::Lexical
+            | Kind::Float
+            | Kind::Instant
+            | Kind::Day
+            | Kind::Clock
+            | Kind::Span
+            | Kind::Uuid
+            | Kind::Decimal => {}
+            Kind::String | Kind::Text | Kind::Bytes => self.texts.add(value.as_text().unwrap_or_default()),
+            Kind::Object => self.objects += 1,
+            Kind::Array => {
+                self.arrays += 1;
+                let elements = self.elements.get_or_insert_default();
+                for element in Elements::of(value.raw) {
+                    self.nested |= matches!(element.kind, Kind::Array | Kind::Object);
+                    elements.add(&element);
+                }
+            }
+        }
+    }
+
+    /// The type that takes all that was seen, and the unit where it is an epoch.
+    fn type_of(&self, name: &str) -> (&'static str, Option<&'static str>) {
+        let kinds = [self.bools, self.numbers.count, self.texts.count, self.objects + self.arrays];
+        if kinds.iter().filter(|count| **count > 0).count() != 1 {
+            // Text and numbers both: a text column takes either. With structures among them it takes a document.
+            let text = self.objects + self.arrays == 0 && self.texts.count > 0;
+            return (if text { "text" } else { "jsonb" }, None);
+        }
+        match () {
+            () if self.bools > 0 => ("bool", None),
+            () if self.numbers.count > 0 => self.numbers.type_of(name),
+            () if self.texts.count > 0 => (self.texts.type_of(), None),
+            () if self.arrays > 0 && self.objects == 0 && !self.nested => {
+                let element = self.elements.as_deref().filter(|elements| elements.present > elements.nulls);
+                (element.map_or("jsonb", |element| array_of(element.type_of("").0)), None)
+            }
+            () => ("jsonb", None),
+        }
+    }
+}
+
+impl Numbers {
+    fn add(&mut self, value: &Value<'_>) {
+        let first = self.count == 0;
+        self.count += 1;
+        let whole = (value.exponent == 0 && !value.flags.has(Flags::INEXACT))
+            .then(|| i64::try_from(value.mantissa).ok())
+            .flatten()
+            .map(|number| if value.flags.has(Flags::NEGATIVE) { -number } else { number });
+        match whole {
+            Some(number) => {
+                self.least = if first { number } else { self.least.min(number) };
+                self.most = if first { number } else { self.most.max(number) };
+            }
+            None if value.exponent == 0 || value.flags.has(Flags::INEXACT) => self.exact += 1,
+            None => self.fractions += 1,
+        }
+    }
+
+    fn type_of(&self, name: &str) -> (&'static str, Option<&'static str>) {
+        match () {
+            () if self.exact > 0 => ("numeric", None),
+            () if self.fractions > 0 => ("float8", None),
+            () => match epoch_unit(name, self.least, self.most) {
+                Some(unit) => ("timestamptz", Some(unit)),
+                None => ("int8", None),
+            },
+        }
+    }
+}
+
+impl Texts {
+    fn add(&mut self, text: &[u8]) {
+        self.count += 1;
+        let text = std::str::from_utf8(text).unwrap_or_default();
+        let is_instant = text.len() >= 20 && text.as_bytes()[10] == b'T' && text.parse::<Timestamp>().is_ok();
+        let is_date = text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok();
+        let is_uuid = text.len() == 36 && text.parse::<uuid::Uuid>().is_ok();
+        self.instants += u64::from(is_instant);
+        self.dates += u64::from(is_date);
+        self.uuids += u64::from(is_uuid);
+    }
+
+    fn type_of(&self) -> &'static str {
+        match self.count {
+            n if n == self.instants => "timestamptz",
+            n if n == self.dates => "date",
+            n if n == self.uuids => "uuid",
+            _ => "text",
+        }
+    }
+}
+
+fn array_of(element: &str) -> &'static str {
+    match element {
+        "bool" => "bool[]",
+        "int8" => "int8[]",
+        "float8" => "float8[]",
+        "numeric" => "numeric[]",
+        "text" => "text[]",
+        "timestamptz" => "timestamptz[]",
+        "date" => "date[]",
+        "uuid" => "uuid[]",
+        _ => "jsonb",
+    }
+}
+
+/// Whole numbers under a name of time that all lie between 2000 and 2100 in one unit.
+fn epoch_unit(name: &str, least: i64, most: i64) -> Option<&'static str> {
+    const SINCE: i128 = 946_684_800;
+    const UNTIL: i128 = 4_102_444_800;
+    let name = name.to_ascii_lowercase();
+    let of_time = ["ts", "t", "at", "time", "when", "date", "epoch"].contains(&name.as_str())
+        || ["timestamp", "time_ms", "time_us", "time_ns"].iter().any(|part| name.contains(part))
+        || ["_at", "_ts", "_time", "_on"].iter().any(|end| name.ends_with(end));
+    let units = [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
+    let fits = |per_second: i128| i128::from(least) >= SINCE * per_second && i128::from(most) < UNTIL * per_second;
+    units.into_iter().find(|(_, per_second)| of_time && fits(*per_second)).map(|(unit, _)| unit)
+}
+
+/// `position.lat` becomes `position_lat`; `None` where that is taken, or Postgres would cut it.
+fn name_of(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
+    let name = path.join("_");
+    let fits = !name.is_empty() && name.len() <= NAME_MAX && !name.contains('\0') && !is_taken(&name);
+    fits.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn columns(records: &[&str]) -> Vec<String> {
+        let mut sample = Sample::default();
+        records.iter().for_each(|record| sample.add(Some(record.as_bytes())));
+        let show = |column: Proposed| {
+            let unit = column.unit.map_or(String::new(), |unit| format!("/{unit}"));
+            format!("{} {}{unit}", column.name, column.type_name)
+        };
+        sample.columns().0.into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn each_kind_of_value_has_its_type() {
+        let record = r#"{"b":true,"n":1,"f":1.5,"big":123456789012345678901234567890,"t":"x","at":"2026-01-31T12:00:00Z",
+            "day":"2026-01-31","id":"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11","o":{"a":[1]},"l":[1,2],"m":[1,"x"],"e":[],"z":null}"#;
+        let expected = [
+            "b bool",
+            "n int8",
+            "f float8",
+            "big numeric",
+            "t text",
+            "at timestamptz",
+            "day date",
+            "id uuid",
+            "o jsonb",
+            "l int8[]",
+            "m text[]",
+            "e jsonb",
+        ];
+        assert_eq!(columns(&[record]), expected);
+    }
+
+    #[test]
+    fn a_type_takes_all_that_was_seen() {
+        assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":2.5}"#, r#"{"v":null}"#]), ["v float8"]);
+        assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":"n/a"}"#]), ["v text"]);
+        assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":{"x":1}}"#]), ["v jsonb"]);
+        assert_eq!(columns(&[r#"{"v":"2026-01-31T12:00:00Z"}"#, r#"{"v":"soon"}"#]), ["v text"]);
+        assert_eq!(columns(&[r#"{"v":true}"#, r#"{"v":0}"#]), ["v jsonb"]);
+    }
+
+    #[test]
+    fn an_object_of_scalars_is_spread_and_any_other_is_kept_whole() {
+        assert_eq!(
+            columns(&[r#"{"p":{"lat":1.5,"lon":2.5},"q":{"x":{"y":1}}}"#, r#"{"p":null}"#]),
+            ["p_lat float8", "p_lon float8", "q jsonb"]
+        );
+    }
+
+    #[test]
+    fn whole_numbers_under_a_name_of_time_are_epochs() {
+        assert_eq!(
+            columns(&[r#"{"ts":1767225600,"at":1767225600123,"t":1767225600123456}"#]),
+            ["ts timestamptz/s", "at timestamptz/ms", "t timestamptz/us"]
+        );
+        assert_eq!(
+            columns(&[r#"{"sent_at":1767225600123456789,"ts":12,"count":1767225600}"#]),
+            ["sent_at timestamptz/ns", "ts int8", "count int8"]
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_is_counted() {
+        let mut sample = Sample::default();
+        [Some(&b"{}"[..]), Some(b"[1]"), Some(b"\xff"), None].into_iter().for_each(|value| sample.add(value));
+        assert_eq!((sample.records, sample.tombstones, sample.others), (4, 1, 2));
+    }
+}

@@ -1,0 +1,43 @@
+//! Adds columns to a table for fields that appeared: one instance at a time, under an advisory lock of the session.
+
+use sqlx::{Executor, PgConnection};
+use tracing::info;
+
+use super::catalog;
+use crate::catalog::{TableName, quote_identifier};
+use crate::mapping::evolve::NewFields;
+
+/// Adds those of these fields that the table lacks and has room for, in one statement. Another instance, or the user, may have
+/// added them meanwhile: then there is nothing left to do. It waits for the transactions that write into the table now, and
+/// no longer than `lock_timeout`.
+///
+/// # Errors
+/// As the database refuses: only the table's owner may add columns.
+pub(super) async fn add_columns(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    table: &TableName,
+    fields: &NewFields,
+) -> Result<(), sqlx::Error> {
+    let key = format!("tidegate evolve {table}");
+    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(key).execute(&mut *connection).await?;
+    // A table that is gone is for the plan to say.
+    let Some(catalog) = catalog::load(connection, table).await? else { return Ok(()) };
+    let missing = fields.missing(&catalog);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let sql = alter(table, &missing.iter().map(|(name, found)| (*name, found.sql())).collect::<Vec<_>>());
+    info!(pipeline, sql, "adding columns for fields that appeared");
+    match connection.execute(sql.as_str()).await {
+        // Someone who knows nothing of our lock was faster.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42701") => Ok(()),
+        outcome => outcome.map(|_| ()),
+    }
+}
+
+/// `ALTER TABLE … ADD COLUMN IF NOT EXISTS …`; names are quoted, types are our own.
+pub(crate) fn alter(table: &TableName, columns: &[(&str, &str)]) -> String {
+    let add = columns.iter().map(|(name, sql)| format!("ADD COLUMN IF NOT EXISTS {} {sql}", quote_identifier(name)));
+    format!("ALTER TABLE {} {}", table.quoted(), add.collect::<Vec<_>>().join(", "))
+}

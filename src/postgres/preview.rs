@@ -1,0 +1,68 @@
+//! The first rows of a batch as the table would have them, for a person to look at: read from the staging table, or from a
+//! temporary table like the target, never from the target itself, which may be huge.
+
+use std::ops::Range;
+
+use sqlx::{Executor, PgConnection, Row};
+use tokio::time::timeout;
+
+use super::{PgStore, copy};
+use crate::batch::Batch;
+use crate::catalog::quote_identifier;
+use crate::plan::Planned;
+use crate::retry::Stage;
+
+/// Rows that are shown.
+const ROWS_MAX: u32 = 3;
+
+impl PgStore {
+    /// Up to three rows of a window that was copied, each as a JSON object, within the transaction that is open. None where the
+    /// role may not make a temporary table, or where records name their table.
+    pub async fn preview(&mut self, batch: &Batch, window: Range<u32>) -> Vec<String> {
+        if self.planned.plan.router.is_some() {
+            return Vec::new();
+        }
+        let end = window.clone().find(|end| batch.rows_in(window.start..*end) >= ROWS_MAX).unwrap_or(window.end);
+        let Ok(mut live) = self.take(Stage::Copy) else { return Vec::new() };
+        let planned = std::sync::Arc::clone(&self.planned);
+        let work = show(&mut live.connection, &planned, batch, window.start..end);
+        let result = timeout(self.connector.write_deadline(), work).await;
+        let shown = self.keep(Stage::Copy, live, result, None);
+        if shown.is_err() && self.simple(Stage::Copy, "ROLLBACK TO SAVEPOINT tidegate_shown").await.is_err() {
+            self.live = None;
+        }
+        shown.unwrap_or_default()
+    }
+}
+
+async fn show(
+    connection: &mut PgConnection,
+    planned: &Planned,
+    batch: &Batch,
+    window: Range<u32>,
+) -> Result<Vec<String>, sqlx::Error> {
+    connection.execute("SAVEPOINT tidegate_shown").await?;
+    let from = if planned.merge.is_some() {
+        "(SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' AS shown FROM pg_temp.tidegate_stage s)"
+    } else {
+        let like = planned.plan.table().quoted();
+        let options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY";
+        connection.execute(format!("CREATE TEMP TABLE tidegate_shown (LIKE {like} {options})").as_str()).await?;
+        let names: Vec<_> = planned.plan.column_names().map(quote_identifier).collect();
+        let sql = format!("COPY pg_temp.tidegate_shown ({}) FROM STDIN (FORMAT binary)", names.join(","));
+        let mut sink = connection.copy_in_raw(&sql).await?;
+        sink.send(&copy::HEADER[..]).await?;
+        for rows in batch.copy_ranges(window) {
+            sink.send(rows).await?;
+        }
+        sink.send(&copy::TRAILER[..]).await?;
+        sink.finish().await?;
+        "(SELECT to_jsonb(s) AS shown FROM pg_temp.tidegate_shown s)"
+    };
+    let rows = sqlx::query(&format!("SELECT shown::text FROM {from} AS s LIMIT {ROWS_MAX}"))
+        .fetch_all(&mut *connection)
+        .await?;
+    let rows = rows.iter().map(|row| row.try_get(0)).collect();
+    connection.execute("ROLLBACK TO SAVEPOINT tidegate_shown").await?;
+    rows
+}

@@ -1,0 +1,111 @@
+//! The tables of a pipeline whose records name them: which there are, and that no other pipeline feeds them from a topic of ours.
+
+use std::collections::BTreeSet;
+
+use sqlx::{Connection, PgConnection, Row};
+
+use crate::catalog::{Catalog, TableName};
+
+/// What became of the wish to write into a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// The pipeline may write into it.
+    Ours,
+    /// This pipeline feeds it from a topic that ours reads too: every record would be there twice.
+    Fed {
+        /// The other pipeline.
+        by: String,
+    },
+    /// The pipeline has as many tables as it may.
+    Full,
+}
+
+/// The tables that the pipeline has written into, whether they are still there or not.
+///
+/// # Errors
+/// As the statement fails.
+pub(crate) async fn known(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<TableName>, sqlx::Error> {
+    if !is_there(connection).await? {
+        return Ok(Vec::new());
+    }
+    let sql = "SELECT schema_name, table_name FROM tidegate.route WHERE pipeline = $1 ORDER BY 1, 2";
+    let rows = sqlx::query(sql).bind(pipeline).fetch_all(connection).await?;
+    rows.iter().map(name).collect()
+}
+
+/// Whether there is a list at all: a command may run on the tables of an older version.
+async fn is_there(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let made = sqlx::query("SELECT to_regclass('tidegate.route') IS NOT NULL");
+    made.fetch_one(connection).await?.try_get(0)
+}
+
+/// Gives a pipeline's tables to another, which is registered.
+///
+/// # Errors
+/// As the statement fails.
+pub(crate) async fn rename(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
+    if is_there(connection).await? {
+        let sql = "UPDATE tidegate.route SET pipeline = $2 WHERE pipeline = $1";
+        sqlx::query(sql).bind(from).bind(to).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Those of these names that something has.
+///
+/// # Errors
+/// As the statement fails.
+pub(crate) async fn existing(
+    connection: &mut PgConnection,
+    names: &[TableName],
+) -> Result<BTreeSet<TableName>, sqlx::Error> {
+    let sql = "SELECT n.nspname::text, c.relname::text FROM pg_catalog.pg_class c \
+               JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($1::name[], $2::name[]))";
+    let rows = sqlx::query(sql)
+        .bind(names.iter().map(|name| name.schema.as_str()).collect::<Vec<_>>())
+        .bind(names.iter().map(|name| name.name.as_str()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    rows.iter().map(name).collect()
+}
+
+fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
+    Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
+}
+
+/// Notes that the pipeline writes into this table from now on, where nothing speaks against it.
+///
+/// # Errors
+/// As the statements fail.
+pub(crate) async fn claim(
+    connection: &mut PgConnection,
+    pipeline: &str,
+    max_tables: u32,
+    catalog: &Catalog,
+) -> Result<Claim, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    // As at a registration: two pipelines that come to the same table must see each other.
+    sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    let other = sqlx::query(
+        "SELECT p.name FROM tidegate.pipeline p JOIN tidegate.pipeline o ON o.name = $1
+         WHERE p.name <> $1 AND jsonb_exists_any(p.topics, ARRAY(SELECT jsonb_object_keys(o.topics)))
+         AND (p.target_oid = $2 OR EXISTS (SELECT FROM tidegate.route r WHERE r.pipeline = p.name AND r.table_oid = $2))
+         LIMIT 1",
+    );
+    let oid = i64::from(catalog.oid);
+    if let Some(row) = other.bind(pipeline).bind(oid).fetch_optional(&mut *transaction).await? {
+        return Ok(Claim::Fed { by: row.try_get(0)? });
+    }
+    let TableName { schema, name } = &catalog.table;
+    let noted = sqlx::query(
+        "INSERT INTO tidegate.route (pipeline, schema_name, table_name, table_oid)
+         SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT FROM tidegate.route WHERE pipeline = $1 AND schema_name = $2 AND table_name = $3)
+             OR (SELECT count(*) FROM tidegate.route WHERE pipeline = $1) < $5
+         ON CONFLICT (pipeline, schema_name, table_name) DO UPDATE SET table_oid = EXCLUDED.table_oid",
+    );
+    let noted = noted.bind(pipeline).bind(schema).bind(name).bind(oid).bind(i64::from(max_tables));
+    let noted = noted.execute(&mut *transaction).await?.rows_affected();
+    transaction.commit().await?;
+    Ok(if noted == 0 { Claim::Full } else { Claim::Ours })
+}

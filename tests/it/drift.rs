@@ -1,0 +1,70 @@
+//! The table changes again and again while a drain runs: nothing is lost, and what no longer fits says why.
+
+use std::time::Duration;
+
+use tidegate_harness::{Record, eventually_async};
+
+use crate::books::{await_metric, with_short_sessions};
+use crate::support::{PATIENCE, World};
+
+const RECORDS: i32 = 60_000;
+
+fn reading(n: i32) -> Record {
+    Record::new(format!(r#"{{"seq":{n},"speed":{},"name":"vehicle {n}","note":"n{n}"}}"#, n % 300)).to(n % 4)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record() {
+    let world = World::new(4).await;
+    world.sql("CREATE TABLE rides (seq int, speed int, name text, spare text)").await;
+    world.produce((0..RECORDS).map(reading));
+    let config = with_short_sessions(&world.config(
+        "table.name = \"rides\"\nconsumers = 2\nbatch.max_rows = 1000\nflow.max_rows_per_second = 15_000\ndead_letters.max_share = 1.0",
+    ));
+    let daemon = world.daemon(&config);
+    await_metric(&daemon, "tidegate_rows_written_total", 2_000.0);
+    let step = Duration::from_secs(20);
+    for change in [
+        "ALTER TABLE rides ADD COLUMN note text",
+        "ALTER TABLE rides ALTER COLUMN seq TYPE bigint",
+        "ALTER TABLE rides DROP COLUMN spare",
+        // From now on a speed above 255 doesn't fit, by a domain that Postgres asks.
+        "BEGIN; LOCK TABLE rides; CREATE DOMAIN byte AS int CHECK (VALUE < 256); UPDATE rides SET speed = 0 WHERE speed > 255; ALTER TABLE rides ALTER COLUMN speed TYPE byte; COMMIT",
+        // And this one our own encoder tells.
+        "ALTER TABLE rides DROP COLUMN speed; ALTER TABLE rides ADD COLUMN speed bool",
+        "ALTER TABLE rides DROP COLUMN speed",
+    ] {
+        world.sql(change).await;
+        world.await_next_commit(&daemon, step).await;
+        world.await_next_commit(&daemon, step).await;
+    }
+    assert!(world.ledger().await < i64::from(RECORDS), "the changes came in the middle");
+    world.sql("ALTER TABLE rides RENAME TO journeys").await;
+    let status = daemon.wait_exit(PATIENCE).expect("it stops, named");
+    let log = daemon.log().join("\n");
+    assert_eq!(status.code(), Some(70), "{log}");
+    assert!(log.contains("table `public.rides` does not exist"), "{log}");
+    let before = world.ledger().await;
+    assert!(before < i64::from(RECORDS), "nothing was moved past");
+    world.sql("ALTER TABLE journeys RENAME TO rides").await;
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    // Each record is a row or a dead letter, and no one is both.
+    let seen = "SELECT count(*) FROM (SELECT seq FROM rides UNION ALL SELECT (convert_from(value, 'UTF8')::jsonb ->> 'seq')::bigint FROM tidegate.dead_letter) s";
+    assert_eq!(world.number(seen).await, i64::from(RECORDS));
+    let seen = "SELECT count(DISTINCT seq) FROM (SELECT seq FROM rides UNION ALL SELECT (convert_from(value, 'UTF8')::jsonb ->> 'seq')::bigint FROM tidegate.dead_letter) s";
+    assert_eq!(world.number(seen).await, i64::from(RECORDS));
+    assert_eq!(world.number("SELECT count(*) FROM rides WHERE name IS DISTINCT FROM 'vehicle ' || seq").await, 0);
+    assert_eq!(world.number("SELECT count(*) FROM rides WHERE note <> 'n' || seq").await, 0);
+    // Each dead letter says why.
+    let unexplained = "SELECT count(*) FROM tidegate.dead_letter WHERE NOT (
+        sqlstate = '23514' AND detail LIKE '%byte%' AND (convert_from(value, 'UTF8')::jsonb ->> 'speed')::int > 255
+        OR reason = 'type_mismatch' AND column_name = 'speed' AND detail LIKE 'speed % is not bool%')";
+    assert_eq!(world.number(unexplained).await, 0);
+    let counted = async |reason: &str| {
+        world.number(&format!("SELECT count(*) FROM tidegate.dead_letter WHERE reason = '{reason}'")).await
+    };
+    assert!(counted("refused_by_postgres").await > 0 && counted("type_mismatch").await > 0);
+    let settled = async || world.ledger().await == i64::from(RECORDS);
+    eventually_async("the ledger stands at the end", PATIENCE, settled).await.expect("it does");
+}
