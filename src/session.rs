@@ -445,6 +445,14 @@ impl Session {
         }
     }
 
+    /// The claim under which a record would be taken; `None` where it isn't ours to write.
+    pub fn claim_for(&self, topic: &str, partition: i32, offset: i64) -> Option<ClaimId> {
+        match &self.partitions[self.index_of(topic, partition)?].partition.state {
+            State::Owned(owned) if offset >= owned.next.get() => Some(owned.claim),
+            _ => None,
+        }
+    }
+
     /// Rows in the open batch.
     pub fn open_rows(&self) -> u32 {
         self.open.row_count()

@@ -122,6 +122,8 @@ struct Consumer {
     held_since: Option<Instant>,
     /// A record whose schema isn't here yet, and what librdkafka still gave behind it before its partitions were paused.
     waiting: VecDeque<Waiting>,
+    /// Up to where librdkafka has read logs, under which claims, until the session may know.
+    read: Vec<(TopicPartition, ClaimId, Offset)>,
     /// Claims that shall step over a condition.
     stepping: HashMap<TopicPartition, Condition>,
     reported: HashMap<TopicPartition, Offset>,
@@ -226,6 +228,7 @@ impl Consumer {
             paused: false,
             held_since: None,
             waiting: VecDeque::new(),
+            read: Vec::new(),
             stepping: HashMap::new(),
             reported: HashMap::new(),
             cuts: 0,
@@ -371,10 +374,11 @@ impl Consumer {
         match polled {
             None => Ok(false),
             Some(Ok(message)) => {
-                if !waiting.is_empty() || encoder.wants(message.payload()).is_some() {
-                    // Of a partition that isn't ours nothing is taken anyway.
-                    let claim = parts.session.claim_of(message.topic(), message.partition());
-                    waiting.extend(claim.map(|claim| Waiting { message: message.detach(), claim }));
+                // What isn't ours to write is looked at or left out at once: for that no schema is needed.
+                if (!waiting.is_empty() || encoder.wants(message.payload()).is_some())
+                    && let Some(claim) = parts.session.claim_for(message.topic(), message.partition(), message.offset())
+                {
+                    waiting.push_back(Waiting { message: message.detach(), claim });
                     return Ok(true);
                 }
                 let rows = parts.session.open_rows();
@@ -420,7 +424,16 @@ impl Consumer {
             self.rebalance(event)?;
         }
         for (source, offset) in self.kafka.context().take_read() {
-            self.parts.session.read_to(&source, offset);
+            let claim = self.parts.session.claim_of(&source.topic, source.partition);
+            self.read.extend(claim.map(|claim| (source, claim, offset)));
+        }
+        // What librdkafka has read the session has only once no record waits.
+        if self.waiting.is_empty() {
+            for (source, claim, offset) in self.read.drain(..) {
+                if self.parts.session.claim_of(&source.topic, source.partition) == Some(claim) {
+                    self.parts.session.read_to(&source, offset);
+                }
+            }
         }
         while let Ok(answer) = self.parts.inbox.try_recv() {
             self.answer(answer);
