@@ -25,8 +25,6 @@ WORKDIR /tmp
 
 FROM runtime AS fleet
 COPY --from=build /out/fleet /usr/local/bin/fleet
-# It finishes its report on SIGINT, and doesn't listen to SIGTERM.
-STOPSIGNAL SIGINT
 ENTRYPOINT ["fleet"]
 
 # The last stage is what `docker build` makes without a target.

@@ -4,6 +4,8 @@
 CARGO ?= cargo
 # `make demo KEEP=1` goes on until Ctrl-C.
 KEEP ?=
+# `make demo DEMO_SCALE=0.2` shortens every act to a fifth, for trials.
+DEMO_SCALE ?= 1
 
 .PHONY: help
 help: ## This list
@@ -18,9 +20,13 @@ tools:
 	exit $$missing
 
 .PHONY: demo
-demo: tools ## Real Kafka, real Postgres, a fleet: watch the rows land, and a verdict
+demo: tools ## Real Kafka, real Postgres, a fleet, in 6 minutes: two experiments, three services, a verdict; KEEP=1
 	$(CARGO) build --release --locked -p tidegate -p demo
-	KEEP=$(KEEP) $(CARGO) run --release --locked -q -p demo
+	KEEP=$(KEEP) DEMO_SCALE=$(DEMO_SCALE) $(CARGO) run --release --locked -q -p demo
+
+.PHONY: redraw
+redraw: ## The demo's plots and report again, from the raw files in target/demo
+	$(CARGO) run --release --locked -q -p demo -- --redraw
 
 .PHONY: test
 test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
@@ -32,10 +38,21 @@ test: tools ## All tests: pure rooms, simulation, the daemon on the real servers
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate
 
+# MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES. What it
+# says, and what the daemons wrote, is kept in target/chaos.
 .PHONY: chaos
-chaos: tools ## A campaign of faults; MINUTES=5 SEED=... RATE=4000
+chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(CARGO) run --release --locked -q -p chaos
+
+.PHONY: chaos-short
+chaos-short: tools ## The same for a minute and a half, always with the same faults
+	$(CARGO) build --locked -p tidegate -p chaos
+	MINUTES=1.5 SEED=7 $(CARGO) run --locked -q -p chaos
+
+.PHONY: planted
+planted: ## Plants bugs in the pure rooms, one after the other: the simulation must find each
+	tests/simulation/planted.py
 
 .PHONY: deploy-check
 deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool

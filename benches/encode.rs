@@ -68,6 +68,7 @@ fn encoder(specs: &[Spec]) -> Encoder {
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
         dead_letters: DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
+        keep_letters: tidegate::config::KeepLetters::default(),
         kafka_properties: BTreeMap::new(),
     };
     let columns = specs.iter().map(|(name, _, type_name, oid)| CatalogColumn {

@@ -232,9 +232,12 @@ impl Claimer {
                 let end = if self.policy == OffsetLossPolicy::Earliest { End::Low } else { End::High };
                 let places: Vec<_> = self.ends(&lost, end).await?.into_iter().collect();
                 self.asked(register::insert_rows(connection, &self.pipeline, &places)).await?;
+                let low = self.ends(&lost, End::Low).await?;
                 for (source, offset) in places {
                     warn!(%source, %offset, "ledger lost: going on here by `on_offset_loss`");
-                    metrics::lost(&self.pipeline, Condition::LedgerLost.cause(), 0);
+                    let low = low.get(&source).copied().unwrap_or(offset);
+                    let skipped = Condition::LedgerLost.lost(low, offset);
+                    metrics::lost(&self.pipeline, Condition::LedgerLost.cause(), skipped);
                 }
             }
         }
@@ -258,8 +261,8 @@ impl Claimer {
             let (Some(low), Some(high)) = (low.get(&claimed.source), high.get(&claimed.source)) else { continue };
             let Some(index) = pending.iter().position(|p| p.wanted.source == claimed.source) else { continue };
             let found = match pending[index].wanted.step_over.clone() {
-                Some(condition) => Err(condition),
-                None => resolve_start(claimed.next, claimed.last, *low, *high),
+                Some(condition) if condition.still_met(claimed.last) => Err(condition),
+                _ => resolve_start(claimed.next, claimed.last, *low, *high),
             };
             let (next, fetch, verify) = match found {
                 Ok((fetch, verify)) => (claimed.next, fetch, verify),
@@ -277,7 +280,7 @@ impl Claimer {
                         continue;
                     }
                     warn!(source = %claimed.source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
-                    metrics::lost(&self.pipeline, condition.cause(), condition.lost());
+                    metrics::lost(&self.pipeline, condition.cause(), condition.lost(*low, to));
                     (to, to, None)
                 }
             };

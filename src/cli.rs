@@ -4,8 +4,10 @@ mod check;
 mod dead_letters;
 mod lag;
 mod offsets;
+mod place;
 mod reach;
 mod rehearsal;
+mod replay;
 mod run;
 mod schema;
 mod show;
@@ -56,6 +58,9 @@ enum Command {
     /// Lists, shows, replays and purges records that became no rows.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Reads a stretch of the topics again, by offset or time, into the same table where that comes to the same, or into another.
+    /// Exactly once: killed, it goes on where it was when it is run again.
+    Replay(replay::Arguments),
     /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
     Verify(verify::Arguments),
     /// Prints what the live page shows, from a running daemon.
@@ -145,6 +150,7 @@ pub fn main() -> ExitCode {
         Command::Lag(arguments) => reach::block_on(lag::run(arguments)),
         Command::Offsets(command) => reach::block_on(offsets::run(command)),
         Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
+        Command::Replay(arguments) => reach::block_on(replay::run(arguments)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };

@@ -38,10 +38,11 @@ pub mod units;
 pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
 pub use condition::{Condition, Test};
 pub use fault::{Fault, Faults};
+pub(crate) use names::table as table_name;
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use pipeline::{
-    BatchLimits, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics,
-    UnknownFields,
+    BatchLimits, DeadLetterBudget, Decode, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table,
+    TableMode, Topics, UnknownFields,
 };
 pub use route::{Part, Route};
 pub use secret::Secret;

@@ -92,6 +92,34 @@ mod tests {
         }
     }
 
+    /// Poll threads ask when they get to it, none of them later than a portion of what is saved.
+    #[test]
+    fn several_consumers_that_ask_at_odd_times_share_the_rate_exactly() {
+        for (rate, seed) in [(50, 1), (2_000, 2), (100_000, 3)] {
+            let gate = Gate::new(NonZeroU32::new(rate));
+            let mut random = fastrand::Rng::with_seed(seed);
+            let start = Instant::now();
+            let mut asks = Vec::new();
+            for _consumer in 0..3 {
+                let mut at = Duration::ZERO;
+                while at < Duration::from_secs(11) {
+                    asks.push(at);
+                    at += Duration::from_micros(random.u64(200..30_000));
+                }
+            }
+            asks.sort_unstable();
+            let mut by_second = [0u64; 11];
+            for at in asks {
+                by_second[usize::try_from(at.as_secs()).unwrap()] += gate.take(start + at);
+            }
+            let (sum, expected) = (by_second[1..].iter().sum::<u64>() as f64, f64::from(rate) * 10.0);
+            assert!((sum - expected).abs() <= expected * 0.02, "{rate}: {sum} of {expected}");
+            for second in &by_second[1..] {
+                assert!((*second as f64 - f64::from(rate)).abs() <= f64::from(rate) * 0.1, "{rate}: {by_second:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_was_not_used_is_not_saved_up() {
         let gate = Gate::new(NonZeroU32::new(1000));

@@ -3,7 +3,11 @@
 //! librdkafka's own figures stand still while a partition is paused; these don't. The ledger is read for every partition of the
 //! pipeline, whoever owns it, so that one instance shows the whole.
 
+mod asked;
+pub mod headroom;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,6 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
+use self::headroom::{Place, Retentions};
 use crate::config::Topics;
 use crate::kafka::observer::{End, Observer};
 use crate::metrics::{self, epoch_ms};
@@ -25,6 +30,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const SLOW_EVERY: u32 = 10;
 /// Log ends that are remembered a partition: how old the oldest unwritten record is, to the second.
 const SAMPLES: usize = 900;
+/// Log ends by which the inflow is reckoned: of about a minute.
+const INFLOW_SAMPLES: usize = 60;
 
 /// What was seen last.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +43,16 @@ pub struct LagView {
     /// What keeps us from looking.
     pub trouble: Option<String>,
 }
+
+impl LagView {
+    /// What keeps Kafka from answering, if it is that.
+    pub fn kafka_trouble(&self) -> Option<&str> {
+        self.trouble.as_deref().filter(|trouble| trouble.starts_with(KAFKA_SILENT))
+    }
+}
+
+/// What a trouble with Kafka begins with.
+const KAFKA_SILENT: &str = "Kafka gives no answer";
 
 /// One partition.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +77,8 @@ pub struct PartitionLag {
     pub epoch: i64,
     /// Seconds since the ledger's row moved.
     pub idle_seconds: f64,
+    /// How often the log's end was seen to go back: the topic was made again, or the brokers lost some of it.
+    pub cuts: u32,
     /// When the ledger was asked for this; `None` where it didn't answer, and this is what it said before.
     pub asked_at: Option<Instant>,
 }
@@ -77,14 +96,14 @@ struct LedgerEntry {
 
 impl LedgerEntry {
     /// What is known of a row while the database is away: it stands where it stood.
-    fn as_of(lag: &PartitionLag) -> Self {
+    fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,
             claim: lag.claim,
             owner: lag.owner.clone(),
             epoch: lag.epoch,
             last_timestamp: None,
-            idle_seconds: lag.idle_seconds + INTERVAL.as_secs_f64(),
+            idle_seconds: lag.idle_seconds + since_look.as_secs_f64(),
             asked_at: None,
         }
     }
@@ -101,9 +120,17 @@ pub struct LagWatch {
     /// This process's consumers, which know more of their own partitions.
     consumers: Vec<Arc<ConsumerStatus>>,
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
+    /// Each log's last end, and how often it went back.
+    ends: HashMap<TopicPartition, (Offset, u32)>,
+    /// The last log ends, written or not.
+    inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
     low: HashMap<TopicPartition, Offset>,
-    retention_ms: BTreeMap<String, Option<i64>>,
+    retention: Retentions,
+    /// When the record at an offset was made, in milliseconds since the epoch: asked where no sample goes back so far.
+    made_at: HashMap<TopicPartition, (Offset, i64)>,
+    /// Stretches at logs' ends that were read: whether they hold a record.
+    ends_read: HashMap<TopicPartition, (Range<Offset>, bool)>,
 }
 
 impl LagWatch {
@@ -124,9 +151,13 @@ impl LagWatch {
             view,
             consumers,
             samples: HashMap::new(),
+            ends: HashMap::new(),
+            inflow: HashMap::new(),
             sources: Vec::new(),
             low: HashMap::new(),
-            retention_ms: BTreeMap::new(),
+            retention: Retentions::default(),
+            made_at: HashMap::new(),
+            ends_read: HashMap::new(),
         }
     }
 
@@ -142,17 +173,9 @@ impl LagWatch {
             ticks.tick().await;
             match self.look(look.is_multiple_of(SLOW_EVERY), &mut connection).await {
                 Ok(partitions) => {
-                    for (source, lag) in &partitions {
-                        metrics::lag(
-                            &self.pipeline,
-                            &source.topic,
-                            source.partition,
-                            lag.records,
-                            lag.seconds,
-                            lag.headroom,
-                        );
-                    }
-                    *lock(&self.view) = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
+                    let view = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
+                    let before = std::mem::replace(&mut *lock(&self.view), view.clone());
+                    self.show(&before.partitions, &view.partitions);
                 }
                 Err(trouble) => {
                     connection = None;
@@ -160,6 +183,24 @@ impl LagWatch {
                     lock(&self.view).trouble = Some(trouble);
                 }
             }
+        }
+    }
+
+    /// Moves the metrics. A partition that is gone has no lag any more, and a retention that was lifted leaves all the time.
+    fn show(
+        &self,
+        before: &BTreeMap<TopicPartition, PartitionLag>,
+        partitions: &BTreeMap<TopicPartition, PartitionLag>,
+    ) {
+        let set = |source: &TopicPartition, records, seconds, headroom| {
+            metrics::lag(&self.pipeline, &source.topic, source.partition, records, seconds, headroom);
+        };
+        for (source, lag) in partitions {
+            let had_one = before.get(source).is_some_and(|lag| lag.headroom.is_some());
+            set(source, lag.records, lag.seconds, lag.headroom.or(had_one.then_some(f64::INFINITY)));
+        }
+        for (source, lag) in before.iter().filter(|(source, _)| !partitions.contains_key(*source)) {
+            set(source, 0, 0.0, lag.headroom.map(|_| f64::INFINITY));
         }
     }
 
@@ -186,14 +227,31 @@ impl LagWatch {
             let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
             self.low = blocking(move || observer.ends(&sources, End::Low)).await?;
             let (observer, names) = (Arc::clone(&self.observer), topics.into_keys().collect::<Vec<_>>());
-            self.retention_ms = blocking(move || observer.retention_ms(&names)).await.unwrap_or_default();
+            let asked = names.clone();
+            let retention = blocking(move || observer.retention(&asked)).await;
+            self.keep_retention(&names, retention);
         }
         let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
         let ends = blocking(move || observer.ends(&sources, End::High)).await?;
         // The ends stay known while the database is away, so lag goes on moving then: the ledger stands still meanwhile.
         let rows = self.rows(connection).await;
         let now = epoch_ms();
-        let before = lock(&self.view).partitions.clone();
+        let (before, looked_at) = {
+            let view = lock(&self.view);
+            (view.partitions.clone(), view.seen_at)
+        };
+        for (source, end) in &ends {
+            let (last, cuts) = self.ends.entry(source.clone()).or_insert((*end, 0));
+            *cuts += u32::from(*end < *last);
+            *last = *end;
+        }
+        let since_look = looked_at.map_or(INTERVAL, |at| at.elapsed());
+        if let (true, Ok(rows)) = (slow, &rows) {
+            let places = rows.iter().filter_map(|(source, row)| Some((source.clone(), row.next, *ends.get(source)?)));
+            let places: Vec<_> = places.collect();
+            self.date(&places, now).await;
+            self.read_ends(&places, &before).await;
+        }
         let mut partitions = BTreeMap::new();
         for source in self.sources.clone() {
             let source = &source;
@@ -204,11 +262,11 @@ impl LagWatch {
                     None => continue,
                 },
                 Err(_) => match before.get(source) {
-                    Some(lag) => &LedgerEntry::as_of(lag),
+                    Some(lag) => &LedgerEntry::as_of(lag, since_look),
                     None => continue,
                 },
             };
-            partitions.insert(source.clone(), self.lag_of(source, row, *end, now, before.get(source)));
+            partitions.insert(source.clone(), self.lag_of(source, row, *end, now, before.get(source), since_look));
         }
         match rows {
             Ok(_) => Ok(partitions),
@@ -235,8 +293,14 @@ impl LagWatch {
         end: Offset,
         now: i64,
         before: Option<&PartitionLag>,
+        since_look: Duration,
     ) -> PartitionLag {
         let read_to = self.read_to(source, row.next);
+        let read_to = match self.ends_read.get(source) {
+            Some((range, false)) if range.start == row.next => read_to.max(range.end),
+            _ => read_to,
+        };
+        let made_at = self.made_at.get(source).filter(|(offset, _)| *offset <= row.next).map(|(_, ms)| *ms);
         let samples = self.samples.entry(source.clone()).or_default();
         if samples.back().is_none_or(|(_, last)| *last != end) {
             samples.push_back((now, end));
@@ -251,8 +315,9 @@ impl LagWatch {
         let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
-            // What lay there when we first looked is older than our look: the last written record's timestamp bounds it.
-            Some((at, first)) if *first > row.next => row.last_timestamp.unwrap_or(*at).min(*at),
+            // What lay there when we first looked is older than our look. It is no older than the last written record, and than
+            // a record before it whose time was asked for.
+            Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
             Some((at, _)) => *at,
             None => now,
         };
@@ -260,24 +325,29 @@ impl LagWatch {
         let seconds = match before {
             _ if records == 0 => 0.0,
             // The database is away and its last timestamp unknown: the age goes on from where it was.
-            Some(before) if row.last_timestamp.is_none() && before.seconds > 0.0 => {
-                before.seconds + INTERVAL.as_secs_f64()
-            }
+            Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
             _ => (now - since).max(0) as f64 / 1000.0,
         };
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a retention are far below 2^53")]
-        let retention = self.retention_ms.get(&*source.topic).copied().flatten().map(|ms| ms as f64 / 1000.0);
+        let low = self.low.get(source).copied().unwrap_or(Offset::ZERO);
+        let place = Place {
+            age: seconds,
+            behind: row.next.distance_from(low),
+            cut: low > Offset::ZERO,
+            inflow: inflow(self.inflow.entry(source.clone()).or_default(), (now, end)),
+        };
+        let retention = self.retention.of(&source.topic);
         PartitionLag {
             next: row.next,
             end,
-            low: self.low.get(source).copied().unwrap_or(Offset::ZERO),
+            low,
             records,
             seconds,
-            headroom: retention.map(|retention| (retention - seconds).max(0.0)),
+            headroom: retention.headroom(place),
             claim: row.claim,
             owner: row.owner.clone(),
             epoch: row.epoch,
             idle_seconds: row.idle_seconds,
+            cuts: self.ends.get(source).map_or(0, |(_, cuts)| *cuts),
             asked_at: row.asked_at,
         }
     }
@@ -327,9 +397,21 @@ impl LagWatch {
     }
 }
 
+/// Offsets a second that came in lately.
+fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
+    ends.push_back(last);
+    if ends.len() > INFLOW_SAMPLES {
+        ends.pop_front();
+    }
+    let first = ends.front().copied().unwrap_or(last);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds and offsets of a minute are far below 2^53")]
+    let (ms, offsets) = ((last.0 - first.0) as f64, last.1.distance_from(first.1) as f64);
+    if ms > 0.0 { offsets * 1000.0 / ms } else { 0.0 }
+}
+
 async fn blocking<T: Send + 'static>(
     ask: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
 ) -> Result<T, String> {
     let answer = spawn_blocking(ask).await.map_err(|error| error.to_string())?;
-    answer.map_err(|error| format!("Kafka gives no answer: {error}"))
+    answer.map_err(|error| format!("{KAFKA_SILENT}: {error}"))
 }

@@ -5,6 +5,7 @@ pub mod budget;
 pub mod catalog;
 pub mod claimer;
 pub mod cli;
+pub mod commit_time;
 pub mod config;
 pub mod copy;
 pub mod daemon;

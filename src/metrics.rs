@@ -15,6 +15,7 @@ use crate::value::Reason;
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
+const PURGED: &str = "tidegate_dead_letters_purged_total";
 const RECORDS_LOST: &str = "tidegate_records_lost_total";
 const BATCHES: &str = "tidegate_batches_total";
 const BATCH_ROWS: &str = "tidegate_batch_rows";
@@ -36,6 +37,7 @@ const LAG_SECONDS: &str = "tidegate_lag_seconds";
 const HEADROOM: &str = "tidegate_retention_headroom_seconds";
 const PIPELINE_STATE: &str = "tidegate_pipeline_state";
 const LAST_COMMIT: &str = "tidegate_last_commit_timestamp_seconds";
+const FLOW_LIMIT: &str = "tidegate_flow_max_rows_per_second";
 const BUILD_INFO: &str = "tidegate_build_info";
 /// By the name that Prometheus' own client libraries give it.
 const RESIDENT: &str = "process_resident_memory_bytes";
@@ -72,6 +74,7 @@ fn describe() {
     c!(RECORDS_CONSUMED, "Records taken from Kafka");
     c!(ROWS_WRITTEN, "Rows committed to the target table");
     c!(DEAD_LETTERS, "Records set aside in tidegate.dead_letter, by reason");
+    c!(PURGED, "Dead letters removed for good because of dead_letters.retention or max_size, by cause");
     c!(RECORDS_LOST, "Records that Kafka no longer had when we came for them, by cause");
     c!(BATCHES, "Batches closed, by what closed them");
     h!(BATCH_ROWS, "Rows in a batch");
@@ -93,6 +96,7 @@ fn describe() {
     g!(HEADROOM, "Seconds until Kafka deletes what we haven't read");
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
+    g!(FLOW_LIMIT, "flow.max_rows_per_second; there is none without a limit");
     g!(BUILD_INFO, "1, with the version");
     g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
 }
@@ -221,6 +225,7 @@ pub struct ConsumerMetrics {
     poll_seconds: Gauge,
     decode_seconds: Gauge,
     paused_seconds: Gauge,
+    flow_seconds: Gauge,
 }
 
 impl std::fmt::Debug for ConsumerMetrics {
@@ -245,6 +250,7 @@ impl ConsumerMetrics {
             poll_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "poll"),
             decode_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "decode"),
             paused_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "paused"),
+            flow_seconds: gauge!(CYCLE, "pipeline" => name(), "phase" => "flow"),
         }
     }
 
@@ -272,11 +278,24 @@ impl ConsumerMetrics {
         self.buffered.set(buffered);
     }
 
-    /// Seconds waited for Kafka, spent in decoding, and held up by the writer.
-    pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration) {
+    /// Seconds waited for Kafka, spent in decoding, held up by the writer, and held by `flow.max_rows_per_second`.
+    pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration, flow: Duration) {
         self.poll_seconds.increment(poll.as_secs_f64());
         self.decode_seconds.increment(decode.as_secs_f64());
         self.paused_seconds.increment(paused.as_secs_f64());
+        self.flow_seconds.increment(flow.as_secs_f64());
+    }
+}
+
+/// Dead letters that were removed for good.
+pub fn purged(pipeline: &str, cause: &'static str, letters: u64) {
+    counter!(PURGED, "pipeline" => pipeline.to_owned(), "cause" => cause).increment(letters);
+}
+
+/// `flow.max_rows_per_second`, where there is one.
+pub fn flow_limit(pipeline: &Arc<str>, rate: Option<std::num::NonZeroU32>) {
+    if let Some(rate) = rate {
+        gauge!(FLOW_LIMIT, "pipeline" => Arc::clone(pipeline)).set(f64::from(rate.get()));
     }
 }
 
@@ -285,7 +304,7 @@ pub fn lost(pipeline: &Arc<str>, cause: &'static str, records: u64) {
     counter!(RECORDS_LOST, "pipeline" => Arc::clone(pipeline), "cause" => cause).increment(records);
 }
 
-/// One partition's lag. `None` takes the series to 0 rather than let it show a partition that is no longer read here.
+/// One partition's lag. Without a headroom its series stays as it is.
 pub fn lag(pipeline: &Arc<str>, topic: &str, partition: i32, records: u64, seconds: f64, headroom: Option<f64>) {
     let labels =
         [("pipeline", pipeline.to_string()), ("topic", topic.to_owned()), ("partition", partition.to_string())];
@@ -326,6 +345,9 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     }
     for reason in Reason::ALL {
         touch(DEAD_LETTERS, "reason", reason.code());
+    }
+    for cause in ["age", "size"] {
+        touch(PURGED, "cause", cause);
     }
     for cause in Condition::CAUSES {
         touch(RECORDS_LOST, "cause", cause);

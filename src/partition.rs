@@ -34,6 +34,8 @@ pub enum State {
     Fenced {
         /// Since when.
         since: Instant,
+        /// Our own claim's number: a claim in the ledger that is older than it says that the database went back.
+        epoch: i64,
     },
     /// A named condition that its policy doesn't step over: nothing is fetched.
     Stopped(Condition),
@@ -93,8 +95,8 @@ pub enum Condition {
     },
     /// At the last committed offset lies another record: the topic was made again, or this is another cluster.
     LogReplaced {
-        /// The offset that was compared.
-        offset: Offset,
+        /// The record that was committed last, as the ledger knows it.
+        last: LastRecord,
     },
 }
 
@@ -112,12 +114,22 @@ impl Condition {
         }
     }
 
-    /// Records known to be lost when the policy steps over it; what can't be known counts as none.
-    pub fn lost(&self) -> u64 {
+    /// Records known to be lost when the policy goes on at `to` in a log that begins at `low`: those that are deleted, and those
+    /// that it skips. What can't be known counts as none.
+    pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
-            Self::RetentionPassed { next, low } => low.distance_from(*next),
-            Self::LedgerLost | Self::LogShorter { .. } | Self::LogReplaced { .. } => 0,
+            Self::RetentionPassed { next, .. } => to.distance_from(*next),
+            Self::LedgerLost | Self::LogShorter { .. } | Self::LogReplaced { .. } => to.distance_from(low),
         }
+    }
+}
+
+impl Condition {
+    /// Whether a claim that shall step over this condition, found under an earlier one, still meets it: `last` is what the ledger
+    /// knows now. A claim may come late, from a process that stood still meanwhile, or may be tried again after its answer was
+    /// lost; then the ledger may know another log, and stepping over that one would read it a second time or leave it out.
+    pub fn still_met(&self, last: Option<LastRecord>) -> bool {
+        matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }
 }
 
@@ -136,9 +148,10 @@ impl fmt::Display for Condition {
                 f,
                 "the log is shorter than the ledger: the ledger stands at {next}, Kafka's log ends at {high}; it was truncated or the topic was made again; set `on_offset_loss` or `tidegate offsets set` to go on"
             ),
-            Self::LogReplaced { offset } => write!(
+            Self::LogReplaced { last } => write!(
                 f,
-                "the log is not the one we knew: at offset {offset} lies another record than the one committed last; the topic was made again or this is another cluster; set `on_offset_loss` or `tidegate offsets set` to go on"
+                "the log is not the one we knew: at offset {} lies another record than the one committed last; the topic was made again or this is another cluster; set `on_offset_loss` or `tidegate offsets set` to go on",
+                last.offset
             ),
         }
     }
@@ -202,7 +215,11 @@ mod tests {
         assert_eq!(start(10, Some(9), 11, 12), Err("retention"));
         assert_eq!(start(10, Some(9), 0, 9), Err("log_shorter"));
         let condition = Condition::RetentionPassed { next: Offset::new(10), low: Offset::new(25) };
-        assert_eq!(condition.lost(), 15);
+        let lost = |condition: &Condition, to| condition.lost(Offset::new(25), Offset::new(to));
+        assert_eq!(lost(&condition, 25), 15, "what was deleted");
+        assert_eq!(lost(&condition, 40), 30, "and what is skipped");
+        let shorter = Condition::LogShorter { next: Offset::new(50), high: Offset::new(40) };
+        assert_eq!((lost(&shorter, 25), lost(&shorter, 40)), (0, 15));
     }
 
     proptest! {

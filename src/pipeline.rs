@@ -18,17 +18,17 @@ use crate::gate::Gate;
 use crate::kafka::consumer::{self, Parts};
 use crate::kafka::observer::{End, Observer};
 use crate::kafka::settings;
-use crate::lag::{LagView, LagWatch};
+use crate::lag::{LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
 use crate::plan::PlanSource;
 use crate::position::{Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
-use crate::postgres::{PgStore, error, partitions, schema};
+use crate::postgres::{PgStore, error, letters, partitions, schema};
 use crate::retry::{Backoff, Stage};
 use crate::session::Session;
-use crate::status::{ConsumerStatus, lock};
+use crate::status::{ConsumerStatus, PartitionStatus, lock};
 use crate::store::{ReplanError, WriteError};
 use crate::watchdog;
 use crate::writer::{Stopped, Writer};
@@ -111,6 +111,7 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         metrics::touch(&self.name, self.config.consumers.get());
+        metrics::flow_limit(&self.name, self.config.max_rows_per_second);
         let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
@@ -161,12 +162,13 @@ impl Pipeline {
         );
         helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
+        helpers.spawn(letters::keep(connector.clone(), self.config.clone()));
         if self.config.table.partition_by.is_some() {
             helpers.spawn(partitions::keep(connector.clone(), self.config.clone()));
         }
         if until_now {
             let ends = self.ends_now(&observer).await?;
-            helpers.spawn(stop_when_written(ends, Arc::clone(&self.lag), stop.clone()));
+            helpers.spawn(stop_when_written(ends, Arc::clone(&self), stop.clone()));
         }
         let gate = Arc::new(Gate::new(self.config.max_rows_per_second));
         let mut workers = JoinSet::new();
@@ -362,16 +364,21 @@ async fn on_a_thread(name: String, parts: Parts) -> Result<(), Stopped> {
     ended.await.unwrap_or_else(|_| Err(Stopped("a bug of ours: a poll thread panicked".to_owned())))
 }
 
-/// Cancels once the ledger has reached these ends, whoever wrote them.
-async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, lag: Arc<Mutex<LagView>>, stop: CancellationToken) {
+/// Cancels once the ledger has reached these ends, whoever wrote them, and our own partitions' logs are the ones that it knows: a
+/// topic that was made again with as many records has nothing to write either.
+async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc<Pipeline>, stop: CancellationToken) {
     loop {
+        let is_known = |p: &PartitionStatus| p.state == "fenced" || (p.state == "owned" && p.known);
+        let known = pipeline.consumers.iter().all(|c| c.joined() && c.partitions().iter().all(is_known));
         let written = {
-            let view = lock(&lag);
+            let view = lock(&pipeline.lag);
             ends.iter().all(|(source, end)| {
-                view.partitions.get(source).is_some_and(|lag| lag.next >= *end || (lag.records == 0 && lag.end >= *end))
+                // A ledger beyond the log's end is no drained partition: its claim will say what is the matter.
+                let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
+                view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
             })
         };
-        if written {
+        if written && known {
             return stop.cancel();
         }
         sleep(Duration::from_millis(50)).await;

@@ -315,7 +315,10 @@ async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), 
     let sql = ddl::create_table(config).map_err(|faults| unplannable(&faults))?;
     info!(pipeline = config.name, sql, "making the table");
     let name = config.table.name.quoted().replace('\'', "''");
-    let sql = format!("SELECT pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}");
+    // The registration will name this table by its oid: a crash must not take it back, whatever the session's setting.
+    let sql = format!(
+        "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}"
+    );
     match connection.execute(sql.as_str()).await {
         // Someone who knows nothing of our lock made it, or its type, meanwhile.
         Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) => {

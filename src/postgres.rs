@@ -12,13 +12,14 @@ mod dead_letters;
 pub mod error;
 pub(crate) mod evolve;
 mod ledger;
+pub mod letters;
 pub mod partitions;
 mod preview;
 pub mod register;
 pub(crate) mod routes;
 pub mod schema;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -71,6 +72,8 @@ pub struct PgStore {
     placed: Vec<u32>,
     /// They were made since the last commit: a row that still finds none has itself to blame.
     made: bool,
+    /// Partitions beside a default one that were made, or couldn't be: not asked for again.
+    seen_to: BTreeSet<Bounds>,
 }
 
 /// An open connection.
@@ -107,6 +110,7 @@ impl PgStore {
             missing: Vec::new(),
             placed: Vec::new(),
             made: false,
+            seen_to: BTreeSet::new(),
         }
     }
 
@@ -164,6 +168,17 @@ impl PgStore {
             let rows = batch.copy_ranges(window);
             self.missing = column.map_or_else(Vec::new, |at| by_time::needed(by, &self.planned.catalog, at, rows));
         }
+        !self.missing.is_empty()
+    }
+
+    /// With a default partition Postgres never says that one is missing, and rows in it keep their day's from being made: what
+    /// the rows of this window may ask for is seen to before they are copied.
+    fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
+        if !self.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default) || !self.misses(batch, window)
+        {
+            return false;
+        }
+        self.missing.retain(|bounds| !self.seen_to.contains(bounds));
         !self.missing.is_empty()
     }
 
@@ -344,6 +359,12 @@ impl Store for PgStore {
     }
 
     async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
+        if self.foresees(batch, window.clone()) {
+            return Err(WriteError {
+                stage: Stage::Copy,
+                cause: Cause::NoPartition(Box::new(error::only_the_default())),
+            });
+        }
         let started = Instant::now();
         let mut live = self.take(Stage::Copy)?;
         let pid = live.pid;
@@ -441,7 +462,7 @@ impl Store for PgStore {
                 Some(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
                 None => {}
             }
-            self.missing.clear();
+            self.seen_to.extend(self.missing.drain(..));
             self.made = true;
         }
         self.planned = self.plans.replan(&mut connection).await?;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Incoming, Reject, Trigger, last_record};
+use crate::commit_time::CommitTime;
 use crate::config::BatchLimits;
 use crate::partition::{Condition, Grant, Owned, Partition, State};
 use crate::position::{ClaimId, Offset, TopicPartition};
@@ -25,7 +26,9 @@ pub struct Session {
     /// The slot of the last delivery: records come in stretches of one partition.
     last_slot: usize,
     open: Batch,
-    in_flight: bool,
+    /// Since when a batch is at the writer.
+    in_flight: Option<Instant>,
+    commit_time: CommitTime,
     spare: Vec<Batch>,
     actions: Actions,
     questions: u64,
@@ -55,6 +58,13 @@ impl Actions {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    fn forget(&mut self, source: &TopicPartition) {
+        self.claim.retain(|(other, _)| other != source);
+        self.fetch.retain(|(other, _)| other != source);
+        self.stop.retain(|other| other != source);
+        self.conditions.retain(|(other, _)| other != source);
     }
 }
 
@@ -100,7 +110,8 @@ impl Session {
             index: HashMap::new(),
             last_slot: 0,
             open: Batch::new(),
-            in_flight: false,
+            in_flight: None,
+            commit_time: CommitTime::default(),
             spare: Vec::new(),
             actions: Actions::default(),
             questions: 0,
@@ -112,6 +123,7 @@ impl Session {
     pub fn restart(self) -> Self {
         Self {
             in_flight: self.in_flight,
+            commit_time: self.commit_time,
             spare: self.spare,
             questions: self.questions,
             ..Self::new(self.limits, self.claim_grace)
@@ -136,10 +148,13 @@ impl Session {
         }
     }
 
-    /// Kafka took these away. Their records leave the open batch; a batch in flight is fenced by the next owner's claim.
+    /// Kafka took these away. Their records leave the open batch; a batch in flight is fenced by the next owner's claim. What
+    /// was still to be done for them is done no more: a claim would fence the next owner, a fetch would read on where nobody
+    /// looks, and a condition would step over what the next assignment finds in order.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };
+            self.actions.forget(source);
             self.leave_open_batch(slot);
             self.partitions.swap_remove(slot);
             if let Some(moved) = self.partitions.get(slot) {
@@ -192,7 +207,7 @@ impl Session {
             };
             // A later offset means that the record is gone (compacted away): then the log can't be known by it.
             if incoming.offset == last.offset && last_record(&record) != last {
-                let condition = Condition::LogReplaced { offset: last.offset };
+                let condition = Condition::LogReplaced { last };
                 self.stop(index, condition);
                 return Delivery::Ignored;
             }
@@ -222,7 +237,7 @@ impl Session {
             Some(Trigger::Rows)
         } else if self.open.bytes() as u64 >= self.limits.max_bytes {
             Some(Trigger::Bytes)
-        } else if self.open.opened_at().is_some_and(|opened| now.duration_since(opened) >= self.limits.max_age) {
+        } else if self.open.opened_at().is_some_and(|opened| now.duration_since(opened) >= self.close_at()) {
             Some(Trigger::Age)
         } else {
             None
@@ -239,21 +254,25 @@ impl Session {
     /// How long until the open batch is due by age.
     pub fn due_in(&self, now: Instant) -> Option<Duration> {
         let opened = self.open.opened_at()?;
-        Some((opened + self.limits.max_age).saturating_duration_since(now))
+        Some((opened + self.close_at()).saturating_duration_since(now))
+    }
+
+    fn close_at(&self) -> Duration {
+        self.commit_time.close_at(self.limits.max_age)
     }
 
     /// Whether a batch may be handed over: one is in flight at most.
     pub fn can_seal(&self) -> bool {
-        !self.in_flight && !self.open.is_empty()
+        !self.in_flight() && !self.open.is_empty()
     }
 
     /// Whether a batch is at the writer.
     pub fn in_flight(&self) -> bool {
-        self.in_flight
+        self.in_flight.is_some()
     }
 
     /// Closes the open batch and counts it as in flight. `None` where there is nothing to write.
-    pub fn seal(&mut self, trigger: Trigger) -> Option<Batch> {
+    pub fn seal(&mut self, trigger: Trigger, now: Instant) -> Option<Batch> {
         if !self.can_seal() {
             return None;
         }
@@ -262,13 +281,15 @@ impl Session {
             slot.segment = None;
         }
         batch.seal(trigger);
-        self.in_flight = true;
+        self.in_flight = Some(now);
         Some(batch)
     }
 
     /// The writer answered.
     pub fn acked(&mut self, ack: Ack, now: Instant) {
-        self.in_flight = false;
+        if let Some(sealed_at) = self.in_flight.take() {
+            self.commit_time.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
+        }
         for (source, claim, fate) in &ack.fates {
             let Some(&index) = self.index.get(source) else { continue };
             let State::Owned(owned) = &mut self.partitions[index].partition.state else { continue };
@@ -281,9 +302,10 @@ impl Session {
                     self.partitions[index].partition.progress_at = now;
                 }
                 Fate::Superseded => {
+                    let epoch = owned.epoch;
                     self.leave_open_batch(index);
                     self.actions.stop.push(source.clone());
-                    self.partitions[index].partition.state = State::Fenced { since: now };
+                    self.partitions[index].partition.state = State::Fenced { since: now, epoch };
                 }
                 Fate::Rewound => {
                     self.leave_open_batch(index);
@@ -328,15 +350,38 @@ impl Session {
             LedgerRow::Found { next, .. } if next >= owned.committed => return None,
             LedgerRow::Found { .. } | LedgerRow::Missing => false,
         };
+        let epoch = owned.epoch;
         self.leave_open_batch(index);
         self.actions.stop.push(source.clone());
         if fenced {
-            self.partitions[index].partition.state = State::Fenced { since: now };
+            self.partitions[index].partition.state = State::Fenced { since: now, epoch };
             Some(Fate::Superseded)
         } else {
             self.ask(index, now);
             Some(Fate::Rewound)
         }
+    }
+
+    /// Someone read the number of the claim in the ledger for us, after `asked_at`. Claims only count up, so one that is older
+    /// than ours is no owner to wait for: the database went back, to before our claim. Then this claims again at once, and is
+    /// true.
+    pub fn epoch_seen(&mut self, source: &TopicPartition, epoch: i64, asked_at: Instant, now: Instant) -> bool {
+        let Some(&index) = self.index.get(source) else { return false };
+        let partition = &self.partitions[index].partition;
+        let (ours, since, fetched) = match &partition.state {
+            State::Owned(owned) => (owned.epoch, partition.progress_at, true),
+            State::Fenced { since, epoch } => (*epoch, *since, false),
+            State::Claiming { .. } | State::Stopped(_) => return false,
+        };
+        if epoch >= ours || asked_at <= since {
+            return false;
+        }
+        self.leave_open_batch(index);
+        if fetched {
+            self.actions.stop.push(source.clone());
+        }
+        self.ask(index, now);
+        true
     }
 
     /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.
@@ -360,7 +405,7 @@ impl Session {
     /// Claims again what has been fenced for so long that Kafka must mean it.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
-            if let State::Fenced { since } = self.partitions[index].partition.state
+            if let State::Fenced { since, .. } = self.partitions[index].partition.state
                 && now.duration_since(since) >= self.claim_grace
             {
                 self.ask(index, now);
@@ -451,3 +496,6 @@ impl Session {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

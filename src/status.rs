@@ -59,6 +59,8 @@ pub struct PartitionStatus {
     pub committed: Option<Offset>,
     /// Up to where the log was read, with nothing open or in flight: the ledger stands for all of it.
     pub read_to: Option<Offset>,
+    /// Whether the log was held against the last committed record, or has that record no more.
+    pub known: bool,
     /// The claim's number.
     pub epoch: Option<i64>,
     /// Why it is stopped.

@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::pipeline::Pipeline;
 use crate::position::TopicPartition;
+use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
 
 /// Lag without progress for so long is a stall: longer than a claim, a rebalance or a write deadline takes.
@@ -26,6 +27,10 @@ pub enum Stall {
     WaitingForPostgres(String),
     /// `flow.max_rows_per_second` holds it.
     HeldByFlow,
+    /// Its batch is full, and the writer has not come back from the one before it.
+    HeldByBudget,
+    /// Kafka doesn't answer.
+    KafkaSilent(String),
     /// Its claim isn't granted yet.
     Claiming,
     /// Another claim took its place.
@@ -43,6 +48,10 @@ impl fmt::Display for Stall {
         match self {
             Self::WaitingForPostgres(why) => write!(f, "waiting for Postgres: {why}"),
             Self::HeldByFlow => f.write_str("held by `flow.max_rows_per_second`"),
+            Self::HeldByBudget => f.write_str(
+                "held by its memory budget: the batch is full, and Postgres has not taken the one before it",
+            ),
+            Self::KafkaSilent(why) => f.write_str(why),
             Self::Claiming => f.write_str("its claim waits for the ledger or for Kafka"),
             Self::Fenced => f.write_str("fenced: another claim holds it, the revoke is awaited"),
             Self::Stopped(why) => write!(f, "stopped: {why}"),
@@ -63,8 +72,10 @@ pub struct Look<'a> {
     pub writer: &'a WriterState,
     /// When its poll thread was last seen at work.
     pub polled_at: Instant,
-    /// Whether a flow limit is set.
-    pub limited: bool,
+    /// Why nothing is taken from Kafka, where that is held.
+    pub held: Option<Hold>,
+    /// What keeps Kafka from answering questions about the log.
+    pub kafka: Option<&'a str>,
     /// Records between ledger and log end.
     pub lag: u64,
     /// Since when there has been lag without a pause.
@@ -83,8 +94,12 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
         ("stopped", _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
         (_, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
         _ if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => Stall::PollStuck,
-        _ if look.limited => Stall::HeldByFlow,
-        _ => Stall::NoDelivery,
+        _ => match (look.held, look.kafka) {
+            (Some(Hold::Flow), _) => Stall::HeldByFlow,
+            (Some(Hold::Full), _) => Stall::HeldByBudget,
+            (None, Some(why)) => Stall::KafkaSilent(why.to_owned()),
+            (None, None) => Stall::NoDelivery,
+        },
     })
 }
 
@@ -113,6 +128,7 @@ impl Watched {
         let (partitions, writer) = (status.partitions(), status.writer());
         self.lagging.retain(|source, _| partitions.iter().any(|p| p.source == *source));
         let mut stalls = Vec::new();
+        let kafka = lock(&pipeline.lag).kafka_trouble().map(str::to_owned);
         for partition in &partitions {
             let lag = lock(&pipeline.lag).partitions.get(&partition.source).map_or(0, |lag| lag.records);
             if lag == 0 {
@@ -124,7 +140,8 @@ impl Watched {
                 partition,
                 writer: &writer,
                 polled_at: status.polled_at(),
-                limited: pipeline.config.max_rows_per_second.is_some(),
+                held: status.work.held(),
+                kafka: kafka.as_deref(),
                 lag,
                 lagging_since,
             };
@@ -168,37 +185,66 @@ mod tests {
             next: None,
             committed: None,
             read_to: None,
+            known: false,
             epoch: None,
             condition: None,
             progress_at,
         }
     }
 
-    fn diagnosis(state: &'static str, writer: &WriterState, lag: u64, idle: Duration, limited: bool) -> Option<Stall> {
+    /// What is said of an owned partition with lag whose writer flows, but for what `change` says.
+    fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Look<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;
-        let partition = partition(state, start);
-        let look = Look { partition: &partition, writer, polled_at: now, limited, lag, lagging_since: start };
-        diagnose(&look, now)
+        let (mut changed, unchanged) = (partition("owned", start), partition("owned", start));
+        let look = |partition| Look {
+            partition,
+            writer: &WriterState::Flowing,
+            polled_at: now,
+            held: None,
+            kafka: None,
+            lag: 5,
+            lagging_since: start,
+        };
+        let mut changes = look(&unchanged);
+        change(&mut changed, &mut changes);
+        diagnose(&Look { partition: &changed, ..changes }, now)
     }
+
+    const LONG: Duration = STALL_AFTER.saturating_add(Duration::from_secs(1));
 
     #[test]
     fn lag_without_progress_is_named_by_its_cause() {
-        let flowing = WriterState::Flowing;
         let now = Instant::now();
         let waiting = WriterState::Waiting { since: now, why: "57P03".to_owned(), attempt: 3, retry_at: now };
-        let long = STALL_AFTER + Duration::from_secs(1);
-        assert_eq!(diagnosis("owned", &flowing, 5, long, false), Some(Stall::NoDelivery));
-        assert_eq!(diagnosis("owned", &flowing, 5, long, true), Some(Stall::HeldByFlow));
-        assert_eq!(diagnosis("owned", &waiting, 5, long, false), Some(Stall::WaitingForPostgres("57P03".to_owned())));
-        assert_eq!(diagnosis("claiming", &waiting, 5, long, false), Some(Stall::Claiming));
-        assert_eq!(diagnosis("fenced", &flowing, 5, long, false), Some(Stall::Fenced));
+        let state = |state| diagnosis(LONG, |partition, _| partition.state = state);
+        assert_eq!(state("owned"), Some(Stall::NoDelivery));
+        assert_eq!(state("claiming"), Some(Stall::Claiming));
+        assert_eq!(state("fenced"), Some(Stall::Fenced));
+        assert_eq!(state("stopped"), Some(Stall::Stopped(String::new())));
+        let stuck = diagnosis(LONG, |_, look| look.polled_at = look.lagging_since);
+        assert_eq!(stuck, Some(Stall::PollStuck));
+        assert_eq!(diagnosis(LONG, |_, look| look.held = Some(Hold::Flow)), Some(Stall::HeldByFlow));
+        assert_eq!(diagnosis(LONG, |_, look| look.held = Some(Hold::Full)), Some(Stall::HeldByBudget));
+        let away = diagnosis(LONG, |_, look| look.kafka = Some("Kafka gives no answer"));
+        assert_eq!(away, Some(Stall::KafkaSilent("Kafka gives no answer".to_owned())));
+        let start = Instant::now();
+        let partition = partition("owned", start);
+        let look = Look {
+            partition: &partition,
+            writer: &waiting,
+            polled_at: start,
+            held: Some(Hold::Full),
+            kafka: None,
+            lag: 5,
+            lagging_since: start,
+        };
+        assert_eq!(diagnose(&look, start + LONG), Some(Stall::WaitingForPostgres("57P03".to_owned())));
     }
 
     #[test]
     fn no_lag_or_recent_progress_is_no_stall() {
-        let flowing = WriterState::Flowing;
-        assert_eq!(diagnosis("owned", &flowing, 0, STALL_AFTER * 2, false), None);
-        assert_eq!(diagnosis("owned", &flowing, 5, STALL_AFTER / 2, false), None);
+        assert_eq!(diagnosis(STALL_AFTER * 2, |_, look| look.lag = 0), None);
+        assert_eq!(diagnosis(STALL_AFTER / 2, |_, _| {}), None);
     }
 }

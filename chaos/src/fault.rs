@@ -34,10 +34,14 @@ pub(crate) enum Fault {
     CutDatabase,
     /// The network to the database goes silent.
     HoldDatabase { length: Duration },
+    /// All connections of one daemon to the database are cut.
+    CutOne { daemon: usize },
+    /// The network between one daemon and the database goes silent: the others take over nothing, since Kafka is there.
+    HoldOne { daemon: usize, length: Duration },
     /// A COMMIT is carried out and its reply lost.
-    LoseCommitReply,
+    LoseCommitReply { daemon: usize },
     /// A connection is lost just before COMMIT.
-    LoseCommit,
+    LoseCommit { daemon: usize },
     /// The network to a broker is cut.
     CutBroker { broker: usize },
     /// The network to a broker goes silent.
@@ -52,38 +56,75 @@ pub(crate) enum Fault {
     LockLedger { length: Duration },
 }
 
-impl Fault {
+/// A deck that faults are drawn from: every kind comes before the first comes again as often as it should, in an order that
+/// the seed gives.
+#[derive(Debug, Default)]
+pub(crate) struct Deck {
+    left: Vec<u32>,
+}
+
+/// Those that take longest come less often, so that a campaign sees many.
+const CARDS: u32 = 42;
+
+impl Deck {
     /// Draws the next one.
-    pub(crate) fn draw(random: &mut fastrand::Rng) -> Self {
+    pub(crate) fn draw(&mut self, random: &mut fastrand::Rng) -> Fault {
+        if self.left.is_empty() {
+            self.left = (0..CARDS).collect();
+            random.shuffle(&mut self.left);
+        }
+        Fault::of(self.left.pop().unwrap_or_default(), random)
+    }
+}
+
+impl Fault {
+    fn of(card: u32, random: &mut fastrand::Rng) -> Self {
         let daemon = random.usize(..16);
         let broker = random.usize(..3);
         let mut seconds = |least: u64, most: u64| Duration::from_millis(random.u64(least * 1000..most * 1000));
         let (long, short) = (seconds(3, 15), seconds(1, 5));
-        // Those that take longest come less often, so that a campaign sees many.
-        match random.u32(..40) {
-            0..=4 => Self::KillDaemon { daemon },
-            5..=6 => Self::EndDaemon { daemon },
-            7..=8 => Self::StopDaemon { daemon, length: long },
-            9..=10 => Self::ChangeDaemons { daemon },
-            11..=13 => Self::TerminateBackend,
-            14..=15 => Self::CancelBackends,
-            16..=17 => Self::CrashDatabase,
-            18 => Self::RestartDatabase,
-            19 => Self::PauseDatabase { length: short },
-            20 => Self::RestoreDatabase,
+        let step = random.usize(..4);
+        match card {
+            0..=3 => Self::KillDaemon { daemon },
+            4..=5 => Self::EndDaemon { daemon },
+            6..=7 => Self::StopDaemon { daemon, length: long },
+            8..=10 => Self::ChangeDaemons { daemon },
+            11..=12 => Self::TerminateBackend,
+            13..=14 => Self::CancelBackends,
+            15..=16 => Self::CrashDatabase,
+            17 => Self::RestartDatabase,
+            18 => Self::PauseDatabase { length: short },
+            19..=20 => Self::RestoreDatabase,
             21 => Self::CrashBroker { broker },
             22 => Self::PauseBroker { broker, length: short },
-            23..=25 => Self::CutDatabase,
-            26 => Self::HoldDatabase { length: long },
-            27..=29 => Self::LoseCommitReply,
-            30..=31 => Self::LoseCommit,
-            32..=33 => Self::CutBroker { broker },
-            34 => Self::HoldBroker { broker, length: short },
-            35 => Self::AddPartition,
-            36 => Self::AlterTable { step: random.usize(..4) },
-            37..=38 => Self::LockTable { length: short },
+            23 => Self::CutDatabase,
+            24..=25 => Self::CutOne { daemon },
+            26 => Self::HoldDatabase { length: short },
+            27..=28 => Self::HoldOne { daemon, length: long },
+            29..=31 => Self::LoseCommitReply { daemon },
+            32..=33 => Self::LoseCommit { daemon },
+            34..=35 => Self::CutBroker { broker },
+            36 => Self::HoldBroker { broker, length: short },
+            37 => Self::AddPartition,
+            38..=39 => Self::AlterTable { step },
+            40 => Self::LockTable { length: short },
             _ => Self::LockLedger { length: short },
         }
+    }
+
+    /// Whether it took the database away from all daemons, so that its end is the database's being back.
+    pub(crate) fn is_outage(&self) -> bool {
+        matches!(
+            self,
+            Self::CrashDatabase
+                | Self::RestartDatabase
+                | Self::PauseDatabase { .. }
+                | Self::RestoreDatabase
+                | Self::CutDatabase
+                | Self::HoldDatabase { .. }
+                | Self::LockTable { .. }
+                | Self::LockLedger { .. }
+        )
     }
 
     /// Its name, for the tally.
@@ -103,8 +144,10 @@ impl Fault {
             Self::PauseBroker { .. } => "broker: stands still",
             Self::CutDatabase => "network to database: cut",
             Self::HoldDatabase { .. } => "network to database: silent",
-            Self::LoseCommitReply => "COMMIT: reply lost",
-            Self::LoseCommit => "COMMIT: lost on its way",
+            Self::CutOne { .. } => "one daemon: database cut off",
+            Self::HoldOne { .. } => "one daemon: database silent",
+            Self::LoseCommitReply { .. } => "COMMIT: reply lost",
+            Self::LoseCommit { .. } => "COMMIT: lost on its way",
             Self::CutBroker { .. } => "network to broker: cut",
             Self::HoldBroker { .. } => "network to broker: silent",
             Self::AddPartition => "topic: a partition more",
@@ -119,10 +162,15 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.kind())?;
         match self {
-            Self::KillDaemon { daemon } | Self::EndDaemon { daemon } | Self::ChangeDaemons { daemon } => {
-                write!(f, " ({daemon})")
+            Self::KillDaemon { daemon }
+            | Self::EndDaemon { daemon }
+            | Self::ChangeDaemons { daemon }
+            | Self::CutOne { daemon }
+            | Self::LoseCommitReply { daemon }
+            | Self::LoseCommit { daemon } => write!(f, " ({daemon})"),
+            Self::StopDaemon { daemon, length } | Self::HoldOne { daemon, length } => {
+                write!(f, " ({daemon}, {length:.1?})")
             }
-            Self::StopDaemon { daemon, length } => write!(f, " ({daemon}, {length:.1?})"),
             Self::CrashBroker { broker } | Self::CutBroker { broker } => write!(f, " ({broker})"),
             Self::PauseBroker { broker, length } | Self::HoldBroker { broker, length } => {
                 write!(f, " ({broker}, {length:.1?})")

@@ -1,53 +1,89 @@
-//! `make demo`: a fleet sends telemetry into the real Kafka, the daemon drains it into the real Postgres, and the verdict holds
-//! what is in the table against what was sent.
+//! `make demo`: the story on the real Kafka and the real Postgres.
+//!
+//! ```text
+//! stage ──► ladder (A: batching) ──► flood (B: four arrangements) ──► services (three consumer groups) ──► verdict
+//!              │                        │                                │
+//!              └────────────────────────┴── raw CSV files + run.json ────┴──► draw, report: read them back
+//! ```
+//!
+//! Nothing that is drawn or said comes from elsewhere than the raw files: `demo --redraw` makes the same from them.
 
-mod progress;
-mod verdict;
+mod bind;
+mod draw;
+mod flood;
+mod ladder;
+mod machine;
+mod numbers;
+mod raw;
+mod report;
+mod rows;
+mod screen;
+mod services;
+mod stage;
+mod ways;
 
-use std::path::PathBuf;
+#[cfg(test)]
+mod redraw_tests;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use clap::Parser;
-use fleet::{Limit, ProduceSpec};
-use tidegate_harness::{Daemon, DaemonSpec, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, free_port};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tidegate_harness::free_port;
 
-use progress::Screen;
-use verdict::Verdict;
+use report::Report;
+use screen::Screen;
+use services::Services;
+use stage::Stage;
 
-const TOPIC: &str = "telemetry";
-/// How long everything may take to be written once the fleet has ended.
-const DRAIN: Duration = Duration::from_secs(120);
-
-/// A fleet, Kafka, Tidegate, Postgres: watch the rows land.
+/// A fleet, Kafka, Tidegate, Postgres: what batching is worth, what Kafka is worth, and what they cost.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Vehicles; each sends once a second of its own clock.
-    #[arg(long, default_value_t = 50_000)]
-    vehicles: u32,
-    /// Records a second.
-    #[arg(long, default_value_t = 100_000.0)]
-    rate: f64,
-    /// How long the fleet drives, in seconds.
-    #[arg(long, default_value_t = 20.0)]
-    seconds: f64,
-    /// What the fleet's randomness starts from.
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// What all randomness starts from.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Shortens every act and every run, for trials: 0.2 is a fifth. The figures of a full run are those of 1.
+    #[arg(long, env = "DEMO_SCALE", default_value_t = 1.0)]
+    scale: f64,
     /// Goes on until Ctrl-C.
     #[arg(long, env = "KEEP", value_parser = |text: &str| Ok::<_, String>(!matches!(text, "" | "0" | "false")), default_value = "0")]
     keep: bool,
+    /// Where the report, the plots and the raw files go.
+    #[arg(long, default_value = "target/demo")]
+    out: PathBuf,
+    /// Runs nothing: draws plots and report again from the raw files.
+    #[arg(long)]
+    redraw: bool,
     /// The daemon; by default the one beside this program.
     #[arg(long)]
     tidegate: Option<PathBuf>,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// What the flood kills: a program that writes into Postgres without Kafka.
+    #[command(hide = true)]
+    Writer(flood::writer::WriterArguments),
+}
+
 fn main() -> ExitCode {
-    let outcome =
-        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|rt| rt.block_on(demo(&Arguments::parse())));
+    let mut arguments = Arguments::parse();
+    let run = async {
+        match arguments.command.take() {
+            Some(Command::Writer(arguments)) => flood::writer::run(arguments).await.map(|()| true),
+            None => demo(&arguments).await,
+        }
+    };
+    let outcome = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
+        let outcome = runtime.block_on(run);
+        // A writer's input may never end.
+        runtime.shutdown_background();
+        outcome
+    });
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -60,78 +96,48 @@ fn main() -> ExitCode {
 
 /// Runs it; whether the verdict is good.
 async fn demo(arguments: &Arguments) -> Result<bool> {
-    let mut screen = Screen::new();
-    screen.say("starting the real Kafka 4.2 (KRaft) and the real PostgreSQL 18; the first time they are fetched");
-    let kafka = Kafka::start(&KafkaSpec::single().tuned_for(TunedFor::Speed))?;
-    let postgres =
-        Postgres::start(&PostgresSpec::default().tuned_for(TunedFor::Speed).setting("max_wal_size = '4GB'"))?;
-    kafka.create_topic(TOPIC, 2, &[])?;
-    let database = postgres.create_database().await?;
-    let listen = format!("127.0.0.1:{}", free_port()?);
-    let daemon = start_daemon(arguments, &kafka, &database.url, &listen)?;
-    daemon.await_ready(Duration::from_secs(60))?;
-    screen.say(&format!(
-        "Kafka {}   Postgres {}   live page http://{listen}/",
-        kafka.bootstrap_servers(),
-        database.url
-    ));
-
-    let ended = Arc::new(AtomicBool::new(false));
-    let producer = produce(arguments, kafka.bootstrap_servers(), Arc::clone(&ended));
-    let started = Instant::now();
-    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
-    let mut ticks = tokio::time::interval(Duration::from_millis(500));
-    let mut drain_since = None;
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            _ = &mut interrupt, if !ended.load(Ordering::Relaxed) => ended.store(true, Ordering::Relaxed),
-        }
-        let sent: i64 = kafka.end_offsets(TOPIC)?.iter().sum();
-        let look = progress::Look::at(&daemon, sent, started.elapsed())?;
-        screen.draw(&look);
-        if producer.is_finished() {
-            let since = *drain_since.get_or_insert_with(Instant::now);
-            if look.written >= sent || since.elapsed() > DRAIN {
-                break;
-            }
-        }
+    let Arguments { seed, scale, out, .. } = arguments;
+    let screen = Screen::new();
+    if arguments.redraw {
+        return tell(&screen, out);
     }
-    let peak_rss = tidegate_harness::usage::peak_rss_bytes(daemon.pid())?;
-    let cpu = tidegate_harness::usage::cpu_time(daemon.pid(), true)?;
-    daemon.terminate()?;
-    daemon.wait_exit(Duration::from_secs(60)).context("the daemon's drain")?;
-    let outcome = producer.join().map_err(|_| anyhow::anyhow!("the fleet panicked"))??;
-    screen.say("the fleet has parked; holding the table against what was sent");
-    let verdict = Verdict::reach(&database, &kafka.end_offsets(TOPIC)?, &outcome).await?;
-    Ok(verdict.print(&screen, peak_rss, cpu))
+    std::fs::create_dir_all(out)?;
+    let began = jiff::Timestamp::now();
+    let listen = format!("127.0.0.1:{}", free_port()?);
+    screen.head(&format!("the live page will be at http://{listen}/"));
+    screen.say("starting the real Kafka (KRaft) and the real PostgreSQL; the first time they are fetched");
+    let stage = Arc::new(Stage::set(arguments.tidegate.clone()).await?);
+    let mut services = Services::start(&stage, listen).await?;
+    screen.say(&format!("Kafka {}   Postgres {}", stage.kafka.bootstrap_servers(), stage.database.url));
+    screen.head(&format!("three services read one topic: http://{}/", services.listen));
+    services.glimpse(&screen, *scale).await?;
+    screen.head("A  the ladder: what batching is worth; the same rows into the same table by each way");
+    let ladder = ladder::climb(&stage, &screen, out, *seed, *scale).await?;
+    screen.head("B  the flood: open loop, each vehicle at its time, whatever became of the others");
+    flood::flood(&stage, &screen, &ladder, out, *seed, *scale).await?;
+    screen
+        .head(&format!("the story: a burst, a consumer more, one killed, a table locked: http://{}/", services.listen));
+    services.story(&screen, out, *scale).await?;
+    if arguments.keep {
+        screen.head(&format!("on and on, until Ctrl-C: http://{}/", services.listen));
+        services.keep(&screen).await?;
+    }
+    services.check(out).await?;
+    machine::save(&stage, out, *seed, *scale, began).await?;
+    tell(&screen, out)
 }
 
-fn start_daemon(arguments: &Arguments, kafka: &Kafka, url: &str, listen: &str) -> Result<Daemon> {
-    let binary = match &arguments.tidegate {
-        Some(path) => path.clone(),
-        None => std::env::current_exe()?.with_file_name("tidegate"),
-    };
-    let spec = DaemonSpec::new(binary, include_str!("../../config/demo.toml"))
-        .http_address(listen)
-        .env("TIDEGATE__KAFKA__BOOTSTRAP_SERVERS", kafka.bootstrap_servers())
-        .env("TIDEGATE__POSTGRES__URL", url)
-        .env("TIDEGATE__HTTP__LISTEN", listen);
-    Daemon::spawn(&spec)
-}
-
-fn produce(
-    arguments: &Arguments,
-    servers: impl Into<String>,
-    ended: Arc<AtomicBool>,
-) -> std::thread::JoinHandle<Result<fleet::Outcome, fleet::ProduceError>> {
-    let mut spec = ProduceSpec::new(servers, TOPIC);
-    spec.fleet.vehicles = arguments.vehicles;
-    spec.fleet.seed = arguments.seed;
-    spec.delivery.late = 0.01;
-    spec.delivery.repeat = 0.01;
-    spec.rate = arguments.rate;
-    spec.keep_truth = true;
-    spec.limit = Limit { records: None, seconds: (!arguments.keep).then_some(arguments.seconds) };
-    std::thread::spawn(move || fleet::produce(&spec, &ended, |_| {}))
+/// Draws, writes and says what the raw files hold; whether the verdict is good.
+fn tell(screen: &Screen, out: &Path) -> Result<bool> {
+    let plots = draw::draw(out)?;
+    let report = Report::read(out)?;
+    report.save(out)?;
+    screen.head("the verdict, all of it from the raw files");
+    for sentence in report.sentences() {
+        screen.say(&format!("{} {}", sentence.sign(), sentence.text));
+    }
+    let is_good = report.is_good();
+    screen.head(if is_good { "✔ every promise was kept" } else { "✘ a promise was broken" });
+    screen.say(&format!("{} with {} and the raw files beside it", out.join("report.html").display(), plots.join(", ")));
+    Ok(is_good)
 }

@@ -7,10 +7,13 @@
 //!                                        └──first of each──▶ Truth ──▶ JSON or CSV
 //! ```
 //!
-//! All but [`produce()`] and [`create_topic`] is pure: the same spec and seed give the same bytes,
+//! and, at the other end, `customer_info` ──Sighting──▶ [`Customer`] ──▶ what it says, and how old that was.
+//!
+//! All but [`produce()`], [`create_topic`] and [`watch()`] is pure: the same spec and seed give the same bytes,
 //! on any machine. The simulation never reads the clock; it starts where [`FleetSpec::start_ms`]
 //! says and advances by one second each time that all vehicles have sent once.
 
+mod customer;
 mod delivery;
 mod digits;
 mod encode;
@@ -28,7 +31,9 @@ mod street;
 mod topic;
 mod truth;
 mod vehicle;
+mod watch;
 
+pub use customer::{Customer, Sighting, WatchSummary};
 pub use delivery::{Arrival, Deliveries, Delivery, DeliverySpec};
 pub use encode::{Encoder, Format, write_key};
 pub use fare::Tariff;
@@ -42,6 +47,7 @@ pub use simulation::{Fleet, FleetSpec, InvalidSpec, TRIP_STRIDE};
 pub use spec::{Compression, Limit, ProduceError, ProduceSpec, WhenFull};
 pub use topic::create_topic;
 pub use truth::{PartitionTruth, TripTruth, Truth};
+pub use watch::{WatchSpec, watch, watch_until};
 
 /// A word of the command line that names no profile, partitioning, format or tariff.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

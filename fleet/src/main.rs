@@ -3,15 +3,18 @@
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use fleet::{
     Compression, Deliveries, DeliverySpec, Encoder, Fleet, FleetSpec, Format, Limit, Partitioning, ProduceSpec,
-    Profile, Progress, Tariff, Truth, WhenFull, create_topic, produce,
+    Profile, Progress, Tariff, Truth, WatchSpec, WhenFull, create_topic, produce, watch_until,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Simulates a fleet of vehicles and sends its telemetry to Kafka.
 #[derive(Parser)]
@@ -25,6 +28,8 @@ struct Cli {
 enum Command {
     /// Sends telemetry at a rate, and reports how it went.
     Produce(Box<ProduceArgs>),
+    /// Shows a trip as its customer sees it, from the table `customer_info`, and how old that is.
+    Watch(WatchArgs),
     /// Prints telemetry, a record a line, and sends nothing.
     Print(PrintArgs),
     /// Creates a topic, unless it is there already.
@@ -39,9 +44,9 @@ struct FleetArgs {
     /// Decides everything that chance decides; the same seed sends the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The simulation's first instant: RFC 3339, or `now`.
-    #[arg(long, default_value = "now", value_parser = start_ms)]
-    start: i64,
+    /// The simulation's first instant: RFC 3339, or `now`, when the first record is sent.
+    #[arg(long, default_value = "now")]
+    start: Start,
     /// The shortest and the longest trip.
     #[arg(long, num_args = 2, default_values_t = [800, 6_000], value_names = ["FROM", "TO"])]
     trip_metres: Vec<u32>,
@@ -121,6 +126,33 @@ struct PrintArgs {
 }
 
 #[derive(Args)]
+struct WatchArgs {
+    /// Which trip; a vehicle's first one has the vehicle's number.
+    #[arg(long)]
+    trip: u64,
+    /// Where the customer waits; by default in the middle of the vehicle's region.
+    #[arg(long, value_name = "LAT,LON", value_parser = place, allow_hyphen_values = true)]
+    at: Option<(i64, i64)>,
+    /// The database that the pipeline `customer_info` writes to.
+    #[arg(
+        long,
+        env = "DATABASE_URL",
+        default_value = "postgres://postgres@127.0.0.1:5432/telemetry",
+        hide_env_values = true
+    )]
+    database_url: String,
+    /// Ends after so many readings; by default when the trip has ended.
+    #[arg(long)]
+    readings: Option<u64>,
+    /// Ends after so many seconds.
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Prints the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct TopicArgs {
     /// `host:port`, or several with commas.
     #[arg(long, default_value = "localhost:9092")]
@@ -137,6 +169,7 @@ struct TopicArgs {
 async fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Produce(args) => run_produce(*args).await,
+        Command::Watch(args) => run_watch(args).await,
         Command::Print(args) => print(&args),
         Command::Topic(TopicArgs { bootstrap_servers, topic, partitions }) => {
             let made = create_topic(&bootstrap_servers, &topic, partitions)
@@ -160,8 +193,8 @@ async fn run_produce(args: ProduceArgs) -> Result<()> {
     });
     let outcome = tokio::select! {
         outcome = &mut run => outcome,
-        signal = tokio::signal::ctrl_c() => {
-            signal.context("could not listen for SIGINT")?;
+        signal = asked_to_end() => {
+            signal.context("could not listen for signals")?;
             stop.store(true, Ordering::Relaxed);
             run.await
         }
@@ -179,6 +212,36 @@ async fn run_produce(args: ProduceArgs) -> Result<()> {
         bail!("not every record was acknowledged");
     }
     Ok(())
+}
+
+async fn run_watch(args: WatchArgs) -> Result<()> {
+    let WatchArgs { trip, at, database_url, readings, seconds, json } = args;
+    let spec = WatchSpec { database_url, trip_id: trip, at, readings };
+    let seconds = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(Duration::MAX);
+    let stop = async {
+        tokio::select! {
+            _ = asked_to_end() => {}
+            () = tokio::time::sleep(seconds) => {}
+        }
+    };
+    let summary = watch_until(&spec, stop, |words| if json { eprintln!("{words}") } else { println!("{words}") })
+        .await
+        .context("could not reach the database")?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        print!("{summary}");
+    }
+    Ok(())
+}
+
+/// Waits for SIGINT, as of Ctrl-C, or SIGTERM, as of whoever runs the container.
+async fn asked_to_end() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
 }
 
 fn print(args: &PrintArgs) -> Result<()> {
@@ -205,7 +268,7 @@ impl FleetArgs {
         FleetSpec {
             vehicles: self.vehicles,
             seed: self.seed,
-            start_ms: self.start,
+            start_ms: self.start.ms(),
             north_permille: self.north_permille,
             trip_metres: [self.trip_metres[0], self.trip_metres[1]],
             ..FleetSpec::default()
@@ -222,6 +285,7 @@ impl ProduceArgs {
         let when_full = if self.refuse_when_full { WhenFull::Refuse } else { WhenFull::Wait };
         ProduceSpec {
             fleet: self.fleet.spec(),
+            start_now: self.fleet.start == Start::Now,
             delivery: self.fleet.delivery(),
             rate: self.rate.unwrap_or(self.fleet.vehicles.into()),
             profile: self.profile,
@@ -268,9 +332,40 @@ fn write_truth(path: &Path, truth: &Truth, tariff: &Tariff) -> Result<()> {
     File::create(path).and_then(write).with_context(|| format!("could not write the truth to `{}`", path.display()))
 }
 
-fn start_ms(text: &str) -> Result<i64, jiff::Error> {
-    let start = if text == "now" { jiff::Timestamp::now() } else { text.parse()? };
-    Ok(start.as_millisecond())
+/// Where the simulated clock begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Start {
+    Now,
+    At(i64),
+}
+
+impl Start {
+    /// Milliseconds since the epoch.
+    fn ms(self) -> i64 {
+        match self {
+            Self::Now => jiff::Timestamp::now().as_millisecond(),
+            Self::At(ms) => ms,
+        }
+    }
+}
+
+impl FromStr for Start {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, jiff::Error> {
+        if text == "now" { Ok(Self::Now) } else { Ok(Self::At(text.parse::<jiff::Timestamp>()?.as_millisecond())) }
+    }
+}
+
+/// `52.53,13.33` in millionths of a degree.
+fn place(text: &str) -> Result<(i64, i64), String> {
+    let millionths = |text: &str, most: f64| {
+        let degrees = text.trim().parse::<f64>().ok().filter(|degrees| degrees.abs() <= most)?;
+        #[expect(clippy::cast_possible_truncation, reason = "at most 180 million")]
+        Some((degrees * 1e6).round() as i64)
+    };
+    let place = text.split_once(',').and_then(|(lat, lon)| Some((millionths(lat, 90.0)?, millionths(lon, 180.0)?)));
+    place.ok_or_else(|| format!("`{text}` is no LAT,LON in degrees"))
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -42,12 +42,16 @@ pub fn produce(
     if !(spec.rate.is_finite() && spec.rate >= 0.0) {
         return Err(ProduceError::Rate(spec.rate));
     }
-    let fleet = Fleet::new(spec.fleet.clone())?;
+    let mut fleet = Fleet::new(spec.fleet.clone())?;
+    let sender = Sender::connect(spec)?;
+    if spec.start_now {
+        fleet = fleet.starting_at(sender.started_ms())?;
+    }
     let schedule = (spec.rate > 0.0).then(|| Schedule::new(spec.profile, spec.rate));
     let scheduled = schedule.as_ref().zip(seconds(spec)).map(|(plan, end)| plan.intended(end));
     let records = spec.limit.records.into_iter().chain(scheduled).min();
+    let truth = spec.keep_truth.then(|| Truth::new(fleet.spec().clone(), spec.partitioning));
     let deliveries = Deliveries::new(fleet, spec.delivery, records);
-    let truth = spec.keep_truth.then(|| Truth::new(spec.fleet.clone(), spec.partitioning));
     let run = Run {
         spec,
         stop,
@@ -55,7 +59,7 @@ pub fn produce(
         schedule,
         records,
         truth,
-        sender: Sender::connect(spec)?,
+        sender,
         summary: Summary::default(),
         send_delays: Histogram::default(),
         never_sent: HashSet::new(),
@@ -207,6 +211,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
             sent: self.summary.sent,
             acked: acks.acked.load(Ordering::Relaxed),
             failed: acks.failed.load(Ordering::Relaxed) + self.summary.refused,
+            intended_per_second: self.schedule.as_ref().map(|schedule| schedule.rate(now)),
             sent_per_second: (self.summary.sent - sent) as f64 / since.as_secs_f64(),
             behind_ms: self.behind.as_secs_f64() * 1_000.0,
         };

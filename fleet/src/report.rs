@@ -48,6 +48,8 @@ pub struct Progress {
     pub acked: u64,
     /// Given up by the producer, or not taken into its queue.
     pub failed: u64,
+    /// The rate that is asked for at this moment; none where it is as fast as possible.
+    pub intended_per_second: Option<f64>,
     /// Records sent each second since the last report.
     pub sent_per_second: f64,
     /// How far behind its intended time the latest record was sent, in milliseconds.
@@ -56,10 +58,14 @@ pub struct Progress {
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:6.1} s  {:>9.0}/s", self.seconds, self.sent_per_second)?;
+        if let Some(rate) = self.intended_per_second {
+            write!(f, " of {rate:.0}/s")?;
+        }
         write!(
             f,
-            "{:6.1} s  {:>9.0}/s  intended {}  sent {}  acked {}  failed {}  behind {:.1} ms",
-            self.seconds, self.sent_per_second, self.intended, self.sent, self.acked, self.failed, self.behind_ms
+            "  intended {}  sent {}  acked {}  failed {}  behind {:.1} ms",
+            self.intended, self.sent, self.acked, self.failed, self.behind_ms
         )
     }
 }

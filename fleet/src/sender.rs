@@ -107,6 +107,11 @@ impl<'a> Sender<'a> {
         Ok(Self { producer, topic, started, started_ms, connecting })
     }
 
+    /// Its start in milliseconds since the epoch.
+    pub(crate) fn started_ms(&self) -> i64 {
+        self.started_ms
+    }
+
     pub(crate) fn now(&self) -> Duration {
         self.started.elapsed()
     }

@@ -108,6 +108,18 @@ impl Fleet {
         self.spec.start_ms + (self.second * 1_000 + phase).cast_signed()
     }
 
+    /// Moves the first reading to this time, in milliseconds since the epoch. Before the first reading only.
+    ///
+    /// # Errors
+    /// When it is out of bounds.
+    pub fn starting_at(mut self, start_ms: i64) -> Result<Self, InvalidSpec> {
+        if !(0..LATEST_START_MS).contains(&start_ms) {
+            return Err(InvalidSpec::Start);
+        }
+        self.spec.start_ms = start_ms;
+        Ok(self)
+    }
+
     /// What the fleet was made from.
     pub fn spec(&self) -> &FleetSpec {
         &self.spec
@@ -230,6 +242,22 @@ mod tests {
         fleet.tick(|reading| sent.push((reading.vehicle_id, reading.ts_ms - spec.start_ms)));
         assert_eq!(sent, [(1, 0), (2, 250), (3, 500), (4, 750)]);
         fleet.tick(|reading| assert!(reading.ts_ms >= spec.start_ms + 1_000));
+    }
+
+    #[test]
+    fn two_million_vehicles_all_send_within_their_second() {
+        let spec = FleetSpec { vehicles: 2_000_000, ..FleetSpec::default() };
+        let mut fleet = Fleet::new(spec.clone()).expect("valid").starting_at(5_000).expect("valid");
+        for second in 0..2 {
+            let (mut last, mut count) = (0, 0u32);
+            fleet.tick(|reading| {
+                count += 1;
+                assert_eq!((reading.vehicle_id, reading.seq), (count, second));
+                assert!(reading.ts_ms >= last && reading.ts_ms / 1_000 == 5 + i64::try_from(second).expect("few"));
+                last = reading.ts_ms;
+            });
+            assert_eq!(count, spec.vehicles);
+        }
     }
 
     #[test]

@@ -58,6 +58,9 @@ pub struct ProduceSpec {
     pub topic: String,
     /// Who measures.
     pub fleet: FleetSpec,
+    /// The simulation begins when the first record is sent, whatever `fleet.start_ms` says: with a rate of as many as there
+    /// are vehicles, a reading's `ts` is then the time at which it should be sent.
+    pub start_now: bool,
     /// How it arrives.
     pub delivery: DeliverySpec,
     /// Records a second; 0 is as fast as the queue takes them. With as many as there are vehicles, the simulated clock
@@ -93,6 +96,7 @@ impl ProduceSpec {
             bootstrap_servers: bootstrap_servers.into(),
             topic: topic.into(),
             fleet: FleetSpec::default(),
+            start_now: false,
             delivery: DeliverySpec::default(),
             rate: 1_000.0,
             profile: Profile::Steady,

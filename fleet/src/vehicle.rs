@@ -229,7 +229,7 @@ impl Vehicle {
     fn halt(&mut self) {
         self.speed = 0;
         (self.mode, self.left_s) = match self.rng.u32(..100) {
-            0..5 => (Mode::Pausing, self.rng.u32(30..=300)), // the driver's break
+            0..5 => (Mode::Pausing, self.rng.u32(30..=600)), // the driver's break
             5..25 => (Mode::Waiting, self.rng.u32(15..=60)), // a passenger
             _ => (Mode::Waiting, self.rng.u32(5..=45)),      // a red light
         };

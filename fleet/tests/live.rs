@@ -110,6 +110,29 @@ fn a_rate_is_kept_and_shown() {
 }
 
 #[test]
+fn in_real_time_a_reading_is_sent_when_it_is_measured() {
+    let kafka = shared::kafka().expect("a broker");
+    let topic = topic(kafka, 2);
+    let spec = ProduceSpec {
+        start_now: true,
+        rate: 500.0,
+        profile: "rush-hour:1:2".parse().expect("valid"),
+        limit: Limit { records: None, seconds: Some(2.0) },
+        ..spec(kafka, &topic)
+    };
+    let mut shown = Vec::new();
+    let outcome = produce(&spec, &AtomicBool::new(false), |progress| shown.push(progress.clone())).expect("produced");
+    let most = outcome.summary.send_delay_ms.expect("a rate").max;
+    for (_, sent_ms, _, value) in read(kafka, &topic) {
+        let ts: jiff::Timestamp = value["ts"].as_str().expect("ts").parse().expect("RFC 3339");
+        let behind = sent_ms - ts.as_millisecond();
+        assert!((-2..=2).contains(&behind) || (behind as f64) < most + 5.0, "{behind} ms of at most {most}");
+    }
+    assert!(shown.iter().all(|progress| progress.intended_per_second == Some(500.0)), "{shown:?}");
+    assert!(shown[0].to_string().contains("/s of 500/s"), "{}", shown[0]);
+}
+
+#[test]
 fn the_schedule_does_not_wait_for_kafka() {
     let kafka = Kafka::start(&KafkaSpec::single()).expect("a broker of its own");
     let topic = topic(&kafka, 2);

@@ -21,6 +21,8 @@ use self::spec::Layout;
 use crate::process::{Output, Process, Program, Run, Signal};
 use crate::{Proxy, TunedFor, fetch, free_port};
 
+/// The version of the brokers that run in KRaft mode.
+pub const KRAFT_VERSION: &str = "4.2.0";
 /// Two cores may be busy with a build while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -150,6 +152,15 @@ impl Kafka {
     /// such broker.
     pub fn pid(&self, broker: usize) -> Result<u32> {
         Ok(self.broker(broker)?.running()?.pid())
+    }
+
+    /// Where a broker's data is.
+    ///
+    /// # Errors
+    /// When this Kafka is external or has no such broker.
+    pub fn data_dir(&self, broker: usize) -> Result<std::path::PathBuf> {
+        // Nodes are numbered from 1.
+        Ok(self.broker(broker)?.run.folder().join(format!("data-{}", broker + 1)))
     }
 
     /// Ends a broker in order (SIGTERM): it hands its partitions over and flushes.

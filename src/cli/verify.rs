@@ -164,7 +164,7 @@ async fn against_kafka(
                 None => "gone",
                 Some(seen) if seen == last => "known again",
                 Some(_) => {
-                    report.condition = Some(Condition::LogReplaced { offset: last.offset }.to_string());
+                    report.condition = Some(Condition::LogReplaced { last }.to_string());
                     "another"
                 }
             });

@@ -42,7 +42,7 @@ pub(super) fn identifier(name: &str) -> Result<(), String> {
 }
 
 /// `schema.table`, or `table` in schema public; parts with dots or quotes of their own in double quotes, as in SQL.
-pub(super) fn table(text: &str) -> Result<TableName, String> {
+pub(crate) fn table(text: &str) -> Result<TableName, String> {
     let mut parts = vec![String::new()];
     let mut in_quotes = false;
     let mut chars = text.chars().peekable();

@@ -40,6 +40,8 @@ pub struct Pipeline {
     pub on_offset_loss: OffsetLossPolicy,
     /// When the pipeline stops rather than set more records aside.
     pub dead_letters: DeadLetterBudget,
+    /// How long dead letters are kept.
+    pub keep_letters: KeepLetters,
     /// librdkafka's properties for this pipeline alone.
     pub kafka_properties: BTreeMap<String, Secret>,
 }
@@ -195,4 +197,13 @@ pub struct DeadLetterBudget {
     pub window: Duration,
     /// Below this many dead letters in the window the share isn't asked. Default 100.
     pub min_count: u64,
+}
+
+/// How long dead letters are kept, and how many: the oldest go first. Without either they are kept until someone purges them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepLetters {
+    /// `dead_letters.retention`: since they were set aside.
+    pub retention: Option<Duration>,
+    /// `dead_letters.max_size`: of the pipeline's letters together, in bytes of keys, values, headers and details.
+    pub max_bytes: Option<u64>,
 }

@@ -8,8 +8,8 @@ use jiff::Timestamp;
 use super::node::Node;
 use super::read::ANY_WAIT;
 use super::{
-    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, OffsetLossPolicy, Pipeline, Start, Topics,
-    UnknownFields,
+    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start,
+    Topics, UnknownFields,
 };
 use super::{condition, defaults, names, properties, read_columns, read_table};
 
@@ -98,6 +98,7 @@ fn one(name: &str, node: &Node<'_>) -> Pipeline {
         unknown_fields,
         on_offset_loss: node.at("on_offset_loss").choice(&losses).unwrap_or_default(),
         dead_letters: dead_letters(&node.at("dead_letters")),
+        keep_letters: keep_letters(&node.at("dead_letters")),
         kafka_properties: properties::read(&node.at("kafka")),
     }
 }
@@ -191,5 +192,14 @@ fn dead_letters(node: &Node<'_>) -> DeadLetterBudget {
         max_share,
         window: node.at("window").duration(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400), default.window),
         min_count: u64::from(node.at("min_count").integer(0..=u32::MAX, u32::try_from(default.min_count).unwrap_or(0))),
+    }
+}
+
+fn keep_letters(node: &Node<'_>) -> KeepLetters {
+    let day = Duration::from_secs(86_400);
+    let (retention, max_size) = (node.at("retention"), node.at("max_size"));
+    KeepLetters {
+        retention: retention.is_set().then(|| retention.duration(Duration::from_secs(60)..=day * 36_525, day * 36_525)),
+        max_bytes: max_size.is_set().then(|| max_size.size((1 << 20)..=(1 << 50), 1 << 50)),
     }
 }

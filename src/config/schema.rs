@@ -118,7 +118,13 @@ static PIPELINE: &[Key] = &[
     key("on_offset_loss", Kind::Text),
     key(
         "dead_letters",
-        Kind::Table(&[key("max_share", Kind::Float), key("window", Kind::Duration), key("min_count", Kind::Integer)]),
+        Kind::Table(&[
+            key("max_share", Kind::Float),
+            key("window", Kind::Duration),
+            key("min_count", Kind::Integer),
+            key("retention", Kind::Duration),
+            key("max_size", Kind::Size),
+        ]),
     ),
     key("kafka", Kind::Properties),
 ];

@@ -17,6 +17,7 @@ use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline, state_label};
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::watchdog::STALL_AFTER;
 
 #[derive(Serialize)]
 pub(super) struct Status {
@@ -467,6 +468,10 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
             let why = reason(pipeline).map(|why| format!(": {why}")).unwrap_or_default();
             reasons.push(format!("{name} is {state}{why}"));
             continue;
+        }
+        let lag = lock(&pipeline.lag).clone();
+        if let Some(why) = lag.kafka_trouble().filter(|_| lag.seen_at.is_some_and(|at| at.elapsed() > STALL_AFTER)) {
+            reasons.push(format!("{name}: {why}"));
         }
         for consumer in &pipeline.consumers {
             if !consumer.joined() {

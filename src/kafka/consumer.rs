@@ -50,6 +50,8 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 /// Partitions that the timeline names one by one.
 const NAMED_PARTITIONS: usize = 8;
+/// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
+const GONE_AFTER: Duration = Duration::from_secs(5);
 /// The longest that leaving the group may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -121,6 +123,8 @@ struct Consumer {
     /// Claims that shall step over a condition.
     stepping: HashMap<TopicPartition, Condition>,
     reported: HashMap<TopicPartition, Offset>,
+    /// How often logs were seen to go back.
+    cuts: u32,
     commit_at: Instant,
     publish_at: Instant,
     allowance: u64,
@@ -138,6 +142,8 @@ struct Spent {
     poll: Duration,
     work: Duration,
     held: Duration,
+    /// Of what was held: by `flow.max_rows_per_second`.
+    flow: Duration,
 }
 
 /// How a reading ended.
@@ -212,6 +218,7 @@ impl Consumer {
             held_since: None,
             stepping: HashMap::new(),
             reported: HashMap::new(),
+            cuts: 0,
             commit_at: now,
             publish_at: now,
             allowance: 0,
@@ -272,6 +279,9 @@ impl Consumer {
             self.poll_once(BUSY_POLL.max(gate_wait.min(IDLE_POLL)))?;
         }
         self.spent.held += started.elapsed();
+        if !self.parts.session.is_full() {
+            self.spent.flow += started.elapsed();
+        }
         Ok(())
     }
 
@@ -388,9 +398,22 @@ impl Consumer {
     /// Holds what we know to be committed against what the ledger says.
     fn compare(&mut self, now: Instant) {
         let view = lock(&self.parts.lag);
+        let cuts: u32 = view.partitions.values().map(|lag| lag.cuts).sum();
+        if std::mem::replace(&mut self.cuts, cuts) < cuts {
+            // A claim compares the log with the last committed record; without it a new log that has grown past our position
+            // would be taken for the old one.
+            warn!("a log of ours is shorter than it was: comparing each partition with the ledger");
+            self.parts.session.claim_all_again(now);
+            return;
+        }
         for (source, lag) in &view.partitions {
             let Some(asked_at) = lag.asked_at else { continue };
             let row = LedgerRow::Found { claim: lag.claim, next: lag.next };
+            if self.parts.session.epoch_seen(source, lag.epoch, asked_at, now) {
+                warn!(%source, epoch = lag.epoch, "the ledger went back to before our claim: claiming again and refilling from Kafka");
+                self.parts.metrics.rewound();
+                continue;
+            }
             match self.parts.session.ledger_seen(source, row, asked_at, now) {
                 Some(Fate::Rewound) => {
                     warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
@@ -403,7 +426,7 @@ impl Consumer {
     }
 
     fn seal(&mut self, trigger: Trigger) {
-        let Some(mut batch) = self.parts.session.seal(trigger) else { return };
+        let Some(mut batch) = self.parts.session.seal(trigger, Instant::now()) else { return };
         batch.plan_version = self.planned.version;
         // A newer plan takes over between two batches; what is older is encoded again by the writer.
         if self.planned.version != self.parts.plans.version() {
@@ -540,6 +563,8 @@ impl Consumer {
                 };
                 self.report("assign", answer);
                 self.parts.session.assigned(sources, Instant::now());
+                // In this order: who has joined says what it was given.
+                self.publish(Instant::now());
                 self.parts.status.join();
             }
             Event::Revoked { sources, lost } => {
@@ -637,8 +662,8 @@ impl Consumer {
         let paused = if self.paused { self.fetching.len() } else { 0 };
         self.parts.metrics.holds(partitions.len(), paused, session.open_bytes());
         self.parts.metrics.consumed(std::mem::take(&mut self.consumed));
-        let Spent { poll, work, held } = std::mem::take(&mut self.spent);
-        self.parts.metrics.spent(poll, work, held);
+        let Spent { poll, work, held, flow } = std::mem::take(&mut self.spent);
+        self.parts.metrics.spent(poll, work, held.saturating_sub(flow), flow);
         for (phase, time) in [(Phase::Poll, poll), (Phase::Decode, work), (Phase::Held, held)] {
             self.parts.status.work.spent(phase, time);
         }
@@ -708,6 +733,7 @@ fn partition_status(partition: &crate::partition::Partition) -> PartitionStatus 
         next: None,
         committed: None,
         read_to: None,
+        known: false,
         epoch: None,
         condition: None,
         progress_at: partition.progress_at,
@@ -719,6 +745,7 @@ fn partition_status(partition: &crate::partition::Partition) -> PartitionStatus 
             status.next = Some(owned.next);
             status.committed = Some(owned.committed);
             status.read_to = (owned.committed == owned.next).then_some(owned.read_to);
+            status.known = owned.verify.is_none() || partition.progress_at.elapsed() > GONE_AFTER;
             status.epoch = Some(owned.epoch);
         }
         State::Fenced { .. } => status.state = "fenced",

@@ -2,6 +2,7 @@
 //! [`TIMEOUT`]: they are asked off the runtime and off the poll threads.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -12,12 +13,18 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 
+use super::reader::Reader;
 use super::rebalance::Notes;
+use super::settings;
 use crate::config::{Start, Topics};
+use crate::lag::headroom::Retention;
 use crate::position::{Offset, TopicPartition};
 
 /// The longest that one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A record older than this counts as one of this age: a year and a month, in milliseconds.
+const OLDEST_MS: i64 = 400 * 86_400_000;
 
 /// Which end of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +48,8 @@ pub struct Group {
 pub struct Observer {
     client: BaseConsumer<Notes>,
     admin: AdminClient<DefaultClientContext>,
+    /// Of a client that reads a few records, made where one is needed.
+    reader: ClientConfig,
 }
 
 impl std::fmt::Debug for Observer {
@@ -55,7 +64,8 @@ impl Observer {
     /// # Errors
     /// Where librdkafka refuses a setting.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()? })
+        let reader = settings::to_read(config.clone());
+        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()?, reader })
     }
 
     /// The cluster's id.
@@ -149,11 +159,11 @@ impl Observer {
         Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
     }
 
-    /// How long Kafka keeps a topic's records, in milliseconds; `None` for ever.
+    /// How long Kafka keeps topics' records. A topic that Kafka doesn't answer for is left out.
     ///
     /// # Errors
     /// As Kafka answers.
-    pub fn retention_ms(&self, topics: &[String]) -> KafkaResult<BTreeMap<String, Option<i64>>> {
+    pub fn retention(&self, topics: &[String]) -> KafkaResult<BTreeMap<String, Retention>> {
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
@@ -165,10 +175,55 @@ impl Observer {
             let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };
             let value = |name| resource.get(name).and_then(|entry| entry.value.as_deref());
             let deletes = value("cleanup.policy").is_none_or(|policy| policy.contains("delete"));
-            let ms = value("retention.ms").and_then(|ms| ms.parse().ok()).filter(|ms: &i64| *ms >= 0 && deletes);
-            kept.insert(topic.clone(), ms);
+            let number = |name| value(name).and_then(|n| n.parse().ok()).filter(|n: &i64| *n >= 0 && deletes);
+            kept.insert(topic.clone(), Retention { ms: number("retention.ms"), bytes: number("retention.bytes") });
         }
         Ok(kept)
+    }
+
+    /// When the records at these offsets were made, to the second, in milliseconds since the epoch: by ListOffsets alone, which
+    /// answers for a time with an offset, so the time is searched for. Where an offset holds no record, it is that of one before.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn times_of(&self, places: &[(TopicPartition, Offset)], now_ms: i64) -> KafkaResult<Vec<i64>> {
+        let mut search: Vec<_> = places.iter().map(|_| (now_ms - OLDEST_MS, now_ms + 1000)).collect();
+        while search.iter().any(|(low, high)| high - low > 1000) {
+            self.serve();
+            let mut asked = TopicPartitionList::with_capacity(places.len());
+            for ((source, _), (low, high)) in places.iter().zip(&search) {
+                let middle = KafkaOffset::Offset(i64::midpoint(*low, *high));
+                asked.add_partition_offset(&source.topic, source.partition, middle)?;
+            }
+            let found = self::places(&self.client.offsets_for_times(asked, TIMEOUT)?);
+            for ((source, offset), (low, high)) in places.iter().zip(&mut search) {
+                let middle = i64::midpoint(*low, *high);
+                // The first record of this time or later lies at or before ours: ours is no older.
+                if found.get(source).is_some_and(|first| first <= offset) { *low = middle } else { *high = middle }
+            }
+        }
+        Ok(search.into_iter().map(|(low, _)| low).collect())
+    }
+
+    /// Those of these stretches of logs that hold no record that is ever delivered: only marks of transactions, and what was
+    /// aborted.
+    ///
+    /// # Errors
+    /// Where Kafka is silent.
+    pub fn empty_stretches(
+        &self,
+        stretches: &[(TopicPartition, Range<Offset>)],
+    ) -> Result<Vec<TopicPartition>, String> {
+        let mut empty = Vec::new();
+        let reader = Reader::new(&self.reader)?;
+        for (source, range) in stretches {
+            let mut holds = false;
+            reader.read(&source.topic, &[(source.partition, range.clone())], |_| holds = true)?;
+            if !holds {
+                empty.push(source.clone());
+            }
+        }
+        Ok(empty)
     }
 
     fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> KafkaResult<HashMap<TopicPartition, Offset>> {

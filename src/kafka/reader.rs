@@ -67,12 +67,16 @@ impl Reader {
         while !open.is_empty() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
-                    heard_at = Instant::now();
                     let (partition, offset) = (message.partition(), Offset::new(message.offset()));
-                    let Some(range) = open.get(&partition) else { continue };
+                    let Some(range) = open.get(&partition) else {
+                        heard_at = Instant::now();
+                        continue;
+                    };
                     if range.contains(&offset) {
                         take(&message);
                     }
+                    // After it was taken, which may have waited for someone else.
+                    heard_at = Instant::now();
                     if offset.successor() >= range.end {
                         open.remove(&partition);
                     }

@@ -63,7 +63,11 @@ pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
 
 /// Settings of a client that reads given stretches of logs: it joins no group, and is told where a log ends.
 pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
-    let mut config = observer(kafka, pipeline);
+    to_read(observer(kafka, pipeline))
+}
+
+/// The settings of [`reader`] from those of [`observer`].
+pub fn to_read(mut config: ClientConfig) -> ClientConfig {
     config.set("enable.auto.offset.store", "false");
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");

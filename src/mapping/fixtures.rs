@@ -38,6 +38,7 @@ pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
         dead_letters: DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
+        keep_letters: KeepLetters::default(),
         kafka_properties: BTreeMap::new(),
     }
 }

@@ -24,6 +24,18 @@ pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
     error.is_some_and(|error| error.code() == "23514" && error.routine() == Some("ExecFindPartition"))
 }
 
+/// What Postgres would say of rows that have no partition but the default one.
+pub(super) fn only_the_default() -> PostgresError {
+    PostgresError {
+        severity: Severity::Error,
+        sqlstate: "23514".to_owned(),
+        message: "some rows have no partition but the default one".to_owned(),
+        row: None,
+        column: None,
+        note: None,
+    }
+}
+
 fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     let message = match error.detail() {
         Some(detail) => format!("{} ({detail})", error.message()),

@@ -58,6 +58,8 @@ pub async fn register(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<(), RegisterError> {
     let mut transaction = connection.begin().await?;
+    // A crash may take back rows and the ledger's moves, which are read again; who we are must stay.
+    sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
     // One registration at a time: two new pipelines for one table and topic must see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")

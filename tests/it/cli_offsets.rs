@@ -125,7 +125,7 @@ async fn a_running_daemon_is_fenced_by_offsets_set_and_goes_on_from_there() {
     rows(101).await;
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, 101);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 101);
-    daemon.await_log("superseded", PATIENCE).expect("the daemon says that it was fenced");
+    daemon.await_log("another claim holds the partition", PATIENCE).expect("the daemon says that it was fenced");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -20,7 +20,7 @@ impl World {
     }
 
     /// `count` records in one transaction, which is committed or given up.
-    fn transaction(&self, count: i32, commit: bool) {
+    pub(crate) fn transaction(&self, count: i32, commit: bool) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", self.kafka.bootstrap_servers())
             .set("transactional.id", &self.name)

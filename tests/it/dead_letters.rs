@@ -354,3 +354,40 @@ async fn while_dead_letters_cannot_be_written_the_position_does_not_move() {
     daemon.terminate().expect("the signal is sent");
     assert_eq!(daemon.wait_exit(PATIENCE).expect("it ends").code(), Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_dead_letters_are_removed_and_the_oldest_past_the_cap_and_counted() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (seq bigint)").await;
+    let bad = |n: usize| Record::new(format!("{n} is no object {}", "x".repeat(1000))).to(0);
+    world.produce((0..3000).map(bad));
+    let budget = "table.name = \"rides\"\ndead_letters = { max_share = 1";
+    let (code, log) = world.drain(&world.config(&format!("{budget} }}")));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 3000, "none is removed untold");
+    world
+        .sql("UPDATE tidegate.dead_letter SET created_at = now() - interval '31 days' WHERE record_offset < 1200")
+        .await;
+    world
+        .sql(
+            "INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, reason, detail, created_at)
+               VALUES ('another', 't', 0, 0, 'invalid_json', '', now() - interval '1 year')",
+        )
+        .await;
+    let daemon = world.daemon(&world.config(&format!("{budget}, retention = \"30d\", max_size = \"1MiB\" }}")));
+    let purged = |cause: &'static str| {
+        move |daemon: &tidegate_harness::Daemon| {
+            daemon.metric("tidegate_dead_letters_purged_total", &[("cause", cause)])
+        }
+    };
+    daemon.await_until("the old ones are removed", PATIENCE, |d| purged("age")(d) == Some(1200.0)).expect("by age");
+    daemon
+        .await_until("and the oldest others", PATIENCE, |d| purged("size")(d).unwrap_or(0.0) > 700.0)
+        .expect("by size");
+    let left = world.number("SELECT count(*) FROM tidegate.dead_letter WHERE pipeline <> 'another'").await;
+    assert!((900..1048).contains(&left), "{left} letters of a kilobyte and more in a MiB");
+    assert_eq!(purged("size")(&daemon), Some((1800 - left) as f64), "each is counted");
+    let newest = "SELECT count(*) FROM tidegate.dead_letter WHERE pipeline <> 'another' AND record_offset >= 3000 -";
+    assert_eq!(world.number(&format!("{newest} {left}")).await, left, "the newest stay");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE pipeline = 'another'").await, 1);
+}

@@ -155,12 +155,64 @@ fn every_alert_has_its_words_and_its_section_in_the_runbook() {
     assert!(untested.is_empty(), "without a unit test: {untested:?}");
 }
 
+/// What the stack's daemon runs on, in the order in which its command names the files.
+fn stack() -> tidegate::config::Config {
+    let compose = read("docker-compose.yml");
+    let (_, service) = compose.split_once("\n  tidegate:").expect("a service `tidegate`");
+    let command = values(service, "command:")[0];
+    let files: Vec<_> = command
+        .split([',', '[', ']', ' '])
+        .filter_map(|word| word.strip_prefix("/etc/tidegate/"))
+        .map(|file| path("config").join(file))
+        .collect();
+    assert_eq!(files.len(), 2, "{command}");
+    tidegate::config::Config::load(&files, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+#[test]
+fn the_stack_and_its_configuration_speak_of_the_same_things() {
+    let (compose, config) = (read("docker-compose.yml"), stack());
+    let names: Vec<_> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    assert_eq!(names, ["customer_info", "fare", "ride_analysis"]);
+    for pipeline in &config.pipelines {
+        assert_eq!(format!("{:?}", pipeline.topics), "List([\"telemetry\"])", "the fleet's topic");
+        let table = format!("CREATE TABLE IF NOT EXISTS {} (", pipeline.table.name);
+        assert!(read("config/fleet.sql").contains(&table), "{table}");
+    }
+    assert!(compose.contains("--topic, telemetry") && compose.contains("--topic=telemetry"));
+    assert!(compose.contains("--partitions, \"4\"") && compose.contains("--partitioning=vehicle:4"));
+    assert_eq!(config.kafka.bootstrap_servers, "kafka:19092");
+    assert!(compose.contains("aliases: [kafka]") && compose.contains("INTERNAL://kafka:19092"));
+    let port = config.http.listen.port();
+    assert!(compose.contains(&format!("127.0.0.1:{port}-")) && read("Dockerfile").contains(&format!("EXPOSE {port}")));
+    assert!(!config.http.listen.ip().is_loopback(), "nobody else would reach it in its container");
+}
+
+#[test]
+fn whatever_the_stack_and_the_image_take_from_here_is_here() {
+    let (compose, dockerfile) = (read("docker-compose.yml"), read("Dockerfile"));
+    let mounted = compose.split(['"', ' ', '\n', '[']).filter_map(|word| word.strip_prefix("./"));
+    let mounted: Vec<_> = mounted.map(|mount| mount.split(':').next().expect("a path")).collect();
+    assert!(mounted.len() >= 8, "{mounted:?}");
+    let copied = dockerfile.lines().filter(|line| line.starts_with("COPY ") && !line.contains("--from="));
+    let copied: Vec<_> =
+        copied.flat_map(|line| line.split(' ').filter(|word| word.contains('/') && !word.starts_with('/'))).collect();
+    assert!(copied.len() >= 2, "{copied:?}");
+    for taken in mounted.iter().chain(&copied) {
+        assert!(path(taken).exists(), "{taken}");
+    }
+    // What the image copies isn't kept from its build.
+    for line in read(".dockerignore").lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
+        let hidden = line.trim_end_matches('/');
+        assert!(copied.iter().all(|copied| !copied.starts_with(hidden)), "{hidden}");
+    }
+}
+
 #[test]
 fn the_stack_grants_the_daemon_longer_to_drain_than_it_may_take() {
     let compose = read("docker-compose.yml");
     let after = compose.split_once("\n  tidegate:").expect("a service `tidegate`").1;
     let grace = values(after, "stop_grace_period:")[0].trim_end_matches('s').parse::<u64>().expect("whole seconds");
-    let config = tidegate::config::Config::load(&[path("config/compose.toml")], std::iter::empty())
-        .unwrap_or_else(|faults| panic!("{faults}"));
+    let config = stack();
     assert!(Duration::from_secs(grace) > config.limits.drain_timeout + Duration::from_secs(10), "{grace} s");
 }

@@ -56,6 +56,32 @@ async fn partitions_are_made_ahead_and_for_late_records_and_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn beside_a_default_partition_late_records_have_one_of_their_own_all_the_same() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
+    let day = async |days: i32| {
+        world.text(&format!("SELECT to_char(now() AT TIME ZONE 'UTC' - interval '{days} days', 'YYYY-MM-DD')")).await
+    };
+    let record = |id: i64, ts: &str| Record::new(format!(r#"{{"id":{id},"ts":"{ts}T12:00:00Z"}}"#));
+    let (late, later, today) = (day(3).await, day(5).await, day(0).await);
+    world.produce([record(1, &late), record(2, "1970-01-01"), record(3, &today), record(4, "2099-01-01")]);
+    let config = world.config(&PARTITIONED.replace("ahead = 1", "ahead = 1, default = true"));
+    let drain = || {
+        let (code, log) = world.drain(&config);
+        assert_eq!(code, Some(0), "{log}");
+    };
+    drain();
+    world.produce([record(5, &late), record(6, &later)]);
+    drain();
+    for (day, ids) in [(late, "1,5"), (later, "6"), (today, "3")] {
+        let sql = "SELECT string_agg(id::text, ',' ORDER BY id) FROM history_p";
+        assert_eq!(world.text(&format!("{sql}{}", day.replace('-', ""))).await, ids);
+    }
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM history_default").await, "2,4");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
     let world = World::new(2).await;
     world.produce((0..1_000).map(|n: i32| {

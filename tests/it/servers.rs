@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidegate_harness::{Kafka, KafkaSpec, Postgres, PostgresSpec, shared, unique_name};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
+use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_limits, with_postgres};
 use crate::support::{PATIENCE, World};
 
 /// How soon after the database is back the first commit comes.
@@ -84,6 +84,65 @@ async fn a_database_that_went_back_takes_the_daemon_with_it_and_kafka_fills_the_
     world.await_written(&daemon).await;
     world.assert_exact(60_000).await;
     assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "it is counted");
+}
+
+/// The backup is older than our claim: what stands in the ledger is nobody who could be waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_went_back_to_an_older_claim_is_not_waited_for() {
+    let (_turn, postgres) = own_postgres().await;
+    let world = World::on(shared_kafka(), postgres, 1).await;
+    world.sql(NUMBERED).await;
+    let config = with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES);
+    // A fence that is awaited would be awaited for longer than this test has patience.
+    let config = with_limits(&config, "claim_grace = \"10m\"");
+    world.produce_numbered(0..10_000, 1);
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let backup = folder.path().join("backup");
+    postgres.stop().expect("it stops");
+    postgres.copy_data_dir_to(&backup).expect("the backup is made");
+    postgres.start_again().expect("it starts again");
+    let daemon = world.daemon(&config);
+    world.produce_numbered(10_000..20_000, 1);
+    world.await_written(&daemon).await;
+
+    postgres.stop().expect("it stops");
+    postgres.restore_data_dir_from(&backup).expect("the backup is put back");
+    postgres.start_again().expect("it starts again");
+    let started = std::time::Instant::now();
+    world.await_written(&daemon).await;
+    println!("refilled {:?} after the database was back", started.elapsed());
+    world.assert_exact(20_000).await;
+    assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "it is counted");
+    daemon.await_ready(PATIENCE).expect("it is ready");
+}
+
+/// Postgres answers COMMIT before it is on disk, and dies: the last rows and the ledger are gone together.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_under_synchronous_commit_off_loses_no_record() {
+    let (_turn, postgres) = own_postgres().await;
+    let world = World::on(shared_kafka(), postgres, 2).await;
+    world.sql(NUMBERED).await;
+    // So that commits stay in memory for long.
+    world.sql("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
+    world.number("SELECT pg_reload_conf()::int::int8").await;
+    world.produce_numbered(0..60_000, 2);
+    let pipeline = "table.name = \"rides\"\nbatch.max_rows = 500\nflow.max_rows_per_second = 20_000";
+    let lines = format!("{SHORT_DEADLINES}\nsession = {{ synchronous_commit = \"off\" }}");
+    let daemon = world.daemon(&with_postgres(&world.config(pipeline), &lines));
+    for _ in 0..3 {
+        let at = world.ledger().await;
+        await_metric(&daemon, "tidegate_rows_written_total", (at + 5_000) as f64);
+        let acked = counted(&daemon, "tidegate_rows_written_total");
+        postgres.kill().expect("it dies");
+        postgres.start_again().expect("it starts again");
+        println!("{acked} rows were acknowledged, {} are there", world.number("SELECT count(*) FROM rides").await);
+    }
+    world.await_written(&daemon).await;
+    world.assert_exact(60_000).await;
+    world.sql("ALTER SYSTEM RESET wal_writer_delay").await;
+    println!("the ledger went back {} times", counted(&daemon, "tidegate_ledger_rewinds_total"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

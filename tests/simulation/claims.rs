@@ -69,8 +69,8 @@ async fn round(sim: &Arc<Sim>, daemon: u64, partition: usize, wanted: &Wanted) -
     }
     let low_seen = if bug == Some(Bug::RetentionUnseen) { Offset::ZERO } else { low };
     let found = match wanted.step_over.clone() {
-        Some(condition) => Err(condition),
-        None => resolve_start(next, last, low_seen, high),
+        Some(condition) if condition.still_met(last) => Err(condition),
+        _ => resolve_start(next, last, low_seen, high),
     };
     let grant = match found {
         Ok((fetch, verify)) => Grant { claim, epoch, next, fetch, verify },

@@ -319,7 +319,8 @@ impl PollLoop {
         }
         for (source, from) in actions.fetch {
             let partition = self.sim.w().kafka.partition_of(&source);
-            self.fetching.insert(partition, (from, self.logs[&partition]));
+            // As librdkafka: what is fetched already isn't assigned a second time, and goes on where it is.
+            self.fetching.entry(partition).or_insert((from, self.logs[&partition]));
         }
         for (source, question) in actions.claim {
             let step_over = self.stepping.remove(&source);
@@ -333,7 +334,7 @@ impl PollLoop {
     }
 
     fn seal(&mut self, trigger: Trigger) {
-        let Some(mut batch) = self.session.seal(trigger) else { return };
+        let Some(mut batch) = self.session.seal(trigger, now()) else { return };
         batch.plan_version = self.plan;
         self.plan = self.plans.load(Ordering::Relaxed);
         // A writer that has ended ends the daemon.
@@ -386,7 +387,7 @@ impl PollLoop {
                 }
             }
         }
-        self.carry_out()?;
+        // What a record brought about is carried out after the group has spoken, as in the consumer.
         Ok(took)
     }
 

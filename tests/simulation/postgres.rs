@@ -457,7 +457,7 @@ impl Server {
                 if !self.is_free(span.partition, backend, progress) {
                     return Poll::Pending;
                 }
-                let again = fits(&self.data, span);
+                let again = bug == Some(Bug::AdvanceDoesNotLookAgain) || fits(&self.data, span);
                 if again {
                     self.locks[span.partition] = Some(backend);
                 }

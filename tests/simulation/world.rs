@@ -20,6 +20,7 @@ pub(crate) enum Bug {
     AdvanceIgnoresClaim,
     AdvanceIgnoresFrom,
     AdvanceTakesNoLock,
+    AdvanceDoesNotLookAgain,
     AdvanceSaysAllMoved,
     LedgerOutsideTransaction,
     LedgerMovesTooFar,

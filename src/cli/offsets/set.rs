@@ -7,9 +7,10 @@
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 
+use crate::cli::place::Target;
 use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
-use crate::config::{Config, Pipeline, Start, TableMode};
+use crate::config::{Config, Pipeline, TableMode};
 use crate::error::FatalError;
 use crate::kafka::observer::End;
 use crate::position::{Offset, TopicPartition};
@@ -31,37 +32,6 @@ pub(in crate::cli) struct Arguments {
     /// Do it although an instance is running, or although records would be written twice.
     #[arg(long)]
     yes: bool,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Target {
-    At(Offset),
-    Start(Start),
-}
-
-impl std::str::FromStr for Target {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(offset) = text.parse::<u32>().map(i64::from).or_else(|_| text.parse::<i64>()) {
-            return if offset < 0 {
-                Err("an offset is 0 or more".to_owned())
-            } else {
-                Ok(Self::At(Offset::new(offset)))
-            };
-        }
-        match text {
-            "earliest" => Ok(Self::Start(Start::Earliest)),
-            "latest" => Ok(Self::Start(Start::Latest)),
-            _ => text.parse::<jiff::Timestamp>().map(|time| Self::Start(Start::Time(time.as_millisecond()))).map_err(
-                |_| {
-                    format!(
-                        "{text:?} is no offset; write a number, earliest, latest or a time as in 2026-01-31T12:00:00Z"
-                    )
-                },
-            ),
-        }
-    }
 }
 
 /// One position that moves.
@@ -240,18 +210,4 @@ fn text(pipeline: &Pipeline, moved: &[Move]) -> String {
         table.row([topic.clone(), partition.to_string(), from, show::count(*to), means]);
     }
     format!("pipeline {}: set, with a new claim\n{}", pipeline.name, table.text("  "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_offset_is_a_number_an_end_or_a_time() {
-        assert_eq!("42".parse(), Ok(Target::At(Offset::new(42))));
-        assert_eq!("latest".parse(), Ok(Target::Start(Start::Latest)));
-        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(Target::Start(Start::Time(1000))));
-        assert!("-1".parse::<Target>().is_err());
-        assert!("yesterday".parse::<Target>().unwrap_err().contains("earliest"));
-    }
 }

@@ -1,0 +1,227 @@
+//! The reconciliation: every record that Kafka holds, read once more, against the table and the dead letters.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures_util::TryStreamExt;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use sqlx::{PgConnection, Row};
+use tokio::time::sleep;
+
+use crate::load::{Content, checksum, reading};
+use crate::stage::{Stage, TOPIC};
+
+/// For the last records to arrive; a campaign that ends with a restore has to fill in what that took.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
+const POLL: Duration = Duration::from_secs(30);
+
+/// What the end came to.
+#[derive(Debug, Default)]
+pub(crate) struct Books {
+    /// Records that Kafka holds.
+    pub(crate) produced: u64,
+    pub(crate) rows: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) missing: u64,
+    pub(crate) twice: u64,
+    /// Rows whose content isn't that of the record at their place, or whose checksum is wrong.
+    pub(crate) damaged: u64,
+    /// Rows at places where Kafka holds nothing.
+    pub(crate) strange: u64,
+    /// Records that Kafka acknowledged and doesn't hold: its own loss, not ours.
+    pub(crate) lost_by_kafka: u64,
+    /// The first finding of each sort, in words.
+    pub(crate) findings: Vec<String>,
+    pub(crate) drain: Duration,
+}
+
+impl Books {
+    pub(crate) fn balance(&self) -> bool {
+        let Self { missing, twice, damaged, strange, dead_letters, produced, rows, .. } = self;
+        missing + twice + damaged + strange + dead_letters == 0 && produced == rows && *rows > 0
+    }
+
+    fn finding(&mut self, what: String) {
+        if self.findings.len() < 20 {
+            self.findings.push(what);
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Found {
+    offset: i64,
+    seq: Option<i64>,
+    text: Option<String>,
+    reading: Option<f64>,
+    checksum: Option<i64>,
+}
+
+impl Stage {
+    /// Ends the fleet, lets the daemons drain, and holds every record against the table.
+    pub(crate) async fn reconcile(&mut self) -> Result<Books> {
+        let delivered = self.load.end()?;
+        if delivered.failed > 0 {
+            bail!("Kafka didn't take {} records: {:?}", delivered.failed, delivered.last_error);
+        }
+        let started = Instant::now();
+        let ends = self.kafka.end_offsets(TOPIC)?;
+        while !self.is_written(&ends).await {
+            self.check_daemons()?;
+            if started.elapsed() > DRAIN_DEADLINE {
+                self.output.say(format!("  not drained within {DRAIN_DEADLINE:?}\n{}", self.last_words()));
+                break;
+            }
+            sleep(Duration::from_millis(200)).await;
+        }
+        let mut books = Books { drain: started.elapsed(), ..Books::default() };
+        let mut seen = Seen::default();
+        let mut connection = self.connect().await?;
+        for (partition, end) in (0..).zip(&ends) {
+            self.partition(&mut connection, partition, *end, &mut books, &mut seen).await?;
+        }
+        books.lost_by_kafka = (0..i64::try_from(self.load.sent())?)
+            .filter(|seq| delivered.holds(*seq) && !seen.holds(*seq))
+            .count() as u64;
+        if delivered.count != self.load.sent() {
+            books.finding(format!("{} sent, {} acknowledged", self.load.sent(), delivered.count));
+        }
+        Ok(books)
+    }
+
+    async fn is_written(&self, ends: &[i64]) -> bool {
+        let ask = async {
+            let sql = "SELECT partition, next_offset FROM tidegate.ledger";
+            let rows = sqlx::query(sql).fetch_all(&mut self.connect().await?).await?;
+            let mut next = vec![0; ends.len()];
+            for row in rows {
+                let partition = usize::try_from(row.try_get::<i32, _>(0)?)?;
+                *next.get_mut(partition).context("a partition that Kafka hasn't got")? = row.try_get::<i64, _>(1)?;
+            }
+            anyhow::Ok(next)
+        };
+        ask.await.is_ok_and(|next| next.iter().zip(ends).all(|(next, end)| next >= end))
+    }
+
+    /// Walks through one partition's log and its rows side by side, both in order of offsets.
+    async fn partition(
+        &self,
+        connection: &mut PgConnection,
+        partition: i32,
+        end: i64,
+        books: &mut Books,
+        seen: &mut Seen,
+    ) -> Result<()> {
+        let sql = "SELECT DISTINCT record_offset FROM tidegate.dead_letter WHERE partition = $1";
+        let dead = sqlx::query(sql).bind(partition).fetch_all(&mut *connection).await?;
+        let dead = dead.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<BTreeSet<i64>>>()?;
+        books.dead_letters += dead.len() as u64;
+        let sql = "SELECT kafka_offset, seq, text, reading::float8, checksum FROM rides WHERE kafka_partition = $1
+            ORDER BY kafka_offset";
+        let mut rows = sqlx::query(sql).bind(partition).fetch(connection).map_ok(|row| found(&row));
+        let mut row = rows.try_next().await?.transpose()?;
+        let log = reader(self.kafka.bootstrap_servers(), partition)?;
+        let mut at = 0;
+        while at < end {
+            let message = log.poll(POLL).with_context(|| format!("partition {partition} ends at {at} of {end}"))??;
+            let offset = message.offset();
+            at = offset + 1;
+            books.produced += 1;
+            let key = std::str::from_utf8(message.key().context("every record has a key")?)?;
+            let content = Content::of(key.parse()?);
+            seen.note(content.seq);
+            let mut times = u32::from(dead.contains(&offset));
+            while let Some(found) = row.take_if(|row| row.offset <= offset) {
+                books.rows += 1;
+                if found.offset < offset {
+                    books.strange += 1;
+                    books.finding(format!(
+                        "partition {partition}: a row at {}, where Kafka holds nothing",
+                        found.offset
+                    ));
+                } else {
+                    times += 1;
+                    if !found.is(&content) {
+                        books.damaged += 1;
+                        books.finding(format!("partition {partition}, offset {offset}: {found:?} is not {content:?}"));
+                    }
+                }
+                row = rows.try_next().await?.transpose()?;
+            }
+            if times == 0 {
+                books.missing += 1;
+                books.finding(format!("partition {partition}, offset {offset}: missing"));
+            } else if times > 1 {
+                books.twice += u64::from(times - 1);
+                books.finding(format!("partition {partition}, offset {offset}: there {times} times"));
+            }
+        }
+        while let Some(found) = row {
+            books.rows += 1;
+            books.strange += 1;
+            books.finding(format!("partition {partition}: a row at {}, beyond the log's end", found.offset));
+            row = rows.try_next().await?.transpose()?;
+        }
+        Ok(())
+    }
+}
+
+fn found(row: &sqlx::postgres::PgRow) -> Result<Found> {
+    Ok(Found {
+        offset: row.try_get(0)?,
+        seq: row.try_get(1)?,
+        text: row.try_get(2)?,
+        reading: row.try_get(3)?,
+        checksum: row.try_get(4)?,
+    })
+}
+
+impl Found {
+    fn is(&self, content: &Content) -> bool {
+        let text = self.text.as_deref().unwrap_or_default();
+        self.seq == Some(content.seq)
+            && text == content.text
+            && self.checksum == Some(checksum(content.seq, text))
+            && self.reading == Some(reading(content.seq))
+    }
+}
+
+/// One bit a record that the log holds.
+#[derive(Debug, Default)]
+struct Seen(Vec<u64>);
+
+impl Seen {
+    fn place(seq: i64) -> (usize, u64) {
+        let seq = seq.unsigned_abs();
+        (usize::try_from(seq / 64).unwrap_or(usize::MAX), 1 << (seq % 64))
+    }
+
+    fn note(&mut self, seq: i64) {
+        let (at, bit) = Self::place(seq);
+        if self.0.len() <= at {
+            self.0.resize(at + 1, 0);
+        }
+        self.0[at] |= bit;
+    }
+
+    fn holds(&self, seq: i64) -> bool {
+        let (at, bit) = Self::place(seq);
+        self.0.get(at).is_some_and(|bits| bits & bit != 0)
+    }
+}
+
+fn reader(bootstrap_servers: &str, partition: i32) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("group.id", "the-books")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("fetch.queue.backoff.ms", "1")
+        .create()?;
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(TOPIC, partition, Offset::Beginning)?;
+    consumer.assign(&from)?;
+    Ok(consumer)
+}

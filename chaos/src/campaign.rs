@@ -1,0 +1,155 @@
+//! The campaign: faults drawn from a seed, one after the other, over a flow that never rests; then the books.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use tokio::time::sleep;
+
+use crate::fault::Deck;
+use crate::stage::Stage;
+use crate::strike::RECOVERY_DEADLINE;
+use crate::watch::Recovery;
+
+/// How long the next fault waits for the partitions that still stand: later ones meet it.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// The promise about a database that is back.
+const SOON: Duration = Duration::from_secs(2);
+
+/// How often each kind came, and how long it took after it was over.
+#[derive(Debug, Default)]
+struct Tally {
+    outage: bool,
+    recoveries: Vec<Recovery>,
+}
+
+/// A fault whose partitions haven't all moved yet.
+struct Open {
+    kind: &'static str,
+    place: usize,
+    over: Instant,
+}
+
+/// Runs it; whether the books balance in the end.
+pub(crate) async fn run(stage: &mut Stage, minutes: f64, random: &mut fastrand::Rng) -> Result<bool> {
+    stage.postgres.stop()?;
+    stage.copy_database()?;
+    stage.postgres.start_again()?;
+    let started = Instant::now();
+    stage.await_first_commit(started).await?;
+    let mut tally: BTreeMap<&'static str, Tally> = BTreeMap::new();
+    let mut open: Vec<Open> = Vec::new();
+    let mut deck = Deck::default();
+    let started = Instant::now();
+    let length = Duration::from_secs_f64(minutes * 60.0);
+    while started.elapsed() < length {
+        let fault = deck.draw(random);
+        let at = started.elapsed().as_secs_f64();
+        let over = stage.strike(&fault).await?;
+        let (recovery, whole) = stage.recover(over, PATIENCE).await?;
+        let Recovery { first, all } = recovery;
+        let more = if whole { "" } else { " and more" };
+        let name = fault.to_string();
+        stage.output.say(format!("{at:>7.1} s  {name:<46} first commit {first:>5.1?}, all partitions {all:.1?}{more}"));
+        let entry = tally.entry(fault.kind()).or_default();
+        entry.outage = fault.is_outage();
+        entry.recoveries.push(recovery);
+        if !whole {
+            open.push(Open { kind: fault.kind(), place: entry.recoveries.len() - 1, over });
+        }
+        close(stage, &mut open, &mut tally)?;
+        // Some faults meet a flow at rest, most one that has just begun to flow again.
+        sleep(Duration::from_millis(random.u64(200..2500))).await;
+        close(stage, &mut open, &mut tally)?;
+    }
+    while !open.is_empty() {
+        close(stage, &mut open, &mut tally)?;
+        sleep(Duration::from_millis(20)).await;
+    }
+    stage.output.say("          the faults are over: draining");
+    let (copy, database, wal) = stage.disk().await?;
+    let books = stage.reconcile().await?;
+    report(stage, &tally);
+    let mib = |bytes: i64| bytes >> 20;
+    stage.output.say(format!(
+        "\n  drained {:.1?} after the last record; on disk: database {} MiB, its log {} MiB, its copy {} MiB",
+        books.drain,
+        mib(database),
+        mib(wal),
+        copy >> 20
+    ));
+    stage.output.say(format!(
+        "\n  records in Kafka   {:>10}\n  in the table       {:>10}\n  dead letters       {:>10}\n  missing            {:>10}\n  \
+         twice              {:>10}\n  damaged            {:>10}\n  out of nowhere     {:>10}\n  lost by Kafka      {:>10}",
+        books.produced,
+        books.rows,
+        books.dead_letters,
+        books.missing,
+        books.twice,
+        books.damaged,
+        books.strange,
+        books.lost_by_kafka
+    ));
+    for finding in &books.findings {
+        stage.output.say(format!("  ! {finding}"));
+    }
+    let good = books.balance();
+    stage.output.say(if good {
+        "\n  ✔ every record is in the table once"
+    } else {
+        "\n  ✘ the books don't balance"
+    });
+    Ok(good)
+}
+
+/// Notes which of the open ones have all their partitions moved; one that stands for too long is a finding.
+fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str, Tally>) -> Result<()> {
+    for waiting in std::mem::take(open) {
+        let moved = stage.watch.all_moved(waiting.over);
+        if let (true, Some(entry)) = (moved, tally.get_mut(waiting.kind)) {
+            entry.recoveries[waiting.place].all = waiting.over.elapsed();
+        } else if waiting.over.elapsed() > RECOVERY_DEADLINE {
+            anyhow::bail!(
+                "partitions (with their offsets) {:?} stand still since `{}` was over {RECOVERY_DEADLINE:?} ago\n{}",
+                stage.watch.standing(waiting.over),
+                waiting.kind,
+                stage.last_words()
+            );
+        } else {
+            open.push(waiting);
+        }
+    }
+    Ok(())
+}
+
+fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>) {
+    let say = |text: String| stage.output.say(text);
+    say(format!(
+        "\n  {:<34}{:>6}{:>15}{:>10}{:>18}{:>10}",
+        "fault", "times", "first commit", "longest", "all partitions", "longest"
+    ));
+    let spread = |mut times: Vec<Duration>| {
+        times.sort();
+        (times[times.len() / 2].as_secs_f64(), times[times.len() - 1].as_secs_f64())
+    };
+    for (kind, tally) in tally {
+        let (first, first_longest) = spread(tally.recoveries.iter().map(|r| r.first).collect());
+        let (all, all_longest) = spread(tally.recoveries.iter().map(|r| r.all).collect());
+        let times = tally.recoveries.len();
+        say(format!("  {kind:<34}{times:>6}{first:>13.2} s{first_longest:>8.2} s{all:>16.2} s{all_longest:>8.2} s"));
+    }
+    say(format!("  {:<34}{:>6}", "all", tally.values().map(|tally| tally.recoveries.len()).sum::<usize>()));
+    let outages: Vec<Duration> = tally
+        .values()
+        .filter(|tally| tally.outage)
+        .flat_map(|tally| tally.recoveries.iter().map(|r| r.first))
+        .collect();
+    if !outages.is_empty() {
+        let soon = outages.iter().filter(|first| **first <= SOON).count();
+        say(format!(
+            "\n  the database was away {} times: {soon} times the first commit came within {SOON:?} of its return, at the latest after {:.2} s",
+            outages.len(),
+            spread(outages.clone()).1
+        ));
+    }
+}

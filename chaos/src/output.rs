@@ -1,0 +1,47 @@
+//! What a campaign says goes to the terminal and into a file, so that a long one leaves its evidence.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::{Context, Result};
+
+/// The folder of one campaign: `target/chaos/NAME`, with what was said and the logs of the daemons.
+#[derive(Debug)]
+pub(crate) struct Output {
+    folder: PathBuf,
+    /// Contended by nobody; `say` needs no `&mut` this way.
+    file: Mutex<File>,
+}
+
+impl Output {
+    /// Makes the folder, beside the folder of this program.
+    pub(crate) fn new(name: &str) -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let target = program.parent().and_then(Path::parent).context("this program lies in no target folder")?;
+        let folder = target.join("chaos").join(name);
+        if folder.exists() {
+            std::fs::remove_dir_all(&folder)?;
+        }
+        std::fs::create_dir_all(&folder)?;
+        let file = Mutex::new(File::create(folder.join("campaign.log"))?);
+        Ok(Self { folder, file })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// One line, or several.
+    pub(crate) fn say(&self, text: impl AsRef<str>) {
+        println!("{}", text.as_ref());
+        // A full disk must not end a campaign; the terminal has it all the same.
+        drop(writeln!(self.file.lock().unwrap_or_else(PoisonError::into_inner), "{}", text.as_ref()));
+    }
+
+    /// Keeps what a daemon wrote.
+    pub(crate) fn keep(&self, name: &str, lines: &[String]) {
+        drop(std::fs::write(self.folder.join(format!("{name}.log")), lines.join("\n") + "\n"));
+    }
+}

@@ -1,0 +1,207 @@
+//! Faults as they are carried out. What doesn't mend itself is mended here; daemons are never helped.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use sqlx::{Executor, PgConnection};
+use tidegate_harness::proxy::{Action, Proxy, Trigger};
+use tokio::time::{sleep, timeout};
+
+use crate::fault::Fault;
+use crate::stage::{Stage, TOPIC};
+use crate::watch::Recovery;
+
+const PARTITIONS_MAX: i32 = 12;
+const DAEMONS_MAX: usize = 5;
+const CONSUMERS_MAX: usize = 3;
+/// Without a commit for so long after a fault is over, the campaign has found something.
+pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
+/// For a COMMIT to come by on one daemon's way; one that owns no partition sends none.
+const COMMIT_WITHIN: Duration = Duration::from_secs(5);
+const ALTERS: [&str; 4] = [
+    "ALTER TABLE rides ADD COLUMN IF NOT EXISTS note text",
+    "ALTER TABLE rides ALTER COLUMN reading TYPE real",
+    "ALTER TABLE rides DROP COLUMN IF EXISTS note",
+    "ALTER TABLE rides ALTER COLUMN reading TYPE float8",
+];
+/// Our own statements wait for the daemons' locks, and may be the ones that a deadlock ends.
+const TRIES: u32 = 20;
+
+impl Stage {
+    /// Lets it happen; when it was over.
+    pub(crate) async fn strike(&mut self, fault: &Fault) -> Result<Instant> {
+        match fault {
+            Fault::KillDaemon { daemon } => {
+                let index = self.pick(*daemon);
+                self.members[index].daemon.kill()?;
+                self.remove(index);
+                self.add_daemon(self.cast.consumers)?;
+            }
+            Fault::EndDaemon { daemon } => {
+                self.end(self.pick(*daemon))?;
+                self.add_daemon(self.cast.consumers)?;
+            }
+            Fault::StopDaemon { daemon, length } => {
+                let stopped = &self.members[self.pick(*daemon)].daemon;
+                stopped.pause()?;
+                sleep(*length).await;
+                stopped.resume()?;
+            }
+            Fault::ChangeDaemons { daemon } => {
+                if self.members.len() >= DAEMONS_MAX || (self.members.len() > 1 && daemon % 2 == 0) {
+                    self.end(self.pick(*daemon))?;
+                } else {
+                    self.add_daemon(1 + daemon % CONSUMERS_MAX)?;
+                }
+            }
+            Fault::TerminateBackend => {
+                self.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tidegate%' ORDER BY random() LIMIT 1").await?;
+            }
+            Fault::CancelBackends => {
+                self.sql("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tidegate%'")
+                    .await?;
+            }
+            Fault::CrashDatabase => {
+                self.postgres.kill()?;
+                self.postgres.start_again()?;
+            }
+            Fault::RestartDatabase => self.postgres.restart()?,
+            Fault::PauseDatabase { length } => {
+                self.postgres.pause()?;
+                sleep(*length).await;
+                self.postgres.resume()?;
+            }
+            Fault::RestoreDatabase => {
+                self.postgres.stop()?;
+                // What is put back is some faults old; what is now will be put back the next time.
+                let old = self.copy().with_extension("old");
+                std::fs::rename(self.copy(), &old)?;
+                self.copy_database()?;
+                self.postgres.restore_data_dir_from(&old)?;
+                std::fs::remove_dir_all(&old)?;
+                self.postgres.start_again()?;
+            }
+            Fault::CrashBroker { broker } => {
+                self.kafka.kill(*broker)?;
+                self.kafka.start_again(*broker)?;
+            }
+            Fault::PauseBroker { broker, length } => {
+                self.kafka.pause(*broker)?;
+                sleep(*length).await;
+                self.kafka.resume(*broker)?;
+            }
+            Fault::CutDatabase => self.members.iter().for_each(|member| member.network.cut()),
+            Fault::CutOne { daemon } => self.members[self.pick(*daemon)].network.cut(),
+            Fault::HoldDatabase { length } => {
+                let networks: Vec<&Proxy> = self.members.iter().map(|member| &member.network).collect();
+                hold(&networks, *length).await;
+            }
+            Fault::HoldOne { daemon, length } => {
+                hold(&[&self.members[self.pick(*daemon)].network], *length).await;
+            }
+            Fault::LoseCommitReply { daemon } => {
+                let trigger = Trigger::BackendCommandComplete("COMMIT".to_owned());
+                self.lose(*daemon, &trigger, Action::DropReplyAndCut).await?;
+            }
+            Fault::LoseCommit { daemon } => {
+                let trigger = Trigger::FrontendQueryContains("COMMIT".to_owned());
+                self.lose(*daemon, &trigger, Action::Cut).await?;
+            }
+            Fault::CutBroker { broker } => self.brokers[*broker].cut(),
+            Fault::HoldBroker { broker, length } => hold(&[&self.brokers[*broker]], *length).await,
+            Fault::AddPartition => {
+                if self.partitions < PARTITIONS_MAX {
+                    self.partitions += 1;
+                    self.kafka.add_partitions(TOPIC, self.partitions)?;
+                }
+            }
+            Fault::AlterTable { step } => self.sql(ALTERS[*step]).await?,
+            Fault::LockTable { length } => self.lock("LOCK TABLE rides IN ACCESS EXCLUSIVE MODE", *length).await?,
+            Fault::LockLedger { length } => {
+                let sql = "SELECT FROM tidegate.ledger ORDER BY pipeline, topic, partition FOR UPDATE";
+                self.lock(sql, *length).await?;
+            }
+        }
+        Ok(Instant::now())
+    }
+
+    fn pick(&self, daemon: usize) -> usize {
+        daemon % self.members.len()
+    }
+
+    /// Loses a COMMIT or its answer, of the first daemon from this one on that sends one.
+    async fn lose(&self, daemon: usize, trigger: &Trigger, action: Action) -> Result<()> {
+        let started = Instant::now();
+        for index in daemon.. {
+            let armed = self.members[self.pick(index)].network.arm(trigger.clone(), action);
+            let fired = armed.fired(COMMIT_WITHIN).await;
+            armed.disarm();
+            if fired.is_ok() {
+                break;
+            }
+            if started.elapsed() > RECOVERY_DEADLINE {
+                bail!("nobody sends a COMMIT\n{}", self.last_words());
+            }
+        }
+        Ok(())
+    }
+
+    async fn lock(&self, sql: &str, length: Duration) -> Result<()> {
+        for _ in 0..TRIES {
+            let mut connection = self.connect().await?;
+            connection.execute("BEGIN").await?;
+            if connection.execute(sql).await.is_ok() {
+                sleep(length).await;
+                connection.execute("COMMIT").await?;
+                return Ok(());
+            }
+        }
+        bail!("the lock was not to be had: {sql}")
+    }
+
+    async fn sql(&self, sql: &str) -> Result<()> {
+        let mut last = None;
+        for _ in 0..TRIES {
+            let mut connection: PgConnection = self.connect().await?;
+            match timeout(RECOVERY_DEADLINE, connection.execute(sql)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => last = Some(error),
+                Err(_) => bail!("no answer within {RECOVERY_DEADLINE:?}: {sql}"),
+            }
+        }
+        Err(last.context("no try at all")?).with_context(|| sql.to_owned())
+    }
+
+    /// Waits for the first commit after a fault was over. Where none comes, the daemons' last words are the finding.
+    pub(crate) async fn await_first_commit(&self, over: Instant) -> Result<Duration> {
+        loop {
+            if let Some(at) = self.watch.first_move(over) {
+                return Ok(at - over);
+            }
+            self.check_daemons()?;
+            if over.elapsed() > RECOVERY_DEADLINE {
+                bail!("no commit for {RECOVERY_DEADLINE:?} after the fault was over\n{}", self.last_words());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until every partition has moved, or for so long that it counts as later; all of them move within the deadline.
+    pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
+        let first = self.await_first_commit(over).await?;
+        while !self.watch.all_moved(over) {
+            if over.elapsed() > patience {
+                return Ok((Recovery { first, all: over.elapsed() }, false));
+            }
+            self.check_daemons()?;
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok((Recovery { first, all: over.elapsed() }, true))
+    }
+}
+
+async fn hold(networks: &[&Proxy], length: Duration) {
+    networks.iter().for_each(|proxy| proxy.hold(true));
+    sleep(length).await;
+    networks.iter().for_each(|proxy| proxy.hold(false));
+}

@@ -1,0 +1,108 @@
+//! Looks at the ledger all the time, past every proxy: when each partition moved last, and so how long a recovery took.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::Row;
+use tidegate_harness::Database;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// A database that stands still answers nothing; then it is asked again on a new connection.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where a partition stands, and since when.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    next: i64,
+    moved_at: Instant,
+}
+
+#[derive(Debug, Default)]
+struct View {
+    partitions: BTreeMap<i32, Seen>,
+    last_move: Option<Instant>,
+}
+
+/// Since the end of a fault.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recovery {
+    /// Until the first commit.
+    pub(crate) first: Duration,
+    /// Until every partition had moved.
+    pub(crate) all: Duration,
+}
+
+/// The look-out. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    view: Arc<Mutex<View>>,
+    _task: JoinSet<()>,
+}
+
+impl Watch {
+    pub(crate) fn start(database: &Database) -> Self {
+        let view: Arc<Mutex<View>> = Arc::default();
+        let mut task = JoinSet::new();
+        task.spawn(look(database.clone(), Arc::clone(&view)));
+        Self { view, _task: task }
+    }
+
+    /// When the first commit after `since` was seen.
+    pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
+        lock(&self.view).last_move.filter(|at| *at > since)
+    }
+
+    /// Whether every partition has moved since then.
+    pub(crate) fn all_moved(&self, since: Instant) -> bool {
+        let view = lock(&self.view);
+        !view.partitions.is_empty() && view.partitions.values().all(|seen| seen.moved_at > since)
+    }
+
+    /// Partitions that haven't moved since then, for people.
+    pub(crate) fn standing(&self, since: Instant) -> Vec<(i32, i64)> {
+        let view = lock(&self.view);
+        view.partitions.iter().filter(|(_, seen)| seen.moved_at <= since).map(|(p, seen)| (*p, seen.next)).collect()
+    }
+}
+
+/// Contended by the look-out and the schedule; never held across an await.
+fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
+    view.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn look(database: Database, view: Arc<Mutex<View>>) {
+    let mut connection = None;
+    loop {
+        sleep(LOOK_EVERY).await;
+        let work = async {
+            let mut open = match connection.take() {
+                Some(open) => open,
+                None => database.connect().await?,
+            };
+            let rows = sqlx::query("SELECT partition, next_offset FROM tidegate.ledger").fetch_all(&mut open).await?;
+            let places = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+            let places = places.collect::<Result<Vec<(i32, i64)>, sqlx::Error>>()?;
+            connection = Some(open);
+            anyhow::Ok(places)
+        };
+        // A database that is away is a part of the campaign.
+        let Ok(Ok(places)) = timeout(PATIENCE, work).await else { continue };
+        let now = Instant::now();
+        let mut view = lock(&view);
+        for (partition, next) in places {
+            let seen = view.partitions.entry(partition).or_insert(Seen { next: -1, moved_at: now });
+            // Backwards is no progress: a database that was put back has moved by itself.
+            let forward = next > seen.next;
+            if next != seen.next {
+                seen.next = next;
+            }
+            if forward {
+                seen.moved_at = now;
+                view.last_move = Some(now);
+            }
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The four acts, and each record's intended time. It is fixed before the first record and knows nothing of who takes it.
+
+use std::time::Duration;
+
+use fleet::{Profile, Schedule};
+
+/// What a second of each act is like.
+pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
+
+/// When the acts begin and at which rates, the same for every arrangement.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Acts {
+    /// Records a second outside of the rush hour.
+    pub(crate) steady: f64,
+    /// Records a second in acts 2 and 3.
+    pub(crate) rush: f64,
+    /// How long each lasts.
+    pub(crate) lengths: [Duration; 4],
+}
+
+impl Acts {
+    /// `scale` shortens all of them, for trials; a full run is 1.
+    pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
+        let lengths = [5, 6, 20, 12].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
+        Self { steady, rush: rush.max(steady), lengths }
+    }
+
+    /// When an act begins, counted from 0; the fourth index is the end.
+    pub(crate) fn begins(&self, act: usize) -> Duration {
+        self.lengths.iter().take(act).sum()
+    }
+
+    /// Which act it is.
+    pub(crate) fn at(&self, time: Duration) -> usize {
+        (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
+    }
+
+    pub(crate) fn end(&self) -> Duration {
+        self.begins(4)
+    }
+
+    /// When the writer is killed: in the middle of act 4, when the database has been back for as long.
+    pub(crate) fn kill(&self) -> Duration {
+        self.begins(3) + self.lengths[3] / 2
+    }
+
+    pub(crate) fn schedule(&self) -> Schedule {
+        let (after, rush) = (self.begins(1), self.begins(3) - self.begins(1));
+        let profile =
+            Profile::Burst { factor: self.rush / self.steady, after: after.as_secs_f64(), seconds: rush.as_secs_f64() };
+        Schedule::new(profile, self.steady)
+    }
+
+    /// All records of a run.
+    pub(crate) fn records(&self) -> u64 {
+        self.schedule().intended(self.end())
+    }
+}
+
+/// A rate that everyone copes with: half of what INSERTs reach at their best, in whole hundreds, at most 5 000.
+pub(crate) fn steady(best_of_inserts: f64) -> f64 {
+    ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
+}
+
+/// A rush hour that INSERTs can't take: 1.6 times their best, in whole thousands, and at least 20 000. Above 60 000 records a
+/// second the load itself would need a good part of a small machine.
+pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
+    ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_intended_times_follow_the_acts_and_nothing_else() {
+        let acts = Acts::new(5_000.0, 20_000.0, 1.0);
+        assert_eq!(acts.records(), 5 * 5_000 + 26 * 20_000 + 12 * 5_000);
+        let schedule = acts.schedule();
+        assert_eq!(schedule.intended(acts.begins(1)), 25_000);
+        assert_eq!(schedule.intended(acts.begins(3)) - schedule.intended(acts.begins(2)), 20 * 20_000);
+        // The first record of the rush hour is due when it begins, and the next one a 20 000th of a second later.
+        assert_eq!(schedule.due(25_000), Duration::from_secs(5));
+        assert_eq!(schedule.due(25_001).as_micros(), 5_000_050);
+    }
+
+    #[test]
+    fn the_writer_is_killed_while_the_database_is_there() {
+        let acts = Acts::new(5_000.0, 20_000.0, 0.5);
+        assert_eq!(acts.at(acts.kill()), 3);
+        assert_eq!(acts.at(Duration::ZERO), 0);
+        assert_eq!(acts.at(acts.begins(2)), 2);
+        assert_eq!(acts.end(), Duration::from_millis(21_500));
+    }
+
+    #[test]
+    fn the_rush_hour_is_above_what_inserts_take_and_the_steady_rate_is_not() {
+        assert_eq!([16_700.0, 1_000.0, 1e9].map(rush_hour), [27_000.0, 20_000.0, 60_000.0]);
+        assert_eq!([16_700.0, 1_310.0, 10.0].map(steady), [5_000.0, 600.0, 100.0]);
+    }
+}

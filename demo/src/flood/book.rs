@@ -1,0 +1,215 @@
+//! What became of each record: when it was meant to be sent, when it was sent, answered and committed, and how often.
+//!
+//! Pure. Times are microseconds since the schedule's start.
+
+use crate::numbers::quantile;
+
+/// Not yet, or never.
+pub(crate) const NEVER: u32 = u32::MAX;
+
+/// One record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    /// When it was meant to be sent. All waiting counts from here.
+    pub(crate) due: u32,
+    /// When it was handed over, or refused.
+    pub(crate) sent: u32,
+    /// When the sender was told that it is safe.
+    pub(crate) acked: u32,
+    /// When it left the bounded buffer.
+    pub(crate) freed: u32,
+    /// When its first row was committed, by Postgres' own book.
+    pub(crate) committed: u32,
+    /// When the process went down that had taken it into its memory and answered for it.
+    pub(crate) lost: u32,
+    /// Its JSON's.
+    pub(crate) bytes: u16,
+    /// Rows of it.
+    pub(crate) copies: u8,
+    /// Whether it found the buffer full, and was dropped.
+    pub(crate) refused: bool,
+}
+
+/// All records of a run, by index.
+#[derive(Debug, Default)]
+pub(crate) struct Book {
+    pub(crate) marks: Vec<Mark>,
+}
+
+/// Half a second of the run, or whatever the width of the bins is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Bin {
+    /// Seconds since the start, at its end.
+    pub(crate) second: f64,
+    /// Records due, handed over, acknowledged, refused and committed in it.
+    pub(crate) intended: u64,
+    pub(crate) sent: u64,
+    pub(crate) acked: u64,
+    pub(crate) refused: u64,
+    pub(crate) committed: u64,
+    /// Taken and not in the table, at its end.
+    pub(crate) backlog: u64,
+    /// In the bounded buffer, at its end.
+    pub(crate) buffer_bytes: u64,
+    /// From the intended time to the answer, of the records due in it, in microseconds. Who never got an answer waited until
+    /// the end; who was refused isn't counted.
+    pub(crate) wait_p50: Option<u32>,
+    pub(crate) wait_p99: Option<u32>,
+    pub(crate) wait_max: Option<u32>,
+}
+
+/// The reconciliation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) intended: u64,
+    pub(crate) refused: u64,
+    pub(crate) acked: u64,
+    /// Rows, and the records that they are of.
+    pub(crate) rows: u64,
+    pub(crate) in_table: u64,
+    /// Rows too many.
+    pub(crate) twice: u64,
+    /// Acknowledged, and not in the table: a promise that was broken.
+    pub(crate) missing: u64,
+    /// Neither acknowledged nor refused nor in the table when the run ended.
+    pub(crate) waiting: u64,
+    /// The longest from intended time to answer, in microseconds; of those still waiting, so far.
+    pub(crate) longest_wait: u32,
+}
+
+impl Book {
+    /// Notes that it was handed over; it is the next one.
+    pub(crate) fn sent(&mut self, due: u32, sent: u32, bytes: usize) {
+        let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
+        let (acked, freed, committed, lost) = (NEVER, NEVER, NEVER, NEVER);
+        self.marks.push(Mark { due, sent, acked, freed, committed, lost, bytes, copies: 0, refused: false });
+    }
+
+    pub(crate) fn mark(&mut self, index: u32) -> Option<&mut Mark> {
+        self.marks.get_mut(index as usize)
+    }
+
+    /// Notes a row of the table.
+    pub(crate) fn row(&mut self, index: u32, committed: u32) {
+        if let Some(mark) = self.mark(index) {
+            mark.committed = mark.committed.min(committed);
+            mark.copies = mark.copies.saturating_add(1);
+        }
+    }
+
+    /// Taken and not in the table at `at`. What was lost with a killed writer leaves when it was lost.
+    pub(crate) fn backlog(&self, at: u32) -> u64 {
+        let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
+        taken.filter(|mark| mark.left() > at).count() as u64
+    }
+
+    /// The first look after `from`, in steps of 50 ms up to `end`, at which no more than `rest` records wait.
+    pub(crate) fn caught_up(&self, from: u32, end: u32, rest: u64) -> Option<u32> {
+        const STEP: usize = 50_000;
+        let mut change = vec![0i64; (end as usize) / STEP + 2];
+        for mark in self.marks.iter().filter(|mark| !mark.refused) {
+            if let Some(bin) = change.get_mut(mark.sent as usize / STEP) {
+                *bin += 1;
+            }
+            if let Some(bin) = change.get_mut(mark.left() as usize / STEP) {
+                *bin -= 1;
+            }
+        }
+        let mut backlog = 0;
+        for (step, change) in change.iter().enumerate() {
+            backlog += change;
+            let at = u32::try_from((step + 1) * STEP).unwrap_or(NEVER);
+            if at > from && at <= end && backlog.unsigned_abs() <= rest {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    /// The run in bins of `width` microseconds.
+    pub(crate) fn bins(&self, width: u32, end: u32) -> Vec<Bin> {
+        let count = end.div_ceil(width) as usize;
+        let mut bins = vec![Bin::default(); count];
+        let (mut taken, mut freed) = (vec![0u64; count], vec![0u64; count]);
+        let (mut entered, mut left) = (vec![0u64; count], vec![0u64; count]);
+        let mut waits: Vec<Vec<u32>> = vec![Vec::new(); count];
+        let bin = |at: u32| (at / width) as usize;
+        for mark in &self.marks {
+            let sent = bin(mark.sent);
+            add(&mut bins, bin(mark.due), |bin| bin.intended += 1);
+            if mark.refused {
+                add(&mut bins, sent, |bin| bin.refused += 1);
+                continue;
+            }
+            add(&mut bins, sent, |bin| bin.sent += 1);
+            add(&mut bins, bin(mark.acked), |bin| bin.acked += 1);
+            add(&mut bins, bin(mark.committed), |bin| bin.committed += 1);
+            add(&mut taken, sent, |sum| *sum += u64::from(mark.bytes));
+            add(&mut freed, bin(mark.freed), |sum| *sum += u64::from(mark.bytes));
+            add(&mut entered, sent, |sum| *sum += 1);
+            add(&mut left, bin(mark.left()), |sum| *sum += 1);
+            add(&mut waits, bin(mark.due), |waits| waits.push(mark.waited(end)));
+        }
+        let (mut backlog, mut buffer) = (0u64, 0u64);
+        for (at, bin) in bins.iter_mut().enumerate() {
+            backlog = (backlog + entered[at]).saturating_sub(left[at]);
+            buffer = (buffer + taken[at]).saturating_sub(freed[at]);
+            bin.second = f64::from(width) * (at + 1) as f64 / 1e6;
+            (bin.backlog, bin.buffer_bytes) = (backlog, buffer);
+            bin.wait_p50 = quantile(&mut waits[at], 0.5);
+            bin.wait_p99 = quantile(&mut waits[at], 0.99);
+            bin.wait_max = quantile(&mut waits[at], 1.0);
+        }
+        bins
+    }
+
+    /// Holds what was promised against what is there.
+    pub(crate) fn tally(&self, end: u32) -> Tally {
+        let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
+        for mark in &self.marks {
+            let copies = u64::from(mark.copies);
+            tally.rows += copies;
+            tally.in_table += copies.min(1);
+            tally.twice += copies.saturating_sub(1);
+            if mark.refused {
+                tally.refused += 1;
+                continue;
+            }
+            let is_acked = mark.acked != NEVER;
+            tally.acked += u64::from(is_acked);
+            tally.missing += u64::from(is_acked && copies == 0);
+            tally.waiting += u64::from(!is_acked && copies == 0);
+            tally.longest_wait = tally.longest_wait.max(mark.waited(end));
+        }
+        tally
+    }
+
+    /// From the intended time to the commit, of the records due before `until` that are in the table: median and 99 of 100.
+    pub(crate) fn commit_latency(&self, until: u32) -> Option<(u32, u32)> {
+        let early = self.marks.iter().filter(|mark| mark.due < until && mark.committed != NEVER);
+        let mut latencies: Vec<u32> = early.map(|mark| mark.committed.saturating_sub(mark.due)).collect();
+        Some((quantile(&mut latencies, 0.5)?, quantile(&mut latencies, 0.99)?))
+    }
+}
+
+impl Mark {
+    /// When it stopped being backlog.
+    fn left(&self) -> u32 {
+        if self.committed == NEVER { self.lost } else { self.committed }
+    }
+
+    fn waited(&self, end: u32) -> u32 {
+        self.acked.min(end).saturating_sub(self.due)
+    }
+}
+
+/// What lies past the last bin isn't shown.
+fn add<T>(bins: &mut [T], at: usize, change: impl FnOnce(&mut T)) {
+    if let Some(bin) = bins.get_mut(at) {
+        change(bin);
+    }
+}
+
+#[cfg(test)]
+#[path = "book_tests.rs"]
+mod tests;

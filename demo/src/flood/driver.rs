@@ -1,0 +1,173 @@
+//! The open loop: records go out at their intended times, whatever became of those before.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use fleet::{Encoder, Fleet, FleetSpec, Format};
+
+use super::BUFFER_BYTES;
+use super::acts::Acts;
+use super::book::Book;
+use super::link::{Answer, Intake, Word};
+
+/// How long the sender sleeps when nothing is due; so late may a record be sent by our own doing.
+const REST: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_millis(500);
+
+/// What a person is shown meanwhile.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) at: Duration,
+    pub(crate) intended: u64,
+    pub(crate) acked: u64,
+    pub(crate) refused: u64,
+    pub(crate) buffer_bytes: u64,
+}
+
+/// What happens around the sender, and when.
+pub(crate) trait Surroundings {
+    /// Called once, when act 3 begins; must not wait.
+    fn stop_database(&mut self) -> Result<()>;
+    /// Twice a second.
+    fn look(&mut self, look: Look, pid: Option<u32>);
+    /// Whether all that was taken is written, asked once the last record is sent.
+    fn settled(&mut self, taken: u64, freed: u64) -> bool;
+}
+
+/// What a run left.
+#[derive(Debug)]
+pub(crate) struct Drive {
+    pub(crate) book: Book,
+    /// The start, and the same by the clock that Postgres shares, in microseconds since the epoch.
+    pub(crate) started: Instant,
+    pub(crate) started_us: i64,
+    /// When the writer was killed, and when the run ended, in microseconds since its start.
+    pub(crate) killed_us: u32,
+    pub(crate) ended_us: u32,
+    /// Records in the bounded buffer when the writer was killed.
+    pub(crate) buffered_at_kill: u64,
+}
+
+struct Run<'a> {
+    intake: &'a mut dyn Intake,
+    book: Book,
+    started: Instant,
+    answers: Vec<Answer>,
+    look: Look,
+    buffered: u64,
+    freed: u64,
+}
+
+/// Sends everything that `acts` intend, kills the writer in its time, and waits up to `settle` for the rest.
+pub(crate) fn drive(
+    fleet: FleetSpec,
+    acts: &Acts,
+    settle: Duration,
+    intake: &mut dyn Intake,
+    around: &mut dyn Surroundings,
+) -> Result<Drive> {
+    let (schedule, mut fleet) = (acts.schedule(), Fleet::new(fleet)?);
+    let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
+    let (total, mut sent) = (acts.records(), 0);
+    let mut run = Run {
+        intake,
+        book: Book::default(),
+        started: Instant::now(),
+        answers: Vec::new(),
+        look: Look::default(),
+        buffered: 0,
+        freed: 0,
+    };
+    let started_us = micros_since_epoch();
+    let (mut stopped, mut killed, mut looked) = (false, None, Duration::ZERO);
+    let mut at_kill = 0;
+    loop {
+        let now = run.started.elapsed();
+        if now >= acts.begins(2) && !stopped {
+            stopped = true;
+            around.stop_database()?;
+        }
+        if now >= acts.kill() && killed.is_none() {
+            run.take_answers()?;
+            killed = Some(micros(now));
+            at_kill = run.buffered;
+            run.intake.kill()?;
+        }
+        let due = schedule.intended(now).min(total);
+        let next = sent;
+        // In portions, so that answers are taken meanwhile when there is much to make good.
+        for n in next..due.min(next + 4_096) {
+            let Some(reading) = fleet.next() else { break };
+            json.clear();
+            encoder.write(&reading, &mut json);
+            run.offer(u32::try_from(n)?, micros(schedule.due(n)), reading.vehicle_id, &json)?;
+            sent += 1;
+        }
+        run.take_answers()?;
+        run.look.at = now;
+        run.look.intended = due;
+        if now >= looked + LOOK {
+            looked = now;
+            around.look(run.look, run.intake.pid());
+            if sent == total && (around.settled(total - run.look.refused, run.freed) || now > acts.end() + settle) {
+                break;
+            }
+        }
+        if sent == due {
+            std::thread::sleep(REST);
+        }
+    }
+    let ended_us = micros(run.started.elapsed());
+    let killed_us = killed.unwrap_or(ended_us);
+    Ok(Drive { book: run.book, started: run.started, started_us, killed_us, ended_us, buffered_at_kill: at_kill })
+}
+
+impl Run<'_> {
+    fn offer(&mut self, index: u32, due: u32, vehicle: u32, json: &[u8]) -> Result<()> {
+        let is_room = self.look.buffer_bytes + json.len() as u64 <= BUFFER_BYTES;
+        let taken = is_room && self.intake.offer(index, vehicle, json)?;
+        self.book.sent(due, micros(self.started.elapsed()), json.len());
+        if taken {
+            self.look.buffer_bytes += json.len() as u64;
+            self.buffered += 1;
+        } else {
+            self.look.refused += 1;
+            if let Some(mark) = self.book.mark(index) {
+                mark.refused = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn take_answers(&mut self) -> Result<()> {
+        self.intake.answers(&mut self.answers)?;
+        for Answer { index, at, word } in self.answers.drain(..) {
+            let at = micros(at.saturating_duration_since(self.started));
+            let Some(mark) = self.book.mark(index) else { continue };
+            match word {
+                Word::Acked => mark.acked = at,
+                Word::Freed => mark.freed = at,
+                Word::Both => (mark.acked, mark.freed) = (at, at),
+                Word::Failed => (mark.refused, mark.freed) = (true, at),
+                Word::Lost => (mark.lost, mark.freed) = (at, at),
+            }
+            self.look.acked += u64::from(matches!(word, Word::Acked | Word::Both));
+            self.look.refused += u64::from(word == Word::Failed);
+            if word != Word::Acked {
+                self.look.buffer_bytes = self.look.buffer_bytes.saturating_sub(u64::from(mark.bytes));
+                self.buffered = self.buffered.saturating_sub(1);
+                self.freed += 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX - 1)
+}
+
+fn micros_since_epoch() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}

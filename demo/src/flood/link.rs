@@ -1,0 +1,208 @@
+//! Who takes the records, as the sender sees it; and the one that is a writer process of ours, at the other end of two pipes.
+
+use std::collections::BTreeMap;
+use std::io::{BufWriter, Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::writer::{ACKED, ANSWER_BYTES, BOTH, FREED, WriterArguments};
+
+/// What the taker says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// It is safe, as this taker means it.
+    Acked,
+    /// It is out of the bounded buffer.
+    Freed,
+    /// Both at once.
+    Both,
+    /// It was given up.
+    Failed,
+    /// It was acknowledged, and went down with a killed process's memory.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answer {
+    pub(crate) index: u32,
+    pub(crate) at: Instant,
+    pub(crate) word: Word,
+}
+
+/// One arrangement's receiving end.
+pub(crate) trait Intake {
+    /// Hands a record over, or says that there is no room. Never waits.
+    fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
+
+    /// What came back since the last time.
+    fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
+
+    /// Kills what writes into the database (SIGKILL) and starts it anew.
+    fn kill(&mut self) -> Result<()>;
+
+    /// What writes into the database, for the count of its CPU time.
+    fn pid(&self) -> Option<u32>;
+}
+
+/// A writer process.
+#[derive(Debug)]
+pub(crate) struct WriterLink {
+    arguments: WriterArguments,
+    running: Option<Running>,
+    answered: (Sender<Answer>, Receiver<Answer>),
+    /// What isn't acknowledged, to be sent again when the writer died: whoever has no answer tries again.
+    unacked: BTreeMap<u32, Box<[u8]>>,
+    /// What is acknowledged and still in the writer's memory.
+    in_memory: std::collections::BTreeSet<u32>,
+    late: Vec<Answer>,
+}
+
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    frames: Sender<Vec<u8>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl WriterLink {
+    pub(crate) fn start(arguments: WriterArguments) -> Result<Self> {
+        let answered = channel();
+        let running = Some(Running::start(&arguments, answered.0.clone())?);
+        let (unacked, in_memory) = Default::default();
+        Ok(Self { arguments, running, answered, unacked, in_memory, late: Vec::new() })
+    }
+
+    fn note(&mut self, answer: Answer, into: &mut Vec<Answer>) {
+        match answer.word {
+            Word::Acked => {
+                self.unacked.remove(&answer.index);
+                self.in_memory.insert(answer.index);
+            }
+            Word::Freed => {
+                self.in_memory.remove(&answer.index);
+            }
+            _ => {
+                self.unacked.remove(&answer.index);
+            }
+        }
+        into.push(answer);
+    }
+}
+
+impl Intake for WriterLink {
+    fn offer(&mut self, index: u32, _vehicle: u32, json: &[u8]) -> Result<bool> {
+        self.unacked.insert(index, json.into());
+        let running = self.running.as_ref().context("the writer is not running")?;
+        running.send(index, json);
+        Ok(true)
+    }
+
+    fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()> {
+        into.append(&mut self.late);
+        while let Ok(answer) = self.answered.1.try_recv() {
+            self.note(answer, into);
+        }
+        Ok(())
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        let running = self.running.take().context("the writer is not running")?;
+        running.end()?;
+        // What it said before it died counts; its pipe is at its end now.
+        let mut late = Vec::new();
+        self.answers(&mut late)?;
+        let at = Instant::now();
+        let in_memory = std::mem::take(&mut self.in_memory);
+        late.extend(in_memory.into_iter().map(|index| Answer { index, at, word: Word::Lost }));
+        self.late = late;
+        let running = Running::start(&self.arguments, self.answered.0.clone())?;
+        self.unacked.iter().for_each(|(index, json)| running.send(*index, json));
+        self.running = Some(running);
+        Ok(())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        Some(self.running.as_ref()?.child.id())
+    }
+}
+
+impl Drop for WriterLink {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            drop(running.end());
+        }
+    }
+}
+
+impl Running {
+    fn start(arguments: &WriterArguments, answered: Sender<Answer>) -> Result<Self> {
+        let program = std::env::current_exe().context("where is this program?")?;
+        let mut command = Command::new(program);
+        command.arg("writer").args(arguments.to_args()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("could not start the writer")?;
+        let (frames, mut waiting) = channel::<Vec<u8>>();
+        let input = child.stdin.take().context("the writer has no input")?;
+        let mut output = child.stdout.take().context("the writer has no output")?;
+        let to = std::thread::spawn(move || {
+            let mut input = BufWriter::with_capacity(64 << 10, input);
+            // Ends when the writer is gone, or when there will be no more.
+            while let Ok(frame) = next(&mut waiting, &mut input) {
+                if input.write_all(&frame).is_err() {
+                    return;
+                }
+            }
+        });
+        let from = std::thread::spawn(move || {
+            let mut answer = [0; ANSWER_BYTES];
+            while output.read_exact(&mut answer).is_ok() {
+                let index = u32::from_le_bytes([answer[1], answer[2], answer[3], answer[4]]);
+                let word = match answer[0] {
+                    ACKED => Word::Acked,
+                    FREED => Word::Freed,
+                    BOTH => Word::Both,
+                    _ => Word::Failed,
+                };
+                if answered.send(Answer { index, at: Instant::now(), word }).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { child, frames, threads: vec![to, from] })
+    }
+
+    fn send(&self, index: u32, json: &[u8]) {
+        let mut frame = Vec::with_capacity(8 + json.len());
+        frame.extend_from_slice(&index.to_le_bytes());
+        frame.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
+        frame.extend_from_slice(json);
+        // A writer that died is noticed by who waits for its answers.
+        drop(self.frames.send(frame));
+    }
+
+    fn end(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        drop(self.frames);
+        for thread in self.threads {
+            drop(thread.join());
+        }
+        Ok(())
+    }
+}
+
+/// The next frame; what is written so far goes out before it waits for one.
+fn next(
+    waiting: &mut Receiver<Vec<u8>>,
+    input: &mut BufWriter<std::process::ChildStdin>,
+) -> Result<Vec<u8>, std::sync::mpsc::RecvError> {
+    if let Ok(frame) = waiting.try_recv() {
+        return Ok(frame);
+    }
+    // One that is gone is noticed at the next write.
+    drop(input.flush());
+    waiting.recv()
+}

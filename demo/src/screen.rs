@@ -1,0 +1,73 @@
+//! What a person sees meanwhile.
+
+use std::io::{IsTerminal, Write};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::numbers::to_u64;
+
+/// Lines that stay, and one that is written over on a terminal; elsewhere it is written anew every few seconds.
+#[derive(Debug)]
+pub(crate) struct Screen {
+    terminal: bool,
+    started: Instant,
+    last_step: Mutex<Option<Instant>>,
+}
+
+/// Between two steps where they don't overwrite each other.
+const STEP: Duration = Duration::from_secs(2);
+const BAR: u64 = 12;
+
+impl Screen {
+    pub(crate) fn new() -> Self {
+        Self { terminal: std::io::stdout().is_terminal(), started: Instant::now(), last_step: Mutex::new(None) }
+    }
+
+    /// A heading.
+    pub(crate) fn head(&self, text: &str) {
+        let (bold, plain) = if self.terminal { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+        self.line(&format!("\n{bold}{:>4.0} s  {text}{plain}", self.started.elapsed().as_secs_f64()));
+    }
+
+    /// A line that stays.
+    pub(crate) fn say(&self, text: &str) {
+        self.line(&format!("        {text}"));
+    }
+
+    fn line(&self, text: &str) {
+        println!("{}{text}", if self.terminal { "\r\x1b[2K" } else { "" });
+    }
+
+    /// How it goes at the moment.
+    pub(crate) fn step(&self, text: &str) {
+        if self.terminal {
+            print!("\r\x1b[2K{:>4.0} s  {text}", self.started.elapsed().as_secs_f64());
+            // Who closed the terminal doesn't look.
+            drop(std::io::stdout().flush());
+            return;
+        }
+        let mut last = self.last_step.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= STEP) {
+            *last = Some(Instant::now());
+            println!("{:>4.0} s  {text}", self.started.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// `▮▮▮▯▯▯`
+pub(crate) fn bar(value: f64, full: f64) -> String {
+    let filled = to_u64(((value / full.max(1e-9)).clamp(0.0, 1.0) * BAR as f64).round());
+    (0..BAR).map(|at| if at < filled { '▮' } else { '▯' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_full_as_the_share_and_never_fuller() {
+        assert_eq!(bar(50.0, 100.0), "▮▮▮▮▮▮▯▯▯▯▯▯");
+        assert_eq!(bar(1e9, 100.0).matches('▮').count(), 12);
+        assert_eq!(bar(0.0, 0.0).matches('▮').count(), 0);
+    }
+}

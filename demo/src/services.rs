@@ -1,0 +1,260 @@
+//! The story: one topic, three services, each a consumer group of its own.
+//!
+//! They run from the beginning of the demo to its end, behind the live page: first a glimpse, after the experiments the whole of
+//! it, with `KEEP=1` for as long as one likes. What each must hold in the end is known from the fleet's own truth.
+
+mod checks;
+mod lags;
+
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use fleet::{Limit, Partitioning, ProduceSpec, Profile};
+use sqlx::{Connection, Executor, PgConnection};
+use tidegate_harness::{Daemon, DaemonSpec, Database, free_port};
+
+use crate::numbers::grouped;
+use crate::screen::Screen;
+use crate::stage::Stage;
+use checks::Checks;
+use lags::Lags;
+
+const CONFIG: &str = include_str!("../../config/fleet.toml");
+const TABLES: &str = include_str!("../../config/fleet.sql");
+const TOPIC: &str = "telemetry";
+const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
+pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
+/// Few vehicles at a high rate: their time runs five times as fast as ours, so that trips end, and cost more than the minimum,
+/// while one watches.
+const VEHICLES: u32 = 1_000;
+const RATE: f64 = 5_000.0;
+const BURST: f64 = 8.0;
+const BURST_AFTER: f64 = 4.0;
+const LOOK: Duration = Duration::from_millis(500);
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// The services while they run.
+#[derive(Debug)]
+pub(crate) struct Services {
+    stage: Arc<Stage>,
+    database: Database,
+    daemon: Daemon,
+    /// Of the live page.
+    pub(crate) listen: String,
+    lags: Lags,
+    checks: Checks,
+    /// Fleets so far; each has vehicles of its own.
+    fleets: u32,
+}
+
+/// A moment of the story, at a second of it.
+struct Moment {
+    second: f64,
+    event: Event,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Burst,
+    Add,
+    /// Says who reads what.
+    Board,
+    Kill,
+    Lock,
+    Unlock,
+}
+
+impl Event {
+    /// In the raw file.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Burst => "burst",
+            Self::Add => "added",
+            Self::Board => "board",
+            Self::Kill => "killed",
+            Self::Lock => "locked",
+            Self::Unlock => "unlocked",
+        }
+    }
+}
+
+type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
+
+impl Services {
+    /// Makes the tables and starts the daemon; its page is at `listen` a moment later.
+    pub(crate) async fn start(stage: &Arc<Stage>, listen: String) -> Result<Self> {
+        stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[])?;
+        let database = stage.postgres.create_database().await?;
+        let mut connection = database.connect().await?;
+        connection.execute(sqlx::raw_sql(TABLES)).await.context("config/fleet.sql")?;
+        connection.close().await?;
+        let daemon = spawn(stage, &database, &listen)?;
+        daemon.await_ready(Duration::from_secs(60))?;
+        let lags = Lags::new(TOPIC, &database.url);
+        Ok(Self { stage: Arc::clone(stage), database, daemon, listen, lags, checks: Checks::default(), fleets: 0 })
+    }
+
+    /// Warm: rows land within seconds of the start.
+    pub(crate) async fn glimpse(&mut self, screen: &Screen, scale: f64) -> Result<()> {
+        let seconds = 5.0 * scale;
+        let fleet = self.send(Profile::Steady, seconds);
+        let began = Instant::now();
+        self.follow(screen, &fleet, &[]).await?;
+        self.park(fleet)?;
+        let written = self.lags.written();
+        screen.say(&format!(
+            "{} rows in three tables after {:.1} s: the fleet's {} records, read by each service",
+            grouped(written.iter().sum::<i64>() as f64),
+            began.elapsed().as_secs_f64(),
+            grouped(self.lags.sent() as f64)
+        ));
+        Ok(())
+    }
+
+    /// The whole of it; leaves `services-series.csv` and `services-events.csv`.
+    pub(crate) async fn story(&mut self, screen: &Screen, folder: &Path, scale: f64) -> Result<()> {
+        self.lags.begin();
+        let at = |second: f64, event| Moment { second: second * scale, event };
+        let moments = [
+            at(BURST_AFTER, Event::Burst),
+            at(10.0, Event::Add),
+            at(14.0, Event::Board),
+            at(17.0, Event::Kill),
+            at(25.0, Event::Board),
+            at(26.0, Event::Lock),
+            at(36.0, Event::Unlock),
+        ];
+        let profile = Profile::Burst { factor: BURST, after: BURST_AFTER * scale, seconds: 6.0 * scale };
+        let fleet = self.send(profile, 40.0 * scale);
+        self.follow(screen, &fleet, &moments).await?;
+        self.park(fleet)?;
+        self.lags.save(folder)
+    }
+
+    /// A steady fleet until Ctrl-C.
+    pub(crate) async fn keep(&mut self, screen: &Screen) -> Result<()> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let fleet = self.send_until(Profile::Steady, None, Arc::clone(&stop));
+        let told = tokio::signal::ctrl_c();
+        tokio::select! {
+            told = told => told?,
+            followed = self.follow(screen, &fleet, &[]) => followed?,
+        }
+        stop.store(true, Ordering::Relaxed);
+        self.follow(screen, &fleet, &[]).await?;
+        self.park(fleet)
+    }
+
+    /// Ends in order, and holds the tables against the truth; leaves `services.csv`. Whether all is well.
+    pub(crate) async fn check(&self, folder: &Path) -> Result<bool> {
+        self.daemon.terminate()?;
+        self.daemon.wait_exit(Duration::from_secs(60))?;
+        let sent = self.stage.kafka.end_offsets(TOPIC)?.iter().sum();
+        let mut connection = self.database.connect().await?;
+        self.checks.run(&mut connection, sent, &self.lags, folder).await
+    }
+
+    fn send(&mut self, profile: Profile, seconds: f64) -> Fleet {
+        self.send_until(profile, Some(seconds), Arc::default())
+    }
+
+    fn send_until(&mut self, profile: Profile, seconds: Option<f64>, stop: Arc<AtomicBool>) -> Fleet {
+        let mut spec = ProduceSpec::new(self.stage.kafka.bootstrap_servers(), TOPIC);
+        spec.fleet.vehicles = VEHICLES;
+        // Fleets apart, so that their trips are.
+        spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES;
+        spec.fleet.seed = u64::from(self.fleets) + 1;
+        spec.fleet.start_ms = now_ms();
+        spec.fleet.trip_metres = [200, 2_500];
+        spec.delivery.late = 0.01;
+        spec.delivery.repeat = 0.01;
+        spec.rate = RATE;
+        spec.profile = profile;
+        spec.partitioning = Partitioning::ByVehicle(PARTITIONS);
+        spec.keep_truth = true;
+        spec.limit = Limit { records: None, seconds };
+        self.fleets += 1;
+        std::thread::spawn(move || fleet::produce(&spec, &stop, |_| {}))
+    }
+
+    /// Keeps what must have become of a fleet that has sent everything.
+    fn park(&mut self, fleet: Fleet) -> Result<()> {
+        let outcome = fleet.join().map_err(|_| anyhow!("the fleet panicked"))??;
+        self.checks.expect(&outcome)
+    }
+
+    /// Watches until the fleet has ended and each service has read everything; lets the moments happen in their time.
+    async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
+        let began = Instant::now();
+        let (mut next, mut second, mut lock) = (0, None, None);
+        let mut drain_since = None;
+        loop {
+            tokio::time::sleep(LOOK).await;
+            self.lags.look(&self.stage).await?;
+            screen.step(&self.lags.line());
+            while let Some(moment) = moments.get(next).filter(|moment| moment.second <= began.elapsed().as_secs_f64()) {
+                next += 1;
+                let told = self.happen(moment.event, &mut second, &mut lock).await?;
+                self.lags.event(moment.event.name(), &told);
+                screen.say(&told);
+            }
+            if fleet.is_finished() && next == moments.len() {
+                let since = *drain_since.get_or_insert_with(Instant::now);
+                if self.lags.are_gone() || since.elapsed() > DRAIN {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn happen(
+        &mut self,
+        event: Event,
+        second: &mut Option<Daemon>,
+        lock: &mut Option<PgConnection>,
+    ) -> Result<String> {
+        Ok(match event {
+            Event::Burst => format!("the fleet sends {BURST} times as much for 6 s"),
+            Event::Board => self.lags.board().await?,
+            Event::Add => {
+                let listen = format!("127.0.0.1:{}", free_port()?);
+                *second = Some(spawn(&self.stage, &self.database, &listen)?);
+                format!("a second instance joins each group: its page is http://{listen}/")
+            }
+            Event::Kill => {
+                if let Some(daemon) = second.take() {
+                    daemon.kill()?;
+                }
+                "the second instance is killed (SIGKILL); its partitions wait until its session of 6 s ends".to_owned()
+            }
+            Event::Lock => {
+                let mut connection = self.database.connect().await?;
+                connection.execute("BEGIN; LOCK TABLE ride_analysis IN ACCESS EXCLUSIVE MODE").await?;
+                *lock = Some(connection);
+                "someone locks the table ride_analysis; the other two don't notice".to_owned()
+            }
+            Event::Unlock => {
+                if let Some(connection) = lock.take() {
+                    connection.close().await?;
+                }
+                "the lock is gone".to_owned()
+            }
+        })
+    }
+}
+
+fn spawn(stage: &Stage, database: &Database, listen: &str) -> Result<Daemon> {
+    // A consumer that was killed keeps its partitions until its session ends; 45 s, the default, is long for a demo.
+    let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
+    stage.spawn(spec, database, listen)
+}
+
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(0)
+}

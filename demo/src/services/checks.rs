@@ -1,0 +1,212 @@
+//! What each service must hold in the end, by the fleet's own truth, and what it holds.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use fleet::{Outcome, Tariff, TripTruth};
+use sqlx::{PgConnection, Row};
+
+use super::SERVICES;
+use super::lags::Lags;
+use crate::raw::Sheet;
+use crate::stage::number;
+
+/// What all fleets so far have sent.
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    trips: HashMap<i64, TripTruth>,
+}
+
+/// A trip as the tables have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// In cents, by the counters; none where there is no row.
+    pub(crate) fare: Option<i64>,
+    /// In cents, with all adjustments; none while the trip isn't closed.
+    pub(crate) charged: Option<i64>,
+    /// The latest reading's time that the customer sees, in milliseconds since the epoch.
+    pub(crate) seen_ms: Option<i64>,
+}
+
+/// The books of the trips.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Trips {
+    pub(crate) expected: u64,
+    pub(crate) ended: u64,
+    /// Without a row of `fare`, of `customer_info`.
+    pub(crate) missing_fares: u64,
+    pub(crate) missing_customers: u64,
+    /// Whose fare differs from the truth; ended, and charged otherwise than the fare.
+    pub(crate) wrong_fares: u64,
+    pub(crate) wrong_charges: u64,
+    /// Where the customer sees another reading than the latest.
+    pub(crate) stale_customers: u64,
+    /// Which cost more than the minimum: of the others the meter isn't seen.
+    pub(crate) above_minimum: u64,
+    /// The sums, in cents.
+    pub(crate) true_cents: i128,
+    pub(crate) found_cents: i128,
+}
+
+impl Trips {
+    /// Holds what was found against the truth.
+    pub(crate) fn reconcile<'a>(truth: impl IntoIterator<Item = &'a TripTruth>, found: &HashMap<i64, Found>) -> Self {
+        let tariff = Tariff::default();
+        let mut trips = Self::default();
+        for trip in truth {
+            let found = found.get(&trip.trip_id.cast_signed()).copied().unwrap_or_default();
+            let cents = trip.fare_cents(&tariff);
+            trips.expected += 1;
+            trips.ended += u64::from(trip.ended);
+            trips.above_minimum += u64::from(cents > i128::from(tariff.minimum_cents));
+            trips.true_cents += cents;
+            trips.found_cents += found.fare.map_or(0, i128::from);
+            match found.fare {
+                None => trips.missing_fares += 1,
+                Some(fare) => trips.wrong_fares += u64::from(i128::from(fare) != cents),
+            }
+            trips.wrong_charges += u64::from(trip.ended && found.charged.map(i128::from) != Some(cents));
+            match found.seen_ms {
+                None => trips.missing_customers += 1,
+                Some(seen) => trips.stale_customers += u64::from(seen != trip.end_ms),
+            }
+        }
+        trips
+    }
+}
+
+impl Checks {
+    pub(super) fn expect(&mut self, outcome: &Outcome) -> Result<()> {
+        let summary = &outcome.summary;
+        ensure!(summary.acked == summary.sent, "Kafka took {} of {} records", summary.acked, summary.sent);
+        let truth = outcome.truth.as_ref().context("the fleet kept no truth")?;
+        self.trips.extend(truth.trips().into_iter().map(|trip| (trip.trip_id.cast_signed(), *trip)));
+        Ok(())
+    }
+
+    /// Asks every table, and leaves `services.csv` in `folder`. Whether all is well.
+    pub(super) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        sent: i64,
+        lags: &Lags,
+        folder: &Path,
+    ) -> Result<bool> {
+        let trips = Trips::reconcile(self.trips.values(), &found(connection).await?);
+        let sql = "SELECT count(*)::int8, count(DISTINCT (kafka_partition, kafka_offset))::int8 FROM ride_analysis";
+        let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
+        let (rows, records): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        let mut sheet = Sheet::new(&[
+            "service",
+            "sent",
+            "expected",
+            "in_table",
+            "missing",
+            "twice",
+            "wrong",
+            "dead_letters",
+            "largest_lag",
+            "what",
+        ]);
+        let mut is_well = true;
+        for (at, service) in SERVICES.iter().enumerate() {
+            let sql = format!("SELECT count(*)::int8 FROM tidegate.dead_letter WHERE pipeline = '{service}'");
+            let dead = number(connection, &sql).await?;
+            let in_table = number(connection, &format!("SELECT count(*)::int8 FROM {service}")).await?;
+            let expected = i64::try_from(trips.expected)?;
+            let (expected, missing, twice, wrong, what) = match *service {
+                "ride_analysis" => (sent, sent - records - dead, rows - records, 0, "each record once".to_owned()),
+                "fare" => {
+                    let wrong = i64::try_from(trips.wrong_fares + trips.wrong_charges)?;
+                    let what = format!(
+                        "fares of {} trips to the cent: {}.{:02} of {}.{:02}; {} above the minimum; {} closed",
+                        trips.expected,
+                        trips.found_cents / 100,
+                        trips.found_cents % 100,
+                        trips.true_cents / 100,
+                        trips.true_cents % 100,
+                        trips.above_minimum,
+                        trips.ended
+                    );
+                    (expected, i64::try_from(trips.missing_fares)?, in_table - expected, wrong, what)
+                }
+                _ => {
+                    let wrong = i64::try_from(trips.stale_customers)?;
+                    let what = "each trip's latest reading".to_owned();
+                    (expected, i64::try_from(trips.missing_customers)?, in_table - expected, wrong, what)
+                }
+            };
+            // A row too many among trips shows as one above those expected; one that is missing is counted already.
+            let twice = if *service == "ride_analysis" { twice } else { (twice + missing).max(0) };
+            is_well &= [missing, twice, wrong, dead].iter().all(|count| *count == 0);
+            let largest = lags.largest(at);
+            sheet.push(&[service, &sent, &expected, &in_table, &missing, &twice, &wrong, &dead, &largest, &what]);
+        }
+        sheet.save(&folder.join("services.csv"))?;
+        Ok(is_well)
+    }
+}
+
+async fn found(connection: &mut PgConnection) -> Result<HashMap<i64, Found>> {
+    let mut found: HashMap<i64, Found> = HashMap::new();
+    let sql = "SELECT trip_id, (fare * 100)::int8, (charged * 100)::int8 FROM fares";
+    for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
+        let trip = found.entry(row.try_get(0)?).or_default();
+        (trip.fare, trip.charged) = (row.try_get(1)?, row.try_get(2)?);
+    }
+    let sql = "SELECT trip_id, (extract(epoch FROM ts) * 1000)::int8 FROM customer_info";
+    for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
+        found.entry(row.try_get(0)?).or_default().seen_ms = row.try_get(1)?;
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use fleet::{Deliveries, DeliverySpec, Fleet, FleetSpec, Partitioning, Truth};
+
+    use super::*;
+
+    /// A fleet's trips, and tables that hold just what they should.
+    fn books() -> (Truth, HashMap<i64, Found>) {
+        let spec = FleetSpec { vehicles: 20, trip_metres: [100, 500], ..FleetSpec::default() };
+        let mut truth = Truth::new(spec.clone(), Partitioning::ByRegion);
+        let way = DeliverySpec { late: 0.1, repeat: 0.1 };
+        Deliveries::new(Fleet::new(spec).unwrap(), way, Some(20_000)).for_each(|delivery| truth.add(&delivery));
+        let tables = truth.trips().into_iter().map(|trip| {
+            let fare = i64::try_from(trip.fare_cents(&Tariff::default())).unwrap();
+            let charged = trip.ended.then_some(fare);
+            (trip.trip_id.cast_signed(), Found { fare: Some(fare), charged, seen_ms: Some(trip.end_ms) })
+        });
+        let tables = tables.collect();
+        (truth, tables)
+    }
+
+    #[test]
+    fn tables_that_hold_the_truth_have_nothing_missing_and_nothing_wrong() {
+        let (truth, tables) = books();
+        let trips = Trips::reconcile(truth.trips(), &tables);
+        assert!(trips.expected > 20 && trips.ended > 0, "{trips:?}");
+        assert_eq!(trips.true_cents, trips.found_cents);
+        let Trips { expected, ended, above_minimum, true_cents, found_cents, .. } = trips;
+        assert_eq!(trips, Trips { expected, ended, above_minimum, true_cents, found_cents, ..Trips::default() });
+    }
+
+    #[test]
+    fn a_cent_a_lost_row_and_a_stale_reading_are_each_told() {
+        let (truth, mut tables) = books();
+        let ended: Vec<i64> =
+            truth.trips().iter().filter(|trip| trip.ended).map(|trip| trip.trip_id.cast_signed()).take(4).collect();
+        let fare = tables[&ended[0]].fare;
+        tables.get_mut(&ended[0]).unwrap().fare = fare.map(|cents| cents + 1);
+        tables.get_mut(&ended[1]).unwrap().charged = None;
+        tables.get_mut(&ended[2]).unwrap().seen_ms = Some(0);
+        tables.remove(&ended[3]);
+        let trips = Trips::reconcile(truth.trips(), &tables);
+        assert_eq!((trips.wrong_fares, trips.missing_fares, trips.missing_customers), (1, 1, 1));
+        // The one without a charge, and the one without any row.
+        assert_eq!((trips.wrong_charges, trips.stale_customers), (2, 1));
+        assert_ne!(trips.true_cents, trips.found_cents);
+    }
+}

@@ -1,0 +1,152 @@
+//! The servers that everything runs on, and the daemons.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use sqlx::{Connection, Executor, PgConnection, Row};
+use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, free_port};
+
+use crate::rows;
+
+/// The daemon that the experiments measure.
+const MEASURED: &str = include_str!("../../config/demo.toml");
+
+/// What all experiments run on.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub(crate) kafka: Kafka,
+    pub(crate) postgres: Postgres,
+    /// Of the experiments.
+    pub(crate) database: Database,
+    /// The daemon's program.
+    pub(crate) tidegate: PathBuf,
+    /// The postmaster's process id; 0 while it is stopped.
+    postgres_pid: AtomicU32,
+}
+
+/// Settings of Postgres that differ from what ships; shown in the report. All else is as it ships, `fsync` and
+/// `synchronous_commit` above all.
+pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
+    ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
+
+impl Stage {
+    /// # Errors
+    /// When a server doesn't start.
+    pub(crate) async fn set(tidegate: Option<PathBuf>) -> Result<Self> {
+        let kafka = std::thread::spawn(|| Kafka::start(&KafkaSpec::single().tuned_for(TunedFor::Speed)));
+        let spec = PostgresSpec::default().tuned_for(TunedFor::Speed);
+        let postgres = Postgres::start(&POSTGRES_SETTINGS.iter().fold(spec, |spec, line| spec.setting(line)))?;
+        let kafka = kafka.join().map_err(|_| anyhow::anyhow!("the start of Kafka panicked"))??;
+        let database = postgres.create_database().await?;
+        let tidegate = match tidegate {
+            Some(path) => path,
+            None => std::env::current_exe()?.with_file_name("tidegate"),
+        };
+        let postgres_pid = AtomicU32::new(postgres.pid()?);
+        Ok(Self { kafka, postgres, database, tidegate, postgres_pid })
+    }
+
+    /// None while it is stopped.
+    pub(crate) fn postgres_pid(&self) -> Option<u32> {
+        Some(self.postgres_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
+    }
+
+    /// Stops the database in order, for `how_long`; `told` hears of both ends. Blocks.
+    pub(crate) fn stop_database(&self, how_long: Duration, told: impl Fn(&'static str)) -> Result<()> {
+        self.postgres_pid.store(0, Ordering::Relaxed);
+        told("database stopped");
+        let until = std::time::Instant::now() + how_long;
+        self.postgres.stop()?;
+        std::thread::sleep(until.saturating_duration_since(std::time::Instant::now()));
+        self.postgres.start_again()?;
+        self.postgres_pid.store(self.postgres.pid()?, Ordering::Relaxed);
+        told("database back");
+        Ok(())
+    }
+
+    /// The table anew, empty and with its indexes; no ledger of an earlier run.
+    pub(crate) async fn fresh_table(&self) -> Result<PgConnection> {
+        let mut connection = self.database.connect().await?;
+        connection.execute("SET client_min_messages = warning").await?;
+        connection.execute(rows::FRESH_TABLE).await?;
+        connection.execute("DROP SCHEMA IF EXISTS tidegate CASCADE").await?;
+        Ok(connection)
+    }
+
+    /// The measured daemon, reading `topic` in a group of its own.
+    pub(crate) fn daemon(&self, topic: &str, group: &str) -> Result<Daemon> {
+        let listen = format!("127.0.0.1:{}", free_port()?);
+        let spec = DaemonSpec::new(&self.tidegate, MEASURED)
+            .env("TIDEGATE__PIPELINES__RIDE__TOPICS", topic)
+            .env("TIDEGATE__PIPELINES__RIDE__GROUP", group);
+        self.spawn(spec, &self.database, &listen)
+    }
+
+    /// A daemon with the addresses of these servers.
+    pub(crate) fn spawn(&self, spec: DaemonSpec, database: &Database, listen: &str) -> Result<Daemon> {
+        let spec = spec
+            .http_address(listen)
+            .env("TIDEGATE__KAFKA__BOOTSTRAP_SERVERS", self.kafka.bootstrap_servers())
+            .env("TIDEGATE__POSTGRES__URL", &database.url)
+            .env("TIDEGATE__HTTP__LISTEN", listen);
+        Daemon::spawn(&spec)
+    }
+
+    /// Bytes of a topic's log on the broker's disk.
+    pub(crate) fn log_bytes(&self, topic: &str) -> Result<u64> {
+        let mut bytes = 0;
+        for folder in std::fs::read_dir(self.kafka.data_dir(0)?)?.flatten() {
+            let name = folder.file_name();
+            let is_ours = name.to_str().and_then(|name| name.rsplit_once('-')).is_some_and(|(of, _)| of == topic);
+            if is_ours {
+                let files = std::fs::read_dir(folder.path())?.flatten();
+                let logs = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "log"));
+                bytes += logs.filter_map(|file| file.metadata().ok()).map(|data| data.len()).sum::<u64>();
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+/// Where the write-ahead log stands, in bytes.
+pub(crate) async fn wal_position(connection: &mut PgConnection) -> Result<i64> {
+    number(connection, "SELECT (pg_current_wal_lsn() - '0/0')::int8").await
+}
+
+/// The first column of the first row.
+pub(crate) async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
+    let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
+    Ok(row.try_get(0)?)
+}
+
+/// How far the measured pipeline has come; 0 where it has not begun.
+pub(crate) async fn ledger_total(connection: &mut PgConnection) -> i64 {
+    number(connection, "SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger").await.unwrap_or(0)
+}
+
+/// A connection that is made again when the last one broke.
+#[derive(Debug)]
+pub(crate) struct Reconnecting {
+    url: String,
+    connection: Option<PgConnection>,
+}
+
+impl Reconnecting {
+    pub(crate) fn new(url: &str) -> Self {
+        Self { url: url.to_owned(), connection: None }
+    }
+
+    /// None while the database is away.
+    pub(crate) async fn number(&mut self, sql: &str) -> Option<i64> {
+        if self.connection.is_none() {
+            self.connection = PgConnection::connect(&self.url).await.ok();
+        }
+        let found = number(self.connection.as_mut()?, sql).await;
+        if found.is_err() {
+            self.connection = None;
+        }
+        found.ok()
+    }
+}

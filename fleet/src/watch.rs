@@ -1,0 +1,122 @@
+//! A trip as its customer sees it: reads `customer_info` each time that a batch is announced, and times what it sees.
+//!
+//! What is said and what is timed is decided in [`Customer`], which is pure; [`watch`] only listens and reads.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::{PgListener, PgPool, PgPoolOptions};
+use tokio::time::{sleep, timeout};
+
+use crate::customer::{Customer, Sighting, WatchSummary};
+
+/// The channel that `customer_info` tells of its batches on.
+const CHANNEL: &str = "customer_info";
+/// Without news the row is read all the same: notifications are lost with their connection.
+const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
+const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Times in milliseconds since the epoch, so that one clock is asked for all.
+const SIGHTING: &str = "
+SELECT (extract(epoch FROM ts) * 1000)::int8, (extract(epoch FROM sent_at) * 1000)::int8, region,
+    round(lat * 1e6)::int8, round(lon * 1e6)::int8, speed_kmh::float8, odometer_mm, state, event IS NOT DISTINCT FROM 'trip_ended'
+FROM public.customer_info WHERE trip_id = $1";
+
+/// What to watch, and for how long.
+#[derive(Debug, Clone)]
+pub struct WatchSpec {
+    /// Where `customer_info` is: `postgres://…`.
+    pub database_url: String,
+    /// Whose vehicle is awaited.
+    pub trip_id: u64,
+    /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
+    pub at: Option<(i64, i64)>,
+    /// Ends after so many readings.
+    pub readings: Option<u64>,
+}
+
+/// Watches until the trip has ended or the readings were seen; `say` gets a sentence each time that there is another one to
+/// say. An outage of the database is told, and waited out.
+///
+/// # Errors
+/// When the database can't be reached at the start.
+///
+/// # Cancel safety
+/// May be dropped at any point; `customer` keeps what was seen.
+pub async fn watch(spec: &WatchSpec, customer: &mut Customer, mut say: impl FnMut(&str)) -> Result<(), sqlx::Error> {
+    let pool =
+        PgPoolOptions::new().max_connections(2).acquire_timeout(CONNECT_TIMEOUT).connect(&spec.database_url).await?;
+    let mut listener = Some(listen(&pool).await?);
+    loop {
+        match look(&pool, spec.trip_id).await {
+            Ok(sighting) => {
+                let now_ms = jiff::Timestamp::now().as_millisecond();
+                if let Some(words) = customer.see(sighting.as_ref(), now_ms) {
+                    say(&words);
+                }
+            }
+            Err(error) => say(&format!("can't look: {error}")),
+        }
+        if customer.is_done() || spec.readings.is_some_and(|readings| customer.readings() >= readings) {
+            return Ok(());
+        }
+        let heard = match &mut listener {
+            Some(listener) => timeout(LOOK_AT_LEAST_EVERY, news(listener)).await.unwrap_or(Ok(())),
+            None => listen(&pool).await.map(|new| listener = Some(new)),
+        };
+        if let Err(error) = heard {
+            say(&format!("can't listen: {error}"));
+            listener = None;
+            sleep(PAUSE_AFTER_A_FAULT).await;
+        }
+    }
+}
+
+async fn listen(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(CHANNEL).await?;
+    Ok(listener)
+}
+
+/// Waits for a batch; several that have come meanwhile are one piece of news.
+async fn news(listener: &mut PgListener) -> Result<(), sqlx::Error> {
+    listener.recv().await?;
+    while let Ok(more) = timeout(Duration::ZERO, listener.recv()).await {
+        more?;
+    }
+    Ok(())
+}
+
+async fn look(pool: &PgPool, trip_id: u64) -> Result<Option<Sighting>, sqlx::Error> {
+    let Some(row) = sqlx::query(SIGHTING).bind(trip_id.cast_signed()).fetch_optional(pool).await? else {
+        return Ok(None);
+    };
+    Ok(Some(Sighting {
+        ts_ms: row.try_get(0)?,
+        sent_ms: row.try_get(1)?,
+        region: row.try_get(2)?,
+        at: (row.try_get(3)?, row.try_get(4)?),
+        speed_kmh: row.try_get(5)?,
+        odometer_mm: row.try_get(6)?,
+        state: row.try_get(7)?,
+        ended: row.try_get(8)?,
+    }))
+}
+
+/// Watches until its end, or until `stop` comes; what was seen.
+///
+/// # Errors
+/// As [`watch`].
+pub async fn watch_until(
+    spec: &WatchSpec,
+    stop: impl Future<Output = ()>,
+    say: impl FnMut(&str),
+) -> Result<WatchSummary, sqlx::Error> {
+    let mut customer = Customer::new(spec.at);
+    let watched = tokio::select! {
+        watched = watch(spec, &mut customer, say) => watched,
+        () = stop => Ok(()),
+    };
+    watched.map(|()| customer.summary())
+}

@@ -1,0 +1,268 @@
+//! `tidegate replay`: a stretch of the topics once more, by the daemon's own writer, under a ledger key of its own.
+//!
+//! The key's rows in `tidegate.ledger` say where the stretch begins and ends and how much of it is written, so it is exactly once
+//! as a pipeline is: killed at any point and run again, it goes on; two of them at once fence each other. It joins no group, and a
+//! daemon that runs meanwhile isn't disturbed.
+
+mod books;
+mod reading;
+mod safe;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rdkafka::error::KafkaResult;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
+
+use self::books::{Books, Stretch};
+use super::place::Target;
+use super::{Common, reach, show};
+use crate::budget::Budget;
+use crate::config::{Config, Pipeline, Start, table_name};
+use crate::error::FatalError;
+use crate::kafka::observer::End;
+use crate::metrics::WriterMetrics;
+use crate::plan::PlanSource;
+use crate::position::{Offset, TopicPartition};
+use crate::postgres::{PgStore, schema};
+use crate::session::Fate;
+use crate::status::ConsumerStatus;
+use crate::store::ReplanError;
+use crate::writer::{Stopped, Writer};
+
+/// What `replay` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    /// Only this topic; all that the pipeline reads without it.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only this partition; all of them without it.
+    #[arg(long, value_name = "P")]
+    partition: Option<i32>,
+    /// Where to begin: an offset, `earliest`, or an RFC 3339 time (the first record at or after it).
+    #[arg(long, value_name = "N|earliest|TIME")]
+    from: Target,
+    /// Where to end, which is not included: an offset, `latest` (the end as it is now), or a time.
+    #[arg(long, value_name = "N|latest|TIME", default_value = "latest")]
+    to: Target,
+    /// Into this table instead of the pipeline's own.
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    into: Option<String>,
+    /// What the ledger knows it by; made of the other arguments without it. The same name again goes on where it was.
+    #[arg(long)]
+    name: Option<String>,
+    /// Forget what the ledger knows of it, and begin anew.
+    #[arg(long)]
+    again: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    pipeline: String,
+    /// The key in the ledger, and of its dead letters.
+    replay: String,
+    table: String,
+    /// Whether an earlier run had done a part of it, or all.
+    resumed: bool,
+    /// Of this run.
+    records: u64,
+    rows: u64,
+    dead_letters: u64,
+    stretches: Vec<Line>,
+}
+
+#[derive(Debug, Serialize)]
+struct Line {
+    topic: String,
+    partition: i32,
+    from: i64,
+    to: i64,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let config = arguments.common.load()?;
+    let mut pipeline = arguments.common.only(&config)?.clone();
+    let own = pipeline.table.name.clone();
+    if let Some(into) = &arguments.into {
+        pipeline.table.name = table_name(into).map_err(|why| FatalError::Config(format!("--into: {why}")))?;
+        // All records go there, whatever table they name.
+        pipeline.table.route = None;
+    }
+    if pipeline.table.name == own
+        && let Some(why) = safe::refuses(&pipeline)
+    {
+        return Err(FatalError::Config(format!(
+            "can't replay into `{own}`: {why}; name another table by --into SCHEMA.TABLE"
+        )));
+    }
+    let report = replay(&config, &pipeline, arguments).await?;
+    if arguments.common.json {
+        return show::json(&report);
+    }
+    show::print(&text(&report))
+}
+
+async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Report, FatalError> {
+    let connector = reach::connector(config);
+    schema::migrate_and_close(reach::open(&connector).await?).await.map_err(|error| {
+        FatalError::Stopped(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
+    })?;
+    let mut connection = reach::open(&connector).await?;
+    let plans = PlanSource::load(pipeline, &mut connection).await.map_err(|error| match error {
+        ReplanError::Unplannable(why) => FatalError::Config(why),
+        ReplanError::Write(error) => FatalError::Unavailable(error.to_string()),
+    })?;
+    let plans = Arc::new(plans);
+    let planned = plans.current();
+    let key = key(pipeline, arguments);
+    let cluster_id = {
+        let observer = reach::observer(config, pipeline)?;
+        reach::ask(config, &observer, |observer| Ok(observer.cluster_id())).await?
+    };
+    let books = Books::open(key, cluster_id.unwrap_or_default(), pipeline, planned.catalog.oid);
+    if arguments.again {
+        books.forget(&mut connection).await?;
+    }
+    let mut stretches = books.known(&mut connection).await?;
+    let resumed = !stretches.is_empty();
+    if !resumed {
+        stretches = resolve(config, pipeline, arguments).await?;
+        books.begin(&mut connection, &stretches).await?;
+    }
+    let lines = stretches.iter().map(|stretch| Line {
+        topic: stretch.source.topic.to_string(),
+        partition: stretch.source.partition,
+        from: stretch.first.get(),
+        to: stretch.end.get(),
+    });
+    let mut report = Report {
+        pipeline: pipeline.name.clone(),
+        replay: books.key().to_owned(),
+        table: pipeline.table.name.to_string(),
+        resumed,
+        records: 0,
+        rows: 0,
+        dead_letters: 0,
+        stretches: lines.collect(),
+    };
+    let claimed = books.claim(&connector, &mut connection, &stretches).await?;
+    if claimed.is_empty() {
+        return Ok(report);
+    }
+    let claims = claimed.iter().map(|open| open.claim).collect::<Vec<_>>();
+    let (outbox, mut batches) = mpsc::channel(1);
+    let reading = reading::Reading::new(config, pipeline, planned, claimed, outbox).map_err(FatalError::Config)?;
+    let reading = spawn_blocking(move || reading.run());
+    let name: Arc<str> = books.key().into();
+    let (metrics, status) = (WriterMetrics::new(&name), Arc::new(ConsumerStatus::new(0)));
+    let store = PgStore::new(name, connector, plans, metrics.clone());
+    let mut writer = Writer::new(store, Budget::new(pipeline.dead_letters), metrics, Arc::clone(&status));
+    while let Some(mut batch) = batches.recv().await {
+        let fates = writer.write(&mut batch).await.map_err(|Stopped(why)| {
+            FatalError::Stopped(format!("{why}; what is written stays, and the same command goes on from there"))
+        })?;
+        if fates.iter().flatten().any(|fate| !matches!(fate, Fate::Committed(_))) {
+            return Err(FatalError::Stopped(format!(
+                "`{}` was taken over by another run, or the database went back: run it again, and it goes on where the ledger stands",
+                books.key()
+            )));
+        }
+        report.records += u64::from(batch.len());
+    }
+    let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
+    read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it goes on where it was")))?;
+    books.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
+    (report.rows, report.dead_letters) = (status.rows(), status.dead_letters());
+    Ok(report)
+}
+
+/// What the ledger knows it by: the same command is the same replay.
+fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
+    let Arguments { topic, partition, from, to, into, name, .. } = arguments;
+    let name = name.clone().unwrap_or_else(|| {
+        let part =
+            |word: &str, value: Option<String>| value.map(|value| format!(" {word} {value}")).unwrap_or_default();
+        format!(
+            "from {from} to {to}{}{}{}",
+            part("topic", topic.clone()),
+            part("partition", partition.map(|partition| partition.to_string())),
+            part("into", into.clone()),
+        )
+    });
+    format!("{} replay {name}", pipeline.name)
+}
+
+/// The stretches that are meant, held against the logs.
+async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<Stretch>, FatalError> {
+    let observer = reach::observer(config, pipeline)?;
+    let topics = reach::topics(config, &observer, &pipeline.topics).await?;
+    if let Some(topic) = arguments.topic.as_ref().filter(|topic| !topics.contains_key(*topic)) {
+        return Err(FatalError::Config(format!("--topic: pipeline `{}` reads no topic `{topic}`", pipeline.name)));
+    }
+    let is_meant = |source: &TopicPartition| {
+        arguments.topic.as_deref().is_none_or(|topic| *source.topic == *topic)
+            && arguments.partition.is_none_or(|partition| source.partition == partition)
+    };
+    let sources: Vec<_> = reach::partitions(&topics).into_iter().filter(is_meant).collect();
+    let (from, to) = (arguments.from.clone(), arguments.to.clone());
+    let places = reach::ask(config, &observer, move |observer| {
+        let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
+        let at = |target: &Target| -> KafkaResult<HashMap<TopicPartition, Offset>> {
+            match target {
+                Target::At(offset) => Ok(sources.iter().map(|source| (source.clone(), *offset)).collect()),
+                Target::Start(Start::Earliest) => Ok(low.clone()),
+                Target::Start(Start::Latest) => Ok(high.clone()),
+                Target::Start(start) => Ok(observer.starts(&sources, start)?.into_iter().collect()),
+            }
+        };
+        let (from, to) = (at(&from)?, at(&to)?);
+        let of = |map: &HashMap<TopicPartition, Offset>, source: &TopicPartition| map.get(source).copied();
+        let place = |source: &TopicPartition| {
+            Some((source.clone(), of(&from, source)?, of(&to, source)?, of(&low, source)?, of(&high, source)?))
+        };
+        Ok(sources.iter().map(place).collect::<Option<Vec<_>>>())
+    });
+    let places = places.await?.ok_or_else(|| {
+        FatalError::Unavailable("Kafka doesn't say where some partitions begin or end: try again".to_owned())
+    })?;
+    let mut stretches = Vec::new();
+    for (source, first, end, low, high) in places {
+        if first < low || end > high {
+            return Err(FatalError::Config(format!(
+                "{source}: {first} to {end} is outside of the log, which goes from {low} up to {high}; say earliest or latest, or another --partition"
+            )));
+        }
+        if first < end {
+            stretches.push(Stretch { source, first, next: first, end });
+        }
+    }
+    if stretches.is_empty() {
+        return Err(FatalError::Config("there is no record between --from and --to".to_owned()));
+    }
+    Ok(stretches)
+}
+
+fn text(report: &Report) -> String {
+    let Report { pipeline, replay, table, resumed, records, rows, dead_letters, stretches } = report;
+    if *resumed && *records == 0 {
+        return format!("`{replay}` was done already; --again begins anew\n");
+    }
+    let resumed = if *resumed { ", the rest of an earlier run" } else { "" };
+    let letters = match dead_letters {
+        0 => "no dead letters".to_owned(),
+        n => format!(
+            "{} as pipeline `{replay}` in tidegate.dead_letter",
+            show::counted(*n, "dead letter", "dead letters")
+        ),
+    };
+    format!(
+        "{pipeline}: {} of {} replayed into {table}{resumed}: {}, {letters}\n",
+        show::counted(*records, "record", "records"),
+        show::counted(stretches.len() as u64, "partition", "partitions"),
+        show::counted(*rows, "row", "rows"),
+    )
+}

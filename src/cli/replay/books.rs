@@ -1,0 +1,174 @@
+//! A replay's own rows in the ledger.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgRow;
+use sqlx::{Connection, PgConnection, Row};
+use tokio::time::sleep;
+
+use crate::cli::reach;
+use crate::config::Pipeline;
+use crate::error::FatalError;
+use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::postgres::claims;
+use crate::postgres::connect::Connector;
+
+/// Who claims, for people.
+const OWNER: &str = "tidegate replay";
+/// Waits for rows that a run which was killed still has locked, and between them.
+const CLAIM_TRIES: u32 = 20;
+const CLAIM_PAUSE: Duration = Duration::from_millis(250);
+
+/// What is to be read of a partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stretch {
+    pub(super) source: TopicPartition,
+    /// Where the replay begins.
+    pub(super) first: Offset,
+    /// What is written so far ends here.
+    pub(super) next: Offset,
+    /// The first offset that isn't part of it.
+    pub(super) end: Offset,
+}
+
+/// A stretch that is ours to write.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) source: TopicPartition,
+    pub(super) claim: ClaimId,
+    pub(super) next: Offset,
+    pub(super) end: Offset,
+}
+
+/// Its key, and what that means.
+pub(super) struct Books {
+    key: String,
+    cluster_id: String,
+    group: String,
+    target: String,
+    target_oid: i64,
+}
+
+fn failed(error: sqlx::Error) -> FatalError {
+    reach::failed("can't keep the replay's rows in the ledger", error)
+}
+
+impl Books {
+    pub(super) fn open(key: String, cluster_id: String, pipeline: &Pipeline, target_oid: u32) -> Self {
+        let target = pipeline.table.name.to_string();
+        Self { key, cluster_id, group: pipeline.group.clone(), target, target_oid: i64::from(target_oid) }
+    }
+
+    pub(super) fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Forgets the key, which fences a run that is under way. Rows and dead letters stay.
+    pub(super) async fn forget(&self, connection: &mut PgConnection) -> Result<(), FatalError> {
+        let gone = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(&self.key);
+        gone.execute(connection).await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// What an earlier run was to do; nothing where there was none.
+    ///
+    /// # Errors
+    /// Where the key meant another cluster or another table then.
+    pub(super) async fn known(&self, connection: &mut PgConnection) -> Result<Vec<Stretch>, FatalError> {
+        let row = sqlx::query("SELECT cluster_id, target, target_oid FROM tidegate.pipeline WHERE name = $1");
+        let row = row.bind(&self.key).fetch_optional(&mut *connection).await.map_err(failed)?;
+        let Some(row) = row else { return Ok(Vec::new()) };
+        let meant = |row: &PgRow| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
+        let (cluster_id, target, oid): (String, String, i64) = meant(&row).map_err(failed)?;
+        if (&cluster_id, &target, oid) != (&self.cluster_id, &self.target, self.target_oid) {
+            return Err(FatalError::Config(format!(
+                "`{}` was begun for `{target}` from cluster `{cluster_id}`, and the table or the cluster is another one now: --again begins anew",
+                self.key
+            )));
+        }
+        let rows = sqlx::query(
+            "SELECT topic, partition, coalesce(first_offset, next_offset), next_offset, end_offset FROM tidegate.ledger
+             WHERE pipeline = $1 AND end_offset IS NOT NULL ORDER BY topic, partition",
+        );
+        let rows = rows.bind(&self.key).fetch_all(connection).await.map_err(failed)?;
+        let stretch = |row: &PgRow| {
+            Ok(Stretch {
+                source: TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?),
+                first: Offset::new(row.try_get(2)?),
+                next: Offset::new(row.try_get(3)?),
+                end: Offset::new(row.try_get(4)?),
+            })
+        };
+        rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
+    }
+
+    /// Writes down what is to be done, all at once: from here on it is the ledger that knows. It names no topics, since a pipeline
+    /// that feeds the same table is no second feed beside it.
+    pub(super) async fn begin(&self, connection: &mut PgConnection, stretches: &[Stretch]) -> Result<(), FatalError> {
+        let work = async {
+            let mut transaction = connection.begin().await?;
+            let pipeline = sqlx::query(
+                "INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, topics, version)
+                 VALUES ($1, $2, $3, $4, $5, '{}', $6)",
+            );
+            let pipeline = pipeline.bind(&self.key).bind(&self.cluster_id).bind(&self.group).bind(&self.target);
+            pipeline.bind(self.target_oid).bind(env!("CARGO_PKG_VERSION")).execute(&mut *transaction).await?;
+            let ledger = sqlx::query(
+                "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, end_offset)
+                 SELECT $1, t, p, f, f, e FROM unnest($2::text[], $3::int4[], $4::int8[], $5::int8[]) AS s (t, p, f, e)",
+            );
+            let ledger = ledger
+                .bind(&self.key)
+                .bind(stretches.iter().map(|stretch| stretch.source.topic.to_string()).collect::<Vec<_>>())
+                .bind(stretches.iter().map(|stretch| stretch.source.partition).collect::<Vec<_>>())
+                .bind(stretches.iter().map(|stretch| stretch.first.get()).collect::<Vec<_>>())
+                .bind(stretches.iter().map(|stretch| stretch.end.get()).collect::<Vec<_>>());
+            ledger.execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
+        work.await.map_err(failed)
+    }
+
+    /// Claims what isn't done yet: from now on an earlier run writes nothing more.
+    pub(super) async fn claim(
+        &self,
+        connector: &Connector,
+        connection: &mut PgConnection,
+        stretches: &[Stretch],
+    ) -> Result<Vec<Open>, FatalError> {
+        let mut missing: Vec<_> = stretches.iter().filter(|s| s.next < s.end).map(|s| s.source.clone()).collect();
+        let mut open = Vec::new();
+        for _ in 0..CLAIM_TRIES {
+            let claimed = claims::claim(connection, &self.key, OWNER, &missing).await.map_err(failed)?;
+            for claims::Claimed { source, claim, next, .. } in claimed {
+                missing.retain(|other| *other != source);
+                let end = stretches.iter().find(|stretch| stretch.source == source).map_or(next, |stretch| stretch.end);
+                if next < end {
+                    open.push(Open { source, claim, next, end });
+                }
+            }
+            let Some(first) = missing.first() else { return Ok(open) };
+            let mut waiting = reach::open(connector).await?;
+            // How the wait ends says nothing: the next round sees.
+            drop(claims::wait_at(&mut waiting, &self.key, first).await);
+            sleep(CLAIM_PAUSE).await;
+        }
+        Err(FatalError::Unavailable(format!(
+            "another session holds the ledger's rows of `{}`: is it running elsewhere?",
+            self.key
+        )))
+    }
+
+    /// All is written: the offsets at the ends that hold no record are behind us too.
+    pub(super) async fn end(&self, connection: &mut PgConnection, claims: &[ClaimId]) -> Result<(), FatalError> {
+        let done = sqlx::query(
+            "UPDATE tidegate.ledger SET next_offset = end_offset, updated_at = now()
+             WHERE pipeline = $1 AND claim_id = ANY ($2)",
+        );
+        let done = done.bind(&self.key).bind(claims).execute(connection).await.map_err(failed)?;
+        if done.rows_affected() == claims.len() as u64 {
+            return Ok(());
+        }
+        Err(FatalError::Stopped(format!("`{}` was taken over by another run at its end: run it again", self.key)))
+    }
+}

@@ -1,0 +1,136 @@
+//! Reads the stretches, one topic after the other, into batches. Blocks, on a thread of its own.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rdkafka::message::{BorrowedMessage, Message as _};
+use tokio::sync::mpsc::Sender;
+
+use super::books::Open;
+use crate::batch::{Batch, Trigger};
+use crate::config::{BatchLimits, Config, Pipeline};
+use crate::gate::Gate;
+use crate::kafka::reader::{Reader, incoming, push_headers};
+use crate::kafka::settings;
+use crate::mapping::Encoder;
+use crate::plan::{Planned, reject_of};
+use crate::position::Offset;
+
+/// From Kafka to the writer.
+pub(super) struct Reading {
+    reader: Reader,
+    planned: Arc<Planned>,
+    limits: BatchLimits,
+    gate: Gate,
+    /// In order of topic.
+    stretches: Vec<Open>,
+    outbox: Sender<Batch>,
+}
+
+impl Reading {
+    pub(super) fn new(
+        config: &Config,
+        pipeline: &Pipeline,
+        planned: Arc<Planned>,
+        mut stretches: Vec<Open>,
+        outbox: Sender<Batch>,
+    ) -> Result<Self, String> {
+        stretches.sort_by(|a, b| a.source.cmp(&b.source));
+        Ok(Self {
+            reader: Reader::new(&settings::reader(&config.kafka, pipeline))?,
+            planned,
+            limits: pipeline.batch,
+            gate: Gate::new(pipeline.max_rows_per_second),
+            stretches,
+            outbox,
+        })
+    }
+
+    /// Reads all of it; the channel closes behind the last batch.
+    ///
+    /// # Errors
+    /// Kafka's own.
+    pub(super) fn run(self) -> Result<(), String> {
+        let Self { reader, planned, limits, gate, stretches, outbox } = self;
+        let encoder = Encoder::new(Arc::clone(&planned.plan));
+        let mut filling = Filling { planned, encoder, limits, gate, outbox, batch: Batch::new(), allowance: 0 };
+        for stretches in stretches.chunk_by(|a, b| a.source.topic == b.source.topic) {
+            let ranges: Vec<(i32, Range<Offset>)> =
+                stretches.iter().map(|open| (open.source.partition, open.next..open.end)).collect();
+            let mut places: HashMap<i32, Place> = stretches
+                .iter()
+                .map(|open| (open.source.partition, Place { open: open.clone(), segment: None }))
+                .collect();
+            reader.read(&stretches[0].source.topic, &ranges, |message| filling.take(&mut places, message))?;
+            filling.hand_over(&mut places, Trigger::Shutdown);
+        }
+        Ok(())
+    }
+}
+
+/// A stretch, and its segment in the open batch.
+struct Place {
+    open: Open,
+    segment: Option<usize>,
+}
+
+struct Filling {
+    planned: Arc<Planned>,
+    encoder: Encoder,
+    limits: BatchLimits,
+    gate: Gate,
+    outbox: Sender<Batch>,
+    batch: Batch,
+    allowance: u64,
+}
+
+impl Filling {
+    fn take(&mut self, places: &mut HashMap<i32, Place>, message: &BorrowedMessage<'_>) {
+        // A writer that ended has said why; what is read now is for nobody.
+        if self.outbox.is_closed() {
+            return;
+        }
+        while self.allowance == 0 {
+            self.allowance = self.gate.take(Instant::now());
+            if self.allowance == 0 {
+                std::thread::sleep(self.gate.opens_in(Instant::now()));
+            }
+        }
+        self.allowance = self.allowance.saturating_sub(1);
+        let Some(Place { open, segment }) = places.get_mut(&message.partition()) else { return };
+        let record = incoming(message);
+        if record.offset < open.next {
+            return;
+        }
+        let Self { planned, encoder, batch, .. } = self;
+        let segment = *segment.get_or_insert_with(|| batch.open_segment(open.source.clone(), open.claim, open.next));
+        open.next = record.offset.successor();
+        let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+        batch.push(segment, &record, Instant::now(), headers, |record, rows| {
+            encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
+        });
+        let max_rows = self.limits.max_rows.get();
+        if self.batch.row_count() >= max_rows || self.batch.len() >= 2 * max_rows {
+            self.hand_over(places, Trigger::Rows);
+        } else if self.batch.bytes() as u64 >= self.limits.max_bytes {
+            self.hand_over(places, Trigger::Bytes);
+        }
+    }
+
+    /// Waits for the writer, however long it waits for Postgres: there is no group that could lose patience.
+    fn hand_over(&mut self, places: &mut HashMap<i32, Place>, trigger: Trigger) {
+        if self.batch.is_empty() {
+            return;
+        }
+        let mut batch = std::mem::take(&mut self.batch);
+        for place in places.values_mut() {
+            place.segment = None;
+        }
+        batch.plan_version = self.planned.version;
+        batch.seal(trigger);
+        // Where nobody takes it any more, the writer's fault ends the command.
+        drop(self.outbox.blocking_send(batch));
+    }
+}

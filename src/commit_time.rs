@@ -1,0 +1,79 @@
+//! How long a batch takes from its closing to its commit, and how much earlier it is closed for that. Pure.
+//!
+//! `batch.max_age` is what a user says about staleness, and a user reads staleness in the table. So a batch is closed before
+//! its age is up, by the time that its write will likely take. The estimate is that of RFC 6298, section 2, for round trips:
+//! a moving mean and a moving mean deviation.
+
+use std::time::Duration;
+
+/// An estimate of the next write's time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommitTime {
+    seen: bool,
+    mean: Duration,
+    deviation: Duration,
+}
+
+impl CommitTime {
+    /// A batch was committed `sample` after it was closed. What is longer than half of `max_age` counts as that: more is never
+    /// taken off, and an outage must not be remembered for as long as it took.
+    pub fn took(&mut self, sample: Duration, max_age: Duration) {
+        let sample = sample.min(max_age / 2);
+        if self.seen {
+            self.deviation = (self.deviation * 3 + self.mean.abs_diff(sample)) / 4;
+            self.mean = (self.mean * 7 + sample) / 8;
+        } else {
+            (self.seen, self.mean, self.deviation) = (true, sample, sample / 2);
+        }
+    }
+
+    /// How old the first record may be when its batch is closed: `max_age` without the time of the write, and half of
+    /// `max_age` at least, since a slow database is served by larger batches, not by smaller ones.
+    pub fn close_at(&self, max_age: Duration) -> Duration {
+        max_age - (self.mean + self.deviation * 2).min(max_age / 2)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MAX_AGE: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn an_even_write_time_is_taken_off_the_age() {
+        let mut time = CommitTime::default();
+        assert_eq!(time.close_at(MAX_AGE), MAX_AGE);
+        for _ in 0..50 {
+            time.took(Duration::from_millis(20), MAX_AGE);
+        }
+        let off = MAX_AGE - time.close_at(MAX_AGE);
+        assert!((20..=22).contains(&off.as_millis()), "{off:?}");
+    }
+
+    #[test]
+    fn an_outage_is_forgotten_within_thirty_batches() {
+        let mut time = CommitTime::default();
+        time.took(Duration::from_secs(600), MAX_AGE);
+        assert_eq!(time.close_at(MAX_AGE), MAX_AGE / 2);
+        for _ in 0..30 {
+            time.took(Duration::from_millis(5), MAX_AGE);
+        }
+        assert!(time.close_at(MAX_AGE) > Duration::from_millis(170), "{time:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_closes_between_half_its_age_and_its_age(samples in prop::collection::vec(0_u64..10_000, 0..30), age in 1_u64..100_000) {
+            let max_age = Duration::from_micros(age);
+            let mut time = CommitTime::default();
+            for sample in samples {
+                time.took(Duration::from_micros(sample), max_age);
+            }
+            let close_at = time.close_at(max_age);
+            prop_assert!(close_at >= max_age / 2 && close_at <= max_age, "{close_at:?} of {max_age:?}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What a look at the lag asks of Kafka beside the logs' ends, every few seconds and only where it is needed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tracing::{debug, warn};
+
+use super::headroom::Retention;
+use super::{LagWatch, PartitionLag, blocking};
+use crate::position::{Offset, TopicPartition};
+
+/// A lag of so many offsets that stands still may be nothing but marks of transactions: then it is read.
+const MARKS_MAX: u64 = 16;
+
+impl LagWatch {
+    /// Takes in what Kafka said of the topics' retention, and says once where it says nothing.
+    pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, String>) {
+        let (read, why) = match answer {
+            Ok(read) => (read, "Kafka refuses to describe the topic".to_owned()),
+            Err(why) => (BTreeMap::new(), why),
+        };
+        for (topic, known) in self.retention.keep(names, &read) {
+            let means = if known { "the headroom is reckoned with the last one" } else { "there is no headroom" };
+            warn!(pipeline = &*self.pipeline, topic, why, means, "the topic's retention can't be read");
+        }
+    }
+
+    /// Asks when the oldest unwritten records were made, where our samples don't go back so far.
+    pub(super) async fn date(&mut self, places: &[(TopicPartition, Offset, Offset)], now: i64) {
+        let unknown = |(source, next, end): &&(TopicPartition, Offset, Offset)| {
+            let sampled = self.samples.get(source).and_then(VecDeque::front).is_some_and(|(_, first)| *first <= *next);
+            next < end && !sampled && self.made_at.get(source).is_none_or(|(offset, _)| offset != next)
+        };
+        let wanted: Vec<_> = places.iter().filter(unknown).map(|(source, next, _)| (source.clone(), *next)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let (observer, asked) = (Arc::clone(&self.observer), wanted.clone());
+        match blocking(move || observer.times_of(&asked, now)).await {
+            Ok(times) => {
+                let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
+                self.made_at.extend(found);
+            }
+            Err(why) => debug!(pipeline = &*self.pipeline, why, "can't tell how old the oldest unwritten records are"),
+        }
+    }
+
+    /// Reads short stretches at logs' ends that stand still: behind the mark of a transaction there is no lag, and whoever owns
+    /// the partition, or nobody, has no batch that would say so.
+    pub(super) async fn read_ends(
+        &mut self,
+        places: &[(TopicPartition, Offset, Offset)],
+        before: &BTreeMap<TopicPartition, PartitionLag>,
+    ) {
+        let stands = |(source, next, end): &&(TopicPartition, Offset, Offset)| {
+            let lag = end.distance_from(*next);
+            let moved = before.get(source).is_some_and(|lag| lag.next != *next || lag.end != *end);
+            let known = self.ends_read.get(source).is_some_and(|(range, _)| *range == (*next..*end));
+            (1..=MARKS_MAX).contains(&lag) && !moved && !known && self.read_to(source, *next) < *end
+        };
+        let wanted: Vec<_> =
+            places.iter().filter(stands).map(|(source, next, end)| (source.clone(), *next..*end)).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let (observer, asked) = (Arc::clone(&self.observer), wanted.clone());
+        match spawn_blocking(move || observer.empty_stretches(&asked)).await {
+            Ok(Ok(empty)) => {
+                for (source, range) in wanted {
+                    let holds = !empty.contains(&source);
+                    self.ends_read.insert(source, (range, holds));
+                }
+            }
+            Ok(Err(why)) => debug!(pipeline = &*self.pipeline, why, "can't read the end of a log"),
+            Err(error) => debug!(pipeline = &*self.pipeline, %error, "can't read the end of a log"),
+        }
+    }
+}

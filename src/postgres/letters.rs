@@ -1,0 +1,91 @@
+//! Removes dead letters past their retention, and the oldest past the cap on their size.
+//!
+//! Every instance does it; letters that another one, or a replay, has locked are left to it.
+
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use super::connect::Connector;
+use super::error;
+use crate::config::{KeepLetters, Pipeline};
+use crate::metrics;
+use crate::retry::Stage;
+use crate::store::{Cause, WriteError};
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(60);
+/// Letters of one transaction: what it takes is short, whatever there is to remove.
+const PAGE: i64 = 1000;
+
+const BY_AGE: &str = "
+DELETE FROM tidegate.dead_letter WHERE id IN (
+    SELECT id FROM tidegate.dead_letter WHERE pipeline = $1 AND created_at < now() - make_interval(secs => $2)
+    ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED)";
+
+const BY_SIZE: &str = "
+WITH sized AS (
+    SELECT id, sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + pg_column_size(header_names)
+        + pg_column_size(header_values) + octet_length(detail)) OVER (ORDER BY id DESC) AS with_newer
+    FROM tidegate.dead_letter WHERE pipeline = $1
+)
+DELETE FROM tidegate.dead_letter WHERE id IN (
+    SELECT d.id FROM tidegate.dead_letter d JOIN sized s ON s.id = d.id WHERE s.with_newer > $2
+    ORDER BY d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED)";
+
+/// Keeps a pipeline's dead letters within bounds for as long as it runs. What fails is tried again a minute later.
+///
+/// # Cancel safety
+/// May be dropped at any point: each page is a transaction of its own.
+pub async fn keep(connector: Connector, config: Pipeline) {
+    if config.keep_letters == KeepLetters::default() {
+        return;
+    }
+    loop {
+        if let Err(error) = purge(&connector, &config).await {
+            warn!(pipeline = config.name, %error, "can't remove old dead letters, trying again in a minute");
+        }
+        sleep(EVERY).await;
+    }
+}
+
+async fn purge(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
+    let (mut connection, _) = connector.open().await?;
+    let KeepLetters { retention, max_bytes } = config.keep_letters;
+    if let Some(retention) = retention {
+        let bound = retention.as_secs_f64();
+        while page(connector, &mut connection, config, "age", sqlx::query(BY_AGE).bind(&config.name).bind(bound))
+            .await?
+        {}
+    }
+    if let Some(max_bytes) = max_bytes {
+        let bound = i64::try_from(max_bytes).unwrap_or(i64::MAX);
+        while page(connector, &mut connection, config, "size", sqlx::query(BY_SIZE).bind(&config.name).bind(bound))
+            .await?
+        {}
+    }
+    Ok(())
+}
+
+/// Removes a page; whether there may be more.
+async fn page(
+    connector: &Connector,
+    connection: &mut PgConnection,
+    config: &Pipeline,
+    cause: &'static str,
+    query: super::Statement<'_>,
+) -> Result<bool, WriteError> {
+    let failed = |cause| WriteError { stage: Stage::DeadLetters, cause };
+    let done = match timeout(connector.write_deadline(), query.bind(PAGE).execute(connection)).await {
+        Ok(Ok(done)) => done.rows_affected(),
+        Ok(Err(error)) => return Err(failed(error::cause(error))),
+        Err(_) => return Err(failed(Cause::Deadline(connector.write_deadline()))),
+    };
+    if done > 0 {
+        metrics::purged(&config.name, cause, done);
+        info!(pipeline = config.name, letters = done, cause, "removed dead letters for good, as configured");
+    }
+    Ok(done >= PAGE.unsigned_abs())
+}

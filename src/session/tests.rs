@@ -1,0 +1,355 @@
+//! Events in the orders that hurt: an answer and a revoke, a revoke and a return, an ack of an earlier claim.
+
+mod went_back;
+
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::batch::LastRecord;
+
+const GRACE: Duration = Duration::from_secs(3);
+
+fn limits(max_rows: u32) -> BatchLimits {
+    BatchLimits {
+        max_rows: NonZeroU32::new(max_rows).unwrap(),
+        max_bytes: 1 << 20,
+        max_age: Duration::from_millis(500),
+    }
+}
+
+fn source(partition: i32) -> TopicPartition {
+    TopicPartition::new("t", partition)
+}
+
+fn at(offset: i64) -> Offset {
+    Offset::new(offset)
+}
+
+/// A session under test, with a clock of its own.
+struct Bench {
+    session: Session,
+    now: Instant,
+    claims: u128,
+}
+
+impl Bench {
+    fn new(max_rows: u32) -> Self {
+        Self { session: Session::new(limits(max_rows), GRACE), now: Instant::now(), claims: 0 }
+    }
+
+    fn later(&mut self, by: Duration) {
+        self.now += by;
+    }
+
+    /// Assigns a partition; the number of the question that followed.
+    fn assign(&mut self, partition: i32) -> u64 {
+        self.session.assigned([source(partition)], self.now);
+        self.asked(partition)
+    }
+
+    /// The number of the claim that is to be asked for; nothing else is to be done.
+    fn asked(&mut self, partition: i32) -> u64 {
+        let actions = self.session.take_actions();
+        let [(asked, question)] = &actions.claim[..] else { panic!("one claim: {actions:?}") };
+        assert_eq!(*asked, source(partition));
+        *question
+    }
+
+    fn grant(&mut self, partition: i32, question: u64, next: i64, verify: Option<LastRecord>) -> ClaimId {
+        self.claims += 1;
+        let claim = ClaimId::from_u128(self.claims);
+        let fetch = verify.map_or(at(next), |last| last.offset);
+        let grant = Grant { claim, epoch: 1, next: at(next), fetch, verify };
+        self.session.granted(&source(partition), question, &grant, self.now);
+        claim
+    }
+
+    /// Assigns, grants, and takes what follows.
+    fn own(&mut self, partition: i32, next: i64) -> ClaimId {
+        let question = self.assign(partition);
+        let claim = self.grant(partition, question, next, None);
+        assert_eq!(self.session.take_actions().fetch, [(source(partition), at(next))]);
+        claim
+    }
+
+    fn deliver(&mut self, partition: i32, offset: i64) -> Delivery {
+        self.deliver_as(partition, offset, b"v", |_, rows| {
+            rows.push(b'.');
+            Ok(1)
+        })
+    }
+
+    fn deliver_as(
+        &mut self,
+        partition: i32,
+        offset: i64,
+        value: &[u8],
+        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
+    ) -> Delivery {
+        let incoming = Incoming { offset: at(offset), timestamp_ms: Some(1), key: None, value: Some(value) };
+        self.session.deliver("t", partition, &incoming, self.now, |_| (), encode)
+    }
+
+    fn seal(&mut self) -> Batch {
+        self.session.seal(Trigger::Rows, self.now).expect("a batch")
+    }
+
+    fn ack(&mut self, batch: Batch, fates: Vec<(TopicPartition, ClaimId, Fate)>) {
+        self.session.acked(Ack { fates, batch }, self.now);
+    }
+
+    fn state(&self, partition: i32) -> &State {
+        &self.session.partitions().find(|p| p.source == source(partition)).expect("ours").state
+    }
+
+    fn owned(&self, partition: i32) -> &Owned {
+        let State::Owned(owned) = self.state(partition) else { panic!("{:?}", self.state(partition)) };
+        owned
+    }
+}
+
+fn mark(offset: i64, value: &[u8]) -> LastRecord {
+    let headers = Headers::default();
+    let record =
+        Record { topic: "t", partition: 0, offset, timestamp_ms: Some(1), key: None, value: Some(value), headers };
+    last_record(&record)
+}
+
+#[test]
+fn a_step_over_that_is_pending_when_its_partition_is_revoked_is_forgotten() {
+    let mut bench = Bench::new(10);
+    let question = bench.assign(0);
+    bench.grant(0, question, 8, Some(mark(7, b"known")));
+    bench.session.take_actions();
+    bench.deliver_as(0, 7, b"other", |_, _| Ok(1));
+    assert!(matches!(bench.state(0), State::Stopped(Condition::LogReplaced { .. })));
+    // The revoke is served before what the record brought about.
+    bench.session.revoked([&source(0)]);
+    assert_eq!(bench.session.take_actions(), Actions::default());
+    // Nor does a late word about it step over anything once the partition is back.
+    bench.session.claim_again(&source(0), bench.now);
+    let question = bench.assign(0);
+    bench.session.claim_again(&source(1), bench.now);
+    bench.grant(0, question, 8, Some(mark(7, b"known")));
+    assert_eq!(bench.session.take_actions().fetch, [(source(0), at(7))]);
+}
+
+#[test]
+fn a_claim_granted_during_the_flush_of_its_revoke_fetches_nothing() {
+    let mut bench = Bench::new(10);
+    let question = bench.assign(0);
+    bench.own(1, 0);
+    bench.grant(0, question, 5, None);
+    bench.session.revoked([&source(0)]);
+    assert_eq!(bench.session.take_actions(), Actions::default());
+    assert_eq!(bench.deliver(0, 5), Delivery::Ignored);
+}
+
+#[test]
+fn a_rewind_during_the_flush_of_a_revoke_claims_nothing() {
+    let mut bench = Bench::new(10);
+    let claim = bench.own(0, 0);
+    bench.deliver(0, 0);
+    let batch = bench.seal();
+    bench.ack(batch, vec![(source(0), claim, Fate::Rewound)]);
+    bench.session.revoked([&source(0)]);
+    assert_eq!(bench.session.take_actions(), Actions::default());
+}
+
+#[test]
+fn a_revoke_leaves_what_is_to_be_done_for_others() {
+    let mut bench = Bench::new(10);
+    let (zero, one) = (bench.assign(0), bench.assign(1));
+    bench.grant(0, zero, 5, None);
+    bench.grant(1, one, 6, None);
+    bench.session.assigned([source(2)], bench.now);
+    bench.session.revoked([&source(0)]);
+    let actions = bench.session.take_actions();
+    assert_eq!(actions.fetch, [(source(1), at(6))]);
+    assert_eq!(actions.claim.iter().map(|(asked, _)| asked.partition).collect::<Vec<_>>(), [2]);
+    assert_eq!((bench.deliver(1, 6), bench.deliver(0, 5)), (Delivery::Accepted, Delivery::Ignored));
+}
+
+#[test]
+fn an_answer_to_an_earlier_assignment_is_not_for_the_later_one() {
+    let mut bench = Bench::new(10);
+    let early = bench.assign(0);
+    bench.session.revoked([&source(0)]);
+    let late = bench.assign(0);
+    assert_ne!(early, late);
+    bench.grant(0, early, 3, None);
+    assert!(matches!(bench.state(0), State::Claiming { .. }));
+    bench.session.refused(&source(0), early, Condition::LedgerLost);
+    assert!(matches!(bench.state(0), State::Claiming { .. }));
+    bench.grant(0, late, 4, None);
+    assert_eq!(bench.owned(0).next, at(4));
+}
+
+#[test]
+fn an_ack_of_an_earlier_claim_moves_nothing() {
+    for fate in [Fate::Committed(at(2)), Fate::Superseded, Fate::Rewound] {
+        let mut bench = Bench::new(10);
+        let early = bench.own(0, 0);
+        bench.deliver(0, 0);
+        let batch = bench.seal();
+        bench.session.revoked([&source(0)]);
+        bench.own(0, 0);
+        bench.deliver(0, 0);
+        bench.ack(batch, vec![(source(0), early, fate)]);
+        assert_eq!((bench.owned(0).committed, bench.owned(0).next), (at(0), at(1)));
+        assert_eq!(bench.session.take_actions(), Actions::default());
+        assert!(bench.session.can_seal(), "the slot is free again all the same");
+    }
+}
+
+#[test]
+fn records_of_a_partition_that_left_are_no_part_of_the_batch() {
+    let mut bench = Bench::new(10);
+    bench.own(0, 0);
+    bench.own(1, 0);
+    for offset in 0..3 {
+        bench.deliver(0, offset);
+        bench.deliver(1, offset);
+    }
+    bench.session.revoked([&source(0)]);
+    bench.own(0, 1);
+    bench.deliver(0, 1);
+    let batch = bench.seal();
+    let spans = batch.spans(0..batch.len());
+    let spans: Vec<_> = spans.iter().map(|span| (span.source.partition, span.from.get(), span.to.get())).collect();
+    assert_eq!(spans, [(0, 1, 2), (1, 0, 3)]);
+    assert_eq!(batch.rows_in(0..batch.len()), 4);
+}
+
+#[test]
+fn a_superseded_partition_is_claimed_again_after_the_grace_and_not_before() {
+    let mut bench = Bench::new(10);
+    let claim = bench.own(0, 0);
+    bench.deliver(0, 0);
+    let batch = bench.seal();
+    bench.deliver(0, 1);
+    bench.ack(batch, vec![(source(0), claim, Fate::Superseded)]);
+    assert_eq!(bench.session.take_actions().stop, [source(0)]);
+    assert_eq!(bench.deliver(0, 2), Delivery::Ignored);
+    let batch = bench.seal();
+    assert_eq!(batch.records_in(0..batch.len()), 0, "what was open is not ours to write");
+    bench.later(GRACE - Duration::from_millis(1));
+    bench.session.tick(bench.now);
+    assert!(bench.session.take_actions().is_empty());
+    bench.later(Duration::from_millis(1));
+    bench.session.tick(bench.now);
+    bench.asked(0);
+}
+
+#[test]
+fn what_follows_a_rewound_batch_is_refilled_from_kafka() {
+    let mut bench = Bench::new(10);
+    let claim = bench.own(0, 0);
+    bench.deliver(0, 0);
+    let batch = bench.seal();
+    bench.deliver(0, 1);
+    bench.ack(batch, vec![(source(0), claim, Fate::Rewound)]);
+    let actions = bench.session.take_actions();
+    assert_eq!((actions.stop.len(), actions.claim.len()), (1, 1));
+    let batch = bench.seal();
+    assert_eq!(batch.records_in(0..batch.len()), 0);
+}
+
+#[test]
+fn the_ledgers_word_counts_only_where_it_is_news() {
+    let old_claim = ClaimId::from_u128(99);
+    let row = |claim, next| LedgerRow::Found { claim: Some(claim), next: at(next) };
+    let seen = |row_of: &dyn Fn(ClaimId) -> LedgerRow, asked_after: u64| {
+        let mut bench = Bench::new(10);
+        let claim = bench.own(0, 5);
+        let progress = bench.now;
+        bench.later(Duration::from_secs(9));
+        let asked_at = progress + Duration::from_millis(asked_after);
+        let fate = bench.session.ledger_seen(&source(0), row_of(claim), asked_at, bench.now);
+        (fate, bench.session.take_actions())
+    };
+    // Asked at the instant of our last news, or before: it may be older than that.
+    assert_eq!(seen(&|claim| row(claim, 4), 0).0, None);
+    assert_eq!(seen(&|claim| row(claim, 5), 1).0, None);
+    assert_eq!(seen(&|claim| row(claim, 6), 1).0, None);
+    let (fate, actions) = seen(&|claim| row(claim, 4), 1);
+    assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Rewound), 1, 1));
+    assert_eq!(seen(&|_| LedgerRow::Missing, 1).0, Some(Fate::Rewound));
+    let (fate, actions) = seen(&|_| row(old_claim, 5), 1);
+    assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Superseded), 1, 0));
+}
+
+#[test]
+fn a_log_is_known_again_by_its_last_record() {
+    let known = |offset: i64, value: &[u8]| {
+        let mut bench = Bench::new(10);
+        let question = bench.assign(0);
+        bench.grant(0, question, 8, Some(mark(7, b"v")));
+        bench.session.take_actions();
+        bench.deliver_as(0, offset, value, |_, _| Ok(1));
+        let conditions = bench.session.take_actions().conditions;
+        (conditions.into_iter().map(|(_, condition)| condition.cause()).next(), bench.session.open_records())
+    };
+    assert_eq!(known(7, b"v"), (None, 0), "it is ours already");
+    assert_eq!(known(7, b"w"), (Some("log_replaced"), 0));
+    assert_eq!(known(8, b"w"), (None, 1), "it was compacted away: nothing tells the logs apart");
+    assert_eq!(known(6, b"w"), (None, 0), "an earlier one says nothing");
+}
+
+#[test]
+fn out_of_range_claims_again_what_is_owned_and_nothing_else() {
+    let mut bench = Bench::new(10);
+    bench.own(0, 0);
+    bench.assign(1);
+    bench.deliver(0, 0);
+    bench.session.claim_all_again(bench.now);
+    let actions = bench.session.take_actions();
+    assert_eq!(actions.stop, [source(0)]);
+    assert_eq!(actions.claim.iter().map(|(asked, _)| asked.partition).collect::<Vec<_>>(), [0]);
+    let batch = bench.seal();
+    assert_eq!(batch.records_in(0..batch.len()), 0);
+}
+
+#[test]
+fn a_batch_is_due_by_rows_bytes_and_age() {
+    let mut bench = Bench::new(2);
+    bench.own(0, 0);
+    assert_eq!((bench.session.due(bench.now), bench.session.due_in(bench.now)), (None, None));
+    bench.deliver(0, 0);
+    assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (None, false));
+    assert_eq!(bench.session.due_in(bench.now), Some(Duration::from_millis(500)));
+    bench.later(Duration::from_millis(500));
+    assert_eq!(bench.session.due(bench.now), Some(Trigger::Age));
+    bench.deliver(0, 1);
+    assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (Some(Trigger::Rows), true));
+
+    let mut bench = Bench::new(2);
+    bench.own(0, 0);
+    bench.deliver_as(0, 0, &vec![0; 1 << 20], |_, _| Ok(1));
+    assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (Some(Trigger::Bytes), true));
+
+    // Skipped ones count at half, so that a batch of them ends.
+    let mut bench = Bench::new(2);
+    bench.own(0, 0);
+    for offset in 0..4 {
+        assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (None, false));
+        bench.deliver_as(0, offset, b"v", |_, _| Ok(0));
+    }
+    assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (Some(Trigger::Rows), true));
+}
+
+#[test]
+fn one_batch_is_in_flight_at_most() {
+    let mut bench = Bench::new(10);
+    let claim = bench.own(0, 0);
+    assert!(bench.session.seal(Trigger::Age, bench.now).is_none(), "nothing to write");
+    bench.deliver(0, 0);
+    let batch = bench.seal();
+    assert!(bench.session.in_flight());
+    bench.deliver(0, 1);
+    assert!(!bench.session.can_seal() && bench.session.seal(Trigger::Age, bench.now).is_none());
+    bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
+    assert_eq!(bench.owned(0).committed, at(1));
+    let batch = bench.seal();
+    assert_eq!(batch.spans(0..1)[0].from, at(1), "the next one begins where the last one ends");
+}

@@ -1,0 +1,54 @@
+//! `tidegate_retention_headroom_seconds` against a Kafka that deletes in earnest.
+
+use std::time::{Duration, Instant};
+
+use sqlx::Executor;
+use tidegate_harness::{Kafka, KafkaSpec, eventually, shared, unique_name};
+
+use crate::books::{NUMBERED, counted, numbered};
+use crate::cli::tidegate;
+use crate::support::{PATIENCE, World};
+
+const RETENTION: f64 = 40.0;
+const HEADROOM: &str = "tidegate_retention_headroom_seconds";
+
+fn now_ms() -> i64 {
+    jiff::Timestamp::now().as_millisecond()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
+    let spec = KafkaSpec::single().property("log.retention.check.interval.ms", "500");
+    let kafka: &'static Kafka = Box::leak(Box::new(Kafka::start(&spec).expect("Kafka starts")));
+    let mut world = World::on(kafka, shared::postgres().expect("Postgres starts"), 1).await;
+    world.topic = unique_name("kept_short");
+    let settings = [("retention.ms", "40000"), ("segment.ms", "1000"), ("file.delete.delay.ms", "0")];
+    kafka.create_topic(&world.topic, 1, &settings).expect("the topic is made");
+    world.sql(NUMBERED).await;
+    // The backlog is older than any daemon that looks at it.
+    let made_ms = now_ms() - 10_000;
+    world.produce((0..100).map(|n| numbered(n, 1).at_ms(made_ms)));
+    let config = world.config("table.name = \"rides\"");
+    let mut holder = world.connect().await;
+    holder.execute("BEGIN; LOCK TABLE rides").await.expect("it locks");
+    let daemon = world.daemon(&config);
+    daemon.await_until("a headroom", PATIENCE, |d| d.metric(HEADROOM, &[]).is_some()).expect("it is shown");
+    let truth = || RETENTION - (now_ms() - made_ms) as f64 / 1000.0;
+    let (shown, left) = (counted(&daemon, HEADROOM), truth());
+    assert!((shown - left).abs() < 5.0, "{shown} s are shown and {left} s left");
+    let lag = tidegate(&config, &["lag", "--json"]).ok().json();
+    let (shown, left) =
+        (lag["pipelines"][0]["partitions"][0]["retention_headroom_seconds"].as_f64().expect("a number"), truth());
+    assert!((shown - left).abs() < 5.0, "`tidegate lag` shows {shown} s, and {left} s are left");
+    // What is written closes the segment that is to be deleted.
+    world.produce([numbered(100, 1)]);
+    let (mut last, started) = (shown, Instant::now());
+    eventually("Kafka deletes", PATIENCE, || {
+        last = counted(&daemon, HEADROOM);
+        kafka.start_offsets(&world.topic).expect("offsets")[0] > 0
+    })
+    .expect("records are deleted");
+    println!("Kafka deleted after {:?}; the headroom said {last} s", started.elapsed());
+    assert!(last < 5.0, "Kafka deleted records that had {last} s left");
+    assert!(started.elapsed() > Duration::from_secs_f64((shown - 5.0).max(0.0)), "and it had said so");
+}

@@ -1,0 +1,108 @@
+//! `tidegate replay`: a stretch of a topic once more, exactly once, and only where that is safe.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use tidegate_harness::{Record, eventually_async};
+
+use crate::cli::tidegate;
+use crate::support::{PATIENCE, World};
+
+const TABLE: &str = "CREATE TABLE rides (id bigint); CREATE TABLE again (id bigint)";
+
+impl World {
+    async fn ids(&self, table: &str) -> (i64, i64, i64) {
+        let number = async |what: &str| self.number(&format!("SELECT {what} FROM {table}")).await;
+        (number("count(*)").await, number("count(DISTINCT id)").await, number("coalesce(sum(id), 0)::int8").await)
+    }
+}
+
+fn sum(range: std::ops::Range<i64>) -> (i64, i64, i64) {
+    let count = range.end - range.start;
+    (count, count, range.sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stretch_by_offset_goes_into_another_table_once_however_often_it_is_asked_for() {
+    let world = World::new(1).await;
+    world.sql(TABLE).await;
+    let config = world.config("table.name = \"rides\"\ndead_letters.max_share = 1.0");
+    world.rides(0, 100, 1);
+    world.produce([Record::new("{").to(0)]);
+    world.rides(100, 100, 1);
+    world.drained(&config);
+    tidegate(&config, &["replay", "--from", "earliest"])
+        .fails(64, &["mode append would write every row once more", "--into"]);
+    let replay = ["replay", "--from", "50", "--to", "151", "--into", "again"];
+    let beyond = ["replay", "--from", "50", "--to", "500", "--into", "again"];
+    tidegate(&config, &beyond).fails(64, &["outside of the log", "up to 201"]);
+    let report = tidegate(&config, &[&replay[..], &["--json"]].concat()).ok().json();
+    let figures = ["records", "rows", "dead_letters"].map(|name| report[name].as_i64().unwrap_or(-1));
+    assert_eq!(figures, [101, 100, 1], "{report}");
+    assert_eq!(world.ids("again").await, sum(50..150));
+    let key = report["replay"].as_str().expect("its key").to_owned();
+    let letters = format!("SELECT count(*) FROM tidegate.dead_letter WHERE pipeline = '{key}' AND record_offset = 100");
+    assert_eq!(world.number(&letters).await, 1);
+    tidegate(&config, &replay).ok().says(&["was done already", "--again"]);
+    assert_eq!(world.ids("again").await, sum(50..150), "nothing is written twice");
+    world.sql("TRUNCATE again").await;
+    tidegate(&config, &[&replay[..], &["--again"]].concat()).ok().says(&["101 records", "100 rows"]);
+    assert_eq!(world.ids("again").await, sum(50..150));
+    // The pipeline itself goes on as if nothing had been.
+    world.rides(200, 10, 1);
+    world.drained(&config);
+    assert_eq!(world.ids("rides").await, sum(0..210));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_is_killed_again_and_again_goes_on_and_writes_nothing_twice() {
+    let world = World::new(2).await;
+    world.sql(TABLE).await;
+    let config = world.config("table.name = \"rides\"\nbatch.max_rows = 500\nflow.max_rows_per_second = 20_000");
+    world.rides(0, 30_000, 2);
+    world.drained(&config);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    fs::write(&file, &config).expect("the configuration is written");
+    let replay = ["replay", "--from", "earliest", "--into", "again"];
+    let mut at = 0;
+    for _ in 0..3 {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+            .args(replay)
+            .arg("--config")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        let rows = async || world.number("SELECT count(*) FROM again").await;
+        let moved = eventually_async("it writes", PATIENCE, async || rows().await >= at + 2_000).await;
+        child.kill().expect("it dies");
+        child.wait().expect("it ends");
+        moved.expect("it writes");
+        at = rows().await;
+    }
+    assert!(at < 30_000, "it was killed in the middle: {at}");
+    tidegate(&config, &replay).ok().says(&["the rest of an earlier run"]);
+    assert_eq!(world.ids("again").await, sum(0..30_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stretch_by_time_mends_a_table_that_skips_what_it_has() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint PRIMARY KEY)").await;
+    let config = world.config("table = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }");
+    let second = 1_760_000_000;
+    let at = |n: i64| Record::new(format!(r#"{{"id":{n}}}"#)).at_ms((second + n) * 1000).to(0);
+    world.produce((0..100).map(at));
+    world.drained(&config);
+    world.sql("DELETE FROM rides WHERE id % 2 = 0").await;
+    let time = |n: i64| tidegate_time(second + n);
+    let report = tidegate(&config, &["replay", "--from", &time(40), "--to", &time(60), "--json"]).ok().json();
+    assert_eq!((&report["records"], &report["rows"]), (&20.into(), &10.into()), "{report}");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 60);
+    assert_eq!(world.number("SELECT count(*) FROM rides WHERE id % 2 = 0 AND id BETWEEN 40 AND 59").await, 10);
+}
+
+fn tidegate_time(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).expect("a time").to_string()
+}

@@ -1,0 +1,116 @@
+//! Nothing stops silently: a partition that has lag and stands still is named with its reason, and `/readyz` is off meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::Executor;
+use tidegate::config::Config;
+use tidegate::pipeline::Pipeline;
+use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually, eventually_async, shared};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::books::{NUMBERED, await_metric, with_limits};
+use crate::support::{PATIENCE, World};
+
+/// A stall is lag without progress for 30 s; the suite is slow besides.
+const STALL: Duration = Duration::from_secs(90);
+const NAMED: &str = "a partition with lag makes no progress";
+
+/// Waits until the log names this reason; `/readyz` says these words meanwhile.
+fn await_stall(daemon: &Daemon, reason: &str, words: &str) {
+    let line = daemon.await_log(NAMED, STALL).expect("it is named");
+    assert!(line.contains(reason), "{line}");
+    let ready = daemon.get("/readyz").expect("it answers");
+    assert!(ready.status == 503 && ready.body.contains(words), "{} {}", ready.status, ready.body);
+}
+
+async fn flows_again(world: &World, daemon: &Daemon, records: i64) {
+    world.await_written(daemon).await;
+    daemon.await_log("flowing again", PATIENCE).expect("it says so");
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    world.assert_exact(records).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_stands_still_is_named_with_its_reason_while_postgres_is_away() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let daemon = world.daemon(&world.config("table.name = \"rides\""));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    let mut holder = world.connect().await;
+    holder.execute("SET application_name = 'a nightly report'; BEGIN; LOCK TABLE rides").await.expect("it locks");
+    world.produce_numbered(0..100, 1);
+    await_stall(&daemon, "waiting for Postgres", "a nightly report");
+    holder.execute("COMMIT").await.expect("it lets go");
+    flows_again(&world, &daemon, 100).await;
+}
+
+/// Somebody set the claim, and nobody else is there: once the grace is over it is taken again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fenced_partition_that_stands_still_is_named_and_claimed_again() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let config = with_limits(&world.config("table.name = \"rides\""), "claim_grace = \"45s\"");
+    let daemon = world.daemon(&config);
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    world.sql("UPDATE tidegate.ledger SET claim_id = gen_random_uuid(), epoch = epoch + 1").await;
+    world.produce_numbered(0..100, 1);
+    await_stall(&daemon, "fenced", "fenced: another claim holds it");
+    flows_again(&world, &daemon, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_away() {
+    let kafka: &'static Kafka = Box::leak(Box::new(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
+    let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 1).await;
+    world.sql(NUMBERED).await;
+    world.produce_numbered(0..200_000, 1);
+    let pipeline = "table.name = \"rides\"\nbatch = { max_rows = 100 }\nflow.max_rows_per_second = 500";
+    let daemon = world.daemon(&world.config(pipeline));
+    await_metric(&daemon, "tidegate_rows_written_total", 200.0);
+    daemon
+        .await_until("it sees the lag", PATIENCE, |d| d.metric("tidegate_lag_records", &[]).unwrap_or(0.0) > 0.0)
+        .expect("lag");
+    kafka.kill(0).expect("it dies");
+    let away = |daemon: &Daemon| {
+        daemon.get("/readyz").is_ok_and(|ready| ready.status == 503 && ready.body.contains("Kafka gives no answer"))
+    };
+    daemon.await_until("`/readyz` says that Kafka is away", STALL, away).expect("it is named");
+    assert_eq!(daemon.get("/healthz").expect("it answers").status, 200);
+    kafka.start_again(0).expect("it starts again");
+    let before = world.ledger().await;
+    world.await_ledger(&daemon, before + 5_000).await;
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    assert_eq!(world.number("SELECT count(*) - count(DISTINCT seq) FROM rides").await, 0, "nothing is there twice");
+}
+
+/// What the watchdog asks for where nothing explains a standstill. Kafka can't be made to deliver nothing and answer everything
+/// else, so the test asks in its place, of a pipeline in its own process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() {
+    let world = World::new(2).await;
+    world.sql(NUMBERED).await;
+    world.produce_numbered(0..60_000, 2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    let pipeline = "table.name = \"rides\"\nbatch.max_rows = 1000\nflow.max_rows_per_second = 10_000";
+    std::fs::write(&file, world.config(pipeline)).expect("the configuration is written");
+    let config = Arc::new(Config::load(&[file], std::iter::empty()).expect("a configuration"));
+    let pipeline = Arc::new(Pipeline::new(&config, &config.pipelines[0]).expect("a pipeline"));
+    let stop = CancellationToken::new();
+    let mut running = JoinSet::new();
+    running.spawn(Arc::clone(&pipeline).run(config, "test".into(), true, stop));
+    let consumer = &pipeline.consumers[0];
+    for at in [5_000, 20_000, 35_000] {
+        eventually("rows are written", PATIENCE, || consumer.rows() >= at).expect("it flows");
+        consumer.ask_rebuild();
+    }
+    let epochs = "SELECT min(epoch) FROM tidegate.ledger";
+    eventually_async("each partition was claimed again", PATIENCE, async || world.number(epochs).await >= 4)
+        .await
+        .expect("its consumer was built anew three times");
+    let ended = running.join_next().await.expect("it was spawned").expect("it doesn't panic");
+    assert_eq!(ended, Ok(()));
+    world.assert_exact(60_000).await;
+}
