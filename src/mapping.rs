@@ -9,8 +9,8 @@
 //!   A top-level field that a column looks into (`position.lat`) is not unknown.
 //! - A record for which `where` doesn't hold has no rows. A field that a `where` looks at is not unknown.
 //! - In mode aggregate a column holds what a record gives to its fold: NULL where the record doesn't count.
-//! - Under `evolve = "add"` a record with a field that no column takes is refused as `new_field`; see [`evolve`].
-//! - Where the record names its table, the row has that table's columns and a mark in front; see [`route`].
+//! - Under `evolve = "add"` a record with a field that no column takes is refused as `new_field`; see `evolve`.
+//! - Where the record names its table, the row has that table's columns and a mark in front; see `route`.
 //! - A JSON null is SQL's NULL for json and jsonb columns too.
 
 mod condition;

@@ -1,6 +1,6 @@
 //! Schemas by their numbers, from a registry that speaks Confluent's REST interface.
 //!
-//! A poll thread asks [`Schemas::find`] and never waits for it: what isn't here is asked for by a thread of this room's own, and
+//! A poll thread asks `Schemas::find` and never waits for it: what isn't here is asked for by a thread of this room's own, and
 //! the record waits at the poll thread meanwhile. A registry that is down, refuses us or is in trouble is an outage: it is asked
 //! again and again, and nothing is set aside. Only its own word that it has no such schema makes that the record's fault.
 //!

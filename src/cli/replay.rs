@@ -89,6 +89,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let own = pipeline.table.name.clone();
     if let Some(into) = &arguments.into {
         pipeline.table.name = table_name(into).map_err(|why| FatalError::Config(format!("--into: {why}")))?;
+        // All records go there, whatever table they name.
+        pipeline.table.route = None;
     }
     if pipeline.table.name == own
         && let Some(why) = safe::refuses(&pipeline)
