@@ -48,7 +48,7 @@ pub(crate) async fn flood(
     seed: u64,
     scale: f64,
 ) -> Result<()> {
-    let inserts = ladder.of(Rung::Insert).context("the ladder has no INSERTs")?.1.median;
+    let inserts = ladder.of(Rung::Insert).context("the ladder has no INSERT")?.1.median;
     let acts = Acts::new(acts::steady(inserts), acts::rush_hour(inserts), scale);
     screen.say(&format!(
         "each of four arrangements gets {} records in {:.0} s: {}/s, then {}/s, the database away for {:.0} s of it, {}/s again",

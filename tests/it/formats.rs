@@ -207,8 +207,8 @@ async fn avro_by_a_local_schema_fills_columns_of_every_kind_and_check_knows_its_
     world.produce(values.into_iter().map(|value| Record::new(value).to(0)));
     let report = tidegate(&config, &["check", "--json"]).ok().json();
     assert_eq!(report["pipelines"][0]["sample"]["rows"], 2, "{report}");
-    let wrong = config.replace("\"position.lat\"", "\"positon.lat\"");
-    tidegate(&wrong, &["check"]).fails(64, &["has no field `positon.lat`"]);
+    let wrong = config.replace("\"position.lat\"", "\"place.lat\"");
+    tidegate(&wrong, &["check"]).fails(64, &["has no field `place.lat`"]);
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.text(SHOWN).await, RIDE);

@@ -276,7 +276,7 @@ fn an_arrays_elements_are_found_as_if_each_stood_alone() {
 }
 
 #[test]
-fn a_registrys_frame_before_an_object_is_stepped_over() {
+fn the_frame_of_a_registry_before_an_object_is_stepped_over() {
     let mut decoder = JsonDecoder::new(&paths(), Leftovers::Ignore);
     let mut fields = Fields::default();
     let framed = b"\0\0\0\0\x07{\"a\":\"x\"}";
