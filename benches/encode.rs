@@ -1,4 +1,4 @@
-//! What a record costs from its JSON to its row of binary COPY. The values differ from record to record, as they do in life:
+//! What a record costs from its value to its row of binary COPY. The values differ from record to record, as they do in life:
 //! on one record again and again the branch predictor knows every digit.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tidegate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
 use tidegate::config::{
-    BatchLimits, Column, DeadLetterBudget, Decode, GroupProtocol, NulPolicy, OffsetLossPolicy, Pipeline, Source, Start,
-    Table, TableMode, Topics, UnknownFields,
+    BatchLimits, Column, Config, DeadLetterBudget, Decode, GroupProtocol, NulPolicy, OffsetLossPolicy, Pipeline,
+    Source, Start, Table, TableMode, Topics, UnknownFields,
 };
 use tidegate::mapping::{Encoder, Plan};
 use tidegate::record::{Headers, Record};
@@ -32,7 +32,7 @@ const TELEMETRY: &[Spec] = &[
     ("trip_id", "trip_id", "int8", 20),
 ];
 
-fn encoder(specs: &[Spec]) -> Encoder {
+fn encoder(specs: &[Spec], decode: Decode) -> Encoder {
     let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
     let mapped = specs.iter().map(|(name, path, ..)| Column {
         name: (*name).to_owned(),
@@ -52,7 +52,7 @@ fn encoder(specs: &[Spec]) -> Encoder {
         consumers: NonZeroU32::MIN,
         start: Start::Earliest,
         group_protocol: GroupProtocol::Cooperative,
-        decode: Decode::Json,
+        decode,
         batch: BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1, max_age: Duration::from_secs(1) },
         max_rows_per_second: None,
         table: Table {
@@ -112,22 +112,122 @@ fn telemetry(rng: &mut fastrand::Rng) -> String {
 }
 
 fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastrand::Rng) -> String) {
+    bench_format(c, name, specs, Decode::Json, |rng| make(rng).into_bytes());
+}
+
+fn bench_format(
+    c: &mut Criterion,
+    name: &str,
+    specs: &[Spec],
+    decode: Decode,
+    make: impl Fn(&mut fastrand::Rng) -> Vec<u8>,
+) {
     let mut rng = fastrand::Rng::with_seed(1);
-    let payloads: Vec<String> = (0..RECORDS).map(|_| make(&mut rng)).collect();
-    let mut encoder = encoder(specs);
-    let mut rows = Vec::with_capacity(payloads.iter().map(String::len).sum::<usize>() * 4);
+    let payloads: Vec<Vec<u8>> = (0..RECORDS).map(|_| make(&mut rng)).collect();
+    let mut encoder = encoder(specs, decode);
+    let mut rows = Vec::with_capacity(payloads.iter().map(Vec::len).sum::<usize>() * 4);
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(RECORDS as u64));
     group.bench_function(name, |b| {
         b.iter(|| {
             rows.clear();
             for payload in &payloads {
-                encoder.encode(&record(black_box(payload.as_bytes())), &mut rows).expect("a good record");
+                encoder.encode(&record(black_box(payload)), &mut rows).expect("a good record");
             }
             black_box(&rows);
         });
     });
     group.finish();
+}
+
+/// How a format is configured; schemas lie in files.
+fn configured(decode: &str, schema: &str) -> Decode {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join(if schema.starts_with('{') { "ride.avsc" } else { "ride.proto" });
+    std::fs::write(&file, schema).expect("the schema is written");
+    let toml = format!(
+        "kafka.bootstrap_servers = \"k:9092\"\npostgres.url = \"postgres://p/d\"\n[pipelines.p]\ntopics = [\"t\"]\n\
+         table.name = \"t\"\ndecode = {}",
+        decode.replace("FILE", &format!("{:?}", file.display().to_string()))
+    );
+    let config = Config::parse("bench.toml", &toml).unwrap_or_else(|faults| panic!("{faults}"));
+    config.pipelines[0].decode.clone()
+}
+
+const AVRO: &str = r#"{"type":"record","name":"Ride","fields":[
+    {"name":"vehicle_id","type":"long"},
+    {"name":"ts","type":{"type":"long","logicalType":"timestamp-millis"}},
+    {"name":"lat","type":"double"},{"name":"lon","type":"double"},
+    {"name":"speed_kmh","type":["null","float"]},
+    {"name":"state","type":"string"},
+    {"name":"trip_id","type":["null","long"]}]}"#;
+
+const PROTO: &str = r#"syntax = "proto3";
+import "google/protobuf/timestamp.proto";
+message Ride {
+  int64 vehicle_id = 1; google.protobuf.Timestamp ts = 2; double lat = 3; double lon = 4; optional float speed_kmh = 5;
+  string state = 6; optional int64 trip_id = 7;
+}"#;
+
+/// The fleet's record in each format: the same fields of the same ranges into the same columns.
+fn formats(c: &mut Criterion) {
+    let state = |rng: &mut fastrand::Rng| ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
+    let columns = "columns = [\"vehicle_id\", \"ts\", \"lat\", \"lon\", \"speed_kmh\", \"state\", \"trip_id\"]";
+    let csv = configured(&format!("{{ format = \"csv\", {columns} }}"), "");
+    bench_format(c, "telemetry_csv", TELEMETRY, csv, |rng| {
+        // As in JSON, without its keys.
+        let json: serde_json::Value = serde_json::from_str(&telemetry(rng)).expect("JSON");
+        let value = |name: &str| json[name].as_str().map_or_else(|| json[name].to_string(), str::to_owned);
+        TELEMETRY.iter().map(|(name, ..)| value(name)).collect::<Vec<_>>().join(",").into_bytes()
+    });
+    let avro = configured("{ format = \"avro\", schema_file = FILE }", AVRO);
+    bench_format(c, "telemetry_avro", TELEMETRY, avro, |rng| {
+        let mut value = Vec::new();
+        let long = |value: &mut Vec<u8>, number: u64| varint(number << 1, value);
+        long(&mut value, rng.u64(1..1_000_000));
+        long(&mut value, 1_767_225_600_000 + rng.u64(..31_536_000_000));
+        value.extend_from_slice(&(45.0 + rng.f64() * 10.0).to_le_bytes());
+        value.extend_from_slice(&(5.0 + rng.f64() * 10.0).to_le_bytes());
+        long(&mut value, 1);
+        value.extend_from_slice(&(rng.f32() * 130.0).to_le_bytes());
+        let state = state(rng);
+        long(&mut value, state.len() as u64);
+        value.extend_from_slice(state.as_bytes());
+        long(&mut value, 1);
+        long(&mut value, rng.u64(1..1_000_000_000));
+        value
+    });
+    let protobuf = configured("{ format = \"protobuf\", schema_file = FILE }", PROTO);
+    bench_format(c, "telemetry_protobuf", TELEMETRY, protobuf, |rng| {
+        let mut value = vec![8];
+        varint(rng.u64(1..1_000_000), &mut value);
+        let mut time = vec![8];
+        varint(1_767_225_600 + rng.u64(..31_536_000), &mut time);
+        time.push(16);
+        varint(rng.u64(..1000) * 1_000_000, &mut time);
+        value.extend_from_slice(&[0x12, u8::try_from(time.len()).expect("short")]);
+        value.extend_from_slice(&time);
+        value.push(0x19);
+        value.extend_from_slice(&(45.0 + rng.f64() * 10.0).to_le_bytes());
+        value.push(0x21);
+        value.extend_from_slice(&(5.0 + rng.f64() * 10.0).to_le_bytes());
+        value.push(0x2d);
+        value.extend_from_slice(&(rng.f32() * 130.0).to_le_bytes());
+        let state = state(rng);
+        value.extend_from_slice(&[0x32, u8::try_from(state.len()).expect("short")]);
+        value.extend_from_slice(state.as_bytes());
+        value.push(0x38);
+        varint(rng.u64(1..1_000_000_000), &mut value);
+        value
+    });
+}
+
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(u8::try_from(number & 0x7f).expect("seven bits") | 0x80);
+        number >>= 7;
+    }
+    out.push(u8::try_from(number).expect("seven bits"));
 }
 
 fn encode(c: &mut Criterion) {
@@ -177,5 +277,5 @@ fn encode(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, encode);
+criterion_group!(benches, encode, formats);
 criterion_main!(benches);

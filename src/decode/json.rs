@@ -379,6 +379,18 @@ fn unknown_field(payload: &[u8], at: usize) -> DecodeFault {
     DecodeFault { reason: Reason::UnknownField, detail: format!("the field {} has no column", shown(name)) }
 }
 
+/// UTF-8 that is one JSON number or boolean and nothing else. Costs nothing where it isn't.
+#[inline]
+pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
+    if !matches!(text.first(), Some(b'-' | b'0'..=b'9' | b't' | b'f')) {
+        return None;
+    }
+    let mut scan = Scanner::new(text);
+    let mut slot = Slot::MISSING;
+    let whole = scan.value(0, &mut slot).is_ok() && scan.at == text.len();
+    whole.then_some(slot)
+}
+
 /// A text that is one JSON value, as a key or a header may be.
 pub(crate) fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
     if simdutf8::basic::from_utf8(text).is_err() {

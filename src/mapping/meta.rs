@@ -152,7 +152,17 @@ pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Valu
         Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
         reading => reading,
     };
-    let read = read(value.raw, reading, "field")?;
+    // The decoder of CSV has checked that it is UTF-8, and whether it holds a NUL.
+    let read = match reading {
+        Reading::Literal if !value.flags.has(Flags::BINARY) => match json::literal(value.raw) {
+            Some(slot) if !matches!(encoding, Encoding::Bool) => return Ok(slot.of(value.raw)),
+            _ => Value::text(value.raw, Flags::NONE.with(value.flags.inherited())),
+        },
+        Reading::Text if !value.flags.has(Flags::BINARY) => {
+            return Ok(Value::text(value.raw, Flags::NONE.with(value.flags.inherited())));
+        }
+        reading => read(value.raw, reading, "field")?,
+    };
     let word = read.as_text().filter(|_| reading == Reading::Literal).unwrap_or_default().trim_ascii();
     if word.is_empty() {
         return Ok(read);
@@ -160,8 +170,8 @@ pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Valu
     if matches!(encoding, Encoding::Bool) {
         let is = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other.as_bytes()));
         return Ok(match () {
-            () if is(&["t", "true", "y", "yes", "on"]) => Value { kind: Kind::True, ..read },
-            () if is(&["f", "false", "n", "no", "off"]) => Value { kind: Kind::False, ..read },
+            () if is(&["t", "true", "y", "yes", "on", "1"]) => Value { kind: Kind::True, ..read },
+            () if is(&["f", "false", "n", "no", "off", "0"]) => Value { kind: Kind::False, ..read },
             () => read,
         });
     }

@@ -139,12 +139,13 @@ async fn lines_of_csv_are_rows_by_their_header_and_read_as_postgres_reads_text()
         "name;id\n\"NULL\";3",
         "id;name\n4;x\nfive;y\n",
         "id;name\n6",
+        "id;ok\n8;1\n9;0\n",
     ];
     world.drain_values(&config, values.map(|value| value.as_bytes().to_vec()));
     let rows = world.text(
         "SELECT string_agg(concat_ws('|', id, coalesce(name, '-'), price, ok, at AT TIME ZONE 'UTC', tags), ' / ' ORDER BY id) FROM rides",
     );
-    assert_eq!(rows.await, "2|-|f / 3|NULL / 7|a;\"b\"|1.50|t|2026-01-31 12:00:00|{\"k\": [1]}");
+    assert_eq!(rows.await, "2|-|f / 3|NULL / 7|a;\"b\"|1.50|t|2026-01-31 12:00:00|{\"k\": [1]} / 8|-|t / 9|-|f");
     let reasons = world.reasons().await;
     assert_eq!(reasons[0], ("type_mismatch".to_owned(), "row 2 of the record: id \"five\" is not int4".to_owned()));
     assert_eq!(reasons[1].0, "invalid_format");
