@@ -229,20 +229,29 @@ impl Encoder {
         }
     }
 
-    /// The table that a record names and that the plan lacks: it may be there, or be made.
-    pub(crate) fn unknown_table(&mut self, record: &Record<'_>) -> Option<TableName> {
-        let router = self.plan.router.as_ref()?;
-        self.decoder.decode(record.value?, &mut self.fields).ok()?;
-        router.name(record, &self.fields, &mut self.made, &mut self.named).ok()?;
-        router.unknown(&self.named)
+    /// The tables that a record's rows name and that the plan lacks: they may be there, or be made.
+    pub(crate) fn unknown_tables(&mut self, record: &Record<'_>) -> Vec<TableName> {
+        let mut unknown = Vec::new();
+        let plan = Arc::clone(&self.plan);
+        let (Some(router), Some(payload)) = (&plan.router, record.value) else { return unknown };
+        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        while more {
+            if router.name(record, &self.fields, &mut self.made, &mut self.named).is_ok() {
+                unknown.extend(router.unknown(&self.named));
+            }
+            more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
+        }
+        unknown
     }
 
     /// Notes the fields of a record that are to become columns, or in a trial would.
     pub(crate) fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
-        if let (Some(given_up), Some(payload)) = (&self.plan.evolves, record.value)
-            && self.decoder.decode(payload, &mut self.fields).is_ok()
-        {
+        let plan = Arc::clone(&self.plan);
+        let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
+        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        while more {
             found.note(&self.fields.leftovers, given_up);
+            more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
         }
     }
 

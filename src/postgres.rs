@@ -211,8 +211,8 @@ impl PgStore {
         let mut wanted: Vec<TableName> = Vec::new();
         let mut seen = HashSet::new();
         for reject in batch.rejects(0..batch.len()).filter(|reject| reject.reason == Reason::NoTable.code()) {
-            let table = self.encoder.unknown_table(&batch.record(reject.record));
-            wanted.extend(table.filter(|table| seen.insert(table.clone())));
+            let tables = self.encoder.unknown_tables(&batch.record(reject.record));
+            wanted.extend(tables.into_iter().filter(|table| seen.insert(table.clone())));
         }
         if wanted.is_empty() {
             return Ok(());

@@ -15,7 +15,7 @@ use crate::mapping::meta::{self, Lexeme, Reading};
 use crate::mapping::plan::{Feed, PlannedColumn};
 use crate::mapping::planner::Planner;
 use crate::record::Record;
-use crate::value::{Flags, Kind, Reason, Value, shown};
+use crate::value::{Flags, Kind, Reason, shown};
 
 /// The longest name that Postgres keeps whole, in bytes.
 const NAME_MAX: usize = 63;
@@ -162,13 +162,21 @@ fn append(
 ) -> Result<(), DecodeFault> {
     let payload = record.value.unwrap_or_default();
     let value = match feed {
-        Feed::Field(slot) => fields.slots.get(usize::from(*slot)).map_or(Value::MISSING, |slot| slot.of(payload)),
+        Feed::Field(slot) => fields.value(*slot, payload),
         feed => meta::value(feed, record, fields, made)?,
     };
     match (value.kind, value.as_text()) {
         (Kind::String, Some(text)) if value.flags.has(Flags::ESCAPED) => string::unescape(text, name),
         (_, Some(text)) => name.extend_from_slice(text),
-        (Kind::Number | Kind::True | Kind::False, _) => name.extend_from_slice(value.raw),
+        // A whole number of a binary format has no digits yet.
+        (Kind::Number, _) if value.raw.is_empty() && value.exponent == 0 => {
+            let sign = if value.flags.has(Flags::NEGATIVE) { "-" } else { "" };
+            name.extend_from_slice(format!("{sign}{}", value.mantissa).as_bytes());
+        }
+        (Kind::True, _) => name.extend_from_slice(b"true"),
+        (Kind::False, _) => name.extend_from_slice(b"false"),
+        (Kind::Number, _) if !value.raw.is_empty() => name.extend_from_slice(value.raw),
+        (Kind::Lexical, _) if simdutf8::basic::from_utf8(value.raw).is_ok() => name.extend_from_slice(value.raw),
         (Kind::Missing | Kind::Null, _) => {
             return Err(no_table("what names the record's table is missing or null".to_owned()));
         }

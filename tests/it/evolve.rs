@@ -120,3 +120,18 @@ async fn a_role_that_does_not_own_the_table_stops_and_check_says_so_before() {
     assert!(log.contains("can't add columns to `public.rides`"), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0, "nothing was moved past");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_only_a_later_row_of_a_record_has_becomes_a_column() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id int)").await;
+    world.produce([
+        Record::new(r#"[{"id":1},{"id":2,"speed":5}]"#).to(0),
+        Record::new(r#"[{"id":3,"speed":5.5}]"#).to(0),
+    ]);
+    let (code, log) = world.drain(&world.config("table = { name = \"rides\", evolve = \"add\" }"));
+    assert_eq!(code, Some(0), "{log}");
+    let rows = "SELECT string_agg(concat_ws(':', id, speed), ',' ORDER BY id) FROM rides";
+    assert_eq!(world.text(rows).await, "1,2:5,3:5.5");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+}

@@ -179,3 +179,43 @@ async fn what_a_routed_name_can_not_be_joined_with_is_a_fault_of_the_configurati
     }
     tidegate(&world.config("table.name = \"telemetry_{region}\""), &["check"]).fails(64, &["columns"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_row_of_a_record_goes_to_the_table_it_names_all_or_none() {
+    let world = World::new(1).await;
+    world
+        .sql("CREATE TABLE telemetry_a (seq bigint, lat float8); CREATE TABLE telemetry_7 (seq bigint, lat float8)")
+        .await;
+    let row = |seq: i32, region: &str| format!(r#"{{"seq":{seq},"region":{region},"lat":1.5}}"#);
+    world.produce(
+        [
+            // The second row's table is named here for the first time.
+            format!("[{},{}]", row(1, "\"a\""), row(2, "7")),
+            format!("[{},{}]", row(3, "7"), row(4, "\"nowhere\"")),
+            format!("[{}]", row(5, "\"a\"")),
+        ]
+        .map(|text| Record::new(text).to(0)),
+    );
+    let (code, log) = world.drain(&world.config(&routed(false, "")));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text("SELECT string_agg(seq::text, ',' ORDER BY seq) FROM telemetry_a").await, "1,5");
+    assert_eq!(world.text("SELECT string_agg(seq::text, ',' ORDER BY seq) FROM telemetry_7").await, "2");
+    let letters = world.letters().await;
+    assert_eq!(
+        letters,
+        "no_table: row 2 of the record: the record is for public.telemetry_nowhere, which does not exist"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_of_csv_names_the_table_too() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE telemetry_a (seq bigint, lat float8); CREATE TABLE \"telemetry_b,c\" (seq bigint, lat float8)").await;
+    world.produce(["1,a,1.5", "2,\"b,c\",2.5", "3,,3.5"].map(|text| Record::new(text).to(0)));
+    let csv = "\ndecode = { format = \"csv\", columns = [\"seq\", \"region\", \"lat\"] }";
+    let (code, log) = world.drain(&world.config(&(routed(false, "") + csv)));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text("SELECT string_agg(seq::text, ',') FROM telemetry_a").await, "1");
+    assert_eq!(world.text("SELECT string_agg(lat::text, ',') FROM \"telemetry_b,c\"").await, "2.5");
+    assert_eq!(world.number("SELECT record_offset FROM tidegate.dead_letter WHERE reason = 'no_table'").await, 2);
+}

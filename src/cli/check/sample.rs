@@ -89,8 +89,8 @@ pub(super) async fn try_newest(
 ) -> Result<Sample, FatalError> {
     let ranges = ranges(config, pipeline, topics, records).await?;
     let planned = plans.source.current();
-    let schemas = plans.source.schemas().cloned();
     let catalog = planned.catalog.clone();
+    let schemas = plans.source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
@@ -135,22 +135,27 @@ pub(super) async fn named_tables(
 ) -> Result<BTreeSet<TableName>, FatalError> {
     let ranges = ranges(config, pipeline, topics, records).await?;
     let (reader, planned) = (settings::reader(&config.kafka, pipeline), plans.source.current());
+    let schemas = plans.source.schemas().cloned();
     let reading = spawn_blocking(move || {
         let reader = Reader::new(&reader)?;
         let mut encoder = Encoder::new(Arc::clone(&planned.plan));
         let mut named = BTreeSet::new();
+        let mut trouble = Ok(());
         for (source, range) in &ranges {
             reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
                 let Incoming { offset, timestamp_ms, key, value } = incoming(message);
+                if trouble.is_ok() {
+                    trouble = registry::await_schema(&mut encoder, schemas.as_ref(), value);
+                }
                 let mut arena = Vec::new();
                 push_headers(message, &mut arena);
                 let headers = Headers::from_arena(&arena);
                 let (topic, partition, offset) = (&*source.topic, source.partition, offset.get());
                 let record = Record { topic, partition, offset, timestamp_ms, key, value, headers };
-                named.extend(encoder.unknown_table(&record));
+                named.extend(encoder.unknown_tables(&record));
             })?;
         }
-        Ok(named)
+        trouble.map(|()| named)
     });
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
     read.map_err(FatalError::Unavailable)
