@@ -46,11 +46,6 @@ chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(CARGO) run --release --locked -q -p chaos
 
-.PHONY: chaos-short
-chaos-short: tools ## The same for a minute and a half, always with the same faults
-	$(CARGO) build --locked -p tidegate -p chaos
-	MINUTES=1.5 SEED=7 $(CARGO) run --locked -q -p chaos
-
 .PHONY: planted
 planted: ## Plants bugs in the pure rooms, one after the other: the simulation must find each
 	tests/simulation/planted.py
