@@ -42,7 +42,7 @@ pub(super) async fn advance(
 /// its last version as the statement's snapshot sees it; where that was moved meanwhile, READ COMMITTED takes the row's newest
 /// version in its place, which only the pipeline, topic and partition must fit: a row that has moved is never missing.
 const SETTLE: &str = "
-SELECT l.topic, l.partition, l.claim_id, l.next_offset
+SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s
 CROSS JOIN LATERAL (
     SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
@@ -61,8 +61,8 @@ pub(super) async fn settle(
     let mut found = HashMap::new();
     for row in &rows {
         let claim: Option<ClaimId> = row.try_get(2)?;
-        let next = Offset::new(row.try_get(3)?);
-        found.insert((row.try_get::<&str, _>(0)?, row.try_get::<i32, _>(1)?), LedgerRow::Found { claim, next });
+        let row_now = LedgerRow::Found { claim, epoch: row.try_get(3)?, next: Offset::new(row.try_get(4)?) };
+        found.insert((row.try_get::<&str, _>(0)?, row.try_get::<i32, _>(1)?), row_now);
     }
     let row_of = |span: &Span| found.get(&(&*span.source.topic, span.source.partition)).copied();
     Ok(spans.iter().map(|span| row_of(span).unwrap_or(LedgerRow::Missing)).collect())

@@ -156,7 +156,7 @@ async fn a_row_that_was_moved_while_it_was_settled_is_found_where_it_stands() {
         (
             "UPDATE tidegate.ledger SET next_offset = 5, claim_id = gen_random_uuid()",
             "COMMIT",
-            Verdict::Superseded,
+            Verdict::Superseded { epoch: 1 },
             "it was moved by another claim",
         ),
     ] {
