@@ -34,6 +34,7 @@ mod page_browser;
 mod partitions;
 mod rebalance;
 mod replay;
+mod routed_modes;
 mod routes;
 mod servers;
 mod service_views;
