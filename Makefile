@@ -34,6 +34,12 @@ test: tools ## All tests: pure rooms, simulation, the daemon on the real servers
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 
+# How long two daemons a pipeline write the same keys.
+MINUTES ?= 5
+.PHONY: contention
+contention: tools ## Upsert and aggregate, two daemons each on the same keys, for MINUTES; deadlocks, retries, and the end
+	MINUTES=$(MINUTES) $(CARGO) test --locked --workspace --test it two_daemons_on_the_same_keys -- --nocapture
+
 .PHONY: bench
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate

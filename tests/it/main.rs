@@ -35,6 +35,7 @@ mod page_browser;
 mod partitions;
 mod rebalance;
 mod replay;
+mod routed_modes;
 mod routes;
 mod servers;
 mod service_views;
