@@ -7,9 +7,9 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
-/// What limits a pipeline that waits for Postgres.
 /// What the reason of a wait for schemas begins with.
 const REGISTRY: &str = "the schema registry";
+/// What limits a pipeline that waits for Postgres.
 pub(super) const AWAY: &str = "Postgres is away: records wait in Kafka.";
 
 /// How bad it is.
