@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use sqlx::Executor;
-use tidegate_harness::eventually_async;
+use tidegate_harness::{eventually_async, unique_name};
 
 use crate::page_browser::{Browser, pool, rides, start, world};
 use crate::support::{PATIENCE, World};
@@ -80,7 +80,9 @@ async fn a_spent_budget_a_locked_table_and_a_lost_claim_stop_one_pipeline_and_no
 #[tokio::test(flavor = "multi_thread")]
 async fn who_falls_behind_is_said_with_both_rates_and_where_kafka_deletes() {
     let Some(mut browser) = Browser::start() else { return };
-    let world = world(2).await;
+    let mut world = world(2).await;
+    world.topic = unique_name("kept_for_days");
+    world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "259200000")]).unwrap();
     world.sql("CREATE TABLE slow (id bigint)").await;
     world.sql("CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN PERFORM pg_sleep(0.005); RETURN new; END $f$; CREATE TRIGGER dawdle BEFORE INSERT ON slow FOR EACH ROW EXECUTE FUNCTION dawdle()").await;
     let (_daemon, at) = start(&format!("{}{}", pool(&world, 1), more(&world, "slow", "batch.max_rows = 200")));

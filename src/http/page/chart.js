@@ -77,7 +77,7 @@ const Chart = (() => {
     const plain = { points: { show: false }, spanGaps: false };
     const stepped = uPlot.paths.stepped({ align: -1 });
     const first = document.createElement("canvas").getContext("2d");
-    const up = (u, low, high) => [0, Math.max(1, high || 0) * 1.15];
+    const up = (u, low, high) => [0, Math.max(10, high || 0) * 1.15];
     const [time, seconds] = axes("");
     rate = new uPlot({
       width, height: heights.rate, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes("/s"),
@@ -109,7 +109,8 @@ const Chart = (() => {
       rate.setSize({ width, height: heights.rate });
       wait.setSize({ width, height: heights.wait });
     }
-    const now = view.now / 1000, from = now - view.range;
+    // What a daemon that began a moment ago can show fills the chart, from a minute on.
+    const now = view.now / 1000, began = history.at_ms.length ? history.at_ms[0] / 1000 : now, from = Math.max(now - view.range, Math.min(began, now - 60));
     const at = [], into = [], out = [], waits = [], gone = [];
     history.at_ms.forEach((ms, i) => {
       if (ms / 1000 < from) return;
