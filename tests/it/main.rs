@@ -32,6 +32,7 @@ mod offset_truth;
 mod outage;
 mod page;
 mod page_browser;
+mod page_states;
 mod partitions;
 mod rebalance;
 mod replay;
