@@ -60,6 +60,19 @@ chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=
 planted: ## Plants bugs in the pure rooms, one after the other: the simulation must find each
 	tests/simulation/planted.py
 
+# A pure room's every line, changed in every way that cargo-mutants knows. ROOMS picks some, RESUME=1 goes on.
+.PHONY: mutants
+mutants: ## Mutants of the pure rooms: the unit tests or the simulation must find each; needs `cargo install cargo-mutants`
+	tests/simulation/mutants.py
+
+# json, csv, avro, protobuf: any bytes as a value of the format. values: JSON into columns of every type. mapping: any mapping.
+TARGET ?= json
+.PHONY: fuzz
+fuzz: ## Fuzzes a TARGET of fuzz/ for MINUTES, 10 by default; needs `cargo install cargo-fuzz`
+	mkdir -p fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET)
+	$(CARGO) fuzz run -s none $(TARGET) fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET) -- \
+		-max_total_time=$$(( 60 * $(or $(MINUTES),10) )) -max_len=4096 -timeout=10
+
 .PHONY: deploy-check
 deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
 	deploy/check.sh

@@ -578,6 +578,76 @@ mod tests {
         assert_eq!((batch.record(0).value, batch.record(1).value), (None, Some(&b""[..])));
     }
 
+    #[test]
+    fn the_mark_of_a_record_is_the_same_for_ever() {
+        let record = |key, value| Record {
+            topic: "t",
+            partition: 0,
+            offset: 5,
+            timestamp_ms: Some(9),
+            key,
+            value,
+            headers: Headers::default(),
+        };
+        // Ledgers hold these numbers: computed by another FNV-1a, over both lengths, key and value.
+        let mark = |key, value| last_record(&record(key, value)).digest;
+        assert_eq!(mark(Some(&b"k"[..]), Some(&b"v"[..])), 3337082642361160612);
+        assert_eq!(mark(None, Some(&b""[..])), 5673037472935113441);
+        assert_ne!(mark(None, Some(&b""[..])), mark(Some(&b""[..]), None));
+        let LastRecord { offset, timestamp_ms, .. } = last_record(&record(None, None));
+        assert_eq!((offset.get(), timestamp_ms), (5, Some(9)));
+    }
+
+    #[test]
+    fn it_says_what_it_holds() {
+        let mut batch = Batch::new();
+        assert!(batch.is_empty() && batch.bytes() == 0 && batch.opened_at().is_none() && batch.trigger().is_none());
+        let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
+        let (first, second) = (Instant::now(), Instant::now() + std::time::Duration::from_secs(1));
+        for (offset, timestamp_ms, now) in [(1, Some(10), first), (2, None, second)] {
+            let incoming =
+                Incoming { offset: Offset::new(offset), timestamp_ms, key: Some(b"key"), value: Some(b"value") };
+            batch.push(segment, &incoming, now, |arena| arena.extend_from_slice(b"hd"), encode);
+        }
+        assert_eq!((batch.len(), batch.row_bytes(), batch.opened_at()), (2, "0:1;0:2;".len(), Some(first)));
+        assert_eq!(batch.bytes(), 8 + 2 * "keyvaluehd".len() + 2 * size_of::<Entry>());
+        assert_eq!(batch.timestamps(0..2).collect::<Vec<_>>(), [10], "a record without a timestamp has no latency");
+        assert_eq!(batch.record(1).headers.as_bytes(), b"hd");
+        batch.seal(Trigger::Age);
+        assert_eq!(batch.trigger(), Some(Trigger::Age));
+    }
+
+    #[test]
+    fn a_cleared_batch_is_as_new_and_gives_large_buffers_back() {
+        let mut batch = batch_of(&[(0, 1), (1, 1), (0, 0)]);
+        let entries = batch.entries.capacity() * size_of::<Entry>();
+        batch.clear(entries);
+        assert_eq!(batch.entries.capacity() * size_of::<Entry>(), entries, "what is small enough is kept");
+        assert!(batch.is_empty() && batch.segments().is_empty() && batch.row_count() == 0 && batch.trigger().is_none());
+        let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
+        for offset in 1..500 {
+            push(&mut batch, segment, offset);
+        }
+        batch.clear(1000);
+        assert!(batch.rows.capacity() <= 1000 && batch.arena.capacity() <= 1000, "{batch:?}");
+        assert!((1..=1000 / size_of::<Entry>()).contains(&batch.entries.capacity()), "{batch:?}");
+        push_again(&mut batch);
+    }
+
+    /// The books begin anew: what a batch skipped and refused before it was cleared counts no more.
+    fn push_again(batch: &mut Batch) {
+        let segment = batch.open_segment(source(1), ClaimId::nil(), Offset::ZERO);
+        push(batch, segment, 1);
+        batch.seal(Trigger::Revoke);
+        assert_eq!(text(batch, 0..1), "1:1;");
+    }
+
+    #[test]
+    fn triggers_have_labels_of_their_own() {
+        let triggers = [Trigger::Rows, Trigger::Bytes, Trigger::Age, Trigger::Revoke, Trigger::Shutdown];
+        assert_eq!(triggers.map(Trigger::label), ["rows", "bytes", "age", "revoke", "shutdown"]);
+    }
+
     proptest! {
         #[test]
         fn windows_cover_every_record_once_and_their_spans_chain(steps in steps(), cut in 0u32..80, dropped in proptest::option::of(0usize..3)) {

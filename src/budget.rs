@@ -99,4 +99,27 @@ mod tests {
         assert_eq!(budget.refuses(200, 200, start), None);
         assert!(budget.refuses(200, 200, start + Duration::from_secs(301)).is_some());
     }
+
+    #[test]
+    fn counts_of_a_slice_are_added_and_leave_with_it() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut budget = budget();
+        budget.count(500, 40, at(0));
+        budget.count(400, 10, at(9));
+        assert_eq!(budget.slices.len(), 1, "within a thirtieth of the window");
+        assert_eq!(budget.refuses(100, 50, at(9)), None, "100 of 1000 is the share itself");
+        assert!(
+            budget
+                .refuses(99, 50, at(9))
+                .is_some_and(|why| why.contains("100 of 999 records") && why.contains("(10.0 %"))
+        );
+        budget.count(1, 0, at(10));
+        assert_eq!(budget.slices.len(), 2);
+        assert!(
+            budget.refuses(98, 50, at(300)).is_some_and(|why| why.contains("100 of 999 records")),
+            "as old as the window"
+        );
+        assert_eq!(budget.refuses(98, 50, at(301)), None, "50 alone are too few to stop for");
+    }
 }

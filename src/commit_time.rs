@@ -64,6 +64,18 @@ mod tests {
         assert!(time.close_at(MAX_AGE) > Duration::from_millis(170), "{time:?}");
     }
 
+    #[test]
+    fn mean_and_deviation_move_as_rfc_6298_has_them() {
+        let max_age = Duration::from_millis(1000);
+        let mut time = CommitTime::default();
+        time.took(Duration::from_millis(40), max_age);
+        assert_eq!(time.close_at(max_age), Duration::from_millis(1000 - (40 + 2 * 20)));
+        time.took(Duration::from_millis(80), max_age);
+        assert_eq!(time.close_at(max_age), Duration::from_millis(1000 - (45 + 2 * 25)));
+        time.took(Duration::from_millis(700), max_age);
+        assert!(time.mean < Duration::from_millis(102), "more than half of the age counts as half: {time:?}");
+    }
+
     proptest! {
         #[test]
         fn a_batch_closes_between_half_its_age_and_its_age(samples in prop::collection::vec(0_u64..10_000, 0..30), age in 1_u64..100_000) {

@@ -129,4 +129,29 @@ mod tests {
         let burst: u64 = (0..100).map(|_| gate.take(later)).sum();
         assert!(burst <= 100, "{burst}");
     }
+
+    #[test]
+    fn without_a_rate_everything_passes_at_once() {
+        let (gate, now) = (Gate::new(None), Instant::now());
+        assert_eq!((gate.limits(), gate.take(now), gate.opens_in(now)), (false, u64::MAX, Duration::ZERO));
+        assert!(Gate::new(NonZeroU32::new(1)).limits());
+    }
+
+    #[test]
+    fn it_says_when_the_next_record_may_pass() {
+        let (gate, start) = (Gate::new(NonZeroU32::new(100)), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let opens_in = |ms: u64| gate.opens_in(at(ms)).as_secs_f64() * 1e3;
+        assert_eq!(gate.take(start), 0);
+        assert!(
+            (opens_in(0) - 10.0).abs() < 0.01 && (opens_in(4) - 6.0).abs() < 0.01,
+            "{} {}",
+            opens_in(0),
+            opens_in(4)
+        );
+        assert_eq!(gate.take(at(5)), 0);
+        assert!((opens_in(5) - 5.0).abs() < 0.01, "half of a token is there: {}", opens_in(5));
+        assert!((opens_in(30) - 1.0).abs() < 0.01, "nobody need ask more often than each millisecond");
+        assert_eq!((gate.take(at(11)), gate.take(at(11))), (1, 0));
+    }
 }

@@ -222,6 +222,40 @@ mod tests {
         assert_eq!((lost(&shorter, 25), lost(&shorter, 40)), (0, 15));
     }
 
+    #[test]
+    fn a_step_over_holds_only_for_the_log_that_it_was_found_in() {
+        let replaced = Condition::LogReplaced { last: last(9).expect("a record") };
+        assert!(replaced.still_met(last(9)));
+        assert!(!replaced.still_met(last(8)) && !replaced.still_met(None));
+        for other in [
+            Condition::LedgerLost,
+            Condition::RetentionPassed { next: Offset::new(1), low: Offset::new(2) },
+            Condition::LogShorter { next: Offset::new(2), high: Offset::new(1) },
+        ] {
+            assert!(!other.still_met(last(9)), "{other}");
+        }
+    }
+
+    #[test]
+    fn conditions_have_causes_of_their_own_and_say_where_they_are() {
+        let conditions = [
+            Condition::LedgerLost,
+            Condition::RetentionPassed { next: Offset::new(41), low: Offset::new(52) },
+            Condition::LogShorter { next: Offset::new(41), high: Offset::new(40) },
+            Condition::LogReplaced { last: last(9).expect("a record") },
+        ];
+        assert_eq!(conditions.each_ref().map(Condition::cause), Condition::CAUSES);
+        let said = conditions.map(|condition| condition.to_string());
+        for (said, parts) in said.iter().zip([
+            &["`tidegate offsets set`"][..],
+            &["stands at 41", "oldest record is 52", "11 are lost"],
+            &["stands at 41", "ends at 40"],
+            &["at offset 9"],
+        ]) {
+            assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        }
+    }
+
     proptest! {
         #[test]
         fn fetching_begins_within_the_log_and_never_after_the_position(

@@ -79,3 +79,23 @@ impl fmt::Debug for Offset {
 /// The fence: a random id that one assignment of one partition writes into the ledger. Whoever comes later writes another,
 /// and from then on the earlier one moves nothing.
 pub type ClaimId = uuid::Uuid;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_steps_by_its_successor_and_is_never_negative() {
+        assert_eq!(Offset::new(-1001), Offset::ZERO);
+        assert_eq!(Offset::new(41).successor().get(), 42);
+        assert_eq!(Offset::new(42).distance_from(Offset::new(40)), 2);
+        assert_eq!(Offset::new(40).distance_from(Offset::new(42)), 0);
+    }
+
+    #[test]
+    fn people_read_partitions_and_offsets_as_kafka_writes_them() {
+        let source = TopicPartition::new("telemetry", 3);
+        assert_eq!(format!("{source} {source:?}"), "telemetry/3 telemetry/3");
+        assert_eq!(format!("{} {:?} {:>4}", Offset::new(7), Offset::new(7), Offset::new(7)), "7 7    7");
+    }
+}

@@ -167,6 +167,11 @@ mod tests {
             (Stage::Copy, Severity::Error, "25006", Outage),
             (Stage::Copy, Severity::Error, "25P02", Outage),
             (Stage::Copy, Severity::Error, "58030", Outage),
+            (Stage::Copy, Severity::Error, "08006", Outage),
+            (Stage::Begin, Severity::Error, "55006", Outage),
+            (Stage::Connect, Severity::Error, "28000", Outage),
+            (Stage::DeadLetters, Severity::Error, "22021", Stop),
+            (Stage::Ledger, Severity::Error, "54000", Stop),
             (Stage::Copy, Severity::Error, "42501", Stop),
             (Stage::Copy, Severity::Error, "42601", Stop),
             (Stage::Copy, Severity::Error, "", Stop),
@@ -181,6 +186,16 @@ mod tests {
         for stage in [Stage::Connect, Stage::Begin, Stage::DeadLetters, Stage::Ledger] {
             assert_ne!(classify(stage, Severity::Error, "22021"), Disposition::Record, "{stage:?}");
         }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_begin_again_after_a_success() {
+        let mut backoff = Backoff::new();
+        let full = [(); 6].map(|()| backoff.next(1.0).as_millis());
+        assert_eq!(full, [100, 200, 400, 800, 1500, 1500]);
+        assert_eq!(backoff.next(0.0).as_millis(), 750, "the jitter has the upper half");
+        backoff.reset();
+        assert_eq!((backoff.attempts(), backoff.next(0.5).as_millis()), (0, 75));
     }
 
     proptest! {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+#[cfg(not(fuzzing))]
 use sqlx::postgres::PgConnectOptions;
 use tracing::Level;
 
@@ -144,7 +145,12 @@ fn postgres(table: &Node<'_>) -> Postgres {
 }
 
 fn is_postgres_url(text: &str) -> bool {
-    (text.starts_with("postgres://") || text.starts_with("postgresql://")) && text.parse::<PgConnectOptions>().is_ok()
+    // The fuzzer is built without the client.
+    #[cfg(not(fuzzing))]
+    let parses = text.parse::<PgConnectOptions>().is_ok();
+    #[cfg(fuzzing)]
+    let parses = true;
+    (text.starts_with("postgres://") || text.starts_with("postgresql://")) && parses
 }
 
 fn session(table: &Node<'_>) -> BTreeMap<String, String> {

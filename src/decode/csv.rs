@@ -123,7 +123,7 @@ impl CsvDecoder {
 
     /// Whether there is another line.
     fn skip_empty_lines(&mut self, payload: &[u8]) -> bool {
-        while let Some(b'\n' | b'\r') = payload.get(self.at) {
+        while ends_line(payload, self.at) {
             self.at += 1;
         }
         self.at < payload.len()
@@ -173,8 +173,9 @@ impl CsvDecoder {
         }
         let rest = &payload[self.at..];
         let known = !self.header.is_empty() && rest.starts_with(&self.header);
-        if known && matches!(rest.get(self.header.len()), None | Some(b'\n' | b'\r')) {
-            self.at += self.header.len();
+        let end = self.at + self.header.len();
+        if known && (end == payload.len() || ends_line(payload, end)) {
+            self.at = end;
             self.line = 1;
             return Ok(());
         }
@@ -203,12 +204,8 @@ impl CsvDecoder {
         }
         // Up to the line's end, which `field` left behind it.
         let line = &payload[start..self.at];
-        self.header.extend_from_slice(line.trim_ascii_end());
-        if self.header.len() != line.len()
-            && !line[self.header.len()..].iter().all(|byte| matches!(byte, b'\n' | b'\r'))
-        {
-            self.header.clear(); // it ends in spaces: not worth remembering
-        }
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        self.header.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
         Ok(())
     }
 
@@ -331,6 +328,16 @@ impl CsvDecoder {
     }
 }
 
+/// Whether a line ends here: by LF, by CRLF, or by a CR that nothing follows. Other CRs are text.
+#[inline]
+fn ends_line(payload: &[u8], at: usize) -> bool {
+    match payload.get(at) {
+        Some(b'\n') => true,
+        Some(b'\r') => payload.get(at + 1).is_none_or(|byte| *byte == b'\n'),
+        _ => false,
+    }
+}
+
 fn nul_flag(text: &[u8]) -> Flags {
     if memchr::memchr(0, text).is_some() { Flags::NUL } else { Flags::NONE }
 }
@@ -397,6 +404,27 @@ mod tests {
         assert_eq!(rows(&mut decoder, "b,c,a\n7,8,9"), Ok(vec![vec![some("9"), some("7")]]));
         assert_eq!(rows(&mut decoder, "b,c,a"), Ok(vec![]));
         assert_eq!(rows(&mut decoder, "b,c,a1\n1,2,3"), Ok(vec![vec![None, some("1")]]));
+    }
+
+    #[test]
+    fn a_header_seen_before_passes_for_no_other() {
+        for header in ["a,b", "a,b\r\r\n1,2", "a,b \n1,2"] {
+            for text in ["a,b\rX,c\n1,2", "a,b\n1,2", "a,b \n1,2", "a,b\r\r\n1,2"] {
+                let mut knowing = decoder(None, Leftovers::Ignore);
+                let _first = rows(&mut knowing, header);
+                let anew = rows(&mut decoder(None, Leftovers::Ignore), text);
+                assert_eq!(rows(&mut knowing, text), anew, "{text:?} after {header:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_carriage_return_within_a_line_is_text() {
+        let mut decoder = decoder(Some(&["a", "b"]), Leftovers::Ignore);
+        assert_eq!(
+            rows(&mut decoder, "\rx,y\rz\r\n\r\n1,2\r"),
+            Ok(vec![vec![some("\rx"), some("y\rz")], vec![some("1"), some("2")]])
+        );
     }
 
     #[test]

@@ -353,3 +353,80 @@ fn one_batch_is_in_flight_at_most() {
     let batch = bench.seal();
     assert_eq!(batch.spans(0..1)[0].from, at(1), "the next one begins where the last one ends");
 }
+
+#[test]
+fn it_says_what_it_owns() {
+    let mut bench = Bench::new(2);
+    let claim = bench.own(0, 10);
+    bench.assign(1);
+    assert!(bench.session.take_actions().is_empty());
+    assert_eq!(bench.session.claiming().collect::<Vec<_>>(), [&source(1)]);
+    let positions: Vec<_> =
+        bench.session.positions().map(|(source, owned)| (source.clone(), owned.next.get())).collect();
+    assert_eq!(positions, [(source(0), 10)]);
+    let claim_of = |topic, partition| bench.session.claim_of(topic, partition);
+    assert_eq!((claim_of("t", 0), claim_of("t", 1), claim_of("u", 0)), (Some(claim), None, None));
+    let claim_for = |partition, offset| bench.session.claim_for("t", partition, offset);
+    assert_eq!([claim_for(0, 9), claim_for(0, 10), claim_for(0, 11)], [None, Some(claim), Some(claim)]);
+    assert_eq!(claim_for(1, 10), None);
+    bench.session.read_to(&source(0), at(15));
+    bench.session.read_to(&source(0), at(12));
+    assert_eq!(bench.owned(0).read_to, at(15), "what was read once isn't unread");
+}
+
+#[test]
+fn a_batch_is_full_by_rows_records_and_bytes_and_the_limits_may_move() {
+    let mut bench = Bench::new(2);
+    bench.own(0, 0);
+    assert_eq!((bench.session.open_bytes(), bench.session.is_full()), (0, false));
+    bench.deliver(0, 0);
+    assert!(!bench.session.is_full());
+    bench.deliver(0, 1);
+    assert!(bench.session.is_full(), "two rows");
+    bench.session.set_limits(limits(3));
+    assert!(!bench.session.is_full());
+    for offset in 2..6 {
+        assert!(!bench.session.is_full());
+        assert_eq!(bench.deliver_as(0, offset, b"v", |_, _| Ok(0)), Delivery::Accepted);
+    }
+    assert!(bench.session.is_full(), "six records, of which four gave no row");
+    assert_eq!((bench.session.open_rows(), bench.session.open_records()), (2, 6));
+    let max_bytes = bench.session.open_bytes() as u64;
+    assert!(max_bytes > 8);
+    bench.session.set_limits(BatchLimits { max_bytes: max_bytes + 1, ..limits(100) });
+    assert!(!bench.session.is_full() && bench.session.due(bench.now).is_none());
+    bench.session.set_limits(BatchLimits { max_bytes, ..limits(100) });
+    assert!(bench.session.is_full() && bench.session.due(bench.now) == Some(Trigger::Bytes));
+}
+
+#[test]
+fn a_batch_is_due_by_the_age_of_its_first_record() {
+    let mut bench = Bench::new(10);
+    bench.own(0, 0);
+    assert_eq!(bench.session.due_in(bench.now), None);
+    bench.deliver(0, 0);
+    assert_eq!(bench.session.due_in(bench.now), Some(Duration::from_millis(500)));
+    bench.later(Duration::from_millis(200));
+    bench.deliver(0, 1);
+    assert_eq!(bench.session.due_in(bench.now), Some(Duration::from_millis(300)));
+    bench.later(Duration::from_millis(301));
+    assert_eq!(
+        (bench.session.due_in(bench.now), bench.session.due(bench.now)),
+        (Some(Duration::ZERO), Some(Trigger::Age))
+    );
+}
+
+#[test]
+fn a_consumer_built_anew_owns_nothing_and_awaits_the_batch_at_the_writer() {
+    let mut bench = Bench::new(10);
+    let claim = bench.own(0, 0);
+    bench.deliver(0, 0);
+    let batch = bench.seal();
+    let before = bench.session.questions;
+    bench.session = std::mem::replace(&mut bench.session, Session::new(limits(1), GRACE)).restart();
+    assert!(bench.session.in_flight() && bench.session.partitions().next().is_none());
+    assert!(bench.assign(0) > before, "an answer to the consumer before is none to this one");
+    bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
+    assert!(!bench.session.in_flight());
+    assert!(matches!(bench.state(0), State::Claiming { .. }), "an ack of the consumer before moves nothing");
+}

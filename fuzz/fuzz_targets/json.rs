@@ -1,0 +1,106 @@
+//! Any bytes as JSON, held against another parser: objects, arrays of objects, values behind a registry's frame, and Kafka
+//! Connect's envelope.
+
+#![no_main]
+
+mod common;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
+use libfuzzer_sys::fuzz_target;
+use serde_json::value::RawValue;
+use tidegate::mapping::Encoder;
+
+const SPECS: &[Spec] = &[
+    ("a", "int8", "a"),
+    ("b", "float8", "b"),
+    ("c", "text", "c"),
+    ("d", "jsonb", "d"),
+    ("e", "text", "e.f"),
+    ("g", "json", "e"),
+    ("h", "numeric", "h"),
+    ("i", "uuid", "i"),
+    ("j", "bytea", "{ field = \"j\", nul = \"strip\" }"),
+    ("k", "interval", "k"),
+    ("l", "int4[]", "e.l"),
+    ("m", "timestamptz", "{ field = \"m\", unit = \"ms\" }"),
+    ("extra", "jsonb", ""),
+];
+
+thread_local! {
+    static ENCODERS: RefCell<Vec<Encoder>> = RefCell::new(vec![
+        encoder("unknown_fields = { column = \"extra\" }", None, SPECS),
+        encoder("unknown_fields = \"dead_letter\"", None, &SPECS[..12]),
+        encoder("unknown_fields = \"ignore\"", None, &SPECS[..12]),
+        encoder("decode = { format = \"json\", envelope = \"connect\" }\nunknown_fields = { column = \"extra\" }", None, SPECS),
+    ]);
+}
+
+type Members<'a> = BTreeMap<String, &'a RawValue>;
+
+/// What another parser finds: objects, as raw members of which the last of a name counts.
+fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
+    let value = if value.first() == Some(&0) && value.len() > 5 { &value[5..] } else { value };
+    match serde_json::from_slice(value) {
+        Ok(object) => Some(vec![object]),
+        Err(_) => serde_json::from_slice(value).ok(),
+    }
+}
+
+/// Holds a field of a row against what stands in the object.
+fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
+    let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
+    let (raw, field) = match (raw, field) {
+        (None, None) => return,
+        (Some(raw), Some(field)) => (raw, field),
+        (raw, field) => panic!("{raw:?} became {field:?}"),
+    };
+    match SPECS[column].0 {
+        "a" => {
+            let number = accepts::int(field);
+            assert!(
+                raw.parse::<i64>() == Ok(number) || raw.contains(['.', 'e', 'E']) || raw == "-0",
+                "{raw} became {number}"
+            );
+            assert_eq!(raw.parse::<f64>(), Ok(number as f64), "{raw} became {number}");
+        }
+        "b" => match serde_json::from_str::<String>(raw) {
+            Ok(_) => assert!(!reference::float8(field).is_finite()),
+            Err(_) => assert_eq!(raw.parse::<f64>().map(f64::to_bits), Ok(reference::float8(field).to_bits()), "{raw}"),
+        },
+        "c" => match serde_json::from_str::<String>(raw) {
+            Ok(text) => assert_eq!(accepts::text(field), text),
+            Err(_) => assert_eq!(accepts::text(field), raw),
+        },
+        "d" => assert_eq!(field.strip_prefix(&[1]), Some(raw.as_bytes())),
+        "g" => assert_eq!(field, raw.as_bytes()),
+        _ => {}
+    }
+}
+
+fuzz_target!(|value: &[u8]| {
+    ENCODERS.with_borrow_mut(|encoders| {
+        let mut out = Vec::new();
+        for (at, encoder) in encoders.iter_mut().enumerate() {
+            let Some(count) = encode_alike(encoder, &record(value), &mut out) else { continue };
+            let rows = rows(count, &out);
+            for row in &rows {
+                for (field, (_, of, _)) in row.iter().zip(SPECS) {
+                    field.inspect(|field| accepts::check(of, field));
+                }
+            }
+            if at == 3 {
+                continue;
+            }
+            let objects = objects(value).expect("what was taken is JSON");
+            assert_eq!(objects.len(), rows.len(), "a row an object");
+            for (row, members) in rows.iter().zip(&objects) {
+                for column in [0, 1, 2, 3, 5] {
+                    compare(members, column, row[column]);
+                }
+            }
+        }
+    });
+});
