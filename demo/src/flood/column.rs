@@ -115,7 +115,7 @@ pub(crate) async fn run(
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {
-                let retention = (RETENTION.as_millis()).to_string();
+                let retention = RETENTION.as_millis().to_string();
                 stage.kafka.create_topic(TOPIC, i32::try_from(PARTITIONS)?, &[("retention.ms", &retention)])?;
                 let start = || stage.daemon(TOPIC, "flood");
                 let mut link = KafkaLink::start(stage.kafka.bootstrap_servers(), TOPIC, start)?;
