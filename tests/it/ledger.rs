@@ -14,7 +14,7 @@ use tidegate::postgres::connect::Connector;
 use tidegate::postgres::{PgStore, claims, register, schema};
 use tidegate::store::{LedgerRow, Store, Verdict};
 use tidegate_harness::{Database, eventually_async, shared};
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;
 
@@ -97,13 +97,14 @@ fn span(source: TopicPartition, claim: ClaimId, from: i64, to: i64) -> Span {
 async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
     let books = Books::new().await;
     let start = |offset| [(TopicPartition::new("t", 0), Offset::new(offset))];
-    let (mut first, mut second) = (books.connect().await, books.connect().await);
+    let (mut first, mut other) = (books.connect().await, books.connect().await);
     let mut transaction = first.begin().await.expect("it begins");
     register::insert_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
-    let second = tokio::spawn(async move { register::insert_rows(&mut second, "rides", &start(5)).await });
+    let mut second = JoinSet::new();
+    second.spawn(async move { register::insert_rows(&mut other, "rides", &start(5)).await });
     books.await_waiting(1).await;
     transaction.commit().await.expect("it commits");
-    second.await.expect("it ends").expect("it adds nothing, and that is no error");
+    second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds nothing, and that is no error");
     assert_eq!(books.positions().await, [3]);
 
     // The first one gives up: then the second's row is the one.
@@ -111,10 +112,11 @@ async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
     connection.execute("DELETE FROM tidegate.ledger").await.expect("the row goes");
     let mut transaction = first.begin().await.expect("it begins");
     register::insert_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
-    let second = tokio::spawn(async move { register::insert_rows(&mut connection, "rides", &start(5)).await });
+    let mut second = JoinSet::new();
+    second.spawn(async move { register::insert_rows(&mut connection, "rides", &start(5)).await });
     books.await_waiting(1).await;
     transaction.rollback().await.expect("it rolls back");
-    second.await.expect("it ends").expect("it adds its row");
+    second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds its row");
     assert_eq!(books.positions().await, [5]);
 }
 
@@ -139,9 +141,10 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
 }
 
 /// Spawns a settlement that will wait for the row's lock.
-async fn settling(books: &Books, span: &Span) -> JoinHandle<LedgerRow> {
+async fn settling(books: &Books, span: &Span) -> JoinSet<LedgerRow> {
     let (mut store, span) = (books.store().await, span.clone());
-    let settling = tokio::spawn(async move { store.settle(&[span]).await.expect("it is settled")[0] });
+    let mut settling = JoinSet::new();
+    settling.spawn(async move { store.settle(&[span]).await.expect("it is settled")[0] });
     books.await_waiting(1).await;
     settling
 }
@@ -162,16 +165,16 @@ async fn a_row_that_was_moved_while_it_was_settled_is_found_where_it_stands() {
     ] {
         let mut other = books.connect().await;
         sqlx::raw_sql(&format!("BEGIN; {statement}")).execute(&mut other).await.expect("it holds the row");
-        let settling = settling(&books, &spans[0]).await;
+        let mut settling = settling(&books, &spans[0]).await;
         other.execute(end).await.expect("it ends");
-        let row = settling.await.expect("it ends");
+        let row = settling.join_next().await.expect("it was spawned").expect("it ends");
         assert_eq!(row.verdict(&spans[0]), verdict, "{why}: {row:?}");
     }
     let mut other = books.connect().await;
     other.execute("BEGIN; DELETE FROM tidegate.ledger").await.expect("it holds the row");
-    let settling = settling(&books, &spans[0]).await;
+    let mut settling = settling(&books, &spans[0]).await;
     other.execute("COMMIT").await.expect("it ends");
-    assert_eq!(settling.await.expect("it ends"), LedgerRow::Missing);
+    assert_eq!(settling.join_next().await.expect("it was spawned").expect("it ends"), LedgerRow::Missing);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +188,8 @@ async fn a_move_looks_again_at_a_row_that_it_waited_for() {
         let mut other = books.connect().await;
         sqlx::raw_sql(&format!("BEGIN; {statement}")).execute(&mut other).await.expect("it holds the row");
         let mut store = books.store().await;
-        let moving = tokio::spawn(async move {
+        let mut moving = JoinSet::new();
+        moving.spawn(async move {
             store.begin().await.expect("it begins");
             let moved = store.advance(&spans).await.expect("it answers");
             store.commit().await.expect("it commits");
@@ -193,7 +197,7 @@ async fn a_move_looks_again_at_a_row_that_it_waited_for() {
         });
         books.await_waiting(1).await;
         other.execute("COMMIT").await.expect("it ends");
-        assert_eq!(moving.await.expect("it ends"), moved, "{statement}");
+        assert_eq!(moving.join_next().await.expect("it was spawned").expect("it ends"), moved, "{statement}");
     }
 }
 

@@ -31,9 +31,11 @@ pub(super) struct Format {
     /// Its schema, if it has one: the name of the file, and what is in it.
     pub(super) schema: Option<(&'static str, String)>,
     pub(super) columns: Vec<Column>,
-    /// A record: id, turn, and one column's value among so many.
-    pub(super) record: fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>,
+    pub(super) record: Say,
 }
+
+/// Of so many columns, the id, the turn and one column's value to a record's bytes.
+type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
     /// The record of a value; without one all columns are absent.
@@ -112,5 +114,5 @@ pub(super) fn of_types(
 /// arrays, text and numbers, and nothing of spaces, digits' number and the order of keys.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
-    of.sql != "json" || value.to_string() == json
+    of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json
 }

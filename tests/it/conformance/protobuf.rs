@@ -13,7 +13,7 @@ const FIRST: usize = 10;
 
 pub(super) fn format() -> Format {
     // Nothing is written of a field that is null.
-    let mut columns = of_types(|of| sent_as(of).to_owned(), |of, json, text| say(of, json, text), b"");
+    let mut columns = of_types(|of| sent_as(of).to_owned(), say, b"");
     let mut fields: Vec<_> = columns.iter().map(|column| column.sent_as.clone()).collect();
     for (of_field, column) in known() {
         fields.push(of_field.clone());
