@@ -28,19 +28,29 @@ demo: tools ## Real Kafka, real Postgres, a fleet, in 6 minutes: two experiments
 redraw: ## The demo's plots and report again, from the raw files in target/demo
 	$(CARGO) run --release --locked -q -p demo -- --redraw
 
+.PHONY: demo-docs
+demo-docs: ## Takes the last full `make demo` into docs/demo and README.md: raw files, plots, figures
+	$(CARGO) run --release --locked -q -p demo -- --publish docs/demo
+
 .PHONY: test
 test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
 	tests/browser/run.sh --install
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 
+# How long two daemons a pipeline write the same keys.
+MINUTES ?= 5
+.PHONY: contention
+contention: tools ## Upsert and aggregate, two daemons each on the same keys, for MINUTES; deadlocks, retries, and the end
+	MINUTES=$(MINUTES) $(CARGO) test --locked --workspace --test it two_daemons_on_the_same_keys -- --nocapture
+
 .PHONY: bench
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate
 
 # MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES,
-# SCENARIO=ledger holds a snapshot open for as long. What it
-# says, and what the daemons wrote, is kept in target/chaos.
+# SCENARIO=ledger holds a snapshot open for as long, over PARTITIONS=1000. RECOVERY=2 is how many seconds after the database's
+# return the first commit may come. What it says, and what the daemons wrote, is kept in target/chaos.
 .PHONY: chaos
 chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
 	$(CARGO) build --release --locked -p tidegate -p chaos

@@ -110,6 +110,7 @@ impl Claimer {
             if pending.is_empty() {
                 continue;
             }
+            let kept = connection.is_some();
             let round = async {
                 let open = match connection.take() {
                     Some(open) => open,
@@ -124,6 +125,10 @@ impl Claimer {
                 }
                 Err(trouble) => {
                     connection = None;
+                    // A connection that was open from before says only that the server was away at some time since.
+                    if kept && matches!(trouble, Trouble::Postgres(_)) {
+                        continue;
+                    }
                     let pause = backoff.next(fastrand::f64());
                     if backoff.attempts().is_power_of_two() {
                         let why = match &trouble {

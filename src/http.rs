@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use tracing::error;
 
 use crate::daemon::Daemon;
+use crate::metrics::epoch_ms;
 use instances::Instances;
 use watch::Watch;
 
@@ -88,7 +89,9 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
 /// The page, with the present state as text for who runs no script.
 async fn page(State(site): State<Arc<Site>>) -> Response {
     let now = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], assets::index(&text::render(&now))).into_response()
+    let minute = epoch_ms() - 60_000;
+    let history = |name: &str| serde_json::to_value(site.watch.history(name, minute)?).ok();
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], assets::index(&text::render(&now, history))).into_response()
 }
 
 async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {

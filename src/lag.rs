@@ -363,11 +363,17 @@ impl LagWatch {
         let Some(open) = connection else { return Ok(HashMap::new()) };
         let asked_at = Some(Instant::now());
         let work = sqlx::query(
-            "SELECT topic, partition, next_offset, owner, epoch, last_timestamp,
-                 extract(epoch FROM clock_timestamp() - updated_at)::float8, claim_id
-             FROM tidegate.ledger WHERE pipeline = $1",
+            // Once a second, and so not past all the versions of a row that somebody's old snapshot may keep.
+            "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
+                 extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id
+             FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) CROSS JOIN LATERAL (
+                 SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
+                 ORDER BY l.next_offset DESC LIMIT 1
+             ) l",
         )
         .bind(&*self.pipeline)
+        .bind(self.sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
+        .bind(self.sources.iter().map(|source| source.partition).collect::<Vec<_>>())
         .fetch_all(open);
         let rows = match timeout(self.connector.write_deadline(), work).await {
             Ok(rows) => rows.map_err(|error| error.to_string()),

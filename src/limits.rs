@@ -4,7 +4,8 @@
 //! count), the replies being fetched, and its batches: the open one, the one in flight, and the largest record beside them.
 //! The allocator needs a quarter more.
 
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, Pipeline, TableMode};
+use crate::modes::newest::BYTES_A_ROW;
 
 /// librdkafka's own bookkeeping for a message in its queue: `rd_kafka_op_t` and the message in it, measured on 64 bits.
 const MESSAGE_OVERHEAD: u64 = 320;
@@ -18,6 +19,8 @@ const REPLY_COPIES: u64 = 2;
 const BATCHES: u64 = 2;
 /// Buffers grow by doubling, so up to half of one may be empty.
 const GROWTH_PERCENT: u64 = 150;
+/// A row of two small columns, and the record that it came from.
+const SMALLEST_ROW: u64 = 32;
 /// The connection's own buffers.
 const CONNECTION_BYTES: u64 = 1 << 20;
 /// What the allocator takes beside.
@@ -61,7 +64,7 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     let consumers = u64::from(pipeline.consumers.get());
     let part = config.limits.memory.saturating_sub(PROCESS_BYTES) / pipelines.max(1);
     let a_consumer = part * 100 / ALLOCATOR_PERCENT / consumers;
-    let batches = BATCHES * pipeline.batch.max_bytes * GROWTH_PERCENT / 100 + CONNECTION_BYTES;
+    let batches = BATCHES * pipeline.batch.max_bytes * GROWTH_PERCENT / 100 + CONNECTION_BYTES + picking(pipeline);
     let smallest = batches + REPLIES * REPLY_COPIES * FETCH_MIN + queue_bytes(QUEUE_MIN_KBYTES);
     if a_consumer < smallest {
         let needed = (smallest * consumers * ALLOCATOR_PERCENT / 100) * pipelines + PROCESS_BYTES;
@@ -86,6 +89,12 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     };
     let used = batches + REPLIES * REPLY_COPIES * fetch_bytes + queue_bytes(queued_kbytes);
     Ok(Share { prefetch, bytes: used * consumers * ALLOCATOR_PERCENT / 100 })
+}
+
+/// What an upsert takes to find the rows of a batch that win.
+fn picking(pipeline: &Pipeline) -> u64 {
+    let rows = u64::from(pipeline.batch.max_rows.get()).min(pipeline.batch.max_bytes / SMALLEST_ROW);
+    if matches!(pipeline.table.mode, TableMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }
 }
 
 fn queue_bytes(kbytes: u64) -> u64 {

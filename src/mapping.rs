@@ -41,6 +41,7 @@ use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 pub use fault::PlanFault;
 pub use plan::Plan;
+pub(crate) use plan::Taken;
 use plan::{Feed, PlannedColumn};
 
 /// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.
@@ -233,7 +234,13 @@ impl Encoder {
     pub(crate) fn unknown_tables(&mut self, record: &Record<'_>) -> Vec<TableName> {
         let mut unknown = Vec::new();
         let plan = Arc::clone(&self.plan);
-        let (Some(router), Some(payload)) = (&plan.router, record.value) else { return unknown };
+        let Some(router) = &plan.router else { return unknown };
+        let Some(payload) = record.value else {
+            if router.name(record, &self.fields, &mut self.made, &mut self.named).is_ok() {
+                unknown.extend(router.unknown(&self.named));
+            }
+            return unknown;
+        };
         let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
         while more {
             if router.name(record, &self.fields, &mut self.made, &mut self.named).is_ok() {

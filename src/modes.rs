@@ -4,6 +4,7 @@
 //! the SQL that folds what is in it and merges it. So a batch costs one COPY and one statement, whatever the mode, and the
 //! ledger's move commits with them: what was merged once is never merged again.
 //!
+//! - An upsert copies only the rows of a batch that may win; see `newest`.
 //! - Every writer merges in the order of the key, so that two of them don't wait for each other in a circle.
 //! - The order of delivery is a column of the staging table, a number that COPY itself counts: the place of a row in the
 //!   table is no order, since a small row may go back into the gap that a large one left.
@@ -12,16 +13,15 @@
 
 mod aggregate;
 mod check;
+pub(crate) mod newest;
 pub mod partitions;
 mod upsert;
 
 use crate::catalog::{Catalog, quote_identifier};
 use crate::config::{Pipeline, TableMode};
-use crate::mapping::Plan;
 pub(crate) use check::check;
+use newest::Newest;
 
-/// The staging table of a connection.
-const STAGE: &str = "pg_temp.tidegate_stage";
 /// Its column that counts rows in the order of delivery. No user's column is called so.
 const ORDER: &str = "\"tidegate order\"";
 /// Its column that marks tombstones.
@@ -42,67 +42,78 @@ pub struct Merge {
     pub clear: String,
     /// The merge leaves out rows by rule, so that what it merged, not what was copied, is what was written.
     pub skips: bool,
+    /// Which rows need not be copied at all.
+    pub(crate) newest: Option<Newest>,
 }
 
-/// What follows the COPY; `None` where it goes straight into the table.
-pub(crate) fn merge(config: &Pipeline, plan: &Plan, catalog: &Catalog) -> Option<Merge> {
-    let table = config.table.name.quoted();
-    let columns: Vec<String> = plan.column_names().map(quote_identifier).collect();
+/// The staging table of a connection; where records name their table, one for each, by its number.
+pub(crate) fn stage(of: Option<u16>) -> String {
+    of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
+}
+
+/// What follows the COPY; `None` where it goes straight into the table. `stage` is the staging table's name.
+pub(crate) fn merge(config: &Pipeline, columns: &[&str], catalog: &Catalog, stage: &str) -> Option<Merge> {
+    let table = catalog.table.quoted();
+    let newest = Newest::of(&config.table.mode, columns, catalog);
+    let create = |marks: &str| create(config, columns, &table, stage, marks);
+    let stage = &format!("pg_temp.{stage}");
+    let columns: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
     let names = columns.join(", ");
     let (merge, skips) = match &config.table.mode {
         TableMode::Append if config.table.sort_by.is_empty() => return None,
         TableMode::Append => {
             let sort = quoted(&config.table.sort_by);
-            (format!("INSERT INTO {table} ({names}) SELECT {names} FROM {STAGE} ORDER BY {sort}, {ORDER}"), false)
+            (format!("INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ORDER BY {sort}, {ORDER}"), false)
         }
-        TableMode::InsertNew { key } => (insert_new(&table, &names, key), true),
+        TableMode::InsertNew { key } => (insert_new(&table, stage, &names, key), true),
         TableMode::Upsert { key, newer_by, deletes } => {
-            let upsert = upsert::Upsert { table: &table, columns: &columns, key, newer_by: newer_by.as_deref() };
+            let upsert = upsert::Upsert { table: &table, stage, columns: &columns, key, newer_by: newer_by.as_deref() };
             (if *deletes { upsert.with_deletes() } else { upsert.sql() }, false)
         }
         TableMode::Aggregate { key } => {
             let mapping = config.columns.as_deref().unwrap_or_default();
-            (aggregate::sql(&table, key, mapping, catalog), false)
+            (aggregate::sql(&table, stage, key, mapping, catalog), false)
         }
     };
     let deletes = matches!(config.table.mode, TableMode::Upsert { deletes: true, .. });
     let marks = |mark: &str| if deletes { format!(", {mark}") } else { String::new() };
     Some(Merge {
-        create: create(config, plan, &table, &marks(&format!("false AS {DELETED}"))),
-        copy: format!("COPY {STAGE} ({names}{}) FROM STDIN (FORMAT binary)", marks(DELETED)),
+        create: create(&marks(&format!("false AS {DELETED}"))),
+        copy: format!("COPY {stage} ({names}{}) FROM STDIN (FORMAT binary)", marks(DELETED)),
         merge,
-        clear: format!("TRUNCATE {STAGE}"),
+        clear: format!("TRUNCATE {stage}"),
         skips,
+        newest,
     })
 }
 
 /// WITH NO DATA takes the columns' types and nothing else: constraints and defaults are the target's to ask. A count is fed by
 /// marks, whatever its own type.
-fn create(config: &Pipeline, plan: &Plan, table: &str, marks: &str) -> String {
+fn create(config: &Pipeline, columns: &[&str], table: &str, stage: &str, marks: &str) -> String {
     let counts = aggregate::counts(config.columns.as_deref().unwrap_or_default());
-    let columns: Vec<String> = plan
-        .column_names()
+    let columns: Vec<String> = columns
+        .iter()
         .map(|name| {
             let quoted = quote_identifier(name);
-            if counts.contains(&name) { format!("NULL::bool AS {quoted}") } else { quoted }
+            if counts.contains(name) { format!("NULL::bool AS {quoted}") } else { quoted }
         })
         .collect();
     let columns = columns.join(", ");
     format!(
-        "DROP TABLE IF EXISTS {STAGE}; \
-         CREATE TEMP TABLE tidegate_stage ON COMMIT DELETE ROWS AS SELECT {columns}{marks} FROM {table} WITH NO DATA; \
-         ALTER TABLE {STAGE} ADD COLUMN {ORDER} int8 GENERATED ALWAYS AS IDENTITY (CACHE 1000)"
+        "DROP TABLE IF EXISTS pg_temp.{stage}; \
+         CREATE TEMP TABLE {stage} ON COMMIT DELETE ROWS AS SELECT {columns}{marks} FROM {table} WITH NO DATA; \
+         ALTER TABLE pg_temp.{stage} ADD COLUMN {ORDER} int8 GENERATED ALWAYS AS IDENTITY (CACHE 1000)"
     )
 }
 
 /// Of several rows with one key the first delivered is the one that stays.
-fn insert_new(table: &str, names: &str, key: &[String]) -> String {
+fn insert_new(table: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),
         key => (format!("{key}, {ORDER}"), format!(" ({key})")),
     };
     format!(
-        "INSERT INTO {table} ({names}) SELECT {names} FROM {STAGE} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"
+        "INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"
     )
 }
 

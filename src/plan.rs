@@ -12,9 +12,9 @@ use crate::batch::Reject;
 use crate::catalog::{Catalog, RelationKind, TableName};
 use crate::config::Pipeline;
 use crate::ddl;
-use crate::mapping::Plan;
 use crate::mapping::evolve::{GivenUp, NewFields};
 use crate::mapping::route::for_table;
+use crate::mapping::{Plan, Taken};
 use crate::modes;
 pub use crate::modes::Merge;
 use crate::postgres::routes::{self, Claim};
@@ -64,6 +64,8 @@ pub struct Planned {
 pub struct RoutedTable {
     /// The COPY statement.
     pub copy: String,
+    /// What follows the COPY, for modes that don't copy straight into the table.
+    pub merge: Option<Merge>,
     /// The table.
     pub table: TableName,
 }
@@ -311,7 +313,13 @@ fn plan_routes(
 ) -> Result<Planned, ReplanError> {
     let (plan, taken) = Plan::routed(config, known.clone(), refused).map_err(|faults| unplannable(&faults))?;
     let plan = plan.with_schemas(schemas);
-    let routes = taken.into_iter().map(|(table, copy)| RoutedTable { copy, table }).collect();
+    let routes = taken.into_iter().zip(0_u16..).map(|(Taken { catalog, columns, copy }, number)| {
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let merge = modes::merge(config, &columns, &catalog, &modes::stage(Some(number)));
+        let copy = merge.as_ref().map_or(copy, |merge| merge.copy.clone());
+        RoutedTable { copy, merge, table: catalog.table }
+    });
+    let routes = routes.collect();
     let table = config.table.name.clone();
     let catalog = Catalog { table, oid: 0, kind: RelationKind::Table, columns: Vec::new(), unique: Vec::new() };
     Ok(Planned { version, plan: Arc::new(plan), copy: String::new(), merge: None, catalog, routes, known })
@@ -364,7 +372,8 @@ fn plan(
     for warning in plan.warnings() {
         warn!(pipeline = config.name, warning);
     }
-    let merge = modes::merge(config, &plan, &catalog);
+    let columns: Vec<&str> = plan.column_names().collect();
+    let merge = modes::merge(config, &columns, &catalog, &modes::stage(None));
     let copy = merge.as_ref().map_or_else(|| plan.copy_statement().to_owned(), |merge| merge.copy.clone());
     Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog, routes: Vec::new(), known: Vec::new() })
 }

@@ -18,6 +18,7 @@ mod preview;
 pub mod register;
 pub(crate) mod routes;
 pub mod schema;
+mod window;
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
@@ -33,10 +34,8 @@ use tracing::warn;
 use crate::batch::{Batch, Reject, Span};
 use crate::catalog::TableName;
 use crate::config::Pipeline;
-use crate::copy;
 use crate::mapping::Encoder;
 use crate::mapping::evolve::NewFields;
-use crate::mapping::route;
 use crate::metrics::WriterMetrics;
 use crate::modes::partitions::{self as by_time, Bounds};
 use crate::plan::{PlanSource, Planned, reject_of};
@@ -45,9 +44,7 @@ use crate::retry::{Disposition, Stage};
 use crate::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
 use crate::value::Reason;
 use connect::Connector;
-
-/// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
-const CHUNK: usize = 256 * 1024;
+use window::Stages;
 
 /// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
@@ -68,7 +65,7 @@ pub struct PgStore {
     copy_time: Duration,
     /// Partitions that rows at hand need and the table lacks.
     missing: Vec<Bounds>,
-    /// Which rows of the window the COPY at hand has, where records name their table.
+    /// Which rows of the window the COPY at hand has, where it doesn't have all of them.
     placed: Vec<u32>,
     /// They were made since the last commit: a row that still finds none has itself to blame.
     made: bool,
@@ -81,15 +78,12 @@ pub struct PgStore {
 struct Live {
     connection: PgConnection,
     pid: i32,
-    /// The plan whose staging table this connection has.
-    staged: Option<u64>,
-    /// The staging table holds rows of this transaction.
-    filled: bool,
+    stages: Stages,
 }
 
 impl Live {
     fn new((connection, pid): (PgConnection, i32)) -> Self {
-        Self { connection, pid, staged: None, filled: false }
+        Self { connection, pid, stages: Stages::default() }
     }
 }
 
@@ -146,18 +140,19 @@ impl PgStore {
     }
 
     /// Makes the staging table where the plan has one and the connection doesn't: outside of a transaction, so that no rollback
-    /// takes it away.
+    /// takes it away. Where records name their table, each one's is made when it gets its first row.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.planned);
-        let Some(merge) = &planned.merge else { return Ok(()) };
         let mut live = self.take(Stage::Begin)?;
-        live.filled = false;
-        if live.staged == Some(planned.version) {
+        live.stages.begin(planned.version);
+        let Some(merge) = planned.merge.as_ref().filter(|_| !live.stages.has(0)) else {
             self.live = Some(live);
             return Ok(());
-        }
+        };
         let result = timeout(self.connector.write_deadline(), live.connection.execute(merge.create.as_str())).await;
-        live.staged = Some(planned.version).filter(|_| matches!(result, Ok(Ok(_))));
+        if matches!(result, Ok(Ok(_))) {
+            live.stages.made_for_good(0);
+        }
         self.keep(Stage::Begin, live, result, None).map(|_| ())
     }
 
@@ -233,6 +228,13 @@ impl PgStore {
         Ok(())
     }
 
+    /// What a rollback takes away.
+    fn forget_new_stages(&mut self) {
+        if let Some(live) = &mut self.live {
+            live.stages.rolled_back();
+        }
+    }
+
     async fn simple(&mut self, stage: Stage, sql: &'static str) -> Result<(), WriteError> {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
@@ -245,72 +247,6 @@ fn no_columns(config: &Pipeline, error: &WriteError) -> String {
         "pipelines.{}.table.evolve: can't add columns to `{}`: {error}; make the role its owner, or leave evolve out",
         config.name, config.table.name
     )
-}
-
-/// Sends a window of a batch by one COPY, and merges it where the table's mode asks for that.
-async fn copy_window(
-    live: &mut Live,
-    planned: &Planned,
-    batch: &Batch,
-    window: Range<u32>,
-    placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
-    if planned.plan.router.is_some() {
-        return copy_by_table(live, planned, batch, window, placed).await;
-    }
-    if let (Some(merge), true) = (&planned.merge, live.filled) {
-        live.connection.execute(merge.clear.as_str()).await?;
-    }
-    live.filled = planned.merge.is_some();
-    let mut sink = live.connection.copy_in_raw(&planned.copy).await?;
-    sink.send(&copy::HEADER[..]).await?;
-    for range in batch.copy_ranges(window) {
-        for chunk in range.chunks(CHUNK) {
-            sink.send(chunk).await?;
-        }
-    }
-    sink.send(&copy::TRAILER[..]).await?;
-    let copied = sink.finish().await?;
-    let Some(merge) = &planned.merge else { return Ok(copied) };
-    let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
-    Ok(if merge.skips { merged } else { copied })
-}
-
-/// Sends each row of a window to the table that it is marked for: one COPY a table, in the order of the plan, all in the
-/// transaction at hand. `placed` gets the rows of the window that the last COPY had.
-async fn copy_by_table(
-    live: &mut Live,
-    planned: &Planned,
-    batch: &Batch,
-    window: Range<u32>,
-    placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
-    let mut by_table: Vec<Vec<(u32, &[u8])>> = vec![Vec::new(); planned.routes.len()];
-    let rows =
-        batch.copy_ranges(window).flat_map(|rows| route::marked(rows).map(move |(table, row)| (table, &rows[row])));
-    for (nth, (table, row)) in (0_u32..).zip(rows) {
-        by_table[usize::from(table)].push((nth, row));
-    }
-    let mut copied = 0;
-    let mut chunk = Vec::with_capacity(CHUNK);
-    for (table, rows) in planned.routes.iter().zip(&by_table).filter(|(_, rows)| !rows.is_empty()) {
-        placed.clear();
-        placed.extend(rows.iter().map(|(nth, _)| *nth));
-        let mut sink = live.connection.copy_in_raw(&table.copy).await?;
-        chunk.clear();
-        chunk.extend_from_slice(&copy::HEADER);
-        for (_, row) in rows {
-            if chunk.len() + row.len() > CHUNK {
-                sink.send(&chunk[..]).await?;
-                chunk.clear();
-            }
-            chunk.extend_from_slice(row);
-        }
-        chunk.extend_from_slice(&copy::TRAILER);
-        sink.send(&chunk[..]).await?;
-        copied += sink.finish().await?;
-    }
-    Ok(copied)
 }
 
 impl Store for PgStore {
@@ -371,14 +307,14 @@ impl Store for PgStore {
         let planned = Arc::clone(&self.planned);
         let mut placed = std::mem::take(&mut self.placed);
         placed.clear();
-        let copying = copy_window(&mut live, &planned, batch, window.clone(), &mut placed);
+        let copying = window::copy(&mut live, &planned, batch, window.clone(), &mut placed);
         let work = timeout(self.connector.write_deadline(), copying);
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         self.copy_time += started.elapsed();
         let no_partition = matches!(&result, Ok(Err(error)) if error::is_no_partition(error));
         let mut kept = self.keep(Stage::Copy, live, result, note);
-        if let (Err(WriteError { cause: Cause::Postgres(error), .. }), Some(_)) = (&mut kept, &planned.plan.router) {
-            // Postgres counts the rows of one table.
+        if let (Err(WriteError { cause: Cause::Postgres(error), .. }), false) = (&mut kept, placed.is_empty()) {
+            // Postgres counts the rows of its COPY.
             error.row = error.row.and_then(|row| placed.get(row as usize).copied());
         }
         self.placed = placed;
@@ -395,6 +331,7 @@ impl Store for PgStore {
     }
 
     async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
+        self.forget_new_stages();
         self.simple(Stage::Begin, "ROLLBACK TO SAVEPOINT tidegate").await
     }
 
@@ -427,6 +364,7 @@ impl Store for PgStore {
     }
 
     async fn rollback(&mut self) {
+        self.forget_new_stages();
         if self.live.is_some() {
             // Where this fails the connection is dropped, which rolls back just as well.
             self.simple(Stage::Begin, "ROLLBACK").await.unwrap_or_else(|_| self.disconnect());

@@ -89,8 +89,9 @@ pub struct Backoff {
 
 /// The first wait: short, since a dropped connection alone needs no more.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait. With the jitter, the first commit after an outage comes within 2 s of its end.
-pub const BACKOFF_MAX: Duration = Duration::from_millis(1500);
+/// The longest wait. The first commit after an outage comes within 2 s of its end, also where the database went back and what was
+/// at hand is to be claimed and read anew.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {
     /// Before the first failure.

@@ -85,7 +85,10 @@ pub enum Fate {
     /// It is in the table, and the ledger stands here.
     Committed(Offset),
     /// Another claim holds the partition: nothing of it was written by us.
-    Superseded,
+    Superseded {
+        /// Its number.
+        epoch: i64,
+    },
     /// The ledger is ours but stands elsewhere, or its row is gone: the database went back, or someone set it.
     Rewound,
 }
@@ -285,8 +288,10 @@ impl Session {
         Some(batch)
     }
 
-    /// The writer answered.
-    pub fn acked(&mut self, ack: Ack, now: Instant) {
+    /// The writer answered. Returns the partitions where an older claim than ours holds the ledger: the database went back to
+    /// before our claim, so they are claimed again at once.
+    pub fn acked(&mut self, ack: Ack, now: Instant) -> Vec<TopicPartition> {
+        let mut went_back = Vec::new();
         if let Some(sealed_at) = self.in_flight.take() {
             self.commit_time.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
         }
@@ -301,13 +306,16 @@ impl Session {
                     owned.committed = *to;
                     self.partitions[index].partition.progress_at = now;
                 }
-                Fate::Superseded => {
+                Fate::Superseded { epoch } if *epoch >= owned.epoch => {
                     let epoch = owned.epoch;
                     self.leave_open_batch(index);
                     self.actions.stop.push(source.clone());
                     self.partitions[index].partition.state = State::Fenced { since: now, epoch };
                 }
-                Fate::Rewound => {
+                Fate::Superseded { .. } | Fate::Rewound => {
+                    if *fate != Fate::Rewound {
+                        went_back.push(source.clone());
+                    }
                     self.leave_open_batch(index);
                     self.actions.stop.push(source.clone());
                     self.ask(index, now);
@@ -317,6 +325,7 @@ impl Session {
         let mut batch = ack.batch;
         batch.clear(usize::try_from(self.limits.max_bytes).unwrap_or(usize::MAX));
         self.spare.push(batch);
+        went_back
     }
 
     /// Kafka's log was read up to here, and everything in it that is delivered at all has been delivered.
@@ -331,6 +340,9 @@ impl Session {
     /// claim took over; a partition that waits for its next record would not, and what the database lost of it would stay
     /// lost for as long. What happened since `asked_at` the reader may not have seen: then its word is nothing new. What it
     /// means for us, where it is news.
+    ///
+    /// Claims only count up, so one that is older than ours is no owner to wait for, also where we wait for one already: the
+    /// database went back, to before our claim.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
@@ -339,49 +351,33 @@ impl Session {
         now: Instant,
     ) -> Option<Fate> {
         let &index = self.index.get(source)?;
-        let partition = &mut self.partitions[index].partition;
-        let State::Owned(owned) = &partition.state else { return None };
-        if asked_at <= partition.progress_at {
-            return None;
-        }
-        let fenced = match row {
-            LedgerRow::Found { claim, .. } if claim != Some(owned.claim) => true,
-            // What is in flight may have moved it on already.
-            LedgerRow::Found { next, .. } if next >= owned.committed => return None,
-            LedgerRow::Found { .. } | LedgerRow::Missing => false,
-        };
-        let epoch = owned.epoch;
-        self.leave_open_batch(index);
-        self.actions.stop.push(source.clone());
-        if fenced {
-            self.partitions[index].partition.state = State::Fenced { since: now, epoch };
-            Some(Fate::Superseded)
-        } else {
-            self.ask(index, now);
-            Some(Fate::Rewound)
-        }
-    }
-
-    /// Someone read the number of the claim in the ledger for us, after `asked_at`. Claims only count up, so one that is older
-    /// than ours is no owner to wait for: the database went back, to before our claim. Then this claims again at once, and is
-    /// true.
-    pub fn epoch_seen(&mut self, source: &TopicPartition, epoch: i64, asked_at: Instant, now: Instant) -> bool {
-        let Some(&index) = self.index.get(source) else { return false };
         let partition = &self.partitions[index].partition;
-        let (ours, since, fetched) = match &partition.state {
-            State::Owned(owned) => (owned.epoch, partition.progress_at, true),
-            State::Fenced { since, epoch } => (*epoch, *since, false),
-            State::Claiming { .. } | State::Stopped(_) => return false,
+        let (fate, ours, fetched) = match (&partition.state, row) {
+            (State::Owned(_), _) if asked_at <= partition.progress_at => return None,
+            (State::Owned(owned), LedgerRow::Found { claim, epoch, .. }) if claim != Some(owned.claim) => {
+                let newer = epoch >= owned.epoch;
+                (if newer { Fate::Superseded { epoch } } else { Fate::Rewound }, owned.epoch, true)
+            }
+            // What is in flight may have moved it on already.
+            (State::Owned(owned), LedgerRow::Found { next, .. }) if next >= owned.committed => return None,
+            (State::Owned(owned), _) => (Fate::Rewound, owned.epoch, true),
+            (State::Fenced { since, epoch: ours }, LedgerRow::Found { epoch, .. })
+                if epoch < *ours && asked_at > *since =>
+            {
+                (Fate::Rewound, *ours, false)
+            }
+            (State::Fenced { .. } | State::Claiming { .. } | State::Stopped(_), _) => return None,
         };
-        if epoch >= ours || asked_at <= since {
-            return false;
-        }
         self.leave_open_batch(index);
         if fetched {
             self.actions.stop.push(source.clone());
         }
-        self.ask(index, now);
-        true
+        if fate == Fate::Rewound {
+            self.ask(index, now);
+        } else {
+            self.partitions[index].partition.state = State::Fenced { since: now, epoch: ours };
+        }
+        Some(fate)
     }
 
     /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.

@@ -65,6 +65,8 @@ pub enum LedgerRow {
     Found {
         /// Who may move it.
         claim: Option<ClaimId>,
+        /// That claim's number. Claims only count up.
+        epoch: i64,
         /// Where it stands.
         next: Offset,
     },
@@ -79,8 +81,11 @@ pub enum Verdict {
     Again,
     /// Ours and elsewhere, or no row: the database went back, or someone set it.
     Rewound,
-    /// Not ours.
-    Superseded,
+    /// Not ours: the number of the claim that holds it.
+    Superseded {
+        /// Below our own claim's, it is nobody to wait for: the database went back.
+        epoch: i64,
+    },
 }
 
 impl LedgerRow {
@@ -88,7 +93,7 @@ impl LedgerRow {
     pub fn verdict(self, span: &Span) -> Verdict {
         match self {
             Self::Missing => Verdict::Rewound,
-            Self::Found { claim, .. } if claim != Some(span.claim) => Verdict::Superseded,
+            Self::Found { claim, epoch, .. } if claim != Some(span.claim) => Verdict::Superseded { epoch },
             Self::Found { next, .. } if next == span.to => Verdict::Done,
             Self::Found { next, .. } if next == span.from => Verdict::Again,
             Self::Found { .. } => Verdict::Rewound,

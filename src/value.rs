@@ -59,6 +59,8 @@ impl Flags {
     pub(crate) const MADE: Flags = Flags(32);
     /// A float of 32 bits.
     pub(crate) const SINGLE: Flags = Flags(64);
+    /// The text of a field is a JSON number too, and `mantissa` and `exponent` are that number's.
+    pub(crate) const NUMERIC: Flags = Flags(128);
 
     #[inline]
     pub(crate) fn has(self, other: Flags) -> bool {

@@ -360,12 +360,12 @@ impl<S: Store> Writer<S> {
                 // in this batch would start from a position that we didn't see committed, so the ledger is asked again.
                 Verdict::Done if !all_done && !last => Fate::Rewound,
                 Verdict::Done => Fate::Committed(*to),
-                Verdict::Superseded => Fate::Superseded,
+                Verdict::Superseded { epoch } => Fate::Superseded { epoch },
                 Verdict::Rewound => Fate::Rewound,
             };
             match fate {
                 Fate::Committed(_) => {}
-                Fate::Superseded => {
+                Fate::Superseded { .. } => {
                     self.metrics.fenced();
                     self.status.work.note("fenced", format!("{source} at {from}: another claim holds it"));
                     info!(%source, %from, "superseded: another claim holds the partition, its batch is dropped");

@@ -13,8 +13,6 @@ use crate::watch::Recovery;
 
 /// How long the next fault waits for the partitions that still stand: later ones meet it.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// The promise about a database that is back.
-const SOON: Duration = Duration::from_secs(2);
 
 /// How often each kind came, and how long it took after it was over.
 #[derive(Debug, Default)]
@@ -30,8 +28,9 @@ struct Open {
     over: Instant,
 }
 
-/// Runs it; whether the books balance in the end.
-pub(crate) async fn run(stage: &mut Stage, minutes: f64, random: &mut fastrand::Rng) -> Result<bool> {
+/// Runs it; whether the books balance in the end, and each time that the database was away the first commit came within `soon`
+/// of its return.
+pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
     stage.postgres.start_again()?;
@@ -69,7 +68,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, random: &mut fastrand::
     stage.output.say("          the faults are over: draining");
     let (copy, database, wal) = stage.disk().await?;
     let books = stage.reconcile().await?;
-    report(stage, &tally);
+    let in_time = report(stage, &tally, soon);
     let mib = |bytes: i64| bytes >> 20;
     stage.output.say(format!(
         "\n  drained {:.1?} after the last record; on disk: database {} MiB, its log {} MiB, its copy {} MiB",
@@ -99,7 +98,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, random: &mut fastrand::
     } else {
         "\n  ✘ the books don't balance"
     });
-    Ok(good)
+    Ok(good && in_time)
 }
 
 /// Notes which of the open ones have all their partitions moved; one that stands for too long is a finding.
@@ -122,7 +121,8 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
     Ok(())
 }
 
-fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>) {
+/// Says what there was; whether every return of the database was followed by a commit soon enough.
+fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>, soon: Duration) -> bool {
     let say = |text: String| stage.output.say(text);
     say(format!(
         "\n  {:<34}{:>6}{:>15}{:>10}{:>18}{:>10}",
@@ -144,12 +144,15 @@ fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>) {
         .filter(|tally| tally.outage)
         .flat_map(|tally| tally.recoveries.iter().map(|r| r.first))
         .collect();
+    let in_time = outages.iter().filter(|first| **first <= soon).count();
+    let good = in_time == outages.len();
     if !outages.is_empty() {
-        let soon = outages.iter().filter(|first| **first <= SOON).count();
         say(format!(
-            "\n  the database was away {} times: {soon} times the first commit came within {SOON:?} of its return, at the latest after {:.2} s",
+            "\n  {} the database was away {} times: {in_time} times the first commit came within {soon:?} of its return, at the latest after {:.2} s",
+            if good { "✔" } else { "✘" },
             outages.len(),
             spread(outages.clone()).1
         ));
     }
+    good
 }

@@ -21,11 +21,11 @@ use tokio::time::interval;
 
 use crate::output::Output;
 
-const PARTITIONS: i32 = 1000;
 /// Five batches a second.
 const EVERY: Duration = Duration::from_millis(200);
 /// Before the snapshot is taken, and after it is gone.
 const BESIDE: Duration = Duration::from_secs(60);
+/// Between two looks at the medians.
 const REPORT: Duration = Duration::from_secs(30);
 /// How much more a batch may cost at the end of the snapshot than before it.
 const FLAT: f64 = 1.5;
@@ -47,11 +47,11 @@ struct Times {
     whole: Vec<Duration>,
 }
 
-/// Runs it; whether the cost stayed flat.
-pub(crate) async fn run(output: &Output, minutes: f64) -> Result<bool> {
+/// Runs it with so many partitions; whether the cost stayed flat.
+pub(crate) async fn run(output: &Output, minutes: f64, partitions: i32) -> Result<bool> {
     let postgres = Postgres::start(&PostgresSpec::default().without_fsync())?;
     let database = postgres.create_database().await?;
-    let mut bench = Bench::new(&database).await?;
+    let mut bench = Bench::new(&database, partitions).await?;
     output.say(format!(
         "  {:>8}  {:<10}{:>12}{:>12}{:>12}{:>12}{:>14}{:>14}",
         "", "snapshot", "batch", "95 %", "ledger", "95 %", "ledger table", "its indexes"
@@ -74,7 +74,7 @@ pub(crate) async fn run(output: &Output, minutes: f64) -> Result<bool> {
 }
 
 impl Bench {
-    async fn new(database: &Database) -> Result<Self> {
+    async fn new(database: &Database, partitions: i32) -> Result<Self> {
         let mut connection = database.connect().await?;
         connection.execute("CREATE TABLE rides (seq bigint)").await?;
         schema::migrate(&mut connection).await?;
@@ -87,7 +87,7 @@ impl Bench {
                  VALUES ('rides', '', '', '', 0, '')",
             )
             .await?;
-        let sources: Vec<TopicPartition> = (0..PARTITIONS).map(|n| TopicPartition::new("t", n)).collect();
+        let sources: Vec<TopicPartition> = (0..partitions).map(|n| TopicPartition::new("t", n)).collect();
         let starts: Vec<_> = sources.iter().map(|source| (source.clone(), Offset::ZERO)).collect();
         register::insert_rows(&mut connection, "rides", &starts).await?;
         let claimed = claims::claim(&mut connection, "rides", "the bench", &sources).await?;

@@ -17,6 +17,7 @@ mod watch;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
@@ -38,9 +39,15 @@ struct Arguments {
     /// Records a second; by default 2000, in an outage 20000.
     #[arg(long, env = "RATE")]
     rate: Option<f64>,
+    /// Seconds within which the first commit must come after the database was away: the promise, on a machine that has the time.
+    #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
+    recovery: f64,
     /// `group_protocol` of the daemons: cooperative, eager, consumer.
     #[arg(long, env = "PROTOCOL", default_value = "cooperative")]
     protocol: String,
+    /// Of the ledger's scenario.
+    #[arg(long, env = "PARTITIONS", default_value_t = 1000)]
+    partitions: i32,
     /// Daemons at the start.
     #[arg(long, env = "DAEMONS", default_value_t = 3)]
     daemons: usize,
@@ -84,7 +91,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     let name = scenario.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
     let output = Output::new(&format!("{name}-{seed}"))?;
     let cast = match scenario {
-        Scenario::Ledger => return ledger::run(&output, *minutes).await,
+        Scenario::Ledger => return ledger::run(&output, *minutes, arguments.partitions).await,
         Scenario::Campaign => Cast {
             binary,
             daemons: *daemons,
@@ -114,7 +121,10 @@ async fn run(arguments: &Arguments) -> Result<bool> {
         .say(format!("{name}: seed {seed}, {minutes} minutes, {rate} records/s, {} daemons, {protocol}", cast.daemons));
     let mut stage = Stage::set(cast, output).await?;
     let outcome = match scenario {
-        Scenario::Campaign => campaign::run(&mut stage, *minutes, &mut fastrand::Rng::with_seed(seed)).await,
+        Scenario::Campaign => {
+            let soon = Duration::from_secs_f64(arguments.recovery);
+            campaign::run(&mut stage, *minutes, soon, &mut fastrand::Rng::with_seed(seed)).await
+        }
         Scenario::Outage => outage::run(&mut stage, *minutes).await,
         Scenario::Ledger => unreachable!("it has no stage"),
     };

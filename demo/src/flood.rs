@@ -109,6 +109,8 @@ impl Sheets {
                 "kafka_cpu_s",
                 "log_bytes",
                 "table_bytes",
+                "reservoir_bytes",
+                "reservoir_s",
             ]),
             series: Sheet::new(&[
                 "way",
@@ -134,6 +136,11 @@ impl Sheets {
         let ms = |us: u32| f64::from(us) / 1e3;
         let optional = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
         let (p50, p99) = outcome.commit_latency.unzip();
+        // What is full by bytes has no end by time, and the other way round.
+        let (reservoir_bytes, reservoir_s) = match way {
+            Column::Tidegate => (String::new(), column::RETENTION.as_secs().to_string()),
+            Column::Insert | Column::MultiRow | Column::Buffer => (BUFFER_BYTES.to_string(), String::new()),
+        };
         self.flood.push(&[
             &way,
             &outcome.setting,
@@ -164,6 +171,8 @@ impl Sheets {
             &outcome.cpu[2],
             &outcome.log_bytes,
             &outcome.table_bytes,
+            &reservoir_bytes,
+            &reservoir_s,
         ]);
         for bin in &outcome.bins {
             self.series.push(&[

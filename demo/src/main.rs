@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use tidegate_harness::free_port;
 
@@ -58,6 +58,12 @@ struct Arguments {
     /// Runs nothing: draws plots and report again from the raw files.
     #[arg(long)]
     redraw: bool,
+    /// Runs nothing: draws again, copies raw files and plots into this folder, and writes the run's figures into the README.
+    #[arg(long, value_name = "FOLDER")]
+    publish: Option<PathBuf>,
+    /// Whose figures `--publish` writes anew.
+    #[arg(long, default_value = "README.md")]
+    readme: PathBuf,
     /// The daemon; by default the one beside this program.
     #[arg(long)]
     tidegate: Option<PathBuf>,
@@ -98,8 +104,12 @@ fn main() -> ExitCode {
 async fn demo(arguments: &Arguments) -> Result<bool> {
     let Arguments { seed, scale, out, .. } = arguments;
     let screen = Screen::new();
-    if arguments.redraw {
-        return tell(&screen, out);
+    if arguments.redraw || arguments.publish.is_some() {
+        let is_good = tell(&screen, out)?;
+        if let Some(folder) = &arguments.publish {
+            publish(&screen, out, folder, &arguments.readme)?;
+        }
+        return Ok(is_good);
     }
     std::fs::create_dir_all(out)?;
     let began = jiff::Timestamp::now();
@@ -140,4 +150,21 @@ fn tell(screen: &Screen, out: &Path) -> Result<bool> {
     screen.head(if is_good { "✔ every promise was kept" } else { "✘ a promise was broken" });
     screen.say(&format!("{} with {} and the raw files beside it", out.join("report.html").display(), plots.join(", ")));
     Ok(is_good)
+}
+
+/// Takes a run into the repository: what it is drawn from, the plots, and its figures in the README.
+fn publish(screen: &Screen, out: &Path, folder: &Path, readme: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(readme).with_context(|| format!("could not read `{}`", readme.display()))?;
+    let text = report::readme::with_figures(&text, &Report::read(out)?)?;
+    std::fs::create_dir_all(folder)?;
+    for entry in std::fs::read_dir(out)?.flatten() {
+        let path = entry.path();
+        let is_raw = path.extension().is_some_and(|kind| kind == "csv" || kind == "svg" || kind == "json");
+        if is_raw {
+            std::fs::copy(&path, folder.join(entry.file_name()))?;
+        }
+    }
+    std::fs::write(readme, text)?;
+    screen.say(&format!("{} and the figures in {} are those of this run", folder.display(), readme.display()));
+    Ok(())
 }

@@ -3,6 +3,7 @@
 mod flood;
 mod html;
 mod ladder;
+pub(crate) mod readme;
 mod services;
 
 use std::fs;
@@ -40,6 +41,7 @@ pub(crate) struct Report {
     pub(crate) flood: Vec<Sentence>,
     pub(crate) services: Vec<Sentence>,
     run: Value,
+    ladder_table: Option<Table>,
     flood_table: Option<Table>,
     services_table: Option<Table>,
 }
@@ -77,6 +79,7 @@ impl Report {
             flood: flooded.map(|((flood, series), events)| flood::sentences(flood, series, events)).unwrap_or_default(),
             services: told.map(|((books, lags), events)| services::sentences(books, lags, events)).unwrap_or_default(),
             run: serde_json::from_str(&run).context("run.json")?,
+            ladder_table: rungs,
             flood_table: flood,
             services_table: services,
         })

@@ -20,13 +20,14 @@ use tidegate_harness::{Daemon, DaemonSpec, Database, free_port};
 
 use crate::numbers::grouped;
 use crate::screen::Screen;
-use crate::stage::Stage;
+use crate::stage::{Reconnecting, Stage, number};
 use checks::Checks;
 use lags::Lags;
 
 const CONFIG: &str = include_str!("../../config/fleet.toml");
 const TABLES: &str = include_str!("../../config/fleet.sql");
 const TOPIC: &str = "telemetry";
+const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
 /// Few vehicles at a high rate: their time runs five times as fast as ours, so that trips end, and cost more than the minimum,
@@ -37,8 +38,18 @@ const RATE: f64 = 5_000.0;
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
 const BURST_AFTER: f64 = 3.0;
+/// Seconds for which ride_analysis is locked.
+const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
+/// How long Kafka keeps what was sent: the end of the reservoir, a red line on the page. As in docker-compose.yml.
+const RETENTION_MS: &str = "259200000";
+/// How often trips are looked for that fell silent, as docs/fleet.md asks for.
+const CLOSE: Duration = Duration::from_secs(60);
+/// The first vehicles send for some seconds, and never again. The simulated clock of those that come after them is later by more
+/// than the ten minutes of silence that close a trip, and none of it lies in the future.
+const FIRST_STARTS_MS: i64 = -30 * 60_000;
+const NEXT_START_MS: i64 = -10 * 60_000;
 
 /// The services while they run.
 #[derive(Debug)]
@@ -52,6 +63,9 @@ pub(crate) struct Services {
     checks: Checks,
     /// Fleets so far; each has vehicles of its own.
     fleets: u32,
+    /// Closes trips that fell silent; when it did so last.
+    closer: Reconnecting,
+    closed: Instant,
 }
 
 /// A moment of the story, at a second of it.
@@ -90,30 +104,34 @@ type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
 impl Services {
     /// Makes the tables and starts the daemon; its page is at `listen` a moment later.
     pub(crate) async fn start(stage: &Arc<Stage>, listen: String) -> Result<Self> {
-        stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[])?;
+        stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[("retention.ms", RETENTION_MS)])?;
         let database = stage.postgres.create_database().await?;
         let mut connection = database.connect().await?;
         connection.execute(sqlx::raw_sql(TABLES)).await.context("config/fleet.sql")?;
         connection.close().await?;
         let daemon = spawn(stage, &database, &listen)?;
         daemon.await_ready(Duration::from_secs(60))?;
-        let lags = Lags::new(TOPIC, &database.url);
-        Ok(Self { stage: Arc::clone(stage), database, daemon, listen, lags, checks: Checks::default(), fleets: 0 })
+        let (lags, closer) = (Lags::new(TOPIC, &database.url), Reconnecting::new(&database.url));
+        let (stage, checks, closed) = (Arc::clone(stage), Checks::default(), Instant::now());
+        Ok(Self { stage, database, daemon, listen, lags, checks, fleets: 0, closer, closed })
     }
 
     /// Warm: rows land within seconds of the start.
     pub(crate) async fn glimpse(&mut self, screen: &Screen, scale: f64) -> Result<()> {
         let seconds = 5.0 * scale;
-        let fleet = self.send(Profile::Steady, seconds);
+        let fleet = self.send(Profile::Steady, seconds, FIRST_STARTS_MS);
         let began = Instant::now();
+        self.lags.begin();
         self.follow(screen, &fleet, &[]).await?;
         self.park(fleet)?;
         let written = self.lags.written();
         screen.say(&format!(
-            "{} rows in three tables after {:.1} s: the fleet's {} records, read by each service",
-            grouped(written.iter().sum::<i64>() as f64),
+            "the first rows were in the tables {:.1} s after the fleet began; all {} records are, read by each of three services, \
+             after {:.1} s: {} in all",
+            self.lags.first_seen().unwrap_or(began.elapsed()).as_secs_f64(),
+            grouped(self.lags.sent() as f64),
             began.elapsed().as_secs_f64(),
-            grouped(self.lags.sent() as f64)
+            grouped(written.iter().sum::<i64>() as f64)
         ));
         Ok(())
     }
@@ -129,10 +147,10 @@ impl Services {
             at(14.0, Event::Kill),
             at(22.0, Event::Board),
             at(23.0, Event::Lock),
-            at(32.0, Event::Unlock),
+            at(23.0 + LOCKED, Event::Unlock),
         ];
         let profile = Profile::Burst { factor: BURST, after: BURST_AFTER * scale, seconds: 6.0 * scale };
-        let fleet = self.send(profile, 34.0 * scale);
+        let fleet = self.send(profile, (25.0 + LOCKED) * scale, NEXT_START_MS);
         self.follow(screen, &fleet, &moments).await?;
         self.park(fleet)?;
         self.lags.save(folder)
@@ -141,7 +159,7 @@ impl Services {
     /// A steady fleet until Ctrl-C.
     pub(crate) async fn keep(&mut self, screen: &Screen) -> Result<()> {
         let stop = Arc::new(AtomicBool::new(false));
-        let fleet = self.send_until(VEHICLES_KEPT, Profile::Steady, None, Arc::clone(&stop));
+        let fleet = self.send_until(VEHICLES_KEPT, Profile::Steady, None, None, Arc::clone(&stop));
         let told = tokio::signal::ctrl_c();
         tokio::select! {
             told = told => told?,
@@ -158,20 +176,30 @@ impl Services {
         self.daemon.wait_exit(Duration::from_secs(60))?;
         let sent = self.stage.kafka.end_offsets(TOPIC)?.iter().sum();
         let mut connection = self.database.connect().await?;
+        number(&mut connection, CLOSE_SILENT).await?;
         self.checks.run(&mut connection, sent, &self.lags, folder).await
     }
 
-    fn send(&mut self, profile: Profile, seconds: f64) -> Fleet {
-        self.send_until(VEHICLES, profile, Some(seconds), Arc::default())
+    fn send(&mut self, profile: Profile, seconds: f64, starts_ms: i64) -> Fleet {
+        self.send_until(VEHICLES, profile, Some(seconds), Some(starts_ms), Arc::default())
     }
 
-    fn send_until(&mut self, vehicles: u32, profile: Profile, seconds: Option<f64>, stop: Arc<AtomicBool>) -> Fleet {
+    /// The vehicles' clock begins so long from now, or, where it isn't said, with the first record.
+    fn send_until(
+        &mut self,
+        vehicles: u32,
+        profile: Profile,
+        seconds: Option<f64>,
+        starts_ms: Option<i64>,
+        stop: Arc<AtomicBool>,
+    ) -> Fleet {
         let mut spec = ProduceSpec::new(self.stage.kafka.bootstrap_servers(), TOPIC);
         spec.fleet.vehicles = vehicles;
         // Fleets apart, so that their trips are.
         spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES_KEPT;
         spec.fleet.seed = u64::from(self.fleets) + 1;
-        spec.fleet.start_ms = now_ms();
+        spec.fleet.start_ms = now_ms() + starts_ms.unwrap_or(0);
+        spec.start_now = starts_ms.is_none();
         spec.fleet.trip_metres = [200, 2_500];
         spec.delivery.late = 0.01;
         spec.delivery.repeat = 0.01;
@@ -199,6 +227,12 @@ impl Services {
             tokio::time::sleep(LOOK).await;
             self.lags.look(&self.stage).await?;
             screen.step(&self.lags.line());
+            if self.closed.elapsed() >= CLOSE {
+                self.closed = Instant::now();
+                if let Some(closed @ 1..) = self.closer.number(CLOSE_SILENT).await {
+                    screen.say(&format!("{} trips that fell silent get their final fare", grouped(closed as f64)));
+                }
+            }
             while let Some(moment) = moments.get(next).filter(|moment| moment.second <= began.elapsed().as_secs_f64()) {
                 next += 1;
                 let told = self.happen(moment.event, &mut second, &mut lock).await?;

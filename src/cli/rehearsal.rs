@@ -11,7 +11,6 @@ use serde::Serialize;
 
 use crate::batch::{Batch, Reject, Span};
 use crate::config::DeadLetterBudget;
-use crate::position::Offset;
 use crate::postgres::PgStore;
 use crate::record::Record;
 use crate::retry::{Disposition, Severity, Stage};
@@ -176,7 +175,7 @@ impl Store for Rehearsal {
 
     /// Nothing is ever in doubt: what was sent is rolled back.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
-        let again = |span: &Span| LedgerRow::Found { claim: Some(span.claim), next: Offset::new(span.from.get()) };
+        let again = |span: &Span| LedgerRow::Found { claim: Some(span.claim), epoch: 0, next: span.from };
         Ok(spans.iter().map(again).collect())
     }
 

@@ -17,7 +17,7 @@ const BYTES_MAX: u64 = 64 << 20;
 
 pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     let at = reachable(config.http.listen);
-    let body = ask(at).map_err(|why| {
+    let body = ask(at, "/api/status").map_err(|why| {
         FatalError::Unavailable(format!("no daemon answers at {at} (`http.listen`): {why}; is `tidegate run` running?"))
     })?;
     let shown = if json {
@@ -25,7 +25,13 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     } else {
         let status: Value = serde_json::from_str(&body)
             .map_err(|error| FatalError::Unavailable(format!("what answers at {at} is no tidegate: {error}")))?;
-        text::render(&status)
+        let from =
+            status["now_ms"].as_i64().unwrap_or_default() - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
+        // A daemon that has ended meanwhile has no past to show; what it said before is shown all the same.
+        text::render(&status, |pipeline| {
+            let path = format!("/api/history?pipeline={}&from={from}", escaped(pipeline));
+            serde_json::from_str(&ask(at, &path).ok()?).ok()
+        })
     };
     // A reader that has seen enough, such as `head`, is no fault.
     drop(writeln!(std::io::stdout(), "{}", shown.trim_end()));
@@ -42,16 +48,40 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
+/// A name within a query.
+fn escaped(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped += &format!("%{byte:02X}");
+        }
+    }
+    escaped
+}
+
 /// One question by HTTP/1.0, whose answer ends with the connection.
-fn ask(at: SocketAddr) -> Result<String, String> {
+fn ask(at: SocketAddr, path: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut connection = TcpStream::connect_timeout(&at, DEADLINE).map_err(failed)?;
     connection.set_read_timeout(Some(DEADLINE)).map_err(failed)?;
     connection.set_write_timeout(Some(DEADLINE)).map_err(failed)?;
-    connection.write_all(format!("GET /api/status HTTP/1.0\r\nHost: {at}\r\n\r\n").as_bytes()).map_err(failed)?;
+    connection.write_all(format!("GET {path} HTTP/1.0\r\nHost: {at}\r\n\r\n").as_bytes()).map_err(failed)?;
     let mut answer = String::new();
     connection.take(BYTES_MAX).read_to_string(&mut answer).map_err(failed)?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or("the answer is no HTTP")?;
     let first = head.lines().next().unwrap_or_default();
     if first.split(' ').nth(1) == Some("200") { Ok(body.to_owned()) } else { Err(format!("it says {first:?}")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_can_hold_anything_and_stays_within_its_query() {
+        assert_eq!(escaped("ride_history"), "ride_history");
+        assert_eq!(escaped("a b&from=0 ü"), "a%20b%26from%3D0%20%C3%BC");
+    }
 }

@@ -1,7 +1,7 @@
 //! From the merged tree to the target [`Table`].
 
 use super::node::Node;
-use super::{AggregateFunction, Column, Table, TableMode, defaults, names, partition_by, route};
+use super::{AggregateFunction, Column, Route, Table, TableMode, defaults, names, partition_by, route};
 use crate::catalog::TableName;
 
 /// What `[pipelines.NAME.table]` says, held against the mapping.
@@ -15,8 +15,8 @@ pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
         None
     });
     let (name, route) = name.unwrap_or_else(|| (TableName { schema: String::new(), name: String::new() }, None));
-    if route.is_some() {
-        routed(pipeline, &node, columns);
+    if let Some(route) = &route {
+        routed(pipeline, &node, columns, route);
     } else if node.at("max_tables").is_set() && text.is_some() {
         node.at("max_tables").fault("of no use to a single table; it is for a name with placeholders");
     }
@@ -36,12 +36,13 @@ pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
 }
 
 /// What tables that records name can't be joined with.
-fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) {
-    if node.at("mode").text().is_some_and(|mode| mode != "append") {
-        node.at("mode")
-            .fault("a table's name with a placeholder needs mode = \"append\"; other modes stage rows for one table");
+fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>, route: &Route) {
+    if node.at("deletes").flag(false) && route.needs_value() {
+        node.at("deletes").fault(
+            "a tombstone has no fields to name its table, and this name has a placeholder for one; name it by {meta:topic}, {meta:key} or {header:NAME}",
+        );
     }
-    for key in ["sort_by", "partition_by", "evolve"] {
+    for key in ["partition_by", "evolve"] {
         if node.at(key).is_set() {
             node.at(key)
                 .fault(format!("{key} is for one table, and its name has a placeholder; leave one of the two out"));

@@ -14,6 +14,13 @@ pub struct Route {
     pub max_tables: u32,
 }
 
+impl Route {
+    /// Whether a field is part of the name, so that a record without a value names no table.
+    pub(super) fn needs_value(&self) -> bool {
+        self.schema.iter().chain(&self.name).any(|part| matches!(part, Part::Value(Source::Field(_))))
+    }
+}
+
 /// A piece of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {

@@ -275,7 +275,12 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
         lag_trouble: lag.trouble,
         retention_headroom_seconds: facts.headroom,
-        limit: if facts.waiting.is_some() { Some(words::AWAY.to_owned()) } else { words::limit(&rates.cycles) },
+        limit: match facts.state {
+            _ if facts.waiting.is_some() => Some(words::AWAY.to_owned()),
+            "flowing" => words::limit(&rates.cycles),
+            // Who doesn't read is limited by nothing.
+            _ => None,
+        },
         batches: batches(&pipeline.consumers),
         dead: dead(&pipeline.consumers),
         consumers: pipeline

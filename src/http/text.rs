@@ -1,5 +1,8 @@
 //! The page's regions as plain text, from the document of `/api/status`: for `tidegate status`, and for who runs no script.
 
+mod board;
+mod flood;
+
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -8,16 +11,25 @@ use super::words::{duration, records, whole, whole_number};
 
 /// Events shown.
 const EVENTS: usize = 20;
-/// Partitions named in a box; the others are counted.
-const PARTITIONS: usize = 24;
 
-/// All of it.
-pub(crate) fn render(status: &Value) -> String {
+/// The seconds of the flood that are drawn.
+pub(crate) const FLOOD_SECONDS: usize = 60;
+
+/// All of it. `history` answers for a pipeline as `/api/history` does, where it can.
+pub(crate) fn render(status: &Value, history: impl Fn(&str) -> Option<Value>) -> String {
     let mut text = String::new();
     let now_ms = status["now_ms"].as_i64().unwrap_or_default();
+    let others = list(&status["instances"]).len();
     line(
         &mut text,
-        &format!("tidegate {} · {} · {} UTC", word(&status["tidegate"]), word(&status["instance"]), clock(now_ms)),
+        &format!(
+            "tidegate {} · {} · {} instance{} · {} UTC",
+            word(&status["tidegate"]),
+            word(&status["instance"]),
+            others + 1,
+            if others == 0 { "" } else { "s" },
+            clock(now_ms)
+        ),
     );
     heading(&mut text, "STATE");
     for sentence in list(&status["sentences"]) {
@@ -32,7 +44,7 @@ pub(crate) fn render(status: &Value) -> String {
     heading(&mut text, "PIPELINES");
     pipelines(&mut text, list(&status["pipelines"]));
     for pipeline in list(&status["pipelines"]) {
-        one(&mut text, pipeline, now_ms);
+        one(&mut text, pipeline, now_ms, history(word(&pipeline["name"])).as_ref());
     }
     let memory = &status["memory"];
     let mib = |value: &Value| value.as_u64().map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
@@ -91,14 +103,21 @@ fn pipelines(text: &mut String, pipelines: &[Value]) {
     }
 }
 
-fn one(text: &mut String, pipeline: &Value, now_ms: i64) {
+fn one(text: &mut String, pipeline: &Value, now_ms: i64, history: Option<&Value>) {
+    let partitions = list(&pipeline["partitions"]);
     heading(
         text,
         &format!(
-            "{} · {} · group {}",
+            "{} · {}, {} partition{} · group {} · {}",
             word(&pipeline["name"]),
             list(&pipeline["topics"]).iter().map(word).collect::<Vec<_>>().join(" "),
-            word(&pipeline["group"])
+            partitions.len(),
+            if partitions.len() == 1 { "" } else { "s" },
+            word(&pipeline["group"]),
+            match word(&pipeline["protocol"]) {
+                "cooperative" => "cooperative-sticky",
+                other => other,
+            },
         ),
     );
     let lag = pipeline["lag_records"].as_u64().unwrap_or_default();
@@ -109,17 +128,30 @@ fn one(text: &mut String, pipeline: &Value, now_ms: i64) {
     line(
         text,
         &format!(
-            "flood:   {}/s into Kafka, {}/s into Postgres (best minute {}/s{flow}); backlog {}",
+            "flood:   {}/s into Kafka, {}/s into Postgres (best minute {}/s{flow}); backlog {}{}",
             rate(&pipeline["into_per_second"]),
             rate(&pipeline["out_per_second"]),
             rate(&pipeline["best_per_second"]),
-            records(lag)
+            records(lag),
+            if lag == 0 { String::new() } else { format!(", the oldest waits {}", time(&pipeline["lag_seconds"])) }
         ),
     );
-    let board = &pipeline["board"];
-    line(text, &format!("readers: {}", word(&board["rule"])));
-    for column in list(&board["columns"]) {
-        let this = if column["this"] == true { " (this daemon)" } else { "" };
+    history.into_iter().flat_map(flood::draw).for_each(|drawn| line(text, &drawn));
+    line(
+        text,
+        &match pipeline["retention_headroom_seconds"].as_f64() {
+            Some(left) => format!("         Kafka deletes the oldest unwritten in {}", duration(left)),
+            None => "         no age is known at which Kafka deletes".to_owned(),
+        },
+    );
+    let seats = &pipeline["board"];
+    line(text, &format!("readers: {}", word(&seats["rule"])));
+    for column in list(&seats["columns"]) {
+        let this = match column["url"].as_str() {
+            _ if column["this"] == true => " (this daemon)".to_owned(),
+            Some(url) => format!(" ({url})"),
+            None => String::new(),
+        };
         for seat in list(&column["consumers"]) {
             line(
                 text,
@@ -127,13 +159,17 @@ fn one(text: &mut String, pipeline: &Value, now_ms: i64) {
                     "         {}/c{}{this}: {}",
                     word(&column["instance"]),
                     seat["consumer"],
-                    chips(pipeline, &seat["partitions"])
+                    board::chips(pipeline, &seat["partitions"])
                 ),
             );
         }
     }
-    if !list(&board["nobody"]).is_empty() {
-        line(text, &format!("         nobody: {}", chips(pipeline, &board["nobody"])));
+    if !list(&seats["nobody"]).is_empty() {
+        line(text, &format!("         nobody: {}", board::unread(pipeline, &seats["nobody"])));
+    }
+    let worst = board::behind(partitions);
+    if !worst.is_empty() {
+        line(text, &format!("         behind the most: {}", worst.join(", ")));
     }
     for consumer in list(&pipeline["consumers"]) {
         let percent = |phase: &str| whole(consumer["time"][phase].as_f64().unwrap_or_default() * 100.0);
@@ -187,29 +223,12 @@ fn one(text: &mut String, pipeline: &Value, now_ms: i64) {
             ),
         );
     }
-}
-
-fn chips(pipeline: &Value, places: &Value) -> String {
-    let places = list(places);
-    if places.is_empty() {
-        return "idle".to_owned();
+    if !list(&pipeline["dead"]).is_empty() {
+        line(
+            text,
+            &format!("         tidegate dead-letters list --config FILE --pipeline {}", word(&pipeline["name"])),
+        );
     }
-    let several = list(&pipeline["topics"]).len() > 1;
-    let name = |place: &Value| {
-        let partition =
-            &pipeline["partitions"][usize::try_from(place.as_u64().unwrap_or_default()).unwrap_or_default()];
-        let topic = if several { format!("{}/", word(&partition["topic"])) } else { String::new() };
-        let sign = match word(&partition["sign"]) {
-            "flowing" => String::new(),
-            sign => format!("({sign})"),
-        };
-        format!("{topic}{}{sign}", partition["partition"])
-    };
-    let mut names: Vec<String> = places.iter().take(PARTITIONS).map(name).collect();
-    if places.len() > PARTITIONS {
-        names.push(format!("and {} more", places.len() - PARTITIONS));
-    }
-    names.join(" ")
 }
 
 fn heading(text: &mut String, heading: &str) {
@@ -256,15 +275,29 @@ mod tests {
             "sentences": [{"level": "well", "text": "Everything flows."}],
             "pipelines": [{"name": name, "table": "public.rides", "mode": "append", "topics": ["telemetry"], "group": "rides",
                 "into_per_second": 5012.0, "out_per_second": null, "lag_records": 5, "lag_seconds": 0.4, "dead_letters": 0,
-                "state_words": "flowing", "partitions": [{"partition": 0, "sign": "flowing"}, {"partition": 1, "sign": "fenced"}],
+                "retention_headroom_seconds": 255_600.0, "protocol": "cooperative", "state_words": "flowing",
+                "dead": [{"reason": "invalid_json", "count": 2,
+                    "newest": [{"topic": "telemetry", "partition": 1, "offset": 7, "at_ms": 38_524_000}]}],
+                "partitions": [{"partition": 0, "sign": "flowing"},
+                    {"topic": "telemetry", "partition": 1, "sign": "fenced", "lag_records": 5, "lag_seconds": 0.4}],
                 "board": {"rule": "2 partitions, 2 consumers: idle", "nobody": [],
                     "columns": [{"instance": "tg-0", "this": true, "consumers": [{"consumer": 0, "partitions": [0, 1]}, {"consumer": 1, "partitions": []}]}]}}]})
     }
 
     #[test]
     fn every_region_is_there_in_words() {
-        let text = render(&status("rides"));
+        let history = json!({"into": [10.0, 80.0, null], "out": [10.0, 40.0, 40.0]});
+        let text = render(&status("rides"), |name| (name == "rides").then(|| history.clone()));
         for part in [
+            "1 instance ·",
+            "rides · telemetry, 2 partitions · group rides · cooperative",
+            "backlog 5 records, the oldest waits 0.4 s",
+            "into Kafka    ▁█   the last 3 s, up to 80/s",
+            "into Postgres ▁▄▄",
+            "Kafka deletes the oldest unwritten in 71 h",
+            "behind the most: telemetry/1 5 (0.4 s)",
+            "2 × invalid_json, the newest telemetry/1@7 3.0 s ago",
+            "tidegate dead-letters list --config FILE --pipeline rides",
             "10:42:07 UTC",
             "✓ Everything flows.",
             "5012",
@@ -278,12 +311,12 @@ mod tests {
 
     #[test]
     fn a_name_cannot_play_with_the_terminal() {
-        let text = render(&status("a\u{1b}[2Jb"));
+        let text = render(&status("a\u{1b}[2Jb"), |_| None);
         assert!(text.contains("a\u{fffd}[2Jb") && !text.contains('\u{1b}'));
     }
 
     #[test]
     fn a_document_without_its_fields_is_still_text() {
-        assert!(render(&json!({})).contains("STATE"));
+        assert!(render(&json!({}), |_| None).contains("STATE"));
     }
 }

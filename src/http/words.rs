@@ -7,10 +7,10 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
-/// What limits a pipeline that waits for Postgres.
 /// What the reason of a wait for schemas begins with.
 const REGISTRY: &str = "the schema registry";
-pub(super) const AWAY: &str = "Postgres is away: records wait in Kafka.";
+/// What limits a pipeline that waits for Postgres.
+pub(super) const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -219,6 +219,7 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
         "waiting" => "waiting for Postgres",
         "starting" if facts.why.is_some() => "can't start yet",
         "flowing" if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
+        "flowing" if facts.fenced > 0 => "partly fenced",
         "flowing" if facts.held_by_flow => "held by flow",
         "flowing"
             if facts.lag_seconds > BEHIND && facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1) =>

@@ -201,7 +201,10 @@ impl Parts {
     /// Waits, and takes what comes meanwhile: only an ack can.
     fn pause_for(&mut self, wait: Duration) -> Result<(), RecvTimeoutError> {
         match self.inbox.recv_timeout(wait) {
-            Ok(Answer::Ack(ack)) => self.session.acked(*ack, Instant::now()),
+            Ok(Answer::Ack(ack)) => {
+                // It ends, or is built anew: nothing is claimed again.
+                let _went_back = self.session.acked(*ack, Instant::now());
+            }
             Ok(Answer::Granted(..) | Answer::Refused(..)) | Err(RecvTimeoutError::Timeout) => {}
             Err(error) => return Err(error),
         }
@@ -471,18 +474,15 @@ impl Consumer {
         }
         for (source, lag) in &view.partitions {
             let Some(asked_at) = lag.asked_at else { continue };
-            let row = LedgerRow::Found { claim: lag.claim, next: lag.next };
-            if self.parts.session.epoch_seen(source, lag.epoch, asked_at, now) {
-                warn!(%source, epoch = lag.epoch, "the ledger went back to before our claim: claiming again and refilling from Kafka");
-                self.parts.metrics.rewound();
-                continue;
-            }
+            let row = LedgerRow::Found { claim: lag.claim, epoch: lag.epoch, next: lag.next };
             match self.parts.session.ledger_seen(source, row, asked_at, now) {
                 Some(Fate::Rewound) => {
-                    warn!(%source, next = %lag.next, "the ledger went back: claiming again and refilling from Kafka");
+                    warn!(%source, next = %lag.next, epoch = lag.epoch, "the ledger went back: claiming again and refilling from Kafka");
                     self.parts.metrics.rewound();
                 }
-                Some(Fate::Superseded) => info!(%source, "another claim holds the partition: awaiting the revoke"),
+                Some(Fate::Superseded { .. }) => {
+                    info!(%source, "another claim holds the partition: awaiting the revoke")
+                }
                 Some(Fate::Committed(_)) | None => {}
             }
         }
@@ -505,7 +505,12 @@ impl Consumer {
     fn answer(&mut self, answer: Answer) {
         let now = Instant::now();
         match answer {
-            Answer::Ack(ack) => self.parts.session.acked(*ack, now),
+            Answer::Ack(ack) => {
+                for source in self.parts.session.acked(*ack, now) {
+                    warn!(%source, "the ledger went back to before our claim: claiming again and refilling from Kafka");
+                    self.parts.metrics.rewound();
+                }
+            }
             Answer::Granted(source, question, grant) => {
                 debug!(%source, next = %grant.next, epoch = grant.epoch, "claimed");
                 self.parts.session.granted(&source, question, &grant, now);

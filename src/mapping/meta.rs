@@ -145,8 +145,21 @@ fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, 
 }
 
 /// A field of CSV or a raw value, as its column reads it: by Postgres' own rules for numbers and booleans.
-#[inline(never)]
+#[inline]
 pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    if value.flags.has(Flags::NUMERIC) && takes_numbers(encoding) {
+        return Ok(Value { kind: Kind::Number, ..*value });
+    }
+    read_lexical(value, encoding)
+}
+
+#[inline]
+fn takes_numbers(encoding: &Encoding) -> bool {
+    Reading::of(encoding) == Reading::Literal && !matches!(encoding, Encoding::Bool)
+}
+
+#[inline(never)]
+fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
     let reading = match Reading::of(encoding) {
         // Raw bytes are bytes; a field of CSV is their text.
         Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
@@ -158,6 +171,10 @@ pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Valu
             Some(slot) if !matches!(encoding, Encoding::Bool) => return Ok(slot.of(value.raw)),
             _ => Value::text(value.raw, Flags::NONE.with(value.flags.inherited())),
         },
+        // A range's bounds as an object; all else that a range may be is text.
+        Reading::Text if matches!(encoding, Encoding::Range(_)) && value.raw.starts_with(b"{") => {
+            return read(value.raw, Reading::Json, "field");
+        }
         Reading::Text if !value.flags.has(Flags::BINARY) => {
             return Ok(Value::text(value.raw, Flags::NONE.with(value.flags.inherited())));
         }

@@ -60,8 +60,16 @@ pub(super) struct PlannedColumn {
     pub(super) fold: Option<Box<Fold>>,
 }
 
-/// A table that takes rows, and the COPY into it.
-pub(crate) type Taken = (TableName, String);
+/// A table that takes rows.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// The table.
+    pub(crate) catalog: Catalog,
+    /// The names of the columns that are filled, in the order of the rows.
+    pub(crate) columns: Vec<String>,
+    /// The COPY into it.
+    pub(crate) copy: String,
+}
 
 /// How records become rows of one table. Immutable; share it between encoders.
 #[derive(Clone, Debug)]
@@ -184,9 +192,10 @@ impl Plan {
                         plan = of_table.clone();
                         router.take_slots(plan.router.take());
                     }
-                    let Self { columns, column_count, copy_statement, .. } = of_table;
+                    let Self { columns, column_count, copy_statement: copy, .. } = of_table;
+                    let names = columns.iter().map(|column| column.name.clone()).collect();
                     router.add(&catalog.table, Target { number, columns, column_count });
-                    taken.push((catalog.table, copy_statement));
+                    taken.push(Taken { catalog, columns: names, copy });
                 }
                 Ok(_) => router.refuse(&catalog.table, "its columns are of another order".to_owned()),
                 Err(faults) => router.refuse(&catalog.table, said(&faults)),

@@ -3,7 +3,7 @@
 use crate::copy::NULL;
 use crate::decode::DecodeFault;
 use crate::mapping::plan::Feed;
-use crate::mapping::{Encoder, meta};
+use crate::mapping::{Encoder, meta, route};
 use crate::record::Record;
 use crate::value::{Kind, Reason, Value, shown};
 
@@ -26,8 +26,21 @@ impl Encoder {
         let is_object = key.trim_ascii_start().starts_with(b"{") && keys.decode(key, &mut self.fields).is_ok();
         let from_fields =
             self.plan.columns.iter().filter(|column| column.in_key && matches!(column.feed, Feed::Field(_))).count();
-        rows.extend_from_slice(&self.plan.column_count);
-        for column in &self.plan.columns {
+        let (columns, start) = match &self.plan.router {
+            None => {
+                rows.extend_from_slice(&self.plan.column_count);
+                (&self.plan.columns, None)
+            }
+            // The configuration sees to it that no field names the table: there is none.
+            Some(router) => {
+                router.name(record, &self.fields, &mut self.made, &mut self.named)?;
+                let target = router.target(&self.named)?;
+                let start = route::open(rows);
+                rows.extend_from_slice(&target.column_count);
+                (&target.columns, Some((start, target.number)))
+            }
+        };
+        for column in columns {
             if !column.in_key {
                 rows.extend_from_slice(&NULL);
                 continue;
@@ -53,6 +66,10 @@ impl Encoder {
             })?;
         }
         rows.extend_from_slice(&DELETES);
+        if let Some((start, table)) = start {
+            route::close(start, table, rows)
+                .map_err(|reason| DecodeFault { reason, detail: "the row of its key is too large".to_owned() })?;
+        }
         Ok(())
     }
 }

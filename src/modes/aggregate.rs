@@ -3,7 +3,7 @@
 //! Sums and counts are exact: integers and numerics are added by Postgres, which raises 22003 where a column can't hold the
 //! sum. That is the fault of the record that brings it there, and it alone becomes a dead letter.
 
-use super::{OLD, ORDER, STAGE, quoted};
+use super::{OLD, ORDER, quoted};
 use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
 use crate::config::{AggregateFunction, Column};
 
@@ -18,7 +18,7 @@ fn function(column: &Column) -> Option<&AggregateFunction> {
 }
 
 /// The merge: one pass over the batch, sorted by key and by what `first` or `last` go by.
-pub(super) fn sql(table: &str, key: &[String], mapping: &[Column], catalog: &Catalog) -> String {
+pub(super) fn sql(table: &str, stage: &str, key: &[String], mapping: &[Column], catalog: &Catalog) -> String {
     let keys = quoted(key);
     let mut folds = vec![keys.clone()];
     let mut set = Vec::new();
@@ -72,11 +72,14 @@ pub(super) fn sql(table: &str, key: &[String], mapping: &[Column], catalog: &Cat
         }
     }
     let names = mapping.iter().map(|column| quote_identifier(&column.name)).collect::<Vec<_>>().join(", ");
-    let picks: String =
-        picks.iter().enumerate().map(|(number, (function, names))| pick(number, function, names, &keys)).collect();
+    let picks: String = picks
+        .iter()
+        .enumerate()
+        .map(|(number, (function, names))| pick(number, function, names, &keys, stage))
+        .collect();
     let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
     format!(
-        "INSERT INTO {table} AS {OLD} ({names}) SELECT {names} FROM (SELECT {} FROM {STAGE} GROUP BY {keys}) AS f{picks} \
+        "INSERT INTO {table} AS {OLD} ({names}) SELECT {names} FROM (SELECT {} FROM {stage} GROUP BY {keys}) AS f{picks} \
          ORDER BY {keys} ON CONFLICT ({keys}) DO {action}",
         folds.join(", "),
     )
@@ -98,10 +101,10 @@ fn order(function: &AggregateFunction) -> Option<(String, &'static str)> {
 }
 
 /// A join with the records that `first` or `last` pick, one a key.
-fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str) -> String {
+fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str, stage: &str) -> String {
     let Some((by, direction)) = order(function) else { return String::new() };
     format!(
-        " LEFT JOIN (SELECT DISTINCT ON ({keys}) {keys}, {} FROM {STAGE} WHERE {by} IS NOT NULL \
+        " LEFT JOIN (SELECT DISTINCT ON ({keys}) {keys}, {} FROM {stage} WHERE {by} IS NOT NULL \
          ORDER BY {keys}, {by} {direction}, {ORDER} {direction}) AS p{number} USING ({keys})",
         names.join(", "),
     )

@@ -1,11 +1,13 @@
 //! The last record of a key wins, or the newest.
 
-use super::{DELETED, OLD, ORDER, STAGE, quoted};
+use super::{DELETED, OLD, ORDER, quoted};
 use crate::catalog::quote_identifier;
 
 /// What an upsert needs to know. Names are quoted where they stand alone.
 pub(super) struct Upsert<'a> {
     pub(super) table: &'a str,
+    /// The staging table.
+    pub(super) stage: &'a str,
     /// Quoted, the key's among them.
     pub(super) columns: &'a [String],
     pub(super) key: &'a [String],
@@ -16,8 +18,8 @@ impl Upsert<'_> {
     /// One row a key goes in, in the order of the key: a second one would be "ON CONFLICT DO UPDATE command cannot affect row a
     /// second time".
     pub(super) fn sql(&self) -> String {
-        let (names, key) = (self.columns.join(", "), quoted(self.key));
-        let winners = format!("SELECT DISTINCT ON ({key}) {names} FROM {STAGE} ORDER BY {key}, {}", self.precedence());
+        let (stage, names, key) = (self.stage, self.columns.join(", "), quoted(self.key));
+        let winners = format!("SELECT DISTINCT ON ({key}) {names} FROM {stage} ORDER BY {key}, {}", self.precedence());
         self.insert(&winners)
     }
 
@@ -28,7 +30,7 @@ impl Upsert<'_> {
     /// table has can't be locked: where two writers bring the same new keys and delete others, Postgres may end one of them
     /// (40P01), and its transaction is sent again.
     pub(super) fn with_deletes(&self) -> String {
-        let (table, names, key) = (self.table, self.columns.join(", "), quoted(self.key));
+        let (table, stage, names, key) = (self.table, self.stage, self.columns.join(", "), quoted(self.key));
         let same = |one: &str, other: &str| {
             let equal = self.key.iter().map(|column| {
                 let column = quote_identifier(column);
@@ -38,18 +40,18 @@ impl Upsert<'_> {
         };
         let order: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
         let lock = format!(
-            "SELECT FROM {table} AS {OLD} JOIN (SELECT DISTINCT {key} FROM {STAGE}) AS s ON {} \
-             WHERE EXISTS (SELECT FROM {STAGE} WHERE {DELETED}) ORDER BY {} FOR UPDATE OF {OLD}",
+            "SELECT FROM {table} AS {OLD} JOIN (SELECT DISTINCT {key} FROM {stage}) AS s ON {} \
+             WHERE EXISTS (SELECT FROM {stage} WHERE {DELETED}) ORDER BY {} FOR UPDATE OF {OLD}",
             same(OLD, "s"),
             order.join(", "),
         );
         let delete = format!(
-            "DELETE FROM {table} AS {OLD} USING (SELECT DISTINCT {key} FROM {STAGE} WHERE {DELETED}) AS d WHERE {}",
+            "DELETE FROM {table} AS {OLD} USING (SELECT DISTINCT {key} FROM {stage} WHERE {DELETED}) AS d WHERE {}",
             same(OLD, "d"),
         );
         let winners = format!(
-            "SELECT DISTINCT ON ({key}) {names} FROM {STAGE} AS s WHERE NOT {DELETED} AND NOT EXISTS \
-             (SELECT FROM {STAGE} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER}) ORDER BY {key}, {}",
+            "SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE NOT {DELETED} AND NOT EXISTS \
+             (SELECT FROM {stage} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER}) ORDER BY {key}, {}",
             same("d", "s"),
             self.precedence(),
         );

@@ -20,18 +20,31 @@ pub struct Claimed {
     pub last: Option<LastRecord>,
 }
 
+/// Finds where each row stands, and then locks what stands there: one version each, also where the lock is another's and the row
+/// is left out. A row that moves in between is left out too.
 const CLAIM: &str = "
-WITH free AS (
-    SELECT l.topic, l.partition FROM tidegate.ledger l
-    WHERE l.pipeline = $1 AND (l.topic, l.partition) IN (SELECT * FROM unnest($2::text[], $3::int4[]))
-    ORDER BY l.topic, l.partition
-    FOR NO KEY UPDATE SKIP LOCKED
+WITH free AS MATERIALIZED (
+    SELECT l.topic, l.partition, l.next_offset
+    FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s
+    CROSS JOIN LATERAL (
+        SELECT l.next_offset FROM tidegate.ledger l
+        WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
+        ORDER BY l.next_offset DESC LIMIT 1
+    ) at
+    CROSS JOIN LATERAL (
+        SELECT l.topic, l.partition, l.next_offset FROM tidegate.ledger l
+        WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition AND l.next_offset = at.next_offset
+        LIMIT 1
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) l
 )
 UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), epoch = l.epoch + 1, owner = $4, updated_at = now()
-FROM free f WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition
+FROM free f
+WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.next_offset = f.next_offset
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest";
 
-/// Claims the partitions that have a ledger row which nobody has locked, each atomically; the others are left out.
+/// Claims the partitions that have a ledger row which nobody has locked, each atomically; the others are left out, and so may be
+/// one whose row is moved at that moment: it is to be asked for again.
 ///
 /// # Errors
 /// As the statement fails; a claim whose answer was lost stands all the same, and the next one takes its place.
@@ -76,7 +89,8 @@ pub async fn wait_at(
     pipeline: &str,
     source: &TopicPartition,
 ) -> Result<(), sqlx::Error> {
-    let sql = "SELECT FROM tidegate.ledger WHERE pipeline = $1 AND topic = $2 AND partition = $3 FOR NO KEY UPDATE";
+    let sql = "SELECT FROM tidegate.ledger WHERE pipeline = $1 AND topic = $2 AND partition = $3
+               ORDER BY next_offset DESC LIMIT 1 FOR NO KEY UPDATE";
     sqlx::query(sql).bind(pipeline).bind(&*source.topic).bind(source.partition).execute(connection).await?;
     Ok(())
 }
@@ -92,8 +106,9 @@ pub async fn without_row(
 ) -> Result<Vec<TopicPartition>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT s.topic, s.partition FROM unnest($2::text[], $3::int4[]) AS s (topic, partition)
-         WHERE NOT EXISTS (SELECT FROM tidegate.ledger l
-             WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition)",
+         WHERE (SELECT true FROM tidegate.ledger l
+             WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
+             ORDER BY l.next_offset DESC LIMIT 1) IS NULL",
     )
     .bind(pipeline)
     .bind(sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
@@ -104,7 +119,7 @@ pub async fn without_row(
 }
 
 /// Moves a claimed row to where a condition's policy says, and forgets the last record, which the new log doesn't have. The
-/// claim must still be ours; whether it was.
+/// claim must still be ours, and the row where it stood; whether it was so.
 ///
 /// # Errors
 /// As the statement fails.
@@ -117,13 +132,14 @@ pub async fn step_over(
     let done = sqlx::query(
         "UPDATE tidegate.ledger SET next_offset = $5, first_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
              updated_at = now()
-         WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4",
+         WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4 AND next_offset = $6",
     )
     .bind(pipeline)
     .bind(&*claimed.source.topic)
     .bind(claimed.source.partition)
     .bind(claimed.claim)
     .bind(to.get())
+    .bind(claimed.next.get())
     .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)

@@ -7,26 +7,9 @@ use crate::batch::Span;
 use crate::position::{ClaimId, Offset};
 use crate::store::LedgerRow;
 
-/// Locks the rows in order of (topic, partition), as every writer does, so that two of them never wait for each other in a
-/// circle. A row that another transaction moves meanwhile is looked at again once it is free: READ COMMITTED checks claim and
-/// offset on its newest version.
-const ADVANCE: &str = "
-WITH span AS (
-    SELECT * FROM unnest($2::text[], $3::int4[], $4::uuid[], $5::int8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[])
-        AS s (topic, partition, claim_id, from_offset, to_offset, last_offset, last_timestamp, last_digest)
-), mine AS (
-    SELECT l.topic, l.partition FROM tidegate.ledger l JOIN span s ON l.topic = s.topic AND l.partition = s.partition
-    WHERE l.pipeline = $1 AND l.claim_id = s.claim_id AND l.next_offset = s.from_offset
-    ORDER BY l.topic, l.partition
-    FOR NO KEY UPDATE OF l
-)
-UPDATE tidegate.ledger l
-SET next_offset = s.to_offset, last_offset = s.last_offset, last_timestamp = s.last_timestamp,
-    last_digest = s.last_digest, updated_at = now()
-FROM span s JOIN mine m ON m.topic = s.topic AND m.partition = s.partition
-WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
-    AND l.claim_id = s.claim_id AND l.next_offset = s.from_offset
-RETURNING l.topic, l.partition";
+/// The function is in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every writer does, so
+/// that two of them never wait for each other in a circle, and says which of the spans it moved, counted from 1.
+const ADVANCE: &str = "SELECT tidegate.advance($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
 /// Moves the spans' rows; which of them it moved.
 pub(super) async fn advance(
@@ -34,7 +17,7 @@ pub(super) async fn advance(
     pipeline: &str,
     spans: &[Span],
 ) -> Result<Vec<bool>, sqlx::Error> {
-    let rows = sqlx::query(ADVANCE)
+    let row = sqlx::query(ADVANCE)
         .bind(pipeline)
         .bind(topics(spans))
         .bind(partitions(spans))
@@ -44,24 +27,28 @@ pub(super) async fn advance(
         .bind(spans.iter().map(|span| span.last.offset.get()).collect::<Vec<_>>())
         .bind(spans.iter().map(|span| span.last.timestamp_ms).collect::<Vec<_>>())
         .bind(spans.iter().map(|span| span.last.digest).collect::<Vec<_>>())
-        .fetch_all(connection)
+        .fetch_one(connection)
         .await?;
-    if rows.len() == spans.len() {
-        return Ok(vec![true; spans.len()]);
+    let mut moved = vec![false; spans.len()];
+    for place in row.try_get::<Vec<i64>, _>(0)? {
+        let place = usize::try_from(place).ok().and_then(|place| place.checked_sub(1));
+        let span = place.and_then(|place| moved.get_mut(place));
+        *span.ok_or_else(|| sqlx::Error::Decode("tidegate.advance names a span that it wasn't given".into()))? = true;
     }
-    let mut moved = HashMap::new();
-    for row in &rows {
-        moved.insert((row.try_get::<&str, _>(0)?, row.try_get::<i32, _>(1)?), ());
-    }
-    Ok(spans.iter().map(|span| moved.contains_key(&(&*span.source.topic, span.source.partition))).collect())
+    Ok(moved)
 }
 
-/// Takes the locks, so that a transaction in doubt has ended by the time that this answers.
+/// Takes the locks, so that a transaction in doubt has ended by the time that this answers. The one live row of a partition is
+/// its last version as the statement's snapshot sees it; where that was moved meanwhile, READ COMMITTED takes the row's newest
+/// version in its place, which only the pipeline, topic and partition must fit: a row that has moved is never missing.
 const SETTLE: &str = "
-SELECT topic, partition, claim_id, next_offset FROM tidegate.ledger
-WHERE pipeline = $1 AND (topic, partition) IN (SELECT * FROM unnest($2::text[], $3::int4[]))
-ORDER BY topic, partition
-FOR NO KEY UPDATE";
+SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
+FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s
+CROSS JOIN LATERAL (
+    SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
+    ORDER BY l.next_offset DESC LIMIT 1
+    FOR NO KEY UPDATE
+) l";
 
 /// Reads the spans' rows, in the spans' order.
 pub(super) async fn settle(
@@ -74,8 +61,8 @@ pub(super) async fn settle(
     let mut found = HashMap::new();
     for row in &rows {
         let claim: Option<ClaimId> = row.try_get(2)?;
-        let next = Offset::new(row.try_get(3)?);
-        found.insert((row.try_get::<&str, _>(0)?, row.try_get::<i32, _>(1)?), LedgerRow::Found { claim, next });
+        let row_now = LedgerRow::Found { claim, epoch: row.try_get(3)?, next: Offset::new(row.try_get(4)?) };
+        found.insert((row.try_get::<&str, _>(0)?, row.try_get::<i32, _>(1)?), row_now);
     }
     let row_of = |span: &Span| found.get(&(&*span.source.topic, span.source.partition)).copied();
     Ok(spans.iter().map(|span| row_of(span).unwrap_or(LedgerRow::Missing)).collect())

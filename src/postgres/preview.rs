@@ -6,9 +6,10 @@ use std::ops::Range;
 use sqlx::{Executor, PgConnection, Row};
 use tokio::time::timeout;
 
-use super::{PgStore, copy};
+use super::PgStore;
 use crate::batch::Batch;
 use crate::catalog::quote_identifier;
+use crate::copy;
 use crate::plan::Planned;
 use crate::retry::Stage;
 

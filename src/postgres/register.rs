@@ -202,7 +202,8 @@ pub async fn extend(
     Ok(lost.into_iter().map(|(source, _)| source).collect())
 }
 
-/// Sets lost rows anew, where the policy says so.
+/// Adds the rows of new partitions, and sets lost ones anew where the policy says so. Rows that are there stay: the table's
+/// trigger skips a second row of a partition, whatever its offset.
 ///
 /// # Errors
 /// As the statement fails.
@@ -213,7 +214,7 @@ pub async fn insert_rows(
 ) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset)
-         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $4::int8[]) ON CONFLICT DO NOTHING",
+         SELECT $1, * FROM unnest($2::text[], $3::int4[], $4::int8[], $4::int8[])",
     )
     .bind(pipeline)
     .bind(starts.iter().map(|(source, _)| &*source.topic).collect::<Vec<_>>())

@@ -187,7 +187,7 @@ fn an_answer_to_an_earlier_assignment_is_not_for_the_later_one() {
 
 #[test]
 fn an_ack_of_an_earlier_claim_moves_nothing() {
-    for fate in [Fate::Committed(at(2)), Fate::Superseded, Fate::Rewound] {
+    for fate in [Fate::Committed(at(2)), Fate::Superseded { epoch: 2 }, Fate::Rewound] {
         let mut bench = Bench::new(10);
         let early = bench.own(0, 0);
         bench.deliver(0, 0);
@@ -228,7 +228,7 @@ fn a_superseded_partition_is_claimed_again_after_the_grace_and_not_before() {
     bench.deliver(0, 0);
     let batch = bench.seal();
     bench.deliver(0, 1);
-    bench.ack(batch, vec![(source(0), claim, Fate::Superseded)]);
+    bench.ack(batch, vec![(source(0), claim, Fate::Superseded { epoch: 2 })]);
     assert_eq!(bench.session.take_actions().stop, [source(0)]);
     assert_eq!(bench.deliver(0, 2), Delivery::Ignored);
     let batch = bench.seal();
@@ -258,7 +258,7 @@ fn what_follows_a_rewound_batch_is_refilled_from_kafka() {
 #[test]
 fn the_ledgers_word_counts_only_where_it_is_news() {
     let old_claim = ClaimId::from_u128(99);
-    let row = |claim, next| LedgerRow::Found { claim: Some(claim), next: at(next) };
+    let row = |claim, next| LedgerRow::Found { claim: Some(claim), epoch: 2, next: at(next) };
     let seen = |row_of: &dyn Fn(ClaimId) -> LedgerRow, asked_after: u64| {
         let mut bench = Bench::new(10);
         let claim = bench.own(0, 5);
@@ -276,7 +276,7 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
     assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Rewound), 1, 1));
     assert_eq!(seen(&|_| LedgerRow::Missing, 1).0, Some(Fate::Rewound));
     let (fate, actions) = seen(&|_| row(old_claim, 5), 1);
-    assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Superseded), 1, 0));
+    assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Superseded { epoch: 2 }), 1, 0));
 }
 
 #[test]

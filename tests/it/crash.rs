@@ -71,7 +71,7 @@ async fn killed_at_each_step_of_a_write_it_goes_on_where_the_ledger_stands() {
         (Trigger::CopyData(2), false),
         (Trigger::CopyData(3), true),
         (done("COPY 1"), true),
-        (statement("SET next_offset = s.to_offset"), false),
+        (statement("SELECT tidegate.advance"), false),
         (statement("COMMIT"), false),
         (statement("COMMIT"), true),
     ];

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_harness::{Daemon, Record, eventually_async};
 
+use crate::books::with_short_sessions;
 use crate::support::{PATIENCE, World};
 
 /// Numbers that look random and are the same in each run (xorshift64, Marsaglia).
@@ -199,8 +200,10 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     let readings = readings(40_000, 300, 11);
     world.produce(readings.iter().map(|r| Record::new(r.json()).to(i32::try_from(r.trip % 2).unwrap())));
     let written = "SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger";
+    // The group waits for each member that was killed.
+    let config = || with_short_sessions(&world.config(AGGREGATE));
     for kill in 1..=4 {
-        let daemon = world.daemon(&world.config(AGGREGATE));
+        let daemon = world.daemon(&config());
         let enough = kill * 7_000;
         // The tables aren't there before the first start.
         daemon.await_ready(PATIENCE).expect("the daemon reads");
@@ -209,12 +212,13 @@ async fn sums_are_exact_through_kills_and_redelivery() {
             .expect("it does");
         daemon.kill().expect("the daemon is killed");
     }
-    assert_drained(&world.drain(&world.config(AGGREGATE)));
+    assert_drained(&world.drain(&config()));
     assert_eq!(world.number(written).await, 40_000);
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
 
-/// One round of 60 000 records; `MINUTES=5` makes it as many rounds as fit into five minutes.
+/// One round of 60 000 records; `make contention MINUTES=5` makes it as many rounds as fit into five minutes, and shows what it
+/// found.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     const ROUND: usize = 60_000;
@@ -254,6 +258,14 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
         }
     }
     let readings = all;
+    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
+    let deadlocks = world.number(deadlocks).await;
+    let retries: Vec<String> = daemons.iter().map(retries).collect();
+    eprintln!(
+        "{} records of 500 keys, each written twice (upsert and aggregate) by two daemons a pipeline: {deadlocks} deadlocks, retries by daemon: {}",
+        readings.len(),
+        retries.join(" | ")
+    );
     let newest: BTreeMap<u64, Reading> = readings.iter().fold(BTreeMap::new(), |mut newest, reading| {
         let entry = newest.entry(reading.trip).or_insert(*reading);
         if reading.ts > entry.ts {
@@ -266,8 +278,15 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     assert_eq!(world.text(rows).await, expected.join(","));
     assert_eq!(world.text(FARES).await, fares(&readings));
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
-    let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    assert_eq!(world.number(deadlocks).await, 0);
+    assert_eq!(deadlocks, 0);
+    eprintln!("both tables are what the records make of them: {} keys, no dead letter", newest.len());
+}
+
+/// What a daemon had to send again, and why.
+fn retries(daemon: &Daemon) -> String {
+    let metrics = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
+    let lines: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("tidegate_retries_total")).collect();
+    if lines.is_empty() { "none".to_owned() } else { lines.join(", ") }
 }
 
 #[tokio::test(flavor = "multi_thread")]

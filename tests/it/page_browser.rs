@@ -6,17 +6,22 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate_harness::usage::cpu_time;
-use tidegate_harness::{Daemon, Kafka, KafkaSpec, Postgres, PostgresSpec, Record, eventually, shared};
+use tidegate_harness::{
+    Daemon, Kafka, KafkaSpec, Postgres, PostgresSpec, Record, eventually, eventually_async, shared,
+};
 
 use crate::page::address;
-use crate::support::{PATIENCE, World, spec};
+use crate::support::{PATIENCE, PROGRAM, World, spec};
 
 /// A headless Chromium with one page.
-struct Browser {
+pub(crate) struct Browser {
     child: Child,
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
@@ -24,7 +29,7 @@ struct Browser {
 
 impl Browser {
     /// `None` where the tests are to be left out.
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         if std::env::var_os("TIDEGATE_SKIP_BROWSER").is_some_and(|skip| skip == "1") {
             eprintln!("left out: TIDEGATE_SKIP_BROWSER=1");
             return None;
@@ -42,7 +47,7 @@ impl Browser {
         Some(Self { child, commands, answers })
     }
 
-    fn tell(&mut self, command: &Value) -> Result<Value, String> {
+    pub(crate) fn tell(&mut self, command: &Value) -> Result<Value, String> {
         writeln!(self.commands, "{command}").expect("the driver listens");
         let mut answer = String::new();
         self.answers.read_line(&mut answer).expect("the driver answers");
@@ -53,27 +58,27 @@ impl Browser {
         }
     }
 
-    fn open(&mut self, address: &str) {
+    pub(crate) fn open(&mut self, address: &str) {
         self.tell(&json!({"do": "open", "url": format!("http://{address}/")})).expect("the page loads");
     }
 
-    fn view(&mut self, view: Value) {
+    pub(crate) fn view(&mut self, view: Value) {
         let mut command = view;
         command["do"] = json!("view");
         self.tell(&command).expect("the view opens");
     }
 
-    fn eval(&mut self, script: &str) -> Value {
+    pub(crate) fn eval(&mut self, script: &str) -> Value {
         self.tell(&json!({"do": "eval", "script": script})).unwrap_or_else(|error| panic!("{script}: {error}"))
     }
 
-    fn text(&mut self, selector: &str) -> String {
+    pub(crate) fn text(&mut self, selector: &str) -> String {
         let script = format!("(document.querySelector({}) || {{textContent: ''}}).textContent", json!(selector));
         self.eval(&script).as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits until an element says so.
-    fn await_text(&mut self, selector: &str, text: &str) {
+    pub(crate) fn await_text(&mut self, selector: &str, text: &str) {
         let mut last = String::new();
         let found = eventually(&format!("{selector} says {text:?}"), PATIENCE, || {
             last = self.text(selector);
@@ -82,14 +87,20 @@ impl Browser {
         found.unwrap_or_else(|error| panic!("{error:#}; it says {last:?}"));
     }
 
+    /// Waits until the page's clock has moved.
+    pub(crate) fn await_another_second(&mut self) {
+        let second = self.text("#clock");
+        eventually("a second passes", PATIENCE, || self.text("#clock") != second).unwrap();
+    }
+
     /// Partitions by box, as they stand on the board: `["c0: 0 1", "c1: idle"]`.
-    fn boxes(&mut self) -> Vec<String> {
+    pub(crate) fn boxes(&mut self) -> Vec<String> {
         let script = "[...document.querySelectorAll('#board .seat')].map((seat) => seat.dataset.seat.split('/').pop() + ': ' + \
              ([...seat.querySelectorAll('.chip')].map((chip) => chip.dataset.partition).join(' ') || 'idle'))";
         serde_json::from_value(self.eval(script)).unwrap()
     }
 
-    fn shoot(&mut self, name: &str) {
+    pub(crate) fn shoot(&mut self, name: &str) {
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("page");
         std::fs::create_dir_all(&folder).unwrap();
         let to = folder.join(format!("{name}.png"));
@@ -97,7 +108,7 @@ impl Browser {
     }
 
     /// No script failed, nothing was refused by the policy, no dialog came up, nothing left the origin.
-    fn assert_clean(&mut self) {
+    pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
     }
@@ -110,32 +121,34 @@ impl Drop for Browser {
     }
 }
 
-/// The share of a core that the daemon takes over a stretch of ten seconds.
+/// The share of a core that the daemon takes over a stretch of time: ten seconds, or those of `TIDEGATE_MEASURE_SECONDS`.
 fn cpu_share(daemon: &Daemon) -> f64 {
+    let seconds = std::env::var("TIDEGATE_MEASURE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let (started, before) = (Instant::now(), cpu_time(daemon.pid(), false).unwrap());
-    eventually("a stretch of time", PATIENCE, || started.elapsed() > Duration::from_secs(10)).unwrap();
+    let over = || started.elapsed() > Duration::from_secs(seconds);
+    eventually("a stretch of time", Duration::from_secs(seconds) + PATIENCE, over).unwrap();
     (cpu_time(daemon.pid(), false).unwrap() - before).as_secs_f64() / started.elapsed().as_secs_f64()
 }
 
-async fn world(partitions: i32) -> World {
+pub(crate) async fn world(partitions: i32) -> World {
     let world = World::new(partitions).await;
     world.sql("CREATE TABLE rides (id bigint)").await;
     world
 }
 
-fn pool(world: &World, consumers: u32) -> String {
+pub(crate) fn pool(world: &World, consumers: u32) -> String {
     world.config(&format!(
         "consumers = {consumers}\ntable.name = \"rides\"\nbatch.max_age = \"50ms\"\ndead_letters.max_share = 1.0"
     ))
 }
 
-fn start(config: &str) -> (Daemon, String) {
+pub(crate) fn start(config: &str) -> (Daemon, String) {
     let daemon = Daemon::spawn(&spec(config)).expect("the daemon starts");
     daemon.await_until("it listens", PATIENCE, |daemon| daemon.get("/healthz").is_ok()).unwrap();
     (daemon, address(config))
 }
 
-fn rides(world: &World, partitions: i32, count: i32) {
+pub(crate) fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
@@ -201,8 +214,17 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
         browser.await_text(&row, "flowing");
         browser.tell(&json!({"do": "click", "at": row})).unwrap();
         browser.await_text("#rule", rule);
+        browser.await_text("#group", &format!("topic {} · 4 partitions · group ", world.topic));
+        let sizes: &[usize] = if pipeline == "fare" { &[2, 2] } else { &[4] };
+        assert_eq!(shares(&browser.boxes(), 4), sizes, "each group has every partition: {pipeline}");
     }
     rides(&world, 4, 1000);
+    for table in ["rides", "fares"] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let all = eventually_async("a group has read everything", PATIENCE, async || world.number(&sql).await == 1000);
+        all.await.unwrap_or_else(|error| panic!("{table}: {error:#}"));
+    }
+    browser.await_text("#sentences", "Every record is written.");
     browser.tell(&json!({"do": "click", "at": format!("#pipelines tr[data-name=\"{}\"]", world.name)})).unwrap();
     let second_config = pool(&world, 1);
     let (second, _) = start(&second_config);
@@ -317,8 +339,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     // Long enough for a line in the chart.
     for round in 0..20 {
         rides(&world, 8, 200 + 40 * (round % 7));
-        let seconds = browser.text("#clock");
-        eventually("a second passes", PATIENCE, || browser.text("#clock") != seconds).unwrap();
+        browser.await_another_second();
     }
     browser.await_text("#dead", "invalid_json");
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
@@ -363,6 +384,42 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     assert_eq!(browser.eval(names), true, "each region has a heading");
 }
 
+/// Sends a record into each of the topic's partitions, again and again: every figure on the page moves.
+struct Trickle {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Trickle {
+    fn start(world: &World, partitions: i32) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (kafka, topic, told) = (world.kafka, world.topic.clone(), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                let began = Instant::now();
+                let records = (0..partitions).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n));
+                kafka.produce(&topic, records).expect("Kafka takes the records");
+                // The pace of a load, not a wait for an event.
+                std::thread::sleep(Duration::from_millis(500).saturating_sub(began.elapsed()));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Trickle {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.join().ok();
+        }
+    }
+}
+
+/// How many changes the stream brings in ten seconds.
+const CHANGES: &str = "new Promise((done) => { let n = 0; const stream = new EventSource('/api/events'); \
+    stream.addEventListener('change', () => { n += 1; }); setTimeout(() => { stream.close(); done(n); }, 10000); })";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     let Some(mut browser) = Browser::start() else { return };
@@ -385,16 +442,33 @@ async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     browser.open(&at);
     browser.await_text("#rule", "100 partitions, 1 consumer");
     let took = started.elapsed();
-    println!("read in {took:?}");
-    let loaded = browser.eval("performance.getEntriesByType('navigation')[0].loadEventEnd");
-    println!("load event after {loaded} ms");
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    let loaded = browser.eval("performance.getEntriesByType('navigation')[0].loadEventEnd").as_f64().unwrap();
+    println!("read in {took:?}, the load event after {loaded:.0} ms");
+    // The suite shares two cores with many servers; a release alone is held to the promise.
+    let is_release = std::env::var_os(PROGRAM).is_some();
+    assert!(loaded < if is_release { 1_000.0 } else { 5_000.0 }, "loaded after {loaded} ms");
     browser.shoot("ten-pipelines");
+    // What a viewer costs, while nothing flows and while every figure moves.
+    let still = cpu_share(&daemon);
+    let trickle = Trickle::start(&world, 100);
+    let changes = browser.eval(CHANGES).as_u64().unwrap();
+    let moving = cpu_share(&daemon);
     browser.assert_clean();
-    // What a viewer costs: the same stretch with one and without, while nothing flows.
-    let with = cpu_share(&daemon);
     drop(browser);
-    let without = cpu_share(&daemon);
-    println!("CPU of the daemon: {:.2} % of a core with a viewer, {:.2} % without", with * 100.0, without * 100.0);
-    assert!(with - without < 0.05, "a viewer costs {with} - {without} of a core");
+    let moving_unseen = cpu_share(&daemon);
+    drop(trickle);
+    let still_unseen = cpu_share(&daemon);
+    let percent = |share: f64| share * 100.0;
+    println!(
+        "CPU of the daemon in % of a core, with a viewer and without: {:.2} and {:.2} while nothing flows, {:.2} and {:.2} while all \
+         moves; {changes} changes in 10 s",
+        percent(still),
+        percent(still_unseen),
+        percent(moving),
+        percent(moving_unseen)
+    );
+    assert!(changes >= 8, "{changes} changes in 10 s");
+    let most = if is_release { 0.01 } else { 0.08 };
+    assert!(still - still_unseen < most, "a viewer costs {:.2} % of a core", percent(still - still_unseen));
+    assert!(moving - moving_unseen < most, "a viewer costs {:.2} % of a core", percent(moving - moving_unseen));
 }

@@ -170,8 +170,7 @@ async fn check_tries_each_record_on_its_own_table_and_makes_none() {
 async fn what_a_routed_name_can_not_be_joined_with_is_a_fault_of_the_configuration() {
     let world = World::new(1).await;
     for (more, words) in [
-        (", mode = \"upsert\", key = [\"seq\"]", "append"),
-        (", sort_by = [\"seq\"]", "sort_by"),
+        (", mode = \"upsert\", key = [\"seq\"], deletes = true", "deletes"),
         (", evolve = \"add\"", "evolve"),
         (", partition_by = { column = \"seq\", interval = \"1 day\" }", "partition_by"),
     ] {

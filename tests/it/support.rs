@@ -1,5 +1,6 @@
 //! A topic, a database and a daemon for one test.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
@@ -7,6 +8,9 @@ use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, fr
 
 /// How long anything may take that should take moments: the suite shares two cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Names another build of the daemon.
+pub(crate) const PROGRAM: &str = "TIDEGATE_PROGRAM";
 
 /// One test's own topic and database on the shared servers.
 pub(crate) struct World {
@@ -89,9 +93,14 @@ impl World {
     }
 }
 
+/// The daemon's program: the one that was built along, or another build, such as a release, that `TIDEGATE_PROGRAM` names.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
+}
+
 /// How the daemon is started on a configuration.
 pub(crate) fn spec(config: &str) -> DaemonSpec {
     let (_, listen) = config.split_once("listen = \"").expect("the configuration says where to listen");
     let (address, _) = listen.split_once('"').expect("the address ends");
-    DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(address)
+    DaemonSpec::new(program(), config).http_address(address)
 }

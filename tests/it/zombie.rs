@@ -92,7 +92,7 @@ async fn stopped_after_merging_new_keys_its_keys_are_taken_from_it() {
     let zombie = Zombie {
         create: "CREATE TABLE rides (seq bigint PRIMARY KEY, name text)",
         pipeline: "table = { name = \"rides\", mode = \"insert_new\", key = [\"seq\"] }",
-        at: Trigger::FrontendQueryContains("SET next_offset = s.to_offset".to_owned()),
+        at: Trigger::FrontendQueryContains("SELECT tidegate.advance".to_owned()),
     };
     let (_stopped, owner) = rise(&world, &zombie).await;
     owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");

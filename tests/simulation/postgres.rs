@@ -406,7 +406,7 @@ impl Server {
                 }
                 let row = |p: &usize| match &self.data.ledger[*p] {
                     None => LedgerRow::Missing,
-                    Some(cell) => LedgerRow::Found { claim: cell.claim, next: cell.next },
+                    Some(cell) => LedgerRow::Found { claim: cell.claim, epoch: cell.epoch, next: cell.next },
                 };
                 Reply::Rows(partitions.iter().map(row).collect())
             }

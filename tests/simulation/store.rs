@@ -303,7 +303,7 @@ impl Store for SimStore {
             Reply::Rows(rows) => rows,
             other => panic!("{other:?}"),
         };
-        let lie = |span: &Span, next| LedgerRow::Found { claim: Some(span.claim), next };
+        let lie = |span: &Span, next| LedgerRow::Found { claim: Some(span.claim), epoch: 0, next };
         Ok(match self.bug() {
             Some(Bug::SettleSaysDone) => spans.iter().map(|span| lie(span, span.to)).collect(),
             Some(Bug::SettleSaysAgain) => spans.iter().map(|span| lie(span, span.from)).collect(),

@@ -165,7 +165,8 @@ impl World {
     /// The whole ledger, where the server answers.
     pub(crate) fn ledger_rows(&self) -> Option<Vec<(TopicPartition, LedgerRow)>> {
         let rows = self.kafka.sources.iter().zip(&self.server.data.ledger).map(|(source, cell)| {
-            let row = cell.as_ref().map(|cell| LedgerRow::Found { claim: cell.claim, next: cell.next });
+            let row =
+                cell.as_ref().map(|cell| LedgerRow::Found { claim: cell.claim, epoch: cell.epoch, next: cell.next });
             (source.clone(), row.unwrap_or(LedgerRow::Missing))
         });
         (self.server.outage != Some(Outage::Down)).then(|| rows.collect())

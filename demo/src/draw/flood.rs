@@ -6,13 +6,15 @@ use crate::numbers::{bytes, duration, grouped};
 use crate::raw::{Line, Table};
 
 const LEFT: f64 = 84.0;
-const TOP: f64 = 118.0;
+const TOP: f64 = 134.0;
 const WIDTH: f64 = 262.0;
 const HEIGHT: f64 = 132.0;
 const GAP: (f64, f64) = (18.0, 42.0);
 const MIB: f64 = 1_048_576.0;
 /// About what a character of a heading takes.
 const CHARACTER: f64 = 8.4;
+/// Bins that a rate is the mean of: batches of half a second would make a comb of it.
+const SMOOTH: usize = 3;
 
 /// A quantity: its heading, its legend, its axis, and the curves with their strokes.
 struct Quantity {
@@ -28,20 +30,21 @@ struct Quantity {
 const QUANTITIES: [Quantity; 4] = [
     Quantity {
         title: "records a second",
-        legend: "dotted: intended · blue: sent · violet, dashed: answered · green, thick: committed",
+        legend: "dotted: intended · blue: taken · violet, dashed: answered · green, thick: in the table · red: refused (means of 1.5 s)",
         scale: |max| Scale::decades(100.0, max),
         word: grouped,
         curves: &[
             ("intended", "thin grey"),
             ("sent", "line blue"),
             ("acked", "line violet"),
+            ("refused", "line red"),
             ("committed", "line green"),
         ],
         is_rate: true,
     },
     Quantity {
         title: "backlog: taken and not yet in the table, records",
-        legend: "",
+        legend: "red: the reservoir ends here (64 MiB of a program's memory; Kafka's retention)",
         scale: Scale::upto,
         word: grouped,
         curves: &[("backlog", "line amber")],
@@ -90,15 +93,25 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> String {
             background(&mut svg, &panel, way, series, events);
             panel.grid(&mut svg, column == 0, quantity.word);
             if row == 0 {
-                svg.text((left + WIDTH / 2.0, TOP - 30.0), Anchor::Middle, "head", way);
+                svg.text((left + WIDTH / 2.0, TOP - 46.0), Anchor::Middle, "head", way);
+                let (class, outcome) = outcome(flood, way);
+                svg.text((left + WIDTH / 2.0, TOP - 30.0), Anchor::Middle, class, &outcome);
             }
             if row + 1 == QUANTITIES.len() {
                 panel.seconds(&mut svg);
             }
             let lines = || series.lines().filter(|line| line.text("way") == way);
             for (name, class) in quantity.curves {
-                let points = lines().map(|line| (line.count("second"), line.number(name).map(|value| value / unit)));
-                panel.curve(&mut svg, points, class);
+                // Where nothing was refused there is no line for it.
+                let is_there = |value: &f64| *name != "refused" || *value > 0.0;
+                let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
+                let points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
+                panel.curve(&mut svg, if quantity.is_rate { smoothed(&points) } else { points }, class);
+            }
+            if quantity.title.starts_with("backlog")
+                && let Some(line) = flood.lines().find(|line| line.text("way") == way)
+            {
+                reservoir(&mut svg, &panel, line);
             }
             for event in events.lines().filter(|line| line.text("way") == way && line.text("event").contains("killed"))
             {
@@ -109,6 +122,52 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> String {
     let legend = "yellow: rush hour · red: the database is stopped · red dashes: the writer is killed (SIGKILL) and started again";
     svg.text((20.0, height - 14.0), Anchor::Start, "dim", legend);
     svg.finish()
+}
+
+/// What became of a way's records, in a few words.
+fn outcome(flood: &Table, way: &str) -> (&'static str, String) {
+    let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return ("dim", String::new()) };
+    let columns =
+        [("refused", "refused"), ("missing", "answered, then lost"), ("twice", "twice"), ("waiting", "still waiting")];
+    let troubles: Vec<String> = columns
+        .into_iter()
+        .filter(|(column, _)| line.count(column) > 0.0)
+        .map(|(column, words)| format!("{} {words}", grouped(line.count(column))))
+        .collect();
+    if troubles.is_empty() {
+        ("good", "none refused, none lost, none twice".to_owned())
+    } else {
+        ("warn", troubles.join(", "))
+    }
+}
+
+/// Each value as the mean of itself and its neighbours.
+fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
+    let mean = |at: usize| {
+        let near = &points[at.saturating_sub(SMOOTH / 2)..points.len().min(at + SMOOTH / 2 + 1)];
+        let known: Vec<f64> = near.iter().filter_map(|(_, value)| *value).collect();
+        points[at].1.map(|_| known.iter().sum::<f64>() / known.len().max(1) as f64)
+    };
+    points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
+}
+
+/// Where what takes the backlog is full: a line, or words where it is out of sight.
+fn reservoir(svg: &mut Svg, panel: &Panel, line: Line<'_>) {
+    let (left, top) = (panel.left + 5.0, panel.top + 12.0);
+    if let Some(seconds) = line.number("reservoir_s") {
+        let records = seconds * line.count("rush_per_second");
+        let text = format!("▲ {:.0} h of rush hour: {:.1} G records", seconds / 3_600.0, records / 1e9);
+        svg.text((left, top), Anchor::Start, "warn", &text);
+    } else if let Some(bytes) = line.number("reservoir_bytes") {
+        let records = bytes / line.count("bytes_per_record").max(1.0);
+        let y = panel.y(records);
+        if panel.scale.share(records) < 1.0 {
+            svg.line((panel.left, y), (panel.left + panel.width, y), "line red");
+            svg.text((left, y - 4.0), Anchor::Start, "warn", &format!("full at {}", grouped(records)));
+        } else {
+            svg.text((left, top), Anchor::Start, "warn", &format!("▲ full at {}", grouped(records)));
+        }
+    }
 }
 
 fn subtitle(flood: &Table) -> String {
@@ -149,7 +208,8 @@ mod tests {
 
     #[test]
     fn it_is_drawn_from_the_files_alone_a_column_each() {
-        let flood = "way,intended,steady_per_second,rush_per_second,ended_s\nINSERT,30000,5000,20000,3\ntidegate,30000,5000,20000,3\n";
+        let flood = "way,intended,steady_per_second,rush_per_second,ended_s,bytes_per_record,reservoir_bytes,reservoir_s\n\
+            INSERT,30000,5000,20000,3,200,1000,\ntidegate,30000,5000,20000,3,200,,259200\n";
         let mut series = "way,second,intended,sent,acked,refused,committed,backlog,buffer_bytes,wait_p50_ms,wait_p99_ms,wait_max_ms\n".to_owned();
         for way in ["INSERT", "tidegate"] {
             for (second, intended) in [(1, 5_000), (2, 20_000), (3, 5_000)] {
@@ -168,5 +228,15 @@ mod tests {
         assert_eq!(svg.matches("class=\"thin red\"").count(), 0);
         assert_eq!(svg.matches("class=\"line amber\"").count(), 2);
         assert!(svg.contains("in the rush hour 20 000/s"));
+        // The end of memory is a line, the end of Kafka's retention out of sight.
+        assert_eq!(svg.matches("class=\"line red\"").count(), 1, "and none was refused");
+        assert_eq!(svg.matches(">none refused, none lost, none twice<").count(), 2);
+        assert!(svg.contains("full at 5<") && svg.contains("▲ 72 h of rush hour: 5.2 G records"), "{svg}");
+    }
+
+    #[test]
+    fn a_rate_is_the_mean_of_its_neighbours_and_a_hole_stays_one() {
+        let points = [(1.0, Some(0.0)), (2.0, Some(6.0)), (3.0, Some(0.0)), (4.0, None)];
+        assert_eq!(smoothed(&points), [(1.0, Some(3.0)), (2.0, Some(2.0)), (3.0, Some(3.0)), (4.0, None)]);
     }
 }

@@ -34,11 +34,11 @@ pub(super) fn draw(ladder: &Table) -> String {
         svg.line((x(mark), TOP - 6.0), (x(mark), bottom), "grid");
         svg.text((x(mark), bottom + 16.0), Anchor::Middle, "dim num", &format!("{}/s", grouped(mark)));
     }
-    let columns = [(870.0, "database CPU-s"), (970.0, "client + Kafka"), (1_070.0, "WAL bytes")];
+    let columns = [(865.0, "database CPU-s"), (985.0, "client + Kafka"), (1_090.0, "WAL bytes")];
     for (at, head) in columns {
         svg.text((at, TOP - 26.0), Anchor::End, "dim", head);
     }
-    for (at, unit) in [(870.0, "per M rows"), (970.0, "CPU-s per M rows"), (1_070.0, "per row")] {
+    for (at, unit) in [(865.0, "per M rows"), (985.0, "CPU-s per M rows"), (1_090.0, "per row")] {
         svg.text((at, TOP - 12.0), Anchor::End, "dim", unit);
     }
     for (row, rung) in rungs.iter().enumerate() {

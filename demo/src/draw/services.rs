@@ -41,7 +41,7 @@ pub(super) fn draw(series: &Table, events: &Table) -> String {
         }
     }
     for (number, event) in happened.iter().enumerate() {
-        let text = format!("{}  {:.0} s: {}", number + 1, event.count("second"), event.text("event"));
+        let text = format!("{} · {:.0} s: {}", number + 1, event.count("second"), event.text("event"));
         svg.text((LEFT, bottom + 12.0 + 18.0 * number as f64), Anchor::Start, "dim", &text);
     }
     svg.finish()
@@ -58,6 +58,6 @@ mod tests {
         let svg = draw(&Table::parse(series).unwrap(), &Table::parse(events).unwrap());
         assert_eq!(svg.matches("class=\"line amber\"").count(), 2);
         assert_eq!(svg.matches("class=\"thin reddash\"").count(), 2);
-        assert!(svg.contains("1  2 s: someone locks the table"), "{svg}");
+        assert!(svg.contains("1 · 2 s: someone locks the table"), "{svg}");
     }
 }

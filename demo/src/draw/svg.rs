@@ -9,6 +9,7 @@ const STYLE: &str = "\
     .blue{stroke:#1f6fb4}.violet{stroke:#8a3ffc;stroke-dasharray:5 2}.green{stroke:#198038;stroke-width:2.4}\
     .grey{stroke:#888;stroke-dasharray:2 2}.amber{stroke:#b28600}.red{stroke:#da1e28}\
     .reddash{stroke:#da1e28;stroke-dasharray:4 3}\
+    .warn{fill:#da1e28;font-size:11px}.good{fill:#198038;font-size:11px}\
     .rush{fill:#fff3d1}.away{fill:#f3d9d9}.bar{fill:#8fb8de}.ours{fill:#74b87f}.whisker{stroke:#222;stroke-width:1.5}";
 
 /// Where a text stands by its point.

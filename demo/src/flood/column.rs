@@ -26,6 +26,8 @@ const VEHICLES: u32 = 5_000;
 const SETTLE: Duration = Duration::from_secs(8);
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
+/// How long Kafka keeps a record: where its reservoir ends, unless its disk ends before.
+pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
 /// Who waits no longer than this, beside a batch's age, has caught up.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 /// What the buffer collects before it writes: as Tidegate's batch in config/demo.toml.
@@ -113,7 +115,8 @@ pub(crate) async fn run(
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {
-                stage.kafka.create_topic(TOPIC, i32::try_from(PARTITIONS)?, &[])?;
+                let retention = RETENTION.as_millis().to_string();
+                stage.kafka.create_topic(TOPIC, i32::try_from(PARTITIONS)?, &[("retention.ms", &retention)])?;
                 let start = || stage.daemon(TOPIC, "flood");
                 let mut link = KafkaLink::start(stage.kafka.bootstrap_servers(), TOPIC, start)?;
                 link.daemon().await_ready(Duration::from_secs(60))?;

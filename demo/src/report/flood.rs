@@ -193,15 +193,19 @@ fn costs(flood: &Table) -> Vec<Sentence> {
         ),
     )];
     if let Some(line) = flood.lines().find(|line| line.text("way") == OURS) {
+        let a_record = line.count("log_bytes") / line.count("in_table").max(1.0);
+        let an_hour = a_record * line.count("rush_per_second") * 3_600.0 / GIB;
+        let hours = line.count("reservoir_s") / 3_600.0;
         said.push(Sentence::new(
             Tone::Worse,
             format!(
                 "Kafka isn't free: {:.1} CPU-s and {} of log (lz4), kept until retention ends, for a table of {} with its indexes. In \
-                 the rush hour the log grows by {:.1} GiB an hour: where its disk ends, so does the reservoir.",
+                 the rush hour the log grows by {an_hour:.1} GiB an hour, {:.0} GiB in the {hours:.0} h that the topic keeps: where its \
+                 disk ends, so does the reservoir.",
                 line.count("kafka_cpu_s"),
                 bytes(line.count("log_bytes")),
                 bytes(line.count("table_bytes")),
-                line.count("log_bytes") / line.count("in_table").max(1.0) * line.count("rush_per_second") * 3_600.0 / GIB,
+                an_hour * hours,
             ),
         ));
     }

@@ -10,9 +10,9 @@ use crate::raw::Table;
 
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}\
     svg{max-width:100%;height:auto}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}\
-    .wide{overflow-x:auto}th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child{text-align:left}\
+    .wide{overflow-x:auto}th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:right}th:first-child,td:first-child{text-align:left}td:not(:first-child){white-space:nowrap}\
     li{list-style:none;margin:.3rem 0}ul{padding:0}.Kept{color:#0e6027}.Broken{color:#da1e28;font-weight:600}.Worse{color:#8a5a00}\
-    .verdict{font-size:1.2rem;font-weight:600}footer{color:#666;font-size:.85rem}pre{overflow-x:auto}\
+    .verdict{font-size:1.2rem;font-weight:600}.signs{font-size:.9rem}p{max-width:60rem}footer{color:#666;font-size:.85rem}pre{overflow-x:auto}\
     @media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}th,td{border-color:#444}.Kept{color:#6fdc8c}\
     .Broken{color:#ff8389}.Worse{color:#f1c21b}svg{background:#fff;border-radius:6px}footer{color:#aaa}}";
 
@@ -33,6 +33,19 @@ const FAIRNESS: [&str; 9] = [
     "When a record was committed is Postgres' own word (track_commit_timestamp), for all alike.",
 ];
 
+/// How each plot is read, for who sees such a one for the first time.
+const LADDER: &str = "Each bar is one way to put the same rows into the same table. A step of the axis to the right is ten times as \
+    fast. From the top down the program sends the database more rows at a time; nothing else changes. Kafka appears in the last \
+    bar alone.";
+const FLOOD: &str = "Each column is one arrangement, and all four get the same records at the same times, from left to right: a \
+    calm start, then a rush hour (yellow) that INSERTs can't keep up with, then the database is gone for a while (red), and when it is \
+    back the program that writes is killed (red dashes) and started again. First row: how much was meant to be sent, was answered \
+    for, and reached the table. Second row: what piles up between the two, and where there is no more room for it. Third row: how \
+    long a vehicle waits until somebody says «I have it». Fourth row: what lies in a program's memory, gone if it dies.";
+const SERVICES: &str = "The same records are read by three services, each for itself: what a trip costs, everything for later \
+    questions, and where each taxi is now. Upwards is how far behind each of them is, which is no loss: what they haven't read yet \
+    is in Kafka. What happened is numbered, and told below the plot.";
+
 pub(super) fn page(report: &Report, folder: &Path) -> String {
     let svg = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
     let verdict = if report.is_good() {
@@ -45,18 +58,24 @@ pub(super) fn page(report: &Report, folder: &Path) -> String {
          <title>tidegate: the demo</title><style>{STYLE}</style>\n<h1>tidegate: what batching is worth, and what Kafka is worth</h1>\n\
          <p>Two claims, two experiments. <b>Batching</b> raises what the database takes; Kafka has no part in that (A). <b>Kafka</b> \
          keeps producers whole while the database is slower than they are, or away, and lets three services read what was sent \
-         once (B, and the services).</p>\n<p class=\"verdict\">{verdict}</p>\n"
+         once (B, and the services). It isn't free: what it costs is marked with ▽.</p>\n\
+         <p class=\"verdict\">{verdict}</p>\n<p class=\"signs\">✔ a promise that was kept · ✘ one that was broken · ▽ where Kafka or \
+         tidegate does worse than the ways without · a figure, as it came out</p>\n"
     );
-    let mut section = |title: &str, plot: &str, sentences: &[Sentence], table: String| {
+    let mut section = |title: &str, plot: &str, caption: &str, sentences: &[Sentence], table: String| {
         if !sentences.is_empty() {
-            page += &format!("<h2>{title}</h2>\n<div class=\"wide\">{}</div>\n{table}{}", svg(plot), list(sentences));
+            page += &format!(
+                "<h2>{title}</h2>\n<p>{caption}</p>\n<div class=\"wide\">{}</div>\n{table}{}",
+                svg(plot),
+                list(sentences)
+            );
         }
     };
-    section("A: the ladder", "ladder.svg", &report.ladder, String::new());
+    section("A: the ladder", "ladder.svg", LADDER, &report.ladder, String::new());
     let flood = report.flood_table.as_ref().map(flood_table).unwrap_or_default();
-    section("B: the flood", "flood.svg", &report.flood, flood);
+    section("B: the flood", "flood.svg", FLOOD, &report.flood, flood);
     let services = report.services_table.as_ref().map(services_table).unwrap_or_default();
-    section("Three services", "services.svg", &report.services, services);
+    section("Three services on one topic", "services.svg", SERVICES, &report.services, services);
     let fair: String = FAIRNESS.iter().map(|text| format!("<li>{}</li>", escaped(text))).collect();
     let run = serde_json::to_string_pretty(&report.run).unwrap_or_default();
     page + &format!(

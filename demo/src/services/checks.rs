@@ -12,6 +12,10 @@ use super::lags::Lags;
 use crate::raw::Sheet;
 use crate::stage::number;
 
+/// Of close_silent_trips() in config/fleet.sql, and what the clocks of a topic's partitions may differ by.
+const SILENCE_MS: i64 = 10 * 60_000;
+const ABOUT_MS: i64 = 10_000;
+
 /// What all fleets so far have sent.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
@@ -34,10 +38,12 @@ pub(crate) struct Found {
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
+    /// That fell silent, and must be closed for it.
+    pub(crate) silent: u64,
     /// Without a row of `fare`, of `customer_info`.
     pub(crate) missing_fares: u64,
     pub(crate) missing_customers: u64,
-    /// Whose fare differs from the truth; ended, and charged otherwise than the fare.
+    /// Whose fare differs from the truth; ended or silent and charged otherwise than the fare, or neither and charged.
     pub(crate) wrong_fares: u64,
     pub(crate) wrong_charges: u64,
     /// Where the customer sees another reading than the latest.
@@ -51,8 +57,12 @@ pub(crate) struct Trips {
 
 impl Trips {
     /// Holds what was found against the truth.
-    pub(crate) fn reconcile<'a>(truth: impl IntoIterator<Item = &'a TripTruth>, found: &HashMap<i64, Found>) -> Self {
+    pub(crate) fn reconcile<'a>(
+        truth: impl IntoIterator<Item = &'a TripTruth> + Clone,
+        found: &HashMap<i64, Found>,
+    ) -> Self {
         let tariff = Tariff::default();
+        let latest = truth.clone().into_iter().map(|trip| trip.end_ms).max().unwrap_or(0);
         let mut trips = Self::default();
         for trip in truth {
             let found = found.get(&trip.trip_id.cast_signed()).copied().unwrap_or_default();
@@ -66,7 +76,16 @@ impl Trips {
                 None => trips.missing_fares += 1,
                 Some(fare) => trips.wrong_fares += u64::from(i128::from(fare) != cents),
             }
-            trips.wrong_charges += u64::from(trip.ended && found.charged.map(i128::from) != Some(cents));
+            let silent_ms = latest - trip.end_ms - SILENCE_MS;
+            let is_silent = !trip.ended && silent_ms > ABOUT_MS;
+            trips.silent += u64::from(is_silent);
+            let is_charged_right = if trip.ended || is_silent {
+                found.charged.map(i128::from) == Some(cents)
+            } else {
+                // Whose silence is about as long as that may be charged already, or not yet.
+                found.charged.is_none() || silent_ms > -ABOUT_MS
+            };
+            trips.wrong_charges += u64::from(!is_charged_right);
             match found.seen_ms {
                 None => trips.missing_customers += 1,
                 Some(seen) => trips.stale_customers += u64::from(seen != trip.end_ms),
@@ -120,14 +139,16 @@ impl Checks {
                 "fare" => {
                     let wrong = i64::try_from(trips.wrong_fares + trips.wrong_charges)?;
                     let what = format!(
-                        "fares of {} trips to the cent: {}.{:02} of {}.{:02}; {} above the minimum; {} closed",
+                        "fares of {} trips to the cent: {}.{:02} of {}.{:02}; {} above the minimum; {} closed by their end and {} by \
+                         their silence",
                         trips.expected,
                         trips.found_cents / 100,
                         trips.found_cents % 100,
                         trips.true_cents / 100,
                         trips.true_cents % 100,
                         trips.above_minimum,
-                        trips.ended
+                        trips.ended,
+                        trips.silent
                     );
                     (expected, i64::try_from(trips.missing_fares)?, in_table - expected, wrong, what)
                 }
@@ -191,6 +212,30 @@ mod tests {
         assert_eq!(trips.true_cents, trips.found_cents);
         let Trips { expected, ended, above_minimum, true_cents, found_cents, .. } = trips;
         assert_eq!(trips, Trips { expected, ended, above_minimum, true_cents, found_cents, ..Trips::default() });
+    }
+
+    #[test]
+    fn a_trip_that_fell_silent_is_charged_and_one_that_goes_on_is_not() {
+        let (truth, mut tables) = books();
+        let trips: Vec<TripTruth> = truth.trips().into_iter().copied().collect();
+        let goes_on = trips.iter().find(|trip| !trip.ended).copied().unwrap();
+        let later = TripTruth { trip_id: u64::MAX >> 1, end_ms: goes_on.end_ms + 11 * 60_000, ended: false, ..goes_on };
+        let fare = tables[&goes_on.trip_id.cast_signed()].fare;
+        let found = Found { fare, charged: None, seen_ms: Some(later.end_ms) };
+        tables.insert(later.trip_id.cast_signed(), found);
+        let wrong = |tables: &HashMap<i64, Found>| {
+            let trips = Trips::reconcile(trips.iter().chain([&later]), tables);
+            (trips.silent, trips.wrong_charges)
+        };
+        let silent = trips.iter().filter(|trip| !trip.ended).count() as u64;
+        assert_eq!(wrong(&tables), (silent, silent), "none is charged yet");
+        for trip in trips.iter().filter(|trip| !trip.ended) {
+            let found = tables.get_mut(&trip.trip_id.cast_signed()).unwrap();
+            found.charged = found.fare;
+        }
+        assert_eq!(wrong(&tables), (silent, 0));
+        tables.get_mut(&later.trip_id.cast_signed()).unwrap().charged = fare;
+        assert_eq!(wrong(&tables), (silent, 1), "it has only just sent");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
 
 use super::SERVICES;
@@ -52,17 +53,11 @@ impl Lags {
 
     /// Who reads which partition, by the ledger, which names the owners.
     pub(super) async fn board(&mut self) -> Result<String> {
-        let sql =
-            "SELECT pipeline, string_agg(partition || ' by ' || owner, ', ' ORDER BY partition) FROM tidegate.ledger
-            GROUP BY pipeline ORDER BY pipeline";
+        let sql = "SELECT pipeline, owner, string_agg(partition::text, ' ' ORDER BY partition) FROM tidegate.ledger
+            WHERE owner IS NOT NULL GROUP BY pipeline, owner ORDER BY pipeline, min(partition)";
         let rows = sqlx::query(sql).fetch_all(self.connected().await?).await?;
-        let boards = rows.iter().map(|row| -> Result<String> {
-            let (service, owners): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
-            Ok(format!("{service}: {}", owners.unwrap_or_default()))
-        });
-        let boards: Vec<String> = boards.collect::<Result<_>>()?;
-        // Instances have long names of chance; letters in the order in which they are met are enough.
-        Ok(format!("who reads which partition: {}", shortened(&boards.join("; "))))
+        let read = |row: &PgRow| -> Result<_> { Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)) };
+        Ok(told(&rows.iter().map(read).collect::<Result<Vec<_>>>()?))
     }
 
     pub(super) fn sent(&self) -> i64 {
@@ -72,6 +67,11 @@ impl Lags {
     /// Records that each service has got past, by the ledger.
     pub(super) fn written(&self) -> [i64; 3] {
         self.last().written
+    }
+
+    /// When rows of every service were seen first, since it began.
+    pub(super) fn first_seen(&self) -> Option<Duration> {
+        self.looks.iter().find(|look| look.written.iter().all(|written| *written > 0)).map(|look| look.at)
     }
 
     /// Whether everything that was sent is written by all.
@@ -146,27 +146,27 @@ impl Lags {
     }
 }
 
-/// Puts A, B, … in the place of the words after `by `.
-fn shortened(board: &str) -> String {
-    let mut met: Vec<&str> = Vec::new();
-    let mut out = String::new();
-    for (at, part) in board.split(" by ").enumerate() {
-        if at == 0 {
-            out += part;
-            continue;
-        }
-        let end = part.find([',', ';']).unwrap_or(part.len());
-        let (owner, rest) = part.split_at(end);
-        let number = met.iter().position(|other| *other == owner).unwrap_or_else(|| {
-            met.push(owner);
+/// Who reads what, from service, owner and partitions. Instances have long names of chance, `NAME/cN` is a consumer of one: the
+/// letters A, B, … in the order in which they are met are enough.
+fn told(board: &[(String, String, String)]) -> String {
+    let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();
+    for (service, owner, partitions) in board {
+        let (instance, consumer) = owner.rsplit_once("/c").unwrap_or((owner, "?"));
+        let number = met.iter().position(|other| *other == instance).unwrap_or_else(|| {
+            met.push(instance);
             met.len() - 1
         });
         let letter = u8::try_from(number).ok().and_then(|number| b'A'.checked_add(number)).map_or('?', char::from);
-        out.push(' ');
-        out.push(letter);
-        out += rest;
+        let reads = format!("{letter}{consumer} has {partitions}");
+        match services.last_mut() {
+            Some((last, all)) if last == service => all.push(reads),
+            _ => services.push((service, vec![reads])),
+        }
     }
-    out
+    let services: Vec<String> =
+        services.into_iter().map(|(name, reads)| format!("{name}: {}", reads.join(" · "))).collect();
+    let (instances, plural) = (met.len(), if met.len() == 1 { "" } else { "s" });
+    format!("{instances} instance{plural} read; consumer and its partitions: {}", services.join("; "))
 }
 
 #[cfg(test)]
@@ -174,9 +174,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_become_letters_in_the_order_in_which_they_are_met() {
-        let board = "fare: 0 by host-1-x, 1 by host-2-y; rides: 0 by host-2-y";
-        assert_eq!(shortened(board), "fare: 0 A, 1 B; rides: 0 B");
-        assert_eq!(shortened(""), "");
+    fn instances_become_letters_in_the_order_in_which_they_are_met() {
+        let row = |service: &str, owner: &str, partitions: &str| (service.into(), owner.into(), partitions.into());
+        let board =
+            [row("fare", "host-1-x/c0", "0 2"), row("fare", "host-2-y/c1", "1"), row("rides", "host-2-y/c0", "0")];
+        let words = "2 instances read; consumer and its partitions: fare: A0 has 0 2 · B1 has 1; rides: B0 has 0";
+        assert_eq!(told(&board), words);
+        assert_eq!(told(&board[..1]), "1 instance read; consumer and its partitions: fare: A0 has 0 2");
     }
 }

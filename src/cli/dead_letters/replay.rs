@@ -391,8 +391,9 @@ impl Store for Letters {
         if done {
             self.settle_page();
         }
-        let row =
-            |span: &Span| LedgerRow::Found { claim: Some(span.claim), next: if done { span.to } else { span.from } };
+        let next = |span: &Span| if done { span.to } else { span.from };
+        // The letters' locks are the fence: there are no claims to count.
+        let row = |span: &Span| LedgerRow::Found { claim: Some(span.claim), epoch: 0, next: next(span) };
         Ok(spans.iter().map(row).collect())
     }
 

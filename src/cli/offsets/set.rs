@@ -144,6 +144,17 @@ async fn refuse_beside_an_instance(
     )))
 }
 
+const UPDATE: &str = "
+UPDATE tidegate.ledger l SET next_offset = $4, claim_id = gen_random_uuid(),
+    first_offset = CASE WHEN $4 > l.next_offset THEN $4 ELSE least(l.first_offset, $4) END,
+    epoch = l.epoch + 1, owner = 'tidegate offsets set', last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
+    updated_at = now()
+WHERE l.pipeline = $1 AND l.topic = $2 AND l.partition = $3";
+
+const INSERT: &str = "
+INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
+VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')";
+
 /// One transaction: the rows are locked in the order in which every writer locks them, so a batch is committed before or refused
 /// after.
 async fn apply(
@@ -182,16 +193,21 @@ async fn apply(
     }
     for (source, to) in targets {
         // A log skipped over is no longer asked for by `verify`; one read again is, from where it was asked for before.
-        let set = sqlx::query(
-            "INSERT INTO tidegate.ledger AS l (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
-             VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')
-             ON CONFLICT (pipeline, topic, partition) DO UPDATE SET next_offset = $4, claim_id = gen_random_uuid(),
-                 first_offset = CASE WHEN $4 > l.next_offset THEN $4 ELSE least(l.first_offset, $4) END,
-                 epoch = l.epoch + 1, owner = EXCLUDED.owner, last_offset = NULL, last_timestamp = NULL,
-                 last_digest = NULL, updated_at = now()",
-        );
-        let set = set.bind(&pipeline.name).bind(&*source.topic).bind(source.partition).bind(to.get());
-        set.execute(&mut *transaction).await.map_err(failed)?;
+        // The row is ours where there is one. Where another session adds it meanwhile, the INSERT adds none, and the row is there.
+        let mut set = 0;
+        for sql in [UPDATE, INSERT, UPDATE] {
+            let set_one =
+                sqlx::query(sql).bind(&pipeline.name).bind(&*source.topic).bind(source.partition).bind(to.get());
+            set = set_one.execute(&mut *transaction).await.map_err(failed)?.rows_affected();
+            if set > 0 {
+                break;
+            }
+        }
+        if set == 0 {
+            return Err(FatalError::Unavailable(format!(
+                "the ledger's row of {source} comes and goes: another command is at work; try again"
+            )));
+        }
     }
     transaction.commit().await.map_err(failed)?;
     Ok(moved)

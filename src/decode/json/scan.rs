@@ -95,6 +95,29 @@ impl<'a> Scanner<'a> {
         slot.len = (self.at - start) as u32;
     }
 
+    /// Goes on to the first of three bytes or a NUL, or to the end.
+    #[inline]
+    pub(crate) fn find(&mut self, stops: [u8; 3]) {
+        let [a, b, c] = stops.map(|stop| ONES * u64::from(stop));
+        while self.at < self.bytes.len() {
+            let word = self.word();
+            let (a, b, c) = (word ^ a, word ^ b, word ^ c);
+            // The lowest set bit is true, as in a string.
+            let found = ((a.wrapping_sub(ONES) & !a)
+                | (b.wrapping_sub(ONES) & !b)
+                | (c.wrapping_sub(ONES) & !c)
+                | (word.wrapping_sub(ONES) & !word))
+                & HIGHS;
+            if found != 0 {
+                // Beyond the end a word has zeros.
+                self.at = (self.at + (found.trailing_zeros() / 8) as usize).min(self.bytes.len());
+                return;
+            }
+            self.at += 8;
+        }
+        self.at = self.bytes.len();
+    }
+
     /// Any value; `slot` stands for it. `depth` is that of the container around it. Writing into the caller's slot, rather
     /// than returning one, spares a copy that would wait for its own parts to be written.
     #[inline]
@@ -207,7 +230,7 @@ impl<'a> Scanner<'a> {
 
     /// A number: its mantissa and exponent go into the slot, if they are wanted.
     #[inline]
-    fn number<const WANTED: bool>(&mut self, slot: &mut Slot) -> Result<Flags, Broken> {
+    pub(crate) fn number<const WANTED: bool>(&mut self, slot: &mut Slot) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;
         if self.peek() == b'-' {
             flags = Flags::NEGATIVE;

@@ -1,9 +1,13 @@
 "use strict";
-// The flood: both rates in one unit, the backlog as the area between them, and how long the oldest record waits.
+// The flood: both rates in one unit, the backlog as the area between them, and how long the oldest record waits. The waits'
+// axis goes by powers, so that a second and the days that Kafka keeps a record are both in sight: the red line always is.
 const Chart = (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const signs = { rebalance: "⇄", outage: "✕", recovered: "✓", fenced: "⎇", rewind: "↶", condition: "!", start: "▸", stop: "■" };
-  let rate = null, wait = null, marks = [], width = 0;
+  let rate = null, wait = null, marks = [], width = 0, deletes = null;
+  const heights = { rate: 230, wait: 170 };
+  const power = (seconds) => seconds === null || seconds === undefined ? null : Math.log10(Math.max(1, seconds));
+  const waits_at = [[1, "1 s"], [10, "10 s"], [60, "1 min"], [600, "10 min"], [3600, "1 h"], [36000, "10 h"], [259200, "3 d"], [2592000, "30 d"], [31536000, "1 y"]];
 
   // Hatched, so that it is seen without colour too.
   function hatch(context, colour) {
@@ -20,6 +24,22 @@ const Chart = (() => {
 
   function clock(seconds, withSeconds) {
     return new Date(seconds * 1000).toISOString().slice(11, withSeconds ? 19 : 16);
+  }
+
+  function span(seconds) {
+    return seconds < 120 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : seconds < 345600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
+  }
+
+  // What the red line is, in words beside it.
+  function drawDeletes(u) {
+    if (deletes === null) return;
+    const { ctx, bbox } = u, y = u.valToPos(power(deletes), "y", true);
+    ctx.save();
+    ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.fillStyle = css("--bad");
+    ctx.textAlign = "left";
+    ctx.fillText(`Kafka deletes what waits ${span(deletes)}`, bbox.left + 6 * devicePixelRatio, y + 14 * devicePixelRatio);
+    ctx.restore();
   }
 
   function axes(unit) {
@@ -57,9 +77,10 @@ const Chart = (() => {
     const plain = { points: { show: false }, spanGaps: false };
     const stepped = uPlot.paths.stepped({ align: -1 });
     const first = document.createElement("canvas").getContext("2d");
-    const up = (u, low, high) => [0, Math.max(1, high || 0) * 1.15];
+    const up = (u, low, high) => [0, Math.max(10, high || 0) * 1.15];
+    const [time, seconds] = axes("");
     rate = new uPlot({
-      width, height: 230, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes("/s"),
+      width, height: heights.rate, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes("/s"),
       series: [{},
         { ...plain, stroke: css("--in"), width: 2, paths: stepped },
         { ...plain, stroke: css("--out"), width: 3, paths: stepped },
@@ -69,12 +90,13 @@ const Chart = (() => {
       hooks: { draw: [drawMarks] },
     }, [[], [], [], [], []], rateElement);
     wait = new uPlot({
-      width, height: 130, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes(" s"),
+      width, height: heights.wait, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: (u, low, high) => [0, Math.max(2, (high || 0) + 0.3)] } },
+      axes: [time, { ...seconds, splits: (u) => waits_at.map(([at]) => power(at)).filter((at) => at <= u.scales.y.max), filter: (u, at) => at, values: (u, at) => at.map((_, i) => waits_at[i][1]) }],
       series: [{},
         { ...plain, stroke: css("--grow"), width: 2, fill: css("--grow") + "22" },
         { ...plain, stroke: css("--grow"), width: 2, dash: [2, 5] },
         { ...plain, stroke: css("--bad"), width: 3 }],
-      hooks: { draw: [drawMarks] },
+      hooks: { draw: [drawMarks, drawDeletes] },
     }, [[], [], [], []], waitElement);
   }
 
@@ -84,10 +106,11 @@ const Chart = (() => {
     if (!rate) build(rateElement, waitElement);
     if (rateElement.clientWidth !== width) {
       width = rateElement.clientWidth;
-      rate.setSize({ width, height: 230 });
-      wait.setSize({ width, height: 130 });
+      rate.setSize({ width, height: heights.rate });
+      wait.setSize({ width, height: heights.wait });
     }
-    const now = view.now / 1000, from = now - view.range;
+    // What a daemon that began a moment ago can show fills the chart, from a minute on.
+    const now = view.now / 1000, began = history.at_ms.length ? history.at_ms[0] / 1000 : now, from = Math.max(now - view.range, Math.min(began, now - 60));
     const at = [], into = [], out = [], waits = [], gone = [];
     history.at_ms.forEach((ms, i) => {
       if (ms / 1000 < from) return;
@@ -109,19 +132,20 @@ const Chart = (() => {
       rate.setData([at, into, out, flat(view.best), flat(view.limit)], false);
       rate.setScale("x", { min: from, max: now + ahead });
     });
-    // The red line is drawn where it is in sight; else words say how far it is.
-    const most = Math.max(1, ...waits.map((v) => v || 0));
-    const red = gone.map((v) => (v !== null && v < most * 12 ? v : null));
+    deletes = gone.reduce((last, v) => v === null ? last : v, null);
     const forecast = at.map(() => null), times = at.slice();
     if (ahead > 0 && at.length) {
       const last = waits[waits.length - 1] || 0;
       forecast[forecast.length - 1] = last;
-      times.push(now + ahead);
-      waits.push(null); red.push(null);
-      forecast.push(last * (1 - ahead / view.emptyIn));
+      // On an axis by powers a straight way down is a curve.
+      for (let step = 1; step <= 20; step += 1) {
+        times.push(now + ahead * step / 20);
+        waits.push(null); gone.push(null);
+        forecast.push(last * (1 - ahead * step / 20 / view.emptyIn));
+      }
     }
     wait.batch(() => {
-      wait.setData([times, waits, forecast, red], false);
+      wait.setData([times, waits.map(power), forecast.map(power), gone.map(power)], false);
       wait.setScale("x", { min: from, max: now + ahead });
     });
   }

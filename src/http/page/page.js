@@ -92,11 +92,11 @@
   }
 
   function drawFlood(p) {
-    const rate = (v) => v === null ? "an unknown number of" : whole(v);
+    const rates = p.into_per_second === null || p.out_per_second === null ? "How many records come and go isn't known yet" : `${whole(p.into_per_second)} records a second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
     const flow = p.flow_limit_per_second ? ` Flow limit ${whole(p.flow_limit_per_second)}/s.` : "";
     const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, if it goes on so.`;
     const kept = p.retention_headroom_seconds === null ? "No age is known at which Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
-    say($("flood-words"), `${rate(p.into_per_second)} records a second come into Kafka, ${rate(p.out_per_second)} go into Postgres; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}.${empty} ${kept}${flow}`);
+    say($("flood-words"), `${rates}; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}.${empty} ${kept}${flow}`);
     const h = page.history;
     if (!h || h.pipeline !== p.name) return;
     const marks = page.status.timeline.filter((e) => e.pipeline === p.name && ["rebalance", "outage", "recovered", "fenced", "rewind", "condition", "start", "stop"].includes(e.kind)).map((e) => ({ at: e.at_ms / 1000, kind: e.kind }));

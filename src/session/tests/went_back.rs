@@ -24,14 +24,21 @@ fn owning(now: Instant) -> Session {
     session
 }
 
+/// The ledger's row under another claim than ours.
+fn held_by(epoch: i64) -> LedgerRow {
+    LedgerRow::Found { claim: Some(ClaimId::from_u128(1)), epoch, next: Offset::new(3) }
+}
+
 #[test]
 fn an_older_claim_in_the_ledger_is_nobody_to_wait_for() {
     let start = Instant::now();
     let mut session = owning(start);
-    assert!(!session.epoch_seen(&source(), EPOCH, start + MS, start + 2 * MS), "ours");
-    assert!(!session.epoch_seen(&source(), EPOCH + 1, start + MS, start + 2 * MS), "a newer one is an owner");
-    assert!(!session.epoch_seen(&source(), EPOCH - 1, start, start + 2 * MS), "asked before we had it");
-    assert!(session.epoch_seen(&source(), EPOCH - 1, start + MS, start + 2 * MS));
+    let ours = LedgerRow::Found { claim: Some(ClaimId::from_u128(7)), epoch: EPOCH, next: Offset::new(10) };
+    assert_eq!(session.ledger_seen(&source(), ours, start + MS, start + 2 * MS), None);
+    let asked_before = session.ledger_seen(&source(), held_by(EPOCH - 1), start, start + 2 * MS);
+    assert_eq!(asked_before, None, "asked before we had it");
+    let fate = session.ledger_seen(&source(), held_by(EPOCH - 1), start + MS, start + 2 * MS);
+    assert_eq!(fate, Some(Fate::Rewound));
     let actions = session.take_actions();
     assert_eq!((actions.stop.len(), actions.claim.len()), (1, 1), "it stops fetching and claims");
 }
@@ -40,13 +47,33 @@ fn an_older_claim_in_the_ledger_is_nobody_to_wait_for() {
 fn a_fenced_partition_is_claimed_at_once_where_the_database_went_back() {
     let start = Instant::now();
     let mut session = owning(start);
-    let other = LedgerRow::Found { claim: Some(ClaimId::from_u128(1)), next: Offset::new(3) };
-    let fate = session.ledger_seen(&source(), other, start + MS, start + 2 * MS);
-    assert_eq!(fate, Some(Fate::Superseded), "by the claim alone nobody can tell");
+    // Another daemon has claimed it since: by that number nobody can tell.
+    let fate = session.ledger_seen(&source(), held_by(EPOCH), start + MS, start + 2 * MS);
+    assert_eq!(fate, Some(Fate::Superseded { epoch: EPOCH }));
     session.take_actions();
-    assert!(!session.epoch_seen(&source(), EPOCH - 1, start + MS, start + 3 * MS), "asked before it was fenced");
+    let asked_before = session.ledger_seen(&source(), held_by(EPOCH - 1), start + MS, start + 3 * MS);
+    assert_eq!(asked_before, None, "asked before it was fenced");
     session.tick(start + 4 * MS);
     assert!(session.take_actions().claim.is_empty(), "the grace is long");
-    assert!(session.epoch_seen(&source(), EPOCH - 1, start + 4 * MS, start + 5 * MS));
+    let fate = session.ledger_seen(&source(), held_by(EPOCH - 1), start + 4 * MS, start + 5 * MS);
+    assert_eq!(fate, Some(Fate::Rewound));
     assert_eq!(session.take_actions().claim.len(), 1);
+}
+
+#[test]
+fn a_write_that_meets_an_older_claim_claims_again_at_once_and_one_that_meets_a_newer_one_waits() {
+    for (epoch, went_back) in [(EPOCH - 1, true), (EPOCH, false), (EPOCH + 1, false)] {
+        let start = Instant::now();
+        let mut session = owning(start);
+        let incoming = Incoming { offset: Offset::new(10), timestamp_ms: None, key: None, value: Some(b"v") };
+        session.deliver("t", 0, &incoming, start, |_| (), |_, _| Ok(1));
+        let batch = session.seal(Trigger::Rows, start).expect("a batch");
+        let fates = vec![(source(), ClaimId::from_u128(7), Fate::Superseded { epoch })];
+        let expected = if went_back { vec![source()] } else { Vec::new() };
+        assert_eq!(session.acked(Ack { fates, batch }, start + MS), expected, "{epoch}");
+        let actions = session.take_actions();
+        assert_eq!((actions.stop.len(), actions.claim.len()), (1, usize::from(went_back)), "{epoch}");
+        let fenced = session.partitions().any(|partition| matches!(partition.state, State::Fenced { .. }));
+        assert_eq!(fenced, !went_back, "{epoch}");
+    }
 }

@@ -1,0 +1,129 @@
+//! The figures of a run as the README shows them: a block between two marks, made from the raw files alone.
+
+use anyhow::{Context, Result, ensure};
+
+use super::Report;
+use crate::numbers::{Spread, duration, grouped};
+use crate::raw::Table;
+
+const BEGINS: &str = "<!-- figures of docs/demo, written by `make demo-docs` -->\n";
+const ENDS: &str = "<!-- end of the figures -->\n";
+
+/// Puts the figures of `report` in the place of those between the marks.
+///
+/// # Errors
+/// When the marks aren't there, or the run is none to show: a shortened one, one of a dev build, or one that broke a promise.
+pub(crate) fn with_figures(readme: &str, report: &Report) -> Result<String> {
+    ensure!(report.run["scale"] == 1.0, "a shortened run: its figures are those of a trial");
+    ensure!(report.run["versions"]["build"] == "release", "a run of a dev build");
+    ensure!(report.is_good(), "the run broke a promise");
+    let (before, rest) = readme.split_once(BEGINS).context("the README has no mark where the figures begin")?;
+    let (_, after) = rest.split_once(ENDS).context("the README has no mark where the figures end")?;
+    Ok(format!("{before}{BEGINS}{}{ENDS}{after}", figures(report)))
+}
+
+fn figures(report: &Report) -> String {
+    let ladder = report.ladder_table.as_ref().map(ladder).unwrap_or_default();
+    let flood = report.flood_table.as_ref().map(flood).unwrap_or_default();
+    let word = |pointer: &str| report.run.pointer(pointer).and_then(|value| value.as_str()).unwrap_or("?").to_owned();
+    let (day, postgres) = (word("/began"), word("/versions/postgres"));
+    let postgres: Vec<&str> = postgres.split(' ').take(2).collect();
+    format!(
+        "{ladder}\n{flood}\nThe run of {}, {} cores ({}) that servers, load and tidegate share, Kafka {}, {}; durable as they \
+         ship, `fsync` on.\n",
+        day.split('T').next().unwrap_or("?"),
+        report.run.pointer("/machine/cores").map(ToString::to_string).unwrap_or_default(),
+        word("/machine/cpu"),
+        word("/versions/kafka"),
+        postgres.join(" "),
+    )
+}
+
+fn ladder(ladder: &Table) -> String {
+    let of = |rung: &str, column: &str| {
+        let runs = ladder.lines().filter(|line| line.text("rung") == rung);
+        Spread::of(runs.map(|line| line.count(column))).map_or(f64::NAN, |spread| spread.median)
+    };
+    let rate = |rung: &str| of(rung, "rows_per_second");
+    let (insert, copy, ours) = (rate("INSERT a record"), rate("COPY binary"), rate("tidegate from Kafka"));
+    format!(
+        "A: {} rows/s by INSERTs, {} by multi-row INSERTs, {} by binary COPY from memory, {} by tidegate from Kafka: {:.0} times \
+         INSERTs, {:.0} % of COPY.\n",
+        grouped(insert),
+        grouped(rate("multi-row VALUES").max(rate("multi-row UNNEST"))),
+        grouped(copy),
+        grouped(ours),
+        ours / insert,
+        ours / copy * 100.0
+    )
+}
+
+fn flood(flood: &Table) -> String {
+    let mut text = flood.lines().next().map_or_else(String::new, |line| {
+        format!(
+            "B: {} records each, {}/s, in the rush hour {}/s:\n\n",
+            grouped(line.count("intended")),
+            grouped(line.count("steady_per_second")),
+            grouped(line.count("rush_per_second"))
+        )
+    });
+    text += "| | refused | acknowledged, then lost | twice | longest wait for an answer | readable after (median, steady) | \
+             CPU-s in all, Kafka's |\n|---|--:|--:|--:|--:|--:|--:|\n";
+    for line in flood.lines() {
+        let cpu =
+            ["writer_cpu_s", "database_cpu_s", "kafka_cpu_s"].map(|column| line.count(column)).iter().sum::<f64>();
+        text += &format!(
+            "| {} | {} | {} | {} | {} | {} | {cpu:.0}, {:.0} |\n",
+            line.text("way"),
+            grouped(line.count("refused")),
+            grouped(line.count("missing")),
+            grouped(line.count("twice")),
+            duration(line.count("longest_wait_ms")),
+            line.number("commit_p50_ms").map_or("?".to_owned(), duration),
+            line.count("kafka_cpu_s"),
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(scale: f64) -> Report {
+        let table = |text: &str| Some(Table::parse(text).unwrap());
+        Report {
+            ladder: Vec::new(),
+            flood: Vec::new(),
+            services: Vec::new(),
+            run: serde_json::json!({"scale": scale, "began": "2026-01-02T03:04:05Z", "machine": {"cores": 2, "cpu": "C"},
+                "versions": {"build": "release", "kafka": "4.2.0 (KRaft)", "postgres": "PostgreSQL 18.0 on x"}}),
+            ladder_table: table(
+                "rung,rows_per_second\nINSERT a record,10000\nCOPY binary,300000\ntidegate from Kafka,270000\n",
+            ),
+            flood_table: table(
+                "way,intended,refused,missing,twice,longest_wait_ms,commit_p50_ms,writer_cpu_s,database_cpu_s,kafka_cpu_s\n\
+                 tidegate,500000,0,0,0,700,262,3,6,17\n",
+            ),
+            services_table: None,
+        }
+    }
+
+    #[test]
+    fn only_what_is_between_the_marks_is_written_anew() {
+        let readme = format!("before\n{BEGINS}old\n{ENDS}after\n");
+        let new = with_figures(&readme, &report(1.0)).unwrap();
+        assert!(new.starts_with(&format!("before\n{BEGINS}A: 10 000 rows/s")), "{new}");
+        assert!(new.contains("| tidegate | 0 | 0 | 0 | 700 ms | 262 ms | 26, 17 |"), "{new}");
+        assert!(new.contains("27 times INSERTs, 90 % of COPY") && new.contains("PostgreSQL 18.0;"), "{new}");
+        assert!(new.ends_with(&format!("{ENDS}after\n")) && !new.contains("old"), "{new}");
+        assert_eq!(with_figures(&new, &report(1.0)).unwrap(), new);
+    }
+
+    #[test]
+    fn a_trial_is_not_shown() {
+        let readme = format!("{BEGINS}{ENDS}");
+        assert!(with_figures(&readme, &report(0.2)).is_err());
+        assert!(with_figures("no marks", &report(1.0)).is_err());
+    }
+}

@@ -1,0 +1,41 @@
+//! The flood of the last minute, as bars in two lines of text.
+
+use serde_json::Value;
+
+use super::super::words::whole;
+use super::{FLOOD_SECONDS, list};
+
+/// Both rates over the last minute, as two lines of bars with one scale.
+pub(super) fn draw(history: &Value) -> Vec<String> {
+    let column = |name: &str| -> Vec<Option<f64>> {
+        let values: Vec<_> = list(&history[name]).iter().map(Value::as_f64).collect();
+        values[values.len().saturating_sub(FLOOD_SECONDS)..].to_vec()
+    };
+    let (into, out) = (column("into"), column("out"));
+    let top = into.iter().chain(&out).flatten().copied().fold(0.0, f64::max);
+    if top <= 0.0 {
+        return Vec::new();
+    }
+    let bars = |values: &[Option<f64>]| -> String {
+        values.iter().map(|value| value.map_or(' ', |value| bar(value / top))).collect()
+    };
+    vec![
+        format!("         into Kafka    {}  the last {} s, up to {}/s", bars(&into), into.len(), whole(top)),
+        format!("         into Postgres {}", bars(&out)),
+    ]
+}
+
+/// Of a share of the greatest.
+fn bar(share: f64) -> char {
+    match share {
+        s if s <= 0.0 => '·',
+        s if s <= 0.125 => '▁',
+        s if s <= 0.25 => '▂',
+        s if s <= 0.375 => '▃',
+        s if s <= 0.5 => '▄',
+        s if s <= 0.625 => '▅',
+        s if s <= 0.75 => '▆',
+        s if s <= 0.875 => '▇',
+        _ => '█',
+    }
+}

@@ -1,0 +1,178 @@
+//! The rows of a window on their way: one COPY, or one for each table that records name, and the merge that follows.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use sqlx::{Executor, PgConnection};
+
+use super::Live;
+use crate::batch::Batch;
+use crate::copy::{HEADER, TRAILER};
+use crate::mapping::route;
+use crate::modes::newest::{self, Placed};
+use crate::plan::{Merge, Planned};
+
+/// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
+const CHUNK: usize = 256 * 1024;
+
+/// The staging tables of a connection, by the number of their table; 0 where there is one table.
+#[derive(Debug, Default)]
+pub(super) struct Stages {
+    /// The plan that they were made for.
+    version: u64,
+    there: BTreeSet<u16>,
+    /// Those of them that the transaction at hand made.
+    new: BTreeSet<u16>,
+    /// Those that hold rows of the transaction at hand.
+    filled: BTreeSet<u16>,
+}
+
+impl Stages {
+    /// A transaction begins, by this plan: what the one before it made is there to stay, and a commit emptied them all.
+    pub(super) fn begin(&mut self, version: u64) {
+        self.new.clear();
+        self.filled.clear();
+        if self.version != version {
+            (self.version, self.there) = (version, BTreeSet::new());
+        }
+    }
+
+    pub(super) fn has(&self, number: u16) -> bool {
+        self.there.contains(&number)
+    }
+
+    pub(super) fn made_for_good(&mut self, number: u16) {
+        self.there.insert(number);
+    }
+
+    /// The transaction, or a part of it, is undone. One that was made before the savepoint is made once more: that is seldom,
+    /// and does no harm.
+    pub(super) fn rolled_back(&mut self) {
+        for number in std::mem::take(&mut self.new) {
+            self.there.remove(&number);
+            self.filled.remove(&number);
+        }
+    }
+}
+
+/// Sends a window of a batch, and merges it where the table's mode asks for that. `placed` gets the rows of the window that the
+/// last COPY had, where these are not all. Gives the rows that were written.
+pub(super) async fn copy(
+    live: &mut Live,
+    planned: &Planned,
+    batch: &Batch,
+    window: Range<u32>,
+    placed: &mut Vec<u32>,
+) -> Result<u64, sqlx::Error> {
+    if planned.plan.router.is_some() {
+        return by_table(live, planned, batch, window, placed).await;
+    }
+    let Some(merge) = &planned.merge else {
+        return whole(&mut live.connection, &planned.copy, batch.copy_ranges(window)).await;
+    };
+    let copied = if let Some(newest) = &merge.newest {
+        let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
+        stage(live, 0, merge).await?;
+        picked(&mut live.connection, &merge.copy, &rows, placed).await?;
+        u64::from(batch.rows_in(window))
+    } else {
+        stage(live, 0, merge).await?;
+        whole(&mut live.connection, &merge.copy, batch.copy_ranges(window)).await?
+    };
+    let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
+    Ok(if merge.skips { merged } else { copied })
+}
+
+/// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the transaction at hand.
+async fn by_table(
+    live: &mut Live,
+    planned: &Planned,
+    batch: &Batch,
+    window: Range<u32>,
+    placed: &mut Vec<u32>,
+) -> Result<u64, sqlx::Error> {
+    let mut by_table: Vec<Vec<Placed<'_>>> = vec![Vec::new(); planned.routes.len()];
+    let rows =
+        batch.copy_ranges(window).flat_map(|rows| route::marked(rows).map(move |(table, row)| (table, &rows[row])));
+    for (nth, (table, row)) in (0_u32..).zip(rows) {
+        by_table[usize::from(table)].push((nth, row));
+    }
+    let mut written = 0;
+    for (number, (table, rows)) in (0_u16..).zip(planned.routes.iter().zip(by_table)) {
+        if rows.is_empty() {
+            continue;
+        }
+        let Some(merge) = &table.merge else {
+            written += picked(&mut live.connection, &table.copy, &rows, placed).await?;
+            continue;
+        };
+        stage(live, number, merge).await?;
+        let all = rows.len() as u64;
+        match &merge.newest {
+            None => picked(&mut live.connection, &table.copy, &rows, placed).await?,
+            Some(newest) => {
+                let mut winners = newest.pick(rows.iter().map(|(_, row)| *row));
+                winners.iter_mut().for_each(|(place, _)| *place = rows[*place as usize].0);
+                picked(&mut live.connection, &table.copy, &winners, placed).await?
+            }
+        };
+        let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
+        written += if merge.skips { merged } else { all };
+    }
+    Ok(written)
+}
+
+/// Makes the staging table where it isn't there, and empties it where it holds rows of this transaction.
+async fn stage(live: &mut Live, number: u16, merge: &Merge) -> Result<(), sqlx::Error> {
+    let Live { connection, stages, .. } = live;
+    if !stages.there.contains(&number) {
+        connection.execute(merge.create.as_str()).await?;
+        stages.there.insert(number);
+        stages.new.insert(number);
+    } else if stages.filled.contains(&number) {
+        connection.execute(merge.clear.as_str()).await?;
+    }
+    stages.filled.insert(number);
+    Ok(())
+}
+
+/// One COPY of stretches of rows as they lie.
+async fn whole<'a>(
+    connection: &mut PgConnection,
+    copy: &str,
+    stretches: impl Iterator<Item = &'a [u8]>,
+) -> Result<u64, sqlx::Error> {
+    let mut sink = connection.copy_in_raw(copy).await?;
+    sink.send(&HEADER[..]).await?;
+    for stretch in stretches {
+        for chunk in stretch.chunks(CHUNK) {
+            sink.send(chunk).await?;
+        }
+    }
+    sink.send(&TRAILER[..]).await?;
+    sink.finish().await
+}
+
+/// One COPY of single rows.
+async fn picked(
+    connection: &mut PgConnection,
+    copy: &str,
+    rows: &[Placed<'_>],
+    placed: &mut Vec<u32>,
+) -> Result<u64, sqlx::Error> {
+    placed.clear();
+    placed.extend(rows.iter().map(|(nth, _)| *nth));
+    let mut sink = connection.copy_in_raw(copy).await?;
+    let mut chunk = Vec::with_capacity(CHUNK);
+    chunk.extend_from_slice(&HEADER);
+    for (_, row) in rows {
+        if chunk.len() + row.len() > CHUNK {
+            sink.send(&chunk[..]).await?;
+            chunk.clear();
+        }
+        chunk.extend_from_slice(row);
+    }
+    chunk.extend_from_slice(&TRAILER);
+    sink.send(&chunk[..]).await?;
+    sink.finish().await
+}
