@@ -27,8 +27,8 @@ pub(crate) struct CsvDecoder {
     leftovers: Leftovers,
     /// For each column of the CSV.
     targets: Vec<Target>,
-    /// The columns' names as JSON has them, for leftovers.
-    quoted: Vec<Box<[u8]>>,
+    /// The columns' names as JSON has them, for leftovers, and whether they hold a NUL.
+    quoted: Vec<(Box<[u8]>, bool)>,
     /// The header that `targets` are for.
     header: Vec<u8>,
     /// No number has the delimiter or the quote in it.
@@ -78,7 +78,7 @@ impl CsvDecoder {
         let mut quoted = Vec::new();
         string::quote(name, &mut quoted);
         self.targets.push(target);
-        self.quoted.push(quoted.into());
+        self.quoted.push((quoted.into(), memchr::memchr(0, name).is_some()));
     }
 
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
@@ -144,14 +144,15 @@ impl CsvDecoder {
                 }
             }
             Target::Leftover if self.leftovers == Leftovers::Refuse => {
-                let name = shown(&self.quoted[column]);
+                let name = shown(&self.quoted[column].0);
                 return Err(DecodeFault::new(Reason::UnknownField, format!("the field {name} has no column")));
             }
             Target::Leftover => {
                 let source = if field.slot.flags.has(Flags::MADE) { &fields.made } else { payload };
                 let raw = field.slot.of(source).raw;
-                let hold_nul = field.slot.flags.has(Flags::NUL);
-                fields.leftovers.extend_from_slice(&self.quoted[column]);
+                let (name, nul) = &self.quoted[column];
+                let hold_nul = *nul || field.slot.flags.has(Flags::NUL);
+                fields.leftovers.extend_from_slice(name);
                 fields.leftovers.push(b':');
                 if null {
                     fields.leftovers.extend_from_slice(b"null");
@@ -445,5 +446,15 @@ mod tests {
         let mut fields = Fields::default();
         assert_eq!(collecting.decode(b"a,z,y\n1,\"q\"\"\",", &mut fields), Ok(true));
         assert_eq!(fields.leftovers, b"\"z\":\"q\\\"\",\"y\":null,");
+    }
+
+    #[test]
+    fn a_nul_in_a_leftovers_name_or_text_is_known() {
+        let mut collecting = decoder(None, Leftovers::Collect);
+        let mut fields = Fields::default();
+        for (text, nul) in [("a,z\n1,2", false), ("a,z\0\n1,2", true), ("a,z\n1,\0", true), ("a\0,b\n1,2", true)] {
+            assert_eq!(collecting.decode(text.as_bytes(), &mut fields), Ok(true));
+            assert_eq!(fields.leftovers_hold_nul, nul, "{text:?}");
+        }
     }
 }
