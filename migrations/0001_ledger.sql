@@ -26,6 +26,7 @@ CREATE TABLE tidegate.ledger (
     next_offset    bigint      NOT NULL CHECK (next_offset >= 0),
     -- The fence: only who knows it moves the row.
     claim_id       uuid,
+    -- The claim's number, which only counts up: milliseconds of the clock when it was made, or one more than the last.
     epoch          bigint      NOT NULL DEFAULT 0,
     owner          text,
     -- The last committed record, by which the log is known again.

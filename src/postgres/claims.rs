@@ -12,7 +12,7 @@ pub struct Claimed {
     pub source: TopicPartition,
     /// The fence.
     pub claim: ClaimId,
-    /// For people.
+    /// The claim's number: later claims have higher ones.
     pub epoch: i64,
     /// Where the ledger stands.
     pub next: Offset,
@@ -22,6 +22,10 @@ pub struct Claimed {
 
 /// Finds where each row stands, and then locks what stands there: one version each, also where the lock is another's and the row
 /// is left out. A row that moves in between is left out too.
+///
+/// Claims are numbered by the clock, in milliseconds, and so that they only count up: where an older copy of the database is put
+/// back, each claim in it has a lower number than one made since, also where the copy comes from a branch of its past that an
+/// earlier restore gave up.
 const CLAIM: &str = "
 WITH free AS MATERIALIZED (
     SELECT l.topic, l.partition, l.next_offset
@@ -38,7 +42,8 @@ WITH free AS MATERIALIZED (
         FOR NO KEY UPDATE SKIP LOCKED
     ) l
 )
-UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), epoch = l.epoch + 1, owner = $4, updated_at = now()
+UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), owner = $4, updated_at = now(),
+    epoch = greatest(l.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::int8)
 FROM free f
 WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.next_offset = f.next_offset
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest";
