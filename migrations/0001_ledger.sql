@@ -94,7 +94,7 @@ CREATE TRIGGER one_row_a_partition_after_rename AFTER UPDATE OF pipeline, topic,
 -- is large. For that too the position is compared as a sum, which no index knows.
 -- A daemon of a later version that needs another one makes it beside this, which older daemons go on calling.
 CREATE FUNCTION tidegate.advance(
-    of_pipeline text, topics text[], partitions integer[], claims uuid[], froms bigint[], tos bigint[],
+    of_pipeline text, topics text[], partitions integer[], claims uuid[], from_offsets bigint[], to_offsets bigint[],
     last_offsets bigint[], last_timestamps bigint[], last_digests bigint[]
 ) RETURNS bigint[] LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET plan_cache_mode = force_generic_plan
@@ -106,7 +106,7 @@ DECLARE
             WHERE l.pipeline = of_pipeline AND l.topic = s.topic AND l.partition = s.partition
                 AND l.next_offset = s.from_offset
         )
-        FROM unnest(topics, partitions, froms) WITH ORDINALITY AS s (topic, partition, from_offset, n)
+        FROM unnest(topics, partitions, from_offsets) WITH ORDINALITY AS s (topic, partition, from_offset, n)
         ORDER BY s.n
     );
     moved bigint[];
@@ -117,7 +117,7 @@ BEGIN
             last_digest = s.last_digest, updated_at = now()
         FROM (
             SELECT * FROM unnest(
-                places, topics, partitions, claims, froms, tos, last_offsets, last_timestamps, last_digests
+                places, topics, partitions, claims, from_offsets, to_offsets, last_offsets, last_timestamps, last_digests
             ) WITH ORDINALITY AS s (
                 place, topic, partition, claim_id, from_offset, to_offset, last_offset, last_timestamp, last_digest, n
             )
