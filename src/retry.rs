@@ -192,8 +192,8 @@ mod tests {
     fn waits_double_up_to_the_longest_and_begin_again_after_a_success() {
         let mut backoff = Backoff::new();
         let full = [(); 6].map(|()| backoff.next(1.0).as_millis());
-        assert_eq!(full, [100, 200, 400, 800, 1500, 1500]);
-        assert_eq!(backoff.next(0.0).as_millis(), 750, "the jitter has the upper half");
+        assert_eq!(full, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(backoff.next(0.0).as_millis(), 500, "the jitter has the upper half");
         backoff.reset();
         assert_eq!((backoff.attempts(), backoff.next(0.5).as_millis()), (0, 75));
     }

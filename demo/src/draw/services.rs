@@ -10,12 +10,21 @@ const LEFT: f64 = 100.0;
 const TOP: f64 = 84.0;
 const HEIGHT: f64 = 96.0;
 const GAP: f64 = 36.0;
+/// Letters of an event's line that surely fit.
+const LETTERS: usize = 150;
 
 pub(super) fn draw(series: &Table, events: &Table) -> String {
     let services = series.distinct("service");
     let happened: Vec<_> = events.lines().collect();
     let bottom = TOP + services.len() as f64 * (HEIGHT + GAP);
-    let height = bottom + 24.0 + 18.0 * happened.len() as f64;
+    let told: Vec<String> = happened
+        .iter()
+        .zip(1..)
+        .flat_map(|(event, number)| {
+            folded(&format!("{number} · {:.0} s: {}", event.count("second"), event.text("event")))
+        })
+        .collect();
+    let height = bottom + 24.0 + 18.0 * told.len() as f64;
     let mut svg = Svg::new(WIDTH, height, "How far behind each of the three services is, over time");
     svg.text((20.0, 30.0), Anchor::Start, "title", "Three services on one topic: records behind");
     let note = "each reads everything that was sent once, at its own pace; the dashes are the events below";
@@ -40,16 +49,42 @@ pub(super) fn draw(series: &Table, events: &Table) -> String {
             panel.seconds(&mut svg);
         }
     }
-    for (number, event) in happened.iter().enumerate() {
-        let text = format!("{} · {:.0} s: {}", number + 1, event.count("second"), event.text("event"));
-        svg.text((LEFT, bottom + 12.0 + 18.0 * number as f64), Anchor::Start, "dim", &text);
+    for (row, text) in told.iter().enumerate() {
+        svg.text((LEFT, bottom + 12.0 + 18.0 * row as f64), Anchor::Start, "dim", text);
     }
     svg.finish()
+}
+
+/// A text in lines that fit, broken between words.
+fn folded(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("one is there from the start");
+        if line.chars().count() + word.chars().count() >= LETTERS {
+            lines.push(format!("      {word}"));
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_text_is_broken_between_words_and_loses_none() {
+        let text = "consumer A0 has 0 1; ".repeat(20);
+        let lines = folded(text.trim());
+        assert!(lines.len() > 2 && lines.iter().all(|line| line.chars().count() <= LETTERS + 6), "{lines:?}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(words(&lines.join(" ")), words(&text));
+        assert_eq!(folded("short"), ["short"]);
+    }
 
     #[test]
     fn each_service_has_a_panel_and_each_event_a_dash_in_all() {
