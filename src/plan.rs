@@ -25,6 +25,18 @@ use crate::status::lock;
 use crate::store::{ReplanError, WriteError};
 use crate::value::Rejection;
 
+/// What became of a table that records named.
+enum Taking {
+    /// It is the pipeline's.
+    Ours,
+    /// The pipeline has as many as it may.
+    Full,
+    /// It can't take the rows.
+    Refused(String),
+    /// Somebody dropped it meanwhile.
+    Gone,
+}
+
 /// Where a pipeline's plans come from.
 #[derive(Debug)]
 pub struct PlanSource {
@@ -200,35 +212,64 @@ impl PlanSource {
         let takeable = wanted.iter().filter(|table| config.table.create || there.contains(table));
         // Beyond, a batch of names that nobody meant would be a batch of questions.
         for table in takeable.take(max_tables as usize) {
-            let of_table = for_table(config, table);
-            if !there.contains(table) {
-                // Another instance may have the last place already: then nothing is made.
-                if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
-                    full = true;
-                    continue;
-                }
-                create(&of_table, connection).await?;
-            }
-            let Some(catalog) = catalog::load(connection, table).await.map_err(fault)? else { continue };
-            if let Some(why) = Plan::refusal(&of_table, &catalog) {
-                refused.insert(table.clone(), why);
-                continue;
-            }
-            match routes::claim(connection, &config.name, max_tables, &catalog).await.map_err(fault)? {
-                Claim::Ours => claimed += 1,
-                Claim::Full => full = true,
-                Claim::Fed { by } => {
-                    return Err(ReplanError::Unplannable(format!(
-                        "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
-                        config.name
-                    )));
-                }
+            match self.take(connection, table, there.contains(table), max_tables).await? {
+                Taking::Ours => claimed += 1,
+                Taking::Full => full = true,
+                Taking::Refused(why) => drop(refused.insert(table.clone(), why)),
+                Taking::Gone => {}
             }
         }
         if claimed == 0 && refused.is_empty() && !full {
             return Ok(self.current());
         }
         self.reroute(known(config, connection).await?, refused)
+    }
+
+    /// One instance at a time: between the look at how many tables there are and the note of one more another would make one that
+    /// nobody may write into.
+    async fn take(
+        &self,
+        connection: &mut PgConnection,
+        table: &TableName,
+        is_there: bool,
+        max_tables: u32,
+    ) -> Result<Taking, ReplanError> {
+        routes::lock(connection, &self.config.name).await.map_err(fault)?;
+        let taken = self.take_alone(connection, table, is_there, max_tables).await;
+        let unlocked = routes::unlock(connection, &self.config.name).await.map_err(fault);
+        let taken = taken?;
+        unlocked?;
+        Ok(taken)
+    }
+
+    async fn take_alone(
+        &self,
+        connection: &mut PgConnection,
+        table: &TableName,
+        is_there: bool,
+        max_tables: u32,
+    ) -> Result<Taking, ReplanError> {
+        let config = &self.config;
+        let of_table = for_table(config, table);
+        if !is_there {
+            // Another instance may have the last place already: then nothing is made.
+            if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
+                return Ok(Taking::Full);
+            }
+            create(&of_table, connection).await?;
+        }
+        let Some(catalog) = catalog::load(connection, table).await.map_err(fault)? else { return Ok(Taking::Gone) };
+        if let Some(why) = Plan::refusal(&of_table, &catalog) {
+            return Ok(Taking::Refused(why));
+        }
+        match routes::claim(connection, &config.name, max_tables, &catalog).await.map_err(fault)? {
+            Claim::Ours => Ok(Taking::Ours),
+            Claim::Full => Ok(Taking::Full),
+            Claim::Fed { by } => Err(ReplanError::Unplannable(format!(
+                "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
+                config.name
+            ))),
+        }
     }
 
     fn reroute(&self, known: Vec<Catalog>, refused: BTreeMap<TableName, String>) -> Result<Arc<Planned>, ReplanError> {

@@ -481,7 +481,8 @@ impl Consumer {
                     self.parts.metrics.rewound();
                 }
                 Some(Fate::Superseded { .. }) => {
-                    info!(%source, "another claim holds the partition: awaiting the revoke")
+                    self.parts.status.work.note("fenced", format!("{source}: another claim holds it"));
+                    info!(%source, "another claim holds the partition: awaiting the revoke");
                 }
                 Some(Fate::Committed(_)) | None => {}
             }
