@@ -17,6 +17,7 @@ use crate::mapping::route::for_table;
 use crate::mapping::{Plan, Taken};
 use crate::modes;
 pub use crate::modes::Merge;
+use crate::postgres::connect::lock_for_session;
 use crate::postgres::routes::{self, Claim};
 use crate::postgres::{catalog, error};
 use crate::registry::Schemas;
@@ -24,18 +25,6 @@ use crate::retry::{Disposition, Stage};
 use crate::status::lock;
 use crate::store::{ReplanError, WriteError};
 use crate::value::Rejection;
-
-/// What became of a table that records named.
-enum Taking {
-    /// It is the pipeline's.
-    Ours,
-    /// The pipeline has as many as it may.
-    Full,
-    /// It can't take the rows.
-    Refused(String),
-    /// Somebody dropped it meanwhile.
-    Gone,
-}
 
 /// Where a pipeline's plans come from.
 #[derive(Debug)]
@@ -195,7 +184,8 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds or makes the tables that records named, and plans for those that take rows.
+    /// Finds or makes the tables that records named, and plans for those that take rows. The connection is for this alone: a lock
+    /// of its session keeps other instances from making one more between the look at how many there are and the note of it.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] where another pipeline feeds one of them, or the role may not make it.
@@ -206,70 +196,42 @@ impl PlanSource {
     ) -> Result<Arc<Planned>, ReplanError> {
         let config = &self.config;
         let max_tables = config.table.route.as_ref().map_or(0, |route| route.max_tables);
+        lock_for_session(connection, &format!("tidegate routes of {}", config.name)).await.map_err(fault)?;
         let there = routes::existing(connection, wanted).await.map_err(fault)?;
         let mut refused = BTreeMap::new();
         let (mut claimed, mut full) = (0, false);
         let takeable = wanted.iter().filter(|table| config.table.create || there.contains(table));
         // Beyond, a batch of names that nobody meant would be a batch of questions.
         for table in takeable.take(max_tables as usize) {
-            match self.take(connection, table, there.contains(table), max_tables).await? {
-                Taking::Ours => claimed += 1,
-                Taking::Full => full = true,
-                Taking::Refused(why) => drop(refused.insert(table.clone(), why)),
-                Taking::Gone => {}
+            let of_table = for_table(config, table);
+            if !there.contains(table) {
+                // Another instance may have the last place already: then nothing is made.
+                if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
+                    full = true;
+                    continue;
+                }
+                create(&of_table, connection).await?;
+            }
+            let Some(catalog) = catalog::load(connection, table).await.map_err(fault)? else { continue };
+            if let Some(why) = Plan::refusal(&of_table, &catalog) {
+                refused.insert(table.clone(), why);
+                continue;
+            }
+            match routes::claim(connection, &config.name, max_tables, &catalog).await.map_err(fault)? {
+                Claim::Ours => claimed += 1,
+                Claim::Full => full = true,
+                Claim::Fed { by } => {
+                    return Err(ReplanError::Unplannable(format!(
+                        "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
+                        config.name
+                    )));
+                }
             }
         }
         if claimed == 0 && refused.is_empty() && !full {
             return Ok(self.current());
         }
         self.reroute(known(config, connection).await?, refused)
-    }
-
-    /// One instance at a time: between the look at how many tables there are and the note of one more another would make one that
-    /// nobody may write into.
-    async fn take(
-        &self,
-        connection: &mut PgConnection,
-        table: &TableName,
-        is_there: bool,
-        max_tables: u32,
-    ) -> Result<Taking, ReplanError> {
-        routes::lock(connection, &self.config.name).await.map_err(fault)?;
-        let taken = self.take_alone(connection, table, is_there, max_tables).await;
-        let unlocked = routes::unlock(connection, &self.config.name).await.map_err(fault);
-        let taken = taken?;
-        unlocked?;
-        Ok(taken)
-    }
-
-    async fn take_alone(
-        &self,
-        connection: &mut PgConnection,
-        table: &TableName,
-        is_there: bool,
-        max_tables: u32,
-    ) -> Result<Taking, ReplanError> {
-        let config = &self.config;
-        let of_table = for_table(config, table);
-        if !is_there {
-            // Another instance may have the last place already: then nothing is made.
-            if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
-                return Ok(Taking::Full);
-            }
-            create(&of_table, connection).await?;
-        }
-        let Some(catalog) = catalog::load(connection, table).await.map_err(fault)? else { return Ok(Taking::Gone) };
-        if let Some(why) = Plan::refusal(&of_table, &catalog) {
-            return Ok(Taking::Refused(why));
-        }
-        match routes::claim(connection, &config.name, max_tables, &catalog).await.map_err(fault)? {
-            Claim::Ours => Ok(Taking::Ours),
-            Claim::Full => Ok(Taking::Full),
-            Claim::Fed { by } => Err(ReplanError::Unplannable(format!(
-                "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
-                config.name
-            ))),
-        }
     }
 
     fn reroute(&self, known: Vec<Catalog>, refused: BTreeMap<TableName, String>) -> Result<Arc<Planned>, ReplanError> {

@@ -284,11 +284,7 @@ impl CsvDecoder {
     /// Whether a field ends here.
     #[inline]
     fn ends(&self, payload: &[u8], at: usize) -> bool {
-        match payload.get(at) {
-            None | Some(b'\n') => true,
-            Some(b'\r') => payload.get(at + 1).is_none_or(|byte| *byte == b'\n'),
-            Some(byte) => *byte == self.options.delimiter,
-        }
+        payload.get(at).is_none_or(|byte| *byte == self.options.delimiter) || ends_line(payload, at)
     }
 
     #[cold]

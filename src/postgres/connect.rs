@@ -100,6 +100,15 @@ impl Connector {
     }
 }
 
+/// Waits for the lock of this name, for work that one instance does at a time. It ends with the connection, which is for that
+/// work alone.
+///
+/// # Errors
+/// As the statement fails: with 55P03 after `lock_timeout`.
+pub(crate) async fn lock_for_session(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(name).execute(connection).await.map(drop)
+}
+
 /// Read on each connection, so that a rotated secret is picked up.
 fn secret_file(key: &str, path: &Path) -> Result<String, String> {
     let text =

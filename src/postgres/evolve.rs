@@ -4,6 +4,7 @@ use sqlx::{Executor, PgConnection};
 use tracing::info;
 
 use super::catalog;
+use super::connect::lock_for_session;
 use crate::catalog::{TableName, quote_identifier};
 use crate::mapping::evolve::NewFields;
 
@@ -19,8 +20,7 @@ pub(super) async fn add_columns(
     table: &TableName,
     fields: &NewFields,
 ) -> Result<(), sqlx::Error> {
-    let key = format!("tidegate evolve {table}");
-    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(key).execute(&mut *connection).await?;
+    lock_for_session(connection, &format!("tidegate evolve {table}")).await?;
     // A table that is gone is for the plan to say.
     let Some(catalog) = catalog::load(connection, table).await? else { return Ok(()) };
     let missing = fields.missing(&catalog);

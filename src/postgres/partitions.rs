@@ -10,7 +10,7 @@ use sqlx::{Connection, Executor, PgConnection, Row};
 use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
-use super::connect::Connector;
+use super::connect::{Connector, lock_for_session};
 use super::error;
 use crate::catalog::TableName;
 use crate::config::{Expiry, PartitionBy, Pipeline};
@@ -77,7 +77,7 @@ pub async fn make(
     wanted: &[Bounds],
 ) -> Result<(), sqlx::Error> {
     let table = &config.table.name;
-    lock(connection, table).await?;
+    lock_for_session(connection, &format!("tidegate partitions {table}")).await?;
     let existing = existing(connection, table).await?;
     let options = ddl::fillfactor(&config.table.mode);
     let missing = wanted.iter().map(|bounds| (name(table, by, bounds), bounds.for_values()));
@@ -131,12 +131,6 @@ async fn let_go(
         connection.execute(sql.as_str()).await?;
         info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "let go of a partition past its retention");
     }
-    Ok(())
-}
-
-async fn lock(connection: &mut PgConnection, table: &TableName) -> Result<(), sqlx::Error> {
-    let key = format!("tidegate partitions {table}");
-    sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(key).execute(connection).await?;
     Ok(())
 }
 

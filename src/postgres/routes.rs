@@ -74,24 +74,6 @@ fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
     Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
 }
 
-/// Until [`unlock`], no other instance of the pipeline finds or makes tables. The lock is the session's: it ends with the connection.
-///
-/// # Errors
-/// As the statement fails.
-pub(crate) async fn lock(connection: &mut PgConnection, pipeline: &str) -> Result<(), sqlx::Error> {
-    let sql = "SELECT pg_advisory_lock(hashtextextended('tidegate routes of ' || $1, 0))";
-    sqlx::query(sql).bind(pipeline).execute(connection).await.map(drop)
-}
-
-/// Ends [`lock`].
-///
-/// # Errors
-/// As the statement fails.
-pub(crate) async fn unlock(connection: &mut PgConnection, pipeline: &str) -> Result<(), sqlx::Error> {
-    let sql = "SELECT pg_advisory_unlock(hashtextextended('tidegate routes of ' || $1, 0))";
-    sqlx::query(sql).bind(pipeline).execute(connection).await.map(drop)
-}
-
 /// Notes that the pipeline writes into this table from now on, where nothing speaks against it.
 ///
 /// # Errors
