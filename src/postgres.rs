@@ -108,6 +108,19 @@ impl PgStore {
         }
     }
 
+    fn take_plan(&mut self, planned: Arc<Planned>) {
+        self.encoder = Encoder::new(Arc::clone(&planned.plan));
+        self.planned = planned;
+    }
+
+    /// Takes the connection out, or opens one.
+    async fn open(&mut self) -> Result<Live, WriteError> {
+        match self.live.take() {
+            Some(live) => Ok(live),
+            None => self.connector.open().await.map(Live::new),
+        }
+    }
+
     fn take(&mut self, stage: Stage) -> Result<Live, WriteError> {
         let cause = || Cause::Connection("there is no open transaction".to_owned());
         self.live.take().ok_or_else(|| WriteError { stage, cause: cause() })
@@ -187,8 +200,8 @@ impl PgStore {
         self.keep(stage, live, result, None)
     }
 
-    /// Begins a transaction that makes the table itself: `sql`, one statement or several, runs first, and the staging table is made behind it. After the
-    /// rollback the caller disconnects, since the staging table is gone with it.
+    /// Begins a transaction that makes the table itself: `sql`, one statement or several, runs first, and the staging table is made
+    /// behind it. After the rollback the caller disconnects, since the staging table is gone with it.
     ///
     /// # Errors
     /// As the statements fail.
@@ -221,9 +234,32 @@ impl PgStore {
             }
         };
         if planned.version != self.planned.version {
-            self.planned = planned;
-            self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+            self.take_plan(planned);
         }
+        drop(connection.close().await);
+        Ok(())
+    }
+
+    /// Makes the partitions that rows at hand need, on a connection of its own: it takes a lock that ends with it.
+    async fn make_partitions(&mut self) -> Result<(), ReplanError> {
+        let Some(by) = self.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
+            return Ok(());
+        };
+        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
+        let work = partitions::make(&mut connection, self.plans.config(), by, &self.missing);
+        let cause = match timeout(self.connector.write_deadline(), work).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error::cause(error)),
+            Err(_) => Some(Cause::Deadline(self.connector.write_deadline())),
+        };
+        match cause.map(|cause| WriteError { stage: Stage::Begin, cause }) {
+            Some(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
+            Some(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
+            None => {}
+        }
+        self.seen_to.extend(self.missing.drain(..));
+        self.made = true;
+        // Nothing depends on how this ends.
         drop(connection.close().await);
         Ok(())
     }
@@ -278,8 +314,7 @@ impl Store for PgStore {
             Some(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
             None => {}
         }
-        self.planned = self.plans.evolved(&mut connection, &fields).await?;
-        self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+        self.take_plan(self.plans.evolved(&mut connection, &fields).await?);
         // The lock is the session's, and ends with it.
         drop(connection.close().await);
         Ok(())
@@ -287,9 +322,8 @@ impl Store for PgStore {
 
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.copy_time = Duration::ZERO;
-        if self.live.is_none() {
-            self.live = Some(Live::new(self.connector.open().await?));
-        }
+        let live = self.open().await?;
+        self.live = Some(live);
         self.stage().await?;
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await
     }
@@ -376,8 +410,7 @@ impl Store for PgStore {
     }
 
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
-        self.disconnect();
-        let mut live = Live::new(self.connector.open().await?);
+        let mut live = self.open().await?;
         let pid = live.pid;
         let work =
             timeout(self.connector.write_deadline(), ledger::settle(&mut live.connection, &self.pipeline, spans));
@@ -386,31 +419,24 @@ impl Store for PgStore {
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        if let (Some(by), false) = (&self.plans.config().table.partition_by, self.missing.is_empty()) {
-            let work = partitions::make(&mut connection, self.plans.config(), by, &self.missing);
-            let made = timeout(self.connector.write_deadline(), work).await;
-            let cause = match made {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error::cause(error)),
-                Err(_) => Some(Cause::Deadline(self.connector.write_deadline())),
-            };
-            match cause.map(|cause| WriteError { stage: Stage::Begin, cause }) {
-                Some(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-                Some(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
-                None => {}
+        self.make_partitions().await?;
+        let mut live = self.open().await.map_err(ReplanError::Write)?;
+        let limit = self.connector.write_deadline();
+        let planned = match timeout(limit, self.plans.replan(&mut live.connection)).await {
+            Ok(planned) => planned?,
+            Err(_) => {
+                return Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit) }));
             }
-            self.seen_to.extend(self.missing.drain(..));
-            self.made = true;
-        }
-        self.planned = self.plans.replan(&mut connection).await?;
-        self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
-        // Nothing depends on how this ends: the connection was for the catalog alone.
-        drop(connection.close().await);
+        };
+        self.live = Some(live);
+        self.take_plan(planned);
         Ok(())
     }
 
-    fn plan_version(&self) -> u64 {
+    fn newest_plan(&mut self) -> u64 {
+        if self.plans.version() != self.planned.version {
+            self.take_plan(self.plans.current());
+        }
         self.planned.version
     }
 

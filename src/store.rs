@@ -45,13 +45,13 @@ pub trait Store: Send {
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
     /// Drops the connection without a word.
     fn disconnect(&mut self);
-    /// Reads the spans' ledger rows on a new connection, waiting for whoever holds their locks: a transaction of ours whose
-    /// outcome is unknown has ended by then, one way or the other.
+    /// Reads the spans' ledger rows, waiting for whoever holds their locks: a transaction of ours whose outcome is unknown, and
+    /// whose connection is dropped, has ended by then, one way or the other.
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
     /// Reads the catalog again and plans anew.
     fn replan(&mut self) -> impl Future<Output = Result<(), ReplanError>> + Send;
-    /// The version of the plan by which [`Store::encode`] encodes.
-    fn plan_version(&self) -> u64;
+    /// Takes the newest plan that any writer of the pipeline has made, by which [`Store::encode`] encodes from now on; its version.
+    fn newest_plan(&mut self) -> u64;
     /// Makes a record's rows.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject>;
 }

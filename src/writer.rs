@@ -18,7 +18,7 @@ use crate::budget::Budget;
 use crate::isolate::{Search, Step};
 use crate::metrics::{WriterMetrics, epoch_ms};
 use crate::position::{Offset, TopicPartition};
-use crate::retry::{Backoff, Disposition};
+use crate::retry::{Backoff, Disposition, Stage};
 use crate::session::{Ack, Fate};
 use crate::status::ConsumerStatus;
 use crate::status::work::{BatchNote, DeadLetter, Phase};
@@ -138,9 +138,12 @@ impl<S: Store> Writer<S> {
         let mut timeouts = 0;
         let mut prepared_for = None;
         loop {
-            if batch.plan_version != self.store.plan_version() {
+            let newest = self.store.newest_plan();
+            if batch.plan_version != newest {
                 batch.encode_again(|record, rows| self.store.encode(record, rows));
-                batch.plan_version = self.store.plan_version();
+                batch.plan_version = newest;
+                // It named a row of the earlier encoding.
+                hint = None;
             }
             if prepared_for != Some(batch.plan_version) {
                 prepared_for = Some(batch.plan_version);
@@ -195,7 +198,15 @@ impl<S: Store> Writer<S> {
                         hint = Some(error.postgres().and_then(|error| error.row));
                     }
                     Disposition::Plan => {
-                        self.store.disconnect();
+                        // What else a connection has prepared may be as old as the plan.
+                        match error.stage {
+                            Stage::Copy => self.store.rollback().await,
+                            _ => self.store.disconnect(),
+                        }
+                        // Another writer of the pipeline may have met the same, and planned anew.
+                        if self.store.newest_plan() != batch.plan_version {
+                            continue;
+                        }
                         let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
                         if replanned_for.as_ref() == Some(&what) {
                             return Err(Stopped(format!("{error}, also after the catalog was read again")));

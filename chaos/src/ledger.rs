@@ -141,7 +141,7 @@ impl Bench {
     /// One batch of one record a partition; how long its move of the ledger took, and the whole of it.
     async fn write(&mut self) -> Result<(Duration, Duration), WriteError> {
         let mut batch = Batch::new();
-        batch.plan_version = self.store.plan_version();
+        batch.plan_version = self.store.newest_plan();
         let value = format!("{{\"seq\":{}}}", self.next);
         for (source, claim) in &self.claims {
             let from = Offset::new(self.next);

@@ -183,8 +183,8 @@ impl Store for Rehearsal {
         self.inner.replan().await
     }
 
-    fn plan_version(&self) -> u64 {
-        self.inner.plan_version()
+    fn newest_plan(&mut self) -> u64 {
+        self.inner.newest_plan()
     }
 
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {

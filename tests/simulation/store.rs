@@ -293,8 +293,9 @@ impl Store for SimStore {
     }
 
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
-        self.disconnect();
-        self.connection = Some(connect(&self.sim, self.daemon).await?);
+        if self.connection.is_none() {
+            self.connection = Some(connect(&self.sim, self.daemon).await?);
+        }
         let partitions = {
             let world = self.sim.w();
             spans.iter().map(|span| world.kafka.partition_of(&span.source)).collect()
@@ -312,14 +313,16 @@ impl Store for SimStore {
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        let connection = connect(&self.sim, self.daemon).await.map_err(ReplanError::Write)?;
+        if self.connection.is_none() {
+            self.connection = Some(connect(&self.sim, self.daemon).await.map_err(ReplanError::Write)?);
+        }
         self.plan = self.sim.w().server.catalog;
         self.plans.store(self.plan, Ordering::Relaxed);
-        drop(connection);
         Ok(())
     }
 
-    fn plan_version(&self) -> u64 {
+    fn newest_plan(&mut self) -> u64 {
+        self.plan = self.plans.load(Ordering::Relaxed);
         self.plan
     }
 
