@@ -63,7 +63,7 @@ impl JsonDecoder {
         }
         match payload.get(start) {
             Some(b'[') => self.array(payload, start, fields),
-            Some(0) if payload.len() > frame::HEAD => self.framed(payload, fields),
+            Some(0) if start == 0 && payload.len() > frame::HEAD => self.framed(payload, fields),
             _ => self.decode_object(payload, fields).map(|()| true),
         }
     }
