@@ -82,6 +82,7 @@ impl Search {
         self.attempts
     }
 
+    /// Puts smaller ranges in the place of the next one, which has more than one record.
     fn split(&mut self, hint: Option<u32>) {
         let Some(range) = self.todo.pop() else { return };
         let mut push = |part: Range<u32>| {
@@ -89,7 +90,7 @@ impl Search {
                 self.todo.push(part);
             }
         };
-        match hint.filter(|hint| range.len() > 1 && range.contains(hint)) {
+        match hint.filter(|hint| range.contains(hint)) {
             Some(hint) => {
                 push(hint + 1..range.end);
                 push(hint..hint + 1);
@@ -144,12 +145,22 @@ mod tests {
     }
 
     #[test]
+    fn without_hints_ranges_are_halved() {
+        let bad = BTreeSet::from([1, 2_000, 2_001, 5_000, 9_999]);
+        let (table, search, settled) = run(10_000, &bad, |_| None, 1_000);
+        assert_eq!((table.len(), settled), (9_995, 10_000));
+        // Two copies for each of 14 halvings, at the most.
+        assert!(search.attempts() <= 5 * 2 * 14, "{} copies", search.attempts());
+    }
+
+    #[test]
     fn the_cap_ends_the_walk_with_a_whole_prefix() {
         let all: BTreeSet<u32> = (0..1_000).collect();
         let (table, search, settled) = run(1_000, &all, Some, 100);
         assert!(table.is_empty());
         assert!((1..1_000).contains(&settled), "settled {settled}");
         assert_eq!(search.bad(), (0..settled).collect::<Vec<_>>());
+        assert_eq!(search.attempts(), 100);
     }
 
     proptest! {

@@ -202,6 +202,9 @@ mod tests {
     fn the_last_committed_record_is_read_again_while_it_exists() {
         assert_eq!(start(10, Some(9), 0, 20), Ok(9));
         assert_eq!(start(10, Some(7), 0, 10), Ok(7));
+        let (at, low, high) = (Offset::new(10), Offset::new(0), Offset::new(20));
+        assert_eq!(resolve_start(at, last(9), low, high), Ok((Offset::new(9), last(9))));
+        assert_eq!(resolve_start(at, last(10), low, high), Ok((at, None)), "what isn't written yet is to be taken");
     }
 
     #[test]

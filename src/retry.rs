@@ -52,8 +52,9 @@ pub enum Disposition {
 /// are checked. The same SQLSTATE from our own statements is a fault of ours (the dead letters' table can't hold it, say), and
 /// is never a reason to set records aside.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
+    // Who can't log in waits too: a wrong password may be rotated, a missing database restored.
     if severity != Severity::Error {
-        return if stage == Stage::Connect { classify_connect(sqlstate) } else { Disposition::Outage };
+        return Disposition::Outage;
     }
     let class = sqlstate.get(..2).unwrap_or_default();
     match (class, sqlstate) {
@@ -74,11 +75,6 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         // A fault that we can't name must stop, not spin: rights (42501) and whatever comes with later versions.
         _ => Disposition::Stop,
     }
-}
-
-/// At connect everything is worth another try: a wrong password may be rotated, a missing database restored.
-fn classify_connect(_sqlstate: &str) -> Disposition {
-    Disposition::Outage
 }
 
 /// Exponential backoff with full jitter on its upper half, without end.

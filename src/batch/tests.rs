@@ -61,6 +61,17 @@ fn a_dropped_segment_leaves_no_byte_and_no_span() {
 }
 
 #[test]
+fn refused_records_are_those_of_the_window_and_of_live_segments() {
+    // Offsets 105, 112 and 119 are refused.
+    let mut batch = batch_of(&[(0, 5), (1, 5), (0, 6), (1, 6), (0, 6)]);
+    let refused =
+        |batch: &Batch, window: Range<u32>| batch.rejects(window).map(|reject| reject.record).collect::<Vec<_>>();
+    assert_eq!((refused(&batch, 0..5), refused(&batch, 1..4)), (vec![0, 1, 2, 3, 4], vec![1, 2, 3]));
+    batch.drop_segment(0);
+    assert_eq!((refused(&batch, 0..5), refused(&batch, 2..5)), (vec![1, 3], vec![3]));
+}
+
+#[test]
 fn a_null_value_and_an_empty_one_stay_apart() {
     let mut batch = Batch::new();
     let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
@@ -134,6 +145,23 @@ fn push_again(batch: &mut Batch) {
     assert_eq!(text(batch, 0..1), "1:1;");
 }
 
+/// As after the catalog changed: what was refused has rows now, what was skipped is refused, and the rest is skipped.
+#[test]
+fn encoding_again_goes_by_the_new_plan() {
+    let mut batch = batch_of(&[(0, 0), (0, 0), (1, 5), (1, 6)]);
+    batch.encode_again(|record, rows| match record.offset % 35 {
+        0 => Ok(0),
+        offset if offset % 7 == 0 => {
+            rows.extend_from_slice(b"x;y;");
+            Ok(2)
+        }
+        _ => Err(Reject { record: 0, reason: "no_seven", sqlstate: None, column: None, detail: "".into() }),
+    });
+    let refused: Vec<_> = batch.rejects(0..4).map(|reject| (reject.record, reject.reason)).collect();
+    assert_eq!(refused, [(0, "no_seven"), (1, "no_seven")]);
+    assert_eq!((text(&batch, 0..4), batch.row_count()), ("x;y;".to_owned(), 2));
+}
+
 #[test]
 fn triggers_have_labels_of_their_own() {
     let triggers = [Trigger::Rows, Trigger::Bytes, Trigger::Age, Trigger::Revoke, Trigger::Shutdown];
@@ -158,6 +186,7 @@ proptest! {
                 at.insert(span.source, span.to);
             }
         }
+        prop_assert_eq!(batch.segments().len(), 3);
         for segment in batch.segments().iter().filter(|segment| segment.live && segment.records > 0) {
             prop_assert_eq!(at.get(&segment.source), Some(&segment.to));
         }
@@ -166,6 +195,7 @@ proptest! {
     #[test]
     fn the_books_balance(steps in steps()) {
         let batch = batch_of(&steps);
+        prop_assert!(batch.rejects(0..batch.len()).all(|reject| batch.record(reject.record).offset % 7 == 0));
         let rejects = batch.rejects(0..batch.len()).count();
         let skipped = (0..batch.len()).filter(|record| {
             let offset = batch.record(*record).offset;
