@@ -197,8 +197,7 @@ impl Session {
         let Some(index) = self.slot_of(topic, partition) else { return Delivery::Ignored };
         let Slot { partition, segment } = &mut self.partitions[index];
         let State::Owned(owned) = &mut partition.state else { return Delivery::Ignored };
-        if let Some(last) = owned.verify.take_if(|last| incoming.offset <= last.offset || incoming.offset >= owned.next)
-        {
+        if let Some(last) = owned.verify.take_if(|last| incoming.offset >= last.offset) {
             let record = Record {
                 topic: &partition.source.topic,
                 partition: partition.source.partition,
@@ -231,17 +230,19 @@ impl Session {
 
     /// Why the open batch must be closed now, if it must.
     pub fn due(&self, now: Instant) -> Option<Trigger> {
-        if self.open.is_empty() {
-            None
-        } else if self.open.row_count() >= self.limits.max_rows.get()
-            || self.open.len() >= 2 * self.limits.max_rows.get()
-        {
-            // Records that give no row (skipped, rejected) count too, at half: a batch of them ends all the same.
+        let aged = |opened| now.duration_since(opened) >= self.close_at();
+        self.full().or_else(|| self.open.opened_at().is_some_and(aged).then_some(Trigger::Age))
+    }
+
+    /// By which limit the open batch is full. Records that give no row (skipped, rejected) count too, at half: a batch of them
+    /// ends all the same.
+    #[inline]
+    fn full(&self) -> Option<Trigger> {
+        let max_rows = self.limits.max_rows.get();
+        if self.open.row_count() >= max_rows || self.open.len() >= max_rows.saturating_mul(2) {
             Some(Trigger::Rows)
         } else if self.open.bytes() as u64 >= self.limits.max_bytes {
             Some(Trigger::Bytes)
-        } else if self.open.opened_at().is_some_and(|opened| now.duration_since(opened) >= self.close_at()) {
-            Some(Trigger::Age)
         } else {
             None
         }
@@ -249,9 +250,7 @@ impl Session {
 
     /// Whether the open batch is full, so that nothing more may be taken from Kafka.
     pub fn is_full(&self) -> bool {
-        self.open.row_count() >= self.limits.max_rows.get()
-            || self.open.len() >= 2 * self.limits.max_rows.get()
-            || self.open.bytes() as u64 >= self.limits.max_bytes
+        self.full().is_some()
     }
 
     /// How long until the open batch is due by age.

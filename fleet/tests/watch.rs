@@ -104,7 +104,8 @@ impl Started {
 
     /// Asks it to end; how it ended, and what it printed.
     fn end(self, signal: Signal) -> (ExitStatus, String) {
-        let (mut out, _) = self.process.take_pipes().expect("its pipes");
+        // The other pipe stays open to its end: what it says there must not meet a closed one.
+        let (mut out, _said) = self.process.take_pipes().expect("its pipes");
         self.process.signal(signal).expect("asked");
         let status = self.process.await_exit(PATIENCE).expect("it ends");
         let mut text = String::new();

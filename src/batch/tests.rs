@@ -176,6 +176,8 @@ proptest! {
             batch.drop_segment(segment);
         }
         let cut = cut.min(batch.len());
+        let live: u32 = batch.segments().iter().filter(|segment| segment.live).map(|segment| segment.records).sum();
+        prop_assert_eq!(batch.records_in(0..cut) + batch.records_in(cut..batch.len()), live);
         prop_assert_eq!(text(&batch, 0..cut) + &text(&batch, cut..batch.len()), text(&batch, 0..batch.len()));
         let mut at: BTreeMap<TopicPartition, Offset> = BTreeMap::new();
         for window in [0..cut, cut..batch.len()] {

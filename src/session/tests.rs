@@ -294,6 +294,28 @@ fn a_log_is_known_again_by_its_last_record() {
     assert_eq!(known(7, b"w"), (Some("log_replaced"), 0));
     assert_eq!(known(8, b"w"), (None, 1), "it was compacted away: nothing tells the logs apart");
     assert_eq!(known(6, b"w"), (None, 0), "an earlier one says nothing");
+
+    let mut bench = Bench::new(10);
+    let question = bench.assign(0);
+    bench.grant(0, question, 8, Some(mark(7, b"v")));
+    bench.deliver_as(0, 6, b"v", |_, _| Ok(1));
+    bench.deliver_as(0, 7, b"w", |_, _| Ok(1));
+    assert_eq!(bench.session.take_actions().conditions.len(), 1, "nor does it keep the last one from being looked at");
+}
+
+#[test]
+fn a_claim_that_is_refused_stops_its_partition_by_the_condition() {
+    let mut bench = Bench::new(10);
+    let (stopped, other) = (bench.assign(0), bench.assign(1));
+    bench.session.take_actions();
+    assert!(bench.session.take_actions().is_empty());
+    bench.session.refused(&source(0), other, Condition::LedgerLost);
+    assert!(matches!(bench.state(0), State::Claiming { .. }), "that answers another question");
+    bench.session.refused(&source(0), stopped, Condition::LedgerLost);
+    assert!(matches!(bench.state(0), State::Stopped(Condition::LedgerLost)));
+    let actions = bench.session.take_actions();
+    assert!(!actions.is_empty());
+    assert_eq!(actions.conditions, [(source(0), Condition::LedgerLost)]);
 }
 
 #[test]
@@ -329,9 +351,9 @@ fn a_batch_is_due_by_rows_bytes_and_age() {
     assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (Some(Trigger::Bytes), true));
 
     // Skipped ones count at half, so that a batch of them ends.
-    let mut bench = Bench::new(2);
+    let mut bench = Bench::new(3);
     bench.own(0, 0);
-    for offset in 0..4 {
+    for offset in 0..6 {
         assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (None, false));
         bench.deliver_as(0, offset, b"v", |_, _| Ok(0));
     }
@@ -429,4 +451,18 @@ fn a_consumer_built_anew_owns_nothing_and_awaits_the_batch_at_the_writer() {
     bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
     assert!(!bench.session.in_flight());
     assert!(matches!(bench.state(0), State::Claiming { .. }), "an ack of the consumer before moves nothing");
+}
+
+#[test]
+fn a_consumer_built_anew_knows_how_long_a_write_takes() {
+    let mut bench = Bench::new(10);
+    let claim = bench.own(0, 0);
+    bench.deliver(0, 0);
+    let batch = bench.seal();
+    bench.later(Duration::from_millis(100));
+    bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
+    bench.session = std::mem::replace(&mut bench.session, Session::new(limits(1), GRACE)).restart();
+    bench.own(0, 1);
+    bench.deliver(0, 1);
+    assert_eq!(bench.session.due_in(bench.now), Some(Duration::from_millis(300)), "half a second without the write");
 }
