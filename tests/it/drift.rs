@@ -19,7 +19,7 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     world.sql("CREATE TABLE rides (seq int, speed int, name text, spare text)").await;
     world.produce((0..RECORDS).map(reading));
     let config = with_short_sessions(&world.config(
-        "table.name = \"rides\"\nconsumers = 2\nbatch.max_rows = 1000\nflow.max_rows_per_second = 15_000\ndead_letters.max_share = 1.0",
+        "table.name = \"rides\"\nconsumers = 2\nbatch.max_rows = 1000\nflow.max_rows_per_second = 6_000\ndead_letters.max_share = 1.0",
     ));
     let daemon = world.daemon(&config);
     await_metric(&daemon, "tidegate_rows_written_total", 2_000.0);
