@@ -131,6 +131,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_there_passes_in_portions() {
+        let gate = Gate::new(NonZeroU32::new(10_000));
+        let start = Instant::now();
+        assert_eq!(gate.take(start), 0);
+        let portion = 10 * PORTION.as_millis();
+        assert!(portion > 1 && PORTION < SAVED);
+        assert_eq!(u128::from(gate.take(start + SAVED)), portion);
+    }
+
+    #[test]
     fn without_a_rate_everything_passes_at_once() {
         let (gate, now) = (Gate::new(None), Instant::now());
         assert_eq!((gate.limits(), gate.take(now), gate.opens_in(now)), (false, u64::MAX, Duration::ZERO));

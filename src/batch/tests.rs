@@ -116,6 +116,7 @@ fn it_says_what_it_holds() {
     assert_eq!(batch.bytes(), 8 + 2 * "keyvaluehd".len() + 2 * size_of::<Entry>());
     assert_eq!(batch.timestamps(0..2).collect::<Vec<_>>(), [10], "a record without a timestamp has no latency");
     assert_eq!(batch.record(1).headers.as_bytes(), b"hd");
+    assert_eq!((batch.record(0).timestamp_ms, batch.record(1).timestamp_ms), (Some(10), None));
     batch.seal(Trigger::Age);
     assert_eq!(batch.trigger(), Some(Trigger::Age));
 }

@@ -466,3 +466,32 @@ fn a_consumer_built_anew_knows_how_long_a_write_takes() {
     bench.deliver(0, 1);
     assert_eq!(bench.session.due_in(bench.now), Some(Duration::from_millis(300)), "half a second without the write");
 }
+
+#[test]
+fn partitions_of_one_number_are_told_apart_by_their_topics() {
+    let mut bench = Bench::new(10);
+    let topics = ["t", "u"].map(|topic| TopicPartition::new(topic, 0));
+    bench.session.assigned(topics.clone(), bench.now);
+    for (source, question) in bench.session.take_actions().claim {
+        let claim = ClaimId::from_u128(u128::from(question));
+        let grant = Grant { claim, epoch: 1, next: at(0), fetch: at(0), verify: None };
+        bench.session.granted(&source, question, &grant, bench.now);
+    }
+    for (topic, offset) in [("t", 0), ("u", 5), ("u", 6), ("t", 1)] {
+        let incoming = Incoming { offset: at(offset), timestamp_ms: None, key: None, value: None };
+        bench.session.deliver(topic, 0, &incoming, bench.now, |_| (), |_, _| Ok(1));
+    }
+    let batch = bench.seal();
+    let spans: Vec<_> = batch.spans(0..4).into_iter().map(|span| (span.source, span.to)).collect();
+    assert_eq!(spans, topics.into_iter().zip([at(2), at(7)]).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_condition_that_is_stepped_over_is_claimed_again() {
+    let mut bench = Bench::new(10);
+    let question = bench.assign(0);
+    bench.session.refused(&source(0), question, Condition::LedgerLost);
+    bench.session.take_actions();
+    bench.session.claim_again(&source(0), bench.now);
+    assert!(bench.asked(0) > question);
+}
