@@ -162,6 +162,28 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_times_out_by_its_size_is_halved_until_it_goes_in() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    // A millisecond a row: of 1 000 rows a quarter is within the deadline, the half is not.
+    world
+        .sql(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
+             CREATE TRIGGER slow BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .await;
+    world.produce_numbered(0..1_000, 1);
+    let deadlines = "lock_timeout = \"200ms\"\nstatement_timeout = \"400ms\"";
+    let config = world.config("table.name = \"rides\"\nbatch.max_age = \"2s\"");
+    let daemon = world.daemon(&with_postgres(&config, deadlines));
+    daemon
+        .await_until("all rows", PATIENCE, |d| d.metric("tidegate_rows_written_total", &[]).unwrap_or(0.0) >= 1_000.0)
+        .expect("they go in");
+    assert!(daemon.log().iter().any(|line| line.contains("half of it at a time")), "{}", daemon.log_tail());
+    world.assert_exact(1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
