@@ -24,10 +24,10 @@ use crate::metrics;
 use crate::partition::{Condition, Grant, resolve_start};
 use crate::position::{Offset, TopicPartition};
 use crate::postgres::claims::{self, Claimed};
-use crate::postgres::connect::Connector;
-use crate::postgres::{blockers, error, register};
+use crate::postgres::connect::{Connector, within};
+use crate::postgres::{blockers, register};
 use crate::retry::{Backoff, Stage};
-use crate::store::{Cause, WriteError};
+use crate::store::WriteError;
 
 /// How long rows that others hold are only tried again, before the blocker is looked for.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
@@ -187,12 +187,7 @@ impl Claimer {
     }
 
     async fn asked<T>(&self, work: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Trouble> {
-        let failed = |cause| Trouble::Postgres(WriteError { stage: Stage::Ledger, cause });
-        match timeout(self.connector.write_deadline(), work).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(failed(error::cause(error))),
-            Err(_) => Err(failed(Cause::Deadline(self.connector.write_deadline()))),
-        }
+        within(self.connector.write_deadline(), Stage::Ledger, work).await.map_err(Trouble::Postgres)
     }
 
     async fn ends(&self, sources: &[TopicPartition], end: End) -> Result<HashMap<TopicPartition, Offset>, Trouble> {

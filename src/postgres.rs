@@ -43,7 +43,7 @@ use crate::record::Record;
 use crate::retry::{Disposition, Stage};
 use crate::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
 use crate::value::Reason;
-use connect::Connector;
+use connect::{Connector, within};
 use window::Stages;
 
 /// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
@@ -226,13 +226,7 @@ impl PgStore {
             return Ok(());
         }
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let limit = ROUTING_DEADLINE;
-        let planned = match timeout(limit, self.plans.route(&mut connection, &wanted)).await {
-            Ok(planned) => planned?,
-            Err(_) => {
-                return Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit) }));
-            }
-        };
+        let planned = planned_within(ROUTING_DEADLINE, self.plans.route(&mut connection, &wanted)).await?;
         if planned.version != self.planned.version {
             self.take_plan(planned);
         }
@@ -247,15 +241,10 @@ impl PgStore {
         };
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
         let work = partitions::make(&mut connection, self.plans.config(), by, &self.missing);
-        let cause = match timeout(self.connector.write_deadline(), work).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error::cause(error)),
-            Err(_) => Some(Cause::Deadline(self.connector.write_deadline())),
-        };
-        match cause.map(|cause| WriteError { stage: Stage::Begin, cause }) {
-            Some(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Some(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
-            None => {}
+        match within(self.connector.write_deadline(), Stage::Begin, work).await {
+            Ok(()) => {}
+            Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
+            Err(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
         }
         self.seen_to.extend(self.missing.drain(..));
         self.made = true;
@@ -276,6 +265,15 @@ impl PgStore {
         let result = timeout(self.connector.write_deadline(), live.connection.execute(sql)).await;
         self.keep(stage, live, result, None).map(|_| ())
     }
+}
+
+/// A plan for which Postgres has so long.
+async fn planned_within(
+    limit: Duration,
+    planning: impl Future<Output = Result<Arc<Planned>, ReplanError>>,
+) -> Result<Arc<Planned>, ReplanError> {
+    let late = |_| Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit) }));
+    timeout(limit, planning).await.unwrap_or_else(late)
 }
 
 fn no_columns(config: &Pipeline, error: &WriteError) -> String {
@@ -304,15 +302,10 @@ impl Store for PgStore {
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
         let table = &self.plans.config().table.name;
         let work = evolve::add_columns(&mut connection, &self.pipeline, table, &fields);
-        let cause = match timeout(self.connector.write_deadline(), work).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error::cause(error)),
-            Err(_) => Some(Cause::Deadline(self.connector.write_deadline())),
-        };
-        match cause.map(|cause| WriteError { stage: Stage::Begin, cause }) {
-            Some(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Some(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
-            None => {}
+        match within(self.connector.write_deadline(), Stage::Begin, work).await {
+            Ok(()) => {}
+            Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
+            Err(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
         }
         self.take_plan(self.plans.evolved(&mut connection, &fields).await?);
         // The lock is the session's, and ends with it.
@@ -421,13 +414,8 @@ impl Store for PgStore {
     async fn replan(&mut self) -> Result<(), ReplanError> {
         self.make_partitions().await?;
         let mut live = self.open().await.map_err(ReplanError::Write)?;
-        let limit = self.connector.write_deadline();
-        let planned = match timeout(limit, self.plans.replan(&mut live.connection)).await {
-            Ok(planned) => planned?,
-            Err(_) => {
-                return Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit) }));
-            }
-        };
+        let planning = self.plans.replan(&mut live.connection);
+        let planned = planned_within(self.connector.write_deadline(), planning).await?;
         self.live = Some(live);
         self.take_plan(planned);
         Ok(())

@@ -71,6 +71,23 @@ pub struct PartitionStatus {
     pub progress_at: Instant,
 }
 
+impl PartitionStatus {
+    /// A partition in this state, of which nothing else is known.
+    pub fn new(source: TopicPartition, state: &'static str, progress_at: Instant) -> Self {
+        Self {
+            source,
+            state,
+            next: None,
+            committed: None,
+            read_to: None,
+            known: false,
+            epoch: None,
+            condition: None,
+            progress_at,
+        }
+    }
+}
+
 impl ConsumerStatus {
     /// Nothing known yet.
     pub fn new(number: u32) -> Self {

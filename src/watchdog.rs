@@ -188,18 +188,7 @@ mod tests {
     use super::*;
 
     fn partition(state: &'static str, progress_at: Instant) -> PartitionStatus {
-        let source = TopicPartition::new("t", 0);
-        PartitionStatus {
-            source,
-            state,
-            next: None,
-            committed: None,
-            read_to: None,
-            known: false,
-            epoch: None,
-            condition: None,
-            progress_at,
-        }
+        PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
     /// What is said of an owned partition with lag whose writer flows, but for what `change` says.

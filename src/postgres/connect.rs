@@ -48,8 +48,8 @@ impl Connector {
     /// # Errors
     /// At [`Stage::Connect`], whatever the reason; the URL, which may hold a password, is in no text.
     pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
-        let failed = |cause| WriteError { stage: Stage::Connect, cause };
-        let options = self.options().map_err(|why| failed(Cause::Connection(why)))?;
+        let refused = |why| WriteError { stage: Stage::Connect, cause: Cause::Connection(why) };
+        let options = self.options().map_err(refused)?;
         let settings = self.settings();
         let work = async {
             let mut connection = options.connect().await?;
@@ -57,11 +57,7 @@ impl Connector {
             let pid = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut connection).await?.try_get(0)?;
             Ok((connection, pid))
         };
-        match timeout(self.config.connect_timeout, work).await {
-            Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(error)) => Err(failed(super::error::cause(error))),
-            Err(_) => Err(failed(Cause::Deadline(self.config.connect_timeout))),
-        }
+        within(self.config.connect_timeout, Stage::Connect, work).await
     }
 
     fn options(&self) -> Result<PgConnectOptions, String> {
@@ -98,6 +94,23 @@ impl Connector {
         }
         sql
     }
+}
+
+/// What work of a stage comes to, for which Postgres has so long.
+///
+/// # Errors
+/// As the work fails, and where the time is up: then its connection is of no use any more.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    stage: Stage,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, WriteError> {
+    let cause = match timeout(limit, work).await {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => super::error::cause(error),
+        Err(_) => Cause::Deadline(limit),
+    };
+    Err(WriteError { stage, cause })
 }
 
 /// Waits for the lock of this name, for work that one instance does at a time. It ends with the connection, which is for that

@@ -5,15 +5,14 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::connect::Connector;
-use super::error;
+use super::connect::{Connector, within};
 use crate::config::{KeepLetters, Pipeline};
 use crate::metrics;
 use crate::retry::Stage;
-use crate::store::{Cause, WriteError};
+use crate::store::WriteError;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
@@ -77,12 +76,8 @@ async fn page(
     cause: &'static str,
     query: super::Statement<'_>,
 ) -> Result<bool, WriteError> {
-    let failed = |cause| WriteError { stage: Stage::DeadLetters, cause };
-    let done = match timeout(connector.write_deadline(), query.bind(PAGE).execute(connection)).await {
-        Ok(Ok(done)) => done.rows_affected(),
-        Ok(Err(error)) => return Err(failed(error::cause(error))),
-        Err(_) => return Err(failed(Cause::Deadline(connector.write_deadline()))),
-    };
+    let work = query.bind(PAGE).execute(connection);
+    let done = within(connector.write_deadline(), Stage::DeadLetters, work).await?.rows_affected();
     if done > 0 {
         metrics::purged(&config.name, cause, done);
         info!(pipeline = config.name, letters = done, cause, "removed dead letters for good, as configured");

@@ -7,17 +7,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{Connection, Executor, PgConnection, Row};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::connect::{Connector, lock_for_session};
-use super::error;
+use super::connect::{Connector, lock_for_session, within};
 use crate::catalog::TableName;
 use crate::config::{Expiry, PartitionBy, Pipeline};
 use crate::ddl;
 use crate::modes::partitions::{Bounds, default_name, due, is_expired, name, of_name};
 use crate::retry::Stage;
-use crate::store::{Cause, WriteError};
+use crate::store::WriteError;
 
 /// How often the partitions are looked at. The shortest interval is an hour.
 const EVERY: Duration = Duration::from_secs(60);
@@ -50,17 +49,12 @@ pub async fn keep(connector: Connector, config: Pipeline) {
 pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
     let Some(by) = &config.table.partition_by else { return Ok(()) };
     let (mut connection, _) = connector.open().await?;
-    let failed = |cause| WriteError { stage: Stage::Connect, cause };
     let work = async {
         let now = Timestamp::now().as_microsecond();
         make(&mut connection, config, by, &due(by, now)).await?;
         let_go(&mut connection, config, by, now).await
     };
-    match timeout(EVERY, work).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => return Err(failed(error::cause(error))),
-        Err(_) => return Err(failed(Cause::Deadline(EVERY))),
-    }
+    within(EVERY, Stage::Connect, work).await?;
     // The connection was for this alone; its advisory lock ends with it.
     drop(connection.close().await);
     Ok(())

@@ -37,7 +37,7 @@ def main():
         shutil.rmtree(FOUND, ignore_errors=True)
         shutil.rmtree(COPY / "mutants.out.old", ignore_errors=True)
     # 2: some were not found. 3: some ran into the time limit, which counts as found.
-    # A mutant's build takes most of its time, but for the simulation's.
+    # Of the unit tests' time the build takes most, so it isn't optimised; the simulation runs long enough to pay for that.
     if mutants(["--lib"], "0") not in (0, 2, 3):
         sys.exit("the mutants could not be tested")
     left = mutants(["--test", "simulation", "--"] + [word for name in BESIDES for word in ["--skip", name]], "1")

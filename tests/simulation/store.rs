@@ -148,6 +148,14 @@ impl SimStore {
         self.sim.w().bug
     }
 
+    /// Connects where there is no connection.
+    async fn open(&mut self) -> Result<(), WriteError> {
+        if self.connection.is_none() {
+            self.connection = Some(connect(&self.sim, self.daemon).await?);
+        }
+        Ok(())
+    }
+
     async fn simple(&mut self, stage: Stage, op: Op) -> Result<(), WriteError> {
         call(&mut self.connection, stage, op).await.map(|_| ())
     }
@@ -207,9 +215,7 @@ fn parse(bytes: &[u8]) -> Row {
 
 impl Store for SimStore {
     async fn begin(&mut self) -> Result<(), WriteError> {
-        if self.connection.is_none() {
-            self.connection = Some(connect(&self.sim, self.daemon).await?);
-        }
+        self.open().await?;
         self.simple(Stage::Begin, Op::Begin).await
     }
 
@@ -293,9 +299,7 @@ impl Store for SimStore {
     }
 
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
-        if self.connection.is_none() {
-            self.connection = Some(connect(&self.sim, self.daemon).await?);
-        }
+        self.open().await?;
         let partitions = {
             let world = self.sim.w();
             spans.iter().map(|span| world.kafka.partition_of(&span.source)).collect()
@@ -313,9 +317,7 @@ impl Store for SimStore {
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        if self.connection.is_none() {
-            self.connection = Some(connect(&self.sim, self.daemon).await.map_err(ReplanError::Write)?);
-        }
+        self.open().await.map_err(ReplanError::Write)?;
         self.plan = self.sim.w().server.catalog;
         self.plans.store(self.plan, Ordering::Relaxed);
         Ok(())

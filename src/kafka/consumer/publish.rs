@@ -60,17 +60,7 @@ impl Consumer {
 }
 
 fn partition_status(partition: &Partition) -> PartitionStatus {
-    let mut status = PartitionStatus {
-        source: partition.source.clone(),
-        state: "claiming",
-        next: None,
-        committed: None,
-        read_to: None,
-        known: false,
-        epoch: None,
-        condition: None,
-        progress_at: partition.progress_at,
-    };
+    let mut status = PartitionStatus::new(partition.source.clone(), "claiming", partition.progress_at);
     match &partition.state {
         State::Claiming { .. } => {}
         State::Owned(owned) => {
