@@ -14,6 +14,7 @@ mod show;
 mod status;
 mod verify;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -174,7 +175,9 @@ fn load(files: &Files) -> Result<Config, FatalError> {
 }
 
 fn start_logging(config: &Config, level: LevelFilter) {
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr);
+    // Escape codes are for terminals only: in a file or a pipe they break searching and parsing.
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colours);
     match config.log.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

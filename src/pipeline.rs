@@ -181,14 +181,16 @@ impl Pipeline {
             let budget = Budget::new(self.config.dead_letters);
             let writer = Writer::new(store, budget, writer_metrics, Arc::clone(status));
             workers.spawn(writer.run(batches, answers.clone()));
+            let settings = settings::consumer(&config.kafka, &self.config, &self.share.prefetch);
+            let limits = settings::batch_limits(&settings, self.config.batch);
             let parts = Parts {
-                settings: settings::consumer(&config.kafka, &self.config, &self.share.prefetch),
+                settings,
                 topics: self.config.topics.clone(),
                 protocol: self.config.group_protocol,
                 on_offset_loss: policy,
                 drain_timeout: config.limits.drain_timeout,
                 owner: format!("{owner}/c{}", status.number).into(),
-                session: Session::new(self.config.batch, config.limits.claim_grace),
+                session: Session::new(limits, config.limits.claim_grace),
                 plans: Arc::clone(&plans),
                 outbox,
                 claims: claims.clone(),

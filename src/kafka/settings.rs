@@ -1,9 +1,11 @@
 //! librdkafka's settings: what we insist on and why, and what follows from the memory budget.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 
-use crate::config::{GroupProtocol, Kafka, Pipeline};
+use crate::config::{BatchLimits, GroupProtocol, Kafka, Pipeline};
 use crate::limits::Prefetch;
 
 /// How often librdkafka looks for new topics and partitions.
@@ -14,6 +16,20 @@ const METADATA_REFRESH_MS: u32 = 10_000;
 /// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 45 s leaves room for 90 of them to
 /// fail. With `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
+
+/// A fetch reply with this many bytes is sent at once; with fewer the broker waits for more, up to [`FETCH_WAIT_MAX`]. Without
+/// it a flow of some thousand records per second takes one fetch per few records, which costs more than the records do.
+const FETCH_MIN_BYTES: u64 = 200_000;
+/// The longest wait of the broker for [`FETCH_MIN_BYTES`].
+const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
+/// The share of `batch.max_age` that the broker may wait.
+const FETCH_WAIT_SHARE: u32 = 5;
+/// Below this wait a fetch of an empty log would return so often that it costs more than it saves: then librdkafka's own
+/// defaults hold, which send whatever is there at once.
+const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
+
+const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";
+const FETCH_WAIT_KEY: &str = "fetch.wait.max.ms";
 
 /// How often librdkafka says how far it has read.
 const STATISTICS_MS: u32 = 2_000;
@@ -42,6 +58,11 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
     ] {
         config.set(name, value);
     }
+    let fetch_wait = (pipeline.batch.max_age / FETCH_WAIT_SHARE).min(FETCH_WAIT_MAX);
+    if fetch_wait >= FETCH_WAIT_MIN {
+        set_default(&mut config, FETCH_MIN_BYTES_KEY, FETCH_MIN_BYTES.min(prefetch.fetch_partition_bytes).to_string());
+        set_default(&mut config, FETCH_WAIT_KEY, fetch_wait.as_millis().to_string());
+    }
     if pipeline.group_protocol != GroupProtocol::Consumer && config.get("heartbeat.interval.ms").is_none() {
         config.set("heartbeat.interval.ms", HEARTBEAT_MS.to_string());
     }
@@ -52,6 +73,22 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
         GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
     };
     config
+}
+
+/// The limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` bounds the time from a
+/// record's arrival in Kafka to its commit, and a record may spend the broker's wait before it reaches us: that much is
+/// subtracted, but never more than half.
+pub fn batch_limits(config: &ClientConfig, batch: BatchLimits) -> BatchLimits {
+    let number = |key| config.get(key).and_then(|value| value.trim().parse::<u64>().ok());
+    let waits = number(FETCH_MIN_BYTES_KEY).is_some_and(|bytes| bytes > 1);
+    let wait = number(FETCH_WAIT_KEY).filter(|_| waits).map_or(Duration::ZERO, Duration::from_millis);
+    BatchLimits { max_age: batch.max_age - wait.min(batch.max_age / 2), ..batch }
+}
+
+fn set_default(config: &mut ClientConfig, key: &str, value: String) {
+    if config.get(key).is_none() {
+        config.set(key, value);
+    }
 }
 
 /// Settings of a client that asks questions about the pipeline's topics and group, and joins no group.
@@ -86,4 +123,51 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
     config.set("group.id", &pipeline.group);
     config.set_log_level(RDKafkaLogLevel::Warning);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::limits;
+
+    /// `fetch.min.bytes`, `fetch.wait.max.ms` and the age by which the session closes a batch, in milliseconds.
+    fn fetch(max_age: &str, properties: &str) -> (Option<String>, Option<String>, u128) {
+        let toml = format!(
+            "[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\n[kafka.properties]\n{properties}\n\
+             [postgres]\nurl = \"postgres://tidegate@127.0.0.1/t\"\n\
+             [pipelines.rides]\ntopics = [\"t\"]\nbatch = {{ max_age = \"{max_age}\" }}\n\
+             [pipelines.rides.table]\nname = \"rides\"\n"
+        );
+        let config = Config::parse("test.toml", &toml).expect("a configuration");
+        let pipeline = &config.pipelines[0];
+        let share = limits::share(&config, pipeline).expect("it fits");
+        let settings = consumer(&config.kafka, pipeline, &share.prefetch);
+        let get = |key| settings.get(key).map(str::to_owned);
+        let max_age = batch_limits(&settings, pipeline.batch).max_age.as_millis();
+        (get(FETCH_MIN_BYTES_KEY), get(FETCH_WAIT_KEY), max_age)
+    }
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn the_broker_may_wait_for_a_fifth_of_the_age_and_at_most_100_ms() {
+        assert_eq!(fetch("500ms", ""), (some("200000"), some("100"), 400));
+        assert_eq!(fetch("200ms", ""), (some("200000"), some("40"), 160));
+        assert_eq!(fetch("10s", ""), (some("200000"), some("100"), 9900));
+    }
+
+    #[test]
+    fn a_short_age_is_fetched_as_it_comes() {
+        assert_eq!(fetch("40ms", ""), (None, None, 40));
+    }
+
+    #[test]
+    fn a_users_own_fetch_settings_hold_and_their_wait_counts() {
+        assert_eq!(fetch("500ms", "\"fetch.min.bytes\" = \"1\""), (some("1"), some("100"), 500));
+        let own = "\"fetch.min.bytes\" = \"5000\"\n\"fetch.wait.max.ms\" = \"300\"";
+        assert_eq!(fetch("500ms", own), (some("5000"), some("300"), 250));
+    }
 }

@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection};
 use tidegate_harness::process::{Output, Process, Program, Run, Signal};
 use tidegate_harness::{Database, eventually, eventually_async, shared, unique_name};
 
-const SQL: &str = include_str!("../../config/fleet.sql");
+const SQL: &str = include_str!("../../../config/fleet.sql");
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn database() -> Database {

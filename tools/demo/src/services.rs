@@ -24,8 +24,8 @@ use crate::stage::{Reconnecting, Stage, number};
 use checks::Checks;
 use lags::Lags;
 
-const CONFIG: &str = include_str!("../../config/fleet.toml");
-const TABLES: &str = include_str!("../../config/fleet.sql");
+const CONFIG: &str = include_str!("../../../config/fleet.toml");
+const TABLES: &str = include_str!("../../../config/fleet.sql");
 const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
