@@ -29,11 +29,13 @@ demo: tools ## Real Kafka, real Postgres, a fleet, in 6 minutes: two experiments
 
 .PHONY: redraw
 redraw: ## The demo's plots and report again, from the raw files in target/demo
-	$(CARGO) run --release --locked -q -p demo -- --redraw
+	$(CARGO) build --release --locked -p tidegate -p demo
+	$(RELEASE)/demo --redraw
 
 .PHONY: demo-docs
 demo-docs: ## Takes the last full `make demo` into docs/demo and README.md: raw files, plots, figures
-	$(CARGO) run --release --locked -q -p demo -- --publish docs/demo
+	$(CARGO) build --release --locked -p tidegate -p demo
+	$(RELEASE)/demo --publish docs/demo
 
 .PHONY: test
 test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser

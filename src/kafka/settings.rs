@@ -63,8 +63,8 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
         set_default(&mut config, FETCH_MIN_BYTES_KEY, FETCH_MIN_BYTES.min(prefetch.fetch_partition_bytes).to_string());
         set_default(&mut config, FETCH_WAIT_KEY, fetch_wait.as_millis().to_string());
     }
-    if pipeline.group_protocol != GroupProtocol::Consumer && config.get("heartbeat.interval.ms").is_none() {
-        config.set("heartbeat.interval.ms", HEARTBEAT_MS.to_string());
+    if pipeline.group_protocol != GroupProtocol::Consumer {
+        set_default(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS.to_string());
     }
     match pipeline.group_protocol {
         GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
