@@ -11,11 +11,13 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tidegate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
 use tidegate::config::{
-    BatchLimits, Column, Config, DeadLetterBudget, Decode, GroupProtocol, NulPolicy, OffsetLossPolicy, Pipeline,
-    Source, Start, Table, TableMode, Topics, UnknownFields,
+    Column, Config, Decode, GroupProtocol, NulPolicy, OffsetLossPolicy, Pipeline, Source, Start, Table, TableMode,
+    Topics, UnknownFields,
 };
 use tidegate::mapping::{Encoder, Plan};
-use tidegate::record::{Headers, Record};
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_protocol::record::{Headers, Record};
 
 const RECORDS: usize = 4096;
 
@@ -67,7 +69,7 @@ fn encoder(specs: &[Spec], decode: Decode) -> Encoder {
         columns: Some(mapped.collect()),
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
-        dead_letters: DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
+        dead_letters: DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
         keep_letters: tidegate::config::KeepLetters::default(),
         kafka_properties: BTreeMap::new(),
     };

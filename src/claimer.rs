@@ -12,6 +12,10 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use sqlx::PgConnection;
+use tidegate_protocol::partition::{Condition, Grant, resolve_start};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::retry::{Backoff, Stage};
+use tidegate_protocol::store::WriteError;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
@@ -21,13 +25,9 @@ use crate::config::OffsetLossPolicy;
 use crate::kafka::consumer::Answer;
 use crate::kafka::observer::{End, Observer};
 use crate::metrics;
-use crate::partition::{Condition, Grant, resolve_start};
-use crate::position::{Offset, TopicPartition};
 use crate::postgres::claims::{self, Claimed};
 use crate::postgres::connect::{Connector, within};
 use crate::postgres::{blockers, register};
-use crate::retry::{Backoff, Stage};
-use crate::store::WriteError;
 
 /// How long rows that others hold are only tried again, before the blocker is looked for.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);

@@ -44,8 +44,7 @@ pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use pipeline::{
-    BatchLimits, DeadLetterBudget, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table, TableMode,
-    Topics, UnknownFields,
+    GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics, UnknownFields,
 };
 pub use route::{Part, Route};
 pub use secret::Secret;

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Row};
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
@@ -20,7 +21,6 @@ use self::headroom::{Place, Retentions};
 use crate::config::Topics;
 use crate::kafka::observer::{End, Observer};
 use crate::metrics::{self, epoch_ms};
-use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, lock};
 

@@ -35,7 +35,6 @@ use crate::config::Decode;
 use crate::copy::{NULL, Scratch};
 use crate::decode::json::members::Members;
 use crate::decode::{DecodeFault, Decoder, Fields, Leftovers};
-use crate::record::Record;
 use crate::value::{Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
@@ -43,6 +42,7 @@ pub use fault::PlanFault;
 pub use plan::Plan;
 pub(crate) use plan::Taken;
 use plan::{Feed, PlannedColumn};
+use tidegate_protocol::record::Record;
 
 /// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.
 #[derive(Debug)]

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tidegate_protocol::batch::{Batch, Trigger};
+use tidegate_protocol::partition::Condition;
+use tidegate_protocol::store::WriteError;
 
-use crate::batch::{Batch, Trigger};
-use crate::partition::Condition;
-use crate::store::WriteError;
 use crate::value::Reason;
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";

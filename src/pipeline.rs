@@ -5,16 +5,20 @@ use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::rate_limit::RateLimit;
+use tidegate_protocol::retry::{Backoff, Stage};
+use tidegate_protocol::session::Session;
+use tidegate_protocol::store::{ReplanError, WriteError};
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::budget::Budget;
 use crate::claimer::Claimer;
 use crate::config::{self, Config, Topics};
-use crate::gate::Gate;
 use crate::kafka::consumer::{self, Parts};
 use crate::kafka::observer::{End, Observer};
 use crate::kafka::settings;
@@ -22,14 +26,10 @@ use crate::lag::{LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
 use crate::plan::PlanSource;
-use crate::position::{Offset, TopicPartition};
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{PgStore, error, letters, partitions, schema};
-use crate::retry::{Backoff, Stage};
-use crate::session::Session;
 use crate::status::{ConsumerStatus, PartitionStatus, lock};
-use crate::store::{ReplanError, WriteError};
 use crate::watchdog;
 use crate::writer::{Stopped, Writer};
 
@@ -170,7 +170,7 @@ impl Pipeline {
             let ends = self.ends_now(&observer).await?;
             helpers.spawn(stop_when_written(ends, Arc::clone(&self), stop.clone()));
         }
-        let gate = Arc::new(Gate::new(self.config.max_rows_per_second));
+        let gate = Arc::new(RateLimit::new(self.config.max_rows_per_second));
         let mut workers = JoinSet::new();
         for status in &self.consumers {
             let (outbox, batches) = mpsc::channel(1);
@@ -178,7 +178,7 @@ impl Pipeline {
             let writer_metrics = WriterMetrics::new(&self.name);
             let store =
                 PgStore::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&plans), writer_metrics.clone());
-            let budget = Budget::new(self.config.dead_letters);
+            let budget = DeadLetterBudget::new(self.config.dead_letters);
             let writer = Writer::new(store, budget, writer_metrics, Arc::clone(status));
             workers.spawn(writer.run(batches, answers.clone()));
             let settings = settings::consumer(&config.kafka, &self.config, &self.share.prefetch);

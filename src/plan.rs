@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex};
 use sqlx::{Executor, PgConnection};
 use tracing::{info, warn};
 
-use crate::batch::Reject;
 use crate::catalog::{Catalog, RelationKind, TableName};
 use crate::config::Pipeline;
 use crate::ddl;
@@ -17,13 +16,15 @@ use crate::mapping::route::for_table;
 use crate::mapping::{Plan, Taken};
 use crate::modes;
 pub use crate::modes::Merge;
+use tidegate_protocol::batch::Reject;
+use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::store::{ReplanError, WriteError};
+
 use crate::postgres::connect::lock_for_session;
 use crate::postgres::routes::{self, Claim};
 use crate::postgres::{catalog, error};
 use crate::registry::Schemas;
-use crate::retry::{Disposition, Stage};
 use crate::status::lock;
-use crate::store::{ReplanError, WriteError};
 use crate::value::Rejection;
 
 /// Where a pipeline's plans come from.

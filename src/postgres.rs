@@ -25,13 +25,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use connect::{Connector, within};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
+use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::record::Record;
+use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::warn;
+use window::Stages;
 
-use crate::batch::{Batch, Reject, Span};
 use crate::catalog::TableName;
 use crate::config::Pipeline;
 use crate::mapping::Encoder;
@@ -39,12 +44,7 @@ use crate::mapping::evolve::NewFields;
 use crate::metrics::WriterMetrics;
 use crate::modes::partitions::{self as by_time, Bounds};
 use crate::plan::{PlanSource, Planned, reject_of};
-use crate::record::Record;
-use crate::retry::{Disposition, Stage};
-use crate::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
 use crate::value::Reason;
-use connect::{Connector, within};
-use window::Stages;
 
 /// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
@@ -145,7 +145,7 @@ impl PgStore {
         let mut cause = error::cause(error);
         if let Cause::Postgres(error) = &mut cause {
             error.note = note;
-            if error.severity == crate::retry::Severity::Error {
+            if error.severity == tidegate_protocol::retry::Severity::Error {
                 self.live = Some(live);
             }
         }

@@ -22,11 +22,11 @@ use crate::decode::DecodeFault;
 use crate::decode::avro::AvroSchema;
 use crate::decode::protobuf::ProtoFile;
 use crate::mapping::Encoder;
-use crate::retry::Backoff;
 use crate::status::lock;
 use crate::value::Reason;
 use client::{Client, FetchError};
 pub(crate) use parse::{avro_file, proto_file};
+use tidegate_protocol::retry::Backoff;
 
 /// A follower of the registry's cluster may not know a number yet that its leader gave away a moment ago: it is asked a second
 /// time after so long.

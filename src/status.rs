@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::position::{Offset, TopicPartition};
+use tidegate_protocol::position::{Offset, TopicPartition};
 use work::Work;
 
 /// One consumer and its writer.

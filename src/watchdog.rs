@@ -4,11 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidegate_protocol::position::TopicPartition;
 use tokio::time::interval;
 use tracing::{info, warn};
 
 use crate::pipeline::Pipeline;
-use crate::position::TopicPartition;
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
 

@@ -2,27 +2,27 @@
 //!
 //! One batch at a time, and of it one *window* of records a transaction: the whole batch as a rule, less of it after timeouts
 //! or where a search for bad records used up its attempts. A transaction is copy, dead letters, ledger, COMMIT. Whatever
-//! happens to it, the ledger's row says what became of it: [`crate::store::LedgerRow::verdict`].
+//! happens to it, the ledger's row says what became of it: [`tidegate_protocol::store::LedgerRow::verdict`].
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
+use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::poison_search::{Search, Step};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::retry::{Backoff, Disposition, Stage};
+use tidegate_protocol::session::{Ack, Fate};
+use tidegate_protocol::store::{PostgresError, ReplanError, Store, Verdict, WriteError};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::batch::{Batch, Reject, Span};
-use crate::budget::Budget;
-use crate::isolate::{Search, Step};
 use crate::metrics::{WriterMetrics, epoch_ms};
-use crate::position::{Offset, TopicPartition};
-use crate::retry::{Backoff, Disposition, Stage};
-use crate::session::{Ack, Fate};
 use crate::status::ConsumerStatus;
 use crate::status::work::{BatchNote, DeadLetter, Phase};
-use crate::store::{PostgresError, ReplanError, Store, Verdict, WriteError};
 
 /// COPYs that one transaction may spend on the search for bad records; what is left of the batch goes into a next one.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
@@ -38,7 +38,7 @@ pub struct Stopped(pub String);
 #[derive(Debug)]
 pub struct Writer<S> {
     store: S,
-    budget: Budget,
+    budget: DeadLetterBudget,
     backoff: Backoff,
     metrics: WriterMetrics,
     status: Arc<ConsumerStatus>,
@@ -77,12 +77,12 @@ enum Doubt {
 /// Why one transaction failed, and how much of the window it was about to commit.
 enum Failure {
     Write { error: WriteError, until: u32 },
-    Budget(String),
+    DeadLetterBudget(String),
 }
 
 impl<S: Store> Writer<S> {
     /// A writer with its own store.
-    pub fn new(store: S, budget: Budget, metrics: WriterMetrics, status: Arc<ConsumerStatus>) -> Self {
+    pub fn new(store: S, budget: DeadLetterBudget, metrics: WriterMetrics, status: Arc<ConsumerStatus>) -> Self {
         Self { store, budget, backoff: Backoff::new(), metrics, status, window_max: u32::MAX, books: Books::default() }
     }
 
@@ -166,7 +166,7 @@ impl<S: Store> Writer<S> {
                 Ok(Attempt::Refused(spans)) => {
                     self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
                 }
-                Err(Failure::Budget(why)) => {
+                Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
                     // A late write of a superseded claim meets the rows of the new owner, and a unique index refuses them
                     // all: that is no fault of the records. Only who still owns all that it writes stops for the budget.
@@ -328,7 +328,7 @@ impl<S: Store> Writer<S> {
     fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: usize) -> Result<(), Failure> {
         let records = u64::from(batch.records_in(window.clone()));
         match self.budget.refuses(records, dead as u64, Instant::now()) {
-            Some(why) => Err(Failure::Budget(why)),
+            Some(why) => Err(Failure::DeadLetterBudget(why)),
             None => Ok(()),
         }
     }

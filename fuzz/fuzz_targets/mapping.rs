@@ -9,7 +9,7 @@ use common::{accepts, encode_alike, plan, rows};
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
 use tidegate::mapping::Encoder;
-use tidegate::record::{Headers, Record, push_header};
+use tidegate_protocol::record::{Headers, Record, push_header};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const TYPES: [&str; 20] = [

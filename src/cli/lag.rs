@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tidegate_protocol::position::TopicPartition;
 
 use super::show::{self, Table};
 use super::{Common, reach};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::lag::{LagWatch, PartitionLag};
-use crate::position::TopicPartition;
 
 /// What `lag` takes.
 #[derive(Debug, clap::Args)]

@@ -2,9 +2,10 @@
 
 use std::fmt;
 
+use tidegate_protocol::position::Offset;
+
 use super::show;
 use crate::config::Start;
-use crate::position::Offset;
 
 /// An offset, an end of the log, or a time.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use rdkafka::error::KafkaResult;
 use sqlx::{PgConnection, Row};
+use tidegate_protocol::position::TopicPartition;
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::{Cause, WriteError};
 use tokio::task::spawn_blocking;
 
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
 use crate::kafka::observer::Observer;
 use crate::kafka::settings;
-use crate::position::TopicPartition;
 use crate::postgres::connect::Connector;
 use crate::postgres::error;
-use crate::retry::Stage;
-use crate::store::{Cause, WriteError};
 
 /// Runs a command to its end.
 pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) -> Result<(), FatalError> {

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
+use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_protocol::record::Record;
+use tidegate_protocol::retry::{Disposition, Severity, Stage};
+use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
 
-use crate::batch::{Batch, Reject, Span};
-use crate::config::DeadLetterBudget;
 use crate::postgres::PgStore;
-use crate::record::Record;
-use crate::retry::{Disposition, Severity, Stage};
 use crate::status::lock;
-use crate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
 
 /// A dead letter that there would be.
 #[derive(Clone, Debug, Serialize)]
@@ -41,8 +41,8 @@ pub(super) struct Findings {
 }
 
 /// A budget that is never spent: a person looks on.
-pub(super) fn boundless() -> DeadLetterBudget {
-    DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
+pub(super) fn boundless() -> DeadLetterLimits {
+    DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
 
 /// Makes of an outage, which the writer would wait out, an end of the command; says it in `outage`.

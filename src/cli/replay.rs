@@ -13,23 +13,23 @@ use std::sync::Arc;
 
 use rdkafka::error::KafkaResult;
 use serde::Serialize;
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::session::Fate;
+use tidegate_protocol::store::ReplanError;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use self::books::{Books, Stretch};
 use super::place::Target;
 use super::{Common, reach, show};
-use crate::budget::Budget;
 use crate::config::{Config, Pipeline, Start, table_name};
 use crate::error::FatalError;
 use crate::kafka::observer::End;
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
-use crate::position::{Offset, TopicPartition};
 use crate::postgres::{PgStore, schema};
-use crate::session::Fate;
 use crate::status::ConsumerStatus;
-use crate::store::ReplanError;
 use crate::writer::{Stopped, Writer};
 
 /// What `replay` takes.
@@ -160,7 +160,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     let name: Arc<str> = books.key().into();
     let (metrics, status) = (WriterMetrics::new(&name), Arc::new(ConsumerStatus::new(0)));
     let store = PgStore::new(name, connector, plans, metrics.clone());
-    let mut writer = Writer::new(store, Budget::new(pipeline.dead_letters), metrics, Arc::clone(&status));
+    let mut writer = Writer::new(store, DeadLetterBudget::new(pipeline.dead_letters), metrics, Arc::clone(&status));
     while let Some(mut batch) = batches.recv().await {
         let fates = writer.write(&mut batch).await.map_err(|Stopped(why)| {
             FatalError::Stopped(format!("{why}; what is written stays, and the same command goes on from there"))

@@ -13,22 +13,22 @@ use std::sync::{Arc, Mutex};
 
 use rdkafka::ClientConfig;
 use rdkafka::message::Message as _;
+use report::{PartitionReport, PipelineReport};
 use sqlx::{Executor, PgConnection, Row};
+use tidegate_protocol::batch::{LastRecord, last_record};
+use tidegate_protocol::partition::{Condition, resolve_start};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::record::{Headers, Record};
 use tokio::task::spawn_blocking;
 
 use super::{Common, reach, show};
-use crate::batch::{LastRecord, last_record};
 use crate::config::{Config, Pipeline, TableMode};
 use crate::error::FatalError;
 use crate::kafka::observer::End;
 use crate::kafka::reader::{Reader, incoming};
 use crate::kafka::settings;
-use crate::partition::{Condition, resolve_start};
-use crate::position::{Offset, TopicPartition};
 use crate::postgres::routes;
-use crate::record::{Headers, Record};
 use crate::status::lock;
-use report::{PartitionReport, PipelineReport};
 
 /// Offsets between two gaps from which on it is cheaper to seek than to read over them.
 const SEEK_FROM: i64 = 20_000;

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::{BatchLimits, DeadLetterBudget};
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 
 /// Tables that a pipeline whose records name them writes into, unless told otherwise: each is a COPY a batch.
 pub const MAX_TABLES: u32 = 100;
@@ -59,8 +60,8 @@ pub const BATCH: BatchLimits = BatchLimits {
 };
 
 /// `pipelines.NAME.dead_letters`: one bad producer among ten stops nothing; a wrong mapping stops within seconds.
-pub const DEAD_LETTERS: DeadLetterBudget =
-    DeadLetterBudget { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
+pub const DEAD_LETTERS: DeadLetterLimits =
+    DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
 
 /// `max.poll.interval.ms` where `kafka.properties` sets none: librdkafka's own default.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);

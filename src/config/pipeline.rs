@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+
 use super::{Column, Condition, Decode, PartitionBy, Route, Secret};
 use crate::catalog::TableName;
 
@@ -39,7 +42,7 @@ pub struct Pipeline {
     /// What to do when Kafka's log is not the one that the ledger knows.
     pub on_offset_loss: OffsetLossPolicy,
     /// When the pipeline stops rather than set more records aside.
-    pub dead_letters: DeadLetterBudget,
+    pub dead_letters: DeadLetterLimits,
     /// How long dead letters are kept.
     pub keep_letters: KeepLetters,
     /// librdkafka's properties for this pipeline alone.
@@ -77,17 +80,6 @@ pub enum GroupProtocol {
     Eager,
     /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
     Consumer,
-}
-
-/// When a batch is closed: whichever comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BatchLimits {
-    /// Default 50 000, as in [`BATCH`](super::defaults::BATCH).
-    pub max_rows: NonZeroU32,
-    /// Encoded rows and raw records together, in bytes; one record always fits. Default 8 MiB.
-    pub max_bytes: u64,
-    /// Since the first record joined. Default 500 ms.
-    pub max_age: Duration,
 }
 
 /// The target table.
@@ -179,17 +171,6 @@ pub enum OffsetLossPolicy {
     Earliest,
     /// Go on at the end; what is lost is counted.
     Latest,
-}
-
-/// When the pipeline stops rather than set more records aside.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct DeadLetterBudget {
-    /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
-    pub max_share: f64,
-    /// The window. Default 5 min.
-    pub window: Duration,
-    /// Below this many dead letters in the window the share isn't asked. Default 100.
-    pub min_count: u64,
 }
 
 /// How long dead letters are kept, and how many: the oldest go first. Without either they are kept until someone purges them.

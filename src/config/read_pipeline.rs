@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 
 use super::node::Node;
 use super::read::ANY_WAIT;
 use super::{
-    BatchLimits, Column, DeadLetterBudget, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, SchemaRegistry,
-    Start, Topics, UnknownFields,
+    Column, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, SchemaRegistry, Start, Topics, UnknownFields,
 };
 use super::{condition, defaults, names, properties, read_columns, read_decode, read_table};
 
@@ -177,14 +178,14 @@ fn unknown_fields(node: &Node<'_>, columns: Option<&[Column]>) -> UnknownFields 
     UnknownFields::Column(name.to_owned())
 }
 
-fn dead_letters(node: &Node<'_>) -> DeadLetterBudget {
+fn dead_letters(node: &Node<'_>) -> DeadLetterLimits {
     let default = defaults::DEAD_LETTERS;
     let share = node.at("max_share");
     let max_share = share.float().unwrap_or(default.max_share);
     if !(max_share > 0.0 && max_share <= 1.0) {
         share.fault(format!("{max_share} is out of range; it goes from above 0 to 1, where 1 never stops"));
     }
-    DeadLetterBudget {
+    DeadLetterLimits {
         max_share,
         window: node.at("window").duration(Duration::from_secs(1)..=Duration::from_secs(7 * 86_400), default.window),
         min_count: u64::from(node.at("min_count").integer(0..=u32::MAX, u32::try_from(default.min_count).unwrap_or(0))),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
+use tidegate_protocol::position::TopicPartition;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -14,7 +15,6 @@ use super::instances::Instance;
 use super::{Site, frames, status};
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline};
-use crate::position::TopicPartition;
 use crate::status::lock;
 use crate::status::work::Event;
 

@@ -15,25 +15,25 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
+use tidegate_protocol::batch::{Batch, Trigger};
+use tidegate_protocol::partition::{Condition, Grant};
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::rate_limit::RateLimit;
+use tidegate_protocol::session::{Ack, Fate, Session};
+use tidegate_protocol::store::LedgerRow;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use self::publish::Spent;
 use self::take::Waiting;
 use super::rebalance::Notes;
-use crate::batch::{Batch, Trigger};
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
-use crate::gate::Gate;
 use crate::lag::LagView;
 use crate::mapping::Encoder;
 use crate::metrics::ConsumerMetrics;
-use crate::partition::{Condition, Grant};
 use crate::plan::{PlanSource, Planned};
-use crate::position::{ClaimId, Offset, TopicPartition};
-use crate::session::{Ack, Fate, Session};
 use crate::status::{ConsumerStatus, WriterState, lock};
-use crate::store::LedgerRow;
 use crate::writer::Stopped;
 
 /// The longest wait for Kafka when nothing else is expected.
@@ -92,7 +92,7 @@ pub struct Parts {
     /// Their other end.
     pub inbox: Receiver<Answer>,
     /// `flow.max_rows_per_second`
-    pub gate: Arc<Gate>,
+    pub gate: Arc<RateLimit>,
     /// What the ledger says, as it was last seen from outside of the writes.
     pub lag: Arc<Mutex<LagView>>,
     /// Metrics.

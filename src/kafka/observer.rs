@@ -12,13 +12,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
+use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::reader::Reader;
 use super::rebalance::Notes;
 use super::settings;
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
-use crate::position::{Offset, TopicPartition};
 
 /// The longest that one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);

@@ -10,11 +10,11 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tidegate_protocol::batch::Incoming;
+use tidegate_protocol::position::Offset;
+use tidegate_protocol::record::push_header;
 
 use super::rebalance::Notes;
-use crate::batch::Incoming;
-use crate::position::Offset;
-use crate::record::push_header;
 
 /// The longest silence of Kafka before reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);

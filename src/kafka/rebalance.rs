@@ -15,9 +15,9 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
+use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, error, info, warn};
 
-use crate::position::{Offset, TopicPartition};
 use crate::status::lock;
 
 /// What the group did.

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use tidegate_protocol::batch::BatchLimits;
 
-use crate::config::{BatchLimits, GroupProtocol, Kafka, Pipeline};
+use crate::config::{GroupProtocol, Kafka, Pipeline};
 use crate::limits::Prefetch;
 
 /// How often librdkafka looks for new topics and partitions.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
 use super::headroom::Retention;
 use super::{LagWatch, PartitionLag, blocking};
-use crate::position::{Offset, TopicPartition};
 
 /// A lag of so many offsets that stands still may be nothing but marks of transactions: then it is read.
 const MARKS_MAX: u64 = 16;

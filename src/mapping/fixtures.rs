@@ -5,11 +5,14 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_protocol::record::{Headers, Record};
+
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
 use crate::config::*;
 use crate::copy::types;
 use crate::mapping::{Encoder, Plan, PlanFault};
-use crate::record::{Headers, Record};
 use crate::value::Rejection;
 
 /// A pipeline `p` into `public.t`.
@@ -37,7 +40,7 @@ pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
         columns,
         unknown_fields: UnknownFields::Ignore,
         on_offset_loss: OffsetLossPolicy::Fail,
-        dead_letters: DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
+        dead_letters: DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(1), min_count: 1 },
         keep_letters: KeepLetters::default(),
         kafka_properties: BTreeMap::new(),
     }

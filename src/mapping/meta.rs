@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::io::Write;
 
+use tidegate_protocol::record::{Headers, Record};
+
 use crate::copy::Encoding;
 use crate::copy::decimal::Decimal;
 use crate::decode::json::{self, string};
 use crate::decode::{DecodeFault, Fields};
 use crate::mapping::plan::Feed;
-use crate::record::{Headers, Record};
 use crate::value::{Flags, Kind, Reason, Value};
 
 /// How a column reads the bytes of a key or a header.

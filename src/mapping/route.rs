@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use tidegate_protocol::record::Record;
+
 use crate::catalog::TableName;
 use crate::config::{Part, Pipeline, Route, Source};
 use crate::decode::json::string;
@@ -14,7 +16,6 @@ use crate::decode::{DecodeFault, Fields};
 use crate::mapping::meta::{self, Lexeme, Reading};
 use crate::mapping::plan::{Feed, PlannedColumn};
 use crate::mapping::planner::Planner;
-use crate::record::Record;
 use crate::value::{Flags, Kind, Reason, shown};
 
 /// The longest name that Postgres keeps whole, in bytes.

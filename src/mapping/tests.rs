@@ -1,10 +1,11 @@
 //! Plans and rows as a whole; what single types take is tested in `copy`.
 
+use tidegate_protocol::record::{Headers, Record, push_header};
+
 use super::fixtures::*;
 use crate::catalog::{CatalogColumn, RelationKind};
 use crate::config::{EpochUnit, NulPolicy, Source, TableMode, UnknownFields};
 use crate::mapping::Plan;
-use crate::record::{Headers, Record, push_header};
 use crate::value::{Reason, Rejection};
 
 const TELEMETRY: &str = r#"{"vehicle_id":123456,"ts":"2026-01-01T00:00:00.123Z","lat":52.520008,"lon":13.404954,"speed_kmh":48.5,"state":"driving","trip_id":987654321}"#;

@@ -1,10 +1,11 @@
 //! Records without a value: refused, or in mode upsert with `deletes` a row of the key and the mark that it goes.
 
+use tidegate_protocol::record::Record;
+
 use crate::copy::NULL;
 use crate::decode::DecodeFault;
 use crate::mapping::plan::Feed;
 use crate::mapping::{Encoder, meta, route};
-use crate::record::Record;
 use crate::value::{Kind, Reason, Value, shown};
 
 /// The last field of each row where tombstones delete: a bool that is false.

@@ -1,9 +1,8 @@
 //! Claims: a new random id in a partition's ledger row, which fences every earlier owner.
 
 use sqlx::{PgConnection, Row};
-
-use crate::batch::LastRecord;
-use crate::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::batch::LastRecord;
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 
 /// What a claim read and wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]

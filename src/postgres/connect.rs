@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Executor, Row};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::{Cause, WriteError};
 use tokio::time::timeout;
 
 use crate::config::{Postgres, PostgresUrl};
-use crate::retry::Stage;
-use crate::store::{Cause, WriteError};
 
 /// Opens connections for one pipeline. Cheap to clone.
 #[derive(Clone, Debug)]

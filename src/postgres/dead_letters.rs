@@ -1,8 +1,7 @@
 //! Writes dead letters, byte for byte.
 
 use sqlx::PgConnection;
-
-use crate::batch::{Batch, Reject};
+use tidegate_protocol::batch::{Batch, Reject};
 
 /// Letters of one statement: bounds its memory, and the parameters' size.
 const LETTERS_MAX: usize = 1000;

@@ -1,9 +1,8 @@
 //! From sqlx's errors to what the ledger protocol needs to know.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
-
-use crate::retry::Severity;
-use crate::store::{Cause, PostgresError};
+use tidegate_protocol::retry::Severity;
+use tidegate_protocol::store::{Cause, PostgresError};
 
 /// What an error of sqlx says.
 pub fn cause(error: sqlx::Error) -> Cause {

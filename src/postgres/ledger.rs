@@ -1,11 +1,11 @@
 //! The ledger's two statements of a write: move, and say what is true.
 
-use sqlx::{PgConnection, Row};
 use std::collections::HashMap;
 
-use crate::batch::Span;
-use crate::position::{ClaimId, Offset};
-use crate::store::LedgerRow;
+use sqlx::{PgConnection, Row};
+use tidegate_protocol::batch::Span;
+use tidegate_protocol::position::{ClaimId, Offset};
+use tidegate_protocol::store::LedgerRow;
 
 /// The function is in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every writer does, so
 /// that two of them never wait for each other in a circle, and says which of the spans it moved, counted from 1.

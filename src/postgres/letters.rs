@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use sqlx::PgConnection;
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::WriteError;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::connect::{Connector, within};
 use crate::config::{KeepLetters, Pipeline};
 use crate::metrics;
-use crate::retry::Stage;
-use crate::store::WriteError;
 
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);

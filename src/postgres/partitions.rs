@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use sqlx::{Connection, Executor, PgConnection, Row};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::WriteError;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -15,8 +17,6 @@ use crate::catalog::TableName;
 use crate::config::{Expiry, PartitionBy, Pipeline};
 use crate::ddl;
 use crate::modes::partitions::{Bounds, default_name, due, is_expired, name, of_name};
-use crate::retry::Stage;
-use crate::store::WriteError;
 
 /// How often the partitions are looked at. The shortest interval is an hour.
 const EVERY: Duration = Duration::from_secs(60);

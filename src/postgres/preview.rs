@@ -4,14 +4,14 @@
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection, Row};
+use tidegate_protocol::batch::Batch;
+use tidegate_protocol::retry::Stage;
 use tokio::time::timeout;
 
 use super::PgStore;
-use crate::batch::Batch;
 use crate::catalog::quote_identifier;
 use crate::copy;
 use crate::plan::Planned;
-use crate::retry::Stage;
 
 /// Rows that are shown.
 const ROWS_MAX: u32 = 3;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use sqlx::{Connection, PgConnection, Row};
+use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::claims;
-use crate::position::{Offset, TopicPartition};
 
 /// What a name means. Any difference at a later start is a named stop.
 #[derive(Clone, Debug, PartialEq, Eq)]

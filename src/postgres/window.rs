@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection};
+use tidegate_protocol::batch::Batch;
 
 use super::Live;
-use crate::batch::Batch;
 use crate::copy::{HEADER, TRAILER};
 use crate::mapping::route;
 use crate::modes::newest::{self, Placed};

@@ -5,10 +5,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tidegate_protocol::batch::Trigger;
+use tidegate_protocol::position::{Offset, TopicPartition};
+
 use super::lock;
-use crate::batch::Trigger;
 use crate::metrics::epoch_ms;
-use crate::position::{Offset, TopicPartition};
 
 /// Batches that medians are taken over.
 const RECENT_BATCHES: usize = 128;

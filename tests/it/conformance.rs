@@ -12,12 +12,12 @@ mod types;
 use std::fmt::Write as _;
 use std::path::Path;
 
+use formats::{Column, Format};
 use tidegate_harness::Record;
+use types::{OWN_TYPES, TYPES, Type, WITHOUT_ENCODER};
 
 use crate::cli::tidegate;
 use crate::support::World;
-use formats::{Column, Format};
-use types::{OWN_TYPES, TYPES, Type, WITHOUT_ENCODER};
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 

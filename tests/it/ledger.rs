@@ -5,15 +5,15 @@
 use std::sync::Arc;
 
 use sqlx::{Connection, Executor, PgConnection, Row};
-use tidegate::batch::{LastRecord, Span};
 use tidegate::config::Config;
 use tidegate::metrics::WriterMetrics;
 use tidegate::plan::PlanSource;
-use tidegate::position::{ClaimId, Offset, TopicPartition};
 use tidegate::postgres::connect::Connector;
 use tidegate::postgres::{PgStore, claims, register, schema};
-use tidegate::store::{LedgerRow, Store, Verdict};
 use tidegate_harness::{Database, eventually_async, shared};
+use tidegate_protocol::batch::{LastRecord, Span};
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::store::{LedgerRow, Store, Verdict};
 use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;

@@ -5,23 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use tidegate::batch::{Batch, Incoming, Trigger};
-use tidegate::budget::Budget;
-use tidegate::config::{BatchLimits, DeadLetterBudget};
 use tidegate::metrics::WriterMetrics;
-use tidegate::partition::{Condition, Grant, State};
-use tidegate::position::{ClaimId, Offset};
-use tidegate::retry::Stage;
-use tidegate::session::Session;
 use tidegate::status::ConsumerStatus;
 use tidegate::writer::Writer;
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::batch::{Batch, Incoming, Trigger};
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_protocol::partition::{Condition, Grant, State};
+use tidegate_protocol::position::{ClaimId, Offset};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::session::Session;
+use tidegate_protocol::store::{SimStore, call, connect, encode};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use crate::kafka::{Kafka, value};
 use crate::oracle;
 use crate::postgres::{Op, Reply, Server};
-use crate::store::{SimStore, call, connect, encode};
 use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
@@ -81,7 +82,7 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     };
     let now = Instant::now().into_std();
     let mut session = Session::new(limits, Duration::from_secs(3));
-    let source = tidegate::position::TopicPartition::new("north", 0);
+    let source = tidegate_protocol::position::TopicPartition::new("north", 0);
     let claim = ClaimId::from_u128(1);
     let next = Offset::new(dice.i64(1..50));
     session.assigned([source.clone()], now);
@@ -116,7 +117,11 @@ async fn claim(sim: &Arc<Sim>, daemon: u64, partition: usize) -> ClaimId {
 
 fn writer(sim: &Arc<Sim>, daemon: u64) -> Writer<SimStore> {
     let plans = Arc::new(AtomicU64::new(sim.w().server.catalog));
-    let budget = Budget::new(DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(60), min_count: u64::MAX });
+    let budget = DeadLetterBudget::new(DeadLetterLimits {
+        max_share: 1.0,
+        window: Duration::from_secs(60),
+        min_count: u64::MAX,
+    });
     let status = Arc::new(ConsumerStatus::new(0));
     Writer::new(SimStore::new(Arc::clone(sim), daemon, plans), budget, WriterMetrics::new(&"simulated".into()), status)
 }

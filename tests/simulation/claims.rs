@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
-use tidegate::partition::{Condition, Grant, resolve_start};
-use tidegate::position::{Offset, TopicPartition};
-use tidegate::retry::Stage;
+use tidegate_protocol::partition::{Condition, Grant, resolve_start};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::{call, connect};
 use tokio::time::sleep;
 
 use crate::daemon::Answer;
 use crate::postgres::{Cell, Op, Reply};
-use crate::store::{call, connect};
 use crate::world::{Bug, Policy, Sim};
 
 /// By partition, the last question asked: an earlier one is not asked any more.

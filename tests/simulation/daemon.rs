@@ -11,23 +11,24 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tidegate::batch::{Batch, Incoming, Trigger};
-use tidegate::budget::Budget;
-use tidegate::config::{BatchLimits, DeadLetterBudget};
 use tidegate::metrics::WriterMetrics;
-use tidegate::partition::{Condition, Grant};
-use tidegate::position::{Offset, TopicPartition};
-use tidegate::session::{Ack, Fate, Session};
 use tidegate::status::{ConsumerStatus, WriterState};
-use tidegate::store::LedgerRow;
 use tidegate::writer::{Stopped, Writer};
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::batch::{Batch, Incoming, Trigger};
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_protocol::partition::{Condition, Grant};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::session::{Ack, Fate, Session};
+use tidegate_protocol::store::LedgerRow;
+use tidegate_protocol::store::{SimStore, encode};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::claims::{self, Latest};
 use crate::kafka::{Event, value};
-use crate::store::{SimStore, encode};
 use crate::world::{Bug, Policy, Sim};
 
 const CLAIM_GRACE: Duration = Duration::from_secs(3);
@@ -109,7 +110,11 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     let plans = Arc::new(AtomicU64::new(plan));
     let store = SimStore::new(Arc::clone(sim), number, Arc::clone(&plans));
     // The budget has tests of its own; here nothing is bad enough to stop for.
-    let budget = Budget::new(DeadLetterBudget { max_share: 1.0, window: Duration::from_secs(60), min_count: u64::MAX });
+    let budget = DeadLetterBudget::new(DeadLetterLimits {
+        max_share: 1.0,
+        window: Duration::from_secs(60),
+        min_count: u64::MAX,
+    });
     let metrics = WriterMetrics::new(&"simulated".into());
     let writer = Writer::new(store, budget, metrics, Arc::clone(&status));
     tasks.spawn(Arc::clone(&process).run(writer.run(batches, answers.clone())));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::position::{Offset, TopicPartition};
+use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::time::Instant;
 
 /// Who doesn't poll for so long is thrown out of the group.

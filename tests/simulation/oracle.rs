@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tidegate::position::Offset;
+use tidegate_protocol::position::Offset;
 
 use crate::kafka::{Kafka, Kind, Place, index};
 use crate::postgres::{Data, Row};

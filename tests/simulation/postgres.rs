@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::task::Poll;
 use std::time::Duration;
 
-use tidegate::batch::LastRecord;
-use tidegate::position::{ClaimId, Offset};
-use tidegate::retry::Severity;
-use tidegate::store::{LedgerRow, PostgresError};
+use tidegate_protocol::batch::LastRecord;
+use tidegate_protocol::position::{ClaimId, Offset};
+use tidegate_protocol::retry::Severity;
+use tidegate_protocol::store::{LedgerRow, PostgresError};
 use tokio::time::Instant;
 
 use crate::kafka::Kind;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidegate::batch::{Batch, Reject, Span};
-use tidegate::position::Offset;
-use tidegate::record::Record;
-use tidegate::retry::{Severity, Stage};
-use tidegate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::position::Offset;
+use tidegate_protocol::record::Record;
+use tidegate_protocol::retry::{Severity, Stage};
+use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 

@@ -6,9 +6,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate::position::{ClaimId, TopicPartition};
-use tidegate::retry::Severity;
-use tidegate::store::{LedgerRow, PostgresError};
+use tidegate_protocol::position::{ClaimId, TopicPartition};
+use tidegate_protocol::retry::Severity;
+use tidegate_protocol::store::{LedgerRow, PostgresError};
 
 use crate::kafka::{Kafka, Place, index};
 use crate::oracle;

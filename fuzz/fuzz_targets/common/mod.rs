@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tidegate::catalog::{Catalog, CatalogColumn, RelationKind, TypeKind};
 use tidegate::config::Config;
 use tidegate::mapping::{Encoder, Plan};
-use tidegate::record::{Headers, Record};
+use tidegate_protocol::record::{Headers, Record};
 
 /// A column of the table: its name, its type, and its mapping: a path, or a table of TOML.
 pub type Spec = (&'static str, &'static str, &'static str);

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Row};
+use tidegate_protocol::store::ReplanError;
 
 use super::report::PipelineReport;
 use crate::catalog::{Catalog, RelationKind, TableName};
@@ -15,7 +16,6 @@ use crate::mapping::Plan;
 use crate::mapping::route::for_table;
 use crate::plan::PlanSource;
 use crate::postgres::{catalog, routes};
-use crate::store::ReplanError;
 
 /// The server, as this connection sees it.
 #[derive(Debug, Serialize)]

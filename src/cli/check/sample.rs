@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use rdkafka::message::Message as _;
 use serde::Serialize;
+use tidegate_protocol::batch::{Batch, Incoming, Trigger};
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::record::{Headers, Record};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::database::Plans;
-use crate::batch::{Batch, Incoming, Trigger};
-use crate::budget::Budget;
 use crate::catalog::TableName;
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
@@ -23,13 +26,10 @@ use crate::mapping::Encoder;
 use crate::mapping::evolve::NewFields;
 use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
-use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::{PgStore, evolve};
-use crate::record::{Headers, Record};
 use crate::registry::{self, Schemas};
 use crate::status::{ConsumerStatus, lock};
 use crate::writer::{Stopped, Writer};
-use rdkafka::message::Message as _;
 
 /// Dead letters that are shown one by one.
 const SHOWN: usize = 20;
@@ -102,7 +102,7 @@ pub(super) async fn try_newest(
     let findings = Arc::default();
     let status = Arc::new(ConsumerStatus::new(0));
     let store = Rehearsal::new(store, plans.make_table, Arc::clone(&findings), SHOWN);
-    let mut writer = Writer::new(store, Budget::new(boundless()), metrics, Arc::clone(&status));
+    let mut writer = Writer::new(store, DeadLetterBudget::new(boundless()), metrics, Arc::clone(&status));
     let mut tried = 0;
     while let Some(mut batch) = batches.recv().await {
         tried += u64::from(batch.len());
@@ -210,7 +210,7 @@ fn read(
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
     planned: &Planned,
     schemas: Option<&Arc<Schemas>>,
-    limits: crate::config::BatchLimits,
+    limits: tidegate_protocol::batch::BatchLimits,
     outbox: &mpsc::Sender<Batch>,
 ) -> Result<NewFields, String> {
     let reader = Reader::new(config)?;

@@ -12,10 +12,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 use sqlx::{PgConnection, Row};
+use tidegate_protocol::batch::{Batch, Incoming, Reject, Span, Trigger};
+use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::record::{Record, push_header};
+use tidegate_protocol::retry::{Severity, Stage};
+use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
 
 use super::{Filter, failed, matching};
-use crate::batch::{Batch, Incoming, Reject, Span, Trigger};
-use crate::budget::Budget;
 use crate::cli::rehearsal::{boundless, no_waiting};
 use crate::cli::{Common, reach, show};
 use crate::config::{Config, Pipeline};
@@ -23,13 +27,9 @@ use crate::error::FatalError;
 use crate::mapping::Encoder;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, reject_of};
-use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::{PgStore, schema};
-use crate::record::{Record, push_header};
 use crate::registry;
-use crate::retry::{Severity, Stage};
 use crate::status::{ConsumerStatus, lock};
-use crate::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
 use crate::writer::{Stopped, Writer};
 
 /// Letters of one transaction.
@@ -106,7 +106,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
     let page: Arc<Mutex<Page>> = Arc::default();
     let inner = PgStore::new(name, connector, plans, metrics.clone());
     let store = Letters { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
-    let mut writer = Writer::new(store, Budget::new(boundless()), metrics, Arc::clone(&status));
+    let mut writer = Writer::new(store, DeadLetterBudget::new(boundless()), metrics, Arc::clone(&status));
     let mut report = Report { pipeline: pipeline.name.clone(), ..Report::default() };
     // Letters that come while this runs are left for the next time.
     let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), &[pipeline]);

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
+use tidegate_protocol::position::{Offset, TopicPartition};
 
 use crate::cli::place::Target;
 use crate::cli::show::{self, Table};
@@ -13,7 +14,6 @@ use crate::cli::{Common, reach};
 use crate::config::{Config, Pipeline, TableMode};
 use crate::error::FatalError;
 use crate::kafka::observer::End;
-use crate::position::{Offset, TopicPartition};
 
 /// What `offsets set` takes.
 #[derive(Debug, clap::Args)]

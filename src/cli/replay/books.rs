@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tokio::time::sleep;
 
 use crate::cli::reach;
 use crate::config::Pipeline;
 use crate::error::FatalError;
-use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::postgres::claims;
 use crate::postgres::connect::Connector;
 

@@ -6,24 +6,25 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rdkafka::message::{BorrowedMessage, Message as _};
+use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::batch::{Batch, Trigger};
+use tidegate_protocol::position::Offset;
+use tidegate_protocol::rate_limit::RateLimit;
 use tokio::sync::mpsc::Sender;
 
 use super::books::Open;
-use crate::batch::{Batch, Trigger};
-use crate::config::{BatchLimits, Config, Pipeline};
-use crate::gate::Gate;
+use crate::config::{Config, Pipeline};
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::mapping::Encoder;
 use crate::plan::{Planned, reject_of};
-use crate::position::Offset;
 
 /// From Kafka to the writer.
 pub(super) struct Reading {
     reader: Reader,
     planned: Arc<Planned>,
     limits: BatchLimits,
-    gate: Gate,
+    gate: RateLimit,
     /// In order of topic.
     stretches: Vec<Open>,
     outbox: Sender<Batch>,
@@ -42,7 +43,7 @@ impl Reading {
             reader: Reader::new(&settings::reader(&config.kafka, pipeline))?,
             planned,
             limits: pipeline.batch,
-            gate: Gate::new(pipeline.max_rows_per_second),
+            gate: RateLimit::new(pipeline.max_rows_per_second),
             stretches,
             outbox,
         })
@@ -80,7 +81,7 @@ struct Filling {
     planned: Arc<Planned>,
     encoder: Encoder,
     limits: BatchLimits,
-    gate: Gate,
+    gate: RateLimit,
     outbox: Sender<Batch>,
     batch: Batch,
     allowance: u64,

@@ -1,10 +1,10 @@
 //! What `verify` found, as text and as JSON.
 
 use serde::Serialize;
+use tidegate_protocol::position::{Offset, TopicPartition};
 
 use crate::cli::show::{self, Table};
 use crate::config::Pipeline;
-use crate::position::{Offset, TopicPartition};
 
 /// One pipeline.
 #[derive(Debug, Serialize)]

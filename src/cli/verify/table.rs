@@ -4,10 +4,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use sqlx::{PgConnection, Row};
+use tidegate_protocol::position::{Offset, TopicPartition};
 
 use crate::catalog::{TableName, quote_identifier};
 use crate::config::{Pipeline, Source};
-use crate::position::{Offset, TopicPartition};
 
 /// Gaps that one question answers with.
 const GAPS: usize = 100_000;

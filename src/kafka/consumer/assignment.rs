@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaResult;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tidegate_protocol::batch::Trigger;
+use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{info, warn};
 
 use super::super::rebalance::Event;
 use super::Consumer;
-use crate::batch::Trigger;
 use crate::config::GroupProtocol;
-use crate::position::{Offset, TopicPartition};
 use crate::writer::Stopped;
 
 /// The longest wait of a revoke for what is on its way; a batch that isn't done by then is fenced by the next owner.

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{CommitMode, Consumer as _};
+use tidegate_protocol::partition::{Partition, State};
 use tracing::debug;
 
 use super::Consumer;
 use super::assignment::list;
-use crate::partition::{Partition, State};
 use crate::status::PartitionStatus;
 use crate::status::work::Phase;
 

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message, OwnedMessage};
+use tidegate_protocol::position::ClaimId;
+use tidegate_protocol::session::{Delivery, Session};
 use tracing::{debug, warn};
 
 use super::super::reader::{incoming, push_headers};
 use super::{BUSY_POLL, Consumer, IDLE_POLL};
 use crate::mapping::Encoder;
 use crate::plan::{Planned, reject_of};
-use crate::position::ClaimId;
-use crate::session::{Delivery, Session};
 use crate::status::work::Hold;
 use crate::writer::Stopped;
 

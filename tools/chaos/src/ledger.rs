@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use sqlx::{Executor, PgConnection, Row};
-use tidegate::batch::{Batch, Incoming, Trigger};
 use tidegate::config::Config;
 use tidegate::metrics::WriterMetrics;
 use tidegate::plan::PlanSource;
-use tidegate::position::{ClaimId, Offset, TopicPartition};
 use tidegate::postgres::connect::Connector;
 use tidegate::postgres::{PgStore, claims, register, schema};
-use tidegate::store::{Store, WriteError};
 use tidegate_harness::{Database, Postgres, PostgresSpec};
+use tidegate_protocol::batch::{Batch, Incoming, Trigger};
+use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::store::{Store, WriteError};
 use tokio::time::interval;
 
 use crate::output::Output;

@@ -31,12 +31,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use tidegate_harness::free_port;
-
 use report::Report;
 use screen::Screen;
 use services::Services;
 use stage::Stage;
+use tidegate_harness::free_port;
 
 /// A fleet, Kafka, Tidegate, Postgres: what batching is worth, what Kafka is worth, and what they cost.
 #[derive(Debug, Parser)]

@@ -14,15 +14,15 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
+use checks::Checks;
 use fleet::{Limit, Partitioning, ProduceSpec, Profile};
+use lags::Lags;
 use sqlx::{Connection, Executor, PgConnection};
 use tidegate_harness::{Daemon, DaemonSpec, Database, free_port};
 
 use crate::numbers::grouped;
 use crate::screen::Screen;
 use crate::stage::{Reconnecting, Stage, number};
-use checks::Checks;
-use lags::Lags;
 
 const CONFIG: &str = include_str!("../../../config/fleet.toml");
 const TABLES: &str = include_str!("../../../config/fleet.sql");

@@ -8,11 +8,23 @@
 //!
 //! The books balance: every record has rows, or is a reject, or was skipped by rule. [`Batch::seal`] asserts it.
 
+use std::num::NonZeroU32;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::record::{Headers, Record};
+
+/// When a batch is closed: whichever comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Rows. Default 50 000.
+    pub max_rows: NonZeroU32,
+    /// Encoded rows and raw records together, in bytes; one record always fits. Default 8 MiB.
+    pub max_bytes: u64,
+    /// Since the first record joined. Default 500 ms.
+    pub max_age: Duration,
+}
 
 /// A record as it is delivered, before it joins a batch.
 #[derive(Clone, Copy, Debug)]

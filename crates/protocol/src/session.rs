@@ -8,9 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::batch::{Batch, Incoming, Reject, Trigger, last_record};
-use crate::commit_time::CommitTime;
-use crate::config::BatchLimits;
+use crate::batch::{Batch, BatchLimits, Incoming, Reject, Trigger, last_record};
+use crate::flush_deadline::FlushDeadline;
 use crate::partition::{Condition, Grant, Owned, Partition, State};
 use crate::position::{ClaimId, Offset, TopicPartition};
 use crate::record::{Headers, Record};
@@ -28,7 +27,7 @@ pub struct Session {
     open: Batch,
     /// Since when a batch is at the writer.
     in_flight: Option<Instant>,
-    commit_time: CommitTime,
+    commit_time: FlushDeadline,
     spare: Vec<Batch>,
     actions: Actions,
     questions: u64,
@@ -114,7 +113,7 @@ impl Session {
             last_slot: 0,
             open: Batch::new(),
             in_flight: None,
-            commit_time: CommitTime::default(),
+            commit_time: FlushDeadline::default(),
             spare: Vec::new(),
             actions: Actions::default(),
             questions: 0,

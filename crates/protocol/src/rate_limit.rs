@@ -1,10 +1,8 @@
 //! `flow.max_rows_per_second`: a token bucket that all consumers of a pipeline draw from. Pure but for its lock.
 
 use std::num::NonZeroU32;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
-
-use crate::status::lock;
 
 /// Tokens are handed out in portions of this much time: smooth within a second, and few looks at the bucket.
 const PORTION: Duration = Duration::from_millis(20);
@@ -13,7 +11,7 @@ const SAVED: Duration = Duration::from_millis(100);
 
 /// Lets so many records a second pass.
 #[derive(Debug)]
-pub struct Gate {
+pub struct RateLimit {
     /// Records a second; `None` lets everything pass.
     rate: Option<f64>,
     /// The contenders are the pipeline's poll threads, each some fifty times a second.
@@ -26,7 +24,7 @@ struct Bucket {
     filled_at: Option<Instant>,
 }
 
-impl Gate {
+impl RateLimit {
     /// A gate of this rate.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
         Self {
@@ -44,7 +42,7 @@ impl Gate {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
-        let mut bucket = lock(&self.bucket);
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.duration_since(bucket.filled_at.unwrap_or(now)).as_secs_f64();
         let most = (rate * SAVED.as_secs_f64()).max(1.0);
         bucket.tokens = (bucket.tokens + since * rate).min(most);
@@ -58,7 +56,7 @@ impl Gate {
     /// How long until a portion is there.
     pub fn opens_in(&self, now: Instant) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
-        let bucket = lock(&self.bucket);
+        let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.duration_since(bucket.filled_at.unwrap_or(now)).as_secs_f64();
         Duration::from_secs_f64(((1.0 - bucket.tokens - since * rate) / rate).max(0.0)).max(Duration::from_millis(1))
     }
@@ -70,7 +68,7 @@ mod tests {
 
     /// Asks every millisecond for `seconds`; what passed, by second.
     fn pass(rate: u32, seconds: u64) -> Vec<u64> {
-        let gate = Gate::new(NonZeroU32::new(rate));
+        let gate = RateLimit::new(NonZeroU32::new(rate));
         let start = Instant::now();
         (0..seconds)
             .map(|second| (0..1000).map(|ms| gate.take(start + Duration::from_millis(second * 1000 + ms))).sum())
@@ -96,7 +94,7 @@ mod tests {
     #[test]
     fn several_consumers_that_ask_at_odd_times_share_the_rate_exactly() {
         for (rate, seed) in [(50, 1), (2_000, 2), (100_000, 3)] {
-            let gate = Gate::new(NonZeroU32::new(rate));
+            let gate = RateLimit::new(NonZeroU32::new(rate));
             let mut random = fastrand::Rng::with_seed(seed);
             let start = Instant::now();
             let mut asks = Vec::new();
@@ -122,7 +120,7 @@ mod tests {
 
     #[test]
     fn what_was_not_used_is_not_saved_up() {
-        let gate = Gate::new(NonZeroU32::new(1000));
+        let gate = RateLimit::new(NonZeroU32::new(1000));
         let start = Instant::now();
         gate.take(start);
         let later = start + Duration::from_secs(60);
@@ -132,7 +130,7 @@ mod tests {
 
     #[test]
     fn what_is_there_passes_in_portions() {
-        let gate = Gate::new(NonZeroU32::new(10_000));
+        let gate = RateLimit::new(NonZeroU32::new(10_000));
         let start = Instant::now();
         assert_eq!(gate.take(start), 0);
         let portion = 10 * PORTION.as_millis();
@@ -142,14 +140,14 @@ mod tests {
 
     #[test]
     fn without_a_rate_everything_passes_at_once() {
-        let (gate, now) = (Gate::new(None), Instant::now());
+        let (gate, now) = (RateLimit::new(None), Instant::now());
         assert_eq!((gate.limits(), gate.take(now), gate.opens_in(now)), (false, u64::MAX, Duration::ZERO));
-        assert!(Gate::new(NonZeroU32::new(1)).limits());
+        assert!(RateLimit::new(NonZeroU32::new(1)).limits());
     }
 
     #[test]
     fn it_says_when_the_next_record_may_pass() {
-        let (gate, start) = (Gate::new(NonZeroU32::new(100)), Instant::now());
+        let (gate, start) = (RateLimit::new(NonZeroU32::new(100)), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         let opens_in = |ms: u64| gate.opens_in(at(ms)).as_secs_f64() * 1e3;
         assert_eq!(gate.take(start), 0);

@@ -107,7 +107,7 @@ fn it_says_what_it_holds() {
     let mut batch = Batch::new();
     assert!(batch.is_empty() && batch.bytes() == 0 && batch.opened_at().is_none() && batch.trigger().is_none());
     let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
-    let (first, second) = (Instant::now(), Instant::now() + std::time::Duration::from_secs(1));
+    let (first, second) = (Instant::now(), Instant::now() + Duration::from_secs(1));
     for (offset, timestamp_ms, now) in [(1, Some(10), first), (2, None, second)] {
         let incoming = Incoming { offset: Offset::new(offset), timestamp_ms, key: Some(b"key"), value: Some(b"value") };
         batch.push(segment, &incoming, now, |arena| arena.extend_from_slice(b"hd"), encode);

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 /// An estimate of the next write's time.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct CommitTime {
+pub struct FlushDeadline {
     seen: bool,
     mean: Duration,
     deviation: Duration,
 }
 
-impl CommitTime {
+impl FlushDeadline {
     /// A batch was committed `sample` after it was closed. What is longer than half of `max_age` counts as that: more is never
     /// taken off, and an outage must not be remembered for as long as it took.
     pub fn took(&mut self, sample: Duration, max_age: Duration) {
@@ -44,7 +44,7 @@ mod tests {
 
     #[test]
     fn an_even_write_time_is_taken_off_the_age() {
-        let mut time = CommitTime::default();
+        let mut time = FlushDeadline::default();
         assert_eq!(time.close_at(MAX_AGE), MAX_AGE);
         for _ in 0..50 {
             time.took(Duration::from_millis(20), MAX_AGE);
@@ -55,7 +55,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_forgotten_within_thirty_batches() {
-        let mut time = CommitTime::default();
+        let mut time = FlushDeadline::default();
         time.took(Duration::from_secs(600), MAX_AGE);
         assert_eq!(time.close_at(MAX_AGE), MAX_AGE / 2);
         for _ in 0..30 {
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn mean_and_deviation_move_as_rfc_6298_has_them() {
         let max_age = Duration::from_millis(1000);
-        let mut time = CommitTime::default();
+        let mut time = FlushDeadline::default();
         time.took(Duration::from_millis(40), max_age);
         assert_eq!(time.close_at(max_age), Duration::from_millis(1000 - (40 + 2 * 20)));
         time.took(Duration::from_millis(80), max_age);
@@ -80,7 +80,7 @@ mod tests {
         #[test]
         fn a_batch_closes_between_half_its_age_and_its_age(samples in prop::collection::vec(0_u64..10_000, 0..30), age in 1_u64..100_000) {
             let max_age = Duration::from_micros(age);
-            let mut time = CommitTime::default();
+            let mut time = FlushDeadline::default();
             for sample in samples {
                 time.took(Duration::from_micros(sample), max_age);
             }

@@ -3,12 +3,21 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::config::DeadLetterBudget;
+/// When the pipeline stops rather than set more records aside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DeadLetterLimits {
+    /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
+    pub max_share: f64,
+    /// The window. Default 5 min.
+    pub window: Duration,
+    /// Below this many dead letters in the window the share isn't asked. Default 100.
+    pub min_count: u64,
+}
 
 /// Counts over a sliding window, in slices of a thirtieth of it.
 #[derive(Debug)]
-pub struct Budget {
-    limits: DeadLetterBudget,
+pub struct DeadLetterBudget {
+    limits: DeadLetterLimits,
     slices: VecDeque<Slice>,
 }
 
@@ -19,9 +28,9 @@ struct Slice {
     dead: u64,
 }
 
-impl Budget {
+impl DeadLetterBudget {
     /// Nothing counted yet.
-    pub fn new(limits: DeadLetterBudget) -> Self {
+    pub fn new(limits: DeadLetterLimits) -> Self {
         Self { limits, slices: VecDeque::new() }
     }
 
@@ -72,8 +81,8 @@ impl Budget {
 mod tests {
     use super::*;
 
-    fn budget() -> Budget {
-        Budget::new(DeadLetterBudget { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 })
+    fn budget() -> DeadLetterBudget {
+        DeadLetterBudget::new(DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 })
     }
 
     #[test]

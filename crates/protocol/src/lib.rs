@@ -1,0 +1,17 @@
+//! How Tidegate stays exact.
+//!
+//! This crate decides: where a consumer starts to read, when a batch is closed, what one transaction writes, and what an error
+//! means. It has no Kafka client, no database driver, no clock and no random source of its own: time, randomness and I/O come
+//! in as arguments or through traits.
+
+pub mod batch;
+pub mod dead_letter_budget;
+pub mod flush_deadline;
+pub mod partition;
+pub mod poison_search;
+pub mod position;
+pub mod rate_limit;
+pub mod record;
+pub mod retry;
+pub mod session;
+pub mod store;
