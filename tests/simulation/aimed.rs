@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use crate::store::{SimStore, call, connect, encode};
 use tidegate::metrics::WriterMetrics;
 use tidegate::status::ConsumerStatus;
 use tidegate::writer::Writer;
@@ -16,7 +17,6 @@ use tidegate_protocol::partition::{Condition, Grant, State};
 use tidegate_protocol::position::{ClaimId, Offset};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::session::Session;
-use tidegate_protocol::store::{SimStore, call, connect, encode};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 

@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex};
 
+use crate::store::{call, connect};
 use tidegate_protocol::partition::{Condition, Grant, resolve_start};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::retry::Stage;
-use tidegate_protocol::store::{call, connect};
 use tokio::time::sleep;
 
 use crate::daemon::Answer;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use crate::store::{SimStore, encode};
 use tidegate::metrics::WriterMetrics;
 use tidegate::status::{ConsumerStatus, WriterState};
 use tidegate::writer::{Stopped, Writer};
@@ -22,7 +23,6 @@ use tidegate_protocol::partition::{Condition, Grant};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::session::{Ack, Fate, Session};
 use tidegate_protocol::store::LedgerRow;
-use tidegate_protocol::store::{SimStore, encode};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
