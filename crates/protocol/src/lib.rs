@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod dead_letter_budget;
+pub mod event;
 pub mod flush_deadline;
 pub mod partition;
 pub mod poison_search;
@@ -14,4 +15,11 @@ pub mod rate_limit;
 pub mod record;
 pub mod retry;
 pub mod session;
+pub mod stopped;
 pub mod store;
+pub mod writer;
+
+/// The time now, by the clock that a simulation can hold still.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}
