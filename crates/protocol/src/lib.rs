@@ -5,11 +5,14 @@
 //! in as arguments or through traits.
 
 pub mod batch;
+pub mod claim_loop;
 pub mod dead_letter_budget;
 pub mod event;
 pub mod flush_deadline;
+pub mod group;
 pub mod partition;
 pub mod poison_search;
+pub mod poll_loop;
 pub mod position;
 pub mod rate_limit;
 pub mod record;

@@ -23,8 +23,6 @@ pub struct Session {
     claim_grace: Duration,
     partitions: Vec<Slot>,
     index: Index,
-    /// The slot of the last delivery: records come in stretches of one partition.
-    last_slot: usize,
     open: Batch,
     /// Since when a batch is at the writer.
     in_flight: Option<Instant>,
@@ -97,7 +95,6 @@ impl Session {
             claim_grace,
             partitions: Vec::new(),
             index: Index::default(),
-            last_slot: 0,
             open: Batch::new(),
             in_flight: None,
             flush_deadline: FlushDeadline::default(),
@@ -150,7 +147,6 @@ impl Session {
                 self.index.insert(&moved.partition.source, slot);
             }
         }
-        self.last_slot = 0;
     }
 
     /// A claim was granted. A reply to an earlier question (the partition left and came back meanwhile) is not for us: its
@@ -170,18 +166,17 @@ impl Session {
         self.actions.conditions.push((source.clone(), condition));
     }
 
-    /// A record came. `headers` appends them in the arena's form.
+    /// Takes a record of the partition in this slot, which [`Session::slot_of`] gave after the last revocation. `headers`
+    /// appends them in the arena's form.
     pub fn deliver(
         &mut self,
-        topic: &str,
-        partition: i32,
+        slot: usize,
         incoming: &Incoming<'_>,
         now: Instant,
         headers: impl FnOnce(&mut Vec<u8>),
         encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
     ) -> Delivery {
-        let Some(index) = self.slot_of(topic, partition) else { return Delivery::Ignored };
-        let Slot { partition, segment } = &mut self.partitions[index];
+        let Slot { partition, segment } = &mut self.partitions[slot];
         let State::Owned(owned) = &mut partition.state else { return Delivery::Ignored };
         if let Some(last) = owned.verify.take_if(|last| incoming.offset >= last.offset) {
             let record = Record {
@@ -196,7 +191,7 @@ impl Session {
             // A later offset means that the record is gone (compacted away): then the log can't be known by it.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = Condition::LogReplaced { last };
-                self.stop(index, condition);
+                self.stop(slot, condition);
                 return Delivery::Ignored;
             }
         }
@@ -376,20 +371,15 @@ impl Session {
         self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
-    /// The claim under which a partition's records are taken now.
-    pub fn claim_of(&self, topic: &str, partition: i32) -> Option<Claim> {
-        match &self.partitions[self.index.get(topic, partition)?].partition.state {
-            State::Owned(owned) => Some(owned.claim),
-            _ => None,
-        }
+    /// Whether a record at this offset would join the batch: its partition is owned, and it wasn't delivered before.
+    pub fn takes(&self, slot: usize, offset: Offset) -> bool {
+        matches!(&self.partitions[slot].partition.state, State::Owned(owned) if offset >= owned.next)
     }
 
-    /// The claim under which a record would be taken; `None` where it isn't ours to write.
-    pub fn claim_for(&self, topic: &str, partition: i32, offset: i64) -> Option<Claim> {
-        match &self.partitions[self.index.get(topic, partition)?].partition.state {
-            State::Owned(owned) if offset >= owned.next.get() => Some(owned.claim),
-            _ => None,
-        }
+    /// The slot of a partition that is ours. It is valid until the next call of [`Session::revoked`].
+    #[inline]
+    pub fn slot_of(&self, topic: &str, partition: i32) -> Option<usize> {
+        self.index.get(topic, partition)
     }
 
     /// Rows in the open batch.
@@ -405,17 +395,6 @@ impl Session {
     /// Records in the open batch.
     pub fn open_records(&self) -> u32 {
         self.open.len()
-    }
-
-    fn slot_of(&mut self, topic: &str, partition: i32) -> Option<usize> {
-        let matches =
-            |slot: &Slot| slot.partition.source.partition == partition && *slot.partition.source.topic == *topic;
-        if self.partitions.get(self.last_slot).is_some_and(matches) {
-            return Some(self.last_slot);
-        }
-        let slot = self.index.get(topic, partition)?;
-        self.last_slot = slot;
-        Some(slot)
     }
 
     fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Partition> {

@@ -5,8 +5,8 @@ mod went_back;
 use std::num::NonZeroU32;
 
 use super::*;
-use crate::position::ClaimId;
 use crate::batch::LastRecord;
+use crate::position::ClaimId;
 
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -88,7 +88,8 @@ impl Bench {
         encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
     ) -> Delivery {
         let incoming = Incoming { offset: at(offset), timestamp_ms: Some(1), key: None, value: Some(value) };
-        self.session.deliver("t", partition, &incoming, self.now, |_| (), encode)
+        let Some(slot) = self.session.slot_of("t", partition) else { return Delivery::Ignored };
+        self.session.deliver(slot, &incoming, self.now, |_| (), encode)
     }
 
     fn seal(&mut self) -> Batch {
@@ -499,7 +500,8 @@ fn partitions_of_one_number_are_told_apart_by_their_topics() {
     }
     for (topic, offset) in [("t", 0), ("u", 5), ("u", 6), ("t", 1)] {
         let incoming = Incoming { offset: at(offset), timestamp_ms: None, key: None, value: None };
-        bench.session.deliver(topic, 0, &incoming, bench.now, |_| (), |_, _| Ok(1));
+        let slot = bench.session.slot_of(topic, 0).expect("ours");
+        bench.session.deliver(slot, &incoming, bench.now, |_| (), |_, _| Ok(1));
     }
     let batch = bench.seal();
     let spans: Vec<_> = batch.spans(0..4).into_iter().map(|span| (span.source, span.to)).collect();

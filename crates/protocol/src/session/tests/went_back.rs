@@ -68,7 +68,7 @@ fn a_write_that_meets_an_older_claim_claims_again_at_once_and_one_that_meets_a_n
         let start = Instant::now();
         let mut session = owning(start);
         let incoming = Incoming { offset: Offset::new(10), timestamp_ms: None, key: None, value: Some(b"v") };
-        session.deliver("t", 0, &incoming, start, |_| (), |_, _| Ok(1));
+        session.deliver(0, &incoming, start, |_| (), |_, _| Ok(1));
         let batch = session.seal(Trigger::Rows, start).expect("a batch");
         let row = held_by(epoch);
         let outcome = match row.verdict(&batch.spans(0..1)[0]) {
