@@ -339,8 +339,12 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
+    /// Asks for both ends, the high one first. If the topic is recreated in between, the new log's low end is not behind the last
+    /// committed record, so that fetching begins there and the record is compared. The other order would take the old log's low
+    /// end for the new one's, and a new log that has grown past our position for the old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
-        Ok((self.log_ends.ends(sources, End::Low).await?, self.log_ends.ends(sources, End::High).await?))
+        let high = self.log_ends.ends(sources, End::High).await?;
+        Ok((self.log_ends.ends(sources, End::Low).await?, high))
     }
 
     /// Compares what was claimed with Kafka's logs, and answers.

@@ -153,6 +153,13 @@ pub enum Outcome {
     Rewound,
 }
 
+impl Owned {
+    /// Where fetching goes on: at the next offset to deliver, or at the last committed record while it is still to be compared.
+    pub fn fetch_at(&self) -> Offset {
+        self.verify.map_or(self.next, |last| last.offset)
+    }
+}
+
 /// A claim that was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {

@@ -7,7 +7,7 @@
 mod assignment;
 mod take;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -176,7 +176,7 @@ struct Member<G: Group, E, L> {
     client: G::Client,
     parts: PollLoop<G, E, L>,
     /// What the client fetches.
-    fetching: HashMap<TopicPartition, Offset>,
+    fetching: HashSet<TopicPartition>,
     held_since: Option<Instant>,
     /// Whether the next record waits for its schema.
     wants_schema: bool,
@@ -202,7 +202,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Self {
             client,
             parts,
-            fetching: HashMap::new(),
+            fetching: HashSet::new(),
             held_since: None,
             wants_schema: false,
             stepping: HashMap::new(),

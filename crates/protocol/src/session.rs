@@ -12,7 +12,7 @@ use self::index::Index;
 use crate::batch::{Batch, BatchLimits, Incoming, Reject, Trigger, last_record};
 use crate::flush_deadline::FlushDeadline;
 use crate::partition::{Condition, Grant, Outcome, Owned, Partition, State, Then};
-use crate::position::{Claim, Offset, TopicPartition};
+use crate::position::{Offset, TopicPartition};
 use crate::record::{Headers, Record};
 use crate::store::LedgerRow;
 

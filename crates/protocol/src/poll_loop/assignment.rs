@@ -43,19 +43,13 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         if starts.is_empty() {
             return;
         }
-        self.fetching.extend(starts.iter().cloned());
-        let mut all = self.whole();
-        for (source, offset) in &mut all {
-            // What is fetched already goes on where its batches end.
-            if let Some((_, start)) = starts.iter().find(|(started, _)| started == source) {
-                *offset = *start;
-            }
-        }
+        self.fetching.extend(starts.iter().map(|(source, _)| source.clone()));
+        let all = self.whole();
         self.client.fetch(starts, &all);
     }
 
     pub(super) fn stop_fetching(&mut self, sources: &[TopicPartition]) {
-        let stopped: Vec<_> = sources.iter().filter(|source| self.fetching.remove(source).is_some()).cloned().collect();
+        let stopped: Vec<_> = sources.iter().filter(|source| self.fetching.remove(source)).cloned().collect();
         if !stopped.is_empty() {
             let rest = self.whole();
             self.client.stop(&stopped, &rest);
@@ -69,8 +63,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             Assigning::Incremental => Vec::new(),
             Assigning::Whole => session
                 .positions()
-                .filter(|(source, _)| self.fetching.contains_key(*source))
-                .map(|(source, owned)| (source.clone(), owned.next))
+                .filter(|(source, _)| self.fetching.contains(*source))
+                .map(|(source, owned)| (source.clone(), owned.fetch_at()))
                 .collect(),
         }
     }
