@@ -122,8 +122,9 @@ impl Partition {
         match &self.state {
             State::Owned(_) if asked_at <= self.progress_at => None,
             State::Owned(owned) => match row.holder(owned.claim) {
-                // What is in flight may have advanced it already.
-                Holder::Us(next) if next >= owned.committed => None,
+                // What is in flight may have advanced it already, up to what was delivered. A position beyond that is one of
+                // before a step over a log-loss condition.
+                Holder::Us(next) if owned.committed <= next && next <= owned.next => None,
                 Holder::Us(_) | Holder::Rewound => Some(Outcome::Rewound),
                 Holder::Fenced => Some(Outcome::Fenced),
             },

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::batch::LastRecord;
-use crate::position::ClaimId;
+use crate::position::{Claim, ClaimId};
 
 const GRACE: Duration = Duration::from_secs(3);
 

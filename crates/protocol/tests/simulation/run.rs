@@ -242,6 +242,10 @@ impl Fleet {
                 let oldest = if world.chance(70) { past.saturating_sub(4) } else { 0 };
                 let which = world.dice.usize(oldest..past);
                 world.server.become_past(which);
+                if world.policy != OffsetLossPolicy::Fail {
+                    // Any other policy would read such a partition a second time, as it says.
+                    world.server.restore_lost();
+                }
             }
             18 => {
                 world.server.catalog += 1;

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 
 use super::super::*;
-use crate::position::ClaimId;
+use crate::position::{Claim, ClaimId};
 use crate::store::Verdict;
 
 const MS: Duration = Duration::from_millis(1);
