@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::Consumer;
 use tidegate_harness::Record;
 use tidegate_kafka_batch::{Item, MAX_MESSAGES};
 
@@ -56,7 +57,7 @@ fn every_record_of_two_topics_arrives_once_whole_and_in_order() {
             starts.push((topic.as_str(), partition, 0));
         }
     }
-    rdkafka::consumer::Consumer::assign(&*consumer, &at(&starts)).unwrap();
+    consumer.assign(&at(&starts)).unwrap();
     let total = starts.len() * usize::try_from(PER_PARTITION).unwrap();
     let mut all = take(&mut queue, total);
     assert_eq!(all.len(), total);
@@ -79,7 +80,7 @@ fn a_caller_may_stop_anywhere_and_goes_on_there() {
     for partition in 0..2 {
         queue.forward(&topic, partition).unwrap();
     }
-    rdkafka::consumer::Consumer::assign(&*consumer, &at(&[(&topic, 0, 0), (&topic, 1, 0)])).unwrap();
+    consumer.assign(&at(&[(&topic, 0, 0), (&topic, 1, 0)])).unwrap();
     let mut random = fastrand::Rng::with_seed(7);
     let mut next = [0, 0];
     while next != [2_000, 2_000] {
@@ -111,7 +112,7 @@ fn records_of_a_bulk_may_be_kept_until_it_is_dropped() {
     kafka().produce(&topic, numbered(0, 0, 300)).unwrap();
     let (consumer, mut queue) = reader(&[]);
     queue.forward(&topic, 0).unwrap();
-    rdkafka::consumer::Consumer::assign(&*consumer, &at(&[(&topic, 0, 0)])).unwrap();
+    consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     let mut next = 0;
     while next < 300 {
         let mut bulk = queue.read(PATIENCE).unwrap();
@@ -129,9 +130,13 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     let topic = topic(1);
     let (consumer, mut queue) = reader(&[]);
     queue.forward(&topic, 0).unwrap();
-    rdkafka::consumer::Consumer::assign(&*consumer, &at(&[(&topic, 0, 0)])).unwrap();
+    consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     for n in 0..3 {
-        kafka().produce(&topic, numbered(0, n, n + 1)).unwrap();
+        // It starts with a connection, so that the record comes while the read waits.
+        let produced = std::thread::spawn({
+            let topic = topic.clone();
+            move || kafka().produce(&topic, numbered(0, n, n + 1)).unwrap()
+        });
         let started = Instant::now();
         let mut taken = Vec::new();
         // An event may end the wait before.
@@ -141,5 +146,26 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
             assert!(started.elapsed() < PATIENCE);
         }
         assert_eq!(taken.iter().map(|record| record.offset).collect::<Vec<_>>(), [n]);
+        produced.join().unwrap();
+    }
+}
+
+/// librdkafka tells when the consumer's queue stops being empty, and no more. So what was there before is looked for.
+#[test]
+fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
+    let topic = topic(1);
+    kafka().produce(&topic, numbered(0, 0, 10)).unwrap();
+    let (consumer, mut queue) = reader(&[]);
+    // Not forwarded: ten records come to the consumer's queue, at once.
+    consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
+    let started = Instant::now();
+    let mut polled = 0;
+    while polled < 10 {
+        assert!(take_all(&mut queue, PATIENCE).is_empty());
+        assert!(started.elapsed() < PATIENCE, "the read waited, though {} records were to be polled", 10 - polled);
+        if let Some(message) = consumer.poll(Duration::ZERO) {
+            message.unwrap();
+            polled += 1;
+        }
     }
 }
