@@ -275,7 +275,7 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
     // Asked at the instant of our last news, or before: it may be older than that.
     assert_eq!(seen(&|claim| row(claim, 4), 0).0, None);
     assert_eq!(seen(&|claim| row(claim, 5), 1).0, None);
-    assert_eq!(seen(&|claim| row(claim, 6), 1).0, None);
+    assert_eq!(seen(&|claim| row(claim, 6), 1).0, Some(Outcome::Rewound), "nothing of ours leads there");
     let (outcome, actions) = seen(&|claim| row(claim, 4), 1);
     assert_eq!((outcome, actions.stop.len(), actions.claim.len()), (Some(Outcome::Rewound), 1, 1));
     assert_eq!(seen(&|_| LedgerRow::Missing, 1).0, Some(Outcome::Rewound));
@@ -383,18 +383,17 @@ fn one_batch_is_in_flight_at_most() {
 #[test]
 fn it_says_what_it_owns() {
     let mut bench = Bench::new(2);
-    let claim = bench.own(0, 10);
+    bench.own(0, 10);
     bench.assign(1);
     assert!(bench.session.take_actions().is_empty());
     assert_eq!(bench.session.claiming().collect::<Vec<_>>(), [&source(1)]);
     let positions: Vec<_> =
         bench.session.positions().map(|(source, owned)| (source.clone(), owned.next.get())).collect();
     assert_eq!(positions, [(source(0), 10)]);
-    let claim_of = |topic, partition| bench.session.claim_of(topic, partition);
-    assert_eq!((claim_of("t", 0), claim_of("t", 1), claim_of("u", 0)), (Some(claim), None, None));
-    let claim_for = |partition, offset| bench.session.claim_for("t", partition, offset);
-    assert_eq!([claim_for(0, 9), claim_for(0, 10), claim_for(0, 11)], [None, Some(claim), Some(claim)]);
-    assert_eq!(claim_for(1, 10), None);
+    let slot_of = |topic, partition| bench.session.slot_of(topic, partition);
+    assert_eq!((slot_of("t", 0), slot_of("t", 1), slot_of("t", 2), slot_of("u", 0)), (Some(0), Some(1), None, None));
+    assert_eq!([9, 10, 11].map(|offset| bench.session.takes(0, at(offset))), [false, true, true]);
+    assert!(!bench.session.takes(1, at(10)));
     bench.session.read_to(&source(0), at(15));
     bench.session.read_to(&source(0), at(12));
     assert_eq!(bench.owned(0).read_to, at(15), "what was read once isn't unread");

@@ -1,0 +1,2 @@
+//! Reads a topic.
+fn main() {}
