@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use apache_avro::types::Value;
 use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
 
 const SCHEMA: &str = r#"{"type":"record","name":"E","fields":[
     {"name":"flag","type":"boolean"},{"name":"small","type":"int"},{"name":"large","type":"long"},

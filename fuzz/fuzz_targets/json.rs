@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
 
 const SPECS: &[Spec] = &[
     ("a", "int8", "a"),

@@ -8,7 +8,7 @@ mod common;
 use common::{accepts, encode_alike, plan, rows};
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
 use tidegate_protocol::record::{Headers, Record, push_header};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];

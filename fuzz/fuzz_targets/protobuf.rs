@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage, Value};
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
 
 const SCHEMA: &str = r#"syntax = "proto3";
 import "google/protobuf/timestamp.proto";

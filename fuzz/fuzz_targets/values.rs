@@ -8,7 +8,7 @@ use std::cell::RefCell;
 
 use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
 
 /// Which of them it is, the first byte says.
 const TYPES: &[&str] = &[

@@ -8,9 +8,9 @@ pub mod reference;
 
 use std::sync::Arc;
 
-use tidegate::catalog::{Catalog, CatalogColumn, RelationKind, TypeKind};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TypeKind};
 use tidegate::config::Config;
-use tidegate::mapping::{Encoder, Plan};
+use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_protocol::record::{Headers, Record};
 
 /// A column of the table: its name, its type, and its mapping: a path, or a table of TOML.
