@@ -93,4 +93,4 @@ lint: ## Formatting and lints, warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --locked
 	@# The fuzz targets are no part of the workspace. A check links nothing, so it needs no libFuzzer, which is C++.
-	RUSTFLAGS='--cfg fuzzing -D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
+	RUSTFLAGS='-D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
