@@ -102,19 +102,19 @@ fn telemetry(rng: &mut fastrand::Rng) -> String {
 }
 
 fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastrand::Rng) -> String) {
-    bench_format(c, name, specs, Decode::Json, |rng| make(rng).into_bytes());
+    bench_format(c, name, specs, &Decode::Json, |rng| make(rng).into_bytes());
 }
 
 fn bench_format(
     c: &mut Criterion,
     name: &str,
     specs: &[Spec],
-    decode: Decode,
+    decode: &Decode,
     make: impl Fn(&mut fastrand::Rng) -> Vec<u8>,
 ) {
     let mut rng = fastrand::Rng::with_seed(1);
     let payloads: Vec<Vec<u8>> = (0..RECORDS).map(|_| make(&mut rng)).collect();
-    let mut encoder = encoder(specs, &decode);
+    let mut encoder = encoder(specs, decode);
     let mut rows = Vec::with_capacity(payloads.iter().map(Vec::len).sum::<usize>() * 4);
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(RECORDS as u64));
@@ -157,14 +157,14 @@ fn formats(c: &mut Criterion) {
     let columns = TELEMETRY.iter().map(|(name, ..)| (*name).to_owned()).collect();
     let options = CsvOptions { columns: Some(columns), delimiter: b',', quote: b'"', null: String::new() };
     let csv = Decode::Csv(options);
-    bench_format(c, "telemetry_csv", TELEMETRY, csv, |rng| {
+    bench_format(c, "telemetry_csv", TELEMETRY, &csv, |rng| {
         // As in JSON, without its keys.
         let json: serde_json::Value = serde_json::from_str(&telemetry(rng)).expect("JSON");
         let value = |name: &str| json[name].as_str().map_or_else(|| json[name].to_string(), str::to_owned);
         TELEMETRY.iter().map(|(name, ..)| value(name)).collect::<Vec<_>>().join(",").into_bytes()
     });
     let avro = Decode::Avro(local("AVRO", AVRO));
-    bench_format(c, "telemetry_avro", TELEMETRY, avro, |rng| {
+    bench_format(c, "telemetry_avro", TELEMETRY, &avro, |rng| {
         let mut value = Vec::new();
         let long = |value: &mut Vec<u8>, number: u64| varint(number << 1, value);
         long(&mut value, rng.u64(1..1_000_000));
@@ -181,7 +181,7 @@ fn formats(c: &mut Criterion) {
         value
     });
     let protobuf = Decode::Protobuf(local("PROTOBUF", PROTO));
-    bench_format(c, "telemetry_protobuf", TELEMETRY, protobuf, |rng| {
+    bench_format(c, "telemetry_protobuf", TELEMETRY, &protobuf, |rng| {
         let mut value = vec![8];
         varint(rng.u64(1..1_000_000), &mut value);
         let mut time = vec![8];

@@ -21,29 +21,30 @@ impl std::error::Error for PlanFault {}
 
 /// Gathers the faults of one pipeline.
 #[derive(Debug)]
-pub struct Faults {
+pub(crate) struct Faults {
     prefix: String,
     list: Vec<PlanFault>,
 }
 
 impl Faults {
-    pub fn of(pipeline: &str) -> Self {
+    /// Starts an empty list; keys lie below `pipelines.NAME`.
+    pub(crate) fn of(pipeline: &str) -> Self {
         Self { prefix: format!("pipelines.{pipeline}"), list: Vec::new() }
     }
 
     /// `key` is below the pipeline's own.
-    pub fn push(&mut self, key: impl fmt::Display, message: impl Into<String>) {
+    pub(crate) fn push(&mut self, key: impl fmt::Display, message: impl Into<String>) {
         self.list.push(PlanFault { key: format!("{}.{key}", self.prefix), message: message.into() });
     }
 
     /// `value`, if nothing was wrong.
-    pub fn or<T>(self, value: T) -> Result<T, Vec<PlanFault>> {
+    pub(crate) fn or<T>(self, value: T) -> Result<T, Vec<PlanFault>> {
         if self.list.is_empty() { Ok(value) } else { Err(self.list) }
     }
 }
 
 /// `; did you mean x?`, where one of the names is close.
-pub fn hint<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     let closest = names.map(|other| (strsim::damerau_levenshtein(name, other), other)).min();
     closest
         .filter(|(distance, _)| *distance <= 2)

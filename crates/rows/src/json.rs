@@ -24,7 +24,7 @@ pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
 /// A text that is one JSON value, as a key or a header may be.
 pub fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
     if simdutf8::basic::from_utf8(text).is_err() {
-        return Err(not_utf8(text));
+        return Err(not_utf8(text, 0));
     }
     let mut scan = Scanner::new(text);
     let mut slot = Slot::MISSING;
@@ -41,8 +41,8 @@ pub fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
 }
 
 #[cold]
-pub(crate) fn not_utf8(payload: &[u8]) -> DecodeFault {
-    let at = std::str::from_utf8(payload).err().map_or(0, |error| error.valid_up_to());
+pub(crate) fn not_utf8(payload: &[u8], start: usize) -> DecodeFault {
+    let at = start + std::str::from_utf8(&payload[start..]).err().map_or(0, |error| error.valid_up_to());
     DecodeFault { reason: Reason::InvalidUtf8, detail: format!("the value is not UTF-8 at byte {at}") }
 }
 

@@ -5,13 +5,18 @@
 
 use std::fmt;
 
-/// What a slot holds. `Missing` is no JSON: the field isn't there at all.
+/// What a slot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// The field is not in the record.
     Missing,
+    /// JSON's null, or the null of another format.
     Null,
+    /// The boolean false.
     False,
+    /// The boolean true.
     True,
+    /// A number: digits in the payload, or a whole number of a binary format.
     Number,
     /// A JSON string, in its quotes.
     String,
@@ -35,7 +40,9 @@ pub enum Kind {
     Uuid,
     /// A decimal: an unscaled whole number in two's complement, big endian, times 10^`exponent`.
     Decimal,
+    /// A JSON array, with its brackets.
     Array,
+    /// A JSON object, with its braces.
     Object,
 }
 
@@ -44,6 +51,7 @@ pub enum Kind {
 pub struct Flags(u8);
 
 impl Flags {
+    /// No flag.
     pub const NONE: Flags = Flags(0);
     /// A string has a backslash.
     pub const ESCAPED: Flags = Flags(1);
@@ -62,11 +70,13 @@ impl Flags {
     /// The text of a field is a JSON number too, and `mantissa` and `exponent` are that number's.
     pub const NUMERIC: Flags = Flags(128);
 
+    /// Returns whether any of the other flags is set.
     #[inline]
     pub fn has(self, other: Flags) -> bool {
         self.0 & other.0 != 0
     }
 
+    /// Returns these flags and the others.
     #[inline]
     pub fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
@@ -82,35 +92,36 @@ impl Flags {
 /// One field of a record, as the decoder found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
+    /// What the value is.
     pub kind: Kind,
-    pub flags: Flags,
+    pub(crate) flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags say `INEXACT`.
-    pub exponent: i32,
+    pub(crate) exponent: i32,
     /// Where the value begins in the payload, its quotes or brackets included.
-    pub start: u32,
-    pub len: u32,
-    pub mantissa: u64,
+    pub(crate) start: u32,
+    pub(crate) len: u32,
+    pub(crate) mantissa: u64,
 }
 
 impl Slot {
-    pub const MISSING: Slot =
+    pub(crate) const MISSING: Slot =
         Slot { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, start: 0, len: 0, mantissa: 0 };
 
     /// A value without bytes of its own.
     #[inline]
-    pub fn number(kind: Kind, number: i64) -> Slot {
+    pub(crate) fn number(kind: Kind, number: i64) -> Slot {
         Slot { kind, flags: Flags::BINARY, mantissa: number.cast_unsigned(), ..Slot::MISSING }
     }
 
     /// A whole number.
     #[inline]
-    pub fn integer(number: i64) -> Slot {
+    pub(crate) fn integer(number: i64) -> Slot {
         let sign = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Slot { kind: Kind::Number, flags: Flags::BINARY.with(sign), mantissa: number.unsigned_abs(), ..Slot::MISSING }
     }
 
     /// Null.
-    pub const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
+    pub(crate) const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
 
     /// The slot with the bytes that it points to.
     #[inline]
@@ -123,30 +134,32 @@ impl Slot {
 /// A slot with its bytes at hand.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
+    /// What the value is.
     pub kind: Kind,
+    /// What decoding saw of the value.
     pub flags: Flags,
-    pub exponent: i32,
-    pub mantissa: u64,
+    pub(crate) exponent: i32,
+    pub(crate) mantissa: u64,
     /// As it stands in the payload: a JSON string has its quotes.
     pub raw: &'a [u8],
 }
 
 impl<'a> Value<'a> {
-    pub const MISSING: Value<'static> =
+    pub(crate) const MISSING: Value<'static> =
         Value { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, mantissa: 0, raw: &[] };
 
     /// Text that is UTF-8 already; `flags` says whether a NUL is in it.
-    pub fn text(raw: &'a [u8], flags: Flags) -> Self {
+    pub(crate) fn text(raw: &'a [u8], flags: Flags) -> Self {
         Self { kind: Kind::Text, flags, exponent: 0, mantissa: 0, raw }
     }
 
     /// Bytes as they came.
-    pub fn bytes(raw: &'a [u8]) -> Self {
+    pub(crate) fn bytes(raw: &'a [u8]) -> Self {
         Self { kind: Kind::Bytes, flags: Flags::NONE, exponent: 0, mantissa: 0, raw }
     }
 
     /// A whole number; `lexeme` is needed only where a column reads lexemes.
-    pub fn integer(number: i64, lexeme: &'a [u8]) -> Self {
+    pub(crate) fn integer(number: i64, lexeme: &'a [u8]) -> Self {
         let flags = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
     }
@@ -289,6 +302,7 @@ pub struct DecodeFault {
 }
 
 impl DecodeFault {
+    /// Returns the fault with these words for people.
     #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }

@@ -1,10 +1,9 @@
 //! Arrays of every scalar, of up to six dimensions, from JSON arrays; and points.
 
 use crate::copy::{Encoding, Scratch, number, text};
-use crate::json::members::Elements;
-use crate::json::scan::Scanner;
+use crate::json::members::{Elements, RawMembers};
 use crate::spec::NulPolicy;
-use crate::value::{Kind, Reason, Slot, Value};
+use crate::value::{Kind, Reason, Value};
 
 /// Postgres' limit.
 const MAX_DIMENSIONS: usize = 6;
@@ -130,21 +129,8 @@ pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
 
 /// Nothing but the two coordinates, under names that belong together.
 fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
-    let mut scan = Scanner::new(raw);
     let (mut x, mut y) = (None, None);
-    while matches!(scan.peek(), b'{' | b',') {
-        scan.at += 1;
-        scan.space();
-        let start = scan.at;
-        scan.string().ok()?;
-        let name = raw.get(start + 1..scan.at - 1)?;
-        scan.space();
-        scan.at += 1;
-        scan.space();
-        let mut slot = Slot::MISSING;
-        scan.value(0, &mut slot).ok()?;
-        let value = slot.of(raw);
-        scan.space();
+    for (name, _, value) in RawMembers::of(raw) {
         match name {
             b"x" => x = Some((value, true)),
             b"lon" | b"lng" | b"longitude" => x = Some((value, false)),

@@ -3,9 +3,9 @@
 
 use crate::copy::{Encoding, Scratch, text};
 use crate::json;
-use crate::json::scan::Scanner;
+use crate::json::members::{Elements, RawMembers};
 use crate::spec::NulPolicy;
-use crate::value::{Flags, Kind, Reason, Slot, Value};
+use crate::value::{Flags, Kind, Reason, Value};
 
 /// Postgres' own flags.
 const EMPTY: u8 = 0x01;
@@ -160,44 +160,16 @@ fn side<'a>(mut rest: &'a [u8], bound: &mut Vec<u8>) -> Option<(bool, u8, &'a [u
 
 /// `[lower, upper]` in JSON: the lower bound belongs to it, the upper one doesn't.
 fn pair(raw: &[u8]) -> Option<Bounds<'_>> {
-    let mut scan = Scanner::new(raw);
-    let mut next = |open: u8| {
-        scan.space();
-        if scan.peek() != open {
-            return None;
-        }
-        scan.at += 1;
-        scan.space();
-        let mut slot = Slot::MISSING;
-        scan.value(0, &mut slot).ok()?;
-        Some(slot.of(raw))
-    };
-    let (lower, upper) = (next(b'[')?, next(b',')?);
-    scan.space();
-    (scan.peek() == b']').then_some(Bounds { lower, upper, inclusive: LOWER_INCLUSIVE })
+    let mut elements = Elements::of(raw);
+    let (lower, upper) = (elements.next()?, elements.next()?);
+    elements.next().is_none().then_some(Bounds { lower, upper, inclusive: LOWER_INCLUSIVE })
 }
 
 /// Nothing but `lower`, `upper` and `bounds`.
 fn members(raw: &[u8]) -> Option<Bounds<'_>> {
-    let mut scan = Scanner::new(raw);
     let mut bounds = Bounds { lower: Value::MISSING, upper: Value::MISSING, inclusive: LOWER_INCLUSIVE };
     let mut any = false;
-    while matches!(scan.peek(), b'{' | b',') {
-        scan.at += 1;
-        scan.space();
-        if scan.peek() == b'}' {
-            break;
-        }
-        let start = scan.at;
-        scan.string().ok()?;
-        let name = raw.get(start + 1..scan.at - 1)?;
-        scan.space();
-        scan.at += 1;
-        scan.space();
-        let mut slot = Slot::MISSING;
-        scan.value(0, &mut slot).ok()?;
-        let value = slot.of(raw);
-        scan.space();
+    for (name, _, value) in RawMembers::of(raw) {
         match name {
             b"lower" => bounds.lower = value,
             b"upper" => bounds.upper = value,

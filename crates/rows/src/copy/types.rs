@@ -3,6 +3,7 @@
 /// What may stand in brackets behind a type's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modifier {
+    /// Nothing.
     None,
     /// `varchar(16)`
     Length,
@@ -23,6 +24,7 @@ pub struct KnownType {
     pub array_oid: u32,
     /// SQL's own names for it.
     pub aliases: &'static [&'static str],
+    /// The modifier that it takes.
     pub modifier: Modifier,
 }
 

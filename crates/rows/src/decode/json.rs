@@ -14,7 +14,6 @@ use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::decode::frame;
-use crate::decode::narrow;
 use crate::json::scan::{Broken, MAX_DEPTH, Scanner};
 use crate::json::{not_json, not_utf8, string};
 use crate::value::DecodeFault;
@@ -73,19 +72,13 @@ impl JsonDecoder {
 
     #[inline(never)]
     fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
-        // The frame's own bytes are hardly ever UTF-8.
-        let inner = payload.get(frame::HEAD..).unwrap_or_default();
-        self.decode_object(inner, fields)?;
-        for slot in &mut fields.slots {
-            slot.start += narrow(frame::HEAD);
-        }
-        Ok(true)
+        self.object(payload, frame::HEAD, fields).map(|()| true)
     }
 
     #[inline(never)]
     fn array(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<bool, DecodeFault> {
         if simdutf8::basic::from_utf8(payload).is_err() {
-            return Err(not_utf8(payload));
+            return Err(not_utf8(payload, 0));
         }
         (self.cursor, self.element) = (start + 1, 0);
         self.next(payload, fields)
@@ -134,14 +127,24 @@ impl JsonDecoder {
         }
     }
 
+    /// Decodes a value that is one object.
     #[inline]
     pub(crate) fn decode_object(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        self.object(payload, 0, fields)
+    }
+
+    /// Decodes the object that begins at `start`. What stands before it need not be UTF-8; faults and slots count from the
+    /// payload's first byte all the same.
+    #[inline]
+    fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
         fields.reset(self.slots);
-        if simdutf8::basic::from_utf8(payload).is_err() {
-            return Err(not_utf8(payload));
+        if simdutf8::basic::from_utf8(&payload[start..]).is_err() {
+            return Err(not_utf8(payload, start));
         }
+        let mut scan = Scanner::new(payload);
+        scan.at = start;
         let mut walk = Walk {
-            scan: Scanner::new(payload),
+            scan,
             keys: &mut self.keys,
             scratch: &mut self.scratch,
             policy: self.leftovers,
@@ -154,7 +157,7 @@ impl JsonDecoder {
         match walk.document() {
             Ok(true) => walk.refused.map_or(Ok(()), |at| Err(unknown_field(payload, at))),
             Ok(false) => {
-                let detail = format!("the value {} is not a JSON object", shown(payload));
+                let detail = format!("the value {} is not a JSON object", shown(&payload[start..]));
                 Err(DecodeFault { reason: Reason::NotAnObject, detail })
             }
             Err(Broken) => Err(not_json(payload, walk.scan.fault)),

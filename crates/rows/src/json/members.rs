@@ -4,14 +4,15 @@ use crate::json::scan::Scanner;
 use crate::json::string;
 use crate::value::{Flags, Slot, Value};
 
-/// Names, unescaped, and values, in their order.
-pub struct Members<'a> {
+/// The members of an object in their order. Names stand as in the text, without their quotes; the flags say whether there are
+/// escapes in them.
+pub(crate) struct RawMembers<'a> {
     scan: Scanner<'a>,
 }
 
-impl<'a> Members<'a> {
+impl<'a> RawMembers<'a> {
     /// `raw` is a JSON object that has been checked, or its members with a comma behind each and no braces.
-    pub fn of(raw: &'a [u8]) -> Self {
+    pub(crate) fn of(raw: &'a [u8]) -> Self {
         let mut scan = Scanner::new(raw);
         scan.space();
         if scan.peek() == b'{' {
@@ -21,10 +22,10 @@ impl<'a> Members<'a> {
     }
 }
 
-impl<'a> Iterator for Members<'a> {
-    type Item = (String, Value<'a>);
+impl<'a> Iterator for RawMembers<'a> {
+    type Item = (&'a [u8], Flags, Value<'a>);
 
-    fn next(&mut self) -> Option<(String, Value<'a>)> {
+    fn next(&mut self) -> Option<(&'a [u8], Flags, Value<'a>)> {
         let scan = &mut self.scan;
         scan.space();
         if scan.peek() == b',' {
@@ -36,7 +37,32 @@ impl<'a> Iterator for Members<'a> {
         }
         let start = scan.at;
         let flags = scan.string().ok()?;
-        let quoted = scan.bytes.get(start + 1..scan.at - 1)?;
+        let name = scan.bytes.get(start + 1..scan.at - 1)?;
+        scan.space();
+        // The colon.
+        scan.at += 1;
+        scan.space();
+        let mut slot = Slot::MISSING;
+        scan.value(0, &mut slot).ok()?;
+        Some((name, flags, slot.of(scan.bytes)))
+    }
+}
+
+/// The members of an object in their order, with names without escapes.
+pub struct Members<'a>(RawMembers<'a>);
+
+impl<'a> Members<'a> {
+    /// `raw` is a JSON object that has been checked, or its members with a comma behind each and no braces.
+    pub fn of(raw: &'a [u8]) -> Self {
+        Self(RawMembers::of(raw))
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (String, Value<'a>);
+
+    fn next(&mut self) -> Option<(String, Value<'a>)> {
+        let (quoted, flags, value) = self.0.next()?;
         let name = if flags.has(Flags::ESCAPED) {
             let mut name = Vec::new();
             string::unescape(quoted, &mut name);
@@ -44,13 +70,7 @@ impl<'a> Iterator for Members<'a> {
         } else {
             quoted.to_vec()
         };
-        scan.space();
-        // The colon.
-        scan.at += 1;
-        scan.space();
-        let mut slot = Slot::MISSING;
-        scan.value(0, &mut slot).ok()?;
-        Some((String::from_utf8(name).ok()?, slot.of(scan.bytes)))
+        Some((String::from_utf8(name).ok()?, value))
     }
 }
 

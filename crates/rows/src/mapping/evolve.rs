@@ -40,13 +40,18 @@ pub struct NewFields(pub BTreeMap<String, NewType>);
 /// What a column is made as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewType {
+    /// For fields that were booleans only.
     Bool,
+    /// For numbers.
     Numeric,
+    /// For text.
     Text,
+    /// For arrays and objects, and for fields of several types.
     Jsonb,
 }
 
 impl NewType {
+    /// Returns the type as SQL writes it.
     pub fn sql(self) -> &'static str {
         match self {
             Self::Bool => "bool",
@@ -70,6 +75,7 @@ impl NewType {
 }
 
 impl GivenUp {
+    /// Returns whether a field of this name becomes no column.
     pub fn holds(&self, name: &str) -> bool {
         match self {
             Self::Names(names) => names.contains(name),

@@ -288,3 +288,13 @@ fn the_frame_of_a_registry_before_an_object_is_stepped_over() {
     // Behind a space a NUL is no frame's first byte.
     assert_eq!(decoder.decode(b"\r\0\0\0\0{}", &mut fields).expect_err("a refusal").reason, Reason::InvalidJson);
 }
+
+#[test]
+fn faults_behind_a_frame_count_from_the_first_byte_of_the_value() {
+    let mut decoder = JsonDecoder::new(&paths(), Leftovers::Ignore);
+    let mut detail = |value: &[u8]| decoder.decode(value, &mut Fields::default()).expect_err("a refusal").detail;
+    let framed = |text: &[u8]| [&[0, 0xff, 0, 0, 7], text].concat();
+    assert_eq!(detail(&framed(b"{\"a\":x}")), "the value is not JSON: byte 10 at x}: expected a value");
+    assert_eq!(detail(&framed(b"{\"a\":\"\xff\"}")), "the value is not UTF-8 at byte 11");
+    assert_eq!(detail(&framed(b"7")), "the value 7 is not a JSON object");
+}
