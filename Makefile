@@ -51,6 +51,7 @@ contention: tools ## Upsert and aggregate, two daemons each on the same keys, fo
 
 .PHONY: bench
 bench: tools ## Micro-benches, then the drain against a bare COPY
+	$(CARGO) bench --locked -p tidegate-rows --bench encode
 	$(CARGO) bench --locked -p tidegate
 
 # MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES,
@@ -96,4 +97,4 @@ lint: ## Formatting and lints, warnings are errors
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --locked
 	@# The fuzz targets are no part of the workspace. A check links nothing, so it needs no libFuzzer, which is C++.
-	RUSTFLAGS='--cfg fuzzing -D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
+	RUSTFLAGS='-D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check

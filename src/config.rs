@@ -11,10 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-mod column;
-mod condition;
 mod deadlines;
-mod decode;
 pub mod defaults;
 mod environment;
 mod fault;
@@ -31,22 +28,18 @@ mod read_decode;
 mod read_pipeline;
 mod read_table;
 mod route;
+mod row_filter;
 mod schema;
+mod schema_registry;
 mod secret;
 #[cfg(test)]
 mod tests;
 pub mod units;
 
-pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
-pub use condition::{Condition, Test};
-pub use decode::{CsvOptions, Decode, SchemaRegistry, SchemaSource, SecretSource};
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
-pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
-pub use pipeline::{
-    GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Table, TableMode, Topics, UnknownFields,
-};
-pub use route::{Part, Route};
+pub use pipeline::{GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Topics};
+pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;
 
 /// What every variable that overrides a key begins with: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.

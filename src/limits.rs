@@ -4,8 +4,10 @@
 //! count), the replies being fetched, and its batches: the open one, the one in flight, and the largest record beside them.
 //! The allocator needs a quarter more.
 
-use crate::config::{Config, Pipeline, TableMode};
-use crate::modes::newest::BYTES_A_ROW;
+use tidegate_rows::spec::WriteMode;
+use tidegate_rows::write_mode::newest::BYTES_A_ROW;
+
+use crate::config::{Config, Pipeline};
 
 /// librdkafka's own bookkeeping for a message in its queue: `rd_kafka_op_t` and the message in it, measured on 64 bits.
 const MESSAGE_OVERHEAD: u64 = 320;
@@ -94,7 +96,7 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
 /// What an upsert takes to find the rows of a batch that win.
 fn picking(pipeline: &Pipeline) -> u64 {
     let rows = u64::from(pipeline.batch.max_rows.get()).min(pipeline.batch.max_bytes / SMALLEST_ROW);
-    if matches!(pipeline.table.mode, TableMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }
+    if matches!(pipeline.table.mode, WriteMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }
 }
 
 fn queue_bytes(kbytes: u64) -> u64 {

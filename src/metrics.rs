@@ -9,8 +9,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tidegate_protocol::batch::{Batch, Trigger};
 use tidegate_protocol::partition::Condition;
 use tidegate_protocol::store::WriteError;
-
-use crate::value::Reason;
+use tidegate_rows::value::Reason;
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";

@@ -6,33 +6,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sqlx::{Executor, PgConnection};
-use tracing::{info, warn};
-
-use crate::catalog::{Catalog, RelationKind, TableName};
-use crate::config::Pipeline;
-use crate::ddl;
-use crate::mapping::evolve::{GivenUp, NewFields};
-use crate::mapping::route::for_table;
-use crate::mapping::{Plan, Taken};
-use crate::modes;
-pub use crate::modes::Merge;
 use tidegate_protocol::batch::Reject;
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{ReplanError, WriteError};
+use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
+use tidegate_rows::ddl;
+use tidegate_rows::mapping::evolve::{GivenUp, NewFields};
+use tidegate_rows::mapping::{Plan, Taken};
+use tidegate_rows::spec::RowSpec;
+use tidegate_rows::value::Rejection;
+use tidegate_rows::write_mode::{self, Merge};
+use tracing::{info, warn};
 
+use crate::config::Pipeline;
 use crate::postgres::connect::lock_for_session;
 use crate::postgres::routes::{self, Claim};
 use crate::postgres::{catalog, error};
-use crate::registry::Schemas;
+use crate::registry::CachedSchemas;
 use crate::status::lock;
-use crate::value::Rejection;
 
 /// Where a pipeline's plans come from.
 #[derive(Debug)]
 pub struct PlanSource {
     config: Pipeline,
     /// The registry's schemas, for formats that have theirs there: they outlive the plans.
-    schemas: Option<Arc<Schemas>>,
+    schemas: Option<Arc<CachedSchemas>>,
     /// The contenders are poll threads and writers, each once a new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
@@ -83,7 +81,7 @@ impl PlanSource {
         }
         let mut catalog = read(config, connection).await?;
         if catalog.is_none() && config.table.create {
-            create(config, connection).await?;
+            create(&config.rows(), connection).await?;
             catalog = read(config, connection).await?;
         }
         Self::of(config, catalog)
@@ -109,7 +107,7 @@ impl PlanSource {
         Ok(Self::starting_with(config, plan_routes(config, known, &BTreeMap::new(), 1, schemas.clone())?, schemas))
     }
 
-    fn starting_with(config: &Pipeline, planned: Planned, schemas: Option<Arc<Schemas>>) -> Self {
+    fn starting_with(config: &Pipeline, planned: Planned, schemas: Option<Arc<CachedSchemas>>) -> Self {
         Self {
             config: config.clone(),
             schemas,
@@ -146,7 +144,7 @@ impl PlanSource {
     }
 
     /// The registry's schemas, where the format has its schemas there.
-    pub fn schemas(&self) -> Option<&Arc<Schemas>> {
+    pub fn schemas(&self) -> Option<&Arc<CachedSchemas>> {
         self.schemas.as_ref()
     }
 
@@ -204,7 +202,8 @@ impl PlanSource {
         let takeable = wanted.iter().filter(|table| config.table.create || there.contains(table));
         // Beyond, a batch of names that nobody meant would be a batch of questions.
         for table in takeable.take(max_tables as usize) {
-            let of_table = for_table(config, table);
+            let table_spec = config.table.named(table);
+            let of_table = RowSpec { table: &table_spec, ..config.rows() };
             if !there.contains(table) {
                 // Another instance may have the last place already: then nothing is made.
                 if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
@@ -214,7 +213,7 @@ impl PlanSource {
                 create(&of_table, connection).await?;
             }
             let Some(catalog) = catalog::load(connection, table).await.map_err(fault)? else { continue };
-            if let Some(why) = Plan::refusal(&of_table, &catalog) {
+            if let Some(why) = Plan::refusal(&config.rows(), &catalog) {
                 refused.insert(table.clone(), why);
                 continue;
             }
@@ -290,8 +289,8 @@ impl PlanSource {
 }
 
 /// The registry that the format's schemas are in, if any: asked from now on.
-fn schemas(config: &Pipeline) -> Result<Option<Arc<Schemas>>, ReplanError> {
-    let schemas = config.decode.registry().map(|registry| Schemas::start(registry)).transpose();
+fn schemas(config: &Pipeline) -> Result<Option<Arc<CachedSchemas>>, ReplanError> {
+    let schemas = config.schema_registry.as_deref().map(CachedSchemas::start).transpose();
     schemas.map_err(ReplanError::Unplannable)
 }
 
@@ -313,13 +312,13 @@ fn plan_routes(
     known: Vec<Catalog>,
     refused: &BTreeMap<TableName, String>,
     version: u64,
-    schemas: Option<Arc<Schemas>>,
+    schemas: Option<Arc<CachedSchemas>>,
 ) -> Result<Planned, ReplanError> {
-    let (plan, taken) = Plan::routed(config, known.clone(), refused).map_err(|faults| unplannable(&faults))?;
+    let (plan, taken) = Plan::routed(&config.rows(), known.clone(), refused).map_err(|faults| unplannable(&faults))?;
     let plan = plan.with_schemas(schemas);
     let routes = taken.into_iter().zip(0_u16..).map(|(Taken { catalog, columns, copy }, number)| {
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let merge = modes::merge(config, &columns, &catalog, &modes::stage(Some(number)));
+        let merge = write_mode::merge(&config.rows(), &columns, &catalog, &write_mode::stage(Some(number)));
         let copy = merge.as_ref().map_or(copy, |merge| merge.copy.clone());
         RoutedTable { copy, merge, table: catalog.table }
     });
@@ -343,10 +342,10 @@ fn database(error: sqlx::Error) -> ReplanError {
 }
 
 /// Two instances may make the same table at once: one does, under a lock, and the other finds it there.
-async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), ReplanError> {
-    let sql = ddl::create_table(config).map_err(|faults| unplannable(&faults))?;
-    info!(pipeline = config.name, sql, "making the table");
-    let name = config.table.name.quoted().replace('\'', "''");
+async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(), ReplanError> {
+    let sql = ddl::create_table(spec).map_err(|faults| unplannable(&faults))?;
+    info!(pipeline = spec.pipeline, sql, "making the table");
+    let name = spec.table.name.quoted().replace('\'', "''");
     // The registration will name this table by its oid: a crash must not take it back, whatever the session's setting.
     let sql = format!(
         "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}"
@@ -356,7 +355,7 @@ async fn create(config: &Pipeline, connection: &mut PgConnection) -> Result<(), 
         Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) => {
             Ok(())
         }
-        outcome => outcome.map(|_| ()).map_err(if config.table.route.is_some() { fault } else { database }),
+        outcome => outcome.map(|_| ()).map_err(if spec.table.route.is_some() { fault } else { database }),
     }
 }
 
@@ -364,7 +363,7 @@ fn plan(
     config: &Pipeline,
     catalog: Option<Catalog>,
     version: u64,
-    schemas: Option<Arc<Schemas>>,
+    schemas: Option<Arc<CachedSchemas>>,
 ) -> Result<Planned, ReplanError> {
     let Some(catalog) = catalog else {
         return Err(ReplanError::Unplannable(format!(
@@ -372,17 +371,17 @@ fn plan(
             config.table.name, config.name
         )));
     };
-    let plan = Plan::new(config, &catalog).map_err(|faults| unplannable(&faults))?.with_schemas(schemas);
+    let plan = Plan::new(&config.rows(), &catalog).map_err(|faults| unplannable(&faults))?.with_schemas(schemas);
     for warning in plan.warnings() {
         warn!(pipeline = config.name, warning);
     }
     let columns: Vec<&str> = plan.column_names().collect();
-    let merge = modes::merge(config, &columns, &catalog, &modes::stage(None));
+    let merge = write_mode::merge(&config.rows(), &columns, &catalog, &write_mode::stage(None));
     let copy = merge.as_ref().map_or_else(|| plan.copy_statement().to_owned(), |merge| merge.copy.clone());
     Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog, routes: Vec::new(), known: Vec::new() })
 }
 
-fn unplannable(faults: &[crate::mapping::PlanFault]) -> ReplanError {
+fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     ReplanError::Unplannable(lines.join("\n"))
 }

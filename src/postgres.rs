@@ -32,19 +32,19 @@ use tidegate_protocol::batch::{Batch, Reject, Span};
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::mapping::evolve::NewFields;
+use tidegate_rows::value::Reason;
+use tidegate_rows::write_mode::partitions::{self as by_time, Bounds};
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tracing::warn;
 use window::Stages;
 
-use crate::catalog::TableName;
 use crate::config::Pipeline;
-use crate::mapping::Encoder;
-use crate::mapping::evolve::NewFields;
 use crate::metrics::WriterMetrics;
-use crate::modes::partitions::{self as by_time, Bounds};
 use crate::plan::{PlanSource, Planned, reject_of};
-use crate::value::Reason;
 
 /// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);

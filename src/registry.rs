@@ -1,13 +1,12 @@
 //! Schemas by their numbers, from a registry that speaks Confluent's REST interface.
 //!
-//! A poll thread asks `Schemas::find` and never waits for it: what isn't here is asked for by a thread of this room's own, and
+//! A poll thread asks `CachedSchemas::find` and never waits for it: what isn't here is asked for by a thread of this room's own, and
 //! the record waits at the poll thread meanwhile. A registry that is down, refuses us or is in trouble is an outage: it is asked
 //! again and again, and nothing is set aside. Only its own word that it has no such schema makes that the record's fault.
 //!
 //! A schema never changes under its number, so what was read is kept for as long as the process lives.
 
 mod client;
-mod parse;
 
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -15,18 +14,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use client::{Client, FetchError};
+use tidegate_protocol::retry::Backoff;
+use tidegate_rows::schema::{self, Found, Schema};
+use tidegate_rows::value::{DecodeFault, Reason};
 use tracing::{info, warn};
 
 use crate::config::SchemaRegistry;
-use crate::decode::DecodeFault;
-use crate::decode::avro::AvroSchema;
-use crate::decode::protobuf::ProtoFile;
-use crate::mapping::Encoder;
 use crate::status::lock;
-use crate::value::Reason;
-use client::{Client, FetchError};
-pub(crate) use parse::{avro_file, proto_file};
-use tidegate_protocol::retry::Backoff;
 
 /// A follower of the registry's cluster may not know a number yet that its leader gave away a moment ago: it is asked a second
 /// time after so long.
@@ -43,72 +38,21 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How long between two looks whether it is here.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Waits until a record's schema is here. Blocks; for commands, never for a poll thread.
+/// Waits until a record's schema is here. `wants` returns the number of the schema that the record still needs. Blocks; for
+/// commands, never for a poll thread.
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's trouble.
-pub fn await_schema(encoder: &mut Encoder, schemas: Option<&Arc<Schemas>>, value: Option<&[u8]>) -> Result<(), String> {
+pub fn await_schema(schemas: Option<&CachedSchemas>, mut wants: impl FnMut() -> Option<u32>) -> Result<(), String> {
     let asked_at = Instant::now();
-    while let Some(id) = encoder.wants(value) {
+    while let Some(id) = wants() {
         if asked_at.elapsed() > PATIENCE {
-            let trouble = schemas.and_then(|schemas| schemas.trouble());
+            let trouble = schemas.and_then(CachedSchemas::trouble);
             return Err(trouble.unwrap_or_else(|| format!("schema {id} has not come from the registry")));
         }
         thread::sleep(LOOK_AGAIN);
     }
     Ok(())
-}
-
-/// A schema, ready to be planned with.
-#[derive(Debug)]
-pub struct Schema(pub(crate) Parsed);
-
-/// What a schema's text says.
-#[derive(Debug)]
-pub(crate) enum Parsed {
-    /// Avro's.
-    Avro(AvroSchema),
-    /// Protobuf's.
-    Protobuf(ProtoFile),
-    /// Of a type that we don't read by its schema.
-    Other(String),
-}
-
-impl Schema {
-    /// The registry's name of the type.
-    fn kind(&self) -> &str {
-        match &self.0 {
-            Parsed::Avro(_) => "AVRO",
-            Parsed::Protobuf(_) => "PROTOBUF",
-            Parsed::Other(kind) => kind,
-        }
-    }
-
-    /// The top-level fields, for faults of a mapping.
-    pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
-        match &self.0 {
-            Parsed::Avro(avro) => avro.field_names(),
-            Parsed::Protobuf(file) => file.field_names(message),
-            Parsed::Other(_) => Vec::new(),
-        }
-    }
-
-    /// What a record is told that has a schema of another format.
-    pub(crate) fn is_not(&self, wanted: &str, id: u32) -> DecodeFault {
-        let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
-        DecodeFault::new(Reason::UnknownSchema, detail)
-    }
-}
-
-/// What is known of a schema's number.
-#[derive(Debug)]
-pub(crate) enum Found {
-    /// It is here.
-    Schema(Arc<Schema>),
-    /// It will not come: the record is at fault.
-    Fault(DecodeFault),
-    /// It has been asked for.
-    Wanted,
 }
 
 #[derive(Debug)]
@@ -131,13 +75,13 @@ struct State {
 
 /// The schemas of one registry, for the pipelines' threads.
 #[derive(Debug)]
-pub struct Schemas {
+pub struct CachedSchemas {
     /// Held for moments: by poll threads once a new number, and by the thread that asks.
     state: Mutex<State>,
     requests: Mutex<Sender<u32>>,
 }
 
-impl Schemas {
+impl CachedSchemas {
     /// Starts the thread that asks. It ends when this is dropped.
     ///
     /// # Errors
@@ -150,33 +94,6 @@ impl Schemas {
         let thread = thread::Builder::new().name("schema-registry".to_owned()).spawn(move || worker.run(&asked));
         thread.map_err(|error| format!("no thread for the schema registry: {error}"))?;
         Ok(this)
-    }
-
-    /// What is known of a number; asks for it where nothing is. Doesn't wait.
-    pub(crate) fn find(&self, id: u32) -> Found {
-        let mut state = lock(&self.state);
-        match state.entries.get(&id) {
-            Some(Entry::Here(schema)) => return Found::Schema(Arc::clone(schema)),
-            Some(Entry::Unusable(fault)) => return Found::Fault(fault.clone()),
-            Some(Entry::Unknown(fault, at)) if at.elapsed() < UNKNOWN_FOR => return Found::Fault(fault.clone()),
-            Some(Entry::Asked) => return Found::Wanted,
-            Some(Entry::Unknown(..)) => state.unknown -= 1,
-            None => {}
-        }
-        state.entries.insert(id, Entry::Asked);
-        drop(state);
-        // The thread lives as long as this does; were it gone, the record would wait, and the watchdog says so.
-        let _gone = lock(&self.requests).send(id);
-        Found::Wanted
-    }
-
-    /// Whether a number that wasn't known may be by now.
-    pub(crate) fn forgot(&self, id: u32) -> bool {
-        match lock(&self.state).entries.get(&id) {
-            Some(Entry::Unknown(_, at)) => at.elapsed() >= UNKNOWN_FOR,
-            Some(Entry::Unusable(_)) => false,
-            Some(Entry::Asked | Entry::Here(_)) | None => true,
-        }
     }
 
     /// Why the registry gives no answer, while it gives none.
@@ -207,10 +124,37 @@ impl Schemas {
     }
 }
 
+impl schema::Schemas for CachedSchemas {
+    fn find(&self, id: u32) -> Found {
+        let mut state = lock(&self.state);
+        match state.entries.get(&id) {
+            Some(Entry::Here(schema)) => return Found::Schema(Arc::clone(schema)),
+            Some(Entry::Unusable(fault)) => return Found::Fault(fault.clone()),
+            Some(Entry::Unknown(fault, at)) if at.elapsed() < UNKNOWN_FOR => return Found::Fault(fault.clone()),
+            Some(Entry::Asked) => return Found::Wanted,
+            Some(Entry::Unknown(..)) => state.unknown -= 1,
+            None => {}
+        }
+        state.entries.insert(id, Entry::Asked);
+        drop(state);
+        // The thread lives as long as this does; were it gone, the record would wait, and the watchdog says so.
+        let _gone = lock(&self.requests).send(id);
+        Found::Wanted
+    }
+
+    fn forgot(&self, id: u32) -> bool {
+        match lock(&self.state).entries.get(&id) {
+            Some(Entry::Unknown(_, at)) => at.elapsed() >= UNKNOWN_FOR,
+            Some(Entry::Unusable(_)) => false,
+            Some(Entry::Asked | Entry::Here(_)) | None => true,
+        }
+    }
+}
+
 /// The thread that asks.
 struct Worker {
     client: Client,
-    schemas: Weak<Schemas>,
+    schemas: Weak<CachedSchemas>,
     /// Until when the registry's first word on an unknown number is believed.
     trusted_until: Option<Instant>,
 }
@@ -251,7 +195,7 @@ impl Worker {
             Entry::Unusable(DecodeFault::new(Reason::UnknownSchema, detail))
         };
         match document {
-            Ok(document) => match parse::schema(&document) {
+            Ok(document) => match schema::of_text(document.kind.as_deref(), &document.schema, &document.uses) {
                 Ok(schema) => {
                     info!(id, kind = schema.kind(), "read a schema from the registry");
                     Ok(Entry::Here(Arc::new(schema)))

@@ -8,9 +8,10 @@ use std::cell::RefCell;
 use std::sync::LazyLock;
 
 use apache_avro::types::Value;
-use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
+use common::{Spec, accepts, encode_alike, encoder, extra, local, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::spec::{Decode, UnknownFields};
 
 const SCHEMA: &str = r#"{"type":"record","name":"E","fields":[
     {"name":"flag","type":"boolean"},{"name":"small","type":"int"},{"name":"large","type":"long"},
@@ -66,13 +67,9 @@ static READER: LazyLock<apache_avro::Schema> =
     LazyLock::new(|| apache_avro::Schema::parse_str(SCHEMA).expect("the schema"));
 
 thread_local! {
-    static PLAIN: RefCell<Encoder> = RefCell::new(encoder(
-        "decode = { format = \"avro\", schema_file = FILE }\nunknown_fields = { column = \"extra\" }",
-        Some(SCHEMA),
-        SPECS,
-    ));
+    static PLAIN: RefCell<Encoder> = RefCell::new(encoder(Decode::Avro(local("AVRO", SCHEMA, None)), extra(), SPECS));
     static OTHERS: RefCell<Encoder> =
-        RefCell::new(encoder("decode = { format = \"avro\", schema_file = FILE }", Some(SCHEMA), CROSSED));
+        RefCell::new(encoder(Decode::Avro(local("AVRO", SCHEMA, None)), UnknownFields::Ignore, CROSSED));
 }
 
 fn compare(members: &[(String, Value)], row: &common::Row<'_>) {

@@ -6,9 +6,10 @@ mod common;
 
 use std::cell::RefCell;
 
-use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
+use common::{Pipeline, Spec, accepts, encode_alike, encoder, extra, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::spec::{CsvOptions, Decode, Source, UnknownFields};
 
 const SPECS: &[Spec] = &[
     ("a", "text", "a"),
@@ -22,23 +23,37 @@ const SPECS: &[Spec] = &[
     ("extra", "jsonb", ""),
 ];
 const RAW: &[Spec] = &[("value", "bytea", "value")];
-const RAW_TEXT: &[Spec] = &[("value", "text", "value"), ("number", "numeric", "{ meta = \"offset\" }")];
+const RAW_TEXT: &[Spec] = &[("value", "text", "value"), ("number", "numeric", "offset")];
 const RAW_JSON: &[Spec] = &[("value", "jsonb", "value")];
 const RAW_NUMBER: &[Spec] = &[("value", "numeric", "value")];
 
 thread_local! {
     static CSV: RefCell<Encoder> =
-        RefCell::new(encoder("decode = { format = \"csv\" }\nunknown_fields = { column = \"extra\" }", None, SPECS));
-    static GIVEN: RefCell<Encoder> = RefCell::new(encoder(
-        "decode = { format = \"csv\", columns = [\"a\", \"b\"], delimiter = \";\", null = \"NULL\" }",
-        None,
-        &SPECS[..2],
-    ));
+        RefCell::new(encoder(Decode::Csv(options(None)), extra(), SPECS));
+    static GIVEN: RefCell<Encoder> = RefCell::new(encoder(Decode::Csv(given()), UnknownFields::Ignore, &SPECS[..2]));
     static RAWS: RefCell<Vec<(Encoder, &'static [Spec])>> = RefCell::new(
         [RAW, RAW_TEXT, RAW_JSON, RAW_NUMBER]
-            .map(|specs| (encoder("decode = { format = \"raw\" }", None, specs), specs))
+            .map(|specs| (raw(specs), specs))
             .into(),
     );
+}
+
+fn options(columns: Option<Vec<String>>) -> CsvOptions {
+    CsvOptions { columns, delimiter: b',', quote: b'"', null: String::new() }
+}
+
+fn given() -> CsvOptions {
+    let columns = Some(vec!["a".to_owned(), "b".to_owned()]);
+    CsvOptions { delimiter: b';', null: "NULL".to_owned(), ..options(columns) }
+}
+
+/// A raw value beside the record's offset, where there is a column `number`.
+fn raw(specs: &[Spec]) -> Encoder {
+    let mut pipeline = Pipeline::of(Decode::Raw, UnknownFields::Ignore, specs);
+    for column in pipeline.columns.iter_mut().filter(|column| column.name == "number") {
+        column.source = Source::Offset;
+    }
+    pipeline.encoder()
 }
 
 /// Lines of fields, each with whether it was quoted. Only for what is well-formed: a quote stands at a field's ends or twice

@@ -8,10 +8,11 @@ mod common;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
+use common::{Pipeline, Spec, accepts, encode_alike, extra, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::spec::{Decode, EpochUnit, NulPolicy, UnknownFields};
 
 const SPECS: &[Spec] = &[
     ("a", "int8", "a"),
@@ -22,20 +23,27 @@ const SPECS: &[Spec] = &[
     ("g", "json", "e"),
     ("h", "numeric", "h"),
     ("i", "uuid", "i"),
-    ("j", "bytea", "{ field = \"j\", nul = \"strip\" }"),
+    ("j", "bytea", "j"),
     ("k", "interval", "k"),
     ("l", "int4[]", "e.l"),
-    ("m", "timestamptz", "{ field = \"m\", unit = \"ms\" }"),
+    ("m", "timestamptz", "m"),
     ("extra", "jsonb", ""),
 ];
 
 thread_local! {
     static ENCODERS: RefCell<Vec<Encoder>> = RefCell::new(vec![
-        encoder("unknown_fields = { column = \"extra\" }", None, SPECS),
-        encoder("unknown_fields = \"dead_letter\"", None, &SPECS[..12]),
-        encoder("unknown_fields = \"ignore\"", None, &SPECS[..12]),
-        encoder("decode = { format = \"json\", envelope = \"connect\" }\nunknown_fields = { column = \"extra\" }", None, SPECS),
+        made(Decode::Json, extra(), SPECS),
+        made(Decode::Json, UnknownFields::DeadLetter, &SPECS[..12]),
+        made(Decode::Json, UnknownFields::Ignore, &SPECS[..12]),
+        made(Decode::ConnectJson, extra(), SPECS),
     ]);
+}
+
+fn made(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encoder {
+    Pipeline::of(decode, unknown_fields, specs)
+        .with("j", |column| column.nul = NulPolicy::Strip)
+        .with("m", |column| column.unit = Some(EpochUnit::Millis))
+        .encoder()
 }
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;

@@ -5,11 +5,15 @@
 
 mod common;
 
-use common::{accepts, encode_alike, plan, rows};
+use common::{Pipeline, accepts, encode_alike, extra, mapping, rows};
 use libfuzzer_sys::arbitrary::{Arbitrary, Result, Unstructured};
 use libfuzzer_sys::{Corpus, fuzz_target};
-use tidegate::mapping::Encoder;
 use tidegate_protocol::record::{Headers, Record, push_header};
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::spec::{
+    Aggregate, AggregateFunction, Column, CsvOptions, Decode, EpochUnit, NulPolicy, RowFilter, Source, Test,
+    UnknownFields, WriteMode,
+};
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 const TYPES: [&str; 20] = [
@@ -34,82 +38,103 @@ const TYPES: [&str; 20] = [
     "mood",
     "interval",
 ];
-const PATHS: [&str; 8] = ["a", "b", "c.d", "c", "c.d.e", "f", "\\\"x.y\\\"", "é"];
+const PATHS: [&[&str]; 8] = [&["a"], &["b"], &["c", "d"], &["c"], &["c", "d", "e"], &["f"], &["\"x", "y\""], &["é"]];
+const METADATA: [Source; 6] =
+    [Source::Topic, Source::Partition, Source::Offset, Source::Timestamp, Source::Key, Source::Headers];
 const CONSTANTS: [&str; 8] = ["1", "-1.5", "\"on\"", "true", "\"2026-01-01\"", "\"\"", "123456789012", "\"1\""];
 
 /// A column: its type, and what fills it.
-fn column(u: &mut Unstructured<'_>, aggregates: bool) -> Result<(String, String)> {
+fn column(u: &mut Unstructured<'_>, name: &str, aggregates: bool) -> Result<(String, Column)> {
     let of = format!("{}{}", u.choose(&TYPES)?, if u.ratio(1, 4)? { "!" } else { "" });
-    let mut from = match u.int_in_range(0..=9)? {
-        0 => format!("meta = \"{}\"", u.choose(&["topic", "partition", "offset", "timestamp", "key", "headers"])?),
-        1 => "header = \"h\"".to_owned(),
-        _ => format!("field = \"{}\"", u.choose(&PATHS)?),
+    let source = match u.int_in_range(0..=9)? {
+        0 => u.choose(&METADATA)?.clone(),
+        1 => Source::Header("h".to_owned()),
+        _ => Source::Field(path(u)?),
     };
+    let is_record = matches!(source, Source::Field(_) | Source::Header(_));
+    let mut column = mapping(name, source);
     if u.ratio(1, 4)? {
-        from += &format!(", default = {}", u.choose(&CONSTANTS)?);
+        column.default = Some((*u.choose(&CONSTANTS)?).to_owned()).filter(|_| is_record);
     }
     if u.ratio(1, 2)? {
-        from += &format!(", nul = \"{}\"", u.choose(&["strip", "replace", "dead_letter"])?);
+        column.nul = *u.choose(&[NulPolicy::Strip, NulPolicy::Replace, NulPolicy::DeadLetter])?;
     }
     if of.starts_with("timestamptz") && u.ratio(1, 2)? {
-        from += &format!(", unit = \"{}\"", u.choose(&["s", "ms", "us", "ns"])?);
+        let unit = *u.choose(&[EpochUnit::Seconds, EpochUnit::Millis, EpochUnit::Micros, EpochUnit::Nanos])?;
+        column.unit = Some(unit).filter(|_| is_record);
     }
     if aggregates {
-        from += &format!(", aggregate = \"{}\"", u.choose(&["sum", "count", "min", "max"])?);
-        if u.ratio(1, 4)? {
-            from += &format!(", where = {}", condition(u)?);
+        use AggregateFunction::{Count, Max, Min, Sum};
+        let function = u.choose(&[Sum, Count, Min, Max])?.clone();
+        if function == Count {
+            (column.default, column.unit) = (None, None);
         }
+        let condition = if u.ratio(1, 4)? { Some(filter(u)?) } else { None };
+        column.aggregate = Some(Aggregate { function, condition });
     }
-    Ok((of, format!("{{ {from} }}")))
+    Ok((of, column))
 }
 
-fn condition(u: &mut Unstructured<'_>) -> Result<String> {
+fn path(u: &mut Unstructured<'_>) -> Result<Vec<String>> {
+    Ok(u.choose(&PATHS)?.iter().map(|&level| level.to_owned()).collect())
+}
+
+fn filter(u: &mut Unstructured<'_>) -> Result<RowFilter> {
     let test = match u.int_in_range(0..=4)? {
-        0 => format!("equals = {}", u.choose(&CONSTANTS)?),
-        1 => format!("not_equals = {}", u.choose(&CONSTANTS)?),
-        2 => format!("exists = {}", bool::arbitrary(u)?),
-        3 => "greater = 1.5".to_owned(),
-        _ => "less = 100".to_owned(),
+        0 => Test::Equals((*u.choose(&CONSTANTS)?).to_owned()),
+        1 => Test::NotEquals((*u.choose(&CONSTANTS)?).to_owned()),
+        2 => Test::Exists(bool::arbitrary(u)?),
+        3 => Test::Greater("1.5".to_owned()),
+        _ => Test::Less("100".to_owned()),
     };
-    Ok(format!("{{ field = \"{}\", {test} }}", u.choose(&PATHS)?))
+    Ok(RowFilter { field: path(u)?, tests: vec![test] })
 }
 
 fn run(input: &[u8]) -> Result<Corpus> {
     let u = &mut Unstructured::new(input);
-    let (mode, aggregates) = match u.int_in_range(0..=5)? {
-        0 => ("table.mode = \"upsert\"\ntable.key = [\"a\"]\ntable.deletes = true\n", false),
-        1 => ("table.mode = \"aggregate\"\ntable.key = [\"a\"]\n", true),
-        2 => ("table.mode = \"insert_new\"\n", false),
-        _ => ("", false),
+    let key = || vec!["a".to_owned()];
+    let mode = match u.int_in_range(0..=5)? {
+        0 => WriteMode::Upsert { key: key(), newer_by: None, deletes: true },
+        1 => WriteMode::Aggregate { key: key() },
+        2 => WriteMode::InsertNew { key: Vec::new() },
+        _ => WriteMode::Append,
     };
-    let mut pipeline = mode.to_owned();
-    let format = *u.choose(&["json", "json", "json", "csv", "raw", "connect"])?;
-    pipeline += &match format {
-        "connect" => "decode = { format = \"json\", envelope = \"connect\" }\n".to_owned(),
-        other => format!("decode = {{ format = \"{other}\" }}\n"),
+    let aggregates = matches!(mode, WriteMode::Aggregate { .. });
+    let tombstones = matches!(mode, WriteMode::Upsert { .. });
+    let decode = match *u.choose(&["json", "json", "json", "csv", "raw", "connect"])? {
+        "csv" => Decode::Csv(CsvOptions { columns: None, delimiter: b',', quote: b'"', null: String::new() }),
+        "raw" => Decode::Raw,
+        "connect" => Decode::ConnectJson,
+        _ => Decode::Json,
     };
-    let mut columns = Vec::new();
+    let mut pipeline = Pipeline { mode, ..Pipeline::of(decode, UnknownFields::Ignore, &[]) };
     for (at, name) in NAMES.iter().take(u.int_in_range(1..=NAMES.len())?).enumerate() {
-        let (of, from) = column(u, aggregates && at > 0)?;
-        columns.push((*name, of, from));
+        let (of, mapped) = column(u, name, aggregates && at > 0)?;
+        pipeline.types.push(((*name).to_owned(), of));
+        pipeline.columns.push(mapped);
     }
     match u.int_in_range(0..=3)? {
+        0 if aggregates => return Ok(Corpus::Reject),
         0 => {
-            columns.push(("extra", "jsonb".to_owned(), String::new()));
-            pipeline += "unknown_fields = { column = \"extra\" }\n";
+            pipeline.types.push(("extra".to_owned(), "jsonb".to_owned()));
+            pipeline.unknown_fields = extra();
         }
-        1 => pipeline += "unknown_fields = \"dead_letter\"\n",
+        1 => pipeline.unknown_fields = UnknownFields::DeadLetter,
         _ => {}
     }
     if u.ratio(1, 3)? {
-        pipeline += &format!("where = {}\n", condition(u)?);
+        pipeline.keep = Some(filter(u)?);
     }
-    let specs: Vec<_> = columns.iter().map(|(name, of, from)| (*name, of.as_str(), from.clone())).collect();
-    let Ok(plan) = plan(&pipeline, None, &specs) else { return Ok(Corpus::Reject) };
+    let Ok(plan) = pipeline.plan() else { return Ok(Corpus::Reject) };
     // A count takes no value but a mark that there was one.
-    let counts = |from: &str| from.contains("\"count\"");
-    let mut types: Vec<_> = specs.iter().map(|(_, of, from)| if counts(from) { "bool" } else { *of }).collect();
-    if mode.contains("deletes") {
+    let counts = |name: &str| {
+        let column = pipeline.columns.iter().find(|column| column.name == name);
+        let aggregate = column.and_then(|column| column.aggregate.as_ref());
+        aggregate.is_some_and(|aggregate| aggregate.function == AggregateFunction::Count)
+    };
+    let types = pipeline.types.iter().map(|(name, of)| if counts(name) { "bool" } else { of.as_str() });
+    let mut types: Vec<&str> = types.collect();
+    if tombstones {
         types.push("bool");
     }
     let mut encoder = Encoder::new(plan);
@@ -138,7 +163,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         for row in rows(count, &out) {
             assert_eq!(row.len(), types.len(), "a field a column");
             // A row that deletes has its key alone.
-            let deletes = mode.contains("deletes") && row.last() == Some(&Some(&[1][..]));
+            let deletes = tombstones && row.last() == Some(&Some(&[1][..]));
             for (field, of) in row.iter().zip(&types) {
                 match field {
                     Some(field) => accepts::check(of, field),

@@ -7,10 +7,11 @@ mod common;
 use std::cell::RefCell;
 use std::sync::LazyLock;
 
-use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
+use common::{Spec, accepts, encode_alike, encoder, extra, local, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
 use prost_reflect::{DynamicMessage, MessageDescriptor, ReflectMessage, Value};
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::spec::{Decode, UnknownFields};
 
 const SCHEMA: &str = r#"syntax = "proto3";
 import "google/protobuf/timestamp.proto";
@@ -74,16 +75,8 @@ static READER: LazyLock<MessageDescriptor> = LazyLock::new(|| {
 });
 
 thread_local! {
-    static PLAIN: RefCell<Encoder> = RefCell::new(encoder(
-        "decode = { format = \"protobuf\", schema_file = FILE, message = \"E\" }\nunknown_fields = { column = \"extra\" }",
-        Some(SCHEMA),
-        SPECS,
-    ));
-    static OTHERS: RefCell<Encoder> = RefCell::new(encoder(
-        "decode = { format = \"protobuf\", schema_file = FILE, message = \"E\" }",
-        Some(SCHEMA),
-        CROSSED,
-    ));
+    static PLAIN: RefCell<Encoder> = RefCell::new(encoder(Decode::Protobuf(local("PROTOBUF", SCHEMA, Some("E"))), extra(), SPECS));
+    static OTHERS: RefCell<Encoder> = RefCell::new(encoder(Decode::Protobuf(local("PROTOBUF", SCHEMA, Some("E"))), UnknownFields::Ignore, CROSSED));
 }
 
 fn compare(message: &DynamicMessage, row: &common::Row<'_>) {

@@ -6,9 +6,10 @@ mod common;
 
 use std::cell::RefCell;
 
-use common::{Spec, accepts, encode_alike, encoder, record, reference, rows};
+use common::{Pipeline, accepts, encode_alike, record, reference, rows};
 use libfuzzer_sys::fuzz_target;
-use tidegate::mapping::Encoder;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::spec::{Column, Decode, EpochUnit, NulPolicy, UnknownFields};
 
 /// Which of them it is, the first byte says.
 const TYPES: &[&str] = &[
@@ -56,8 +57,8 @@ const TYPES: &[&str] = &[
     "tstzrange",
     "timestamptz[]",
 ];
-const UNITS: [&str; 4] = ["s", "ms", "us", "ns"];
-const NULS: [&str; 3] = ["dead_letter", "strip", "replace"];
+const UNITS: [EpochUnit; 4] = [EpochUnit::Seconds, EpochUnit::Millis, EpochUnit::Micros, EpochUnit::Nanos];
+const NULS: [NulPolicy; 3] = [NulPolicy::DeadLetter, NulPolicy::Strip, NulPolicy::Replace];
 
 thread_local! {
     static ENCODERS: RefCell<Vec<Vec<Encoder>>> = RefCell::new((0..3).map(made).collect());
@@ -65,15 +66,15 @@ thread_local! {
 
 fn made(nul: usize) -> Vec<Encoder> {
     let one = |(at, of): (usize, &&'static str)| {
-        let unit = match of.split(['[', 'r']).next() {
-            Some("timestamp" | "timestamptz" | "ts" | "tstz") if !of.starts_with("timestamptz[") => {
-                format!(", unit = \"{}\"", UNITS[(at + nul) % 4])
-            }
-            _ => String::new(),
+        let takes_unit = match of.split(['[', 'r']).next() {
+            Some("timestamp" | "timestamptz" | "ts" | "tstz") => !of.starts_with("timestamptz["),
+            _ => false,
         };
-        let mapping: &'static str = format!("{{ field = \"v\", nul = \"{}\"{unit} }}", NULS[nul]).leak();
-        let specs: &'static [Spec] = Box::leak(Box::new([("v", *of, mapping)]));
-        encoder("", None, specs)
+        let change = |column: &mut Column| {
+            column.nul = NULS[nul];
+            column.unit = takes_unit.then_some(UNITS[(at + nul) % 4]);
+        };
+        Pipeline::of(Decode::Json, UnknownFields::Ignore, &[("v", *of, "v")]).with("v", change).encoder()
     };
     TYPES.iter().enumerate().map(one).collect()
 }

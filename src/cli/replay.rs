@@ -93,7 +93,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         pipeline.table.route = None;
     }
     if pipeline.table.name == own
-        && let Some(why) = safe::refuses(&pipeline)
+        && let Some(why) = safe::refuses(&pipeline.table.mode, pipeline.columns.as_deref().unwrap_or_default())
     {
         return Err(FatalError::Config(format!(
             "can't replay into `{own}`: {why}; name another table by --into SCHEMA.TABLE"

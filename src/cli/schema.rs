@@ -6,19 +6,19 @@ mod infer;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use infer::{Proposed, Sample};
 use rdkafka::message::Message as _;
 use serde::Serialize;
+use tidegate_rows::ddl;
 use tokio::task::spawn_blocking;
 
 use super::check::newest;
 use super::{reach, show, start_logging};
 use crate::config::{Config, Pipeline, Topics, variables};
-use crate::ddl;
 use crate::error::FatalError;
 use crate::kafka::observer::End;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
-use infer::{Proposed, Sample};
 
 /// What `schema` takes.
 #[derive(Debug, clap::Args)]
@@ -95,7 +95,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let toml = head.clone() + &block;
     let proposed = Config::parse("the proposal", &(connections(&config, &head) + &block));
     let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
-    let made = proposed.pipelines.iter().find(|pipeline| pipeline.name == name).map(ddl::create_table);
+    let made = proposed
+        .pipelines
+        .iter()
+        .find(|pipeline| pipeline.name == name)
+        .map(|pipeline| ddl::create_table(&pipeline.rows()));
     let ddl = match made {
         Some(Ok(ddl)) => ddl,
         _ => return Err(bug("the proposed table can't be made")),

@@ -19,10 +19,11 @@ use tidegate_protocol::batch::{LastRecord, last_record};
 use tidegate_protocol::partition::{Condition, resolve_start};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::record::{Headers, Record};
+use tidegate_rows::spec::WriteMode;
 use tokio::task::spawn_blocking;
 
 use super::{Common, reach, show};
-use crate::config::{Config, Pipeline, TableMode};
+use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::kafka::observer::End;
 use crate::kafka::reader::{Reader, incoming};
@@ -233,7 +234,7 @@ async fn against_table(
         partition.missing = Some(missing);
         partition.unknown = Some(unknown);
     }
-    report.skips_by_key = matches!(pipeline.table.mode, TableMode::InsertNew { .. });
+    report.skips_by_key = matches!(pipeline.table.mode, WriteMode::InsertNew { .. });
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What names may look like: topics, groups, tables, columns, types, paths into a record.
 
-use crate::catalog::TableName;
-use crate::copy::types::{self, TypeText};
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::copy::types::{self, TypeText};
 
 /// The longest name that Postgres keeps whole, in bytes.
 const LONGEST_IDENTIFIER: usize = 63;

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Table, UnknownFields};
 
-use super::{Column, Condition, Decode, PartitionBy, Route, Secret};
-use crate::catalog::TableName;
+use super::{SchemaRegistry, Secret};
 
 /// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
 #[derive(Clone, Debug)]
@@ -27,12 +28,14 @@ pub struct Pipeline {
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
+    /// `[schema_registry]`, if `decode` has its schemas there.
+    pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// When a batch is closed.
     pub batch: BatchLimits,
     /// `flow.max_rows_per_second`; `None` is as fast as the database takes it.
     pub max_rows_per_second: Option<NonZeroU32>,
     /// `where`: records for which it doesn't hold are skipped.
-    pub keep: Option<Condition>,
+    pub keep: Option<RowFilter>,
     /// The target.
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of its name.
@@ -47,6 +50,21 @@ pub struct Pipeline {
     pub keep_letters: KeepLetters,
     /// librdkafka's properties for this pipeline alone.
     pub kafka_properties: BTreeMap<String, Secret>,
+}
+
+impl Pipeline {
+    /// Returns what decides how records become rows of the pipeline's table.
+    pub fn rows(&self) -> RowSpec<'_> {
+        RowSpec {
+            pipeline: &self.name,
+            decode: &self.decode,
+            table: &self.table,
+            columns: self.columns.as_deref(),
+            keep: self.keep.as_ref(),
+            unknown_fields: &self.unknown_fields,
+            max_bytes: self.batch.max_bytes,
+        }
+    }
 }
 
 /// What a pipeline reads.
@@ -80,85 +98,6 @@ pub enum GroupProtocol {
     Eager,
     /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
     Consumer,
-}
-
-/// The target table.
-#[derive(Clone, Debug)]
-pub struct Table {
-    /// Its name; the schema is `public` where none is given. Where records name their table, as the configuration has it.
-    pub name: TableName,
-    /// How records name their table, where they do.
-    pub route: Option<Route>,
-    /// How rows go in.
-    pub mode: TableMode,
-    /// Make the table if it is missing.
-    pub create: bool,
-    /// `evolve = "add"`: fields that no column takes become columns.
-    pub evolve: bool,
-    /// `sort_by`: a batch's rows go in in the ascending order of these columns. Append only; empty: as delivered.
-    pub sort_by: Vec<String>,
-    /// `partition_by`: range partitions made ahead of need, and let go past a retention.
-    pub partition_by: Option<PartitionBy>,
-}
-
-/// How rows go in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableMode {
-    /// COPY straight into the table.
-    Append,
-    /// A row whose key is there already is skipped. The key's columns; empty: any unique constraint.
-    InsertNew {
-        /// `key`, columns with a unique index.
-        key: Vec<String>,
-    },
-    /// A row replaces what the mapping fills of the row with its key. Of a key's records the one delivered last wins.
-    Upsert {
-        /// `key`, columns with a unique index.
-        key: Vec<String>,
-        /// `newer_by`: a record replaces a row only where this column isn't smaller than the row's. Between equals the one
-        /// delivered later wins. A NULL is older than everything else.
-        newer_by: Option<String>,
-        /// `deletes`: a record without a value deletes the row that its key names, whatever `newer_by` says; what is
-        /// delivered after it is a new row.
-        deletes: bool,
-    },
-    /// Each column but the key's is folded over the records of its key, as its `aggregate` says.
-    Aggregate {
-        /// `key`, columns with a unique index.
-        key: Vec<String>,
-    },
-}
-
-impl TableMode {
-    /// The word that the configuration has for it.
-    pub fn word(&self) -> &'static str {
-        match self {
-            Self::Append => "append",
-            Self::InsertNew { .. } => "insert_new",
-            Self::Upsert { .. } => "upsert",
-            Self::Aggregate { .. } => "aggregate",
-        }
-    }
-
-    /// The key's columns; empty where there is none.
-    pub fn key(&self) -> &[String] {
-        match self {
-            Self::Append => &[],
-            Self::InsertNew { key } | Self::Upsert { key, .. } | Self::Aggregate { key } => key,
-        }
-    }
-}
-
-/// What becomes of fields that no column takes.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub enum UnknownFields {
-    /// Left out.
-    #[default]
-    Ignore,
-    /// The record is a dead letter.
-    DeadLetter,
-    /// Top-level fields that no column takes, as an object in this jsonb column.
-    Column(String),
 }
 
 /// What to do when Kafka's log is not the one that the ledger knows.

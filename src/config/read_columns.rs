@@ -1,7 +1,9 @@
 //! From the merged tree to the mapping.
 
+use tidegate_rows::spec::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
+
 use super::node::Node;
-use super::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source, condition, names};
+use super::{names, row_filter};
 
 /// Every column, in the order of the file; `None` where there is no mapping.
 pub(super) fn all(table: &Node<'_>) -> Option<Vec<Column>> {
@@ -103,7 +105,7 @@ fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
         "first" => AggregateFunction::First { by: by() },
         _ => AggregateFunction::Last { by: by() },
     };
-    Some(Aggregate { function, condition: condition::read(&node.at("where")) })
+    Some(Aggregate { function, condition: row_filter::read(&node.at("where")) })
 }
 
 fn field(path: &str, node: &Node<'_>) -> Source {

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use tidegate_rows::schema;
+use tidegate_rows::spec::{CsvOptions, Decode, SchemaSource};
+
 use super::node::Node;
 use super::read::ANY_WAIT;
-use super::{CsvOptions, Decode, SchemaRegistry, SchemaSource, Secret, SecretSource, defaults, names};
-use crate::registry::{self, Parsed, Schema};
+use super::{SchemaRegistry, Secret, SecretSource, defaults, names};
 
 /// `[schema_registry]`, where there is one.
 pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
@@ -133,22 +135,22 @@ fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: boo
                 "needs schemas: write a [schema_registry] with its url, or set decode.schema_file to a local schema",
             );
         }
-        return registry.cloned().map(SchemaSource::Registry);
+        return registry.map(|_| SchemaSource::Registry);
     };
     let folder = at.place().folder();
-    let schema = if protobuf {
+    let read = if protobuf {
         let includes = node.at("include").list(names::any).unwrap_or_default();
         let includes: Vec<_> = includes.iter().map(|include| folder.join(include)).collect();
-        registry::proto_file(&file, &includes).map(|file| Schema(Parsed::Protobuf(file)))
+        schema::proto_file(&file, &includes)
     } else {
-        registry::avro_file(&file)
+        schema::avro_file(&file)
     };
-    let schema = schema.map_err(|why| at.fault(why)).ok()?;
+    let schema = read.map_err(|why| at.fault(why)).ok()?;
     let message = node.at("message");
-    if let Parsed::Protobuf(proto) = &schema.0 {
-        let own = proto.own_messages();
+    if protobuf {
+        let own = schema.own_messages();
         match message.text() {
-            Some(name) if !proto.has_message(name) => {
+            Some(name) if !schema.has_message(name) => {
                 message.fault(format!("{} has no such message; it has {}", file.display(), own.join(", ")));
             }
             None if own.len() > 1 && framed != Some(true) => {

@@ -7,13 +7,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_rows::spec::{Column, UnknownFields};
 
 use super::node::Node;
 use super::read::ANY_WAIT;
-use super::{
-    Column, GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, SchemaRegistry, Start, Topics, UnknownFields,
-};
-use super::{condition, defaults, names, properties, read_columns, read_decode, read_table};
+use super::{GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, SchemaRegistry, Start, Topics};
+use super::{defaults, names, properties, read_columns, read_decode, read_table, row_filter};
 
 /// Every pipeline, in order of name, and that they don't disturb each other.
 pub(super) fn all(table: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Vec<Pipeline> {
@@ -82,6 +81,7 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
     ];
     let consumers = node.at("consumers").integer(1..=defaults::MAX_CONSUMERS, defaults::CONSUMERS.get());
     let rate = node.at("flow").at("max_rows_per_second").integer(0..=u32::MAX, 0);
+    let decode = read_decode::decode(&node.at("decode"), registry);
     let columns = read_columns::all(&node.at("columns"));
     let unknown_fields = unknown_fields(&node.at("unknown_fields"), columns.as_deref());
     Pipeline {
@@ -91,10 +91,11 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
         consumers: NonZeroU32::new(consumers).unwrap_or(defaults::CONSUMERS),
         start: start(&node.at("start")),
         group_protocol: node.at("group_protocol").choice(&protocols).unwrap_or(GroupProtocol::Cooperative),
-        decode: read_decode::decode(&node.at("decode"), registry),
+        schema_registry: registry.filter(|_| decode.needs_registry()).cloned(),
+        decode,
         batch: batch(&node.at("batch")),
         max_rows_per_second: NonZeroU32::new(rate),
-        keep: condition::read(&node.at("where")),
+        keep: row_filter::read(&node.at("where")),
         table: read_table::target(node, columns.as_deref()),
         columns,
         unknown_fields,

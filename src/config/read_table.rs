@@ -1,8 +1,10 @@
 //! From the merged tree to the target [`Table`].
 
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::spec::{AggregateFunction, Column, Route, Table, WriteMode};
+
 use super::node::Node;
-use super::{AggregateFunction, Column, Route, Table, TableMode, defaults, names, partition_by, route};
-use crate::catalog::TableName;
+use super::{defaults, names, partition_by, route};
 
 /// What `[pipelines.NAME.table]` says, held against the mapping.
 pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
@@ -73,7 +75,7 @@ fn is_mapped(columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     }
 }
 
-fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> TableMode {
+fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> WriteMode {
     let words = ["append", "insert_new", "upsert", "aggregate"].map(|word| (word, word));
     let at = node.at("mode");
     let word = at.choice(&words).unwrap_or("append");
@@ -98,16 +100,16 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Tab
         }
     }
     match word {
-        "insert_new" => TableMode::InsertNew { key: key_columns },
+        "insert_new" => WriteMode::InsertNew { key: key_columns },
         "upsert" => {
             let newer_by = newer_by(&node.at("newer_by"), columns, &key_columns);
-            TableMode::Upsert { key: key_columns, newer_by, deletes: node.at("deletes").flag(false) }
+            WriteMode::Upsert { key: key_columns, newer_by, deletes: node.at("deletes").flag(false) }
         }
         "aggregate" => {
             aggregates(pipeline, columns, &key_columns);
-            TableMode::Aggregate { key: key_columns }
+            WriteMode::Aggregate { key: key_columns }
         }
-        _ => TableMode::Append,
+        _ => WriteMode::Append,
     }
 }
 

@@ -1,34 +1,9 @@
-//! `table.name = "telemetry_{region}"`: a record names its table.
+//! Reads `table.name = "telemetry_{region}"`, by which a record names its table.
 
-use super::{Source, names};
-use crate::catalog::TableName;
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::spec::{Part, Route, Source};
 
-/// How a record names its table. What it says is one identifier, whatever letters it has: it is never read as SQL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// The parts of the schema's name.
-    pub schema: Vec<Part>,
-    /// The parts of the table's name.
-    pub name: Vec<Part>,
-    /// `max_tables`: records that name more tables than this are dead letters.
-    pub max_tables: u32,
-}
-
-impl Route {
-    /// Whether a field is part of the name, so that a record without a value names no table.
-    pub(super) fn needs_value(&self) -> bool {
-        self.schema.iter().chain(&self.name).any(|part| matches!(part, Part::Value(Source::Field(_))))
-    }
-}
-
-/// A piece of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// As it stands.
-    Text(String),
-    /// What the record has there: a field, or Kafka's topic, partition, key or a header.
-    Value(Source),
-}
+use super::names;
 
 /// Where a placeholder stood, while the rest is read as a name: letters that Unicode gives to nobody.
 const FIRST_MARK: u32 = 0xf_0000;

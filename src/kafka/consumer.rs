@@ -21,6 +21,7 @@ use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::rate_limit::RateLimit;
 use tidegate_protocol::session::{Ack, Fate, Session};
 use tidegate_protocol::store::LedgerRow;
+use tidegate_rows::mapping::Encoder;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -30,7 +31,6 @@ use super::rebalance::Notes;
 use crate::claimer::{ClaimRequest, Wanted};
 use crate::config::{GroupProtocol, OffsetLossPolicy, Topics};
 use crate::lag::LagView;
-use crate::mapping::Encoder;
 use crate::metrics::ConsumerMetrics;
 use crate::plan::{PlanSource, Planned};
 use crate::status::{ConsumerStatus, WriterState, lock};

@@ -1,8 +1,7 @@
 //! Reads a table's [`Catalog`] from Postgres' own tables.
 
 use sqlx::{PgConnection, Row};
-
-use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
 
 const TABLE: &str = "
 SELECT c.oid::int8 AS oid, c.relkind::text AS relkind

@@ -1,12 +1,12 @@
 //! Adds columns to a table for fields that appeared: one instance at a time, under an advisory lock of the session.
 
 use sqlx::{Executor, PgConnection};
+use tidegate_rows::catalog::{TableName, quote_identifier};
+use tidegate_rows::mapping::evolve::NewFields;
 use tracing::info;
 
 use super::catalog;
 use super::connect::lock_for_session;
-use crate::catalog::{TableName, quote_identifier};
-use crate::mapping::evolve::NewFields;
 
 /// Adds those of these fields that the table lacks and has room for, in one statement. Another instance, or the user, may have
 /// added them meanwhile: then there is nothing left to do. It waits for the transactions that write into the table now, and

@@ -9,14 +9,15 @@ use jiff::Timestamp;
 use sqlx::{Connection, Executor, PgConnection, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::WriteError;
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::ddl;
+use tidegate_rows::spec::{Expiry, PartitionBy};
+use tidegate_rows::write_mode::partitions::{Bounds, default_name, due, is_expired, name, of_name};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::connect::{Connector, lock_for_session, within};
-use crate::catalog::TableName;
-use crate::config::{Expiry, PartitionBy, Pipeline};
-use crate::ddl;
-use crate::modes::partitions::{Bounds, default_name, due, is_expired, name, of_name};
+use crate::config::Pipeline;
 
 /// How often the partitions are looked at. The shortest interval is an hour.
 const EVERY: Duration = Duration::from_secs(60);

@@ -6,11 +6,11 @@ use std::ops::Range;
 use sqlx::{Executor, PgConnection, Row};
 use tidegate_protocol::batch::Batch;
 use tidegate_protocol::retry::Stage;
+use tidegate_rows::catalog::quote_identifier;
+use tidegate_rows::copy;
 use tokio::time::timeout;
 
 use super::PgStore;
-use crate::catalog::quote_identifier;
-use crate::copy;
 use crate::plan::Planned;
 
 /// Rows that are shown.
@@ -20,7 +20,7 @@ impl PgStore {
     /// Up to three rows of a window that was copied, each as a JSON object, within the transaction that is open. None where the
     /// role may not make a temporary table, or where records name their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>) -> Vec<String> {
-        if self.planned.plan.router.is_some() {
+        if self.planned.plan.is_routed() {
             return Vec::new();
         }
         let end = window.clone().find(|end| batch.rows_in(window.start..*end) >= ROWS_MAX).unwrap_or(window.end);

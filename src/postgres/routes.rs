@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 
 use sqlx::{Connection, PgConnection, Row};
-
-use crate::catalog::{Catalog, TableName};
+use tidegate_rows::catalog::{Catalog, TableName};
 
 /// What became of the wish to write into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,12 +5,13 @@ use std::ops::Range;
 
 use sqlx::{Executor, PgConnection};
 use tidegate_protocol::batch::Batch;
+use tidegate_rows::copy::{HEADER, TRAILER};
+use tidegate_rows::mapping::route;
+use tidegate_rows::write_mode::Merge;
+use tidegate_rows::write_mode::newest::{self, Placed};
 
 use super::Live;
-use crate::copy::{HEADER, TRAILER};
-use crate::mapping::route;
-use crate::modes::newest::{self, Placed};
-use crate::plan::{Merge, Planned};
+use crate::plan::Planned;
 
 /// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
@@ -64,7 +65,7 @@ pub(super) async fn copy(
     window: Range<u32>,
     placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
-    if planned.plan.router.is_some() {
+    if planned.plan.is_routed() {
         return by_table(live, planned, batch, window, placed).await;
     }
     let Some(merge) = &planned.merge else {

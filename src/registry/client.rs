@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
+use tidegate_rows::base64;
 use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
@@ -162,7 +163,7 @@ impl Client {
             None => String::new(),
         };
         let mut encoded = Vec::new();
-        crate::decode::render::base64(format!("{username}:{password}").as_bytes(), &mut encoded);
+        base64::encode(format!("{username}:{password}").as_bytes(), &mut encoded);
         Ok(Some(format!("Basic {}", String::from_utf8(encoded).unwrap_or_default())))
     }
 }

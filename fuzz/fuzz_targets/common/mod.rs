@@ -1,60 +1,122 @@
-//! What the targets share: encoders made from a configuration as a user writes it, and a reading of what they write.
+//! What the targets share: encoders of any mapping, and a reading of what they write.
 
 #![allow(dead_code, reason = "each target takes what it needs")]
 
 pub mod accepts;
-#[path = "../../../src/copy/reference.rs"]
+#[path = "../../../crates/rows/tests/rows/reference.rs"]
 pub mod reference;
 
 use std::sync::Arc;
 
-use tidegate::catalog::{Catalog, CatalogColumn, RelationKind, TypeKind};
-use tidegate::config::Config;
-use tidegate::mapping::{Encoder, Plan};
 use tidegate_protocol::record::{Headers, Record};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+use tidegate_rows::fault::PlanFault;
+use tidegate_rows::mapping::{Encoder, Plan};
+use tidegate_rows::schema;
+use tidegate_rows::spec::{
+    Column, Decode, NulPolicy, RowFilter, RowSpec, SchemaSource, Source, Table, UnknownFields, WriteMode,
+};
 
-/// A column of the table: its name, its type, and its mapping: a path, or a table of TOML.
+/// A column of the table: its name, its type, and the path of the field that fills it; without a path nothing is mapped to it.
 pub type Spec = (&'static str, &'static str, &'static str);
 
-/// An encoder whose table has these columns; `pipeline` is what else stands in the pipeline's table. `FILE` in it is
-/// a file with this schema.
-pub fn encoder(pipeline: &str, schema: Option<&str>, specs: &[Spec]) -> Encoder {
-    let specs: Vec<_> = specs.iter().map(|(name, of, from)| (*name, *of, mapping(from))).collect();
-    plan(pipeline, schema, &specs).map(Encoder::new).unwrap_or_else(|faults| panic!("{faults}"))
+/// What decides how records become rows of `public.t`.
+pub struct Pipeline {
+    pub decode: Decode,
+    pub mode: WriteMode,
+    pub keep: Option<RowFilter>,
+    pub unknown_fields: UnknownFields,
+    /// The mapping.
+    pub columns: Vec<Column>,
+    /// Each column of the table with its type.
+    pub types: Vec<(String, String)>,
 }
 
-fn mapping(from: &str) -> String {
-    if from.is_empty() || from.starts_with('{') { from.to_owned() } else { format!("{from:?}") }
+impl Pipeline {
+    /// A mapping of these columns.
+    pub fn of(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Self {
+        let types = specs.iter().map(|(name, of, _)| ((*name).to_owned(), (*of).to_owned())).collect();
+        let mapped = specs.iter().filter(|(.., path)| !path.is_empty());
+        let columns = mapped.map(|(name, _, path)| mapping(name, Source::Field(split(path)))).collect();
+        Self { decode, mode: WriteMode::Append, keep: None, unknown_fields, columns, types }
+    }
+
+    /// The same with another mapping of one column.
+    pub fn with(mut self, name: &str, change: impl FnOnce(&mut Column)) -> Self {
+        change(self.columns.iter_mut().find(|column| column.name == name).expect("a column of the mapping"));
+        self
+    }
+
+    /// The plan, or what is wrong with it.
+    pub fn plan(&self) -> Result<Arc<Plan>, Vec<PlanFault>> {
+        let table = Table {
+            name: TableName { schema: "public".to_owned(), name: "t".to_owned() },
+            route: None,
+            mode: self.mode.clone(),
+            create: false,
+            evolve: false,
+            sort_by: Vec::new(),
+            partition_by: None,
+        };
+        let spec = RowSpec {
+            pipeline: "p",
+            decode: &self.decode,
+            table: &table,
+            columns: Some(&self.columns),
+            keep: self.keep.as_ref(),
+            unknown_fields: &self.unknown_fields,
+            max_bytes: 8 << 20,
+        };
+        let catalog = Catalog {
+            table: table.name.clone(),
+            oid: 1,
+            kind: RelationKind::Table,
+            columns: self.types.iter().map(|(name, of)| column(name, of)).collect(),
+            unique: vec![vec![self.types[0].0.clone()]],
+        };
+        Plan::new(&spec, &catalog).map(Arc::new)
+    }
+
+    /// An encoder by a plan that must be right.
+    pub fn encoder(&self) -> Encoder {
+        self.plan().map(Encoder::new).unwrap_or_else(|faults| panic!("{faults:?}"))
+    }
 }
 
-/// The plan, or what is wrong with it.
-pub fn plan(pipeline: &str, schema: Option<&str>, specs: &[(&str, &str, String)]) -> Result<Arc<Plan>, String> {
-    let ending = if schema.is_some_and(|schema| schema.starts_with("syntax")) { "proto" } else { "avsc" };
-    let file = std::env::temp_dir().join(format!("tidegate-fuzz-{}.{ending}", std::process::id()));
-    let mut pipeline = pipeline.to_owned();
-    if let Some(schema) = schema {
-        std::fs::write(&file, schema).expect("the schema is written");
-        pipeline = pipeline.replace("FILE", &format!("{:?}", file.display().to_string()));
+/// An encoder whose table has these columns.
+pub fn encoder(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encoder {
+    Pipeline::of(decode, unknown_fields, specs).encoder()
+}
+
+/// Fields without a column go to the column `extra`.
+pub fn extra() -> UnknownFields {
+    UnknownFields::Column("extra".to_owned())
+}
+
+/// A local schema's source; `kind` is the registry's name of its type.
+pub fn local(kind: &str, text: &str, message: Option<&str>) -> SchemaSource {
+    let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
+    let message = message.map(str::to_owned);
+    SchemaSource::Local { file: "fuzz".into(), schema: Arc::new(schema), framed: false, message }
+}
+
+/// A path's levels.
+pub fn split(path: &str) -> Vec<String> {
+    path.split('.').map(str::to_owned).collect()
+}
+
+/// A column that takes this.
+pub fn mapping(name: &str, source: Source) -> Column {
+    Column {
+        name: name.to_owned(),
+        source,
+        type_name: None,
+        unit: None,
+        default: None,
+        nul: NulPolicy::DeadLetter,
+        not_null: false,
+        aggregate: None,
     }
-    let mapped = specs.iter().filter(|(_, _, from)| !from.is_empty());
-    let mapped: String = mapped.map(|(name, _, from)| format!("{name} = {from}\n")).collect();
-    let toml = format!(
-        "kafka.bootstrap_servers = \"k:9092\"\npostgres.url = \"postgres://p/d\"\n[pipelines.p]\ntopics = [\"t\"]\n\
-         table.name = \"public.t\"\n{pipeline}\n[pipelines.p.columns]\n{mapped}"
-    );
-    let config = Config::parse("fuzz.toml", &toml).map_err(|faults| format!("{faults}\n{toml}"));
-    if schema.is_some() {
-        std::fs::remove_file(&file).expect("the schema goes");
-    }
-    let config = config?;
-    let catalog = Catalog {
-        table: config.pipelines[0].table.name.clone(),
-        oid: 1,
-        kind: RelationKind::Table,
-        columns: specs.iter().map(|(name, of, _)| column(name, of)).collect(),
-        unique: vec![vec![specs[0].0.to_owned()]],
-    };
-    Plan::new(&config.pipelines[0], &catalog).map(Arc::new).map_err(|faults| format!("{faults:?}"))
 }
 
 /// Types as Postgres' catalog has them: name, oid, the oid of their arrays.

@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Row};
 use tidegate_protocol::store::ReplanError;
+use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
+use tidegate_rows::ddl;
+use tidegate_rows::mapping::Plan;
+use tidegate_rows::spec::WriteMode;
 
 use super::report::PipelineReport;
-use crate::catalog::{Catalog, RelationKind, TableName};
 use crate::cli::reach;
-use crate::config::{Config, Pipeline, TableMode};
-use crate::ddl;
+use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::mapping::Plan;
-use crate::mapping::route::for_table;
 use crate::plan::PlanSource;
 use crate::postgres::{catalog, routes};
 
@@ -117,9 +117,9 @@ pub(super) async fn for_named(
     let there = routes::existing(open, &named).await.map_err(failed)?;
     let (mut catalogs, mut statements) = (Vec::new(), Vec::new());
     for table in before.iter().chain(&named) {
-        let of_table = for_table(pipeline, table);
+        let of_table = Pipeline { table: pipeline.table.named(table), ..pipeline.clone() };
         if let Some(found) = catalog::load(open, table).await.map_err(failed)? {
-            if before.contains(table) || Plan::refusal(&of_table, &found).is_none() {
+            if before.contains(table) || Plan::refusal(&pipeline.rows(), &found).is_none() {
                 self::table(open, &of_table, &found, report).await.map_err(failed)?;
             }
             catalogs.push(found);
@@ -223,7 +223,7 @@ async fn would_make(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<Option<(Catalog, String)>, FatalError> {
-    let ddl = match ddl::create_table(pipeline) {
+    let ddl = match ddl::create_table(&pipeline.rows()) {
         Ok(ddl) => ddl,
         Err(faults) => {
             report.faults.extend(faults.iter().map(ToString::to_string));
@@ -279,11 +279,11 @@ async fn table(
         ));
     }
     match &pipeline.table.mode {
-        TableMode::Append if secured => faults.push(format!(
+        WriteMode::Append if secured => faults.push(format!(
             "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
         )),
-        TableMode::Append => {}
-        TableMode::InsertNew { .. } | TableMode::Upsert { .. } | TableMode::Aggregate { .. } => {
+        WriteMode::Append => {}
+        WriteMode::InsertNew { .. } | WriteMode::Upsert { .. } | WriteMode::Aggregate { .. } => {
             let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
             if !select {
                 faults.push(format!("mode {mode} reads `{name}`, which `{user}` may not; run: GRANT SELECT ON {quoted} TO {user}"));
@@ -296,7 +296,7 @@ async fn table(
                     "pipelines.{}.table.key: `{name}` has no unique index on exactly ({}); run: CREATE UNIQUE INDEX ON {quoted} ({})",
                     pipeline.name,
                     key.join(", "),
-                    key.iter().map(|column| crate::catalog::quote_identifier(column)).collect::<Vec<_>>().join(", ")
+                    key.iter().map(|column| tidegate_rows::catalog::quote_identifier(column)).collect::<Vec<_>>().join(", ")
                 ));
             }
         }
@@ -338,7 +338,7 @@ async fn surprises(
     }
     if let Some(rules) = row.try_get::<Option<String>, _>(1)? {
         match pipeline.table.mode {
-            TableMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}): COPY goes past them")),
+            WriteMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}): COPY goes past them")),
             _ => report.faults.push(format!(
                 "mode {} merges by ON CONFLICT, which Postgres refuses for `{name}`, since it has rules on insert or update ({rules}); drop them, or use triggers",
                 pipeline.table.mode.word()
@@ -398,7 +398,7 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
         .columns
         .iter()
         .filter(|target| !target.generated && !columns.iter().any(|column| column.name == target.name))
-        .filter(|target| !matches!(&pipeline.unknown_fields, crate::config::UnknownFields::Column(name) if *name == target.name))
+        .filter(|target| !matches!(&pipeline.unknown_fields, tidegate_rows::spec::UnknownFields::Column(name) if *name == target.name))
         .map(|target| format!("`{}`", target.name))
         .collect();
     if !unfilled.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+use tidegate_rows::mapping::Plan;
 
 use super::KafkaReport;
 use super::database::PostgresReport;
@@ -13,7 +14,6 @@ use crate::config::units::{show_duration, show_size};
 use crate::config::{Config, Pipeline, defaults};
 use crate::error::FatalError;
 use crate::limits::Share;
-use crate::mapping::Plan;
 
 /// One pipeline.
 #[derive(Debug, Serialize)]

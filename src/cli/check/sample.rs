@@ -10,11 +10,13 @@ use tidegate_protocol::batch::{Batch, Incoming, Trigger};
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::record::{Headers, Record};
+use tidegate_rows::catalog::TableName;
+use tidegate_rows::mapping::Encoder;
+use tidegate_rows::mapping::evolve::NewFields;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::database::Plans;
-use crate::catalog::TableName;
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
@@ -22,12 +24,10 @@ use crate::error::FatalError;
 use crate::kafka::observer::End;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
-use crate::mapping::Encoder;
-use crate::mapping::evolve::NewFields;
 use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
 use crate::postgres::{PgStore, evolve};
-use crate::registry::{self, Schemas};
+use crate::registry::{self, CachedSchemas};
 use crate::status::{ConsumerStatus, lock};
 use crate::writer::{Stopped, Writer};
 
@@ -94,7 +94,7 @@ pub(super) async fn try_newest(
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
-    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_ref(), limits, &outbox));
+    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_deref(), limits, &outbox));
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
@@ -145,7 +145,7 @@ pub(super) async fn named_tables(
             reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
                 let Incoming { offset, timestamp_ms, key, value } = incoming(message);
                 if trouble.is_ok() {
-                    trouble = registry::await_schema(&mut encoder, schemas.as_ref(), value);
+                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(value));
                 }
                 let mut arena = Vec::new();
                 push_headers(message, &mut arena);
@@ -209,7 +209,7 @@ fn read(
     config: &rdkafka::ClientConfig,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
     planned: &Planned,
-    schemas: Option<&Arc<Schemas>>,
+    schemas: Option<&CachedSchemas>,
     limits: tidegate_protocol::batch::BatchLimits,
     outbox: &mpsc::Sender<Batch>,
 ) -> Result<NewFields, String> {
@@ -232,7 +232,7 @@ fn read(
                 batch.open_segment(source, ClaimId::nil(), record.offset)
             });
             if trouble.is_ok() {
-                trouble = registry::await_schema(&mut encoder, schemas, record.value);
+                trouble = registry::await_schema(schemas, || encoder.wants(record.value));
             }
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {

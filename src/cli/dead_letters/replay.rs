@@ -18,13 +18,13 @@ use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::record::{Record, push_header};
 use tidegate_protocol::retry::{Severity, Stage};
 use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use tidegate_rows::mapping::Encoder;
 
 use super::{Filter, failed, matching};
 use crate::cli::rehearsal::{boundless, no_waiting};
 use crate::cli::{Common, reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::mapping::Encoder;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::postgres::{PgStore, schema};

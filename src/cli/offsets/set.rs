@@ -7,11 +7,12 @@
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
 use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_rows::spec::WriteMode;
 
 use crate::cli::place::Target;
 use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
-use crate::config::{Config, Pipeline, TableMode};
+use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::kafka::observer::End;
 
@@ -184,7 +185,7 @@ async fn apply(
         });
     }
     let again: u64 = moved.iter().map(|m| m.read_again).sum();
-    if again > 0 && pipeline.table.mode == TableMode::Append && !yes {
+    if again > 0 && pipeline.table.mode == WriteMode::Append && !yes {
         return Err(FatalError::Config(format!(
             "up to {} would be read again, and mode append would write their rows twice: remove the rows from `{}` first, or say --yes",
             show::counted(again, "record", "records"),

@@ -10,13 +10,13 @@ use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::batch::{Batch, Trigger};
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::rate_limit::RateLimit;
+use tidegate_rows::mapping::Encoder;
 use tokio::sync::mpsc::Sender;
 
 use super::books::Open;
 use crate::config::{Config, Pipeline};
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
-use crate::mapping::Encoder;
 use crate::plan::{Planned, reject_of};
 
 /// From Kafka to the writer.

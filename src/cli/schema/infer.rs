@@ -1,10 +1,9 @@
 //! What a sample of JSON records says about their fields: the column that each would go into. Pure.
 
 use jiff::Timestamp;
-
-use crate::decode::json;
-use crate::decode::json::members::{Elements, Members};
-use crate::value::{Flags, Kind, Value};
+use tidegate_rows::json;
+use tidegate_rows::json::members::{Elements, Members};
+use tidegate_rows::value::{Flags, Kind, Value};
 
 /// Fields that a proposal has room for; what is beyond goes into the column for the rest.
 const FIELDS_MAX: usize = 200;

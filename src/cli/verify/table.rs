@@ -5,9 +5,10 @@ use std::ops::Range;
 
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_rows::catalog::{TableName, quote_identifier};
+use tidegate_rows::spec::Source;
 
-use crate::catalog::{TableName, quote_identifier};
-use crate::config::{Pipeline, Source};
+use crate::config::Pipeline;
 
 /// Gaps that one question answers with.
 const GAPS: usize = 100_000;

@@ -1,7 +1,9 @@
 //! Files over files, variables over files.
 
+use tidegate_rows::spec::Source;
+
 use super::{BASE, load, load_faults, with};
-use crate::config::{Config, GroupProtocol, Source, Topics};
+use crate::config::{Config, GroupProtocol, Topics};
 
 fn right(files: &[&str], env: &[(&str, &str)]) -> Config {
     load(files, env).unwrap_or_else(|faults| panic!("{faults}"))

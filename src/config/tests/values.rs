@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use tidegate_rows::spec::{Column, EpochUnit, NulPolicy, Source, UnknownFields, WriteMode};
+
 use super::{parse, with};
-use crate::config::{
-    Column, EpochUnit, GroupProtocol, LogFormat, NulPolicy, OffsetLossPolicy, Source, Start, TableMode, Topics,
-    UnknownFields,
-};
+use crate::config::{GroupProtocol, LogFormat, OffsetLossPolicy, Start, Topics};
 
 #[test]
 fn every_key_reaches_its_field() {
@@ -82,7 +81,7 @@ fn every_key_reaches_its_field() {
     assert_eq!((b.batch.max_rows.get(), b.batch.max_bytes, b.batch.max_age), (1, 65_536, Duration::from_millis(1)));
     assert_eq!(b.max_rows_per_second.map(std::num::NonZeroU32::get), Some(9));
     assert_eq!((b.table.name.to_string().as_str(), b.table.create), ("s.t", false));
-    assert_eq!(b.table.mode, TableMode::InsertNew { key: vec!["k".into()] });
+    assert_eq!(b.table.mode, WriteMode::InsertNew { key: vec!["k".into()] });
     assert_eq!(b.unknown_fields, UnknownFields::Column("extra".into()));
     assert_eq!((b.dead_letters.window.as_secs(), b.dead_letters.min_count), (3600, 0));
     let own: Vec<_> = config.kafka.properties_of(b).into_iter().map(|(name, value)| (name, value.expose())).collect();

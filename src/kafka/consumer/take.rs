@@ -8,11 +8,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Headers, Message, OwnedMessage};
 use tidegate_protocol::position::ClaimId;
 use tidegate_protocol::session::{Delivery, Session};
+use tidegate_rows::mapping::Encoder;
 use tracing::{debug, warn};
 
 use super::super::reader::{incoming, push_headers};
 use super::{BUSY_POLL, Consumer, IDLE_POLL};
-use crate::mapping::Encoder;
 use crate::plan::{Planned, reject_of};
 use crate::status::work::Hold;
 use crate::writer::Stopped;

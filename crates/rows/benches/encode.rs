@@ -1,0 +1,264 @@
+//! What a record costs from its value to its row of binary COPY. The values differ from record to record, as they do in life:
+//! on one record again and again the branch predictor knows every digit.
+
+use std::fmt::Write;
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use tidegate_protocol::record::{Headers, Record};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+use tidegate_rows::mapping::{Encoder, Plan};
+use tidegate_rows::schema;
+use tidegate_rows::spec::{
+    Column, CsvOptions, Decode, NulPolicy, RowSpec, SchemaSource, Source, Table, UnknownFields, WriteMode,
+};
+
+const RECORDS: usize = 4096;
+
+/// A column's name, its field's path, its type's name and oid.
+type Spec = (&'static str, &'static str, &'static str, u32);
+
+const TELEMETRY: &[Spec] = &[
+    ("vehicle_id", "vehicle_id", "int8", 20),
+    ("ts", "ts", "timestamptz", 1184),
+    ("lat", "lat", "float8", 701),
+    ("lon", "lon", "float8", 701),
+    ("speed_kmh", "speed_kmh", "float4", 700),
+    ("state", "state", "text", 25),
+    ("trip_id", "trip_id", "int8", 20),
+];
+
+fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
+    let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
+    let mapped = specs.iter().map(|(name, path, ..)| Column {
+        name: (*name).to_owned(),
+        source: Source::Field(path.split('.').map(str::to_owned).collect()),
+        type_name: None,
+        unit: None,
+        default: None,
+        nul: NulPolicy::default(),
+        not_null: false,
+        aggregate: None,
+    });
+    let mapped: Vec<Column> = mapped.collect();
+    let target = Table {
+        name: table.clone(),
+        mode: WriteMode::Append,
+        create: false,
+        evolve: false,
+        route: None,
+        sort_by: Vec::new(),
+        partition_by: None,
+    };
+    let spec = RowSpec {
+        pipeline: "ride_history",
+        decode,
+        table: &target,
+        columns: Some(&mapped),
+        keep: None,
+        unknown_fields: &UnknownFields::Ignore,
+        max_bytes: 1,
+    };
+    let columns = specs.iter().map(|(name, _, type_name, oid)| CatalogColumn {
+        name: (*name).to_owned(),
+        type_oid: *oid,
+        base_type: (*type_name).to_owned(),
+        base_type_oid: *oid,
+        type_text: (*type_name).to_owned(),
+        kind: TypeKind::Scalar,
+        typmod: -1,
+        not_null: true,
+        has_default: false,
+        generated: false,
+    });
+    let catalog = Catalog { table, oid: 1, kind: RelationKind::Table, columns: columns.collect(), unique: Vec::new() };
+    Encoder::new(Arc::new(Plan::new(&spec, &catalog).expect("the plan fits the table")))
+}
+
+fn record(value: &[u8]) -> Record<'_> {
+    let (topic, partition, offset, timestamp_ms) = ("telemetry", 0, 1, Some(1_767_225_600_000));
+    Record { topic, partition, offset, timestamp_ms, key: None, value: Some(value), headers: Headers::default() }
+}
+
+/// The fleet's record, 134 bytes on average.
+fn telemetry(rng: &mut fastrand::Rng) -> String {
+    let state = ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
+    format!(
+        r#"{{"vehicle_id":{},"ts":"2026-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z","lat":{:.6},"lon":{:.6},"speed_kmh":{:.1},"state":"{state}","trip_id":{}}}"#,
+        rng.u32(1..1_000_000),
+        rng.u32(1..13),
+        rng.u32(1..29),
+        rng.u32(..24),
+        rng.u32(..60),
+        rng.u32(..60),
+        rng.u32(..1000),
+        45.0 + rng.f64() * 10.0,
+        5.0 + rng.f64() * 10.0,
+        rng.f64() * 130.0,
+        rng.u32(1..1_000_000_000),
+    )
+}
+
+fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastrand::Rng) -> String) {
+    bench_format(c, name, specs, &Decode::Json, |rng| make(rng).into_bytes());
+}
+
+fn bench_format(
+    c: &mut Criterion,
+    name: &str,
+    specs: &[Spec],
+    decode: &Decode,
+    make: impl Fn(&mut fastrand::Rng) -> Vec<u8>,
+) {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let payloads: Vec<Vec<u8>> = (0..RECORDS).map(|_| make(&mut rng)).collect();
+    let mut encoder = encoder(specs, decode);
+    let mut rows = Vec::with_capacity(payloads.iter().map(Vec::len).sum::<usize>() * 4);
+    let mut group = c.benchmark_group("encode");
+    group.throughput(Throughput::Elements(RECORDS as u64));
+    group.bench_function(name, |b| {
+        b.iter(|| {
+            rows.clear();
+            for payload in &payloads {
+                encoder.encode(&record(black_box(payload)), &mut rows).expect("a good record");
+            }
+            black_box(&rows);
+        });
+    });
+    group.finish();
+}
+
+/// A local schema's source; `kind` is the registry's name of its type.
+fn local(kind: &str, text: &str) -> SchemaSource {
+    let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
+    SchemaSource::Local { file: PathBuf::from("bench"), schema: Arc::new(schema), framed: false, message: None }
+}
+
+const AVRO: &str = r#"{"type":"record","name":"Ride","fields":[
+    {"name":"vehicle_id","type":"long"},
+    {"name":"ts","type":{"type":"long","logicalType":"timestamp-millis"}},
+    {"name":"lat","type":"double"},{"name":"lon","type":"double"},
+    {"name":"speed_kmh","type":["null","float"]},
+    {"name":"state","type":"string"},
+    {"name":"trip_id","type":["null","long"]}]}"#;
+
+const PROTO: &str = r#"syntax = "proto3";
+import "google/protobuf/timestamp.proto";
+message Ride {
+  int64 vehicle_id = 1; google.protobuf.Timestamp ts = 2; double lat = 3; double lon = 4; optional float speed_kmh = 5;
+  string state = 6; optional int64 trip_id = 7;
+}"#;
+
+/// The fleet's record in each format: the same fields of the same ranges into the same columns.
+fn formats(c: &mut Criterion) {
+    let state = |rng: &mut fastrand::Rng| ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
+    let columns = TELEMETRY.iter().map(|(name, ..)| (*name).to_owned()).collect();
+    let options = CsvOptions { columns: Some(columns), delimiter: b',', quote: b'"', null: String::new() };
+    let csv = Decode::Csv(options);
+    bench_format(c, "telemetry_csv", TELEMETRY, &csv, |rng| {
+        // As in JSON, without its keys.
+        let json: serde_json::Value = serde_json::from_str(&telemetry(rng)).expect("JSON");
+        let value = |name: &str| json[name].as_str().map_or_else(|| json[name].to_string(), str::to_owned);
+        TELEMETRY.iter().map(|(name, ..)| value(name)).collect::<Vec<_>>().join(",").into_bytes()
+    });
+    let avro = Decode::Avro(local("AVRO", AVRO));
+    bench_format(c, "telemetry_avro", TELEMETRY, &avro, |rng| {
+        let mut value = Vec::new();
+        let long = |value: &mut Vec<u8>, number: u64| varint(number << 1, value);
+        long(&mut value, rng.u64(1..1_000_000));
+        long(&mut value, 1_767_225_600_000 + rng.u64(..31_536_000_000));
+        value.extend_from_slice(&(45.0 + rng.f64() * 10.0).to_le_bytes());
+        value.extend_from_slice(&(5.0 + rng.f64() * 10.0).to_le_bytes());
+        long(&mut value, 1);
+        value.extend_from_slice(&(rng.f32() * 130.0).to_le_bytes());
+        let state = state(rng);
+        long(&mut value, state.len() as u64);
+        value.extend_from_slice(state.as_bytes());
+        long(&mut value, 1);
+        long(&mut value, rng.u64(1..1_000_000_000));
+        value
+    });
+    let protobuf = Decode::Protobuf(local("PROTOBUF", PROTO));
+    bench_format(c, "telemetry_protobuf", TELEMETRY, &protobuf, |rng| {
+        let mut value = vec![8];
+        varint(rng.u64(1..1_000_000), &mut value);
+        let mut time = vec![8];
+        varint(1_767_225_600 + rng.u64(..31_536_000), &mut time);
+        time.push(16);
+        varint(rng.u64(..1000) * 1_000_000, &mut time);
+        value.extend_from_slice(&[0x12, u8::try_from(time.len()).expect("short")]);
+        value.extend_from_slice(&time);
+        value.push(0x19);
+        value.extend_from_slice(&(45.0 + rng.f64() * 10.0).to_le_bytes());
+        value.push(0x21);
+        value.extend_from_slice(&(5.0 + rng.f64() * 10.0).to_le_bytes());
+        value.push(0x2d);
+        value.extend_from_slice(&(rng.f32() * 130.0).to_le_bytes());
+        let state = state(rng);
+        value.extend_from_slice(&[0x32, u8::try_from(state.len()).expect("short")]);
+        value.extend_from_slice(state.as_bytes());
+        value.push(0x38);
+        varint(rng.u64(1..1_000_000_000), &mut value);
+        value
+    });
+}
+
+fn varint(mut number: u64, out: &mut Vec<u8>) {
+    while number >= 0x80 {
+        out.push(u8::try_from(number & 0x7f).expect("seven bits") | 0x80);
+        number >>= 7;
+    }
+    out.push(u8::try_from(number).expect("seven bits"));
+}
+
+fn encode(c: &mut Criterion) {
+    bench(c, "telemetry", TELEMETRY, telemetry);
+    bench(c, "telemetry_with_spaces", TELEMETRY, |rng| telemetry(rng).replace(",\"", ", \"").replace("\":", "\": "));
+    bench(c, "telemetry_in_two_orders", TELEMETRY, |rng| {
+        let text = telemetry(rng);
+        if rng.bool() {
+            return text;
+        }
+        let members: Vec<&str> = text[1..text.len() - 1].split(',').rev().collect();
+        format!("{{{}}}", members.join(","))
+    });
+    bench(c, "telemetry_among_20_unknown_fields", TELEMETRY, |rng| {
+        let mut text = telemetry(rng);
+        text.truncate(text.len() - 1);
+        for field in 0..20 {
+            write!(text, ",\"extra_{field}\":{}", rng.u32(..)).expect("a string takes all");
+        }
+        text + "}"
+    });
+    let nothing: &[Spec] = &[("none", "none", "int8", 20)];
+    let mut nullable = nothing.to_vec();
+    nullable[0].1 = "vehicle_id";
+    bench(c, "one_field_of_seven", &nullable, telemetry);
+    let rich: &[Spec] = &[
+        ("id", "id", "uuid", 2950),
+        ("price", "price", "numeric", 1700),
+        ("at", "at", "timestamptz", 1184),
+        ("lat", "position.lat", "float8", 701),
+        ("lon", "position.lon", "float8", 701),
+        ("note", "note", "text", 25),
+        ("tags", "tags", "jsonb", 3802),
+    ];
+    bench(c, "uuid_numeric_nested_jsonb_escapes", rich, |rng| {
+        format!(
+            r#"{{"id":"{:08x}-9c0b-4ef8-bb6d-{:012x}","price":"{}.{:02}","at":"2026-01-31T12:{:02}:00.123456+01:00","position":{{"lat":{:.6},"lon":{:.6}}},"note":"line\none \u00e9","tags":{{"a":[1,2,{}],"b":"c"}}}}"#,
+            rng.u32(..),
+            rng.u64(..1 << 48),
+            rng.u32(..100_000),
+            rng.u32(..100),
+            rng.u32(..60),
+            rng.f64() * 90.0,
+            rng.f64() * 180.0,
+            rng.u32(..),
+        )
+    });
+}
+
+criterion_group!(benches, encode, formats);
+criterion_main!(benches);

@@ -1,0 +1,144 @@
+//! Arrays of every scalar, of up to six dimensions, from JSON arrays; and points.
+
+use crate::copy::{Encoding, Scratch, number, text};
+use crate::json::members::{Elements, RawMembers};
+use crate::spec::NulPolicy;
+use crate::value::{Kind, Reason, Value};
+
+/// Postgres' limit.
+const MAX_DIMENSIONS: usize = 6;
+
+/// What an array's elements are.
+#[derive(Clone, Debug)]
+pub(crate) struct Element {
+    pub(crate) encoding: Box<Encoding>,
+    pub(crate) oid: u32,
+}
+
+impl Element {
+    /// Whether an array within the array is an element rather than a further dimension.
+    fn takes_arrays(&self) -> bool {
+        matches!(*self.encoding, Encoding::Json | Encoding::Jsonb)
+    }
+
+    /// Whether this is an element: a point is an array itself, of two numbers.
+    fn is_leaf(&self, value: &Value<'_>) -> bool {
+        value.kind != Kind::Array
+            || self.takes_arrays()
+            || matches!(*self.encoding, Encoding::Point)
+                && Elements::of(value.raw).all(|inner| inner.kind == Kind::Number)
+    }
+}
+
+/// An array. All its rows must be of one length, as Postgres has it.
+pub(super) fn array(
+    value: Value<'_>,
+    element: &Element,
+    nul: NulPolicy,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Result<(), Reason> {
+    if value.kind != Kind::Array {
+        return Err(Reason::TypeMismatch);
+    }
+    let lengths = lengths(value, element)?;
+    let len_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    let dimensions = lengths.iter().take_while(|length| **length > 0).count();
+    out.extend_from_slice(&u32::try_from(dimensions).map_err(|_| Reason::TooLarge)?.to_be_bytes());
+    let has_null_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&element.oid.to_be_bytes());
+    for length in &lengths[..dimensions] {
+        out.extend_from_slice(&length.to_be_bytes());
+        // Subscripts begin at 1.
+        out.extend_from_slice(&1_i32.to_be_bytes());
+    }
+    let mut writer = Writer { element, nul, scratch, has_null: false };
+    writer.put(value, &lengths[..dimensions.max(1)], out)?;
+    out[has_null_at + 3] = u8::from(writer.has_null);
+    text::patch_len(len_at, out)
+}
+
+/// The lengths of the dimensions, as the first rows have them; 0 behind the last.
+fn lengths(value: Value<'_>, element: &Element) -> Result<[i32; MAX_DIMENSIONS], Reason> {
+    let mut lengths = [0; MAX_DIMENSIONS];
+    let mut row = Some(value);
+    for length in &mut lengths {
+        let Some(value) = row else { return Ok(lengths) };
+        *length = i32::try_from(Elements::of(value.raw).count()).map_err(|_| Reason::TooLarge)?;
+        row = Elements::of(value.raw).next().filter(|first| !element.is_leaf(first));
+    }
+    if row.is_some() { Err(Reason::OutOfRange) } else { Ok(lengths) }
+}
+
+struct Writer<'w> {
+    element: &'w Element,
+    nul: NulPolicy,
+    scratch: &'w mut Scratch,
+    has_null: bool,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, value: Value<'_>, lengths: &[i32], out: &mut Vec<u8>) -> Result<(), Reason> {
+        let Some((length, inner)) = lengths.split_first() else {
+            return self.leaf(value, out);
+        };
+        if value.kind != Kind::Array {
+            return Err(Reason::TypeMismatch);
+        }
+        let mut count = 0;
+        for element in Elements::of(value.raw) {
+            self.put(element, inner, out)?;
+            count += 1;
+        }
+        if count == *length { Ok(()) } else { Err(Reason::TypeMismatch) }
+    }
+
+    fn leaf(&mut self, value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+        if value.kind == Kind::Null {
+            self.has_null = true;
+            out.extend_from_slice(&(-1_i32).to_be_bytes());
+            return Ok(());
+        }
+        if !self.element.is_leaf(&value) {
+            return Err(Reason::TypeMismatch);
+        }
+        self.element.encoding.put(value, self.nul, self.scratch, out)
+    }
+}
+
+/// point: `[x, y]`, `{"x": 1, "y": 2}`, or `{"lon": 13.4, "lat": 52.5}`, where the longitude is x as everywhere in maps.
+pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let (x, y) = match value.kind {
+        Kind::Array => {
+            let mut elements = Elements::of(value.raw);
+            match (elements.next(), elements.next(), elements.next()) {
+                (Some(x), Some(y), None) => (x, y),
+                _ => return Err(Reason::TypeMismatch),
+            }
+        }
+        Kind::Object => members(value.raw).ok_or(Reason::TypeMismatch)?,
+        _ => return Err(Reason::TypeMismatch),
+    };
+    out.extend_from_slice(&[0, 0, 0, 16]);
+    out.extend_from_slice(&number::double(x)?.to_be_bytes());
+    out.extend_from_slice(&number::double(y)?.to_be_bytes());
+    Ok(())
+}
+
+/// Nothing but the two coordinates, under names that belong together.
+fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
+    let (mut x, mut y) = (None, None);
+    for (name, _, value) in RawMembers::of(raw) {
+        match name {
+            b"x" => x = Some((value, true)),
+            b"lon" | b"lng" | b"longitude" => x = Some((value, false)),
+            b"y" => y = Some((value, true)),
+            b"lat" | b"latitude" => y = Some((value, false)),
+            _ => return None,
+        }
+    }
+    let ((x, plain_x), (y, plain_y)) = (x?, y?);
+    (plain_x == plain_y).then_some((x, y))
+}

@@ -1,0 +1,56 @@
+//! json and jsonb: JSON text as it came.
+
+use crate::copy::text::{field, patch_len};
+use crate::json::string;
+use crate::spec::NulPolicy;
+use crate::value::{Flags, Kind, Reason, Value};
+
+/// Whether a value is JSON as it stands.
+fn is_json(value: &Value<'_>) -> bool {
+    !matches!(value.kind, Kind::Bytes | Kind::Missing)
+}
+
+/// json. Postgres stores the escape of a NUL in it as text, so the default policy leaves it; the others are heeded.
+pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
+    if value.kind == Kind::Text {
+        return text(&value, nul, false, out);
+    }
+    if !is_json(&value) {
+        return Err(Reason::TypeMismatch);
+    }
+    if !value.flags.has(Flags::NUL) || nul == NulPolicy::DeadLetter {
+        return field(value.raw, out);
+    }
+    let len_at = out.len();
+    out.extend_from_slice(&[0; 4]);
+    string::without_nul_escapes(value.raw, nul == NulPolicy::Replace, out);
+    patch_len(len_at, out)
+}
+
+/// jsonb: version 1, then the text, which Postgres parses. It can't hold a NUL, in strings or keys.
+pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
+    if value.kind == Kind::Text {
+        return text(&value, nul, true, out);
+    }
+    if !is_json(&value) {
+        return Err(Reason::TypeMismatch);
+    }
+    let len_at = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, 1]);
+    match (value.flags.has(Flags::NUL), nul) {
+        (false, _) => out.extend_from_slice(value.raw),
+        (true, NulPolicy::DeadLetter) => return Err(Reason::NulInText),
+        (true, NulPolicy::Strip) => string::without_nul_escapes(value.raw, false, out),
+        (true, NulPolicy::Replace) => string::without_nul_escapes(value.raw, true, out),
+    }
+    patch_len(len_at, out)
+}
+
+/// Text that isn't JSON's: it becomes a JSON string.
+#[inline(never)]
+fn text(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let mut quoted = Vec::with_capacity(value.raw.len() + 2);
+    string::quote(value.raw, &mut quoted);
+    let string = Value { kind: Kind::String, raw: &quoted, ..*value };
+    if binary { jsonb(string, nul, out) } else { json(string, nul, out) }
+}

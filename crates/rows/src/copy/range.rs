@@ -1,0 +1,190 @@
+//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array
+//! of two, lower bound included and upper bound not. A bound that is null or missing is no bound.
+
+use crate::copy::{Encoding, Scratch, text};
+use crate::json;
+use crate::json::members::{Elements, RawMembers};
+use crate::spec::NulPolicy;
+use crate::value::{Flags, Kind, Reason, Value};
+
+/// Postgres' own flags.
+const EMPTY: u8 = 0x01;
+const LOWER_INCLUSIVE: u8 = 0x02;
+const UPPER_INCLUSIVE: u8 = 0x04;
+const LOWER_INFINITE: u8 = 0x08;
+const UPPER_INFINITE: u8 = 0x10;
+
+/// What a range is made of.
+struct Bounds<'a> {
+    lower: Value<'a>,
+    upper: Value<'a>,
+    /// Of `LOWER_INCLUSIVE` and `UPPER_INCLUSIVE`.
+    inclusive: u8,
+}
+
+/// A range whose bounds are encoded as `bound` says.
+pub(super) fn range(
+    value: Value<'_>,
+    bound: &Encoding,
+    nul: NulPolicy,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Result<(), Reason> {
+    if let Some(written) = value.as_text() {
+        return match written.trim_ascii() {
+            empty if empty.eq_ignore_ascii_case(b"empty") => {
+                out.extend_from_slice(&[0, 0, 0, 1, EMPTY]);
+                Ok(())
+            }
+            written => {
+                let (mut lower, mut upper) = (Vec::new(), Vec::new());
+                let (bounded, inclusive) = parse(written, &mut lower, &mut upper).ok_or(Reason::TypeMismatch)?;
+                let lower = if bounded.0 { literal(&lower, bound) } else { Some(Value::MISSING) };
+                let upper = if bounded.1 { literal(&upper, bound) } else { Some(Value::MISSING) };
+                let (Some(lower), Some(upper)) = (lower, upper) else { return Err(Reason::TypeMismatch) };
+                let bounds = Bounds { lower, upper, inclusive };
+                put(&bounds, bound, nul, scratch, out)
+            }
+        };
+    }
+    let bounds = match value.kind {
+        Kind::Array => pair(value.raw),
+        Kind::Object => members(value.raw),
+        _ => None,
+    };
+    put(&bounds.ok_or(Reason::TypeMismatch)?, bound, nul, scratch, out)
+}
+
+fn put(
+    bounds: &Bounds<'_>,
+    bound: &Encoding,
+    nul: NulPolicy,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Result<(), Reason> {
+    let len_at = out.len();
+    out.extend_from_slice(&[0, 0, 0, 0, 0]);
+    let mut flags = bounds.inclusive;
+    let mut ends = [None; 2];
+    let sides = [(bounds.lower, LOWER_INFINITE, LOWER_INCLUSIVE), (bounds.upper, UPPER_INFINITE, UPPER_INCLUSIVE)];
+    for ((value, infinite, inclusive), end) in sides.into_iter().zip(&mut ends) {
+        if matches!(value.kind, Kind::Missing | Kind::Null) {
+            flags = flags & !inclusive | infinite;
+            continue;
+        }
+        let start = out.len() + 4;
+        bound.put(value, nul, scratch, out)?;
+        *end = integer(out.get(start..).unwrap_or_default(), bound);
+    }
+    // Postgres would refuse it too, but with the whole batch. The order of numerics it may tell alone.
+    if let [Some(lower), Some(upper)] = ends
+        && lower > upper
+    {
+        return Err(Reason::OutOfRange);
+    }
+    out[len_at + 4] = flags;
+    text::patch_len(len_at, out)
+}
+
+/// A bound's place on the line, where its binary form says it.
+fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
+    match bound {
+        Encoding::Numeric(_) => None,
+        _ => match field.len() {
+            4 => field.first_chunk().map(|bytes| i32::from_be_bytes(*bytes).into()),
+            8 => field.first_chunk().map(|bytes| i64::from_be_bytes(*bytes)),
+            _ => None,
+        },
+    }
+}
+
+/// A bound of the text form: numbers are read as numbers, all else as text.
+fn literal<'a>(text: &'a [u8], bound: &Encoding) -> Option<Value<'a>> {
+    let text = text.trim_ascii();
+    match bound {
+        Encoding::Int4 | Encoding::Int8 => {
+            let slot = json::document(text).ok().filter(|slot| slot.kind == Kind::Number)?;
+            Some(slot.of(text))
+        }
+        _ => Some(Value::text(text, Flags::NONE)),
+    }
+}
+
+/// `[lower,upper)`: which bounds there are, and which of them are inclusive.
+fn parse(text: &[u8], lower: &mut Vec<u8>, upper: &mut Vec<u8>) -> Option<((bool, bool), u8)> {
+    let (open, rest) = text.split_first()?;
+    let mut inclusive = match open {
+        b'[' => LOWER_INCLUSIVE,
+        b'(' => 0,
+        _ => return None,
+    };
+    let (has_lower, end, rest) = side(rest, lower)?;
+    if end != b',' {
+        return None;
+    }
+    let (has_upper, end, rest) = side(rest, upper)?;
+    match end {
+        b']' => inclusive |= UPPER_INCLUSIVE,
+        b')' => {}
+        _ => return None,
+    }
+    rest.is_empty().then_some(((has_lower, has_upper), inclusive))
+}
+
+/// One bound, up to the byte that ends it; whether it is there at all, that byte, and what follows. Quotes and backslashes as
+/// in Postgres' own reading.
+fn side<'a>(mut rest: &'a [u8], bound: &mut Vec<u8>) -> Option<(bool, u8, &'a [u8])> {
+    let mut quoted = false;
+    let mut any = false;
+    loop {
+        let (byte, tail) = rest.split_first()?;
+        rest = tail;
+        match byte {
+            b',' | b')' | b']' if !quoted => return Some((any, *byte, rest)),
+            b'(' | b'[' if !quoted => return None,
+            b'"' if quoted && rest.first() == Some(&b'"') => {
+                bound.push(b'"');
+                rest = &rest[1..];
+            }
+            b'"' => quoted = !quoted,
+            b'\\' => {
+                let (escaped, tail) = rest.split_first()?;
+                bound.push(*escaped);
+                rest = tail;
+            }
+            byte => bound.push(*byte),
+        }
+        any = true;
+    }
+}
+
+/// `[lower, upper]` in JSON: the lower bound belongs to it, the upper one doesn't.
+fn pair(raw: &[u8]) -> Option<Bounds<'_>> {
+    let mut elements = Elements::of(raw);
+    let (lower, upper) = (elements.next()?, elements.next()?);
+    elements.next().is_none().then_some(Bounds { lower, upper, inclusive: LOWER_INCLUSIVE })
+}
+
+/// Nothing but `lower`, `upper` and `bounds`.
+fn members(raw: &[u8]) -> Option<Bounds<'_>> {
+    let mut bounds = Bounds { lower: Value::MISSING, upper: Value::MISSING, inclusive: LOWER_INCLUSIVE };
+    let mut any = false;
+    for (name, _, value) in RawMembers::of(raw) {
+        match name {
+            b"lower" => bounds.lower = value,
+            b"upper" => bounds.upper = value,
+            b"bounds" => {
+                bounds.inclusive = match value.as_text()? {
+                    b"[)" => LOWER_INCLUSIVE,
+                    b"[]" => LOWER_INCLUSIVE | UPPER_INCLUSIVE,
+                    b"(]" => UPPER_INCLUSIVE,
+                    b"()" => 0,
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        }
+        any = true;
+    }
+    any.then_some(bounds)
+}

@@ -1,0 +1,182 @@
+//! The types that have an encoder: their names, as SQL and people write them, and their oids, which Postgres never changes.
+
+/// What may stand in brackets behind a type's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modifier {
+    /// Nothing.
+    None,
+    /// `varchar(16)`
+    Length,
+    /// `numeric(10, 2)`
+    PrecisionAndScale,
+    /// `timestamptz(3)`
+    Precision,
+}
+
+/// A type that has an encoder.
+#[derive(Debug)]
+pub struct KnownType {
+    /// `pg_type.typname`
+    pub name: &'static str,
+    /// `pg_type.oid`
+    pub oid: u32,
+    /// The oid of the type of its arrays.
+    pub array_oid: u32,
+    /// SQL's own names for it.
+    pub aliases: &'static [&'static str],
+    /// The modifier that it takes.
+    pub modifier: Modifier,
+}
+
+const fn known(
+    name: &'static str,
+    oid: u32,
+    array_oid: u32,
+    aliases: &'static [&'static str],
+    modifier: Modifier,
+) -> KnownType {
+    KnownType { name, oid, array_oid, aliases, modifier }
+}
+
+/// All of them.
+pub const KNOWN: &[KnownType] = &[
+    known("bool", 16, 1000, &["boolean"], Modifier::None),
+    known("bytea", 17, 1001, &[], Modifier::None),
+    known("char", 18, 1002, &["\"char\""], Modifier::None),
+    known("name", 19, 1003, &[], Modifier::None),
+    known("int8", 20, 1016, &["bigint"], Modifier::None),
+    known("int2", 21, 1005, &["smallint"], Modifier::None),
+    known("int4", 23, 1007, &["integer", "int"], Modifier::None),
+    known("text", 25, 1009, &[], Modifier::None),
+    known("oid", 26, 1028, &[], Modifier::None),
+    known("json", 114, 199, &[], Modifier::None),
+    known("point", 600, 1017, &[], Modifier::None),
+    known("cidr", 650, 651, &[], Modifier::None),
+    known("float4", 700, 1021, &["real"], Modifier::None),
+    known("float8", 701, 1022, &["double precision", "float"], Modifier::None),
+    known("macaddr8", 774, 775, &[], Modifier::None),
+    known("macaddr", 829, 1040, &[], Modifier::None),
+    known("inet", 869, 1041, &[], Modifier::None),
+    known("bpchar", 1042, 1014, &["character", "char"], Modifier::Length),
+    known("varchar", 1043, 1015, &["character varying"], Modifier::Length),
+    known("date", 1082, 1182, &[], Modifier::None),
+    known("time", 1083, 1183, &["time without time zone"], Modifier::Precision),
+    known("timestamp", 1114, 1115, &["timestamp without time zone"], Modifier::Precision),
+    known("timestamptz", 1184, 1185, &["timestamp with time zone"], Modifier::Precision),
+    known("interval", 1186, 1187, &[], Modifier::None),
+    known("numeric", 1700, 1231, &["decimal", "dec"], Modifier::PrecisionAndScale),
+    known("uuid", 2950, 2951, &[], Modifier::None),
+    known("jsonb", 3802, 3807, &[], Modifier::None),
+    known("int4range", 3904, 3905, &[], Modifier::None),
+    known("numrange", 3906, 3907, &[], Modifier::None),
+    known("tsrange", 3908, 3909, &[], Modifier::None),
+    known("tstzrange", 3910, 3911, &[], Modifier::None),
+    known("daterange", 3912, 3913, &[], Modifier::None),
+    known("int8range", 3926, 3927, &[], Modifier::None),
+];
+
+/// The scalar type of this oid.
+pub fn by_oid(oid: u32) -> Option<&'static KnownType> {
+    KNOWN.iter().find(|known| known.oid == oid)
+}
+
+/// The element type of arrays of this oid.
+pub fn by_array_oid(oid: u32) -> Option<&'static KnownType> {
+    KNOWN.iter().find(|known| known.array_oid == oid)
+}
+
+/// A type's text, taken apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeText {
+    /// Into [`KNOWN`].
+    pub oid: u32,
+    /// The numbers in brackets.
+    pub modifiers: (Option<i32>, Option<i32>),
+    /// `int8[]`
+    pub array: bool,
+}
+
+impl TypeText {
+    /// As SQL reads it, from known parts alone.
+    pub fn to_sql(self) -> Option<String> {
+        let name = by_oid(self.oid)?.name;
+        // Without quotes `char` is another type.
+        let mut sql = if name == "char" { "\"char\"".to_owned() } else { name.to_owned() };
+        match self.modifiers {
+            (Some(first), Some(second)) => sql += &format!("({first},{second})"),
+            (Some(first), None) => sql += &format!("({first})"),
+            (None, _) => {}
+        }
+        if self.array {
+            sql += "[]";
+        }
+        Some(sql)
+    }
+}
+
+/// Takes a type's text apart: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. `None` for types
+/// that have no encoder, and for what is no type at all.
+pub fn parse(text: &str) -> Option<TypeText> {
+    let lower = text.trim().to_ascii_lowercase();
+    let (scalar, array) = match lower.strip_suffix("[]") {
+        Some(scalar) => (scalar.trim_end().trim_end_matches("[]").trim_end(), true),
+        None => (lower.as_str(), false),
+    };
+    let (name, modifiers) = match scalar.split_once('(') {
+        None => (collapse(scalar), (None, None)),
+        Some((before, rest)) => {
+            let (inside, after) = rest.split_once(')')?;
+            let mut numbers = inside.split(',').map(|number| number.trim().parse::<i32>().ok());
+            let modifiers = (Some(numbers.next()??), numbers.next().map_or(Some(None), |n| n.map(Some))?);
+            if numbers.next().is_some() {
+                return None;
+            }
+            (collapse(&format!("{before} {after}")), modifiers)
+        }
+    };
+    // `char` is SQL's short name for `character`; the one-byte type is written in quotes.
+    let known =
+        KNOWN.iter().find(|known| known.aliases.contains(&name.as_str()) || (known.name == name && name != "char"))?;
+    // SQL's `character` without a length has the length 1.
+    let one = known.name == "bpchar" && name != "bpchar" && modifiers.0.is_none();
+    let modifiers = if one { (Some(1), None) } else { modifiers };
+    let fits = match (known.modifier, modifiers) {
+        (_, (None, None)) => true,
+        (Modifier::None, _) => false,
+        (Modifier::Length, (Some(length), None)) => (1..=10_485_760).contains(&length),
+        (Modifier::Precision, (Some(precision), None)) => (0..=6).contains(&precision),
+        (Modifier::PrecisionAndScale, (Some(precision), scale)) => {
+            (1..=1000).contains(&precision) && scale.is_none_or(|scale| (-1000..=1000).contains(&scale))
+        }
+        _ => false,
+    };
+    fits.then_some(TypeText { oid: known.oid, modifiers, array })
+}
+
+fn collapse(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_known_by_every_name_that_sql_has_for_them() {
+        let oid = |text: &str| parse(text).map(|parsed| (parsed.oid, parsed.array));
+        assert_eq!(oid("BIGINT"), Some((20, false)));
+        assert_eq!(oid("double  precision"), Some((701, false)));
+        assert_eq!(oid("char(3)"), Some((1042, false)));
+        assert_eq!(oid("\"char\""), Some((18, false)));
+        assert_eq!(oid("timestamp(3) with time zone"), Some((1184, false)));
+        assert_eq!(oid("int4[][]"), Some((23, true)));
+        assert_eq!(parse("numeric(10, 2)").map(|parsed| parsed.modifiers), Some((Some(10), Some(2))));
+    }
+
+    #[test]
+    fn what_is_no_known_type_is_refused() {
+        for text in ["", "int9", "int4(3)", "varchar(0)", "varchar(", "numeric(1,2,3)", "text; drop table x", "money"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+}

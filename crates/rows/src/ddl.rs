@@ -1,0 +1,83 @@
+//! The table that `create = true` makes, from the mapping's types.
+
+use crate::catalog::quote_identifier;
+use crate::copy::types::{self, TypeText};
+use crate::fault::{Faults, PlanFault};
+use crate::spec::{Column, RowSpec, Source, UnknownFields, WriteMode};
+
+/// `CREATE TABLE IF NOT EXISTS …` for a pipeline's table. Types are written from known parts and names are quoted, so no
+/// text of the configuration becomes SQL.
+///
+/// # Errors
+/// Every column whose type is missing or unknown, each with its key in the configuration.
+pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
+    let mut faults = Faults::of(spec.pipeline);
+    let Some(columns) = spec.columns else {
+        faults.push("table.create", "a table can't be made without columns; list them with their types");
+        return faults.or(String::new());
+    };
+    let mut lines: Vec<String> = columns.iter().filter_map(|column| line(column, &mut faults)).collect();
+    if let UnknownFields::Column(name) = spec.unknown_fields {
+        lines.push(format!("{} jsonb", quote_identifier(name)));
+    }
+    let key = spec.table.mode.key();
+    if !key.is_empty() {
+        for name in key.iter().filter(|name| !columns.iter().any(|column| column.name == **name)) {
+            faults.push("table.key", format!("`{name}` is no column of the mapping"));
+        }
+        let names: Vec<_> = key.iter().map(|name| quote_identifier(name)).collect();
+        lines.push(format!("PRIMARY KEY ({})", names.join(", ")));
+    }
+    let table = spec.table.name.quoted();
+    let options = match &spec.table.partition_by {
+        Some(by) => {
+            if !key.is_empty() && !key.contains(&by.column) {
+                let message =
+                    format!("a key of a table in partitions has the column that parts it; add `{}`", by.column);
+                faults.push("table.key", message);
+            }
+            // The partitions have the fillfactor: the table itself holds no row.
+            format!(" PARTITION BY RANGE ({})", quote_identifier(&by.column))
+        }
+        None => fillfactor(&spec.table.mode),
+    };
+    faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
+}
+
+/// Rows that are updated again and again find room for their next version on the same page, and no index has to learn of it.
+pub fn fillfactor(mode: &WriteMode) -> String {
+    match mode {
+        WriteMode::Append | WriteMode::InsertNew { .. } => String::new(),
+        WriteMode::Upsert { .. } | WriteMode::Aggregate { .. } => " WITH (fillfactor = 70)".to_owned(),
+    }
+}
+
+fn line(column: &Column, faults: &mut Faults) -> Option<String> {
+    let Column { name, type_name, not_null, .. } = column;
+    let sql = match type_name.as_deref().or_else(|| own_type(&column.source)) {
+        Some(text) => types::parse(text).and_then(TypeText::to_sql).or_else(|| {
+            let remedy = "make the table yourself, or take a type that has an encoder";
+            faults.push(format!("columns.{name}.type"), format!("`{text}` is no type that can be made; {remedy}"));
+            None
+        }),
+        None => {
+            let message = "to make the table, its type is needed: { field = \"…\", type = \"…\" }";
+            faults.push(format!("columns.{name}.type"), message);
+            None
+        }
+    }?;
+    Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
+}
+
+/// The type of what Kafka gives, where the mapping names none.
+fn own_type(source: &Source) -> Option<&'static str> {
+    match source {
+        Source::Field(_) => None,
+        Source::Topic | Source::Header(_) => Some("text"),
+        Source::Partition => Some("int4"),
+        Source::Offset | Source::Record => Some("int8"),
+        Source::Timestamp => Some("timestamptz"),
+        Source::Key => Some("bytea"),
+        Source::Headers => Some("jsonb"),
+    }
+}

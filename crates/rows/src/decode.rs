@@ -1,0 +1,161 @@
+//! A record's value becomes slots: one for each field that the plan asks for.
+//!
+//! Formats differ in how they find a field, and in nothing else: each fills the same slots, and the encoders don't know
+//! where these come from. A format is an arm of `Decoder`. A value may hold several rows (a JSON array, lines of CSV): the
+//! decoder gives them one after the other.
+
+pub(crate) mod avro;
+mod connect;
+mod csv;
+pub(crate) mod frame;
+pub(crate) mod json;
+mod plans;
+pub(crate) mod protobuf;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::decode::avro::AvroDecoder;
+use crate::decode::connect::ConnectDecoder;
+use crate::decode::csv::CsvDecoder;
+use crate::decode::json::JsonDecoder;
+use crate::decode::protobuf::ProtobufDecoder;
+use crate::schema::Schemas;
+use crate::spec::Decode;
+use crate::value::{DecodeFault, Flags, Slot, Value};
+
+/// A field's path from the top, one element a level.
+pub(crate) type Path = Vec<String>;
+
+/// What the decoder does with top-level fields that no path begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leftovers {
+    Ignore,
+    Refuse,
+    Collect,
+}
+
+/// What decoding leaves: slots that point into the payload, in the order of the paths.
+#[derive(Debug, Default)]
+pub(crate) struct Fields {
+    pub(crate) slots: Vec<Slot>,
+    /// Bytes that stand nowhere in the payload: slots with the flag `MADE` point here.
+    pub(crate) made: Vec<u8>,
+    /// Top-level members that no path begins with, as `"key":value` each with a comma behind it.
+    pub(crate) leftovers: Vec<u8>,
+    /// One of them stands for a NUL.
+    pub(crate) leftovers_hold_nul: bool,
+    /// The value may hold another row.
+    pub(crate) more: bool,
+}
+
+impl Fields {
+    /// Empties it for a row of so many slots.
+    #[inline]
+    pub(crate) fn reset(&mut self, slots: usize) {
+        self.slots.clear();
+        self.slots.resize(slots, Slot::MISSING);
+        self.made.clear();
+        self.leftovers.clear();
+        self.leftovers_hold_nul = false;
+        self.more = false;
+    }
+
+    /// A slot with its bytes at hand.
+    #[inline]
+    pub(crate) fn value<'a>(&'a self, slot: u16, payload: &'a [u8]) -> Value<'a> {
+        match self.slots.get(usize::from(slot)) {
+            Some(slot) => slot.of(if slot.flags.has(Flags::MADE) { &self.made } else { payload }),
+            None => Value::MISSING,
+        }
+    }
+
+    /// Gives slots what others have, which the same field fills.
+    #[inline]
+    pub(crate) fn copy(&mut self, copies: &[(u16, u16)]) {
+        for (from, to) in copies {
+            let slot = self.slots.get(usize::from(*from)).copied();
+            if let (Some(slot), Some(place)) = (slot, self.slots.get_mut(usize::from(*to))) {
+                *place = slot;
+            }
+        }
+    }
+
+    /// A slot for the bytes of `made` from `start` on.
+    #[inline]
+    pub(crate) fn made_slot(&self, kind: crate::value::Kind, flags: Flags, start: usize) -> Slot {
+        let (start, len) = (narrow(start), narrow(self.made.len() - start));
+        Slot { kind, flags: flags.with(Flags::MADE), exponent: 0, start, len, mantissa: 0 }
+    }
+}
+
+/// A place in a payload. Larger ones than 4 GiB are refused before, and Kafka has none.
+#[inline]
+pub(crate) fn narrow(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+/// A decoder with what it has learned of the records so far.
+#[derive(Debug)]
+pub(crate) enum Decoder {
+    Json(JsonDecoder),
+    Connect(ConnectDecoder),
+    Raw(raw::RawDecoder),
+    Csv(CsvDecoder),
+    Avro(AvroDecoder),
+    Protobuf(ProtobufDecoder),
+}
+
+impl Decoder {
+    /// Plans the search for `paths`, which are distinct. `schemas` is where a format with a registry has its schemas from.
+    pub(crate) fn new(
+        format: &Decode,
+        paths: &[Path],
+        leftovers: Leftovers,
+        schemas: Option<&Arc<dyn Schemas>>,
+    ) -> Self {
+        match format {
+            Decode::Json => Self::Json(JsonDecoder::new(paths, leftovers)),
+            Decode::ConnectJson => Self::Connect(ConnectDecoder::new(paths, leftovers)),
+            Decode::Raw => Self::Raw(raw::RawDecoder::new(paths)),
+            Decode::Csv(options) => Self::Csv(CsvDecoder::new(options, paths, leftovers)),
+            Decode::Avro(source) => Self::Avro(AvroDecoder::new(source, paths, leftovers, schemas)),
+            Decode::Protobuf(source) => Self::Protobuf(ProtobufDecoder::new(source, paths, leftovers, schemas)),
+        }
+    }
+
+    /// The schema that this value needs and that isn't here yet: it has been asked for, and the record must wait.
+    #[inline]
+    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
+        match self {
+            Self::Json(_) | Self::Connect(_) | Self::Raw(_) | Self::Csv(_) => None,
+            Self::Avro(avro) => avro.wants(payload),
+            Self::Protobuf(protobuf) => protobuf.wants(payload),
+        }
+    }
+
+    /// Fills `fields` with a payload's first row; whether there is one.
+    #[inline]
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        match self {
+            Self::Json(json) => json.decode(payload, fields),
+            Self::Connect(connect) => connect.decode(payload, fields).map(|()| true),
+            Self::Raw(raw) => raw.decode(payload, fields).map(|()| true),
+            Self::Csv(csv) => csv.decode(payload, fields),
+            Self::Avro(avro) => avro.decode(payload, fields).map(|()| true),
+            Self::Protobuf(protobuf) => protobuf.decode(payload, fields).map(|()| true),
+        }
+    }
+
+    /// The next row of the same payload, after one that left `fields.more`; whether there is one.
+    #[inline(never)]
+    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        match self {
+            Self::Json(json) => json.next(payload, fields),
+            Self::Csv(csv) => csv.next(payload, fields),
+            Self::Connect(_) | Self::Raw(_) | Self::Avro(_) | Self::Protobuf(_) => Ok(false),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Avro: the writer's schema is planned once against the columns, then a record is one pass through its bytes.
+//!
+//! With a registry each record names its schema by a number, and there is a plan for each number that came; with a local
+//! schema there is one. Fields are found by name, so schemas of any version fill the same columns: a field that a writer
+//! doesn't have is missing.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+use std::sync::Arc;
+
+use crate::decode::Fields;
+use crate::decode::Leftovers;
+use crate::decode::Path;
+use crate::decode::plans::{Plans, whose};
+use crate::schema::{Parsed, Schema, Schemas};
+use crate::spec::SchemaSource;
+use crate::value::DecodeFault;
+use crate::value::{Reason, Slot};
+use plan::Plan;
+use walk::{Broken, Walk};
+
+/// Finds the planned fields in Avro's binary encoding.
+#[derive(Debug)]
+pub(crate) struct AvroDecoder {
+    paths: Vec<Path>,
+    leftovers: Leftovers,
+    plans: Plans<(Arc<Schema>, Plan)>,
+}
+
+impl AvroDecoder {
+    pub(crate) fn new(
+        source: &SchemaSource,
+        paths: &[Path],
+        leftovers: Leftovers,
+        schemas: Option<&Arc<dyn Schemas>>,
+    ) -> Self {
+        let plans = Plans::new(source, schemas, |schema, id| plan(schema, id, paths, leftovers));
+        Self { paths: paths.to_vec(), leftovers, plans }
+    }
+
+    /// The schema that isn't here yet.
+    #[inline]
+    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
+        let Self { paths, leftovers, plans } = self;
+        plans.wants(payload, |schema, id| plan(schema, id, paths, *leftovers))
+    }
+
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        let Self { paths, leftovers, plans } = self;
+        fields.reset(paths.len());
+        let (start, id) = plans.open(payload, |schema, id| plan(schema, id, paths, *leftovers))?;
+        let (schema, plan) = plans.current()?;
+        let Parsed::Avro(schema) = &schema.0 else { return Err(schema.is_not("avro", id)) };
+        if let Some(name) = &plan.refused {
+            return Err(DecodeFault::new(Reason::UnknownField, format!("the field \"{name}\" has no column")));
+        }
+        let mut walk = Walk::new(schema, plan, payload, start, fields);
+        let Err(Broken) = walk.document() else { return Ok(()) };
+        let (at, what) = (walk.at, walk.what);
+        fields.slots.fill(Slot::MISSING);
+        Err(broken(at, what, id))
+    }
+}
+
+fn plan(
+    schema: Arc<Schema>,
+    id: u32,
+    paths: &[Path],
+    leftovers: Leftovers,
+) -> Result<(Arc<Schema>, Plan), DecodeFault> {
+    match &schema.0 {
+        Parsed::Avro(avro) => {
+            let plan = Plan::new(avro, paths, leftovers);
+            Ok((schema, plan))
+        }
+        _ => Err(schema.is_not("avro", id)),
+    }
+}
+
+#[cold]
+fn broken(at: usize, what: &str, id: u32) -> DecodeFault {
+    let whose = whose(id);
+    DecodeFault::new(Reason::InvalidFormat, format!("the value is not Avro of {whose}: byte {at}: {what}"))
+}

@@ -1,0 +1,155 @@
+//! From a writer's schema and the planned paths to what is done with each field on its way.
+
+use crate::decode::Leftovers;
+use crate::decode::Path;
+use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
+
+/// What becomes of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    Skip,
+    /// A column takes it.
+    Slot(u16),
+    /// Columns look into it.
+    Into(u32),
+    /// Both.
+    Both(u16, u32),
+    /// It goes to the leftovers.
+    Leftover(u32),
+}
+
+/// A value that columns look into.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Place {
+    /// Each field in the order of the schema.
+    Record(Vec<(NodeId, Target)>),
+    /// The targets of some keys.
+    Map(NodeId, Vec<(Box<[u8]>, Target)>),
+    /// Each branch.
+    Union(Vec<(NodeId, Target)>),
+}
+
+/// The way through values of one schema.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Plan {
+    pub(super) places: Vec<Place>,
+    pub(super) root: Target,
+    /// A field that has no column, where such a record is refused.
+    pub(super) refused: Option<String>,
+    /// `"name":` of fields that go to the leftovers.
+    pub(super) keys: Vec<Box<[u8]>>,
+    /// A field that paths name in two ways: from one slot to another.
+    pub(super) copies: Vec<(u16, u16)>,
+}
+
+impl Plan {
+    /// Looks for each path in the schema; one that isn't there stays missing.
+    pub(super) fn new(schema: &AvroSchema, paths: &[Path], leftovers: Leftovers) -> Self {
+        let mut this =
+            Self { places: Vec::new(), root: Target::Skip, refused: None, keys: Vec::new(), copies: Vec::new() };
+        let wanted: Vec<(u16, &[String])> = (0_u16..).zip(paths).map(|(slot, path)| (slot, path.as_slice())).collect();
+        this.root = this.target(schema, schema.root, &wanted, Some(leftovers), 0);
+        this
+    }
+
+    /// What becomes of a value, given what is wanted of it. `leftovers` stands where its fields are the record's own.
+    fn target(
+        &mut self,
+        schema: &AvroSchema,
+        node: NodeId,
+        wanted: &[(u16, &[String])],
+        leftovers: Option<Leftovers>,
+        depth: usize,
+    ) -> Target {
+        let mut wholes = wanted.iter().filter(|(_, rest)| rest.is_empty()).map(|(slot, _)| *slot);
+        let whole = wholes.next();
+        if let Some(from) = whole {
+            self.copies.extend(wholes.map(|to| (from, to)));
+        }
+        let inner: Vec<(u16, &[String])> = wanted.iter().filter(|(_, rest)| !rest.is_empty()).copied().collect();
+        // A union within a union isn't Avro; the bound holds for one that is none.
+        let place = if (inner.is_empty() && leftovers.is_none()) || depth > crate::schema::MAX_DEPTH as usize {
+            None
+        } else {
+            self.place(schema, node, wanted, &inner, leftovers, depth)
+        };
+        match (whole, place) {
+            (None, None) => Target::Skip,
+            (Some(slot), None) => Target::Slot(slot),
+            // A union's branches have the slot themselves.
+            (Some(slot), Some(place)) if !matches!(schema.node(node), Node::Union(_)) => Target::Both(slot, place),
+            (_, Some(place)) => Target::Into(place),
+        }
+    }
+
+    fn place(
+        &mut self,
+        schema: &AvroSchema,
+        node: NodeId,
+        wanted: &[(u16, &[String])],
+        inner: &[(u16, &[String])],
+        leftovers: Option<Leftovers>,
+        depth: usize,
+    ) -> Option<u32> {
+        let place = match schema.node(node) {
+            Node::Record { fields, .. } => {
+                let targets = fields.iter().map(|field| {
+                    let below: Vec<_> = inner
+                        .iter()
+                        .filter(|(_, rest)| is_meant(fields, field, &rest[0]))
+                        .map(|(slot, rest)| (*slot, &rest[1..]))
+                        .collect();
+                    let target = if below.is_empty() {
+                        self.leftover(field, leftovers)
+                    } else {
+                        self.target(schema, field.node, &below, None, depth + 1)
+                    };
+                    (field.node, target)
+                });
+                Place::Record(targets.collect())
+            }
+            Node::Map(values) => {
+                let mut keys: Vec<&String> = inner.iter().map(|(_, rest)| &rest[0]).collect();
+                keys.sort_unstable();
+                keys.dedup();
+                let targets = keys.into_iter().map(|key| {
+                    let below: Vec<_> = inner
+                        .iter()
+                        .filter(|(_, rest)| rest[0] == *key)
+                        .map(|(slot, rest)| (*slot, &rest[1..]))
+                        .collect();
+                    (key.as_bytes().into(), self.target(schema, *values, &below, None, depth + 1))
+                });
+                Place::Map(*values, targets.collect())
+            }
+            Node::Union(branches) => {
+                let targets =
+                    branches.iter().map(|branch| (*branch, self.target(schema, *branch, wanted, leftovers, depth + 1)));
+                Place::Union(targets.collect())
+            }
+            _ => return None,
+        };
+        self.places.push(place);
+        u32::try_from(self.places.len() - 1).ok()
+    }
+
+    fn leftover(&mut self, field: &Field, leftovers: Option<Leftovers>) -> Target {
+        match leftovers {
+            None | Some(Leftovers::Ignore) => Target::Skip,
+            Some(Leftovers::Refuse) => {
+                self.refused.get_or_insert_with(|| field.name.clone());
+                Target::Skip
+            }
+            Some(Leftovers::Collect) => {
+                self.keys.push(field.key.clone());
+                Target::Leftover(u32::try_from(self.keys.len() - 1).unwrap_or(u32::MAX))
+            }
+        }
+    }
+}
+
+/// Whether a field is the one of this name: by its own name, or by an alias that no field has for its own.
+fn is_meant(fields: &[Field], field: &Field, name: &str) -> bool {
+    field.name == name
+        || field.aliases.iter().any(|alias| alias == name) && !fields.iter().any(|other| other.name == name)
+}

@@ -1,0 +1,474 @@
+//! One pass through a value in Avro's binary encoding: planned fields into slots, nested ones as JSON, all others skipped.
+//!
+//! Whatever doesn't hold to the schema is a fault with its place. Counts and lengths are held against the bytes that are left,
+//! and what a value may cost in elements and in JSON is bounded by its size.
+
+use super::plan::{Place, Plan, Target};
+use crate::decode::Fields;
+use crate::decode::connect::in_micros;
+use crate::decode::narrow;
+use crate::json::string;
+use crate::render;
+use crate::schema::MAX_DEPTH;
+use crate::schema::avro::{AvroSchema, Node, NodeId};
+use crate::value::{Flags, Kind, Slot};
+
+/// The value isn't as its schema says; the walk has the place and the reason.
+pub(super) struct Broken;
+
+/// Elements that take no bytes (nulls, empty records) are counted against this many for each byte of the value.
+const ELEMENTS_PER_BYTE: usize = 8;
+/// JSON made of a value may be so much larger than the value is.
+const JSON_PER_BYTE: usize = 32;
+/// And is never refused below this size.
+const JSON_AT_LEAST: usize = 1 << 20;
+
+pub(super) struct Walk<'w> {
+    pub(super) schema: &'w AvroSchema,
+    pub(super) plan: &'w Plan,
+    pub(super) bytes: &'w [u8],
+    pub(super) at: usize,
+    pub(super) fields: &'w mut Fields,
+    pub(super) what: &'static str,
+    elements: usize,
+    made_limit: usize,
+    /// A NUL was seen in text that became JSON.
+    nul: bool,
+}
+
+impl<'w> Walk<'w> {
+    pub(super) fn new(
+        schema: &'w AvroSchema,
+        plan: &'w Plan,
+        bytes: &'w [u8],
+        at: usize,
+        fields: &'w mut Fields,
+    ) -> Self {
+        Self {
+            schema,
+            plan,
+            bytes,
+            at,
+            fields,
+            what: "",
+            elements: bytes.len().saturating_mul(ELEMENTS_PER_BYTE).saturating_add(1024),
+            made_limit: bytes.len().saturating_mul(JSON_PER_BYTE).max(JSON_AT_LEAST),
+            nul: false,
+        }
+    }
+
+    /// The whole value.
+    pub(super) fn document(&mut self) -> Result<(), Broken> {
+        self.put(self.schema.root, self.plan.root, 0)?;
+        if self.at < self.bytes.len() {
+            return self.fault("bytes follow where its schema has the value end");
+        }
+        self.fields.copy(&self.plan.copies);
+        Ok(())
+    }
+
+    #[cold]
+    fn fault<T>(&mut self, what: &'static str) -> Result<T, Broken> {
+        self.what = what;
+        Err(Broken)
+    }
+
+    #[inline]
+    fn put(&mut self, node: NodeId, target: Target, depth: u32) -> Result<(), Broken> {
+        match target {
+            Target::Skip => self.skip(node, depth),
+            Target::Slot(slot) => {
+                let value = self.value(node, depth)?;
+                if let Some(place) = self.fields.slots.get_mut(usize::from(slot)) {
+                    *place = value;
+                }
+                Ok(())
+            }
+            Target::Into(place) => self.inside(place, depth),
+            Target::Both(slot, place) => {
+                let start = self.at;
+                self.put(node, Target::Slot(slot), depth)?;
+                self.at = start;
+                self.inside(place, depth)
+            }
+            Target::Leftover(key) => self.leftover(node, key, depth),
+        }
+    }
+
+    /// A value that columns look into.
+    fn inside(&mut self, place: u32, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        let plan = self.plan;
+        match &plan.places[place as usize] {
+            Place::Record(fields) => {
+                for (node, target) in fields {
+                    self.put(*node, *target, depth + 1)?;
+                }
+                Ok(())
+            }
+            Place::Union(branches) => {
+                let branch = self.branch(branches.len())?;
+                let (node, target) = branches[branch];
+                self.put(node, target, depth + 1)
+            }
+            Place::Map(values, keys) => self.blocks(|walk| {
+                let key = walk.prefixed()?;
+                let target = keys.iter().find(|(name, _)| **name == *key).map_or(Target::Skip, |(_, target)| *target);
+                walk.put(*values, target, depth + 1)
+            }),
+        }
+    }
+
+    #[cold]
+    fn leftover(&mut self, node: NodeId, key: u32, depth: u32) -> Result<(), Broken> {
+        let start = self.fields.made.len();
+        self.nul = false;
+        self.json(node, depth)?;
+        let Fields { leftovers, made, .. } = &mut *self.fields;
+        leftovers.extend_from_slice(&self.plan.keys[key as usize]);
+        leftovers.extend_from_slice(&made[start..]);
+        leftovers.push(b',');
+        made.truncate(start);
+        self.fields.leftovers_hold_nul |= self.nul;
+        Ok(())
+    }
+
+    /// A value for a column.
+    #[inline]
+    fn value(&mut self, node: NodeId, depth: u32) -> Result<Slot, Broken> {
+        let schema = self.schema;
+        match schema.node(node) {
+            Node::Long { int: false } => Ok(Slot::integer(self.long()?)),
+            Node::Double => Ok(Slot { mantissa: u64::from_le_bytes(self.array()?), ..Slot::number(Kind::Float, 0) }),
+            Node::Text => self.text(),
+            Node::Union(branches) => {
+                let branch = self.branch(branches.len())?;
+                if depth >= MAX_DEPTH {
+                    return self.fault("it is nested too deep");
+                }
+                self.value(branches[branch], depth + 1)
+            }
+            Node::Array(_) | Node::Map(_) | Node::Record { .. } => {
+                let start = self.fields.made.len();
+                self.nul = false;
+                self.json(node, depth)?;
+                let kind = if matches!(schema.node(node), Node::Array(_)) { Kind::Array } else { Kind::Object };
+                let flags = if self.nul { Flags::NUL } else { Flags::NONE };
+                Ok(self.fields.made_slot(kind, flags, start))
+            }
+            Node::Enum(symbols) => {
+                let symbol = self.symbol(symbols)?;
+                let start = self.fields.made.len();
+                self.fields.made.extend_from_slice(symbol.as_bytes());
+                Ok(self.fields.made_slot(Kind::Text, Flags::NONE, start))
+            }
+            other => self.scalar(other),
+        }
+    }
+
+    /// Scalars but those that `value` has at hand.
+    fn scalar(&mut self, node: &Node) -> Result<Slot, Broken> {
+        Ok(match node {
+            Node::Null => Slot::NULL,
+            Node::Boolean => match self.take(1)? {
+                [0] => Slot { kind: Kind::False, ..Slot::MISSING },
+                [1] => Slot { kind: Kind::True, ..Slot::MISSING },
+                _ => return self.fault("a boolean that is neither 0 nor 1"),
+            },
+            Node::Long { int: true } => Slot::integer(self.int()?),
+            Node::Long { int: false } => Slot::integer(self.long()?),
+            Node::Float => {
+                let number = f64::from(f32::from_le_bytes(self.array()?));
+                let slot = Slot::number(Kind::Float, 0);
+                Slot { mantissa: number.to_bits(), flags: slot.flags.with(Flags::SINGLE), ..slot }
+            }
+            Node::Double => Slot { mantissa: u64::from_le_bytes(self.array()?), ..Slot::number(Kind::Float, 0) },
+            Node::Bytes => {
+                let len = self.prefixed()?.len();
+                self.behind(Kind::Bytes, len)
+            }
+            Node::Fixed(size) => {
+                self.take(*size)?;
+                self.behind(Kind::Bytes, *size)
+            }
+            Node::Decimal { fixed, exponent } => {
+                let len = match fixed {
+                    Some(size) => self.take(*size)?.len(),
+                    None => self.prefixed()?.len(),
+                };
+                Slot { exponent: *exponent, ..self.behind(Kind::Decimal, len) }
+            }
+            Node::FixedUuid => {
+                self.take(16)?;
+                self.behind(Kind::Uuid, 16)
+            }
+            Node::Text | Node::Uuid => self.text()?,
+            Node::Day => Slot::number(Kind::Day, self.int()?),
+            Node::Clock { int, unit } => {
+                let number = if *int { self.int()? } else { self.long()? };
+                match in_micros(number, *unit) {
+                    Some(micros) => Slot::number(Kind::Clock, micros),
+                    None => return self.fault("a time that is out of range"),
+                }
+            }
+            Node::Instant { unit, local } => {
+                let number = self.long()?;
+                match in_micros(number, *unit) {
+                    Some(micros) => Slot { exponent: i32::from(*local), ..Slot::number(Kind::Instant, micros) },
+                    // Beyond Postgres' own limits too, so the column says so.
+                    None => Slot::number(Kind::Instant, if number < 0 { i64::MIN } else { i64::MAX }),
+                }
+            }
+            Node::Duration => self.duration()?,
+            Node::Enum(_) | Node::Record { .. } | Node::Array(_) | Node::Map(_) | Node::Union(_) => Slot::MISSING,
+        })
+    }
+
+    /// A slot for the last `len` bytes.
+    fn behind(&self, kind: Kind, len: usize) -> Slot {
+        Slot { start: narrow(self.at - len), len: narrow(len), ..Slot::number(kind, 0) }
+    }
+
+    /// Months, days and milliseconds, as Postgres has an interval.
+    fn duration(&mut self) -> Result<Slot, Broken> {
+        let (months, days, millis): ([u8; 4], [u8; 4], [u8; 4]) = (self.array()?, self.array()?, self.array()?);
+        let whole = |bytes| i32::try_from(u32::from_le_bytes(bytes));
+        let (Ok(months), Ok(days)) = (whole(months), whole(days)) else {
+            return self.fault("a duration that is out of range");
+        };
+        let start = self.fields.made.len();
+        let micros = i64::from(u32::from_le_bytes(millis)) * 1_000;
+        let made = &mut self.fields.made;
+        made.extend_from_slice(&micros.to_be_bytes());
+        made.extend_from_slice(&days.to_be_bytes());
+        made.extend_from_slice(&months.to_be_bytes());
+        Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
+    }
+
+    /// Appends a value as JSON to what is made.
+    fn json(&mut self, node: NodeId, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        if self.fields.made.len() > self.made_limit {
+            return self.fault("its JSON would be many times its size");
+        }
+        let schema = self.schema;
+        match schema.node(node) {
+            Node::Record { fields, .. } => {
+                self.fields.made.push(b'{');
+                for (nth, field) in fields.iter().enumerate() {
+                    if nth > 0 {
+                        self.fields.made.push(b',');
+                    }
+                    self.fields.made.extend_from_slice(&field.key);
+                    self.json(field.node, depth + 1)?;
+                }
+                self.fields.made.push(b'}');
+            }
+            Node::Array(items) => {
+                self.fields.made.push(b'[');
+                let start = self.fields.made.len();
+                self.blocks(|walk| {
+                    walk.comma(start);
+                    walk.json(*items, depth + 1)
+                })?;
+                self.fields.made.push(b']');
+            }
+            Node::Map(values) => {
+                self.fields.made.push(b'{');
+                let start = self.fields.made.len();
+                self.blocks(|walk| {
+                    walk.comma(start);
+                    let key = walk.text()?;
+                    walk.quote(key);
+                    walk.fields.made.push(b':');
+                    walk.json(*values, depth + 1)
+                })?;
+                self.fields.made.push(b'}');
+            }
+            Node::Union(branches) => {
+                let branch = self.branch(branches.len())?;
+                return self.json(branches[branch], depth + 1);
+            }
+            Node::Text | Node::Uuid => {
+                let text = self.text()?;
+                self.quote(text);
+            }
+            Node::Enum(symbols) => {
+                let symbol = self.symbol(symbols)?;
+                string::quote(symbol.as_bytes(), &mut self.fields.made);
+            }
+            Node::Duration => {
+                let start = self.fields.made.len();
+                let slot = self.duration()?;
+                let mut interval = [0; 16];
+                interval.copy_from_slice(&self.fields.made[start..start + 16]);
+                self.fields.made.truncate(start);
+                render::json(&Slot { start: 0, ..slot }.of(&interval), &mut self.fields.made);
+            }
+            scalar => {
+                let slot = self.scalar(scalar)?;
+                render::json(&slot.of(self.bytes), &mut self.fields.made);
+            }
+        }
+        Ok(())
+    }
+
+    fn comma(&mut self, start: usize) {
+        if self.fields.made.len() > start {
+            self.fields.made.push(b',');
+        }
+    }
+
+    fn quote(&mut self, text: Slot) {
+        self.nul |= text.flags.has(Flags::NUL);
+        string::quote(text.of(self.bytes).raw, &mut self.fields.made);
+    }
+
+    fn skip(&mut self, node: NodeId, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        let schema = self.schema;
+        match schema.node(node) {
+            Node::Null => {}
+            Node::Boolean => drop(self.take(1)?),
+            Node::Float => drop(self.take(4)?),
+            Node::Double => drop(self.take(8)?),
+            Node::Fixed(size) | Node::Decimal { fixed: Some(size), .. } => drop(self.take(*size)?),
+            Node::FixedUuid => drop(self.take(16)?),
+            Node::Duration => drop(self.take(12)?),
+            Node::Long { .. } | Node::Day | Node::Clock { .. } | Node::Instant { .. } => drop(self.long()?),
+            Node::Enum(symbols) => drop(self.symbol(symbols)?),
+            Node::Bytes | Node::Text | Node::Uuid | Node::Decimal { fixed: None, .. } => drop(self.prefixed()?),
+            Node::Record { fields, .. } => {
+                for field in fields {
+                    self.skip(field.node, depth + 1)?;
+                }
+            }
+            Node::Array(items) => self.blocks(|walk| walk.skip(*items, depth + 1))?,
+            Node::Map(values) => self.blocks(|walk| {
+                walk.prefixed()?;
+                walk.skip(*values, depth + 1)
+            })?,
+            Node::Union(branches) => {
+                let branch = self.branch(branches.len())?;
+                self.skip(branches[branch], depth + 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The elements of an array or a map: blocks with their counts, up to an empty one.
+    fn blocks(&mut self, mut element: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
+        loop {
+            let count = self.long()?;
+            if count == 0 {
+                return Ok(());
+            }
+            if count < 0 {
+                self.long()?; // the block's length in bytes
+            }
+            let Some(count) = usize::try_from(count.unsigned_abs()).ok().filter(|count| *count <= self.elements) else {
+                return self.fault("an array or map with more elements than its bytes can hold");
+            };
+            self.elements -= count;
+            for _ in 0..count {
+                element(self)?;
+            }
+        }
+    }
+
+    fn symbol<'s>(&mut self, symbols: &'s [Box<str>]) -> Result<&'s str, Broken> {
+        let at = usize::try_from(self.int()?).ok();
+        match at.and_then(|at| symbols.get(at)) {
+            Some(symbol) => Ok(symbol),
+            None => self.fault("an enum's number that its schema doesn't have"),
+        }
+    }
+
+    #[inline]
+    fn branch(&mut self, count: usize) -> Result<usize, Broken> {
+        match usize::try_from(self.long()?) {
+            Ok(branch) if branch < count => Ok(branch),
+            _ => self.fault("a union's branch that its schema doesn't have"),
+        }
+    }
+
+    #[inline]
+    fn text(&mut self) -> Result<Slot, Broken> {
+        let bytes = self.prefixed()?;
+        let mut high = 0;
+        let mut low = u8::MAX;
+        for byte in bytes {
+            high |= *byte;
+            low = low.min(*byte);
+        }
+        if high >= 0x80 && simdutf8::basic::from_utf8(bytes).is_err() {
+            return self.fault("text that is not UTF-8");
+        }
+        let flags = if low == 0 { Flags::NUL } else { Flags::NONE };
+        let (start, len) = (narrow(self.at - bytes.len()), narrow(bytes.len()));
+        Ok(Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING })
+    }
+
+    /// Bytes behind their length.
+    #[inline]
+    fn prefixed(&mut self) -> Result<&'w [u8], Broken> {
+        match usize::try_from(self.long()?) {
+            Ok(len) => self.take(len),
+            Err(_) => self.fault("a length below zero"),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, len: usize) -> Result<&'w [u8], Broken> {
+        match self.bytes.get(self.at..).and_then(|rest| rest.get(..len)) {
+            Some(bytes) => {
+                self.at += len;
+                Ok(bytes)
+            }
+            None => self.fault("it ends too early"),
+        }
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Broken> {
+        match self.bytes.get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
+            Some(bytes) => {
+                self.at += N;
+                Ok(*bytes)
+            }
+            None => self.fault("it ends too early"),
+        }
+    }
+
+    fn int(&mut self) -> Result<i64, Broken> {
+        let number = self.long()?;
+        if i32::try_from(number).is_ok() { Ok(number) } else { self.fault("an int beyond 32 bits") }
+    }
+
+    /// A zigzag number in groups of seven bits, the lowest first.
+    #[inline]
+    fn long(&mut self) -> Result<i64, Broken> {
+        let mut number = 0_u64;
+        let mut shift = 0;
+        loop {
+            let Some(byte) = self.bytes.get(self.at) else {
+                return self.fault("it ends too early");
+            };
+            self.at += 1;
+            if shift == 63 && *byte > 1 {
+                return self.fault("a number beyond 64 bits");
+            }
+            number |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok((number >> 1).cast_signed() ^ -(number & 1).cast_signed());
+            }
+            shift += 7;
+        }
+    }
+}

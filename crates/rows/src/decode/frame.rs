@@ -1,0 +1,27 @@
+//! A schema registry's framing: a zero byte, the schema's number in four bytes, and for Protobuf which of its messages.
+
+use crate::value::DecodeFault;
+use crate::value::{Reason, shown};
+
+/// The zero byte and the number.
+pub(crate) const HEAD: usize = 5;
+
+/// The schema's number; `None` where the value isn't framed.
+#[inline]
+pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
+    match payload {
+        [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
+        _ => None,
+    }
+}
+
+#[cold]
+pub(crate) fn not_framed(payload: &[u8]) -> DecodeFault {
+    let start = shown(payload.get(..payload.len().min(8)).unwrap_or_default());
+    let detail = format!(
+        "the value of {} bytes begins with \"{start}\", not with a zero byte and a schema's number as a schema registry's \
+         serializers write it",
+        payload.len()
+    );
+    DecodeFault::new(Reason::InvalidFormat, detail)
+}

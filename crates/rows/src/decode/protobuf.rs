@@ -1,0 +1,139 @@
+//! Protobuf: the message is planned once against the columns, then a record is one pass through its bytes.
+//!
+//! With a registry each record names its schema and which of its messages it is; with a local file the configuration does.
+//! A field of proto3 without presence that isn't there has its default, as the format has it: zero, the empty text, an
+//! enum's first name, an empty list. What has presence (`optional`, messages, `oneof`) and isn't there is missing.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod wire;
+
+use std::sync::Arc;
+
+use crate::decode::Fields;
+use crate::decode::Leftovers;
+use crate::decode::Path;
+use crate::decode::plans::{Plans, whose};
+use crate::schema::protobuf::MessageId;
+use crate::schema::{Parsed, Schema, Schemas};
+use crate::spec::SchemaSource;
+use crate::value::DecodeFault;
+use crate::value::{Reason, Slot};
+use plan::Plan;
+use walk::{Broken, Walk};
+
+/// The deepest nesting of message types that a frame may name.
+const INDEXES_MAX: usize = 32;
+
+/// A schema's file, and the plans of those of its messages that came.
+type Made = (Arc<Schema>, Vec<(MessageId, Plan)>);
+
+/// Finds the planned fields in Protobuf's wire format.
+#[derive(Debug)]
+pub(crate) struct ProtobufDecoder {
+    paths: Vec<Path>,
+    leftovers: Leftovers,
+    /// Whether values of a local schema have a frame that says which message they are.
+    framed: bool,
+    message: Option<String>,
+    plans: Plans<Made>,
+}
+
+impl ProtobufDecoder {
+    pub(crate) fn new(
+        source: &SchemaSource,
+        paths: &[Path],
+        leftovers: Leftovers,
+        schemas: Option<&Arc<dyn Schemas>>,
+    ) -> Self {
+        Self {
+            paths: paths.to_vec(),
+            leftovers,
+            framed: source.framed(),
+            message: source.message().map(str::to_owned),
+            plans: Plans::new(source, schemas, make),
+        }
+    }
+
+    /// The schema that isn't here yet.
+    #[inline]
+    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
+        self.plans.wants(payload, make)
+    }
+
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        let Self { paths, leftovers, framed, message, plans } = self;
+        fields.reset(paths.len());
+        let (start, id) = plans.open(payload, make)?;
+        let (schema, made) = plans.current()?;
+        let Parsed::Protobuf(file) = &schema.0 else { return Err(schema.is_not("protobuf", id)) };
+        let mut indexes = [0; INDEXES_MAX];
+        let (start, indexes) = if *framed {
+            let (at, count) = message_indexes(payload, start, &mut indexes)?;
+            (at, Some(&indexes[..count]))
+        } else {
+            (start, None)
+        };
+        // A local schema may say which message it is, whatever the frame says.
+        let wanted = match (message, indexes) {
+            (Some(name), _) => file.by_name(name),
+            (None, Some(indexes)) => file.by_indexes(indexes),
+            (None, None) => file.by_indexes(&[0]),
+        };
+        let Some(wanted) = wanted else {
+            let whose = whose(id);
+            let detail = format!("its frame names the message {indexes:?}, which {whose} doesn't have");
+            return Err(DecodeFault::new(Reason::InvalidFormat, detail));
+        };
+        let at = match made.iter().position(|(known, _)| *known == wanted) {
+            Some(at) => at,
+            None => {
+                made.push((wanted, Plan::new(file, wanted, paths, *leftovers)));
+                made.len() - 1
+            }
+        };
+        let mut walk = Walk::new(file, &made[at].1, payload, start, fields);
+        let Err(Broken) = walk.document() else {
+            return match walk.refused {
+                Some(field) => Err(DecodeFault::new(Reason::UnknownField, format!("the field {field} has no column"))),
+                None => Ok(()),
+            };
+        };
+        let (at, what) = (walk.at, walk.what);
+        fields.slots.fill(Slot::MISSING);
+        Err(broken(at, what, id))
+    }
+}
+
+fn make(schema: Arc<Schema>, id: u32) -> Result<Made, DecodeFault> {
+    match &schema.0 {
+        Parsed::Protobuf(_) => Ok((schema, Vec::new())),
+        _ => Err(schema.is_not("protobuf", id)),
+    }
+}
+
+/// Which message it is, from the outermost to the innermost: a count and so many numbers, zigzag; a lone 0 is the first one.
+fn message_indexes(
+    payload: &[u8],
+    start: usize,
+    indexes: &mut [i64; INDEXES_MAX],
+) -> Result<(usize, usize), DecodeFault> {
+    let mut at = start;
+    let mut next =
+        || wire::varint(payload, &mut at).map(|number| (number >> 1).cast_signed() ^ -(number & 1).cast_signed());
+    let broken = || DecodeFault::new(Reason::InvalidFormat, "its frame doesn't say which message it is");
+    let count = next().and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= INDEXES_MAX);
+    let count = count.ok_or_else(broken)?;
+    for index in &mut indexes[..count] {
+        *index = next().ok_or_else(broken)?;
+    }
+    Ok((at, count.max(1)))
+}
+
+#[cold]
+fn broken(at: usize, what: &str, id: u32) -> DecodeFault {
+    let whose = whose(id);
+    DecodeFault::new(Reason::InvalidFormat, format!("the value is not Protobuf of {whose}: byte {at}: {what}"))
+}

@@ -1,0 +1,435 @@
+//! One pass through a message: planned fields into slots, nested ones as JSON, all others skipped.
+//!
+//! Of a field that comes twice the last one counts. The elements of a list may lie anywhere in their message: where the first
+//! one is met, the others are gathered. What a value may cost in steps and in JSON is bounded by its size.
+
+mod json;
+mod read;
+
+use super::plan::{Plan, Target};
+use super::wire::Wire;
+use crate::decode::Fields;
+use crate::decode::connect::in_micros;
+use crate::decode::narrow;
+use crate::render;
+use crate::schema::MAX_DEPTH;
+use crate::schema::protobuf::{Field, FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile};
+use crate::value::{Flags, Kind, Slot};
+
+/// The value isn't as its schema says; the walk has the place and the reason.
+pub(super) struct Broken;
+
+/// Fields may be read again, for lists and for columns that look into what another one takes whole; so often, for each byte.
+const STEPS_PER_BYTE: usize = 64;
+/// JSON made of a value may be so much larger than the value is.
+const JSON_PER_BYTE: usize = 32;
+/// And is never refused below this size.
+const JSON_AT_LEAST: usize = 1 << 20;
+
+pub(super) struct Walk<'w> {
+    file: &'w ProtoFile,
+    plan: &'w Plan,
+    pub(super) bytes: &'w [u8],
+    pub(super) at: usize,
+    fields: &'w mut Fields,
+    pub(super) what: &'static str,
+    /// A field without a column, where such records are refused.
+    pub(super) refused: Option<String>,
+    steps: usize,
+    made_limit: usize,
+    nul: bool,
+}
+
+/// Which fields of a message were gathered already.
+type Seen = [u64; MAX_FIELDS / 64];
+
+impl<'w> Walk<'w> {
+    pub(super) fn new(file: &'w ProtoFile, plan: &'w Plan, bytes: &'w [u8], at: usize, fields: &'w mut Fields) -> Self {
+        Self {
+            file,
+            plan,
+            bytes,
+            at,
+            fields,
+            what: "",
+            refused: None,
+            steps: bytes.len().saturating_mul(STEPS_PER_BYTE).saturating_add(1024),
+            made_limit: bytes.len().saturating_mul(JSON_PER_BYTE).max(JSON_AT_LEAST),
+            nul: false,
+        }
+    }
+
+    /// The whole message.
+    pub(super) fn document(&mut self) -> Result<(), Broken> {
+        let top = narrow(self.plan.places.len()) - 1;
+        self.message(top, self.bytes.len(), 0, true)?;
+        self.fields.copy(&self.plan.copies);
+        Ok(())
+    }
+
+    #[cold]
+    fn fault<T>(&mut self, what: &'static str) -> Result<T, Broken> {
+        self.what = what;
+        Err(Broken)
+    }
+
+    /// A message that columns look into, up to `end`.
+    fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        let (plan, file) = (self.plan, self.file);
+        let place = &plan.places[place as usize];
+        let message = file.message(place.message);
+        self.prefill(&place.defaults, &message.fields);
+        let mut seen: Seen = [0; MAX_FIELDS / 64];
+        while self.at < end {
+            let start = self.at;
+            let (number, wire) = self.tag(end)?;
+            let Some(nth) = message.find(number) else {
+                if top && plan.refuses {
+                    self.refused.get_or_insert_with(|| format!("number {number}"));
+                }
+                self.skip(wire, number, end, depth)?;
+                continue;
+            };
+            let field = &message.fields[nth];
+            match place.targets[nth] {
+                Target::Slot(slot) if !field.repeated => {
+                    let value = self.value(field.kind, wire, end, depth)?;
+                    self.set(slot, value);
+                }
+                Target::Skip => self.skip(wire, number, end, depth)?,
+                Target::Refuse => {
+                    self.refused.get_or_insert_with(|| format!("\"{}\"", field.name));
+                    self.skip(wire, number, end, depth)?;
+                }
+                target => {
+                    if !field.repeated || first(&mut seen, nth) {
+                        self.structure(field, target, start, end, depth)?;
+                    }
+                    self.at = start;
+                    self.pass(end, depth)?;
+                }
+            }
+        }
+        if self.at > end { self.fault("a field goes beyond its message") } else { Ok(()) }
+    }
+
+    /// A field that isn't a lone scalar; its tag is at `start`. Where it leaves off doesn't matter.
+    fn structure(&mut self, field: &Field, target: Target, start: usize, end: usize, depth: u32) -> Result<(), Broken> {
+        if let Target::Slot(slot) | Target::Both(slot, _) = target {
+            self.at = start;
+            let made = self.fields.made.len();
+            self.nul = false;
+            if field.repeated {
+                self.gather(field, end, depth)?;
+                let kind = if field.map { Kind::Object } else { Kind::Array };
+                let flags = if self.nul { Flags::NUL } else { Flags::NONE };
+                let value = self.fields.made_slot(kind, flags, made);
+                self.set(slot, value);
+            } else {
+                let (_, wire) = self.tag(end)?;
+                let value = self.value(field.kind, wire, end, depth)?;
+                self.set(slot, value);
+            }
+        }
+        self.at = start;
+        match target {
+            Target::Into(place) | Target::Both(_, place) if field.map => self.look_up(field, place, end, depth),
+            Target::Into(place) | Target::Both(_, place) => {
+                let (_, wire) = self.tag(end)?;
+                let inner = self.len(wire, end)?;
+                self.clear(place);
+                self.message(place, inner, depth + 1, false)
+            }
+            Target::Leftover => self.leftover(field, end, depth),
+            Target::Skip | Target::Slot(_) | Target::Refuse => Ok(()),
+        }
+    }
+
+    /// Slots of a place, before its value is read.
+    fn clear(&mut self, place: u32) {
+        for slot in &self.plan.places[place as usize].slots {
+            self.set(*slot, Slot::MISSING);
+        }
+    }
+
+    #[inline]
+    fn set(&mut self, slot: u16, value: Slot) {
+        if let Some(place) = self.fields.slots.get_mut(usize::from(slot)) {
+            *place = value;
+        }
+    }
+
+    /// The entries of a map whose keys are named, from here on.
+    fn look_up(&mut self, field: &Field, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
+        let (plan, file) = (self.plan, self.file);
+        let FieldKind::Message(entry) = field.kind else { return Ok(()) };
+        let value = file.message(entry).fields.iter().find(|field| field.number == 2);
+        let Some(value) = value else { return Ok(()) };
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            if number != field.number {
+                self.skip(wire, number, end, depth)?;
+                continue;
+            }
+            let inner = self.len(wire, end)?;
+            let start = self.at;
+            let key = self.map_key(entry, inner, depth)?;
+            let mut digits = Vec::new(); // only keys that are no text are written out
+            let key = match key.kind {
+                Kind::Text => key.of(self.bytes).raw,
+                Kind::True => b"true",
+                Kind::False => b"false",
+                _ => {
+                    render::text(&key.of(self.bytes), &mut digits);
+                    &digits
+                }
+            };
+            let found = plan.places[place as usize].keys.iter().find(|(name, _)| **name == *key);
+            if let Some((_, target)) = found {
+                self.at = start;
+                while self.at < inner {
+                    let at = self.at;
+                    let (number, wire) = self.tag(inner)?;
+                    self.skip(wire, number, inner, depth)?;
+                    if number == value.number {
+                        let behind = self.at;
+                        self.structure(value, *target, at, inner, depth + 1)?;
+                        self.at = behind;
+                    }
+                }
+            }
+            self.at = inner;
+        }
+        Ok(())
+    }
+
+    fn leftover(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+        let start = self.fields.made.len();
+        self.nul = false;
+        if field.repeated {
+            self.gather(field, end, depth)?;
+        } else {
+            let (_, wire) = self.tag(end)?;
+            self.json(field.kind, wire, end, depth)?;
+        }
+        let Fields { leftovers, made, .. } = &mut *self.fields;
+        leftovers.extend_from_slice(&field.key);
+        leftovers.extend_from_slice(&made[start..]);
+        leftovers.push(b',');
+        made.truncate(start);
+        self.fields.leftovers_hold_nul |= self.nul;
+        Ok(())
+    }
+
+    /// What fields have that have no presence and aren't there.
+    fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[Field]) {
+        for (slot, nth) in defaults {
+            let field = &fields[usize::from(*nth)];
+            let value = if field.repeated {
+                let start = self.fields.made.len();
+                self.fields.made.extend_from_slice(if field.map { b"{}" } else { b"[]" });
+                let kind = if field.map { Kind::Object } else { Kind::Array };
+                self.fields.made_slot(kind, Flags::NONE, start)
+            } else {
+                self.default(field.kind)
+            };
+            self.set(*slot, value);
+        }
+    }
+
+    fn default(&mut self, kind: FieldKind) -> Slot {
+        match kind {
+            FieldKind::Double => Slot::number(Kind::Float, 0),
+            FieldKind::Float => single(0.0),
+            FieldKind::Bool => Slot { kind: Kind::False, ..Slot::MISSING },
+            FieldKind::Text => Slot { kind: Kind::Text, ..Slot::MISSING },
+            FieldKind::Bytes => Slot::number(Kind::Bytes, 0),
+            FieldKind::Message(_) => Slot::MISSING,
+            FieldKind::Enum(id) => {
+                let start = self.fields.made.len();
+                let file = self.file;
+                self.fields.made.extend_from_slice(file.enumeration(id).default.as_bytes());
+                self.fields.made_slot(Kind::Text, Flags::NONE, start)
+            }
+            _ => Slot::integer(0),
+        }
+    }
+
+    /// A value for a column.
+    #[inline]
+    fn value(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
+        match kind {
+            FieldKind::Message(id) => self.of_message(id, wire, end, depth),
+            FieldKind::Enum(id) => {
+                let number = self.number(wire, end)?;
+                let start = self.fields.made.len();
+                let file = self.file;
+                match file.enumeration(id).name(low(number)) {
+                    Some(name) => {
+                        self.fields.made.extend_from_slice(name.as_bytes());
+                        Ok(self.fields.made_slot(Kind::Text, Flags::NONE, start))
+                    }
+                    // Enums are open: a number without a name stays a number.
+                    None => Ok(Slot::integer(low(number).into())),
+                }
+            }
+            scalar => self.scalar(scalar, wire, end),
+        }
+    }
+
+    /// A message as one value.
+    fn of_message(&mut self, id: MessageId, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
+        let file = self.file;
+        match file.message(id).known {
+            Known::No | Known::Struct | Known::Value | Known::ListValue => {
+                let start = self.fields.made.len();
+                self.nul = false;
+                self.json(FieldKind::Message(id), wire, end, depth)?;
+                let kind = match self.fields.made.get(start) {
+                    Some(b'{') => Kind::Object,
+                    Some(b'[') => Kind::Array,
+                    Some(b'"') => Kind::String,
+                    Some(b'n') => Kind::Null,
+                    Some(b't') => Kind::True,
+                    Some(b'f') => Kind::False,
+                    _ => Kind::Number,
+                };
+                // A lone number of a Value is read by its text, and a lone string may have escapes.
+                let lone = match kind {
+                    Kind::Number => Flags::INEXACT,
+                    Kind::String => Flags::ESCAPED,
+                    _ => Flags::NONE,
+                };
+                let flags = if self.nul { lone.with(Flags::NUL) } else { lone };
+                Ok(self.fields.made_slot(kind, flags, start))
+            }
+            known => {
+                let inner = self.len(wire, end)?;
+                let value = self.well_known(id, known, inner, depth)?;
+                self.at = inner;
+                Ok(value)
+            }
+        }
+    }
+
+    /// A message that means one scalar.
+    fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
+        let file = self.file;
+        if known == Known::Wrapper {
+            let field = &file.message(id).fields[0];
+            let mut value = self.default(field.kind);
+            while self.at < end {
+                let (number, wire) = self.tag(end)?;
+                if number == field.number {
+                    value = self.scalar(field.kind, wire, end)?;
+                } else {
+                    self.skip(wire, number, end, depth)?;
+                }
+            }
+            return Ok(value);
+        }
+        let mut numbers = [0_u64; 4];
+        let mut unscaled = Slot::number(Kind::Decimal, 0);
+        while self.at < end {
+            let (number, wire) = self.tag(end)?;
+            match (number, wire) {
+                (1..=3, Wire::Varint) => numbers[number as usize] = self.number(wire, end)?,
+                (1, Wire::Len) if known == Known::Decimal => {
+                    let inner = self.len(wire, end)?;
+                    unscaled = Slot { start: narrow(self.at), len: narrow(inner - self.at), ..unscaled };
+                    self.at = inner;
+                }
+                _ => self.skip(wire, number, end, depth)?,
+            }
+        }
+        if known == Known::Decimal {
+            return Ok(Slot { exponent: low(numbers[3]).saturating_neg(), ..unscaled });
+        }
+        let (seconds, nanos) = (numbers[1].cast_signed(), i64::from(low(numbers[2])));
+        let micros = seconds.checked_mul(1_000_000).zip(in_micros(nanos, -1_000)).and_then(|(s, n)| s.checked_add(n));
+        let Some(micros) = micros else {
+            return self.fault("a time that is out of range");
+        };
+        if known == Known::Timestamp {
+            return Ok(Slot::number(Kind::Instant, micros));
+        }
+        let start = self.fields.made.len();
+        self.fields.made.extend_from_slice(&micros.to_be_bytes());
+        self.fields.made.extend_from_slice(&[0; 8]);
+        Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
+    }
+
+    /// A scalar that isn't an enum.
+    #[inline]
+    fn scalar(&mut self, kind: FieldKind, wire: Wire, end: usize) -> Result<Slot, Broken> {
+        Ok(match kind {
+            FieldKind::Int64 => Slot::integer(self.number(wire, end)?.cast_signed()),
+            FieldKind::Int32 => Slot::integer(low(self.number(wire, end)?).into()),
+            FieldKind::Uint64 => unsigned(self.number(wire, end)?),
+            FieldKind::Uint32 => unsigned(self.number(wire, end)? & 0xffff_ffff),
+            FieldKind::Sint32 | FieldKind::Sint64 => {
+                let number = self.number(wire, end)?;
+                Slot::integer((number >> 1).cast_signed() ^ -(number & 1).cast_signed())
+            }
+            FieldKind::Bool => {
+                let kind = if self.number(wire, end)? == 0 { Kind::False } else { Kind::True };
+                Slot { kind, ..Slot::MISSING }
+            }
+            FieldKind::Double => {
+                let bits = u64::from_le_bytes(self.fixed(wire, Wire::Fixed64, end)?);
+                Slot { mantissa: bits, ..Slot::number(Kind::Float, 0) }
+            }
+            FieldKind::Float => single(f32::from_le_bytes(self.fixed(wire, Wire::Fixed32, end)?)),
+            FieldKind::Fixed64 => unsigned(u64::from_le_bytes(self.fixed(wire, Wire::Fixed64, end)?)),
+            FieldKind::Sfixed64 => Slot::integer(i64::from_le_bytes(self.fixed(wire, Wire::Fixed64, end)?)),
+            FieldKind::Fixed32 => unsigned(u32::from_le_bytes(self.fixed(wire, Wire::Fixed32, end)?).into()),
+            FieldKind::Sfixed32 => Slot::integer(i32::from_le_bytes(self.fixed(wire, Wire::Fixed32, end)?).into()),
+            FieldKind::Text | FieldKind::Bytes => {
+                let inner = self.len(wire, end)?;
+                let (start, len) = (narrow(self.at), narrow(inner - self.at));
+                let bytes = &self.bytes[self.at..inner];
+                self.at = inner;
+                if kind == FieldKind::Bytes {
+                    return Ok(Slot { start, len, ..Slot::number(Kind::Bytes, 0) });
+                }
+                let (high, least) = bytes.iter().fold((0, u8::MAX), |(high, least), b| (high | *b, least.min(*b)));
+                if high >= 0x80 && simdutf8::basic::from_utf8(bytes).is_err() {
+                    return self.fault("text that is not UTF-8");
+                }
+                let flags = if least == 0 { Flags::NUL } else { Flags::NONE };
+                Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING }
+            }
+            FieldKind::Message(_) | FieldKind::Enum(_) => Slot::MISSING,
+        })
+    }
+}
+
+/// Whether a field of a message is met for the first time.
+fn first(seen: &mut Seen, nth: usize) -> bool {
+    let (word, bit) = (nth / 64, 1_u64 << (nth % 64));
+    match seen.get_mut(word) {
+        Some(word) if *word & bit == 0 => {
+            *word |= bit;
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The lower half of a number, as 32-bit types have it.
+#[expect(clippy::cast_possible_truncation, reason = "the wire has 32-bit numbers widened to 64, and parsers cut them")]
+fn low(number: u64) -> i32 {
+    number as u32 as i32
+}
+
+fn unsigned(number: u64) -> Slot {
+    Slot { mantissa: number, ..Slot::integer(0) }
+}
+
+fn single(number: f32) -> Slot {
+    let slot = Slot::number(Kind::Float, 0);
+    Slot { mantissa: f64::from(number).to_bits(), flags: slot.flags.with(Flags::SINGLE), ..slot }
+}

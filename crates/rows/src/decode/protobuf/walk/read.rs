@@ -1,0 +1,98 @@
+//! Tags, numbers and lengths off the wire, each step counted, and what is passed over.
+
+use super::super::wire::{self, Wire};
+use super::{Broken, Walk};
+use crate::schema::MAX_DEPTH;
+
+impl Walk<'_> {
+    #[inline]
+    pub(super) fn step(&mut self) -> Result<(), Broken> {
+        if self.steps == 0 {
+            return self.fault("it takes more steps than its size allows");
+        }
+        self.steps -= 1;
+        Ok(())
+    }
+
+    #[inline]
+    pub(super) fn tag(&mut self, end: usize) -> Result<(u32, Wire), Broken> {
+        self.step()?;
+        match wire::tag(&self.bytes[..end], &mut self.at) {
+            Some(tag) => Ok(tag),
+            None => self.fault("no field begins here"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn number(&mut self, wire: Wire, end: usize) -> Result<u64, Broken> {
+        if wire != Wire::Varint {
+            return self.fault("a field whose type isn't its schema's");
+        }
+        match wire::varint(&self.bytes[..end], &mut self.at) {
+            Some(number) => Ok(number),
+            None => self.fault("a number that doesn't end, or is beyond 64 bits"),
+        }
+    }
+
+    #[inline]
+    pub(super) fn fixed<const N: usize>(&mut self, wire: Wire, wanted: Wire, end: usize) -> Result<[u8; N], Broken> {
+        if wire != wanted {
+            return self.fault("a field whose type isn't its schema's");
+        }
+        match self.bytes[..end].get(self.at..).and_then(|rest| rest.first_chunk::<N>()) {
+            Some(bytes) => {
+                self.at += N;
+                Ok(*bytes)
+            }
+            None => self.fault("it ends too early"),
+        }
+    }
+
+    /// Where the bytes end whose length stands here.
+    #[inline]
+    pub(super) fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
+        if wire != Wire::Len {
+            return self.fault("a field whose type isn't its schema's");
+        }
+        let len = wire::varint(&self.bytes[..end], &mut self.at).and_then(|len| usize::try_from(len).ok());
+        match len.and_then(|len| self.at.checked_add(len)).filter(|inner| *inner <= end) {
+            Some(inner) => Ok(inner),
+            None => self.fault("it ends too early"),
+        }
+    }
+
+    /// Passes the field whose tag is here.
+    pub(super) fn pass(&mut self, end: usize, depth: u32) -> Result<(), Broken> {
+        let (number, wire) = self.tag(end)?;
+        self.skip(wire, number, end, depth)
+    }
+
+    /// Passes a field's bytes.
+    #[inline]
+    pub(super) fn skip(&mut self, wire: Wire, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
+        match wire {
+            Wire::Varint => drop(self.number(wire, end)?),
+            Wire::Fixed64 => drop(self.fixed::<8>(wire, wire, end)?),
+            Wire::Fixed32 => drop(self.fixed::<4>(wire, wire, end)?),
+            Wire::Len => self.at = self.len(wire, end)?,
+            Wire::Group => return self.group(number, end, depth + 1),
+            Wire::GroupEnd => return self.fault("a group's end without its beginning"),
+        }
+        Ok(())
+    }
+
+    /// Passes a group of proto2, which has no length.
+    #[cold]
+    fn group(&mut self, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
+        if depth >= MAX_DEPTH {
+            return self.fault("it is nested too deep");
+        }
+        loop {
+            let (inner, wire) = self.tag(end)?;
+            if wire == Wire::GroupEnd {
+                return if inner == number { Ok(()) } else { self.fault("another group's end") };
+            }
+            self.skip(wire, inner, end, depth)?;
+        }
+    }
+}

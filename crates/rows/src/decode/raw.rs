@@ -1,0 +1,37 @@
+//! `raw`: the value as it is, as the one field `value`.
+
+use crate::decode::Fields;
+use crate::decode::Path;
+use crate::decode::narrow;
+use crate::value::DecodeFault;
+use crate::value::{Flags, Kind, Reason, Slot};
+
+/// The name of the one field.
+pub(crate) const FIELD: &str = "value";
+
+/// Gives the whole value.
+#[derive(Debug)]
+pub(crate) struct RawDecoder {
+    /// For each slot, whether it takes the value.
+    takes: Vec<bool>,
+}
+
+impl RawDecoder {
+    pub(crate) fn new(paths: &[Path]) -> Self {
+        Self { takes: paths.iter().map(|path| path.as_slice() == [FIELD]).collect() }
+    }
+
+    pub(crate) fn decode(&self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        fields.reset(self.takes.len());
+        if u32::try_from(payload.len()).is_err() {
+            return Err(DecodeFault::new(Reason::TooLarge, "the value is larger than 4 GiB"));
+        }
+        let whole = Slot { kind: Kind::Lexical, flags: Flags::BINARY, len: narrow(payload.len()), ..Slot::MISSING };
+        for (slot, takes) in fields.slots.iter_mut().zip(&self.takes) {
+            if *takes {
+                *slot = whole;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! The members of a JSON object and the elements of an array one by one, for those who don't know beforehand which there are.
+
+use crate::json::scan::Scanner;
+use crate::json::string;
+use crate::value::{Flags, Slot, Value};
+
+/// The members of an object in their order. Names stand as in the text, without their quotes; the flags say whether there are
+/// escapes in them.
+pub(crate) struct RawMembers<'a> {
+    scan: Scanner<'a>,
+}
+
+impl<'a> RawMembers<'a> {
+    /// `raw` is a JSON object that has been checked, or its members with a comma behind each and no braces.
+    pub(crate) fn of(raw: &'a [u8]) -> Self {
+        let mut scan = Scanner::new(raw);
+        scan.space();
+        if scan.peek() == b'{' {
+            scan.at += 1;
+        }
+        Self { scan }
+    }
+}
+
+impl<'a> Iterator for RawMembers<'a> {
+    type Item = (&'a [u8], Flags, Value<'a>);
+
+    fn next(&mut self) -> Option<(&'a [u8], Flags, Value<'a>)> {
+        let scan = &mut self.scan;
+        scan.space();
+        if scan.peek() == b',' {
+            scan.at += 1;
+            scan.space();
+        }
+        if scan.peek() != b'"' {
+            return None;
+        }
+        let start = scan.at;
+        let flags = scan.string().ok()?;
+        let name = scan.bytes.get(start + 1..scan.at - 1)?;
+        scan.space();
+        // The colon.
+        scan.at += 1;
+        scan.space();
+        let mut slot = Slot::MISSING;
+        scan.value(0, &mut slot).ok()?;
+        Some((name, flags, slot.of(scan.bytes)))
+    }
+}
+
+/// The members of an object in their order, with names without escapes.
+pub struct Members<'a>(RawMembers<'a>);
+
+impl<'a> Members<'a> {
+    /// `raw` is a JSON object that has been checked, or its members with a comma behind each and no braces.
+    pub fn of(raw: &'a [u8]) -> Self {
+        Self(RawMembers::of(raw))
+    }
+}
+
+impl<'a> Iterator for Members<'a> {
+    type Item = (String, Value<'a>);
+
+    fn next(&mut self) -> Option<(String, Value<'a>)> {
+        let (quoted, flags, value) = self.0.next()?;
+        let name = if flags.has(Flags::ESCAPED) {
+            let mut name = Vec::new();
+            string::unescape(quoted, &mut name);
+            name
+        } else {
+            quoted.to_vec()
+        };
+        Some((String::from_utf8(name).ok()?, value))
+    }
+}
+
+/// The elements of an array.
+pub struct Elements<'a> {
+    scan: Scanner<'a>,
+}
+
+impl<'a> Elements<'a> {
+    /// `raw` is a JSON array that has been checked.
+    pub fn of(raw: &'a [u8]) -> Self {
+        let mut scan = Scanner::new(raw);
+        scan.at = 1;
+        Self { scan }
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = Value<'a>;
+
+    fn next(&mut self) -> Option<Value<'a>> {
+        self.scan.space();
+        if self.scan.peek() == b',' {
+            self.scan.at += 1;
+            self.scan.space();
+        }
+        if self.scan.peek() == b']' {
+            return None;
+        }
+        let mut slot = Slot::MISSING;
+        self.scan.value(0, &mut slot).ok()?;
+        Some(slot.of(self.scan.bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_in_their_order_with_their_names_unescaped() {
+        for raw in [r#" { "b" : 1.5 , "a\u00e9":[1,{"x":2}],"":null } "#, r#""b":1.5,"a\u00e9":[1,{"x":2}],"":null,"#] {
+            let members: Vec<_> = Members::of(raw.as_bytes()).map(|(name, value)| (name, value.raw)).collect();
+            let expected: [(&str, &[u8]); 3] = [("b", b"1.5"), ("a\u{e9}", br#"[1,{"x":2}]"#), ("", b"null")];
+            assert_eq!(members, expected.map(|(name, raw)| (name.to_owned(), raw)));
+        }
+        assert_eq!(Members::of(b"{}").count() + Members::of(b"").count(), 0);
+    }
+}

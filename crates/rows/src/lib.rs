@@ -1,0 +1,27 @@
+//! How bytes become rows.
+//!
+//! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of
+//! binary COPY. This crate does no I/O: catalogs, schemas and records come in as arguments, rows and SQL text go out.
+//!
+//! The modules, each of which uses only those above it:
+//!
+//! - `value`: a decoded field, and why a record was rejected. `json`, `render`: JSON text, read and written.
+//! - [`catalog`]: a table as Postgres describes it. [`schema`]: Avro's and Protobuf's schemas.
+//! - [`spec`]: what the configuration says about decoding, mapping and the table.
+//! - [`copy`]: one encoder per Postgres type. [`decode`]: one decoder per format. [`write_mode`]: the SQL of each write mode.
+//!   [`ddl`]: the table that `create = true` makes.
+//! - [`mapping`]: the plan that joins them, and the encoder that runs it.
+
+pub mod base64;
+pub mod catalog;
+pub mod copy;
+pub mod ddl;
+pub mod decode;
+pub mod fault;
+pub mod json;
+pub mod mapping;
+mod render;
+pub mod schema;
+pub mod spec;
+pub mod value;
+pub mod write_mode;

@@ -1,0 +1,113 @@
+//! Refusals as sentences for a person: `lat "n/a" is not float8`.
+
+use crate::copy::Encoding;
+use crate::mapping::plan::{Feed, Plan, PlannedColumn};
+use crate::render;
+use crate::value::{Flags, Kind, Reason, Value, shown};
+
+/// One column of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described<'a> {
+    /// The column.
+    pub column: &'a str,
+    /// Its type.
+    pub type_text: &'a str,
+    /// What fills it: `field position.lat`, `meta offset`, `header trace-id`.
+    pub source: String,
+    /// Whether a record without a value for it is refused.
+    pub not_null: bool,
+    /// Whether the mapping has a `default` for a missing field.
+    pub has_default: bool,
+}
+
+pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<'a> {
+    let source = match &column.feed {
+        Feed::Field(slot) => {
+            format!("field {}", plan.paths.get(usize::from(*slot)).map_or(String::new(), |path| path.join(".")))
+        }
+        Feed::Topic => "meta topic".to_owned(),
+        Feed::Partition(_) => "meta partition".to_owned(),
+        Feed::Offset(_) => "meta offset".to_owned(),
+        Feed::Timestamp(_) => "meta timestamp".to_owned(),
+        Feed::Key(_) => "meta key".to_owned(),
+        Feed::Headers => "meta headers".to_owned(),
+        Feed::Header(name, _) => format!("header {}", String::from_utf8_lossy(name)),
+        Feed::Record => "each record".to_owned(),
+        Feed::Leftovers { .. } => "all other fields".to_owned(),
+    };
+    Described {
+        column: &column.name,
+        type_text: &column.type_text,
+        source,
+        not_null: column.not_null,
+        has_default: column.default.is_some(),
+    }
+}
+
+/// Why this column refuses this value.
+pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, value: &Value<'_>) -> String {
+    let PlannedColumn { name, type_text, .. } = column;
+    let shown = match value.kind {
+        _ if value.flags.has(Flags::BINARY) && value.kind != Kind::Lexical => {
+            let mut text = Vec::new();
+            render::text(value, &mut text);
+            shown(&text)
+        }
+        Kind::Text | Kind::Lexical => format!("\"{}\"", shown(value.raw)),
+        Kind::Number if value.raw.is_empty() => {
+            format!("{}{}", if value.flags.has(Flags::NEGATIVE) { "-" } else { "" }, value.mantissa)
+        }
+        _ => shown(value.raw),
+    };
+    match reason {
+        Reason::MissingField | Reason::NullInNotNull => absent(plan, column, reason),
+        Reason::OutOfRange => format!("{name} {shown} is out of range for {type_text}"),
+        Reason::TooLong => format!("{name} {shown} is too long for {type_text}"),
+        Reason::NulInText => format!("{name} {shown} holds a NUL, which {type_text} can't store"),
+        Reason::UnknownLabel => format!("{name} {shown} is no label of {type_text}"),
+        Reason::TooLarge => format!("{name} is larger than Postgres takes"),
+        Reason::InvalidTimestamp | Reason::TypeMismatch => {
+            format!("{name} {shown} is not {type_text}{}", wanted(&column.encoding, value.kind))
+        }
+        Reason::InvalidUuid
+        | Reason::InvalidJson
+        | Reason::InvalidUtf8
+        | Reason::NotAnObject
+        | Reason::InvalidFormat
+        | Reason::UnknownSchema
+        | Reason::Tombstone
+        | Reason::UnknownField
+        | Reason::NewField
+        | Reason::NoTable
+        | Reason::RefusedByPostgres => format!("{name} {shown} is not {type_text}"),
+    }
+}
+
+/// What would have been right, where that isn't plain from the type's name.
+fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
+    match (encoding, kind) {
+        (Encoding::Timestamp(None) | Encoding::TimestampTz(None), Kind::Number) => {
+            "; epochs need `unit` in the mapping"
+        }
+        (Encoding::TimestampTz(_), Kind::String | Kind::Text) => {
+            "; it takes a time with an offset, as in 2026-01-31T12:00:00.5Z"
+        }
+        (Encoding::Timestamp(_), Kind::String | Kind::Text) => "; it takes a time without an offset or with Z",
+        (Encoding::Bytea, Kind::String | Kind::Text) => "; it takes base64, or hex behind \\x",
+        _ => "",
+    }
+}
+
+fn absent(plan: &Plan, column: &PlannedColumn, reason: Reason) -> String {
+    let subject = match &column.feed {
+        Feed::Field(slot) => {
+            let path = plan.paths.get(usize::from(*slot)).map_or(String::new(), |path| path.join("."));
+            if path == column.name { path } else { format!("{path} (for {})", column.name) }
+        }
+        _ => column.name.clone(),
+    };
+    let what = if reason == Reason::MissingField { "missing" } else { "null" };
+    let default = if column.has_default { "; its default would apply only without a mapping for it" } else { "" };
+    let needs = if column.in_key { "part of the key" } else { "NOT NULL" };
+    format!("{subject} is {what}, and the column is {needs}{default}")
+}

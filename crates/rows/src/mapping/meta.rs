@@ -1,0 +1,288 @@
+//! What doesn't come from the value's fields: Kafka's metadata, keys, headers, leftovers.
+
+use std::collections::HashMap;
+use std::io::Write;
+
+use tidegate_protocol::record::{Headers, Record};
+
+use crate::copy::Encoding;
+use crate::copy::decimal::Decimal;
+use crate::decode::Fields;
+use crate::json;
+use crate::json::string;
+use crate::mapping::plan::Feed;
+use crate::value::DecodeFault;
+use crate::value::{Flags, Kind, Reason, Value};
+
+/// How a column reads the bytes of a key or a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// As they are.
+    Bytes,
+    /// As UTF-8 text.
+    Text,
+    /// As JSON.
+    Json,
+    /// As a JSON number or bool, else as text.
+    Literal,
+}
+
+impl Reading {
+    pub(crate) fn of(encoding: &Encoding) -> Self {
+        match encoding {
+            Encoding::Bytea => Self::Bytes,
+            Encoding::Bool
+            | Encoding::Int2
+            | Encoding::Int4
+            | Encoding::Int8
+            | Encoding::Oid
+            | Encoding::Float4
+            | Encoding::Float8
+            | Encoding::Numeric(_)
+            | Encoding::Timestamp(_)
+            | Encoding::TimestampTz(_) => Self::Literal,
+            Encoding::Json | Encoding::Jsonb | Encoding::Array(_) | Encoding::Point => Self::Json,
+            Encoding::Text
+            | Encoding::Limited(_)
+            | Encoding::Name
+            | Encoding::OneByte
+            | Encoding::Date
+            | Encoding::Time
+            | Encoding::Interval
+            | Encoding::Uuid
+            | Encoding::Inet
+            | Encoding::Cidr
+            | Encoding::MacAddr
+            | Encoding::MacAddr8
+            | Encoding::Enum(_)
+            | Encoding::Range(_) => Self::Text,
+        }
+    }
+}
+
+/// Whether a number of Kafka's must be written out: most columns want its value alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lexeme {
+    Wanted,
+    Spared,
+}
+
+impl Lexeme {
+    pub(crate) fn of(encoding: &Encoding) -> Self {
+        match encoding {
+            Encoding::Int2 | Encoding::Int4 | Encoding::Int8 | Encoding::Timestamp(_) | Encoding::TimestampTz(_) => {
+                Self::Spared
+            }
+            _ => Self::Wanted,
+        }
+    }
+}
+
+/// A column's value; `made` is where text goes that stands nowhere in the record.
+#[inline(never)]
+pub(super) fn value<'a>(
+    feed: &Feed,
+    record: &Record<'a>,
+    fields: &Fields,
+    made: &'a mut Vec<u8>,
+) -> Result<Value<'a>, DecodeFault> {
+    made.clear();
+    match feed {
+        // Slots are the caller's business: they need no scratch.
+        Feed::Field(_) => Ok(Value::MISSING),
+        Feed::Topic => Ok(Value::text(record.topic.as_bytes(), Flags::NONE)),
+        Feed::Partition(lexeme) => Ok(integer(record.partition.into(), *lexeme, made)),
+        Feed::Offset(lexeme) => Ok(integer(record.offset, *lexeme, made)),
+        Feed::Timestamp(lexeme) => {
+            Ok(record.timestamp_ms.map_or(Value::MISSING, |millis| integer(millis, *lexeme, made)))
+        }
+        Feed::Key(reading) => record.key.map_or(Ok(Value::MISSING), |key| read(key, *reading, "key")),
+        Feed::Header(name, reading) => match last_header(record.headers, name) {
+            None => Ok(Value::MISSING),
+            Some(None) => Ok(Value { kind: Kind::Null, ..Value::MISSING }),
+            Some(Some(header)) => read(header, *reading, "header"),
+        },
+        Feed::Headers => headers(record.headers, made),
+        Feed::Record => Ok(Value { kind: Kind::True, ..Value::MISSING }),
+        Feed::Leftovers { empty } => Ok(leftovers(fields, *empty, made)),
+    }
+}
+
+fn integer(number: i64, lexeme: Lexeme, made: &mut Vec<u8>) -> Value<'_> {
+    if lexeme == Lexeme::Wanted {
+        // Writing into a vector doesn't fail.
+        let _infallible = write!(made, "{number}");
+    }
+    Value::integer(number, made)
+}
+
+/// The last header of a name; the inner `None` is a header without a value.
+#[expect(clippy::option_option, reason = "no header and a header that is null are two things")]
+fn last_header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<Option<&'a [u8]>> {
+    headers.iter().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
+}
+
+/// A record's key as this column reads it.
+pub(super) fn key<'a>(bytes: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    read(bytes, Reading::of(encoding), "key")
+}
+
+fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, DecodeFault> {
+    if reading == Reading::Bytes {
+        return Ok(Value::bytes(bytes));
+    }
+    if simdutf8::basic::from_utf8(bytes).is_err() {
+        return Err(DecodeFault { reason: Reason::InvalidUtf8, detail: format!("the {what} is not UTF-8") });
+    }
+    match reading {
+        Reading::Json => json::document(bytes).map(|slot| slot.of(bytes)).map_err(|fault| DecodeFault {
+            reason: fault.reason,
+            detail: fault.detail.replacen("the value", &format!("the {what}"), 1),
+        }),
+        Reading::Literal => match json::document(bytes) {
+            Ok(slot) if matches!(slot.kind, Kind::Number | Kind::True | Kind::False) => Ok(slot.of(bytes)),
+            _ => Ok(text(bytes)),
+        },
+        Reading::Text | Reading::Bytes => Ok(text(bytes)),
+    }
+}
+
+/// A field of CSV or a raw value, as its column reads it: by Postgres' own rules for numbers and booleans.
+#[inline]
+pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    if value.flags.has(Flags::NUMERIC) && takes_numbers(encoding) {
+        return Ok(Value { kind: Kind::Number, ..*value });
+    }
+    read_lexical(value, encoding)
+}
+
+#[inline]
+fn takes_numbers(encoding: &Encoding) -> bool {
+    Reading::of(encoding) == Reading::Literal && !matches!(encoding, Encoding::Bool)
+}
+
+#[inline(never)]
+fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    let reading = match Reading::of(encoding) {
+        // Raw bytes are bytes; a field of CSV is their text.
+        Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
+        reading => reading,
+    };
+    // The decoder of CSV has checked that it is UTF-8, and whether it holds a NUL.
+    let read = match reading {
+        Reading::Literal if !value.flags.has(Flags::BINARY) => match json::literal(value.raw) {
+            Some(slot) if !matches!(encoding, Encoding::Bool) => return Ok(slot.of(value.raw)),
+            _ => Value::text(value.raw, Flags::NONE.with(value.flags.inherited())),
+        },
+        // A range's bounds as an object; all else that a range may be is text.
+        Reading::Text if matches!(encoding, Encoding::Range(_)) && value.raw.starts_with(b"{") => {
+            return read(value.raw, Reading::Json, "field");
+        }
+        Reading::Text if !value.flags.has(Flags::BINARY) => {
+            return Ok(Value::text(value.raw, Flags::NONE.with(value.flags.inherited())));
+        }
+        reading => read(value.raw, reading, "field")?,
+    };
+    let word = read.as_text().filter(|_| reading == Reading::Literal).unwrap_or_default().trim_ascii();
+    if word.is_empty() {
+        return Ok(read);
+    }
+    if matches!(encoding, Encoding::Bool) {
+        let is = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other.as_bytes()));
+        return Ok(match () {
+            () if is(&["t", "true", "y", "yes", "on", "1"]) => Value { kind: Kind::True, ..read },
+            () if is(&["f", "false", "n", "no", "off", "0"]) => Value { kind: Kind::False, ..read },
+            () => read,
+        });
+    }
+    // `+5`, `007` and `.5` are numbers to Postgres, though not to JSON: their text alone is true.
+    if Decimal::parse(word).is_some() {
+        return Ok(Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: word });
+    }
+    Ok(read)
+}
+
+/// A field as a `where` compares it: text of CSV that is a number or a boolean may be meant as either, so it is compared as
+/// what JSON would have it.
+pub(super) fn compared(value: Value<'_>) -> Value<'_> {
+    if value.kind != Kind::Lexical {
+        return value;
+    }
+    match json::document(value.raw) {
+        Ok(slot) if matches!(slot.kind, Kind::Number | Kind::True | Kind::False) => slot.of(value.raw),
+        _ => text(value.raw),
+    }
+}
+
+fn text(bytes: &[u8]) -> Value<'_> {
+    let flags = if memchr::memchr(0, bytes).is_some() { Flags::NUL } else { Flags::NONE };
+    Value::text(bytes, flags)
+}
+
+/// A header's name, and the values that came under it.
+type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
+
+/// All headers as a JSON object: name to text, or to an array of texts where a name repeats.
+fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeFault> {
+    let mut flags = Flags::NONE;
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    let mut by_name: Vec<Named<'_>> = Vec::new();
+    for (name, value) in headers.iter() {
+        for bytes in [Some(name), value].into_iter().flatten() {
+            if simdutf8::basic::from_utf8(bytes).is_err() {
+                let detail = format!("the header \"{}\" is not UTF-8", crate::value::shown(name));
+                return Err(DecodeFault { reason: Reason::InvalidUtf8, detail });
+            }
+            flags = flags.with(text(bytes).flags);
+        }
+        let place = *places.entry(name).or_insert_with(|| {
+            by_name.push((name, Vec::new()));
+            by_name.len() - 1
+        });
+        by_name[place].1.push(value);
+    }
+    made.push(b'{');
+    for (name, values) in &by_name {
+        string::quote(name, made);
+        made.push(b':');
+        if let [value] = values.as_slice() {
+            header_text(*value, made);
+        } else {
+            made.push(b'[');
+            for value in values {
+                header_text(*value, made);
+                made.push(b',');
+            }
+            close(b']', made);
+        }
+        made.push(b',');
+    }
+    close(b'}', made);
+    Ok(Value { kind: Kind::Object, flags, exponent: 0, mantissa: 0, raw: made })
+}
+
+fn header_text(value: Option<&[u8]>, made: &mut Vec<u8>) {
+    match value {
+        Some(text) => string::quote(text, made),
+        None => made.extend_from_slice(b"null"),
+    }
+}
+
+/// Ends a list in which each item has a comma behind it.
+fn close(bracket: u8, made: &mut Vec<u8>) {
+    match made.last_mut() {
+        Some(comma) if *comma == b',' => *comma = bracket,
+        _ => made.push(bracket),
+    }
+}
+
+fn leftovers<'a>(fields: &Fields, empty: bool, made: &'a mut Vec<u8>) -> Value<'a> {
+    if fields.leftovers.is_empty() && !empty {
+        return Value::MISSING;
+    }
+    made.push(b'{');
+    made.extend_from_slice(&fields.leftovers);
+    close(b'}', made);
+    let flags = if fields.leftovers_hold_nul { Flags::NUL } else { Flags::NONE };
+    Value { kind: Kind::Object, flags, exponent: 0, mantissa: 0, raw: made }
+}

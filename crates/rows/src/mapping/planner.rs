@@ -1,0 +1,218 @@
+//! The plan's columns one by one: the source of each held against its column's type.
+
+use crate::catalog::{Catalog, CatalogColumn, TypeKind};
+use crate::copy::{Encoding, Scratch, types};
+use crate::decode::Path;
+use crate::fault::{Faults, hint};
+use crate::json;
+use crate::mapping::fold::Fold;
+use crate::mapping::meta::{Lexeme, Reading};
+use crate::mapping::plan::{Feed, PlannedColumn};
+use crate::mapping::row_filter::Check;
+use crate::spec::{AggregateFunction, Column, EpochUnit, NulPolicy, RowFilter, Source, UnknownFields, WriteMode};
+use crate::value::Kind;
+
+/// Plans columns, and gathers the paths that they need and the faults that they have.
+pub(super) struct Planner<'a> {
+    pub(super) catalog: &'a Catalog,
+    pub(super) mode: &'a WriteMode,
+    /// The mapping is not the user's but made from the catalog.
+    pub(super) automatic: bool,
+    pub(super) paths: Vec<Path>,
+    pub(super) faults: Faults,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn column(&mut self, mapped: &Column) -> Option<PlannedColumn> {
+        let key = format!("columns.{}", mapped.name);
+        let column = self.existing(&key, &mapped.name)?;
+        if let Some(text) = mapped.type_name.as_deref().filter(|text| !is_type(text, column)) {
+            let message = format!("the mapping says `{text}`, but the column is `{}`", column.type_text);
+            self.faults.push(format!("{key}.type"), message);
+        }
+        let unit = if mapped.source == Source::Timestamp { Some(EpochUnit::Millis) } else { mapped.unit };
+        let counts = mapped.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
+        let encoding = if counts { Encoding::Bool } else { self.encoding(&key, column, unit)? };
+        if mapped.unit.is_some() && !(takes_unit(&encoding) && mapped.source != Source::Timestamp) {
+            self.faults.push(format!("{key}.unit"), "only fields that become timestamp or timestamptz have a unit");
+        }
+        let feed = self.feed(&key, &mapped.source, &encoding, column)?;
+        let default =
+            mapped.default.as_deref().and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
+        let mut planned = planned(column, feed, encoding, mapped.nul, default);
+        let merges = matches!(self.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. });
+        planned.in_key = merges && self.mode.key().contains(&mapped.name);
+        planned.not_null |= planned.in_key;
+        if let Some(aggregate) = &mapped.aggregate {
+            let condition = aggregate.condition.as_ref().and_then(|condition| self.check(condition));
+            planned.not_null &= condition.is_none() && !counts;
+            if counts || condition.is_some() {
+                planned.fold = Some(Box::new(Fold { counts, condition }));
+            }
+        }
+        Some(planned)
+    }
+
+    /// A condition, with a slot for its field.
+    pub(super) fn check(&mut self, condition: &RowFilter) -> Option<Check> {
+        self.slot(&condition.field).map(|slot| Check::new(slot, condition))
+    }
+
+    /// The table's column of this name, if COPY may fill it.
+    fn existing(&mut self, key: &str, name: &str) -> Option<&'a CatalogColumn> {
+        let Catalog { table, columns, .. } = self.catalog;
+        let Some(column) = columns.iter().find(|column| column.name == name) else {
+            let close = hint(name, columns.iter().map(|column| column.name.as_str()));
+            self.faults.push(key, format!("`{table}` has no column `{name}`{close}"));
+            return None;
+        };
+        if column.generated {
+            self.faults.push(key, format!("Postgres generates `{name}` itself; leave it out of the mapping"));
+            return None;
+        }
+        Some(column)
+    }
+
+    fn encoding(&mut self, key: &str, column: &CatalogColumn, unit: Option<EpochUnit>) -> Option<Encoding> {
+        let encoding = Encoding::of(column, unit);
+        if encoding.is_none() {
+            let CatalogColumn { name, type_text, base_type, .. } = column;
+            let remedy = match (base_type.as_str(), self.automatic) {
+                ("money", _) => "its text depends on the server's locale; make it numeric",
+                (_, true) => "map the other columns by name, or fill a text column and let Postgres generate this one",
+                (_, false) => "leave it out, or fill a text column and let Postgres generate this one from it",
+            };
+            self.faults.push(key, format!("column `{name}` is `{type_text}`, which has no encoder; {remedy}"));
+        }
+        encoding
+    }
+
+    fn feed(&mut self, key: &str, source: &Source, encoding: &Encoding, column: &CatalogColumn) -> Option<Feed> {
+        let reading = Reading::of(encoding);
+        let lexeme = Lexeme::of(encoding);
+        let integer = matches!(encoding, Encoding::Int2 | Encoding::Int4 | Encoding::Int8 | Encoding::Numeric(_));
+        let time = matches!(encoding, Encoding::Timestamp(_) | Encoding::TimestampTz(_));
+        let (what, fits, feed) = match source {
+            Source::Field(path) => return self.slot(path).map(Feed::Field),
+            Source::Topic => ("a text", encoding.is_text() || matches!(encoding, Encoding::Enum(_)), Feed::Topic),
+            Source::Partition => ("an int4", integer || encoding.is_text(), Feed::Partition(lexeme)),
+            Source::Offset => ("an int8", integer || encoding.is_text(), Feed::Offset(lexeme)),
+            Source::Timestamp => ("a timestamptz", time || integer, Feed::Timestamp(lexeme)),
+            Source::Record => ("only counted", matches!(encoding, Encoding::Bool), Feed::Record),
+            Source::Key => ("", true, Feed::Key(reading)),
+            Source::Header(name) => ("", true, Feed::Header(name.as_bytes().into(), reading)),
+            Source::Headers => {
+                let fits = matches!(encoding, Encoding::Json | Encoding::Jsonb | Encoding::Text);
+                ("a jsonb", fits, Feed::Headers)
+            }
+        };
+        if !fits {
+            self.faults.push(key, format!("this is {what}, but the column is `{}`", column.type_text));
+        }
+        Some(feed)
+    }
+
+    pub(super) fn slot(&mut self, path: &Path) -> Option<u16> {
+        let at = self.paths.iter().position(|known| known == path).unwrap_or_else(|| {
+            self.paths.push(path.clone());
+            self.paths.len() - 1
+        });
+        u16::try_from(at).ok()
+    }
+
+    /// A mapping's `default` as a field of COPY: tried now, not on the first record that needs it.
+    fn default(
+        &mut self,
+        key: &str,
+        text: &str,
+        nul: NulPolicy,
+        encoding: &Encoding,
+        column: &CatalogColumn,
+    ) -> Option<Box<[u8]>> {
+        let slot = json::document(text.as_bytes()).ok()?;
+        let mut field = Vec::new();
+        let put = encoding.put(slot.of(text.as_bytes()), nul, &mut Scratch::default(), &mut field);
+        match put {
+            Ok(()) if slot.kind != Kind::Null => Some(field.into()),
+            _ => {
+                let message = format!("{text} is not `{}`", column.type_text);
+                self.faults.push(format!("{key}.default"), message);
+                None
+            }
+        }
+    }
+
+    /// The column of `unknown_fields`.
+    pub(super) fn leftovers(&mut self, unknown: &UnknownFields, mapping: &[Column]) -> Option<PlannedColumn> {
+        const KEY: &str = "unknown_fields.column";
+        let UnknownFields::Column(name) = unknown else { return None };
+        let column = self.existing(KEY, name)?;
+        if mapping.iter().any(|mapped| mapped.name == *name) {
+            self.faults.push(KEY, format!("`{name}` is mapped already"));
+            return None;
+        }
+        let encoding = match Encoding::of(column, None) {
+            Some(encoding @ (Encoding::Jsonb | Encoding::Json)) => encoding,
+            _ => {
+                self.faults.push(KEY, format!("column `{name}` is `{}`; it must be jsonb", column.type_text));
+                return None;
+            }
+        };
+        let feed = Feed::Leftovers { empty: column.not_null };
+        Some(planned(column, feed, encoding, NulPolicy::default(), None))
+    }
+}
+
+fn planned(
+    column: &CatalogColumn,
+    feed: Feed,
+    encoding: Encoding,
+    nul: NulPolicy,
+    default: Option<Box<[u8]>>,
+) -> PlannedColumn {
+    PlannedColumn {
+        name: column.name.clone(),
+        type_text: short_type(column),
+        not_null: column.not_null,
+        has_default: column.has_default,
+        feed,
+        encoding,
+        nul,
+        default,
+        in_key: false,
+        fold: None,
+    }
+}
+
+fn takes_unit(encoding: &Encoding) -> bool {
+    match encoding {
+        Encoding::Timestamp(_) | Encoding::TimestampTz(_) => true,
+        Encoding::Array(element) => takes_unit(&element.encoding),
+        Encoding::Range(bound) => takes_unit(bound),
+        _ => false,
+    }
+}
+
+/// Whether a type's text in the mapping means the column's type. Without a modifier it means any.
+fn is_type(text: &str, column: &CatalogColumn) -> bool {
+    let named = |name: &str| text.trim().trim_matches('"').eq_ignore_ascii_case(name.trim_matches('"'));
+    if named(&column.type_text) || named(&column.base_type) {
+        return true;
+    }
+    let Some(parsed) = types::parse(text) else { return false };
+    let oid = match column.kind {
+        TypeKind::Array { .. } if parsed.array => types::by_array_oid(column.base_type_oid).map(|known| known.oid),
+        TypeKind::Scalar if !parsed.array => Some(column.base_type_oid),
+        _ => None,
+    };
+    let same_modifiers = parsed.modifiers.0.is_none()
+        || types::parse(&column.type_text).is_none_or(|own| {
+            own.modifiers.0 == parsed.modifiers.0 && own.modifiers.1.unwrap_or(0) == parsed.modifiers.1.unwrap_or(0)
+        });
+    oid == Some(parsed.oid) && same_modifiers
+}
+
+/// `varchar(16)` rather than `character varying(16)`: the name that the mapping has for it.
+fn short_type(column: &CatalogColumn) -> String {
+    types::parse(&column.type_text).and_then(types::TypeText::to_sql).unwrap_or_else(|| column.type_text.clone())
+}

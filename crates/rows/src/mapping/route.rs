@@ -1,0 +1,235 @@
+//! Which table a record's rows are for, where the record says so itself. Pure.
+//!
+//! A routed row stands in the batch behind a mark of six bytes: the number of its table in the plan, and its length. So the batch
+//! knows nothing of tables, and pipelines with one table pay nothing. The store takes the rows apart by their marks when it
+//! copies them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use tidegate_protocol::record::Record;
+
+use crate::catalog::TableName;
+use crate::decode::Fields;
+use crate::json::string;
+use crate::mapping::meta::{self, Lexeme, Reading};
+use crate::mapping::plan::{Feed, PlannedColumn};
+use crate::mapping::planner::Planner;
+use crate::spec::{Part, Route, Source};
+use crate::value::DecodeFault;
+use crate::value::{Flags, Kind, Reason, shown};
+
+/// The longest name that Postgres keeps whole, in bytes.
+const NAME_MAX: usize = 63;
+/// The bytes of a mark.
+const MARK: usize = 6;
+
+/// How records name their table, and the tables that there are.
+#[derive(Clone, Debug)]
+pub(crate) struct Router {
+    schema: Vec<Piece>,
+    name: Vec<Piece>,
+    /// By schema, a NUL, name.
+    tables: HashMap<Vec<u8>, Target>,
+    /// Tables that no rows can go to, and why.
+    refused: HashMap<Vec<u8>, String>,
+    is_full: bool,
+}
+
+/// A table that takes rows.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub(super) number: u16,
+    pub(super) columns: Vec<PlannedColumn>,
+    pub(super) column_count: [u8; 2],
+}
+
+#[derive(Clone, Debug)]
+enum Piece {
+    Text(String),
+    Value(Feed),
+}
+
+impl Router {
+    /// Plans the slots of the placeholders; no table is known yet.
+    pub(super) fn new(route: &Route, planner: &mut Planner<'_>) -> Self {
+        let mut pieces = |parts: &[Part]| -> Vec<Piece> {
+            let piece = |part: &Part| match part {
+                Part::Text(text) => Some(Piece::Text(text.clone())),
+                Part::Value(source) => Some(Piece::Value(match source {
+                    Source::Field(path) => Feed::Field(planner.slot(path)?),
+                    Source::Topic => Feed::Topic,
+                    Source::Partition => Feed::Partition(Lexeme::Wanted),
+                    Source::Header(name) => Feed::Header(name.as_bytes().into(), Reading::Text),
+                    _ => Feed::Key(Reading::Text),
+                })),
+            };
+            parts.iter().filter_map(piece).collect()
+        };
+        let (schema, name) = (pieces(&route.schema), pieces(&route.name));
+        Self { schema, name, tables: HashMap::new(), refused: HashMap::new(), is_full: false }
+    }
+
+    /// Reads the placeholders where another plan of the same name has them.
+    pub(super) fn take_slots(&mut self, other: Option<Self>) {
+        if let Some(Self { schema, name, .. }) = other {
+            (self.schema, self.name) = (schema, name);
+        }
+    }
+
+    pub(super) fn add(&mut self, table: &TableName, target: Target) {
+        self.tables.insert(key(table), target);
+    }
+
+    pub(super) fn refuse(&mut self, table: &TableName, why: String) {
+        self.refused.insert(key(table), why);
+    }
+
+    /// From now on no table is added.
+    pub(super) fn close(&mut self) {
+        self.is_full = true;
+    }
+
+    /// Writes down the table that a record names: schema, a NUL, name.
+    pub(super) fn name(
+        &self,
+        record: &Record<'_>,
+        fields: &Fields,
+        made: &mut Vec<u8>,
+        named: &mut Vec<u8>,
+    ) -> Result<(), DecodeFault> {
+        named.clear();
+        for (n, pieces) in [&self.schema, &self.name].into_iter().enumerate() {
+            if n > 0 {
+                named.push(0);
+            }
+            let start = named.len();
+            for piece in pieces {
+                match piece {
+                    Piece::Text(text) => named.extend_from_slice(text.as_bytes()),
+                    Piece::Value(feed) => append(feed, record, fields, made, named)?,
+                }
+            }
+            let part = &named[start..];
+            if part.is_empty() || part.len() > NAME_MAX || part.iter().any(u8::is_ascii_control) {
+                let shown = shown(part);
+                return Err(no_table(format!(
+                    "the record names the table \"{shown}\", which Postgres has no place for"
+                )));
+            }
+        }
+        if [&b"tidegate\0"[..], b"information_schema\0", b"pg_"].iter().any(|taken| named.starts_with(taken)) {
+            return Err(no_table(format!("the record names {}, which is not for records", of_key(named))));
+        }
+        Ok(())
+    }
+
+    /// The place in the plan of the table that was written down.
+    pub(super) fn target(&self, named: &[u8]) -> Result<&Target, DecodeFault> {
+        self.tables.get(named).ok_or_else(|| {
+            let table = of_key(named);
+            no_table(match self.refused.get(named) {
+                Some(why) => format!("the record is for {table}: {why}"),
+                None if self.is_full => {
+                    format!("the record is for {table}, and the pipeline writes `max_tables` tables already")
+                }
+                None => format!("the record is for {table}, which does not exist"),
+            })
+        })
+    }
+
+    /// The table that was written down, where it may still be added.
+    pub(super) fn unknown(&self, named: &[u8]) -> Option<TableName> {
+        (!self.is_full && !self.tables.contains_key(named)).then(|| of_key(named))
+    }
+}
+
+fn key(table: &TableName) -> Vec<u8> {
+    [table.schema.as_bytes(), &[0], table.name.as_bytes()].concat()
+}
+
+fn of_key(named: &[u8]) -> TableName {
+    let at = named.iter().position(|byte| *byte == 0).unwrap_or(named.len());
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    TableName { schema: text(&named[..at]), name: text(named.get(at + 1..).unwrap_or_default()) }
+}
+
+/// What a placeholder stands for: text as it is, a number or a bool as it is written.
+fn append(
+    feed: &Feed,
+    record: &Record<'_>,
+    fields: &Fields,
+    made: &mut Vec<u8>,
+    name: &mut Vec<u8>,
+) -> Result<(), DecodeFault> {
+    let payload = record.value.unwrap_or_default();
+    let value = match feed {
+        Feed::Field(slot) => fields.value(*slot, payload),
+        feed => meta::value(feed, record, fields, made)?,
+    };
+    match (value.kind, value.as_text()) {
+        (Kind::String, Some(text)) if value.flags.has(Flags::ESCAPED) => string::unescape(text, name),
+        (_, Some(text)) => name.extend_from_slice(text),
+        // A whole number of a binary format has no digits yet.
+        (Kind::Number, _) if value.raw.is_empty() && value.exponent == 0 => {
+            let sign = if value.flags.has(Flags::NEGATIVE) { "-" } else { "" };
+            name.extend_from_slice(format!("{sign}{}", value.mantissa).as_bytes());
+        }
+        (Kind::True, _) => name.extend_from_slice(b"true"),
+        (Kind::False, _) => name.extend_from_slice(b"false"),
+        (Kind::Number, _) if !value.raw.is_empty() => name.extend_from_slice(value.raw),
+        (Kind::Lexical, _) if simdutf8::basic::from_utf8(value.raw).is_ok() => name.extend_from_slice(value.raw),
+        (Kind::Missing | Kind::Null, _) => {
+            return Err(no_table("what names the record's table is missing or null".to_owned()));
+        }
+        _ => return Err(no_table(format!("{} can't name a table", shown(value.raw)))),
+    }
+    Ok(())
+}
+
+fn no_table(detail: String) -> DecodeFault {
+    DecodeFault { reason: Reason::NoTable, detail }
+}
+
+/// Makes room for a row's mark.
+pub(super) fn open(rows: &mut Vec<u8>) -> usize {
+    rows.extend_from_slice(&[0; MARK]);
+    rows.len()
+}
+
+/// Writes the mark of the row that begins at `start`.
+pub(super) fn close(start: usize, table: u16, rows: &mut [u8]) -> Result<(), Reason> {
+    let len = u32::try_from(rows.len() - start).map_err(|_| Reason::TooLarge)?;
+    rows[start - MARK..start - MARK + 2].copy_from_slice(&table.to_be_bytes());
+    rows[start - MARK + 2..start].copy_from_slice(&len.to_be_bytes());
+    Ok(())
+}
+
+/// The rows in a stretch of routed ones: each one's table, and where it stands without its mark.
+pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let mark: &[u8; MARK] = rows.get(at..)?.first_chunk()?;
+        let [a, b, len @ ..] = *mark;
+        let start = at + MARK;
+        at = start + u32::from_be_bytes(len) as usize;
+        Some((u16::from_be_bytes([a, b]), start..at))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marked_rows_are_found_again() {
+        let mut rows = Vec::new();
+        for (table, row) in [(3_u16, &b"abc"[..]), (0, b""), (65_535, b"defgh")] {
+            let start = open(&mut rows);
+            rows.extend_from_slice(row);
+            close(start, table, &mut rows).expect("a short row");
+        }
+        let found: Vec<_> = marked(&rows).map(|(table, range)| (table, &rows[range])).collect();
+        assert_eq!(found, [(3, &b"abc"[..]), (0, b""), (65_535, b"defgh")]);
+    }
+}

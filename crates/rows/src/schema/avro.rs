@@ -1,0 +1,280 @@
+//! An Avro schema, read from its JSON into nodes by number.
+//!
+//! Named types are nodes that are pointed to, so a type that holds itself costs nothing. What a logical type can't mean (a
+//! date of a string) is the plain type below it, as Avro has it.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value as Json};
+
+use crate::json::string;
+use crate::schema::MAX_DEPTH;
+
+/// A node's place.
+pub(crate) type NodeId = u32;
+
+/// More than any real schema has: a bound for what is read from elsewhere.
+const MAX_NODES: usize = 100_000;
+
+/// A type.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Node {
+    Null,
+    Boolean,
+    /// Both int and long, which are written alike; whether it is an int.
+    Long {
+        int: bool,
+    },
+    Float,
+    Double,
+    Bytes,
+    Text,
+    Fixed(usize),
+    Enum(Vec<Box<str>>),
+    /// An unscaled number in bytes, or in so many of them; times 10^exponent.
+    Decimal {
+        fixed: Option<usize>,
+        exponent: i32,
+    },
+    Day,
+    /// Since midnight; as `connect::in_micros` has units.
+    Clock {
+        int: bool,
+        unit: i64,
+    },
+    Instant {
+        unit: i64,
+        local: bool,
+    },
+    /// As text.
+    Uuid,
+    /// Sixteen bytes.
+    FixedUuid,
+    /// Months, days and milliseconds, each a little-endian u32.
+    Duration,
+    Record {
+        name: String,
+        fields: Vec<Field>,
+    },
+    Array(NodeId),
+    Map(NodeId),
+    Union(Vec<NodeId>),
+}
+
+/// A record's field.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) aliases: Vec<String>,
+    /// `"name":`
+    pub(crate) key: Box<[u8]>,
+    pub(crate) node: NodeId,
+}
+
+/// A writer's schema.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AvroSchema {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) root: NodeId,
+}
+
+impl AvroSchema {
+    /// Reads a schema. `references` are schemas whose names it uses, those first that others use.
+    ///
+    /// # Errors
+    /// What is wrong with it, for people.
+    pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
+        let mut reader = Reader { nodes: Vec::new(), names: HashMap::new() };
+        for text in references {
+            reader.document(text)?;
+        }
+        let root = reader.document(text)?;
+        Ok(Self { nodes: reader.nodes, root })
+    }
+
+    #[inline]
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
+        &self.nodes[id as usize]
+    }
+
+    /// The fields of the record at the top, for faults of a mapping.
+    pub(crate) fn field_names(&self) -> Vec<&str> {
+        match self.node(self.root) {
+            Node::Record { fields, .. } => fields.iter().map(|field| field.name.as_str()).collect(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+struct Reader {
+    nodes: Vec<Node>,
+    names: HashMap<String, NodeId>,
+}
+
+impl Reader {
+    fn document(&mut self, text: &str) -> Result<NodeId, String> {
+        let json: Json = match serde_json::from_str(text) {
+            Ok(json) => json,
+            // The registry's primitive schemas may come without quotes.
+            Err(_) if text.chars().all(|c| c.is_ascii_alphanumeric()) => Json::String(text.to_owned()),
+            Err(error) => return Err(format!("it is not JSON: {error}")),
+        };
+        self.read(&json, "", 0)
+    }
+
+    fn push(&mut self, node: Node) -> Result<NodeId, String> {
+        if self.nodes.len() >= MAX_NODES {
+            return Err(format!("it has more than {MAX_NODES} types"));
+        }
+        self.nodes.push(node);
+        Ok(NodeId::try_from(self.nodes.len() - 1).unwrap_or(NodeId::MAX))
+    }
+
+    fn read(&mut self, json: &Json, namespace: &str, depth: u32) -> Result<NodeId, String> {
+        if depth > MAX_DEPTH {
+            return Err("it is nested too deep".to_owned());
+        }
+        match json {
+            Json::String(name) => self.named(name, namespace),
+            Json::Array(branches) => {
+                let ids = branches.iter().map(|branch| self.read(branch, namespace, depth + 1));
+                let ids = ids.collect::<Result<_, _>>()?;
+                self.push(Node::Union(ids))
+            }
+            Json::Object(object) => self.object(object, namespace, depth),
+            _ => Err(format!("{json} is no type")),
+        }
+    }
+
+    fn named(&mut self, name: &str, namespace: &str) -> Result<NodeId, String> {
+        if let Some(node) = primitive(name) {
+            return self.push(node);
+        }
+        let full = full_name(name, namespace);
+        self.names
+            .get(&full)
+            .or_else(|| self.names.get(name))
+            .copied()
+            .ok_or_else(|| format!("it uses the type `{full}`, which is defined nowhere"))
+    }
+
+    fn object(&mut self, object: &Map<String, Json>, namespace: &str, depth: u32) -> Result<NodeId, String> {
+        let kind = object.get("type").ok_or("a type without `type`")?;
+        let Json::String(kind) = kind else {
+            return self.read(kind, namespace, depth + 1);
+        };
+        match kind.as_str() {
+            "record" | "error" => self.record(object, namespace, depth),
+            "enum" => {
+                let symbols = texts(object.get("symbols")).ok_or("an enum without `symbols`")?;
+                let id = self.push(Node::Enum(symbols.into_iter().map(Into::into).collect()))?;
+                self.define(object, namespace, id)?;
+                Ok(id)
+            }
+            "fixed" => {
+                let size = object.get("size").and_then(Json::as_u64).and_then(|size| usize::try_from(size).ok());
+                let size = size.ok_or("a fixed without `size`")?;
+                let id = self.push(logical(object, Node::Fixed(size)))?;
+                self.define(object, namespace, id)?;
+                Ok(id)
+            }
+            "array" | "map" => {
+                let (key, array) = if kind == "array" { ("items", true) } else { ("values", false) };
+                let inner = object.get(key).ok_or_else(|| format!("{kind} without `{key}`"))?;
+                let inner = self.read(inner, namespace, depth + 1)?;
+                self.push(if array { Node::Array(inner) } else { Node::Map(inner) })
+            }
+            name => match primitive(name) {
+                Some(node) => self.push(logical(object, node)),
+                None => self.named(name, namespace),
+            },
+        }
+    }
+
+    fn record(&mut self, object: &Map<String, Json>, namespace: &str, depth: u32) -> Result<NodeId, String> {
+        let name = name_of(object, namespace)?;
+        // Known before its fields are read: these may hold it.
+        let id = self.push(Node::Record { name: name.clone(), fields: Vec::new() })?;
+        self.define(object, namespace, id)?;
+        let inner = name.rsplit_once('.').map_or("", |(space, _)| space);
+        let list = object.get("fields").and_then(Json::as_array);
+        let mut fields = Vec::new();
+        for field in list.ok_or_else(|| format!("record `{name}` has no `fields`"))? {
+            let own = field.get("name").and_then(Json::as_str);
+            let own = own.ok_or_else(|| format!("record `{name}` has a field without a name"))?;
+            let of_field = field.get("type").ok_or_else(|| format!("field `{own}` of `{name}` has no type"))?;
+            let node = self.read(of_field, inner, depth + 1)?;
+            let mut key = Vec::new();
+            string::quote(own.as_bytes(), &mut key);
+            key.push(b':');
+            let aliases = texts(field.get("aliases")).unwrap_or_default();
+            fields.push(Field { name: own.to_owned(), aliases, key: key.into(), node });
+        }
+        self.nodes[id as usize] = Node::Record { name, fields };
+        Ok(id)
+    }
+
+    fn define(&mut self, object: &Map<String, Json>, namespace: &str, id: NodeId) -> Result<(), String> {
+        let name = name_of(object, namespace)?;
+        self.names.insert(name, id);
+        Ok(())
+    }
+}
+
+fn name_of(object: &Map<String, Json>, namespace: &str) -> Result<String, String> {
+    let name = object.get("name").and_then(Json::as_str).ok_or("a named type without `name`")?;
+    let own = object.get("namespace").and_then(Json::as_str);
+    Ok(full_name(name, own.unwrap_or(namespace)))
+}
+
+fn full_name(name: &str, namespace: &str) -> String {
+    if name.contains('.') || namespace.is_empty() { name.to_owned() } else { format!("{namespace}.{name}") }
+}
+
+fn primitive(name: &str) -> Option<Node> {
+    Some(match name {
+        "null" => Node::Null,
+        "boolean" => Node::Boolean,
+        "int" => Node::Long { int: true },
+        "long" => Node::Long { int: false },
+        "float" => Node::Float,
+        "double" => Node::Double,
+        "bytes" => Node::Bytes,
+        "string" => Node::Text,
+        _ => return None,
+    })
+}
+
+fn texts(json: Option<&Json>) -> Option<Vec<String>> {
+    json?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+/// The type with its meaning, where it has one that fits.
+fn logical(object: &Map<String, Json>, plain: Node) -> Node {
+    let exponent = || {
+        let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;
+        i32::try_from(scale).ok().map(i32::saturating_neg)
+    };
+    let instant = |unit, local| Node::Instant { unit, local };
+    let name = object.get("logicalType").and_then(Json::as_str).unwrap_or_default();
+    match (name, &plain) {
+        ("decimal", Node::Bytes) => exponent().map_or(plain, |exponent| Node::Decimal { fixed: None, exponent }),
+        ("decimal", Node::Fixed(size)) => {
+            let fixed = Some(*size);
+            exponent().map_or(plain, |exponent| Node::Decimal { fixed, exponent })
+        }
+        ("uuid", Node::Text) => Node::Uuid,
+        ("uuid", Node::Fixed(16)) => Node::FixedUuid,
+        ("duration", Node::Fixed(12)) => Node::Duration,
+        ("date", Node::Long { int: true }) => Node::Day,
+        ("time-millis", Node::Long { int: true }) => Node::Clock { int: true, unit: 1_000 },
+        ("time-micros", Node::Long { int: false }) => Node::Clock { int: false, unit: 1 },
+        ("timestamp-millis", Node::Long { int: false }) => instant(1_000, false),
+        ("timestamp-micros", Node::Long { int: false }) => instant(1, false),
+        ("timestamp-nanos", Node::Long { int: false }) => instant(-1_000, false),
+        ("local-timestamp-millis", Node::Long { int: false }) => instant(1_000, true),
+        ("local-timestamp-micros", Node::Long { int: false }) => instant(1, true),
+        ("local-timestamp-nanos", Node::Long { int: false }) => instant(-1_000, true),
+        _ => plain,
+    }
+}

@@ -1,0 +1,120 @@
+//! From a schema's text to a schema: the registry's answers, and local files.
+
+use std::path::{Path, PathBuf};
+
+use prost_reflect::DescriptorPool;
+use protox::Compiler;
+use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver};
+
+use super::avro::AvroSchema;
+use super::protobuf::ProtoFile;
+use super::{Parsed, Schema};
+
+/// The name that a registry's schema has while it is compiled.
+const MAIN: &str = "schema.proto";
+
+/// Files that Confluent's serializers know without a reference.
+const CONFLUENT: &[(&str, &str)] = &[
+    (
+        "confluent/meta.proto",
+        "syntax = \"proto3\"; package confluent; import \"google/protobuf/descriptor.proto\";
+         message Meta { string doc = 1; map<string, string> params = 2; repeated string tags = 3; }
+         extend google.protobuf.FileOptions { Meta file_meta = 1088; }
+         extend google.protobuf.MessageOptions { Meta message_meta = 1088; }
+         extend google.protobuf.FieldOptions { Meta field_meta = 1088; }
+         extend google.protobuf.EnumOptions { Meta enum_meta = 1088; }
+         extend google.protobuf.EnumValueOptions { Meta enum_value_meta = 1088; }",
+    ),
+    (
+        "confluent/type/decimal.proto",
+        "syntax = \"proto3\"; package confluent.type;
+         message Decimal { bytes value = 1; uint32 precision = 2; int32 scale = 3; }",
+    ),
+];
+
+/// Reads a schema as a registry gives it: `kind` is the type's name, Avro where there is none, and `uses` are the schemas that
+/// it refers to with their names, each before those that use it.
+///
+/// # Errors
+/// What is wrong with the schema, for people.
+pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
+    match kind {
+        None | Some("AVRO") => {
+            let references: Vec<&str> = uses.iter().map(|(_, schema)| schema.as_str()).collect();
+            AvroSchema::parse(text, &references).map(avro)
+        }
+        Some("PROTOBUF") => {
+            let mut files = vec![(MAIN.to_owned(), text.to_owned())];
+            files.extend(uses.iter().cloned());
+            let pool = compile(MAIN, ChainFileResolver::new(), files)?;
+            ProtoFile::new(&pool, MAIN).map(protobuf)
+        }
+        Some(other) => Ok(Schema(Parsed::Other(other.to_owned()))),
+    }
+}
+
+/// Reads the `schema_file` of an Avro pipeline.
+///
+/// # Errors
+/// The file's name, and why it can't be read or what is wrong with its schema.
+pub fn avro_file(file: &Path) -> Result<Schema, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
+    AvroSchema::parse(&text, &[]).map(avro).map_err(|why| format!("{}: {why}", file.display()))
+}
+
+/// Reads the `schema_file` of a Protobuf pipeline: a `.proto`, whose imports lie beside it or in `includes`, or a descriptor set.
+///
+/// # Errors
+/// As [`avro_file`].
+pub fn proto_file(file: &Path, includes: &[PathBuf]) -> Result<Schema, String> {
+    let said = |why: String| format!("{}: {why}", file.display());
+    if file.extension().is_some_and(|extension| extension == "proto") {
+        let mut chain = ChainFileResolver::new();
+        let folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
+        chain.add(IncludeFileResolver::new(if folder.as_os_str().is_empty() { ".".into() } else { folder }));
+        for include in includes {
+            chain.add(IncludeFileResolver::new(include.clone()));
+        }
+        let name = file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let pool = compile(&name, chain, Vec::new()).map_err(said)?;
+        return ProtoFile::new(&pool, &name).map(protobuf).map_err(said);
+    }
+    let bytes = std::fs::read(file).map_err(|error| said(error.to_string()))?;
+    let pool = DescriptorPool::decode(bytes.as_slice())
+        .map_err(|error| said(format!("neither a .proto file nor a descriptor set: {error}")))?;
+    // protoc writes the files that were asked for last.
+    let name = pool.files().last().map(|file| file.name().to_owned());
+    let name = name.ok_or_else(|| said("the descriptor set is empty".to_owned()))?;
+    ProtoFile::new(&pool, &name).map(protobuf).map_err(said)
+}
+
+fn avro(schema: AvroSchema) -> Schema {
+    Schema(Parsed::Avro(schema))
+}
+
+fn protobuf(file: ProtoFile) -> Schema {
+    Schema(Parsed::Protobuf(file))
+}
+
+/// Files at hand, by their names.
+struct InMemory(Vec<(String, String)>);
+
+impl FileResolver for InMemory {
+    fn open_file(&self, name: &str) -> Result<File, protox::Error> {
+        match self.0.iter().find(|(known, _)| known == name) {
+            Some((_, source)) => File::from_source(name, source),
+            None => Err(protox::Error::file_not_found(name)),
+        }
+    }
+}
+
+fn compile(main: &str, mut chain: ChainFileResolver, files: Vec<(String, String)>) -> Result<DescriptorPool, String> {
+    chain.add(InMemory(files));
+    chain.add(GoogleFileResolver::new());
+    let known = CONFLUENT.iter().map(|(name, source)| ((*name).to_owned(), (*source).to_owned()));
+    chain.add(InMemory(known.collect()));
+    let mut compiler = Compiler::with_file_resolver(chain);
+    compiler.include_imports(true).include_source_info(false);
+    compiler.open_file(main).map_err(|error| error.to_string())?;
+    Ok(compiler.descriptor_pool())
+}

@@ -1,0 +1,285 @@
+//! A Protobuf file's messages, by number, as the walk needs them.
+
+use std::collections::HashMap;
+
+use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as ProtoKind, MessageDescriptor};
+
+use crate::json::string;
+
+/// A message's place in its file.
+pub(crate) type MessageId = u32;
+
+/// More than any real schema has.
+const MAX_MESSAGES: usize = 100_000;
+/// Fields a message may have: the walk keeps a bit for each.
+pub(crate) const MAX_FIELDS: usize = 1024;
+
+/// A type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldKind {
+    Double,
+    Float,
+    Int32,
+    Int64,
+    Uint32,
+    Uint64,
+    Sint32,
+    Sint64,
+    Fixed32,
+    Fixed64,
+    Sfixed32,
+    Sfixed64,
+    Bool,
+    Text,
+    Bytes,
+    Message(MessageId),
+    Enum(u32),
+}
+
+/// A message that means more than its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Known {
+    No,
+    Timestamp,
+    Duration,
+    /// A scalar with presence.
+    Wrapper,
+    /// `confluent.type.Decimal`
+    Decimal,
+    Struct,
+    Value,
+    ListValue,
+}
+
+/// A field.
+#[derive(Clone, Debug)]
+pub(crate) struct Field {
+    pub(crate) number: u32,
+    pub(crate) name: String,
+    /// As JSON names it, which paths may use too.
+    pub(crate) json_name: String,
+    /// `"name":`
+    pub(crate) key: Box<[u8]>,
+    pub(crate) kind: FieldKind,
+    pub(crate) repeated: bool,
+    pub(crate) map: bool,
+    /// Whether "not there" and "the default" differ.
+    pub(crate) presence: bool,
+}
+
+/// A message.
+#[derive(Clone, Debug)]
+pub(crate) struct Message {
+    pub(crate) name: String,
+    pub(crate) fields: Vec<Field>,
+    pub(crate) known: Known,
+    /// For each number up to some, the field's place + 1.
+    dense: Vec<u16>,
+}
+
+impl Message {
+    /// The place of a field.
+    #[inline]
+    pub(crate) fn find(&self, number: u32) -> Option<usize> {
+        match self.dense.get(number as usize) {
+            Some(0) => None,
+            Some(place) => Some(usize::from(*place) - 1),
+            None => self.fields.iter().position(|field| field.number == number),
+        }
+    }
+}
+
+/// The names of an enum.
+#[derive(Clone, Debug)]
+pub(crate) struct Enum {
+    /// By number, in order.
+    values: Vec<(i32, Box<str>)>,
+    /// What a field that isn't there has.
+    pub(crate) default: Box<str>,
+}
+
+impl Enum {
+    pub(crate) fn name(&self, number: i32) -> Option<&str> {
+        let at = self.values.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        self.values.get(at).map(|(_, name)| &**name)
+    }
+}
+
+/// A compiled file with all that it imports.
+#[derive(Clone, Debug)]
+pub(crate) struct ProtoFile {
+    messages: Vec<Message>,
+    enums: Vec<Enum>,
+    names: HashMap<String, MessageId>,
+    /// The file's own messages by their places, from the outermost to the innermost.
+    indexes: HashMap<Vec<i64>, MessageId>,
+}
+
+impl ProtoFile {
+    /// Takes a file of the pool with all its messages.
+    ///
+    /// # Errors
+    /// Where it is not there, or larger than is sensible.
+    pub(crate) fn new(pool: &DescriptorPool, file: &str) -> Result<Self, String> {
+        let main = pool.get_file_by_name(file).ok_or_else(|| format!("there is no file {file:?} in it"))?;
+        let all: Vec<MessageDescriptor> = pool.all_messages().collect();
+        if all.len() > MAX_MESSAGES {
+            return Err(format!("it has more than {MAX_MESSAGES} messages"));
+        }
+        let names: HashMap<String, MessageId> =
+            (0..).zip(&all).map(|(id, message)| (message.full_name().to_owned(), id)).collect();
+        let mut enums = Vec::new();
+        let mut enum_ids = HashMap::new();
+        for descriptor in pool.all_enums() {
+            enum_ids.insert(descriptor.full_name().to_owned(), u32::try_from(enums.len()).unwrap_or(u32::MAX));
+            enums.push(enum_of(&descriptor));
+        }
+        let messages = all.iter().map(|message| message_of(message, &names, &enum_ids)).collect::<Result<_, _>>()?;
+        let mut indexes = HashMap::new();
+        for (place, message) in (0..).zip(main.messages()) {
+            index(&message, vec![place], &names, &mut indexes);
+        }
+        Ok(Self { messages, enums, names, indexes })
+    }
+
+    #[inline]
+    pub(crate) fn message(&self, id: MessageId) -> &Message {
+        &self.messages[id as usize]
+    }
+
+    #[inline]
+    pub(crate) fn enumeration(&self, id: u32) -> &Enum {
+        &self.enums[id as usize]
+    }
+
+    pub(crate) fn by_name(&self, name: &str) -> Option<MessageId> {
+        self.names.get(name).copied()
+    }
+
+    pub(crate) fn by_indexes(&self, indexes: &[i64]) -> Option<MessageId> {
+        self.indexes.get(indexes).copied()
+    }
+
+    /// Whether there is a message of this name, its package included.
+    pub(crate) fn has_message(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The names of the file's own messages, for people.
+    pub(crate) fn own_messages(&self) -> Vec<&str> {
+        let mut own: Vec<_> = self.indexes.iter().collect();
+        own.sort();
+        own.into_iter().map(|(_, id)| self.message(*id).name.as_str()).collect()
+    }
+
+    /// The names of a message's fields, for faults of a mapping: of this one, or of the file's first.
+    pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
+        let id = message.map_or_else(|| self.by_indexes(&[0]), |name| self.by_name(name));
+        let fields = id.map(|id| self.message(id).fields.iter());
+        fields.into_iter().flatten().flat_map(|field| [field.name.as_str(), field.json_name.as_str()]).collect()
+    }
+}
+
+fn index(
+    message: &MessageDescriptor,
+    place: Vec<i64>,
+    names: &HashMap<String, MessageId>,
+    indexes: &mut HashMap<Vec<i64>, MessageId>,
+) {
+    for (number, inner) in (0..).zip(message.child_messages().filter(|inner| !inner.is_map_entry())) {
+        index(&inner, [place.as_slice(), &[number]].concat(), names, indexes);
+    }
+    if let Some(id) = names.get(message.full_name()) {
+        indexes.insert(place, *id);
+    }
+}
+
+fn enum_of(descriptor: &EnumDescriptor) -> Enum {
+    let mut values: Vec<(i32, Box<str>)> = Vec::new();
+    for value in descriptor.values() {
+        // Of two names for one number the first one counts.
+        if !values.iter().any(|(number, _)| *number == value.number()) {
+            values.push((value.number(), value.name().into()));
+        }
+    }
+    values.sort_by_key(|(number, _)| *number);
+    Enum { values, default: descriptor.default_value().name().into() }
+}
+
+fn message_of(
+    message: &MessageDescriptor,
+    names: &HashMap<String, MessageId>,
+    enums: &HashMap<String, u32>,
+) -> Result<Message, String> {
+    let name = message.full_name().to_owned();
+    let mut fields = Vec::new();
+    for field in message.fields() {
+        fields.push(field_of(&field, names, enums).ok_or_else(|| format!("{} has no type", field.full_name()))?);
+    }
+    if fields.len() > MAX_FIELDS {
+        return Err(format!("message {name} has more than {MAX_FIELDS} fields"));
+    }
+    let mut dense =
+        vec![0; fields.iter().map(|field| field.number).filter(|n| *n < 256).max().unwrap_or(0) as usize + 1];
+    for (place, field) in (1_u16..).zip(&fields) {
+        if let Some(slot) = dense.get_mut(field.number as usize) {
+            *slot = place;
+        }
+    }
+    let known = match name.as_str() {
+        "google.protobuf.Timestamp" => Known::Timestamp,
+        "google.protobuf.Duration" => Known::Duration,
+        "google.protobuf.Struct" => Known::Struct,
+        "google.protobuf.Value" => Known::Value,
+        "google.protobuf.ListValue" => Known::ListValue,
+        "confluent.type.Decimal" => Known::Decimal,
+        _ if message.package_name() == "google.protobuf"
+            && message.name().ends_with("Value")
+            && fields.len() == 1
+            && fields[0].name == "value" =>
+        {
+            Known::Wrapper
+        }
+        _ => Known::No,
+    };
+    Ok(Message { name, fields, known, dense })
+}
+
+fn field_of(
+    field: &FieldDescriptor,
+    names: &HashMap<String, MessageId>,
+    enums: &HashMap<String, u32>,
+) -> Option<Field> {
+    let kind = match field.kind() {
+        ProtoKind::Double => FieldKind::Double,
+        ProtoKind::Float => FieldKind::Float,
+        ProtoKind::Int32 => FieldKind::Int32,
+        ProtoKind::Int64 => FieldKind::Int64,
+        ProtoKind::Uint32 => FieldKind::Uint32,
+        ProtoKind::Uint64 => FieldKind::Uint64,
+        ProtoKind::Sint32 => FieldKind::Sint32,
+        ProtoKind::Sint64 => FieldKind::Sint64,
+        ProtoKind::Fixed32 => FieldKind::Fixed32,
+        ProtoKind::Fixed64 => FieldKind::Fixed64,
+        ProtoKind::Sfixed32 => FieldKind::Sfixed32,
+        ProtoKind::Sfixed64 => FieldKind::Sfixed64,
+        ProtoKind::Bool => FieldKind::Bool,
+        ProtoKind::String => FieldKind::Text,
+        ProtoKind::Bytes => FieldKind::Bytes,
+        ProtoKind::Message(message) => FieldKind::Message(*names.get(message.full_name())?),
+        ProtoKind::Enum(descriptor) => FieldKind::Enum(*enums.get(descriptor.full_name())?),
+    };
+    let mut key = Vec::new();
+    string::quote(field.name().as_bytes(), &mut key);
+    key.push(b':');
+    Some(Field {
+        number: field.number(),
+        name: field.name().to_owned(),
+        json_name: field.json_name().to_owned(),
+        key: key.into(),
+        kind,
+        repeated: field.is_list() || field.is_map(),
+        map: field.is_map(),
+        presence: field.supports_presence(),
+    })
+}

@@ -1,0 +1,34 @@
+//! What the configuration says about rows, checked. The binary's crate reads the files and makes these types.
+
+mod column;
+mod decode;
+mod partition_by;
+mod route;
+mod row_filter;
+mod table;
+
+pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
+pub use decode::{CsvOptions, Decode, SchemaSource};
+pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
+pub use route::{Part, Route};
+pub use row_filter::{RowFilter, Test};
+pub use table::{Table, UnknownFields, WriteMode};
+
+/// What decides how a pipeline's records become rows of one table.
+#[derive(Clone, Copy, Debug)]
+pub struct RowSpec<'a> {
+    /// The pipeline's name: faults name their keys below `pipelines.NAME`.
+    pub pipeline: &'a str,
+    /// How values are decoded.
+    pub decode: &'a Decode,
+    /// The target.
+    pub table: &'a Table,
+    /// The mapping; `None`: every top-level field goes to the column of its name.
+    pub columns: Option<&'a [Column]>,
+    /// `where`: records for which it doesn't hold have no rows.
+    pub keep: Option<&'a RowFilter>,
+    /// What becomes of fields that no column takes.
+    pub unknown_fields: &'a UnknownFields,
+    /// `batch.max_bytes`: the rows of one record may take as many bytes as a batch.
+    pub max_bytes: u64,
+}

@@ -1,0 +1,106 @@
+//! `[pipelines.NAME.columns]`.
+
+use crate::spec::RowFilter;
+
+/// One column of the mapping.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    /// The column's name in the table.
+    pub name: String,
+    /// What fills it.
+    pub source: Source,
+    /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists. Always Postgres' own
+    /// name with its modifier, so that a part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
+    pub type_name: Option<String>,
+    /// `unit`: numbers are epochs in this unit.
+    pub unit: Option<EpochUnit>,
+    /// `default = …`: stands in for a missing field. A TOML scalar, as JSON text.
+    pub default: Option<String>,
+    /// `nul = …`: what a NUL in text means.
+    pub nul: NulPolicy,
+    /// `not_null = true`, for `create`.
+    pub not_null: bool,
+    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns but the key's have it.
+    pub aggregate: Option<Aggregate>,
+}
+
+/// How the records of a key become one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Aggregate {
+    /// `aggregate = "sum"`
+    pub function: AggregateFunction,
+    /// `where`: other records don't count for this column.
+    pub condition: Option<RowFilter>,
+}
+
+/// What `aggregate` may be. All of them leave missing and null fields out; a key none of whose records count has NULL, and 0
+/// as its count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AggregateFunction {
+    /// Exact for integers and numerics. What the column can't hold is a dead letter, and never wraps.
+    Sum,
+    /// Records whose field is there and not null; without a field, all.
+    Count,
+    /// The smallest.
+    Min,
+    /// The largest.
+    Max,
+    /// The value of the record whose `by` is smallest, of several the one delivered first; null where that record has none.
+    First {
+        /// A column of the mapping with `aggregate = "min"`, which keeps the smallest in the row.
+        by: String,
+    },
+    /// The value of the record whose `by` is largest, of several the one delivered last; null where that record has none.
+    Last {
+        /// A column of the mapping with `aggregate = "max"`, which keeps the largest in the row.
+        by: String,
+    },
+}
+
+/// What fills a column.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A field: the path from the top, one element a level. `position.lat` is two; a dot in a name is written `\.`.
+    Field(Vec<String>),
+    /// `meta = "topic"`
+    Topic,
+    /// `meta = "partition"`
+    Partition,
+    /// `meta = "offset"`
+    Offset,
+    /// `meta = "timestamp"`
+    Timestamp,
+    /// `meta = "key"`: bytes or text, as the column's type wants.
+    Key,
+    /// `meta = "headers"`: all of them, as a jsonb object of name to text (or array of text where a name repeats).
+    Headers,
+    /// `header = "trace-id"`: the last of that name.
+    Header(String),
+    /// Nothing: `aggregate = "count"` without a field counts records.
+    Record,
+}
+
+/// The unit of a number that is an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EpochUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Millis,
+    /// Microseconds.
+    Micros,
+    /// Nanoseconds; cut to Postgres' microseconds by rounding half to even.
+    Nanos,
+}
+
+/// What a NUL in text means: Postgres can't store it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum NulPolicy {
+    /// The record is a dead letter.
+    #[default]
+    DeadLetter,
+    /// The NUL is left out.
+    Strip,
+    /// The NUL becomes U+FFFD.
+    Replace,
+}

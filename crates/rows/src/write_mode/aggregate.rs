@@ -1,0 +1,119 @@
+//! The records of a key become one row: folded over the batch, then merged with the row that is there.
+//!
+//! Sums and counts are exact: integers and numerics are added by Postgres, which raises 22003 where a column can't hold the
+//! sum. That is the fault of the record that brings it there, and it alone becomes a dead letter.
+
+use super::{OLD, ORDER, quoted};
+use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
+use crate::spec::{AggregateFunction, Column};
+
+/// The columns that count.
+pub(super) fn counts(mapping: &[Column]) -> Vec<&str> {
+    let counts = mapping.iter().filter(|column| function(column) == Some(&AggregateFunction::Count));
+    counts.map(|column| column.name.as_str()).collect()
+}
+
+fn function(column: &Column) -> Option<&AggregateFunction> {
+    column.aggregate.as_ref().map(|aggregate| &aggregate.function)
+}
+
+/// The merge: one pass over the batch, sorted by key and by what `first` or `last` go by.
+pub(super) fn sql(table: &str, stage: &str, key: &[String], mapping: &[Column], catalog: &Catalog) -> String {
+    let keys = quoted(key);
+    let mut folds = vec![keys.clone()];
+    let mut set = Vec::new();
+    // An array of arrays is one array, so that columns of arrays are taken from the record that a join picks.
+    let mut picks: Vec<(&AggregateFunction, Vec<String>)> = Vec::new();
+    for column in mapping {
+        let Some(function) = function(column) else { continue };
+        let name = quote_identifier(&column.name);
+        let (old, new) = (format!("{OLD}.{name}"), format!("EXCLUDED.{name}"));
+        match function {
+            AggregateFunction::Sum => {
+                // A record that doesn't count adds nothing to a column that is NOT NULL.
+                let not_null = target(column, catalog).is_some_and(|target| target.not_null);
+                let sum = if not_null {
+                    format!("coalesce(sum({name}), {})", zero(column, catalog))
+                } else {
+                    format!("sum({name})")
+                };
+                folds.push(format!("{sum} AS {name}"));
+                set.push(format!("{name} = coalesce({old} + {new}, {old}, {new})"));
+            }
+            AggregateFunction::Count => {
+                folds.push(format!("count({name}) AS {name}"));
+                set.push(format!("{name} = coalesce({old}, 0) + {new}"));
+            }
+            AggregateFunction::Min => {
+                folds.push(format!("min({name}) AS {name}"));
+                set.push(format!("{name} = least({old}, {new})"));
+            }
+            AggregateFunction::Max => {
+                folds.push(format!("max({name}) AS {name}"));
+                set.push(format!("{name} = greatest({old}, {new})"));
+            }
+            AggregateFunction::First { by } | AggregateFunction::Last { by } => {
+                let by = quote_identifier(by);
+                let nearer = if matches!(function, AggregateFunction::First { .. }) { "<" } else { ">=" };
+                set.push(format!(
+                    "{name} = CASE WHEN EXCLUDED.{by} {nearer} {OLD}.{by} OR {OLD}.{by} IS NULL THEN {new} ELSE {old} END"
+                ));
+                let is_array = target(column, catalog)
+                    .is_some_and(|c| !matches!(c.kind, TypeKind::Scalar | TypeKind::Enum { .. }));
+                if !is_array {
+                    folds.push(format!("{} AS {name}", picked(function, &name)));
+                    continue;
+                }
+                match picks.iter_mut().find(|(known, _)| *known == function) {
+                    Some((_, names)) => names.push(name),
+                    None => picks.push((function, vec![name])),
+                }
+            }
+        }
+    }
+    let names = mapping.iter().map(|column| quote_identifier(&column.name)).collect::<Vec<_>>().join(", ");
+    let picks: String = picks
+        .iter()
+        .enumerate()
+        .map(|(number, (function, names))| pick(number, function, names, &keys, stage))
+        .collect();
+    let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
+    format!(
+        "INSERT INTO {table} AS {OLD} ({names}) SELECT {names} FROM (SELECT {} FROM {stage} GROUP BY {keys}) AS f{picks} \
+         ORDER BY {keys} ON CONFLICT ({keys}) DO {action}",
+        folds.join(", "),
+    )
+}
+
+/// The value of the record that `first` or `last` pick: the head of an ordered array, which was faster than a join by up to a
+/// fifth.
+fn picked(function: &AggregateFunction, name: &str) -> String {
+    let Some((by, direction)) = order(function) else { return name.to_owned() };
+    format!("(array_agg({name} ORDER BY {by} {direction}, {ORDER} {direction}) FILTER (WHERE {by} IS NOT NULL))[1]")
+}
+
+fn order(function: &AggregateFunction) -> Option<(String, &'static str)> {
+    match function {
+        AggregateFunction::First { by } => Some((quote_identifier(by), "ASC")),
+        AggregateFunction::Last { by } => Some((quote_identifier(by), "DESC")),
+        _ => None,
+    }
+}
+
+/// A join with the records that `first` or `last` pick, one a key.
+fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str, stage: &str) -> String {
+    let Some((by, direction)) = order(function) else { return String::new() };
+    format!(
+        " LEFT JOIN (SELECT DISTINCT ON ({keys}) {keys}, {} FROM {stage} WHERE {by} IS NOT NULL \
+         ORDER BY {keys}, {by} {direction}, {ORDER} {direction}) AS p{number} USING ({keys})",
+        names.join(", "),
+    )
+}
+
+fn target<'a>(column: &Column, catalog: &'a Catalog) -> Option<&'a CatalogColumn> {
+    catalog.columns.iter().find(|target| target.name == column.name)
+}
+
+fn zero(column: &Column, catalog: &Catalog) -> &'static str {
+    if target(column, catalog).is_some_and(|target| target.base_type == "interval") { "interval '0'" } else { "0" }
+}
