@@ -93,7 +93,7 @@ impl<'b> Records<'b> {
 
     /// Takes the record that [`Records::peek`] returns. Does nothing at the end of the run.
     #[inline]
-    pub fn take(&mut self) {
+    pub fn consume(&mut self) {
         if self.peek().is_some() {
             self.taking.take();
         }

@@ -80,6 +80,17 @@ pub struct Wanted {
     pub step_over: Option<Condition>,
 }
 
+/// The answer to a request for one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimAnswer {
+    /// The partition.
+    pub source: TopicPartition,
+    /// The request's id.
+    pub request: u64,
+    /// The claim, or the log-loss condition that it met and that the policy doesn't step over.
+    pub answer: Result<Grant, Condition>,
+}
+
 /// What a claim read and wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
@@ -186,12 +197,14 @@ pub struct ClaimLoop<C, K> {
     random: Rng,
     listener: Arc<dyn Listener>,
     pending: Vec<Pending>,
+    /// Answers of this round, not sent yet.
+    answered: Vec<(Sender<Message>, Vec<ClaimAnswer>)>,
 }
 
 impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     /// For one pipeline. `random` is for the jitter of waits.
     pub fn new(ledger: C, log_ends: K, policy: OffsetLossPolicy, random: Rng, listener: Arc<dyn Listener>) -> Self {
-        Self { ledger, log_ends, policy, random, listener, pending: Vec::new() }
+        Self { ledger, log_ends, policy, random, listener, pending: Vec::new(), answered: Vec::new() }
     }
 
     /// Serves claims until nobody can ask any more.
@@ -218,7 +231,13 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 continue;
             }
             let was_connected = self.ledger.is_connected();
-            let pause = match self.round().await {
+            let round = self.round().await;
+            // Also after a round that failed: what it granted is in the ledger.
+            for (answers, answered) in std::mem::take(&mut self.answered) {
+                // A consumer that is gone needs no answer: its claim is taken over by the next.
+                let _gone = answers.send(Message::Claims(answered)).await.is_err();
+            }
+            let pause = match round {
                 Ok(()) => {
                     backoff.reset();
                     if lock_wait.is_empty() { LOCKED_RETRY } else { OVERDUE_RETRY }
@@ -321,7 +340,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
         if self.policy == OffsetLossPolicy::Fail {
             for source in &lost {
-                self.refuse(source, &Condition::LedgerLost).await;
+                self.reply(source, Err(Condition::LedgerLost));
             }
             return Ok(());
         }
@@ -357,8 +376,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         for claimed in claimed {
             // Without an answer for this one it stays pending, and is claimed again.
             let (Some(&low), Some(&high)) = (low.get(&claimed.source), high.get(&claimed.source)) else { continue };
-            let Some(index) = self.place_of(&claimed.source) else { continue };
-            let found = match self.pending[index].wanted.step_over.clone() {
+            let Some(pending) = self.pending.iter().find(|p| p.wanted.source == claimed.source) else { continue };
+            let found = match pending.wanted.step_over.clone() {
                 Some(condition) if condition.still_met(claimed.last) => Err(condition),
                 _ => resolve_start(claimed.next, claimed.last, low, high),
             };
@@ -366,7 +385,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 Ok((fetch, verify)) => (claimed.next, fetch, verify),
                 Err(condition) => {
                     let Some(to) = self.policy.go_on_at(low, high) else {
-                        self.refuse(&claimed.source, &condition).await;
+                        self.reply(&claimed.source, Err(condition));
                         continue;
                     };
                     if !self.ledger.step_over(&claimed, to).await? {
@@ -380,27 +399,19 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             };
             let Claimed { source, claim, .. } = claimed;
             self.listener.on(&Event::Claimed { source: &source, next, epoch: claim.epoch });
-            let pending = self.pending.remove(index);
-            let grant = Grant { claim, next, fetch, verify };
-            send(&pending.answers, Message::Granted(source, pending.wanted.request, grant)).await;
+            self.reply(&source, Ok(Grant { claim, next, fetch, verify }));
         }
         Ok(())
     }
 
-    async fn refuse(&mut self, source: &TopicPartition, condition: &Condition) {
-        if let Some(index) = self.place_of(source) {
-            let pending = self.pending.remove(index);
-            let answer = Message::Refused(source.clone(), pending.wanted.request, condition.clone());
-            send(&pending.answers, answer).await;
+    /// Answers what is pending for a partition, at the end of the round.
+    fn reply(&mut self, source: &TopicPartition, answer: Result<Grant, Condition>) {
+        let Some(index) = self.pending.iter().position(|p| p.wanted.source == *source) else { return };
+        let Pending { wanted, answers, .. } = self.pending.remove(index);
+        let answer = ClaimAnswer { source: wanted.source, request: wanted.request, answer };
+        match self.answered.iter_mut().find(|(to, _)| to.same_channel(&answers)) {
+            Some((_, answered)) => answered.push(answer),
+            None => self.answered.push((answers, vec![answer])),
         }
     }
-
-    fn place_of(&self, source: &TopicPartition) -> Option<usize> {
-        self.pending.iter().position(|p| p.wanted.source == *source)
-    }
-}
-
-/// Sends an answer. A consumer that is gone needs none: its claim is taken over by the next.
-async fn send(answers: &Sender<Message>, message: Message) {
-    let _gone = answers.send(message).await.is_err();
 }

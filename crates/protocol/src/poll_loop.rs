@@ -17,11 +17,11 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::batch::{Batch, Trigger};
-use crate::claim_loop::{ClaimRequest, OffsetLossPolicy, Wanted};
+use crate::claim_loop::{ClaimAnswer, ClaimRequest, OffsetLossPolicy, Wanted};
 use crate::event::{Event, Listener, Snapshot, Spent};
 use crate::group::{Group, GroupClient, ReadErrorKind};
 use crate::now;
-use crate::partition::{Condition, Grant, Outcome};
+use crate::partition::{Condition, Outcome};
 use crate::position::{Offset, TopicPartition};
 use crate::rate_limit::RateLimit;
 use crate::record::Record;
@@ -69,10 +69,8 @@ pub trait LedgerReadings: Send {
 pub enum Message {
     /// From the writer.
     Ack(Box<Ack>),
-    /// A claim was granted, by the request's id.
-    Granted(TopicPartition, u64, Grant),
-    /// A claim met a log-loss condition that the policy doesn't step over.
-    Refused(TopicPartition, u64, Condition),
+    /// From the claim loop: all answers of one round, so that fetching starts for all of them at once.
+    Claims(Vec<ClaimAnswer>),
     /// The consumer is to leave the group and join it again, for this reason.
     Rebuild(&'static str),
 }
@@ -319,8 +317,14 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         let now = now();
         match message {
             Message::Ack(ack) => self.parts.session.acked(*ack, now),
-            Message::Granted(source, request, grant) => self.parts.session.granted(&source, request, &grant, now),
-            Message::Refused(source, request, condition) => self.parts.session.refused(&source, request, condition),
+            Message::Claims(answers) => {
+                for ClaimAnswer { source, request, answer } in answers {
+                    match answer {
+                        Ok(grant) => self.parts.session.granted(&source, request, &grant, now),
+                        Err(condition) => self.parts.session.refused(&source, request, condition),
+                    }
+                }
+            }
             Message::Rebuild(why) => self.rebuild = Some(why.to_owned()),
         }
     }

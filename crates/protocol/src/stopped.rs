@@ -20,6 +20,9 @@ pub enum Stopped {
     /// Postgres refuses what we ask for, for a reason that no wait removes.
     #[error("{0}")]
     Refused(#[source] WriteError),
+    /// Postgres is away, and the writer was told not to wait.
+    #[error("{0}")]
+    Outage(#[source] WriteError),
     /// Postgres refuses the rows of a batch together, but no record alone.
     #[error("{0}, and no record of the batch is refused alone")]
     NoRecordAlone(#[source] WriteError),

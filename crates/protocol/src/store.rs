@@ -158,6 +158,8 @@ pub enum Cause {
     Postgres(PostgresError),
     /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
     NoPartition(Box<PostgresError>),
+    /// Someone else changed what the transaction is about, which no wait mends: what, and what to do.
+    Conflict(String),
 }
 
 /// An error as the server sent it.
@@ -183,6 +185,7 @@ impl WriteError {
         match &self.cause {
             Cause::Connection(_) | Cause::Deadline(_) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
+            Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
         }
     }
@@ -209,7 +212,7 @@ impl WriteError {
         match &self.cause {
             Cause::Deadline(_) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
-            Cause::Connection(_) | Cause::NoPartition(_) => false,
+            Cause::Connection(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
         }
     }
 
@@ -219,6 +222,7 @@ impl WriteError {
             Cause::Connection(_) => "connection".to_owned(),
             Cause::Deadline(_) => "deadline".to_owned(),
             Cause::NoPartition(_) => "partition".to_owned(),
+            Cause::Conflict(_) => "conflict".to_owned(),
             Cause::Postgres(error) => error.sqlstate.get(..2).unwrap_or("unknown").to_owned(),
         }
     }
@@ -237,6 +241,7 @@ impl fmt::Display for WriteError {
         match &self.cause {
             Cause::Connection(why) => write!(f, "Postgres connection lost at {stage}: {why}"),
             Cause::Deadline(limit) => write!(f, "Postgres gave no answer at {stage} within {limit:?}"),
+            Cause::Conflict(what) => f.write_str(what),
             Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
             Cause::Postgres(error) => {
                 write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message)?;

@@ -39,10 +39,18 @@ pub struct Writer<S> {
     random: Rng,
     listener: Arc<dyn Listener>,
     waits: Arc<WaitFlag>,
+    patience: Patience,
     /// Records per transaction at the moment; halved by timeouts, doubled by success.
     window_max: u32,
     /// What the current transaction holds.
     contents: Contents,
+}
+
+/// How long an outage of Postgres is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    Forever,
+    None,
 }
 
 /// Says whether a writer waits for Postgres, to the poll loop that may wait for the writer.
@@ -100,9 +108,17 @@ impl<S: Store> Writer<S> {
             random,
             listener,
             waits: Arc::default(),
+            patience: Patience::Forever,
             window_max: u32::MAX,
             contents: Contents::default(),
         }
+    }
+
+    /// Ends with [`Stopped::Outage`] where it would wait for Postgres: for commands, which a person awaits. Only the outcome of
+    /// a COMMIT is waited for all the same.
+    #[must_use]
+    pub fn impatient(self) -> Self {
+        Self { patience: Patience::None, ..self }
     }
 
     /// The flag that says whether this writer waits for Postgres.
@@ -239,7 +255,7 @@ impl<S: Store> Writer<S> {
                             self.window_max = ((end - start) / 2).max(1);
                             self.listener.on(&Event::WindowHalved { records: self.window_max });
                         }
-                        self.wait(&error).await;
+                        self.wait_or_stop(error).await?;
                     }
                     Disposition::Stop => {
                         self.store.disconnect();
@@ -371,7 +387,8 @@ impl<S: Store> Writer<S> {
         let rows = loop {
             match self.store.settle(spans).await {
                 Ok(rows) => break rows,
-                Err(error) => self.wait_or_stop(error).await?,
+                Err(error) if error.disposition() == Disposition::Stop => return Err(Stopped::Refused(error)),
+                Err(error) => self.wait(&error).await,
             }
         };
         let verdicts: Vec<Verdict> = spans.iter().zip(rows).map(|(span, row)| row.verdict(span)).collect();
@@ -422,14 +439,18 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Waits where that can help.
+    /// Waits where that can help and is wanted.
     ///
     /// # Errors
-    /// [`Stopped::Refused`] where it can't.
+    /// [`Stopped::Refused`] where it can't help, [`Stopped::Outage`] where it isn't wanted.
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();
             return Err(Stopped::Refused(error));
+        }
+        if self.patience == Patience::None {
+            self.store.disconnect();
+            return Err(Stopped::Outage(error));
         }
         self.wait(&error).await;
         Ok(())

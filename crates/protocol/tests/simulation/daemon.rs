@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use tidegate_protocol::batch::{BatchLimits, Reject};
-use tidegate_protocol::claim_loop::ClaimLoop;
+use tidegate_protocol::claim_loop::{ClaimAnswer, ClaimLoop};
 use tidegate_protocol::dead_letter_budget::{DeadLetterBudget, DeadLetterLimits};
 use tidegate_protocol::event::{Event, Hold, Listener};
 use tidegate_protocol::group::Assigning;
@@ -167,10 +167,17 @@ async fn falsify(
                     }
                 }
             }
-            Message::Granted(_, _, grant) if bug == Bug::LogNotVerified => grant.verify = None,
-            Message::Granted(source, _, grant) if bug == Bug::FetchFromTheEnd => {
-                let world = sim.w();
-                grant.fetch = world.kafka.log(world.kafka.partition_of(source)).high();
+            Message::Claims(answers) => {
+                for ClaimAnswer { source, answer, .. } in answers {
+                    match answer {
+                        Ok(grant) if bug == Bug::LogNotVerified => grant.verify = None,
+                        Ok(grant) if bug == Bug::FetchFromTheEnd => {
+                            let world = sim.w();
+                            grant.fetch = world.kafka.log(world.kafka.partition_of(source)).high();
+                        }
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
