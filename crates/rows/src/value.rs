@@ -138,8 +138,10 @@ pub struct Value<'a> {
     pub kind: Kind,
     /// What decoding saw of the value.
     pub flags: Flags,
-    pub(crate) exponent: i32,
-    pub(crate) mantissa: u64,
+    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags say `INEXACT`.
+    pub exponent: i32,
+    /// See `exponent`; other kinds say themselves what it is.
+    pub mantissa: u64,
     /// As it stands in the payload: a JSON string has its quotes.
     pub raw: &'a [u8],
 }

@@ -1,0 +1,62 @@
+//! The two pure crates stay pure: what they depend on is listed here, and no client of the outside world is below them.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+
+/// What does I/O, reads configuration or keeps metrics. `mio` is what tokio's sockets stand on.
+const FORBIDDEN: &[&str] = &[
+    "axum",
+    "config",
+    "hyper",
+    "metrics",
+    "metrics-exporter-prometheus",
+    "mio",
+    "rdkafka",
+    "rdkafka-sys",
+    "sqlx",
+    "sqlx-core",
+    "sqlx-postgres",
+    "tidegate",
+    "toml_edit",
+    "tracing-subscriber",
+    "ureq",
+];
+
+/// The names that `cargo tree` has for what a crate of the workspace is built from, itself left out.
+fn tree(package: &str, arguments: &[&str]) -> BTreeSet<String> {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["tree", "--locked", "--package", package, "--edges", "normal", "--prefix", "none"])
+        .args(arguments)
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names are UTF-8");
+    let names = text.lines().filter_map(|line| line.split(' ').next());
+    names.filter(|name| !name.is_empty() && *name != package).map(str::to_owned).collect()
+}
+
+fn holds(package: &str, direct: &[&str]) {
+    let direct: BTreeSet<String> = direct.iter().map(|&name| name.to_owned()).collect();
+    let found = tree(package, &["--depth", "1"]);
+    let (more, gone): (Vec<_>, Vec<_>) = (found.difference(&direct).collect(), direct.difference(&found).collect());
+    assert!(
+        found == direct,
+        "{package} has other direct dependencies than the list in tests/dependencies.rs: new {more:?}, gone {gone:?}"
+    );
+    let all = tree(package, &[]);
+    let forbidden: Vec<_> = FORBIDDEN.iter().filter(|name| all.contains(**name)).collect();
+    assert!(forbidden.is_empty(), "{package} does no I/O, and {forbidden:?} came into its tree");
+}
+
+#[test]
+fn the_protocol_depends_on_these_crates_and_on_no_client() {
+    holds("tidegate-protocol", &["thiserror", "uuid"]);
+}
+
+#[test]
+fn rows_depend_on_these_crates_and_on_no_client() {
+    let direct =
+        ["jiff", "memchr", "prost-reflect", "protox", "serde_json", "simdutf8", "strsim", "tidegate-protocol"];
+    holds("tidegate-rows", &direct);
+}
