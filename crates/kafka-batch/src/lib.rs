@@ -47,6 +47,10 @@
 //! queue while it is not forwarded. The read that waits is woken and forwards the partition again, which moves what has come
 //! meanwhile, in order. So nothing is lost and nothing waits, and there is no cost as long as the forwarding holds.
 //!
+//! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away a second time before its fetch
+//! has ended for the first time (librdkafka issue 5573), as by two calls of `assign` or of `incremental_unassign` within
+//! milliseconds. A new assignment's first record is a sign that earlier fetches have ended.
+//!
 //! A partition that was forwarded once and is assigned again must be forwarded again, because of the flag.
 //! [`BatchQueue::unforward`] is for the end of an assignment, after it was unassigned.
 //!

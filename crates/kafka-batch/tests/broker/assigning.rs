@@ -9,7 +9,8 @@ use crate::support::{PATIENCE, at, kafka, numbered, offsets, offsets_up_to, read
 
 const RECORDS: i64 = 50;
 
-/// Each turn races the end of the old assignment, which undoes a forwarding, with the forwarding for the new one.
+/// Each turn races the end of the old assignment, which undoes a forwarding, with the forwarding for the new one. It waits for
+/// records before it goes on: librdkafka aborts the process if a partition is taken away twice before its fetch has ended.
 #[test]
 fn a_partition_that_is_assigned_again_at_once_goes_on() {
     let topic = topic(3);
@@ -32,17 +33,16 @@ fn a_partition_that_is_assigned_again_at_once_goes_on() {
             queue.forward(&topic, partition).unwrap();
         }
         consumer.incremental_assign(&at(&all)).unwrap();
-        for _ in 0..3 {
-            // The caller moves one partition to another offset, by the means of the incremental protocols.
-            consumer.incremental_unassign(&at(&[(&topic, 1, 0)])).unwrap();
-            queue.unforward(&topic, 1);
-            queue.forward(&topic, 1).unwrap();
-            consumer.incremental_assign(&at(&[(&topic, 1, 5)])).unwrap();
+        let seen = take(&mut queue, 3 * usize::try_from(RECORDS).unwrap());
+        for partition in 0..3 {
+            assert_eq!(offsets(&seen, partition), (0..RECORDS).collect::<Vec<_>>());
         }
-        let seen = take(&mut queue, 3 * usize::try_from(RECORDS).unwrap() - 5);
-        assert_eq!(offsets(&seen, 0), (0..RECORDS).collect::<Vec<_>>());
-        assert_eq!(offsets(&seen, 1), (5..RECORDS).collect::<Vec<_>>());
-        assert_eq!(offsets(&seen, 2), (0..RECORDS).collect::<Vec<_>>());
+        // The caller moves one partition to another offset.
+        consumer.incremental_unassign(&at(&[(&topic, 1, 0)])).unwrap();
+        queue.unforward(&topic, 1);
+        queue.forward(&topic, 1).unwrap();
+        consumer.incremental_assign(&at(&[(&topic, 1, 5)])).unwrap();
+        assert_eq!(offsets_up_to(&mut queue, 1, RECORDS - 1), (5..RECORDS).collect::<Vec<_>>());
         consumer.incremental_unassign(&at(&all)).unwrap();
     }
 }
