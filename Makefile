@@ -38,7 +38,7 @@ demo-docs: ## Takes the last full `make demo` into docs/demo and README.md: raw 
 	$(RELEASE)/demo --publish docs/demo
 
 .PHONY: test
-test: tools ## All tests: pure rooms, simulation, the daemon on the real servers, the page in a real browser
+test: tools ## All tests: pure crates, simulation, the daemon on the real servers, the page in a real browser
 	tests/browser/run.sh --install
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
@@ -63,13 +63,14 @@ chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=
 	$(RELEASE)/chaos
 
 .PHONY: planted
-planted: ## Plants bugs in the pure rooms, one after the other: the simulation must find each
-	tests/simulation/planted.py
+planted: ## Plants bugs in the protocol crate, one after the other: the simulation must find each
+	crates/protocol/planted.py
 
-# A pure room's every line, changed in every way that cargo-mutants knows. ROOMS picks some, RESUME=1 goes on.
+# Every line of the protocol crate, changed in every way that cargo-mutants knows. MUTANTS passes options, such as `--iterate`,
+# which goes on where the last run ended, or `--file claim_loop.rs`.
 .PHONY: mutants
-mutants: ## Mutants of the pure rooms: the unit tests or the simulation must find each; needs `cargo install cargo-mutants`
-	tests/simulation/mutants.py
+mutants: ## Mutants of the protocol crate: a test must find each; needs `cargo install cargo-mutants`
+	TIDEGATE_SEEDS=$${TIDEGATE_SEEDS:-1500} $(CARGO) mutants -p tidegate-protocol --output target $(MUTANTS)
 
 # json, csv, avro, protobuf: any bytes as a value of the format. values: JSON into columns of every type. mapping: any mapping.
 TARGET ?= json

@@ -243,7 +243,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                     if lock_wait.is_empty() { LOCKED_RETRY } else { OVERDUE_RETRY }
                 }
                 Err(RoundError::Postgres(error)) if error.disposition() == Disposition::Stop => {
-                    return Err(Stopped::Refused(error));
+                    return Err(Stopped::Refused(error.into()));
                 }
                 Err(error) => {
                     self.ledger.disconnect();

@@ -19,16 +19,16 @@ pub enum Stopped {
     },
     /// Postgres refuses what we ask for, for a reason that no wait removes.
     #[error("{0}")]
-    Refused(#[source] WriteError),
+    Refused(#[source] Box<WriteError>),
     /// Postgres is away, and the writer was told not to wait.
     #[error("{0}")]
-    Outage(#[source] WriteError),
+    Outage(#[source] Box<WriteError>),
     /// Postgres refuses the rows of a batch together, but no record alone.
     #[error("{0}, and no record of the batch is refused alone")]
-    NoRecordAlone(#[source] WriteError),
+    NoRecordAlone(#[source] Box<WriteError>),
     /// A new plan has the fault of the one before.
     #[error("{0}, also after the catalog was read again")]
-    PlanUnmended(#[source] WriteError),
+    PlanUnmended(#[source] Box<WriteError>),
     /// The table is gone, is another one, or the mapping no longer fits it.
     #[error("{0}")]
     Unplannable(String),

@@ -224,7 +224,7 @@ impl<S: Store> Writer<S> {
                     // A search catches these where they come; one that comes all the same names no record.
                     Disposition::Record if hint.is_some() => {
                         self.store.disconnect();
-                        return Err(Stopped::NoRecordAlone(error));
+                        return Err(Stopped::NoRecordAlone(error.into()));
                     }
                     Disposition::Record => {
                         self.store.rollback().await;
@@ -242,7 +242,7 @@ impl<S: Store> Writer<S> {
                         }
                         let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
                         if replanned_for.as_ref() == Some(&what) {
-                            return Err(Stopped::PlanUnmended(error));
+                            return Err(Stopped::PlanUnmended(error.into()));
                         }
                         self.listener.on(&Event::CatalogChanged(&error));
                         replanned_for = Some(what);
@@ -259,7 +259,7 @@ impl<S: Store> Writer<S> {
                     }
                     Disposition::Stop => {
                         self.store.disconnect();
-                        return Err(Stopped::Refused(error));
+                        return Err(Stopped::Refused(error.into()));
                     }
                 },
             }
@@ -387,7 +387,7 @@ impl<S: Store> Writer<S> {
         let rows = loop {
             match self.store.settle(spans).await {
                 Ok(rows) => break rows,
-                Err(error) if error.disposition() == Disposition::Stop => return Err(Stopped::Refused(error)),
+                Err(error) if error.disposition() == Disposition::Stop => return Err(Stopped::Refused(error.into())),
                 Err(error) => self.wait(&error).await,
             }
         };
@@ -446,11 +446,11 @@ impl<S: Store> Writer<S> {
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();
-            return Err(Stopped::Refused(error));
+            return Err(Stopped::Refused(error.into()));
         }
         if self.patience == Patience::None {
             self.store.disconnect();
-            return Err(Stopped::Outage(error));
+            return Err(Stopped::Outage(error.into()));
         }
         self.wait(&error).await;
         Ok(())
