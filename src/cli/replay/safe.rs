@@ -33,7 +33,7 @@ mod tests {
 
     use super::*;
 
-    fn refused(mode: WriteMode, functions: &[AggregateFunction]) -> Option<String> {
+    fn refused(mode: &WriteMode, functions: &[AggregateFunction]) -> Option<String> {
         let columns = functions.iter().map(|function| Column {
             name: "a".to_owned(),
             source: Source::Field(vec!["a".to_owned()]),
@@ -44,7 +44,7 @@ mod tests {
             not_null: false,
             aggregate: Some(Aggregate { function: function.clone(), condition: None }),
         });
-        refuses(&mode, &columns.collect::<Vec<_>>())
+        refuses(mode, &columns.collect::<Vec<_>>())
     }
 
     fn key() -> Vec<String> {
@@ -58,11 +58,11 @@ mod tests {
             newer_by: newer_by.map(str::to_owned),
             deletes,
         };
-        assert!(refused(WriteMode::Append, &[]).is_some());
-        assert!(refused(upsert(None, false), &[]).is_some());
-        assert!(refused(upsert(Some("ts"), true), &[]).is_some());
-        assert_eq!(refused(upsert(Some("ts"), false), &[]), None);
-        assert_eq!(refused(WriteMode::InsertNew { key: key() }, &[]), None);
+        assert!(refused(&WriteMode::Append, &[]).is_some());
+        assert!(refused(&upsert(None, false), &[]).is_some());
+        assert!(refused(&upsert(Some("ts"), true), &[]).is_some());
+        assert_eq!(refused(&upsert(Some("ts"), false), &[]), None);
+        assert_eq!(refused(&WriteMode::InsertNew { key: key() }, &[]), None);
         let by = || "ts".to_owned();
         let same = [
             AggregateFunction::Min,
@@ -70,9 +70,9 @@ mod tests {
             AggregateFunction::First { by: by() },
             AggregateFunction::Last { by: by() },
         ];
-        assert_eq!(refused(WriteMode::Aggregate { key: key() }, &same), None);
+        assert_eq!(refused(&WriteMode::Aggregate { key: key() }, &same), None);
         for counts in [AggregateFunction::Sum, AggregateFunction::Count] {
-            assert!(refused(WriteMode::Aggregate { key: key() }, &[AggregateFunction::Max, counts]).is_some());
+            assert!(refused(&WriteMode::Aggregate { key: key() }, &[AggregateFunction::Max, counts]).is_some());
         }
     }
 }
