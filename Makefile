@@ -78,6 +78,10 @@ fuzz: ## Fuzzes a TARGET of fuzz/ for MINUTES, 10 by default; needs `cargo insta
 	$(CARGO) fuzz run -s none $(TARGET) fuzz/corpus/$(TARGET) fuzz/seeds/$(TARGET) -- \
 		-max_total_time=$$(( 60 * $(or $(MINUTES),10) )) -max_len=4096 -timeout=10
 
+.PHONY: valgrind
+valgrind: tools ## The crate that calls librdkafka directly: its tests under valgrind; `apt-get install valgrind`
+	crates/kafka-batch/valgrind.sh
+
 .PHONY: deploy-check
 deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
 	deploy/check.sh

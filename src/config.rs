@@ -38,7 +38,7 @@ pub mod units;
 
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
-pub use pipeline::{GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, Start, Topics};
+pub use pipeline::{GroupProtocol, KeepLetters, Pipeline, Start, Topics};
 pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tidegate_protocol::stopped::Stopped;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
@@ -100,14 +101,14 @@ pub async fn run(
 }
 
 /// The reasons of those that stopped, if any did.
-async fn join_all(workers: &mut JoinSet<Result<(), crate::writer::Stopped>>) -> Result<(), String> {
+async fn join_all(workers: &mut JoinSet<Result<(), Stopped>>) -> Result<(), String> {
     let mut reasons = Vec::new();
     while let Some(ended) = workers.join_next().await {
         match ended {
             Ok(Ok(())) => {}
             Ok(Err(stopped)) => {
-                error!(why = stopped.0, "a pipeline stopped");
-                reasons.push(stopped.0);
+                error!(why = %stopped, "a pipeline stopped");
+                reasons.push(stopped.to_string());
             }
             Err(panic) => reasons.push(format!("a bug of ours: {panic}")),
         }

@@ -1,6 +1,6 @@
 //! The Kafka side: settings we insist on, the poll thread, what the group says, and questions about logs.
 
-pub mod consumer;
+pub mod group;
 pub mod observer;
 pub mod reader;
 pub mod rebalance;

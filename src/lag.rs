@@ -12,14 +12,17 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Row};
+use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::poll_loop::LedgerReadings;
 use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::store::LedgerRow;
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use self::headroom::{Place, Retentions};
 use crate::config::Topics;
-use crate::kafka::observer::{End, Observer};
+use crate::kafka::observer::Observer;
 use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, lock};
@@ -53,6 +56,24 @@ impl LagView {
 
 /// What a trouble with Kafka begins with.
 const KAFKA_SILENT: &str = "Kafka gives no answer";
+
+/// The newest look at the ledger, as the poll loops read it.
+#[derive(Clone, Debug)]
+pub struct LagReadings(pub Arc<Mutex<LagView>>);
+
+impl LedgerReadings for LagReadings {
+    fn cuts(&self) -> u32 {
+        lock(&self.0).partitions.values().map(|lag| lag.cuts).sum()
+    }
+
+    fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant)) {
+        for (source, lag) in &lock(&self.0).partitions {
+            if let Some(asked_at) = lag.asked_at {
+                each(source, LedgerRow::Found { claim: lag.claim, epoch: lag.epoch, next: lag.next }, asked_at);
+            }
+        }
+    }
+}
 
 /// One partition.
 #[derive(Clone, Debug, PartialEq)]

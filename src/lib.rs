@@ -1,6 +1,5 @@
 //! Tidegate drains Kafka into Postgres: exactly once, in batches, each with one binary `COPY`.
 
-pub mod claimer;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -14,6 +13,6 @@ pub mod pipeline;
 pub mod plan;
 pub mod postgres;
 pub mod registry;
+pub mod report;
 pub mod status;
 pub mod watchdog;
-pub mod writer;

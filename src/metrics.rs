@@ -162,10 +162,10 @@ impl WriterMetrics {
     }
 
     /// A transaction is committed.
-    pub fn committed(&self, batch: &Batch, window: Range<u32>, rows: u64, dead: &[&'static str]) {
+    pub fn committed(&self, batch: &Batch, window: Range<u32>, rows: u64, dead: impl Iterator<Item = &'static str>) {
         self.rows.increment(rows);
         for reason in dead {
-            counter!(DEAD_LETTERS, "pipeline" => Arc::clone(&self.pipeline), "reason" => *reason).increment(1);
+            counter!(DEAD_LETTERS, "pipeline" => Arc::clone(&self.pipeline), "reason" => reason).increment(1);
         }
         let now_ms = epoch_ms();
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]

@@ -1,37 +1,41 @@
 //! One pipeline: its registration, its pool of consumers, each with its writer, its claims and its lag.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tidegate_protocol::claim_loop::ClaimLoop;
+use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::poll_loop::PollLoop;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::rate_limit::RateLimit;
 use tidegate_protocol::retry::{Backoff, Stage};
 use tidegate_protocol::session::Session;
+use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{ReplanError, WriteError};
+use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::claimer::Claimer;
 use crate::config::{self, Config, Topics};
-use crate::kafka::consumer::{self, Parts};
-use crate::kafka::observer::{End, Observer};
+use crate::kafka::group::KafkaGroup;
+use crate::kafka::observer::{Observer, SharedObserver};
 use crate::kafka::settings;
-use crate::lag::{LagView, LagWatch, PartitionLag};
+use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
-use crate::plan::PlanSource;
+use crate::plan::{PlanSource, PollEncoder};
+use crate::postgres::claim_ledger::PgClaimLedger;
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{PgStore, error, letters, partitions, schema};
+use crate::report::{ClaimReport, ConsumerReport};
 use crate::status::{ConsumerStatus, PartitionStatus, lock};
 use crate::watchdog;
-use crate::writer::{Stopped, Writer};
 
 /// A pipeline as the page and the commands see it.
 #[derive(Debug)]
@@ -69,6 +73,11 @@ pub enum Phase {
         why: String,
     },
 }
+
+/// Requests for claims that may wait for the claim loop; a poll loop keeps those that don't fit.
+const CLAIM_REQUESTS: usize = 64;
+/// Messages that may wait for a poll loop: one acknowledgement, and answers of rounds of claims. Who sends more waits.
+const INBOX: usize = 16;
 
 /// Every value of the label `state`.
 pub const STATES: [&str; 6] = ["starting", "flowing", "waiting", "draining", "drained", "stopped"];
@@ -115,7 +124,7 @@ impl Pipeline {
         let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
-            Err(Stopped(why)) => self.enter(Phase::Stopped { why: why.clone() }),
+            Err(stopped) => self.enter(Phase::Stopped { why: stopped.to_string() }),
         }
         outcome
     }
@@ -129,7 +138,7 @@ impl Pipeline {
     ) -> Result<(), Stopped> {
         let observer = settings::observer(&config.kafka, &self.config);
         let observer = Observer::new(&observer)
-            .map_err(|error| Stopped(format!("librdkafka refuses the configuration: {error}")))?;
+            .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
         let observer = Arc::new(observer);
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
         let plans = tokio::select! {
@@ -146,12 +155,9 @@ impl Pipeline {
             "reading"
         );
         let stop = stop.child_token();
-        let (claims, requests) = mpsc::unbounded_channel();
+        let (claims, requests) = mpsc::channel(CLAIM_REQUESTS);
         let mut helpers = JoinSet::new();
         let policy = self.config.on_offset_loss;
-        helpers.spawn(
-            Claimer::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&observer), policy).run(requests),
-        );
         let watch = LagWatch::new(
             Arc::clone(&self.name),
             self.config.topics.clone(),
@@ -170,39 +176,57 @@ impl Pipeline {
             let ends = self.ends_now(&observer).await?;
             helpers.spawn(stop_when_written(ends, Arc::clone(&self), stop.clone()));
         }
-        let gate = Arc::new(RateLimit::new(self.config.max_rows_per_second));
+        let rate_limit = Arc::new(RateLimit::new(self.config.max_rows_per_second));
         let mut workers = JoinSet::new();
+        let claim_loop = ClaimLoop::new(
+            PgClaimLedger::new(Arc::clone(&self.name), connector.clone()),
+            SharedObserver(Arc::clone(&observer)),
+            policy,
+            fastrand::Rng::new(),
+            Arc::new(ClaimReport { pipeline: Arc::clone(&self.name) }),
+        );
+        workers.spawn(claim_loop.run(requests));
         for status in &self.consumers {
             let (outbox, batches) = mpsc::channel(1);
-            let (answers, inbox) = channel();
+            let (answers, inbox) = mpsc::channel(INBOX);
+            status.connect(&answers);
             let writer_metrics = WriterMetrics::new(&self.name);
-            let store =
-                PgStore::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&plans), writer_metrics.clone());
+            let listener = Arc::new(ConsumerReport {
+                pipeline: Arc::clone(&self.name),
+                writer: writer_metrics.clone(),
+                consumer: ConsumerMetrics::new(&self.name, status.number),
+                status: Arc::clone(status),
+                plans: Arc::clone(&plans),
+            });
+            let store = PgStore::new(Arc::clone(&self.name), connector.clone(), Arc::clone(&plans), writer_metrics);
             let budget = DeadLetterBudget::new(self.config.dead_letters);
-            let writer = Writer::new(store, budget, writer_metrics, Arc::clone(status));
+            let writer = Writer::new(store, budget, fastrand::Rng::new(), listener.clone());
+            let writer_waits = writer.wait_flag();
             workers.spawn(writer.run(batches, answers.clone()));
             let settings = settings::consumer(&config.kafka, &self.config, &self.share.prefetch);
             let limits = settings::batch_limits(&settings, self.config.batch);
-            let parts = Parts {
-                settings,
-                topics: self.config.topics.clone(),
-                protocol: self.config.group_protocol,
+            let poll_loop = PollLoop {
+                group: KafkaGroup {
+                    settings,
+                    topics: self.config.topics.clone(),
+                    protocol: self.config.group_protocol,
+                },
+                encoder: PollEncoder::new(Arc::clone(&plans)),
+                readings: LagReadings(Arc::clone(&self.lag)),
+                session: Session::new(limits, config.limits.claim_grace),
                 on_offset_loss: policy,
                 drain_timeout: config.limits.drain_timeout,
                 owner: format!("{owner}/c{}", status.number).into(),
-                session: Session::new(limits, config.limits.claim_grace),
-                plans: Arc::clone(&plans),
                 outbox,
+                writer_waits,
                 claims: claims.clone(),
                 answers,
                 inbox,
-                gate: Arc::clone(&gate),
-                lag: Arc::clone(&self.lag),
-                metrics: ConsumerMetrics::new(&self.name, status.number),
-                status: Arc::clone(status),
+                rate_limit: Arc::clone(&rate_limit),
+                listener,
                 stop: stop.clone(),
             };
-            workers.spawn(on_a_thread(format!("{}/c{}", self.name, status.number), parts));
+            workers.spawn(on_a_thread(format!("{}/c{}", self.name, status.number), poll_loop.run()));
         }
         drop(claims);
         self.wait_for(workers, &stop, config.limits.drain_timeout).await
@@ -229,10 +253,10 @@ impl Pipeline {
             let fault = match ended {
                 Ok(Ok(())) => continue,
                 Ok(Err(fault)) => fault,
-                Err(panic) => Stopped(format!("a bug of ours: {panic}")),
+                Err(panic) => Stopped::Bug(panic.to_string()),
             };
             if first_fault.is_none() {
-                tracing::error!(pipeline = &*self.name, why = fault.0, "the pipeline stops, others go on");
+                tracing::error!(pipeline = &*self.name, why = %fault, "the pipeline stops, others go on");
                 first_fault = Some(fault);
             }
             stop.cancel();
@@ -253,7 +277,7 @@ impl Pipeline {
         loop {
             let why = match self.try_start(connector, observer).await {
                 Ok(plans) => return Ok(Arc::new(plans)),
-                Err(StartError::Stop(why)) => return Err(Stopped(why)),
+                Err(StartError::Stop(why)) => return Err(Stopped::Configuration(why)),
                 Err(StartError::Again(why)) => why,
             };
             if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
@@ -313,7 +337,7 @@ impl Pipeline {
         let ends = ask(move || observer.ends(&sources_of(&observer.topics(&topics)?), End::High)).await;
         match ends {
             Ok(ends) => Ok(ends.into_iter().collect()),
-            Err(StartError::Again(why) | StartError::Stop(why)) => Err(Stopped(why)),
+            Err(StartError::Again(why) | StartError::Stop(why)) => Err(Stopped::Configuration(why)),
         }
     }
 }
@@ -355,15 +379,24 @@ fn sources_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
     partitions.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
 }
 
-/// Runs a poll thread to its end. A panic there is one here.
-async fn on_a_thread(name: String, parts: Parts) -> Result<(), Stopped> {
+/// Runs a poll loop on a thread of its own: it decodes and encodes, which the runtime's threads are not for. Its timers are the
+/// runtime's.
+///
+/// # Errors
+/// As the loop ends; a panic there is [`Stopped::Bug`].
+async fn on_a_thread(
+    name: String,
+    poll_loop: impl Future<Output = Result<(), Stopped>> + Send + 'static,
+) -> Result<(), Stopped> {
     let (done, ended) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let outcome = consumer::run(parts);
-        done.send(outcome).ok();
+        let outcome = runtime.block_on(poll_loop);
+        // Where nobody awaits it, the pipeline has ended before.
+        let _awaited = done.send(outcome).is_ok();
     });
-    thread.map_err(|error| Stopped(format!("no thread for a consumer: {error}")))?;
-    ended.await.unwrap_or_else(|_| Err(Stopped("a bug of ours: a poll thread panicked".to_owned())))
+    thread.map_err(|error| Stopped::Bug(format!("no thread for a consumer: {error}")))?;
+    ended.await.unwrap_or_else(|_| Err(Stopped::Bug("a poll thread panicked".to_owned())))
 }
 
 /// Cancels once the ledger has reached these ends, whoever wrote them, and our own partitions' logs are the ones that it knows: a

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use sqlx::{Executor, PgConnection};
 use tidegate_protocol::batch::Reject;
+use tidegate_protocol::poll_loop::RecordEncoder;
+use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::evolve::{GivenUp, NewFields};
-use tidegate_rows::mapping::{Plan, Taken};
+use tidegate_rows::mapping::{Encoder, Plan, Taken};
 use tidegate_rows::spec::RowSpec;
 use tidegate_rows::value::Rejection;
 use tidegate_rows::write_mode::{self, Merge};
@@ -384,6 +386,45 @@ fn plan(
 fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     ReplanError::Unplannable(lines.join("\n"))
+}
+
+/// Makes rows on the poll loop's side, by the newest plan at the start of each batch.
+#[derive(Debug)]
+pub struct PollEncoder {
+    plans: Arc<PlanSource>,
+    planned: Arc<Planned>,
+    encoder: Encoder,
+}
+
+impl PollEncoder {
+    /// Encodes by the plans of this source.
+    pub fn new(plans: Arc<PlanSource>) -> Self {
+        let planned = plans.current();
+        Self { encoder: Encoder::new(Arc::clone(&planned.plan)), planned, plans }
+    }
+}
+
+impl RecordEncoder for PollEncoder {
+    #[inline]
+    fn wants(&mut self, value: Option<&[u8]>) -> bool {
+        self.encoder.wants(value).is_some()
+    }
+
+    #[inline]
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+        self.encoder.encode(record, rows).map_err(|rejection| reject_of(&self.planned.plan, rejection))
+    }
+
+    fn version(&self) -> u64 {
+        self.planned.version
+    }
+
+    fn renew(&mut self) {
+        if self.planned.version != self.plans.version() {
+            self.planned = self.plans.current();
+            self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+        }
+    }
 }
 
 /// A rejection, with the names that the plan knows.

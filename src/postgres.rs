@@ -6,6 +6,7 @@
 
 pub mod blockers;
 pub mod catalog;
+pub mod claim_ledger;
 pub mod claims;
 pub mod connect;
 mod dead_letters;
@@ -31,7 +32,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tidegate_protocol::batch::{Batch, Reject, Span};
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Disposition, Stage};
-use tidegate_protocol::store::{Cause, LedgerRow, ReplanError, Store, WriteError};
+use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::mapping::evolve::NewFields;
@@ -283,36 +284,7 @@ fn no_columns(config: &Pipeline, error: &WriteError) -> String {
     )
 }
 
-impl Store for PgStore {
-    async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
-        if self.plans.config().table.route.is_some() {
-            return self.route(batch).await;
-        }
-        let is_new = |reject: &&Reject| reject.reason == Reason::NewField.code();
-        if !self.plans.config().table.evolve {
-            return Ok(());
-        }
-        let mut fields = NewFields::default();
-        for reject in batch.rejects(0..batch.len()).filter(is_new) {
-            self.encoder.new_fields(&batch.record(reject.record), &mut fields);
-        }
-        if fields.0.is_empty() {
-            return Ok(());
-        }
-        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let table = &self.plans.config().table.name;
-        let work = evolve::add_columns(&mut connection, &self.pipeline, table, &fields);
-        match within(self.connector.write_deadline(), Stage::Begin, work).await {
-            Ok(()) => {}
-            Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
-        }
-        self.take_plan(self.plans.evolved(&mut connection, &fields).await?);
-        // The lock is the session's, and ends with it.
-        drop(connection.close().await);
-        Ok(())
-    }
-
+impl Transaction for PgStore {
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.copy_time = Duration::ZERO;
         let live = self.open().await?;
@@ -366,7 +338,7 @@ impl Store for PgStore {
         self.simple(Stage::Begin, "SET CONSTRAINTS ALL IMMEDIATE").await
     }
 
-    async fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let mut live = self.take(Stage::DeadLetters)?;
         let work = dead_letters::insert(&mut live.connection, &self.pipeline, batch, rejects);
         let result = timeout(self.connector.write_deadline(), work).await;
@@ -401,7 +373,9 @@ impl Store for PgStore {
     fn disconnect(&mut self) {
         self.live = None;
     }
+}
 
+impl Ledger for PgStore {
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         let mut live = self.open().await?;
         let pid = live.pid;
@@ -409,6 +383,37 @@ impl Store for PgStore {
             timeout(self.connector.write_deadline(), ledger::settle(&mut live.connection, &self.pipeline, spans));
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         self.keep(Stage::Ledger, live, result, note)
+    }
+}
+
+impl Planner for PgStore {
+    async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
+        if self.plans.config().table.route.is_some() {
+            return self.route(batch).await;
+        }
+        let is_new = |reject: &&Reject| reject.reason == Reason::NewField.code();
+        if !self.plans.config().table.evolve {
+            return Ok(());
+        }
+        let mut fields = NewFields::default();
+        for reject in batch.rejects(0..batch.len()).filter(is_new) {
+            self.encoder.new_fields(&batch.record(reject.record), &mut fields);
+        }
+        if fields.0.is_empty() {
+            return Ok(());
+        }
+        let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
+        let table = &self.plans.config().table.name;
+        let work = evolve::add_columns(&mut connection, &self.pipeline, table, &fields);
+        match within(self.connector.write_deadline(), Stage::Begin, work).await {
+            Ok(()) => {}
+            Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
+            Err(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
+        }
+        self.take_plan(self.plans.evolved(&mut connection, &fields).await?);
+        // The lock is the session's, and ends with it.
+        drop(connection.close().await);
+        Ok(())
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {

@@ -3,12 +3,17 @@
 
 pub mod work;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use tidegate_protocol::poll_loop::Message;
 use tidegate_protocol::position::{Offset, TopicPartition};
+use tokio::sync::mpsc::{Sender, WeakSender};
 use work::Work;
+
+/// Why the watchdog has a consumer join the group again.
+const NO_PROGRESS: &str = "a partition with lag makes no progress";
 
 /// One consumer and its writer.
 #[derive(Debug)]
@@ -27,7 +32,8 @@ pub struct ConsumerStatus {
     dead_letters: AtomicU64,
     polled_at: Mutex<Instant>,
     stalls: Mutex<Vec<(TopicPartition, String)>>,
-    rebuild: AtomicBool,
+    /// To the poll loop, once it runs.
+    poll_loop: OnceLock<WeakSender<Message>>,
 }
 
 /// What a writer is at.
@@ -103,7 +109,7 @@ impl ConsumerStatus {
             dead_letters: AtomicU64::new(0),
             polled_at: Mutex::new(Instant::now()),
             stalls: Mutex::default(),
-            rebuild: AtomicBool::new(false),
+            poll_loop: OnceLock::new(),
         }
     }
 
@@ -156,18 +162,13 @@ impl ConsumerStatus {
 
     /// What the consumer as a whole is at: it waits where its writer does, and where its records wait for schemas.
     pub fn writer(&self) -> WriterState {
-        let writer = self.writer_alone();
+        let writer = lock(&self.writer).clone();
         match (&writer, &*lock(&self.schemas)) {
             (WriterState::Flowing, Some((since, why))) => {
                 WriterState::Waiting { since: *since, why: why.clone(), attempt: 1, retry_at: Instant::now() }
             }
             _ => writer,
         }
-    }
-
-    /// What the writer is at.
-    pub fn writer_alone(&self) -> WriterState {
-        lock(&self.writer).clone()
     }
 
     /// Counts what was committed.
@@ -218,14 +219,19 @@ impl ConsumerStatus {
         lock(&self.stalls).clone()
     }
 
-    /// Asks the poll thread to leave the group and build its consumer anew.
-    pub fn ask_rebuild(&self) {
-        self.rebuild.store(true, Ordering::Relaxed);
+    /// Takes the poll loop's inbox, for [`ConsumerStatus::ask_rebuild`].
+    ///
+    /// # Panics
+    /// At a second call: a consumer has one poll loop.
+    pub fn connect(&self, inbox: &Sender<Message>) {
+        self.poll_loop.set(inbox.downgrade()).expect("a consumer has one poll loop");
     }
 
-    /// Whether that was asked for, once.
-    pub fn take_rebuild(&self) -> bool {
-        self.rebuild.load(Ordering::Relaxed) && self.rebuild.swap(false, Ordering::Relaxed)
+    /// Asks the poll loop to leave the group and join it again.
+    pub fn ask_rebuild(&self) {
+        let inbox = self.poll_loop.get().and_then(WeakSender::upgrade);
+        // A full inbox belongs to a loop that stands still: the watchdog asks again.
+        let _asked = inbox.is_some_and(|inbox| inbox.try_send(Message::Rebuild(NO_PROGRESS)).is_ok());
     }
 
     /// The group answered: partitions were given, be it none.

@@ -7,14 +7,15 @@ mod sample;
 
 use std::collections::BTreeMap;
 
+use report::{Memory, PipelineReport};
 use serde::Serialize;
+use tidegate_protocol::claim_loop::End;
 
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::observer::{End, Group};
+use crate::kafka::observer::Group;
 use crate::limits;
-use report::{Memory, PipelineReport};
 pub(super) use sample::newest;
 
 /// What `check` takes.

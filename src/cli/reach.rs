@@ -44,7 +44,7 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
                 "53300" => "; wait, or raise `max_connections`",
                 _ => "",
             },
-            Cause::NoPartition(_) => "",
+            Cause::NoPartition(_) | Cause::Conflict(_) => "",
             Cause::Connection(_) | Cause::Deadline(_) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
@@ -63,6 +63,7 @@ pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
                 _ => FatalError::Stopped(text),
             }
         }
+        Cause::Conflict(_) => FatalError::Stopped(format!("{what}: {error}")),
         Cause::Connection(_) | Cause::Deadline(_) | Cause::NoPartition(_) => {
             FatalError::Unavailable(format!("{what}: {error}"))
         }

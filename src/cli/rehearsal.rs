@@ -11,8 +11,8 @@ use serde::Serialize;
 use tidegate_protocol::batch::{Batch, Reject, Span};
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::record::Record;
-use tidegate_protocol::retry::{Disposition, Severity, Stage};
-use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::{Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
 
 use crate::postgres::PgStore;
 use crate::status::lock;
@@ -36,31 +36,11 @@ pub(super) struct Findings {
     pub(super) letters: Vec<Letter>,
     /// The first rows, as JSON objects.
     pub(super) rows: Vec<String>,
-    /// What kept Postgres from answering.
-    pub(super) outage: Option<String>,
 }
 
 /// A budget that is never spent: a person looks on.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
-}
-
-/// Makes of an outage, which the writer would wait out, an end of the command; says it in `outage`.
-pub(super) fn no_waiting(error: WriteError, outage: &mut Option<String>) -> WriteError {
-    if error.disposition() != Disposition::Outage {
-        return error;
-    }
-    let message = error.to_string();
-    outage.get_or_insert_with(|| message.clone());
-    let end = PostgresError {
-        severity: Severity::Error,
-        sqlstate: String::new(),
-        message,
-        row: None,
-        column: None,
-        note: None,
-    };
-    WriteError { stage: Stage::Begin, cause: Cause::Postgres(end) }
 }
 
 /// Rolls back where the daemon commits.
@@ -84,25 +64,19 @@ impl Rehearsal {
     ) -> Self {
         Self { inner, make_table, findings, shown, letters: Vec::new() }
     }
-
-    fn noted<T>(&self, result: Result<T, WriteError>) -> Result<T, WriteError> {
-        result.map_err(|error| no_waiting(error, &mut lock(&self.findings).outage))
-    }
 }
 
-impl Store for Rehearsal {
+impl Transaction for Rehearsal {
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.letters.clear();
-        let begun = match &self.make_table {
+        match &self.make_table {
             Some(sql) => self.inner.begin_with(sql).await,
             None => self.inner.begin().await,
-        };
-        self.noted(begun)
+        }
     }
 
     async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
-        let copied = self.inner.copy(batch, window.clone()).await;
-        let copied = self.noted(copied)?;
+        let copied = self.inner.copy(batch, window.clone()).await?;
         let wanted = lock(&self.findings).rows.is_empty();
         if wanted && copied > 0 {
             let rows = self.inner.preview(batch, window).await;
@@ -112,21 +86,18 @@ impl Store for Rehearsal {
     }
 
     async fn savepoint(&mut self) -> Result<(), WriteError> {
-        let done = self.inner.savepoint().await;
-        self.noted(done)
+        self.inner.savepoint().await
     }
 
     async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
-        let done = self.inner.rollback_to_savepoint().await;
-        self.noted(done)
+        self.inner.rollback_to_savepoint().await
     }
 
     async fn check_at_once(&mut self) -> Result<(), WriteError> {
-        let done = self.inner.check_at_once().await;
-        self.noted(done)
+        self.inner.check_at_once().await
     }
 
-    async fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let letters = rejects.iter().map(|reject| {
             let Record { topic, partition, offset, .. } = batch.record(reject.record);
             Letter {
@@ -149,8 +120,7 @@ impl Store for Rehearsal {
 
     /// Deferred constraints speak here, as they would at COMMIT.
     async fn commit(&mut self) -> Result<(), WriteError> {
-        let checked = self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await;
-        self.noted(checked)?;
+        self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await?;
         self.rollback().await;
         let mut findings = lock(&self.findings);
         for letter in self.letters.drain(..) {
@@ -172,13 +142,18 @@ impl Store for Rehearsal {
     fn disconnect(&mut self) {
         self.inner.disconnect();
     }
+}
 
+impl Ledger for Rehearsal {
     /// Nothing is ever in doubt: what was sent is rolled back.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
-        let again = |span: &Span| LedgerRow::Found { claim: Some(span.claim), epoch: 0, next: span.from };
+        let again =
+            |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: span.from };
         Ok(spans.iter().map(again).collect())
     }
+}
 
+impl Planner for Rehearsal {
     async fn replan(&mut self) -> Result<(), ReplanError> {
         self.inner.replan().await
     }

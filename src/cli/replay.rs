@@ -13,10 +13,12 @@ use std::sync::Arc;
 
 use rdkafka::error::KafkaResult;
 use serde::Serialize;
+use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
+use tidegate_protocol::partition::Outcome;
 use tidegate_protocol::position::{Offset, TopicPartition};
-use tidegate_protocol::session::Fate;
 use tidegate_protocol::store::ReplanError;
+use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -25,12 +27,10 @@ use super::place::Target;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Start, table_name};
 use crate::error::FatalError;
-use crate::kafka::observer::End;
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
 use crate::postgres::{PgStore, schema};
-use crate::status::ConsumerStatus;
-use crate::writer::{Stopped, Writer};
+use crate::report::Counts;
 
 /// What `replay` takes.
 #[derive(Debug, clap::Args)]
@@ -153,19 +153,20 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     if claimed.is_empty() {
         return Ok(report);
     }
-    let claims = claimed.iter().map(|open| open.claim).collect::<Vec<_>>();
+    let claims = claimed.iter().map(|open| open.claim.id).collect::<Vec<_>>();
     let (outbox, mut batches) = mpsc::channel(1);
     let reading = reading::Reading::new(config, pipeline, planned, claimed, outbox).map_err(FatalError::Config)?;
     let reading = spawn_blocking(move || reading.run());
     let name: Arc<str> = books.key().into();
-    let (metrics, status) = (WriterMetrics::new(&name), Arc::new(ConsumerStatus::new(0)));
-    let store = PgStore::new(name, connector, plans, metrics.clone());
-    let mut writer = Writer::new(store, DeadLetterBudget::new(pipeline.dead_letters), metrics, Arc::clone(&status));
+    let (metrics, counts) = (WriterMetrics::new(&name), Arc::new(Counts::default()));
+    let store = PgStore::new(name, connector, plans, metrics);
+    let budget = DeadLetterBudget::new(pipeline.dead_letters);
+    let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _);
     while let Some(mut batch) = batches.recv().await {
-        let fates = writer.write(&mut batch).await.map_err(|Stopped(why)| {
-            FatalError::Stopped(format!("{why}; what is written stays, and the same command goes on from there"))
+        let outcomes = writer.write(&mut batch).await.map_err(|stopped| {
+            FatalError::Stopped(format!("{stopped}; what is written stays, and the same command goes on from there"))
         })?;
-        if fates.iter().flatten().any(|fate| !matches!(fate, Fate::Committed(_))) {
+        if outcomes.iter().flatten().any(|outcome| !matches!(outcome, Outcome::Committed(_))) {
             return Err(FatalError::Stopped(format!(
                 "`{}` was taken over by another run, or the database went back: run it again, and it goes on where the ledger stands",
                 books.key()
@@ -176,7 +177,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
     read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it goes on where it was")))?;
     books.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
-    (report.rows, report.dead_letters) = (status.rows(), status.dead_letters());
+    (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());
     Ok(report)
 }
 

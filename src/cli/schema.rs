@@ -9,6 +9,7 @@ use std::sync::Arc;
 use infer::{Proposed, Sample};
 use rdkafka::message::Message as _;
 use serde::Serialize;
+use tidegate_protocol::claim_loop::End;
 use tidegate_rows::ddl;
 use tokio::task::spawn_blocking;
 
@@ -16,7 +17,6 @@ use super::check::newest;
 use super::{reach, show, start_logging};
 use crate::config::{Config, Pipeline, Topics, variables};
 use crate::error::FatalError;
-use crate::kafka::observer::End;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
 

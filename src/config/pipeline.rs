@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Table, UnknownFields};
 
@@ -98,18 +99,6 @@ pub enum GroupProtocol {
     Eager,
     /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
     Consumer,
-}
-
-/// What to do when Kafka's log is not the one that the ledger knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum OffsetLossPolicy {
-    /// The pipeline stops, named.
-    #[default]
-    Fail,
-    /// Go on at the oldest record that Kafka has; what is lost is counted.
-    Earliest,
-    /// Go on at the end; what is lost is counted.
-    Latest,
 }
 
 /// How long dead letters are kept, and how many: the oldest go first. Without either they are kept until someone purges them.

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tidegate_protocol::batch::BatchLimits;
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_rows::spec::{Column, UnknownFields};
 
 use super::node::Node;
 use super::read::ANY_WAIT;
-use super::{GroupProtocol, KeepLetters, OffsetLossPolicy, Pipeline, SchemaRegistry, Start, Topics};
+use super::{GroupProtocol, KeepLetters, Pipeline, SchemaRegistry, Start, Topics};
 use super::{defaults, names, properties, read_columns, read_decode, read_table, row_filter};
 
 /// Every pipeline, in order of name, and that they don't disturb each other.

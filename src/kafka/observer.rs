@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -12,7 +13,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
+use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
+use tokio::task::spawn_blocking;
 
 use super::reader::Reader;
 use super::rebalance::Notes;
@@ -25,15 +28,6 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A record older than this counts as one of this age: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
-
-/// Which end of a log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The oldest offset.
-    Low,
-    /// The offset after the newest record that a reader may see.
-    High,
-}
 
 /// A consumer group as Kafka describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +49,18 @@ pub struct Observer {
 impl std::fmt::Debug for Observer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Observer")
+    }
+}
+
+/// The observer as the claim loop asks it, off the runtime.
+#[derive(Clone, Debug)]
+pub struct SharedObserver(pub Arc<Observer>);
+
+impl LogEnds for SharedObserver {
+    async fn ends(&self, sources: &[TopicPartition], end: End) -> Result<Ends, LogEndsError> {
+        let (observer, sources) = (Arc::clone(&self.0), sources.to_vec());
+        let answer = spawn_blocking(move || observer.ends(&sources, end)).await;
+        answer.map_err(|panic| LogEndsError(panic.into()))?.map_err(|error| LogEndsError(error.into()))
     }
 }
 

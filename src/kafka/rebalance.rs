@@ -15,24 +15,11 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
+use tidegate_protocol::group::GroupEvent;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, error, info, warn};
 
 use crate::status::lock;
-
-/// What the group did.
-#[derive(Debug)]
-pub enum Event {
-    /// It gave us these.
-    Assigned(Vec<TopicPartition>),
-    /// It takes these; `lost` says that others may have them already.
-    Revoked {
-        /// Which.
-        sources: Vec<TopicPartition>,
-        /// Whether the assignment was lost rather than taken.
-        lost: bool,
-    },
-}
 
 /// Of librdkafka's statistics (`STATISTICS.md`), what tells how far a log was read.
 #[derive(Deserialize)]
@@ -58,7 +45,7 @@ struct Partition {
 /// polls; librdkafka's types ask for one all the same.
 #[derive(Debug, Default)]
 pub struct Notes {
-    events: Mutex<Vec<Event>>,
+    events: Mutex<Vec<GroupEvent>>,
     noted: AtomicBool,
     closing: AtomicBool,
     read: Mutex<Vec<(TopicPartition, Offset)>>,
@@ -68,7 +55,7 @@ pub struct Notes {
 
 impl Notes {
     /// Events since the last call; nearly always none, for the price of one relaxed load.
-    pub fn take(&self) -> Vec<Event> {
+    pub fn take(&self) -> Vec<GroupEvent> {
         if !self.noted.load(Ordering::Relaxed) {
             return Vec::new();
         }
@@ -79,11 +66,6 @@ impl Notes {
     /// How far logs were read, as librdkafka's statistics say every few seconds; for partitions with nothing undelivered.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
-    }
-
-    /// Whether there are events to take.
-    pub fn pending(&self) -> bool {
-        self.noted.load(Ordering::Relaxed)
     }
 
     /// From now on callbacks answer for themselves.
@@ -115,7 +97,7 @@ impl ClientContext for Notes {
 
     fn stats_raw(&self, statistics: &[u8]) {
         let Ok(Statistics { topics }) = serde_json::from_slice(statistics) else {
-            warn!("librdkafka's statistics have another form than we know");
+            warn!("could not parse librdkafka statistics");
             return;
         };
         let read = topics.into_iter().flat_map(|(topic, Topic { partitions })| {
@@ -147,9 +129,9 @@ impl ConsumerContext for Notes {
         let sources =
             partitions.elements().iter().map(|e| TopicPartition::new(e.topic(), e.partition())).collect::<Vec<_>>();
         let event = match event {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Event::Assigned(sources),
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => GroupEvent::Assigned(sources),
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
-                Event::Revoked { sources, lost: consumer.assignment_lost() }
+                GroupEvent::Revoked { sources, lost: consumer.assignment_lost() }
             }
             other => {
                 error!(?other, "a rebalance event that librdkafka doesn't document");

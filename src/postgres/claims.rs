@@ -2,22 +2,8 @@
 
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::LastRecord;
-use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
-
-/// What a claim read and wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
-    /// The partition.
-    pub source: TopicPartition,
-    /// The fence.
-    pub claim: ClaimId,
-    /// The claim's number: later claims have higher ones.
-    pub epoch: i64,
-    /// Where the ledger stands.
-    pub next: Offset,
-    /// The last committed record.
-    pub last: Option<LastRecord>,
-}
+use tidegate_protocol::claim_loop::Claimed;
+use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
 /// Finds where each row stands, and then locks what stands there: one version each, also where the lock is another's and the row
 /// is left out. A row that moves in between is left out too.
@@ -71,8 +57,7 @@ pub async fn claim(
             let (timestamp_ms, digest): (Option<i64>, Option<i64>) = (row.try_get(6)?, row.try_get(7)?);
             Ok(Claimed {
                 source: TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?),
-                claim: row.try_get(2)?,
-                epoch: row.try_get(3)?,
+                claim: Claim { id: row.try_get(2)?, epoch: row.try_get(3)? },
                 next: Offset::new(row.try_get(4)?),
                 last: last_offset.zip(digest).map(|(offset, digest)| LastRecord {
                     offset: Offset::new(offset),
@@ -141,7 +126,7 @@ pub async fn step_over(
     .bind(pipeline)
     .bind(&*claimed.source.topic)
     .bind(claimed.source.partition)
-    .bind(claimed.claim)
+    .bind(claimed.claim.id)
     .bind(to.get())
     .bind(claimed.next.get())
     .execute(connection)

@@ -21,7 +21,7 @@ pub(super) async fn advance(
         .bind(pipeline)
         .bind(topics(spans))
         .bind(partitions(spans))
-        .bind(spans.iter().map(|span| span.claim).collect::<Vec<_>>())
+        .bind(spans.iter().map(|span| span.claim.id).collect::<Vec<_>>())
         .bind(spans.iter().map(|span| span.from.get()).collect::<Vec<_>>())
         .bind(spans.iter().map(|span| span.to.get()).collect::<Vec<_>>())
         .bind(spans.iter().map(|span| span.last.offset.get()).collect::<Vec<_>>())

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::position::{Claim, Offset, TopicPartition};
 use crate::record::{Headers, Record};
 
 /// When a batch is closed: whichever comes first.
@@ -59,8 +59,8 @@ pub struct Reject {
 pub struct Segment {
     /// The partition.
     pub source: TopicPartition,
-    /// The fence under which it was consumed.
-    pub claim: ClaimId,
+    /// The claim under which it was consumed.
+    pub claim: Claim,
     /// Where the ledger stands when all earlier batches are written.
     pub from: Offset,
     /// Where it stands after this batch: the last delivered offset's successor.
@@ -79,8 +79,8 @@ pub struct Span {
     pub segment: usize,
     /// The partition.
     pub source: TopicPartition,
-    /// The fence.
-    pub claim: ClaimId,
+    /// The claim under which it was consumed.
+    pub claim: Claim,
     /// Where the ledger must stand.
     pub from: Offset,
     /// Where it will stand.
@@ -192,7 +192,7 @@ impl Batch {
     }
 
     /// Opens a segment whose first record will be pushed next.
-    pub fn open_segment(&mut self, source: TopicPartition, claim: ClaimId, from: Offset) -> usize {
+    pub fn open_segment(&mut self, source: TopicPartition, claim: Claim, from: Offset) -> usize {
         self.segments.push(Segment { source, claim, from, to: from, live: true, records: 0, last_record: 0 });
         self.segments.len() - 1
     }

@@ -5,13 +5,24 @@
 //! in as arguments or through traits.
 
 pub mod batch;
+pub mod claim_loop;
 pub mod dead_letter_budget;
+pub mod event;
 pub mod flush_deadline;
+pub mod group;
 pub mod partition;
 pub mod poison_search;
+pub mod poll_loop;
 pub mod position;
 pub mod rate_limit;
 pub mod record;
 pub mod retry;
 pub mod session;
+pub mod stopped;
 pub mod store;
+pub mod writer;
+
+/// The time now, by the clock that a simulation can hold still.
+fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -4,7 +4,8 @@ use std::fmt;
 use std::time::Instant;
 
 use crate::batch::LastRecord;
-use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::position::{Claim, Offset, TopicPartition};
+use crate::store::{Holder, LedgerRow};
 
 /// A partition that Kafka says is ours.
 #[derive(Debug)]
@@ -34,8 +35,8 @@ pub enum State {
     Fenced {
         /// Since when.
         since: Instant,
-        /// Our own claim's number: a claim in the ledger that is older than it says that the database went back.
-        epoch: i64,
+        /// The claim that we had.
+        ours: Claim,
     },
     /// A named condition that its policy doesn't step over: nothing is fetched.
     Stopped(Condition),
@@ -44,10 +45,8 @@ pub enum State {
 /// A claimed partition.
 #[derive(Debug)]
 pub struct Owned {
-    /// The fence.
-    pub claim: ClaimId,
-    /// For people.
-    pub epoch: i64,
+    /// Our claim.
+    pub claim: Claim,
     /// The next offset to deliver: what all batches so far end at.
     pub next: Offset,
     /// What the ledger is known to say.
@@ -59,13 +58,114 @@ pub struct Owned {
     pub read_to: Offset,
 }
 
+/// What a change of a partition's state asks of the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Then {
+    /// Nothing was fetched, so nothing is to be stopped.
+    Nothing,
+    /// The partition was fetched: fetching ends, and its records leave the open batch.
+    StopFetching,
+}
+
+impl Partition {
+    /// Asks for a claim by this request id; the answers to earlier requests no longer count.
+    pub fn ask(&mut self, request: u64, now: Instant) -> Then {
+        self.question = request;
+        self.leave_for(State::Claiming { since: now })
+    }
+
+    /// Whether a claim's answer is for the request that is open.
+    pub fn awaits(&self, request: u64) -> bool {
+        matches!(self.state, State::Claiming { .. }) && self.question == request
+    }
+
+    /// Takes a claim over.
+    ///
+    /// # Panics
+    /// Where no claim was asked for.
+    pub fn grant(&mut self, grant: &Grant, now: Instant) {
+        assert!(matches!(self.state, State::Claiming { .. }), "{}: a grant that nobody asked for", self.source);
+        let Grant { claim, next, verify, .. } = *grant;
+        self.state = State::Owned(Owned { claim, next, committed: next, verify, read_to: next });
+        self.progress_at = now;
+    }
+
+    /// Stops at a log-loss condition.
+    pub fn stop(&mut self, condition: Condition) -> Then {
+        self.leave_for(State::Stopped(condition))
+    }
+
+    /// Notes that a transaction advanced the ledger from `from` to `to`.
+    ///
+    /// # Panics
+    /// Where the partition isn't owned, or the ledger was not at `from`: acknowledgements came out of order.
+    pub fn commit(&mut self, from: Offset, to: Offset, now: Instant) {
+        let State::Owned(owned) = &mut self.state else { panic!("{}: a commit without a claim", self.source) };
+        assert_eq!(owned.committed, from, "{}: an acknowledgement out of order", self.source);
+        assert!(from < to && to <= owned.next, "{}: {from}..{to} of {}", self.source, owned.next);
+        owned.committed = to;
+        self.progress_at = now;
+    }
+
+    /// Ends our claim because a later one exists: the revoke is awaited.
+    pub fn fence(&mut self, now: Instant) -> Then {
+        let (State::Owned(Owned { claim: ours, .. }) | State::Fenced { ours, .. }) = self.state else {
+            return Then::Nothing;
+        };
+        self.leave_for(State::Fenced { since: now, ours })
+    }
+
+    /// Compares a ledger row that was read after `asked_at` with our state; `None` where it says nothing new. What happened
+    /// since `asked_at` the reader may not have seen.
+    pub fn judge(&self, row: LedgerRow, asked_at: Instant) -> Option<Outcome> {
+        match &self.state {
+            State::Owned(_) if asked_at <= self.progress_at => None,
+            State::Owned(owned) => match row.holder(owned.claim) {
+                // What is in flight may have advanced it already, up to what was delivered. A position beyond that is one of
+                // before a step over a log-loss condition.
+                Holder::Us(next) if owned.committed <= next && next <= owned.next => None,
+                Holder::Us(_) | Holder::Rewound => Some(Outcome::Rewound),
+                Holder::Fenced => Some(Outcome::Fenced),
+            },
+            // No row may be a restore that is still under way: the grace ends in a claim, which sees it.
+            State::Fenced { since, ours } if asked_at > *since && row != LedgerRow::Missing => {
+                (row.holder(*ours) == Holder::Rewound).then_some(Outcome::Rewound)
+            }
+            State::Fenced { .. } | State::Claiming { .. } | State::Stopped(_) => None,
+        }
+    }
+
+    fn leave_for(&mut self, state: State) -> Then {
+        let before = std::mem::replace(&mut self.state, state);
+        if matches!(before, State::Owned(_)) { Then::StopFetching } else { Then::Nothing }
+    }
+}
+
+/// What became of one segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the table, and the ledger is at this offset.
+    Committed(Offset),
+    /// A later claim holds the partition: we wrote nothing of the segment.
+    Fenced,
+    /// The ledger isn't where we saw it committed: the database was restored, or someone set the position. The partition is
+    /// claimed again.
+    Rewound,
+}
+
+impl Owned {
+    /// Where fetching goes on: at the next offset to deliver, or at the last committed record while it is still to be compared.
+    pub fn fetch_at(&self) -> Offset {
+        self.verify.map_or(self.next, |last| last.offset)
+    }
+}
+
 /// A claim that was granted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The fence, which the ledger now holds.
-    pub claim: ClaimId,
-    /// For people.
-    pub epoch: i64,
+    /// The claim, which the ledger now holds.
+    pub claim: Claim,
     /// Where the ledger stands.
     pub next: Offset,
     /// Where fetching begins: at `next`, or at the last committed record to know the log again.

@@ -76,9 +76,19 @@ impl fmt::Debug for Offset {
     }
 }
 
-/// The fence: a random id that one assignment of one partition writes into the ledger. Whoever comes later writes another,
-/// and from then on the earlier one moves nothing.
+/// Identifies a claim. It is random, so that no two claims ever share one, whatever copy of the database they are made in.
 pub type ClaimId = uuid::Uuid;
+
+/// Ownership of a partition in the ledger. A write advances the ledger only while the ledger holds the same claim, so a later
+/// claim fences every earlier one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Claim {
+    /// The fencing token.
+    pub id: ClaimId,
+    /// The claim's number. Numbers of one partition only grow, so an older number in the ledger than our own means that the
+    /// database was restored.
+    pub epoch: i64,
+}
 
 #[cfg(test)]
 mod tests {

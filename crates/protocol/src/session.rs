@@ -4,14 +4,15 @@
 //! ask for, offsets to fetch from, fetching to stop) collects in [`Actions`], which the poll thread carries out. Time is an
 //! argument. Everything about a partition goes with its assignment; nothing is reset in place.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+mod index;
+
 use std::time::{Duration, Instant};
 
+use self::index::Index;
 use crate::batch::{Batch, BatchLimits, Incoming, Reject, Trigger, last_record};
 use crate::flush_deadline::FlushDeadline;
-use crate::partition::{Condition, Grant, Owned, Partition, State};
-use crate::position::{ClaimId, Offset, TopicPartition};
+use crate::partition::{Condition, Grant, Outcome, Owned, Partition, State, Then};
+use crate::position::{Offset, TopicPartition};
 use crate::record::{Headers, Record};
 use crate::store::LedgerRow;
 
@@ -21,13 +22,11 @@ pub struct Session {
     limits: BatchLimits,
     claim_grace: Duration,
     partitions: Vec<Slot>,
-    index: HashMap<TopicPartition, usize>,
-    /// The slot of the last delivery: records come in stretches of one partition.
-    last_slot: usize,
+    index: Index,
     open: Batch,
     /// Since when a batch is at the writer.
     in_flight: Option<Instant>,
-    commit_time: FlushDeadline,
+    flush_deadline: FlushDeadline,
     spare: Vec<Batch>,
     actions: Actions,
     questions: u64,
@@ -78,25 +77,11 @@ pub enum Delivery {
     Ignored,
 }
 
-/// What became of one segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is in the table, and the ledger stands here.
-    Committed(Offset),
-    /// Another claim holds the partition: nothing of it was written by us.
-    Superseded {
-        /// Its number.
-        epoch: i64,
-    },
-    /// The ledger is ours but stands elsewhere, or its row is gone: the database went back, or someone set it.
-    Rewound,
-}
-
 /// The writer's answer to a batch: the only backward edge.
 #[derive(Debug)]
 pub struct Ack {
-    /// For each segment, by its claim: an ack of an earlier assignment moves nothing.
-    pub fates: Vec<(TopicPartition, ClaimId, Fate)>,
+    /// What became of each segment of the batch, in their order; `None` for one that was dropped before it was written.
+    pub outcomes: Vec<Option<Outcome>>,
     /// The batch, for its buffers.
     pub batch: Batch,
 }
@@ -109,11 +94,10 @@ impl Session {
             limits,
             claim_grace,
             partitions: Vec::new(),
-            index: HashMap::new(),
-            last_slot: 0,
+            index: Index::default(),
             open: Batch::new(),
             in_flight: None,
-            commit_time: FlushDeadline::default(),
+            flush_deadline: FlushDeadline::default(),
             spare: Vec::new(),
             actions: Actions::default(),
             questions: 0,
@@ -125,7 +109,7 @@ impl Session {
     pub fn restart(self) -> Self {
         Self {
             in_flight: self.in_flight,
-            commit_time: self.commit_time,
+            flush_deadline: self.flush_deadline,
             spare: self.spare,
             questions: self.questions,
             ..Self::new(self.limits, self.claim_grace)
@@ -135,7 +119,7 @@ impl Session {
     /// Kafka gave us these: ask for their claims. Those that we have already stay as they are.
     pub fn assigned(&mut self, sources: impl IntoIterator<Item = TopicPartition>, now: Instant) {
         for source in sources {
-            if self.index.contains_key(&source) {
+            if self.index.of(&source).is_some() {
                 continue;
             }
             let partition = Partition {
@@ -144,7 +128,7 @@ impl Session {
                 question: 0,
                 progress_at: now,
             };
-            self.index.insert(source, self.partitions.len());
+            self.index.insert(&source, self.partitions.len());
             self.partitions.push(Slot { partition, segment: None });
             self.ask(self.partitions.len() - 1, now);
         }
@@ -160,41 +144,39 @@ impl Session {
             self.leave_open_batch(slot);
             self.partitions.swap_remove(slot);
             if let Some(moved) = self.partitions.get(slot) {
-                self.index.insert(moved.partition.source.clone(), slot);
+                self.index.insert(&moved.partition.source, slot);
             }
         }
-        self.last_slot = 0;
     }
 
     /// A claim was granted. A reply to an earlier question (the partition left and came back meanwhile) is not for us: its
     /// claim stands in the ledger, and the one that is still to come will take its place.
     pub fn granted(&mut self, source: &TopicPartition, question: u64, grant: &Grant, now: Instant) {
-        let Some(slot) = self.awaited(source, question) else { return };
-        let Grant { claim, epoch, next, fetch, verify } = grant.clone();
-        slot.partition.state = State::Owned(Owned { claim, epoch, next, committed: next, verify, read_to: next });
-        slot.partition.progress_at = now;
-        self.actions.fetch.push((source.clone(), fetch));
+        let Some(partition) = self.awaited(source, question) else { return };
+        partition.grant(grant, now);
+        self.actions.fetch.push((source.clone(), grant.fetch));
     }
 
     /// A claim met a condition that the policy doesn't step over.
     pub fn refused(&mut self, source: &TopicPartition, question: u64, condition: Condition) {
-        let Some(slot) = self.awaited(source, question) else { return };
-        slot.partition.state = State::Stopped(condition.clone());
+        let Some(partition) = self.awaited(source, question) else { return };
+        let Then::Nothing = partition.stop(condition.clone()) else {
+            unreachable!("a claim is awaited before fetching")
+        };
         self.actions.conditions.push((source.clone(), condition));
     }
 
-    /// A record came. `headers` appends them in the arena's form.
+    /// Takes a record of the partition in this slot, which [`Session::slot_of`] gave after the last revocation. `headers`
+    /// appends them in the arena's form.
     pub fn deliver(
         &mut self,
-        topic: &str,
-        partition: i32,
+        slot: usize,
         incoming: &Incoming<'_>,
         now: Instant,
         headers: impl FnOnce(&mut Vec<u8>),
         encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
     ) -> Delivery {
-        let Some(index) = self.slot_of(topic, partition) else { return Delivery::Ignored };
-        let Slot { partition, segment } = &mut self.partitions[index];
+        let Slot { partition, segment } = &mut self.partitions[slot];
         let State::Owned(owned) = &mut partition.state else { return Delivery::Ignored };
         if let Some(last) = owned.verify.take_if(|last| incoming.offset >= last.offset) {
             let record = Record {
@@ -209,7 +191,7 @@ impl Session {
             // A later offset means that the record is gone (compacted away): then the log can't be known by it.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = Condition::LogReplaced { last };
-                self.stop(index, condition);
+                self.stop(slot, condition);
                 return Delivery::Ignored;
             }
         }
@@ -259,7 +241,7 @@ impl Session {
     }
 
     fn close_at(&self) -> Duration {
-        self.commit_time.close_at(self.limits.max_age)
+        self.flush_deadline.close_at(self.limits.max_age)
     }
 
     /// Whether a batch may be handed over: one is in flight at most.
@@ -286,104 +268,62 @@ impl Session {
         Some(batch)
     }
 
-    /// The writer answered. Returns the partitions where an older claim than ours holds the ledger: the database went back to
-    /// before our claim, so they are claimed again at once.
-    pub fn acked(&mut self, ack: Ack, now: Instant) -> Vec<TopicPartition> {
-        let mut went_back = Vec::new();
+    /// The writer answered.
+    pub fn acked(&mut self, ack: Ack, now: Instant) {
+        let Ack { outcomes, mut batch } = ack;
         if let Some(sealed_at) = self.in_flight.take() {
-            self.commit_time.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
+            self.flush_deadline.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
         }
-        for (source, claim, fate) in &ack.fates {
-            let Some(&index) = self.index.get(source) else { continue };
-            let State::Owned(owned) = &mut self.partitions[index].partition.state else { continue };
-            if owned.claim != *claim {
+        assert_eq!(outcomes.len(), batch.segments().len(), "one outcome per segment");
+        for (segment, outcome) in batch.segments().iter().zip(outcomes) {
+            let (Some(index), Some(outcome)) = (self.index.of(&segment.source), outcome) else { continue };
+            let partition = &mut self.partitions[index].partition;
+            // An ack of an earlier claim moves nothing.
+            let State::Owned(owned) = &partition.state else { continue };
+            if owned.claim != segment.claim {
                 continue;
             }
-            match fate {
-                Fate::Committed(to) => {
-                    owned.committed = *to;
-                    self.partitions[index].partition.progress_at = now;
-                }
-                Fate::Superseded { epoch } if *epoch >= owned.epoch => {
-                    let epoch = owned.epoch;
-                    self.leave_open_batch(index);
-                    self.actions.stop.push(source.clone());
-                    self.partitions[index].partition.state = State::Fenced { since: now, epoch };
-                }
-                Fate::Superseded { .. } | Fate::Rewound => {
-                    if *fate != Fate::Rewound {
-                        went_back.push(source.clone());
-                    }
-                    self.leave_open_batch(index);
-                    self.actions.stop.push(source.clone());
-                    self.ask(index, now);
-                }
+            match outcome {
+                Outcome::Committed(to) => partition.commit(segment.from, to, now),
+                Outcome::Fenced => self.fence(index, now),
+                Outcome::Rewound => self.ask(index, now),
             }
         }
-        let mut batch = ack.batch;
         batch.clear(usize::try_from(self.limits.max_bytes).unwrap_or(usize::MAX));
         self.spare.push(batch);
-        went_back
     }
 
     /// Kafka's log was read up to here, and everything in it that is delivered at all has been delivered.
     pub fn read_to(&mut self, source: &TopicPartition, offset: Offset) {
-        let Some(&index) = self.index.get(source) else { return };
+        let Some(index) = self.index.of(source) else { return };
         if let State::Owned(owned) = &mut self.partitions[index].partition.state {
             owned.read_to = owned.read_to.max(offset);
         }
     }
 
-    /// Someone read the ledger for us, after `asked_at`. A write finds out by itself when the database went back or another
-    /// claim took over; a partition that waits for its next record would not, and what the database lost of it would stay
-    /// lost for as long. What happened since `asked_at` the reader may not have seen: then its word is nothing new. What it
-    /// means for us, where it is news.
-    ///
-    /// Claims only count up, so one that is older than ours is no owner to wait for, also where we wait for one already: the
-    /// database went back, to before our claim.
+    /// Compares a ledger row that was read after `asked_at` with our state, and returns what changed, if anything did. A write
+    /// finds out by itself when the database was restored or another claim took over; a partition that waits for its next
+    /// record would not, and what the database lost of it would stay lost for as long.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
         row: LedgerRow,
         asked_at: Instant,
         now: Instant,
-    ) -> Option<Fate> {
-        let &index = self.index.get(source)?;
-        let partition = &self.partitions[index].partition;
-        let (fate, ours, fetched) = match (&partition.state, row) {
-            (State::Owned(_), _) if asked_at <= partition.progress_at => return None,
-            (State::Owned(owned), LedgerRow::Found { claim, epoch, .. }) if claim != Some(owned.claim) => {
-                let newer = epoch >= owned.epoch;
-                (if newer { Fate::Superseded { epoch } } else { Fate::Rewound }, owned.epoch, true)
-            }
-            // What is in flight may have moved it on already.
-            (State::Owned(owned), LedgerRow::Found { next, .. }) if next >= owned.committed => return None,
-            (State::Owned(owned), _) => (Fate::Rewound, owned.epoch, true),
-            (State::Fenced { since, epoch: ours }, LedgerRow::Found { epoch, .. })
-                if epoch < *ours && asked_at > *since =>
-            {
-                (Fate::Rewound, *ours, false)
-            }
-            (State::Fenced { .. } | State::Claiming { .. } | State::Stopped(_), _) => return None,
-        };
-        self.leave_open_batch(index);
-        if fetched {
-            self.actions.stop.push(source.clone());
+    ) -> Option<Outcome> {
+        let index = self.index.of(source)?;
+        let outcome = self.partitions[index].partition.judge(row, asked_at)?;
+        match outcome {
+            Outcome::Fenced => self.fence(index, now),
+            Outcome::Rewound | Outcome::Committed(_) => self.ask(index, now),
         }
-        if fate == Fate::Rewound {
-            self.ask(index, now);
-        } else {
-            self.partitions[index].partition.state = State::Fenced { since: now, epoch: ours };
-        }
-        Some(fate)
+        Some(outcome)
     }
 
     /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {
-                self.leave_open_batch(index);
-                self.actions.stop.push(self.partitions[index].partition.source.clone());
                 self.ask(index, now);
             }
         }
@@ -391,7 +331,7 @@ impl Session {
 
     /// Claims one again, to step over the condition that it met.
     pub fn claim_again(&mut self, source: &TopicPartition, now: Instant) {
-        if let Some(&index) = self.index.get(source) {
+        if let Some(index) = self.index.of(source) {
             self.ask(index, now);
         }
     }
@@ -431,20 +371,15 @@ impl Session {
         self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
-    /// The claim under which a partition's records are taken now.
-    pub fn claim_of(&self, topic: &str, partition: i32) -> Option<ClaimId> {
-        match &self.partitions[self.index_of(topic, partition)?].partition.state {
-            State::Owned(owned) => Some(owned.claim),
-            _ => None,
-        }
+    /// Whether a record at this offset would join the batch: its partition is owned, and it wasn't delivered before.
+    pub fn takes(&self, slot: usize, offset: Offset) -> bool {
+        matches!(&self.partitions[slot].partition.state, State::Owned(owned) if offset >= owned.next)
     }
 
-    /// The claim under which a record would be taken; `None` where it isn't ours to write.
-    pub fn claim_for(&self, topic: &str, partition: i32, offset: i64) -> Option<ClaimId> {
-        match &self.partitions[self.index_of(topic, partition)?].partition.state {
-            State::Owned(owned) if offset >= owned.next.get() => Some(owned.claim),
-            _ => None,
-        }
+    /// The slot of a partition that is ours. It is valid until the next call of [`Session::revoked`].
+    #[inline]
+    pub fn slot_of(&self, topic: &str, partition: i32) -> Option<usize> {
+        self.index.get(topic, partition)
     }
 
     /// Rows in the open batch.
@@ -462,47 +397,34 @@ impl Session {
         self.open.len()
     }
 
-    /// The open batch's limits may move between batches (adaptive size); the memory bound is not theirs to pass.
-    pub fn set_limits(&mut self, limits: BatchLimits) {
-        self.limits = limits;
-    }
-
-    fn slot_of(&mut self, topic: &str, partition: i32) -> Option<usize> {
-        let matches =
-            |slot: &Slot| slot.partition.source.partition == partition && *slot.partition.source.topic == *topic;
-        if self.partitions.get(self.last_slot).is_some_and(matches) {
-            return Some(self.last_slot);
-        }
-        let slot = self.index_of(topic, partition)?;
-        self.last_slot = slot;
-        Some(slot)
-    }
-
-    fn index_of(&self, topic: &str, partition: i32) -> Option<usize> {
-        // A change of partition comes once a stretch, not once a record: an allocation is affordable here.
-        self.index.get(&TopicPartition::new(Arc::<str>::from(topic), partition)).copied()
-    }
-
-    fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Slot> {
-        let slot = &mut self.partitions[*self.index.get(source)?];
-        let waits = matches!(slot.partition.state, State::Claiming { .. }) && slot.partition.question == question;
-        waits.then_some(slot)
+    fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Partition> {
+        let partition = &mut self.partitions[self.index.of(source)?].partition;
+        partition.awaits(question).then_some(partition)
     }
 
     fn ask(&mut self, index: usize, now: Instant) {
         self.questions += 1;
-        let partition = &mut self.partitions[index].partition;
-        partition.state = State::Claiming { since: now };
-        partition.question = self.questions;
-        self.actions.claim.push((partition.source.clone(), self.questions));
+        let then = self.partitions[index].partition.ask(self.questions, now);
+        self.follow(index, then);
+        self.actions.claim.push((self.partitions[index].partition.source.clone(), self.questions));
+    }
+
+    fn fence(&mut self, index: usize, now: Instant) {
+        let then = self.partitions[index].partition.fence(now);
+        self.follow(index, then);
     }
 
     fn stop(&mut self, index: usize, condition: Condition) {
-        self.leave_open_batch(index);
-        let partition = &mut self.partitions[index].partition;
-        partition.state = State::Stopped(condition.clone());
-        self.actions.stop.push(partition.source.clone());
-        self.actions.conditions.push((partition.source.clone(), condition));
+        let then = self.partitions[index].partition.stop(condition.clone());
+        self.follow(index, then);
+        self.actions.conditions.push((self.partitions[index].partition.source.clone(), condition));
+    }
+
+    fn follow(&mut self, index: usize, then: Then) {
+        if then == Then::StopFetching {
+            self.leave_open_batch(index);
+            self.actions.stop.push(self.partitions[index].partition.source.clone());
+        }
     }
 
     fn leave_open_batch(&mut self, index: usize) {

@@ -1,8 +1,8 @@
-//! The seam between the ledger protocol and the database. The one trait with two implementations: [`crate::postgres`] is the
-//! real one, the simulation's has faults to order.
+//! The seam between the writer and the database, split by concern: [`Transaction`], [`Ledger`], [`Planner`].
 //!
-//! A store holds one connection at most, and one transaction at a time. After any error but a plain one inside a savepoint the
-//! caller calls [`Store::disconnect`] or [`Store::rollback`]; what a lost connection left behind is the ledger's to say.
+//! A store holds at most one connection and one transaction at a time. After any error but one of a record inside a savepoint
+//! the caller calls [`Transaction::disconnect`] or [`Transaction::rollback`]; the ledger tells what a lost connection left
+//! behind.
 
 use std::fmt;
 use std::future::Future;
@@ -10,51 +10,72 @@ use std::ops::Range;
 use std::time::Duration;
 
 use crate::batch::{Batch, Reject, Span};
-use crate::position::{ClaimId, Offset};
+use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
 use crate::retry::{Disposition, Severity, Stage, classify};
 
-/// What the writer asks of a database. None of the futures is cancel safe: a dropped one leaves replies unread, so the caller
-/// disconnects before it asks for anything else.
-pub trait Store: Send {
-    /// Sees to what the batch asks of the tables before it can be written: columns for fields that appeared. Where there is
-    /// something to do, a plan of another version is there afterwards, and the batch is to be encoded again. Outside of any
-    /// transaction.
-    fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
-        // By default a batch asks for nothing.
-        let _asked = batch;
-        async { Ok(()) }
-    }
+/// One transaction after the other on one connection, with everything that a batch puts into it.
+///
+/// None of the futures is cancel safe: a dropped one leaves replies unread, so the caller disconnects before it asks for
+/// anything else.
+pub trait Transaction: Send {
     /// Opens a connection if there is none, and `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Puts the rows of a window's live segments into the table; how many.
+    /// Copies the rows of a window's live segments into the table and returns their number.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// `SAVEPOINT`
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// `ROLLBACK TO SAVEPOINT`, which also mends a transaction that a record's fault has failed.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// `SET CONSTRAINTS ALL IMMEDIATE`, so that a deferred constraint speaks when its record is copied.
+    /// `SET CONSTRAINTS ALL IMMEDIATE`, so that a deferred constraint is checked when its record is copied.
     fn check_at_once(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Writes dead letters.
-    fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Locks the spans' ledger rows in their order and moves those that stand at `claim` and `from`; which it moved.
+    fn dead_letter(
+        &mut self,
+        batch: &Batch,
+        rejects: &[&Reject],
+    ) -> impl Future<Output = Result<(), WriteError>> + Send;
+    /// Locks the spans' ledger rows in their order, advances those that are at `claim` and `from`, and returns which it advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
     /// `COMMIT`
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// `ROLLBACK`; where that fails, drops the connection.
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
-    /// Drops the connection without a word.
+    /// Drops the connection without a word to the server.
     fn disconnect(&mut self);
+}
+
+/// Reads the ledger after a write whose outcome isn't known.
+pub trait Ledger: Send {
     /// Reads the spans' ledger rows, waiting for whoever holds their locks: a transaction of ours whose outcome is unknown, and
-    /// whose connection is dropped, has ended by then, one way or the other.
+    /// whose connection is dropped, has ended by then, one way or the other. Not cancel safe, as [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
-    /// Reads the catalog again and plans anew.
+}
+
+/// Makes rows by a plan, and new plans when the catalog changes.
+pub trait Planner: Send {
+    /// Applies the changes of the tables that the batch needs (columns for fields that appeared), outside of any transaction.
+    /// If it changed something, the newest plan has another version, and the batch must be encoded again.
+    fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
+        // By default a batch needs nothing.
+        let _needs_nothing = batch;
+        async { Ok(()) }
+    }
+    /// Reads the catalog again and makes a new plan.
     fn replan(&mut self) -> impl Future<Output = Result<(), ReplanError>> + Send;
-    /// Takes the newest plan that any writer of the pipeline has made, by which [`Store::encode`] encodes from now on; its version.
+    /// Switches [`Planner::encode`] to the newest plan that any writer of the pipeline has made, and returns its version.
     fn newest_plan(&mut self) -> u64;
-    /// Makes a record's rows.
+    /// Appends a record's rows and returns their number.
+    ///
+    /// # Errors
+    /// Why the record can't become rows: it will be a dead letter.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject>;
 }
+
+/// What a writer needs of a database.
+pub trait Store: Transaction + Ledger + Planner {}
+
+impl<S: Transaction + Ledger + Planner> Store for S {}
 
 /// What the ledger says of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,24 +100,40 @@ pub enum Verdict {
     Done,
     /// Ours and at `from`: send it again.
     Again,
-    /// Ours and elsewhere, or no row: the database went back, or someone set it.
+    /// The database was restored to before our claim or to another position of it, or someone set the position.
     Rewound,
-    /// Not ours: the number of the claim that holds it.
-    Superseded {
-        /// Below our own claim's, it is nobody to wait for: the database went back.
-        epoch: i64,
-    },
+    /// A later claim than ours holds the partition.
+    Fenced,
+}
+
+/// Whose claim a ledger row holds, compared with a claim of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// Our claim, with the ledger at this offset.
+    Us(Offset),
+    /// A later claim.
+    Fenced,
+    /// An older claim, or no row: the database was restored to before our claim. Nobody is to be waited for.
+    Rewound,
 }
 
 impl LedgerRow {
-    /// Holds the row against a span.
-    pub fn verdict(self, span: &Span) -> Verdict {
+    /// Compares the row with a claim of ours. This is the one place that judges an older claim.
+    pub fn holder(self, ours: Claim) -> Holder {
         match self {
-            Self::Missing => Verdict::Rewound,
-            Self::Found { claim, epoch, .. } if claim != Some(span.claim) => Verdict::Superseded { epoch },
-            Self::Found { next, .. } if next == span.to => Verdict::Done,
-            Self::Found { next, .. } if next == span.from => Verdict::Again,
-            Self::Found { .. } => Verdict::Rewound,
+            Self::Found { claim, next, .. } if claim == Some(ours.id) => Holder::Us(next),
+            Self::Found { epoch, .. } if epoch >= ours.epoch => Holder::Fenced,
+            Self::Found { .. } | Self::Missing => Holder::Rewound,
+        }
+    }
+
+    /// Compares the row with a span whose transaction may or may not have been committed.
+    pub fn verdict(self, span: &Span) -> Verdict {
+        match self.holder(span.claim) {
+            Holder::Us(next) if next == span.to => Verdict::Done,
+            Holder::Us(next) if next == span.from => Verdict::Again,
+            Holder::Us(_) | Holder::Rewound => Verdict::Rewound,
+            Holder::Fenced => Verdict::Fenced,
         }
     }
 }
@@ -121,6 +158,8 @@ pub enum Cause {
     Postgres(PostgresError),
     /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
     NoPartition(Box<PostgresError>),
+    /// Someone else changed what the transaction is about, which no wait mends: what, and what to do.
+    Conflict(String),
 }
 
 /// An error as the server sent it.
@@ -146,6 +185,7 @@ impl WriteError {
         match &self.cause {
             Cause::Connection(_) | Cause::Deadline(_) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
+            Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
         }
     }
@@ -172,7 +212,7 @@ impl WriteError {
         match &self.cause {
             Cause::Deadline(_) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
-            Cause::Connection(_) | Cause::NoPartition(_) => false,
+            Cause::Connection(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
         }
     }
 
@@ -182,6 +222,7 @@ impl WriteError {
             Cause::Connection(_) => "connection".to_owned(),
             Cause::Deadline(_) => "deadline".to_owned(),
             Cause::NoPartition(_) => "partition".to_owned(),
+            Cause::Conflict(_) => "conflict".to_owned(),
             Cause::Postgres(error) => error.sqlstate.get(..2).unwrap_or("unknown").to_owned(),
         }
     }
@@ -200,6 +241,7 @@ impl fmt::Display for WriteError {
         match &self.cause {
             Cause::Connection(why) => write!(f, "Postgres connection lost at {stage}: {why}"),
             Cause::Deadline(limit) => write!(f, "Postgres gave no answer at {stage} within {limit:?}"),
+            Cause::Conflict(what) => f.write_str(what),
             Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
             Cause::Postgres(error) => {
                 write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message)?;

@@ -1,15 +1,18 @@
 //! The trial of `check`: the newest records go the whole way, by the daemon's own writer, into a transaction that is rolled back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rdkafka::message::Message as _;
 use serde::Serialize;
 use tidegate_protocol::batch::{Batch, Incoming, Trigger};
+use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
-use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 use tidegate_protocol::record::{Headers, Record};
+use tidegate_protocol::stopped::Stopped;
+use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::mapping::evolve::NewFields;
@@ -21,15 +24,14 @@ use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::kafka::observer::End;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
 use crate::postgres::{PgStore, evolve};
 use crate::registry::{self, CachedSchemas};
-use crate::status::{ConsumerStatus, lock};
-use crate::writer::{Stopped, Writer};
+use crate::report::Counts;
+use crate::status::lock;
 
 /// Dead letters that are shown one by one.
 const SHOWN: usize = 20;
@@ -98,16 +100,17 @@ pub(super) async fn try_newest(
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
-    let store = PgStore::new(name, reach::connector(config), Arc::new(plans.source), metrics.clone());
+    let store = PgStore::new(name, reach::connector(config), Arc::new(plans.source), metrics);
     let findings = Arc::default();
-    let status = Arc::new(ConsumerStatus::new(0));
+    let counts = Arc::new(Counts::default());
     let store = Rehearsal::new(store, plans.make_table, Arc::clone(&findings), SHOWN);
-    let mut writer = Writer::new(store, DeadLetterBudget::new(boundless()), metrics, Arc::clone(&status));
+    let budget = DeadLetterBudget::new(boundless());
+    let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient();
     let mut tried = 0;
     while let Some(mut batch) = batches.recv().await {
         tried += u64::from(batch.len());
-        if let Err(Stopped(why)) = writer.write(&mut batch).await {
-            return Err(trouble(&findings, &why));
+        if let Err(stopped) = writer.write(&mut batch).await {
+            return Err(trouble(&stopped));
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
@@ -116,8 +119,8 @@ pub(super) async fn try_newest(
     let mut findings = lock(&findings);
     Ok(Sample {
         records: tried,
-        rows: status.rows(),
-        dead_letters: status.dead_letters(),
+        rows: counts.rows(),
+        dead_letters: counts.dead_letters(),
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
         first_rows: std::mem::take(&mut findings.rows),
@@ -178,10 +181,11 @@ async fn ranges(
     Ok(newest(logs.collect(), u64::from(records)))
 }
 
-fn trouble(findings: &Mutex<crate::cli::rehearsal::Findings>, why: &str) -> FatalError {
-    match lock(findings).outage.take() {
-        Some(outage) => FatalError::Unavailable(format!("the trial of the newest records: {outage}")),
-        None => FatalError::Config(format!("the trial of the newest records: {why}")),
+fn trouble(stopped: &Stopped) -> FatalError {
+    let what = format!("the trial of the newest records: {stopped}");
+    match stopped {
+        Stopped::Outage(_) => FatalError::Unavailable(what),
+        _ => FatalError::Config(what),
     }
 }
 
@@ -229,7 +233,7 @@ fn read(
             let record = incoming(message);
             let segment = *segments.entry(message.partition()).or_insert_with(|| {
                 let source = TopicPartition::new(Arc::clone(topic), message.partition());
-                batch.open_segment(source, ClaimId::nil(), record.offset)
+                batch.open_segment(source, Claim::default(), record.offset)
             });
             if trouble.is_ok() {
                 trouble = registry::await_schema(schemas, || encoder.wants(record.value));

@@ -14,14 +14,16 @@ use serde::Serialize;
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::{Batch, Incoming, Reject, Span, Trigger};
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
-use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 use tidegate_protocol::record::{Record, push_header};
-use tidegate_protocol::retry::{Severity, Stage};
-use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::stopped::Stopped;
+use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
+use tidegate_protocol::writer::Writer;
 use tidegate_rows::mapping::Encoder;
 
 use super::{Filter, failed, matching};
-use crate::cli::rehearsal::{boundless, no_waiting};
+use crate::cli::rehearsal::boundless;
 use crate::cli::{Common, reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -29,8 +31,8 @@ use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::postgres::{PgStore, schema};
 use crate::registry;
-use crate::status::{ConsumerStatus, lock};
-use crate::writer::{Stopped, Writer};
+use crate::report::Counts;
+use crate::status::lock;
 
 /// Letters of one transaction.
 const PAGE: i64 = 1000;
@@ -102,11 +104,12 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
     let planned = plans.current();
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
-    let status = Arc::new(ConsumerStatus::new(0));
+    let counts = Arc::new(Counts::default());
     let page: Arc<Mutex<Page>> = Arc::default();
-    let inner = PgStore::new(name, connector, plans, metrics.clone());
+    let inner = PgStore::new(name, connector, plans, metrics);
     let store = Letters { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
-    let mut writer = Writer::new(store, DeadLetterBudget::new(boundless()), metrics, Arc::clone(&status));
+    let budget = DeadLetterBudget::new(boundless());
+    let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient();
     let mut report = Report { pipeline: pipeline.name.clone(), ..Report::default() };
     // Letters that come while this runs are left for the next time.
     let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), &[pipeline]);
@@ -119,19 +122,19 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
         after = last;
         let mut batch = load(&mut connection, &ids, &planned).await.map_err(failed)?;
         let found = u64::from(batch.len());
-        if let Err(Stopped(why)) = write(&mut writer, &page, &mut batch).await {
+        if let Err(stopped) = write(&mut writer, &page, &mut batch).await {
             let done = format!(
                 "{}; {} replayed before that; the others are where they were",
-                why,
+                stopped,
                 show::counted(report.replayed, "letter was", "letters were")
             );
-            return Err(match lock(&page).outage.take() {
-                Some(_) => FatalError::Unavailable(done),
-                None => FatalError::Stopped(done),
+            return Err(match stopped {
+                Stopped::Outage(_) => FatalError::Unavailable(done),
+                _ => FatalError::Stopped(done),
             });
         }
-        report.failed_again = status.dead_letters();
-        report.rows = status.rows();
+        report.failed_again = counts.dead_letters();
+        report.rows = counts.rows();
         report.replayed += found;
     }
     report.replayed -= report.failed_again;
@@ -210,7 +213,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
             }
             tokio::time::sleep(registry::LOOK_AGAIN).await;
         }
-        let segment = loaded.batch.open_segment(source, ClaimId::nil(), offset);
+        let segment = loaded.batch.open_segment(source, Claim::default(), offset);
         loaded.batch.push(segment, &incoming, Instant::now(), headers, |record, rows| {
             encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
         });
@@ -226,7 +229,6 @@ struct Page {
     ids: Vec<i64>,
     /// Those that no transaction has settled yet.
     remaining: BTreeSet<i64>,
-    outage: Option<String>,
 }
 
 /// A store whose ledger are the letters themselves.
@@ -241,10 +243,6 @@ struct Letters {
 }
 
 impl Letters {
-    fn noted<T>(&self, result: Result<T, WriteError>) -> Result<T, WriteError> {
-        result.map_err(|error| no_waiting(error, &mut lock(&self.page).outage))
-    }
-
     fn removed(&self) -> Vec<i64> {
         self.settled.iter().filter(|(_, removed)| *removed).map(|(id, _)| *id).collect()
     }
@@ -259,41 +257,20 @@ impl Letters {
 
 /// Ends the command: a person must look.
 fn taken(what: &str) -> WriteError {
-    let message = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
-    let error = PostgresError {
-        severity: Severity::Error,
-        sqlstate: String::new(),
-        message,
-        row: None,
-        column: None,
-        note: None,
-    };
-    WriteError { stage: Stage::DeadLetters, cause: Cause::Postgres(error) }
+    let what = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
+    WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }
 }
 
-impl Store for Letters {
-    async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
-        match self.inner.prepare(batch).await {
-            Err(ReplanError::Write(error)) => {
-                // The writer would wait for ever.
-                let end = no_waiting(error, &mut lock(&self.page).outage);
-                Err(ReplanError::Unplannable(end.to_string()))
-            }
-            prepared => prepared,
-        }
-    }
-
+impl Transaction for Letters {
     /// Locks the letters, so that two commands never write the same one.
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.rejected.clear();
         self.settled.clear();
-        let begun = self.inner.begin().await;
-        self.noted(begun)?;
+        self.inner.begin().await?;
         let wanted: Vec<i64> = lock(&self.page).remaining.iter().copied().collect();
         let count = wanted.len();
         let held = sqlx::query("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
-        let held = self.inner.rows(Stage::DeadLetters, held.bind(wanted)).await;
-        let held = self.noted(held)?.len();
+        let held = self.inner.rows(Stage::DeadLetters, held.bind(wanted)).await?.len();
         if held < count {
             return Err(taken(&format!("{} of {count} dead letters were taken", count - held)));
         }
@@ -301,27 +278,23 @@ impl Store for Letters {
     }
 
     async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
-        let copied = self.inner.copy(batch, window).await;
-        self.noted(copied)
+        self.inner.copy(batch, window).await
     }
 
     async fn savepoint(&mut self) -> Result<(), WriteError> {
-        let done = self.inner.savepoint().await;
-        self.noted(done)
+        self.inner.savepoint().await
     }
 
     async fn rollback_to_savepoint(&mut self) -> Result<(), WriteError> {
-        let done = self.inner.rollback_to_savepoint().await;
-        self.noted(done)
+        self.inner.rollback_to_savepoint().await
     }
 
     async fn check_at_once(&mut self) -> Result<(), WriteError> {
-        let done = self.inner.check_at_once().await;
-        self.noted(done)
+        self.inner.check_at_once().await
     }
 
     /// They are set aside already: they get their new reason.
-    async fn set_aside(&mut self, _batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
             let page = lock(&self.page);
             rejects.iter().filter_map(|reject| page.ids.get(reject.record as usize).copied()).collect()
@@ -340,8 +313,7 @@ impl Store for Letters {
             .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.detail.replace('\0', "\\0")).collect::<Vec<_>>());
-        let done = self.inner.rows(Stage::DeadLetters, update).await;
-        self.noted(done).map(drop)
+        self.inner.rows(Stage::DeadLetters, update).await.map(drop)
     }
 
     async fn advance(&mut self, spans: &[Span]) -> Result<Vec<bool>, WriteError> {
@@ -356,15 +328,13 @@ impl Store for Letters {
         let gone = self.removed();
         let count = gone.len();
         let delete = sqlx::query("DELETE FROM tidegate.dead_letter WHERE id = ANY ($1) RETURNING id").bind(gone);
-        let deleted = self.inner.rows(Stage::DeadLetters, delete).await;
-        if self.noted(deleted)?.len() < count {
+        if self.inner.rows(Stage::DeadLetters, delete).await?.len() < count {
             return Err(taken("dead letters were taken"));
         }
         Ok(vec![true; spans.len()])
     }
 
     async fn commit(&mut self) -> Result<(), WriteError> {
-        // Not `noted`: a COMMIT without an answer is settled, however long that takes.
         self.inner.commit().await?;
         self.settle_page();
         Ok(())
@@ -377,7 +347,9 @@ impl Store for Letters {
     fn disconnect(&mut self) {
         self.inner.disconnect();
     }
+}
 
+impl Ledger for Letters {
     /// A transaction in doubt holds the letters' locks until it has ended; then they are gone or there. One that removed none
     /// changed reasons alone, which may be done again.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
@@ -393,8 +365,15 @@ impl Store for Letters {
         }
         let next = |span: &Span| if done { span.to } else { span.from };
         // The letters' locks are the fence: there are no claims to count.
-        let row = |span: &Span| LedgerRow::Found { claim: Some(span.claim), epoch: 0, next: next(span) };
+        let row =
+            |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: next(span) };
         Ok(spans.iter().map(row).collect())
+    }
+}
+
+impl Planner for Letters {
+    async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
+        self.inner.prepare(batch).await
     }
 
     async fn replan(&mut self) -> Result<(), ReplanError> {

@@ -6,6 +6,7 @@
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
+use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_rows::spec::WriteMode;
 
@@ -14,7 +15,6 @@ use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::kafka::observer::End;
 
 /// What `offsets set` takes.
 #[derive(Debug, clap::Args)]

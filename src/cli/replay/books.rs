@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, PgConnection, Row};
-use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
+use tidegate_protocol::claim_loop::Claimed;
+use tidegate_protocol::position::{Claim, ClaimId, Offset, TopicPartition};
 use tokio::time::sleep;
 
 use crate::cli::reach;
@@ -35,7 +36,7 @@ pub(super) struct Stretch {
 #[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) source: TopicPartition,
-    pub(super) claim: ClaimId,
+    pub(super) claim: Claim,
     pub(super) next: Offset,
     pub(super) end: Offset,
 }
@@ -140,7 +141,7 @@ impl Books {
         let mut open = Vec::new();
         for _ in 0..CLAIM_TRIES {
             let claimed = claims::claim(connection, &self.key, OWNER, &missing).await.map_err(failed)?;
-            for claims::Claimed { source, claim, next, .. } in claimed {
+            for Claimed { source, claim, next, .. } in claimed {
                 missing.retain(|other| *other != source);
                 let end = stretches.iter().find(|stretch| stretch.source == source).map_or(next, |stretch| stretch.end);
                 if next < end {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_rows::spec::{Column, EpochUnit, NulPolicy, Source, UnknownFields, WriteMode};
 
 use super::{parse, with};
-use crate::config::{GroupProtocol, LogFormat, OffsetLossPolicy, Start, Topics};
+use crate::config::{GroupProtocol, LogFormat, Start, Topics};
 
 #[test]
 fn every_key_reaches_its_field() {

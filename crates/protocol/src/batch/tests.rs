@@ -1,4 +1,5 @@
 use super::*;
+use crate::position::ClaimId;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 
@@ -33,7 +34,7 @@ fn push(batch: &mut Batch, segment: usize, offset: i64) {
 fn batch_of(steps: &[(usize, i64)]) -> Batch {
     let mut batch = Batch::new();
     for partition in 0..3 {
-        batch.open_segment(source(partition), ClaimId::from_u128(7), Offset::new(100));
+        batch.open_segment(source(partition), Claim { id: ClaimId::from_u128(7), epoch: 1 }, Offset::new(100));
     }
     let mut next = [100; 3];
     for (segment, gap) in steps {
@@ -74,7 +75,7 @@ fn refused_records_are_those_of_the_window_and_of_live_segments() {
 #[test]
 fn a_null_value_and_an_empty_one_stay_apart() {
     let mut batch = Batch::new();
-    let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
+    let segment = batch.open_segment(source(0), Claim::default(), Offset::ZERO);
     for (offset, value) in [(1, None), (2, Some(&b""[..]))] {
         let incoming = Incoming { offset: Offset::new(offset), timestamp_ms: None, key: None, value };
         batch.push(segment, &incoming, Instant::now(), |_| {}, encode);
@@ -106,7 +107,7 @@ fn the_mark_of_a_record_is_the_same_for_ever() {
 fn it_says_what_it_holds() {
     let mut batch = Batch::new();
     assert!(batch.is_empty() && batch.bytes() == 0 && batch.opened_at().is_none() && batch.trigger().is_none());
-    let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
+    let segment = batch.open_segment(source(0), Claim::default(), Offset::ZERO);
     let (first, second) = (Instant::now(), Instant::now() + Duration::from_secs(1));
     for (offset, timestamp_ms, now) in [(1, Some(10), first), (2, None, second)] {
         let incoming = Incoming { offset: Offset::new(offset), timestamp_ms, key: Some(b"key"), value: Some(b"value") };
@@ -128,7 +129,7 @@ fn a_cleared_batch_is_as_new_and_gives_large_buffers_back() {
     batch.clear(entries);
     assert_eq!(batch.entries.capacity() * size_of::<Entry>(), entries, "what is small enough is kept");
     assert!(batch.is_empty() && batch.segments().is_empty() && batch.row_count() == 0 && batch.trigger().is_none());
-    let segment = batch.open_segment(source(0), ClaimId::nil(), Offset::ZERO);
+    let segment = batch.open_segment(source(0), Claim::default(), Offset::ZERO);
     for offset in 1..500 {
         push(&mut batch, segment, offset);
     }
@@ -140,7 +141,7 @@ fn a_cleared_batch_is_as_new_and_gives_large_buffers_back() {
 
 /// The books begin anew: what a batch skipped and refused before it was cleared counts no more.
 fn push_again(batch: &mut Batch) {
-    let segment = batch.open_segment(source(1), ClaimId::nil(), Offset::ZERO);
+    let segment = batch.open_segment(source(1), Claim::default(), Offset::ZERO);
     push(batch, segment, 1);
     batch.seal(Trigger::Revoke);
     assert_eq!(text(batch, 0..1), "1:1;");

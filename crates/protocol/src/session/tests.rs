@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 
 use super::*;
 use crate::batch::LastRecord;
+use crate::position::{Claim, ClaimId};
 
 const GRACE: Duration = Duration::from_secs(3);
 
@@ -55,17 +56,17 @@ impl Bench {
         *question
     }
 
-    fn grant(&mut self, partition: i32, question: u64, next: i64, verify: Option<LastRecord>) -> ClaimId {
+    fn grant(&mut self, partition: i32, question: u64, next: i64, verify: Option<LastRecord>) -> Claim {
         self.claims += 1;
-        let claim = ClaimId::from_u128(self.claims);
+        let claim = Claim { id: ClaimId::from_u128(self.claims), epoch: 1 };
         let fetch = verify.map_or(at(next), |last| last.offset);
-        let grant = Grant { claim, epoch: 1, next: at(next), fetch, verify };
+        let grant = Grant { claim, next: at(next), fetch, verify };
         self.session.granted(&source(partition), question, &grant, self.now);
         claim
     }
 
     /// Assigns, grants, and takes what follows.
-    fn own(&mut self, partition: i32, next: i64) -> ClaimId {
+    fn own(&mut self, partition: i32, next: i64) -> Claim {
         let question = self.assign(partition);
         let claim = self.grant(partition, question, next, None);
         assert_eq!(self.session.take_actions().fetch, [(source(partition), at(next))]);
@@ -87,15 +88,18 @@ impl Bench {
         encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
     ) -> Delivery {
         let incoming = Incoming { offset: at(offset), timestamp_ms: Some(1), key: None, value: Some(value) };
-        self.session.deliver("t", partition, &incoming, self.now, |_| (), encode)
+        let Some(slot) = self.session.slot_of("t", partition) else { return Delivery::Ignored };
+        self.session.deliver(slot, &incoming, self.now, |_| (), encode)
     }
 
     fn seal(&mut self) -> Batch {
         self.session.seal(Trigger::Rows, self.now).expect("a batch")
     }
 
-    fn ack(&mut self, batch: Batch, fates: Vec<(TopicPartition, ClaimId, Fate)>) {
-        self.session.acked(Ack { fates, batch }, self.now);
+    /// Acknowledges a batch, each segment with this outcome.
+    fn ack(&mut self, batch: Batch, outcome: Outcome) {
+        let outcomes = vec![Some(outcome); batch.segments().len()];
+        self.session.acked(Ack { outcomes, batch }, self.now);
     }
 
     fn state(&self, partition: i32) -> &State {
@@ -148,10 +152,10 @@ fn a_claim_granted_during_the_flush_of_its_revoke_fetches_nothing() {
 #[test]
 fn a_rewind_during_the_flush_of_a_revoke_claims_nothing() {
     let mut bench = Bench::new(10);
-    let claim = bench.own(0, 0);
+    bench.own(0, 0);
     bench.deliver(0, 0);
     let batch = bench.seal();
-    bench.ack(batch, vec![(source(0), claim, Fate::Rewound)]);
+    bench.ack(batch, Outcome::Rewound);
     bench.session.revoked([&source(0)]);
     assert_eq!(bench.session.take_actions(), Actions::default());
 }
@@ -187,15 +191,15 @@ fn an_answer_to_an_earlier_assignment_is_not_for_the_later_one() {
 
 #[test]
 fn an_ack_of_an_earlier_claim_moves_nothing() {
-    for fate in [Fate::Committed(at(2)), Fate::Superseded { epoch: 2 }, Fate::Rewound] {
+    for outcome in [Outcome::Committed(at(2)), Outcome::Fenced, Outcome::Rewound] {
         let mut bench = Bench::new(10);
-        let early = bench.own(0, 0);
+        bench.own(0, 0);
         bench.deliver(0, 0);
         let batch = bench.seal();
         bench.session.revoked([&source(0)]);
         bench.own(0, 0);
         bench.deliver(0, 0);
-        bench.ack(batch, vec![(source(0), early, fate)]);
+        bench.ack(batch, outcome);
         assert_eq!((bench.owned(0).committed, bench.owned(0).next), (at(0), at(1)));
         assert_eq!(bench.session.take_actions(), Actions::default());
         assert!(bench.session.can_seal(), "the slot is free again all the same");
@@ -224,11 +228,11 @@ fn records_of_a_partition_that_left_are_no_part_of_the_batch() {
 #[test]
 fn a_superseded_partition_is_claimed_again_after_the_grace_and_not_before() {
     let mut bench = Bench::new(10);
-    let claim = bench.own(0, 0);
+    bench.own(0, 0);
     bench.deliver(0, 0);
     let batch = bench.seal();
     bench.deliver(0, 1);
-    bench.ack(batch, vec![(source(0), claim, Fate::Superseded { epoch: 2 })]);
+    bench.ack(batch, Outcome::Fenced);
     assert_eq!(bench.session.take_actions().stop, [source(0)]);
     assert_eq!(bench.deliver(0, 2), Delivery::Ignored);
     let batch = bench.seal();
@@ -244,11 +248,11 @@ fn a_superseded_partition_is_claimed_again_after_the_grace_and_not_before() {
 #[test]
 fn what_follows_a_rewound_batch_is_refilled_from_kafka() {
     let mut bench = Bench::new(10);
-    let claim = bench.own(0, 0);
+    bench.own(0, 0);
     bench.deliver(0, 0);
     let batch = bench.seal();
     bench.deliver(0, 1);
-    bench.ack(batch, vec![(source(0), claim, Fate::Rewound)]);
+    bench.ack(batch, Outcome::Rewound);
     let actions = bench.session.take_actions();
     assert_eq!((actions.stop.len(), actions.claim.len()), (1, 1));
     let batch = bench.seal();
@@ -257,26 +261,26 @@ fn what_follows_a_rewound_batch_is_refilled_from_kafka() {
 
 #[test]
 fn the_ledgers_word_counts_only_where_it_is_news() {
-    let old_claim = ClaimId::from_u128(99);
-    let row = |claim, next| LedgerRow::Found { claim: Some(claim), epoch: 2, next: at(next) };
-    let seen = |row_of: &dyn Fn(ClaimId) -> LedgerRow, asked_after: u64| {
+    let old_claim = Claim { id: ClaimId::from_u128(99), epoch: 2 };
+    let row = |claim: Claim, next| LedgerRow::Found { claim: Some(claim.id), epoch: 2, next: at(next) };
+    let seen = |row_of: &dyn Fn(Claim) -> LedgerRow, asked_after: u64| {
         let mut bench = Bench::new(10);
         let claim = bench.own(0, 5);
         let progress = bench.now;
         bench.later(Duration::from_secs(9));
         let asked_at = progress + Duration::from_millis(asked_after);
-        let fate = bench.session.ledger_seen(&source(0), row_of(claim), asked_at, bench.now);
-        (fate, bench.session.take_actions())
+        let outcome = bench.session.ledger_seen(&source(0), row_of(claim), asked_at, bench.now);
+        (outcome, bench.session.take_actions())
     };
     // Asked at the instant of our last news, or before: it may be older than that.
     assert_eq!(seen(&|claim| row(claim, 4), 0).0, None);
     assert_eq!(seen(&|claim| row(claim, 5), 1).0, None);
-    assert_eq!(seen(&|claim| row(claim, 6), 1).0, None);
-    let (fate, actions) = seen(&|claim| row(claim, 4), 1);
-    assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Rewound), 1, 1));
-    assert_eq!(seen(&|_| LedgerRow::Missing, 1).0, Some(Fate::Rewound));
-    let (fate, actions) = seen(&|_| row(old_claim, 5), 1);
-    assert_eq!((fate, actions.stop.len(), actions.claim.len()), (Some(Fate::Superseded { epoch: 2 }), 1, 0));
+    assert_eq!(seen(&|claim| row(claim, 6), 1).0, Some(Outcome::Rewound), "nothing of ours leads there");
+    let (outcome, actions) = seen(&|claim| row(claim, 4), 1);
+    assert_eq!((outcome, actions.stop.len(), actions.claim.len()), (Some(Outcome::Rewound), 1, 1));
+    assert_eq!(seen(&|_| LedgerRow::Missing, 1).0, Some(Outcome::Rewound));
+    let (outcome, actions) = seen(&|_| row(old_claim, 5), 1);
+    assert_eq!((outcome, actions.stop.len(), actions.claim.len()), (Some(Outcome::Fenced), 1, 0));
 }
 
 #[test]
@@ -363,14 +367,14 @@ fn a_batch_is_due_by_rows_bytes_and_age() {
 #[test]
 fn one_batch_is_in_flight_at_most() {
     let mut bench = Bench::new(10);
-    let claim = bench.own(0, 0);
+    bench.own(0, 0);
     assert!(bench.session.seal(Trigger::Age, bench.now).is_none(), "nothing to write");
     bench.deliver(0, 0);
     let batch = bench.seal();
     assert!(bench.session.in_flight());
     bench.deliver(0, 1);
     assert!(!bench.session.can_seal() && bench.session.seal(Trigger::Age, bench.now).is_none());
-    bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
+    bench.ack(batch, Outcome::Committed(at(1)));
     assert_eq!(bench.owned(0).committed, at(1));
     let batch = bench.seal();
     assert_eq!(batch.spans(0..1)[0].from, at(1), "the next one begins where the last one ends");
@@ -379,45 +383,61 @@ fn one_batch_is_in_flight_at_most() {
 #[test]
 fn it_says_what_it_owns() {
     let mut bench = Bench::new(2);
-    let claim = bench.own(0, 10);
+    bench.own(0, 10);
     bench.assign(1);
     assert!(bench.session.take_actions().is_empty());
     assert_eq!(bench.session.claiming().collect::<Vec<_>>(), [&source(1)]);
     let positions: Vec<_> =
         bench.session.positions().map(|(source, owned)| (source.clone(), owned.next.get())).collect();
     assert_eq!(positions, [(source(0), 10)]);
-    let claim_of = |topic, partition| bench.session.claim_of(topic, partition);
-    assert_eq!((claim_of("t", 0), claim_of("t", 1), claim_of("u", 0)), (Some(claim), None, None));
-    let claim_for = |partition, offset| bench.session.claim_for("t", partition, offset);
-    assert_eq!([claim_for(0, 9), claim_for(0, 10), claim_for(0, 11)], [None, Some(claim), Some(claim)]);
-    assert_eq!(claim_for(1, 10), None);
+    let slot_of = |topic, partition| bench.session.slot_of(topic, partition);
+    assert_eq!((slot_of("t", 0), slot_of("t", 1), slot_of("t", 2), slot_of("u", 0)), (Some(0), Some(1), None, None));
+    assert_eq!([9, 10, 11].map(|offset| bench.session.takes(0, at(offset))), [false, true, true]);
+    assert!(!bench.session.takes(1, at(10)));
     bench.session.read_to(&source(0), at(15));
     bench.session.read_to(&source(0), at(12));
     assert_eq!(bench.owned(0).read_to, at(15), "what was read once isn't unread");
 }
 
 #[test]
-fn a_batch_is_full_by_rows_records_and_bytes_and_the_limits_may_move() {
-    let mut bench = Bench::new(2);
+fn a_batch_is_full_by_rows_and_by_records() {
+    let mut bench = Bench::new(3);
     bench.own(0, 0);
     assert_eq!((bench.session.open_bytes(), bench.session.is_full()), (0, false));
-    bench.deliver(0, 0);
-    assert!(!bench.session.is_full());
-    bench.deliver(0, 1);
-    assert!(bench.session.is_full(), "two rows");
-    bench.session.set_limits(limits(3));
-    assert!(!bench.session.is_full());
+    for offset in 0..2 {
+        bench.deliver(0, offset);
+        assert!(!bench.session.is_full());
+    }
     for offset in 2..6 {
         assert!(!bench.session.is_full());
         assert_eq!(bench.deliver_as(0, offset, b"v", |_, _| Ok(0)), Delivery::Accepted);
     }
     assert!(bench.session.is_full(), "six records, of which four gave no row");
     assert_eq!((bench.session.open_rows(), bench.session.open_records()), (2, 6));
-    let max_bytes = bench.session.open_bytes() as u64;
-    assert!(max_bytes > 8);
-    bench.session.set_limits(BatchLimits { max_bytes: max_bytes + 1, ..limits(100) });
+    let mut bench = Bench::new(2);
+    bench.own(0, 0);
+    bench.deliver(0, 0);
+    assert!(!bench.session.is_full());
+    bench.deliver(0, 1);
+    assert!(bench.session.is_full(), "two rows");
+}
+
+#[test]
+fn a_batch_is_full_by_bytes() {
+    let filled = |max_bytes| {
+        let limits = BatchLimits { max_bytes, ..limits(100) };
+        let mut bench = Bench { session: Session::new(limits, GRACE), now: Instant::now(), claims: 0 };
+        bench.own(0, 0);
+        for offset in 0..6 {
+            bench.deliver(0, offset);
+        }
+        bench
+    };
+    let bytes = filled(u64::MAX).session.open_bytes() as u64;
+    assert!(bytes > 8);
+    let bench = filled(bytes + 1);
     assert!(!bench.session.is_full() && bench.session.due(bench.now).is_none());
-    bench.session.set_limits(BatchLimits { max_bytes, ..limits(100) });
+    let bench = filled(bytes);
     assert!(bench.session.is_full() && bench.session.due(bench.now) == Some(Trigger::Bytes));
 }
 
@@ -441,14 +461,14 @@ fn a_batch_is_due_by_the_age_of_its_first_record() {
 #[test]
 fn a_consumer_built_anew_owns_nothing_and_awaits_the_batch_at_the_writer() {
     let mut bench = Bench::new(10);
-    let claim = bench.own(0, 0);
+    bench.own(0, 0);
     bench.deliver(0, 0);
     let batch = bench.seal();
     let before = bench.session.questions;
     bench.session = std::mem::replace(&mut bench.session, Session::new(limits(1), GRACE)).restart();
     assert!(bench.session.in_flight() && bench.session.partitions().next().is_none());
     assert!(bench.assign(0) > before, "an answer to the consumer before is none to this one");
-    bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
+    bench.ack(batch, Outcome::Committed(at(1)));
     assert!(!bench.session.in_flight());
     assert!(matches!(bench.state(0), State::Claiming { .. }), "an ack of the consumer before moves nothing");
 }
@@ -456,11 +476,11 @@ fn a_consumer_built_anew_owns_nothing_and_awaits_the_batch_at_the_writer() {
 #[test]
 fn a_consumer_built_anew_knows_how_long_a_write_takes() {
     let mut bench = Bench::new(10);
-    let claim = bench.own(0, 0);
+    bench.own(0, 0);
     bench.deliver(0, 0);
     let batch = bench.seal();
     bench.later(Duration::from_millis(100));
-    bench.ack(batch, vec![(source(0), claim, Fate::Committed(at(1)))]);
+    bench.ack(batch, Outcome::Committed(at(1)));
     bench.session = std::mem::replace(&mut bench.session, Session::new(limits(1), GRACE)).restart();
     bench.own(0, 1);
     bench.deliver(0, 1);
@@ -473,13 +493,14 @@ fn partitions_of_one_number_are_told_apart_by_their_topics() {
     let topics = ["t", "u"].map(|topic| TopicPartition::new(topic, 0));
     bench.session.assigned(topics.clone(), bench.now);
     for (source, question) in bench.session.take_actions().claim {
-        let claim = ClaimId::from_u128(u128::from(question));
-        let grant = Grant { claim, epoch: 1, next: at(0), fetch: at(0), verify: None };
+        let claim = Claim { id: ClaimId::from_u128(u128::from(question)), epoch: 1 };
+        let grant = Grant { claim, next: at(0), fetch: at(0), verify: None };
         bench.session.granted(&source, question, &grant, bench.now);
     }
     for (topic, offset) in [("t", 0), ("u", 5), ("u", 6), ("t", 1)] {
         let incoming = Incoming { offset: at(offset), timestamp_ms: None, key: None, value: None };
-        bench.session.deliver(topic, 0, &incoming, bench.now, |_| (), |_, _| Ok(1));
+        let slot = bench.session.slot_of(topic, 0).expect("ours");
+        bench.session.deliver(slot, &incoming, bench.now, |_| (), |_, _| Ok(1));
     }
     let batch = bench.seal();
     let spans: Vec<_> = batch.spans(0..4).into_iter().map(|span| (span.source, span.to)).collect();

@@ -8,12 +8,12 @@ mod times;
 use std::net::IpAddr;
 
 use proptest::prelude::*;
+use tidegate_rows::spec::{Column, NulPolicy};
+use tidegate_rows::value::Reason;
 use uuid::Uuid;
 
 use crate::fixtures::{encode_one, encode_with, mapped};
 use crate::reference;
-use tidegate_rows::spec::{Column, NulPolicy};
-use tidegate_rows::value::Reason;
 
 /// The field of a value that fits.
 fn good(type_text: &str, value: &str) -> Vec<u8> {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use tidegate_protocol::record::{Headers, Record};
-
 use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
 use tidegate_rows::copy::types;
 use tidegate_rows::fault::PlanFault;

@@ -1,12 +1,12 @@
 //! Plans and rows as a whole; what single types take is tested in `copy`.
 
 use tidegate_protocol::record::{Headers, Record, push_header};
-
-use crate::fixtures::*;
 use tidegate_rows::catalog::{CatalogColumn, RelationKind};
 use tidegate_rows::mapping::Plan;
 use tidegate_rows::spec::{EpochUnit, NulPolicy, Source, UnknownFields, WriteMode};
 use tidegate_rows::value::{Reason, Rejection};
+
+use crate::fixtures::*;
 
 const TELEMETRY: &str = r#"{"vehicle_id":123456,"ts":"2026-01-01T00:00:00.123Z","lat":52.520008,"lon":13.404954,"speed_kmh":48.5,"state":"driving","trip_id":987654321}"#;
 

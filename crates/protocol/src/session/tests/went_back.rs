@@ -3,6 +3,8 @@
 use std::num::NonZeroU32;
 
 use super::super::*;
+use crate::position::{Claim, ClaimId};
+use crate::store::Verdict;
 
 const MS: Duration = Duration::from_millis(1);
 const EPOCH: i64 = 5;
@@ -17,9 +19,9 @@ fn owning(now: Instant) -> Session {
     let mut session = Session::new(limits, Duration::from_secs(600));
     session.assigned([source()], now);
     let question = session.take_actions().claim[0].1;
-    let claim = ClaimId::from_u128(7);
+    let claim = Claim { id: ClaimId::from_u128(7), epoch: EPOCH };
     let at = Offset::new(10);
-    session.granted(&source(), question, &Grant { claim, epoch: EPOCH, next: at, fetch: at, verify: None }, now);
+    session.granted(&source(), question, &Grant { claim, next: at, fetch: at, verify: None }, now);
     session.take_actions();
     session
 }
@@ -37,8 +39,8 @@ fn an_older_claim_in_the_ledger_is_nobody_to_wait_for() {
     assert_eq!(session.ledger_seen(&source(), ours, start + MS, start + 2 * MS), None);
     let asked_before = session.ledger_seen(&source(), held_by(EPOCH - 1), start, start + 2 * MS);
     assert_eq!(asked_before, None, "asked before we had it");
-    let fate = session.ledger_seen(&source(), held_by(EPOCH - 1), start + MS, start + 2 * MS);
-    assert_eq!(fate, Some(Fate::Rewound));
+    let outcome = session.ledger_seen(&source(), held_by(EPOCH - 1), start + MS, start + 2 * MS);
+    assert_eq!(outcome, Some(Outcome::Rewound));
     let actions = session.take_actions();
     assert_eq!((actions.stop.len(), actions.claim.len()), (1, 1), "it stops fetching and claims");
 }
@@ -48,15 +50,15 @@ fn a_fenced_partition_is_claimed_at_once_where_the_database_went_back() {
     let start = Instant::now();
     let mut session = owning(start);
     // Another daemon has claimed it since: by that number nobody can tell.
-    let fate = session.ledger_seen(&source(), held_by(EPOCH), start + MS, start + 2 * MS);
-    assert_eq!(fate, Some(Fate::Superseded { epoch: EPOCH }));
+    let outcome = session.ledger_seen(&source(), held_by(EPOCH), start + MS, start + 2 * MS);
+    assert_eq!(outcome, Some(Outcome::Fenced));
     session.take_actions();
     let asked_before = session.ledger_seen(&source(), held_by(EPOCH - 1), start + MS, start + 3 * MS);
     assert_eq!(asked_before, None, "asked before it was fenced");
     session.tick(start + 4 * MS);
     assert!(session.take_actions().claim.is_empty(), "the grace is long");
-    let fate = session.ledger_seen(&source(), held_by(EPOCH - 1), start + 4 * MS, start + 5 * MS);
-    assert_eq!(fate, Some(Fate::Rewound));
+    let outcome = session.ledger_seen(&source(), held_by(EPOCH - 1), start + 4 * MS, start + 5 * MS);
+    assert_eq!(outcome, Some(Outcome::Rewound));
     assert_eq!(session.take_actions().claim.len(), 1);
 }
 
@@ -66,11 +68,15 @@ fn a_write_that_meets_an_older_claim_claims_again_at_once_and_one_that_meets_a_n
         let start = Instant::now();
         let mut session = owning(start);
         let incoming = Incoming { offset: Offset::new(10), timestamp_ms: None, key: None, value: Some(b"v") };
-        session.deliver("t", 0, &incoming, start, |_| (), |_, _| Ok(1));
+        session.deliver(0, &incoming, start, |_| (), |_, _| Ok(1));
         let batch = session.seal(Trigger::Rows, start).expect("a batch");
-        let fates = vec![(source(), ClaimId::from_u128(7), Fate::Superseded { epoch })];
-        let expected = if went_back { vec![source()] } else { Vec::new() };
-        assert_eq!(session.acked(Ack { fates, batch }, start + MS), expected, "{epoch}");
+        let row = held_by(epoch);
+        let outcome = match row.verdict(&batch.spans(0..1)[0]) {
+            Verdict::Fenced => Outcome::Fenced,
+            Verdict::Rewound => Outcome::Rewound,
+            other => panic!("{other:?}"),
+        };
+        session.acked(Ack { outcomes: vec![Some(outcome)], batch }, start + MS);
         let actions = session.take_actions();
         assert_eq!((actions.stop.len(), actions.claim.len()), (1, usize::from(went_back)), "{epoch}");
         let fenced = session.partitions().any(|partition| matches!(partition.state, State::Fenced { .. }));

@@ -1,11 +1,11 @@
 //! numeric, against arithmetic on text and on `i128`.
 
 use proptest::prelude::*;
+use tidegate_rows::value::Reason;
 
 use super::{bad, good, json};
 use crate::fixtures::encode_one;
 use crate::reference;
-use tidegate_rows::value::Reason;
 
 fn numeric(type_text: &str, value: &str) -> String {
     reference::numeric(&good(type_text, value))

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use tidegate_rows::catalog::{CatalogColumn, TypeKind};
+use tidegate_rows::copy::types::KNOWN;
+use tidegate_rows::value::Reason;
 
 use super::{bad, good, json};
 use crate::fixtures::{catalog, column, encode_one, encoder, fields, pipeline, record};
 use crate::reference::{self, float8};
-use tidegate_rows::catalog::{CatalogColumn, TypeKind};
-use tidegate_rows::copy::types::KNOWN;
-use tidegate_rows::value::Reason;
 
 fn ints(numbers: &[i32]) -> Vec<Option<Vec<u8>>> {
     numbers.iter().map(|number| Some(number.to_be_bytes().to_vec())).collect()

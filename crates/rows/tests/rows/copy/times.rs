@@ -4,12 +4,12 @@ use jiff::civil::Date;
 use jiff::tz::{Offset, TimeZone};
 use jiff::{Timestamp, ToSpan};
 use proptest::prelude::*;
+use tidegate_rows::spec::{Column, EpochUnit};
+use tidegate_rows::value::Reason;
 
 use super::{bad, good, json};
 use crate::fixtures::{encode_with, mapped};
 use crate::reference;
-use tidegate_rows::spec::{Column, EpochUnit};
-use tidegate_rows::value::Reason;
 
 /// Microseconds from 1970 to 2000.
 const GAP: i64 = 946_684_800_000_000;

@@ -46,6 +46,8 @@ pub(crate) struct Data {
     pub(crate) ledger: Vec<Option<Cell>>,
     /// What a hand deleted from the ledger, for the hand that will put it back.
     lost: Vec<Option<Cell>>,
+    /// Whether the pipeline has ever had a row for the partition.
+    known: Vec<bool>,
     pub(crate) rows: Vec<Vec<Row>>,
     pub(crate) dead: Vec<Vec<Row>>,
 }
@@ -68,13 +70,24 @@ pub(crate) enum Op {
     Savepoint,
     RollbackToSavepoint,
     CheckAtOnce,
-    SetAside(Vec<Row>),
+    DeadLetter(Vec<Row>),
     Advance(Vec<Move>),
     Commit,
     Rollback,
     Settle(Vec<usize>),
-    Claim { partition: usize, claim: ClaimId },
-    StepOver { partition: usize, claim: ClaimId, to: Offset, log: usize },
+    WithoutRow(Vec<usize>),
+    /// Rows for partitions that never had one: partition, offset, log.
+    Extend(Vec<(usize, Offset, usize)>),
+    /// Rows for partitions whose row is lost.
+    InsertRows(Vec<(usize, Offset, usize)>),
+    Claim(Vec<(usize, ClaimId)>),
+    StepOver {
+        partition: usize,
+        claim: ClaimId,
+        from: Offset,
+        to: Offset,
+        log: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -83,7 +96,8 @@ pub(crate) enum Reply {
     Copied(u64),
     Moved(Vec<bool>),
     Rows(Vec<LedgerRow>),
-    Claimed(Option<Cell>),
+    Claimed(Vec<(usize, Cell)>),
+    Partitions(Vec<usize>),
     Stepped(bool),
 }
 
@@ -132,6 +146,7 @@ pub(crate) struct Server {
     backends: BTreeMap<u64, Backend>,
     locks: Vec<Option<u64>>,
     last_backend: u64,
+    started: Instant,
 }
 
 pub(crate) fn error(severity: Severity, sqlstate: &str, row: Option<u32>) -> PostgresError {
@@ -143,12 +158,16 @@ type Outcome = Result<Reply, PostgresError>;
 
 impl Server {
     pub(crate) fn new(partitions: usize) -> Self {
-        let cell = |log| Some(Cell { next: Offset::ZERO, claim: None, epoch: 0, last: None, log });
+        // The last partition of several is one that the pipeline hasn't met yet.
+        let known: Vec<bool> = (0..partitions).map(|at| at == 0 || at + 1 < partitions).collect();
+        let cell =
+            |log: usize| known[log].then_some(Cell { next: Offset::ZERO, claim: None, epoch: 0, last: None, log });
         let none = || vec![Vec::new(); partitions];
         let data = Data {
             ledger: (0..partitions).map(cell).collect(),
             lost: vec![None; partitions],
             rows: none(),
+            known: known.clone(),
             dead: none(),
         };
         Self {
@@ -159,6 +178,7 @@ impl Server {
             backends: BTreeMap::new(),
             locks: vec![None; partitions],
             last_backend: 0,
+            started: Instant::now(),
         }
     }
 
@@ -213,6 +233,15 @@ impl Server {
         self.past.push(self.data.clone());
         self.data = self.past[which].clone();
         self.end_all();
+    }
+
+    /// Every partition has its row.
+    pub(crate) fn know_all(&mut self) {
+        for log in 0..self.data.ledger.len() {
+            self.data.known[log] = true;
+            self.insert(log, Offset::ZERO, log);
+        }
+        self.past = vec![self.data.clone()];
     }
 
     /// Someone deletes a row of the ledger.
@@ -299,8 +328,16 @@ impl Server {
         if failed && !ends {
             return Poll::Ready(Err(error(Severity::Error, "25P02", None)));
         }
-        let writes =
-            matches!(op, Op::Copy(_) | Op::SetAside(_) | Op::Advance(_) | Op::Claim { .. } | Op::StepOver { .. });
+        let writes = matches!(
+            op,
+            Op::Copy(_)
+                | Op::DeadLetter(_)
+                | Op::Advance(_)
+                | Op::Claim(_)
+                | Op::StepOver { .. }
+                | Op::Extend(_)
+                | Op::InsertRows(_)
+        );
         let outcome = match self.outage.filter(|_| writes) {
             Some(Outage::ReadOnly) => Err(error(Severity::Error, "25006", None)),
             Some(Outage::DiskFull) => Err(error(Severity::Error, "53100", None)),
@@ -371,7 +408,7 @@ impl Server {
                 own.rows.extend(rows);
                 Reply::Copied(rows.len() as u64)
             }
-            Op::SetAside(dead) => {
+            Op::DeadLetter(dead) => {
                 if bug == Some(Bug::DeadLettersOutsideTransaction) {
                     for row in dead {
                         self.data.dead[row.partition].push(*row);
@@ -410,33 +447,65 @@ impl Server {
                 };
                 Reply::Rows(partitions.iter().map(row).collect())
             }
-            Op::Claim { partition, claim } => {
-                if self.data.ledger[*partition].is_none() {
-                    return Poll::Ready(Ok(Reply::Claimed(None)));
+            Op::WithoutRow(partitions) => {
+                let missing = partitions.iter().filter(|p| self.data.ledger[**p].is_none());
+                Reply::Partitions(missing.copied().collect())
+            }
+            Op::Extend(starts) => {
+                let mut lost = Vec::new();
+                for &(partition, next, log) in starts {
+                    if self.data.ledger[partition].is_some() {
+                        continue;
+                    }
+                    if std::mem::replace(&mut self.data.known[partition], true) {
+                        lost.push(partition);
+                    } else {
+                        self.insert(partition, next, log);
+                    }
                 }
-                if !self.is_free(*partition, backend, progress) {
-                    return Poll::Pending;
+                Reply::Partitions(lost)
+            }
+            Op::InsertRows(places) => {
+                for &(partition, next, log) in places {
+                    if self.data.ledger[partition].is_none() {
+                        self.insert(partition, next, log);
+                    }
                 }
-                let cell = self.data.ledger[*partition].as_mut();
-                Reply::Claimed(cell.map(|cell| {
+                Reply::Done
+            }
+            Op::Claim(claims) => {
+                let mut claimed = Vec::new();
+                for (partition, claim) in claims {
+                    // SKIP LOCKED
+                    if !self.is_free(*partition, backend, &mut Progress::default()) {
+                        continue;
+                    }
+                    let now_ms = self.started.elapsed().as_millis();
+                    let Some(cell) = &mut self.data.ledger[*partition] else { continue };
                     if bug != Some(Bug::ClaimWritesNoId) || cell.claim.is_none() {
                         cell.claim = Some(*claim);
                     }
-                    cell.epoch += 1;
-                    cell.clone()
-                }))
+                    cell.epoch = (cell.epoch + 1).max(i64::try_from(now_ms).expect("a short run"));
+                    claimed.push((*partition, cell.clone()));
+                }
+                Reply::Claimed(claimed)
             }
-            Op::StepOver { partition, claim, to, log } => {
+            Op::StepOver { partition, claim, from, to, log } => {
                 if !self.is_free(*partition, backend, progress) {
                     return Poll::Pending;
                 }
-                let cell = self.data.ledger[*partition].as_mut().filter(|cell| cell.claim == Some(*claim));
+                let fits = |cell: &&mut Cell| cell.claim == Some(*claim) && cell.next == *from;
+                let cell = self.data.ledger[*partition].as_mut().filter(fits);
                 Reply::Stepped(cell.is_some_and(|cell| {
                     (cell.next, cell.last, cell.log) = (*to, None, *log);
                     true
                 }))
             }
         }))
+    }
+
+    fn insert(&mut self, partition: usize, next: Offset, log: usize) {
+        self.data.ledger[partition] = Some(Cell { next, claim: None, epoch: 0, last: None, log });
     }
 
     /// What the statement saw when it began is looked at again once the lock is ours.

@@ -2,27 +2,27 @@
 //!
 //! One batch at a time, and of it one *window* of records a transaction: the whole batch as a rule, less of it after timeouts
 //! or where a search for bad records used up its attempts. A transaction is copy, dead letters, ledger, COMMIT. Whatever
-//! happens to it, the ledger's row says what became of it: [`tidegate_protocol::store::LedgerRow::verdict`].
+//! happens to it, the ledger's row says what became of it: [`crate::store::LedgerRow::verdict`].
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use tidegate_protocol::batch::{Batch, Reject, Span};
-use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
-use tidegate_protocol::poison_search::{Search, Step};
-use tidegate_protocol::position::{Offset, TopicPartition};
-use tidegate_protocol::retry::{Backoff, Disposition, Stage};
-use tidegate_protocol::session::{Ack, Fate};
-use tidegate_protocol::store::{PostgresError, ReplanError, Store, Verdict, WriteError};
-use tokio::sync::mpsc::Receiver;
+use fastrand::Rng;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::sleep;
-use tracing::{debug, info, warn};
 
-use crate::metrics::{WriterMetrics, epoch_ms};
-use crate::status::ConsumerStatus;
-use crate::status::work::{BatchNote, DeadLetter, Phase};
+use crate::batch::{Batch, Reject, Span};
+use crate::dead_letter_budget::DeadLetterBudget;
+use crate::event::{Committed, DeadLettered, Event, Listener, Phase};
+use crate::now;
+use crate::partition::Outcome;
+use crate::poison_search::{Search, Step};
+use crate::retry::{Backoff, Disposition, Stage};
+use crate::session::Ack;
+use crate::stopped::Stopped;
+use crate::store::{PostgresError, ReplanError, Store, Verdict, WriteError};
 
 /// COPYs that one transaction may spend on the search for bad records; what is left of the batch goes into a next one.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
@@ -30,31 +30,49 @@ pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
 /// Times that the same window may time out before half of it is tried.
 const TIMEOUTS_BEFORE_HALVING: u32 = 2;
 
-/// A pipeline that can't go on without a person, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stopped(pub String);
-
 /// Writes one consumer's batches.
-#[derive(Debug)]
 pub struct Writer<S> {
     store: S,
     budget: DeadLetterBudget,
     backoff: Backoff,
-    metrics: WriterMetrics,
-    status: Arc<ConsumerStatus>,
-    /// Rows that a transaction may hold at the moment; halved by timeouts, doubled by success.
+    /// For the jitter of waits.
+    random: Rng,
+    listener: Arc<dyn Listener>,
+    waits: Arc<WaitFlag>,
+    patience: Patience,
+    /// Records per transaction at the moment; halved by timeouts, doubled by success.
     window_max: u32,
-    /// What the transaction at hand holds, for the books once it is committed.
-    books: Books,
+    /// What the current transaction holds.
+    contents: Contents,
+}
+
+/// How long an outage of Postgres is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Patience {
+    Forever,
+    None,
+}
+
+/// Says whether a writer waits for Postgres, to the poll loop that may wait for the writer.
+#[derive(Debug, Default)]
+pub struct WaitFlag(AtomicBool);
+
+impl WaitFlag {
+    /// Whether the writer waits between two tries.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, waits: bool) {
+        self.0.store(waits, Ordering::Relaxed);
+    }
 }
 
 /// What a transaction holds.
 #[derive(Debug, Default)]
-struct Books {
+struct Contents {
     rows: u64,
-    dead: Vec<&'static str>,
-    /// Where each of these came from.
-    places: Vec<DeadLetter>,
+    dead_letters: Vec<DeadLettered>,
 }
 
 /// What one transaction came to.
@@ -81,9 +99,31 @@ enum Failure {
 }
 
 impl<S: Store> Writer<S> {
-    /// A writer with its own store.
-    pub fn new(store: S, budget: DeadLetterBudget, metrics: WriterMetrics, status: Arc<ConsumerStatus>) -> Self {
-        Self { store, budget, backoff: Backoff::new(), metrics, status, window_max: u32::MAX, books: Books::default() }
+    /// A writer with its own store. `random` is for the jitter of its waits.
+    pub fn new(store: S, budget: DeadLetterBudget, random: Rng, listener: Arc<dyn Listener>) -> Self {
+        Self {
+            store,
+            budget,
+            backoff: Backoff::new(),
+            random,
+            listener,
+            waits: Arc::default(),
+            patience: Patience::Forever,
+            window_max: u32::MAX,
+            contents: Contents::default(),
+        }
+    }
+
+    /// Ends with [`Stopped::Outage`] where it would wait for Postgres: for commands, which a person awaits. Only the outcome of
+    /// a COMMIT is waited for all the same.
+    #[must_use]
+    pub fn impatient(self) -> Self {
+        Self { patience: Patience::None, ..self }
+    }
+
+    /// The flag that says whether this writer waits for Postgres.
+    pub fn wait_flag(&self) -> Arc<WaitFlag> {
+        Arc::clone(&self.waits)
     }
 
     /// Writes what comes until upstream is done. Each batch is answered, however long the database is away.
@@ -95,11 +135,8 @@ impl<S: Store> Writer<S> {
     /// May be dropped at any point: what was in doubt is settled by the next claim.
     pub async fn run<M: From<Ack>>(mut self, mut batches: Receiver<Batch>, acks: Sender<M>) -> Result<(), Stopped> {
         while let Some(mut batch) = batches.recv().await {
-            let fates = self.write(&mut batch).await?;
-            let segments = batch.segments().iter().zip(fates);
-            let fates = segments.filter_map(|(segment, fate)| Some((segment.source.clone(), segment.claim, fate?)));
-            let fates = fates.collect();
-            if acks.send(M::from(Ack { fates, batch })).is_err() {
+            let outcomes = self.write(&mut batch).await?;
+            if acks.send(M::from(Ack { outcomes, batch })).await.is_err() {
                 // The consumer is gone: the ledger knows all that the ack would have said.
                 return Ok(());
             }
@@ -111,19 +148,16 @@ impl<S: Store> Writer<S> {
     ///
     /// # Errors
     /// [`Stopped`] where only a person can help.
-    pub async fn write(&mut self, batch: &mut Batch) -> Result<Vec<Option<Fate>>, Stopped> {
-        let started = Instant::now();
-        let mut fates = vec![None; batch.segments().len()];
+    pub async fn write(&mut self, batch: &mut Batch) -> Result<Vec<Option<Outcome>>, Stopped> {
+        let started = now();
+        let mut outcomes = vec![None; batch.segments().len()];
         let mut at = 0;
         while at < batch.len() {
-            at = self.write_window(batch, at, &mut fates).await?;
+            at = self.write_window(batch, at, &mut outcomes).await?;
         }
-        self.status.flowing();
-        let took = started.elapsed();
-        self.metrics.batch(batch, took);
-        let note = BatchNote { rows: u64::from(batch.row_count()), bytes: batch.row_bytes() as u64, took };
-        self.status.work.batch(batch.trigger(), note);
-        Ok(fates)
+        self.waits.set(false);
+        self.listener.on(&Event::BatchWritten { batch, took: now().duration_since(started) });
+        Ok(outcomes)
     }
 
     /// Writes the records from `start`, as many as one transaction takes; where the next one starts.
@@ -131,7 +165,7 @@ impl<S: Store> Writer<S> {
         &mut self,
         batch: &mut Batch,
         start: u32,
-        fates: &mut [Option<Fate>],
+        outcomes: &mut [Option<Outcome>],
     ) -> Result<u32, Stopped> {
         let mut hint = None;
         let mut replanned_for: Option<String> = None;
@@ -158,31 +192,30 @@ impl<S: Store> Writer<S> {
             match self.attempt(batch, window.clone(), hint).await {
                 Ok(Attempt::Committed { until }) => {
                     for span in batch.spans(start..until) {
-                        fates[span.segment] = Some(Fate::Committed(span.to));
+                        outcomes[span.segment] = Some(Outcome::Committed(span.to));
                     }
                     self.committed(batch, start..until);
                     return Ok(until);
                 }
                 Ok(Attempt::Refused(spans)) => {
-                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
+                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), outcomes).await?;
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
                     // A late write of a superseded claim meets the rows of the new owner, and a unique index refuses them
                     // all: that is no fault of the records. Only who still owns all that it writes stops for the budget.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
-                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), fates).await;
+                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
-                        return Err(Stopped(why));
+                        return Err(Stopped::DeadLetterBudget(why));
                     }
                     hint = None;
                 }
                 Err(Failure::Write { error, until }) if error.outcome_unknown() => {
-                    warn!(error = %error, "the outcome of a COMMIT is unknown, the ledger will tell");
-                    self.metrics.commit_unknown();
+                    self.listener.on(&Event::CommitUnknown(&error));
                     self.store.disconnect();
                     let spans = batch.spans(start..until);
-                    if self.settle(batch, &spans, Doubt::Commit, until == batch.len(), fates).await {
+                    if self.settle(batch, &spans, Doubt::Commit, until == batch.len(), outcomes).await? {
                         self.committed(batch, start..until);
                         return Ok(until);
                     }
@@ -191,7 +224,7 @@ impl<S: Store> Writer<S> {
                     // A search catches these where they come; one that comes all the same names no record.
                     Disposition::Record if hint.is_some() => {
                         self.store.disconnect();
-                        return Err(Stopped(format!("{error}, and no record of the batch is refused alone")));
+                        return Err(Stopped::NoRecordAlone(error));
                     }
                     Disposition::Record => {
                         self.store.rollback().await;
@@ -209,9 +242,9 @@ impl<S: Store> Writer<S> {
                         }
                         let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
                         if replanned_for.as_ref() == Some(&what) {
-                            return Err(Stopped(format!("{error}, also after the catalog was read again")));
+                            return Err(Stopped::PlanUnmended(error));
                         }
-                        warn!(error = %error, "the catalog changed: planning and encoding again");
+                        self.listener.on(&Event::CatalogChanged(&error));
                         replanned_for = Some(what);
                         self.replan().await?;
                     }
@@ -220,13 +253,13 @@ impl<S: Store> Writer<S> {
                         if timeouts >= TIMEOUTS_BEFORE_HALVING && end - start > 1 {
                             timeouts = 0;
                             self.window_max = ((end - start) / 2).max(1);
-                            warn!(records = self.window_max, "the same batch timed out again: half of it at a time");
+                            self.listener.on(&Event::WindowHalved { records: self.window_max });
                         }
-                        self.wait(&error).await;
+                        self.wait_or_stop(error).await?;
                     }
                     Disposition::Stop => {
                         self.store.disconnect();
-                        return Err(Stopped(error.to_string()));
+                        return Err(Stopped::Refused(error));
                     }
                 },
             }
@@ -243,24 +276,24 @@ impl<S: Store> Writer<S> {
         let whole = window.end;
         let failed = |error| Failure::Write { error, until: whole };
         self.store.begin().await.map_err(failed)?;
-        let copying = Instant::now();
+        let copying = now();
         let (until, refused) = match hint {
             None => {
-                self.books.rows = self.store.copy(batch, window.clone()).await.map_err(failed)?;
+                self.contents.rows = self.store.copy(batch, window.clone()).await.map_err(failed)?;
                 (window.end, Vec::new())
             }
             Some(row) => self.search(batch, window.clone(), row).await?,
         };
-        self.status.work.spent(Phase::Copy, copying.elapsed());
+        self.listener.on(&Event::Spent(Phase::Copy, now().duration_since(copying)));
         let failed = |error| Failure::Write { error, until };
         let window = window.start..until;
         let mut rejects: Vec<&Reject> = batch.rejects(window.clone()).chain(&refused).collect();
         rejects.sort_by_key(|reject| reject.record);
         if !rejects.is_empty() {
             self.ask_budget(batch, &window, rejects.len())?;
-            self.store.set_aside(batch, &rejects).await.map_err(failed)?;
+            self.store.dead_letter(batch, &rejects).await.map_err(failed)?;
         }
-        let committing = Instant::now();
+        let committing = now();
         let spans = batch.spans(window.clone());
         let moved = self.store.advance(&spans).await.map_err(failed)?;
         let missing: Vec<Span> =
@@ -269,10 +302,9 @@ impl<S: Store> Writer<S> {
             self.store.rollback().await;
             return Ok(Attempt::Refused(missing));
         }
-        self.books.dead = rejects.iter().map(|reject| reject.reason).collect();
-        self.books.places = rejects.iter().map(|reject| place_of(batch, reject)).collect();
+        self.contents.dead_letters = rejects.iter().copied().map(DeadLettered::from).collect();
         self.store.commit().await.map_err(failed)?;
-        self.status.work.spent(Phase::Commit, committing.elapsed());
+        self.listener.on(&Event::Spent(Phase::Commit, now().duration_since(committing)));
         Ok(Attempt::Committed { until })
     }
 
@@ -291,12 +323,12 @@ impl<S: Store> Writer<S> {
         let hint = row.and_then(|row| relative(&window, row, window.start));
         let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
         let mut refused: Vec<Reject> = Vec::new();
-        self.books.rows = 0;
+        self.contents.rows = 0;
         loop {
             let range = match search.step() {
                 Step::Copy(range) => window.start + range.start..window.start + range.end,
                 Step::Done { settled } => {
-                    debug!(copies = search.attempts(), bad = refused.len(), "found the records that Postgres refuses");
+                    self.listener.on(&Event::PoisonFound { copies: search.attempts(), records: refused.len() });
                     return Ok((window.start + settled, refused));
                 }
             };
@@ -307,7 +339,7 @@ impl<S: Store> Writer<S> {
             self.store.savepoint().await.map_err(failed)?;
             match self.store.copy(batch, range.clone()).await {
                 Ok(rows) => {
-                    self.books.rows += rows;
+                    self.contents.rows += rows;
                     search.copied();
                 }
                 Err(error) if error.disposition() == Disposition::Record => {
@@ -327,7 +359,7 @@ impl<S: Store> Writer<S> {
 
     fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: usize) -> Result<(), Failure> {
         let records = u64::from(batch.records_in(window.clone()));
-        match self.budget.refuses(records, dead as u64, Instant::now()) {
+        match self.budget.refuses(records, dead as u64, now()) {
             Some(why) => Err(Failure::DeadLetterBudget(why)),
             None => Ok(()),
         }
@@ -336,13 +368,10 @@ impl<S: Store> Writer<S> {
     fn committed(&mut self, batch: &Batch, window: Range<u32>) {
         self.backoff.reset();
         self.window_max = self.window_max.saturating_mul(2);
-        let Books { rows, dead, places } = std::mem::take(&mut self.books);
-        self.budget.count(u64::from(batch.records_in(window.clone())), dead.len() as u64, Instant::now());
-        self.metrics.committed(batch, window, rows, &dead);
-        self.status.committed(rows, dead.len() as u64);
-        for (reason, place) in dead.into_iter().zip(places) {
-            self.status.work.dead(reason, place);
-        }
+        let Contents { rows, dead_letters } = std::mem::take(&mut self.contents);
+        let records = u64::from(batch.records_in(window.clone()));
+        self.budget.count(records, dead_letters.len() as u64, now());
+        self.listener.on(&Event::Committed(Committed { batch, window, rows, dead_letters: &dead_letters }));
     }
 
     /// Asks the ledger what became of these spans, for as long as it takes, and notes it. `last` says that the batch ends with
@@ -353,11 +382,12 @@ impl<S: Store> Writer<S> {
         spans: &[Span],
         doubt: Doubt,
         last: bool,
-        fates: &mut [Option<Fate>],
-    ) -> bool {
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<bool, Stopped> {
         let rows = loop {
             match self.store.settle(spans).await {
                 Ok(rows) => break rows,
+                Err(error) if error.disposition() == Disposition::Stop => return Err(Stopped::Refused(error)),
                 Err(error) => self.wait(&error).await,
             }
         };
@@ -365,36 +395,26 @@ impl<S: Store> Writer<S> {
         let all_done = doubt == Doubt::Commit && verdicts.iter().all(|verdict| *verdict == Verdict::Done);
         for (span, verdict) in spans.iter().zip(verdicts) {
             let Span { segment, source, from, to, .. } = span;
-            let fate = match verdict {
+            let outcome = match verdict {
                 Verdict::Again => continue,
                 // Some moved and some not, which no transaction of ours leaves behind: someone's hand was in it. What follows
                 // in this batch would start from a position that we didn't see committed, so the ledger is asked again.
-                Verdict::Done if !all_done && !last => Fate::Rewound,
-                Verdict::Done => Fate::Committed(*to),
-                Verdict::Superseded { epoch } => Fate::Superseded { epoch },
-                Verdict::Rewound => Fate::Rewound,
+                Verdict::Done if !all_done && !last => Outcome::Rewound,
+                Verdict::Done => Outcome::Committed(*to),
+                Verdict::Fenced => Outcome::Fenced,
+                Verdict::Rewound => Outcome::Rewound,
             };
-            match fate {
-                Fate::Committed(_) => {}
-                Fate::Superseded { .. } => {
-                    self.metrics.fenced();
-                    self.status.work.note("fenced", format!("{source} at {from}: another claim holds it"));
-                    info!(%source, %from, "superseded: another claim holds the partition, its batch is dropped");
-                }
-                Fate::Rewound => {
-                    self.metrics.rewound();
-                    self.status
-                        .work
-                        .note("rewind", format!("{source} at {from}: the ledger stands elsewhere, refilling"));
-                    warn!(%source, %from, "the ledger stands elsewhere: the database went back; claiming again and refilling from Kafka");
-                }
+            match outcome {
+                Outcome::Committed(_) => {}
+                Outcome::Fenced => self.listener.on(&Event::Fenced { source, from: Some(*from) }),
+                Outcome::Rewound => self.listener.on(&Event::Rewound { source, from: Some(*from) }),
             }
-            fates[*segment] = Some(fate);
+            outcomes[*segment] = Some(outcome);
             if !all_done {
                 batch.drop_segment(*segment);
             }
         }
-        all_done
+        Ok(all_done)
     }
 
     /// Sees to what the batch asks of the tables, for as long as Postgres is away.
@@ -402,8 +422,8 @@ impl<S: Store> Writer<S> {
         loop {
             match self.store.prepare(batch).await {
                 Ok(()) => return Ok(()),
-                Err(ReplanError::Write(error)) => self.wait(&error).await,
-                Err(ReplanError::Unplannable(why)) => return Err(Stopped(why)),
+                Err(ReplanError::Write(error)) => self.wait_or_stop(error).await?,
+                Err(ReplanError::Unplannable(why)) => return Err(Stopped::Unplannable(why)),
             }
         }
     }
@@ -413,32 +433,44 @@ impl<S: Store> Writer<S> {
         loop {
             match self.store.replan().await {
                 Ok(()) => return Ok(()),
-                Err(ReplanError::Write(error)) => self.wait(&error).await,
-                Err(ReplanError::Unplannable(why)) => return Err(Stopped(why)),
+                Err(ReplanError::Write(error)) => self.wait_or_stop(error).await?,
+                Err(ReplanError::Unplannable(why)) => return Err(Stopped::Unplannable(why)),
             }
         }
     }
 
-    /// Sits out an outage: drops the connection, says what is the matter, waits.
+    /// Waits where that can help and is wanted.
+    ///
+    /// # Errors
+    /// [`Stopped::Refused`] where it can't help, [`Stopped::Outage`] where it isn't wanted.
+    async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
+        if error.disposition() == Disposition::Stop {
+            self.store.disconnect();
+            return Err(Stopped::Refused(error));
+        }
+        if self.patience == Patience::None {
+            self.store.disconnect();
+            return Err(Stopped::Outage(error));
+        }
+        self.wait(&error).await;
+        Ok(())
+    }
+
+    /// Waits for the end of an outage: drops the connection, reports why, sleeps.
     async fn wait(&mut self, error: &WriteError) {
         self.store.disconnect();
-        let delay: Duration = self.backoff.next(fastrand::f64());
-        let attempt = self.backoff.attempts();
-        self.metrics.retried(error);
-        self.status.waiting(&error.to_string(), attempt, delay);
-        if attempt.is_power_of_two() || attempt.is_multiple_of(64) {
-            warn!(error = %error, retry = attempt, ?delay, "waiting for Postgres: nothing is lost, Kafka keeps the records");
-        }
+        let delay: Duration = self.backoff.next(self.random.f64());
+        self.waits.set(true);
+        self.listener.on(&Event::WriterWaits { error, attempt: self.backoff.attempts(), delay });
         sleep(delay).await;
-        self.status.work.spent(Phase::Outage, delay);
+        self.listener.on(&Event::Spent(Phase::Outage, delay));
     }
 }
 
-/// Where a dead letter came from.
-fn place_of(batch: &Batch, reject: &Reject) -> DeadLetter {
-    let record = batch.record(reject.record);
-    let source = TopicPartition::new(record.topic, record.partition);
-    DeadLetter { source, offset: Offset::new(record.offset), column: reject.column.clone(), at_ms: epoch_ms() }
+impl From<&Reject> for DeadLettered {
+    fn from(reject: &Reject) -> Self {
+        Self { record: reject.record, reason: reject.reason, column: reject.column.clone() }
+    }
 }
 
 /// A record that Postgres refused when it was copied alone.

@@ -9,7 +9,9 @@ use tidegate_protocol::batch::{Batch, Reject, Span};
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Severity, Stage};
-use tidegate_protocol::store::{Cause, LedgerRow, PostgresError, ReplanError, Store, WriteError};
+use tidegate_protocol::store::{
+    Cause, Ledger, LedgerRow, Planner, PostgresError, ReplanError, Transaction, WriteError,
+};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -213,7 +215,7 @@ fn parse(bytes: &[u8]) -> Row {
     }
 }
 
-impl Store for SimStore {
+impl Transaction for SimStore {
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.open().await?;
         self.simple(Stage::Begin, Op::Begin).await
@@ -251,12 +253,12 @@ impl Store for SimStore {
         self.simple(Stage::Begin, Op::CheckAtOnce).await
     }
 
-    async fn set_aside(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let mut dead: Vec<Row> = rejects.iter().map(|reject| self.row_of(&batch.record(reject.record))).collect();
         if self.bug() == Some(Bug::GoodRecordSetAside) {
             dead[0] = self.row_of(&batch.record((rejects[0].record + 1) % batch.len()));
         }
-        self.simple(Stage::DeadLetters, Op::SetAside(dead)).await
+        self.simple(Stage::DeadLetters, Op::DeadLetter(dead)).await
     }
 
     async fn advance(&mut self, spans: &[Span]) -> Result<Vec<bool>, WriteError> {
@@ -267,7 +269,7 @@ impl Store for SimStore {
                 let partition = world.kafka.partition_of(&span.source);
                 let to = if too_far { span.to.successor() } else { span.to };
                 let log = usize::try_from(span.last.timestamp_ms.expect("set by us")).expect("a log's number");
-                Move { partition, claim: span.claim, from: span.from, to, last: span.last, log }
+                Move { partition, claim: span.claim.id, from: span.from, to, last: span.last, log }
             };
             spans.iter().map(step).collect()
         };
@@ -297,7 +299,9 @@ impl Store for SimStore {
     fn disconnect(&mut self) {
         self.connection = None;
     }
+}
 
+impl Ledger for SimStore {
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.open().await?;
         let partitions = {
@@ -308,14 +312,16 @@ impl Store for SimStore {
             Reply::Rows(rows) => rows,
             other => panic!("{other:?}"),
         };
-        let lie = |span: &Span, next| LedgerRow::Found { claim: Some(span.claim), epoch: 0, next };
+        let lie = |span: &Span, next| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next };
         Ok(match self.bug() {
             Some(Bug::SettleSaysDone) => spans.iter().map(|span| lie(span, span.to)).collect(),
             Some(Bug::SettleSaysAgain) => spans.iter().map(|span| lie(span, span.from)).collect(),
             _ => rows,
         })
     }
+}
 
+impl Planner for SimStore {
     async fn replan(&mut self) -> Result<(), ReplanError> {
         self.open().await.map_err(ReplanError::Write)?;
         self.plan = self.sim.w().server.catalog;

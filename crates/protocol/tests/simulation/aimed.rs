@@ -5,24 +5,24 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::store::{SimStore, call, connect, encode};
-use tidegate::metrics::WriterMetrics;
-use tidegate::status::ConsumerStatus;
-use tidegate::writer::Writer;
+use fastrand::Rng;
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::batch::{Batch, Incoming, Trigger};
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
+use tidegate_protocol::event::{Event, Listener};
 use tidegate_protocol::partition::{Condition, Grant, State};
-use tidegate_protocol::position::{ClaimId, Offset};
+use tidegate_protocol::position::{Claim, ClaimId, Offset};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::session::Session;
+use tidegate_protocol::writer::Writer;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use crate::kafka::{Kafka, value};
 use crate::oracle;
 use crate::postgres::{Op, Reply, Server};
+use crate::store::{SimStore, call, connect, encode};
 use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
@@ -39,6 +39,7 @@ pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
             let world = &mut *world;
             world.trouble = 0;
             (world.kafka, world.server) = (Kafka::new(PARTITIONS), Server::new(PARTITIONS));
+            world.server.know_all();
             for partition in 0..PARTITIONS {
                 for _ in 0..5 {
                     world.kafka.produce(partition, &mut world.dice, false);
@@ -74,7 +75,7 @@ pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
 /// A condition comes up, its partition is revoked and comes back in order: the step-over must not outlive the revoke. What the
 /// session would have done with a log that is whole, in words.
 pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
-    let mut dice = fastrand::Rng::with_seed(seed);
+    let mut dice = Rng::with_seed(seed);
     let limits = BatchLimits {
         max_rows: NonZeroU32::new(100).expect("not 0"),
         max_bytes: 4000,
@@ -83,7 +84,7 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let now = Instant::now().into_std();
     let mut session = Session::new(limits, Duration::from_secs(3));
     let source = tidegate_protocol::position::TopicPartition::new("north", 0);
-    let claim = ClaimId::from_u128(1);
+    let claim = |epoch| Claim { id: ClaimId::from_u128(1), epoch };
     let next = Offset::new(dice.i64(1..50));
     session.assigned([source.clone()], now);
     let asked = session.take_actions().claim[0].1;
@@ -91,7 +92,7 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     if dice.bool() {
         session.refused(&source, asked, Condition::LedgerLost);
     } else {
-        let grant = Grant { claim, epoch: 1, next, fetch: next, verify: None };
+        let grant = Grant { claim: claim(1), next, fetch: next, verify: None };
         session.granted(&source, asked, &grant, now);
         session.claim_all_again(now);
     }
@@ -102,17 +103,17 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     }
     session.assigned([source.clone()], now);
     let asked = session.take_actions().claim[0].1;
-    session.granted(&source, asked, &Grant { claim, epoch: 2, next, fetch: next, verify: None }, now);
+    session.granted(&source, asked, &Grant { claim: claim(2), next, fetch: next, verify: None }, now);
     let owned = session.partitions().any(|partition| matches!(partition.state, State::Owned(_)));
     (!owned || session.take_actions().fetch != [(source, next)]).then(|| "it doesn't go on at the ledger".to_owned())
 }
 
-async fn claim(sim: &Arc<Sim>, daemon: u64, partition: usize) -> ClaimId {
+async fn claim(sim: &Arc<Sim>, daemon: u64, partition: usize) -> Claim {
     let mut connection = Some(connect(sim, daemon).await.expect("the server is there"));
     let claim = sim.w().new_claim();
-    let reply = call(&mut connection, Stage::Ledger, Op::Claim { partition, claim }).await;
-    assert!(matches!(reply, Ok(Reply::Claimed(Some(_)))), "{reply:?}");
-    claim
+    let reply = call(&mut connection, Stage::Ledger, Op::Claim(vec![(partition, claim)])).await;
+    let Ok(Reply::Claimed(claimed)) = reply else { panic!("{reply:?}") };
+    Claim { id: claim, epoch: claimed[0].1.epoch }
 }
 
 fn writer(sim: &Arc<Sim>, daemon: u64) -> Writer<SimStore> {
@@ -122,12 +123,17 @@ fn writer(sim: &Arc<Sim>, daemon: u64) -> Writer<SimStore> {
         window: Duration::from_secs(60),
         min_count: u64::MAX,
     });
-    let status = Arc::new(ConsumerStatus::new(0));
-    Writer::new(SimStore::new(Arc::clone(sim), daemon, plans), budget, WriterMetrics::new(&"simulated".into()), status)
+    Writer::new(SimStore::new(Arc::clone(sim), daemon, plans), budget, Rng::with_seed(daemon), Arc::new(Deaf))
+}
+
+struct Deaf;
+
+impl Listener for Deaf {
+    fn on(&self, _: &Event<'_>) {}
 }
 
 /// All records of these partitions, from the start, under these claims.
-fn batch(sim: &Arc<Sim>, partitions: &[usize], claims: &[ClaimId]) -> Batch {
+fn batch(sim: &Arc<Sim>, partitions: &[usize], claims: &[Claim]) -> Batch {
     let world = sim.w();
     let plan = world.server.catalog;
     let mut batch = Batch::new();

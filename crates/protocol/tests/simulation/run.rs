@@ -2,16 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
+use tidegate_protocol::partition::Condition;
+use tidegate_protocol::poll_loop::Message;
+use tidegate_protocol::stopped::Stopped;
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 
 use crate::daemon::{self, Daemon};
 use crate::oracle;
 use crate::postgres::Outage;
-use crate::world::{Bug, Policy, Sim};
+use crate::world::{Bug, Sim};
 
 /// Longer than every deadline, grace and session timeout one after the other, a few times over.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
@@ -28,6 +31,8 @@ pub(crate) struct Run {
     /// Where each daemon stood last, in a replay: `Debug` shows it.
     #[expect(dead_code, reason = "shown by a replay")]
     pub(crate) notes: BTreeMap<u64, String>,
+    /// How often each event was reported.
+    pub(crate) events: BTreeMap<&'static str, u64>,
 }
 
 /// Runs a seed on a clock of its own. The same seed gives the same run.
@@ -50,6 +55,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Run {
             dead: data.dead.iter().map(Vec::len).sum(),
             took: started.elapsed(),
             notes: world.notes.clone(),
+            events: world.events.clone(),
         }
     })
 }
@@ -131,29 +137,26 @@ impl Fleet {
             let Some(ended) = ended else { continue };
             match ended {
                 Ok(Ok(())) => {}
-                Ok(Err(stopped)) => self.stopped(&stopped.0),
+                Ok(Err(stopped)) => self.stopped(&stopped),
                 Err(panic) => self.sim.w().violated(format!("a panic: {panic}")),
             }
             self.kill(place);
         }
     }
 
-    /// A pipeline stopped: only a person can help, and does.
-    fn stopped(&self, why: &str) {
+    /// A pipeline stopped for a reason that no wait removes: a person removes it.
+    fn stopped(&self, why: &Stopped) {
         let mut world = self.sim.w();
-        let conditions = ["ledger_lost", "retention", "log_shorter", "log_replaced"];
-        let named = conditions.iter().any(|condition| why.ends_with(condition));
-        let replanned_twice = why.contains("also after the catalog was read again") && world.catalog_changes > 1;
-        if !named && !replanned_twice {
-            world.violated(format!("a stop for no reason: {why}"));
+        match why {
+            Stopped::LogLoss { condition: Condition::LedgerLost, .. } => world.server.restore_lost(),
+            Stopped::LogLoss { .. } => {
+                world.server.restore_lost();
+                world.policy = OffsetLossPolicy::Earliest;
+            }
+            Stopped::PlanUnmended(_) if world.catalog_changes > 1 => {}
+            other => world.violated(format!("a stop for no reason: {other}")),
         }
-        if why.ends_with("ledger_lost") {
-            world.server.restore_lost();
-        } else if named {
-            world.server.restore_lost();
-            world.policy = Policy::Earliest;
-        }
-        world.stops.push(why.to_owned());
+        world.stops.push(why.to_string());
     }
 
     fn wake(&mut self, place: usize) {
@@ -194,6 +197,7 @@ impl Fleet {
         let place = world.dice.usize(0..self.daemons.len());
         let partition = world.dice.usize(0..world.kafka.sources.len());
         let now = Instant::now();
+        world.trace(|| format!("fault {kind}, daemon at {place}, partition {partition}"));
         match kind {
             1..=4 => world.kafka.rebalance(&mut world.dice),
             5..=8 => {
@@ -207,9 +211,15 @@ impl Fleet {
                 }
             }
             9 | 10 => killed = Some(place),
+            11 if world.chance(30) => {
+                if let Ok(daemon) = &self.daemons[place] {
+                    // A full inbox is as good as no request.
+                    let _asked = daemon.inbox.try_send(Message::Rebuild("simulated"));
+                }
+            }
             11 => {
                 if let Ok(daemon) = &self.daemons[place] {
-                    daemon.leave.store(1, Ordering::Relaxed);
+                    daemon.leave.cancel();
                 }
             }
             12 | 13 => {
@@ -232,6 +242,10 @@ impl Fleet {
                 let oldest = if world.chance(70) { past.saturating_sub(4) } else { 0 };
                 let which = world.dice.usize(oldest..past);
                 world.server.become_past(which);
+                if world.policy != OffsetLossPolicy::Fail {
+                    // Any other policy would read such a partition a second time, as it says.
+                    world.server.restore_lost();
+                }
             }
             18 => {
                 world.server.catalog += 1;
@@ -240,7 +254,7 @@ impl Fleet {
             19 => world.kafka.compact(partition, &mut world.dice),
             20 => world.kafka.expire(partition, &mut world.dice),
             21 => world.kafka.recreate(partition, &mut world.dice),
-            22 if world.policy == Policy::Fail => world.server.lose(partition),
+            22 if world.policy == OffsetLossPolicy::Fail => world.server.lose(partition),
             23 if self.stranger.is_none() => {
                 let until = now + world.ms(100..8000);
                 self.stranger = world.server.lock_by_stranger(partition).map(|backend| (backend, until));

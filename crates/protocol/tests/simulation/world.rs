@@ -6,9 +6,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use fastrand::Rng;
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::position::{ClaimId, TopicPartition};
 use tidegate_protocol::retry::Severity;
 use tidegate_protocol::store::{LedgerRow, PostgresError};
+use tokio::time::Instant;
 
 use crate::kafka::{Kafka, Place, index};
 use crate::oracle;
@@ -35,19 +37,12 @@ pub(crate) enum Bug {
     RecordSkipped,
     FetchFromTheEnd,
     RewindTakenAsCommitted,
-    FencedForEver,
     AckLost,
     LogNotVerified,
     RetentionUnseen,
     LedgerUnseen,
-}
-
-/// What a condition of Kafka's log means in this run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Policy {
-    Fail,
-    Earliest,
-    Latest,
+    /// Records that were fetched before a partition stopped are offered after it.
+    StaleBulk,
 }
 
 /// How the way to the server and back may fail.
@@ -72,7 +67,7 @@ pub(crate) struct World {
     pub(crate) kafka: Kafka,
     pub(crate) server: Server,
     pub(crate) bug: Option<Bug>,
-    pub(crate) policy: Policy,
+    pub(crate) policy: OffsetLossPolicy,
     /// Troubles in 1000 statements.
     pub(crate) trouble: u32,
     pub(crate) violation: Option<String>,
@@ -81,12 +76,22 @@ pub(crate) struct World {
     /// A replay shows where each daemon stood last.
     pub(crate) verbose: bool,
     pub(crate) notes: BTreeMap<u64, String>,
+    /// How often each event was reported.
+    pub(crate) events: BTreeMap<&'static str, u64>,
     claims: u128,
+    started: Instant,
 }
 
 impl World {
     pub(crate) fn violated(&mut self, what: String) {
         self.violation.get_or_insert(what);
+    }
+
+    /// In a replay, prints what happens with its time.
+    pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
+        if self.verbose {
+            println!("{:>9.3} {}", self.started.elapsed().as_secs_f64(), what());
+        }
     }
 
     pub(crate) fn new_claim(&mut self) -> ClaimId {
@@ -150,13 +155,16 @@ impl World {
             _ => Some(row),
         };
         let outcome = self.server.run(backend, op, progress, hint, self.bug);
+        if let Poll::Ready(outcome) = &outcome {
+            self.trace(|| format!("       server {backend}: {op:?}: {outcome:?}"));
+        }
         if let (Op::StepOver { to, log, .. }, Some(cell), Poll::Ready(Ok(Reply::Stepped(true)))) =
             (op, stepped, &outcome)
         {
             let from = if cell.log == *log { index(cell.next) } else { 0 };
             self.excuse(*log, from, index(*to));
         }
-        if matches!(op, Op::Commit | Op::StepOver { .. }) {
+        if matches!(op, Op::Commit | Op::StepOver { .. } | Op::InsertRows(_)) {
             oracle::audit(self);
         }
         outcome
@@ -199,7 +207,7 @@ impl Sim {
     pub(crate) fn new(seed: u64, bug: Option<Bug>) -> Arc<Self> {
         let mut dice = Rng::with_seed(seed);
         let partitions = dice.usize(1..=4);
-        let policy = [Policy::Fail, Policy::Earliest, Policy::Latest][dice.usize(0..3)];
+        let policy = [OffsetLossPolicy::Fail, OffsetLossPolicy::Earliest, OffsetLossPolicy::Latest][dice.usize(0..3)];
         let trouble = [0, 0, 15, 50][dice.usize(0..4)];
         let world = World {
             kafka: Kafka::new(partitions),
@@ -212,7 +220,9 @@ impl Sim {
             catalog_changes: 0,
             verbose: std::env::var_os("TIDEGATE_SEED").is_some(),
             notes: BTreeMap::new(),
+            events: BTreeMap::new(),
             claims: 0,
+            started: Instant::now(),
             dice,
         };
         Arc::new(Self { world: Mutex::new(world) })

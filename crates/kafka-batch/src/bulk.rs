@@ -1,0 +1,213 @@
+//! What a read returns: runs of records and faults.
+
+use std::borrow::Cow;
+
+use rdkafka::bindings::{rd_kafka_resp_err_t, rd_kafka_topic_t};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::native::{HeaderList, MessageRef, Messages, Taking};
+
+/// What [`BatchQueue::read`](crate::BatchQueue::read) returned, in the order in which librdkafka delivered it. It may be empty.
+///
+/// What is taken is destroyed when the bulk is dropped. What is not taken stays in the queue, and the next read returns it
+/// first. So a caller may stop after any record.
+pub struct Bulk<'q> {
+    messages: &'q mut Messages,
+}
+
+/// The next part of a bulk.
+pub enum Item<'b> {
+    /// Records of one partition.
+    Run(Run<'b>),
+    /// An error of one partition. Records may follow it.
+    Fault(Fault<'b>),
+}
+
+impl<'q> Bulk<'q> {
+    pub(crate) fn new(messages: &'q mut Messages) -> Self {
+        Self { messages }
+    }
+
+    /// Returns how many records and faults are left to take, at most [`MAX_MESSAGES`](crate::MAX_MESSAGES).
+    pub fn len(&self) -> usize {
+        self.messages.untaken()
+    }
+
+    /// Returns whether nothing is left to take.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the next run or fault, or `None` when the bulk is used up. A fault is thereby taken. A run takes its records
+    /// one by one; those which the caller leaves in it are the start of the next run.
+    pub fn next_item(&mut self) -> Option<Item<'_>> {
+        let mut taking = self.messages.taking();
+        let message = taking.peek()?;
+        if message.error_number() != 0 {
+            taking.take();
+            return Some(Item::Fault(Fault { message }));
+        }
+        let (topic_pointer, partition) = (message.topic_pointer(), message.partition());
+        let records = Records { topic_pointer, partition, taking };
+        Some(Item::Run(Run { topic: message.topic(), partition, records }))
+    }
+}
+
+impl Drop for Bulk<'_> {
+    fn drop(&mut self) {
+        self.messages.destroy_taken();
+    }
+}
+
+/// Consecutive records of one partition.
+pub struct Run<'b> {
+    /// The topic's name.
+    pub topic: &'b str,
+    /// The partition, 0 or greater.
+    pub partition: i32,
+    /// The records.
+    pub records: Records<'b>,
+}
+
+/// The records of a run. Each is taken when the iterator yields it.
+pub struct Records<'b> {
+    topic_pointer: *mut rd_kafka_topic_t,
+    partition: i32,
+    taking: Taking<'b>,
+}
+
+impl<'b> Records<'b> {
+    /// Returns the next record without taking it: whoever stops here finds it at the start of the next run.
+    #[inline]
+    pub fn peek(&self) -> Option<Record<'b>> {
+        let message = self.taking.peek()?;
+        // Each message of a bulk holds a reference to its topic, so that equal pointers mean the same topic.
+        if message.partition() != self.partition
+            || message.topic_pointer() != self.topic_pointer
+            || message.error_number() != 0
+        {
+            return None;
+        }
+        Some(Record { message })
+    }
+
+    /// Takes the record that [`Records::peek`] returns. Does nothing at the end of the run.
+    #[inline]
+    pub fn consume(&mut self) {
+        if self.peek().is_some() {
+            self.taking.take();
+        }
+    }
+}
+
+impl<'b> Iterator for Records<'b> {
+    type Item = Record<'b>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Record<'b>> {
+        let record = self.peek()?;
+        self.taking.take();
+        Some(record)
+    }
+}
+
+/// A record. Everything that it returns lives as long as the borrow of its bulk.
+#[derive(Clone, Copy)]
+pub struct Record<'b> {
+    message: MessageRef<'b>,
+}
+
+impl<'b> Record<'b> {
+    /// Returns the offset, 0 or greater. Offsets of a partition grow, but not always by 1.
+    pub fn offset(&self) -> i64 {
+        self.message.offset()
+    }
+
+    /// Returns the key, `None` if the record has none.
+    pub fn key(&self) -> Option<&'b [u8]> {
+        self.message.key()
+    }
+
+    /// Returns the value, `None` for a tombstone.
+    pub fn value(&self) -> Option<&'b [u8]> {
+        self.message.payload()
+    }
+
+    /// Returns the record's time in milliseconds since 1970, `None` if the broker stores none.
+    pub fn timestamp(&self) -> Option<i64> {
+        self.message.timestamp()
+    }
+
+    /// Returns the headers in their order. librdkafka parses them at the first call, which allocates; a record without
+    /// headers costs one call and no allocation. Headers that librdkafka cannot parse are left out, as in `rdkafka`.
+    pub fn headers(&self) -> Headers<'b> {
+        Headers { list: self.message.headers(), next: 0 }
+    }
+}
+
+/// The headers of a record: pairs of a name and a value. A name is any bytes but NUL, in practice UTF-8.
+#[derive(Clone)]
+pub struct Headers<'b> {
+    list: HeaderList<'b>,
+    next: usize,
+}
+
+impl<'b> Iterator for Headers<'b> {
+    type Item = (&'b [u8], Option<&'b [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let header = self.list.get(self.next)?;
+        self.next += 1;
+        Some(header)
+    }
+}
+
+/// An error that librdkafka reports in the stream of a partition: its end (`enable.partition.eof`), an offset outside of
+/// the log (`auto.offset.reset = error`), a denied or failed fetch, a batch that cannot be decoded, a failed commit.
+///
+/// A fault moves librdkafka's position, see "Positions" in the [crate's documentation](crate).
+#[derive(Clone, Copy)]
+pub struct Fault<'b> {
+    message: MessageRef<'b>,
+}
+
+impl<'b> Fault<'b> {
+    /// Returns what happened. An error number that librdkafka doesn't know becomes [`RDKafkaErrorCode::Unknown`];
+    /// [`Fault::text`] still names it.
+    pub fn code(&self) -> RDKafkaErrorCode {
+        let number = self.message.error_number();
+        rd_kafka_resp_err_t::try_from(number).map_or(RDKafkaErrorCode::Unknown, RDKafkaErrorCode::from)
+    }
+
+    /// Returns the error as [`BaseConsumer::poll`](rdkafka::consumer::BaseConsumer::poll) would.
+    pub fn error(&self) -> KafkaError {
+        match self.code() {
+            RDKafkaErrorCode::PartitionEOF => KafkaError::PartitionEOF(self.partition()),
+            code => KafkaError::MessageConsumption(code),
+        }
+    }
+
+    /// Returns librdkafka's description, which names the broker, the offset and the cause.
+    pub fn text(&self) -> Cow<'b, str> {
+        match self.message.payload() {
+            Some(text) => String::from_utf8_lossy(text),
+            None => Cow::Owned(self.code().to_string()),
+        }
+    }
+
+    /// Returns the topic's name; empty if librdkafka names none.
+    pub fn topic(&self) -> &'b str {
+        self.message.topic()
+    }
+
+    /// Returns the partition; negative if librdkafka names none.
+    pub fn partition(&self) -> i32 {
+        self.message.partition()
+    }
+
+    /// Returns the offset at which it happened: for a failed fetch and for the end of a partition the next offset to fetch.
+    /// Negative if librdkafka names none.
+    pub fn offset(&self) -> i64 {
+        self.message.offset()
+    }
+}

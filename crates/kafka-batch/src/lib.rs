@@ -1,0 +1,99 @@
+//! Reads records from librdkafka in bulk: up to 512 per call, instead of one event per record as
+//! [`BaseConsumer::poll`](rdkafka::consumer::BaseConsumer::poll) does.
+//!
+//! A [`BatchQueue`] stands beside a consumer. The consumer subscribes, assigns, pauses and commits as before, and its own
+//! queue keeps the events (rebalances, errors, statistics, answers to commits). The records of a forwarded partition come to
+//! the `BatchQueue` instead. The caller reads a [`Bulk`], goes through its [runs](Run) and [faults](Fault), and polls the
+//! consumer between two reads:
+//!
+//! ```no_run
+//! # use std::sync::Arc;
+//! # use std::time::Duration;
+//! # use rdkafka::consumer::BaseConsumer;
+//! # use tidegate_kafka_batch::{BatchQueue, Item, Run};
+//! # fn example(consumer: Arc<BaseConsumer>) -> rdkafka::error::KafkaResult<()> {
+//! let mut queue = BatchQueue::new(Arc::clone(&consumer))?;
+//! loop {
+//!     // Serves the events. The answer to an assignment calls `queue.forward` first and then `assign`.
+//!     let _event = consumer.poll(Duration::ZERO);
+//!     let mut bulk = queue.read(Duration::from_millis(100))?;
+//!     while let Some(item) = bulk.next_item() {
+//!         match item {
+//!             Item::Run(Run { topic, partition, records }) => {
+//!                 for record in records {
+//!                     println!("{topic}/{partition}@{}: {:?}", record.offset(), record.value());
+//!                 }
+//!             }
+//!             Item::Fault(fault) => eprintln!("{}", fault.text()),
+//!         }
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! The statements on librdkafka below were read in the source of version 2.12.1; the tests check those that show.
+//!
+//! # Forwarding
+//! [`BatchQueue::forward`] is to be called before the partition is assigned. Then nothing of it comes to the consumer's
+//! queue: the start of a fetch forwards a partition to that queue only if the application has never forwarded it
+//! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If it is called later, the consumer's queue may already
+//! have records. They come by `poll`, and the caller must take them before the first bulk.
+//!
+//! The end of a fetch clears the forwarding (`rd_kafka_toppar_fetch_stop`), on librdkafka's own thread, at some time after
+//! `unassign` or `incremental_unassign` has returned. `assign` stops and starts every partition of its list, also those
+//! that were assigned already. So the call of `forward` for a new assignment can come before the end of the old one, and
+//! would be undone. The flag stays, so that records then wait in the partition's queue, where nobody reads them. This crate
+//! closes the gap: each forwarded partition's queue has a callback, which librdkafka calls only if something comes to the
+//! queue while it is not forwarded. The read that waits is woken and forwards the partition again, which moves what has come
+//! meanwhile, in order. So nothing is lost and nothing waits, and there is no cost as long as the forwarding holds.
+//!
+//! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away a second time before its fetch
+//! has ended for the first time (librdkafka issue 5573), as by two calls of `assign` or of `incremental_unassign` within
+//! milliseconds. A new assignment's first record is a sign that earlier fetches have ended.
+//!
+//! A partition that was forwarded once and is assigned again must be forwarded again, because of the flag.
+//! [`BatchQueue::unforward`] is for the end of an assignment, after it was unassigned.
+//!
+//! # Waiting
+//! An event on the consumer's queue ends the wait of a read (`rd_kafka_queue_cb_event_enable`, `rd_kafka_queue_yield`). A read
+//! doesn't wait while that queue has something. So a rebalance is answered as promptly as by a thread that waits in `poll`.
+//!
+//! # The consumer's liveness
+//! Each read counts as a poll for `max.poll.interval.ms` (`rd_kafka_q_serve_rkmessages` calls `rd_kafka_app_poll_start` and
+//! `rd_kafka_app_polled`). A read that returns what the last bulk left does not, as it doesn't call librdkafka.
+//!
+//! # Positions
+//! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless `enable.auto.offset.store = false`)
+//! behind the last record of the *whole bulk*, whether it is taken or not. `poll` moves it record by record. It matters to
+//! these calls:
+//! - A pause throws away what is fetched, and a resume fetches from the position. What a bulk left is not lost, because it
+//!   stays in the `BatchQueue` and comes with the next read.
+//! - A seek, or an assignment at an offset, makes what is left stale: call [`BatchQueue::discard`] or
+//!   [`BatchQueue::unforward`].
+//! - librdkafka drops what it fetched before a seek, a pause or an assignment, by version numbers which are raised before the
+//!   call returns. So the next read of the same thread returns nothing stale. A bulk that is read meanwhile on another
+//!   thread may.
+//! - A [`Fault`] also moves the position, to one *behind* its offset, where `poll` leaves it. For the end of a partition and for
+//!   a failed fetch that offset is the next one to fetch. If the partition is paused before its next record has come, a
+//!   resume skips one record. So after a fault, **seek to the next offset before the partition is resumed** (or assign it
+//!   there), or don't pause it before a record has come.
+//!
+//! # Memory
+//! A record borrows the buffer it came in: that of a fetch response or, if it was compressed, that of its record batch. The
+//! buffer is freed with the last record that uses it. A bulk holds its records until it is dropped, and the `BatchQueue` holds
+//! what was not taken. So up to 512 records pin up to 512 buffers, in practice two or three. They no longer count for
+//! `queued.max.messages.kbytes`. The forwarded partitions of one consumer share that limit, as they do on the consumer's
+//! queue. A read allocates nothing in this crate.
+//!
+//! `rd_kafka_consume_callback_queue` costs as little and moves the position record by record, but it takes the whole queue at
+//! once, so that librdkafka fetches on beyond its limits while the callbacks run.
+
+mod bulk;
+mod native;
+mod queue;
+
+pub use bulk::{Bulk, Fault, Headers, Item, Record, Records, Run};
+pub use queue::BatchQueue;
+
+/// The most records and faults that one read returns.
+pub const MAX_MESSAGES: usize = 512;

@@ -1,0 +1,336 @@
+//! Owners of librdkafka's queues and messages.
+//!
+//! None of these types knows the client to which its pointers belong. `BatchQueue` owns all of them beside an `Arc` of the
+//! consumer and drops the consumer last.
+
+use std::ffi::{CStr, c_void};
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::time::Duration;
+
+use rdkafka::bindings as rd;
+use rdkafka::error::RDKafkaErrorCode;
+
+use crate::MAX_MESSAGES;
+
+/// A function that librdkafka calls when a queue stops being empty, with the queue's lock held.
+pub(crate) type EventCallback = unsafe extern "C" fn(*mut rd::rd_kafka_t, *mut c_void);
+
+/// A handle on a queue. Dropping it gives up the handle. A queue made by `rd_kafka_queue_new` is then disabled and emptied;
+/// any other queue goes on without it.
+pub(crate) struct Queue(NonNull<rd::rd_kafka_queue_t>);
+
+// SAFETY: librdkafka guards every queue with a mutex of its own, and a handle can be destroyed on any thread.
+unsafe impl Send for Queue {}
+// SAFETY: as above; the methods that take `&self` only call functions which take that mutex.
+unsafe impl Sync for Queue {}
+
+impl Queue {
+    /// Takes ownership of a handle. Returns `None` for a null pointer.
+    ///
+    /// # Safety
+    /// `handle` is null or a handle that nobody else destroys, and its client outlives the returned value.
+    pub(crate) unsafe fn from_raw(handle: *mut rd::rd_kafka_queue_t) -> Option<Self> {
+        NonNull::new(handle).map(Self)
+    }
+
+    /// Forwards what is on this queue and what comes to it; `None` ends the forwarding.
+    pub(crate) fn forward(&self, to: Option<&Self>) {
+        let to = to.map_or(ptr::null_mut(), |queue| queue.0.as_ptr());
+        // SAFETY: both handles are alive as long as their owners. librdkafka counts the reference to the target.
+        unsafe { rd::rd_kafka_queue_forward(self.0.as_ptr(), to) }
+    }
+
+    /// Sets the function that is called whenever the queue stops being empty.
+    ///
+    /// # Safety
+    /// `opaque` stays valid for `callback`, on any thread, until [`Queue::clear_callback`] of a handle on this queue returns.
+    pub(crate) unsafe fn set_callback(&self, callback: EventCallback, opaque: *const c_void) {
+        // SAFETY: the handle is alive; the caller answers for `opaque`.
+        unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), Some(callback), opaque.cast_mut()) }
+    }
+
+    /// Removes the function. librdkafka calls it with the queue's lock held and removes it with the same lock held, so no
+    /// call is under way when this returns.
+    pub(crate) fn clear_callback(&self) {
+        // SAFETY: the handle is alive, and without a function the opaque pointer is not used.
+        unsafe { rd::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), None, ptr::null_mut()) }
+    }
+
+    /// Ends the current wait on this queue, or the next one if nobody waits.
+    pub(crate) fn wake(&self) {
+        // SAFETY: the handle is alive.
+        unsafe { rd::rd_kafka_queue_yield(self.0.as_ptr()) }
+    }
+
+    /// Whether something is on this queue, or on the one to which it is forwarded.
+    pub(crate) fn is_occupied(&self) -> bool {
+        // SAFETY: the handle is alive.
+        let length = unsafe { rd::rd_kafka_queue_length(self.0.as_ptr()) };
+        length > 0
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: the handle is owned and is not used after this.
+        unsafe { rd::rd_kafka_queue_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// The messages of a bulk, in a buffer that lives as long as its queue.
+///
+/// Invariant: `first <= taken <= end <= MAX_MESSAGES`, and the slots from `first` to `end` hold messages that are owned here.
+pub(crate) struct Messages {
+    slots: Box<[*mut rd::rd_kafka_message_t]>,
+    first: usize,
+    taken: usize,
+    end: usize,
+}
+
+// SAFETY: a message is bound to no thread. Shared access from several threads is excluded: this type is not `Sync`, and
+// neither are the views of a message.
+unsafe impl Send for Messages {}
+
+impl Messages {
+    pub(crate) fn new() -> Self {
+        Self { slots: vec![ptr::null_mut(); MAX_MESSAGES].into_boxed_slice(), first: 0, taken: 0, end: 0 }
+    }
+
+    /// How many messages were read and not taken.
+    pub(crate) fn untaken(&self) -> usize {
+        self.end - self.taken
+    }
+
+    /// Makes room for the next bulk: destroys everything that is held.
+    pub(crate) fn clear(&mut self) {
+        self.taken = self.end;
+        self.destroy_taken();
+        (self.first, self.taken, self.end) = (0, 0, 0);
+    }
+
+    /// Destroys the messages that were taken. Their fetch buffers are freed with the last message of each.
+    pub(crate) fn destroy_taken(&mut self) {
+        while self.first < self.taken {
+            let message = self.slots[self.first];
+            // Before the call, so that no message is ever destroyed twice.
+            self.first += 1;
+            // SAFETY: by the invariant the slot held a message that is owned here; it is no longer in `first..end`. Views of
+            // a message borrow the bulk and so this value, which is borrowed mutably here: none is alive.
+            unsafe { rd::rd_kafka_message_destroy(message) }
+        }
+    }
+
+    /// Reads up to `limit` messages behind those that are held. Waits until all of them have come, the queue is woken, or
+    /// `wait` has passed. Returns how many have come.
+    ///
+    /// # Errors
+    /// The error that librdkafka reports.
+    pub(crate) fn fill(&mut self, queue: &Queue, wait: Duration, limit: usize) -> Result<usize, RDKafkaErrorCode> {
+        let room = &mut self.slots[self.end..];
+        let limit = limit.min(room.len());
+        let wait = milliseconds(wait);
+        // SAFETY: the handle is alive, and `room` has at least `limit` slots that hold nothing.
+        let read = unsafe { rd::rd_kafka_consume_batch_queue(queue.0.as_ptr(), wait, room.as_mut_ptr(), limit) };
+        match usize::try_from(read) {
+            Ok(read) => {
+                self.end += read;
+                Ok(read)
+            }
+            Err(_) => {
+                // SAFETY: only reads a variable of this thread.
+                Err(unsafe { rd::rd_kafka_last_error() }.into())
+            }
+        }
+    }
+
+    /// Removes and destroys the untaken messages for which `unwanted` holds; the others keep their order.
+    pub(crate) fn remove(&mut self, unwanted: impl Fn(MessageRef<'_>) -> bool) {
+        self.destroy_taken();
+        // The unwanted ones move before the others, in any order, and count as taken.
+        for current in self.taken..self.end {
+            // SAFETY: by the invariant the slot holds a message, and it stays there during the call.
+            let message = unsafe { MessageRef::new(self.slots[current]) };
+            if unwanted(message) {
+                self.slots[self.taken..=current].rotate_right(1);
+                self.taken += 1;
+            }
+        }
+        self.destroy_taken();
+    }
+
+    /// The untaken messages, to be taken one after the other.
+    pub(crate) fn taking(&mut self) -> Taking<'_> {
+        Taking { slots: &self.slots[..self.end], taken: &mut self.taken }
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+/// The untaken messages of a bulk. While it or one of its messages is borrowed, nothing is destroyed.
+pub(crate) struct Taking<'b> {
+    slots: &'b [*mut rd::rd_kafka_message_t],
+    taken: &'b mut usize,
+}
+
+impl<'b> Taking<'b> {
+    /// The first untaken message.
+    pub(crate) fn peek(&self) -> Option<MessageRef<'b>> {
+        let slot = self.slots.get(*self.taken)?;
+        // SAFETY: by the invariant of `Messages` the slot holds a message. Destroying it needs a mutable borrow of the
+        // `Messages`, which are borrowed for `'b`.
+        Some(unsafe { MessageRef::new(*slot) })
+    }
+
+    /// Marks the first untaken message as taken. It stays alive for `'b`.
+    pub(crate) fn take(&mut self) {
+        assert!(*self.taken < self.slots.len(), "nothing is left to take");
+        *self.taken += 1;
+    }
+}
+
+/// A message that lives for `'m`. Neither `Send` nor `Sync`: librdkafka parses headers when they are first asked for, without
+/// a lock.
+#[derive(Clone, Copy)]
+pub(crate) struct MessageRef<'m>(NonNull<rd::rd_kafka_message_t>, PhantomData<&'m Messages>);
+
+impl<'m> MessageRef<'m> {
+    /// # Safety
+    /// `message` is a message which lives for `'m`.
+    unsafe fn new(message: *mut rd::rd_kafka_message_t) -> Self {
+        Self(NonNull::new(message).expect("a slot of the bulk is empty"), PhantomData)
+    }
+
+    fn fields(&self) -> *const rd::rd_kafka_message_t {
+        self.0.as_ptr()
+    }
+
+    /// The error number; 0 for a record. A broker may send numbers that librdkafka's list lacks, which must not be read as
+    /// the Rust enumeration.
+    pub(crate) fn error_number(&self) -> i32 {
+        // SAFETY: the message is alive; this takes the field's address without reading it.
+        let error = unsafe { &raw const (*self.fields()).err };
+        // SAFETY: the field has the size and the alignment of an `i32`, which is the representation of the enumeration.
+        unsafe { error.cast::<i32>().read() }
+    }
+
+    pub(crate) fn topic_pointer(&self) -> *mut rd::rd_kafka_topic_t {
+        // SAFETY: the message is alive.
+        unsafe { (*self.fields()).rkt }
+    }
+
+    pub(crate) fn topic(&self) -> &'m str {
+        let topic = self.topic_pointer();
+        if topic.is_null() {
+            return "";
+        }
+        // SAFETY: a message holds a reference to its topic.
+        let name = unsafe { rd::rd_kafka_topic_name(topic) };
+        // SAFETY: the name ends with a NUL and lives as long as the topic.
+        let name = unsafe { CStr::from_ptr(name) };
+        name.to_str().expect("Kafka's topic names consist of ASCII letters, digits, `.`, `_` and `-`")
+    }
+
+    pub(crate) fn partition(&self) -> i32 {
+        // SAFETY: the message is alive.
+        unsafe { (*self.fields()).partition }
+    }
+
+    pub(crate) fn offset(&self) -> i64 {
+        // SAFETY: the message is alive.
+        unsafe { (*self.fields()).offset }
+    }
+
+    /// The value, or the text of an error.
+    pub(crate) fn payload(&self) -> Option<&'m [u8]> {
+        // SAFETY: the message is alive.
+        let start = unsafe { (*self.fields()).payload };
+        // SAFETY: the message is alive.
+        let length = unsafe { (*self.fields()).len };
+        // SAFETY: the pointer is null or leads to `length` bytes that live as long as the message.
+        unsafe { bytes(start, length) }
+    }
+
+    pub(crate) fn key(&self) -> Option<&'m [u8]> {
+        // SAFETY: the message is alive.
+        let start = unsafe { (*self.fields()).key };
+        // SAFETY: the message is alive.
+        let length = unsafe { (*self.fields()).key_len };
+        // SAFETY: the pointer is null or leads to `length` bytes that live as long as the message.
+        unsafe { bytes(start, length) }
+    }
+
+    /// Milliseconds since 1970.
+    pub(crate) fn timestamp(&self) -> Option<i64> {
+        let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is alive, and `kind` is there to be written.
+        let timestamp = unsafe { rd::rd_kafka_message_timestamp(self.fields(), &raw mut kind) };
+        let known = timestamp != -1 && kind != rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        known.then_some(timestamp)
+    }
+
+    /// The headers, which librdkafka parses at the first call. Empty also if it cannot parse them.
+    pub(crate) fn headers(&self) -> HeaderList<'m> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is alive and used by this thread alone: `MessageRef` is neither `Send` nor `Sync`.
+        let error = unsafe { rd::rd_kafka_message_headers(self.fields(), &raw mut headers) };
+        let parsed = error == rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+        HeaderList(if parsed { headers } else { ptr::null_mut() }, PhantomData)
+    }
+}
+
+/// The headers of a message that lives for `'m`.
+#[derive(Clone, Copy)]
+pub(crate) struct HeaderList<'m>(*const rd::rd_kafka_headers_t, PhantomData<&'m Messages>);
+
+impl<'m> HeaderList<'m> {
+    /// The name and the value of the header at `index`; `None` behind the last one.
+    pub(crate) fn get(&self, index: usize) -> Option<(&'m [u8], Option<&'m [u8]>)> {
+        if self.0.is_null() {
+            return None;
+        }
+        let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the list lives as long as its message, and the three variables are there to be written.
+        let error =
+            unsafe { rd::rd_kafka_header_get_all(self.0, index, &raw mut name, &raw mut value, &raw mut length) };
+        if error != rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return None;
+        }
+        // SAFETY: a header's name ends with a NUL and lives as long as the list.
+        let name = unsafe { CStr::from_ptr(name) };
+        // SAFETY: the pointer is null or leads to `length` bytes that live as long as the list.
+        Some((name.to_bytes(), unsafe { bytes(value, length) }))
+    }
+}
+
+/// # Safety
+/// `start` is null or leads to `length` bytes that live and don't change for `'a`.
+unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
+    if start.is_null() {
+        return None;
+    }
+    // SAFETY: the caller answers for it.
+    Some(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
+}
+
+/// A wait for librdkafka, rounded up: one of half a millisecond must not become none.
+fn milliseconds(wait: Duration) -> i32 {
+    i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_rounded_up_and_bounded() {
+        assert_eq!(milliseconds(Duration::ZERO), 0);
+        assert_eq!(milliseconds(Duration::from_nanos(1)), 1);
+        assert_eq!(milliseconds(Duration::from_millis(7)), 7);
+        assert_eq!(milliseconds(Duration::MAX), i32::MAX);
+    }
+}

@@ -1,0 +1,268 @@
+//! The queue to which partitions are forwarded.
+
+use std::ffi::{CString, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as rd;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult};
+
+use crate::native::{Messages, Queue};
+use crate::{Bulk, MAX_MESSAGES};
+
+/// Reads the records of forwarded partitions in bulk, beside a consumer whose own queue keeps the events. A consumer should
+/// have at most one; a second one takes over the wake-ups of the first.
+///
+/// Dropping it returns what librdkafka has fetched and nobody has read to the consumer's queue, in order, and forwards the
+/// partitions to it. What was read and not taken is gone. The queue holds the consumer, so the consumer closes after it.
+pub struct BatchQueue<C: ConsumerContext + 'static> {
+    // In the order in which they are dropped: nothing here may outlive the consumer.
+    messages: Messages,
+    forwarded: Vec<Forwarded>,
+    own: Arc<Own>,
+    events: Queue,
+    consumer: Arc<BaseConsumer<C>>,
+}
+
+struct Forwarded {
+    topic: String,
+    partition: i32,
+    queue: Queue,
+}
+
+/// What the callbacks use. An `Arc`, because its address stays the same when the `BatchQueue` moves.
+struct Own {
+    queue: Queue,
+    /// Whether something came to a partition's queue while that was not forwarded.
+    strayed: AtomicBool,
+    /// What the caller wants to be called for.
+    on_ready: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl Own {
+    /// Ends a wait of the caller, of whichever kind.
+    fn wake(&self) {
+        match &self.on_ready {
+            Some(on_ready) => on_ready(),
+            None => self.queue.wake(),
+        }
+    }
+}
+
+/// This queue stops being empty.
+///
+/// # Safety
+/// `own` leads to an [`Own`].
+unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
+    // SAFETY: the caller answers for it. All access is shared.
+    let own = unsafe { &*own.cast_const().cast::<Own>() };
+    own.wake();
+}
+
+/// The consumer's queue has an event.
+///
+/// # Safety
+/// `own` leads to an [`Own`].
+unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
+    // SAFETY: the caller answers for it. All access is shared.
+    let own = unsafe { &*own.cast_const().cast::<Own>() };
+    own.wake();
+}
+
+/// A partition's queue is not forwarded and has something.
+///
+/// # Safety
+/// `own` leads to an [`Own`].
+unsafe extern "C" fn on_stray(_: *mut rd::rd_kafka_t, own: *mut c_void) {
+    // SAFETY: the caller answers for it. All access is shared.
+    let own = unsafe { &*own.cast_const().cast::<Own>() };
+    own.strayed.store(true, Ordering::Release);
+    own.wake();
+}
+
+impl<C: ConsumerContext + 'static> BatchQueue<C> {
+    /// Makes a queue for a consumer. It takes the place of the consumer's
+    /// [nonempty callback](BaseConsumer::set_nonempty_callback).
+    ///
+    /// # Errors
+    /// If the consumer has no `group.id`, and so no queue of its own.
+    pub fn new(consumer: Arc<BaseConsumer<C>>) -> KafkaResult<Self> {
+        Self::make(consumer, None)
+    }
+
+    /// Makes a queue for a consumer whose caller doesn't wait in [`BatchQueue::read`], but for a call of `on_ready`, after which
+    /// [`BatchQueue::is_ready`] may hold. `on_ready` is called on a thread of librdkafka with one of its queues locked: it must
+    /// not block and not call librdkafka.
+    ///
+    /// # Errors
+    /// As [`BatchQueue::new`].
+    pub fn with_on_ready(
+        consumer: Arc<BaseConsumer<C>>,
+        on_ready: impl Fn() + Send + Sync + 'static,
+    ) -> KafkaResult<Self> {
+        Self::make(consumer, Some(Box::new(on_ready)))
+    }
+
+    fn make(consumer: Arc<BaseConsumer<C>>, on_ready: Option<Box<dyn Fn() + Send + Sync>>) -> KafkaResult<Self> {
+        let client = consumer.client().native_ptr();
+        // SAFETY: the client is alive.
+        let events = unsafe { rd::rd_kafka_queue_get_consumer(client) };
+        // SAFETY: the handle is new. It is dropped before `consumer`, here and in the returned value.
+        let events = unsafe { Queue::from_raw(events) }
+            .ok_or_else(|| KafkaError::ClientCreation("reading in bulk requires a `group.id`".to_owned()))?;
+        // SAFETY: the client is alive.
+        let queue = unsafe { rd::rd_kafka_queue_new(client) };
+        // SAFETY: as for `events`.
+        let queue = unsafe { Queue::from_raw(queue) }
+            .ok_or_else(|| KafkaError::ClientCreation("librdkafka made no queue".to_owned()))?;
+        let calls_back = on_ready.is_some();
+        let own = Arc::new(Own { queue, strayed: AtomicBool::new(false), on_ready });
+        let made = Self { messages: Messages::new(), forwarded: Vec::new(), own, events, consumer };
+        // SAFETY: `made.own` lives until `Drop` has removed the callback.
+        unsafe { made.events.set_callback(on_event, Arc::as_ptr(&made.own).cast()) }
+        if calls_back {
+            // SAFETY: as above.
+            unsafe { made.own.queue.set_callback(on_record, Arc::as_ptr(&made.own).cast()) }
+        }
+        Ok(made)
+    }
+
+    /// Returns whether a read would return something, or the consumer's queue has an event.
+    pub fn is_ready(&self) -> bool {
+        self.messages.untaken() > 0
+            || self.own.strayed.load(Ordering::Acquire)
+            || self.own.queue.is_occupied()
+            || self.events.is_occupied()
+    }
+
+    /// Returns how many records and faults were read and not taken, at most [`MAX_MESSAGES`].
+    pub fn untaken(&self) -> usize {
+        self.messages.untaken()
+    }
+
+    /// Returns the consumer.
+    pub fn consumer(&self) -> &Arc<BaseConsumer<C>> {
+        &self.consumer
+    }
+
+    /// Forwards a partition's records and faults to this queue. To be called before the partition is assigned, at each of
+    /// its assignments: see "Forwarding" in the [crate's documentation](crate). A second call does no harm.
+    ///
+    /// # Errors
+    /// If the topic's name or the partition's number is not a valid one.
+    pub fn forward(&mut self, topic: &str, partition: i32) -> KafkaResult<()> {
+        let invalid = || KafkaError::Subscription(format!("cannot forward partition {partition} of topic `{topic}`"));
+        let name = CString::new(topic).map_err(|_| invalid())?;
+        if topic.is_empty() || partition < 0 {
+            return Err(invalid());
+        }
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: the client is alive, and the name ends with a NUL.
+        let queue = unsafe { rd::rd_kafka_queue_get_partition(client, name.as_ptr(), partition) };
+        // SAFETY: the handle is new. It is dropped before the consumer.
+        let queue = unsafe { Queue::from_raw(queue) }.ok_or_else(invalid)?;
+        if let Some(known) = self.position(topic, partition) {
+            // The old handle may belong to another queue: that of a topic which was deleted and created again.
+            let known = self.forwarded.swap_remove(known);
+            known.queue.clear_callback();
+            known.queue.forward(None);
+        }
+        // SAFETY: `self.own` lives until `unforward` or `Drop` has removed the callback.
+        unsafe { queue.set_callback(on_stray, Arc::as_ptr(&self.own).cast()) }
+        // After the callback: what comes in between is moved by this call, what comes later to an unforwarded queue is told.
+        queue.forward(Some(&self.own.queue));
+        self.forwarded.push(Forwarded { topic: topic.to_owned(), partition, queue });
+        Ok(())
+    }
+
+    /// Forwards a partition to the consumer's queue again, and drops what was read of it and not taken. To be called after
+    /// the partition is unassigned, which makes everything else of it stale. Does nothing for a partition that is not
+    /// forwarded.
+    pub fn unforward(&mut self, topic: &str, partition: i32) {
+        if let Some(known) = self.position(topic, partition) {
+            let known = self.forwarded.swap_remove(known);
+            known.queue.clear_callback();
+            known.queue.forward(Some(&self.events));
+            self.discard(topic, partition);
+        }
+    }
+
+    /// Drops what was read of a partition and not taken. To be called after a seek, because such records were read before
+    /// it. librdkafka doesn't return them again by itself.
+    pub fn discard(&mut self, topic: &str, partition: i32) {
+        self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
+    }
+
+    /// Returns what the last bulk left, or else waits for records for up to `timeout`, rounded up to whole milliseconds, and
+    /// returns up to [`MAX_MESSAGES`] of those that have come.
+    ///
+    /// Doesn't wait for a full bulk. Returns an empty one when the time is over, or when the consumer's queue has an event:
+    /// poll the consumer between two reads.
+    ///
+    /// # Errors
+    /// The error that librdkafka reports. The current version reports none.
+    pub fn read(&mut self, timeout: Duration) -> KafkaResult<Bulk<'_>> {
+        // Also what a bulk held that was forgotten instead of dropped.
+        self.messages.destroy_taken();
+        if self.messages.untaken() == 0 {
+            self.messages.clear();
+            self.fill(timeout).map_err(KafkaError::MessageConsumption)?;
+        }
+        Ok(Bulk::new(&mut self.messages))
+    }
+
+    fn fill(&mut self, timeout: Duration) -> Result<(), rdkafka::error::RDKafkaErrorCode> {
+        let Self { messages, own, .. } = self;
+        let started = (!timeout.is_zero()).then(Instant::now);
+        loop {
+            if own.strayed.swap(false, Ordering::Acquire) {
+                for partition in &self.forwarded {
+                    partition.queue.forward(Some(&own.queue));
+                }
+            }
+            // This may use up a wake-up. So look at its causes afterwards, before the wait: one that comes later ends that.
+            if messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)? > 0 {
+                return Ok(());
+            }
+            let Some(left) = started.and_then(|started| timeout.checked_sub(started.elapsed())) else { return Ok(()) };
+            if own.strayed.load(Ordering::Acquire) {
+                continue;
+            }
+            // librdkafka waits for as many messages as it is asked for, so it is asked for one, and then for the others.
+            if self.events.is_occupied() {
+                return Ok(());
+            }
+            if messages.fill(&own.queue, left, 1)? > 0 {
+                messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)?;
+                return Ok(());
+            }
+            if !own.strayed.load(Ordering::Acquire) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn position(&self, topic: &str, partition: i32) -> Option<usize> {
+        self.forwarded.iter().position(|known| known.partition == partition && known.topic == topic)
+    }
+}
+
+impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
+    fn drop(&mut self) {
+        self.messages.clear();
+        // Before the consumer's queue is the target: librdkafka calls back with the consumer's queue locked, and that locks
+        // ours; forwarding locks ours first.
+        self.events.clear_callback();
+        self.own.queue.clear_callback();
+        // First ours, which moves what it has, and then the partitions: so the order stays.
+        self.own.queue.forward(Some(&self.events));
+        for partition in self.forwarded.drain(..) {
+            partition.queue.clear_callback();
+            partition.queue.forward(Some(&self.events));
+        }
+        // A queue that is destroyed while it is forwarded empties the other one.
+        self.own.queue.forward(None);
+    }
+}

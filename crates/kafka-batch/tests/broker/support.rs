@@ -1,0 +1,177 @@
+//! Consumers, and what they read.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::message::Message;
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use tidegate_harness::{Kafka, shared, unique_name};
+use tidegate_kafka_batch::{BatchQueue, Item, Record};
+
+/// A read that waits longer has missed what should end its wait.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+pub(crate) type Place = (String, i32);
+
+/// What a rebalance gave or took.
+#[derive(Debug)]
+pub(crate) enum Event {
+    Assigned(Vec<Place>),
+    Revoked(Vec<Place>),
+}
+
+/// Notes rebalances for the thread that polls.
+#[derive(Default)]
+pub(crate) struct Notes {
+    pub(crate) events: Mutex<Vec<Event>>,
+    closing: Mutex<bool>,
+}
+
+impl Notes {
+    pub(crate) fn close(&self) {
+        *self.closing.lock().unwrap() = true;
+    }
+}
+
+impl ClientContext for Notes {}
+
+impl ConsumerContext for Notes {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if *self.closing.lock().unwrap() {
+            // Nobody answers any more.
+            consumer.unassign().or_else(|_| consumer.incremental_unassign(list)).ok();
+            return;
+        }
+        let places = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition())).collect();
+        let event = match event {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Event::Assigned(places),
+            _ => Event::Revoked(places),
+        };
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+/// A record that outlives its bulk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owned {
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Option<Vec<u8>>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) timestamp: Option<i64>,
+    pub(crate) headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Owned {
+    pub(crate) fn new(topic: &str, partition: i32, record: &Record<'_>) -> Self {
+        Self {
+            topic: topic.to_owned(),
+            partition,
+            offset: record.offset(),
+            key: record.key().map(Vec::from),
+            value: record.value().map(Vec::from),
+            timestamp: record.timestamp(),
+            headers: record.headers().map(|(name, value)| (name.to_vec(), value.map(Vec::from))).collect(),
+        }
+    }
+}
+
+pub(crate) fn kafka() -> &'static Kafka {
+    shared::kafka().unwrap()
+}
+
+/// A topic of its own for a test.
+pub(crate) fn topic(partitions: i32) -> String {
+    let name = unique_name("bulk");
+    kafka().create_topic(&name, partitions, &[]).unwrap();
+    name
+}
+
+/// Values `0`, `1`, ... for one partition.
+pub(crate) fn numbered(partition: i32, from: i64, to: i64) -> impl Iterator<Item = tidegate_harness::Record> {
+    (from..to).map(move |n| tidegate_harness::Record::new(n.to_string()).to(partition))
+}
+
+pub(crate) fn consumer(settings: &[(&str, &str)]) -> Arc<BaseConsumer<Notes>> {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", kafka().bootstrap_servers())
+        .set("group.id", unique_name("group"))
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
+    Arc::new(config.create_with_context(Notes::default()).unwrap())
+}
+
+pub(crate) fn at(places: &[(&str, i32, i64)]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition, offset) in places {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*offset)).unwrap();
+    }
+    list
+}
+
+/// A consumer without a group's assignment and its queue.
+pub(crate) fn reader(settings: &[(&str, &str)]) -> (Arc<BaseConsumer<Notes>>, BatchQueue<Notes>) {
+    let consumer = consumer(settings);
+    let queue = BatchQueue::new(Arc::clone(&consumer)).unwrap();
+    (consumer, queue)
+}
+
+/// One turn: serves the consumer's queue, where no record may come, and reads for up to a second.
+pub(crate) fn turn(queue: &mut BatchQueue<Notes>) -> Vec<Owned> {
+    if let Some(Ok(message)) = queue.consumer().poll(Duration::ZERO) {
+        panic!("{}/{}@{} came to the consumer's queue", message.topic(), message.partition(), message.offset());
+    }
+    take_all(queue, Duration::from_secs(1))
+}
+
+/// Reads once and takes everything.
+pub(crate) fn take_all(queue: &mut BatchQueue<Notes>, wait: Duration) -> Vec<Owned> {
+    let mut taken = Vec::new();
+    let mut bulk = queue.read(wait).unwrap();
+    while let Some(item) = bulk.next_item() {
+        match item {
+            Item::Run(run) => {
+                let (topic, partition) = (run.topic, run.partition);
+                taken.extend(run.records.map(|record| Owned::new(topic, partition, &record)));
+            }
+            Item::Fault(fault) => panic!("{}", fault.text()),
+        }
+    }
+    taken
+}
+
+/// Reads until `count` records have come.
+pub(crate) fn take(queue: &mut BatchQueue<Notes>, count: usize) -> Vec<Owned> {
+    let started = Instant::now();
+    let mut taken = Vec::new();
+    while taken.len() < count {
+        assert!(started.elapsed() < PATIENCE, "{} of {count} records have come", taken.len());
+        taken.extend(turn(queue));
+    }
+    taken
+}
+
+/// The offsets of one partition, in the order in which they came.
+pub(crate) fn offsets(records: &[Owned], partition: i32) -> Vec<i64> {
+    records.iter().filter(|record| record.partition == partition).map(|record| record.offset).collect()
+}
+
+/// Reads until a partition's record at `last` has come; returns the partition's offsets.
+pub(crate) fn offsets_up_to(queue: &mut BatchQueue<Notes>, partition: i32, last: i64) -> Vec<i64> {
+    let started = Instant::now();
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        assert!(started.elapsed() < PATIENCE, "{} records of partition {partition} have come", seen.len());
+        seen.extend(offsets(&turn(queue), partition));
+    }
+    seen
+}

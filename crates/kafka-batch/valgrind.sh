@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Runs this crate's tests under valgrind: an invalid access, a use of undefined memory or a leak fails it. Arguments go to the
+# test binary, such as the name of one test.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+# A message or a queue that is not given back can also make librdkafka wait for ever at the consumer's end; hence the limit.
+# The servers that the tests start are not traced: valgrind follows a fork, and an exec only if it is told to.
+VALGRIND="timeout ${VALGRIND_SECONDS:-600} valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
+    --num-callers=30 --suppressions=$PWD/valgrind.supp --error-exitcode=99"
+export CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$VALGRIND CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER=$VALGRIND
+exec "${CARGO:-cargo}" test --locked -p tidegate-kafka-batch --lib --test broker -- --test-threads=4 "$@"

@@ -1,0 +1,127 @@
+//! The seam between the poll loop and Kafka: membership of a consumer group, and records in bulk.
+
+use std::error::Error;
+use std::time::Duration;
+
+use crate::batch::Incoming;
+use crate::position::{Offset, TopicPartition};
+
+/// Joins the group.
+pub trait Group: Send {
+    /// A membership.
+    type Client: GroupClient;
+
+    /// Creates a client that joins the group. Joining goes on in the background; its result is the first assignment.
+    ///
+    /// # Errors
+    /// Where the settings are refused.
+    fn join(&mut self) -> Result<Self::Client, Box<dyn Error + Send + Sync>>;
+}
+
+/// What the group decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GroupEvent {
+    /// It assigned these partitions.
+    Assigned(Vec<TopicPartition>),
+    /// It revoked these partitions.
+    Revoked {
+        /// The partitions.
+        sources: Vec<TopicPartition>,
+        /// Whether other members may own them already.
+        lost: bool,
+    },
+}
+
+/// How an assignment is changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assigning {
+    /// Partitions are added and removed one by one.
+    Incremental,
+    /// Each change gives the whole list, which starts all of them again at the given offsets.
+    Whole,
+}
+
+/// What a [`Visitor`] did with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// It took the record.
+    Taken,
+    /// It can't take the record now: the same record comes first at the next [`GroupClient::read`].
+    NotNow,
+}
+
+/// Takes the records of a [`GroupClient::read`].
+pub trait Visitor {
+    /// Announces that the records that follow are of this partition, until the next announcement.
+    fn partition(&mut self, topic: &str, partition: i32);
+    /// Offers a record. `headers` appends them in the arena's form.
+    fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit;
+}
+
+/// An error that Kafka's client reported in place of a record.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct ReadError {
+    /// What it means.
+    pub kind: ReadErrorKind,
+    /// The client's error.
+    pub source: Box<dyn Error + Send + Sync>,
+}
+
+/// What an error of Kafka's client means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadErrorKind {
+    /// A position lies outside of the log. The error names no partition.
+    OutOfRange,
+    /// Kafka denies access; the client tries again.
+    Denied,
+    /// The client tries again.
+    Retried,
+    /// The client works no more; a new one may.
+    Broken,
+    /// Kafka ended this consumer for good, and a new one would end in the same way.
+    Fatal,
+}
+
+/// One member of a consumer group.
+///
+/// Records of a partition come in the order of their offsets, each at most once per [`GroupClient::fetch`] of the partition.
+/// After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of it that was fetched
+/// before.
+pub trait GroupClient: Send {
+    /// Waits until a record or an event may be there, for `wait` at most. Serves the group meanwhile.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point: nothing is lost.
+    fn ready(&mut self, wait: Duration) -> impl Future<Output = ()> + Send;
+    /// Serves the group without waiting: what it decided is then in [`GroupClient::take_events`].
+    ///
+    /// # Errors
+    /// An error that isn't about a record.
+    fn serve(&mut self) -> Result<(), ReadError>;
+    /// Offers records that have arrived, at most one bulk of them, until the visitor can't take one. Returns whether a record
+    /// was offered. Doesn't wait.
+    ///
+    /// # Errors
+    /// An error in place of a record; records before it were offered.
+    fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
+    /// Returns what the group decided since the last call.
+    fn take_events(&mut self) -> Vec<GroupEvent>;
+    /// Returns up to where logs were read, for partitions whose records have all been offered and taken. Such an offset lies
+    /// behind the last record where transactions' marks or aborted records are between.
+    fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
+    /// How an assignment is changed.
+    fn assigning(&self) -> Assigning;
+    /// Answers an assignment; nothing is fetched before [`GroupClient::fetch`].
+    fn accept(&mut self);
+    /// Answers a revocation: the partitions are fetched no more, and belong to the group again.
+    fn release(&mut self, sources: &[TopicPartition]);
+    /// Starts to fetch partitions at these offsets. `all` holds the whole list with [`Assigning::Whole`], and is empty otherwise.
+    fn fetch(&mut self, starts: &[(TopicPartition, Offset)], all: &[(TopicPartition, Offset)]);
+    /// Stops fetching partitions, which stay ours. `rest` holds what is still fetched with [`Assigning::Whole`].
+    fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
+    /// Tells Kafka where the ledger is, for tools that show lag. Nobody waits for the answer.
+    fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
+    /// Waits for the answers to commits, then leaves the group; each for a bounded time.
+    fn leave(self, drained: bool) -> impl Future<Output = ()> + Send;
+}

@@ -1,0 +1,452 @@
+//! The poll loop: takes records from Kafka, puts them into the session's open batch, hands full batches to the writer.
+//!
+//! It owns the group client and the session, and never stops serving the group: while the open batch is full and the writer
+//! busy, it takes no records, and Kafka's client stops fetching when its queue is full. Acknowledgements and answers to claims
+//! come by one channel.
+
+mod assignment;
+mod take;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::batch::{Batch, Trigger};
+use crate::claim_loop::{ClaimAnswer, ClaimRequest, OffsetLossPolicy, Wanted};
+use crate::event::{Event, Listener, Snapshot, Spent};
+use crate::group::{Group, GroupClient, ReadErrorKind};
+use crate::now;
+use crate::partition::{Condition, Outcome};
+use crate::position::{Offset, TopicPartition};
+use crate::rate_limit::RateLimit;
+use crate::record::Record;
+use crate::session::{Ack, Session};
+use crate::stopped::Stopped;
+use crate::store::LedgerRow;
+use crate::writer::WaitFlag;
+
+/// The longest wait when nothing is expected. Deadlines that depend on the session are looked at this often.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// Committed offsets are for tools that show lag: they may be this old.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How old a snapshot may be.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
+/// The longest wait of a revoke for what is on its way. A batch that isn't written by then is fenced by the next owner.
+const REVOKE_WAIT: Duration = Duration::from_secs(5);
+/// The wait before a consumer that failed is built again.
+const REBUILD_PAUSE: Duration = Duration::from_secs(1);
+
+/// Makes rows of records on the poll loop's side.
+pub trait RecordEncoder: Send {
+    /// Whether the record can't be encoded before a schema is known that is being asked for.
+    fn wants(&mut self, value: Option<&[u8]>) -> bool;
+    /// Appends a record's rows and returns their number.
+    ///
+    /// # Errors
+    /// Why the record can't become rows: it will be a dead letter.
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::Reject>;
+    /// The version of the plan by which rows are made.
+    fn version(&self) -> u64;
+    /// Switches to the newest plan of the pipeline. Called between two batches only.
+    fn renew(&mut self);
+}
+
+/// What is read of the ledger outside of writes.
+pub trait LedgerReadings: Send {
+    /// How often logs were seen to become shorter; the count only grows.
+    fn cuts(&self) -> u32;
+    /// Visits the newest rows, each with the time before which it was asked for.
+    fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
+}
+
+/// What comes back to a poll loop.
+#[derive(Debug)]
+pub enum Message {
+    /// From the writer.
+    Ack(Box<Ack>),
+    /// From the claim loop: all answers of one round, so that fetching starts for all of them at once.
+    Claims(Vec<ClaimAnswer>),
+    /// The consumer is to leave the group and join it again, for this reason.
+    Rebuild(&'static str),
+}
+
+impl From<Ack> for Message {
+    fn from(ack: Ack) -> Self {
+        Self::Ack(Box::new(ack))
+    }
+}
+
+/// What a poll loop is made of.
+#[expect(missing_debug_implementations, reason = "the parts that are passed in need none")]
+pub struct PollLoop<G: Group, E, L> {
+    /// Joins the group.
+    pub group: G,
+    /// Makes rows.
+    pub encoder: E,
+    /// What is read of the ledger outside of writes.
+    pub readings: L,
+    /// The consumer's partitions and batches.
+    pub session: Session,
+    /// What a log-loss condition that comes up while reading means.
+    pub on_offset_loss: OffsetLossPolicy,
+    /// The longest time for the drain at the end.
+    pub drain_timeout: Duration,
+    /// Who we are in the ledger, for people.
+    pub owner: Arc<str>,
+    /// To the writer; it holds one batch.
+    pub outbox: Sender<Batch>,
+    /// Whether the writer waits for Postgres.
+    pub writer_waits: Arc<WaitFlag>,
+    /// To the claim loop.
+    pub claims: Sender<ClaimRequest>,
+    /// For the answers of the claim loop.
+    pub answers: Sender<Message>,
+    /// Where acknowledgements and answers come.
+    pub inbox: Receiver<Message>,
+    /// Shared by all consumers of the pipeline.
+    pub rate_limit: Arc<RateLimit>,
+    /// Receives the events.
+    pub listener: Arc<dyn Listener>,
+    /// Ends the loop, with a drain.
+    pub stop: CancellationToken,
+}
+
+/// How a membership ended.
+enum Ended {
+    /// As asked.
+    Stopped,
+    /// This client can't go on, and another one may.
+    Rebuild(String),
+}
+
+impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
+    /// Reads until `stop`, then drains and leaves the group. A client that fails is replaced.
+    ///
+    /// # Errors
+    /// [`Stopped`] where waiting can't help.
+    ///
+    /// # Cancel safety
+    /// May be dropped at any point: what isn't committed is still in Kafka.
+    pub async fn run(mut self) -> Result<(), Stopped> {
+        loop {
+            let client = self
+                .group
+                .join()
+                .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
+            let mut member = Member::new(self, client);
+            match member.read().await {
+                Ok(Ended::Stopped) => {
+                    member.leave(true).await;
+                    return Ok(());
+                }
+                Ok(Ended::Rebuild(why)) => {
+                    member.on(&Event::Rebuilding { why: &why });
+                    self = member.leave(true).await;
+                    self.session = self.session.restart();
+                    self.pause().await;
+                }
+                Err(stopped) => {
+                    member.leave(false).await;
+                    return Err(stopped);
+                }
+            }
+        }
+    }
+
+    /// Waits before the next client, and takes the acknowledgement that may come meanwhile.
+    async fn pause(&mut self) {
+        let until = now() + REBUILD_PAUSE;
+        while let Ok(Some(message)) = timeout(until.saturating_duration_since(now()), self.inbox.recv()).await {
+            if let Message::Ack(ack) = message {
+                self.session.acked(*ack, now());
+            }
+        }
+    }
+}
+
+/// A poll loop while it is a member of the group.
+struct Member<G: Group, E, L> {
+    client: G::Client,
+    parts: PollLoop<G, E, L>,
+    /// What the client fetches.
+    fetching: HashSet<TopicPartition>,
+    held_since: Option<Instant>,
+    /// Whether the next record waits for its schema.
+    wants_schema: bool,
+    /// Claims that shall step over a condition.
+    stepping: HashMap<TopicPartition, Condition>,
+    /// Requests for claims that the claim loop's channel had no room for.
+    unasked: Vec<ClaimRequest>,
+    /// The positions that Kafka was told last.
+    told: HashMap<TopicPartition, Offset>,
+    cuts: u32,
+    commit_at: Instant,
+    snapshot_at: Instant,
+    /// Rows that the rate limit still allows.
+    allowance: u64,
+    consumed: u64,
+    spent: Spent,
+    rebuild: Option<String>,
+}
+
+impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
+    fn new(parts: PollLoop<G, E, L>, client: G::Client) -> Self {
+        let now = now();
+        Self {
+            client,
+            parts,
+            fetching: HashSet::new(),
+            held_since: None,
+            wants_schema: false,
+            stepping: HashMap::new(),
+            unasked: Vec::new(),
+            told: HashMap::new(),
+            cuts: 0,
+            commit_at: now,
+            snapshot_at: now,
+            allowance: 0,
+            consumed: 0,
+            spent: Spent::default(),
+            rebuild: None,
+        }
+    }
+
+    fn on(&self, event: &Event<'_>) {
+        self.parts.listener.on(event);
+    }
+
+    async fn read(&mut self) -> Result<Ended, Stopped> {
+        while !self.parts.stop.is_cancelled() {
+            self.serve().await?;
+            if let Some(why) = self.rebuild.take() {
+                return Ok(Ended::Rebuild(why));
+            }
+            self.take().await?;
+        }
+        Ok(Ended::Stopped)
+    }
+
+    /// Everything that isn't a record.
+    async fn serve(&mut self) -> Result<(), Stopped> {
+        if let Err(error) = self.client.serve() {
+            self.failed(error)?;
+        }
+        for event in self.client.take_events() {
+            self.rebalance(event).await?;
+        }
+        for (source, offset) in self.client.take_read_to() {
+            self.parts.session.read_to(&source, offset);
+        }
+        while let Ok(message) = self.parts.inbox.try_recv() {
+            self.receive(message);
+        }
+        let now = now();
+        self.parts.session.tick(now);
+        self.carry_out()?;
+        if !self.parts.session.in_flight()
+            && let Some(trigger) = self.parts.session.due(now)
+        {
+            self.seal(trigger);
+        }
+        if now >= self.commit_at {
+            self.commit_at = now + COMMIT_INTERVAL;
+            self.commit();
+        }
+        if now >= self.snapshot_at {
+            self.snapshot_at = now + SNAPSHOT_INTERVAL;
+            self.snapshot(now);
+            self.compare(now);
+        }
+        Ok(())
+    }
+
+    fn failed(&mut self, error: crate::group::ReadError) -> Result<(), Stopped> {
+        match error.kind {
+            ReadErrorKind::Fatal => return Err(Stopped::Kafka(error.source)),
+            ReadErrorKind::Broken => self.rebuild = Some(error.source.to_string()),
+            ReadErrorKind::OutOfRange => {
+                // The claims compare each partition with its log.
+                self.on(&Event::PositionOutOfRange(&*error.source));
+                self.parts.session.claim_all_again(now());
+                self.carry_out()?;
+            }
+            kind @ (ReadErrorKind::Denied | ReadErrorKind::Retried) => {
+                self.on(&Event::KafkaRetries { error: &*error.source, denied: kind == ReadErrorKind::Denied });
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what we know to be committed with what the ledger says.
+    fn compare(&mut self, now: Instant) {
+        let cuts = self.parts.readings.cuts();
+        if std::mem::replace(&mut self.cuts, cuts) < cuts {
+            // A claim compares the log with the last committed record. Without it a new log that has grown past our position
+            // would be taken for the old one.
+            self.on(&Event::LogCut);
+            self.parts.session.claim_all_again(now);
+            return;
+        }
+        let (session, listener) = (&mut self.parts.session, &self.parts.listener);
+        self.parts.readings.visit(&mut |source, row, asked_at| match session.ledger_seen(source, row, asked_at, now) {
+            Some(Outcome::Rewound) => listener.on(&Event::Rewound { source, from: None }),
+            Some(Outcome::Fenced) => listener.on(&Event::Fenced { source, from: None }),
+            Some(Outcome::Committed(_)) | None => {}
+        });
+    }
+
+    fn seal(&mut self, trigger: Trigger) {
+        let Some(mut batch) = self.parts.session.seal(trigger, now()) else { return };
+        batch.plan_version = self.parts.encoder.version();
+        // A newer plan takes over between two batches; the writer encodes again what is older.
+        self.parts.encoder.renew();
+        match self.parts.outbox.try_send(batch) {
+            Ok(()) => {}
+            // A writer that ended by a fault of its own ends this loop by `stop`; the records stay in Kafka.
+            Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => unreachable!("the session has one batch in flight at most"),
+        }
+    }
+
+    fn receive(&mut self, message: Message) {
+        let now = now();
+        match message {
+            Message::Ack(ack) => self.parts.session.acked(*ack, now),
+            Message::Claims(answers) => {
+                for ClaimAnswer { source, request, answer } in answers {
+                    match answer {
+                        Ok(grant) => self.parts.session.granted(&source, request, &grant, now),
+                        Err(condition) => self.parts.session.refused(&source, request, condition),
+                    }
+                }
+            }
+            Message::Rebuild(why) => self.rebuild = Some(why.to_owned()),
+        }
+    }
+
+    /// Does what the session asks for.
+    fn carry_out(&mut self) -> Result<(), Stopped> {
+        let mut actions = self.parts.session.take_actions();
+        if !actions.is_empty() {
+            for (source, condition) in std::mem::take(&mut actions.conditions) {
+                self.on(&Event::LogLoss { source: &source, condition: &condition });
+                if self.parts.on_offset_loss == OffsetLossPolicy::Fail {
+                    self.snapshot(now());
+                    return Err(Stopped::LogLoss { partition: source, condition });
+                }
+                self.stepping.insert(source.clone(), condition);
+                self.parts.session.claim_again(&source, now());
+            }
+            actions.claim.extend(self.parts.session.take_actions().claim);
+            self.stop_fetching(&actions.stop);
+            self.fetch(&actions.fetch);
+            let wanted = actions.claim.into_iter().map(|(source, request)| {
+                let step_over = self.stepping.remove(&source);
+                Wanted { source, request, step_over }
+            });
+            let wanted: Vec<_> = wanted.collect();
+            if !wanted.is_empty() {
+                self.ask(wanted, Vec::new());
+            }
+        }
+        self.send_requests();
+        Ok(())
+    }
+
+    /// Takes back the requests for partitions that leave: a claim that came later would fence the next owner.
+    fn withdraw(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
+        let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
+        if !withdrawn.is_empty() {
+            self.ask(Vec::new(), withdrawn);
+        }
+    }
+
+    fn ask(&mut self, wanted: Vec<Wanted>, withdrawn: Vec<TopicPartition>) {
+        let (owner, answers) = (Arc::clone(&self.parts.owner), self.parts.answers.clone());
+        self.unasked.push(ClaimRequest { wanted, withdrawn, owner, answers });
+        self.send_requests();
+    }
+
+    /// Sends requests in their order, as many as the claim loop's channel has room for. The loop never waits for it: the claim
+    /// loop may be waiting for this inbox.
+    fn send_requests(&mut self) {
+        let mut requests = std::mem::take(&mut self.unasked).into_iter();
+        while let Some(request) = requests.next() {
+            match self.parts.claims.try_send(request) {
+                Ok(()) => {}
+                Err(TrySendError::Full(request)) => {
+                    self.unasked.push(request);
+                    self.unasked.extend(requests);
+                    return;
+                }
+                // Nobody claims any more: the pipeline is ending.
+                Err(TrySendError::Closed(_)) => return,
+            }
+        }
+    }
+
+    /// Writes what is open and waits for the writer, unless the writer waits for Postgres itself: then nobody knows how long.
+    async fn flush(&mut self, trigger: Trigger, patience: Duration) {
+        let deadline = now() + patience;
+        loop {
+            if !self.parts.session.in_flight() {
+                self.seal(trigger);
+            }
+            if !self.parts.session.in_flight() {
+                return;
+            }
+            let left = deadline.saturating_duration_since(now());
+            if left.is_zero() || self.parts.outbox.is_closed() {
+                return;
+            }
+            if trigger == Trigger::Revoke && self.parts.writer_waits.is_set() {
+                return;
+            }
+            if let Ok(Some(message)) = timeout(left.min(IDLE_WAIT), self.parts.inbox.recv()).await {
+                self.receive(message);
+            }
+        }
+    }
+
+    fn snapshot(&mut self, now: Instant) {
+        let spent = std::mem::take(&mut self.spent);
+        let consumed = std::mem::take(&mut self.consumed);
+        let paused = if self.is_paused(now) { self.fetching.len() } else { 0 };
+        let (session, waits_for_schema) = (&self.parts.session, self.wants_schema);
+        self.on(&Event::Snapshot(&Snapshot { session, paused, waits_for_schema, consumed, spent, now }));
+    }
+
+    /// Tells Kafka where the ledger is, for tools that show lag.
+    fn commit(&mut self) {
+        let positions = self.parts.session.positions();
+        let moved: Vec<_> = positions
+            .filter(|(source, owned)| self.told.get(source) != Some(&owned.committed))
+            .map(|(source, owned)| (source.clone(), owned.committed))
+            .collect();
+        if !moved.is_empty() {
+            self.client.commit(&moved);
+            self.told.extend(moved);
+        }
+    }
+
+    /// Drains where all is well, and leaves the group.
+    async fn leave(mut self, drain: bool) -> PollLoop<G, E, L> {
+        if drain {
+            self.flush(Trigger::Shutdown, self.parts.drain_timeout).await;
+            let open_records = self.parts.session.open_records();
+            if open_records > 0 || self.parts.session.in_flight() {
+                self.on(&Event::DrainCut { open_records });
+            }
+            self.commit();
+        }
+        self.snapshot(now());
+        self.withdraw(|_| true);
+        self.client.leave(drain).await;
+        self.parts
+    }
+}

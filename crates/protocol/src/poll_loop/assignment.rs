@@ -1,0 +1,71 @@
+//! What the group assigns and revokes, and what is fetched of it: nothing before its claim.
+
+use super::{LedgerReadings, RecordEncoder};
+use super::{Member, PollLoop, REVOKE_WAIT};
+use crate::batch::Trigger;
+use crate::event::Event;
+use crate::group::{Assigning, Group, GroupClient, GroupEvent};
+use crate::now;
+use crate::position::{Offset, TopicPartition};
+use crate::stopped::Stopped;
+
+impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
+    pub(super) async fn rebalance(&mut self, event: GroupEvent) -> Result<(), Stopped> {
+        match event {
+            GroupEvent::Assigned(sources) => {
+                self.on(&Event::Assigned(&sources));
+                self.client.accept();
+                self.parts.session.assigned(sources, now());
+                // In this order: a consumer that has joined shows what it was assigned.
+                self.snapshot(now());
+                self.on(&Event::Joined);
+            }
+            GroupEvent::Revoked { sources, lost } => {
+                self.on(&Event::Revoked { sources: &sources, lost });
+                if !lost {
+                    self.flush(Trigger::Revoke, REVOKE_WAIT.min(self.parts.drain_timeout)).await;
+                    self.commit();
+                }
+                self.withdraw(|source| sources.contains(source));
+                self.parts.session.revoked(&sources);
+                for source in &sources {
+                    self.told.remove(source);
+                    self.fetching.remove(source);
+                }
+                self.client.release(&sources);
+                self.snapshot(now());
+            }
+        }
+        self.carry_out()
+    }
+
+    pub(super) fn fetch(&mut self, starts: &[(TopicPartition, Offset)]) {
+        if starts.is_empty() {
+            return;
+        }
+        self.fetching.extend(starts.iter().map(|(source, _)| source.clone()));
+        let all = self.whole();
+        self.client.fetch(starts, &all);
+    }
+
+    pub(super) fn stop_fetching(&mut self, sources: &[TopicPartition]) {
+        let stopped: Vec<_> = sources.iter().filter(|source| self.fetching.remove(source)).cloned().collect();
+        if !stopped.is_empty() {
+            let rest = self.whole();
+            self.client.stop(&stopped, &rest);
+        }
+    }
+
+    /// What is fetched, where the client needs the whole list.
+    fn whole(&self) -> Vec<(TopicPartition, Offset)> {
+        let PollLoop { session, .. } = &self.parts;
+        match self.client.assigning() {
+            Assigning::Incremental => Vec::new(),
+            Assigning::Whole => session
+                .positions()
+                .filter(|(source, _)| self.fetching.contains(*source))
+                .map(|(source, owned)| (source.clone(), owned.fetch_at()))
+                .collect(),
+        }
+    }
+}

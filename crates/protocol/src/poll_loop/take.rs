@@ -1,0 +1,160 @@
+//! Taking records: a bulk from Kafka into the session, or holding while nothing may be taken.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::{IDLE_WAIT, LedgerReadings, Member, PollLoop, RecordEncoder};
+use crate::batch::Incoming;
+use crate::event::{Event, Hold};
+use crate::group::{Group, GroupClient, Visit, Visitor};
+use crate::now;
+use crate::session::{Delivery, Session};
+use crate::stopped::Stopped;
+
+/// After this time without taking records a consumer's partitions are reported as paused.
+const PAUSED_AFTER: Duration = Duration::from_secs(1);
+/// Between two looks for a schema that is being asked for.
+const SCHEMA_WAIT: Duration = Duration::from_millis(5);
+
+impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
+    /// Takes one bulk, or waits until something happens.
+    pub(super) async fn take(&mut self) -> Result<(), Stopped> {
+        let started = now();
+        if let Some(hold) = self.hold(started) {
+            self.held(hold, started).await;
+            return Ok(());
+        }
+        let offered = self.take_bulk(started)?;
+        if self.wants_schema {
+            self.held(Hold::Schema, started).await;
+            return Ok(());
+        }
+        self.held_since = None;
+        self.on(&Event::Held(None));
+        if offered {
+            self.spent.work += now() - started;
+        } else if self.rebuild.is_none() {
+            self.await_records(started).await;
+            self.spent.poll += now() - started;
+        }
+        Ok(())
+    }
+
+    /// Why nothing may be taken from Kafka now.
+    fn hold(&mut self, now: Instant) -> Option<Hold> {
+        if self.parts.session.is_full() {
+            return Some(Hold::Full);
+        }
+        if self.allowance == 0 {
+            self.allowance = self.parts.rate_limit.take(now);
+        }
+        (self.allowance == 0).then_some(Hold::Flow)
+    }
+
+    /// Waits for the writer, the rate limit or a schema.
+    async fn held(&mut self, hold: Hold, started: Instant) {
+        self.held_since.get_or_insert(started);
+        self.on(&Event::Held(Some(hold)));
+        let wait = match hold {
+            Hold::Full => IDLE_WAIT,
+            Hold::Flow => self.parts.rate_limit.opens_in(started).min(IDLE_WAIT),
+            Hold::Schema => SCHEMA_WAIT,
+        };
+        let message = tokio::select! {
+            message = self.parts.inbox.recv() => message,
+            () = sleep(wait) => None,
+            () = self.parts.stop.cancelled() => None,
+        };
+        if let Some(message) = message {
+            self.receive(message);
+        }
+        let held = now() - started;
+        self.spent.held += held;
+        if hold != Hold::Full {
+            self.spent.flow += held;
+        }
+    }
+
+    /// Waits for records, for an answer, or for the open batch's deadline.
+    async fn await_records(&mut self, started: Instant) {
+        let wait = match self.parts.session.due_in(started) {
+            Some(due) if !self.parts.session.in_flight() => IDLE_WAIT.min(due),
+            _ => IDLE_WAIT,
+        };
+        let message = tokio::select! {
+            biased;
+            message = self.parts.inbox.recv() => message,
+            () = self.parts.stop.cancelled() => None,
+            () = self.client.ready(wait) => None,
+        };
+        if let Some(message) = message {
+            self.receive(message);
+        }
+    }
+
+    /// Whether records have not been taken for long.
+    pub(super) fn is_paused(&self, now: Instant) -> bool {
+        self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
+    }
+
+    /// Takes one bulk; whether there was a record.
+    fn take_bulk(&mut self, now: Instant) -> Result<bool, Stopped> {
+        let PollLoop { session, encoder, .. } = &mut self.parts;
+        let mut taker =
+            Taker { session, encoder, now, allowance: self.allowance, consumed: 0, slot: None, wants_schema: false };
+        let read = self.client.read(&mut taker);
+        let Taker { allowance, consumed, wants_schema, .. } = taker;
+        self.allowance = allowance;
+        self.consumed += consumed;
+        self.wants_schema = wants_schema;
+        match read {
+            Ok(offered) => Ok(offered),
+            Err(error) => {
+                self.failed(error)?;
+                Ok(false)
+            }
+        }
+    }
+}
+
+/// Puts records into the session.
+struct Taker<'a, E> {
+    session: &'a mut Session,
+    encoder: &'a mut E,
+    now: Instant,
+    allowance: u64,
+    consumed: u64,
+    slot: Option<usize>,
+    wants_schema: bool,
+}
+
+impl<E: RecordEncoder> Visitor for Taker<'_, E> {
+    fn partition(&mut self, topic: &str, partition: i32) {
+        self.slot = self.session.slot_of(topic, partition);
+    }
+
+    #[inline]
+    fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit {
+        // Records of a partition that isn't ours are left out.
+        let Some(slot) = self.slot else { return Visit::Taken };
+        if self.allowance == 0 || self.session.is_full() {
+            return Visit::NotNow;
+        }
+        // What isn't ours to write is compared or left out at once: for that no schema is needed.
+        if self.encoder.wants(record.value) && self.session.takes(slot, record.offset) {
+            self.wants_schema = true;
+            return Visit::NotNow;
+        }
+        let rows = self.session.open_rows();
+        let encoder = &mut *self.encoder;
+        let encode = |record: &crate::record::Record<'_>, rows: &mut Vec<u8>| encoder.encode(record, rows);
+        if self.session.deliver(slot, record, self.now, headers, encode) != Delivery::Ignored {
+            self.consumed += 1;
+            // A record without rows counts as one.
+            let rows = u64::from(self.session.open_rows().saturating_sub(rows)).max(1);
+            self.allowance = self.allowance.saturating_sub(rows);
+        }
+        Visit::Taken
+    }
+}

@@ -1,0 +1,47 @@
+//! Why a pipeline stops: what waiting can't mend.
+
+use std::error::Error;
+
+use crate::partition::Condition;
+use crate::position::TopicPartition;
+use crate::store::WriteError;
+
+/// The reason for which a pipeline stopped. Nothing is lost: what isn't committed is still in Kafka.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    /// Kafka's log isn't the one that the ledger knows, and `on_offset_loss` is `fail`.
+    #[error("{partition}: {condition}")]
+    LogLoss {
+        /// The partition.
+        partition: TopicPartition,
+        /// What was found.
+        condition: Condition,
+    },
+    /// Postgres refuses what we ask for, for a reason that no wait removes.
+    #[error("{0}")]
+    Refused(#[source] WriteError),
+    /// Postgres is away, and the writer was told not to wait.
+    #[error("{0}")]
+    Outage(#[source] WriteError),
+    /// Postgres refuses the rows of a batch together, but no record alone.
+    #[error("{0}, and no record of the batch is refused alone")]
+    NoRecordAlone(#[source] WriteError),
+    /// A new plan has the fault of the one before.
+    #[error("{0}, also after the catalog was read again")]
+    PlanUnmended(#[source] WriteError),
+    /// The table is gone, is another one, or the mapping no longer fits it.
+    #[error("{0}")]
+    Unplannable(String),
+    /// The dead-letter budget is spent.
+    #[error("{0}")]
+    DeadLetterBudget(String),
+    /// Kafka ended the consumer for good.
+    #[error("Kafka ended this consumer for good: {0}")]
+    Kafka(#[source] Box<dyn Error + Send + Sync>),
+    /// The configuration is refused when it is used.
+    #[error("{0}")]
+    Configuration(String),
+    /// A defect of Tidegate.
+    #[error("a bug of ours: {0}")]
+    Bug(String),
+}

@@ -1,0 +1,89 @@
+//! The claim loop's statements, over one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+use tidegate_protocol::claim_loop::{ClaimLedger, Claimed};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::retry::Stage;
+use tidegate_protocol::store::WriteError;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use super::connect::{Connector, within};
+use super::{blockers, claims, register};
+
+/// Between two waits at a lock where Postgres can't be reached.
+const UNREACHED_PAUSE: Duration = Duration::from_millis(250);
+
+/// The ledger of one pipeline, for its claim loop.
+#[derive(Debug)]
+pub struct PgClaimLedger {
+    pipeline: Arc<str>,
+    connector: Connector,
+    connection: Option<PgConnection>,
+}
+
+impl PgClaimLedger {
+    /// Connects when it is first asked for something.
+    pub fn new(pipeline: Arc<str>, connector: Connector) -> Self {
+        Self { pipeline, connector, connection: None }
+    }
+
+    async fn open(&mut self) -> Result<&mut PgConnection, WriteError> {
+        let open = match self.connection.take() {
+            Some(open) => open,
+            None => self.connector.open().await?.0,
+        };
+        Ok(self.connection.insert(open))
+    }
+}
+
+impl ClaimLedger for PgClaimLedger {
+    fn is_connected(&self) -> bool {
+        self.connection.is_some()
+    }
+
+    fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
+    async fn without_row(&mut self, sources: &[TopicPartition]) -> Result<Vec<TopicPartition>, WriteError> {
+        let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
+        within(deadline, Stage::Ledger, claims::without_row(self.open().await?, &pipeline, sources)).await
+    }
+
+    async fn extend(&mut self, starts: &[(TopicPartition, Offset)]) -> Result<Vec<TopicPartition>, WriteError> {
+        let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
+        within(deadline, Stage::Ledger, register::extend(self.open().await?, &pipeline, starts)).await
+    }
+
+    async fn insert_rows(&mut self, places: &[(TopicPartition, Offset)]) -> Result<(), WriteError> {
+        let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
+        within(deadline, Stage::Ledger, register::insert_rows(self.open().await?, &pipeline, places)).await
+    }
+
+    async fn claim(&mut self, owner: &str, sources: &[TopicPartition]) -> Result<Vec<Claimed>, WriteError> {
+        let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
+        within(deadline, Stage::Ledger, claims::claim(self.open().await?, &pipeline, owner, sources)).await
+    }
+
+    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<bool, WriteError> {
+        let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
+        within(deadline, Stage::Ledger, claims::step_over(self.open().await?, &pipeline, claimed, to)).await
+    }
+
+    fn wait_at_lock(&self, source: TopicPartition, waits: u32) -> impl Future<Output = ()> + Send + 'static {
+        let (pipeline, connector) = (Arc::clone(&self.pipeline), self.connector.clone());
+        async move {
+            let Ok((mut connection, pid)) = connector.open().await else { return sleep(UNREACHED_PAUSE).await };
+            let work = timeout(connector.write_deadline(), claims::wait_at(&mut connection, &pipeline, &source));
+            let (waited, note) = blockers::watch(&connector, pid, work).await;
+            // It comes again every few seconds, for as long as the lock is held.
+            if let (false, Some(note), true) = (matches!(waited, Ok(Ok(()))), note, waits.is_power_of_two()) {
+                warn!(pipeline = &*pipeline, %source, note, "a claim waits for a lock: nothing is lost");
+            }
+        }
+    }
+}

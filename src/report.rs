@@ -1,0 +1,263 @@
+//! What the protocol reports, as log lines, metrics, the status page and the timeline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tidegate_protocol::event::{Committed, Event, Hold, Listener, Phase, Snapshot, Spent};
+use tidegate_protocol::partition::{Partition, State};
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tracing::{debug, info, warn};
+
+use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
+use crate::plan::PlanSource;
+use crate::status::work::{self, BatchNote, DeadLetter};
+use crate::status::{ConsumerStatus, PartitionStatus};
+
+/// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+/// Partitions that the timeline names one by one.
+const NAMED_PARTITIONS: usize = 8;
+
+/// Listens to one consumer: its poll loop and its writer.
+#[derive(Debug)]
+pub struct ConsumerReport {
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+    /// Metrics of the writer.
+    pub writer: WriterMetrics,
+    /// Metrics of the poll loop.
+    pub consumer: ConsumerMetrics,
+    /// For the page.
+    pub status: Arc<ConsumerStatus>,
+    /// Knows what a missing schema waits for.
+    pub plans: Arc<PlanSource>,
+}
+
+impl Listener for ConsumerReport {
+    fn on(&self, event: &Event<'_>) {
+        let (pipeline, consumer) = (&*self.pipeline, self.status.number);
+        let work = &self.status.work;
+        match event {
+            Event::Assigned(sources) => {
+                info!(pipeline, consumer, partitions = ?sources, "assigned");
+                self.rebalanced("was given", sources);
+            }
+            Event::Joined => self.status.join(),
+            Event::Revoked { sources, lost } => {
+                info!(pipeline, consumer, partitions = ?sources, lost, "revoked");
+                self.rebalanced(if *lost { "lost" } else { "gave up" }, sources);
+            }
+            Event::Held(hold) => work.hold(hold.map(held)),
+            Event::Snapshot(snapshot) => self.publish(snapshot),
+            Event::KafkaRetries { error, denied: true } => {
+                warn!(pipeline, consumer, %error, "Kafka denies access: nothing is lost, trying again");
+            }
+            Event::KafkaRetries { error, denied: false } => {
+                debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
+            }
+            Event::PositionOutOfRange(error) => {
+                warn!(pipeline, consumer, %error, "a position is outside of Kafka's log: comparing each partition with the ledger");
+            }
+            Event::LogCut => {
+                warn!(pipeline, consumer, "a log became shorter: comparing each partition with the ledger");
+            }
+            Event::Rebuilding { why } => {
+                warn!(pipeline, consumer, why, "the consumer leaves the group and joins it again; nothing is lost");
+            }
+            Event::DrainCut { open_records } => {
+                warn!(
+                    pipeline,
+                    consumer, open_records, "the drain timed out: records that are not written are read again"
+                );
+            }
+            Event::LogLoss { source, condition } => work.note("condition", format!("{source}: {condition}")),
+            Event::Fenced { source, from } => {
+                let place = place(source, *from);
+                work.note("fenced", format!("{place}: another claim holds it"));
+                match from {
+                    Some(_) => {
+                        self.writer.fenced();
+                        info!(pipeline, consumer, %source, %place, "fenced: another claim holds the partition, its part of the batch is dropped");
+                    }
+                    None => {
+                        info!(pipeline, consumer, %source, "fenced: another claim holds the partition, awaiting the revoke");
+                    }
+                }
+            }
+            Event::Rewound { source, from } => {
+                self.writer.rewound();
+                let place = place(source, *from);
+                work.note("rewind", format!("{place}: the ledger is at another offset, refilling"));
+                warn!(pipeline, consumer, %source, %place, "the ledger is not where it was committed: the database was restored; claiming again and refilling from Kafka");
+            }
+            Event::Committed(committed) => self.committed(committed),
+            Event::BatchWritten { batch, took } => {
+                self.status.flowing();
+                self.writer.batch(batch, *took);
+                let note =
+                    BatchNote { rows: u64::from(batch.row_count()), bytes: batch.row_bytes() as u64, took: *took };
+                work.batch(batch.trigger(), note);
+            }
+            Event::CommitUnknown(error) => {
+                self.writer.commit_unknown();
+                warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: the ledger will tell");
+            }
+            Event::CatalogChanged(error) => {
+                warn!(pipeline, consumer, %error, "the catalog changed: planning and encoding again");
+            }
+            Event::WindowHalved { records } => {
+                warn!(pipeline, consumer, records, "the same batch timed out again: half of it at a time");
+            }
+            Event::PoisonFound { copies, records } => {
+                debug!(pipeline, consumer, copies, records, "found the records that Postgres refuses");
+            }
+            Event::WriterWaits { error, attempt, delay } => {
+                self.writer.retried(error);
+                self.status.waiting(&error.to_string(), *attempt, *delay);
+                if attempt.is_power_of_two() || attempt.is_multiple_of(64) {
+                    warn!(pipeline, consumer, %error, retry = attempt, ?delay, "waiting for Postgres: nothing is lost, Kafka keeps the records");
+                }
+            }
+            Event::Spent(phase, time) => work.spent(spent_on(*phase), *time),
+            Event::Claimed { .. } | Event::SteppedOver { .. } | Event::ClaimsWait { .. } => {
+                debug_assert!(false, "the claim loop reports to the pipeline: {event:?}");
+            }
+        }
+    }
+}
+
+impl ConsumerReport {
+    fn rebalanced(&self, what: &str, sources: &[TopicPartition]) {
+        self.consumer.rebalanced();
+        let names: Vec<String> = sources.iter().take(NAMED_PARTITIONS).map(ToString::to_string).collect();
+        let more = sources.len().saturating_sub(names.len());
+        let names = match (names.join(" "), more) {
+            (names, _) if names.is_empty() => "no partition".to_owned(),
+            (names, 0) => names,
+            (names, more) => format!("{names} and {more} more"),
+        };
+        self.status.work.note("rebalance", format!("c{} {what} {names}", self.status.number));
+    }
+
+    fn publish(&self, snapshot: &Snapshot<'_>) {
+        let Snapshot { session, paused, waits_for_schema, consumed, spent, now } = *snapshot;
+        let partitions: Vec<PartitionStatus> = session.partitions().map(partition_status).collect();
+        self.consumer.holds(partitions.len(), paused, session.open_bytes());
+        self.consumer.consumed(consumed);
+        let Spent { poll, work, held, flow } = spent;
+        self.consumer.spent(poll, work, held.saturating_sub(flow), flow);
+        for (phase, time) in [(work::Phase::Poll, poll), (work::Phase::Decode, work), (work::Phase::Held, held)] {
+            self.status.work.spent(phase, time);
+        }
+        let schemas = self.plans.schemas().filter(|_| waits_for_schema);
+        self.status.waits_for_schema(schemas.and_then(|schemas| schemas.trouble()));
+        self.status.publish(partitions, session.open_bytes() as u64, now);
+    }
+
+    fn committed(&self, committed: &Committed<'_>) {
+        let Committed { batch, window, rows, dead_letters } = committed;
+        self.writer.committed(batch, window.clone(), *rows, dead_letters.iter().map(|letter| letter.reason));
+        self.status.committed(*rows, dead_letters.len() as u64);
+        for letter in *dead_letters {
+            let record = batch.record(letter.record);
+            let source = TopicPartition::new(record.topic, record.partition);
+            let (offset, column) = (Offset::new(record.offset), letter.column.clone());
+            self.status.work.dead(letter.reason, DeadLetter { source, offset, column, at_ms: epoch_ms() });
+        }
+    }
+}
+
+/// Listens to a pipeline's claim loop.
+#[derive(Debug)]
+pub struct ClaimReport {
+    /// The pipeline's name.
+    pub pipeline: Arc<str>,
+}
+
+impl Listener for ClaimReport {
+    fn on(&self, event: &Event<'_>) {
+        let pipeline = &*self.pipeline;
+        match event {
+            Event::Claimed { source, next, epoch } => debug!(pipeline, %source, %next, epoch, "claimed"),
+            Event::SteppedOver { source, condition, to, lost } => {
+                metrics::lost(&self.pipeline, condition.cause(), *lost);
+                warn!(pipeline, %source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
+            }
+            Event::ClaimsWait { error, partitions, attempt } if attempt.is_power_of_two() => {
+                warn!(pipeline, %error, partitions, "claims wait: nothing is lost");
+            }
+            Event::ClaimsWait { .. } => {}
+            other => debug_assert!(false, "not of a claim loop: {other:?}"),
+        }
+    }
+}
+
+/// Counts what a command writes.
+#[derive(Debug, Default)]
+pub struct Counts {
+    rows: AtomicU64,
+    dead_letters: AtomicU64,
+}
+
+impl Counts {
+    /// Rows committed.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Dead letters committed.
+    pub fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Ordering::Relaxed)
+    }
+}
+
+impl Listener for Counts {
+    fn on(&self, event: &Event<'_>) {
+        if let Event::Committed(committed) = event {
+            self.rows.fetch_add(committed.rows, Ordering::Relaxed);
+            self.dead_letters.fetch_add(committed.dead_letters.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
+fn place(source: &TopicPartition, from: Option<Offset>) -> String {
+    from.map_or_else(|| source.to_string(), |from| format!("{source} at {from}"))
+}
+
+fn held(hold: Hold) -> work::Hold {
+    match hold {
+        Hold::Full => work::Hold::Full,
+        Hold::Flow => work::Hold::Flow,
+        Hold::Schema => work::Hold::Schema,
+    }
+}
+
+fn spent_on(phase: Phase) -> work::Phase {
+    match phase {
+        Phase::Copy => work::Phase::Copy,
+        Phase::Commit => work::Phase::Commit,
+        Phase::Outage => work::Phase::Outage,
+    }
+}
+
+fn partition_status(partition: &Partition) -> PartitionStatus {
+    let mut status = PartitionStatus::new(partition.source.clone(), "claiming", partition.progress_at);
+    match &partition.state {
+        State::Claiming { .. } => {}
+        State::Owned(owned) => {
+            status.state = "owned";
+            status.next = Some(owned.next);
+            status.committed = Some(owned.committed);
+            status.read_to = (owned.committed == owned.next).then_some(owned.read_to);
+            status.known = owned.verify.is_none() || partition.progress_at.elapsed() > GONE_AFTER;
+            status.epoch = Some(owned.claim.epoch);
+        }
+        State::Fenced { .. } => status.state = "fenced",
+        State::Stopped(condition) => {
+            status.state = "stopped";
+            status.condition = Some(condition.to_string());
+        }
+    }
+    status
+}
