@@ -12,8 +12,8 @@ use tidegate::postgres::connect::Connector;
 use tidegate::postgres::{PgStore, claims, register, schema};
 use tidegate_harness::{Database, eventually_async, shared};
 use tidegate_protocol::batch::{LastRecord, Span};
-use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
-use tidegate_protocol::store::{LedgerRow, Store, Verdict};
+use tidegate_protocol::position::{Claim, Offset, TopicPartition};
+use tidegate_protocol::store::{Ledger, LedgerRow, Transaction, Verdict};
 use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;
@@ -87,7 +87,7 @@ impl Books {
     }
 }
 
-fn span(source: TopicPartition, claim: ClaimId, from: i64, to: i64) -> Span {
+fn span(source: TopicPartition, claim: Claim, from: i64, to: i64) -> Span {
     let (from, to) = (Offset::new(from), Offset::new(to));
     let last = LastRecord { offset: from, timestamp_ms: None, digest: 7 };
     Span { segment: 0, source, claim, from, to, last }
@@ -152,10 +152,6 @@ async fn settling(books: &Books, span: &Span) -> JoinSet<LedgerRow> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_was_moved_while_it_was_settled_is_found_where_it_stands() {
     let (books, spans) = Books::claimed(1).await;
-    let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM tidegate.ledger")
-        .fetch_one(&mut books.connect().await)
-        .await
-        .expect("the query runs");
     for (statement, end, verdict, why) in [
         ("UPDATE tidegate.ledger SET next_offset = 10", "ROLLBACK", Verdict::Again, "it wasn't moved after all"),
         ("UPDATE tidegate.ledger SET next_offset = 10", "COMMIT", Verdict::Done, "the transaction in doubt moved it"),
@@ -163,7 +159,7 @@ async fn a_row_that_was_moved_while_it_was_settled_is_found_where_it_stands() {
         (
             "UPDATE tidegate.ledger SET next_offset = 5, claim_id = gen_random_uuid()",
             "COMMIT",
-            Verdict::Superseded { epoch },
+            Verdict::Fenced,
             "it was moved by another claim",
         ),
     ] {
@@ -225,7 +221,7 @@ async fn a_claim_leaves_out_a_locked_row_and_takes_it_where_it_stands_once_it_is
     waited.expect("it waits until the row is free");
     let claimed = claims::claim(&mut claimer, "rides", "the next owner", &sources[..1]).await.expect("it answers");
     assert_eq!(claimed.iter().map(|c| c.next).collect::<Vec<_>>(), [Offset::new(10)]);
-    assert!(claimed[0].epoch > first[0].epoch, "later claims have higher numbers: {claimed:?}, {first:?}");
+    assert!(claimed[0].claim.epoch > first[0].claim.epoch, "later claims have higher numbers: {claimed:?}, {first:?}");
 }
 
 /// Pages that a statement looked at, its functions included.

@@ -112,6 +112,6 @@ async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() 
             .expect("its consumer is built anew");
     }
     let ended = running.join_next().await.expect("it was spawned").expect("it doesn't panic");
-    assert_eq!(ended, Ok(()));
+    assert!(ended.is_ok(), "{ended:?}");
     world.assert_exact(60_000).await;
 }

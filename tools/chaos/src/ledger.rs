@@ -15,8 +15,8 @@ use tidegate::postgres::connect::Connector;
 use tidegate::postgres::{PgStore, claims, register, schema};
 use tidegate_harness::{Database, Postgres, PostgresSpec};
 use tidegate_protocol::batch::{Batch, Incoming, Trigger};
-use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
-use tidegate_protocol::store::{Store, WriteError};
+use tidegate_protocol::position::{Claim, Offset, TopicPartition};
+use tidegate_protocol::store::{Planner, Transaction, WriteError};
 use tokio::time::interval;
 
 use crate::output::Output;
@@ -35,7 +35,7 @@ const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\n
 
 struct Bench {
     store: PgStore,
-    claims: Vec<(TopicPartition, ClaimId)>,
+    claims: Vec<(TopicPartition, Claim)>,
     next: i64,
     looker: PgConnection,
 }
