@@ -51,8 +51,7 @@ contention: tools ## Upsert and aggregate, two daemons each on the same keys, fo
 
 .PHONY: bench
 bench: tools ## Micro-benches, then the drain against a bare COPY
-	$(CARGO) bench --locked -p tidegate-rows --bench encode
-	$(CARGO) bench --locked -p tidegate
+	$(CARGO) bench --locked -p tidegate-rows -p tidegate
 
 # MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES,
 # SCENARIO=ledger holds a snapshot open for as long, over PARTITIONS=1000. RECOVERY=2 is how many seconds after the database's

@@ -51,7 +51,7 @@ fn holds(package: &str, direct: &[&str]) {
 
 #[test]
 fn the_protocol_depends_on_these_crates_and_on_no_client() {
-    holds("tidegate-protocol", &["thiserror", "uuid"]);
+    holds("tidegate-protocol", &["fastrand", "thiserror", "tokio", "tokio-util", "uuid"]);
 }
 
 #[test]

@@ -65,7 +65,8 @@ impl Newest {
             Seen { placed: (place, row), hash, time, lost: false }
         };
         let mut seen: Vec<Seen<'a>> = (0_u32..).zip(rows).map(seen).collect();
-        // Twice as many places as rows, each with a row's number and 1: a chain is rarely longer than a step.
+        // Twice as many places as rows, each with a row's number and 1: a chain is rarely longer than a step. `hashbrown::HashTable`
+        // in its place is slower over few keys: see the bench `newest`.
         let mut table = vec![0_u32; (seen.len() * 2).next_power_of_two()];
         let mask = table.len() - 1;
         for at in 0..seen.len() {
