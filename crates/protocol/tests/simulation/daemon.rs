@@ -16,7 +16,6 @@ use tidegate_protocol::claim_loop::{ClaimAnswer, ClaimLoop};
 use tidegate_protocol::dead_letter_budget::{DeadLetterBudget, DeadLetterLimits};
 use tidegate_protocol::event::{Event, Hold, Listener};
 use tidegate_protocol::group::Assigning;
-use tidegate_protocol::partition::Outcome;
 use tidegate_protocol::poll_loop::{LedgerReadings, Message, PollLoop, RecordEncoder};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::rate_limit::RateLimit;
@@ -103,7 +102,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
         tasks.spawn(Arc::clone(&process).run(work));
     };
     let answers = match bug {
-        Some(bug @ (Bug::AckLost | Bug::RewindTakenAsCommitted | Bug::LogNotVerified | Bug::FetchFromTheEnd)) => {
+        Some(bug @ (Bug::AckLost | Bug::LogNotVerified | Bug::FetchFromTheEnd)) => {
             let (relay, relayed) = mpsc::channel(2);
             spawn(Box::pin(falsify(Arc::clone(sim), bug, relayed, inbox.clone())));
             relay
@@ -160,13 +159,6 @@ async fn falsify(
     while let Some(mut message) = from.recv().await {
         match &mut message {
             Message::Ack(_) if bug == Bug::AckLost && sim.w().chance(20) => continue,
-            Message::Ack(ack) if bug == Bug::RewindTakenAsCommitted => {
-                for (segment, outcome) in ack.batch.segments().iter().zip(&mut ack.outcomes) {
-                    if *outcome == Some(Outcome::Rewound) {
-                        *outcome = Some(Outcome::Committed(segment.to));
-                    }
-                }
-            }
             Message::Claims(answers) => {
                 for ClaimAnswer { source, answer, .. } in answers {
                     match answer {

@@ -36,7 +36,6 @@ pub(crate) enum Bug {
     GoodRecordSetAside,
     RecordSkipped,
     FetchFromTheEnd,
-    RewindTakenAsCommitted,
     AckLost,
     LogNotVerified,
     RetentionUnseen,
