@@ -3,9 +3,25 @@
 use std::fmt;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::Histogram;
+/// Durations from a microsecond to a day, to three significant digits; a longer one counts as a day.
+#[derive(Debug)]
+pub(crate) struct Delays(Histogram<u64>);
+
+impl Default for Delays {
+    fn default() -> Self {
+        const DAY_US: u64 = 86_400_000_000;
+        Self(Histogram::new_with_bounds(1, DAY_US, 3).expect("the bounds are valid"))
+    }
+}
+
+impl Delays {
+    pub(crate) fn record(&mut self, delay: Duration) {
+        self.0.saturating_record(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+    }
+}
 
 /// Milliseconds that half of them, 99 % of them, and all of them stayed within.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
@@ -19,12 +35,13 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    pub(crate) fn of(histogram: &Histogram) -> Option<Self> {
-        let millis = |duration: Duration| duration.as_secs_f64() * 1_000.0;
-        Some(Self {
-            p50: millis(histogram.quantile(0.5)?),
-            p99: millis(histogram.quantile(0.99)?),
-            max: millis(histogram.max()),
+    /// Returns none if nothing was recorded.
+    pub(crate) fn of(Delays(delays): &Delays) -> Option<Self> {
+        let millis = |micros: u64| micros as f64 / 1_000.0;
+        (!delays.is_empty()).then(|| Self {
+            p50: millis(delays.value_at_quantile(0.5)),
+            p99: millis(delays.value_at_quantile(0.99)),
+            max: millis(delays.max()),
         })
     }
 }
@@ -130,5 +147,18 @@ impl fmt::Display for Summary {
             writeln!(f, "interrupted")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_recorded_has_no_quantiles_and_the_longest_delay_is_counted() {
+        let mut delays = Delays::default();
+        assert_eq!(Quantiles::of(&delays), None);
+        delays.record(Duration::MAX);
+        assert!(Quantiles::of(&delays).is_some_and(|delay| delay.max >= 86_400_000.0));
     }
 }
