@@ -39,6 +39,9 @@ demo-docs: ## Takes the last full `make demo` into docs/demo and README.md: raw 
 
 .PHONY: test
 test: tools ## All tests: pure crates, simulation, the daemon on the real servers, the page in a real browser
+	@# The same packages in both cargo calls, so that the second compiles nothing. The first shows its progress from the first
+	@# second, and is not held up by the browser's download.
+	$(CARGO) test --workspace --locked --no-run
 	tests/browser/run.sh --install
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked

@@ -10,6 +10,8 @@
 //! Another sink finds `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits at the end.
 
 mod measure;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod stage;
 mod steady;
 
@@ -18,7 +20,8 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Parser;
 
-use measure::{Figures, median};
+use measure::Figures;
+use shared::median;
 use stage::{Stage, TableKind};
 
 #[derive(Debug, Parser)]

@@ -8,20 +8,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fleet::{Compression, Format, Limit, Partitioning, ProduceSpec};
-use sqlx::{Executor, PgConnection, Row};
-use tidegate_harness::{
-    Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, free_port, unique_name, usage,
-};
+use sqlx::{Executor, PgConnection};
+use tidegate_harness::sql::number;
+use tidegate_harness::{Database, Kafka, Postgres, unique_name, usage};
 
 use crate::measure::Figures;
+use crate::shared::{END_DEADLINE, LOOK, await_drained, start_daemon, start_servers};
 
 const TOPIC: &str = "tele";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 const COLUMNS: &str = "vehicle_id, ts, lat, lon, speed_kmh, state, trip_id";
-/// How often progress is looked at: often enough for the 10 % and 90 % marks, too seldom to be felt.
-const LOOK: Duration = Duration::from_millis(10);
-const DRAIN_DEADLINE: Duration = Duration::from_secs(300);
-
 /// What the rows go into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TableKind {
@@ -46,17 +42,6 @@ pub(crate) struct Stage {
     postgres: Postgres,
     database: Database,
     records: u64,
-}
-
-/// Settings of a database that takes bulk loads; durability is as it ships.
-pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
-    let kafka = Kafka::start(&KafkaSpec::single().tuned_for(TunedFor::Speed))?;
-    let postgres = PostgresSpec::default()
-        .tuned_for(TunedFor::Speed)
-        .setting("max_wal_size = '8GB'")
-        .setting("checkpoint_timeout = '30min'")
-        .setting("shared_buffers = '1GB'");
-    Ok((kafka, Postgres::start(&postgres)?))
 }
 
 /// What the fleet sends: the compact record, seven fields, some 134 bytes.
@@ -85,31 +70,19 @@ impl Stage {
     /// The daemon's turn.
     pub(crate) async fn drain(&self, kind: TableKind, pipeline: &str, memory: &str, turn: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
-        let name = unique_name("drain");
-        let listen = format!("127.0.0.1:{}", free_port()?);
-        let config = format!(
-            "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{}\"\n[http]\nlisten = \"{listen}\"\n[limits]\nmemory = \"{memory}\"\n\
-             [pipelines.{name}]\ntopics = [\"{TOPIC}\"]\n{pipeline}\n[pipelines.{name}.table]\nname = \"tele\"\n",
-            self.kafka.bootstrap_servers(),
-            self.database.url
-        );
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
         let started = Instant::now();
-        let daemon = Daemon::spawn(&DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(listen))?;
-        let count =
-            format!("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = '{name}'");
-        let marks = self.watch(&mut connection, &count, started, || Ok(daemon.exit_status().is_none())).await;
-        let marks = marks.with_context(|| daemon.log_tail())?;
+        let settings = format!("table.name = \"tele\"\n{pipeline}");
+        let (daemon, name) = start_daemon(&self.kafka, &self.database, TOPIC, memory, &settings)?;
+        let (rate, took) = await_drained(&mut connection, &daemon, &name, self.records, started).await?;
         let (cpu, rss) = (usage::cpu_time(daemon.pid(), true)?, usage::peak_rss_bytes(daemon.pid())?);
-        daemon.terminate()?;
-        let status = daemon.wait_exit(Duration::from_secs(30))?;
-        ensure!(status.success(), "the daemon ended with {status}\n{}", daemon.log_tail());
+        daemon.drain(END_DEADLINE)?;
         let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
         if turn == 0 {
             self.export(&mut connection, kind).await?;
         }
-        Ok(self.figures(&marks, cpu, postgres, rss))
+        Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
     /// Another sink's turn.
@@ -131,7 +104,6 @@ impl Stage {
         let pid = child.id();
         // Rows that others can't see yet don't count, so this is asked of the table itself, by its statistics' size.
         let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
-        let mut marks = Marks::default();
         let mut cpu = Duration::ZERO;
         let mut rss = 0;
         let mut sizes = Vec::new();
@@ -142,13 +114,14 @@ impl Stage {
             sizes.push((started.elapsed(), number(&mut connection, count).await?));
             tokio::time::sleep(LOOK).await;
         }
-        marks.end = started.elapsed();
+        let took = started.elapsed();
         let last = sizes.last().map_or(0, |(_, size)| *size);
         let at = |share: f64| sizes.iter().find(|(_, size)| *size as f64 >= last as f64 * share).map(|(at, _)| *at);
-        (marks.ten, marks.ninety) = (at(0.1).unwrap_or_default(), at(0.9).unwrap_or(marks.end));
+        let most = at(0.9).unwrap_or(took).saturating_sub(at(0.1).unwrap_or_default());
+        let rate = self.records as f64 * 0.8 / most.as_secs_f64();
         let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
-        Ok(self.figures(&marks, cpu, postgres, rss))
+        Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
     /// The bound: the same rows from memory, by nothing but COPY.
@@ -175,11 +148,11 @@ impl Stage {
         while let Some(done) = tasks.join_next().await {
             done??;
         }
-        let end = started.elapsed();
-        let marks = Marks { ten: end.mul_f64(0.1), ninety: end.mul_f64(0.9), end, ..Marks::default() };
+        let took = started.elapsed();
+        let rate = self.records as f64 / took.as_secs_f64();
         let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
-        Ok(self.figures(&marks, Duration::ZERO, postgres, 0))
+        Ok(self.figures(rate, took, Duration::ZERO, postgres, 0))
     }
 
     /// The rows as files of binary COPY, one whole and two halves, made by Postgres from the first drain.
@@ -214,35 +187,6 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Looks at a count until all records are there.
-    async fn watch(
-        &self,
-        connection: &mut PgConnection,
-        count: &str,
-        started: Instant,
-        mut alive: impl FnMut() -> Result<bool>,
-    ) -> Result<Marks> {
-        let mut marks = Marks::default();
-        loop {
-            let seen = number(connection, count).await.unwrap_or(0);
-            let at = started.elapsed();
-            let share = seen as f64 / self.records as f64;
-            if share >= 0.1 && marks.ten.is_zero() {
-                (marks.ten, marks.ten_share) = (at, share);
-            }
-            if share >= 0.9 && marks.ninety.is_zero() {
-                (marks.ninety, marks.ninety_share) = (at, share);
-            }
-            if share >= 1.0 {
-                marks.end = at;
-                return Ok(marks);
-            }
-            ensure!(at < DRAIN_DEADLINE, "only {seen} of {} records after {at:?}", self.records);
-            ensure!(alive()?, "the daemon ended at {seen} of {} records", self.records);
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
     async fn check_rows(&self, connection: &mut PgConnection) -> Result<()> {
         let sql = "SELECT count(*)::int8 * 1000000007 + count(DISTINCT trip_id)::int8 FROM tele";
         let records = i64::try_from(self.records)?;
@@ -255,12 +199,11 @@ impl Stage {
         Ok(usage::cpu_time(self.postgres.pid()?, true)?.saturating_sub(before))
     }
 
-    fn figures(&self, marks: &Marks, cpu: Duration, postgres: Duration, rss: u64) -> Figures {
+    fn figures(&self, rows_per_second: f64, took: Duration, cpu: Duration, postgres: Duration, rss: u64) -> Figures {
         let millions = self.records as f64 / 1e6;
         Figures {
-            rows_per_second: (marks.ninety_share - marks.ten_share) * self.records as f64
-                / (marks.ninety - marks.ten).as_secs_f64(),
-            rows_per_second_whole: self.records as f64 / marks.end.as_secs_f64(),
+            rows_per_second,
+            rows_per_second_whole: self.records as f64 / took.as_secs_f64(),
             cpu_per_million: cpu.as_secs_f64() / millions,
             postgres_cpu_per_million: postgres.as_secs_f64() / millions,
             peak_rss_mib: rss as f64 / f64::from(1 << 20),
@@ -277,24 +220,4 @@ impl Drop for Stage {
             }
         }
     }
-}
-
-/// When so much was there.
-#[derive(Debug)]
-struct Marks {
-    ten: Duration,
-    ten_share: f64,
-    ninety: Duration,
-    ninety_share: f64,
-    end: Duration,
-}
-
-impl Default for Marks {
-    fn default() -> Self {
-        Self { ten: Duration::ZERO, ten_share: 0.1, ninety: Duration::ZERO, ninety_share: 0.9, end: Duration::ZERO }
-    }
-}
-
-async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
-    Ok(sqlx::query(sql).fetch_one(connection).await?.try_get(0)?)
 }

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use fleet::Limit;
 use sqlx::Executor;
-use tidegate_harness::{Daemon, DaemonSpec, free_port, usage};
+use tidegate_harness::{Daemon, usage};
 
-use crate::stage::{produce_spec, start_servers};
+use crate::shared::{END_DEADLINE, start_daemon, start_servers};
+use crate::stage::produce_spec;
 
 const TOPIC: &str = "steady";
 /// Consumers join, JIT compilers warm up: what comes before isn't counted.
@@ -27,14 +28,8 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
         ))
         .await?;
     // `track_commit_timestamp` would tell for each row; the metric's buckets tell without touching the database.
-    let listen = format!("127.0.0.1:{}", free_port()?);
-    let config = format!(
-        "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{}\"\n[http]\nlisten = \"{listen}\"\n\
-         [pipelines.steady]\ntopics = [\"{TOPIC}\"]\n{pipeline}\n[pipelines.steady.table]\nname = \"tele\"\n",
-        kafka.bootstrap_servers(),
-        database.url
-    );
-    let daemon = Daemon::spawn(&DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(listen))?;
+    let settings = format!("table.name = \"tele\"\n{pipeline}");
+    let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings)?;
     daemon.await_ready(Duration::from_secs(60))?;
     let mut spec = produce_spec(&kafka, TOPIC);
     spec.rate = rate;
@@ -62,9 +57,7 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
         (cpu_after.saturating_sub(cpu_before)).as_secs_f64() / took.as_secs_f64() * 100.0,
         rss as f64 / f64::from(1 << 20)
     );
-    daemon.terminate()?;
-    daemon.wait_exit(Duration::from_secs(30))?;
-    Ok(())
+    daemon.drain(END_DEADLINE)
 }
 
 /// The latency histogram: upper bound in seconds, records at or below it.

@@ -10,11 +10,14 @@
 //! that costs beside the merge.
 
 mod by_hand;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod stage;
 
 use anyhow::Result;
 use clap::Parser;
 
+use shared::median;
 use stage::{Mode, Stage};
 
 #[derive(Debug, Parser)]
@@ -77,15 +80,4 @@ async fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The middle value; the mean of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
-    }
 }

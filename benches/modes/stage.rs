@@ -3,21 +3,16 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use sqlx::{Executor, PgConnection, Row};
-use tidegate_harness::{
-    Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, Record, TunedFor, free_port, unique_name,
-};
+use tidegate_harness::{Database, Kafka, Postgres, Record};
 use tokio::task::JoinSet;
 
 use crate::by_hand;
+use crate::shared::{END_DEADLINE, await_drained, start_daemon, start_servers};
 
 const TOPIC: &str = "readings";
 const PARTITIONS: i32 = 4;
-/// How often progress is looked at.
-const LOOK: Duration = Duration::from_millis(10);
-const DEADLINE: Duration = Duration::from_secs(600);
-
 /// How rows go in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
@@ -110,13 +105,7 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set(records: u64, keys: u64, batch: u32, connections: u32) -> Result<Self> {
-        let kafka = Kafka::start(&KafkaSpec::single().tuned_for(TunedFor::Speed))?;
-        let postgres = PostgresSpec::default()
-            .tuned_for(TunedFor::Speed)
-            .setting("max_wal_size = '8GB'")
-            .setting("checkpoint_timeout = '30min'")
-            .setting("shared_buffers = '1GB'");
-        let postgres = Postgres::start(&postgres)?;
+        let (kafka, postgres) = start_servers()?;
         kafka.create_topic(TOPIC, PARTITIONS, &[])?;
         let record = |Reading { id, ts, n, note }: Reading| {
             let partition = i32::try_from(id % i64::from(PARTITIONS)).unwrap_or(0);
@@ -130,45 +119,18 @@ impl Stage {
     /// The daemon's turn: rows a second between 10 % and 90 % of the records.
     pub(crate) async fn drain(&self, mode: Mode) -> Result<f64> {
         let mut connection = self.fresh_table(mode).await?;
-        let name = unique_name("modes");
-        let listen = format!("127.0.0.1:{}", free_port()?);
-        let config = format!(
-            "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{}\"\n[http]\nlisten = \"{listen}\"\n\
-             [pipelines.{name}]\ntopics = [\"{TOPIC}\"]\nconsumers = {}\nbatch.max_rows = {}\nbatch.max_age = \"10s\"\n{}\n",
-            self.kafka.bootstrap_servers(),
-            self.database.url,
+        let settings = format!(
+            "consumers = {}\nbatch.max_rows = {}\nbatch.max_age = \"10s\"\n{}",
             self.connections,
             self.batch,
-            mode.pipeline(),
+            mode.pipeline()
         );
         let started = Instant::now();
-        let daemon = Daemon::spawn(&DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).http_address(listen))?;
-        let position =
-            format!("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = '{name}'");
-        let made = "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8";
-        let (mut ten, mut ninety) = (None, None);
-        loop {
-            ensure!(started.elapsed() < DEADLINE, "the drain takes too long\n{}", daemon.log_tail());
-            ensure!(daemon.exit_status().is_none(), "the daemon ended\n{}", daemon.log_tail());
-            let there = number(&mut connection, made).await? > 0;
-            let at = if there { number(&mut connection, &position).await?.unsigned_abs() } else { 0 };
-            if at * 10 >= self.records {
-                ten.get_or_insert((Instant::now(), at));
-            }
-            if at * 10 >= self.records * 9 {
-                ninety.get_or_insert((Instant::now(), at));
-            }
-            if at >= self.records {
-                break;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        daemon.terminate()?;
-        let status = daemon.wait_exit(Duration::from_secs(30))?;
-        ensure!(status.success(), "the daemon ended with {status}\n{}", daemon.log_tail());
+        let (daemon, name) = start_daemon(&self.kafka, &self.database, TOPIC, "256MiB", &settings)?;
+        let (rate, _) = await_drained(&mut connection, &daemon, &name, self.records, started).await?;
+        daemon.drain(END_DEADLINE)?;
         self.check(mode, &mut connection).await?;
-        let ((ten, from), (ninety, to)) = (ten.context("10 %")?, ninety.context("90 %")?);
-        Ok(rate(to - from, ninety - ten))
+        Ok(rate)
     }
 
     /// The same by hand, the batches encoded beforehand.
@@ -223,8 +185,4 @@ impl Stage {
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2^53")]
 fn rate(rows: u64, took: Duration) -> f64 {
     rows as f64 / took.as_secs_f64()
-}
-
-async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
-    Ok(sqlx::query(sql).fetch_one(connection).await?.try_get(0)?)
 }

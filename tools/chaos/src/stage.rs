@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use sqlx::{Executor, PgConnection};
 use tempfile::TempDir;
 use tidegate_harness::proxy::Proxy;
-use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, free_port};
+use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec};
 
 use crate::load::Load;
 use crate::output::Output;
@@ -99,24 +99,20 @@ impl Stage {
     }
 
     pub(crate) fn add_daemon(&mut self, consumers: usize) -> Result<()> {
-        let listen = format!("127.0.0.1:{}", free_port()?);
         let network = Proxy::start_postgres(self.postgres.address())?;
         let servers: Vec<String> = self.brokers.iter().map(|proxy| proxy.addr().to_string()).collect();
         let Cast { protocol, memory, batch, .. } = &self.cast;
         // The new protocol leaves the session to the broker.
         let session = if protocol == "consumer" { "" } else { "\"session.timeout.ms\" = 6000\n" };
         let config = format!(
-            "[kafka]\nbootstrap_servers = \"{}\"\n[kafka.properties]\n{session}\
-             [postgres]\nurl = \"{}\"\nlock_timeout = \"2s\"\n[limits]\nmemory = \"{memory}\"\n\
-             [http]\nlisten = \"{listen}\"\n\
+            "[kafka.properties]\n{session}[postgres]\nlock_timeout = \"2s\"\n[limits]\nmemory = \"{memory}\"\n\
              [pipelines.rides]\ntopics = [\"{TOPIC}\"]\nconsumers = {consumers}\ngroup_protocol = \"{protocol}\"\n\
              batch = {batch}\n[pipelines.rides.table]\nname = \"rides\"\n\
              [pipelines.rides.columns]\nseq = \"seq\"\ntext = \"text\"\nreading = \"reading\"\nchecksum = \"checksum\"\n\
-             kafka_partition = {{ meta = \"partition\" }}\nkafka_offset = {{ meta = \"offset\" }}\n",
-            servers.join(","),
-            self.database.url_at(network.addr())
+             kafka_partition = {{ meta = \"partition\" }}\nkafka_offset = {{ meta = \"offset\" }}\n"
         );
-        let daemon = Daemon::spawn(&DaemonSpec::new(&self.cast.binary, config).http_address(listen))?;
+        let spec = DaemonSpec::new(&self.cast.binary, config);
+        let daemon = Daemon::spawn(&spec.on(&servers.join(","), &self.database.url_at(network.addr()))?)?;
         self.started += 1;
         self.members.push(Member { daemon, network, number: self.started });
         Ok(())
@@ -130,12 +126,7 @@ impl Stage {
 
     /// Tells a daemon to drain and end, as an operator does.
     pub(crate) fn end(&mut self, index: usize) -> Result<()> {
-        let ending = &self.members[index].daemon;
-        ending.terminate()?;
-        let status = ending.wait_exit(END_DEADLINE)?;
-        if !status.success() {
-            bail!("a daemon that was told to end ended with {status}\n{}", ending.log_tail());
-        }
+        self.members[index].daemon.drain(END_DEADLINE)?;
         self.remove(index);
         Ok(())
     }

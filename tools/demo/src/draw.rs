@@ -1,10 +1,9 @@
 //! The plots, drawn from the raw files alone.
 
-mod chart;
 mod flood;
 mod ladder;
+mod paper;
 mod services;
-mod svg;
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +11,6 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use crate::raw::Table;
-pub(crate) use svg::escaped;
 
 /// Draws every plot whose raw files are in `folder`, into it; returns their names.
 pub(crate) fn draw(folder: &Path) -> Result<Vec<&'static str>> {
@@ -24,14 +22,14 @@ pub(crate) fn draw(folder: &Path) -> Result<Vec<&'static str>> {
     };
     let read = |name: &str| Table::read(&folder.join(name));
     if folder.join("ladder.csv").exists() {
-        save("ladder.svg", ladder::draw(&read("ladder.csv")?))?;
+        save("ladder.svg", ladder::draw(&read("ladder.csv")?)?)?;
     }
     if folder.join("flood.csv").exists() {
-        save("flood.svg", flood::draw(&read("flood.csv")?, &read("flood-series.csv")?, &read("flood-events.csv")?))?;
+        save("flood.svg", flood::draw(&read("flood.csv")?, &read("flood-series.csv")?, &read("flood-events.csv")?)?)?;
     }
     if folder.join("services.csv").exists() {
         let (series, events) = (read("services-series.csv")?, read("services-events.csv")?);
-        save("services.svg", services::draw(&series, &events))?;
+        save("services.svg", services::draw(&series, &events)?)?;
     }
     Ok(drawn)
 }

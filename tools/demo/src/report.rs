@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::raw::Table;
+pub(crate) use html::escaped;
 
 /// How a sentence reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

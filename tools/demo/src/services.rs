@@ -18,11 +18,12 @@ use checks::Checks;
 use fleet::{Limit, Partitioning, ProduceSpec, Profile};
 use lags::Lags;
 use sqlx::{Connection, Executor, PgConnection};
-use tidegate_harness::{Daemon, DaemonSpec, Database, free_port};
+use tidegate_harness::sql::number;
+use tidegate_harness::{Daemon, DaemonSpec, Database};
 
 use crate::numbers::grouped;
 use crate::screen::Screen;
-use crate::stage::{Reconnecting, Stage, number};
+use crate::stage::{Reconnecting, Stage};
 
 const CONFIG: &str = include_str!("../../../config/fleet.toml");
 const TABLES: &str = include_str!("../../../config/fleet.sql");
@@ -109,7 +110,7 @@ impl Services {
         let mut connection = database.connect().await?;
         connection.execute(sqlx::raw_sql(TABLES)).await.context("config/fleet.sql")?;
         connection.close().await?;
-        let daemon = spawn(stage, &database, &listen)?;
+        let daemon = spawn(stage, &database, Some(&listen))?;
         daemon.await_ready(Duration::from_secs(60))?;
         let (lags, closer) = (Lags::new(TOPIC, &database.url), Reconnecting::new(&database.url));
         let (stage, checks, closed) = (Arc::clone(stage), Checks::default(), Instant::now());
@@ -172,8 +173,7 @@ impl Services {
 
     /// Ends in order, and holds the tables against the truth; leaves `services.csv`. Whether all is well.
     pub(crate) async fn check(&self, folder: &Path) -> Result<bool> {
-        self.daemon.terminate()?;
-        self.daemon.wait_exit(Duration::from_secs(60))?;
+        self.daemon.drain(Duration::from_secs(60))?;
         let sent = self.stage.kafka.end_offsets(TOPIC)?.iter().sum();
         let mut connection = self.database.connect().await?;
         number(&mut connection, CLOSE_SILENT).await?;
@@ -258,9 +258,9 @@ impl Services {
             Event::Burst => format!("the fleet sends {BURST} times as much for 6 s"),
             Event::Board => self.lags.board().await?,
             Event::Add => {
-                let listen = format!("127.0.0.1:{}", free_port()?);
-                *second = Some(spawn(&self.stage, &self.database, &listen)?);
-                format!("a second instance joins each group: its page is http://{listen}/")
+                let daemon = second.insert(spawn(&self.stage, &self.database, None)?);
+                let page = daemon.http_address().unwrap_or_default();
+                format!("a second instance joins each group: its page is http://{page}/")
             }
             Event::Kill => {
                 if let Some(daemon) = second.take() {
@@ -284,10 +284,12 @@ impl Services {
     }
 }
 
-fn spawn(stage: &Stage, database: &Database, listen: &str) -> Result<Daemon> {
+/// Starts a daemon that serves its page at `listen`, or on a free port.
+fn spawn(stage: &Stage, database: &Database, listen: Option<&str>) -> Result<Daemon> {
     // A consumer that was killed keeps its partitions until its session ends; 45 s, the default, is long for a demo.
     let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
-    stage.spawn(spec, database, listen)
+    let spec = listen.into_iter().fold(spec, |spec, address| spec.http_address(address));
+    Daemon::spawn(&spec.on(stage.kafka.bootstrap_servers(), &database.url)?)
 }
 
 fn now_ms() -> i64 {

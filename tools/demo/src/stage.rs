@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use sqlx::{Connection, Executor, PgConnection, Row};
-use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, free_port};
+use anyhow::Result;
+use sqlx::{Connection, Executor, PgConnection};
+use tidegate_harness::sql::number;
+use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, start_both};
 
 use crate::rows;
 
@@ -35,10 +36,9 @@ impl Stage {
     /// # Errors
     /// When a server doesn't start.
     pub(crate) async fn set(tidegate: Option<PathBuf>) -> Result<Self> {
-        let kafka = std::thread::spawn(|| Kafka::start(&KafkaSpec::single().tuned_for(TunedFor::Speed)));
         let spec = PostgresSpec::default().tuned_for(TunedFor::Speed);
-        let postgres = Postgres::start(&POSTGRES_SETTINGS.iter().fold(spec, |spec, line| spec.setting(line)))?;
-        let kafka = kafka.join().map_err(|_| anyhow::anyhow!("the start of Kafka panicked"))??;
+        let spec = POSTGRES_SETTINGS.iter().fold(spec, |spec, line| spec.setting(line));
+        let (kafka, postgres) = start_both(&KafkaSpec::single().tuned_for(TunedFor::Speed), &spec)?;
         let database = postgres.create_database().await?;
         let tidegate = match tidegate {
             Some(path) => path,
@@ -77,20 +77,10 @@ impl Stage {
 
     /// The measured daemon, reading `topic` in a group of its own.
     pub(crate) fn daemon(&self, topic: &str, group: &str) -> Result<Daemon> {
-        let listen = format!("127.0.0.1:{}", free_port()?);
         let spec = DaemonSpec::new(&self.tidegate, MEASURED)
             .env("TIDEGATE__PIPELINES__RIDE__TOPICS", topic)
-            .env("TIDEGATE__PIPELINES__RIDE__GROUP", group);
-        self.spawn(spec, &self.database, &listen)
-    }
-
-    /// A daemon with the addresses of these servers.
-    pub(crate) fn spawn(&self, spec: DaemonSpec, database: &Database, listen: &str) -> Result<Daemon> {
-        let spec = spec
-            .http_address(listen)
-            .env("TIDEGATE__KAFKA__BOOTSTRAP_SERVERS", self.kafka.bootstrap_servers())
-            .env("TIDEGATE__POSTGRES__URL", &database.url)
-            .env("TIDEGATE__HTTP__LISTEN", listen);
+            .env("TIDEGATE__PIPELINES__RIDE__GROUP", group)
+            .on(self.kafka.bootstrap_servers(), &self.database.url)?;
         Daemon::spawn(&spec)
     }
 
@@ -113,17 +103,6 @@ impl Stage {
 /// Where the write-ahead log stands, in bytes.
 pub(crate) async fn wal_position(connection: &mut PgConnection) -> Result<i64> {
     number(connection, "SELECT (pg_current_wal_lsn() - '0/0')::int8").await
-}
-
-/// The first column of the first row.
-pub(crate) async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
-    let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
-    Ok(row.try_get(0)?)
-}
-
-/// How far the measured pipeline has come; 0 where it has not begun.
-pub(crate) async fn ledger_total(connection: &mut PgConnection) -> i64 {
-    number(connection, "SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger").await.unwrap_or(0)
 }
 
 /// A connection that is made again when the last one broke.

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::report::Delays;
 use crate::street::{CROSSINGS, Crossing, Heading};
-use crate::{Histogram, Quantiles, Region};
+use crate::{Quantiles, Region};
 
 /// Through a city, lights and stops included.
 const CITY_KMH: f64 = 20.0;
@@ -82,8 +83,8 @@ pub struct Customer {
     unmoved_since_ms: i64,
     said: String,
     readings: u64,
-    since_measured: Histogram,
-    since_sent: Histogram,
+    since_measured: Delays,
+    since_sent: Delays,
     ahead_of_clock: u64,
 }
 

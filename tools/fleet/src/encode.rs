@@ -1,11 +1,11 @@
 //! Readings as JSON, several million a second on a core.
 //!
-//! Own integer and fixed-point formatting into a buffer that the caller reuses: nothing is
-//! allocated once the buffer has grown to a record's size.
+//! The fields are written by hand into a buffer that the caller reuses: nothing is allocated once
+//! the buffer has grown to a record's size.
 
 use std::str::FromStr;
 
-use crate::digits::{date, decimal, digit, integer, pair};
+use crate::digits::{date, decimal, integer, padded};
 use crate::{ParseError, Reading};
 
 /// Which record a reading becomes.
@@ -116,10 +116,8 @@ impl Encoder {
             self.second = second;
             self.date = date(second);
         }
-        let millis = ts_ms.rem_euclid(1_000).unsigned_abs();
         out.extend_from_slice(&self.date);
-        out.push(digit(millis / 100));
-        out.extend_from_slice(pair(millis));
+        padded(out, u32::try_from(ts_ms.rem_euclid(1_000)).unwrap_or(0), 3);
         out.push(b'Z');
     }
 }

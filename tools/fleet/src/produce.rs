@@ -9,10 +9,11 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::report::Delays;
 use crate::sender::{Outgoing, Refusal, Sender};
 use crate::{
-    Arrival, Deliveries, Delivery, Encoder, Fleet, Histogram, ProduceError, ProduceSpec, Progress, Quantiles, Schedule,
-    Summary, Truth, WhenFull, write_key,
+    Arrival, Deliveries, Delivery, Encoder, Fleet, ProduceError, ProduceSpec, Progress, Quantiles, Schedule, Summary,
+    Truth, WhenFull, write_key,
 };
 
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
@@ -61,7 +62,7 @@ pub fn produce(
         truth,
         sender,
         summary: Summary::default(),
-        send_delays: Histogram::default(),
+        send_delays: Delays::default(),
         never_sent: HashSet::new(),
         reported: (Duration::ZERO, 0),
         behind: Duration::ZERO,
@@ -84,7 +85,7 @@ struct Run<'a, P> {
     truth: Option<Truth>,
     sender: Sender<'a>,
     summary: Summary,
-    send_delays: Histogram,
+    send_delays: Delays,
     /// Indexes of readings whose first record was refused; a repetition is then the first.
     never_sent: HashSet<u64>,
     /// When, and how many were sent by then.
@@ -237,7 +238,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
             unacked: self.summary.sent.saturating_sub(acked + failed),
             acked_per_second: if seconds > 0.0 { acked as f64 / seconds } else { 0.0 },
             send_delay_ms: Quantiles::of(&self.send_delays),
-            ack_delay_ms: Quantiles::of(&acks.delays),
+            ack_delay_ms: acks.delays(),
             last_error: acks.last_error(),
             ..self.summary
         };

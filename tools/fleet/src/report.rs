@@ -3,9 +3,30 @@
 use std::fmt;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::Histogram;
+/// Durations from a microsecond to a day, to three significant digits; a longer one counts as a day. The longest is exact.
+#[derive(Debug)]
+pub(crate) struct Delays {
+    micros: Histogram<u64>,
+    max: Duration,
+}
+
+impl Default for Delays {
+    fn default() -> Self {
+        const DAY_US: u64 = 86_400_000_000;
+        let micros = Histogram::new_with_bounds(1, DAY_US, 3).expect("the bounds are valid");
+        Self { micros, max: Duration::ZERO }
+    }
+}
+
+impl Delays {
+    pub(crate) fn record(&mut self, delay: Duration) {
+        self.micros.saturating_record(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX));
+        self.max = self.max.max(delay);
+    }
+}
 
 /// Milliseconds that half of them, 99 % of them, and all of them stayed within.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
@@ -19,13 +40,12 @@ pub struct Quantiles {
 }
 
 impl Quantiles {
-    pub(crate) fn of(histogram: &Histogram) -> Option<Self> {
-        let millis = |duration: Duration| duration.as_secs_f64() * 1_000.0;
-        Some(Self {
-            p50: millis(histogram.quantile(0.5)?),
-            p99: millis(histogram.quantile(0.99)?),
-            max: millis(histogram.max()),
-        })
+    /// Returns none if nothing was recorded.
+    pub(crate) fn of(delays: &Delays) -> Option<Self> {
+        let max = delays.max.as_secs_f64() * 1_000.0;
+        // A quantile is the end of its bucket, which may lie beyond the longest.
+        let quantile = |share| (delays.micros.value_at_quantile(share) as f64 / 1_000.0).min(max);
+        (!delays.micros.is_empty()).then(|| Self { p50: quantile(0.5), p99: quantile(0.99), max })
     }
 }
 
@@ -130,5 +150,18 @@ impl fmt::Display for Summary {
             writeln!(f, "interrupted")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_recorded_has_no_quantiles_and_the_longest_delay_is_counted() {
+        let mut delays = Delays::default();
+        assert_eq!(Quantiles::of(&delays), None);
+        delays.record(Duration::from_millis(172_800_123));
+        assert_eq!(Quantiles::of(&delays).map(|delay| delay.max), Some(172_800_123.0));
     }
 }

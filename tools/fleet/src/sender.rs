@@ -10,22 +10,28 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-use crate::{Compression, Histogram, ProduceError, ProduceSpec};
+use crate::report::Delays;
+use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 
 /// How long a cluster may take to tell of a topic.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the delivery reports said. Served on the sending thread, so nobody contends for the lock
-/// but librdkafka's own errors.
+/// What the delivery reports said. They are served on the sending thread, so only librdkafka's own
+/// errors contend for a lock.
 pub(crate) struct Acks {
     pub(crate) acked: AtomicU64,
     pub(crate) failed: AtomicU64,
-    pub(crate) delays: Histogram,
+    delays: Mutex<Delays>,
     origin: Instant,
     error: Mutex<Option<String>>,
 }
 
 impl Acks {
+    /// From each record's intended time to its acknowledgement.
+    pub(crate) fn delays(&self) -> Option<Quantiles> {
+        Quantiles::of(&self.delays.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     pub(crate) fn last_error(&self) -> Option<String> {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -52,7 +58,10 @@ impl ProducerContext for Acks {
             Ok(_) => {
                 self.acked.fetch_add(1, Ordering::Relaxed);
                 let intended = Duration::from_micros(intended_us as u64);
-                self.delays.record(self.origin.elapsed().saturating_sub(intended));
+                self.delays
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .record(self.origin.elapsed().saturating_sub(intended));
             }
             Err((error, _)) => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
@@ -90,7 +99,7 @@ impl<'a> Sender<'a> {
         let acks = Acks {
             acked: AtomicU64::new(0),
             failed: AtomicU64::new(0),
-            delays: Histogram::default(),
+            delays: Mutex::default(),
             origin: Instant::now(),
             error: Mutex::new(None),
         };

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::free_port;
 use crate::http::{self, Response};
 use crate::process::{Output, Process, Program, Run, Signal};
 
@@ -43,6 +44,23 @@ impl DaemonSpec {
     pub fn http_address(mut self, address: impl Into<String>) -> Self {
         self.http_address = Some(address.into());
         self
+    }
+
+    /// Connects it to these servers through its environment. It serves HTTP at [`DaemonSpec::http_address`], or on a free
+    /// port where none was given.
+    ///
+    /// # Errors
+    /// When no port is free.
+    pub fn on(mut self, bootstrap_servers: &str, postgres_url: &str) -> Result<Self> {
+        let listen = match self.http_address.take() {
+            Some(address) => address,
+            None => format!("127.0.0.1:{}", free_port()?),
+        };
+        Ok(self
+            .env("TIDEGATE__KAFKA__BOOTSTRAP_SERVERS", bootstrap_servers)
+            .env("TIDEGATE__POSTGRES__URL", postgres_url)
+            .env("TIDEGATE__HTTP__LISTEN", &listen)
+            .http_address(listen))
     }
 
     /// One more argument, after those above.
@@ -115,6 +133,22 @@ impl Daemon {
     /// When the system refuses.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::TERM)
+    }
+
+    /// Asks it to drain and end (SIGTERM), and waits until it has.
+    ///
+    /// # Errors
+    /// When it takes longer than `deadline`, or ends with a failure; the error shows the end of its log.
+    pub fn drain(&self, deadline: Duration) -> Result<()> {
+        self.terminate()?;
+        let status = self.wait_exit(deadline)?;
+        ensure!(status.success(), "a daemon that was told to end ended with {status}; {}", self.log_tail());
+        Ok(())
+    }
+
+    /// Where it serves HTTP (`host:port`), if the specification said so.
+    pub fn http_address(&self) -> Option<&str> {
+        self.http_address.as_deref()
     }
 
     /// Asks it to drain and end as Ctrl-C does (SIGINT).

@@ -20,6 +20,7 @@ pub mod process;
 pub mod proxy;
 pub mod registry;
 pub mod shared;
+pub mod sql;
 pub mod usage;
 pub mod wait;
 
@@ -39,6 +40,19 @@ pub enum TunedFor {
     Tests,
     /// The settings one would measure with: full compilation and room for caches.
     Speed,
+}
+
+/// Starts Kafka and Postgres side by side.
+///
+/// # Errors
+/// When one of them does not start.
+pub fn start_both(kafka: &KafkaSpec, postgres: &PostgresSpec) -> anyhow::Result<(Kafka, Postgres)> {
+    std::thread::scope(|scope| {
+        let kafka = scope.spawn(|| Kafka::start(kafka));
+        let postgres = Postgres::start(postgres)?;
+        let kafka = kafka.join().map_err(|_| anyhow::anyhow!("the start of Kafka panicked"))??;
+        Ok((kafka, postgres))
+    })
 }
 
 /// A name that no other test uses: `prefix_` and 12 random characters that Kafka and Postgres both take unquoted.

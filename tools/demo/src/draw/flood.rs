@@ -1,132 +1,203 @@
 //! The flood: a column an arrangement, a row a quantity, and the same axes along each row.
 
-use super::chart::{Panel, Scale};
-use super::svg::{Anchor, Svg};
-use crate::numbers::{bytes, duration, grouped};
+use anyhow::Result;
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::paper::{
+    AMBER, Area, BLUE, Chart, Frame, GOOD, GREEN, GREY, HEAD, Look, NOTE, RED, VIOLET, WARN, curve, decades, head,
+    moment, paint, runs, shade, write,
+};
+use crate::numbers::{duration, grouped};
 use crate::raw::{Line, Table};
 
-const LEFT: f64 = 84.0;
-const TOP: f64 = 134.0;
-const WIDTH: f64 = 262.0;
-const HEIGHT: f64 = 132.0;
-const GAP: (f64, f64) = (18.0, 42.0);
+const LEFT: i32 = 84;
+const TOP: i32 = 134;
+const SIZE: (u32, u32) = (262, 132);
+/// From a panel to the next.
+const STEP: (i32, i32) = (280, 174);
 const MIB: f64 = 1_048_576.0;
-/// About what a character of a heading takes.
-const CHARACTER: f64 = 8.4;
+/// About what a character of a heading takes, in tenths of a pixel.
+const CHARACTER: i32 = 84;
 /// Bins that a rate is the mean of: batches of half a second would make a comb of it.
 const SMOOTH: usize = 3;
+const RUSH: RGBColor = RGBColor(0xff, 0xf3, 0xd1);
+const AWAY: RGBColor = RGBColor(0xf3, 0xd9, 0xd9);
 
-/// A quantity: its heading, its legend, its axis, and the curves with their strokes.
+/// A quantity: its heading, its legend, its axis, and the curves with their colours and widths.
 struct Quantity {
     title: &'static str,
     legend: &'static str,
-    scale: fn(f64) -> Scale,
+    axis: Axis,
     word: fn(f64) -> String,
-    curves: &'static [(&'static str, &'static str)],
-    /// Whether the values are counts of a bin, to be shown by the second.
-    is_rate: bool,
+    curves: &'static [(&'static str, RGBColor, u32)],
+    /// What a value is divided by; none where the values are counts of a bin, to be shown by the second.
+    unit: Option<f64>,
+}
+
+#[derive(Clone, Copy)]
+enum Axis {
+    /// From 0 to at least so much.
+    Linear(f64),
+    /// By decades, from so much.
+    Decades(f64),
 }
 
 const QUANTITIES: [Quantity; 4] = [
     Quantity {
         title: "records a second",
-        legend: "dotted: intended · blue: taken · violet, dashed: answered · green, thick: in the table · red: refused (means of 1.5 s)",
-        scale: |max| Scale::decades(100.0, max),
+        legend: "grey area: intended · green, widest: in the table · blue: taken · violet, thin: answered · red: refused (means of 1.5 s)",
+        axis: Axis::Decades(100.0),
         word: grouped,
         curves: &[
-            ("intended", "thin grey"),
-            ("sent", "line blue"),
-            ("acked", "line violet"),
-            ("refused", "line red"),
-            ("committed", "line green"),
+            ("intended", GREY, 0),
+            ("committed", GREEN, 4),
+            ("sent", BLUE, 2),
+            ("acked", VIOLET, 1),
+            ("refused", RED, 2),
         ],
-        is_rate: true,
+        unit: None,
     },
     Quantity {
         title: "backlog: taken and not yet in the table, records",
         legend: "red: the reservoir ends here (64 MiB of a program's memory; Kafka's retention)",
-        scale: Scale::upto,
+        axis: Axis::Linear(1.0),
         word: grouped,
-        curves: &[("backlog", "line amber")],
-        is_rate: false,
+        curves: &[("backlog", AMBER, 2)],
+        unit: Some(1.0),
     },
     Quantity {
         title: "the vehicle waits for its answer, from its intended time",
-        legend: "green: half of them · violet, dashed: 99 of 100 · red: the longest",
-        scale: |max| Scale::decades(0.1, max),
+        legend: "green, wide: half of them · violet: 99 of 100 · red, thin: the longest",
+        axis: Axis::Decades(0.1),
         word: duration,
-        curves: &[("wait_max_ms", "thin red"), ("wait_p99_ms", "line violet"), ("wait_p50_ms", "line green")],
-        is_rate: false,
+        curves: &[("wait_p50_ms", GREEN, 3), ("wait_p99_ms", VIOLET, 2), ("wait_max_ms", RED, 1)],
+        unit: Some(1.0),
     },
     Quantity {
         title: "bounded buffer (64 MiB for each)",
         legend: "",
-        scale: |max| Scale::Steps { step: 16.0 * MIB, max: max.max(64.0 * MIB) },
-        word: bytes,
-        curves: &[("buffer_bytes", "line blue")],
-        is_rate: false,
+        axis: Axis::Linear(64.0),
+        word: |mib| format!("{mib:.0} MiB"),
+        curves: &[("buffer_bytes", BLUE, 2)],
+        unit: Some(MIB),
     },
 ];
 
-pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> String {
+/// The raw files.
+struct Files<'a> {
+    flood: &'a Table,
+    series: &'a Table,
+    events: &'a Table,
+}
+
+pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> Result<String> {
     let ways = flood.distinct("way");
-    let width = LEFT + ways.len() as f64 * (WIDTH + GAP.0) + 10.0;
-    let height = TOP + QUANTITIES.len() as f64 * (HEIGHT + GAP.1) + 40.0;
-    let title = "The same flood on four arrangements: rates, backlog, waiting and buffer over time";
-    let mut svg = Svg::new(width, height, title);
-    svg.text((20.0, 30.0), Anchor::Start, "title", "B  the flood: the same open-loop load on four arrangements");
-    svg.text((20.0, 50.0), Anchor::Start, "dim", &subtitle(flood));
+    let files = Files { flood, series, events };
+    let rows = i32::try_from(QUANTITIES.len())?;
+    let width = LEFT + i32::try_from(ways.len())? * STEP.0 + 10;
+    let height = TOP + rows * STEP.1 + 40;
+    let size = (u32::try_from(width)?, u32::try_from(height)?);
     let seconds = flood.lines().map(|line| line.count("ended_s")).fold(1.0, f64::max);
-    let bin = series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
-    for (row, quantity) in QUANTITIES.iter().enumerate() {
-        let unit = if quantity.is_rate { bin } else { 1.0 };
-        let values =
-            |line: Line<'_>| quantity.curves.iter().map(|(column, _)| line.count(column) / unit).fold(0.0, f64::max);
-        let scale = (quantity.scale)(series.lines().map(values).fold(0.0, f64::max));
-        let top = TOP + row as f64 * (HEIGHT + GAP.1);
-        svg.text((LEFT, top - 8.0), Anchor::Start, "head", quantity.title);
-        let beside = LEFT + 16.0 + CHARACTER * quantity.title.chars().count() as f64;
-        svg.text((beside, top - 8.0), Anchor::Start, "dim", quantity.legend);
-        for (column, way) in ways.iter().enumerate() {
-            let left = LEFT + column as f64 * (WIDTH + GAP.0);
-            let panel = Panel { left, top, width: WIDTH, height: HEIGHT, seconds, scale };
-            background(&mut svg, &panel, way, series, events);
-            panel.grid(&mut svg, column == 0, quantity.word);
-            if row == 0 {
-                svg.text((left + WIDTH / 2.0, TOP - 46.0), Anchor::Middle, "head", way);
-                let (class, outcome) = outcome(flood, way);
-                svg.text((left + WIDTH / 2.0, TOP - 30.0), Anchor::Middle, class, &outcome);
-            }
-            if row + 1 == QUANTITIES.len() {
-                panel.seconds(&mut svg);
-            }
-            let lines = || series.lines().filter(|line| line.text("way") == way);
-            for (name, class) in quantity.curves {
-                // Where nothing was refused there is no line for it.
-                let is_there = |value: &f64| *name != "refused" || *value > 0.0;
-                let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
-                let points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
-                panel.curve(&mut svg, if quantity.is_rate { smoothed(&points) } else { points }, class);
-            }
-            if quantity.title.starts_with("backlog")
-                && let Some(line) = flood.lines().find(|line| line.text("way") == way)
-            {
-                reservoir(&mut svg, &panel, line);
-            }
-            for event in events.lines().filter(|line| line.text("way") == way && line.text("event").contains("killed"))
-            {
-                panel.event(&mut svg, event.count("second"), "thin reddash");
+    paint("The same flood on four arrangements: rates, backlog, waiting and buffer over time", size, |paper| {
+        head(paper, "B  the flood: the same open-loop load on four arrangements", &subtitle(flood))?;
+        for (way, left) in ways.iter().zip((LEFT..).step_by(280)) {
+            let middle = left + i32::try_from(SIZE.0 / 2)?;
+            write(paper, way, HEAD, HPos::Center, (middle, TOP - 52))?;
+            let (look, outcome) = outcome(flood, way);
+            write(paper, &outcome, look, HPos::Center, (middle, TOP - 34))?;
+        }
+        for (quantity, row) in QUANTITIES.iter().zip(0..) {
+            let top = TOP + row * STEP.1;
+            write(paper, quantity.title, HEAD, HPos::Left, (LEFT, top - 12))?;
+            let beside = LEFT + 16 + CHARACTER * i32::try_from(quantity.title.chars().count())? / 10;
+            write(paper, quantity.legend, NOTE, HPos::Left, (beside, top - 12))?;
+            let values = |line: Line<'_>| {
+                quantity
+                    .curves
+                    .iter()
+                    .map(|(column, ..)| line.count(column) / unit(quantity, series))
+                    .fold(0.0, f64::max)
+            };
+            let most = series.lines().map(values).fold(0.0, f64::max);
+            for (column, way) in (0..).zip(&ways) {
+                let at = (LEFT + column * STEP.0, top);
+                let left = if column == 0 { 76 } else { 0 };
+                let frame = Frame { at, size: SIZE, left, is_last: row + 1 == rows, seconds };
+                match quantity.axis {
+                    Axis::Linear(least) => panel(paper, frame, &files, way, quantity, 0.0..most.max(least) * 1.15, 5)?,
+                    Axis::Decades(min) => {
+                        let (values, marks) = decades(min, most);
+                        panel(paper, frame, &files, way, quantity, values.log_scale(), marks)?;
+                    }
+                }
             }
         }
+        let legend = "yellow: rush hour · red: the database is stopped · thin red line: the writer is killed (SIGKILL) and started again";
+        write(paper, legend, NOTE, HPos::Left, (20, height - 18))
+    })
+}
+
+/// What the values of the series are divided by.
+fn unit(quantity: &Quantity, series: &Table) -> f64 {
+    let bin = || series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
+    quantity.unit.unwrap_or_else(bin)
+}
+
+/// One quantity of one way.
+fn panel<Y>(
+    paper: &Area<'_>,
+    frame: Frame,
+    files: &Files<'_>,
+    way: &str,
+    quantity: &Quantity,
+    values: Y,
+    marks: usize,
+) -> Result<()>
+where
+    Y: AsRangedCoord<Value = f64>,
+    Y::CoordDescType: ValueFormatter<f64>,
+{
+    let mut chart = frame.open(paper, values)?;
+    background(&mut chart, way, files)?;
+    let range = chart.y_range();
+    let is_log = matches!(quantity.axis, Axis::Decades(_));
+    let floor = |value: f64| if is_log && value <= range.start { "≤ " } else { "" };
+    frame.grid(&mut chart, marks, &|value| format!("{}{}", floor(*value), (quantity.word)(*value)))?;
+    let lines = || files.series.lines().filter(|line| line.text("way") == way);
+    let unit = unit(quantity, files.series);
+    for (name, colour, width) in quantity.curves {
+        // Where nothing was refused there is no line for it.
+        let is_there = |value: &f64| *name != "refused" || *value > 0.0;
+        let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
+        let mut points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
+        if quantity.unit.is_none() {
+            points = smoothed(&points);
+        }
+        if *width == 0 {
+            for run in runs(&points, &range) {
+                chart.draw_series(AreaSeries::new(run, range.start, colour.mix(0.6)))?;
+            }
+        } else {
+            curve(&mut chart, &points, colour.stroke_width(*width))?;
+        }
     }
-    let legend = "yellow: rush hour · red: the database is stopped · red dashes: the writer is killed (SIGKILL) and started again";
-    svg.text((20.0, height - 14.0), Anchor::Start, "dim", legend);
-    svg.finish()
+    if quantity.title.starts_with("backlog")
+        && let Some(line) = files.flood.lines().find(|line| line.text("way") == way)
+    {
+        reservoir(paper, &mut chart, line, frame)?;
+    }
+    let killed = |line: &Line<'_>| line.text("way") == way && line.text("event").contains("killed");
+    for event in files.events.lines().filter(killed) {
+        moment(&mut chart, event.count("second"))?;
+    }
+    Ok(())
 }
 
 /// What became of a way's records, in a few words.
-fn outcome(flood: &Table, way: &str) -> (&'static str, String) {
-    let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return ("dim", String::new()) };
+fn outcome(flood: &Table, way: &str) -> (Look, String) {
+    let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =
         [("refused", "refused"), ("missing", "answered, then lost"), ("twice", "twice"), ("waiting", "still waiting")];
     let troubles: Vec<String> = columns
@@ -135,9 +206,9 @@ fn outcome(flood: &Table, way: &str) -> (&'static str, String) {
         .map(|(column, words)| format!("{} {words}", grouped(line.count(column))))
         .collect();
     if troubles.is_empty() {
-        ("good", "none refused, none lost, none twice".to_owned())
+        (GOOD, "none refused, none lost, none twice".to_owned())
     } else {
-        ("warn", troubles.join(", "))
+        (WARN, troubles.join(", "))
     }
 }
 
@@ -152,22 +223,26 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
 }
 
 /// Where what takes the backlog is full: a line, or words where it is out of sight.
-fn reservoir(svg: &mut Svg, panel: &Panel, line: Line<'_>) {
-    let (left, top) = (panel.left + 5.0, panel.top + 12.0);
+fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
+where
+    Y: Ranged<ValueType = f64>,
+{
+    let (left, top) = (frame.at.0 + 5, frame.at.1 + 10);
     if let Some(seconds) = line.number("reservoir_s") {
         let records = seconds * line.count("rush_per_second");
         let text = format!("▲ {:.0} h of rush hour: {:.1} G records", seconds / 3_600.0, records / 1e9);
-        svg.text((left, top), Anchor::Start, "warn", &text);
+        write(paper, &text, WARN, HPos::Left, (left, top))?;
     } else if let Some(bytes) = line.number("reservoir_bytes") {
         let records = bytes / line.count("bytes_per_record").max(1.0);
-        let y = panel.y(records);
-        if panel.scale.share(records) < 1.0 {
-            svg.line((panel.left, y), (panel.left + panel.width, y), "line red");
-            svg.text((left, y - 4.0), Anchor::Start, "warn", &format!("full at {}", grouped(records)));
+        if records < chart.y_range().end {
+            curve(chart, &[(0.0, Some(records)), (frame.seconds, Some(records))], RED.stroke_width(2))?;
+            let (_, y) = chart.backend_coord(&(0.0, records));
+            write(paper, &format!("full at {}", grouped(records)), WARN, HPos::Left, (left, y - 8))?;
         } else {
-            svg.text((left, top), Anchor::Start, "warn", &format!("▲ full at {}", grouped(records)));
+            write(paper, &format!("▲ full at {}", grouped(records)), WARN, HPos::Left, (left, top))?;
         }
     }
+    Ok(())
 }
 
 fn subtitle(flood: &Table) -> String {
@@ -181,7 +256,11 @@ fn subtitle(flood: &Table) -> String {
 }
 
 /// The rush hour, seen by what was intended, and the outage, by what happened.
-fn background(svg: &mut Svg, panel: &Panel, way: &str, series: &Table, events: &Table) {
+fn background<Y>(chart: &mut Chart<'_, Y>, way: &str, files: &Files<'_>) -> Result<()>
+where
+    Y: Ranged<ValueType = f64>,
+{
+    let Files { series, events, .. } = files;
     let intended: Vec<(f64, f64)> = series
         .lines()
         .filter(|line| line.text("way") == way)
@@ -191,15 +270,16 @@ fn background(svg: &mut Svg, panel: &Panel, way: &str, series: &Table, events: &
     let mut rush = intended.iter().filter(|(_, count)| *count > most * 0.75).map(|(second, _)| *second);
     if let Some(first) = rush.next() {
         let bin = intended.first().map_or(0.0, |(second, _)| *second);
-        panel.shade(svg, first - bin, rush.next_back().unwrap_or(first), "rush");
+        shade(chart, (first - bin, rush.next_back().unwrap_or(first)), RUSH)?;
     }
     let when = |event: &str| {
         let found = events.lines().find(|line| line.text("way") == way && line.text("event") == event);
         found.map(|line| line.count("second"))
     };
     if let (Some(from), Some(to)) = (when("database stopped"), when("database back")) {
-        panel.shade(svg, from, to, "away");
+        shade(chart, (from, to), AWAY)?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -219,19 +299,18 @@ mod tests {
         let events =
             "way,second,event\nINSERT,1.5,database stopped\nINSERT,2.5,database back\ntidegate,2.8,writer killed\n";
         let parse = |text: &str| Table::parse(text).unwrap();
-        let svg = draw(&parse(flood), &parse(&series), &parse(events));
-        // Four quantities; the outage of one way in each, the kill of the other.
-        assert_eq!(svg.matches("class=\"away\"").count(), 4);
-        assert_eq!(svg.matches("class=\"thin reddash\"").count(), 4);
-        assert_eq!(svg.matches("class=\"rush\"").count(), 8);
+        let svg = draw(&parse(flood), &parse(&series), &parse(events)).unwrap();
+        // Four quantities; the outage of one way in each.
+        assert_eq!(svg.matches("fill=\"#F3D9D9\"").count(), 4);
+        assert_eq!(svg.matches("fill=\"#FFF3D1\"").count(), 8);
         // The longest wait was not measured: no curve for it.
-        assert_eq!(svg.matches("class=\"thin red\"").count(), 0);
-        assert_eq!(svg.matches("class=\"line amber\"").count(), 2);
+        assert_eq!(svg.matches("stroke=\"#DA1E28\" stroke-width=\"1\" points=\"84,").count(), 0);
+        assert_eq!(svg.matches("stroke=\"#B28600\"").count(), 2);
         assert!(svg.contains("in the rush hour 20 000/s"));
         // The end of memory is a line, the end of Kafka's retention out of sight.
-        assert_eq!(svg.matches("class=\"line red\"").count(), 1, "and none was refused");
-        assert_eq!(svg.matches(">none refused, none lost, none twice<").count(), 2);
-        assert!(svg.contains("full at 5<") && svg.contains("▲ 72 h of rush hour: 5.2 G records"), "{svg}");
+        assert_eq!(svg.matches("stroke=\"#DA1E28\" stroke-width=\"2\"").count(), 1, "and none was refused");
+        assert_eq!(svg.matches("\nnone refused, none lost, none twice\n").count(), 2);
+        assert!(svg.contains("full at 5\n") && svg.contains("▲ 72 h of rush hour: 5.2 G records"), "{svg}");
     }
 
     #[test]

@@ -1,58 +1,61 @@
 //! The story: how far behind each service is, over time, with what happened.
 
-use super::chart::{Panel, Scale};
-use super::svg::{Anchor, Svg};
+use anyhow::Result;
+use plotters::prelude::*;
+use plotters::style::text_anchor::HPos;
+
+use super::paper::{AMBER, Frame, HEAD, NOTE, curve, head, moment, paint, write};
 use crate::numbers::grouped;
 use crate::raw::Table;
 
-const WIDTH: f64 = 1_120.0;
-const LEFT: f64 = 100.0;
-const TOP: f64 = 84.0;
-const HEIGHT: f64 = 96.0;
-const GAP: f64 = 36.0;
+const WIDTH: u32 = 1_120;
+const LEFT: i32 = 100;
+const TOP: i32 = 84;
+const HEIGHT: u32 = 96;
+const ROW: i32 = 132;
 /// Letters of an event's line that surely fit.
 const LETTERS: usize = 150;
 
-pub(super) fn draw(series: &Table, events: &Table) -> String {
+pub(super) fn draw(series: &Table, events: &Table) -> Result<String> {
     let services = series.distinct("service");
-    let happened: Vec<_> = events.lines().collect();
-    let bottom = TOP + services.len() as f64 * (HEIGHT + GAP);
-    let told: Vec<String> = happened
-        .iter()
+    let moments: Vec<f64> = events.lines().map(|event| event.count("second")).collect();
+    let told: Vec<String> = events
+        .lines()
         .zip(1..)
         .flat_map(|(event, number)| {
             folded(&format!("{number} · {:.0} s: {}", event.count("second"), event.text("event")))
         })
         .collect();
-    let height = bottom + 24.0 + 18.0 * told.len() as f64;
-    let mut svg = Svg::new(WIDTH, height, "How far behind each of the three services is, over time");
-    svg.text((20.0, 30.0), Anchor::Start, "title", "Three services on one topic: records behind");
-    let note = "each reads everything that was sent once, at its own pace; the dashes are the events below";
-    svg.text((20.0, 50.0), Anchor::Start, "dim", note);
+    let bottom = TOP + ROW * i32::try_from(services.len())?;
+    let height = u32::try_from(bottom)? + 24 + 18 * u32::try_from(told.len())?;
     let seconds = series.lines().map(|line| line.count("second")).fold(1.0, f64::max);
-    let scale = Scale::upto(series.lines().map(|line| line.count("lag")).fold(0.0, f64::max));
-    for (row, service) in services.iter().enumerate() {
-        let top = TOP + row as f64 * (HEIGHT + GAP);
-        let panel = Panel { left: LEFT, top, width: WIDTH - LEFT - 24.0, height: HEIGHT, seconds, scale };
-        svg.text((LEFT, top - 8.0), Anchor::Start, "head", service);
-        panel.grid(&mut svg, true, grouped);
-        let lines = series.lines().filter(|line| line.text("service") == service);
-        panel.curve(&mut svg, lines.map(|line| (line.count("second"), line.number("lag"))), "line amber");
-        for (number, event) in happened.iter().enumerate() {
-            panel.event(&mut svg, event.count("second"), "thin reddash");
-            if row == 0 {
-                let place = (panel.x(event.count("second")) + 3.0, top + 11.0);
-                svg.text(place, Anchor::Start, "dim", &(number + 1).to_string());
+    let most = series.lines().map(|line| line.count("lag")).fold(1.0, f64::max);
+    paint("How far behind each of the three services is, over time", (WIDTH, height), |paper| {
+        let note = "each reads everything that was sent once, at its own pace; the red lines are the events below";
+        head(paper, "Three services on one topic: records behind", note)?;
+        for (service, row) in services.iter().zip(0..) {
+            let top = TOP + ROW * row;
+            write(paper, service, HEAD, HPos::Left, (LEFT, top - 12))?;
+            let is_last = top + ROW == bottom;
+            let frame = Frame { at: (LEFT, top), size: (WIDTH - 124, HEIGHT), left: 90, is_last, seconds };
+            let mut chart = frame.open(paper, 0.0..most * 1.05)?;
+            frame.grid(&mut chart, 4, &|value| grouped(*value))?;
+            let lines = series.lines().filter(|line| line.text("service") == service);
+            let points: Vec<_> = lines.map(|line| (line.count("second"), line.number("lag"))).collect();
+            curve(&mut chart, &points, AMBER.stroke_width(2))?;
+            for (second, number) in moments.iter().zip(1..) {
+                moment(&mut chart, *second)?;
+                if row == 0 {
+                    let at = chart.backend_coord(&(*second, most));
+                    write(paper, &number.to_string(), NOTE, HPos::Left, (at.0 + 3, at.1 + 4))?;
+                }
             }
         }
-        if row + 1 == services.len() {
-            panel.seconds(&mut svg);
+        for (text, row) in told.iter().zip(0..) {
+            write(paper, text, NOTE, HPos::Left, (LEFT, bottom + 12 + 18 * row))?;
         }
-    }
-    for (row, text) in told.iter().enumerate() {
-        svg.text((LEFT, bottom + 12.0 + 18.0 * row as f64), Anchor::Start, "dim", text);
-    }
-    svg.finish()
+        Ok(())
+    })
 }
 
 /// A text in lines that fit, broken between words.
@@ -87,12 +90,12 @@ mod tests {
     }
 
     #[test]
-    fn each_service_has_a_panel_and_each_event_a_dash_in_all() {
+    fn each_service_has_a_panel_and_each_event_a_line_in_all() {
         let series = "second,service,sent,written,lag\n1,fare,10,10,0\n1,ride_analysis,10,4,6\n2,fare,20,20,0\n2,ride_analysis,20,4,16\n";
         let events = "second,kind,event\n1.5,locked,someone locks the table\n";
-        let svg = draw(&Table::parse(series).unwrap(), &Table::parse(events).unwrap());
-        assert_eq!(svg.matches("class=\"line amber\"").count(), 2);
-        assert_eq!(svg.matches("class=\"thin reddash\"").count(), 2);
-        assert!(svg.contains("1 · 2 s: someone locks the table"), "{svg}");
+        let svg = draw(&Table::parse(series).unwrap(), &Table::parse(events).unwrap()).unwrap();
+        assert_eq!(svg.matches("stroke=\"#B28600\"").count(), 2);
+        assert_eq!(svg.matches("stroke=\"#DA1E28\"").count(), 2);
+        assert!(svg.contains("1 · 2 s: someone locks the table") && svg.contains("ride_analysis"), "{svg}");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fleet::FleetSpec;
+use tidegate_harness::sql::number;
 
 use super::acts::Acts;
 use super::around::Around;
@@ -18,7 +19,7 @@ use super::{BIN_US, PARTITIONS, table};
 use crate::ladder::Setting;
 use crate::numbers::{duration, grouped, to_u64};
 use crate::screen::Screen;
-use crate::stage::{Stage, number};
+use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
 /// How long the rest may take once the last record is sent. What is left in a program's memory then still waits; what is left in
@@ -121,8 +122,7 @@ pub(crate) async fn run(
                 let mut link = KafkaLink::start(stage.kafka.bootstrap_servers(), TOPIC, start)?;
                 link.daemon().await_ready(Duration::from_secs(60))?;
                 let drove = drive(fleet, acts, SETTLE_FROM_KAFKA, &mut link, &mut around)?;
-                link.daemon().terminate()?;
-                link.daemon().wait_exit(Duration::from_secs(30))?;
+                link.daemon().drain(Duration::from_secs(30))?;
                 Ok(drove)
             }
             direct => {

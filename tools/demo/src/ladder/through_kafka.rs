@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fleet::{FleetSpec, Limit, Partitioning, ProduceSpec};
+use tidegate_harness::sql::committed_records;
 use tidegate_harness::{unique_name, usage};
 
 use super::Sample;
-use crate::stage::{Stage, ledger_total, wal_position};
+use crate::stage::{Stage, wal_position};
 
 const TOPIC: &str = "ladder";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(2).expect("two is not zero");
@@ -42,7 +43,7 @@ pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Resul
     let (mut first, mut before) = (None, 0);
     // From a commit to a commit, so that what is begun and not committed counts at neither end.
     let (first_rows, began, rows, last) = loop {
-        let (rows, now) = (ledger_total(&mut watcher).await.unsigned_abs(), Instant::now());
+        let (rows, now) = (committed_records(&mut watcher, "ride").await?, Instant::now());
         if rows > before {
             match first {
                 None if rows < records => first = Some((rows, now)),

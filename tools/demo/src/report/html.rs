@@ -4,7 +4,6 @@ use std::fs;
 use std::path::Path;
 
 use super::{Report, Sentence};
-use crate::draw::escaped;
 use crate::numbers::{duration, grouped};
 use crate::raw::Table;
 
@@ -39,7 +38,7 @@ const LADDER: &str = "Each bar is one way to put the same rows into the same tab
     bar alone.";
 const FLOOD: &str = "Each column is one arrangement, and all four get the same records at the same times, from left to right: a \
     calm start, then a rush hour (yellow) that INSERTs can't keep up with, then the database is gone for a while (red), and when it is \
-    back the program that writes is killed (red dashes) and started again. First row: how much was meant to be sent, was answered \
+    back the program that writes is killed (red line) and started again. First row: how much was meant to be sent, was answered \
     for, and reached the table. Second row: what piles up between the two, and where there is no more room for it. Third row: how \
     long a vehicle waits until somebody says «I have it». Fourth row: what lies in a program's memory, gone if it dies.";
 const SERVICES: &str = "The same records are read by three services, each for itself: what a trip costs, everything for later \
@@ -155,4 +154,9 @@ fn services_table(services: &Table) -> String {
         }),
         rows,
     )
+}
+
+/// Returns the text as it is written in HTML and SVG, also in attributes.
+pub(crate) fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

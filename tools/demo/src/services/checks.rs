@@ -6,11 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use fleet::{Outcome, Tariff, TripTruth};
 use sqlx::{PgConnection, Row};
+use tidegate_harness::sql::number;
 
 use super::SERVICES;
 use super::lags::Lags;
 use crate::raw::Sheet;
-use crate::stage::number;
 
 /// Of close_silent_trips() in config/fleet.sql, and what the clocks of a topic's partitions may differ by.
 const SILENCE_MS: i64 = 10 * 60_000;

@@ -1,0 +1,26 @@
+//! The few queries that benches, demo and chaos all ask.
+
+use anyhow::{Context, Result};
+use sqlx::{PgConnection, Row};
+
+/// Returns the first column, a `bigint`, of the first row.
+///
+/// # Errors
+/// When Postgres refuses, or there is no such value; the error names `sql`.
+pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
+    let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
+    Ok(row.try_get(0)?)
+}
+
+/// Returns the sum of a pipeline's offsets in the ledger, which is the number of its records that are committed if its
+/// partitions began at offset 0. It is 0 while there is no ledger.
+///
+/// # Errors
+/// When Postgres refuses.
+pub async fn committed_records(connection: &mut PgConnection, pipeline: &str) -> Result<u64> {
+    if number(connection, "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8").await? == 0 {
+        return Ok(0);
+    }
+    let sql = format!("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger WHERE pipeline = '{pipeline}'");
+    Ok(number(connection, &sql).await?.unsigned_abs())
+}
