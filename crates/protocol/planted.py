@@ -36,7 +36,7 @@ def simulate(schedule):
     command = ["cargo", "test", "-q", "--locked", "-p", "tidegate-protocol", "--test", "simulation", "--", schedule]
     environment = dict(os.environ, CARGO_TARGET_DIR=str(TARGET / "build"), TIDEGATE_SEEDS=SEEDS)
     try:
-        run = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True, timeout=1800)
+        run = subprocess.run(command, cwd=COPY, env=environment, capture_output=True, text=True, timeout=400)
     except subprocess.TimeoutExpired:
         return "the simulation doesn't end"
     said = run.stdout + run.stderr
