@@ -74,12 +74,12 @@ pub(super) fn render(into: &mut String, help: &str) {
             let bounds = SECONDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]);
             for (bound, count) in bounds.zip(&latencies.counts) {
                 total += count.load(Ordering::Relaxed);
-                write!(text, "{END_TO_END}_bucket{{pipeline=\"{pipeline}\",le=\"{bound}\"}} {total}\n")
+                writeln!(text, "{END_TO_END}_bucket{{pipeline=\"{pipeline}\",le=\"{bound}\"}} {total}")
                     .expect("memory");
             }
             #[expect(clippy::cast_precision_loss, reason = "a sum is a float")]
             let sum = latencies.sum_ms.load(Ordering::Relaxed) as f64 / 1000.0;
-            write!(text, "{END_TO_END}_sum{{pipeline=\"{pipeline}\"}} {sum}\n").expect("memory");
+            writeln!(text, "{END_TO_END}_sum{{pipeline=\"{pipeline}\"}} {sum}").expect("memory");
             write!(text, "{END_TO_END}_count{{pipeline=\"{pipeline}\"}} {total}\n\n").expect("memory");
             text
         });
