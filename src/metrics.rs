@@ -11,6 +11,8 @@ use tidegate_protocol::partition::Condition;
 use tidegate_protocol::store::WriteError;
 use tidegate_rows::value::Reason;
 
+use crate::status::PipelineState;
+
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
@@ -315,11 +317,11 @@ pub fn lag(pipeline: &Arc<str>, topic: &str, partition: i32, records: u64, secon
     }
 }
 
-/// The state that a pipeline is in; all others are 0.
-pub fn pipeline_state(pipeline: &Arc<str>, all: &[&'static str], current: &'static str) {
-    for state in all {
-        let value = if *state == current { 1.0 } else { 0.0 };
-        gauge!(PIPELINE_STATE, "pipeline" => Arc::clone(pipeline), "state" => *state).set(value);
+/// Sets the gauge of a pipeline's state to 1, and those of all other states to 0.
+pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
+    for state in PipelineState::ALL {
+        let value = if state == current { 1.0 } else { 0.0 };
+        gauge!(PIPELINE_STATE, "pipeline" => Arc::clone(pipeline), "state" => state.as_str()).set(value);
     }
 }
 

@@ -34,7 +34,7 @@ use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{PgStore, error, letters, partitions, schema};
 use crate::report::{ClaimReport, ConsumerReport};
-use crate::status::{ConsumerStatus, PartitionStatus, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WriterState, lock};
 use crate::watchdog;
 
 /// A pipeline as the page and the commands see it.
@@ -79,9 +79,6 @@ const CLAIM_REQUESTS: usize = 64;
 /// Messages that may wait for a poll loop: one acknowledgement, and answers of rounds of claims. Who sends more waits.
 const INBOX: usize = 16;
 
-/// Every value of the label `state`.
-pub const STATES: [&str; 6] = ["starting", "flowing", "waiting", "draining", "drained", "stopped"];
-
 impl Pipeline {
     /// A pipeline that hasn't started.
     ///
@@ -102,6 +99,20 @@ impl Pipeline {
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
         lock(&self.phase).clone()
+    }
+
+    /// Returns its state: a running pipeline waits as soon as one of its consumers does.
+    pub fn state(&self) -> PipelineState {
+        match self.phase() {
+            Phase::Starting { .. } => PipelineState::Starting,
+            Phase::Draining => PipelineState::Draining,
+            Phase::Drained => PipelineState::Drained,
+            Phase::Stopped { .. } => PipelineState::Stopped,
+            Phase::Running => {
+                let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), WriterState::Waiting { .. });
+                if self.consumers.iter().any(waits) { PipelineState::Waiting } else { PipelineState::Flowing }
+            }
+        }
     }
 
     fn enter(&self, phase: Phase) {
@@ -403,7 +414,11 @@ async fn on_a_thread(
 /// topic that was made again with as many records has nothing to write either.
 async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc<Pipeline>, stop: CancellationToken) {
     loop {
-        let is_known = |p: &PartitionStatus| p.state == "fenced" || (p.state == "owned" && p.known);
+        let is_known = |p: &PartitionStatus| match p.state {
+            PartitionState::Fenced => true,
+            PartitionState::Owned => p.known,
+            PartitionState::Claiming | PartitionState::Stopped => false,
+        };
         let known = pipeline.consumers.iter().all(|c| c.joined() && c.partitions().iter().all(is_known));
         let written = {
             let view = lock(&pipeline.lag);
@@ -417,19 +432,5 @@ async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc
             return stop.cancel();
         }
         sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// What a pipeline is at, as the label says it.
-pub fn state_label(pipeline: &Pipeline) -> &'static str {
-    match pipeline.phase() {
-        Phase::Starting { .. } => "starting",
-        Phase::Draining => "draining",
-        Phase::Drained => "drained",
-        Phase::Stopped { .. } => "stopped",
-        Phase::Running => {
-            let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), crate::status::WriterState::Waiting { .. });
-            if pipeline.consumers.iter().any(waits) { "waiting" } else { "flowing" }
-        }
     }
 }

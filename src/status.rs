@@ -1,6 +1,7 @@
 //! What the daemon knows of itself, for `/readyz`, `/api/status` and the page. Written by the rooms that do the work, at most
 //! a few times a batch; read by the HTTP room.
 
+mod state;
 pub mod work;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +12,8 @@ use tidegate_protocol::poll_loop::Message;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::sync::mpsc::{Sender, WeakSender};
 use work::Work;
+
+pub use state::{PartitionState, PipelineState};
 
 /// Why the watchdog has a consumer join the group again.
 const NO_PROGRESS: &str = "a partition with lag makes no progress";
@@ -57,10 +60,10 @@ pub enum WriterState {
 /// One partition of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
-    /// Which.
+    /// The partition.
     pub source: TopicPartition,
-    /// `claiming`, `owned`, `fenced`, `stopped`
-    pub state: &'static str,
+    /// Its state.
+    pub state: PartitionState,
     /// The next offset to deliver.
     pub next: Option<Offset>,
     /// What the ledger is known to say.
@@ -79,7 +82,7 @@ pub struct PartitionStatus {
 
 impl PartitionStatus {
     /// A partition in this state, of which nothing else is known.
-    pub fn new(source: TopicPartition, state: &'static str, progress_at: Instant) -> Self {
+    pub fn new(source: TopicPartition, state: PartitionState, progress_at: Instant) -> Self {
         Self {
             source,
             state,

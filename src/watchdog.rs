@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::pipeline::Pipeline;
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WriterState, lock};
 
 /// Lag without progress for so long is a stall: longer than a claim, a rebalance or a write deadline takes.
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
@@ -94,15 +94,17 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
         return None;
     }
     Some(match (look.partition.state, look.writer) {
-        ("claiming", _) => Stall::Claiming,
-        ("fenced", _) => Stall::Fenced,
-        ("stopped", _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
-        (_, WriterState::Waiting { .. }) if look.schemas.is_some() => {
+        (PartitionState::Claiming, _) => Stall::Claiming,
+        (PartitionState::Fenced, _) => Stall::Fenced,
+        (PartitionState::Stopped, _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
+        (PartitionState::Owned, WriterState::Waiting { .. }) if look.schemas.is_some() => {
             Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default())
         }
-        (_, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
-        _ if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => Stall::PollStuck,
-        _ => match (look.held, look.kafka) {
+        (PartitionState::Owned, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
+        (PartitionState::Owned, WriterState::Flowing) if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => {
+            Stall::PollStuck
+        }
+        (PartitionState::Owned, WriterState::Flowing) => match (look.held, look.kafka) {
             (Some(Hold::Flow), _) => Stall::HeldByFlow,
             (Some(Hold::Full), _) => Stall::HeldByBudget,
             (Some(Hold::Schema), _) => Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default()),
@@ -187,7 +189,7 @@ impl Watched {
 mod tests {
     use super::*;
 
-    fn partition(state: &'static str, progress_at: Instant) -> PartitionStatus {
+    fn partition(state: PartitionState, progress_at: Instant) -> PartitionStatus {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
@@ -195,7 +197,8 @@ mod tests {
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Look<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;
-        let (mut changed, unchanged) = (partition("owned", start), partition("owned", start));
+        let (mut changed, unchanged) =
+            (partition(PartitionState::Owned, start), partition(PartitionState::Owned, start));
         let look = |partition| Look {
             partition,
             writer: &WriterState::Flowing,
@@ -218,10 +221,10 @@ mod tests {
         let now = Instant::now();
         let waiting = WriterState::Waiting { since: now, why: "57P03".to_owned(), attempt: 3, retry_at: now };
         let state = |state| diagnosis(LONG, |partition, _| partition.state = state);
-        assert_eq!(state("owned"), Some(Stall::NoDelivery));
-        assert_eq!(state("claiming"), Some(Stall::Claiming));
-        assert_eq!(state("fenced"), Some(Stall::Fenced));
-        assert_eq!(state("stopped"), Some(Stall::Stopped(String::new())));
+        assert_eq!(state(PartitionState::Owned), Some(Stall::NoDelivery));
+        assert_eq!(state(PartitionState::Claiming), Some(Stall::Claiming));
+        assert_eq!(state(PartitionState::Fenced), Some(Stall::Fenced));
+        assert_eq!(state(PartitionState::Stopped), Some(Stall::Stopped(String::new())));
         let stuck = diagnosis(LONG, |_, look| look.polled_at = look.lagging_since);
         assert_eq!(stuck, Some(Stall::PollStuck));
         assert_eq!(diagnosis(LONG, |_, look| look.held = Some(Hold::Flow)), Some(Stall::HeldByFlow));
@@ -229,7 +232,7 @@ mod tests {
         let away = diagnosis(LONG, |_, look| look.kafka = Some("Kafka gives no answer"));
         assert_eq!(away, Some(Stall::KafkaSilent("Kafka gives no answer".to_owned())));
         let start = Instant::now();
-        let partition = partition("owned", start);
+        let partition = partition(PartitionState::Owned, start);
         let look = Look {
             partition: &partition,
             writer: &waiting,

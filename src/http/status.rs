@@ -14,9 +14,9 @@ use super::work_view::{BatchesView, DeadView, batches, dead};
 use crate::config::Topics;
 use crate::daemon::Daemon;
 use crate::metrics::epoch_ms;
-use crate::pipeline::{Phase, Pipeline, state_label};
+use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WriterState, lock};
 use crate::watchdog::STALL_AFTER;
 
 #[derive(Serialize)]
@@ -67,7 +67,7 @@ struct PipelineView {
     mode: String,
     topics: Vec<String>,
     protocol: String,
-    state: &'static str,
+    state: PipelineState,
     state_words: &'static str,
     /// Why it isn't flowing.
     reason: Option<String>,
@@ -134,7 +134,7 @@ struct WaitingView {
 struct OwnedView {
     topic: String,
     partition: i32,
-    state: &'static str,
+    state: PartitionState,
     next: Option<i64>,
     committed: Option<i64>,
     epoch: Option<i64>,
@@ -155,8 +155,29 @@ struct PartitionView {
     owner: Option<String>,
     epoch: i64,
     idle_seconds: f64,
-    /// `flowing`, `claiming`, `fenced`, `stopped`, `waiting`, `held`, `full`; `silent` for another's that stands still.
-    sign: &'static str,
+    sign: Sign,
+}
+
+/// How a partition moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Sign {
+    /// It is read and written, or another instance's and not silent.
+    Flowing,
+    /// Its claim is not granted yet.
+    Claiming,
+    /// Its consumer waits for Postgres or for a schema.
+    Waiting,
+    /// Its consumer is held by `flow.max_rows_per_second`.
+    Held,
+    /// Its consumer's batch is full and the writer is busy.
+    Full,
+    /// Another claim replaced ours.
+    Fenced,
+    /// A log-loss condition stopped it.
+    Stopped,
+    /// It is another instance's, has lag, and its ledger row stands still.
+    Silent,
 }
 
 /// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
@@ -240,8 +261,8 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             idle_seconds: lag.idle_seconds,
             sign: match ours.get(source) {
                 Some((consumer, partition)) => sign(consumer, partition),
-                None if lag.records > 0 && lag.idle_seconds > SILENT => "silent",
-                None => "flowing",
+                None if lag.records > 0 && lag.idle_seconds > SILENT => Sign::Silent,
+                None => Sign::Flowing,
             },
         })
         .collect();
@@ -277,9 +298,13 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         retention_headroom_seconds: facts.headroom,
         limit: match facts.state {
             _ if facts.waiting.is_some() => Some(words::AWAY.to_owned()),
-            "flowing" => words::limit(&rates.cycles),
-            // Who doesn't read is limited by nothing.
-            _ => None,
+            PipelineState::Flowing => words::limit(&rates.cycles),
+            // A pipeline that doesn't read is limited by nothing.
+            PipelineState::Starting
+            | PipelineState::Waiting
+            | PipelineState::Draining
+            | PipelineState::Drained
+            | PipelineState::Stopped => None,
         },
         batches: batches(&pipeline.consumers),
         dead: dead(&pipeline.consumers),
@@ -312,7 +337,7 @@ fn facts(
         }
     });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
-    let state = state_label(pipeline);
+    let state = pipeline.state();
     let stopped = ours().filter_map(|p| p.condition.map(|condition| format!("{}: {condition}", p.source)));
     Facts {
         name: pipeline.name.to_string(),
@@ -331,11 +356,11 @@ fn facts(
         lag_trouble,
         into: rates.into,
         out: rates.out,
-        claiming: ours().filter(|p| p.state == "claiming").count(),
-        fenced: ours().filter(|p| p.state == "fenced").count(),
+        claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
+        fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
         // While Postgres is away each partition stalls, and one sentence says so already.
-        conditions: if state == "flowing" {
+        conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
             stopped.collect()
@@ -372,16 +397,18 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     std::iter::once(us).chain(others).collect()
 }
 
-fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> &'static str {
+fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
     match partition.state {
-        "owned" => match (consumer.writer(), consumer.work.held()) {
-            (WriterState::Waiting { .. }, _) => "waiting",
-            (WriterState::Flowing, Some(Hold::Schema)) => "waiting",
-            (WriterState::Flowing, Some(Hold::Flow)) => "held",
-            (WriterState::Flowing, Some(Hold::Full)) => "full",
-            (WriterState::Flowing, None) => "flowing",
+        PartitionState::Claiming => Sign::Claiming,
+        PartitionState::Fenced => Sign::Fenced,
+        PartitionState::Stopped => Sign::Stopped,
+        PartitionState::Owned => match (consumer.writer(), consumer.work.held()) {
+            (WriterState::Waiting { .. }, _) => Sign::Waiting,
+            (WriterState::Flowing, Some(Hold::Schema)) => Sign::Waiting,
+            (WriterState::Flowing, Some(Hold::Flow)) => Sign::Held,
+            (WriterState::Flowing, Some(Hold::Full)) => Sign::Full,
+            (WriterState::Flowing, None) => Sign::Flowing,
         },
-        other => other,
     }
 }
 
@@ -470,8 +497,8 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
     for pipeline in &daemon.pipelines {
         let name = &pipeline.name;
-        let state = state_label(pipeline);
-        if state != "flowing" {
+        let state = pipeline.state();
+        if state != PipelineState::Flowing {
             let why = reason(pipeline).map(|why| format!(": {why}")).unwrap_or_default();
             reasons.push(format!("{name} is {state}{why}"));
             continue;
@@ -487,7 +514,7 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
             for (source, why) in consumer.stalls() {
                 reasons.push(format!("{name}: {source} has lag and makes no progress: {why}"));
             }
-            for partition in consumer.partitions().iter().filter(|partition| partition.state != "owned") {
+            for partition in consumer.partitions().iter().filter(|partition| partition.state != PartitionState::Owned) {
                 reasons.push(format!("{name}: {} is {}", partition.source, partition.state));
             }
         }

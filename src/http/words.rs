@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::status::PipelineState;
+
 /// Less than this until Kafka deletes what isn't written is worth a sentence, in seconds.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
@@ -41,7 +43,7 @@ pub(super) struct Sentence {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) name: String,
-    pub(super) state: &'static str,
+    pub(super) state: PipelineState,
     /// Why it doesn't flow.
     pub(super) why: Option<String>,
     /// Seconds of waiting for Postgres, retries so far, seconds until the next.
@@ -77,8 +79,10 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let error = why.strip_prefix("Postgres ").unwrap_or(why);
     let safe = safe(facts);
     match facts.state {
-        "stopped" => say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person.")),
-        "waiting" => {
+        PipelineState::Stopped => {
+            say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person."))
+        }
+        PipelineState::Waiting => {
             let (seconds, attempt, retry) = facts.waiting.unwrap_or_default();
             let (waited, retry) =
                 (duration(seconds), if retry < 1.0 { "now".to_owned() } else { format!("in {}", duration(retry)) });
@@ -95,12 +99,12 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 },
             );
         }
-        "starting" if facts.why.is_some() => {
+        PipelineState::Starting if facts.why.is_some() => {
             say(Level::Bad, "starting", format!("{name} can't start yet: {why}. It tries again by itself. {safe}"))
         }
-        "starting" => say(Level::Passing, "starting", format!("{name} is starting.")),
-        "draining" => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
-        _ => {}
+        PipelineState::Starting => say(Level::Passing, "starting", format!("{name} is starting.")),
+        PipelineState::Draining => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
+        PipelineState::Flowing | PipelineState::Drained => {}
     }
     if let Some(headroom) = facts
         .headroom
@@ -134,7 +138,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     if let Some(trouble) = &facts.lag_trouble {
         say(Level::Warning, "lag", format!("{name}: the lag can't be seen: {trouble}."));
     }
-    if facts.state == "flowing" {
+    if facts.state == PipelineState::Flowing {
         if facts.joining > 0 {
             say(
                 Level::Passing,
@@ -198,7 +202,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
     if said.iter().all(|sentence| sentence.kind == "flow") {
         let (oldest, lag) =
             facts.iter().fold((0.0, 0), |(oldest, lag), f| (f64::max(oldest, f.lag_seconds), lag + f.lag_records));
-        let text = if facts.iter().all(|facts| facts.state == "drained") {
+        let text = if facts.iter().all(|facts| facts.state == PipelineState::Drained) {
             "Everything is written; the pipelines have ended as asked.".to_owned()
         } else if lag == 0 {
             "Everything flows. Every record is written.".to_owned()
@@ -214,20 +218,23 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
 
 /// One word or two for a table's cell.
 pub(super) fn state_words(facts: &Facts) -> &'static str {
+    let outgrown = facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1);
     match facts.state {
-        "waiting" if facts.why.as_deref().is_some_and(|why| why.starts_with(REGISTRY)) => "waiting for schemas",
-        "waiting" => "waiting for Postgres",
-        "starting" if facts.why.is_some() => "can't start yet",
-        "flowing" if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
-        "flowing" if facts.fenced > 0 => "partly fenced",
-        "flowing" if facts.held_by_flow => "held by flow",
-        "flowing"
-            if facts.lag_seconds > BEHIND && facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1) =>
-        {
-            "falling behind"
+        PipelineState::Waiting if facts.why.as_deref().is_some_and(|why| why.starts_with(REGISTRY)) => {
+            "waiting for schemas"
         }
-        "flowing" if facts.lag_seconds > BEHIND => "catching up",
-        other => other,
+        PipelineState::Waiting => "waiting for Postgres",
+        PipelineState::Starting if facts.why.is_some() => "can't start yet",
+        PipelineState::Flowing if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
+        PipelineState::Flowing if facts.fenced > 0 => "partly fenced",
+        PipelineState::Flowing if facts.held_by_flow => "held by flow",
+        PipelineState::Flowing if facts.lag_seconds > BEHIND && outgrown => "falling behind",
+        PipelineState::Flowing if facts.lag_seconds > BEHIND => "catching up",
+        state @ (PipelineState::Starting
+        | PipelineState::Flowing
+        | PipelineState::Draining
+        | PipelineState::Drained
+        | PipelineState::Stopped) => state.as_str(),
     }
 }
 
@@ -309,7 +316,7 @@ mod tests {
     use super::*;
 
     fn flowing(name: &str) -> Facts {
-        Facts { name: name.into(), state: "flowing", ..Facts::default() }
+        Facts { name: name.into(), state: PipelineState::Flowing, ..Facts::default() }
     }
 
     #[test]
@@ -323,7 +330,7 @@ mod tests {
     #[test]
     fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
         let facts = Facts {
-            state: "waiting",
+            state: PipelineState::Waiting,
             why: Some("Postgres 57P03 the database system is starting up (at connect)".into()),
             waiting: Some((42.0, 7, 3.0)),
             lag_records: 2_100_000,
@@ -342,7 +349,7 @@ mod tests {
     #[test]
     fn the_worst_comes_first() {
         let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json"), ..flowing("a") };
-        let stopped = Facts { state: "stopped", why: Some("no table".into()), ..flowing("b") };
+        let stopped = Facts { state: PipelineState::Stopped, why: Some("no table".into()), ..flowing("b") };
         let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
         assert_eq!(kinds, ["stopped", "dead_letters"]);
     }
