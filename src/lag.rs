@@ -25,7 +25,7 @@ use crate::config::Topics;
 use crate::kafka::observer::Observer;
 use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
-use crate::status::{ConsumerStatus, lock};
+use crate::status::{ConsumerStatus, Trouble, WaitCause, lock};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,18 +44,15 @@ pub struct LagView {
     /// When; `None` before the first look.
     pub seen_at: Option<Instant>,
     /// What keeps us from looking.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
 }
 
 impl LagView {
-    /// What keeps Kafka from answering, if it is that.
-    pub fn kafka_trouble(&self) -> Option<&str> {
-        self.trouble.as_deref().filter(|trouble| trouble.starts_with(KAFKA_SILENT))
+    /// Returns the trouble if Kafka is its cause.
+    pub fn kafka_trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref().filter(|trouble| trouble.cause == WaitCause::Kafka)
     }
 }
-
-/// What a trouble with Kafka begins with.
-const KAFKA_SILENT: &str = "Kafka gives no answer";
 
 /// The newest look at the ledger, as the poll loops read it.
 #[derive(Clone, Debug)]
@@ -200,7 +197,7 @@ impl LagWatch {
                 }
                 Err(trouble) => {
                     connection = None;
-                    debug!(pipeline = &*self.pipeline, trouble, "can't see the lag");
+                    debug!(pipeline = &*self.pipeline, %trouble, "can't see the lag");
                     lock(&self.view).trouble = Some(trouble);
                 }
             }
@@ -228,8 +225,8 @@ impl LagWatch {
     /// Looks once, at everything.
     ///
     /// # Errors
-    /// Which of Kafka and Postgres gives no answer, in words.
-    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+    /// The trouble of Kafka or Postgres, whichever gives no answer.
+    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         self.look(true, &mut None).await
     }
 
@@ -237,7 +234,7 @@ impl LagWatch {
         &mut self,
         slow: bool,
         connection: &mut Option<PgConnection>,
-    ) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+    ) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         if slow || self.sources.is_empty() {
             let (observer, topics) = (Arc::clone(&self.observer), self.topics.clone());
             let topics = blocking(move || observer.topics(&topics)).await?;
@@ -376,9 +373,9 @@ impl LagWatch {
     async fn rows(
         &self,
         connection: &mut Option<PgConnection>,
-    ) -> Result<HashMap<TopicPartition, LedgerEntry>, String> {
+    ) -> Result<HashMap<TopicPartition, LedgerEntry>, Trouble> {
         if connection.is_none() {
-            let (open, _) = self.connector.open().await.map_err(|error| error.to_string())?;
+            let (open, _) = self.connector.open().await.map_err(|error| Trouble::postgres(&error))?;
             *connection = Some(open);
         }
         let Some(open) = connection else { return Ok(HashMap::new()) };
@@ -397,14 +394,14 @@ impl LagWatch {
         .bind(self.sources.iter().map(|source| source.partition).collect::<Vec<_>>())
         .fetch_all(open);
         let rows = match timeout(self.connector.write_deadline(), work).await {
-            Ok(rows) => rows.map_err(|error| error.to_string()),
-            Err(_) => Err("Postgres gave no answer".to_owned()),
+            Ok(rows) => rows.map_err(|error| Trouble::postgres(&error)),
+            Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(why) => {
+            Err(trouble) => {
                 *connection = None;
-                return Err(why);
+                return Err(trouble);
             }
         };
         let read = |row: &sqlx::postgres::PgRow| -> Result<_, sqlx::Error> {
@@ -420,7 +417,7 @@ impl LagWatch {
             };
             Ok((source, row))
         };
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| Trouble::postgres(&error))
     }
 }
 
@@ -438,7 +435,7 @@ fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
 
 async fn blocking<T: Send + 'static>(
     ask: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
-) -> Result<T, String> {
-    let answer = spawn_blocking(ask).await.map_err(|error| error.to_string())?;
-    answer.map_err(|error| format!("{KAFKA_SILENT}: {error}"))
+) -> Result<T, Trouble> {
+    let answer = spawn_blocking(ask).await.map_err(|error| Trouble::kafka(&error))?;
+    answer.map_err(|error| Trouble::kafka(&error))
 }

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
 use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble};
 
 /// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ impl Listener for ConsumerReport {
             }
             Event::WriterWaits { error, attempt, delay } => {
                 self.writer.retried(error);
-                self.status.waiting(&error.to_string(), *attempt, *delay);
+                self.status.waiting(Trouble::postgres(error), *attempt, *delay);
                 if attempt.is_power_of_two() || attempt.is_multiple_of(64) {
                     warn!(pipeline, consumer, %error, retry = attempt, ?delay, "waiting for Postgres: nothing is lost, Kafka keeps the records");
                 }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::pipeline::Pipeline;
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WaitCause, WriterState, lock};
 
 /// Lag without progress for so long is a stall: longer than a claim, a rebalance or a write deadline takes.
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
@@ -73,8 +73,6 @@ pub struct Look<'a> {
     pub partition: &'a PartitionStatus,
     /// Its writer.
     pub writer: &'a WriterState,
-    /// Why its records wait for their schemas, while they do.
-    pub schemas: Option<String>,
     /// When its poll thread was last seen at work.
     pub polled_at: Instant,
     /// Why nothing is taken from Kafka, where that is held.
@@ -97,17 +95,18 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
         (PartitionState::Claiming, _) => Stall::Claiming,
         (PartitionState::Fenced, _) => Stall::Fenced,
         (PartitionState::Stopped, _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
-        (PartitionState::Owned, WriterState::Waiting { .. }) if look.schemas.is_some() => {
-            Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default())
-        }
-        (PartitionState::Owned, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
+        (PartitionState::Owned, WriterState::Waiting { trouble, .. }) => match trouble.cause {
+            WaitCause::Kafka => Stall::KafkaSilent(trouble.to_string()),
+            WaitCause::Postgres => Stall::WaitingForPostgres(trouble.to_string()),
+            WaitCause::Registry => Stall::WaitingForSchema(trouble.to_string()),
+        },
         (PartitionState::Owned, WriterState::Flowing) if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => {
             Stall::PollStuck
         }
         (PartitionState::Owned, WriterState::Flowing) => match (look.held, look.kafka) {
             (Some(Hold::Flow), _) => Stall::HeldByFlow,
             (Some(Hold::Full), _) => Stall::HeldByBudget,
-            (Some(Hold::Schema), _) => Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default()),
+            (Some(Hold::Schema), _) => Stall::WaitingForSchema("the schema registry has not answered yet".to_owned()),
             (None, Some(why)) => Stall::KafkaSilent(why.to_owned()),
             (None, None) => Stall::NoDelivery,
         },
@@ -139,7 +138,7 @@ impl Watched {
         let (partitions, writer) = (status.partitions(), status.writer());
         self.lagging.retain(|source, _| partitions.iter().any(|p| p.source == *source));
         let mut stalls = Vec::new();
-        let kafka = lock(&pipeline.lag).kafka_trouble().map(str::to_owned);
+        let kafka = lock(&pipeline.lag).kafka_trouble().map(ToString::to_string);
         for partition in &partitions {
             let lag = lock(&pipeline.lag).partitions.get(&partition.source).map_or(0, |lag| lag.records);
             if lag == 0 {
@@ -150,7 +149,6 @@ impl Watched {
             let look = Look {
                 partition,
                 writer: &writer,
-                schemas: status.schema_trouble(),
                 polled_at: status.polled_at(),
                 held: status.work.held(),
                 kafka: kafka.as_deref(),
@@ -188,6 +186,7 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Trouble;
 
     fn partition(state: PartitionState, progress_at: Instant) -> PartitionStatus {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
@@ -202,7 +201,6 @@ mod tests {
         let look = |partition| Look {
             partition,
             writer: &WriterState::Flowing,
-            schemas: None,
             polled_at: now,
             held: None,
             kafka: None,
@@ -219,7 +217,8 @@ mod tests {
     #[test]
     fn lag_without_progress_is_named_by_its_cause() {
         let now = Instant::now();
-        let waiting = WriterState::Waiting { since: now, why: "57P03".to_owned(), attempt: 3, retry_at: now };
+        let waiting =
+            WriterState::Waiting { since: now, trouble: Trouble::postgres(&"57P03"), attempt: 3, retry_at: now };
         let state = |state| diagnosis(LONG, |partition, _| partition.state = state);
         assert_eq!(state(PartitionState::Owned), Some(Stall::NoDelivery));
         assert_eq!(state(PartitionState::Claiming), Some(Stall::Claiming));
@@ -236,7 +235,6 @@ mod tests {
         let look = Look {
             partition: &partition,
             writer: &waiting,
-            schemas: None,
             polled_at: start,
             held: Some(Hold::Full),
             kafka: None,

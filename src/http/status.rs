@@ -9,14 +9,14 @@ use super::Site;
 use super::board::{self, Board, Held, Living};
 use super::instances::{self, Instances};
 use super::watch::{Entry, Rates};
-use super::words::{self, Facts, Sentence};
+use super::words::{self, Facts, Sentence, Waiting};
 use super::work_view::{BatchesView, DeadView, batches, dead};
 use crate::config::Topics;
 use crate::daemon::Daemon;
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
 use crate::watchdog::STALL_AFTER;
 
 #[derive(Serialize)]
@@ -268,7 +268,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         .collect();
     let nobody: Vec<String> =
         board.nobody.iter().map(|at| format!("{}/{}", partitions[*at].topic, partitions[*at].partition)).collect();
-    let facts = facts(pipeline, &rates, &partitions, nobody, lag.trouble.clone());
+    let facts = facts(pipeline, &rates, &partitions, nobody, lag.trouble.as_ref());
     let view = PipelineView {
         name: pipeline.name.to_string(),
         group: pipeline.config.group.clone(),
@@ -294,17 +294,20 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_seconds: facts.lag_seconds,
         lag_age_seconds: lag.seen_at.map(|at| at.elapsed().as_secs_f64()),
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
-        lag_trouble: lag.trouble,
+        lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
         retention_headroom_seconds: facts.headroom,
-        limit: match facts.state {
-            _ if facts.waiting.is_some() => Some(words::AWAY.to_owned()),
-            PipelineState::Flowing => words::limit(&rates.cycles),
+        limit: match (&facts.waiting, facts.state) {
+            (Some(waiting), _) => Some(words::away(waiting.trouble.cause).to_owned()),
+            (None, PipelineState::Flowing) => words::limit(&rates.cycles),
             // A pipeline that doesn't read is limited by nothing.
-            PipelineState::Starting
-            | PipelineState::Waiting
-            | PipelineState::Draining
-            | PipelineState::Drained
-            | PipelineState::Stopped => None,
+            (
+                None,
+                PipelineState::Starting
+                | PipelineState::Waiting
+                | PipelineState::Draining
+                | PipelineState::Drained
+                | PipelineState::Stopped,
+            ) => None,
         },
         batches: batches(&pipeline.consumers),
         dead: dead(&pipeline.consumers),
@@ -325,16 +328,18 @@ fn facts(
     rates: &Rates,
     partitions: &[PartitionView],
     nobody: Vec<String>,
-    lag_trouble: Option<String>,
+    lag_trouble: Option<&Trouble>,
 ) -> Facts {
     let now = Instant::now();
     let ours = || pipeline.consumers.iter().flat_map(|consumer| consumer.partitions());
     let waiting = pipeline.consumers.iter().filter_map(|consumer| match consumer.writer() {
         WriterState::Flowing => None,
-        WriterState::Waiting { since, attempt, retry_at, .. } => {
-            let retry = retry_at.saturating_duration_since(now).as_secs_f64();
-            Some((now.duration_since(since).as_secs_f64(), attempt, retry))
-        }
+        WriterState::Waiting { since, trouble, attempt, retry_at } => Some(Waiting {
+            trouble,
+            seconds: now.duration_since(since).as_secs_f64(),
+            attempt,
+            retry_in: retry_at.saturating_duration_since(now).as_secs_f64(),
+        }),
     });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
     let state = pipeline.state();
@@ -343,17 +348,15 @@ fn facts(
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            Phase::Running => pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
-                WriterState::Waiting { why, .. } => Some(why),
-                WriterState::Flowing => None,
-            }),
-            _ => reason(pipeline),
+            // What it waits for is in `waiting`.
+            Phase::Running => None,
+            Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
         },
-        waiting: waiting.max_by(|a, b| a.0.total_cmp(&b.0)),
+        waiting: waiting.max_by(|a, b| a.seconds.total_cmp(&b.seconds)),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
-        lag_trouble,
+        lag_trouble: lag_trouble.map(ToString::to_string),
         into: rates.into,
         out: rates.out,
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
@@ -441,10 +444,10 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
     let now = Instant::now();
     let waiting = match consumer.writer() {
         WriterState::Flowing => None,
-        WriterState::Waiting { since, why, attempt, retry_at } => {
+        WriterState::Waiting { since, trouble, attempt, retry_at } => {
             let seconds = now.duration_since(since).as_secs_f64();
             Some(WaitingView {
-                why,
+                why: trouble.to_string(),
                 seconds,
                 // To the second, so that it stays what it is.
                 since_ms: (epoch_ms() - millis(seconds) + 500) / 1000 * 1000,
@@ -485,7 +488,9 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
         Phase::Stopped { why } => Some(why),
         Phase::Running | Phase::Draining | Phase::Drained => {
             pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
-                WriterState::Waiting { why, attempt, .. } => Some(format!("{why}; retry {attempt}, nothing is lost")),
+                WriterState::Waiting { trouble, attempt, .. } => {
+                    Some(format!("{trouble}; retry {attempt}, nothing is lost"))
+                }
                 WriterState::Flowing => None,
             })
         }

@@ -2,17 +2,15 @@
 
 use serde::Serialize;
 
-use crate::status::PipelineState;
+use crate::status::{PipelineState, Trouble, WaitCause};
 
 /// Less than this until Kafka deletes what isn't written is worth a sentence, in seconds.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
-/// What the reason of a wait for schemas begins with.
-const REGISTRY: &str = "the schema registry";
 /// What limits a pipeline that waits for Postgres.
-pub(super) const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
+const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -44,10 +42,10 @@ pub(super) struct Sentence {
 pub(super) struct Facts {
     pub(super) name: String,
     pub(super) state: PipelineState,
-    /// Why it doesn't flow.
+    /// Why it can't start, or stopped.
     pub(super) why: Option<String>,
-    /// Seconds of waiting for Postgres, retries so far, seconds until the next.
-    pub(super) waiting: Option<(f64, u32, f64)>,
+    /// The consumer that has waited longest, while one does.
+    pub(super) waiting: Option<Waiting>,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
@@ -70,34 +68,34 @@ pub(super) struct Facts {
     pub(super) held_by_flow: bool,
 }
 
+/// A consumer's wait.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    /// What it waits for, with the last error.
+    pub(super) trouble: Trouble,
+    /// Seconds since the wait began.
+    pub(super) seconds: f64,
+    /// Failures so far.
+    pub(super) attempt: u32,
+    /// Seconds until the next try.
+    pub(super) retry_in: f64,
+}
+
 /// The sentences of one pipeline; none where it is well.
 pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let mut said = Vec::new();
     let name = &facts.name;
     let mut say = |level, kind, text| said.push(Sentence { level, pipeline: Some(name.clone()), kind, text });
     let why = facts.why.as_deref().unwrap_or("no reason was given");
-    let error = why.strip_prefix("Postgres ").unwrap_or(why);
     let safe = safe(facts);
     match facts.state {
         PipelineState::Stopped => {
             say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person."))
         }
         PipelineState::Waiting => {
-            let (seconds, attempt, retry) = facts.waiting.unwrap_or_default();
-            let (waited, retry) =
-                (duration(seconds), if retry < 1.0 { "now".to_owned() } else { format!("in {}", duration(retry)) });
-            say(
-                Level::Bad,
-                "waiting",
-                match error.strip_prefix(REGISTRY) {
-                    Some(error) => {
-                        format!("{name} has waited {waited} for {REGISTRY}{error}. It tries again by itself. {safe}")
-                    }
-                    None => {
-                        format!("{name} has waited {waited} for Postgres: {error}. Retry {attempt} {retry}. {safe}")
-                    }
-                },
-            );
+            if let Some(waiting) = &facts.waiting {
+                say(Level::Bad, "waiting", format!("{name} {} {safe}", waits(waiting)));
+            }
         }
         PipelineState::Starting if facts.why.is_some() => {
             say(Level::Bad, "starting", format!("{name} can't start yet: {why}. It tries again by itself. {safe}"))
@@ -220,10 +218,11 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
 pub(super) fn state_words(facts: &Facts) -> &'static str {
     let outgrown = facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1);
     match facts.state {
-        PipelineState::Waiting if facts.why.as_deref().is_some_and(|why| why.starts_with(REGISTRY)) => {
-            "waiting for schemas"
-        }
-        PipelineState::Waiting => "waiting for Postgres",
+        PipelineState::Waiting => match facts.waiting.as_ref().map(|waiting| waiting.trouble.cause) {
+            Some(WaitCause::Kafka) => "waiting for Kafka",
+            Some(WaitCause::Registry) => "waiting for schemas",
+            Some(WaitCause::Postgres) | None => "waiting for Postgres",
+        },
         PipelineState::Starting if facts.why.is_some() => "can't start yet",
         PipelineState::Flowing if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
         PipelineState::Flowing if facts.fenced > 0 => "partly fenced",
@@ -235,6 +234,28 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
         | PipelineState::Draining
         | PipelineState::Drained
         | PipelineState::Stopped) => state.as_str(),
+    }
+}
+
+/// A wait as a sentence without its subject.
+fn waits(waiting: &Waiting) -> String {
+    let (waited, what) = (duration(waiting.seconds), waiting.trouble.waited_for());
+    match waiting.trouble.cause {
+        WaitCause::Kafka | WaitCause::Registry => format!("has waited {waited} for {what}. It tries again by itself."),
+        WaitCause::Postgres => {
+            let retry =
+                if waiting.retry_in < 1.0 { "now".to_owned() } else { format!("in {}", duration(waiting.retry_in)) };
+            format!("has waited {waited} for {what}. Retry {} {retry}.", waiting.attempt)
+        }
+    }
+}
+
+/// What limits a pipeline that waits for this.
+pub(super) fn away(cause: WaitCause) -> &'static str {
+    match cause {
+        WaitCause::Kafka => "Kafka is away: no records arrive.",
+        WaitCause::Postgres => AWAY,
+        WaitCause::Registry => "The schema registry is away: records wait for their schemas.",
     }
 }
 
@@ -331,8 +352,12 @@ mod tests {
     fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
         let facts = Facts {
             state: PipelineState::Waiting,
-            why: Some("Postgres 57P03 the database system is starting up (at connect)".into()),
-            waiting: Some((42.0, 7, 3.0)),
+            waiting: Some(Waiting {
+                trouble: Trouble::postgres(&"Postgres 57P03 the database system is starting up (at connect)"),
+                seconds: 42.0,
+                attempt: 7,
+                retry_in: 3.0,
+            }),
             lag_records: 2_100_000,
             headroom: Some(71.0 * 3600.0),
             ..flowing("rides")
@@ -343,6 +368,22 @@ mod tests {
             said[0].text,
             "rides has waited 42 s for Postgres: 57P03 the database system is starting up (at connect). Retry 7 in 3.0 s. \
              Nothing is lost: 2.1 M records wait in Kafka, which keeps them 71 h more."
+        );
+    }
+
+    #[test]
+    fn a_wait_for_the_registry_is_told_by_its_cause() {
+        let trouble = Trouble::registry("http://registry:8081", &"status 503");
+        let facts = Facts {
+            state: PipelineState::Waiting,
+            waiting: Some(Waiting { trouble, seconds: 3.0, attempt: 1, retry_in: 0.0 }),
+            ..flowing("rides")
+        };
+        assert_eq!(state_words(&facts), "waiting for schemas");
+        assert_eq!(
+            troubles(&facts)[0].text,
+            "rides has waited 3.0 s for the schema registry at http://registry:8081: status 503. It tries again by itself. \
+             Nothing is lost."
         );
     }
 

@@ -9,16 +9,17 @@ use tracing::{debug, warn};
 
 use super::headroom::Retention;
 use super::{LagWatch, PartitionLag, blocking};
+use crate::status::Trouble;
 
 /// A lag of so many offsets that stands still may be nothing but marks of transactions: then it is read.
 const MARKS_MAX: u64 = 16;
 
 impl LagWatch {
     /// Takes in what Kafka said of the topics' retention, and says once where it says nothing.
-    pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, String>) {
+    pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, Trouble>) {
         let (read, why) = match answer {
             Ok(read) => (read, "Kafka refuses to describe the topic".to_owned()),
-            Err(why) => (BTreeMap::new(), why),
+            Err(trouble) => (BTreeMap::new(), trouble.to_string()),
         };
         for (topic, known) in self.retention.keep(names, &read) {
             let means = if known { "the headroom is reckoned with the last one" } else { "there is no headroom" };
@@ -42,7 +43,7 @@ impl LagWatch {
                 let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
                 self.made_at.extend(found);
             }
-            Err(why) => debug!(pipeline = &*self.pipeline, why, "can't tell how old the oldest unwritten records are"),
+            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't tell how old the oldest unwritten records are"),
         }
     }
 
