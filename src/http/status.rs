@@ -1,16 +1,18 @@
-//! What `/api/status` and `/readyz` say. The JSON's form is versioned: fields are added, never changed.
+//! What `/api/status` and `/readyz` say.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::Site;
-use super::board::{self, Board, Held, Living};
+use super::board::{self, Held, Living};
+use super::document::{
+    ConsumerView, Entry, InstanceView, Memory, OwnedView, PartitionView, PipelineView, Sign, Status, TimeView,
+    WaitingView,
+};
 use super::instances::{self, Instances};
-use super::watch::{Entry, Rates};
-use super::words::{self, Facts, Sentence, Waiting};
-use super::work_view::{BatchesView, DeadView, batches, dead};
+use super::watch::Rates;
+use super::words::{self, Facts, Waiting};
+use super::work_view::{DeadView, batches, dead};
 use crate::config::Topics;
 use crate::daemon::Daemon;
 use crate::metrics::epoch_ms;
@@ -18,167 +20,6 @@ use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
 use crate::watchdog::STALL_AFTER;
-
-#[derive(Serialize)]
-pub(super) struct Status {
-    /// The form of this document.
-    version: u32,
-    instance: String,
-    host: String,
-    url: String,
-    tidegate: &'static str,
-    started_ms: i64,
-    now_ms: i64,
-    memory_limit_bytes: u64,
-    memory: Memory,
-    ready: bool,
-    /// States in words, the worst first.
-    sentences: Vec<Sentence>,
-    /// The other daemons on this database; old where `instances_seen_ms` is.
-    instances: Vec<InstanceView>,
-    instances_seen_ms: Option<i64>,
-    pipelines: Vec<PipelineView>,
-    /// The last 500 events, the oldest first.
-    timeline: Vec<Entry>,
-}
-
-#[derive(Serialize)]
-struct Memory {
-    limit_bytes: u64,
-    resident_bytes: Option<u64>,
-    buffered_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct InstanceView {
-    instance: String,
-    host: String,
-    url: Option<String>,
-    version: String,
-    consumers: BTreeMap<String, u32>,
-    age_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct PipelineView {
-    name: String,
-    group: String,
-    table: String,
-    mode: String,
-    topics: Vec<String>,
-    protocol: String,
-    state: PipelineState,
-    state_words: &'static str,
-    /// Why it isn't flowing.
-    reason: Option<String>,
-    /// Into Kafka, and from there into Postgres by all instances, in records a second; rows a second by this one.
-    into_per_second: Option<f64>,
-    out_per_second: Option<f64>,
-    rows_per_second: f64,
-    /// The best minute of the last hour.
-    best_per_second: f64,
-    flow_limit_per_second: Option<u32>,
-    empty_in_seconds: Option<f64>,
-    rows: u64,
-    dead_letters: u64,
-    lag_records: u64,
-    lag_seconds: f64,
-    lag_age_seconds: Option<f64>,
-    lag_seen_ms: Option<i64>,
-    lag_trouble: Option<String>,
-    retention_headroom_seconds: Option<f64>,
-    /// What limits it, as a sentence.
-    limit: Option<String>,
-    batches: BatchesView,
-    dead: Vec<DeadView>,
-    consumers: Vec<ConsumerView>,
-    partitions: Vec<PartitionView>,
-    board: Board,
-}
-
-#[derive(Serialize)]
-struct ConsumerView {
-    consumer: u32,
-    joined: bool,
-    /// `full` or `flow`, where nothing is taken from Kafka at the moment.
-    held: Option<&'static str>,
-    rows: u64,
-    buffered_bytes: u64,
-    waiting: Option<WaitingView>,
-    /// Shares of the last ten seconds.
-    time: TimeView,
-    partitions: Vec<OwnedView>,
-}
-
-/// The poll thread's time is the first three, the writer's the others and waiting for a batch.
-#[derive(Serialize)]
-struct TimeView {
-    poll: f64,
-    decode: f64,
-    held: f64,
-    copy: f64,
-    commit: f64,
-    outage: f64,
-}
-
-#[derive(Serialize)]
-struct WaitingView {
-    why: String,
-    seconds: f64,
-    since_ms: i64,
-    attempt: u32,
-    retry_in_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct OwnedView {
-    topic: String,
-    partition: i32,
-    state: PartitionState,
-    next: Option<i64>,
-    committed: Option<i64>,
-    epoch: Option<i64>,
-    condition: Option<String>,
-}
-
-/// From the ledger: every partition of the pipeline, whoever owns it.
-#[derive(Serialize)]
-struct PartitionView {
-    topic: String,
-    partition: i32,
-    next: i64,
-    end: i64,
-    low: i64,
-    lag_records: u64,
-    lag_seconds: f64,
-    retention_headroom_seconds: Option<f64>,
-    owner: Option<String>,
-    epoch: i64,
-    idle_seconds: f64,
-    sign: Sign,
-}
-
-/// How a partition moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Sign {
-    /// It is read and written, or another instance's and not silent.
-    Flowing,
-    /// Its claim is not granted yet.
-    Claiming,
-    /// Its consumer waits for Postgres or for a schema.
-    Waiting,
-    /// Its consumer is held by `flow.max_rows_per_second`.
-    Held,
-    /// Its consumer's batch is full and the writer is busy.
-    Full,
-    /// Another claim replaced ours.
-    Fenced,
-    /// A log-loss condition stopped it.
-    Stopped,
-    /// It is another instance's, has lag, and its ledger row stands still.
-    Silent,
-}
 
 /// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
 const SILENT: f64 = 12.0;
@@ -198,7 +39,7 @@ pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
         instance: daemon.instance.to_string(),
         host: instances::host(),
         url: instances::url(&daemon.config),
-        tidegate: env!("CARGO_PKG_VERSION"),
+        tidegate: env!("CARGO_PKG_VERSION").into(),
         started_ms: daemon.started_ms,
         now_ms: epoch_ms(),
         memory_limit_bytes: limit,
@@ -273,14 +114,14 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         name: pipeline.name.to_string(),
         group: pipeline.config.group.clone(),
         table: pipeline.config.table.name.to_string(),
-        mode: variant(&pipeline.config.table.mode),
+        mode: (&pipeline.config.table.mode).into(),
         topics: match &pipeline.config.topics {
             Topics::List(names) => names.clone(),
             Topics::Pattern(pattern) => vec![pattern.clone()],
         },
-        protocol: variant(&pipeline.config.group_protocol),
+        protocol: pipeline.config.group_protocol,
         state: facts.state,
-        state_words: words::state_words(&facts),
+        state_words: words::state_words(&facts).into(),
         reason: reason(pipeline),
         into_per_second: rates.into.map(tenths),
         out_per_second: rates.out.map(tenths),
@@ -415,20 +256,6 @@ fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
     }
 }
 
-/// A variant's name as configuration files write it: `insert_new`.
-fn variant(value: &impl std::fmt::Debug) -> String {
-    let name = format!("{value:?}");
-    let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-    let mut words = String::new();
-    for character in name.chars() {
-        if character.is_ascii_uppercase() && !words.is_empty() {
-            words.push('_');
-        }
-        words.push(character.to_ascii_lowercase());
-    }
-    words
-}
-
 fn tenths(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
 }
@@ -469,11 +296,7 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
     ConsumerView {
         consumer: consumer.number,
         joined: consumer.joined(),
-        held: consumer.work.held().map(|hold| match hold {
-            Hold::Full => "full",
-            Hold::Flow => "flow",
-            Hold::Schema => "schema",
-        }),
+        held: consumer.work.held(),
         rows: consumer.rows(),
         buffered_bytes: consumer.buffered_bytes(),
         waiting,

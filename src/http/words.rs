@@ -1,6 +1,8 @@
 //! States in words: one sentence a trouble, the worst first; when all is well, one calm sentence. Pure.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
 
 use crate::status::{PipelineState, Trouble, WaitCause};
 
@@ -13,7 +15,7 @@ const BEHIND: f64 = 10.0;
 const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
     /// Somebody must act, or nothing flows.
@@ -23,17 +25,19 @@ pub(super) enum Level {
     /// It passes by itself.
     Passing,
     /// Well.
+    #[default]
     Well,
 }
 
 /// One sentence.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Sentence {
     pub(super) level: Level,
     /// The pipeline, where it is about one.
     pub(super) pipeline: Option<String>,
     /// What it is about; stays the same while the numbers move.
-    pub(super) kind: &'static str,
+    pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
 }
 
@@ -63,7 +67,7 @@ pub(super) struct Facts {
     pub(super) nobody: Vec<String>,
     /// Dead letters of the last five minutes, and the newest one's reason.
     pub(super) dead_lately: u64,
-    pub(super) dead_reason: Option<&'static str>,
+    pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Consumers held by `flow`.
     pub(super) held_by_flow: bool,
 }
@@ -85,7 +89,9 @@ pub(super) struct Waiting {
 pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let mut said = Vec::new();
     let name = &facts.name;
-    let mut say = |level, kind, text| said.push(Sentence { level, pipeline: Some(name.clone()), kind, text });
+    let mut say = |level, kind: &'static str, text| {
+        said.push(Sentence { level, pipeline: Some(name.clone()), kind: kind.into(), text });
+    };
     let why = facts.why.as_deref().unwrap_or("no reason was given");
     let safe = safe(facts);
     match facts.state {
@@ -180,7 +186,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
         }
     }
     if facts.dead_lately > 0 {
-        let reason = facts.dead_reason.unwrap_or("?");
+        let reason = facts.dead_reason.as_deref().unwrap_or("?");
         say(
             Level::Warning,
             "dead_letters",
@@ -209,7 +215,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
         } else {
             format!("Everything flows. The oldest unwritten record waits {}.", duration(oldest))
         };
-        said.insert(0, Sentence { level: Level::Well, pipeline: None, kind: "well", text });
+        said.insert(0, Sentence { level: Level::Well, pipeline: None, kind: "well".into(), text });
     }
     said
 }
@@ -389,7 +395,7 @@ mod tests {
 
     #[test]
     fn the_worst_comes_first() {
-        let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json"), ..flowing("a") };
+        let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json".into()), ..flowing("a") };
         let stopped = Facts { state: PipelineState::Stopped, why: Some("no table".into()), ..flowing("b") };
         let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
         assert_eq!(kinds, ["stopped", "dead_letters"]);
