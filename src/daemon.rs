@@ -129,9 +129,14 @@ async fn report(daemon: Arc<Daemon>) {
     }
 }
 
-fn instance_id() -> String {
+/// Returns this machine's name; empty where the system doesn't say it.
+pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    let host = if host.is_empty() { "tidegate" } else { host };
+    host.trim().to_owned()
+}
+
+fn instance_id() -> String {
+    let host = host_name();
+    let host = if host.is_empty() { "tidegate" } else { &host };
     format!("{host}-{}-{:04x}", std::process::id(), fastrand::u16(..))
 }

@@ -35,6 +35,7 @@ use watch::Watch;
 
 pub(crate) use document::Status;
 pub(crate) use instances::goodbye;
+pub(crate) use words::duration;
 
 /// What the handlers answer from.
 #[derive(Debug)]

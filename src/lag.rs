@@ -7,6 +7,7 @@ mod asked;
 pub mod headroom;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,13 +17,12 @@ use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::poll_loop::LedgerReadings;
 use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::store::LedgerRow;
-use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use self::headroom::{Place, Retentions};
 use crate::config::Topics;
-use crate::kafka::observer::Observer;
+use crate::kafka::observer::{Observer, SharedObserver, partitions_of};
 use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, Trouble, WaitCause, lock};
@@ -133,7 +133,7 @@ pub struct LagWatch {
     pipeline: Arc<str>,
     topics: Topics,
     connector: Connector,
-    observer: Arc<Observer>,
+    observer: SharedObserver,
     view: Arc<Mutex<LagView>>,
     /// This process's consumers, which know more of their own partitions.
     consumers: Vec<Arc<ConsumerStatus>>,
@@ -157,7 +157,7 @@ impl LagWatch {
         pipeline: Arc<str>,
         topics: Topics,
         connector: Connector,
-        observer: Arc<Observer>,
+        observer: SharedObserver,
         view: Arc<Mutex<LagView>>,
         consumers: Vec<Arc<ConsumerStatus>>,
     ) -> Self {
@@ -236,21 +236,18 @@ impl LagWatch {
         connection: &mut Option<PgConnection>,
     ) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         if slow || self.sources.is_empty() {
-            let (observer, topics) = (Arc::clone(&self.observer), self.topics.clone());
-            let topics = blocking(move || observer.topics(&topics)).await?;
-            self.sources = topics
-                .iter()
-                .flat_map(|(topic, count)| (0..*count).map(|n| TopicPartition::new(topic.as_str(), n)))
-                .collect();
-            let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
-            self.low = blocking(move || observer.ends(&sources, End::Low)).await?;
-            let (observer, names) = (Arc::clone(&self.observer), topics.into_keys().collect::<Vec<_>>());
+            let topics = self.topics.clone();
+            let topics = self.ask(move |observer| observer.topics(&topics)).await?;
+            self.sources = partitions_of(&topics);
+            let sources = self.sources.clone();
+            self.low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
+            let names: Vec<_> = topics.into_keys().collect();
             let asked = names.clone();
-            let retention = blocking(move || observer.retention(&asked)).await;
+            let retention = self.ask(move |observer| observer.retention(&asked)).await;
             self.keep_retention(&names, retention);
         }
-        let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
-        let ends = blocking(move || observer.ends(&sources, End::High)).await?;
+        let sources = self.sources.clone();
+        let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await?;
         // The ends stay known while the database is away, so lag goes on moving then: the ledger stands still meanwhile.
         let rows = self.rows(connection).await;
         let now = epoch_ms();
@@ -294,6 +291,13 @@ impl LagWatch {
                 Ok(partitions)
             }
         }
+    }
+
+    async fn ask<T: Send + 'static, E: Display + Send + 'static>(
+        &self,
+        question: impl FnOnce(&Observer) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
     /// Up to where a partition of ours was read, where the ledger stands for all of it: a transaction's mark at a log's end is
@@ -431,11 +435,4 @@ fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds and offsets of a minute are far below 2^53")]
     let (ms, offsets) = ((last.0 - first.0) as f64, last.1.distance_from(first.1) as f64);
     if ms > 0.0 { offsets * 1000.0 / ms } else { 0.0 }
-}
-
-async fn blocking<T: Send + 'static>(
-    ask: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
-) -> Result<T, Trouble> {
-    let answer = spawn_blocking(ask).await.map_err(|error| Trouble::kafka(&error))?;
-    answer.map_err(|error| Trouble::kafka(&error))
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use tidegate_protocol::claim_loop::ClaimLoop;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
@@ -16,14 +17,14 @@ use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{self, Config, Topics};
 use crate::kafka::group::KafkaGroup;
-use crate::kafka::observer::{Observer, SharedObserver};
+use crate::kafka::observer::{AskError, SharedObserver, partitions_of};
 use crate::kafka::settings;
 use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
@@ -34,7 +35,7 @@ use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{PgStore, error, letters, partitions, schema};
 use crate::report::{ClaimReport, ConsumerReport};
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
 use crate::watchdog;
 
 /// A pipeline as the page and the commands see it.
@@ -148,9 +149,8 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         let observer = settings::observer(&config.kafka, &self.config);
-        let observer = Observer::new(&observer)
+        let observer = SharedObserver::new(&observer)
             .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
-        let observer = Arc::new(observer);
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
         let plans = tokio::select! {
             plans = self.start(&connector, &observer) => plans?,
@@ -173,7 +173,7 @@ impl Pipeline {
             Arc::clone(&self.name),
             self.config.topics.clone(),
             connector.clone(),
-            Arc::clone(&observer),
+            observer.clone(),
             Arc::clone(&self.lag),
             self.consumers.clone(),
         );
@@ -191,7 +191,7 @@ impl Pipeline {
         let mut workers = JoinSet::new();
         let claim_loop = ClaimLoop::new(
             PgClaimLedger::new(Arc::clone(&self.name), connector.clone()),
-            SharedObserver(Arc::clone(&observer)),
+            observer,
             policy,
             fastrand::Rng::new(),
             Arc::new(ClaimReport { pipeline: Arc::clone(&self.name) }),
@@ -283,7 +283,7 @@ impl Pipeline {
 
     /// Reaches Postgres and Kafka, makes our tables and the target, registers: again and again until it works or a person is
     /// needed.
-    async fn start(&self, connector: &Connector, observer: &Arc<Observer>) -> Result<Arc<PlanSource>, Stopped> {
+    async fn start(&self, connector: &Connector, observer: &SharedObserver) -> Result<Arc<PlanSource>, Stopped> {
         let mut backoff = Backoff::new();
         loop {
             let why = match self.try_start(connector, observer).await {
@@ -299,7 +299,7 @@ impl Pipeline {
         }
     }
 
-    async fn try_start(&self, connector: &Connector, observer: &Arc<Observer>) -> Result<PlanSource, StartError> {
+    async fn try_start(&self, connector: &Connector, observer: &SharedObserver) -> Result<PlanSource, StartError> {
         let (connection, _) = connector.open().await?;
         let migrated = schema::migrate_and_close(connection).await;
         migrated.map_err(|error| {
@@ -308,10 +308,9 @@ impl Pipeline {
         let (mut connection, _) = connector.open().await?;
         let plans = PlanSource::load(&self.config, &mut connection).await?;
         partitions::maintain_once(connector, &self.config).await?;
-        let (topics, cluster_id) = {
-            let (observer, wanted) = (Arc::clone(observer), self.config.topics.clone());
-            ask(move || Ok((observer.topics(&wanted)?, observer.cluster_id()))).await?
-        };
+        let wanted = self.config.topics.clone();
+        let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id())));
+        let (topics, cluster_id) = asked.await?;
         let Some(cluster_id) = cluster_id else {
             return Err(StartError::Again("Kafka doesn't say its cluster id yet".to_owned()));
         };
@@ -324,8 +323,8 @@ impl Pipeline {
         let starts = if known {
             Vec::new()
         } else {
-            let (observer, sources, start) = (Arc::clone(observer), sources_of(&topics), self.config.start.clone());
-            ask(move || observer.starts(&sources, &start)).await?
+            let (sources, start) = (partitions_of(&topics), self.config.start.clone());
+            observer.ask(move |observer| observer.starts(&sources, &start)).await?
         };
         let registration = Registration {
             pipeline: self.config.name.clone(),
@@ -343,10 +342,10 @@ impl Pipeline {
     }
 
     /// Where the logs end now.
-    async fn ends_now(&self, observer: &Arc<Observer>) -> Result<BTreeMap<TopicPartition, Offset>, Stopped> {
-        let (observer, topics) = (Arc::clone(observer), self.config.topics.clone());
-        let ends = ask(move || observer.ends(&sources_of(&observer.topics(&topics)?), End::High)).await;
-        match ends {
+    async fn ends_now(&self, observer: &SharedObserver) -> Result<BTreeMap<TopicPartition, Offset>, Stopped> {
+        let topics = self.config.topics.clone();
+        let ends = observer.ask(move |observer| observer.ends(&partitions_of(&observer.topics(&topics)?), End::High));
+        match ends.await.map_err(StartError::from) {
             Ok(ends) => Ok(ends.into_iter().collect()),
             Err(StartError::Again(why) | StartError::Stop(why)) => Err(Stopped::Configuration(why)),
         }
@@ -378,16 +377,13 @@ fn database(error: sqlx::Error) -> StartError {
     WriteError { stage: Stage::Connect, cause: error::cause(error) }.into()
 }
 
-async fn ask<T: Send + 'static>(
-    question: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
-) -> Result<T, StartError> {
-    let answer = spawn_blocking(question).await.map_err(|error| StartError::Stop(error.to_string()))?;
-    answer.map_err(|error| StartError::Again(format!("Kafka gives no answer: {error}")))
-}
-
-fn sources_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
-    let partitions = topics.iter().flat_map(|(topic, count)| (0..*count).map(move |n| (topic, n)));
-    partitions.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
+impl From<AskError<KafkaError>> for StartError {
+    fn from(error: AskError<KafkaError>) -> Self {
+        match error {
+            AskError::Answer(error) => Self::Again(Trouble::kafka(&error).to_string()),
+            AskError::Panicked(panic) => Self::Stop(panic.to_string()),
+        }
+    }
 }
 
 /// Runs a poll loop on a thread of its own: it decodes and encodes, which the runtime's threads are not for. Its timers are the

@@ -14,7 +14,7 @@ use super::watch::Rates;
 use super::words::{self, Facts, Waiting};
 use super::work_view::{DeadView, batches, dead};
 use crate::config::Topics;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, host_name};
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
@@ -37,7 +37,7 @@ pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     Status {
         version: 1,
         instance: daemon.instance.to_string(),
-        host: instances::host(),
+        host: host_name(),
         url: instances::url(&daemon.config),
         tidegate: env!("CARGO_PKG_VERSION").into(),
         started_ms: daemon.started_ms,
@@ -223,13 +223,7 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    let us = Living {
-        instance: site.daemon.instance.to_string(),
-        host: instances::host(),
-        url: None,
-        this: true,
-        consumers,
-    };
+    let us = Living { instance: site.daemon.instance.to_string(), host: host_name(), url: None, this: true, consumers };
     let others = instances.others.iter().map(|(id, instance)| Living {
         instance: id.clone(),
         host: instance.host.clone(),

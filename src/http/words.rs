@@ -327,8 +327,8 @@ pub(super) fn whole_number(n: u64) -> String {
     }
 }
 
-/// `0.4 s`, `42 s`, `3 min`, `71 h`, `5 d`
-pub(super) fn duration(seconds: f64) -> String {
+/// Formats seconds for people: `0.4 s`, `42 s`, `3 min`, `71 h`, `5 d`.
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 9.95 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
