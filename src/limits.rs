@@ -1,7 +1,7 @@
 //! The memory budget: one bound for the process, solved for what each consumer may hold. Pure.
 //!
 //! A consumer holds, at most: the records that librdkafka has fetched (their bytes, and its own bookkeeping, which it doesn't
-//! count), the replies being fetched, and its batches: the open one, the one in flight, and the largest record beside them.
+//! count), the replies being fetched, the one whose records are being taken, and its batches: the open one, the one in flight, and the largest record beside them.
 //! The allocator needs a quarter more.
 
 use tidegate_rows::spec::WriteMode;
@@ -17,6 +17,10 @@ const RECORD_ASSUMED: u64 = 128;
 const REPLIES: u64 = 3;
 /// A reply is held once as it came and once decompressed.
 const REPLY_COPIES: u64 = 2;
+/// Buffers that a bulk pins beside the queue until its last record is taken: as a rule its records come from one reply.
+const BULK_BUFFERS: u64 = 1;
+/// Buffers of a reply's size that a consumer holds.
+const BUFFERS: u64 = REPLIES * REPLY_COPIES + BULK_BUFFERS;
 /// Batches a consumer holds: the open one, and the one in flight.
 const BATCHES: u64 = 2;
 /// Buffers grow by doubling, so up to half of one may be empty.
@@ -67,7 +71,7 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     let part = config.limits.memory.saturating_sub(PROCESS_BYTES) / pipelines.max(1);
     let a_consumer = part * 100 / ALLOCATOR_PERCENT / consumers;
     let batches = BATCHES * pipeline.batch.max_bytes * GROWTH_PERCENT / 100 + CONNECTION_BYTES + picking(pipeline);
-    let smallest = batches + REPLIES * REPLY_COPIES * FETCH_MIN + queue_bytes(QUEUE_MIN_KBYTES);
+    let smallest = batches + BUFFERS * FETCH_MIN + queue_bytes(QUEUE_MIN_KBYTES);
     if a_consumer < smallest {
         let needed = (smallest * consumers * ALLOCATOR_PERCENT / 100) * pipelines + PROCESS_BYTES;
         return Err(format!(
@@ -78,8 +82,8 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
         ));
     }
     let left = a_consumer - batches;
-    let fetch_bytes = (left / 3 / (REPLIES * REPLY_COPIES)).clamp(FETCH_MIN, FETCH_MAX);
-    let queue = left - REPLIES * REPLY_COPIES * fetch_bytes;
+    let fetch_bytes = (left / 3 / BUFFERS).clamp(FETCH_MIN, FETCH_MAX);
+    let queue = left - BUFFERS * fetch_bytes;
     let queued_kbytes =
         (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024).clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
     let prefetch = Prefetch {
@@ -89,7 +93,7 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
         fetch_bytes,
         fetch_partition_bytes: fetch_bytes / 2,
     };
-    let used = batches + REPLIES * REPLY_COPIES * fetch_bytes + queue_bytes(queued_kbytes);
+    let used = batches + BUFFERS * fetch_bytes + queue_bytes(queued_kbytes);
     Ok(Share { prefetch, bytes: used * consumers * ALLOCATOR_PERCENT / 100 })
 }
 

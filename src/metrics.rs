@@ -1,5 +1,7 @@
 //! Every metric: its name, its description, its handles. Names are a contract; labels are bounded.
 
+mod latency;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +13,7 @@ use tidegate_protocol::partition::Condition;
 use tidegate_protocol::store::WriteError;
 use tidegate_rows::value::Reason;
 
+use self::latency::Latencies;
 use crate::status::PipelineState;
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
@@ -60,7 +63,6 @@ const BYTES: [f64; 9] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 3.2e7];
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(WRITE_DURATION.to_owned()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Full(END_TO_END.to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Full(BATCH_ROWS.to_owned()), &ROWS)?
         .set_buckets_for_metric(Matcher::Full(BATCH_BYTES.to_owned()), &BYTES)?;
     let recorder = builder.build_recorder();
@@ -81,7 +83,6 @@ fn describe() {
     h!(BATCH_ROWS, "Rows in a batch");
     h!(BATCH_BYTES, "Bytes of a batch's encoded rows");
     h!(WRITE_DURATION, "Seconds from taking a batch to its commit, waits for Postgres included");
-    h!(END_TO_END, "Seconds from a record's timestamp to its commit");
     c!(CYCLE, "Where a consumer's time goes, in seconds, by phase");
     c!(RETRIES, "Transactions sent again, by the class of the SQLSTATE");
     c!(FENCED, "Partitions whose batch was dropped because another claim holds them");
@@ -117,7 +118,7 @@ pub struct WriterMetrics {
     batch_rows: Histogram,
     batch_bytes: Histogram,
     write: Histogram,
-    end_to_end: Histogram,
+    end_to_end: Arc<Latencies>,
     fenced: Counter,
     unknown: Counter,
     rewinds: Counter,
@@ -142,7 +143,7 @@ impl WriterMetrics {
             batch_rows: histogram!(BATCH_ROWS, "pipeline" => name()),
             batch_bytes: histogram!(BATCH_BYTES, "pipeline" => name()),
             write: histogram!(WRITE_DURATION, "pipeline" => name()),
-            end_to_end: histogram!(END_TO_END, "pipeline" => name()),
+            end_to_end: Latencies::of(pipeline),
             fenced: counter!(FENCED, "pipeline" => name()),
             unknown: counter!(COMMIT_UNKNOWN, "pipeline" => name()),
             rewinds: counter!(REWINDS, "pipeline" => name()),
@@ -172,17 +173,7 @@ impl WriterMetrics {
         let now_ms = epoch_ms();
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         self.last_commit.set(now_ms as f64 / 1000.0);
-        // One observation a bucket rather than a record: the exporter keeps no more than that anyway.
-        let mut counts = [0usize; SECONDS.len() + 1];
-        for timestamp in batch.timestamps(window) {
-            let latency = Duration::from_millis(u64::try_from(now_ms - timestamp).unwrap_or(0)).as_secs_f64();
-            counts[SECONDS.partition_point(|bound| *bound < latency)] += 1;
-        }
-        for (bucket, count) in counts.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            let above = SECONDS.get(bucket).copied().unwrap_or(2.0 * SECONDS[SECONDS.len() - 1]);
-            let below = if bucket == 0 { 0.0 } else { SECONDS[bucket - 1] };
-            self.end_to_end.record_many(f64::midpoint(below, above), count);
-        }
+        self.end_to_end.count(batch.timestamps(window), now_ms);
     }
 
     /// A transaction is sent again.
@@ -361,7 +352,9 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
 /// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges; they only
 /// grow, and are shown as the counter that they are.
 pub fn render(handle: &PrometheusHandle) -> String {
-    handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1)
+    let mut text = handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1);
+    latency::render(&mut text, "Seconds from a record's timestamp to its commit");
+    text
 }
 
 /// The memory that the kernel counts as ours, to hold against `limits.memory`; nothing where the kernel doesn't say.

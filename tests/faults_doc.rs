@@ -20,7 +20,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
 /// Names of functions that carry `#[test]` or `#[tokio::test]`.
 fn tests(root: &Path) -> BTreeSet<String> {
     let mut files = Vec::new();
-    for folder in ["src", "tests"] {
+    for folder in ["src", "tests", "crates"] {
         sources(&root.join(folder), &mut files);
     }
     let mut names = BTreeSet::new();
