@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::error::FatalError;
-use crate::pipeline::{Pipeline, STATES, state_label};
+use crate::pipeline::Pipeline;
 use crate::{http, metrics};
 
 /// What a daemon shows of itself.
@@ -95,7 +95,7 @@ pub async fn run(
     for pipeline in &pipelines {
         let (rows, dead) =
             pipeline.consumers.iter().fold((0, 0), |(rows, dead), c| (rows + c.rows(), dead + c.dead_letters()));
-        info!(pipeline = &*pipeline.name, rows, dead_letters = dead, state = state_label(pipeline), "ended");
+        info!(pipeline = &*pipeline.name, rows, dead_letters = dead, state = %pipeline.state(), "ended");
     }
     outcome.map_err(FatalError::Stopped)
 }
@@ -122,16 +122,21 @@ async fn report(daemon: Arc<Daemon>) {
     loop {
         ticks.tick().await;
         for pipeline in &daemon.pipelines {
-            metrics::pipeline_state(&pipeline.name, &STATES, state_label(pipeline));
+            metrics::pipeline_state(&pipeline.name, pipeline.state());
         }
         metrics::memory();
         daemon.prometheus.run_upkeep();
     }
 }
 
-fn instance_id() -> String {
+/// Returns this machine's name; empty where the system doesn't say it.
+pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = host.trim();
-    let host = if host.is_empty() { "tidegate" } else { host };
+    host.trim().to_owned()
+}
+
+fn instance_id() -> String {
+    let host = host_name();
+    let host = if host.is_empty() { "tidegate" } else { &host };
     format!("{host}-{}-{:04x}", std::process::id(), fastrand::u16(..))
 }

@@ -3,6 +3,7 @@
 
 mod assets;
 mod board;
+mod document;
 mod frames;
 mod guard;
 mod history;
@@ -32,7 +33,9 @@ use crate::metrics::epoch_ms;
 use instances::Instances;
 use watch::Watch;
 
+pub(crate) use document::Status;
 pub(crate) use instances::goodbye;
+pub(crate) use words::duration;
 
 /// What the handlers answer from.
 #[derive(Debug)]
@@ -88,9 +91,9 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
 
 /// The page, with the present state as text for who runs no script.
 async fn page(State(site): State<Arc<Site>>) -> Response {
-    let now = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
+    let now = status::of(&site, Some(site.watch.timeline()));
     let minute = epoch_ms() - 60_000;
-    let history = |name: &str| serde_json::to_value(site.watch.history(name, minute)?).ok();
+    let history = |name: &str| site.watch.history(name, minute);
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], assets::index(&text::render(&now, history))).into_response()
 }
 

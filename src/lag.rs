@@ -7,6 +7,7 @@ mod asked;
 pub mod headroom;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,16 +17,15 @@ use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::poll_loop::LedgerReadings;
 use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::store::LedgerRow;
-use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
 use self::headroom::{Place, Retentions};
 use crate::config::Topics;
-use crate::kafka::observer::Observer;
+use crate::kafka::observer::{Observer, SharedObserver, partitions_of};
 use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
-use crate::status::{ConsumerStatus, lock};
+use crate::status::{ConsumerStatus, Trouble, WaitCause, lock};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -44,18 +44,15 @@ pub struct LagView {
     /// When; `None` before the first look.
     pub seen_at: Option<Instant>,
     /// What keeps us from looking.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
 }
 
 impl LagView {
-    /// What keeps Kafka from answering, if it is that.
-    pub fn kafka_trouble(&self) -> Option<&str> {
-        self.trouble.as_deref().filter(|trouble| trouble.starts_with(KAFKA_SILENT))
+    /// Returns the trouble if Kafka is its cause.
+    pub fn kafka_trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref().filter(|trouble| trouble.cause == WaitCause::Kafka)
     }
 }
-
-/// What a trouble with Kafka begins with.
-const KAFKA_SILENT: &str = "Kafka gives no answer";
 
 /// The newest look at the ledger, as the poll loops read it.
 #[derive(Clone, Debug)]
@@ -136,7 +133,7 @@ pub struct LagWatch {
     pipeline: Arc<str>,
     topics: Topics,
     connector: Connector,
-    observer: Arc<Observer>,
+    observer: SharedObserver,
     view: Arc<Mutex<LagView>>,
     /// This process's consumers, which know more of their own partitions.
     consumers: Vec<Arc<ConsumerStatus>>,
@@ -160,7 +157,7 @@ impl LagWatch {
         pipeline: Arc<str>,
         topics: Topics,
         connector: Connector,
-        observer: Arc<Observer>,
+        observer: SharedObserver,
         view: Arc<Mutex<LagView>>,
         consumers: Vec<Arc<ConsumerStatus>>,
     ) -> Self {
@@ -200,7 +197,7 @@ impl LagWatch {
                 }
                 Err(trouble) => {
                     connection = None;
-                    debug!(pipeline = &*self.pipeline, trouble, "can't see the lag");
+                    debug!(pipeline = &*self.pipeline, %trouble, "can't see the lag");
                     lock(&self.view).trouble = Some(trouble);
                 }
             }
@@ -228,8 +225,8 @@ impl LagWatch {
     /// Looks once, at everything.
     ///
     /// # Errors
-    /// Which of Kafka and Postgres gives no answer, in words.
-    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+    /// The trouble of Kafka or Postgres, whichever gives no answer.
+    pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         self.look(true, &mut None).await
     }
 
@@ -237,23 +234,20 @@ impl LagWatch {
         &mut self,
         slow: bool,
         connection: &mut Option<PgConnection>,
-    ) -> Result<BTreeMap<TopicPartition, PartitionLag>, String> {
+    ) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         if slow || self.sources.is_empty() {
-            let (observer, topics) = (Arc::clone(&self.observer), self.topics.clone());
-            let topics = blocking(move || observer.topics(&topics)).await?;
-            self.sources = topics
-                .iter()
-                .flat_map(|(topic, count)| (0..*count).map(|n| TopicPartition::new(topic.as_str(), n)))
-                .collect();
-            let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
-            self.low = blocking(move || observer.ends(&sources, End::Low)).await?;
-            let (observer, names) = (Arc::clone(&self.observer), topics.into_keys().collect::<Vec<_>>());
+            let topics = self.topics.clone();
+            let topics = self.ask(move |observer| observer.topics(&topics)).await?;
+            self.sources = partitions_of(&topics);
+            let sources = self.sources.clone();
+            self.low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
+            let names: Vec<_> = topics.into_keys().collect();
             let asked = names.clone();
-            let retention = blocking(move || observer.retention(&asked)).await;
+            let retention = self.ask(move |observer| observer.retention(&asked)).await;
             self.keep_retention(&names, retention);
         }
-        let (observer, sources) = (Arc::clone(&self.observer), self.sources.clone());
-        let ends = blocking(move || observer.ends(&sources, End::High)).await?;
+        let sources = self.sources.clone();
+        let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await?;
         // The ends stay known while the database is away, so lag goes on moving then: the ledger stands still meanwhile.
         let rows = self.rows(connection).await;
         let now = epoch_ms();
@@ -297,6 +291,13 @@ impl LagWatch {
                 Ok(partitions)
             }
         }
+    }
+
+    async fn ask<T: Send + 'static, E: Display + Send + 'static>(
+        &self,
+        question: impl FnOnce(&Observer) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, Trouble> {
+        self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
     /// Up to where a partition of ours was read, where the ledger stands for all of it: a transaction's mark at a log's end is
@@ -376,9 +377,9 @@ impl LagWatch {
     async fn rows(
         &self,
         connection: &mut Option<PgConnection>,
-    ) -> Result<HashMap<TopicPartition, LedgerEntry>, String> {
+    ) -> Result<HashMap<TopicPartition, LedgerEntry>, Trouble> {
         if connection.is_none() {
-            let (open, _) = self.connector.open().await.map_err(|error| error.to_string())?;
+            let (open, _) = self.connector.open().await.map_err(|error| Trouble::postgres(&error))?;
             *connection = Some(open);
         }
         let Some(open) = connection else { return Ok(HashMap::new()) };
@@ -397,14 +398,14 @@ impl LagWatch {
         .bind(self.sources.iter().map(|source| source.partition).collect::<Vec<_>>())
         .fetch_all(open);
         let rows = match timeout(self.connector.write_deadline(), work).await {
-            Ok(rows) => rows.map_err(|error| error.to_string()),
-            Err(_) => Err("Postgres gave no answer".to_owned()),
+            Ok(rows) => rows.map_err(|error| Trouble::postgres(&error)),
+            Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
         };
         let rows = match rows {
             Ok(rows) => rows,
-            Err(why) => {
+            Err(trouble) => {
                 *connection = None;
-                return Err(why);
+                return Err(trouble);
             }
         };
         let read = |row: &sqlx::postgres::PgRow| -> Result<_, sqlx::Error> {
@@ -420,7 +421,7 @@ impl LagWatch {
             };
             Ok((source, row))
         };
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
+        rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| Trouble::postgres(&error))
     }
 }
 
@@ -434,11 +435,4 @@ fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "milliseconds and offsets of a minute are far below 2^53")]
     let (ms, offsets) = ((last.0 - first.0) as f64, last.1.distance_from(first.1) as f64);
     if ms > 0.0 { offsets * 1000.0 / ms } else { 0.0 }
-}
-
-async fn blocking<T: Send + 'static>(
-    ask: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
-) -> Result<T, String> {
-    let answer = spawn_blocking(ask).await.map_err(|error| error.to_string())?;
-    answer.map_err(|error| format!("{KAFKA_SILENT}: {error}"))
 }

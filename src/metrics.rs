@@ -14,6 +14,7 @@ use tidegate_protocol::store::WriteError;
 use tidegate_rows::value::Reason;
 
 use self::latency::Latencies;
+use crate::status::PipelineState;
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
@@ -307,11 +308,11 @@ pub fn lag(pipeline: &Arc<str>, topic: &str, partition: i32, records: u64, secon
     }
 }
 
-/// The state that a pipeline is in; all others are 0.
-pub fn pipeline_state(pipeline: &Arc<str>, all: &[&'static str], current: &'static str) {
-    for state in all {
-        let value = if *state == current { 1.0 } else { 0.0 };
-        gauge!(PIPELINE_STATE, "pipeline" => Arc::clone(pipeline), "state" => *state).set(value);
+/// Sets the gauge of a pipeline's state to 1, and those of all other states to 0.
+pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
+    for state in PipelineState::ALL {
+        let value = if state == current { 1.0 } else { 0.0 };
+        gauge!(PIPELINE_STATE, "pipeline" => Arc::clone(pipeline), "state" => state.as_str()).set(value);
     }
 }
 

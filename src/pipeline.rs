@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use rdkafka::error::KafkaError;
 use tidegate_protocol::claim_loop::ClaimLoop;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
@@ -16,14 +17,14 @@ use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::{self, Config, Topics};
 use crate::kafka::group::KafkaGroup;
-use crate::kafka::observer::{Observer, SharedObserver};
+use crate::kafka::observer::{AskError, SharedObserver, partitions_of};
 use crate::kafka::settings;
 use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
@@ -34,7 +35,7 @@ use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{PgStore, error, letters, partitions, schema};
 use crate::report::{ClaimReport, ConsumerReport};
-use crate::status::{ConsumerStatus, PartitionStatus, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
 use crate::watchdog;
 
 /// A pipeline as the page and the commands see it.
@@ -79,9 +80,6 @@ const CLAIM_REQUESTS: usize = 64;
 /// Messages that may wait for a poll loop: one acknowledgement, and answers of rounds of claims. Who sends more waits.
 const INBOX: usize = 16;
 
-/// Every value of the label `state`.
-pub const STATES: [&str; 6] = ["starting", "flowing", "waiting", "draining", "drained", "stopped"];
-
 impl Pipeline {
     /// A pipeline that hasn't started.
     ///
@@ -102,6 +100,20 @@ impl Pipeline {
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
         lock(&self.phase).clone()
+    }
+
+    /// Returns its state: a running pipeline waits as soon as one of its consumers does.
+    pub fn state(&self) -> PipelineState {
+        match self.phase() {
+            Phase::Starting { .. } => PipelineState::Starting,
+            Phase::Draining => PipelineState::Draining,
+            Phase::Drained => PipelineState::Drained,
+            Phase::Stopped { .. } => PipelineState::Stopped,
+            Phase::Running => {
+                let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), WriterState::Waiting { .. });
+                if self.consumers.iter().any(waits) { PipelineState::Waiting } else { PipelineState::Flowing }
+            }
+        }
     }
 
     fn enter(&self, phase: Phase) {
@@ -137,9 +149,8 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         let observer = settings::observer(&config.kafka, &self.config);
-        let observer = Observer::new(&observer)
+        let observer = SharedObserver::new(&observer)
             .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
-        let observer = Arc::new(observer);
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
         let plans = tokio::select! {
             plans = self.start(&connector, &observer) => plans?,
@@ -162,7 +173,7 @@ impl Pipeline {
             Arc::clone(&self.name),
             self.config.topics.clone(),
             connector.clone(),
-            Arc::clone(&observer),
+            observer.clone(),
             Arc::clone(&self.lag),
             self.consumers.clone(),
         );
@@ -180,7 +191,7 @@ impl Pipeline {
         let mut workers = JoinSet::new();
         let claim_loop = ClaimLoop::new(
             PgClaimLedger::new(Arc::clone(&self.name), connector.clone()),
-            SharedObserver(Arc::clone(&observer)),
+            observer,
             policy,
             fastrand::Rng::new(),
             Arc::new(ClaimReport { pipeline: Arc::clone(&self.name) }),
@@ -272,7 +283,7 @@ impl Pipeline {
 
     /// Reaches Postgres and Kafka, makes our tables and the target, registers: again and again until it works or a person is
     /// needed.
-    async fn start(&self, connector: &Connector, observer: &Arc<Observer>) -> Result<Arc<PlanSource>, Stopped> {
+    async fn start(&self, connector: &Connector, observer: &SharedObserver) -> Result<Arc<PlanSource>, Stopped> {
         let mut backoff = Backoff::new();
         loop {
             let why = match self.try_start(connector, observer).await {
@@ -288,7 +299,7 @@ impl Pipeline {
         }
     }
 
-    async fn try_start(&self, connector: &Connector, observer: &Arc<Observer>) -> Result<PlanSource, StartError> {
+    async fn try_start(&self, connector: &Connector, observer: &SharedObserver) -> Result<PlanSource, StartError> {
         let (connection, _) = connector.open().await?;
         let migrated = schema::migrate_and_close(connection).await;
         migrated.map_err(|error| {
@@ -297,10 +308,9 @@ impl Pipeline {
         let (mut connection, _) = connector.open().await?;
         let plans = PlanSource::load(&self.config, &mut connection).await?;
         partitions::maintain_once(connector, &self.config).await?;
-        let (topics, cluster_id) = {
-            let (observer, wanted) = (Arc::clone(observer), self.config.topics.clone());
-            ask(move || Ok((observer.topics(&wanted)?, observer.cluster_id()))).await?
-        };
+        let wanted = self.config.topics.clone();
+        let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id())));
+        let (topics, cluster_id) = asked.await?;
         let Some(cluster_id) = cluster_id else {
             return Err(StartError::Again("Kafka doesn't say its cluster id yet".to_owned()));
         };
@@ -313,8 +323,8 @@ impl Pipeline {
         let starts = if known {
             Vec::new()
         } else {
-            let (observer, sources, start) = (Arc::clone(observer), sources_of(&topics), self.config.start.clone());
-            ask(move || observer.starts(&sources, &start)).await?
+            let (sources, start) = (partitions_of(&topics), self.config.start.clone());
+            observer.ask(move |observer| observer.starts(&sources, &start)).await?
         };
         let registration = Registration {
             pipeline: self.config.name.clone(),
@@ -332,10 +342,10 @@ impl Pipeline {
     }
 
     /// Where the logs end now.
-    async fn ends_now(&self, observer: &Arc<Observer>) -> Result<BTreeMap<TopicPartition, Offset>, Stopped> {
-        let (observer, topics) = (Arc::clone(observer), self.config.topics.clone());
-        let ends = ask(move || observer.ends(&sources_of(&observer.topics(&topics)?), End::High)).await;
-        match ends {
+    async fn ends_now(&self, observer: &SharedObserver) -> Result<BTreeMap<TopicPartition, Offset>, Stopped> {
+        let topics = self.config.topics.clone();
+        let ends = observer.ask(move |observer| observer.ends(&partitions_of(&observer.topics(&topics)?), End::High));
+        match ends.await.map_err(StartError::from) {
             Ok(ends) => Ok(ends.into_iter().collect()),
             Err(StartError::Again(why) | StartError::Stop(why)) => Err(Stopped::Configuration(why)),
         }
@@ -367,16 +377,13 @@ fn database(error: sqlx::Error) -> StartError {
     WriteError { stage: Stage::Connect, cause: error::cause(error) }.into()
 }
 
-async fn ask<T: Send + 'static>(
-    question: impl FnOnce() -> rdkafka::error::KafkaResult<T> + Send + 'static,
-) -> Result<T, StartError> {
-    let answer = spawn_blocking(question).await.map_err(|error| StartError::Stop(error.to_string()))?;
-    answer.map_err(|error| StartError::Again(format!("Kafka gives no answer: {error}")))
-}
-
-fn sources_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
-    let partitions = topics.iter().flat_map(|(topic, count)| (0..*count).map(move |n| (topic, n)));
-    partitions.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
+impl From<AskError<KafkaError>> for StartError {
+    fn from(error: AskError<KafkaError>) -> Self {
+        match error {
+            AskError::Answer(error) => Self::Again(Trouble::kafka(&error).to_string()),
+            AskError::Panicked(panic) => Self::Stop(panic.to_string()),
+        }
+    }
 }
 
 /// Runs a poll loop on a thread of its own: it decodes and encodes, which the runtime's threads are not for. Its timers are the
@@ -403,7 +410,11 @@ async fn on_a_thread(
 /// topic that was made again with as many records has nothing to write either.
 async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc<Pipeline>, stop: CancellationToken) {
     loop {
-        let is_known = |p: &PartitionStatus| p.state == "fenced" || (p.state == "owned" && p.known);
+        let is_known = |p: &PartitionStatus| match p.state {
+            PartitionState::Fenced => true,
+            PartitionState::Owned => p.known,
+            PartitionState::Claiming | PartitionState::Stopped => false,
+        };
         let known = pipeline.consumers.iter().all(|c| c.joined() && c.partitions().iter().all(is_known));
         let written = {
             let view = lock(&pipeline.lag);
@@ -417,19 +428,5 @@ async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc
             return stop.cancel();
         }
         sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// What a pipeline is at, as the label says it.
-pub fn state_label(pipeline: &Pipeline) -> &'static str {
-    match pipeline.phase() {
-        Phase::Starting { .. } => "starting",
-        Phase::Draining => "draining",
-        Phase::Drained => "drained",
-        Phase::Stopped { .. } => "stopped",
-        Phase::Running => {
-            let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), crate::status::WriterState::Waiting { .. });
-            if pipeline.consumers.iter().any(waits) { "waiting" } else { "flowing" }
-        }
     }
 }

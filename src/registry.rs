@@ -21,7 +21,7 @@ use tidegate_rows::value::{DecodeFault, Reason};
 use tracing::{info, warn};
 
 use crate::config::SchemaRegistry;
-use crate::status::lock;
+use crate::status::{Trouble, lock};
 
 /// A follower of the registry's cluster may not know a number yet that its leader gave away a moment ago: it is asked a second
 /// time after so long.
@@ -48,7 +48,8 @@ pub fn await_schema(schemas: Option<&CachedSchemas>, mut wants: impl FnMut() -> 
     while let Some(id) = wants() {
         if asked_at.elapsed() > PATIENCE {
             let trouble = schemas.and_then(CachedSchemas::trouble);
-            return Err(trouble.unwrap_or_else(|| format!("schema {id} has not come from the registry")));
+            let late = || format!("schema {id} has not come from the registry");
+            return Err(trouble.map_or_else(late, |trouble| trouble.to_string()));
         }
         thread::sleep(LOOK_AGAIN);
     }
@@ -70,7 +71,7 @@ struct State {
     entries: HashMap<u32, Entry>,
     unknown: usize,
     /// Why the registry gives no answer, while it gives none.
-    trouble: Option<String>,
+    trouble: Option<Trouble>,
 }
 
 /// The schemas of one registry, for the pipelines' threads.
@@ -97,7 +98,7 @@ impl CachedSchemas {
     }
 
     /// Why the registry gives no answer, while it gives none.
-    pub fn trouble(&self) -> Option<String> {
+    pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.state).trouble.clone()
     }
 
@@ -116,11 +117,11 @@ impl CachedSchemas {
         }
     }
 
-    fn in_trouble(&self, why: String, attempts: u32) {
+    fn in_trouble(&self, trouble: Trouble, attempts: u32) {
         if attempts.is_power_of_two() {
-            warn!(why, attempts, "records wait for their schemas; nothing is lost");
+            warn!(why = %trouble, attempts, "records wait for their schemas; nothing is lost");
         }
-        lock(&self.state).trouble = Some(why);
+        lock(&self.state).trouble = Some(trouble);
     }
 }
 
@@ -166,10 +167,10 @@ impl Worker {
             let entry = loop {
                 match self.ask(id) {
                     Ok(entry) => break entry,
-                    Err(why) => {
+                    Err(trouble) => {
                         let Some(schemas) = self.schemas.upgrade() else { return };
                         let wait = backoff.next(fastrand::f64());
-                        schemas.in_trouble(why, backoff.attempts());
+                        schemas.in_trouble(trouble, backoff.attempts());
                         drop(schemas);
                         thread::sleep(wait);
                     }
@@ -181,7 +182,7 @@ impl Worker {
     }
 
     /// One number, with its references.
-    fn ask(&mut self, id: u32) -> Result<Entry, String> {
+    fn ask(&mut self, id: u32) -> Result<Entry, Trouble> {
         let document = match self.client.schema(id) {
             Err(FetchError::Unknown(_)) if self.trusted_until.is_none_or(|until| until <= Instant::now()) => {
                 thread::sleep(SECOND_QUESTION);
@@ -202,7 +203,7 @@ impl Worker {
                 }
                 Err(why) => Ok(unusable(why)),
             },
-            Err(FetchError::Outage(why)) => Err(why),
+            Err(FetchError::Outage(trouble)) => Err(trouble),
             Err(FetchError::Unusable(why)) => Ok(unusable(why)),
             Err(FetchError::Unknown(why)) => {
                 self.trusted_until = Some(Instant::now() + TRUSTED_FOR);

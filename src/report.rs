@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
 use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
-use crate::status::{ConsumerStatus, PartitionStatus};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble};
 
 /// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ impl Listener for ConsumerReport {
             }
             Event::WriterWaits { error, attempt, delay } => {
                 self.writer.retried(error);
-                self.status.waiting(&error.to_string(), *attempt, *delay);
+                self.status.waiting(Trouble::postgres(error), *attempt, *delay);
                 if attempt.is_power_of_two() || attempt.is_multiple_of(64) {
                     warn!(pipeline, consumer, %error, retry = attempt, ?delay, "waiting for Postgres: nothing is lost, Kafka keeps the records");
                 }
@@ -242,20 +242,20 @@ fn spent_on(phase: Phase) -> work::Phase {
 }
 
 fn partition_status(partition: &Partition) -> PartitionStatus {
-    let mut status = PartitionStatus::new(partition.source.clone(), "claiming", partition.progress_at);
+    let mut status = PartitionStatus::new(partition.source.clone(), PartitionState::Claiming, partition.progress_at);
     match &partition.state {
         State::Claiming { .. } => {}
         State::Owned(owned) => {
-            status.state = "owned";
+            status.state = PartitionState::Owned;
             status.next = Some(owned.next);
             status.committed = Some(owned.committed);
             status.read_to = (owned.committed == owned.next).then_some(owned.read_to);
             status.known = owned.verify.is_none() || partition.progress_at.elapsed() > GONE_AFTER;
             status.epoch = Some(owned.claim.epoch);
         }
-        State::Fenced { .. } => status.state = "fenced",
+        State::Fenced { .. } => status.state = PartitionState::Fenced,
         State::Stopped(condition) => {
-            status.state = "stopped";
+            status.state = PartitionState::Stopped;
             status.condition = Some(condition.to_string());
         }
     }

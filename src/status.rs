@@ -1,6 +1,8 @@
 //! What the daemon knows of itself, for `/readyz`, `/api/status` and the page. Written by the rooms that do the work, at most
 //! a few times a batch; read by the HTTP room.
 
+mod state;
+mod trouble;
 pub mod work;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,6 +13,9 @@ use tidegate_protocol::poll_loop::Message;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::sync::mpsc::{Sender, WeakSender};
 use work::Work;
+
+pub use state::{PartitionState, PipelineState};
+pub use trouble::{Trouble, WaitCause};
 
 /// Why the watchdog has a consumer join the group again.
 const NO_PROGRESS: &str = "a partition with lag makes no progress";
@@ -24,7 +29,7 @@ pub struct ConsumerStatus {
     pub work: Work,
     writer: Mutex<WriterState>,
     /// Since when, and why, records wait for their schemas.
-    schemas: Mutex<Option<(Instant, String)>>,
+    schemas: Mutex<Option<(Instant, Trouble)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
     buffered_bytes: AtomicU64,
@@ -36,17 +41,17 @@ pub struct ConsumerStatus {
     poll_loop: OnceLock<WeakSender<Message>>,
 }
 
-/// What a writer is at.
+/// What a consumer is at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriterState {
     /// The last batch went in, or none has come yet.
     Flowing,
-    /// Waits for Postgres.
+    /// Its writer waits for Postgres, or its records wait for schemas.
     Waiting {
-        /// Since when.
+        /// When the wait began.
         since: Instant,
-        /// The last error, in words.
-        why: String,
+        /// What it waits for, with the last error.
+        trouble: Trouble,
         /// Failures so far.
         attempt: u32,
         /// When it tries again.
@@ -57,10 +62,10 @@ pub enum WriterState {
 /// One partition of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
-    /// Which.
+    /// The partition.
     pub source: TopicPartition,
-    /// `claiming`, `owned`, `fenced`, `stopped`
-    pub state: &'static str,
+    /// Its state.
+    pub state: PartitionState,
     /// The next offset to deliver.
     pub next: Option<Offset>,
     /// What the ledger is known to say.
@@ -79,7 +84,7 @@ pub struct PartitionStatus {
 
 impl PartitionStatus {
     /// A partition in this state, of which nothing else is known.
-    pub fn new(source: TopicPartition, state: &'static str, progress_at: Instant) -> Self {
+    pub fn new(source: TopicPartition, state: PartitionState, progress_at: Instant) -> Self {
         Self {
             source,
             state,
@@ -122,29 +127,29 @@ impl ConsumerStatus {
         }
     }
 
-    /// The writer waits.
-    pub fn waiting(&self, why: &str, attempt: u32, delay: Duration) {
+    /// The writer waits for `delay` after so many failures.
+    pub fn waiting(&self, trouble: Trouble, attempt: u32, delay: Duration) {
         let now = Instant::now();
         let mut state = lock(&self.writer);
         let since = match &*state {
             WriterState::Waiting { since, .. } => *since,
             WriterState::Flowing => {
-                self.work.note("outage", format!("c{} waits: {why}", self.number));
+                self.work.note("outage", format!("c{} waits: {trouble}", self.number));
                 now
             }
         };
-        *state = WriterState::Waiting { since, why: why.to_owned(), attempt, retry_at: now + delay };
+        *state = WriterState::Waiting { since, trouble, attempt, retry_at: now + delay };
     }
 
     /// The poll thread says whether its records wait for a schema registry that gives no answer, and why.
-    pub fn waits_for_schema(&self, why: Option<String>) {
+    pub fn waits_for_schema(&self, trouble: Option<Trouble>) {
         let mut state = lock(&self.schemas);
-        *state = match (state.take(), why) {
-            (before, Some(why)) => {
+        *state = match (state.take(), trouble) {
+            (before, Some(trouble)) => {
                 if before.is_none() {
-                    self.work.note("outage", format!("c{} waits: {why}", self.number));
+                    self.work.note("outage", format!("c{} waits: {trouble}", self.number));
                 }
-                Some((before.map_or_else(Instant::now, |(since, _)| since), why))
+                Some((before.map_or_else(Instant::now, |(since, _)| since), trouble))
             }
             (Some((since, _)), None) => {
                 let seconds = since.elapsed().as_secs_f64();
@@ -155,17 +160,12 @@ impl ConsumerStatus {
         };
     }
 
-    /// Why records wait for their schemas, while they do.
-    pub fn schema_trouble(&self) -> Option<String> {
-        lock(&self.schemas).as_ref().map(|(_, why)| why.clone())
-    }
-
     /// What the consumer as a whole is at: it waits where its writer does, and where its records wait for schemas.
     pub fn writer(&self) -> WriterState {
         let writer = lock(&self.writer).clone();
         match (&writer, &*lock(&self.schemas)) {
-            (WriterState::Flowing, Some((since, why))) => {
-                WriterState::Waiting { since: *since, why: why.clone(), attempt: 1, retry_at: Instant::now() }
+            (WriterState::Flowing, Some((since, trouble))) => {
+                WriterState::Waiting { since: *since, trouble: trouble.clone(), attempt: 1, retry_at: Instant::now() }
             }
             _ => writer,
         }

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::pipeline::Pipeline;
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WaitCause, WriterState, lock};
 
 /// Lag without progress for so long is a stall: longer than a claim, a rebalance or a write deadline takes.
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
@@ -73,8 +73,6 @@ pub struct Look<'a> {
     pub partition: &'a PartitionStatus,
     /// Its writer.
     pub writer: &'a WriterState,
-    /// Why its records wait for their schemas, while they do.
-    pub schemas: Option<String>,
     /// When its poll thread was last seen at work.
     pub polled_at: Instant,
     /// Why nothing is taken from Kafka, where that is held.
@@ -94,18 +92,21 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
         return None;
     }
     Some(match (look.partition.state, look.writer) {
-        ("claiming", _) => Stall::Claiming,
-        ("fenced", _) => Stall::Fenced,
-        ("stopped", _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
-        (_, WriterState::Waiting { .. }) if look.schemas.is_some() => {
-            Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default())
+        (PartitionState::Claiming, _) => Stall::Claiming,
+        (PartitionState::Fenced, _) => Stall::Fenced,
+        (PartitionState::Stopped, _) => Stall::Stopped(look.partition.condition.clone().unwrap_or_default()),
+        (PartitionState::Owned, WriterState::Waiting { trouble, .. }) => match trouble.cause {
+            WaitCause::Kafka => Stall::KafkaSilent(trouble.to_string()),
+            WaitCause::Postgres => Stall::WaitingForPostgres(trouble.to_string()),
+            WaitCause::Registry => Stall::WaitingForSchema(trouble.to_string()),
+        },
+        (PartitionState::Owned, WriterState::Flowing) if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => {
+            Stall::PollStuck
         }
-        (_, WriterState::Waiting { why, .. }) => Stall::WaitingForPostgres(why.clone()),
-        _ if now.duration_since(look.polled_at) > POLL_STUCK_AFTER => Stall::PollStuck,
-        _ => match (look.held, look.kafka) {
+        (PartitionState::Owned, WriterState::Flowing) => match (look.held, look.kafka) {
             (Some(Hold::Flow), _) => Stall::HeldByFlow,
             (Some(Hold::Full), _) => Stall::HeldByBudget,
-            (Some(Hold::Schema), _) => Stall::WaitingForSchema(look.schemas.clone().unwrap_or_default()),
+            (Some(Hold::Schema), _) => Stall::WaitingForSchema("the schema registry has not answered yet".to_owned()),
             (None, Some(why)) => Stall::KafkaSilent(why.to_owned()),
             (None, None) => Stall::NoDelivery,
         },
@@ -137,7 +138,7 @@ impl Watched {
         let (partitions, writer) = (status.partitions(), status.writer());
         self.lagging.retain(|source, _| partitions.iter().any(|p| p.source == *source));
         let mut stalls = Vec::new();
-        let kafka = lock(&pipeline.lag).kafka_trouble().map(str::to_owned);
+        let kafka = lock(&pipeline.lag).kafka_trouble().map(ToString::to_string);
         for partition in &partitions {
             let lag = lock(&pipeline.lag).partitions.get(&partition.source).map_or(0, |lag| lag.records);
             if lag == 0 {
@@ -148,7 +149,6 @@ impl Watched {
             let look = Look {
                 partition,
                 writer: &writer,
-                schemas: status.schema_trouble(),
                 polled_at: status.polled_at(),
                 held: status.work.held(),
                 kafka: kafka.as_deref(),
@@ -186,8 +186,9 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::Trouble;
 
-    fn partition(state: &'static str, progress_at: Instant) -> PartitionStatus {
+    fn partition(state: PartitionState, progress_at: Instant) -> PartitionStatus {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
@@ -195,11 +196,11 @@ mod tests {
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Look<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;
-        let (mut changed, unchanged) = (partition("owned", start), partition("owned", start));
+        let (mut changed, unchanged) =
+            (partition(PartitionState::Owned, start), partition(PartitionState::Owned, start));
         let look = |partition| Look {
             partition,
             writer: &WriterState::Flowing,
-            schemas: None,
             polled_at: now,
             held: None,
             kafka: None,
@@ -216,12 +217,13 @@ mod tests {
     #[test]
     fn lag_without_progress_is_named_by_its_cause() {
         let now = Instant::now();
-        let waiting = WriterState::Waiting { since: now, why: "57P03".to_owned(), attempt: 3, retry_at: now };
+        let waiting =
+            WriterState::Waiting { since: now, trouble: Trouble::postgres(&"57P03"), attempt: 3, retry_at: now };
         let state = |state| diagnosis(LONG, |partition, _| partition.state = state);
-        assert_eq!(state("owned"), Some(Stall::NoDelivery));
-        assert_eq!(state("claiming"), Some(Stall::Claiming));
-        assert_eq!(state("fenced"), Some(Stall::Fenced));
-        assert_eq!(state("stopped"), Some(Stall::Stopped(String::new())));
+        assert_eq!(state(PartitionState::Owned), Some(Stall::NoDelivery));
+        assert_eq!(state(PartitionState::Claiming), Some(Stall::Claiming));
+        assert_eq!(state(PartitionState::Fenced), Some(Stall::Fenced));
+        assert_eq!(state(PartitionState::Stopped), Some(Stall::Stopped(String::new())));
         let stuck = diagnosis(LONG, |_, look| look.polled_at = look.lagging_since);
         assert_eq!(stuck, Some(Stall::PollStuck));
         assert_eq!(diagnosis(LONG, |_, look| look.held = Some(Hold::Flow)), Some(Stall::HeldByFlow));
@@ -229,11 +231,10 @@ mod tests {
         let away = diagnosis(LONG, |_, look| look.kafka = Some("Kafka gives no answer"));
         assert_eq!(away, Some(Stall::KafkaSilent("Kafka gives no answer".to_owned())));
         let start = Instant::now();
-        let partition = partition("owned", start);
+        let partition = partition(PartitionState::Owned, start);
         let look = Look {
             partition: &partition,
             writer: &waiting,
-            schemas: None,
             polled_at: start,
             held: Some(Hold::Full),
             kafka: None,

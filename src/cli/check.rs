@@ -14,7 +14,7 @@ use tidegate_protocol::claim_loop::End;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::observer::Group;
+use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
 
@@ -141,7 +141,7 @@ async fn trial(
 async fn ask_kafka(config: &Config, pipeline: &Pipeline) -> Result<KafkaReport, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
-    let sources = reach::partitions(&topics);
+    let sources = partitions_of(&topics);
     let group = pipeline.group.clone();
     let (cluster_id, low, high, group) = reach::ask(config, &observer, move |observer| {
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);

@@ -10,6 +10,8 @@ use super::show::{self, Table};
 use super::{Common, reach};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
+use crate::http::duration;
+use crate::kafka::observer::partitions_of;
 use crate::lag::{LagWatch, PartitionLag};
 
 /// What `lag` takes.
@@ -78,7 +80,7 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
     let mut connection = reach::open(&connector).await?;
     reach::registered(&mut connection, &pipeline.name).await?;
     let observer = reach::observer(config, pipeline)?;
-    let sources = reach::partitions(&reach::topics(config, &observer, &pipeline.topics).await?);
+    let sources = partitions_of(&reach::topics(config, &observer, &pipeline.topics).await?);
     let name: Arc<str> = pipeline.name.as_str().into();
     let watch = LagWatch::new(name, pipeline.topics.clone(), connector, observer, Arc::default(), Vec::new());
     let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't see the lag: {why}")))?;
@@ -112,9 +114,9 @@ fn text(lag: &PipelineLag) -> String {
             show::count(line.end),
             show::count(line.low),
             show::count(line.lag_records),
-            show::age(line.lag_seconds),
-            line.retention_headroom_seconds.map_or_else(|| "for ever".to_owned(), show::age),
-            format!("{} ago", show::age(line.last_commit_seconds)),
+            duration(line.lag_seconds),
+            line.retention_headroom_seconds.map_or_else(|| "for ever".to_owned(), duration),
+            format!("{} ago", duration(line.last_commit_seconds)),
             line.owner.clone().unwrap_or_else(|| "nobody yet".to_owned()),
         ]);
     }

@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use rdkafka::error::KafkaResult;
 use sqlx::{PgConnection, Row};
-use tidegate_protocol::position::TopicPartition;
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
-use tokio::task::spawn_blocking;
 
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::observer::Observer;
+use crate::kafka::observer::{AskError, Observer, SharedObserver};
 use crate::kafka::settings;
 use crate::postgres::connect::Connector;
 use crate::postgres::error;
@@ -71,43 +69,34 @@ pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
 }
 
 /// Questions about a pipeline's topics.
-pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<Arc<Observer>, FatalError> {
-    let observer = Observer::new(&settings::observer(&config.kafka, pipeline))
-        .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))?;
-    Ok(Arc::new(observer))
+pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
+    SharedObserver::new(&settings::observer(&config.kafka, pipeline))
+        .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))
 }
 
-/// Asks Kafka, off the runtime.
+/// Asks Kafka; an error says what to check.
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
-    observer: &Arc<Observer>,
+    observer: &SharedObserver,
     question: impl FnOnce(&Observer) -> KafkaResult<T> + Send + 'static,
 ) -> Result<T, FatalError> {
-    let observer = Arc::clone(observer);
-    let answer = spawn_blocking(move || question(&observer)).await;
-    let answer = answer.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    answer.map_err(|error| {
-        FatalError::Unavailable(format!(
+    observer.ask(question).await.map_err(|error| match error {
+        AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
+        AskError::Answer(error) => FatalError::Unavailable(format!(
             "can't reach Kafka at {}: {error}; is it running, and are `kafka.bootstrap_servers` and `kafka.properties` right?",
             config.kafka.bootstrap_servers
-        ))
+        )),
     })
 }
 
 /// The pipeline's topics that exist, with their partitions.
 pub(super) async fn topics(
     config: &Config,
-    observer: &Arc<Observer>,
+    observer: &SharedObserver,
     topics: &Topics,
 ) -> Result<BTreeMap<String, i32>, FatalError> {
     let topics = topics.clone();
     ask(config, observer, move |observer| observer.topics(&topics)).await
-}
-
-/// Every partition of these topics.
-pub(super) fn partitions(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
-    let all = topics.iter().flat_map(|(topic, count)| (0..*count).map(move |n| (topic, n)));
-    all.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
 }
 
 /// Holds that the pipeline has been started on this database.

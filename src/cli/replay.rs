@@ -27,6 +27,7 @@ use super::place::Target;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Start, table_name};
 use crate::error::FatalError;
+use crate::kafka::observer::partitions_of;
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
 use crate::postgres::{PgStore, schema};
@@ -208,7 +209,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
         arguments.topic.as_deref().is_none_or(|topic| *source.topic == *topic)
             && arguments.partition.is_none_or(|partition| source.partition == partition)
     };
-    let sources: Vec<_> = reach::partitions(&topics).into_iter().filter(is_meant).collect();
+    let sources: Vec<_> = partitions_of(&topics).into_iter().filter(is_meant).collect();
     let (from, to) = (arguments.from.clone(), arguments.to.clone());
     let places = reach::ask(config, &observer, move |observer| {
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);

@@ -17,6 +17,7 @@ use super::check::newest;
 use super::{reach, show, start_logging};
 use crate::config::{Config, Pipeline, Topics, variables};
 use crate::error::FatalError;
+use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
 
@@ -188,7 +189,7 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -
             config.kafka.bootstrap_servers
         )));
     }
-    let sources = reach::partitions(&topics);
+    let sources = partitions_of(&topics);
     let (low, high) = reach::ask(config, &observer, move |observer| {
         Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
     })

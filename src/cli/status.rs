@@ -4,11 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::config::Config;
 use crate::error::FatalError;
-use crate::http::text;
+use crate::http::{Status, text};
 
 /// The longest that a daemon may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -23,10 +21,10 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     let shown = if json {
         body
     } else {
-        let status: Value = serde_json::from_str(&body)
-            .map_err(|error| FatalError::Unavailable(format!("what answers at {at} is no tidegate: {error}")))?;
-        let from =
-            status["now_ms"].as_i64().unwrap_or_default() - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
+        let status: Status = serde_json::from_str(&body).map_err(|error| {
+            FatalError::Unavailable(format!("the answer at {at} is no status that this version can read: {error}"))
+        })?;
+        let from = status.now_ms - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
         // A daemon that has ended meanwhile has no past to show; what it said before is shown all the same.
         text::render(&status, |pipeline| {
             let path = format!("/api/history?pipeline={}&from={from}", escaped(pipeline));

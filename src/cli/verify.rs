@@ -26,6 +26,7 @@ use tokio::task::spawn_blocking;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
+use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming};
 use crate::kafka::settings;
 use crate::postgres::routes;
@@ -91,7 +92,7 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     let mut report = PipelineReport::new(pipeline);
     let known = |source: &TopicPartition| positions.iter().any(|position| position.source == *source);
     report.not_in_ledger =
-        reach::partitions(&topics).iter().filter(|source| !known(source)).map(ToString::to_string).collect();
+        partitions_of(&topics).iter().filter(|source| !known(source)).map(ToString::to_string).collect();
     for position in &positions {
         let ends = low.get(&position.source).copied().zip(high.get(&position.source).copied());
         report.partitions.push(against_kafka(&settings, position, ends).await?);

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
@@ -91,9 +92,11 @@ pub enum Start {
 }
 
 /// How partitions are shared out in the group.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum GroupProtocol {
     /// Classic protocol, `cooperative-sticky`: the others keep flowing while a partition moves. The default.
+    #[default]
     Cooperative,
     /// Classic protocol, `range` (eager): for groups shared with clients that know nothing else.
     Eager,

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A column an instance, a box a consumer in it, a chip a partition in that.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Board {
     pub(super) columns: Vec<Column>,
     /// Places in the list of partitions that no living consumer has.
@@ -14,7 +15,8 @@ pub(super) struct Board {
     pub(super) rule: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Column {
     pub(super) instance: String,
     pub(super) host: String,
@@ -24,7 +26,8 @@ pub(super) struct Column {
     pub(super) consumers: Vec<Seat>,
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Seat {
     pub(super) consumer: u32,
     /// Places in the list of partitions.

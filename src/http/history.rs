@@ -1,13 +1,13 @@
 //! What a pipeline did: a ring of seconds and a ring of minutes, of fixed size. 56 kB a pipeline.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// 15 minutes of seconds.
 const FINE: (usize, u32) = (900, 1);
 /// 24 hours of minutes.
 const COARSE: (usize, u32) = (1440, 60);
 
-/// One stretch of time. Rates are records a second; what isn't known is NaN, which JSON has as null.
+/// One stretch of time. Rates are records per second; what isn't known is NaN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
     /// Into Kafka.
@@ -44,18 +44,19 @@ pub(super) struct History {
     coarse: Ring,
 }
 
-/// A stretch of history in columns of equal length.
-#[derive(Debug, Serialize)]
-pub(super) struct Columns {
+/// A stretch of history in columns of equal length, as `/api/history` answers it; what isn't known is null.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Columns {
     version: u32,
     pipeline: String,
     step_seconds: u32,
     at_ms: Vec<i64>,
-    into: Vec<f32>,
-    out: Vec<f32>,
-    lag: Vec<f32>,
-    wait: Vec<f32>,
-    headroom: Vec<f32>,
+    pub(super) into: Vec<Option<f32>>,
+    pub(super) out: Vec<Option<f32>>,
+    lag: Vec<Option<f32>>,
+    wait: Vec<Option<f32>>,
+    headroom: Vec<Option<f32>>,
 }
 
 impl History {
@@ -75,7 +76,9 @@ impl History {
         let mut cells: Vec<&Cell> =
             ring.cells.iter().filter(|cell| cell.seen > 0 && ring.at_ms(cell) >= from_ms).collect();
         cells.sort_unstable_by_key(|cell| cell.at);
-        let column = |of: fn(&Sample) -> f32| cells.iter().map(|cell| of(&cell.sample)).collect();
+        let column = |of: fn(&Sample) -> f32| {
+            cells.iter().map(|cell| Some(of(&cell.sample)).filter(|value| value.is_finite())).collect()
+        };
         Columns {
             version: 1,
             pipeline: pipeline.to_owned(),
@@ -160,8 +163,8 @@ mod tests {
         let start = 1_700_000_040_000;
         (0..60).for_each(|second: i16| history.push(start + i64::from(second) * 1000, at_rate(f32::from(second))));
         let minute = history.since("p", 0, start + 59_000);
-        assert_eq!((minute.out.len(), minute.lag[0]), (1, 59.0));
-        assert!((minute.out[0] - 29.5).abs() < 0.01, "{:?}", minute.out);
+        assert_eq!((minute.out.len(), minute.lag[0]), (1, Some(59.0)));
+        assert!((minute.out[0].unwrap() - 29.5).abs() < 0.01, "{:?}", minute.out);
         assert!((history.best_of_the_hour(start + 59_000) - 29.5).abs() < 0.01);
     }
 

@@ -12,7 +12,7 @@ use tracing::debug;
 
 use super::Site;
 use crate::config::Config;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, host_name};
 use crate::metrics::epoch_ms;
 use crate::postgres::connect::Connector;
 use crate::status::lock;
@@ -77,12 +77,6 @@ pub(super) fn url(config: &Config) -> String {
     config.http.url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen))
 }
 
-/// This machine's name.
-pub(super) fn host() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    host.trim().to_owned()
-}
-
 async fn beat(
     daemon: &Daemon,
     connector: &Connector,
@@ -104,7 +98,7 @@ async fn beat(
              ON CONFLICT (id) DO UPDATE SET consumers = excluded.consumers, seen_at = now()",
         )
         .bind(&*daemon.instance)
-        .bind(host())
+        .bind(host_name())
         .bind(url(&daemon.config))
         .bind(env!("CARGO_PKG_VERSION"))
         .bind(pools(&daemon.config).to_string())

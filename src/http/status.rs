@@ -1,163 +1,25 @@
-//! What `/api/status` and `/readyz` say. The JSON's form is versioned: fields are added, never changed.
+//! What `/api/status` and `/readyz` say.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
-
 use super::Site;
-use super::board::{self, Board, Held, Living};
+use super::board::{self, Held, Living};
+use super::document::{
+    ConsumerView, Entry, InstanceView, Memory, OwnedView, PartitionView, PipelineView, Sign, Status, TimeView,
+    WaitingView,
+};
 use super::instances::{self, Instances};
-use super::watch::{Entry, Rates};
-use super::words::{self, Facts, Sentence};
-use super::work_view::{BatchesView, DeadView, batches, dead};
+use super::watch::Rates;
+use super::words::{self, Facts, Waiting};
+use super::work_view::{DeadView, batches, dead};
 use crate::config::Topics;
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, host_name};
 use crate::metrics::epoch_ms;
-use crate::pipeline::{Phase, Pipeline, state_label};
+use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionStatus, WriterState, lock};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
 use crate::watchdog::STALL_AFTER;
-
-#[derive(Serialize)]
-pub(super) struct Status {
-    /// The form of this document.
-    version: u32,
-    instance: String,
-    host: String,
-    url: String,
-    tidegate: &'static str,
-    started_ms: i64,
-    now_ms: i64,
-    memory_limit_bytes: u64,
-    memory: Memory,
-    ready: bool,
-    /// States in words, the worst first.
-    sentences: Vec<Sentence>,
-    /// The other daemons on this database; old where `instances_seen_ms` is.
-    instances: Vec<InstanceView>,
-    instances_seen_ms: Option<i64>,
-    pipelines: Vec<PipelineView>,
-    /// The last 500 events, the oldest first.
-    timeline: Vec<Entry>,
-}
-
-#[derive(Serialize)]
-struct Memory {
-    limit_bytes: u64,
-    resident_bytes: Option<u64>,
-    buffered_bytes: u64,
-}
-
-#[derive(Serialize)]
-struct InstanceView {
-    instance: String,
-    host: String,
-    url: Option<String>,
-    version: String,
-    consumers: BTreeMap<String, u32>,
-    age_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct PipelineView {
-    name: String,
-    group: String,
-    table: String,
-    mode: String,
-    topics: Vec<String>,
-    protocol: String,
-    state: &'static str,
-    state_words: &'static str,
-    /// Why it isn't flowing.
-    reason: Option<String>,
-    /// Into Kafka, and from there into Postgres by all instances, in records a second; rows a second by this one.
-    into_per_second: Option<f64>,
-    out_per_second: Option<f64>,
-    rows_per_second: f64,
-    /// The best minute of the last hour.
-    best_per_second: f64,
-    flow_limit_per_second: Option<u32>,
-    empty_in_seconds: Option<f64>,
-    rows: u64,
-    dead_letters: u64,
-    lag_records: u64,
-    lag_seconds: f64,
-    lag_age_seconds: Option<f64>,
-    lag_seen_ms: Option<i64>,
-    lag_trouble: Option<String>,
-    retention_headroom_seconds: Option<f64>,
-    /// What limits it, as a sentence.
-    limit: Option<String>,
-    batches: BatchesView,
-    dead: Vec<DeadView>,
-    consumers: Vec<ConsumerView>,
-    partitions: Vec<PartitionView>,
-    board: Board,
-}
-
-#[derive(Serialize)]
-struct ConsumerView {
-    consumer: u32,
-    joined: bool,
-    /// `full` or `flow`, where nothing is taken from Kafka at the moment.
-    held: Option<&'static str>,
-    rows: u64,
-    buffered_bytes: u64,
-    waiting: Option<WaitingView>,
-    /// Shares of the last ten seconds.
-    time: TimeView,
-    partitions: Vec<OwnedView>,
-}
-
-/// The poll thread's time is the first three, the writer's the others and waiting for a batch.
-#[derive(Serialize)]
-struct TimeView {
-    poll: f64,
-    decode: f64,
-    held: f64,
-    copy: f64,
-    commit: f64,
-    outage: f64,
-}
-
-#[derive(Serialize)]
-struct WaitingView {
-    why: String,
-    seconds: f64,
-    since_ms: i64,
-    attempt: u32,
-    retry_in_seconds: f64,
-}
-
-#[derive(Serialize)]
-struct OwnedView {
-    topic: String,
-    partition: i32,
-    state: &'static str,
-    next: Option<i64>,
-    committed: Option<i64>,
-    epoch: Option<i64>,
-    condition: Option<String>,
-}
-
-/// From the ledger: every partition of the pipeline, whoever owns it.
-#[derive(Serialize)]
-struct PartitionView {
-    topic: String,
-    partition: i32,
-    next: i64,
-    end: i64,
-    low: i64,
-    lag_records: u64,
-    lag_seconds: f64,
-    retention_headroom_seconds: Option<f64>,
-    owner: Option<String>,
-    epoch: i64,
-    idle_seconds: f64,
-    /// `flowing`, `claiming`, `fenced`, `stopped`, `waiting`, `held`, `full`; `silent` for another's that stands still.
-    sign: &'static str,
-}
 
 /// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
 const SILENT: f64 = 12.0;
@@ -175,9 +37,9 @@ pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     Status {
         version: 1,
         instance: daemon.instance.to_string(),
-        host: instances::host(),
+        host: host_name(),
         url: instances::url(&daemon.config),
-        tidegate: env!("CARGO_PKG_VERSION"),
+        tidegate: env!("CARGO_PKG_VERSION").into(),
         started_ms: daemon.started_ms,
         now_ms: epoch_ms(),
         memory_limit_bytes: limit,
@@ -240,26 +102,26 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             idle_seconds: lag.idle_seconds,
             sign: match ours.get(source) {
                 Some((consumer, partition)) => sign(consumer, partition),
-                None if lag.records > 0 && lag.idle_seconds > SILENT => "silent",
-                None => "flowing",
+                None if lag.records > 0 && lag.idle_seconds > SILENT => Sign::Silent,
+                None => Sign::Flowing,
             },
         })
         .collect();
     let nobody: Vec<String> =
         board.nobody.iter().map(|at| format!("{}/{}", partitions[*at].topic, partitions[*at].partition)).collect();
-    let facts = facts(pipeline, &rates, &partitions, nobody, lag.trouble.clone());
+    let facts = facts(pipeline, &rates, &partitions, nobody, lag.trouble.as_ref());
     let view = PipelineView {
         name: pipeline.name.to_string(),
         group: pipeline.config.group.clone(),
         table: pipeline.config.table.name.to_string(),
-        mode: variant(&pipeline.config.table.mode),
+        mode: (&pipeline.config.table.mode).into(),
         topics: match &pipeline.config.topics {
             Topics::List(names) => names.clone(),
             Topics::Pattern(pattern) => vec![pattern.clone()],
         },
-        protocol: variant(&pipeline.config.group_protocol),
+        protocol: pipeline.config.group_protocol,
         state: facts.state,
-        state_words: words::state_words(&facts),
+        state_words: words::state_words(&facts).into(),
         reason: reason(pipeline),
         into_per_second: rates.into.map(tenths),
         out_per_second: rates.out.map(tenths),
@@ -273,13 +135,20 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_seconds: facts.lag_seconds,
         lag_age_seconds: lag.seen_at.map(|at| at.elapsed().as_secs_f64()),
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
-        lag_trouble: lag.trouble,
+        lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
         retention_headroom_seconds: facts.headroom,
-        limit: match facts.state {
-            _ if facts.waiting.is_some() => Some(words::AWAY.to_owned()),
-            "flowing" => words::limit(&rates.cycles),
-            // Who doesn't read is limited by nothing.
-            _ => None,
+        limit: match (&facts.waiting, facts.state) {
+            (Some(waiting), _) => Some(words::away(waiting.trouble.cause).to_owned()),
+            (None, PipelineState::Flowing) => words::limit(&rates.cycles),
+            // A pipeline that doesn't read is limited by nothing.
+            (
+                None,
+                PipelineState::Starting
+                | PipelineState::Waiting
+                | PipelineState::Draining
+                | PipelineState::Drained
+                | PipelineState::Stopped,
+            ) => None,
         },
         batches: batches(&pipeline.consumers),
         dead: dead(&pipeline.consumers),
@@ -300,42 +169,42 @@ fn facts(
     rates: &Rates,
     partitions: &[PartitionView],
     nobody: Vec<String>,
-    lag_trouble: Option<String>,
+    lag_trouble: Option<&Trouble>,
 ) -> Facts {
     let now = Instant::now();
     let ours = || pipeline.consumers.iter().flat_map(|consumer| consumer.partitions());
     let waiting = pipeline.consumers.iter().filter_map(|consumer| match consumer.writer() {
         WriterState::Flowing => None,
-        WriterState::Waiting { since, attempt, retry_at, .. } => {
-            let retry = retry_at.saturating_duration_since(now).as_secs_f64();
-            Some((now.duration_since(since).as_secs_f64(), attempt, retry))
-        }
+        WriterState::Waiting { since, trouble, attempt, retry_at } => Some(Waiting {
+            trouble,
+            seconds: now.duration_since(since).as_secs_f64(),
+            attempt,
+            retry_in: retry_at.saturating_duration_since(now).as_secs_f64(),
+        }),
     });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
-    let state = state_label(pipeline);
+    let state = pipeline.state();
     let stopped = ours().filter_map(|p| p.condition.map(|condition| format!("{}: {condition}", p.source)));
     Facts {
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            Phase::Running => pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
-                WriterState::Waiting { why, .. } => Some(why),
-                WriterState::Flowing => None,
-            }),
-            _ => reason(pipeline),
+            // What it waits for is in `waiting`.
+            Phase::Running => None,
+            Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
         },
-        waiting: waiting.max_by(|a, b| a.0.total_cmp(&b.0)),
+        waiting: waiting.max_by(|a, b| a.seconds.total_cmp(&b.seconds)),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
-        lag_trouble,
+        lag_trouble: lag_trouble.map(ToString::to_string),
         into: rates.into,
         out: rates.out,
-        claiming: ours().filter(|p| p.state == "claiming").count(),
-        fenced: ours().filter(|p| p.state == "fenced").count(),
+        claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
+        fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
         // While Postgres is away each partition stalls, and one sentence says so already.
-        conditions: if state == "flowing" {
+        conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
             stopped.collect()
@@ -354,13 +223,7 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    let us = Living {
-        instance: site.daemon.instance.to_string(),
-        host: instances::host(),
-        url: None,
-        this: true,
-        consumers,
-    };
+    let us = Living { instance: site.daemon.instance.to_string(), host: host_name(), url: None, this: true, consumers };
     let others = instances.others.iter().map(|(id, instance)| Living {
         instance: id.clone(),
         host: instance.host.clone(),
@@ -372,31 +235,19 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     std::iter::once(us).chain(others).collect()
 }
 
-fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> &'static str {
+fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
     match partition.state {
-        "owned" => match (consumer.writer(), consumer.work.held()) {
-            (WriterState::Waiting { .. }, _) => "waiting",
-            (WriterState::Flowing, Some(Hold::Schema)) => "waiting",
-            (WriterState::Flowing, Some(Hold::Flow)) => "held",
-            (WriterState::Flowing, Some(Hold::Full)) => "full",
-            (WriterState::Flowing, None) => "flowing",
+        PartitionState::Claiming => Sign::Claiming,
+        PartitionState::Fenced => Sign::Fenced,
+        PartitionState::Stopped => Sign::Stopped,
+        PartitionState::Owned => match (consumer.writer(), consumer.work.held()) {
+            (WriterState::Waiting { .. }, _) => Sign::Waiting,
+            (WriterState::Flowing, Some(Hold::Schema)) => Sign::Waiting,
+            (WriterState::Flowing, Some(Hold::Flow)) => Sign::Held,
+            (WriterState::Flowing, Some(Hold::Full)) => Sign::Full,
+            (WriterState::Flowing, None) => Sign::Flowing,
         },
-        other => other,
     }
-}
-
-/// A variant's name as configuration files write it: `insert_new`.
-fn variant(value: &impl std::fmt::Debug) -> String {
-    let name = format!("{value:?}");
-    let name = name.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-    let mut words = String::new();
-    for character in name.chars() {
-        if character.is_ascii_uppercase() && !words.is_empty() {
-            words.push('_');
-        }
-        words.push(character.to_ascii_lowercase());
-    }
-    words
 }
 
 fn tenths(value: f64) -> f64 {
@@ -414,10 +265,10 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
     let now = Instant::now();
     let waiting = match consumer.writer() {
         WriterState::Flowing => None,
-        WriterState::Waiting { since, why, attempt, retry_at } => {
+        WriterState::Waiting { since, trouble, attempt, retry_at } => {
             let seconds = now.duration_since(since).as_secs_f64();
             Some(WaitingView {
-                why,
+                why: trouble.to_string(),
                 seconds,
                 // To the second, so that it stays what it is.
                 since_ms: (epoch_ms() - millis(seconds) + 500) / 1000 * 1000,
@@ -439,11 +290,7 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
     ConsumerView {
         consumer: consumer.number,
         joined: consumer.joined(),
-        held: consumer.work.held().map(|hold| match hold {
-            Hold::Full => "full",
-            Hold::Flow => "flow",
-            Hold::Schema => "schema",
-        }),
+        held: consumer.work.held(),
         rows: consumer.rows(),
         buffered_bytes: consumer.buffered_bytes(),
         waiting,
@@ -458,7 +305,9 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
         Phase::Stopped { why } => Some(why),
         Phase::Running | Phase::Draining | Phase::Drained => {
             pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
-                WriterState::Waiting { why, attempt, .. } => Some(format!("{why}; retry {attempt}, nothing is lost")),
+                WriterState::Waiting { trouble, attempt, .. } => {
+                    Some(format!("{trouble}; retry {attempt}, nothing is lost"))
+                }
                 WriterState::Flowing => None,
             })
         }
@@ -470,8 +319,8 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
     for pipeline in &daemon.pipelines {
         let name = &pipeline.name;
-        let state = state_label(pipeline);
-        if state != "flowing" {
+        let state = pipeline.state();
+        if state != PipelineState::Flowing {
             let why = reason(pipeline).map(|why| format!(": {why}")).unwrap_or_default();
             reasons.push(format!("{name} is {state}{why}"));
             continue;
@@ -487,7 +336,7 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
             for (source, why) in consumer.stalls() {
                 reasons.push(format!("{name}: {source} has lag and makes no progress: {why}"));
             }
-            for partition in consumer.partitions().iter().filter(|partition| partition.state != "owned") {
+            for partition in consumer.partitions().iter().filter(|partition| partition.state != PartitionState::Owned) {
                 reasons.push(format!("{name}: {} is {}", partition.source, partition.state));
             }
         }

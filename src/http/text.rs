@@ -1,13 +1,16 @@
-//! The page's regions as plain text, from the document of `/api/status`: for `tidegate status`, and for who runs no script.
+//! The page's regions as plain text, from the document of `/api/status`: for `tidegate status`, and for browsers without scripts.
 
 mod board;
 mod flood;
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
+use serde::Serialize;
 
-use super::words::{duration, records, whole, whole_number};
+use super::document::{PipelineView, Status};
+use super::history::Columns;
+use super::words::{Level, duration, records, whole, whole_number};
+use crate::config::GroupProtocol;
 
 /// Events shown.
 const EVENTS: usize = 20;
@@ -15,77 +18,74 @@ const EVENTS: usize = 20;
 /// The seconds of the flood that are drawn.
 pub(crate) const FLOOD_SECONDS: usize = 60;
 
-/// All of it. `history` answers for a pipeline as `/api/history` does, where it can.
-pub(crate) fn render(status: &Value, history: impl Fn(&str) -> Option<Value>) -> String {
+/// Renders the whole document. `history` answers for a pipeline as `/api/history` does, where it can.
+pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>) -> String {
     let mut text = String::new();
-    let now_ms = status["now_ms"].as_i64().unwrap_or_default();
-    let others = list(&status["instances"]).len();
+    let others = status.instances.len();
     line(
         &mut text,
         &format!(
             "tidegate {} · {} · {} instance{} · {} UTC",
-            word(&status["tidegate"]),
-            word(&status["instance"]),
+            status.tidegate,
+            status.instance,
             others + 1,
             if others == 0 { "" } else { "s" },
-            clock(now_ms)
+            clock(status.now_ms)
         ),
     );
     heading(&mut text, "STATE");
-    for sentence in list(&status["sentences"]) {
-        let sign = match word(&sentence["level"]) {
-            "bad" => "■",
-            "warning" => "▲",
-            "passing" => "·",
-            _ => "✓",
+    for sentence in &status.sentences {
+        let sign = match sentence.level {
+            Level::Bad => "■",
+            Level::Warning => "▲",
+            Level::Passing => "·",
+            Level::Well => "✓",
         };
-        line(&mut text, &format!("{sign} {}", word(&sentence["text"])));
+        line(&mut text, &format!("{sign} {}", sentence.text));
     }
     heading(&mut text, "PIPELINES");
-    pipelines(&mut text, list(&status["pipelines"]));
-    for pipeline in list(&status["pipelines"]) {
-        one(&mut text, pipeline, now_ms, history(word(&pipeline["name"])).as_ref());
+    pipelines(&mut text, &status.pipelines);
+    for pipeline in &status.pipelines {
+        one(&mut text, pipeline, status.now_ms, history(&pipeline.name).as_ref());
     }
-    let memory = &status["memory"];
-    let mib = |value: &Value| value.as_u64().map_or_else(|| "?".to_owned(), |bytes| (bytes >> 20).to_string());
+    let memory = &status.memory;
+    let mib = |bytes: u64| bytes >> 20;
+    let resident = memory.resident_bytes.map_or_else(|| "?".to_owned(), |bytes| mib(bytes).to_string());
     heading(&mut text, "MEMORY");
     line(
         &mut text,
         &format!(
-            "{} of {} MiB, {} MiB of it in open batches",
-            mib(&memory["resident_bytes"]),
-            mib(&memory["limit_bytes"]),
-            mib(&memory["buffered_bytes"])
+            "{resident} of {} MiB, {} MiB of it in open batches",
+            mib(memory.limit_bytes),
+            mib(memory.buffered_bytes)
         ),
     );
     heading(&mut text, "TIMELINE");
-    let events = list(&status["timeline"]);
-    if events.is_empty() {
+    if status.timeline.is_empty() {
         line(&mut text, "nothing yet");
     }
-    for event in events.iter().rev().take(EVENTS) {
-        let at = clock(event["at_ms"].as_i64().unwrap_or_default());
-        let pipeline = event["pipeline"].as_str().map(|name| format!("{name}: ")).unwrap_or_default();
-        line(&mut text, &format!("{at}  {:<10} {pipeline}{}", word(&event["kind"]), word(&event["text"])));
+    for event in status.timeline.iter().rev().take(EVENTS) {
+        let pipeline = event.pipeline.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
+        line(&mut text, &format!("{}  {:<10} {pipeline}{}", clock(event.at_ms), event.kind, event.text));
     }
     text
 }
 
-fn pipelines(text: &mut String, pipelines: &[Value]) {
+fn pipelines(text: &mut String, pipelines: &[PipelineView]) {
     let head =
         ["pipeline", "table", "in/s", "out/s", "oldest", "empty in", "headroom", "dead", "state"].map(str::to_owned);
     let rows: Vec<[String; 9]> = std::iter::once(head)
         .chain(pipelines.iter().map(|p| {
             [
-                word(&p["name"]).to_owned(),
-                format!("{} ({})", word(&p["table"]), word(&p["mode"])),
-                rate(&p["into_per_second"]),
-                rate(&p["out_per_second"]),
-                if p["lag_records"].as_u64() == Some(0) { "-".to_owned() } else { time(&p["lag_seconds"]) },
-                time(&p["empty_in_seconds"]),
-                time(&p["retention_headroom_seconds"]),
-                whole_number(p["dead_letters"].as_u64().unwrap_or_default()),
-                word(&p["state_words"]).to_owned(),
+                p.name.clone(),
+                format!("{} ({})", p.table, word(&p.mode)),
+                rate(p.into_per_second),
+                rate(p.out_per_second),
+                if p.lag_records == 0 { "-".to_owned() } else { duration(p.lag_seconds) },
+                time(p.empty_in_seconds),
+                time(p.retention_headroom_seconds),
+                whole_number(p.dead_letters),
+                p.state_words.to_string(),
             ]
         }))
         .collect();
@@ -103,131 +103,123 @@ fn pipelines(text: &mut String, pipelines: &[Value]) {
     }
 }
 
-fn one(text: &mut String, pipeline: &Value, now_ms: i64, history: Option<&Value>) {
-    let partitions = list(&pipeline["partitions"]);
+fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<&Columns>) {
+    let partitions = pipeline.partitions.len();
     heading(
         text,
         &format!(
-            "{} · {}, {} partition{} · group {} · {}",
-            word(&pipeline["name"]),
-            list(&pipeline["topics"]).iter().map(word).collect::<Vec<_>>().join(" "),
-            partitions.len(),
-            if partitions.len() == 1 { "" } else { "s" },
-            word(&pipeline["group"]),
-            match word(&pipeline["protocol"]) {
-                "cooperative" => "cooperative-sticky",
-                other => other,
+            "{} · {}, {partitions} partition{} · group {} · {}",
+            pipeline.name,
+            pipeline.topics.join(" "),
+            if partitions == 1 { "" } else { "s" },
+            pipeline.group,
+            match pipeline.protocol {
+                GroupProtocol::Cooperative => "cooperative-sticky",
+                GroupProtocol::Eager => "eager",
+                GroupProtocol::Consumer => "consumer",
             },
         ),
     );
-    let lag = pipeline["lag_records"].as_u64().unwrap_or_default();
-    let flow = pipeline["flow_limit_per_second"]
-        .as_u64()
-        .map(|limit| format!(", limit {}/s", whole_number(limit)))
-        .unwrap_or_default();
+    let flow = pipeline.flow_limit_per_second.map(|limit| format!(", limit {}/s", whole_number(u64::from(limit))));
+    let oldest = match pipeline.lag_records {
+        0 => String::new(),
+        _ => format!(", the oldest waits {}", duration(pipeline.lag_seconds)),
+    };
     line(
         text,
         &format!(
-            "flood:   {}/s into Kafka, {}/s into Postgres (best minute {}/s{flow}); backlog {}{}",
-            rate(&pipeline["into_per_second"]),
-            rate(&pipeline["out_per_second"]),
-            rate(&pipeline["best_per_second"]),
-            records(lag),
-            if lag == 0 { String::new() } else { format!(", the oldest waits {}", time(&pipeline["lag_seconds"])) }
+            "flood:   {}/s into Kafka, {}/s into Postgres (best minute {}/s{}); backlog {}{oldest}",
+            rate(pipeline.into_per_second),
+            rate(pipeline.out_per_second),
+            whole(pipeline.best_per_second),
+            flow.unwrap_or_default(),
+            records(pipeline.lag_records),
         ),
     );
     history.into_iter().flat_map(flood::draw).for_each(|drawn| line(text, &drawn));
     line(
         text,
-        &match pipeline["retention_headroom_seconds"].as_f64() {
+        &match pipeline.retention_headroom_seconds {
             Some(left) => format!("         Kafka deletes the oldest unwritten in {}", duration(left)),
             None => "         no age is known at which Kafka deletes".to_owned(),
         },
     );
-    let seats = &pipeline["board"];
-    line(text, &format!("readers: {}", word(&seats["rule"])));
-    for column in list(&seats["columns"]) {
-        let this = match column["url"].as_str() {
-            _ if column["this"] == true => " (this daemon)".to_owned(),
-            Some(url) => format!(" ({url})"),
-            None => String::new(),
-        };
-        for seat in list(&column["consumers"]) {
-            line(
-                text,
-                &format!(
-                    "         {}/c{}{this}: {}",
-                    word(&column["instance"]),
-                    seat["consumer"],
-                    board::chips(pipeline, &seat["partitions"])
-                ),
-            );
-        }
-    }
-    if !list(&seats["nobody"]).is_empty() {
-        line(text, &format!("         nobody: {}", board::unread(pipeline, &seats["nobody"])));
-    }
-    let worst = board::behind(partitions);
-    if !worst.is_empty() {
-        line(text, &format!("         behind the most: {}", worst.join(", ")));
-    }
-    for consumer in list(&pipeline["consumers"]) {
-        let percent = |phase: &str| whole(consumer["time"][phase].as_f64().unwrap_or_default() * 100.0);
-        line(
-            text,
-            &format!(
-                "time:    c{} waits for Kafka {} %, decodes {} %, held {} % | its writer: COPY {} %, commit {} %, outage {} %",
-                consumer["consumer"],
-                percent("poll"),
-                percent("decode"),
-                percent("held"),
-                percent("copy"),
-                percent("commit"),
-                percent("outage")
-            ),
-        );
-    }
-    if let Some(limit) = pipeline["limit"].as_str() {
-        line(text, &format!("         {limit}"));
-    }
-    let batches = &pipeline["batches"];
-    let closed: Vec<String> =
-        batches["by_trigger"].as_object().into_iter().flatten().map(|(trigger, n)| format!("{trigger} {n}")).collect();
+    readers(text, pipeline);
+    times(text, pipeline);
+    let batches = &pipeline.batches;
+    let closed: Vec<String> = batches.by_trigger.iter().map(|(trigger, n)| format!("{trigger} {n}")).collect();
     if !closed.is_empty() {
+        let ms = |ms: Option<f64>| ms.map_or_else(|| "?".to_owned(), |ms| format!("{ms:.1}"));
         line(
             text,
             &format!(
                 "batches: closed by {}; median {} rows, {} kB; written in {} ms p50, {} ms p99",
                 closed.join(", "),
-                batches["rows_median"],
-                batches["bytes_median"].as_u64().unwrap_or_default() / 1000,
-                batches["write_p50_ms"],
-                batches["write_p99_ms"]
+                batches.rows_median.unwrap_or_default(),
+                batches.bytes_median.unwrap_or_default() / 1000,
+                ms(batches.write_p50_ms),
+                ms(batches.write_p99_ms)
             ),
         );
     }
-    for dead in list(&pipeline["dead"]) {
-        let place = &dead["newest"][0];
-        let ago = now_ms - place["at_ms"].as_i64().unwrap_or(now_ms);
-        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^53")]
-        let ago = duration(ago as f64 / 1000.0);
+    for dead in &pipeline.dead {
+        let newest = dead.newest.first().map(|place| {
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of a run are far below 2^53")]
+            let ago = duration((now_ms - place.at_ms) as f64 / 1000.0);
+            format!(", the newest {}/{}@{} {ago} ago", place.topic, place.partition, place.offset)
+        });
+        line(text, &format!("dead:    {} × {}{}", dead.count, dead.reason, newest.unwrap_or_default()));
+    }
+    if !pipeline.dead.is_empty() {
+        line(text, &format!("         tidegate dead-letters list --config FILE --pipeline {}", pipeline.name));
+    }
+}
+
+/// Who reads what, and which partitions are behind the most.
+fn readers(text: &mut String, pipeline: &PipelineView) {
+    let seats = &pipeline.board;
+    line(text, &format!("readers: {}", seats.rule));
+    for column in &seats.columns {
+        let this = match &column.url {
+            _ if column.this => " (this daemon)".to_owned(),
+            Some(url) => format!(" ({url})"),
+            None => String::new(),
+        };
+        for seat in &column.consumers {
+            let chips = board::chips(pipeline, &seat.partitions);
+            line(text, &format!("         {}/c{}{this}: {chips}", column.instance, seat.consumer));
+        }
+    }
+    if !seats.nobody.is_empty() {
+        line(text, &format!("         nobody: {}", board::unread(pipeline, &seats.nobody)));
+    }
+    let worst = board::behind(&pipeline.partitions);
+    if !worst.is_empty() {
+        line(text, &format!("         behind the most: {}", worst.join(", ")));
+    }
+}
+
+/// What the consumers' time goes into, and what limits the pipeline.
+fn times(text: &mut String, pipeline: &PipelineView) {
+    for consumer in &pipeline.consumers {
+        let percent = |share: f64| whole(share * 100.0);
+        let time = &consumer.time;
         line(
             text,
             &format!(
-                "dead:    {} × {}, the newest {}/{}@{} {ago} ago",
-                dead["count"],
-                word(&dead["reason"]),
-                word(&place["topic"]),
-                place["partition"],
-                place["offset"]
+                "time:    c{} waits for Kafka {} %, decodes {} %, held {} % | its writer: COPY {} %, commit {} %, outage {} %",
+                consumer.consumer,
+                percent(time.poll),
+                percent(time.decode),
+                percent(time.held),
+                percent(time.copy),
+                percent(time.commit),
+                percent(time.outage)
             ),
         );
     }
-    if !list(&pipeline["dead"]).is_empty() {
-        line(
-            text,
-            &format!("         tidegate dead-letters list --config FILE --pipeline {}", word(&pipeline["name"])),
-        );
+    if let Some(limit) = &pipeline.limit {
+        line(text, &format!("         {limit}"));
     }
 }
 
@@ -243,20 +235,20 @@ fn line(text: &mut String, line: &str) {
     let _infallible = writeln!(text, "{plain}");
 }
 
-fn word(value: &Value) -> &str {
-    value.as_str().unwrap_or("-")
+/// Returns the value's word in the document, such as `insert_new`.
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        other => unreachable!("the value is a word in the document, not {other:?}"),
+    }
 }
 
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map_or(&[], Vec::as_slice)
+fn rate(rate: Option<f64>) -> String {
+    rate.map_or_else(|| "?".to_owned(), whole)
 }
 
-fn rate(value: &Value) -> String {
-    value.as_f64().map_or_else(|| "?".to_owned(), whole)
-}
-
-fn time(value: &Value) -> String {
-    value.as_f64().map_or_else(|| "-".to_owned(), duration)
+fn time(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "-".to_owned(), duration)
 }
 
 /// `10:42:07`
@@ -268,10 +260,14 @@ fn clock(at_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    fn status(name: &str) -> Value {
-        json!({"version": 1, "instance": "tg-0", "tidegate": "0", "now_ms": 38_527_000,
+    fn read<T: serde::de::DeserializeOwned>(document: Value) -> T {
+        serde_json::from_value(document).unwrap()
+    }
+
+    fn status(name: &str) -> Status {
+        read(json!({"version": 1, "instance": "tg-0", "tidegate": "0", "now_ms": 38_527_000,
             "sentences": [{"level": "well", "text": "Everything flows."}],
             "pipelines": [{"name": name, "table": "public.rides", "mode": "append", "topics": ["telemetry"], "group": "rides",
                 "into_per_second": 5012.0, "out_per_second": null, "lag_records": 5, "lag_seconds": 0.4, "dead_letters": 0,
@@ -281,13 +277,13 @@ mod tests {
                 "partitions": [{"partition": 0, "sign": "flowing"},
                     {"topic": "telemetry", "partition": 1, "sign": "fenced", "lag_records": 5, "lag_seconds": 0.4}],
                 "board": {"rule": "2 partitions, 2 consumers: idle", "nobody": [],
-                    "columns": [{"instance": "tg-0", "this": true, "consumers": [{"consumer": 0, "partitions": [0, 1]}, {"consumer": 1, "partitions": []}]}]}}]})
+                    "columns": [{"instance": "tg-0", "this": true, "consumers": [{"consumer": 0, "partitions": [0, 1]}, {"consumer": 1, "partitions": []}]}]}}]}))
     }
 
     #[test]
     fn every_region_is_there_in_words() {
         let history = json!({"into": [10.0, 80.0, null], "out": [10.0, 40.0, 40.0]});
-        let text = render(&status("rides"), |name| (name == "rides").then(|| history.clone()));
+        let text = render(&status("rides"), |name| (name == "rides").then(|| read(history.clone())));
         for part in [
             "1 instance ·",
             "rides · telemetry, 2 partitions · group rides · cooperative",
@@ -301,6 +297,7 @@ mod tests {
             "10:42:07 UTC",
             "✓ Everything flows.",
             "5012",
+            "public.rides (append)",
             "tg-0/c0 (this daemon): 0 1(fenced)",
             "tg-0/c1 (this daemon): idle",
             "TIMELINE\nnothing yet",
@@ -317,6 +314,6 @@ mod tests {
 
     #[test]
     fn a_document_without_its_fields_is_still_text() {
-        assert!(render(&json!({}), |_| None).contains("STATE"));
+        assert!(render(&read(json!({})), |_| None).contains("STATE"));
     }
 }

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use serde_json::{Value, json};
 use tidegate_protocol::position::TopicPartition;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::document::Entry;
 use super::history::{Columns, History, Sample};
 use super::instances::Instance;
 use super::{Site, frames, status};
@@ -45,16 +45,6 @@ pub(super) struct Watch {
 struct Timeline {
     events: VecDeque<Entry>,
     next: u64,
-}
-
-/// An event, with where it belongs.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Entry {
-    id: u64,
-    at_ms: i64,
-    kind: &'static str,
-    pipeline: Option<Arc<str>>,
-    text: String,
 }
 
 #[derive(Debug)]
@@ -120,20 +110,20 @@ impl Watch {
         }
     }
 
-    fn enter(&self, pipeline: Option<Arc<str>>, Event { at_ms, kind, text }: Event) {
+    fn enter(&self, pipeline: Option<&str>, Event { at_ms, kind, text }: Event) {
         let mut timeline = lock(&self.timeline);
         let id = timeline.next;
         timeline.next += 1;
         if timeline.events.len() == EVENTS {
             timeline.events.pop_front();
         }
-        timeline.events.push_back(Entry { id, at_ms, kind, pipeline, text });
+        timeline.events.push_back(Entry { id, at_ms, kind: kind.into(), pipeline: pipeline.map(str::to_owned), text });
     }
 
     fn look(&self, pipeline: &Pipeline) {
         for consumer in &pipeline.consumers {
             for event in consumer.work.take_events() {
-                self.enter(Some(Arc::clone(&pipeline.name)), event);
+                self.enter(Some(&pipeline.name), event);
             }
         }
         let mut looks = lock(&self.looks);
@@ -141,7 +131,7 @@ impl Watch {
         let phase = pipeline.phase();
         if look.phase.as_ref() != Some(&phase) {
             if let Some((kind, text)) = phase_event(look.phase.as_ref(), &phase) {
-                self.enter(Some(Arc::clone(&pipeline.name)), Event::now(kind, text));
+                self.enter(Some(&pipeline.name), Event::now(kind, text));
             }
             look.phase = Some(phase);
         }

@@ -1,19 +1,21 @@
 //! States in words: one sentence a trouble, the worst first; when all is well, one calm sentence. Pure.
 
-use serde::Serialize;
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use crate::status::{PipelineState, Trouble, WaitCause};
 
 /// Less than this until Kafka deletes what isn't written is worth a sentence, in seconds.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
-/// What the reason of a wait for schemas begins with.
-const REGISTRY: &str = "the schema registry";
 /// What limits a pipeline that waits for Postgres.
-pub(super) const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
+const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
     /// Somebody must act, or nothing flows.
@@ -23,17 +25,19 @@ pub(super) enum Level {
     /// It passes by itself.
     Passing,
     /// Well.
+    #[default]
     Well,
 }
 
 /// One sentence.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct Sentence {
     pub(super) level: Level,
     /// The pipeline, where it is about one.
     pub(super) pipeline: Option<String>,
     /// What it is about; stays the same while the numbers move.
-    pub(super) kind: &'static str,
+    pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
 }
 
@@ -41,11 +45,11 @@ pub(super) struct Sentence {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) name: String,
-    pub(super) state: &'static str,
-    /// Why it doesn't flow.
+    pub(super) state: PipelineState,
+    /// Why it can't start, or stopped.
     pub(super) why: Option<String>,
-    /// Seconds of waiting for Postgres, retries so far, seconds until the next.
-    pub(super) waiting: Option<(f64, u32, f64)>,
+    /// The consumer that has waited longest, while one does.
+    pub(super) waiting: Option<Waiting>,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
@@ -63,44 +67,48 @@ pub(super) struct Facts {
     pub(super) nobody: Vec<String>,
     /// Dead letters of the last five minutes, and the newest one's reason.
     pub(super) dead_lately: u64,
-    pub(super) dead_reason: Option<&'static str>,
+    pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Consumers held by `flow`.
     pub(super) held_by_flow: bool,
+}
+
+/// A consumer's wait.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    /// What it waits for, with the last error.
+    pub(super) trouble: Trouble,
+    /// Seconds since the wait began.
+    pub(super) seconds: f64,
+    /// Failures so far.
+    pub(super) attempt: u32,
+    /// Seconds until the next try.
+    pub(super) retry_in: f64,
 }
 
 /// The sentences of one pipeline; none where it is well.
 pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let mut said = Vec::new();
     let name = &facts.name;
-    let mut say = |level, kind, text| said.push(Sentence { level, pipeline: Some(name.clone()), kind, text });
+    let mut say = |level, kind: &'static str, text| {
+        said.push(Sentence { level, pipeline: Some(name.clone()), kind: kind.into(), text });
+    };
     let why = facts.why.as_deref().unwrap_or("no reason was given");
-    let error = why.strip_prefix("Postgres ").unwrap_or(why);
     let safe = safe(facts);
     match facts.state {
-        "stopped" => say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person.")),
-        "waiting" => {
-            let (seconds, attempt, retry) = facts.waiting.unwrap_or_default();
-            let (waited, retry) =
-                (duration(seconds), if retry < 1.0 { "now".to_owned() } else { format!("in {}", duration(retry)) });
-            say(
-                Level::Bad,
-                "waiting",
-                match error.strip_prefix(REGISTRY) {
-                    Some(error) => {
-                        format!("{name} has waited {waited} for {REGISTRY}{error}. It tries again by itself. {safe}")
-                    }
-                    None => {
-                        format!("{name} has waited {waited} for Postgres: {error}. Retry {attempt} {retry}. {safe}")
-                    }
-                },
-            );
+        PipelineState::Stopped => {
+            say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person."))
         }
-        "starting" if facts.why.is_some() => {
+        PipelineState::Waiting => {
+            if let Some(waiting) = &facts.waiting {
+                say(Level::Bad, "waiting", format!("{name} {} {safe}", waits(waiting)));
+            }
+        }
+        PipelineState::Starting if facts.why.is_some() => {
             say(Level::Bad, "starting", format!("{name} can't start yet: {why}. It tries again by itself. {safe}"))
         }
-        "starting" => say(Level::Passing, "starting", format!("{name} is starting.")),
-        "draining" => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
-        _ => {}
+        PipelineState::Starting => say(Level::Passing, "starting", format!("{name} is starting.")),
+        PipelineState::Draining => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
+        PipelineState::Flowing | PipelineState::Drained => {}
     }
     if let Some(headroom) = facts
         .headroom
@@ -134,7 +142,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     if let Some(trouble) = &facts.lag_trouble {
         say(Level::Warning, "lag", format!("{name}: the lag can't be seen: {trouble}."));
     }
-    if facts.state == "flowing" {
+    if facts.state == PipelineState::Flowing {
         if facts.joining > 0 {
             say(
                 Level::Passing,
@@ -178,7 +186,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
         }
     }
     if facts.dead_lately > 0 {
-        let reason = facts.dead_reason.unwrap_or("?");
+        let reason = facts.dead_reason.as_deref().unwrap_or("?");
         say(
             Level::Warning,
             "dead_letters",
@@ -198,7 +206,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
     if said.iter().all(|sentence| sentence.kind == "flow") {
         let (oldest, lag) =
             facts.iter().fold((0.0, 0), |(oldest, lag), f| (f64::max(oldest, f.lag_seconds), lag + f.lag_records));
-        let text = if facts.iter().all(|facts| facts.state == "drained") {
+        let text = if facts.iter().all(|facts| facts.state == PipelineState::Drained) {
             "Everything is written; the pipelines have ended as asked.".to_owned()
         } else if lag == 0 {
             "Everything flows. Every record is written.".to_owned()
@@ -207,27 +215,53 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
         } else {
             format!("Everything flows. The oldest unwritten record waits {}.", duration(oldest))
         };
-        said.insert(0, Sentence { level: Level::Well, pipeline: None, kind: "well", text });
+        said.insert(0, Sentence { level: Level::Well, pipeline: None, kind: "well".into(), text });
     }
     said
 }
 
 /// One word or two for a table's cell.
 pub(super) fn state_words(facts: &Facts) -> &'static str {
+    let outgrown = facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1);
     match facts.state {
-        "waiting" if facts.why.as_deref().is_some_and(|why| why.starts_with(REGISTRY)) => "waiting for schemas",
-        "waiting" => "waiting for Postgres",
-        "starting" if facts.why.is_some() => "can't start yet",
-        "flowing" if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
-        "flowing" if facts.fenced > 0 => "partly fenced",
-        "flowing" if facts.held_by_flow => "held by flow",
-        "flowing"
-            if facts.lag_seconds > BEHIND && facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1) =>
-        {
-            "falling behind"
+        PipelineState::Waiting => match facts.waiting.as_ref().map(|waiting| waiting.trouble.cause) {
+            Some(WaitCause::Kafka) => "waiting for Kafka",
+            Some(WaitCause::Registry) => "waiting for schemas",
+            Some(WaitCause::Postgres) | None => "waiting for Postgres",
+        },
+        PipelineState::Starting if facts.why.is_some() => "can't start yet",
+        PipelineState::Flowing if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
+        PipelineState::Flowing if facts.fenced > 0 => "partly fenced",
+        PipelineState::Flowing if facts.held_by_flow => "held by flow",
+        PipelineState::Flowing if facts.lag_seconds > BEHIND && outgrown => "falling behind",
+        PipelineState::Flowing if facts.lag_seconds > BEHIND => "catching up",
+        state @ (PipelineState::Starting
+        | PipelineState::Flowing
+        | PipelineState::Draining
+        | PipelineState::Drained
+        | PipelineState::Stopped) => state.as_str(),
+    }
+}
+
+/// A wait as a sentence without its subject.
+fn waits(waiting: &Waiting) -> String {
+    let (waited, what) = (duration(waiting.seconds), waiting.trouble.waited_for());
+    match waiting.trouble.cause {
+        WaitCause::Kafka | WaitCause::Registry => format!("has waited {waited} for {what}. It tries again by itself."),
+        WaitCause::Postgres => {
+            let retry =
+                if waiting.retry_in < 1.0 { "now".to_owned() } else { format!("in {}", duration(waiting.retry_in)) };
+            format!("has waited {waited} for {what}. Retry {} {retry}.", waiting.attempt)
         }
-        "flowing" if facts.lag_seconds > BEHIND => "catching up",
-        other => other,
+    }
+}
+
+/// What limits a pipeline that waits for this.
+pub(super) fn away(cause: WaitCause) -> &'static str {
+    match cause {
+        WaitCause::Kafka => "Kafka is away: no records arrive.",
+        WaitCause::Postgres => AWAY,
+        WaitCause::Registry => "The schema registry is away: records wait for their schemas.",
     }
 }
 
@@ -293,8 +327,8 @@ pub(super) fn whole_number(n: u64) -> String {
     }
 }
 
-/// `0.4 s`, `42 s`, `3 min`, `71 h`, `5 d`
-pub(super) fn duration(seconds: f64) -> String {
+/// Formats seconds for people: `0.4 s`, `42 s`, `3 min`, `71 h`, `5 d`.
+pub(crate) fn duration(seconds: f64) -> String {
     match seconds {
         s if s < 9.95 => format!("{s:.1} s"),
         s if s < 120.0 => format!("{s:.0} s"),
@@ -309,7 +343,7 @@ mod tests {
     use super::*;
 
     fn flowing(name: &str) -> Facts {
-        Facts { name: name.into(), state: "flowing", ..Facts::default() }
+        Facts { name: name.into(), state: PipelineState::Flowing, ..Facts::default() }
     }
 
     #[test]
@@ -323,9 +357,13 @@ mod tests {
     #[test]
     fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
         let facts = Facts {
-            state: "waiting",
-            why: Some("Postgres 57P03 the database system is starting up (at connect)".into()),
-            waiting: Some((42.0, 7, 3.0)),
+            state: PipelineState::Waiting,
+            waiting: Some(Waiting {
+                trouble: Trouble::postgres(&"Postgres 57P03 the database system is starting up (at connect)"),
+                seconds: 42.0,
+                attempt: 7,
+                retry_in: 3.0,
+            }),
             lag_records: 2_100_000,
             headroom: Some(71.0 * 3600.0),
             ..flowing("rides")
@@ -340,9 +378,25 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_for_the_registry_is_told_by_its_cause() {
+        let trouble = Trouble::registry("http://registry:8081", &"status 503");
+        let facts = Facts {
+            state: PipelineState::Waiting,
+            waiting: Some(Waiting { trouble, seconds: 3.0, attempt: 1, retry_in: 0.0 }),
+            ..flowing("rides")
+        };
+        assert_eq!(state_words(&facts), "waiting for schemas");
+        assert_eq!(
+            troubles(&facts)[0].text,
+            "rides has waited 3.0 s for the schema registry at http://registry:8081: status 503. It tries again by itself. \
+             Nothing is lost."
+        );
+    }
+
+    #[test]
     fn the_worst_comes_first() {
-        let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json"), ..flowing("a") };
-        let stopped = Facts { state: "stopped", why: Some("no table".into()), ..flowing("b") };
+        let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json".into()), ..flowing("a") };
+        let stopped = Facts { state: PipelineState::Stopped, why: Some("no table".into()), ..flowing("b") };
         let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
         assert_eq!(kinds, ["stopped", "dead_letters"]);
     }

@@ -1,40 +1,44 @@
 //! Batches and dead letters of a pool of consumers, as `/api/status` shows them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::status::ConsumerStatus;
 use crate::status::work::BatchNote;
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct BatchesView {
     /// Since the start, by what closed them.
-    by_trigger: BTreeMap<&'static str, u64>,
+    pub(super) by_trigger: BTreeMap<Cow<'static, str>, u64>,
     /// Of the last 128 batches of each consumer.
-    rows_median: Option<u64>,
-    bytes_median: Option<u64>,
-    write_p50_ms: Option<f64>,
-    write_p99_ms: Option<f64>,
+    pub(super) rows_median: Option<u64>,
+    pub(super) bytes_median: Option<u64>,
+    pub(super) write_p50_ms: Option<f64>,
+    pub(super) write_p99_ms: Option<f64>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(super) struct DeadView {
-    pub(super) reason: &'static str,
+    pub(super) reason: Cow<'static, str>,
     /// Since the start, by this instance.
-    count: u64,
+    pub(super) count: u64,
     /// Where the newest lie in Kafka; what they hold stays in the database.
-    newest: Vec<PlaceView>,
+    pub(super) newest: Vec<PlaceView>,
 }
 
-#[derive(Serialize)]
-struct PlaceView {
-    topic: String,
-    partition: i32,
-    offset: i64,
-    column: Option<String>,
-    at_ms: i64,
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct PlaceView {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) column: Option<String>,
+    pub(super) at_ms: i64,
 }
 
 impl DeadView {
@@ -48,7 +52,7 @@ pub(super) fn batches(consumers: &[Arc<ConsumerStatus>]) -> BatchesView {
     for consumer in consumers {
         let batches = consumer.work.batches();
         for (trigger, count) in batches.by_trigger {
-            *by_trigger.entry(trigger).or_default() += count;
+            *by_trigger.entry(trigger.into()).or_default() += count;
         }
         recent.extend(batches.recent);
     }
@@ -78,7 +82,8 @@ pub(super) fn dead(consumers: &[Arc<ConsumerStatus>]) -> Vec<DeadView> {
     let mut by_reason: BTreeMap<&'static str, DeadView> = BTreeMap::new();
     for consumer in consumers {
         for (reason, letters) in consumer.work.dead_letters() {
-            let view = by_reason.entry(reason).or_insert(DeadView { reason, count: 0, newest: Vec::new() });
+            let view =
+                by_reason.entry(reason).or_insert(DeadView { reason: reason.into(), count: 0, newest: Vec::new() });
             view.count += letters.count;
             view.newest.extend(letters.newest.into_iter().map(|letter| PlaceView {
                 topic: letter.source.topic.to_string(),

@@ -15,7 +15,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaErrorCode;
 use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::reader::Reader;
 use super::rebalance::Notes;
@@ -52,16 +52,59 @@ impl std::fmt::Debug for Observer {
     }
 }
 
-/// The observer as the claim loop asks it, off the runtime.
+/// An observer for async code: questions run on the runtime's threads for blocking work.
 #[derive(Clone, Debug)]
-pub struct SharedObserver(pub Arc<Observer>);
+pub struct SharedObserver(Arc<Observer>);
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError<E> {
+    /// What was asked gave this error.
+    #[error("{0}")]
+    Answer(E),
+    /// The question panicked.
+    #[error("a bug of ours: {0}")]
+    Panicked(JoinError),
+}
+
+impl SharedObserver {
+    /// Makes an observer with these settings.
+    ///
+    /// # Errors
+    /// If librdkafka refuses a setting.
+    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+        Observer::new(config).map(|observer| Self(Arc::new(observer)))
+    }
+
+    /// Asks a question, which may block. It runs to its end even if the future is dropped.
+    ///
+    /// # Errors
+    /// The error of the question, or that it panicked.
+    pub async fn ask<T: Send + 'static, E: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Observer) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, AskError<E>> {
+        let observer = Arc::clone(&self.0);
+        let answer = spawn_blocking(move || question(&observer)).await;
+        answer.map_err(AskError::Panicked)?.map_err(AskError::Answer)
+    }
+}
 
 impl LogEnds for SharedObserver {
     async fn ends(&self, sources: &[TopicPartition], end: End) -> Result<Ends, LogEndsError> {
-        let (observer, sources) = (Arc::clone(&self.0), sources.to_vec());
-        let answer = spawn_blocking(move || observer.ends(&sources, end)).await;
-        answer.map_err(|panic| LogEndsError(panic.into()))?.map_err(|error| LogEndsError(error.into()))
+        let sources = sources.to_vec();
+        let answer = self.ask(move |observer| observer.ends(&sources, end)).await;
+        answer.map_err(|error| match error {
+            AskError::Answer(error) => LogEndsError(error.into()),
+            AskError::Panicked(panic) => LogEndsError(panic.into()),
+        })
     }
+}
+
+/// Returns every partition of these topics, given each topic's number of partitions.
+pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
+    let all = topics.iter().flat_map(|(topic, count)| (0..*count).map(move |n| (topic, n)));
+    all.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
 }
 
 impl Observer {

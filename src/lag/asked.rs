@@ -1,24 +1,23 @@
 //! What a look at the lag asks of Kafka beside the logs' ends, every few seconds and only where it is needed.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 
 use tidegate_protocol::position::{Offset, TopicPartition};
-use tokio::task::spawn_blocking;
 use tracing::{debug, warn};
 
 use super::headroom::Retention;
-use super::{LagWatch, PartitionLag, blocking};
+use super::{LagWatch, PartitionLag};
+use crate::status::Trouble;
 
 /// A lag of so many offsets that stands still may be nothing but marks of transactions: then it is read.
 const MARKS_MAX: u64 = 16;
 
 impl LagWatch {
     /// Takes in what Kafka said of the topics' retention, and says once where it says nothing.
-    pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, String>) {
+    pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, Trouble>) {
         let (read, why) = match answer {
             Ok(read) => (read, "Kafka refuses to describe the topic".to_owned()),
-            Err(why) => (BTreeMap::new(), why),
+            Err(trouble) => (BTreeMap::new(), trouble.to_string()),
         };
         for (topic, known) in self.retention.keep(names, &read) {
             let means = if known { "the headroom is reckoned with the last one" } else { "there is no headroom" };
@@ -36,13 +35,13 @@ impl LagWatch {
         if wanted.is_empty() {
             return;
         }
-        let (observer, asked) = (Arc::clone(&self.observer), wanted.clone());
-        match blocking(move || observer.times_of(&asked, now)).await {
+        let asked = wanted.clone();
+        match self.ask(move |observer| observer.times_of(&asked, now)).await {
             Ok(times) => {
                 let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
                 self.made_at.extend(found);
             }
-            Err(why) => debug!(pipeline = &*self.pipeline, why, "can't tell how old the oldest unwritten records are"),
+            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't tell how old the oldest unwritten records are"),
         }
     }
 
@@ -64,16 +63,15 @@ impl LagWatch {
         if wanted.is_empty() {
             return;
         }
-        let (observer, asked) = (Arc::clone(&self.observer), wanted.clone());
-        match spawn_blocking(move || observer.empty_stretches(&asked)).await {
-            Ok(Ok(empty)) => {
+        let asked = wanted.clone();
+        match self.ask(move |observer| observer.empty_stretches(&asked)).await {
+            Ok(empty) => {
                 for (source, range) in wanted {
                     let holds = !empty.contains(&source);
                     self.ends_read.insert(source, (range, holds));
                 }
             }
-            Ok(Err(why)) => debug!(pipeline = &*self.pipeline, why, "can't read the end of a log"),
-            Err(error) => debug!(pipeline = &*self.pipeline, %error, "can't read the end of a log"),
+            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't read the end of a log"),
         }
     }
 }

@@ -8,6 +8,7 @@ use ureq::Agent;
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use crate::config::{SchemaRegistry, SecretSource};
+use crate::status::Trouble;
 
 /// What a schema with all its references may take.
 const REFERENCES_MAX: usize = 1_000;
@@ -50,8 +51,8 @@ pub(super) enum FetchError {
     Unknown(String),
     /// It has one that can't be used.
     Unusable(String),
-    /// It doesn't say.
-    Outage(String),
+    /// It gives no answer that is a registry's.
+    Outage(Trouble),
 }
 
 #[derive(Debug)]
@@ -116,7 +117,7 @@ impl Client {
 
     fn get(&self, path: &str) -> Result<Document, FetchError> {
         let url = &self.config.url;
-        let outage = |why: String| FetchError::Outage(format!("the schema registry at {url}: {why}"));
+        let outage = |why: String| FetchError::Outage(Trouble::registry(url, &why));
         let mut request = self.agent.get(format!("{url}{path}"));
         request = request.header("Accept", "application/vnd.schemaregistry.v1+json, application/json");
         if let Some(header) = self.authorization().map_err(&outage)? {

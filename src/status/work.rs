@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tidegate_protocol::batch::Trigger;
 use tidegate_protocol::position::{Offset, TopicPartition};
 
@@ -41,7 +42,8 @@ pub enum Phase {
 const PHASES: usize = 6;
 
 /// Why nothing is taken from Kafka at the moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Hold {
     /// The open batch is full and the writer busy.
     Full,

@@ -24,6 +24,7 @@ use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
+use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::metrics::WriterMetrics;
@@ -172,7 +173,7 @@ async fn ranges(
     records: u32,
 ) -> Result<Vec<(TopicPartition, std::ops::Range<Offset>)>, FatalError> {
     let observer = reach::observer(config, pipeline)?;
-    let sources = reach::partitions(topics);
+    let sources = partitions_of(topics);
     let (low, high) = reach::ask(config, &observer, move |observer| {
         Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
     })

@@ -1,9 +1,8 @@
 //! Who reads what, and who is behind, in words.
 
-use serde_json::Value;
-
-use super::super::words::whole_number;
-use super::{list, time, word};
+use super::super::document::{PartitionView, PipelineView, Sign};
+use super::super::words::{duration, whole_number};
+use super::word;
 
 /// Partitions named in a box; the others are counted.
 const PARTITIONS: usize = 24;
@@ -11,57 +10,51 @@ const PARTITIONS: usize = 24;
 const WORST: usize = 5;
 
 /// The partitions that lag most, the worst first.
-pub(super) fn behind(partitions: &[Value]) -> Vec<String> {
-    let mut worst: Vec<&Value> = partitions.iter().filter(|p| p["lag_records"].as_u64() > Some(0)).collect();
-    worst.sort_by_key(|partition| std::cmp::Reverse(partition["lag_records"].as_u64()));
+pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
+    let mut worst: Vec<&PartitionView> = partitions.iter().filter(|p| p.lag_records > 0).collect();
+    worst.sort_by_key(|partition| std::cmp::Reverse(partition.lag_records));
     worst
         .into_iter()
         .take(WORST)
-        .map(|p| {
-            let behind = whole_number(p["lag_records"].as_u64().unwrap_or_default());
-            format!("{}/{} {behind} ({})", word(&p["topic"]), p["partition"], time(&p["lag_seconds"]))
-        })
+        .map(|p| format!("{}/{} {} ({})", p.topic, p.partition, whole_number(p.lag_records), duration(p.lag_seconds)))
         .collect()
 }
 
 /// Partitions that nobody reads, with who read them last.
-pub(super) fn unread(pipeline: &Value, places: &Value) -> String {
-    let places = list(places);
-    let name = |place: &Value| {
-        let at = usize::try_from(place.as_u64().unwrap_or_default()).unwrap_or_default();
-        let partition = &pipeline["partitions"][at];
-        let last = partition["owner"].as_str().map_or_else(
+pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
+    let name = |partition: &PartitionView| {
+        let last = partition.owner.as_ref().map_or_else(
             || "never read".to_owned(),
-            |owner| format!("last {owner}, {} ago", time(&partition["idle_seconds"])),
+            |owner| format!("last {owner}, {} ago", duration(partition.idle_seconds)),
         );
-        format!("{}/{} ({last})", word(&partition["topic"]), partition["partition"])
+        format!("{}/{} ({last})", partition.topic, partition.partition)
     };
-    let mut names: Vec<String> = places.iter().take(PARTITIONS).map(name).collect();
-    if places.len() > PARTITIONS {
-        names.push(format!("and {} more", places.len() - PARTITIONS));
-    }
-    names.join(", ")
+    named(pipeline, places, name).join(", ")
 }
 
-pub(super) fn chips(pipeline: &Value, places: &Value) -> String {
-    let places = list(places);
+/// The partitions of one consumer, each with its sign where it doesn't flow.
+pub(super) fn chips(pipeline: &PipelineView, places: &[usize]) -> String {
     if places.is_empty() {
         return "idle".to_owned();
     }
-    let several = list(&pipeline["topics"]).len() > 1;
-    let name = |place: &Value| {
-        let partition =
-            &pipeline["partitions"][usize::try_from(place.as_u64().unwrap_or_default()).unwrap_or_default()];
-        let topic = if several { format!("{}/", word(&partition["topic"])) } else { String::new() };
-        let sign = match word(&partition["sign"]) {
-            "flowing" => String::new(),
-            sign => format!("({sign})"),
+    let several = pipeline.topics.len() > 1;
+    let name = |partition: &PartitionView| {
+        let topic = if several { format!("{}/", partition.topic) } else { String::new() };
+        let sign = match partition.sign {
+            Sign::Flowing => String::new(),
+            sign => format!("({})", word(&sign)),
         };
-        format!("{topic}{}{sign}", partition["partition"])
+        format!("{topic}{}{sign}", partition.partition)
     };
-    let mut names: Vec<String> = places.iter().take(PARTITIONS).map(name).collect();
+    named(pipeline, places, name).join(" ")
+}
+
+/// Names the partitions at these places of the pipeline's list; those beyond [`PARTITIONS`] are counted.
+fn named(pipeline: &PipelineView, places: &[usize], name: impl Fn(&PartitionView) -> String) -> Vec<String> {
+    let shown = places.iter().take(PARTITIONS).filter_map(|place| pipeline.partitions.get(*place));
+    let mut names: Vec<String> = shown.map(name).collect();
     if places.len() > PARTITIONS {
         names.push(format!("and {} more", places.len() - PARTITIONS));
     }
-    names.join(" ")
+    names
 }

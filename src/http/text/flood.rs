@@ -1,17 +1,16 @@
 //! The flood of the last minute, as bars in two lines of text.
 
-use serde_json::Value;
-
+use super::super::history::Columns;
 use super::super::words::whole;
-use super::{FLOOD_SECONDS, list};
+use super::FLOOD_SECONDS;
 
 /// Both rates over the last minute, as two lines of bars with one scale.
-pub(super) fn draw(history: &Value) -> Vec<String> {
-    let column = |name: &str| -> Vec<Option<f64>> {
-        let values: Vec<_> = list(&history[name]).iter().map(Value::as_f64).collect();
-        values[values.len().saturating_sub(FLOOD_SECONDS)..].to_vec()
+pub(super) fn draw(history: &Columns) -> Vec<String> {
+    let column = |rates: &[Option<f32>]| -> Vec<Option<f64>> {
+        let last = &rates[rates.len().saturating_sub(FLOOD_SECONDS)..];
+        last.iter().map(|rate| rate.map(f64::from)).collect()
     };
-    let (into, out) = (column("into"), column("out"));
+    let (into, out) = (column(&history.into), column(&history.out));
     let top = into.iter().chain(&out).flatten().copied().fold(0.0, f64::max);
     if top <= 0.0 {
         return Vec::new();

@@ -1,0 +1,97 @@
+//! The states of partitions and pipelines. Their words are part of the API: `/api/status`, `/readyz` and the metrics use them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The state of a partition that the group assigned to a consumer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionState {
+    /// The claim is requested and not granted yet.
+    #[default]
+    Claiming,
+    /// The partition is read.
+    Owned,
+    /// Another claim replaced ours.
+    Fenced,
+    /// A log-loss condition stopped the partition.
+    Stopped,
+}
+
+impl PartitionState {
+    /// Returns the state's word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Claiming => "claiming",
+            Self::Owned => "owned",
+            Self::Fenced => "fenced",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// The state of a pipeline.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PipelineState {
+    /// It reaches Kafka and Postgres, and registers.
+    #[default]
+    Starting,
+    /// It reads and writes.
+    Flowing,
+    /// At least one of its consumers waits for Postgres or for the schema registry.
+    Waiting,
+    /// It writes what it has read, to end.
+    Draining,
+    /// It ended as asked.
+    Drained,
+    /// It ended with an error that no wait removes.
+    Stopped,
+}
+
+impl PipelineState {
+    /// All states, in the order of their declaration: each is a value of the metric's label `state`.
+    pub const ALL: [Self; Self::Stopped as usize + 1] =
+        [Self::Starting, Self::Flowing, Self::Waiting, Self::Draining, Self::Drained, Self::Stopped];
+
+    /// Returns the state's word in the API and in the metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Flowing => "flowing",
+            Self::Waiting => "waiting",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for PipelineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_has_one_word_in_json_in_labels_and_in_text() {
+        for state in PipelineState::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+        for state in [PartitionState::Claiming, PartitionState::Owned, PartitionState::Fenced, PartitionState::Stopped]
+        {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
+}

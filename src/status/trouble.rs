@@ -1,0 +1,78 @@
+//! What something waits for, and why: the cause as a type, its text made where it is shown.
+
+use std::fmt;
+
+/// The system that something waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitCause {
+    /// The Kafka cluster.
+    Kafka,
+    /// The Postgres server.
+    Postgres,
+    /// The schema registry.
+    Registry,
+}
+
+/// A system that doesn't do what we asked for, so that we wait and retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The system.
+    pub cause: WaitCause,
+    /// The last error. Errors of Postgres name it themselves; errors of the registry begin with its address.
+    error: String,
+}
+
+impl Trouble {
+    /// Kafka gave this error instead of an answer.
+    pub fn kafka(error: &impl fmt::Display) -> Self {
+        Self { cause: WaitCause::Kafka, error: error.to_string() }
+    }
+
+    /// Postgres gave this error.
+    pub fn postgres(error: &impl fmt::Display) -> Self {
+        Self { cause: WaitCause::Postgres, error: error.to_string() }
+    }
+
+    /// The registry at `url` gave this error.
+    pub fn registry(url: &str, error: &impl fmt::Display) -> Self {
+        Self { cause: WaitCause::Registry, error: format!("at {url}: {error}") }
+    }
+
+    /// Returns what follows "has waited 42 s for …" in a sentence.
+    pub fn waited_for(&self) -> String {
+        match self.cause {
+            WaitCause::Kafka => format!("Kafka: {}", self.error),
+            // Most of its errors begin with its name, which the sentence has said already.
+            WaitCause::Postgres => {
+                format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
+            }
+            WaitCause::Registry => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.cause {
+            WaitCause::Kafka => write!(f, "Kafka gives no answer: {}", self.error),
+            WaitCause::Postgres => f.write_str(&self.error),
+            WaitCause::Registry => write!(f, "the schema registry {}", self.error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_text_names_the_system_once() {
+        let postgres = Trouble::postgres(&"Postgres 57P03 starting up");
+        assert_eq!(postgres.to_string(), "Postgres 57P03 starting up");
+        assert_eq!(postgres.waited_for(), "Postgres: 57P03 starting up");
+        let registry = Trouble::registry("http://r", &"status 503");
+        assert_eq!(registry.to_string(), "the schema registry at http://r: status 503");
+        assert_eq!(registry.waited_for(), registry.to_string());
+        assert_eq!(Trouble::kafka(&"timed out").to_string(), "Kafka gives no answer: timed out");
+    }
+}
