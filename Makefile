@@ -83,7 +83,7 @@ fuzz: ## Fuzzes a TARGET of fuzz/ for MINUTES, 10 by default; needs `cargo insta
 		-max_total_time=$$(( 60 * $(or $(MINUTES),10) )) -max_len=4096 -timeout=10
 
 .PHONY: valgrind
-valgrind: tools ## The crate that calls librdkafka directly: its tests under valgrind; `apt-get install valgrind`
+valgrind: tools ## The crate that calls librdkafka directly: its tests under valgrind, which is installed if it is missing
 	crates/kafka-batch/valgrind.sh
 
 .PHONY: deploy-check

@@ -4,6 +4,15 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
+if ! command -v valgrind >/dev/null; then
+    sudo=$([ "$(id -u)" = 0 ] || echo sudo -n)
+    echo "valgrind is missing: installing it with apt-get" >&2
+    { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends valgrind libc6-dbg; } >&2 || {
+        echo "valgrind could not be installed: install the packages valgrind and libc6-dbg, and run this again" >&2
+        exit 1
+    }
+fi
+
 # A message or a queue that is not given back can also make librdkafka wait for ever at the consumer's end; hence the limit.
 # The servers that the tests start are not traced: valgrind follows a fork, and an exec only if it is told to.
 VALGRIND="timeout ${VALGRIND_SECONDS:-600} valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
