@@ -29,7 +29,7 @@ use crate::kafka::settings;
 use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
-use crate::plan::{PlanSource, PollEncoder};
+use crate::plan::{PlanSource, PlannedEncoder};
 use crate::postgres::claim_ledger::PgClaimLedger;
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
@@ -222,7 +222,7 @@ impl Pipeline {
                     topics: self.config.topics.clone(),
                     protocol: self.config.group_protocol,
                 },
-                encoder: PollEncoder::new(Arc::clone(&plans)),
+                encoder: PlannedEncoder::new(Arc::clone(&plans)),
                 readings: LagReadings(Arc::clone(&self.lag)),
                 session: Session::new(limits, config.limits.claim_grace),
                 on_offset_loss: policy,

@@ -388,23 +388,30 @@ fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {
     ReplanError::Unplannable(lines.join("\n"))
 }
 
-/// Makes rows on the poll loop's side, by the newest plan at the start of each batch.
+/// Makes rows by one plan at a time, for a poll loop or a writer.
 #[derive(Debug)]
-pub struct PollEncoder {
-    plans: Arc<PlanSource>,
-    planned: Arc<Planned>,
-    encoder: Encoder,
+pub struct PlannedEncoder {
+    pub(crate) plans: Arc<PlanSource>,
+    /// The plan by which rows are made.
+    pub(crate) planned: Arc<Planned>,
+    pub(crate) encoder: Encoder,
 }
 
-impl PollEncoder {
+impl PlannedEncoder {
     /// Encodes by the plans of this source.
     pub fn new(plans: Arc<PlanSource>) -> Self {
         let planned = plans.current();
         Self { encoder: Encoder::new(Arc::clone(&planned.plan)), planned, plans }
     }
+
+    /// Makes rows by this plan from now on.
+    pub(crate) fn switch_to(&mut self, planned: Arc<Planned>) {
+        self.encoder = Encoder::new(Arc::clone(&planned.plan));
+        self.planned = planned;
+    }
 }
 
-impl RecordEncoder for PollEncoder {
+impl RecordEncoder for PlannedEncoder {
     #[inline]
     fn wants(&mut self, value: Option<&[u8]>) -> bool {
         self.encoder.wants(value).is_some()
@@ -421,8 +428,7 @@ impl RecordEncoder for PollEncoder {
 
     fn renew(&mut self) {
         if self.planned.version != self.plans.version() {
-            self.planned = self.plans.current();
-            self.encoder = Encoder::new(Arc::clone(&self.planned.plan));
+            self.switch_to(self.plans.current());
         }
     }
 }

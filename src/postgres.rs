@@ -30,11 +30,11 @@ use connect::{Connector, within};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
 use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::poll_loop::RecordEncoder as _;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
 use tidegate_rows::catalog::TableName;
-use tidegate_rows::mapping::Encoder;
 use tidegate_rows::mapping::evolve::NewFields;
 use tidegate_rows::value::Reason;
 use tidegate_rows::write_mode::partitions::{self as by_time, Bounds};
@@ -45,7 +45,7 @@ use window::Stages;
 
 use crate::config::Pipeline;
 use crate::metrics::WriterMetrics;
-use crate::plan::{PlanSource, Planned, reject_of};
+use crate::plan::{PlanSource, Planned, PlannedEncoder};
 
 /// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
@@ -58,9 +58,7 @@ pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::
 pub struct PgStore {
     pipeline: Arc<str>,
     connector: Connector,
-    plans: Arc<PlanSource>,
-    planned: Arc<Planned>,
-    encoder: Encoder,
+    rows: PlannedEncoder,
     live: Option<Live>,
     metrics: WriterMetrics,
     copy_time: Duration,
@@ -91,14 +89,10 @@ impl Live {
 impl PgStore {
     /// A store that connects when it is first asked for something.
     pub fn new(pipeline: Arc<str>, connector: Connector, plans: Arc<PlanSource>, metrics: WriterMetrics) -> Self {
-        let planned = plans.current();
-        let encoder = Encoder::new(Arc::clone(&planned.plan));
         Self {
             pipeline,
             connector,
-            plans,
-            planned,
-            encoder,
+            rows: PlannedEncoder::new(plans),
             live: None,
             metrics,
             copy_time: Duration::ZERO,
@@ -107,11 +101,6 @@ impl PgStore {
             made: false,
             seen_to: BTreeSet::new(),
         }
-    }
-
-    fn take_plan(&mut self, planned: Arc<Planned>) {
-        self.encoder = Encoder::new(Arc::clone(&planned.plan));
-        self.planned = planned;
     }
 
     /// Takes the connection out, or opens one.
@@ -156,7 +145,7 @@ impl PgStore {
     /// Makes the staging table where the plan has one and the connection doesn't: outside of a transaction, so that no rollback
     /// takes it away. Where records name their table, each one's is made when it gets its first row.
     async fn stage(&mut self) -> Result<(), WriteError> {
-        let planned = Arc::clone(&self.planned);
+        let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;
         live.stages.begin(planned.version);
         let Some(merge) = planned.merge.as_ref().filter(|_| !live.stages.has(0)) else {
@@ -172,10 +161,10 @@ impl PgStore {
 
     /// Whether rows of this window find no partition that may be made; which, is noted.
     fn misses(&mut self, batch: &Batch, window: Range<u32>) -> bool {
-        if let (Some(by), false) = (&self.plans.config().table.partition_by, self.made) {
-            let column = self.planned.plan.column_names().position(|name| name == by.column);
+        if let (Some(by), false) = (&self.rows.plans.config().table.partition_by, self.made) {
+            let column = self.rows.planned.plan.column_names().position(|name| name == by.column);
             let rows = batch.copy_ranges(window);
-            self.missing = column.map_or_else(Vec::new, |at| by_time::needed(by, &self.planned.catalog, at, rows));
+            self.missing = column.map_or_else(Vec::new, |at| by_time::needed(by, &self.rows.planned.catalog, at, rows));
         }
         !self.missing.is_empty()
     }
@@ -183,7 +172,8 @@ impl PgStore {
     /// With a default partition Postgres never says that one is missing, and rows in it keep their day's from being made: what
     /// the rows of this window may ask for is seen to before they are copied.
     fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
-        if !self.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default) || !self.misses(batch, window)
+        if !self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
+            || !self.misses(batch, window)
         {
             return false;
         }
@@ -220,16 +210,16 @@ impl PgStore {
         let mut wanted: Vec<TableName> = Vec::new();
         let mut seen = HashSet::new();
         for reject in batch.rejects(0..batch.len()).filter(|reject| reject.reason == Reason::NoTable.code()) {
-            let tables = self.encoder.unknown_tables(&batch.record(reject.record));
+            let tables = self.rows.encoder.unknown_tables(&batch.record(reject.record));
             wanted.extend(tables.into_iter().filter(|table| seen.insert(table.clone())));
         }
         if wanted.is_empty() {
             return Ok(());
         }
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let planned = planned_within(ROUTING_DEADLINE, self.plans.route(&mut connection, &wanted)).await?;
-        if planned.version != self.planned.version {
-            self.take_plan(planned);
+        let planned = planned_within(ROUTING_DEADLINE, self.rows.plans.route(&mut connection, &wanted)).await?;
+        if planned.version != self.rows.planned.version {
+            self.rows.switch_to(planned);
         }
         drop(connection.close().await);
         Ok(())
@@ -237,11 +227,11 @@ impl PgStore {
 
     /// Makes the partitions that rows at hand need, on a connection of its own: it takes a lock that ends with it.
     async fn make_partitions(&mut self) -> Result<(), ReplanError> {
-        let Some(by) = self.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
+        let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
             return Ok(());
         };
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let work = partitions::make(&mut connection, self.plans.config(), by, &self.missing);
+        let work = partitions::make(&mut connection, self.rows.plans.config(), by, &self.missing);
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
@@ -303,7 +293,7 @@ impl Transaction for PgStore {
         let started = Instant::now();
         let mut live = self.take(Stage::Copy)?;
         let pid = live.pid;
-        let planned = Arc::clone(&self.planned);
+        let planned = Arc::clone(&self.rows.planned);
         let mut placed = std::mem::take(&mut self.placed);
         placed.clear();
         let copying = window::copy(&mut live, &planned, batch, window.clone(), &mut placed);
@@ -388,29 +378,29 @@ impl Ledger for PgStore {
 
 impl Planner for PgStore {
     async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
-        if self.plans.config().table.route.is_some() {
+        if self.rows.plans.config().table.route.is_some() {
             return self.route(batch).await;
         }
         let is_new = |reject: &&Reject| reject.reason == Reason::NewField.code();
-        if !self.plans.config().table.evolve {
+        if !self.rows.plans.config().table.evolve {
             return Ok(());
         }
         let mut fields = NewFields::default();
         for reject in batch.rejects(0..batch.len()).filter(is_new) {
-            self.encoder.new_fields(&batch.record(reject.record), &mut fields);
+            self.rows.encoder.new_fields(&batch.record(reject.record), &mut fields);
         }
         if fields.0.is_empty() {
             return Ok(());
         }
         let (mut connection, _) = self.connector.open().await.map_err(ReplanError::Write)?;
-        let table = &self.plans.config().table.name;
+        let table = &self.rows.plans.config().table.name;
         let work = evolve::add_columns(&mut connection, &self.pipeline, table, &fields);
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => return Err(ReplanError::Unplannable(no_columns(self.plans.config(), &error))),
+            Err(error) => return Err(ReplanError::Unplannable(no_columns(self.rows.plans.config(), &error))),
         }
-        self.take_plan(self.plans.evolved(&mut connection, &fields).await?);
+        self.rows.switch_to(self.rows.plans.evolved(&mut connection, &fields).await?);
         // The lock is the session's, and ends with it.
         drop(connection.close().await);
         Ok(())
@@ -419,21 +409,19 @@ impl Planner for PgStore {
     async fn replan(&mut self) -> Result<(), ReplanError> {
         self.make_partitions().await?;
         let mut live = self.open().await.map_err(ReplanError::Write)?;
-        let planning = self.plans.replan(&mut live.connection);
+        let planning = self.rows.plans.replan(&mut live.connection);
         let planned = planned_within(self.connector.write_deadline(), planning).await?;
         self.live = Some(live);
-        self.take_plan(planned);
+        self.rows.switch_to(planned);
         Ok(())
     }
 
     fn newest_plan(&mut self) -> u64 {
-        if self.plans.version() != self.planned.version {
-            self.take_plan(self.plans.current());
-        }
-        self.planned.version
+        self.rows.renew();
+        self.rows.version()
     }
 
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
-        self.encoder.encode(record, rows).map_err(|rejection| reject_of(&self.planned.plan, rejection))
+        self.rows.encode(record, rows)
     }
 }

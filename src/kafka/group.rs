@@ -10,7 +10,7 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use tidegate_kafka_batch::{BatchQueue, Headers, Item};
+use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record};
 use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::group::{Assigning, Group, GroupClient, GroupEvent, ReadError, ReadErrorKind, Visit, Visitor};
 use tidegate_protocol::position::{Offset, TopicPartition};
@@ -130,17 +130,19 @@ impl GroupClient for KafkaClient {
                 Item::Run(mut run) => {
                     offered = true;
                     visitor.partition(run.topic, run.partition);
-                    while let Some(record) = run.records.peek() {
+                    let mut offer = |record: Record<'_>| {
                         let incoming = Incoming {
                             offset: Offset::new(record.offset()),
                             timestamp_ms: record.timestamp(),
                             key: record.key(),
                             value: record.value(),
                         };
-                        if visitor.record(&incoming, |arena| push_headers(record.headers(), arena)) == Visit::NotNow {
+                        visitor.record(&incoming, |arena| push_headers(record.headers(), arena)) == Visit::Taken
+                    };
+                    while let Some(taken) = run.records.next_if(&mut offer) {
+                        if !taken {
                             return Ok(true);
                         }
-                        run.records.consume();
                     }
                 }
                 Item::Fault(fault) => return Err(read_error(fault.error())),
@@ -196,10 +198,10 @@ impl GroupClient for KafkaClient {
     }
 
     fn fetch(&mut self, starts: &[(TopicPartition, Offset)], all: &[(TopicPartition, Offset)]) {
-        // Before the assignment: else records come by the consumer's own queue.
-        self.forward(starts);
+        // Forwarded before the assignment: else records come by the consumer's own queue.
         match self.assigning {
             Assigning::Incremental => {
+                self.forward(starts);
                 let result = self.consumer.incremental_assign(&list(starts.iter().map(|(s, at)| (s, *at))));
                 report("assign", result);
             }

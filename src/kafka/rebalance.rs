@@ -50,7 +50,6 @@ pub struct Notes {
     closing: AtomicBool,
     read: Mutex<Vec<(TopicPartition, Offset)>>,
     commits_under_way: AtomicU64,
-    commit_errors: AtomicU64,
 }
 
 impl Notes {
@@ -146,7 +145,6 @@ impl ConsumerContext for Notes {
         self.commits_under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).ok();
         if let Err(error) = result {
             // Tools that show lag fall behind; the ledger is the truth.
-            self.commit_errors.fetch_add(1, Ordering::Relaxed);
             debug!(%error, "Kafka didn't take the committed offsets");
         }
     }

@@ -20,12 +20,12 @@ impl PgStore {
     /// Up to three rows of a window that was copied, each as a JSON object, within the transaction that is open. None where the
     /// role may not make a temporary table, or where records name their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>) -> Vec<String> {
-        if self.planned.plan.is_routed() {
+        if self.rows.planned.plan.is_routed() {
             return Vec::new();
         }
         let end = window.clone().find(|end| batch.rows_in(window.start..*end) >= ROWS_MAX).unwrap_or(window.end);
         let Ok(mut live) = self.take(Stage::Copy) else { return Vec::new() };
-        let planned = std::sync::Arc::clone(&self.planned);
+        let planned = std::sync::Arc::clone(&self.rows.planned);
         let work = show(&mut live.connection, &planned, batch, window.start..end);
         let result = timeout(self.connector.write_deadline(), work).await;
         let shown = self.keep(Stage::Copy, live, result, None);

@@ -77,9 +77,20 @@ pub struct Records<'b> {
 }
 
 impl<'b> Records<'b> {
-    /// Returns the next record without taking it: whoever stops here finds it at the start of the next run.
+    /// Offers the next record and takes it if `takes` says so; one that isn't taken is at the start of the next run. Returns
+    /// what `takes` said, and `None` at the end of the run.
     #[inline]
-    pub fn peek(&self) -> Option<Record<'b>> {
+    pub fn next_if(&mut self, takes: impl FnOnce(Record<'b>) -> bool) -> Option<bool> {
+        let record = self.peek()?;
+        let taken = takes(record);
+        if taken {
+            self.taking.take();
+        }
+        Some(taken)
+    }
+
+    #[inline]
+    fn peek(&self) -> Option<Record<'b>> {
         let message = self.taking.peek()?;
         // Each message of a bulk holds a reference to its topic, so that equal pointers mean the same topic.
         if message.partition() != self.partition
@@ -89,14 +100,6 @@ impl<'b> Records<'b> {
             return None;
         }
         Some(Record { message })
-    }
-
-    /// Takes the record that [`Records::peek`] returns. Does nothing at the end of the run.
-    #[inline]
-    pub fn consume(&mut self) {
-        if self.peek().is_some() {
-            self.taking.take();
-        }
     }
 }
 
