@@ -1,5 +1,5 @@
 //! `make chaos`: a fleet produces, several daemons drain, and a seeded schedule hurts everything between. At the end every
-//! record is held against the table.
+//! record is compared with the table.
 //!
 //! A seed gives the same faults in the same order; what they meet depends on the clock, as in life. `SCENARIO=outage` instead
 //! takes the database away once, for long, at full input; `SCENARIO=ledger` holds a snapshot open over a thousand partitions.
@@ -27,13 +27,13 @@ use stage::{Cast, Stage};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What happens.
+    /// The scenario.
     #[arg(long, env = "SCENARIO", default_value = "campaign")]
     scenario: Scenario,
     /// How long faults go on, or the database is away.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
-    /// What the schedule is drawn from; by default the clock's.
+    /// The seed of the schedule; by default from the clock.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
     /// Records a second; by default 2000, in an outage 20000.

@@ -1,4 +1,4 @@
-//! What a run was run on, and with: `run.json`.
+//! The machine and versions of a run: `run.json`.
 
 use std::fs;
 use std::path::Path;

@@ -200,7 +200,7 @@ impl Daemon {
         Ok(status)
     }
 
-    /// What it wrote so far, both streams, line by line.
+    /// Returns its output so far, both streams, line by line.
     pub fn log(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }

@@ -1,8 +1,8 @@
 //! Fetches the servers from Maven Central by package name, once, and keeps them in the cache.
 //!
-//! A package is whole when its marker is: it is written last and lists every file with its size, and it is held against
-//! the files before each use. A broken package is fetched anew. Two processes that want the same one take turns by a lock
-//! on a file beside it.
+//! A package is complete when its marker file exists: the marker is written last, lists every file with its size, and is
+//! compared with the files before each use. A broken package is fetched again. Two processes that want the same package take
+//! turns by a lock on a file beside it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -198,7 +198,7 @@ pub(crate) fn require_java() -> Result<()> {
     Ok(())
 }
 
-/// What to do about a missing `java`.
+/// The advice for a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
 /// Unpacks the one .txz below `unpacked` into `folder`. The decompressor is built in; `tar` is there on every system that

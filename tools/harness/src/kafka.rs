@@ -36,7 +36,7 @@ pub struct Kafka {
     own: Option<Own>,
 }
 
-/// What only a Kafka that we started ourselves has.
+/// State of a Kafka that we started ourselves.
 #[derive(Debug)]
 struct Own {
     /// Contended by tests that stop and start brokers of a shared Kafka in parallel.

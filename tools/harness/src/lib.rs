@@ -7,7 +7,7 @@
 //! [`daemon::Daemon`] runs the binary under test.
 //!
 //! Starting, stopping and everything about Kafka blocks and may be called from anywhere, also from inside a tokio runtime.
-//! What speaks SQL is async, since it runs on sqlx.
+//! The parts that speak SQL are async, since they run on sqlx.
 
 pub mod cache;
 pub mod daemon;
@@ -32,7 +32,7 @@ pub use proxy::{Action, Proxy, Trigger};
 pub use registry::Registry;
 pub use wait::{eventually, eventually_async};
 
-/// What a server's settings are chosen for.
+/// The purpose that a server's settings are chosen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TunedFor {
     /// A quick start and a small footprint: the suite starts servers often and asks little of each.

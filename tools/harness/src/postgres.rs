@@ -33,7 +33,7 @@ pub struct Postgres {
     own: Option<Own>,
 }
 
-/// What only a Postgres that we started ourselves has.
+/// State of a Postgres that we started ourselves.
 #[derive(Debug)]
 struct Own {
     run: Arc<Run>,
@@ -181,7 +181,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Ends it at once, with all its children (SIGKILL): a crash. What was committed must survive it.
+    /// Kills it with all its children (SIGKILL): a crash. Committed data must survive it.
     ///
     /// # Errors
     /// When it isn't running.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::TunedFor;
 
-/// What to start.
+/// The broker to start.
 #[derive(Debug, Clone)]
 pub struct KafkaSpec {
     pub(super) layout: Layout,
@@ -41,7 +41,7 @@ impl KafkaSpec {
         Self { layout: Layout::ZooKeeper, ..Self::single() }
     }
 
-    /// What the settings are for; tests, unless told otherwise.
+    /// The purpose of the settings; tests, unless set otherwise.
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;

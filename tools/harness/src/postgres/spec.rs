@@ -2,7 +2,7 @@
 
 use crate::TunedFor;
 
-/// What to start.
+/// The server to start.
 #[derive(Debug, Clone, Default)]
 pub struct PostgresSpec {
     pub(super) settings: Vec<String>,
@@ -18,7 +18,7 @@ impl PostgresSpec {
         self
     }
 
-    /// What the settings are for; tests, unless told otherwise.
+    /// The purpose of the settings; tests, unless set otherwise.
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;
