@@ -1,9 +1,10 @@
-//! The dead-letter budget: past a share of the records, setting more of them aside would hide a fault that isn't theirs. Pure.
+//! The dead-letter budget: if the share of dead letters is too high, more of them would hide a fault that is not in the data.
+//! Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// When the pipeline stops rather than set more records aside.
+/// The bounds beyond which the pipeline stops rather than dead-letter more records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeadLetterLimits {
     /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.

@@ -1,4 +1,4 @@
-//! What the protocol reports while it works: one enum, to which logs, metrics, the status page and the timeline listen.
+//! The events that the protocol reports: one enum, to which logs, metrics, the status page and the timeline listen.
 
 use std::error::Error;
 use std::ops::Range;
@@ -169,7 +169,7 @@ pub struct DeadLettered {
     pub column: Option<Box<str>>,
 }
 
-/// What a consumer's time goes into.
+/// The activities that a consumer's time is divided into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// `COPY`, with the poison search where there is one.

@@ -1,4 +1,4 @@
-//! What an error means and when to try again. Pure.
+//! The meaning of an error, and the time of the next attempt. Pure.
 //!
 //! Errors are told apart by blast radius, from (stage, severity, SQLSTATE): one record, the plan, an outage, anything else.
 //! The table is `design.md`'s; the SQLSTATEs are those of PostgreSQL's appendix A.
@@ -33,10 +33,10 @@ pub enum Severity {
     Panic,
 }
 
-/// What an error means for the flow.
+/// The meaning of an error for the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// One record's own fault: find it, set it aside, the others go on.
+    /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
     /// The catalog isn't what we planned for: read it again and encode again.
     Plan,
@@ -50,9 +50,9 @@ pub enum Disposition {
 ///
 /// A fault of one record can only come from the data: at [`Stage::Copy`], or at [`Stage::Commit`] where deferred constraints
 /// are checked. The same SQLSTATE from our own statements is a fault of ours (the dead letters' table can't hold it, say), and
-/// is never a reason to set records aside.
+/// is never a reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
-    // Who can't log in waits too: a wrong password may be rotated, a missing database restored.
+    // A refused login is an outage too: a wrong password may be rotated, a missing database restored.
     if severity != Severity::Error {
         return Disposition::Outage;
     }

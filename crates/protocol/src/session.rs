@@ -1,4 +1,4 @@
-//! What one consumer holds: its partitions, the open batch, and what is on its way to Postgres. Pure.
+//! The state of one consumer: its partitions, the open batch, and the batch that is being written. Pure.
 //!
 //! The poll thread owns it and feeds it calls: assigned, granted, delivered, acked, revoked. What follows for Kafka (claims to
 //! ask for, offsets to fetch from, fetching to stop) collects in [`Actions`], which the poll thread carries out. Time is an
@@ -39,7 +39,7 @@ struct Slot {
     segment: Option<usize>,
 }
 
-/// What the poll thread must do for the session.
+/// The poll thread's duties for the session.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Actions {
     /// Claims to ask for, each with the number that its reply must carry.
@@ -66,7 +66,7 @@ impl Actions {
     }
 }
 
-/// What became of a delivered record.
+/// The result of a delivered record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It has rows in the open batch, or was skipped by rule.
@@ -80,7 +80,7 @@ pub enum Delivery {
 /// The writer's answer to a batch: the only backward edge.
 #[derive(Debug)]
 pub struct Ack {
-    /// What became of each segment of the batch, in their order; `None` for one that was dropped before it was written.
+    /// The outcome of each segment of the batch, in order; `None` for one that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
     /// The batch, for its buffers.
     pub batch: Batch,
@@ -104,7 +104,7 @@ impl Session {
         }
     }
 
-    /// What is left of a consumer that is built anew: it owns nothing, and a batch that is still at the writer is awaited.
+    /// The remains of a consumer that is rebuilt: it owns no partition, and a batch that is still at the writer is awaited.
     #[must_use]
     pub fn restart(self) -> Self {
         Self {
@@ -347,7 +347,7 @@ impl Session {
         }
     }
 
-    /// What is to be done, once.
+    /// Returns each pending duty once.
     pub fn take_actions(&mut self) -> Actions {
         std::mem::take(&mut self.actions)
     }

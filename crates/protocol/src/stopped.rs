@@ -14,7 +14,7 @@ pub enum Stopped {
     LogLoss {
         /// The partition.
         partition: TopicPartition,
-        /// What was found.
+        /// The fault.
         condition: Condition,
     },
     /// Postgres refuses what we ask for, for a reason that no wait removes.

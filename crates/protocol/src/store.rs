@@ -72,19 +72,19 @@ pub trait Planner: Send {
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject>;
 }
 
-/// What a writer needs of a database.
+/// The database, as a writer uses it.
 pub trait Store: Transaction + Ledger + Planner {}
 
 impl<S: Transaction + Ledger + Planner> Store for S {}
 
-/// What the ledger says of one partition.
+/// The ledger row of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerRow {
     /// There is no row.
     Missing,
     /// The claim and the position.
     Found {
-        /// Who may move it.
+        /// The claim that may advance it.
         claim: Option<ClaimId>,
         /// That claim's number. Claims only count up.
         epoch: i64,
@@ -93,7 +93,7 @@ pub enum LedgerRow {
     },
 }
 
-/// What the ledger's word means for a span.
+/// The state of a span according to the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Ours and at `to`: it was committed.
@@ -106,7 +106,7 @@ pub enum Verdict {
     Fenced,
 }
 
-/// Whose claim a ledger row holds, compared with a claim of ours.
+/// The holder of a ledger row, compared with a claim of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// Our claim, with the ledger at this offset.
@@ -175,12 +175,12 @@ pub struct PostgresError {
     pub row: Option<u32>,
     /// The column it names.
     pub column: Option<String>,
-    /// What else there is to know: who holds a lock.
+    /// Further details, such as the holder of a lock.
     pub note: Option<String>,
 }
 
 impl WriteError {
-    /// What it means for the flow.
+    /// The meaning for the flow.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
             Cause::Connection(_) | Cause::Deadline(_) => Disposition::Outage,

@@ -42,7 +42,7 @@ pub struct Writer<S> {
     patience: Patience,
     /// Records per transaction at the moment; halved by timeouts, doubled by success.
     window_max: u32,
-    /// What the current transaction holds.
+    /// The contents of the current transaction.
     contents: Contents,
 }
 
@@ -68,14 +68,14 @@ impl WaitFlag {
     }
 }
 
-/// What a transaction holds.
+/// The contents of a transaction.
 #[derive(Debug, Default)]
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
 }
 
-/// What one transaction came to.
+/// The result of one transaction.
 enum Attempt {
     /// Committed up to this record.
     Committed { until: u32 },
@@ -231,7 +231,7 @@ impl<S: Store> Writer<S> {
                         hint = Some(error.postgres().and_then(|error| error.row));
                     }
                     Disposition::Plan => {
-                        // What else a connection has prepared may be as old as the plan.
+                        // Other prepared statements of the connection may be as old as the plan.
                         match error.stage {
                             Stage::Copy => self.store.rollback().await,
                             _ => self.store.disconnect(),

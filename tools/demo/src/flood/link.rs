@@ -1,4 +1,4 @@
-//! The receiver of records, as the sender sees it; and the receiver that is a writer process of ours, at the other end of two pipes.
+//! The receiver of records, as the sender sees it. One receiver is a writer process of ours at the other end of two pipes.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
