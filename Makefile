@@ -94,6 +94,32 @@ deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by pr
 deny: ## Licences, bans and sources of every dependency; needs `cargo install cargo-deny`
 	$(CARGO) deny --locked check bans licenses sources
 
+.PHONY: advisories
+advisories: ## Known vulnerabilities of every dependency; needs `cargo install cargo-deny` and the advisory database by git
+	$(CARGO) deny --locked check advisories
+
+# The oldest Rust that is promised. Cargo.toml states it, and the image is built by it.
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+.PHONY: msrv
+msrv: ## Builds everything by the oldest Rust that Cargo.toml promises; needs rustup
+	@rustup run $(MSRV) rustc --version || rustup toolchain install --profile minimal $(MSRV)
+	rustup run $(MSRV) cargo check --workspace --all-targets --locked
+
+# The dynamic library is the proof: without the feature nothing links it.
+.PHONY: gssapi
+gssapi: ## Builds the daemon with Kerberos, and checks that it is linked; needs libsasl2-dev and pkg-config
+	$(CARGO) build --locked -p tidegate --features gssapi --target-dir $(dir $(RELEASE))gssapi
+	ldd $(dir $(RELEASE))gssapi/debug/tidegate | grep libsasl2
+
+# A clean folder stands for another machine: nothing of this one but cargo's downloads is used.
+.PHONY: install-check
+install-check: ## `cargo install` from a path and from a git repository, as a user would; takes minutes
+	rm -rf $(dir $(RELEASE))install
+	$(CARGO) install --locked --path . --root $(dir $(RELEASE))install/path
+	$(dir $(RELEASE))install/path/bin/tidegate --version
+	$(CARGO) install --locked --git file://$(CURDIR) tidegate --root $(dir $(RELEASE))install/git
+	$(dir $(RELEASE))install/git/bin/tidegate --version
+
 .PHONY: lint
 lint: ## Formatting and lints, warnings are errors
 	$(CARGO) fmt --all --check
