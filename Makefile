@@ -87,8 +87,9 @@ valgrind: tools ## The crate that calls librdkafka directly: its tests under val
 	crates/kafka-batch/valgrind.sh
 
 .PHONY: deploy-check
-deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
+deploy-check: ## Alerts and the dashboard by promtool, manifests for Kubernetes by their schemas; needs Go or kubectl
 	deploy/check.sh
+	deploy/kubernetes/check.sh
 
 .PHONY: deny
 deny: ## Licences, bans and sources of every dependency; needs `cargo install cargo-deny`

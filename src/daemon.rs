@@ -10,12 +10,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::error::FatalError;
 use crate::pipeline::Pipeline;
-use crate::{http, metrics};
+use crate::{cgroup, http, metrics};
 
 /// What a daemon shows of itself.
 #[derive(Debug)]
@@ -58,6 +58,9 @@ pub async fn run(
     let instance: Arc<str> = instance_id().into();
     metrics::process(config.limits.memory);
     info!(%instance, listen = %config.http.listen, memory_mib = config.limits.memory >> 20, "tidegate {}", env!("CARGO_PKG_VERSION"));
+    if let Some(warning) = cgroup::warning(config.limits.memory) {
+        warn!("{warning}");
+    }
     let daemon = Arc::new(Daemon {
         instance: Arc::clone(&instance),
         config: Arc::clone(&config),
