@@ -16,4 +16,5 @@ pub mod postgres;
 pub mod registry;
 pub mod report;
 pub mod status;
+mod systemd;
 pub mod watchdog;

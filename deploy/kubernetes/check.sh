@@ -4,7 +4,7 @@
 #   deploy/kubernetes/check.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-readonly tools=$(realpath -m "${CARGO_TARGET_DIR:-target}/tools")
+tools=$(realpath -m "${CARGO_TARGET_DIR:-target}/tools")
 readonly kubernetes=1.34 keda=v2.17.2 operator=v0.85.0 kustomize=v5.7.1
 mkdir -p "$tools"
 

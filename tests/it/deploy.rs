@@ -232,7 +232,8 @@ fn the_daemon_takes_the_configurations_of_kubernetes() {
     let pipelines = path("deploy/kubernetes/base/pipelines.toml");
     for daemon in ["base", "overlays/production"] {
         let files = [mounted(&format!("deploy/kubernetes/{daemon}/daemon.toml")), pipelines.clone()];
-        let config = tidegate::config::Config::load(&files, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
+        let config =
+            tidegate::config::Config::load(&files, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
         for pipeline in &config.pipelines {
             tidegate::limits::share(&config, pipeline).unwrap_or_else(|fault| panic!("{daemon}: {fault}"));
         }
