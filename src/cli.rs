@@ -3,6 +3,7 @@
 mod check;
 mod dead_letters;
 mod lag;
+mod migrate;
 mod offsets;
 mod place;
 mod reach;
@@ -64,6 +65,8 @@ enum Command {
     Replay(replay::Arguments),
     /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
     Verify(verify::Arguments),
+    /// Creates or updates the tables of schema `tidegate`. The daemon does so by itself where its role has the rights.
+    Migrate(migrate::Arguments),
     /// Prints what the live page shows, from a running daemon.
     Status {
         #[command(flatten)]
@@ -97,10 +100,7 @@ struct Common {
 impl Common {
     /// The configuration, checked.
     fn load(&self) -> Result<Config, FatalError> {
-        let config = parse(&self.files)?;
-        // What a command has to say it says itself; librdkafka's and our own warnings come beside it.
-        start_logging(&config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
-        Ok(config)
+        load_quietly(&self.files)
     }
 
     /// The pipelines that are meant.
@@ -153,6 +153,7 @@ pub fn main() -> ExitCode {
         Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
         Command::Replay(arguments) => reach::block_on(replay::run(arguments)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
+        Command::Migrate(arguments) => reach::block_on(migrate::run(arguments)),
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {
@@ -171,6 +172,13 @@ fn parse(files: &Files) -> Result<Config, FatalError> {
 fn load(files: &Files) -> Result<Config, FatalError> {
     let config = parse(files)?;
     start_logging(&config, LevelFilter::from_level(config.log.level));
+    Ok(config)
+}
+
+/// What a command has to say it says itself; librdkafka's and our own warnings come beside it.
+fn load_quietly(files: &Files) -> Result<Config, FatalError> {
+    let config = parse(files)?;
+    start_logging(&config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
     Ok(config)
 }
 

@@ -10,12 +10,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::error::FatalError;
 use crate::pipeline::Pipeline;
-use crate::{http, metrics};
+use crate::systemd::Manager;
+use crate::{cgroup, http, metrics};
 
 /// What a daemon shows of itself.
 #[derive(Debug)]
@@ -58,6 +59,9 @@ pub async fn run(
     let instance: Arc<str> = instance_id().into();
     metrics::process(config.limits.memory);
     info!(%instance, listen = %config.http.listen, memory_mib = config.limits.memory >> 20, "tidegate {}", env!("CARGO_PKG_VERSION"));
+    if let Some(warning) = cgroup::warning(config.limits.memory) {
+        warn!("{warning}");
+    }
     let daemon = Arc::new(Daemon {
         instance: Arc::clone(&instance),
         config: Arc::clone(&config),
@@ -67,19 +71,24 @@ pub async fn run(
     });
     let mut side = JoinSet::new();
     side.spawn(http::serve(listener, Arc::clone(&daemon)));
-    side.spawn(report(Arc::clone(&daemon)));
+    let manager = Manager::from_environment()
+        .map_err(|error| FatalError::Config(format!("can't use the socket of `NOTIFY_SOCKET`: {error}")))?;
+    let manager = Arc::new(manager);
+    side.spawn(report(Arc::clone(&daemon), Arc::clone(&manager)));
 
     let stop = CancellationToken::new();
     let mut workers = JoinSet::new();
     for pipeline in &pipelines {
         workers.spawn(Arc::clone(pipeline).run(Arc::clone(&config), Arc::clone(&instance), until_now, stop.clone()));
     }
+    manager.ready();
     let ended = join_all(&mut workers);
     tokio::pin!(ended);
     let outcome = tokio::select! {
         outcome = &mut ended => outcome,
         () = shutdown => {
             info!(drain_timeout = ?config.limits.drain_timeout, "draining");
+            manager.stopping();
             stop.cancel();
             tokio::select! {
                 outcome = &mut ended => outcome,
@@ -116,14 +125,18 @@ async fn join_all(workers: &mut JoinSet<Result<(), Stopped>>) -> Result<(), Stri
     if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
 }
 
-/// What metrics can't learn at the place where it happens.
-async fn report(daemon: Arc<Daemon>) {
+/// What metrics and systemd can't learn at the place where it happens. A runtime that no longer runs tasks falls silent here, and
+/// systemd's watchdog then restarts the service.
+async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         for pipeline in &daemon.pipelines {
             metrics::pipeline_state(&pipeline.name, pipeline.state());
         }
+        let states: Vec<_> =
+            daemon.pipelines.iter().map(|pipeline| format!("{} {}", pipeline.name, pipeline.state())).collect();
+        manager.alive(&states.join(", "));
         metrics::memory();
         daemon.prometheus.run_upkeep();
     }

@@ -1,5 +1,6 @@
 //! Tidegate drains Kafka into Postgres: exactly once, in batches, each with one binary `COPY`.
 
+mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -15,4 +16,5 @@ pub mod postgres;
 pub mod registry;
 pub mod report;
 pub mod status;
+mod systemd;
 pub mod watchdog;

@@ -12,6 +12,7 @@ use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
 
 use super::{Common, reach, show};
+use crate::cgroup;
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
 use crate::kafka::observer::{Group, partitions_of};
@@ -86,6 +87,7 @@ async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineRe
         Ok(share) => report.memory = Some(Memory::of(config, &share)),
         Err(fault) => report.faults.push(fault),
     }
+    report.warnings.extend(cgroup::warning(config.limits.memory));
     let kafka = match ask_kafka(config, pipeline).await {
         Ok(kafka) => {
             report.missing_topics(pipeline, &kafka);

@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cache;
 use crate::kafka::template;
+use crate::{cache, versions};
 
 /// Pinned, since Maven's own default differs between its versions and the oldest can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
@@ -42,30 +42,37 @@ impl Jars {
     }
 }
 
-/// Apache Kafka 4.2.0, which runs in KRaft mode.
+/// Apache Kafka in KRaft mode, of the version that [`crate::versions`] names.
 ///
 /// # Errors
 /// When `mvn` or `java` is missing or fails.
 pub fn kafka() -> Result<Jars> {
-    let coordinates = ["org.apache.kafka:kafka_2.13:4.2.0", "org.apache.kafka:kafka-tools:4.2.0", LOGGING];
-    let folder = ensure_package("kafka-4.2.0", |folder| {
+    let version = versions::kraft();
+    let coordinates = [
+        format!("org.apache.kafka:kafka_2.13:{version}"),
+        format!("org.apache.kafka:kafka-tools:{version}"),
+        LOGGING.into(),
+    ];
+    let folder = ensure_package(&format!("kafka-{version}"), |folder| {
         copy_jars(folder, &coordinates)?;
         template::prepare(&Jars { folder: folder.to_owned() })
     })?;
     Ok(Jars { folder })
 }
 
-/// Apache Kafka 3.9.1, the last line that runs with ZooKeeper, and the ZooKeeper that comes with it.
+/// Apache Kafka with the ZooKeeper that comes with it, of the version that [`crate::versions`] names.
 ///
 /// # Errors
 /// When `mvn` or `java` is missing or fails.
 pub fn kafka_with_zookeeper() -> Result<Jars> {
-    let folder =
-        ensure_package("kafka-3.9.1", |folder| copy_jars(folder, &["org.apache.kafka:kafka_2.13:3.9.1", LOGGING]))?;
+    let version = versions::zookeeper();
+    let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
+    // Without a template, so that it is no package for KRaft mode.
+    let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
 
-/// PostgreSQL 18; the folder has `bin/postgres` and `bin/initdb`.
+/// PostgreSQL of the version that [`crate::versions`] names; the folder has `bin/postgres` and `bin/initdb`.
 ///
 /// # Errors
 /// When `mvn` is missing or fails, and on platforms that have no package.
@@ -77,10 +84,11 @@ pub fn postgres() -> Result<PathBuf> {
         ("macos", "aarch64") => "darwin-arm64v8",
         (os, arch) => bail!("no PostgreSQL package for {os} on {arch}: set `DATABASE_URL`"),
     };
-    let coordinate = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:18.0.0");
-    ensure_package("postgres-18.0.0", |folder| {
+    let version = versions::postgres();
+    let coordinate = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{version}");
+    ensure_package(&format!("postgres-{version}"), |folder| {
         let unpacked = folder.join("jar");
-        run_maven(folder, "unpack-dependencies", &unpacked, &[&coordinate])?;
+        run_maven(folder, "unpack-dependencies", &unpacked, std::slice::from_ref(&coordinate))?;
         unpack_archive(&unpacked, folder)?;
         Ok(fs::remove_dir_all(unpacked)?)
     })
@@ -143,12 +151,12 @@ fn is_whole(folder: &Path) -> bool {
         })
 }
 
-fn copy_jars(folder: &Path, coordinates: &[&str]) -> Result<()> {
+fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
 /// Runs one goal of the dependency plugin over a project that depends on `coordinates` and has nothing else.
-fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[&str]) -> Result<()> {
+fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
         .map(|coordinate| {

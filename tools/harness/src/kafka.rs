@@ -1,4 +1,4 @@
-//! The real Kafka: one broker or three in KRaft mode (4.2.0), or one with ZooKeeper (3.9.1).
+//! The real Kafka: one broker or three in KRaft mode, or one with ZooKeeper.
 //!
 //! A broker keeps its port and its data over [`Kafka::stop`], [`Kafka::kill`] and [`Kafka::start_again`]. Brokers are
 //! named by their index, from 0.
@@ -21,8 +21,6 @@ use self::spec::Layout;
 use crate::process::{Output, Process, Program, Run, Signal};
 use crate::{Proxy, TunedFor, fetch, free_port};
 
-/// The version of the brokers that run in KRaft mode.
-pub const KRAFT_VERSION: &str = "4.2.0";
 /// Two cores may be busy with a build while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);

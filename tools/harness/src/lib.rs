@@ -22,6 +22,7 @@ pub mod registry;
 pub mod shared;
 pub mod sql;
 pub mod usage;
+pub mod versions;
 pub mod wait;
 
 pub use daemon::{Daemon, DaemonSpec};

@@ -1,4 +1,4 @@
-//! The real PostgreSQL 18, with settings, a crash and a way back in time.
+//! The real PostgreSQL, with settings, a crash and a way back in time.
 //!
 //! It trusts every connection from this machine as `postgres`, over TCP on 127.0.0.1 and over a socket in its folder.
 //! Where we are root it runs as `nobody`, since it refuses to run as root.

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::TunedFor;
+use crate::{TunedFor, versions};
 
 /// The broker to start.
 #[derive(Debug, Clone)]
@@ -21,10 +21,10 @@ pub(super) enum Layout {
 }
 
 impl KafkaSpec {
-    /// One broker in KRaft mode.
+    /// One broker in KRaft mode, or with ZooKeeper where [`crate::versions`] says so.
     pub fn single() -> Self {
         Self {
-            layout: Layout::Kraft { brokers: 1 },
+            layout: if versions::with_zookeeper() { Layout::ZooKeeper } else { Layout::Kraft { brokers: 1 } },
             tuned_for: TunedFor::Tests,
             properties: Vec::new(),
             proxies: Vec::new(),

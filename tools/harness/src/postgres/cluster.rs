@@ -15,14 +15,7 @@ use crate::{TunedFor, fetch};
 pub(super) fn initialize(binaries: &Path, data: &Path, user: Option<User>) -> Result<()> {
     let mut initdb = Command::new(binaries.join("initdb"));
     initdb.arg("--pgdata").arg(data);
-    initdb.args([
-        "--username=postgres",
-        "--auth=trust",
-        "--encoding=UTF8",
-        "--no-locale",
-        "--no-sync",
-        "--no-instructions",
-    ]);
+    initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]);
     initdb.env("LC_ALL", "C").current_dir("/");
     if let Some(User { uid, gid }) = user {
         initdb.uid(uid).gid(gid);
