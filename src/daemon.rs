@@ -14,6 +14,7 @@ use tracing::{error, info};
 
 use crate::config::Config;
 use crate::error::FatalError;
+use crate::kafka::membership::InstanceName;
 use crate::pipeline::Pipeline;
 use crate::{http, metrics};
 
@@ -56,6 +57,7 @@ pub async fn run(
         ))
     })?;
     let instance: Arc<str> = instance_id().into();
+    let name = InstanceName::new(&config, &host_name());
     metrics::process(config.limits.memory);
     info!(%instance, listen = %config.http.listen, memory_mib = config.limits.memory >> 20, "tidegate {}", env!("CARGO_PKG_VERSION"));
     let daemon = Arc::new(Daemon {
@@ -72,7 +74,8 @@ pub async fn run(
     let stop = CancellationToken::new();
     let mut workers = JoinSet::new();
     for pipeline in &pipelines {
-        workers.spawn(Arc::clone(pipeline).run(Arc::clone(&config), Arc::clone(&instance), until_now, stop.clone()));
+        let (config, owner) = (Arc::clone(&config), Arc::clone(&instance));
+        workers.spawn(Arc::clone(pipeline).run(config, owner, name.clone(), until_now, stop.clone()));
     }
     let ended = join_all(&mut workers);
     tokio::pin!(ended);
