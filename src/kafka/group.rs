@@ -23,11 +23,9 @@ use super::membership::Membership;
 use super::rebalance::Notes;
 use crate::config::{GroupProtocol, Topics};
 
-/// The longest wait for the answers to the last commits.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(1);
-/// Between two looks for those answers, or for the end of a subscription.
-const CLOSE_POLL: Duration = Duration::from_millis(5);
-/// The longest wait for the end of a subscription.
+/// Between two looks whether the subscription has ended.
+const LEAVE_POLL: Duration = Duration::from_millis(5);
+/// The longest wait for the end of the subscription.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
@@ -249,34 +247,28 @@ impl GroupClient for KafkaClient {
     }
 
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]) {
-        self.consumer.context().commit_sent();
         let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
         if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
             debug!(%error, "Kafka did not take the committed offsets");
         }
     }
 
-    async fn leave(self, drained: bool) {
+    async fn leave(self) {
         let Self { queue, consumer, membership, .. } = self;
         // The queue's end gives what it has back to the consumer, which closes with it.
         drop(queue);
-        let deadline = Instant::now() + COMMIT_DEADLINE;
-        while drained && !consumer.context().commits_answered() && Instant::now() < deadline {
-            // Records that come now are left to the next owner.
-            drop(consumer.poll(Duration::ZERO));
-            sleep(CLOSE_POLL).await;
-        }
         consumer.context().close();
         // A member without a name leaves by closing. One with a name keeps its place, unless it ends its subscription first.
         if membership.is_some_and(|membership| !membership.is_kept() && !membership.is_lost()) {
             let deadline = Instant::now() + LEAVE_DEADLINE;
             consumer.unsubscribe();
             while is_member(&consumer) && Instant::now() < deadline {
+                // Records that come now are left to the next owner.
                 drop(consumer.poll(Duration::ZERO));
-                sleep(CLOSE_POLL).await;
+                sleep(LEAVE_POLL).await;
             }
         }
-        // On a thread of its own: it may take for ever.
+        // On a thread of its own: it waits for the answers to commits, and may take for ever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
             warn!("leaving the group takes too long, going on without");

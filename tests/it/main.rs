@@ -36,6 +36,7 @@ mod page_states;
 mod partitions;
 mod rebalance;
 mod replay;
+mod restart;
 mod routed_modes;
 mod routes;
 mod servers;

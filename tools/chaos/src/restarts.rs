@@ -96,7 +96,7 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
                     let mut gaps = Vec::new();
                     let mut moves = 0;
                     for _ in 0..rounds {
-                        let (gap, moved) = group.meet(*fate).await.with_context(|| {
+                        let (gap, moved) = group.meet(output, *fate).await.with_context(|| {
                             format!("{protocol}, {daemons} daemons, {names} names, {}", fate.text())
                         })?;
                         gaps.push(gap);
@@ -181,7 +181,7 @@ impl Group {
 
     /// Lets it happen to one daemon, or to all in turn, and returns the longest standstill in seconds and the moves. All daemons
     /// run and own partitions afterwards.
-    async fn meet(&mut self, fate: Fate) -> Result<(f64, u32)> {
+    async fn meet(&mut self, output: &Output, fate: Fate) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;
         let places = if fate == Fate::Rolling { self.specs.len() } else { 1 };
@@ -191,6 +191,7 @@ impl Group {
                 Fate::Kill | Fate::KillAndStart => drop(daemon.kill()?),
                 _ => daemon.drain(PATIENCE)?,
             }
+            output.keep(&format!("daemon-{}", daemon.pid()), &daemon.log());
             if !matches!(fate, Fate::Term | Fate::Kill) {
                 self.start_daemon(place)?;
             }
