@@ -44,7 +44,9 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
     assert_eq!((claims(&world, &one).await, claims(&world, &two).await), others, "the others keep theirs");
     // All of them at once, as after a loss of power.
     let daemons = [one, two, again];
-    daemons.iter().for_each(|daemon| drop(daemon.kill().expect("the daemon dies")));
+    for daemon in &daemons {
+        daemon.kill().expect("the daemon dies");
+    }
     let [one, two, three] = configs.each_ref().map(|config| world.daemon(config));
     await_shares(&world, &world.name, &[&one, &two, &three], &[1; 6]).await;
     await_exact(&world, flow.stop(), &[&one, &two, &three]).await;
