@@ -64,6 +64,12 @@ chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(RELEASE)/chaos
 
+# PROTOCOL=cooperative,eager,consumer, NAMES=derived,set, ROUNDS=5. What it says is kept in target/chaos.
+.PHONY: restarts
+restarts: tools ## How long partitions stand still when a daemon ends, by SIGTERM and SIGKILL, and starts again
+	$(CARGO) build --release --locked -p tidegate -p chaos
+	SCENARIO=restarts PROTOCOL=$${PROTOCOL:-cooperative,eager,consumer} $(RELEASE)/chaos
+
 .PHONY: planted
 planted: ## Plants bugs in the protocol crate, one after the other: the simulation must find each
 	crates/protocol/planted.py

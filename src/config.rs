@@ -56,6 +56,8 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
 /// All of it.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// `instance`: a name of this daemon that it keeps over restarts. `None`: made of the host's name and the port of `http.listen`.
+    pub instance: Option<String>,
     /// `[kafka]`
     pub kafka: Kafka,
     /// `[postgres]`

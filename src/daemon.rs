@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::error::FatalError;
+use crate::kafka::membership::InstanceName;
 use crate::pipeline::Pipeline;
 use crate::systemd::Manager;
 use crate::{cgroup, http, metrics};
@@ -57,6 +58,7 @@ pub async fn run(
         ))
     })?;
     let instance: Arc<str> = instance_id().into();
+    let name = InstanceName::new(&config, &host_name());
     metrics::process(config.limits.memory);
     info!(%instance, listen = %config.http.listen, memory_mib = config.limits.memory >> 20, "tidegate {}", env!("CARGO_PKG_VERSION"));
     if let Some(warning) = cgroup::warning(config.limits.memory) {
@@ -79,7 +81,8 @@ pub async fn run(
     let stop = CancellationToken::new();
     let mut workers = JoinSet::new();
     for pipeline in &pipelines {
-        workers.spawn(Arc::clone(pipeline).run(Arc::clone(&config), Arc::clone(&instance), until_now, stop.clone()));
+        let (config, owner) = (Arc::clone(&config), Arc::clone(&instance));
+        workers.spawn(Arc::clone(pipeline).run(config, owner, name.clone(), until_now, stop.clone()));
     }
     manager.ready();
     let ended = join_all(&mut workers);

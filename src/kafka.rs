@@ -1,6 +1,7 @@
 //! The Kafka side: settings we insist on, the poll thread, what the group says, and questions about logs.
 
 pub mod group;
+pub mod membership;
 pub mod observer;
 pub mod reader;
 pub mod rebalance;

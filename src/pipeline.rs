@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config, Topics};
 use crate::kafka::group::KafkaGroup;
+use crate::kafka::membership::InstanceName;
 use crate::kafka::observer::{AskError, SharedObserver, partitions_of};
 use crate::kafka::settings;
 use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
@@ -128,12 +129,13 @@ impl Pipeline {
         self: Arc<Self>,
         config: Arc<Config>,
         owner: Arc<str>,
+        name: InstanceName,
         until_now: bool,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         metrics::touch(&self.name, self.config.consumers.get());
         metrics::flow_limit(&self.name, self.config.max_rows_per_second);
-        let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
+        let outcome = Arc::clone(&self).start_and_read(config, owner, name, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
             Err(stopped) => self.enter(Phase::Stopped { why: stopped.to_string() }),
@@ -145,6 +147,7 @@ impl Pipeline {
         self: Arc<Self>,
         config: Arc<Config>,
         owner: Arc<str>,
+        name: InstanceName,
         until_now: bool,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
@@ -165,7 +168,8 @@ impl Pipeline {
             queued_kbytes = self.share.prefetch.queued_kbytes,
             "reading"
         );
-        let stop = stop.child_token();
+        let shutdown = stop;
+        let stop = shutdown.child_token();
         let (claims, requests) = mpsc::channel(CLAIM_REQUESTS);
         let mut helpers = JoinSet::new();
         let policy = self.config.on_offset_loss;
@@ -221,6 +225,7 @@ impl Pipeline {
                     settings,
                     topics: self.config.topics.clone(),
                     protocol: self.config.group_protocol,
+                    membership: name.member(&self.config, status.number, shutdown.clone()),
                 },
                 encoder: PlannedEncoder::new(Arc::clone(&plans)),
                 readings: LagReadings(Arc::clone(&self.lag)),

@@ -50,7 +50,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["fetch.queue.backoff.ms"], "always 1; librdkafka's default of 1000 halves a drain"),
     (&["topic.metadata.refresh.interval.ms"], "always 10000, so that new partitions are seen soon"),
     (&["statistics.interval.ms"], "tidegate's metrics are at /metrics"),
-    (&["group.instance.id"], "the consumers of a pool would share the id and fence one another"),
+    (&["group.instance.id"], "set instance; the consumers of a pool would share the id and fence one another"),
     (&["allow.auto.create.topics"], "a misspelled topic would be made, empty, and nobody told"),
     (
         &["api.version.request", "api.version.fallback.ms", "broker.version.fallback"],

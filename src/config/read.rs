@@ -14,7 +14,7 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, properties, read_decode, read_pipeline};
+use super::{deadlines, defaults, environment, names, properties, read_decode, read_pipeline};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -73,6 +73,7 @@ pub(super) fn config<'f>(
 fn whole(top: &Node<'_>) -> Config {
     top.check(ROOT);
     let config = Config {
+        instance: instance(&top.at("instance")),
         kafka: kafka(&top.at("kafka")),
         postgres: postgres(&top.at("postgres")),
         http: http(&top.at("http")),
@@ -102,6 +103,12 @@ fn whole(top: &Node<'_>) -> Config {
         deadlines::check_poll(top, &own, config.limits.drain_timeout, is_consumer_protocol);
     }
     config
+}
+
+fn instance(node: &Node<'_>) -> Option<String> {
+    let name = node.text()?;
+    names::instance(name).unwrap_or_else(|message| node.fault(message));
+    Some(name.to_owned())
 }
 
 fn kafka(table: &Node<'_>) -> Kafka {

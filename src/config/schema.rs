@@ -46,6 +46,7 @@ const fn key(name: &'static str, kind: Kind) -> Key {
 
 /// The top of the file.
 pub(super) static ROOT: Kind = Kind::Table(&[
+    key("instance", Kind::Text),
     key("kafka", Kind::Table(&[key("bootstrap_servers", Kind::Text), key("properties", Kind::Properties)])),
     key(
         "postgres",

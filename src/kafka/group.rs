@@ -10,7 +10,7 @@ use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record};
+use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record, is_member};
 use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::group::{Assigning, Group, GroupClient, GroupEvent, ReadError, ReadErrorKind, Visit, Visitor};
 use tidegate_protocol::position::{Offset, TopicPartition};
@@ -19,14 +19,15 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::membership::Membership;
 use super::rebalance::Notes;
 use crate::config::{GroupProtocol, Topics};
 
-/// The longest wait for the answers to the last commits.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(1);
-/// Between two looks for those answers.
-const COMMIT_POLL: Duration = Duration::from_millis(5);
-/// The longest that leaving the group may take.
+/// Between two looks whether the subscription has ended.
+const LEAVE_POLL: Duration = Duration::from_millis(5);
+/// The longest wait for the end of the subscription.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
+/// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Joins a consumer group.
@@ -38,13 +39,20 @@ pub struct KafkaGroup {
     pub topics: Topics,
     /// How the group assigns partitions.
     pub protocol: GroupProtocol,
+    /// The consumer's place in the group; `None` for one that ends with the process.
+    pub membership: Option<Membership>,
 }
 
 impl Group for KafkaGroup {
     type Client = KafkaClient;
 
     fn join(&mut self) -> Result<KafkaClient, Box<dyn Error + Send + Sync>> {
-        let consumer: BaseConsumer<Notes> = self.settings.create_with_context(Notes::default())?;
+        let membership = self.membership.clone().filter(|membership| !membership.is_lost());
+        let mut settings = self.settings.clone();
+        if let Some(Membership { id, .. }) = &membership {
+            settings.set("group.instance.id", id);
+        }
+        let consumer: BaseConsumer<Notes> = settings.create_with_context(Notes::default())?;
         let consumer = Arc::new(consumer);
         let ready = Arc::new(Notify::new());
         let on_ready = Arc::clone(&ready);
@@ -58,7 +66,7 @@ impl Group for KafkaGroup {
             GroupProtocol::Eager => Assigning::Whole,
             GroupProtocol::Cooperative | GroupProtocol::Consumer => Assigning::Incremental,
         };
-        Ok(KafkaClient { queue, consumer, ready, assigning, fetching: HashMap::new() })
+        Ok(KafkaClient { queue, consumer, ready, assigning, membership, fetching: HashMap::new() })
     }
 }
 
@@ -70,6 +78,7 @@ pub struct KafkaClient {
     /// A record or an event may have come.
     ready: Arc<Notify>,
     assigning: Assigning,
+    membership: Option<Membership>,
     /// What is fetched, and whether librdkafka has reported statistics since the fetch began. The first report may be of
     /// before.
     fetching: HashMap<TopicPartition, bool>,
@@ -83,6 +92,16 @@ impl KafkaClient {
             self.queue.discard(&source.topic, source.partition);
         }
         report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
+    }
+
+    /// The error that ended this consumer for good, where there is one.
+    fn fatal(&self) -> Option<ReadError> {
+        let (code, text) = self.consumer.client().fatal_error()?;
+        let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
+        Some(match lost {
+            Some(why) => ReadError { kind: ReadErrorKind::Broken, source: why.into() },
+            None => ReadError { kind: ReadErrorKind::Fatal, source: text.into() },
+        })
     }
 
     fn forward(&mut self, starts: &[(TopicPartition, Offset)]) {
@@ -111,7 +130,7 @@ impl GroupClient for KafkaClient {
     fn serve(&mut self) -> Result<(), ReadError> {
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
-            Some(Err(error)) => Err(read_error(error)),
+            Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| read_error(error))),
             // Every partition is forwarded before it is fetched, so this can't be. Were it so all the same, the record would be
             // missed: the claims lead back to it.
             Some(Ok(message)) => {
@@ -228,25 +247,28 @@ impl GroupClient for KafkaClient {
     }
 
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]) {
-        self.consumer.context().commit_sent();
         let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
         if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
             debug!(%error, "Kafka did not take the committed offsets");
         }
     }
 
-    async fn leave(self, drained: bool) {
-        let Self { queue, consumer, .. } = self;
+    async fn leave(self) {
+        let Self { queue, consumer, membership, .. } = self;
         // The queue's end gives what it has back to the consumer, which closes with it.
         drop(queue);
-        let deadline = Instant::now() + COMMIT_DEADLINE;
-        while drained && !consumer.context().commits_answered() && Instant::now() < deadline {
-            // Records that come now are left to the next owner.
-            drop(consumer.poll(Duration::ZERO));
-            sleep(COMMIT_POLL).await;
-        }
         consumer.context().close();
-        // On a thread of its own: it may take for ever.
+        // A member without a name leaves by closing. One with a name keeps its place, unless it ends its subscription first.
+        if membership.is_some_and(|membership| !membership.is_kept() && !membership.is_lost()) {
+            let deadline = Instant::now() + LEAVE_DEADLINE;
+            consumer.unsubscribe();
+            while is_member(&consumer) && Instant::now() < deadline {
+                // Records that come now are left to the next owner.
+                drop(consumer.poll(Duration::ZERO));
+                sleep(LEAVE_POLL).await;
+            }
+        }
+        // On a thread of its own: it waits for the answers to commits, and may take for ever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
             warn!("leaving the group takes too long, going on without");

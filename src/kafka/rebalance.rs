@@ -5,13 +5,13 @@
 //! consumer closes nobody reads the notes, so then the callback answers itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
@@ -49,7 +49,6 @@ pub struct Notes {
     noted: AtomicBool,
     closing: AtomicBool,
     read: Mutex<Vec<(TopicPartition, Offset)>>,
-    commits_under_way: AtomicU64,
 }
 
 impl Notes {
@@ -70,16 +69,6 @@ impl Notes {
     /// From now on callbacks answer for themselves.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
-    }
-
-    /// A commit was sent.
-    pub fn commit_sent(&self) {
-        self.commits_under_way.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether every commit was answered.
-    pub fn commits_answered(&self) -> bool {
-        self.commits_under_way.load(Ordering::Relaxed) == 0
     }
 }
 
@@ -139,13 +128,5 @@ impl ConsumerContext for Notes {
         };
         lock(&self.events).push(event);
         self.noted.store(true, Ordering::Relaxed);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        self.commits_under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).ok();
-        if let Err(error) = result {
-            // Tools that show lag fall behind; the ledger is the truth.
-            debug!(%error, "Kafka didn't take the committed offsets");
-        }
     }
 }

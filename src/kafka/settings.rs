@@ -6,7 +6,7 @@ use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use tidegate_protocol::batch::BatchLimits;
 
-use crate::config::{GroupProtocol, Kafka, Pipeline};
+use crate::config::{GroupProtocol, Kafka, Pipeline, defaults};
 use crate::limits::Prefetch;
 
 /// How often librdkafka looks for new topics and partitions.
@@ -14,7 +14,7 @@ const METADATA_REFRESH_MS: u32 = 10_000;
 
 /// How often a member of a classic group asks whether partitions move. In a hand-over each side learns of the other's step at
 /// its next heartbeat, so a moved partition stands still for about one interval; with librdkafka's 3 s it was seen to stand for
-/// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 45 s leaves room for 90 of them to
+/// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 12 s leaves room for 24 of them to
 /// fail. With `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
@@ -66,6 +66,7 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
     }
     if pipeline.group_protocol != GroupProtocol::Consumer {
         set_default(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS.to_string());
+        set_default(&mut config, "session.timeout.ms", defaults::SESSION_TIMEOUT.as_millis().to_string());
     }
     match pipeline.group_protocol {
         GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),

@@ -37,6 +37,7 @@ mod page_states;
 mod partitions;
 mod rebalance;
 mod replay;
+mod restart;
 mod routed_modes;
 mod routes;
 mod servers;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::Executor;
 use tidegate::config::Config;
+use tidegate::kafka::membership::InstanceName;
 use tidegate::pipeline::Pipeline;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually, eventually_async, shared};
 use tokio::task::JoinSet;
@@ -100,7 +101,8 @@ async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() 
     let pipeline = Arc::new(Pipeline::new(&config, &config.pipelines[0]).expect("a pipeline"));
     let stop = CancellationToken::new();
     let mut running = JoinSet::new();
-    running.spawn(Arc::clone(&pipeline).run(config, "test".into(), true, stop));
+    let name = InstanceName::new(&config, "test");
+    running.spawn(Arc::clone(&pipeline).run(config, "test".into(), name, true, stop));
     let consumer = &pipeline.consumers[0];
     for at in [5_000, 20_000, 35_000] {
         eventually("rows are written", PATIENCE, || consumer.rows() >= at).expect("it flows");

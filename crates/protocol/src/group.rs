@@ -122,6 +122,6 @@ pub trait GroupClient: Send {
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Tells Kafka where the ledger is, for tools that show lag. Nobody waits for the answer.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Waits for the answers to commits, then leaves the group; each for a bounded time.
-    fn leave(self, drained: bool) -> impl Future<Output = ()> + Send;
+    /// Sends the commits that are under way, then leaves the group, all within a bounded time.
+    fn leave(self) -> impl Future<Output = ()> + Send;
 }

@@ -446,7 +446,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
         self.snapshot(now());
         self.withdraw(|_| true);
-        self.client.leave(drain).await;
+        self.client.leave().await;
         self.parts
     }
 }

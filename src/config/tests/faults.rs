@@ -293,8 +293,8 @@ fn deadlines_keep_their_order() {
         "tidegate.toml:2:1  kafka.properties.\"max.poll.interval.ms\": 15s must be above limits.drain_timeout (20s by default), or Kafka throws the consumer out while it drains",
     );
     fault_of(
-        "[kafka.properties]\n\"max.poll.interval.ms\" = 30000",
-        "tidegate.toml:2:1  kafka.properties.\"max.poll.interval.ms\": session.timeout.ms (45s) must not be above max.poll.interval.ms (30s); librdkafka refuses it",
+        "[kafka.properties]\n\"max.poll.interval.ms\" = 30000\n\"session.timeout.ms\" = 45000",
+        "tidegate.toml:3:1  kafka.properties.\"session.timeout.ms\": session.timeout.ms (45s) must not be above max.poll.interval.ms (30s); librdkafka refuses it",
     );
     fault_of(
         "[limits]\nclaim_grace = \"5s\"",

@@ -258,7 +258,7 @@ impl GroupClient for SimClient {
         let _only_for_tools = positions;
     }
 
-    async fn leave(self, _drained: bool) {
+    async fn leave(self) {
         let pause = self.sim.w().ms(0..50);
         sleep(pause).await;
         let mut world = self.sim.w();
