@@ -18,7 +18,7 @@ pub trait Group: Send {
     fn join(&mut self) -> Result<Self::Client, Box<dyn Error + Send + Sync>>;
 }
 
-/// What the group decided.
+/// A decision of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
     /// It assigned these partitions.
@@ -41,7 +41,7 @@ pub enum Assigning {
     Whole,
 }
 
-/// What a [`Visitor`] did with a record.
+/// The result of offering a record to a [`Visitor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
     /// It took the record.
@@ -62,13 +62,13 @@ pub trait Visitor {
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct ReadError {
-    /// What it means.
+    /// How the poll loop must react.
     pub kind: ReadErrorKind,
     /// The client's error.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// What an error of Kafka's client means.
+/// How the poll loop must react to an error of Kafka's client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadErrorKind {
     /// A position lies outside of the log. The error names no partition.

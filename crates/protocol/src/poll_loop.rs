@@ -56,7 +56,7 @@ pub trait RecordEncoder: Send {
     fn renew(&mut self);
 }
 
-/// What is read of the ledger outside of writes.
+/// Ledger rows that were read outside of writes.
 pub trait LedgerReadings: Send {
     /// How often logs were seen to become shorter; the count only grows.
     fn cuts(&self) -> u32;
@@ -64,7 +64,7 @@ pub trait LedgerReadings: Send {
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 
-/// What comes back to a poll loop.
+/// The messages that other tasks send to a poll loop.
 #[derive(Debug)]
 pub enum Message {
     /// From the writer.
@@ -81,22 +81,22 @@ impl From<Ack> for Message {
     }
 }
 
-/// What a poll loop is made of.
+/// The parts of a poll loop.
 #[expect(missing_debug_implementations, reason = "the parts that are passed in need none")]
 pub struct PollLoop<G: Group, E, L> {
     /// Joins the group.
     pub group: G,
     /// Makes rows.
     pub encoder: E,
-    /// What is read of the ledger outside of writes.
+    /// Ledger rows that are read outside of writes.
     pub readings: L,
     /// The consumer's partitions and batches.
     pub session: Session,
-    /// What a log-loss condition that comes up while reading means.
+    /// The policy for a log-loss condition that comes up while reading.
     pub on_offset_loss: OffsetLossPolicy,
     /// The longest time for the drain at the end.
     pub drain_timeout: Duration,
-    /// Who we are in the ledger, for people.
+    /// Our name in the ledger, for display.
     pub owner: Arc<str>,
     /// To the writer; it holds one batch.
     pub outbox: Sender<Batch>,
@@ -173,7 +173,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
 struct Member<G: Group, E, L> {
     client: G::Client,
     parts: PollLoop<G, E, L>,
-    /// What the client fetches.
+    /// The partitions that the client fetches.
     fetching: HashSet<TopicPartition>,
     held_since: Option<Instant>,
     /// Whether the next record waits for its schema.
