@@ -119,11 +119,13 @@ impl Supervisor {
     fn ended(&mut self, ended: Result<(Arc<str>, Outcome), tokio::task::JoinError>) {
         let (name, outcome) = ended.expect("what runs a pipeline doesn't panic itself");
         let Some(Running { pipeline, stop, .. }) = self.running.remove(&name) else { return };
+        let removed = !self.daemon.config().pipelines.iter().any(|pipeline| *pipeline.name == *name);
         match outcome {
+            Ok(remainder) if remainder.is_empty() => {}
+            // Nobody asks for it any more: it is no failure of the process.
+            Ok(remainder) if removed => warn!(pipeline = &*name, left = %remainder, "its drain timed out"),
             Ok(remainder) => {
-                if !remainder.is_empty() {
-                    self.remainders.insert(Arc::clone(&name), remainder);
-                }
+                self.remainders.insert(Arc::clone(&name), remainder);
             }
             Err(stopped) => {
                 error!(pipeline = &*name, why = %stopped, "the pipeline stopped: SIGHUP or `tidegate pipelines resume` starts it again");
@@ -133,7 +135,7 @@ impl Supervisor {
                 }
             }
         }
-        if !self.daemon.config().pipelines.iter().any(|pipeline| pipeline.name == *name) {
+        if removed {
             lock(&self.daemon.live).pipelines.retain(|pipeline| pipeline.name != name);
             metrics::forget(&name);
             info!(pipeline = &*name, "the pipeline is removed; the ledger keeps its positions");

@@ -55,11 +55,12 @@ pub fn pipeline_of(key: &str) -> &str {
 /// The error of the statement.
 pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<Vec<String>, sqlx::Error> {
     let rows = sqlx::query(
-        "WITH RECURSIVE keys AS (
-             SELECT min(pipeline) AS key FROM tidegate.dead_letter
+        "WITH RECURSIVE k AS (
+             SELECT min(pipeline) AS name FROM tidegate.dead_letter
              UNION ALL
-             SELECT (SELECT min(pipeline) FROM tidegate.dead_letter WHERE pipeline > key) FROM keys WHERE key IS NOT NULL
-         ) SELECT key FROM keys WHERE key IS NOT NULL",
+             SELECT (SELECT min(d.pipeline) FROM tidegate.dead_letter d WHERE d.pipeline > k.name) FROM k
+             WHERE k.name IS NOT NULL
+         ) SELECT name FROM k WHERE name IS NOT NULL",
     );
     let rows = rows.fetch_all(connection).await?;
     let keys = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;

@@ -34,7 +34,7 @@ async fn a_pipeline_that_is_gone_is_listed_and_forgotten_with_its_replays() {
     assert_eq!((&known["partitions"], &known["topics"][0]), (&2.into(), &world.topic.as_str().into()), "{known}");
 
     // Without a terminal nobody can be asked.
-    tidegate(&without, &["pipelines", "forget", &world.name]).fails(64, &["2 positions", "--yes"]);
+    tidegate(&without, &["pipelines", "forget", &world.name]).fails(64, &["4 positions", "--yes"]);
     tidegate(&without, &["pipelines", "forget", "nobody", "--yes"]).fails(64, &["nobody", &world.name]);
     let known = "SELECT count(*) FROM tidegate.pipeline";
     assert_eq!(world.number(known).await, 2, "nothing is forgotten yet");

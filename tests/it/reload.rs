@@ -81,7 +81,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
 
     // One changes, one is added.
     let third = unique_name("third");
-    hang_up(&daemon, &pair.again(&daemon, "consumers = 1", &pair.pipeline(&third, "third")));
+    hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
     reloads(&daemon, "success", 1.0);
     pair.await_rows(&daemon, "third", 100).await;
     world.produce((100..200).map(|n| numbered(n, 1)));
@@ -94,10 +94,10 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
         let pipelines = status["pipelines"].as_array().expect("a list").iter();
         pipelines.filter(|p| p["name"] == name).map(|p| p["consumers"].as_array().expect("a list").len()).sum::<usize>()
     };
-    assert_eq!((consumers(&world.name), consumers(other), consumers(&third)), (1, 2, 2));
+    assert_eq!((consumers(&world.name), consumers(other), consumers(&third)), (2, 1, 1));
 
     // One is removed: it drains, and its series go with it.
-    hang_up(&daemon, &pair.again(&daemon, "consumers = 1", ""));
+    hang_up(&daemon, &pair.again(&daemon, "consumers = 2", ""));
     daemon.await_log("the pipeline is removed", PATIENCE).expect("it is removed");
     assert_eq!(daemon.metric("tidegate_pipeline_state", &[("pipeline", &third)]), None);
     world.produce((200..210).map(|n| numbered(n, 1)));
