@@ -35,12 +35,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let pending =
         schema::pending(&mut connection).await.map_err(|error| reach::failed("can't read what is applied", error))?;
-    schema::migrate(&mut connection).await.map_err(|error| match error {
-        schema::SchemaError::Rights { .. } => FatalError::Config(error.to_string()),
-        schema::SchemaError::Failed(_) => {
-            FatalError::Stopped(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
-        }
-    })?;
+    schema::migrate(&mut connection).await.map_err(reach::not_migrated)?;
     if !grants.is_empty() {
         connection.execute(&*grants).await.map_err(|error| reach::failed("can't grant the rights", error))?;
     }

@@ -4,7 +4,11 @@ use std::collections::HashMap;
 
 use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::{Connection, Executor, PgConnection, Row};
+use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::store::WriteError;
 use tidegate_rows::catalog::quote_identifier;
+
+use super::error;
 
 /// Any number that nobody else is likely to lock: "tidegate" in ASCII.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
@@ -21,31 +25,6 @@ const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS tidegate._sqlx_migration
 );
 ";
 
-/// What keeps the tables from being brought up to date.
-#[derive(Debug, thiserror::Error)]
-pub enum SchemaError {
-    /// The role lacks the right to create what is missing.
-    #[error(
-        "{why} (SQLSTATE {NO_RIGHTS}): run `tidegate migrate --apply --role ROLE` as the owner of schema `tidegate`, which applies what is missing{} and grants this role what a daemon needs",
-        if pending.is_empty() { String::new() } else { format!(" ({})", pending.join(", ")) }
-    )]
-    Rights {
-        /// What Postgres said.
-        why: String,
-        /// The names of the migrations that are missing, as far as the role may know them.
-        pending: Vec<String>,
-    },
-    /// Anything else that sqlx or the server says.
-    #[error(transparent)]
-    Failed(#[from] MigrateError),
-}
-
-impl From<sqlx::Error> for SchemaError {
-    fn from(error: sqlx::Error) -> Self {
-        failed(error.into(), &[])
-    }
-}
-
 /// Returns the migrations of this version. Those of a newer one that the database has are left alone.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("./migrations");
@@ -53,35 +32,75 @@ fn migrator() -> Migrator {
     migrator
 }
 
+/// Why our tables could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Postgres is away or refuses a statement.
+    #[error("can't bring the tables of schema `tidegate` up to date: {cause}{}", remedy(.cause, .pending))]
+    Postgres {
+        /// The fault.
+        #[source]
+        cause: WriteError,
+        /// The names of the migrations that are missing, as far as the role may know them.
+        pending: Vec<String>,
+    },
+    /// The tables are not those that this version knows.
+    #[error("the tables of schema `tidegate` are not those of this version: {0}")]
+    Mismatch(#[source] MigrateError),
+}
+
+impl MigrationError {
+    /// An outage is waited for. Waiting removes no other fault.
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Postgres { cause, .. } => cause.disposition_at_start(),
+            Self::Mismatch(_) => Disposition::Stop,
+        }
+    }
+
+    fn new(error: MigrateError, pending: &[&Migration]) -> Self {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => Self::Postgres {
+                cause: WriteError { stage: Stage::Begin, cause: error::cause(error) },
+                pending: pending.iter().map(|migration| name(migration)).collect(),
+            },
+            other => Self::Mismatch(other),
+        }
+    }
+}
+
+impl From<sqlx::Error> for MigrationError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::new(error.into(), &[])
+    }
+}
+
+/// Names the remedy where the role lacks a right.
+fn remedy(error: &WriteError, pending: &[String]) -> String {
+    if error.postgres().is_none_or(|error| error.sqlstate != NO_RIGHTS) {
+        return String::new();
+    }
+    let missing = if pending.is_empty() { String::new() } else { format!(" ({})", pending.join(", ")) };
+    format!(
+        ": run `tidegate migrate --apply --role ROLE` as the owner of schema `tidegate`, which applies what is missing{missing} and \
+         grants this role what it needs; `tidegate check` prints the grants"
+    )
+}
+
 /// Brings the tables up to date. Safe when several instances start at once: one works, the others wait. A daemon that is older
 /// than the tables leaves them alone.
 ///
 /// # Errors
 /// As the server refuses; the schema is then as it was before the failing migration.
-pub async fn migrate(connection: &mut PgConnection) -> Result<(), SchemaError> {
+pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
     // A daemon that was stopped while it held the lock holds nobody up where nothing is to be done. And a role without rights is
     // refused only where something is.
-    let pending = pending_of(&migrator, connection).await.map_err(|error| failed(error.into(), &[]))?;
+    let pending = pending_of(&migrator, connection).await?;
     if pending.is_empty() {
         return Ok(());
     }
-    apply(&migrator, connection).await.map_err(|error| failed(error, &pending))
-}
-
-/// Names the remedy where the role lacks a right.
-fn failed(error: MigrateError, pending: &[&Migration]) -> SchemaError {
-    let refused = match &error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.as_database_error(),
-        _ => None,
-    };
-    match refused {
-        Some(refused) if refused.code().as_deref() == Some(NO_RIGHTS) => SchemaError::Rights {
-            why: refused.message().to_owned(),
-            pending: pending.iter().map(|migration| name(migration)).collect(),
-        },
-        _ => SchemaError::Failed(error),
-    }
+    apply(&migrator, connection).await.map_err(|error| MigrationError::new(error, &pending))
 }
 
 async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
@@ -177,7 +196,7 @@ pub fn grants(role: &str) -> String {
 ///
 /// # Errors
 /// As [`migrate`].
-pub async fn migrate_and_close(mut connection: PgConnection) -> Result<(), SchemaError> {
+pub async fn migrate_and_close(mut connection: PgConnection) -> Result<(), MigrationError> {
     migrate(&mut connection).await?;
     Ok(connection.close().await?)
 }
