@@ -23,7 +23,10 @@ status=0
 chroot --userspec=tidegate:tidegate "$root" tidegate check --config /etc/tidegate/tidegate.toml >/dev/null 2>&1 || status=$?
 [[ $status == 69 ]] || { echo "check of the example ended with $status" >&2; exit 1; }
 if command -v systemd-analyze >/dev/null; then
-    systemd-analyze verify --root="$root" "$unit" 2>&1 | grep -i tidegate && exit 1
+    # The program is not installed here, so another stands for it. A key that systemd doesn't know is a warning, which counts too.
+    sed 's|^ExecStart=.*|ExecStart=/bin/true|' "$unit" >"$work/tidegate.service"
+    warnings=$(systemd-analyze verify "$work/tidegate.service" 2>&1 | grep -F tidegate.service || true)
+    [[ -z $warnings ]] || { echo "$warnings" >&2; exit 1; }
     systemd-analyze security --offline=true --threshold=15 "$unit" | tail -n 1
 fi
 
@@ -38,7 +41,7 @@ exec chroot --userspec=tidegate:tidegate "$ROOT" $(sed -n 's/^ExecStart=//p' "$R
 RUN
 chmod +x "$work/tidegate"
 ROOT=$root TIDEGATE_PROGRAM=$work/tidegate RUST_TEST_THREADS=1 cargo test --locked -p tidegate --test it -- \
-    delivery:: crash::asked_to_end group::
+    delivery:: crash::asked_to_end
 
 chroot "$root" dpkg --purge tidegate
 [[ ! -e $root/etc/tidegate && ! -e $root/usr/bin/tidegate ]]

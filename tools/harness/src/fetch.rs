@@ -53,7 +53,7 @@ pub fn kafka() -> Result<Jars> {
         format!("org.apache.kafka:kafka-tools:{version}"),
         LOGGING.into(),
     ];
-    let folder = ensure_package(&format!("kafka-{version}"), |folder| {
+    let folder = ensure_package(&format!("kafka-{version}-kraft"), |folder| {
         copy_jars(folder, &coordinates)?;
         template::prepare(&Jars { folder: folder.to_owned() })
     })?;
@@ -67,7 +67,7 @@ pub fn kafka() -> Result<Jars> {
 pub fn kafka_with_zookeeper() -> Result<Jars> {
     let version = versions::zookeeper();
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
-    // Without a template, so that it is no package for KRaft mode.
+    // Without the template of KRaft mode, so it is a package of its own.
     let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
