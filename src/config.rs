@@ -54,7 +54,7 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 /// All of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `[kafka]`
     pub kafka: Kafka,
@@ -98,7 +98,7 @@ impl fmt::Display for Config {
 }
 
 /// `[kafka]`: how to reach the brokers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kafka {
     /// `host:port,host:port`
     pub bootstrap_servers: String,
@@ -115,7 +115,7 @@ impl Kafka {
 }
 
 /// `[postgres]`: how to reach the database.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Postgres {
     /// Where the connection URL comes from.
     pub url: PostgresUrl,
@@ -138,7 +138,7 @@ pub struct Postgres {
 }
 
 /// Where the connection URL comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PostgresUrl {
     /// `url`
     Inline(Secret),
@@ -147,7 +147,7 @@ pub enum PostgresUrl {
 }
 
 /// `[http]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Http {
     /// Where `/metrics` and the page listen. Default [`defaults::HTTP_LISTEN`].
     pub listen: SocketAddr,
@@ -156,7 +156,7 @@ pub struct Http {
 }
 
 /// `[log]`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Log {
     /// How a line looks. Default text.
     pub format: LogFormat,
@@ -175,12 +175,30 @@ pub enum LogFormat {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// One budget for the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown or a revoke may wait for the batches in flight. Default [`defaults::DRAIN_TIMEOUT`].
+    /// How long a shutdown may take in all. A revoke waits for the batches in flight no longer than that either. Default
+    /// [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
     /// How long a superseded owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
     pub claim_grace: Duration,
+}
+
+impl Limits {
+    /// How long after the stop a poll loop waits for what it has read to be written; then it leaves its group.
+    pub fn flush_timeout(&self) -> Duration {
+        self.drain_timeout - 2 * self.reserve()
+    }
+
+    /// How long after the stop a pipeline ends at the latest.
+    pub fn pipeline_timeout(&self) -> Duration {
+        self.drain_timeout - self.reserve()
+    }
+
+    /// The time within `drain_timeout` that is kept for leaving the groups, and as much again for the last word to Postgres.
+    pub fn reserve(&self) -> Duration {
+        (self.drain_timeout / 10).min(Duration::from_secs(1))
+    }
 }

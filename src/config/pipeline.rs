@@ -14,7 +14,7 @@ use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Table, UnknownFiel
 use super::{SchemaRegistry, Secret};
 
 /// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
     /// The pipeline's name, which is its key in the ledger.
     pub name: String,

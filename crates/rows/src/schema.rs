@@ -16,11 +16,11 @@ use protobuf::ProtoFile;
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// A schema, ready to be planned with.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Schema(pub(crate) Parsed);
 
 /// What a schema's text says.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
     /// Avro's.
     Avro(AvroSchema),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::schema::Schema;
 
 /// How values are decoded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Decode {
     /// `format = "json"`: an object a record, or an array of objects, each of which is a row.
     Json,
@@ -37,7 +37,7 @@ pub struct CsvOptions {
 }
 
 /// Where a format's schemas come from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum SchemaSource {
     /// `[schema_registry]`: each value names its schema.
     Registry,
