@@ -4,7 +4,9 @@ mod check;
 mod dead_letters;
 mod lag;
 mod offsets;
+mod pipelines;
 mod place;
+mod progress;
 mod reach;
 mod rehearsal;
 mod replay;
@@ -28,7 +30,7 @@ use crate::error::{FatalError, USAGE};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault."
+    after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault, 75 ended before all was written."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -37,14 +39,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon.
-    Run {
-        #[command(flatten)]
-        files: Files,
-        /// Drain to the logs' present ends, then exit.
-        #[arg(long, value_name = "now")]
-        until: Option<Until>,
-    },
+    /// Runs the daemon. SIGTERM drains and ends it; SIGHUP reads the configuration again and resumes stopped pipelines.
+    Run(run::Arguments),
     /// Reaches Kafka and Postgres, holds the mapping against the table, and tries the newest records in a transaction that is
     /// rolled back. Changes nothing.
     Check(check::Arguments),
@@ -59,6 +55,9 @@ enum Command {
     /// Lists, shows, replays and purges records that became no rows.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Lists the pipelines that the database knows, resumes one that stopped, forgets one that is gone.
+    #[command(subcommand)]
+    Pipelines(pipelines::Command),
     /// Reads a stretch of the topics again, by offset or time, into the same table where that comes to the same, or into another.
     /// Exactly once: killed, it goes on where it was when it is run again.
     Replay(replay::Arguments),
@@ -74,7 +73,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct Files {
     /// The configuration; several overlay each other, the later wins.
     #[arg(long = "config", value_name = "FILE", required = true)]
@@ -98,8 +97,7 @@ impl Common {
     /// The configuration, checked.
     fn load(&self) -> Result<Config, FatalError> {
         let config = parse(&self.files)?;
-        // What a command has to say it says itself; librdkafka's and our own warnings come beside it.
-        start_logging(&config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
+        start_command_logging(&config);
         Ok(config)
     }
 
@@ -145,11 +143,12 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match &arguments.command {
-        Command::Run { files, until } => load(files).and_then(|config| run::run(config, until.is_some())),
+        Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => reach::block_on(check::run(arguments)),
         Command::Schema(arguments) => reach::block_on(schema::run(arguments)),
         Command::Lag(arguments) => reach::block_on(lag::run(arguments)),
         Command::Offsets(command) => reach::block_on(offsets::run(command)),
+        Command::Pipelines(command) => reach::block_on(pipelines::run(command)),
         Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
         Command::Replay(arguments) => reach::block_on(replay::run(arguments)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
@@ -174,10 +173,21 @@ fn load(files: &Files) -> Result<Config, FatalError> {
     Ok(config)
 }
 
+/// What a command has to say it says itself; librdkafka's and our own warnings come beside it.
+fn start_command_logging(config: &Config) {
+    start_logging(config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
+}
+
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are for terminals only: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colours);
+    // A line that can't be written is lost. To say so would be a panic, since it is standard error that is gone: a closed
+    // terminal must not end the flow.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .log_internal_errors(false);
     match config.log.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),

@@ -2,8 +2,9 @@
 
 mod latency;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
@@ -14,7 +15,7 @@ use tidegate_protocol::store::WriteError;
 use tidegate_rows::value::Reason;
 
 use self::latency::Latencies;
-use crate::status::PipelineState;
+use crate::status::{PipelineState, lock};
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
@@ -43,6 +44,8 @@ const PIPELINE_STATE: &str = "tidegate_pipeline_state";
 const LAST_COMMIT: &str = "tidegate_last_commit_timestamp_seconds";
 const FLOW_LIMIT: &str = "tidegate_flow_max_rows_per_second";
 const BUILD_INFO: &str = "tidegate_build_info";
+const RELOADS: &str = "tidegate_config_reloads_total";
+const RELOAD_SUCCEEDED: &str = "tidegate_config_last_reload_successful";
 /// By the name that Prometheus' own client libraries give it.
 const RESIDENT: &str = "process_resident_memory_bytes";
 
@@ -100,6 +103,11 @@ fn describe() {
     g!(LAST_COMMIT, "Unix time of the last commit");
     g!(FLOW_LIMIT, "flow.max_rows_per_second; there is none without a limit");
     g!(BUILD_INFO, "1, with the version");
+    c!(RELOADS, "Times that the configuration was read again (SIGHUP), by result");
+    g!(
+        RELOAD_SUCCEEDED,
+        "1 if the last reload of the configuration was applied, or there was none; 0 if it was refused"
+    );
     g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
 }
 
@@ -316,6 +324,42 @@ pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
     }
 }
 
+/// Counts a reload of the configuration.
+pub fn reloaded(applied: bool) {
+    counter!(RELOADS, "result" => if applied { "success" } else { "failure" }).increment(1);
+}
+
+/// Says whether the configuration that holds is the one that was read last.
+pub fn reload_succeeded(succeeded: bool) {
+    for result in ["success", "failure"] {
+        counter!(RELOADS, "result" => result).increment(0);
+    }
+    gauge!(RELOAD_SUCCEEDED).set(f64::from(u8::from(succeeded)));
+}
+
+/// Pipelines that were removed: their series are shown no more, or alerts on their last values would never end.
+static FORGOTTEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The pipeline is removed.
+pub fn forget(pipeline: &str) {
+    lock(&FORGOTTEN).insert(pipeline.to_owned());
+}
+
+/// The pipeline runs, again perhaps.
+pub fn remember(pipeline: &str) {
+    lock(&FORGOTTEN).remove(pipeline);
+}
+
+/// Takes away the lines of series that belong to one of these pipelines.
+fn without(text: &mut String, pipelines: &BTreeSet<String>) {
+    if pipelines.is_empty() {
+        return;
+    }
+    let labels: Vec<String> = pipelines.iter().map(|name| format!("pipeline=\"{name}\"")).collect();
+    let kept = text.lines().filter(|line| line.starts_with('#') || !labels.iter().any(|label| line.contains(label)));
+    *text = kept.fold(String::with_capacity(text.len()), |kept, line| kept + line + "\n");
+}
+
 /// Milliseconds since the epoch.
 pub fn epoch_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -354,6 +398,7 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
 pub fn render(handle: &PrometheusHandle) -> String {
     let mut text = handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1);
     latency::render(&mut text, "Seconds from a record's timestamp to its commit");
+    without(&mut text, &lock(&FORGOTTEN));
     text
 }
 
@@ -374,6 +419,13 @@ fn resident_bytes(status: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_series_of_a_removed_pipeline_are_gone() {
+        let mut text = "# TYPE a gauge\na{pipeline=\"x\"} 1\na{pipeline=\"xy\"} 2\nb 3\n".to_owned();
+        without(&mut text, &BTreeSet::from(["x".to_owned()]));
+        assert_eq!(text, "# TYPE a gauge\na{pipeline=\"xy\"} 2\nb 3\n");
+    }
 
     #[test]
     fn resident_memory_is_read_from_the_kernel_s_words() {

@@ -17,6 +17,7 @@ pub mod letters;
 pub mod partitions;
 mod preview;
 pub mod register;
+pub mod resume;
 pub(crate) mod routes;
 pub mod schema;
 mod window;

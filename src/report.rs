@@ -43,7 +43,10 @@ impl Listener for ConsumerReport {
                 info!(pipeline, consumer, partitions = ?sources, "assigned");
                 self.rebalanced("was given", sources);
             }
-            Event::Joined => self.status.join(),
+            Event::Joined => {
+                self.status.drain.resumed();
+                self.status.join();
+            }
             Event::Revoked { sources, lost } => {
                 info!(pipeline, consumer, partitions = ?sources, lost, "revoked");
                 self.rebalanced(if *lost { "lost" } else { "gave up" }, sources);
@@ -65,11 +68,17 @@ impl Listener for ConsumerReport {
             Event::Rebuilding { why } => {
                 warn!(pipeline, consumer, why, "the consumer leaves the group and joins it again; nothing is lost");
             }
-            Event::DrainCut { open_records } => {
-                warn!(
-                    pipeline,
-                    consumer, open_records, "the drain timed out: records that are not written are read again"
-                );
+            Event::DrainEnded { open, in_flight } => {
+                self.status.drain.ended(*open, *in_flight);
+                if open + in_flight > 0 {
+                    warn!(
+                        pipeline,
+                        consumer,
+                        open_records = open,
+                        in_flight_records = in_flight,
+                        "the drain timed out: records that are not written are read again"
+                    );
+                }
             }
             Event::LogLoss { source, condition } => work.note("condition", format!("{source}: {condition}")),
             Event::Fenced { source, from } => {
@@ -94,6 +103,7 @@ impl Listener for ConsumerReport {
             Event::Committed(committed) => self.committed(committed),
             Event::BatchWritten { batch, took } => {
                 self.status.flowing();
+                self.status.drain.in_flight_written();
                 self.writer.batch(batch, *took);
                 let note =
                     BatchNote { rows: u64::from(batch.row_count()), bytes: batch.row_bytes() as u64, took: *took };

@@ -11,6 +11,7 @@ use report::{Memory, PipelineReport};
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
 
+use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
@@ -56,9 +57,12 @@ pub(super) struct TopicReport {
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let mut pipelines = Vec::new();
+    let progress = Progress::start("check");
     for pipeline in arguments.common.pipelines(&config)? {
+        progress.doing(format!("pipeline `{}`", pipeline.name));
         pipelines.push(check(&config, pipeline, arguments.records).await);
     }
+    drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
     if arguments.common.json {
         show::json(&report)?;

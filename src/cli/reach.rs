@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rdkafka::error::KafkaResult;
 use sqlx::{PgConnection, Row};
-use tidegate_protocol::retry::Stage;
-use tidegate_protocol::store::{Cause, WriteError};
+use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::store::{Cause, ReplanError, WriteError};
 
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
@@ -15,6 +15,7 @@ use crate::kafka::observer::{AskError, Observer, SharedObserver};
 use crate::kafka::settings;
 use crate::postgres::connect::Connector;
 use crate::postgres::error;
+use crate::postgres::schema::{self, MigrationError};
 
 /// Runs a command to its end.
 pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) -> Result<(), FatalError> {
@@ -52,19 +53,35 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
 /// An error of a statement, with what the command was doing.
 pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
-    match &error.cause {
-        Cause::Postgres(postgres) => {
-            let text = format!("{what}: Postgres {} {}", postgres.sqlstate, postgres.message);
-            match postgres.sqlstate.get(..2) {
-                Some("42") => FatalError::Config(text),
-                Some("55" | "57" | "53") => FatalError::Unavailable(text),
-                _ => FatalError::Stopped(text),
-            }
-        }
-        Cause::Conflict(_) => FatalError::Stopped(format!("{what}: {error}")),
-        Cause::Connection(_) | Cause::Deadline(_) | Cause::NoPartition(_) => {
-            FatalError::Unavailable(format!("{what}: {error}"))
-        }
+    fatal(&error, format!("{what}: {error}"))
+}
+
+/// What an error of Postgres ends a command with, by the policy that a pipeline's start goes by: an outage is a service that
+/// can't be reached, and what the server refuses by its catalog or for want of a right is a matter of the configuration.
+pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
+    let is_catalog = error.postgres().is_some_and(|error| matches!(error.sqlstate.get(..2), Some("42" | "3D")));
+    match error.disposition_at_start() {
+        Disposition::Outage => FatalError::Unavailable(text),
+        Disposition::Plan => FatalError::Config(text),
+        Disposition::Stop if is_catalog => FatalError::Config(text),
+        Disposition::Stop | Disposition::Record => FatalError::Stopped(text),
+    }
+}
+
+/// Brings the tables of schema `tidegate` up to date.
+pub(super) async fn migrate(connector: &Connector) -> Result<(), FatalError> {
+    let migrated = schema::migrate_and_close(open(connector).await?).await;
+    migrated.map_err(|error| match &error {
+        MigrationError::Postgres(cause) => fatal(cause, error.to_string()),
+        MigrationError::Mismatch(_) => FatalError::Stopped(error.to_string()),
+    })
+}
+
+/// What a plan that can't be made ends a command with.
+pub(super) fn unplanned(error: ReplanError) -> FatalError {
+    match error {
+        ReplanError::Unplannable(why) => FatalError::Config(why),
+        ReplanError::Write(error) => fatal(&error, error.to_string()),
     }
 }
 

@@ -14,6 +14,7 @@ use tidegate_rows::ddl;
 use tokio::task::spawn_blocking;
 
 use super::check::newest;
+use super::progress::Progress;
 use super::{reach, show, start_logging};
 use crate::config::{Config, Pipeline, Topics, variables};
 use crate::error::FatalError;
@@ -83,7 +84,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let (config, head) = brokers(arguments, &name, &table)?;
     start_logging(&config, tracing::level_filters::LevelFilter::WARN);
     let pipeline = config.pipelines.first().ok_or_else(|| bug("no pipeline"))?;
+    let progress = Progress::start("schema");
+    progress.doing(format!("reading the newest records of `{}`", arguments.topic));
     let sample = look(&config, pipeline, &arguments.topic, arguments.records).await?;
+    drop(progress);
     let (columns, complete) = sample.columns();
     if columns.is_empty() {
         return Err(FatalError::Config(format!(

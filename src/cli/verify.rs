@@ -23,6 +23,7 @@ use tidegate_protocol::record::{Headers, Record};
 use tidegate_rows::spec::WriteMode;
 use tokio::task::spawn_blocking;
 
+use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -66,6 +67,8 @@ struct Position {
 }
 
 async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, FatalError> {
+    let progress = Progress::start("verify");
+    progress.doing(format!("pipeline `{}`", pipeline.name));
     let failed = |error| reach::failed("can't verify", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     reach::registered(&mut connection, &pipeline.name).await?;
@@ -94,9 +97,11 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     report.not_in_ledger =
         partitions_of(&topics).iter().filter(|source| !known(source)).map(ToString::to_string).collect();
     for position in &positions {
+        progress.doing(format!("comparing {} with Kafka", position.source));
         let ends = low.get(&position.source).copied().zip(high.get(&position.source).copied());
         report.partitions.push(against_kafka(&settings, position, ends).await?);
     }
+    progress.doing(format!("comparing `{}` with the ledger", pipeline.table.name));
     against_table(&mut connection, pipeline, &settings, &positions, &low, &mut report).await?;
     Ok(report)
 }

@@ -29,16 +29,17 @@ const SILENT: f64 = 12.0;
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
+    let (config, all) = (daemon.config(), daemon.pipelines());
     let views: Vec<(PipelineView, Facts)> =
-        daemon.pipelines.iter().map(|pipeline| pipeline_view(site, pipeline, &instances, timeline.is_some())).collect();
+        all.iter().map(|pipeline| pipeline_view(site, pipeline, &instances, timeline.is_some())).collect();
     let (pipelines, facts): (Vec<_>, Vec<_>) = views.into_iter().unzip();
-    let limit = daemon.config.limits.memory;
-    let all_consumers = || daemon.pipelines.iter().flat_map(|pipeline| &pipeline.consumers);
+    let limit = config.limits.memory;
+    let all_consumers = || all.iter().flat_map(|pipeline| &pipeline.consumers);
     Status {
         version: 1,
         instance: daemon.instance.to_string(),
         host: host_name(),
-        url: instances::url(&daemon.config),
+        url: instances::url(&config),
         tidegate: env!("CARGO_PKG_VERSION").into(),
         started_ms: daemon.started_ms,
         now_ms: epoch_ms(),
@@ -317,7 +318,7 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
 /// Why the daemon isn't ready; nothing where every pipeline owns its partitions or is idle by right, and makes progress.
 pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
-    for pipeline in &daemon.pipelines {
+    for pipeline in &daemon.pipelines() {
         let name = &pipeline.name;
         let state = pipeline.state();
         if state != PipelineState::Flowing {

@@ -131,7 +131,9 @@ fn compare(
             "the table's oid",
             &target_oid.to_string(),
             &wanted.target_oid.to_string(),
-            "the table was dropped and made again, while the ledger says that its rows are written; restore it, or give the pipeline a new name to read the topic again",
+            &format!(
+                "the table was dropped and made again, while the ledger says that its rows are written; restore it, or run `tidegate pipelines forget {name}` to read the topic again"
+            ),
         );
     }
     Ok(())

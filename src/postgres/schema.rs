@@ -2,18 +2,66 @@
 
 use std::collections::HashMap;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection, Executor, PgConnection, Row};
+use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::store::WriteError;
+
+use super::error;
 
 /// Any number that nobody else is likely to lock: "tidegate" in ASCII.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
+
+/// Why our tables could not be brought up to date.
+#[derive(Debug, thiserror::Error)]
+pub enum MigrationError {
+    /// Postgres is away or refuses a statement.
+    #[error("can't bring the tables of schema `tidegate` up to date: {0}{remedy}", remedy = remedy(.0))]
+    Postgres(#[source] WriteError),
+    /// The tables are not those that this version knows.
+    #[error("the tables of schema `tidegate` are not those of this version: {0}")]
+    Mismatch(#[source] MigrateError),
+}
+
+impl MigrationError {
+    /// What it means: an outage is waited for, and anything else is not mended by waiting.
+    pub fn disposition(&self) -> Disposition {
+        match self {
+            Self::Postgres(error) => error.disposition_at_start(),
+            Self::Mismatch(_) => Disposition::Stop,
+        }
+    }
+}
+
+impl From<sqlx::Error> for MigrationError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Postgres(WriteError { stage: Stage::Begin, cause: error::cause(error) })
+    }
+}
+
+impl From<MigrateError> for MigrationError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => error.into(),
+            other => Self::Mismatch(other),
+        }
+    }
+}
+
+/// What a missing right needs.
+fn remedy(error: &WriteError) -> &'static str {
+    match error.postgres().map(|error| error.sqlstate.as_str()) {
+        Some("42501") => "; `tidegate check` prints the grants that the role needs",
+        _ => "",
+    }
+}
 
 /// Brings the tables up to date. Safe when several instances start at once: one works, the others wait. A daemon that is older
 /// than the tables leaves them alone.
 ///
 /// # Errors
 /// As the server refuses; the schema is then as it was before the failing migration.
-pub async fn migrate(connection: &mut PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
+pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let mut migrator = sqlx::migrate!("./migrations");
     migrator.set_ignore_missing(true);
     // A daemon that was stopped while it held the lock holds nobody up where nothing is to be done.
@@ -54,7 +102,7 @@ async fn is_up_to_date(connection: &mut PgConnection, migrator: &Migrator) -> Re
 ///
 /// # Errors
 /// As [`migrate`].
-pub async fn migrate_and_close(mut connection: PgConnection) -> Result<(), sqlx::migrate::MigrateError> {
+pub async fn migrate_and_close(mut connection: PgConnection) -> Result<(), MigrationError> {
     migrate(&mut connection).await?;
     Ok(connection.close().await?)
 }

@@ -52,10 +52,12 @@ pub enum Event<'a> {
         /// Why.
         why: &'a str,
     },
-    /// The drain at the end didn't finish.
-    DrainCut {
-        /// Records that are left to Kafka, beside a batch that may be in flight.
-        open_records: u32,
+    /// The drain at the end is over. What is not written by now is read again by the next owner.
+    DrainEnded {
+        /// Records of the open batch, which no writer has seen.
+        open: u32,
+        /// Records of the batch that the writer still works on: a [`Event::BatchWritten`] may follow.
+        in_flight: u32,
     },
     /// A claim was granted.
     Claimed {

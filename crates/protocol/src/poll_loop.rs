@@ -94,7 +94,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub session: Session,
     /// What a log-loss condition that comes up while reading means.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The longest time for the drain at the end.
+    /// The longest time between `stop` and the end of the drain. Leaving the group comes after it.
     pub drain_timeout: Duration,
     /// Who we are in the ledger, for people.
     pub owner: Arc<str>,
@@ -192,6 +192,8 @@ struct Member<G: Group, E, L> {
     consumed: u64,
     spent: Spent,
     rebuild: Option<String>,
+    /// When `stop` was first seen, from which the drain's time counts.
+    stop_seen: Option<Instant>,
 }
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
@@ -213,6 +215,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             consumed: 0,
             spent: Spent::default(),
             rebuild: None,
+            stop_seen: None,
         }
     }
 
@@ -392,8 +395,13 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
 
     /// Writes what is open and waits for the writer, unless the writer waits for Postgres itself: then nobody knows how long.
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
-        let deadline = now() + patience;
+        let mut deadline = now() + patience;
         loop {
+            // A revoke's flush that is under way at the stop is part of the drain, and its time counts.
+            if self.parts.stop.is_cancelled() {
+                let seen = *self.stop_seen.get_or_insert_with(now);
+                deadline = deadline.min(seen + self.parts.drain_timeout);
+            }
             if !self.parts.session.in_flight() {
                 self.seal(trigger);
             }
@@ -438,9 +446,11 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     async fn leave(mut self, drain: bool) -> PollLoop<G, E, L> {
         if drain {
             self.flush(Trigger::Shutdown, self.parts.drain_timeout).await;
-            let open_records = self.parts.session.open_records();
-            if open_records > 0 || self.parts.session.in_flight() {
-                self.on(&Event::DrainCut { open_records });
+            // A writer that ended by a fault has said why; its records are no matter of the drain.
+            if !self.parts.outbox.is_closed() {
+                let session = &self.parts.session;
+                let (open, in_flight) = (session.open_records(), session.records_in_flight());
+                self.on(&Event::DrainEnded { open, in_flight });
             }
             self.commit();
         }

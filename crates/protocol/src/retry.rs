@@ -77,6 +77,17 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
     }
 }
 
+/// Sorts an error that the server sent at a start, where nothing has worked yet.
+///
+/// A running pipeline waits for whatever ends its session, since it has worked before. At a start a database that doesn't exist
+/// and a role without the right to connect are mistakes. A refused password may be one that is being rotated: it is waited for.
+pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
+    match (stage, sqlstate) {
+        (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
+        _ => classify(stage, severity, sqlstate),
+    }
+}
+
 /// Exponential backoff with full jitter on its upper half, without end.
 #[derive(Clone, Debug)]
 pub struct Backoff {
@@ -175,6 +186,16 @@ mod tests {
         for (stage, severity, code, expected) in rows {
             assert_eq!(classify(stage, severity, code), expected, "{stage:?} {severity:?} {code}");
         }
+    }
+
+    #[test]
+    fn at_a_start_a_missing_database_is_a_mistake_and_later_it_is_waited_for() {
+        let at_start = |sqlstate| classify_at_start(Stage::Connect, Severity::Fatal, sqlstate);
+        assert_eq!((at_start("3D000"), at_start("42501")), (Disposition::Stop, Disposition::Stop));
+        for waited in ["28P01", "28000", "53300", "57P03"] {
+            assert_eq!(at_start(waited), Disposition::Outage, "{waited}");
+        }
+        assert_eq!(classify(Stage::Connect, Severity::Fatal, "3D000"), Disposition::Outage);
     }
 
     #[test]

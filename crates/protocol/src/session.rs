@@ -24,12 +24,18 @@ pub struct Session {
     partitions: Vec<Slot>,
     index: Index,
     open: Batch,
-    /// Since when a batch is at the writer.
-    in_flight: Option<Instant>,
+    in_flight: Option<InFlight>,
     flush_deadline: FlushDeadline,
     spare: Vec<Batch>,
     actions: Actions,
     questions: u64,
+}
+
+/// The batch that is at the writer.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    sealed_at: Instant,
+    records: u32,
 }
 
 #[derive(Debug)]
@@ -264,14 +270,14 @@ impl Session {
             slot.segment = None;
         }
         batch.seal(trigger);
-        self.in_flight = Some(now);
+        self.in_flight = Some(InFlight { sealed_at: now, records: batch.len() });
         Some(batch)
     }
 
     /// The writer answered.
     pub fn acked(&mut self, ack: Ack, now: Instant) {
         let Ack { outcomes, mut batch } = ack;
-        if let Some(sealed_at) = self.in_flight.take() {
+        if let Some(InFlight { sealed_at, .. }) = self.in_flight.take() {
             self.flush_deadline.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
         }
         assert_eq!(outcomes.len(), batch.segments().len(), "one outcome per segment");
@@ -395,6 +401,11 @@ impl Session {
     /// Records in the open batch.
     pub fn open_records(&self) -> u32 {
         self.open.len()
+    }
+
+    /// Records of the batch that is at the writer; 0 without one.
+    pub fn records_in_flight(&self) -> u32 {
+        self.in_flight.map_or(0, |batch| batch.records)
     }
 
     fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Partition> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::batch::{Batch, Reject, Span};
 use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
-use crate::retry::{Disposition, Severity, Stage, classify};
+use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 
 /// One transaction after the other on one connection, with everything that a batch puts into it.
 ///
@@ -187,6 +187,14 @@ impl WriteError {
             Cause::NoPartition(_) => Disposition::Plan,
             Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
+        }
+    }
+
+    /// What it means where nothing has worked yet: at the start of a pipeline, and for a command.
+    pub fn disposition_at_start(&self) -> Disposition {
+        match &self.cause {
+            Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),
+            _ => self.disposition(),
         }
     }
 

@@ -159,6 +159,22 @@ impl Daemon {
         self.process.signal(Signal::INT)
     }
 
+    /// Replaces its configuration; it reads that at the next [`Daemon::hang_up`].
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        Ok(std::fs::write(self.folder().join("tidegate.toml"), config)?)
+    }
+
+    /// Asks it to read its configuration again, as a closed terminal does too (SIGHUP).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
     /// Ends it at once (SIGKILL).
     ///
     /// # Errors
