@@ -15,6 +15,7 @@ use tracing::{error, info};
 use crate::config::Config;
 use crate::error::FatalError;
 use crate::pipeline::Pipeline;
+use crate::status::lock;
 use crate::{http, metrics};
 
 /// What a daemon shows of itself.
@@ -122,6 +123,9 @@ async fn report(daemon: Arc<Daemon>) {
     loop {
         ticks.tick().await;
         for pipeline in &daemon.pipelines {
+            pipeline.look_at_kafka();
+            lock(&pipeline.lag).show_age(&pipeline.name);
+            metrics::throttled(&pipeline.name, pipeline.kafka.throttled());
             metrics::pipeline_state(&pipeline.name, pipeline.state());
         }
         metrics::memory();

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rdkafka::error::KafkaError;
 use tidegate_protocol::claim_loop::ClaimLoop;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
@@ -24,7 +23,8 @@ use tracing::{info, warn};
 
 use crate::config::{self, Config, Topics};
 use crate::kafka::group::KafkaGroup;
-use crate::kafka::observer::{AskError, SharedObserver, partitions_of};
+use crate::kafka::health::KafkaHealth;
+use crate::kafka::observer::{AskError, SharedObserver, Unanswered, partitions_of};
 use crate::kafka::settings;
 use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
 use crate::limits::{self, Share};
@@ -51,6 +51,10 @@ pub struct Pipeline {
     pub consumers: Vec<Arc<ConsumerStatus>>,
     /// How far behind it is.
     pub lag: Arc<Mutex<LagView>>,
+    /// Whether Kafka serves it.
+    pub kafka: Arc<KafkaHealth>,
+    /// What goes on when the pipeline stops: a stopped pipeline's lag still grows.
+    measuring: Mutex<JoinSet<()>>,
     phase: Mutex<Phase>,
 }
 
@@ -87,8 +91,12 @@ impl Pipeline {
     /// Where its part of the memory is too small.
     pub fn new(config: &Config, pipeline: &config::Pipeline) -> Result<Self, String> {
         let share = limits::share(config, pipeline)?;
+        let name: Arc<str> = pipeline.name.as_str().into();
+        let kafka = KafkaHealth::new(Arc::clone(&name), &config.kafka.bootstrap_servers, &pipeline.group);
         Ok(Self {
-            name: pipeline.name.as_str().into(),
+            name,
+            kafka: Arc::new(kafka),
+            measuring: Mutex::default(),
             share,
             consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
             lag: Arc::default(),
@@ -102,7 +110,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns its state: a running pipeline waits as soon as one of its consumers does.
+    /// Returns its state: a running pipeline waits as soon as one of its consumers does. If it waits for both Kafka and
+    /// Postgres, the state is that of Postgres.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             Phase::Starting { .. } => PipelineState::Starting,
@@ -111,7 +120,13 @@ impl Pipeline {
             Phase::Stopped { .. } => PipelineState::Stopped,
             Phase::Running => {
                 let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), WriterState::Waiting { .. });
-                if self.consumers.iter().any(waits) { PipelineState::Waiting } else { PipelineState::Flowing }
+                if self.consumers.iter().any(waits) {
+                    PipelineState::Waiting
+                } else if self.kafka.outage().is_some() {
+                    PipelineState::WaitingForKafka
+                } else {
+                    PipelineState::Flowing
+                }
             }
         }
     }
@@ -149,13 +164,15 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         let observer = settings::observer(&config.kafka, &self.config);
-        let observer = SharedObserver::new(&observer)
+        let observer = SharedObserver::new(&observer, Arc::clone(&self.kafka))
             .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
-        let plans = tokio::select! {
-            plans = self.start(&connector, &observer) => plans?,
+        let started = tokio::select! {
+            started = self.start(&connector, &observer) => started,
             () = stop.cancelled() => return Ok(()),
         };
+        self.measure(&connector, &observer);
+        let plans = started?;
         self.enter(Phase::Running);
         info!(
             pipeline = &*self.name,
@@ -169,15 +186,6 @@ impl Pipeline {
         let (claims, requests) = mpsc::channel(CLAIM_REQUESTS);
         let mut helpers = JoinSet::new();
         let policy = self.config.on_offset_loss;
-        let watch = LagWatch::new(
-            Arc::clone(&self.name),
-            self.config.topics.clone(),
-            connector.clone(),
-            observer.clone(),
-            Arc::clone(&self.lag),
-            self.consumers.clone(),
-        );
-        helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
         helpers.spawn(letters::keep(connector.clone(), self.config.clone()));
         if self.config.table.partition_by.is_some() {
@@ -218,6 +226,8 @@ impl Pipeline {
             let limits = settings::batch_limits(&settings, self.config.batch);
             let poll_loop = PollLoop {
                 group: KafkaGroup {
+                    health: Arc::clone(&self.kafka),
+                    consumer: status.number,
                     settings,
                     topics: self.config.topics.clone(),
                     protocol: self.config.group_protocol,
@@ -241,6 +251,35 @@ impl Pipeline {
         }
         drop(claims);
         self.wait_for(workers, &stop, config.limits.drain_timeout).await
+    }
+
+    /// Measures how far behind the pipeline is, for as long as the process lives.
+    fn measure(&self, connector: &Connector, observer: &SharedObserver) {
+        let watch = LagWatch::new(
+            Arc::clone(&self.name),
+            self.config.topics.clone(),
+            connector.clone(),
+            observer.clone(),
+            Arc::clone(&self.lag),
+            self.consumers.clone(),
+        );
+        let mut measuring = JoinSet::new();
+        measuring.spawn(watch.run());
+        measuring.spawn(letters::measure(connector.clone(), Arc::clone(&self.name)));
+        // Those of an earlier start end with their set.
+        *lock(&self.measuring) = measuring;
+    }
+
+    /// Looks whether Kafka serves the pipeline. Called once per second.
+    pub fn look_at_kafka(&self) {
+        let was_away = self.kafka.outage().is_some();
+        let over = self.kafka.look(Instant::now());
+        let Some(consumer) = self.consumers.first() else { return };
+        if let Some(lasted) = over {
+            consumer.work.note("recovered", format!("Kafka serves again after {:.1} s", lasted.as_secs_f64()));
+        } else if let Some(outage) = self.kafka.outage().filter(|_| !was_away) {
+            consumer.work.note("outage", format!("waits: {}", outage.trouble));
+        }
     }
 
     /// Waits for poll threads and writers. The first fault ends them all; a shutdown ends poll threads, and writers follow
@@ -377,8 +416,8 @@ fn database(error: sqlx::Error) -> StartError {
     WriteError { stage: Stage::Connect, cause: error::cause(error) }.into()
 }
 
-impl From<AskError<KafkaError>> for StartError {
-    fn from(error: AskError<KafkaError>) -> Self {
+impl From<AskError<Unanswered>> for StartError {
+    fn from(error: AskError<Unanswered>) -> Self {
         match error {
             AskError::Answer(error) => Self::Again(Trouble::kafka(&error).to_string()),
             AskError::Panicked(panic) => Self::Stop(panic.to_string()),

@@ -50,10 +50,8 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            Event::KafkaRetries { error, denied: true } => {
-                warn!(pipeline, consumer, %error, "Kafka denies access: nothing is lost, trying again");
-            }
-            Event::KafkaRetries { error, denied: false } => {
+            // What it means for the pipeline is in the health of Kafka, which says it once.
+            Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }
             Event::PositionOutOfRange(error) => {

@@ -1,7 +1,8 @@
 //! One member of the consumer group, on librdkafka: events by the consumer's own queue, records in bulk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use crate::config::{GroupProtocol, Topics};
 
@@ -29,9 +31,17 @@ const COMMIT_POLL: Duration = Duration::from_millis(5);
 /// The longest that leaving the group may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// A consumer that has committed nothing for so long commits a position again, which changes nothing: Kafka's answer says
+/// whether the group and the topic may still be read. Kafka tells a denied heartbeat to nobody, and a denied fetch only once.
+const PROBE_EVERY: Duration = Duration::from_secs(4);
+
 /// Joins a consumer group.
 #[derive(Debug)]
 pub struct KafkaGroup {
+    /// What the client tells of Kafka.
+    pub health: Arc<KafkaHealth>,
+    /// The consumer's number within the pipeline and this process.
+    pub consumer: u32,
     /// librdkafka's settings.
     pub settings: ClientConfig,
     /// What to read.
@@ -44,7 +54,8 @@ impl Group for KafkaGroup {
     type Client = KafkaClient;
 
     fn join(&mut self) -> Result<KafkaClient, Box<dyn Error + Send + Sync>> {
-        let consumer: BaseConsumer<Notes> = self.settings.create_with_context(Notes::default())?;
+        let consumer: BaseConsumer<Notes> =
+            self.settings.create_with_context(Notes::new(Arc::clone(&self.health), Some(self.consumer)))?;
         let consumer = Arc::new(consumer);
         let ready = Arc::new(Notify::new());
         let on_ready = Arc::clone(&ready);
@@ -58,7 +69,19 @@ impl Group for KafkaGroup {
             GroupProtocol::Eager => Assigning::Whole,
             GroupProtocol::Cooperative | GroupProtocol::Consumer => Assigning::Incremental,
         };
-        Ok(KafkaClient { queue, consumer, ready, assigning, fetching: HashMap::new() })
+        let (fetching, told) = (HashMap::new(), BTreeMap::new());
+        let probe_at = Instant::now() + PROBE_EVERY;
+        Ok(KafkaClient {
+            queue,
+            consumer,
+            ready,
+            assigning,
+            fetching,
+            told,
+            probed: None,
+            probe_at,
+            number: self.consumer,
+        })
     }
 }
 
@@ -73,6 +96,13 @@ pub struct KafkaClient {
     /// What is fetched, and whether librdkafka has reported statistics since the fetch began. The first report may be of
     /// before.
     fetching: HashMap<TopicPartition, bool>,
+    /// What Kafka was told last to be committed, of partitions that are fetched.
+    told: BTreeMap<TopicPartition, Offset>,
+    /// The partition whose position was committed again last.
+    probed: Option<TopicPartition>,
+    probe_at: Instant,
+    /// The consumer's number.
+    number: u32,
 }
 
 impl KafkaClient {
@@ -92,10 +122,52 @@ impl KafkaClient {
         }
     }
 
+    /// Sorts an error of the consumer's own queue. A group that may not be read is fatal to librdkafka under KIP-848, and
+    /// retried under the other protocols; a new client retries.
+    fn read_error(&self, error: KafkaError) -> ReadError {
+        match (&error, self.consumer.client().fatal_error()) {
+            (KafkaError::MessageConsumptionFatal(_), Some((Code::GroupAuthorizationFailed, text))) => {
+                self.consumer.context().group_denied();
+                ReadError { kind: ReadErrorKind::Broken, source: text.into() }
+            }
+            _ => sorted(error),
+        }
+    }
+
     fn unforward(&mut self, sources: &[TopicPartition]) {
         for source in sources {
             self.queue.unforward(&source.topic, source.partition);
             self.fetching.remove(source);
+            self.told.remove(source);
+        }
+    }
+
+    fn send_commit(&mut self, positions: &[(TopicPartition, Offset)]) {
+        self.probe_at = Instant::now() + PROBE_EVERY;
+        self.consumer.context().commit_sent();
+        let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
+        if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
+            debug!(consumer = self.number, %error, "Kafka did not take the committed offsets");
+        }
+    }
+
+    /// Commits a position again: the next partition's in turn, and one of each topic that was denied.
+    fn probe(&mut self) {
+        let mut again = BTreeMap::new();
+        let next = match &self.probed {
+            Some(last) => self.told.range((Bound::Excluded(last), Bound::Unbounded)).next(),
+            None => None,
+        };
+        again.extend(next.or_else(|| self.told.iter().next()));
+        self.probed = again.keys().next().map(|source: &&TopicPartition| (*source).clone());
+        for topic in self.consumer.context().denied_topics() {
+            again.extend(self.told.iter().find(|(source, _)| *source.topic == *topic));
+        }
+        let again: Vec<_> = again.into_iter().map(|(source, offset)| (source.clone(), *offset)).collect();
+        if again.is_empty() {
+            self.probe_at = Instant::now() + PROBE_EVERY;
+        } else {
+            self.send_commit(&again);
         }
     }
 }
@@ -109,9 +181,12 @@ impl GroupClient for KafkaClient {
     }
 
     fn serve(&mut self) -> Result<(), ReadError> {
+        if Instant::now() >= self.probe_at {
+            self.probe();
+        }
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
-            Some(Err(error)) => Err(read_error(error)),
+            Some(Err(error)) => Err(self.read_error(error)),
             // Every partition is forwarded before it is fetched, so this can't be. Were it so all the same, the record would be
             // missed: the claims lead back to it.
             Some(Ok(message)) => {
@@ -124,7 +199,7 @@ impl GroupClient for KafkaClient {
 
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError> {
         let mut offered = false;
-        let mut bulk = self.queue.read(Duration::ZERO).map_err(read_error)?;
+        let mut bulk = self.queue.read(Duration::ZERO).map_err(sorted)?;
         while let Some(item) = bulk.next_item() {
             match item {
                 Item::Run(mut run) => {
@@ -145,7 +220,13 @@ impl GroupClient for KafkaClient {
                         }
                     }
                 }
-                Item::Fault(fault) => return Err(read_error(fault.error())),
+                Item::Fault(fault) => {
+                    if fault.code() == Code::TopicAuthorizationFailed {
+                        self.consumer.context().topic_denied(fault.topic());
+                        self.probe_at = Instant::now();
+                    }
+                    return Err(sorted(fault.error()));
+                }
             }
         }
         Ok(offered)
@@ -228,15 +309,12 @@ impl GroupClient for KafkaClient {
     }
 
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]) {
-        self.consumer.context().commit_sent();
-        let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
-        if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
-            debug!(%error, "Kafka did not take the committed offsets");
-        }
+        self.told.extend(positions.iter().cloned());
+        self.send_commit(positions);
     }
 
     async fn leave(self, drained: bool) {
-        let Self { queue, consumer, .. } = self;
+        let Self { queue, consumer, number, .. } = self;
         // The queue's end gives what it has back to the consumer, which closes with it.
         drop(queue);
         let deadline = Instant::now() + COMMIT_DEADLINE;
@@ -246,6 +324,7 @@ impl GroupClient for KafkaClient {
             sleep(COMMIT_POLL).await;
         }
         consumer.context().close();
+        consumer.context().health().left(number);
         // On a thread of its own: it may take for ever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
@@ -261,13 +340,10 @@ fn push_headers(headers: Headers<'_>, arena: &mut Vec<u8>) {
 }
 
 /// Sorts an error of librdkafka.
-fn read_error(error: KafkaError) -> ReadError {
+fn sorted(error: KafkaError) -> ReadError {
     let kind = match &error {
         KafkaError::MessageConsumptionFatal(_) => ReadErrorKind::Fatal,
         KafkaError::MessageConsumption(Code::OffsetOutOfRange | Code::AutoOffsetReset) => ReadErrorKind::OutOfRange,
-        KafkaError::MessageConsumption(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
-            ReadErrorKind::Denied
-        }
         _ => ReadErrorKind::Retried,
     };
     ReadError { kind, source: error.into() }
