@@ -20,6 +20,7 @@ use crate::status::PipelineState;
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
+const FIELDS_MISSING: &str = "tidegate_fields_missing_total";
 const LETTERS_OPEN: &str = "tidegate_dead_letters_open";
 const LETTERS_OLDEST: &str = "tidegate_dead_letters_oldest_age_seconds";
 const PURGED: &str = "tidegate_dead_letters_purged_total";
@@ -82,6 +83,7 @@ fn describe() {
     c!(RECORDS_CONSUMED, "Records taken from Kafka");
     c!(ROWS_WRITTEN, "Rows committed to the target table");
     c!(DEAD_LETTERS, "Records set aside in tidegate.dead_letter, by reason");
+    c!(FIELDS_MISSING, "Rows whose record lacked the field of a column");
     g!(LETTERS_OPEN, "Dead letters in tidegate.dead_letter, counted up to 100000");
     g!(LETTERS_OLDEST, "Age of the oldest dead letter; 0 if there is none");
     c!(PURGED, "Dead letters removed for good because of dead_letters.retention or max_size, by cause");
@@ -329,6 +331,11 @@ pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
 /// Sets the delay that Kafka's quotas put on its answers.
 pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
+}
+
+/// Counts rows that lacked a column's field.
+pub fn fields_missing(pipeline: &str, column: &str, rows: u64) {
+    counter!(FIELDS_MISSING, "pipeline" => pipeline.to_owned(), "column" => column.to_owned()).increment(rows);
 }
 
 /// Sets the number of dead letters and the age of the oldest in seconds; `None` if they aren't known.

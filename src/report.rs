@@ -91,7 +91,10 @@ impl Listener for ConsumerReport {
             }
             Event::Committed(committed) => self.committed(committed),
             Event::BatchWritten { batch, took } => {
-                self.status.flowing();
+                if let Some(waited) = self.status.flowing() {
+                    let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
+                    info!(pipeline, consumer, seconds, "Postgres takes writes again");
+                }
                 self.writer.batch(batch, *took);
                 let note =
                     BatchNote { rows: u64::from(batch.row_count()), bytes: batch.row_bytes() as u64, took: *took };

@@ -112,12 +112,13 @@ impl KafkaClient {
             // The list starts again at its offsets, which lie before what was read and not taken.
             self.queue.discard(&source.topic, source.partition);
         }
-        report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
+        self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
     fn forward(&mut self, starts: &[(TopicPartition, Offset)]) {
         for (source, _) in starts {
-            report("forward", self.queue.forward(&source.topic, source.partition));
+            let result = self.queue.forward(&source.topic, source.partition);
+            self.report("forward", result);
             self.fetching.insert(source.clone(), false);
         }
     }
@@ -139,6 +140,13 @@ impl KafkaClient {
             self.queue.unforward(&source.topic, source.partition);
             self.fetching.remove(source);
             self.told.remove(source);
+        }
+    }
+
+    fn report(&self, what: &str, result: KafkaResult<()>) {
+        if let Err(error) = result {
+            let pipeline = self.consumer.context().health().pipeline();
+            warn!(pipeline, consumer = self.number, %error, what, "librdkafka refused a change of the assignment");
         }
     }
 
@@ -259,7 +267,7 @@ impl GroupClient for KafkaClient {
             Assigning::Incremental => self.consumer.incremental_assign(&nothing),
             Assigning::Whole => self.consumer.assign(&nothing),
         };
-        report("assign", answer);
+        self.report("assign", answer);
     }
 
     fn release(&mut self, sources: &[TopicPartition]) {
@@ -270,7 +278,7 @@ impl GroupClient for KafkaClient {
             }
             Assigning::Whole => self.consumer.unassign(),
         };
-        report("unassign", answer);
+        self.report("unassign", answer);
         self.unforward(sources);
         if self.assigning == Assigning::Whole {
             let rest: Vec<_> = self.fetching.keys().cloned().collect();
@@ -284,7 +292,7 @@ impl GroupClient for KafkaClient {
             Assigning::Incremental => {
                 self.forward(starts);
                 let result = self.consumer.incremental_assign(&list(starts.iter().map(|(s, at)| (s, *at))));
-                report("assign", result);
+                self.report("assign", result);
             }
             Assigning::Whole => {
                 self.forward(all);
@@ -297,7 +305,7 @@ impl GroupClient for KafkaClient {
         match self.assigning {
             Assigning::Incremental => {
                 let result = self.consumer.incremental_unassign(&list(sources.iter().map(|s| (s, Offset::ZERO))));
-                report("unassign", result);
+                self.report("unassign", result);
                 self.unforward(sources);
             }
             Assigning::Whole => {
@@ -325,10 +333,11 @@ impl GroupClient for KafkaClient {
         }
         consumer.context().close();
         consumer.context().health().left(number);
+        let pipeline = consumer.context().health().pipeline().to_owned();
         // On a thread of its own: it may take for ever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
-            warn!("leaving the group takes too long, going on without");
+            warn!(pipeline = &*pipeline, consumer = number, "leaving the group takes too long, going on without");
         }
     }
 }
@@ -347,12 +356,6 @@ fn sorted(error: KafkaError) -> ReadError {
         _ => ReadErrorKind::Retried,
     };
     ReadError { kind, source: error.into() }
-}
-
-fn report(what: &str, result: KafkaResult<()>) {
-    if let Err(error) = result {
-        warn!(%error, what, "librdkafka refused a change of the assignment");
-    }
 }
 
 fn list<'a>(places: impl IntoIterator<Item = (&'a TopicPartition, Offset)>) -> TopicPartitionList {

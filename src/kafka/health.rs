@@ -109,6 +109,11 @@ impl KafkaHealth {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
 
+    /// The pipeline's name; empty for a command.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
     /// A question is asked.
     pub fn asked(&self) {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);

@@ -249,7 +249,12 @@ impl ConsumerContext for Notes {
                 GroupEvent::Revoked { sources, lost: consumer.assignment_lost() }
             }
             other => {
-                error!(?other, "a rebalance event that librdkafka doesn't document");
+                error!(
+                    pipeline = self.health.pipeline(),
+                    consumer = self.consumer,
+                    ?other,
+                    "a rebalance event that librdkafka doesn't document"
+                );
                 return;
             }
         };

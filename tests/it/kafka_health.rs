@@ -35,13 +35,13 @@ fn leak(kafka: Kafka) -> &'static Kafka {
 }
 
 /// A world on this Kafka, whose daemons come by the proxy.
-async fn world_behind(kafka: Kafka) -> World {
+pub(crate) async fn world_behind(kafka: Kafka) -> World {
     let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
     world
 }
 
-fn config(world: &World, servers: &str, properties: &str) -> String {
+pub(crate) fn config(world: &World, servers: &str, properties: &str) -> String {
     let config = world.config("table.name = \"rides\"");
     let config = config.replacen(&format!("\"{}\"", world.kafka.bootstrap_servers()), &format!("\"{servers}\""), 1);
     config.replacen("[postgres]", &format!("[kafka.properties]\n{properties}\n[postgres]"), 1)
@@ -166,7 +166,7 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
 }
 
 /// A Kafka whose listener behind the proxy wants SCRAM, with this user and password.
-fn with_scram(user: &str, password: &str) -> (Kafka, Proxy) {
+pub(crate) fn with_scram(user: &str, password: &str) -> (Kafka, Proxy) {
     let spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT")
         .property("listener.name.proxied.sasl.enabled.mechanisms", "SCRAM-SHA-256")
