@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::info;
 
 use crate::config::Config;
 use crate::error::FatalError;
@@ -107,10 +107,8 @@ async fn join_all(workers: &mut JoinSet<Result<(), Stopped>>) -> Result<(), Stri
     while let Some(ended) = workers.join_next().await {
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(stopped)) => {
-                error!(why = %stopped, "a pipeline stopped");
-                reasons.push(stopped.to_string());
-            }
+            // The pipeline has logged it.
+            Ok(Err(stopped)) => reasons.push(stopped.to_string()),
             Err(panic) => reasons.push(format!("a bug of ours: {panic}")),
         }
     }

@@ -151,7 +151,12 @@ impl Pipeline {
         let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
         match &outcome {
             Ok(()) => self.enter(Phase::Drained),
-            Err(stopped) => self.enter(Phase::Stopped { why: stopped.to_string() }),
+            Err(stopped) => {
+                if matches!(self.phase(), Phase::Starting { .. }) {
+                    tracing::error!(pipeline = &*self.name, why = %stopped, "the pipeline can't start, others go on");
+                }
+                self.enter(Phase::Stopped { why: stopped.to_string() });
+            }
         }
         outcome
     }
@@ -202,7 +207,7 @@ impl Pipeline {
             observer,
             policy,
             fastrand::Rng::new(),
-            Arc::new(ClaimReport { pipeline: Arc::clone(&self.name) }),
+            Arc::new(ClaimReport::new(Arc::clone(&self.name))),
         );
         workers.spawn(claim_loop.run(requests));
         for status in &self.consumers {

@@ -83,10 +83,9 @@ pub(super) async fn ask<T: Send + 'static>(
 ) -> Result<T, FatalError> {
     observer.ask(question).await.map_err(|error| match error {
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
-        AskError::Answer(error) => FatalError::Unavailable(format!(
-            "no answer from Kafka (`kafka.bootstrap_servers` is {}): {error}",
-            config.kafka.bootstrap_servers
-        )),
+        AskError::Answer(error) => {
+            FatalError::Unavailable(format!("can't reach Kafka at {}: {error}", config.kafka.bootstrap_servers))
+        }
     })
 }
 

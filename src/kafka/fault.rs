@@ -64,6 +64,11 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether it says what is wrong, and not only that something is.
+    pub fn is_definite(self) -> bool {
+        !matches!(self, Self::TimedOut | Self::Closed | Self::Other)
+    }
+
     fn words(self) -> &'static str {
         match self {
             Self::HostNotFound => "the host name has no address",
@@ -248,7 +253,8 @@ fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
         Cause::PlainListener
     } else if let Some(size) = text.split_once("Invalid response size ").map(|(_, size)| size) {
         what_answered(size)
-    } else if !tls && is_closed && (state.contains("APIVERSION_QUERY") || says("SSL listener")) {
+    } else if !tls && says("closed by peer") && state.contains("APIVERSION_QUERY") {
+        // A proxy whose broker is away resets the connection instead.
         Cause::TlsListener
     } else if !sasl && is_closed && (says("might require SASL") || (state.contains("state UP") && is_young(state))) {
         Cause::SaslRequired
@@ -320,6 +326,11 @@ mod tests {
                 "[thrd:127.0.0.1:39092/bootstrap]: 127.0.0.1:39092/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 1ms in state APIVERSION_QUERY)",
                 "127.0.0.1:39092",
                 Cause::TlsListener,
+            ),
+            (
+                "127.0.0.1:39092/bootstrap: Disconnected: connection reset by peer (after 1ms in state APIVERSION_QUERY)",
+                "127.0.0.1:39092",
+                Cause::Closed,
             ),
             (
                 "ssl://127.0.0.1:39091/bootstrap: SSL handshake failed: Disconnected: SSL connection closed by peer: connecting to a PLAINTEXT broker listener? (after 6ms in state SSL_HANDSHAKE)",

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record};
@@ -154,7 +154,7 @@ impl KafkaClient {
         self.probe_at = Instant::now() + PROBE_EVERY;
         self.consumer.context().commit_sent();
         let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
-        if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
+        if let Err(error) = self.queue.commit(&positions) {
             debug!(consumer = self.number, %error, "Kafka did not take the committed offsets");
         }
     }

@@ -153,9 +153,12 @@ impl KafkaHealth {
             debug!(pipeline = &*self.pipeline, consumer, "Kafka: {fault}");
         }
         let mut state = lock(&self.state);
-        // What a second connection found out of the same certificate says more.
-        let known = state.connections.get(&broker).is_some_and(|(_, known)| {
-            fault.cause == Cause::Certificate && matches!(known.cause, Cause::UnknownCa | Cause::WrongName)
+        let known = state.connections.get(&broker).is_some_and(|(at, known)| {
+            let is_same =
+                matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
+            // A broker has several connections, and not each of them says why it failed.
+            let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
+            is_same || is_vaguer
         });
         if !known {
             state.connections.insert(broker, (Instant::now(), fault));
@@ -387,7 +390,7 @@ mod tests {
         let health = health();
         health.saw(0, &sight(false), Instant::now());
         assert_eq!(why(&health, 1), None);
-        assert!(why(&health, 9).is_some_and(|why| why.contains("coordinator")));
+        assert!(why(&health, 9).is_some_and(|why| why.contains("no broker coordinates the group")));
         health.saw(0, &sight(true), Instant::now());
         assert_eq!(why(&health, 9), None);
     }

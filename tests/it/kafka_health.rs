@@ -55,19 +55,19 @@ fn waits(daemon: &Daemon) -> bool {
 #[track_caller]
 fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     let began = Instant::now();
-    daemon.await_until("it waits for Kafka", SEEN, waits).expect("the state says so");
-    println!("waiting for Kafka after {:?}", began.elapsed());
-    let ready = daemon.get("/readyz").expect("it answers");
-    assert_eq!(ready.status, 503, "{}", ready.body);
-    let status = daemon.status_json().expect("a status");
-    let sentence = status["sentences"][0]["text"].as_str().expect("a sentence").to_owned();
-    assert_eq!(status["pipelines"][0]["state_words"], "waiting for Kafka");
-    let log = daemon.await_log("waiting for Kafka", SEEN).expect("the log says so");
-    for word in words {
-        for (face, text) in [("/readyz", &ready.body), ("the page", &sentence), ("the log", &log)] {
-            assert!(text.contains(word), "{face} has no {word:?}: {text}");
-        }
+    let ready = || daemon.get("/readyz").expect("it answers");
+    let says = |daemon: &Daemon| waits(daemon) && words.iter().all(|word| ready().body.contains(word));
+    if let Err(error) = daemon.await_until(&format!("it waits for Kafka and says {words:?}"), SEEN, says) {
+        panic!("{error:#}\n/readyz: {}", ready().body);
     }
+    println!("waiting for Kafka, with the cause, after {:?}", began.elapsed());
+    assert_eq!(ready().status, 503, "{}", ready().body);
+    let status = daemon.status_json().expect("a status");
+    let sentence = status["sentences"][0]["text"].as_str().expect("a sentence");
+    assert_eq!(status["pipelines"][0]["state_words"], "waiting for Kafka");
+    assert!(words.iter().all(|word| sentence.contains(word)), "the page: {sentence}");
+    let logged = |line: &String| line.contains("waiting for Kafka") && words.iter().all(|word| line.contains(word));
+    daemon.await_until("the log says so", PATIENCE, |daemon| daemon.log().iter().any(logged)).expect("a line");
 }
 
 /// Waits until the daemon flows again, and holds that it said so and lost nothing.
