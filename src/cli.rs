@@ -200,4 +200,7 @@ fn start_logging(config: &Config, level: LevelFilter) {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
     }
+    if std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()) {
+        tracing::warn!("`RUST_LOG` is not used: set `log.level`, or `TIDEGATE__LOG__LEVEL` in the environment");
+    }
 }

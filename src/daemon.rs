@@ -133,13 +133,16 @@ pub async fn run<S: Future<Output = ()>>(
     outcome
 }
 
-/// What metrics and systemd can't learn at the place where it happens. A runtime that no longer runs tasks falls silent here, and
-/// systemd's watchdog then restarts the service.
+/// Updates the metrics that no event updates, and tells systemd that the daemon lives. If the runtime no longer runs tasks, this
+/// falls silent, and systemd's watchdog restarts the service.
 async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         for pipeline in daemon.pipelines() {
+            pipeline.look_at_kafka();
+            lock(&pipeline.lag).show_age(&pipeline.name);
+            metrics::throttled(&pipeline.name, pipeline.kafka.throttled());
             metrics::pipeline_state(&pipeline.name, pipeline.state());
         }
         let states: Vec<_> =

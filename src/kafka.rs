@@ -1,6 +1,8 @@
 //! The Kafka side: settings we insist on, the poll thread, what the group says, and questions about logs.
 
+pub mod fault;
 pub mod group;
+pub mod health;
 pub mod membership;
 pub mod observer;
 pub mod reader;

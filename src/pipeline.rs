@@ -23,6 +23,7 @@ use self::remainder::{Goal, stop_when_written};
 pub use self::remainder::{Left, Remainder};
 use crate::config::{self, Config};
 use crate::kafka::group::KafkaGroup;
+use crate::kafka::health::KafkaHealth;
 use crate::kafka::membership::InstanceName;
 use crate::kafka::observer::SharedObserver;
 use crate::kafka::settings;
@@ -50,6 +51,10 @@ pub struct Pipeline {
     pub consumers: Vec<Arc<ConsumerStatus>>,
     /// How far behind it is.
     pub lag: Arc<Mutex<LagView>>,
+    /// Whether Kafka serves it.
+    pub kafka: Arc<KafkaHealth>,
+    /// What goes on when the pipeline stops: a stopped pipeline's lag still grows.
+    measuring: Mutex<JoinSet<()>>,
     phase: Mutex<Phase>,
     goal: Goal,
     /// How often the pipeline had been asked to resume when it started; `None` before it has read that.
@@ -89,8 +94,12 @@ impl Pipeline {
     /// Where its part of the memory is too small.
     pub fn new(config: &Config, pipeline: &config::Pipeline) -> Result<Self, String> {
         let share = limits::share(config, pipeline)?;
+        let name: Arc<str> = pipeline.name.as_str().into();
+        let kafka = KafkaHealth::new(Arc::clone(&name), &config.kafka.bootstrap_servers, &pipeline.group);
         Ok(Self {
-            name: pipeline.name.as_str().into(),
+            name,
+            kafka: Arc::new(kafka),
+            measuring: Mutex::default(),
             share,
             consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
             lag: Arc::default(),
@@ -106,7 +115,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns its state: a running pipeline waits as soon as one of its consumers does.
+    /// Returns its state: a running pipeline waits as soon as one of its consumers does. If it waits for both Kafka and
+    /// Postgres, the state is that of Postgres.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             Phase::Starting { .. } => PipelineState::Starting,
@@ -115,7 +125,13 @@ impl Pipeline {
             Phase::Stopped { .. } => PipelineState::Stopped,
             Phase::Running => {
                 let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), WriterState::Waiting { .. });
-                if self.consumers.iter().any(waits) { PipelineState::Waiting } else { PipelineState::Flowing }
+                if self.consumers.iter().any(waits) {
+                    PipelineState::Waiting
+                } else if self.kafka.outage().is_some() {
+                    PipelineState::WaitingForKafka
+                } else {
+                    PipelineState::Flowing
+                }
             }
         }
     }
@@ -174,13 +190,15 @@ impl Pipeline {
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         let observer = settings::observer(&config.kafka, &self.config);
-        let observer = SharedObserver::new(&observer)
+        let observer = SharedObserver::new(&observer, Arc::clone(&self.kafka))
             .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
-        let plans = tokio::select! {
-            plans = self.start(&connector, &observer) => plans?,
+        let started = tokio::select! {
+            started = self.start(&connector, &observer) => started,
             () = stop.cancelled() => return Ok(()),
         };
+        self.measure(&connector, &observer);
+        let plans = started?;
         self.enter(Phase::Running);
         info!(
             pipeline = &*self.name,
@@ -195,15 +213,6 @@ impl Pipeline {
         let (claims, requests) = mpsc::channel(CLAIM_REQUESTS);
         let mut helpers = JoinSet::new();
         let policy = self.config.on_offset_loss;
-        let watch = LagWatch::new(
-            Arc::clone(&self.name),
-            self.config.topics.clone(),
-            connector.clone(),
-            observer.clone(),
-            Arc::clone(&self.lag),
-            self.consumers.clone(),
-        );
-        helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
         helpers.spawn(letters::keep(connector.clone(), self.config.clone()));
         if self.config.table.partition_by.is_some() {
@@ -222,7 +231,7 @@ impl Pipeline {
             observer,
             policy,
             fastrand::Rng::new(),
-            Arc::new(ClaimReport { pipeline: Arc::clone(&self.name) }),
+            Arc::new(ClaimReport::new(Arc::clone(&self.name))),
         );
         workers.spawn(claim_loop.run(requests));
         for status in &self.consumers {
@@ -246,6 +255,8 @@ impl Pipeline {
             let limits = settings::batch_limits(&settings, self.config.batch);
             let poll_loop = PollLoop {
                 group: KafkaGroup {
+                    health: Arc::clone(&self.kafka),
+                    consumer: status.number,
                     settings,
                     topics: self.config.topics.clone(),
                     protocol: self.config.group_protocol,
@@ -271,6 +282,35 @@ impl Pipeline {
         }
         drop(claims);
         self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await
+    }
+
+    /// Measures how far behind the pipeline is, for as long as the process lives.
+    fn measure(&self, connector: &Connector, observer: &SharedObserver) {
+        let watch = LagWatch::new(
+            Arc::clone(&self.name),
+            self.config.topics.clone(),
+            connector.clone(),
+            observer.clone(),
+            Arc::clone(&self.lag),
+            self.consumers.clone(),
+        );
+        let mut measuring = JoinSet::new();
+        measuring.spawn(watch.run());
+        measuring.spawn(letters::measure(connector.clone(), Arc::clone(&self.name)));
+        // Those of an earlier start end with their set.
+        *lock(&self.measuring) = measuring;
+    }
+
+    /// Looks whether Kafka serves the pipeline. Called once per second.
+    pub fn look_at_kafka(&self) {
+        let was_away = self.kafka.outage().is_some();
+        let over = self.kafka.look(std::time::Instant::now());
+        let Some(consumer) = self.consumers.first() else { return };
+        if let Some(lasted) = over {
+            consumer.work.note("recovered", format!("Kafka serves again after {:.1} s", lasted.as_secs_f64()));
+        } else if let Some(outage) = self.kafka.outage().filter(|_| !was_away) {
+            consumer.work.note("outage", format!("waits: {}", outage.trouble));
+        }
     }
 
     /// Waits for poll threads and writers. The first fault ends them all; a shutdown ends poll threads, and writers follow

@@ -1,8 +1,8 @@
 //! What the protocol reports, as log lines, metrics, the status page and the timeline.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tidegate_protocol::event::{Committed, Event, Hold, Listener, Phase, Snapshot, Spent};
 use tidegate_protocol::partition::{Partition, State};
@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
 use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
 /// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -53,10 +53,8 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            Event::KafkaRetries { error, denied: true } => {
-                warn!(pipeline, consumer, %error, "Kafka denies access: nothing is lost, trying again");
-            }
-            Event::KafkaRetries { error, denied: false } => {
+            // What it means for the pipeline is in the health of Kafka, which says it once.
+            Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }
             Event::PositionOutOfRange(error) => {
@@ -102,7 +100,10 @@ impl Listener for ConsumerReport {
             }
             Event::Committed(committed) => self.committed(committed),
             Event::BatchWritten { batch, took } => {
-                self.status.flowing();
+                if let Some(waited) = self.status.flowing() {
+                    let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
+                    info!(pipeline, consumer, seconds, "Postgres takes writes again");
+                }
                 self.status.drain.in_flight_written();
                 self.writer.batch(batch, *took);
                 let note =
@@ -181,23 +182,39 @@ impl ConsumerReport {
 /// Listens to a pipeline's claim loop.
 #[derive(Debug)]
 pub struct ClaimReport {
-    /// The pipeline's name.
-    pub pipeline: Arc<str>,
+    pipeline: Arc<str>,
+    /// Since when claims have failed.
+    waiting_since: Mutex<Option<Instant>>,
+}
+
+impl ClaimReport {
+    /// Returns the report of a pipeline's claims.
+    pub fn new(pipeline: Arc<str>) -> Self {
+        Self { pipeline, waiting_since: Mutex::default() }
+    }
 }
 
 impl Listener for ClaimReport {
     fn on(&self, event: &Event<'_>) {
         let pipeline = &*self.pipeline;
         match event {
-            Event::Claimed { source, next, epoch } => debug!(pipeline, %source, %next, epoch, "claimed"),
+            Event::Claimed { source, next, epoch } => {
+                debug!(pipeline, %source, %next, epoch, "claimed");
+                if let Some(since) = lock(&self.waiting_since).take() {
+                    let seconds = (since.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+                    info!(pipeline, seconds, "claims are granted again");
+                }
+            }
             Event::SteppedOver { source, condition, to, lost } => {
                 metrics::lost(&self.pipeline, condition.cause(), *lost);
                 warn!(pipeline, %source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
             }
-            Event::ClaimsWait { error, partitions, attempt } if attempt.is_power_of_two() => {
-                warn!(pipeline, %error, partitions, "claims wait: nothing is lost");
+            Event::ClaimsWait { error, partitions, attempt } => {
+                lock(&self.waiting_since).get_or_insert_with(Instant::now);
+                if attempt.is_power_of_two() {
+                    warn!(pipeline, %error, partitions, attempt, "claims wait: nothing is lost");
+                }
             }
-            Event::ClaimsWait { .. } => {}
             other => debug_assert!(false, "not of a claim loop: {other:?}"),
         }
     }

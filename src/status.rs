@@ -123,12 +123,16 @@ impl ConsumerStatus {
         }
     }
 
-    /// The writer got through.
-    pub fn flowing(&self) {
-        let before = std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing);
-        if let WriterState::Waiting { since, .. } = before {
-            let seconds = since.elapsed().as_secs_f64();
-            self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
+    /// The writer wrote. Returns how long it had waited for Postgres, if it had.
+    pub fn flowing(&self) -> Option<Duration> {
+        match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
+            WriterState::Flowing => None,
+            WriterState::Waiting { since, .. } => {
+                let waited = since.elapsed();
+                let seconds = waited.as_secs_f64();
+                self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
+                Some(waited)
+            }
         }
     }
 

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaResult;
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{Cause, ReplanError, WriteError};
 
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::observer::{AskError, Observer, SharedObserver};
+use crate::kafka::health::KafkaHealth;
+use crate::kafka::observer::{Answer, AskError, Observer, SharedObserver};
 use crate::kafka::settings;
 use crate::postgres::connect::Connector;
 use crate::postgres::error;
@@ -91,7 +91,8 @@ pub(super) fn unplanned(error: ReplanError) -> FatalError {
 
 /// Questions about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
-    SharedObserver::new(&settings::observer(&config.kafka, pipeline))
+    let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
+    SharedObserver::new(&settings::observer(&config.kafka, pipeline), Arc::new(health))
         .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))
 }
 
@@ -99,14 +100,13 @@ pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObs
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
     observer: &SharedObserver,
-    question: impl FnOnce(&Observer) -> KafkaResult<T> + Send + 'static,
+    question: impl FnOnce(&Observer) -> Answer<T> + Send + 'static,
 ) -> Result<T, FatalError> {
     observer.ask(question).await.map_err(|error| match error {
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
-        AskError::Answer(error) => FatalError::Unavailable(format!(
-            "can't reach Kafka at {}: {error}; is it running, and are `kafka.bootstrap_servers` and `kafka.properties` right?",
-            config.kafka.bootstrap_servers
-        )),
+        AskError::Answer(error) => {
+            FatalError::Unavailable(format!("can't reach Kafka at {}: {error}", config.kafka.bootstrap_servers))
+        }
     })
 }
 

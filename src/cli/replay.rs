@@ -11,7 +11,6 @@ mod safe;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaResult;
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
@@ -27,7 +26,7 @@ use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Start, table_name};
 use crate::error::FatalError;
-use crate::kafka::observer::partitions_of;
+use crate::kafka::observer::{Answer, partitions_of};
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
 use crate::postgres::{PgStore, letters};
@@ -210,7 +209,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     let (from, to) = (arguments.from.clone(), arguments.to.clone());
     let places = reach::ask(config, &observer, move |observer| {
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
-        let at = |target: &Target| -> KafkaResult<HashMap<TopicPartition, Offset>> {
+        let at = |target: &Target| -> Answer<HashMap<TopicPartition, Offset>> {
             match target {
                 Target::At(offset) => Ok(sources.iter().map(|source| (source.clone(), *offset)).collect()),
                 Target::Start(Start::Earliest) => Ok(low.clone()),

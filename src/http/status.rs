@@ -18,8 +18,9 @@ use crate::daemon::{Daemon, host_name};
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
-use crate::watchdog::STALL_AFTER;
+use crate::status::{
+    ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WaitCause, WriterState, lock,
+};
 
 /// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
 const SILENT: f64 = 12.0;
@@ -138,7 +139,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
         lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
         retention_headroom_seconds: facts.headroom,
-        limit: match (&facts.waiting, facts.state) {
+        limit: match (facts.waiting.as_ref().or(facts.kafka.as_ref()), facts.state) {
             (Some(waiting), _) => Some(words::away(waiting.trouble.cause).to_owned()),
             (None, PipelineState::Flowing) => words::limit(&rates.cycles),
             // A pipeline that doesn't read is limited by nothing.
@@ -146,6 +147,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
                 None,
                 PipelineState::Starting
                 | PipelineState::Waiting
+                | PipelineState::WaitingForKafka
                 | PipelineState::Draining
                 | PipelineState::Drained
                 | PipelineState::Stopped,
@@ -183,6 +185,12 @@ fn facts(
             retry_in: retry_at.saturating_duration_since(now).as_secs_f64(),
         }),
     });
+    let kafka = pipeline.kafka.outage().filter(|_| pipeline.phase() == Phase::Running).map(|outage| Waiting {
+        trouble: outage.trouble,
+        seconds: now.duration_since(outage.since).as_secs_f64(),
+        attempt: 1,
+        retry_in: 0.0,
+    });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
     let state = pipeline.state();
     let stopped = ours().filter_map(|p| p.condition.map(|condition| format!("{}: {condition}", p.source)));
@@ -195,16 +203,19 @@ fn facts(
             Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
         },
         waiting: waiting.max_by(|a, b| a.seconds.total_cmp(&b.seconds)),
+        lag_trouble: lag_trouble
+            .filter(|trouble| kafka.is_none() || trouble.cause != WaitCause::Kafka)
+            .map(ToString::to_string),
+        kafka,
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
-        lag_trouble: lag_trouble.map(ToString::to_string),
         into: rates.into,
         out: rates.out,
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
-        // While Postgres is away each partition stalls, and one sentence says so already.
+        // While Postgres or Kafka is away each partition stalls, and one sentence says so already.
         conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
@@ -305,12 +316,16 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
         Phase::Starting { waiting_for } => waiting_for,
         Phase::Stopped { why } => Some(why),
         Phase::Running | Phase::Draining | Phase::Drained => {
-            pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
+            let writers = pipeline.consumers.iter().map(|consumer| consumer.writer());
+            let writer = writers.filter_map(|writer| match writer {
                 WriterState::Waiting { trouble, attempt, .. } => {
                     Some(format!("{trouble}; retry {attempt}, nothing is lost"))
                 }
                 WriterState::Flowing => None,
-            })
+            });
+            let kafka = pipeline.kafka.outage().map(|outage| format!("{}; nothing is lost", outage.trouble));
+            let all: Vec<String> = writer.take(1).chain(kafka).collect();
+            Some(all.join("; ")).filter(|reason| !reason.is_empty())
         }
     }
 }
@@ -325,10 +340,6 @@ pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
             let why = reason(pipeline).map(|why| format!(": {why}")).unwrap_or_default();
             reasons.push(format!("{name} is {state}{why}"));
             continue;
-        }
-        let lag = lock(&pipeline.lag).clone();
-        if let Some(why) = lag.kafka_trouble().filter(|_| lag.seen_at.is_some_and(|at| at.elapsed() > STALL_AFTER)) {
-            reasons.push(format!("{name}: {why}"));
         }
         for consumer in &pipeline.consumers {
             if !consumer.joined() {

@@ -50,6 +50,8 @@ pub(super) struct Facts {
     pub(super) why: Option<String>,
     /// The consumer that has waited longest, while one does.
     pub(super) waiting: Option<Waiting>,
+    /// The wait for Kafka, while Kafka does not serve the running pipeline.
+    pub(super) kafka: Option<Waiting>,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
@@ -98,9 +100,11 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
         PipelineState::Stopped => {
             say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person."))
         }
-        PipelineState::Waiting => {
-            if let Some(waiting) = &facts.waiting {
-                say(Level::Bad, "waiting", format!("{name} {} {safe}", waits(waiting)));
+        PipelineState::Waiting | PipelineState::WaitingForKafka => {
+            for (kind, waiting) in [("waiting", &facts.waiting), ("waiting_for_kafka", &facts.kafka)] {
+                if let Some(waiting) = waiting {
+                    say(Level::Bad, kind, format!("{name} {} {safe}", waits(waiting)));
+                }
             }
         }
         PipelineState::Starting if facts.why.is_some() => {
@@ -229,6 +233,7 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
             Some(WaitCause::Registry) => "waiting for schemas",
             Some(WaitCause::Postgres) | None => "waiting for Postgres",
         },
+        PipelineState::WaitingForKafka => "waiting for Kafka",
         PipelineState::Starting if facts.why.is_some() => "can't start yet",
         PipelineState::Flowing if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
         PipelineState::Flowing if facts.fenced > 0 => "partly fenced",
@@ -375,6 +380,23 @@ mod tests {
             "rides has waited 42 s for Postgres: 57P03 the database system is starting up (at connect). Retry 7 in 3.0 s. \
              Nothing is lost: 2.1 M records wait in Kafka, which keeps them 71 h more."
         );
+    }
+
+    #[test]
+    fn a_wait_for_kafka_says_the_cause_and_the_remedy_also_beside_a_wait_for_postgres() {
+        let waiting = |trouble| Some(Waiting { trouble, seconds: 12.0, attempt: 1, retry_in: 0.0 });
+        let kafka = waiting(Trouble::kafka(&"h:1: the connection is refused; start Kafka there"));
+        let facts = Facts { state: PipelineState::WaitingForKafka, kafka: kafka.clone(), ..flowing("rides") };
+        assert_eq!(state_words(&facts), "waiting for Kafka");
+        assert_eq!(
+            troubles(&facts)[0].text,
+            "rides has waited 12 s for Kafka: h:1: the connection is refused; start Kafka there. It tries again by itself. \
+             Nothing is lost."
+        );
+        let waiting = waiting(Trouble::postgres(&"57P03"));
+        let both = Facts { state: PipelineState::Waiting, waiting, kafka, ..flowing("rides") };
+        let kinds: Vec<_> = troubles(&both).into_iter().map(|said| said.kind).collect();
+        assert_eq!(kinds, ["waiting", "waiting_for_kafka"]);
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! One member of the consumer group, on librdkafka: events by the consumer's own queue, records in bulk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record, is_member};
@@ -19,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::health::KafkaHealth;
 use super::membership::Membership;
 use super::rebalance::Notes;
 use crate::config::{GroupProtocol, Topics};
@@ -30,9 +32,17 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// A consumer that has committed nothing for so long commits a position again, which changes nothing: Kafka's answer says
+/// whether the group and the topic may still be read. Kafka tells a denied heartbeat to nobody, and a denied fetch only once.
+const PROBE_EVERY: Duration = Duration::from_secs(4);
+
 /// Joins a consumer group.
 #[derive(Debug)]
 pub struct KafkaGroup {
+    /// What the client tells of Kafka.
+    pub health: Arc<KafkaHealth>,
+    /// The consumer's number within the pipeline and this process.
+    pub consumer: u32,
     /// librdkafka's settings.
     pub settings: ClientConfig,
     /// What to read.
@@ -52,7 +62,8 @@ impl Group for KafkaGroup {
         if let Some(Membership { id, .. }) = &membership {
             settings.set("group.instance.id", id);
         }
-        let consumer: BaseConsumer<Notes> = settings.create_with_context(Notes::default())?;
+        let notes = Notes::new(Arc::clone(&self.health), Some(self.consumer));
+        let consumer: BaseConsumer<Notes> = settings.create_with_context(notes)?;
         let consumer = Arc::new(consumer);
         let ready = Arc::new(Notify::new());
         let on_ready = Arc::clone(&ready);
@@ -66,7 +77,20 @@ impl Group for KafkaGroup {
             GroupProtocol::Eager => Assigning::Whole,
             GroupProtocol::Cooperative | GroupProtocol::Consumer => Assigning::Incremental,
         };
-        Ok(KafkaClient { queue, consumer, ready, assigning, membership, fetching: HashMap::new() })
+        let (fetching, told) = (HashMap::new(), BTreeMap::new());
+        let probe_at = Instant::now() + PROBE_EVERY;
+        Ok(KafkaClient {
+            queue,
+            consumer,
+            ready,
+            assigning,
+            membership,
+            fetching,
+            told,
+            probed: None,
+            probe_at,
+            number: self.consumer,
+        })
     }
 }
 
@@ -82,6 +106,13 @@ pub struct KafkaClient {
     /// What is fetched, and whether librdkafka has reported statistics since the fetch began. The first report may be of
     /// before.
     fetching: HashMap<TopicPartition, bool>,
+    /// What Kafka was told last to be committed, of partitions that are fetched.
+    told: BTreeMap<TopicPartition, Offset>,
+    /// The partition whose position was committed again last.
+    probed: Option<TopicPartition>,
+    probe_at: Instant,
+    /// The consumer's number.
+    number: u32,
 }
 
 impl KafkaClient {
@@ -91,12 +122,17 @@ impl KafkaClient {
             // The list starts again at its offsets, which lie before what was read and not taken.
             self.queue.discard(&source.topic, source.partition);
         }
-        report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
+        self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
-    /// The error that ended this consumer for good, where there is one.
+    /// The error that ended this consumer for good, where there is one. A new client retries where another member took our name,
+    /// and where the group may not be read, which is fatal to librdkafka under KIP-848 only.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
+        if code == Code::GroupAuthorizationFailed {
+            self.consumer.context().group_denied();
+            return Some(ReadError { kind: ReadErrorKind::Broken, source: text.into() });
+        }
         let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
         Some(match lost {
             Some(why) => ReadError { kind: ReadErrorKind::Broken, source: why.into() },
@@ -106,7 +142,8 @@ impl KafkaClient {
 
     fn forward(&mut self, starts: &[(TopicPartition, Offset)]) {
         for (source, _) in starts {
-            report("forward", self.queue.forward(&source.topic, source.partition));
+            let result = self.queue.forward(&source.topic, source.partition);
+            self.report("forward", result);
             self.fetching.insert(source.clone(), false);
         }
     }
@@ -115,6 +152,42 @@ impl KafkaClient {
         for source in sources {
             self.queue.unforward(&source.topic, source.partition);
             self.fetching.remove(source);
+            self.told.remove(source);
+        }
+    }
+
+    fn report(&self, what: &str, result: KafkaResult<()>) {
+        if let Err(error) = result {
+            let pipeline = self.consumer.context().health().pipeline();
+            warn!(pipeline, consumer = self.number, %error, what, "librdkafka refused a change of the assignment");
+        }
+    }
+
+    fn send_commit(&mut self, positions: &[(TopicPartition, Offset)]) {
+        self.probe_at = Instant::now() + PROBE_EVERY;
+        let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
+        if let Err(error) = self.queue.commit(&positions) {
+            debug!(consumer = self.number, %error, "Kafka did not take the committed offsets");
+        }
+    }
+
+    /// Commits a position again: the next partition's in turn, and one of each topic that was denied.
+    fn probe(&mut self) {
+        let mut again = BTreeMap::new();
+        let next = match &self.probed {
+            Some(last) => self.told.range((Bound::Excluded(last), Bound::Unbounded)).next(),
+            None => None,
+        };
+        again.extend(next.or_else(|| self.told.iter().next()));
+        self.probed = again.keys().next().map(|source: &&TopicPartition| (*source).clone());
+        for topic in self.consumer.context().denied_topics() {
+            again.extend(self.told.iter().find(|(source, _)| *source.topic == *topic));
+        }
+        let again: Vec<_> = again.into_iter().map(|(source, offset)| (source.clone(), *offset)).collect();
+        if again.is_empty() {
+            self.probe_at = Instant::now() + PROBE_EVERY;
+        } else {
+            self.send_commit(&again);
         }
     }
 }
@@ -128,9 +201,12 @@ impl GroupClient for KafkaClient {
     }
 
     fn serve(&mut self) -> Result<(), ReadError> {
+        if Instant::now() >= self.probe_at {
+            self.probe();
+        }
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
-            Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| read_error(error))),
+            Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
             // Every partition is forwarded before it is fetched, so this can't be. Were it so all the same, the record would be
             // missed: the claims lead back to it.
             Some(Ok(message)) => {
@@ -143,7 +219,7 @@ impl GroupClient for KafkaClient {
 
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError> {
         let mut offered = false;
-        let mut bulk = self.queue.read(Duration::ZERO).map_err(read_error)?;
+        let mut bulk = self.queue.read(Duration::ZERO).map_err(sorted)?;
         while let Some(item) = bulk.next_item() {
             match item {
                 Item::Run(mut run) => {
@@ -164,7 +240,13 @@ impl GroupClient for KafkaClient {
                         }
                     }
                 }
-                Item::Fault(fault) => return Err(read_error(fault.error())),
+                Item::Fault(fault) => {
+                    if fault.code() == Code::TopicAuthorizationFailed {
+                        self.consumer.context().topic_denied(fault.topic());
+                        self.probe_at = Instant::now();
+                    }
+                    return Err(sorted(fault.error()));
+                }
             }
         }
         Ok(offered)
@@ -197,7 +279,7 @@ impl GroupClient for KafkaClient {
             Assigning::Incremental => self.consumer.incremental_assign(&nothing),
             Assigning::Whole => self.consumer.assign(&nothing),
         };
-        report("assign", answer);
+        self.report("assign", answer);
     }
 
     fn release(&mut self, sources: &[TopicPartition]) {
@@ -208,7 +290,7 @@ impl GroupClient for KafkaClient {
             }
             Assigning::Whole => self.consumer.unassign(),
         };
-        report("unassign", answer);
+        self.report("unassign", answer);
         self.unforward(sources);
         if self.assigning == Assigning::Whole {
             let rest: Vec<_> = self.fetching.keys().cloned().collect();
@@ -222,7 +304,7 @@ impl GroupClient for KafkaClient {
             Assigning::Incremental => {
                 self.forward(starts);
                 let result = self.consumer.incremental_assign(&list(starts.iter().map(|(s, at)| (s, *at))));
-                report("assign", result);
+                self.report("assign", result);
             }
             Assigning::Whole => {
                 self.forward(all);
@@ -235,7 +317,7 @@ impl GroupClient for KafkaClient {
         match self.assigning {
             Assigning::Incremental => {
                 let result = self.consumer.incremental_unassign(&list(sources.iter().map(|s| (s, Offset::ZERO))));
-                report("unassign", result);
+                self.report("unassign", result);
                 self.unforward(sources);
             }
             Assigning::Whole => {
@@ -247,14 +329,12 @@ impl GroupClient for KafkaClient {
     }
 
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]) {
-        let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
-        if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
-            debug!(%error, "Kafka did not take the committed offsets");
-        }
+        self.told.extend(positions.iter().cloned());
+        self.send_commit(positions);
     }
 
     async fn leave(self) {
-        let Self { queue, consumer, membership, .. } = self;
+        let Self { queue, consumer, membership, number, .. } = self;
         // The queue's end gives what it has back to the consumer, which closes with it.
         drop(queue);
         consumer.context().close();
@@ -268,10 +348,12 @@ impl GroupClient for KafkaClient {
                 sleep(LEAVE_POLL).await;
             }
         }
+        consumer.context().health().left(number);
+        let pipeline = consumer.context().health().pipeline().to_owned();
         // On a thread of its own: it waits for the answers to commits, and may take for ever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
-            warn!("leaving the group takes too long, going on without");
+            warn!(pipeline = &*pipeline, consumer = number, "leaving the group takes too long, going on without");
         }
     }
 }
@@ -283,22 +365,13 @@ fn push_headers(headers: Headers<'_>, arena: &mut Vec<u8>) {
 }
 
 /// Sorts an error of librdkafka.
-fn read_error(error: KafkaError) -> ReadError {
+fn sorted(error: KafkaError) -> ReadError {
     let kind = match &error {
         KafkaError::MessageConsumptionFatal(_) => ReadErrorKind::Fatal,
         KafkaError::MessageConsumption(Code::OffsetOutOfRange | Code::AutoOffsetReset) => ReadErrorKind::OutOfRange,
-        KafkaError::MessageConsumption(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
-            ReadErrorKind::Denied
-        }
         _ => ReadErrorKind::Retried,
     };
     ReadError { kind, source: error.into() }
-}
-
-fn report(what: &str, result: KafkaResult<()>) {
-    if let Err(error) = result {
-        warn!(%error, what, "librdkafka refused a change of the assignment");
-    }
 }
 
 fn list<'a>(places: impl IntoIterator<Item = (&'a TopicPartition, Offset)>) -> TopicPartitionList {

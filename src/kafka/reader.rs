@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -14,6 +15,7 @@ use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::record::push_header;
 
+use super::health::KafkaHealth;
 use super::rebalance::Notes;
 
 /// The longest silence of Kafka before reading is given up.
@@ -23,6 +25,7 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Reads.
 pub struct Reader {
+    health: Arc<KafkaHealth>,
     consumer: BaseConsumer<Notes>,
 }
 
@@ -38,8 +41,13 @@ impl Reader {
     /// # Errors
     /// Where librdkafka refuses a setting.
     pub fn new(config: &ClientConfig) -> Result<Self, String> {
-        let consumer = config.create_with_context(Notes::default());
-        Ok(Self { consumer: consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))? })
+        let setting = |name| config.get(name).unwrap_or_default();
+        let health = Arc::new(KafkaHealth::of_command(setting("bootstrap.servers"), setting("group.id")));
+        let consumer = config.create_with_context(Notes::new(Arc::clone(&health), None));
+        Ok(Self {
+            health,
+            consumer: consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))?,
+        })
     }
 
     /// Gives every record whose offset lies in the range of its partition to `take`, in order within a partition. A range ends
@@ -63,7 +71,7 @@ impl Reader {
                 .map_err(|error| said(&error))?;
         }
         self.consumer.assign(&start).map_err(|error| said(&error))?;
-        let (mut heard_at, mut last_error) = (Instant::now(), None);
+        let mut heard_at = Instant::now();
         while !open.is_empty() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -93,11 +101,11 @@ impl Reader {
                         | RDKafkaErrorCode::TopicAuthorizationFailed,
                     ),
                 )) => return Err(said(&error)),
-                Some(Err(error)) => last_error = Some(error),
-                None => {}
+                // librdkafka retries, and the cause is in the health.
+                Some(Err(_)) | None => {}
             }
             if heard_at.elapsed() > SILENCE_MAX {
-                let why = last_error.map_or_else(|| "it is silent".to_owned(), |error| error.to_string());
+                let why = self.health.silence();
                 return Err(format!("Kafka gave no record of topic `{topic}` for {SILENCE_MAX:?}: {why}"));
             }
         }

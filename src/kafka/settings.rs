@@ -12,6 +12,10 @@ use crate::limits::Prefetch;
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
+/// The longest wait between two connections to a broker. With librdkafka's 10 s the flow would resume that much later than the
+/// broker.
+const RECONNECT_MAX_MS: u32 = 2_000;
+
 /// How often a member of a classic group asks whether partitions move. In a hand-over each side learns of the other's step at
 /// its next heartbeat, so a moved partition stands still for about one interval; with librdkafka's 3 s it was seen to stand for
 /// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 12 s leaves room for 24 of them to
@@ -123,7 +127,9 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
     }
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
     config.set("group.id", &pipeline.group);
-    config.set_log_level(RDKafkaLogLevel::Warning);
+    set_default(&mut config, "reconnect.backoff.max.ms", RECONNECT_MAX_MS.to_string());
+    // A connection that a broker closes is logged as information, and is often the only sign of a wrong protocol or port.
+    config.set_log_level(RDKafkaLogLevel::Info);
     config
 }
 

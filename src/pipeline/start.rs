@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use rdkafka::error::KafkaError;
 use tidegate_protocol::retry::{Backoff, Disposition, Stage};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{ReplanError, WriteError};
@@ -13,7 +12,7 @@ use tracing::warn;
 
 use super::{Phase, Pipeline};
 use crate::config::Topics;
-use crate::kafka::observer::{AskError, SharedObserver, partitions_of};
+use crate::kafka::observer::{AskError, SharedObserver, Unanswered, partitions_of};
 use crate::plan::PlanSource;
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
@@ -103,7 +102,7 @@ pub(super) enum StartError {
     Migration(#[from] MigrationError),
     /// Kafka gives no answer.
     #[error("{}", Trouble::kafka(.0))]
-    Kafka(#[source] KafkaError),
+    Kafka(#[source] Unanswered),
     /// Something is missing that may still come.
     #[error("{0}")]
     NotYet(String),
@@ -155,8 +154,8 @@ impl From<RegisterError> for StartError {
     }
 }
 
-impl From<AskError<KafkaError>> for StartError {
-    fn from(error: AskError<KafkaError>) -> Self {
+impl From<AskError<Unanswered>> for StartError {
+    fn from(error: AskError<Unanswered>) -> Self {
         match error {
             AskError::Answer(error) => Self::Kafka(error),
             AskError::Panicked(panic) => Self::Panicked(panic),

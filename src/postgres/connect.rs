@@ -38,6 +38,11 @@ impl Connector {
         &self.application_name
     }
 
+    /// The pipeline's name, or `tidegate` for the daemon itself, as a field of log lines.
+    pub fn pipeline(&self) -> &str {
+        self.application_name.strip_prefix("tidegate ").unwrap_or(&self.application_name)
+    }
+
     /// Our own deadline for an answer.
     pub fn write_deadline(&self) -> Duration {
         self.config.write_timeout

@@ -1,20 +1,23 @@
 //! Removes dead letters past their retention, and the oldest past the cap on their size: a pipeline's own, and those of its
-//! replays.
+//! replays. Counts those that are left.
 //!
-//! Every instance does it; letters that another one, or a replay, has locked are left to it.
+//! Every instance does both; letters that another one, or a replay, has locked are left to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::WriteError;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::connect::{Connector, within};
 use crate::config::{KeepLetters, Pipeline};
 use crate::metrics;
 
+/// Between two counts.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
 /// Letters of one transaction: what it takes is short, whatever there is to remove.
@@ -65,6 +68,38 @@ pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<V
     let rows = rows.fetch_all(connection).await?;
     let keys = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
     Ok(keys.into_iter().filter(|key| pipelines.contains(&pipeline_of(key))).collect())
+}
+
+/// Counting ends here, so that a table of many millions costs no more than a fraction of a second. By the index of
+/// `(pipeline, created_at)` alone.
+const COUNTED_MAX: i64 = 100_000;
+
+const STOCK: &str = "
+SELECT (SELECT count(*) FROM (SELECT FROM tidegate.dead_letter WHERE pipeline = $1 LIMIT $2) AS counted),
+    (SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8
+        FROM tidegate.dead_letter WHERE pipeline = $1)";
+
+/// Counts a pipeline's dead letters twice a minute, for the metrics. While Postgres doesn't answer, they are unknown.
+///
+/// # Cancel safety
+/// May be dropped at any point.
+pub async fn measure(connector: Connector, pipeline: Arc<str>) {
+    loop {
+        let stock = stock(&connector, &pipeline).await;
+        if let Err(error) = &stock {
+            debug!(pipeline = &*pipeline, %error, "can't count the dead letters");
+        }
+        metrics::dead_letter_stock(&pipeline, stock.ok());
+        sleep(COUNT_EVERY).await;
+    }
+}
+
+/// The number of dead letters, at most [`COUNTED_MAX`], and the age of the oldest in seconds, 0 if there is none.
+async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), WriteError> {
+    let (mut connection, _) = connector.open().await?;
+    let work = sqlx::query_as(STOCK).bind(pipeline).bind(COUNTED_MAX).fetch_one(&mut connection);
+    let (letters, oldest): (i64, Option<f64>) = within(connector.write_deadline(), Stage::DeadLetters, work).await?;
+    Ok((letters, oldest.unwrap_or(0.0)))
 }
 
 /// Keeps a pipeline's dead letters within bounds for as long as it runs. What fails is tried again a minute later.

@@ -75,7 +75,7 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_a
         .expect("lag");
     kafka.kill(0).expect("it dies");
     let away = |daemon: &Daemon| {
-        daemon.get("/readyz").is_ok_and(|ready| ready.status == 503 && ready.body.contains("Kafka gives no answer"))
+        daemon.get("/readyz").is_ok_and(|ready| ready.status == 503 && ready.body.contains("the connection is refused"))
     };
     daemon.await_until("`/readyz` says that Kafka is away", STALL, away).expect("it is named");
     assert_eq!(daemon.get("/healthz").expect("it answers").status, 200);

@@ -37,12 +37,7 @@ pub enum Event<'a> {
     /// The state of the poll loop, a few times per second.
     Snapshot(&'a Snapshot<'a>),
     /// Kafka reported an error that the client retries by itself.
-    KafkaRetries {
-        /// The error.
-        error: &'a (dyn Error + 'static),
-        /// Whether Kafka denies access, so that only a change of its rules helps.
-        denied: bool,
-    },
+    KafkaRetries(&'a (dyn Error + 'static)),
     /// A position lies outside of Kafka's log: each partition is compared with the ledger.
     PositionOutOfRange(&'a (dyn Error + 'static)),
     /// A log became shorter: each partition is compared with the ledger.

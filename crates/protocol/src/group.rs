@@ -73,8 +73,6 @@ pub struct ReadError {
 pub enum ReadErrorKind {
     /// A position lies outside of the log. The error names no partition.
     OutOfRange,
-    /// Kafka denies access; the client tries again.
-    Denied,
     /// The client tries again.
     Retried,
     /// The client works no more; a new one may.

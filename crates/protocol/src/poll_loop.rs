@@ -278,9 +278,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                 self.parts.session.claim_all_again(now());
                 self.carry_out()?;
             }
-            kind @ (ReadErrorKind::Denied | ReadErrorKind::Retried) => {
-                self.on(&Event::KafkaRetries { error: &*error.source, denied: kind == ReadErrorKind::Denied });
-            }
+            ReadErrorKind::Retried => self.on(&Event::KafkaRetries(&*error.source)),
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::sleep;
 
 use crate::batch::{Batch, Reject, Span};
-use crate::dead_letter_budget::DeadLetterBudget;
+use crate::dead_letter_budget::{DeadLetterBudget, summary};
 use crate::event::{Committed, DeadLettered, Event, Listener, Phase};
 use crate::now;
 use crate::partition::Outcome;
@@ -290,7 +290,7 @@ impl<S: Store> Writer<S> {
         let mut rejects: Vec<&Reject> = batch.rejects(window.clone()).chain(&refused).collect();
         rejects.sort_by_key(|reject| reject.record);
         if !rejects.is_empty() {
-            self.ask_budget(batch, &window, rejects.len())?;
+            self.ask_budget(batch, &window, &rejects)?;
             self.store.dead_letter(batch, &rejects).await.map_err(failed)?;
         }
         let committing = now();
@@ -349,7 +349,8 @@ impl<S: Store> Writer<S> {
                     search.failed(row.and_then(|row| relative(&range, row, window.start)));
                     if alone {
                         refused.extend(error.postgres().map(|error| reject_of(range.start, error)));
-                        self.ask_budget(batch, &window, refused.len())?;
+                        let refused: Vec<&Reject> = refused.iter().collect();
+                        self.ask_budget(batch, &window, &refused)?;
                     }
                 }
                 Err(error) => return Err(failed(error)),
@@ -357,9 +358,10 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: usize) -> Result<(), Failure> {
+    fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&Reject]) -> Result<(), Failure> {
         let records = u64::from(batch.records_in(window.clone()));
-        match self.budget.refuses(records, dead as u64, now()) {
+        let why = || summary(batch, dead.iter().copied());
+        match self.budget.refuses(records, dead.len() as u64, now(), why) {
             Some(why) => Err(Failure::DeadLetterBudget(why)),
             None => Ok(()),
         }

@@ -58,6 +58,22 @@ pub struct Encoder {
     keys: Option<Decoder>,
     /// The number of the row within its record, from 0.
     row: u32,
+    /// Rows, and by slot those of them without the field, since [`Encoder::take_missing`].
+    seen: u64,
+    missing: Vec<u64>,
+}
+
+/// A column whose field was missing in some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingField<'a> {
+    /// The column's name.
+    pub column: &'a str,
+    /// The field's path, from the top.
+    pub path: &'a [String],
+    /// Whether the mapping has a default for it.
+    pub has_default: bool,
+    /// Rows without the field.
+    pub rows: u64,
 }
 
 /// Why a row came to an end, and at which column.
@@ -71,6 +87,7 @@ impl Encoder {
     /// An encoder of this plan's rows.
     pub fn new(plan: Arc<Plan>) -> Self {
         let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers, plan.schemas.as_ref());
+        let missing = vec![0; plan.paths.len()];
         let keys = plan.deletes.then(|| Decoder::new(&Decode::Json, &plan.paths, Leftovers::Ignore, None));
         Self {
             plan,
@@ -82,12 +99,30 @@ impl Encoder {
             compared: Vec::new(),
             keys,
             row: 0,
+            seen: 0,
+            missing,
         }
     }
 
     /// The plan it encodes by.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
+    }
+
+    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
+    /// number of rows. A record that is encoded again counts again. Where records name their table, no column is visited.
+    pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
+        for column in &self.plan.columns {
+            let Feed::Field(slot) = column.feed else { continue };
+            let (Some(path), Some(rows)) =
+                (self.plan.paths.get(usize::from(slot)), self.missing.get(usize::from(slot)))
+            else {
+                continue;
+            };
+            each(MissingField { column: &column.name, path, has_default: column.default.is_some(), rows: *rows });
+        }
+        self.missing.fill(0);
+        std::mem::take(&mut self.seen)
     }
 
     /// The number of the schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
@@ -178,6 +213,7 @@ impl Encoder {
                 (&target.columns, Some((start, target.number)))
             }
         };
+        self.seen += 1;
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
@@ -194,7 +230,14 @@ impl Encoder {
                 continue;
             }
             let put = match value.kind {
-                Kind::Missing | Kind::Null => absent(column, value.kind, rows),
+                Kind::Missing | Kind::Null => {
+                    if let (Kind::Missing, Feed::Field(slot)) = (value.kind, &column.feed)
+                        && let Some(missing) = self.missing.get_mut(usize::from(*slot))
+                    {
+                        *missing += 1;
+                    }
+                    absent(column, value.kind, rows)
+                }
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
             put.map_err(|reason| Refusal::Column(at, reason))?;
