@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaResult;
+use rdkafka::error::{KafkaError, KafkaResult};
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
@@ -82,6 +82,9 @@ pub(super) async fn ask<T: Send + 'static>(
 ) -> Result<T, FatalError> {
     observer.ask(question).await.map_err(|error| match error {
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
+        AskError::Answer(KafkaError::Subscription(why)) => FatalError::Config(format!(
+            "{why}; give this client Describe and Read on it (kafka-acls --add --allow-principal … --operation Read --topic …), or correct the name"
+        )),
         AskError::Answer(error) => FatalError::Unavailable(format!(
             "can't reach Kafka at {}: {error}; is it running, and are `kafka.bootstrap_servers` and `kafka.properties` right?",
             config.kafka.bootstrap_servers
@@ -120,10 +123,11 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
     known.await.map_err(|error| failed("can't read the ledger in schema `tidegate`", error))
 }
 
-/// Whether the tables of schema `tidegate` are there.
+/// Whether the tables of schema `tidegate` exist. `to_regclass` would fail where the role may not use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT to_regclass('tidegate.pipeline') IS NOT NULL AND to_regclass('tidegate.ledger') IS NOT NULL",
+        "SELECT count(*) = 2 FROM pg_catalog.pg_class
+         WHERE relnamespace = to_regnamespace('tidegate') AND relname IN ('pipeline', 'ledger')",
     );
     row.fetch_one(connection).await?.try_get(0)
 }

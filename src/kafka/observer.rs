@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -12,7 +12,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
@@ -41,7 +41,10 @@ pub struct Group {
 /// Asks.
 pub struct Observer {
     client: BaseConsumer<Notes>,
-    admin: AdminClient<DefaultClientContext>,
+    /// Made where it is needed: it is a client with connections of its own, and one that ends while it logs in is a warning in
+    /// the log.
+    admin: OnceLock<AdminClient<DefaultClientContext>>,
+    config: ClientConfig,
     /// Of a client that reads a few records, made where one is needed.
     reader: ClientConfig,
 }
@@ -114,7 +117,8 @@ impl Observer {
     /// Where librdkafka refuses a setting.
     pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
         let reader = settings::to_read(config.clone());
-        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()?, reader })
+        let client = config.create_with_context(Notes::default())?;
+        Ok(Self { client, admin: OnceLock::new(), config: config.clone(), reader })
     }
 
     /// The cluster's id.
@@ -126,7 +130,7 @@ impl Observer {
     /// The topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
     ///
     /// # Errors
-    /// As Kafka answers.
+    /// As Kafka answers, and `Subscription` if the broker denies us a listed topic. Topics that it denies us match no pattern.
     pub fn topics(&self, topics: &Topics) -> KafkaResult<BTreeMap<String, i32>> {
         self.serve();
         let found = |metadata: rdkafka::metadata::Metadata, wanted: &dyn Fn(&str) -> bool| {
@@ -138,6 +142,10 @@ impl Observer {
                 let mut all = BTreeMap::new();
                 for name in names {
                     let metadata = self.client.fetch_metadata(Some(name), TIMEOUT)?;
+                    let error = metadata.topics().first().and_then(|topic| topic.error());
+                    if error == Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED) {
+                        return Err(KafkaError::Subscription(format!("the broker denies us topic `{name}`")));
+                    }
                     all.extend(found(metadata, &|topic| topic == name));
                 }
                 Ok(all)
@@ -208,6 +216,17 @@ impl Observer {
         Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
     }
 
+    /// Whether the brokers let us read as a member of the group; `None` if they don't say.
+    ///
+    /// # Errors
+    /// As Kafka answers.
+    pub fn may_read_group(&self, name: &str) -> KafkaResult<Option<bool>> {
+        match tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT) {
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => Ok(Some(false)),
+            answer => answer,
+        }
+    }
+
     /// How long Kafka keeps topics' records. A topic that Kafka doesn't answer for is left out.
     ///
     /// # Errors
@@ -218,7 +237,14 @@ impl Observer {
         }
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-        let answers = tokio::runtime::Handle::current().block_on(self.admin.describe_configs(&resources, &options))?;
+        let admin = match self.admin.get() {
+            Some(admin) => admin,
+            None => {
+                let made = self.config.create()?;
+                self.admin.get_or_init(|| made)
+            }
+        };
+        let answers = tokio::runtime::Handle::current().block_on(admin.describe_configs(&resources, &options))?;
         let mut kept = BTreeMap::new();
         for resource in answers.into_iter().flatten() {
             let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };

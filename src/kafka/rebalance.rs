@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
@@ -108,6 +108,10 @@ impl ClientContext for Notes {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        // A reader of a command asks for it, and sees it itself.
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::PartitionEOF) {
+            return;
+        }
         // librdkafka tries again by itself for as long as it takes.
         warn!(%error, reason, "Kafka: nothing is lost, librdkafka tries again");
     }

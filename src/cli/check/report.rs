@@ -24,6 +24,8 @@ pub(super) struct PipelineReport {
     /// What keeps it from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// The statements that give the rights which the role lacks: these and no others.
+    pub(super) grants: Vec<String>,
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
     pub(super) columns: Vec<PlannedColumn>,
@@ -91,6 +93,7 @@ impl PipelineReport {
             mode: pipeline.table.mode.word(),
             faults: Vec::new(),
             warnings: Vec::new(),
+            grants: Vec::new(),
             kafka: None,
             postgres: None,
             columns: Vec::new(),
@@ -106,6 +109,14 @@ impl PipelineReport {
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));
+    }
+
+    /// Notes a missing right, with the statement that gives it.
+    pub(super) fn lacks(&mut self, what: impl std::fmt::Display, statement: String) {
+        self.faults.push(format!("{what}; run: {statement}"));
+        if !self.grants.contains(&statement) {
+            self.grants.push(statement);
+        }
     }
 
     pub(super) fn planned(&mut self, plan: &Plan) {
