@@ -2,6 +2,7 @@
 //! isn't registered, no group is joined, and the rows of the trial are rolled back.
 
 mod database;
+mod fields;
 mod report;
 mod rights;
 mod sample;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use report::{Memory, PipelineReport};
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Topics};
@@ -29,6 +31,9 @@ pub(super) struct Arguments {
     /// How many of the newest records are tried; 0 tries none.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
+    /// Check the files alone, and ask neither Kafka nor Postgres.
+    #[arg(long)]
+    offline: bool,
 }
 
 #[derive(Serialize)]
@@ -47,6 +52,9 @@ pub(super) struct KafkaReport {
     pub(super) group_state: Option<String>,
     pub(super) group_members: usize,
     pub(super) topics: BTreeMap<String, TopicReport>,
+    /// Where each log begins and ends.
+    #[serde(skip)]
+    pub(super) logs: BTreeMap<TopicPartition, (Offset, Offset)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -60,7 +68,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let mut pipelines = Vec::new();
     for pipeline in arguments.common.pipelines(&config)? {
-        pipelines.push(check(&config, pipeline, arguments.records).await);
+        pipelines.push(check(&config, pipeline, arguments).await);
     }
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
     if arguments.common.json {
@@ -82,11 +90,16 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     })
 }
 
-async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineReport {
+async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> PipelineReport {
+    let records = arguments.records;
     let mut report = PipelineReport::of(config, pipeline);
     match limits::share(config, pipeline) {
         Ok(share) => report.memory = Some(Memory::of(config, &share)),
         Err(fault) => report.faults.push(fault),
+    }
+    if arguments.offline {
+        report.offline = true;
+        return report;
     }
     let kafka = match ask_kafka(config, pipeline, &mut report).await {
         Ok(kafka) => {
@@ -133,7 +146,11 @@ async fn trial(
     records: u32,
     report: &mut PipelineReport,
 ) -> Result<Option<sample::Sample>, FatalError> {
-    show::progress(&format!("{}: trying the newest {}", pipeline.name, show::counted(u64::from(records), "record", "records")));
+    show::progress(&format!(
+        "{}: trying the newest {}",
+        pipeline.name,
+        show::counted(u64::from(records), "record", "records")
+    ));
     let plans = match &pipeline.table.route {
         None => Some(plans),
         Some(_) => {
@@ -142,7 +159,8 @@ async fn trial(
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let sample = sample::try_newest(config, pipeline, plans, topics, records).await?;
+    let (mut sample, fields) = sample::try_newest(config, pipeline, plans, topics, records).await?;
+    sample.fields = fields.judged(pipeline, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }
@@ -202,6 +220,7 @@ async fn ask_kafka(
         group_state: Some(state).filter(|state| !state.is_empty()),
         group_members: members,
         topics: found,
+        logs: high.into_iter().filter_map(|(source, end)| Some((source.clone(), (*low.get(&source)?, end)))).collect(),
     })
 }
 

@@ -14,7 +14,7 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, properties, read_decode, read_pipeline};
+use super::{deadlines, defaults, environment, properties, read_decode, read_pipeline, url_parameters};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -126,8 +126,11 @@ fn postgres(table: &Node<'_>) -> Postgres {
     let url = match table.one_of(&["url", "url_file"]) {
         Some(("url_file", node)) => node.file().map(PostgresUrl::File),
         Some((_, node)) => node.text().map(|text| {
-            if !is_postgres_url(text) {
+            if url_parameters::fault(text).is_none() && !is_postgres_url(text) {
                 node.fault("not a URL of Postgres; write postgres://user@host:5432/database");
+            }
+            if let Some(why) = url_parameters::fault(text) {
+                node.fault(why);
             }
             PostgresUrl::Inline(Secret::new(text))
         }),

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
@@ -25,6 +25,9 @@ use crate::lag::headroom::Retention;
 
 /// The longest that one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two questions to a group's coordinator that is being chosen.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A record older than this counts as one of this age: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
@@ -221,9 +224,19 @@ impl Observer {
     /// # Errors
     /// As Kafka answers.
     pub fn may_read_group(&self, name: &str) -> KafkaResult<Option<bool>> {
-        match tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT) {
-            Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => Ok(Some(false)),
-            answer => answer,
+        let started = Instant::now();
+        loop {
+            let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
+            match answer {
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
+                // A coordinator that is being chosen, as before a broker's first group: librdkafka doesn't ask again.
+                Err(KafkaError::AdminOp(
+                    RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress,
+                )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
+                answer => return answer,
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
 use tokio::time::timeout;
 
-use crate::config::{Postgres, PostgresUrl};
+use crate::config::{Postgres, PostgresUrl, url_parameters};
 
 /// Settings that have one right value for us: name, value, and the first server version that knows it.
 pub(crate) const FIXED: &[(&str, &str, u32)] = &[
@@ -82,6 +82,9 @@ impl Connector {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
             PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
+        if let Some(why) = url_parameters::fault(&url) {
+            return Err(format!("the connection URL: {why}"));
+        }
         // The parser's own message may quote the URL.
         let options = PgConnectOptions::from_str(&url).map_err(|_| {
             "the connection URL is not of the form postgres://user:password@host:port/database".to_owned()

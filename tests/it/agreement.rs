@@ -149,3 +149,61 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     assert!(wrong.is_empty(), "{} of {} environments:{}", wrong.len(), CASES.len(), wrong.join("\n"));
     println!("{} environments, no disagreement", CASES.len());
 }
+
+/// Denies the brokers' anonymous user something.
+fn deny(bootstrap_servers: &str, arguments: &[&str]) {
+    let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
+    let run = std::process::Command::new("java")
+        .args(["-XX:TieredStopAtLevel=1", "-cp", &jars.classpath(), "org.apache.kafka.tools.AclCommand"])
+        .args(["--bootstrap-server", bootstrap_servers, "--add", "--deny-principal", "User:ANONYMOUS"])
+        .args(arguments)
+        .output()
+        .expect("java runs");
+    assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
+    let spec = tidegate_harness::KafkaSpec::single()
+        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .property("allow.everyone.if.no.acl.found", "true");
+    let kafka = tidegate_harness::Kafka::start(&spec).expect("Kafka starts");
+    let names = ["open", "unseen", "unread", "unread_and_empty"];
+    for name in names {
+        kafka.create_topic(name, 1, &[]).expect("the topic is made");
+        if name != "unread_and_empty" {
+            kafka.produce(name, [Record::new(r#"{"id":1,"name":"v","lat":1.5}"#)]).expect("Kafka takes it");
+        }
+    }
+    let servers = kafka.bootstrap_servers().to_owned();
+    tokio::task::block_in_place(|| {
+        deny(&servers, &["--operation", "Describe", "--topic", "unseen"]);
+        deny(
+            &servers,
+            &["--operation", "Read", "--topic", "unread", "--topic", "unread_and_empty", "--group", "closed"],
+        );
+    });
+    let postgres = shared::postgres().expect("Postgres starts");
+    let ground = Ground { bootstrap_servers: servers, postgres, topic: String::new() };
+    for (topic, group, says) in [
+        ("open", "a", "ready"),
+        ("open", "closed", "--operation Read --group 'closed'"),
+        ("unseen", "b", "the broker denies us topic `unseen`"),
+        ("unread", "c", "--operation Read --topic 'unread'"),
+        ("unread_and_empty", "d", "the records of topic `unread_and_empty`"),
+    ] {
+        let environment = Environment::new(&ground, &CASES[0]).await;
+        environment.sql(topic, crate::agreement_cases::BASE).await;
+        let pipeline = format!("topics = [\"{topic}\"]\ngroup = \"{group}\"\ntable.name = \"rides\"");
+        let config = environment.config("{role}", "{name}", &pipeline, "");
+        let checked = tokio::task::block_in_place(|| tidegate(&config, &["check"]));
+        assert_eq!(checked.code == 0, says == "ready", "{topic} {group}: {checked}");
+        assert!(checked.out.contains(says), "{topic} {group}: no {says:?} in {checked}");
+        // The log of an empty topic is written to its end without a fetch, so that a bounded run has nothing to do.
+        if topic != "unread_and_empty" {
+            let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
+            assert_eq!(flowed, says == "ready", "{topic} {group}: {log}");
+        }
+        environment.drop().await;
+    }
+}

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Row};
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
+use tidegate_protocol::partition::{Condition, resolve_start};
+use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::store::ReplanError;
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
 use tidegate_rows::ddl;
@@ -384,9 +387,45 @@ pub(super) async fn registration(
         topics: kafka.topics.iter().map(|(topic, found)| (topic.clone(), found.partitions)).collect(),
     };
     match register::is_as_registered(&mut connection, &wanted).await {
-        Ok(_) => {}
-        Err(RegisterError::Differs(why)) => report.faults.push(why),
-        Err(RegisterError::Database(error)) => return Err(failed(error)),
+        Ok(false) => Ok(()),
+        Ok(true) => positions(&mut connection, pipeline, kafka, report).await.map_err(failed),
+        Err(RegisterError::Differs(why)) => {
+            report.faults.push(why);
+            Ok(())
+        }
+        Err(RegisterError::Database(error)) => Err(failed(error)),
+    }
+}
+
+/// Compares the ledger's positions with the logs, as a claim does before it reads.
+async fn positions(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    kafka: &KafkaReport,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT t.topic, p.partition::int4, (SELECT l.next_offset FROM tidegate.ledger l
+             WHERE l.pipeline = r.name AND l.topic = t.topic AND l.partition = p.partition
+             ORDER BY l.next_offset DESC LIMIT 1)
+         FROM tidegate.pipeline r CROSS JOIN LATERAL jsonb_each_text(r.topics) AS t (topic, partitions)
+         CROSS JOIN LATERAL generate_series(0, t.partitions::int4 - 1) AS p (partition) WHERE r.name = $1",
+    );
+    for row in rows.bind(&pipeline.name).fetch_all(connection).await? {
+        let source = TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?);
+        // Nobody will claim a partition that Kafka doesn't have.
+        let Some((low, high)) = kafka.logs.get(&source) else { continue };
+        let condition = match row.try_get::<Option<i64>, _>(2)? {
+            None => Some(Condition::LedgerLost),
+            Some(next) => resolve_start(Offset::new(next), None, *low, *high).err(),
+        };
+        if let Some(condition) = condition {
+            let list = match pipeline.on_offset_loss {
+                OffsetLossPolicy::Fail => &mut report.faults,
+                OffsetLossPolicy::Earliest | OffsetLossPolicy::Latest => &mut report.warnings,
+            };
+            list.push(format!("{source}: {condition}"));
+        }
     }
     Ok(())
 }

@@ -34,6 +34,8 @@ pub(super) struct PipelineReport {
     pub(super) memory: Option<Memory>,
     pub(super) deadlines: BTreeMap<&'static str, String>,
     pub(super) sample: Option<Sample>,
+    /// Neither Kafka nor Postgres was asked.
+    pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
 }
@@ -101,6 +103,7 @@ impl PipelineReport {
             memory: None,
             deadlines: deadlines.into_iter().map(|(name, value)| (name, show_duration(value))).collect(),
             sample: None,
+            offline: false,
             unreachable: false,
         }
     }
@@ -179,7 +182,7 @@ impl PipelineReport {
             text += &format!("  FAULT       {fault}\n");
         }
         if self.faults.is_empty() {
-            text += "  ready\n";
+            text += if self.offline { "  the files are right; no server was asked\n" } else { "  ready\n" };
         }
         text
     }

@@ -77,7 +77,9 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
                 ));
             } else if !create {
                 report.lacks(
-                    format!("the tables of schema `tidegate` are of an older version, and `{user}` may not add to them"),
+                    format!(
+                        "the tables of schema `tidegate` are of an older version, and `{user}` may not add to them"
+                    ),
                     format!("GRANT CREATE ON SCHEMA tidegate TO {user}"),
                 );
             }
