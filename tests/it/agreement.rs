@@ -12,8 +12,8 @@ use crate::agreement_cases::{CASES, Case};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, program};
 
-/// Records of the topic: each is `{"id": n, "name": "v", "lat": 1.5}`.
-pub(crate) const RECORDS: i32 = 20;
+/// Records of the topic: each is `{"id": n, "name": "v", "lat": 1.5}`. More than the dead letters that any pipeline may have.
+pub(crate) const RECORDS: i32 = 300;
 /// Environments at once.
 const AT_ONCE: usize = 3;
 /// Lines of a daemon that waits for what does not come by itself.

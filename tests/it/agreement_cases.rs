@@ -168,9 +168,9 @@ pub(crate) const CASES: &[Case] = &[
     ready("search_path that leads elsewhere", "ALTER ROLE {role} SET search_path = pg_temp, nowhere"),
     ready("session_replication_role", "ALTER ROLE {role} SET session_replication_role = replica"),
     ready("lock_timeout", "ALTER ROLE {role} SET lock_timeout = 1"),
-    ready("statement_timeout", "ALTER ROLE {role} SET statement_timeout = 200"),
-    ready("idle_session_timeout", "ALTER ROLE {role} SET idle_session_timeout = 200"),
-    ready("transaction_timeout", "ALTER DATABASE {db} SET transaction_timeout = 200"),
+    ready("statement_timeout", "ALTER ROLE {role} SET statement_timeout = 1000"),
+    ready("idle_session_timeout", "ALTER ROLE {role} SET idle_session_timeout = 1000"),
+    ready("transaction_timeout", "ALTER DATABASE {db} SET transaction_timeout = 1000"),
     ready("idle_in_transaction_session_timeout", "ALTER ROLE {role} SET idle_in_transaction_session_timeout = 1"),
     ready("exit_on_error", "ALTER ROLE {role} SET exit_on_error = on"),
     ready("quote_all_identifiers", "ALTER ROLE {role} SET quote_all_identifiers = on"),
@@ -202,7 +202,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     faulty(
         "partitioned with none that fits",
-        "DROP TABLE rides; CREATE TABLE rides (id bigint, name text, lat float8) PARTITION BY RANGE (id); CREATE TABLE rides_0 PARTITION OF rides FOR VALUES FROM (1000) TO (2000); GRANT INSERT ON rides TO {role}",
+        "DROP TABLE rides; CREATE TABLE rides (id bigint, name text, lat float8) PARTITION BY RANGE (id); CREATE TABLE rides_0 PARTITION OF rides FOR VALUES FROM (10000) TO (20000); GRANT INSERT ON rides TO {role}",
         "would be dead letters",
     ),
     faulty(
@@ -217,7 +217,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     ready(
         "a foreign key",
-        "CREATE TABLE trips (id bigint PRIMARY KEY); INSERT INTO trips SELECT generate_series(0, 100); ALTER TABLE rides ADD FOREIGN KEY (id) REFERENCES trips",
+        "CREATE TABLE trips (id bigint PRIMARY KEY); INSERT INTO trips SELECT generate_series(0, 1000); ALTER TABLE rides ADD FOREIGN KEY (id) REFERENCES trips",
     ),
     faulty(
         "a trigger with an SQLSTATE of its own",

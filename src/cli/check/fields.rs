@@ -79,17 +79,17 @@ impl Fields {
             share.records += 1;
             share.present += u64::from(find(record, &share.path).is_some());
         }
-        self.note(record, String::new(), 0);
+        self.note(record, "", 0);
     }
 
-    fn note(&mut self, value: &Value, prefix: String, depth: usize) {
+    fn note(&mut self, value: &Value, prefix: &str, depth: usize) {
         let Value::Object(members) = value else { return };
         for (name, member) in members {
             if self.seen.len() >= SEEN_MAX || depth >= DEPTH_MAX {
                 return;
             }
             let path = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
-            self.note(member, path.clone(), depth + 1);
+            self.note(member, &path, depth + 1);
             self.seen.insert(path);
         }
     }
