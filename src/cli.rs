@@ -31,7 +31,18 @@ use crate::error::{FatalError, USAGE};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault, 75 ended before all was written."
+    after_help = "Examples:
+  tidegate schema --bootstrap-servers 127.0.0.1:9092 --topic telemetry
+                                                proposes a table and a mapping from the newest records
+  tidegate check --config tidegate.toml         says what keeps `run` from running, and changes nothing
+  tidegate run --config tidegate.toml           drains until SIGTERM
+  tidegate run --config base.toml --config site.toml --until now
+                                                overlays two files, and drains to the present ends
+
+Environment: TIDEGATE__ and a key's parts, joined by two underscores, stand over the files:
+  TIDEGATE__POSTGRES__URL=postgres://… TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4
+
+Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault, 75 ended before all was written."
 )]
 struct Arguments {
     #[command(subcommand)]

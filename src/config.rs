@@ -35,7 +35,9 @@ mod secret;
 #[cfg(test)]
 mod tests;
 pub mod units;
+pub(crate) mod url_parameters;
 
+pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use pipeline::{GroupProtocol, KeepLetters, Pipeline, Start, Topics};

@@ -1,5 +1,6 @@
 //! The Kafka side: settings we insist on, the poll thread, what the group says, and questions about logs.
 
+pub mod access;
 pub mod fault;
 pub mod group;
 pub mod health;

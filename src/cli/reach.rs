@@ -141,10 +141,11 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
     known.await.map_err(|error| failed("can't read the ledger in schema `tidegate`", error))
 }
 
-/// Whether the tables of schema `tidegate` are there.
+/// Whether the tables of schema `tidegate` exist. `to_regclass` would fail where the role may not use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT to_regclass('tidegate.pipeline') IS NOT NULL AND to_regclass('tidegate.ledger') IS NOT NULL",
+        "SELECT count(*) = 2 FROM pg_catalog.pg_class
+         WHERE relnamespace = to_regnamespace('tidegate') AND relname IN ('pipeline', 'ledger')",
     );
     row.fetch_one(connection).await?.try_get(0)
 }

@@ -62,6 +62,34 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["plugin.library.paths"], "a plugin could change what is read or committed"),
 ];
 
+/// The best-known properties of Java's clients that librdkafka calls otherwise or does not have: what to write in their place.
+const OF_JAVA: &[(&str, &str)] = &[
+    ("sasl.jaas.config", "write \"sasl.username\" and \"sasl.password\" (or \"sasl.password_file\")"),
+    (
+        "ssl.truststore.location",
+        "write \"ssl.ca.location\" with the authorities' certificates in PEM: keytool -exportcert -rfc makes them",
+    ),
+    ("ssl.truststore.password", "write \"ssl.ca.location\" with a PEM file, which has no password"),
+    ("ssl.truststore.type", "write \"ssl.ca.location\" with a PEM file"),
+    ("ssl.truststore.certificates", "write \"ssl.ca.pem\""),
+    (
+        "ssl.keystore.type",
+        "a PKCS#12 file goes to \"ssl.keystore.location\", PEM to \"ssl.certificate.location\" and \"ssl.key.location\"",
+    ),
+    ("ssl.keystore.certificate.chain", "write \"ssl.certificate.pem\""),
+    ("ssl.keystore.key", "write \"ssl.key.pem\""),
+    ("ssl.protocol", "leave it out: TLS 1.2 and 1.3 are agreed on"),
+    ("ssl.enabled.protocols", "leave it out: TLS 1.2 and 1.3 are agreed on"),
+    ("sasl.login.callback.handler.class", "write \"sasl.oauthbearer.method\" and what belongs to it"),
+    ("sasl.client.callback.handler.class", "leave it out: it names a class of Java"),
+    ("key.deserializer", "leave it out: pipelines.NAME.decode says what records are"),
+    ("value.deserializer", "leave it out: pipelines.NAME.decode says what records are"),
+    ("max.poll.records", "set pipelines.NAME.batch.max_rows"),
+    ("fetch.max.wait.ms", "write \"fetch.wait.max.ms\""),
+    ("schema.registry.url", "set [schema_registry] url"),
+    ("interceptor.classes", "leave it out: it names a class of Java"),
+];
+
 /// What the group's protocol `consumer` (KIP-848) leaves to the broker.
 const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("session.timeout.ms", "group.consumer.session.timeout.ms"),
@@ -87,6 +115,10 @@ pub(super) fn read(table: &Node<'_>) -> BTreeMap<String, Secret> {
         }
         let value = if from_file { read_file(&node) } else { node.scalar_text() };
         let Some(value) = value else { continue };
+        if name == "ssl.endpoint.identification.algorithm" && value.is_empty() {
+            node.fault("a name check is turned off by \"none\", where Java's clients take an empty text");
+            continue;
+        }
         if let Err(words) = check(name, &value) {
             node.fault(words);
             continue;
@@ -136,6 +168,9 @@ fn why_not(name: &str) -> Option<String> {
     if NAMES.contains(&name) {
         return None;
     }
+    if let Some((_, instead)) = OF_JAVA.iter().find(|(java, _)| *java == name) {
+        return Some(format!("a property of Java's clients; {instead}"));
+    }
     Some(match nearest(name, NAMES.iter().copied()) {
         Some(meant) => format!("librdkafka has no such property of a consumer, did you mean {meant}?"),
         None => "librdkafka has no such property of a consumer".to_owned(),
@@ -182,6 +217,15 @@ mod tests {
         for name in REFUSED.iter().flat_map(|(names, _)| *names).chain(CLASSIC_ONLY.iter().map(|(name, _)| name)) {
             assert!(NAMES.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_property_of_java_names_its_counterpart() {
+        for (name, _) in OF_JAVA {
+            assert!(!NAMES.contains(name), "{name}");
+            assert!(why_not(name).is_some_and(|why| why.starts_with("a property of Java's clients")), "{name}");
+        }
+        assert!(why_not("ssl.truststore.location").is_some_and(|why| why.contains("ssl.ca.location")));
     }
 
     #[test]

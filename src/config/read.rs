@@ -14,7 +14,7 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, names, properties, read_decode, read_pipeline};
+use super::{deadlines, defaults, environment, names, properties, read_decode, read_pipeline, url_parameters};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -25,11 +25,17 @@ const OUR_SETTINGS: &[(&str, &str)] = &[
     ("lock_timeout", "set postgres.lock_timeout"),
     ("idle_in_transaction_session_timeout", "set postgres.idle_in_transaction_timeout"),
     ("transaction_timeout", "set postgres.write_timeout"),
+    ("idle_session_timeout", "always 0, so that an idle topic does not end connections"),
     ("application_name", "tidegate finds its own sessions by it"),
     ("search_path", "name the schema in pipelines.NAME.table.name"),
     ("client_encoding", "always UTF8"),
     ("default_transaction_isolation", "always read committed; the ledger's fence stands on it"),
     ("transaction_isolation", "always read committed; the ledger's fence stands on it"),
+    ("default_transaction_deferrable", "always off"),
+    ("row_security", "always on"),
+    ("exit_on_error", "always off, or each refused row would end the connection"),
+    ("quote_all_identifiers", "always off; types are compared by their text"),
+    ("standard_conforming_strings", "always on"),
     ("default_transaction_read_only", "a sink writes"),
     ("transaction_read_only", "a sink writes"),
 ];
@@ -127,8 +133,11 @@ fn postgres(table: &Node<'_>) -> Postgres {
     let url = match table.one_of(&["url", "url_file"]) {
         Some(("url_file", node)) => node.file().map(PostgresUrl::File),
         Some((_, node)) => node.text().map(|text| {
-            if !is_postgres_url(text) {
+            if url_parameters::fault(text).is_none() && !is_postgres_url(text) {
                 node.fault("not a URL of Postgres; write postgres://user@host:5432/database");
+            }
+            if let Some(why) = url_parameters::fault(text) {
+                node.fault(why);
             }
             PostgresUrl::Inline(Secret::new(text))
         }),

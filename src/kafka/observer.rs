@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -18,6 +18,7 @@ use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::access::denied_topics;
 use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;
 use super::reader::Reader;
@@ -28,6 +29,9 @@ use crate::lag::headroom::Retention;
 
 /// The longest that one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two questions to a group's coordinator that is being chosen.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A record older than this counts as one of this age: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
@@ -58,7 +62,9 @@ pub type Answer<T> = Result<T, Unanswered>;
 pub struct Observer {
     health: Arc<KafkaHealth>,
     client: BaseConsumer<Notes>,
-    admin: AdminClient<DefaultClientContext>,
+    /// Created where it is needed: it is a client with connections of its own, and one that ends while it logs in is a warning in
+    /// the log.
+    admin: OnceLock<AdminClient<DefaultClientContext>>,
     /// Settings of further clients, which are created where they are needed.
     settings: ClientConfig,
 }
@@ -131,7 +137,7 @@ impl Observer {
     /// Where librdkafka refuses a setting.
     pub fn new(config: &ClientConfig, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
         let client = config.create_with_context(Notes::new(Arc::clone(&health), None))?;
-        Ok(Self { health, client, admin: config.create()?, settings: config.clone() })
+        Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
     /// The cluster's id.
@@ -311,6 +317,37 @@ impl Observer {
         Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
     }
 
+    /// Whether the brokers let us read as a member of the group; `None` if they don't say.
+    ///
+    /// # Errors
+    /// Why Kafka doesn't answer.
+    pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
+        let started = Instant::now();
+        self.question("", || {
+            loop {
+                let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
+                match answer {
+                    Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
+                    // A coordinator that is being chosen, as before a broker's first group: librdkafka doesn't ask again.
+                    Err(KafkaError::AdminOp(
+                        RDKafkaErrorCode::NotCoordinator
+                        | RDKafkaErrorCode::CoordinatorNotAvailable
+                        | RDKafkaErrorCode::CoordinatorLoadInProgress,
+                    )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
+                    answer => return answer,
+                }
+            }
+        })
+    }
+
+    /// Returns those of these topics of which the brokers deny us the records.
+    ///
+    /// # Errors
+    /// Why Kafka doesn't answer.
+    pub fn denied_topics(&self, topics: &[String]) -> Answer<Vec<String>> {
+        self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
+    }
+
     /// How long Kafka keeps topics' records. A topic that Kafka doesn't answer for is left out.
     ///
     /// # Errors
@@ -322,8 +359,16 @@ impl Observer {
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let runtime = tokio::runtime::Handle::current();
-        let answers =
-            self.question(&topics[0], || runtime.block_on(self.admin.describe_configs(&resources, &options)))?;
+        let answers = self.question(&topics[0], || {
+            let admin = match self.admin.get() {
+                Some(admin) => admin,
+                None => {
+                    let made = self.settings.create()?;
+                    self.admin.get_or_init(|| made)
+                }
+            };
+            runtime.block_on(admin.describe_configs(&resources, &options))
+        })?;
         let mut kept = BTreeMap::new();
         for resource in answers.into_iter().flatten() {
             let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };

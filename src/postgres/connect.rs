@@ -15,7 +15,24 @@ use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
 use tokio::time::timeout;
 
-use crate::config::{Postgres, PostgresUrl};
+use crate::config::{Postgres, PostgresUrl, url_parameters};
+
+/// Settings that have one right value for us: name, value, and the first server version that knows it.
+pub(crate) const FIXED: &[(&str, &str, u32)] = &[
+    // A claim must see what was committed while it waited for a lock.
+    ("default_transaction_isolation", "read committed", 0),
+    ("default_transaction_deferrable", "off", 0),
+    // Without it a policy on the target is an error of every statement, and not a rule for rows.
+    ("row_security", "on", 0),
+    // With it the server ends the session at each refused row.
+    ("exit_on_error", "off", 0),
+    // Types are compared by the text that `format_type` returns.
+    ("quote_all_identifiers", "off", 0),
+    ("standard_conforming_strings", "on", 0),
+    // Our own deadlines bound every wait. These would end connections that are healthy.
+    ("idle_session_timeout", "0", 140_000),
+    ("transaction_timeout", "0", 170_000),
+];
 
 /// Opens connections for one pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -55,10 +72,10 @@ impl Connector {
     pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
         let refused = |why| WriteError { stage: Stage::Connect, cause: Cause::Connection(why) };
         let options = self.options().map_err(refused)?;
-        let settings = self.settings();
         let work = async {
             let mut connection = options.connect().await?;
-            connection.execute(settings.as_str()).await?;
+            let version = connection.server_version_num().unwrap_or(0);
+            connection.execute(self.settings(version).as_str()).await?;
             let pid = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut connection).await?.try_get(0)?;
             Ok((connection, pid))
         };
@@ -70,6 +87,9 @@ impl Connector {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
             PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
+        if let Some(why) = url_parameters::fault(&url) {
+            return Err(format!("the connection URL: {why}"));
+        }
         // The parser's own message may quote the URL.
         let options = PgConnectOptions::from_str(&url).map_err(|_| {
             "the connection URL is not of the form postgres://user:password@host:port/database".to_owned()
@@ -81,8 +101,14 @@ impl Connector {
         Ok(options.application_name(&self.application_name).disable_statement_logging())
     }
 
-    /// `SET` rather than startup options, which poolers refuse.
-    fn settings(&self) -> String {
+    /// Returns the statements that set every setting which our SQL relies on, so that a setting of the role or the database
+    /// cannot change what it means. `SET` rather than startup options, which poolers refuse. `version` is the server's, as in
+    /// `server_version_num`.
+    ///
+    /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
+    /// statements name their schemas. `default_transaction_read_only` is how some operators stop all writes to a server.
+    /// `session_replication_role` is not for every role to set; the ledger's triggers fire under each of its values.
+    fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();
         let ours = [
@@ -92,8 +118,10 @@ impl Connector {
             ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
         ];
+        let fixed = FIXED.iter().filter(|(_, _, since)| version >= *since);
+        let ours = ours.into_iter().chain(fixed.map(|(name, value, _)| (*name, (*value).to_owned())));
         let theirs = session.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        for (name, value) in ours.into_iter().chain(theirs) {
+        for (name, value) in ours.chain(theirs) {
             // Writing to a String can't fail; config checks the names.
             let _infallible = write!(sql, "SET {name} = '{}';", value.replace('\'', "''"));
         }

@@ -87,6 +87,34 @@ fn remedy(error: &WriteError, pending: &[String]) -> String {
     )
 }
 
+/// How our tables compare with what this version needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing is to be done.
+    Current,
+    /// They are missing, or a newer version's migrations are.
+    Behind,
+    /// They were made by something else: what is wrong, with the remedy.
+    Other(String),
+}
+
+/// Compares our tables with what this version needs, and changes nothing.
+///
+/// # Errors
+/// As the statements fail.
+pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> {
+    let migrator = migrator();
+    let Some(applied) = applied(connection).await? else { return Ok(State::Behind) };
+    if let Some(other) = migrator.iter().find(|m| applied.get(&m.version).is_some_and(|sum| **sum != *m.checksum)) {
+        return Ok(State::Other(format!(
+            "schema `tidegate` was made by another build: its migration {} is not ours; take the build that made it, or another database",
+            other.version
+        )));
+    }
+    let known = migrator.iter().all(|migration| applied.contains_key(&migration.version));
+    Ok(if known { State::Current } else { State::Behind })
+}
+
 /// Brings the tables up to date. Safe when several instances start at once: one works, the others wait. A daemon that is older
 /// than the tables leaves them alone.
 ///
@@ -130,18 +158,21 @@ async fn pending_of<'m>(
     migrator: &'m Migrator,
     connection: &mut PgConnection,
 ) -> Result<Vec<&'m Migration>, sqlx::Error> {
-    let made = sqlx::query("SELECT to_regclass('tidegate._sqlx_migrations') IS NOT NULL");
-    if !made.fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
-        return Ok(migrator.iter().collect());
-    }
-    let applied = sqlx::query("SELECT version, checksum FROM tidegate._sqlx_migrations WHERE success");
-    let mut known = HashMap::new();
-    for row in applied.fetch_all(connection).await? {
-        known.insert(row.try_get::<i64, _>(0)?, row.try_get::<Vec<u8>, _>(1)?);
-    }
-    let applied =
+    let known = applied(connection).await?.unwrap_or_default();
+    let is_applied =
         |migration: &&Migration| known.get(&migration.version).is_some_and(|sum| **sum == *migration.checksum);
-    Ok(migrator.iter().filter(|migration| !applied(migration)).collect())
+    Ok(migrator.iter().filter(|migration| !is_applied(migration)).collect())
+}
+
+/// Returns the checksum of each migration that was applied, by its version; `None` if there is no record of any.
+async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Vec<u8>>>, sqlx::Error> {
+    let exists = sqlx::query("SELECT to_regclass('tidegate._sqlx_migrations') IS NOT NULL");
+    if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
+        return Ok(None);
+    }
+    let rows = sqlx::query("SELECT version, checksum FROM tidegate._sqlx_migrations WHERE success");
+    let rows = rows.fetch_all(connection).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map(Some)
 }
 
 /// The names of the migrations that the database lacks, in their order.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails it as the test itself would")]
 
+mod agreement;
+mod agreement_cases;
 mod allocation;
 mod batches;
 mod books;

@@ -89,11 +89,13 @@
 //! once, so that librdkafka fetches on beyond its limits while the callbacks run.
 
 mod bulk;
+mod describe;
 mod member;
 mod native;
 mod queue;
 
 pub use bulk::{Bulk, Fault, Headers, Item, Record, Records, Run};
+pub use describe::may_read_group;
 pub use member::is_member;
 pub use queue::BatchQueue;
 

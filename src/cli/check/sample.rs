@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::database::Plans;
+use super::fields::{self, Fields};
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
@@ -48,6 +49,8 @@ pub(super) struct Sample {
     pub(super) letters: Vec<Letter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
+    /// How many records have the field of each column.
+    pub(super) fields: Vec<fields::Share>,
     /// What `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
@@ -65,6 +68,14 @@ impl Sample {
         );
         if let Some(sql) = &self.evolve {
             text += &format!("    the first start would run: {}\n", show::safe(sql));
+        }
+        for fields::Share { column, field, present, records, .. } in &self.fields {
+            text += &format!(
+                "    column {column}: {} of {} records have {}\n",
+                show::count(*present),
+                show::count(*records),
+                show::safe(field)
+            );
         }
         for row in &self.first_rows {
             text += &format!("    row   {}\n", show::safe(row));
@@ -89,7 +100,7 @@ pub(super) async fn try_newest(
     plans: Plans,
     topics: &BTreeMap<String, i32>,
     records: u32,
-) -> Result<Sample, FatalError> {
+) -> Result<(Sample, Fields), FatalError> {
     let ranges = ranges(config, pipeline, topics, records).await?;
     let planned = plans.source.current();
     let catalog = planned.catalog.clone();
@@ -97,7 +108,9 @@ pub(super) async fn try_newest(
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
-    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_deref(), limits, &outbox));
+    let counted = Fields::of(pipeline);
+    let reading =
+        spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_deref(), limits, counted, &outbox));
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
@@ -115,18 +128,20 @@ pub(super) async fn try_newest(
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    let new_fields = read.map_err(FatalError::Unavailable)?;
+    let (new_fields, counted) = read.map_err(FatalError::Unavailable)?;
     let missing: Vec<_> = new_fields.missing(&catalog).into_iter().map(|(name, found)| (name, found.sql())).collect();
     let mut findings = lock(&findings);
-    Ok(Sample {
+    let sample = Sample {
         records: tried,
         rows: counts.rows(),
         dead_letters: counts.dead_letters(),
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
         first_rows: std::mem::take(&mut findings.rows),
+        fields: Vec::new(),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
-    })
+    };
+    Ok((sample, counted))
 }
 
 /// The tables that the newest records name.
@@ -216,8 +231,9 @@ fn read(
     planned: &Planned,
     schemas: Option<&CachedSchemas>,
     limits: tidegate_protocol::batch::BatchLimits,
+    mut fields: Fields,
     outbox: &mpsc::Sender<Batch>,
-) -> Result<NewFields, String> {
+) -> Result<(NewFields, Fields), String> {
     let reader = Reader::new(config)?;
     let mut new_fields = NewFields::default();
     let mut encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -239,6 +255,7 @@ fn read(
             if trouble.is_ok() {
                 trouble = registry::await_schema(schemas, || encoder.wants(record.value));
             }
+            fields.add(record.value);
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
                 encoder.new_fields(record, &mut new_fields);
@@ -253,7 +270,7 @@ fn read(
         trouble.clone()?;
         send(batch, outbox);
     }
-    Ok(new_fields)
+    Ok((new_fields, fields))
 }
 
 fn empty(planned: &Planned) -> Batch {
