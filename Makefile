@@ -137,7 +137,7 @@ upgrade-check: tools ## Rolls two daemons from an older version to this one and 
 	$(CARGO) build --locked -p tidegate --manifest-path $(dir $(RELEASE))upgrade/source/Cargo.toml --target-dir $(dir $(RELEASE))
 	mv $(dir $(RELEASE))debug/tidegate $(dir $(RELEASE))upgrade/tidegate
 	TIDEGATE_OLD_PROGRAM=$(abspath $(dir $(RELEASE))upgrade/tidegate) \
-		$(CARGO) test --locked -p tidegate --test it -- --ignored rolled_forward_and_back --nocapture
+		$(CARGO) test --locked --workspace --test it -- --ignored rolled_forward_and_back --nocapture
 
 .PHONY: matrix
 matrix: tools ## The core of the integration tests on every supported PostgreSQL and Kafka; PAIRS=13.22.0/2.8.2-zookeeper

@@ -52,7 +52,7 @@ def result(postgres, kafka):
 
 def run(postgres, kafka):
     skips = [word for name in left_out(postgres, kafka) for word in ("--skip", name)]
-    command = ["cargo", "test", "--locked", "-p", "tidegate", "--test", "it", "--", *CORE, *skips]
+    command = ["cargo", "test", "--locked", "--workspace", "--test", "it", "--", *CORE, *skips]
     environment = os.environ | {"TIDEGATE_POSTGRES": postgres, "TIDEGATE_KAFKA": kafka}
     environment.setdefault("RUST_TEST_THREADS", "8")
     log = log_of(postgres, kafka)

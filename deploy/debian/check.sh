@@ -40,7 +40,7 @@ shift 3
 exec chroot --userspec=tidegate:tidegate "$ROOT" $(sed -n 's/^ExecStart=//p' "$ROOT/usr/lib/systemd/system/tidegate.service") "$@"
 RUN
 chmod +x "$work/tidegate"
-ROOT=$root TIDEGATE_PROGRAM=$work/tidegate RUST_TEST_THREADS=1 cargo test --locked -p tidegate --test it -- \
+ROOT=$root TIDEGATE_PROGRAM=$work/tidegate RUST_TEST_THREADS=1 cargo test --locked --workspace --test it -- \
     delivery:: crash::asked_to_end
 
 chroot "$root" dpkg --purge tidegate
