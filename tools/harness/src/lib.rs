@@ -21,15 +21,17 @@ pub mod proxy;
 pub mod registry;
 pub mod shared;
 pub mod sql;
+pub mod tls;
 pub mod usage;
 pub mod wait;
 
 pub use daemon::{Daemon, DaemonSpec};
-pub use kafka::{Kafka, KafkaSpec, Record};
+pub use kafka::{Kafka, KafkaSpec, Listener, Record};
 pub use ports::free_port;
 pub use postgres::{Database, Postgres, PostgresSpec};
 pub use proxy::{Action, Proxy, Trigger};
 pub use registry::Registry;
+pub use tls::Authority;
 pub use wait::{eventually, eventually_async};
 
 /// What a server's settings are chosen for.
