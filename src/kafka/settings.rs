@@ -120,10 +120,23 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
     for (name, value) in kafka.properties.iter().chain(&pipeline.kafka_properties) {
         config.set(name, value.expose());
     }
+    trust_the_system(&mut config, |name| std::env::var(name).ok().filter(|path| !path.is_empty()));
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
     config.set("group.id", &pipeline.group);
     config.set_log_level(RDKafkaLogLevel::Warning);
     config
+}
+
+/// Makes TLS connections trust the certificate authorities of the system, unless the user names others. The OpenSSL that is
+/// linked in looks for them in the folder that it was built for, which is nowhere else's: `probe` looks in the places of
+/// the known distributions. `SSL_CERT_FILE` and `SSL_CERT_DIR` stand over them, as for connections to Postgres.
+fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
+    let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
+    if !is_tls || config.get("ssl.ca.pem").is_some() {
+        return;
+    }
+    let authorities = variable("SSL_CERT_FILE").or_else(|| variable("SSL_CERT_DIR"));
+    set_default(config, "ssl.ca.location", authorities.unwrap_or_else(|| "probe".to_owned()));
 }
 
 #[cfg(test)]
@@ -163,6 +176,31 @@ mod tests {
     #[test]
     fn a_short_age_is_fetched_as_it_comes() {
         assert_eq!(fetch("40ms", ""), (None, None, 40));
+    }
+
+    /// `ssl.ca.location` for these properties and these variables.
+    fn authorities(properties: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<String> {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
+        let find = |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned());
+        trust_the_system(&mut config, find);
+        config.get("ssl.ca.location").map(str::to_owned)
+    }
+
+    #[test]
+    fn tls_trusts_the_system_unless_the_user_names_an_authority() {
+        for protocol in ["ssl", "SSL", "sasl_ssl", "SASL_SSL"] {
+            assert_eq!(authorities(&[("security.protocol", protocol)], &[]), some("probe"), "{protocol}");
+        }
+        let tls = ("security.protocol", "SSL");
+        assert_eq!(authorities(&[tls, ("ssl.ca.location", "/ca.pem")], &[("SSL_CERT_FILE", "/f")]), some("/ca.pem"));
+        assert_eq!(authorities(&[tls, ("ssl.ca.pem", "-")], &[("SSL_CERT_FILE", "/f")]), None);
+        assert_eq!(authorities(&[tls], &[("SSL_CERT_FILE", "/f"), ("SSL_CERT_DIR", "/d")]), some("/f"));
+        assert_eq!(authorities(&[tls], &[("SSL_CERT_DIR", "/d")]), some("/d"));
+        assert_eq!(authorities(&[("security.protocol", "SASL_PLAINTEXT")], &[]), None);
+        assert_eq!(authorities(&[], &[]), None);
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod formats;
 mod formats_registry;
 mod group;
 mod headroom;
+mod kafka_security;
 mod ledger;
 mod modes;
 mod offset_truth;
