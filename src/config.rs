@@ -20,6 +20,7 @@ mod names;
 mod node;
 mod partition_by;
 mod pipeline;
+pub mod postgres_url;
 mod properties;
 mod property_names;
 mod read;

@@ -14,7 +14,7 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, properties, read_decode, read_pipeline};
+use super::{deadlines, defaults, environment, postgres_url, properties, read_decode, read_pipeline};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -120,8 +120,8 @@ fn postgres(table: &Node<'_>) -> Postgres {
     let url = match table.one_of(&["url", "url_file"]) {
         Some(("url_file", node)) => node.file().map(PostgresUrl::File),
         Some((_, node)) => node.text().map(|text| {
-            if !is_postgres_url(text) {
-                node.fault("not a URL of Postgres; write postgres://user@host:5432/database");
+            if let Err(why) = check_url(text) {
+                node.fault(why);
             }
             PostgresUrl::Inline(Secret::new(text))
         }),
@@ -143,10 +143,11 @@ fn postgres(table: &Node<'_>) -> Postgres {
     }
 }
 
-fn is_postgres_url(text: &str) -> bool {
+fn check_url(text: &str) -> Result<(), String> {
+    let servers = postgres_url::parse(text)?;
     // The fuzzer is built without the client.
-    let parses = text.parse::<PgConnectOptions>().is_ok();
-    (text.starts_with("postgres://") || text.starts_with("postgresql://")) && parses
+    let parses = servers.all.iter().all(|server| server.url.expose().parse::<PgConnectOptions>().is_ok());
+    if parses { Ok(()) } else { Err(format!("not a URL of Postgres; {}", postgres_url::FORM)) }
 }
 
 fn session(table: &Node<'_>) -> BTreeMap<String, String> {

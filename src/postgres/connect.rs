@@ -7,21 +7,47 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Executor, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
-use tokio::time::timeout;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::pooler::{self, Pooling};
+use super::remedy;
+use crate::config::postgres_url::{self, Server, Servers};
 use crate::config::{Postgres, PostgresUrl};
+
+/// How long a server may take before the next of several is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Opens connections for one pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connector {
     config: Arc<Postgres>,
     application_name: Arc<str>,
+    learned: Arc<Learned>,
+}
+
+/// What connections so far have shown. Only ever a hint: each connection finds out for itself.
+#[derive(Debug, Default)]
+struct Learned {
+    /// Which of several servers answered last.
+    server: AtomicUsize,
+    /// Whether the URL wants a server that takes writes.
+    must_write: AtomicBool,
+    /// Whether a pooler is known to give each connection a session of its own.
+    has_sessions: AtomicBool,
+}
+
+/// A server that can't be used.
+struct Refused {
+    server: String,
+    cause: Cause,
 }
 
 impl Connector {
@@ -30,7 +56,7 @@ impl Connector {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
         // The server cuts names at 63 bytes.
         let name = name.get(..63).unwrap_or(&name);
-        Self { config, application_name: name.into() }
+        Self { config, application_name: name.into(), learned: Arc::default() }
     }
 
     /// `application_name` of every connection.
@@ -43,37 +69,133 @@ impl Connector {
         self.config.write_timeout
     }
 
-    /// Opens a connection, and says its backend's pid.
-    ///
-    /// # Errors
-    /// At [`Stage::Connect`], whatever the reason; the URL, which may hold a password, is in no text.
-    pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
-        let refused = |why| WriteError { stage: Stage::Connect, cause: Cause::Connection(why) };
-        let options = self.options().map_err(refused)?;
-        let settings = self.settings();
-        let work = async {
-            let mut connection = options.connect().await?;
-            connection.execute(settings.as_str()).await?;
-            let pid = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut connection).await?.try_get(0)?;
-            Ok((connection, pid))
-        };
-        within(self.config.connect_timeout, Stage::Connect, work).await
+    /// Whether a connection to a server that takes no writes is of no use, since the URL names another that may.
+    pub fn must_write(&self) -> bool {
+        self.learned.must_write.load(Ordering::Relaxed)
     }
 
-    fn options(&self) -> Result<PgConnectOptions, String> {
+    /// Opens a connection, and says its backend's pid. Of several servers the first that takes writes is used: they are tried
+    /// in the order of the URL, beginning with the one that was used last, and each has a quarter of a second before the next
+    /// is tried as well.
+    ///
+    /// # Errors
+    /// At [`Stage::Connect`], whatever the reason; the URL, which may hold a password, is in no text. With several servers
+    /// the text names each, with its reason.
+    pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
+        let refused = |cause| WriteError { stage: Stage::Connect, cause };
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let (servers, password) = match timeout_at(deadline, self.target()).await {
+            Ok(target) => target.map_err(|why| refused(Cause::Connection(why)))?,
+            Err(_) => return Err(refused(Cause::Deadline(self.config.connect_timeout))),
+        };
+        self.learned.must_write.store(servers.must_write, Ordering::Relaxed);
+        let settings: Arc<str> = self.settings().into();
+        let count = servers.all.len();
+        let first = self.learned.server.load(Ordering::Relaxed).min(count - 1);
+        let mut waiting = (0..count).map(|n| (first + n) % count);
+        let mut trying = JoinSet::new();
+        let mut failures = Vec::new();
+        loop {
+            let next = waiting.next();
+            if let Some(at) = next {
+                let server = &servers.all[at];
+                let options = self.options(&servers, server, password.as_deref());
+                let options = options.map_err(|why| refused(Cause::Connection(why)))?;
+                let (this, settings, name) = (self.clone(), Arc::clone(&settings), server.name.clone());
+                let must_write = servers.must_write;
+                trying.spawn(async move {
+                    let tried = timeout_at(deadline, this.try_server(&options, &settings, must_write)).await;
+                    let tried = tried.unwrap_or(Err(Cause::Deadline(this.config.connect_timeout)));
+                    tried.map(|open| (at, open)).map_err(|cause| Refused { server: name, cause })
+                });
+            }
+            tokio::select! {
+                ended = trying.join_next() => match ended {
+                    Some(Ok(Ok((at, open)))) => {
+                        self.learned.server.store(at, Ordering::Relaxed);
+                        return Ok(open);
+                    }
+                    Some(Ok(Err(failure))) => failures.push(failure),
+                    Some(Err(panic)) => return Err(refused(Cause::Connection(panic.to_string()))),
+                    None => return Err(refused(together(failures))),
+                },
+                () = sleep(HEAD_START), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Where to connect, and a password that stands over those of the URL.
+    async fn target(&self) -> Result<(Servers, Option<String>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
             PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
-        // The parser's own message may quote the URL.
-        let options = PgConnectOptions::from_str(&url).map_err(|_| {
-            "the connection URL is not of the form postgres://user:password@host:port/database".to_owned()
-        })?;
-        let options = match &self.config.password_file {
-            Some(path) => options.password(&secret_file("postgres.password_file", path)?),
-            None => options,
+        let named = |why| format!("the connection URL can't be used: {why}");
+        let servers = postgres_url::parse(&url).map_err(named)?;
+        let password = match &self.config.password_file {
+            Some(path) => Some(secret_file("postgres.password_file", path)?),
+            None => None,
         };
+        Ok((servers, password))
+    }
+
+    fn options(
+        &self,
+        servers: &Servers,
+        server: &Server,
+        password: Option<&str>,
+    ) -> Result<PgConnectOptions, String> {
+        // The parser's own message may quote the URL.
+        let options = PgConnectOptions::from_str(server.url.expose())
+            .map_err(|_| format!("the connection URL can't be used; {}", postgres_url::FORM))?;
+        let options = password.into_iter().fold(options, |options, password| options.password(password));
+        let options = match options.get_ssl_mode() {
+            _ if server.is_socket => options.ssl_mode(PgSslMode::Disable),
+            // As libpq has it: who names authorities wants the certificate to be checked.
+            PgSslMode::Require if servers.has_authorities => options.ssl_mode(PgSslMode::VerifyCa),
+            _ => options,
+        };
+        // Poolers refuse this startup parameter, which sqlx sends unless told otherwise.
+        let options = options.extra_float_digits(None);
         Ok(options.application_name(&self.application_name).disable_statement_logging())
+    }
+
+    /// A connection to one server that can be used.
+    async fn try_server(
+        &self,
+        options: &PgConnectOptions,
+        settings: &str,
+        must_write: bool,
+    ) -> Result<(PgConnection, i32), Cause> {
+        let started = Instant::now();
+        let work = async {
+            let mut connection = options.connect().await?;
+            connection.execute(settings).await?;
+            let row = connection.fetch_one(ABOUT_SESSION).await?;
+            let (pid, is_read_only, age): (i32, bool, f64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            // Postgres starts a session when we connect: an older one is a pooler's.
+            let is_pooled = Duration::try_from_secs_f64(age).is_ok_and(|age| age > started.elapsed());
+            let pooling = if is_pooled && !self.learned.has_sessions.load(Ordering::Relaxed) {
+                Some(pooler::look(&mut connection, options).await?)
+            } else {
+                None
+            };
+            Ok::<_, sqlx::Error>((connection, pid, is_read_only, pooling))
+        };
+        let (connection, pid, is_read_only, pooling) = work.await.map_err(|error| {
+            let mut cause = super::error::cause(error);
+            remedy::add(&mut cause);
+            cause
+        })?;
+        match pooling {
+            Some(Pooling::Transaction) => return Err(Cause::Connection(pooler::words())),
+            Some(Pooling::Session) => self.learned.has_sessions.store(true, Ordering::Relaxed),
+            None => {}
+        }
+        if must_write && is_read_only {
+            return Err(Cause::Connection("takes no writes: it is a standby, or set to read-only".to_owned()));
+        }
+        Ok((connection, pid))
     }
 
     /// `SET` rather than startup options, which poolers refuse.
@@ -86,6 +208,8 @@ impl Connector {
             // Ends a transaction of ours whose process is stopped or gone, so that its locks don't outlive it.
             ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
+            // Floats in text keep every digit.
+            ("extra_float_digits", "1".to_owned()),
         ];
         let theirs = session.iter().map(|(name, value)| (name.as_str(), value.clone()));
         for (name, value) in ours.into_iter().chain(theirs) {
@@ -94,6 +218,22 @@ impl Connector {
         }
         sql
     }
+}
+
+/// The backend's pid, whether it takes no writes, and for how many seconds the session has existed. Sent without a prepared
+/// statement, so that it works through any pooler.
+const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool,
+     extract(epoch FROM clock_timestamp() - backend_start)::float8 FROM pg_stat_get_activity(pg_backend_pid())";
+
+/// One error for all servers. That of a single one is as it came, so that its SQLSTATE counts.
+fn together(mut failures: Vec<Refused>) -> Cause {
+    if failures.len() == 1 {
+        return failures.remove(0).cause;
+    }
+    let each = failures.into_iter().map(|Refused { server, cause }| {
+        format!("{server}: {}", WriteError { stage: Stage::Connect, cause })
+    });
+    Cause::Connection(format!("none of the servers can be used: {}", each.collect::<Vec<_>>().join("; ")))
 }
 
 /// What work of a stage comes to, for which Postgres has so long.
