@@ -403,7 +403,8 @@ impl LagWatch {
             Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
         };
         // After a failover the old primary may still answer, and its ledger stands still.
-        let is_old = |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
+        let is_old =
+            |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
         let rows = match rows {
             Ok(rows) if self.connector.must_write() && is_old(&rows) => {
                 Err(Trouble::postgres(&"Postgres takes no writes any more"))

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod error;
 pub mod http;
@@ -15,4 +16,5 @@ pub mod postgres;
 pub mod registry;
 pub mod report;
 pub mod status;
+mod trust;
 pub mod watchdog;

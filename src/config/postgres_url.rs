@@ -72,7 +72,7 @@ pub fn parse(url: &str) -> Result<Servers, String> {
             return Err("no host is named; for a Unix socket write ?host=/path/of/its/folder".to_owned());
         }
         let port = port.as_deref().filter(|port| !port.is_empty());
-        if port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0) == false) {
+        if port.is_some_and(|port| !port.parse::<u16>().is_ok_and(|port| port > 0)) {
             return Err("a port is not a number from 1 to 65535".to_owned());
         }
         Ok(server(scheme, user, host, port, path, &query.rest))
@@ -259,7 +259,10 @@ mod tests {
         assert_eq!(names(url), ["h1:6001", "h2", "[::1]:6003"]);
         assert!(parse("postgres://h1,h2/db").unwrap().must_write, "several hosts are no use but for their primary");
         assert!(!parse("postgres://h1,h2/db?target_session_attrs=any").unwrap().must_write);
-        assert_eq!(urls("postgres://a@/db?host=h1,h2&port=6000"), ["postgres://a@h1:6000/db", "postgres://a@h2:6000/db"]);
+        assert_eq!(
+            urls("postgres://a@/db?host=h1,h2&port=6000"),
+            ["postgres://a@h1:6000/db", "postgres://a@h2:6000/db"]
+        );
         assert_eq!(names("postgres://a@x/db?host=h1,h2&port=6000,6001"), ["h1:6000", "h2:6001"]);
     }
 

@@ -14,7 +14,7 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, postgres_url, properties, read_decode, read_pipeline};
+use super::{deadlines, defaults, environment, postgres_url, properties, read_decode, read_pipeline, token};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -94,6 +94,13 @@ fn whole(top: &Node<'_>) -> Config {
             ("limits.claim_grace", config.limits.claim_grace),
         ],
     );
+    if let Some(Err(why)) =
+        config.pipelines.iter().map(|pipeline| config.kafka.token_source(pipeline)).find(Result::is_err)
+    {
+        let command = top.at("kafka").at("token_command");
+        let method = top.at("kafka").at("properties").at(token::METHOD);
+        if command.is_set() { command.fault(why) } else { method.fault(why) }
+    }
     for pipeline in &config.pipelines {
         let own = top.at("pipelines").at(&pipeline.name).at("kafka");
         let is_consumer_protocol = pipeline.group_protocol == super::GroupProtocol::Consumer;
@@ -112,7 +119,9 @@ fn kafka(table: &Node<'_>) -> Kafka {
     if servers.text().is_some() && !text.split(',').all(is_server) {
         servers.fault("not a list of brokers; write host:port,host:port");
     }
-    Kafka { bootstrap_servers: text.to_owned(), properties: properties::read(&table.at("properties")) }
+    let (properties, files) = properties::read(&table.at("properties"));
+    let token_command = table.at("token_command").command();
+    Kafka { bootstrap_servers: text.to_owned(), properties, files, token_command }
 }
 
 fn postgres(table: &Node<'_>) -> Postgres {
@@ -130,10 +139,16 @@ fn postgres(table: &Node<'_>) -> Postgres {
             None
         }
     };
+    let (password_file, password_command) = match table.one_of(&["password_file", "password_command"]) {
+        Some(("password_file", node)) => (node.file(), None),
+        Some((_, node)) => (None, node.command()),
+        None => (None, None),
+    };
     Postgres {
         // The fault is noted where there is none.
         url: url.unwrap_or_else(|| PostgresUrl::File(PathBuf::new())),
-        password_file: table.at("password_file").file(),
+        password_file,
+        password_command,
         session: session(&table.at("session")),
         connect_timeout: wait("connect_timeout", defaults::CONNECT_TIMEOUT),
         lock_timeout: wait("lock_timeout", defaults::LOCK_TIMEOUT),

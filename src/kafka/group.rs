@@ -5,7 +5,6 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -20,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::rebalance::Notes;
+use super::settings::Settings;
 use crate::config::{GroupProtocol, Topics};
 
 /// The longest wait for the answers to the last commits.
@@ -33,7 +33,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct KafkaGroup {
     /// librdkafka's settings.
-    pub settings: ClientConfig,
+    pub settings: Settings,
     /// What to read.
     pub topics: Topics,
     /// How the group assigns partitions.
@@ -46,6 +46,9 @@ impl Group for KafkaGroup {
     fn join(&mut self) -> Result<KafkaClient, Box<dyn Error + Send + Sync>> {
         let consumer: BaseConsumer<Notes> = self.settings.create_with_context(Notes::default())?;
         let consumer = Arc::new(consumer);
+        if let Some(credentials) = &self.settings.credentials {
+            credentials.serve(&consumer, |consumer| consumer.client());
+        }
         let ready = Arc::new(Notify::new());
         let on_ready = Arc::clone(&ready);
         let queue = BatchQueue::with_on_ready(Arc::clone(&consumer), move || on_ready.notify_one())?;

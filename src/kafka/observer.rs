@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -19,7 +18,7 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::reader::Reader;
 use super::rebalance::Notes;
-use super::settings;
+use super::settings::{self, Settings};
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
 
@@ -40,10 +39,10 @@ pub struct Group {
 
 /// Asks.
 pub struct Observer {
-    client: BaseConsumer<Notes>,
-    admin: AdminClient<DefaultClientContext>,
+    client: Arc<BaseConsumer<Notes>>,
+    admin: Arc<AdminClient<DefaultClientContext>>,
     /// Of a client that reads a few records, made where one is needed.
-    reader: ClientConfig,
+    reader: Settings,
 }
 
 impl std::fmt::Debug for Observer {
@@ -72,7 +71,7 @@ impl SharedObserver {
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+    pub fn new(config: &Settings) -> KafkaResult<Self> {
         Observer::new(config).map(|observer| Self(Arc::new(observer)))
     }
 
@@ -112,9 +111,15 @@ impl Observer {
     ///
     /// # Errors
     /// Where librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
+    pub fn new(config: &Settings) -> KafkaResult<Self> {
         let reader = settings::to_read(config.clone());
-        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()?, reader })
+        let client: Arc<BaseConsumer<Notes>> = Arc::new(config.create_with_context(Notes::default())?);
+        let admin: Arc<AdminClient<DefaultClientContext>> = Arc::new(config.create()?);
+        if let Some(credentials) = &config.credentials {
+            credentials.serve(&client, |client| client.client());
+            credentials.serve(&admin, |admin| admin.inner());
+        }
+        Ok(Self { client, admin, reader })
     }
 
     /// The cluster's id.

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -14,7 +14,9 @@ use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::record::push_header;
 
+use super::credentials::Keeper;
 use super::rebalance::Notes;
+use super::settings::Settings;
 
 /// The longest silence of Kafka before reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -23,7 +25,9 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Reads.
 pub struct Reader {
-    consumer: BaseConsumer<Notes>,
+    consumer: Arc<BaseConsumer<Notes>>,
+    /// Ends with the last of its clients.
+    _credentials: Option<Arc<Keeper>>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -37,9 +41,13 @@ impl Reader {
     ///
     /// # Errors
     /// Where librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> Result<Self, String> {
-        let consumer = config.create_with_context(Notes::default());
-        Ok(Self { consumer: consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))? })
+    pub fn new(settings: &Settings) -> Result<Self, String> {
+        let consumer: Result<BaseConsumer<Notes>, _> = settings.create_with_context(Notes::default());
+        let consumer = Arc::new(consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))?);
+        if let Some(credentials) = &settings.credentials {
+            credentials.serve(&consumer, |consumer| consumer.client());
+        }
+        Ok(Self { consumer, _credentials: settings.credentials.clone() })
     }
 
     /// Gives every record whose offset lies in the range of its partition to `take`, in order within a partition. A range ends

@@ -14,13 +14,15 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Executor, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::pooler::{self, Pooling};
 use super::remedy;
 use crate::config::postgres_url::{self, Server, Servers};
-use crate::config::{Postgres, PostgresUrl};
+use crate::config::{Postgres, PostgresUrl, Secret};
+use crate::credentials;
 
 /// How long a server may take before the next of several is tried beside it.
 const HEAD_START: Duration = Duration::from_millis(250);
@@ -33,7 +35,7 @@ pub struct Connector {
     learned: Arc<Learned>,
 }
 
-/// What connections so far have shown. Only ever a hint: each connection finds out for itself.
+/// What connections so far have shown.
 #[derive(Debug, Default)]
 struct Learned {
     /// Which of several servers answered last.
@@ -42,6 +44,9 @@ struct Learned {
     must_write: AtomicBool,
     /// Whether a pooler is known to give each connection a session of its own.
     has_sessions: AtomicBool,
+    /// A password that `password_command` gave, and until when it is used. Locked while the program runs, so that connections
+    /// that open at the same time share its answer.
+    password: Mutex<Option<(Secret, Instant)>>,
 }
 
 /// A server that can't be used.
@@ -99,7 +104,7 @@ impl Connector {
             let next = waiting.next();
             if let Some(at) = next {
                 let server = &servers.all[at];
-                let options = self.options(&servers, server, password.as_deref());
+                let options = self.options(&servers, server, password.as_ref());
                 let options = options.map_err(|why| refused(Cause::Connection(why)))?;
                 let (this, settings, name) = (self.clone(), Arc::clone(&settings), server.name.clone());
                 let must_write = servers.must_write;
@@ -115,7 +120,12 @@ impl Connector {
                         self.learned.server.store(at, Ordering::Relaxed);
                         return Ok(open);
                     }
-                    Some(Ok(Err(failure))) => failures.push(failure),
+                    Some(Ok(Err(failure))) => {
+                        if matches!(&failure.cause, Cause::Postgres(error) if error.sqlstate.starts_with("28")) {
+                            *self.learned.password.lock().await = None;
+                        }
+                        failures.push(failure);
+                    }
                     Some(Err(panic)) => return Err(refused(Cause::Connection(panic.to_string()))),
                     None => return Err(refused(together(failures))),
                 },
@@ -125,30 +135,46 @@ impl Connector {
     }
 
     /// Where to connect, and a password that stands over those of the URL.
-    async fn target(&self) -> Result<(Servers, Option<String>), String> {
+    async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
             PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
         let named = |why| format!("the connection URL can't be used: {why}");
         let servers = postgres_url::parse(&url).map_err(named)?;
-        let password = match &self.config.password_file {
-            Some(path) => Some(secret_file("postgres.password_file", path)?),
-            None => None,
+        let password = match (&self.config.password_command, &self.config.password_file) {
+            (Some(command), _) => Some(self.ask_for_password(command).await?),
+            (None, Some(path)) => Some(Secret::new(secret_file("postgres.password_file", path)?)),
+            (None, None) => None,
         };
         Ok((servers, password))
+    }
+
+    /// The password of `password_command`: for as long as it states, the one that it gave before.
+    async fn ask_for_password(&self, command: &[String]) -> Result<Secret, String> {
+        let mut known = self.learned.password.lock().await;
+        if let Some((password, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
+            return Ok(password.clone());
+        }
+        *known = None;
+        let asked_at = Instant::now();
+        let issued = credentials::run("postgres.password_command", command).await?;
+        // The rest of its time is for the login, and for clocks that differ.
+        let until = issued.lifetime.and_then(|lifetime| asked_at.checked_add(lifetime.mul_f64(0.8)));
+        *known = until.map(|until| (issued.secret.clone(), until));
+        Ok(issued.secret)
     }
 
     fn options(
         &self,
         servers: &Servers,
         server: &Server,
-        password: Option<&str>,
+        password: Option<&Secret>,
     ) -> Result<PgConnectOptions, String> {
         // The parser's own message may quote the URL.
         let options = PgConnectOptions::from_str(server.url.expose())
             .map_err(|_| format!("the connection URL can't be used; {}", postgres_url::FORM))?;
-        let options = password.into_iter().fold(options, |options, password| options.password(password));
+        let options = password.into_iter().fold(options, |options, password| options.password(password.expose()));
         let options = match options.get_ssl_mode() {
             _ if server.is_socket => options.ssl_mode(PgSslMode::Disable),
             // As libpq has it: who names authorities wants the certificate to be checked.
@@ -230,9 +256,9 @@ fn together(mut failures: Vec<Refused>) -> Cause {
     if failures.len() == 1 {
         return failures.remove(0).cause;
     }
-    let each = failures.into_iter().map(|Refused { server, cause }| {
-        format!("{server}: {}", WriteError { stage: Stage::Connect, cause })
-    });
+    let each = failures
+        .into_iter()
+        .map(|Refused { server, cause }| format!("{server}: {}", WriteError { stage: Stage::Connect, cause }));
     Cause::Connection(format!("none of the servers can be used: {}", each.collect::<Vec<_>>().join("; ")))
 }
 

@@ -37,14 +37,18 @@ pub(super) fn add(cause: &mut Cause) {
 fn of(error: &PostgresError) -> Option<&'static str> {
     let text = error.message.as_str();
     Some(match error.sqlstate.as_str() {
-        "28P01" => "check the user and the password in `postgres.url`, `postgres.password_file` or `postgres.password_command`",
+        "28P01" => {
+            "check the user and the password in `postgres.url`, `postgres.password_file` or `postgres.password_command`"
+        }
         "28000" if text.contains("client certificate") => {
             "name a client certificate in `sslcert` and `sslkey` of the URL, with the user as its common name"
         }
         "28000" if text.contains("no encryption") => {
             "the server takes this user with TLS only: write sslmode=require or stricter in the URL"
         }
-        "28000" => "let this user in from this address in the server's pg_hba.conf, or check the user in `postgres.url`",
+        "28000" => {
+            "let this user in from this address in the server's pg_hba.conf, or check the user in `postgres.url`"
+        }
         "3D000" => "make the database, or name another one in `postgres.url`",
         "53300" => "wait, or raise `max_connections`",
         _ => return None,

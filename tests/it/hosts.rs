@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_harness::{Daemon, Database, Kafka, Postgres, PostgresSpec, eventually_async, free_port, shared, unique_name};
+use tidegate_harness::{
+    Daemon, Database, Kafka, Postgres, PostgresSpec, eventually_async, free_port, shared, unique_name,
+};
 
 use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
 use crate::cli::tidegate;
@@ -27,8 +29,9 @@ struct Pair {
 
 impl Pair {
     async fn start() -> Self {
-        let primary: &'static Postgres =
-            Box::leak(Box::new(Postgres::start(&PostgresSpec::default().setting("wal_keep_size = 1GB")).expect("the primary starts")));
+        let primary: &'static Postgres = Box::leak(Box::new(
+            Postgres::start(&PostgresSpec::default().setting("wal_keep_size = 1GB")).expect("the primary starts"),
+        ));
         let world = World::on(kafka(), primary, 2).await;
         world.sql(NUMBERED).await;
         let replica = primary.start_replica(&PostgresSpec::default()).expect("the replica starts");

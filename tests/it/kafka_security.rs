@@ -14,13 +14,13 @@ use crate::support::{PATIENCE, World, program, spec};
 const RECORDS: i32 = 200;
 
 /// The broker that all tests of this file share, and the certificate of a client that it trusts.
-struct Secured {
-    kafka: Kafka,
+pub(crate) struct Secured {
+    pub(crate) kafka: Kafka,
     authority: Arc<Authority>,
     client: Identity,
 }
 
-fn secured() -> &'static Secured {
+pub(crate) fn secured() -> &'static Secured {
     static SECURED: OnceLock<Secured> = OnceLock::new();
     SECURED.get_or_init(|| {
         let authority = Arc::new(Authority::new().expect("an authority"));
@@ -32,7 +32,7 @@ fn secured() -> &'static Secured {
 }
 
 /// A table and a topic of numbered records on the secured broker.
-async fn world() -> World {
+pub(crate) async fn world() -> World {
     let world = World::on(&secured().kafka, shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..RECORDS, 2);
@@ -40,7 +40,7 @@ async fn world() -> World {
 }
 
 /// A configuration that reaches the broker by one listener, with these properties.
-fn config(world: &World, listener: Listener, properties: &[(&str, String)]) -> String {
+pub(crate) fn config(world: &World, listener: Listener, properties: &[(&str, String)]) -> String {
     let address = secured().kafka.secure_address(listener).expect("the listener");
     let plain = format!("bootstrap_servers = \"{}\"", secured().kafka.bootstrap_servers());
     let protocol = if listener == Listener::Sasl { "SASL_SSL" } else { "SSL" };
@@ -53,7 +53,7 @@ fn config(world: &World, listener: Listener, properties: &[(&str, String)]) -> S
     config.replacen("[postgres]", &format!("{table}[postgres]"), 1)
 }
 
-fn authority() -> (&'static str, String) {
+pub(crate) fn authority() -> (&'static str, String) {
     ("ssl.ca.location", secured().authority.certificate().display().to_string())
 }
 

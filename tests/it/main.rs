@@ -28,6 +28,7 @@ mod group;
 mod headroom;
 mod hosts;
 mod kafka_security;
+mod kafka_tokens;
 mod ledger;
 mod modes;
 mod offset_truth;

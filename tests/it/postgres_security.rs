@@ -72,7 +72,8 @@ impl Secured {
 
     /// A configuration that connects as `user`, to `host`, with these parameters.
     fn config(&self, world: &World, user: &str, host: &str, parameters: &str) -> String {
-        let (_, port) = world.postgres.address().rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("a port");
+        let (_, port) =
+            world.postgres.address().rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("a port");
         let url = format!("postgres://{user}@{host}:{port}/{}?{parameters}", world.database.name);
         world.config_at(&url, "table.name = \"rides\"")
     }

@@ -89,10 +89,12 @@
 //! once, so that librdkafka fetches on beyond its limits while the callbacks run.
 
 mod bulk;
+mod credentials;
 mod native;
 mod queue;
 
 pub use bulk::{Bulk, Fault, Headers, Item, Record, Records, Run};
+pub use credentials::{OAuthToken, set_oauth_token, set_password};
 pub use queue::BatchQueue;
 
 /// The most records and faults that one read returns.

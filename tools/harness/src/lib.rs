@@ -22,6 +22,7 @@ pub mod registry;
 pub mod shared;
 pub mod sql;
 pub mod tls;
+pub mod token_server;
 pub mod usage;
 pub mod wait;
 
@@ -32,6 +33,7 @@ pub use postgres::{Database, Postgres, PostgresSpec};
 pub use proxy::{Action, Proxy, Trigger};
 pub use registry::Registry;
 pub use tls::Authority;
+pub use token_server::TokenServer;
 pub use wait::{eventually, eventually_async};
 
 /// What a server's settings are chosen for.

@@ -82,6 +82,8 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
+            // A session ends with its token, unless the client proves itself anew before.
+            set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }
     Ok(properties)
