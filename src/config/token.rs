@@ -81,6 +81,11 @@ pub fn source(
         Some(method) if method.eq_ignore_ascii_case("oidc") => true,
         Some(_) => return Err(format!("{METHOD} is neither default nor oidc")),
     };
+    // `METHOD` itself may say `default`.
+    let unused = |name: &&&str| **name != METHOD && (command.is_none() || !name.ends_with("extensions"));
+    if let Some(name) = OURS.iter().filter(unused).find(|name| !is_oidc && properties.contains_key(**name)) {
+        return Err(format!("{name} is of use with {METHOD} = \"oidc\" only"));
+    }
     let extensions = extensions(get("sasl.oauthbearer.extensions").unwrap_or_default())?;
     match (command, is_oidc) {
         (Some(_), true) => Err(format!("{METHOD} = \"oidc\" and {COMMAND} exclude each other")),
@@ -172,6 +177,7 @@ mod tests {
             (with("sasl.oauthbearer.extensions", "CANARY"), None, "not a list of name=value"),
             (with("sasl.oauthbearer.token.endpoint.url", "CANARY"), None, "not a URL"),
             (OIDC.to_vec(), Some(command.as_slice()), "exclude each other"),
+            (without(METHOD), None, "of use with sasl.oauthbearer.method = \"oidc\" only"),
             (vec![], Some(command.as_slice()), "need \"sasl.mechanism\""),
         ] {
             let error = read(&properties, command).expect_err(words);

@@ -42,7 +42,7 @@ struct Learned {
     server: AtomicUsize,
     /// Whether the URL wants a server that takes writes.
     must_write: AtomicBool,
-    /// Whether a pooler is known to give each connection a session of its own.
+    /// Whether a connection is known to have a session of its own.
     has_sessions: AtomicBool,
     /// A password that `password_command` gave, and until when it is used. Locked while the program runs, so that connections
     /// that open at the same time share its answer.
@@ -193,18 +193,15 @@ impl Connector {
         settings: &str,
         must_write: bool,
     ) -> Result<(PgConnection, i32), Cause> {
-        let started = Instant::now();
         let work = async {
             let mut connection = options.connect().await?;
             connection.execute(settings).await?;
             let row = connection.fetch_one(ABOUT_SESSION).await?;
-            let (pid, is_read_only, age): (i32, bool, f64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-            // Postgres starts a session when we connect: an older one is a pooler's.
-            let is_pooled = Duration::try_from_secs_f64(age).is_ok_and(|age| age > started.elapsed());
-            let pooling = if is_pooled && !self.learned.has_sessions.load(Ordering::Relaxed) {
-                Some(pooler::look(&mut connection, options).await?)
-            } else {
+            let (pid, is_read_only): (i32, bool) = (row.try_get(0)?, row.try_get(1)?);
+            let pooling = if self.learned.has_sessions.load(Ordering::Relaxed) {
                 None
+            } else {
+                pooler::look(&mut connection, options).await?
             };
             Ok::<_, sqlx::Error>((connection, pid, is_read_only, pooling))
         };
@@ -246,10 +243,8 @@ impl Connector {
     }
 }
 
-/// The backend's pid, whether it takes no writes, and for how many seconds the session has existed. Sent without a prepared
-/// statement, so that it works through any pooler.
-const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool,
-     extract(epoch FROM clock_timestamp() - backend_start)::float8 FROM pg_stat_get_activity(pg_backend_pid())";
+/// The backend's pid, and whether it takes no writes. Sent without a prepared statement, so that it works through any pooler.
+const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
 
 /// One error for all servers. That of a single one is as it came, so that its SQLSTATE counts.
 fn together(mut failures: Vec<Refused>) -> Cause {

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
 /// The longest that a second connection may take. A pooler whose sessions are all taken lets it wait.
-const SECOND_DEADLINE: Duration = Duration::from_secs(2);
+const SECOND_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What a pooler does with sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,16 +23,16 @@ pub(super) enum Pooling {
 }
 
 /// Finds out by a second connection: a transaction there must not run in the session of the first, and the first must be in
-/// the same one afterwards. Uses no prepared statement, which the pooler may refuse.
-pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Pooling, sqlx::Error> {
+/// the same one afterwards. Uses no prepared statement, which the pooler may refuse. `None` if there is no second connection to
+/// be had.
+pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
-    let Ok(second) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(Pooling::Session) };
-    let mut second = second?;
-    let began = timeout(SECOND_DEADLINE, second.execute("BEGIN")).await;
-    let pooling = match began {
+    let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };
+    let pooling = match timeout(SECOND_DEADLINE, second.execute("BEGIN")).await {
+        Err(_) => return Ok(None),
         // A pooler in statement mode refuses transactions.
-        Ok(Err(_)) => Pooling::Transaction,
-        Err(_) => Pooling::Session,
+        Ok(Err(sqlx::Error::Database(_))) => Pooling::Transaction,
+        Ok(Err(_)) => return Ok(None),
         Ok(Ok(_)) => {
             let other = backend(&mut second).await?;
             let after = backend(first).await?;
@@ -40,7 +40,7 @@ pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -
         }
     };
     drop(second.close().await);
-    Ok(pooling)
+    Ok(Some(pooling))
 }
 
 async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {

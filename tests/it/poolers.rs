@@ -109,9 +109,8 @@ async fn a_pooler_in_another_mode_is_refused_by_name_and_nothing_is_written() {
     for mode in ["transaction", "statement"] {
         let pooler = Pooler::start(&world, mode);
         let config = pooler.config(&world, "table.name = \"rides\"");
-        // The first connection through a new pooler may be the one that made its session; each later one is found out.
-        tidegate(&config, &["check"]);
-        tidegate(&config, &["check"]).fails(69, &["a pooler gives each transaction another session", "set pool_mode = session"]);
+        tidegate(&config, &["check"])
+            .fails(69, &["a pooler gives each transaction another session", "set pool_mode = session"]);
         let daemon = world.daemon(&config);
         daemon.await_log("a pooler gives each transaction another session", PATIENCE).expect("it says so");
         let ready = daemon.get("/readyz").expect("it answers");

@@ -81,3 +81,42 @@ pub fn set_password<C: ClientContext>(client: &Client<C>, user: &str, password: 
 fn c_string(text: &str) -> Result<CString, String> {
     CString::new(text).map_err(|_| "a credential has a NUL in it".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::ClientConfig;
+    use rdkafka::consumer::{BaseConsumer, Consumer as _};
+
+    use super::*;
+
+    /// A client that nobody answers.
+    fn client(mechanism: &str) -> BaseConsumer {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1").set("security.protocol", "SASL_PLAINTEXT");
+        config.set("group.id", "test").set("sasl.mechanism", mechanism);
+        config.set("sasl.username", "gate").set("sasl.password", "old");
+        config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
+        config.create().expect("a client")
+    }
+
+    #[test]
+    fn a_token_is_taken_until_it_has_expired() {
+        let client = client("OAUTHBEARER");
+        let extensions = [("logicalCluster".to_owned(), "lkc-1".to_owned())];
+        let token =
+            OAuthToken { value: "token", principal: "gate", expires_at_ms: 4_102_444_800_000, extensions: &extensions };
+        assert_eq!(set_oauth_token(client.client(), token), Ok(()));
+        assert_eq!(set_oauth_token(client.client(), OAuthToken { extensions: &[], ..token }), Ok(()));
+        for wrong in [OAuthToken { expires_at_ms: 1, ..token }, OAuthToken { value: "CANARY\0", ..token }] {
+            let error = set_oauth_token(client.client(), wrong).expect_err("it is refused");
+            assert!(!error.is_empty() && !error.contains("CANARY"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_taken_where_sasl_wants_one() {
+        let plain = client("PLAIN");
+        assert_eq!(set_password(plain.client(), "gate", "new"), Ok(()));
+        assert!(set_password(plain.client(), "gate", "CANARY\0").is_err_and(|error| !error.contains("CANARY")));
+    }
+}
