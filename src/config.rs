@@ -20,6 +20,7 @@ mod names;
 mod node;
 mod partition_by;
 mod pipeline;
+pub mod postgres_url;
 mod properties;
 mod property_names;
 mod read;
@@ -34,6 +35,7 @@ mod schema_registry;
 mod secret;
 #[cfg(test)]
 mod tests;
+pub mod token;
 pub mod units;
 pub(crate) mod url_parameters;
 
@@ -108,6 +110,10 @@ pub struct Kafka {
     pub bootstrap_servers: String,
     /// librdkafka's own properties; those that would break a promise are refused by name. Values may be secret.
     pub properties: BTreeMap<String, Secret>,
+    /// The files that values of `properties` were read from.
+    pub files: BTreeMap<String, PathBuf>,
+    /// `token_command`: a program that prints tokens for SASL OAUTHBEARER, with its arguments.
+    pub token_command: Option<Vec<String>>,
 }
 
 impl Kafka {
@@ -115,6 +121,23 @@ impl Kafka {
     pub fn properties_of<'a>(&'a self, pipeline: &'a Pipeline) -> BTreeMap<&'a str, &'a Secret> {
         let all = self.properties.iter().chain(&pipeline.kafka_properties);
         all.map(|(name, value)| (name.as_str(), value)).collect()
+    }
+
+    /// The file that a property of a pipeline was read from, if it was.
+    pub fn file_of(&self, name: &str, pipeline: &Pipeline) -> Option<PathBuf> {
+        if pipeline.kafka_properties.contains_key(name) {
+            return pipeline.kafka_files.get(name).cloned();
+        }
+        self.files.get(name).cloned()
+    }
+
+    /// Where a pipeline's clients have tokens from, if they need any.
+    ///
+    /// # Errors
+    /// Says what is missing or doesn't go together. A configuration that was read has no such error.
+    pub fn token_source(&self, pipeline: &Pipeline) -> Result<Option<token::TokenSource>, String> {
+        let file = |name: &str| self.file_of(name, pipeline);
+        token::source(&self.properties_of(pipeline), file, self.token_command.as_deref())
     }
 }
 
@@ -125,6 +148,8 @@ pub struct Postgres {
     pub url: PostgresUrl,
     /// `password_file`: the password, read again on each connection; stands over one in the URL.
     pub password_file: Option<PathBuf>,
+    /// `password_command`: a program that prints the password, with its arguments; in the place of `password_file`.
+    pub password_command: Option<Vec<String>>,
     /// `[postgres.session]`: settings for our transactions, such as `synchronous_commit`.
     pub session: BTreeMap<String, String>,
     /// The longest that a new connection may take. Default [`defaults::CONNECT_TIMEOUT`].

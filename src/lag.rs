@@ -391,7 +391,8 @@ impl LagWatch {
         let work = sqlx::query(
             // Once a second, and so not past all the versions of a row that somebody's old snapshot may keep.
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
-                 extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id
+                 extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
+                 current_setting('transaction_read_only')::bool
              FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) CROSS JOIN LATERAL (
                  SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
                  ORDER BY l.next_offset DESC LIMIT 1
@@ -404,6 +405,15 @@ impl LagWatch {
         let rows = match timeout(self.connector.write_deadline(), work).await {
             Ok(rows) => rows.map_err(|error| Trouble::postgres(&error)),
             Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
+        };
+        // After a failover the old primary may still answer, and its ledger stands still.
+        let is_old =
+            |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
+        let rows = match rows {
+            Ok(rows) if self.connector.must_write() && is_old(&rows) => {
+                Err(Trouble::postgres(&"Postgres takes no writes any more"))
+            }
+            rows => rows,
         };
         let rows = match rows {
             Ok(rows) => rows,

@@ -3,6 +3,7 @@
 mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod error;
 pub mod http;
@@ -17,4 +18,5 @@ pub mod registry;
 pub mod report;
 pub mod status;
 mod systemd;
+mod trust;
 pub mod watchdog;

@@ -37,13 +37,7 @@ pub(super) fn connector(config: &Config) -> Connector {
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
-            Cause::Postgres(error) => match error.sqlstate.as_str() {
-                "28P01" | "28000" => "; check the user and the password in `postgres.url` or `postgres.password_file`",
-                "3D000" => "; make the database, or name another one in `postgres.url`",
-                "53300" => "; wait, or raise `max_connections`",
-                _ => "",
-            },
-            Cause::NoPartition(_) | Cause::Conflict(_) => "",
+            Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
             Cause::Connection(_) | Cause::Deadline(_) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Pipeline {
     pub keep_letters: KeepLetters,
     /// librdkafka's properties for this pipeline alone.
     pub kafka_properties: BTreeMap<String, Secret>,
+    /// The files that values of `kafka_properties` were read from.
+    pub kafka_files: BTreeMap<String, PathBuf>,
 }
 
 impl Pipeline {

@@ -1,6 +1,7 @@
 //! librdkafka's properties: which may be set, and why the others may not.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use rdkafka::{ClientConfig, error::KafkaError};
 
@@ -9,6 +10,7 @@ use super::environment::fold;
 use super::fault::nearest;
 use super::node::Node;
 use super::property_names::{NAMES, POINTERS};
+use super::token;
 
 /// The ending that makes a property's value come from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
@@ -96,9 +98,9 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Checks a table of properties and reads the files that values come from.
-pub(super) fn read(table: &Node<'_>) -> BTreeMap<String, Secret> {
-    let mut properties = BTreeMap::new();
+/// Checks a table of properties and reads the files that values come from. Returns the values, and the files by property.
+pub(super) fn read(table: &Node<'_>) -> (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>) {
+    let (mut properties, mut files) = (BTreeMap::new(), BTreeMap::new());
     for (name, node) in table.entries() {
         let (name, from_file) = match name.strip_suffix(FILE) {
             Some(property) if !NAMES.contains(&name) => (property, true),
@@ -123,13 +125,19 @@ pub(super) fn read(table: &Node<'_>) -> BTreeMap<String, Secret> {
             node.fault(words);
             continue;
         }
+        if let Some(file) = node.file().filter(|_| from_file) {
+            files.insert(name.to_owned(), file);
+        }
         properties.insert(name.to_owned(), Secret::new(value));
     }
-    properties
+    (properties, files)
 }
 
 /// Whether librdkafka takes the value; the fuzzer is built without it.
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
+    if token::OURS.contains(&name) {
+        return Ok(()); // librdkafka doesn't get it
+    }
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }
 

@@ -85,6 +85,7 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
     let decode = read_decode::decode(&node.at("decode"), registry);
     let columns = read_columns::all(&node.at("columns"));
     let unknown_fields = unknown_fields(&node.at("unknown_fields"), columns.as_deref());
+    let (kafka_properties, kafka_files) = properties::read(&node.at("kafka"));
     Pipeline {
         name: name.to_owned(),
         topics: topics(node),
@@ -103,7 +104,8 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
         on_offset_loss: node.at("on_offset_loss").choice(&losses).unwrap_or_default(),
         dead_letters: dead_letters(&node.at("dead_letters")),
         keep_letters: keep_letters(&node.at("dead_letters")),
-        kafka_properties: properties::read(&node.at("kafka")),
+        kafka_properties,
+        kafka_files,
     }
 }
 

@@ -47,13 +47,21 @@ const fn key(name: &'static str, kind: Kind) -> Key {
 /// The top of the file.
 pub(super) static ROOT: Kind = Kind::Table(&[
     key("instance", Kind::Text),
-    key("kafka", Kind::Table(&[key("bootstrap_servers", Kind::Text), key("properties", Kind::Properties)])),
+    key(
+        "kafka",
+        Kind::Table(&[
+            key("bootstrap_servers", Kind::Text),
+            key("token_command", Kind::List),
+            key("properties", Kind::Properties),
+        ]),
+    ),
     key(
         "postgres",
         Kind::Table(&[
             key("url", Kind::Secret),
             key("url_file", Kind::Text),
             key("password_file", Kind::Text),
+            key("password_command", Kind::List),
             key("session", Kind::Settings),
             key("connect_timeout", Kind::Duration),
             key("lock_timeout", Kind::Duration),

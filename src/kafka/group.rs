@@ -6,7 +6,6 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::Message as _;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
@@ -23,6 +22,7 @@ use tracing::{debug, warn};
 use super::health::KafkaHealth;
 use super::membership::Membership;
 use super::rebalance::Notes;
+use super::settings::Settings;
 use crate::config::{GroupProtocol, Topics};
 
 /// Between two looks whether the subscription has ended.
@@ -44,7 +44,7 @@ pub struct KafkaGroup {
     /// The consumer's number within the pipeline and this process.
     pub consumer: u32,
     /// librdkafka's settings.
-    pub settings: ClientConfig,
+    pub settings: Settings,
     /// What to read.
     pub topics: Topics,
     /// How the group assigns partitions.
@@ -65,6 +65,9 @@ impl Group for KafkaGroup {
         let notes = Notes::new(Arc::clone(&self.health), Some(self.consumer));
         let consumer: BaseConsumer<Notes> = settings.create_with_context(notes)?;
         let consumer = Arc::new(consumer);
+        if let Some(credentials) = &self.settings.credentials {
+            credentials.serve(&consumer, |consumer| consumer.client());
+        }
         let ready = Arc::new(Notify::new());
         let on_ready = Arc::clone(&ready);
         let queue = BatchQueue::with_on_ready(Arc::clone(&consumer), move || on_ready.notify_one())?;

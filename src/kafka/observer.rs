@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -23,7 +22,7 @@ use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;
 use super::reader::Reader;
 use super::rebalance::Notes;
-use super::settings;
+use super::settings::{self, Settings};
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
 
@@ -61,12 +60,12 @@ pub type Answer<T> = Result<T, Unanswered>;
 /// Asks.
 pub struct Observer {
     health: Arc<KafkaHealth>,
-    client: BaseConsumer<Notes>,
+    client: Arc<BaseConsumer<Notes>>,
     /// Created where it is needed: it is a client with connections of its own, and one that ends while it logs in is a warning in
     /// the log.
-    admin: OnceLock<AdminClient<DefaultClientContext>>,
+    admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
     /// Settings of further clients, which are created where they are needed.
-    settings: ClientConfig,
+    settings: Settings,
 }
 
 impl std::fmt::Debug for Observer {
@@ -95,7 +94,7 @@ impl SharedObserver {
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
+    pub fn new(config: &Settings, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
         Observer::new(config, health).map(|observer| Self(Arc::new(observer)))
     }
 
@@ -135,8 +134,12 @@ impl Observer {
     ///
     /// # Errors
     /// Where librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
-        let client = config.create_with_context(Notes::new(Arc::clone(&health), None))?;
+    pub fn new(config: &Settings, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
+        let notes = Notes::new(Arc::clone(&health), None);
+        let client: Arc<BaseConsumer<Notes>> = Arc::new(config.create_with_context(notes)?);
+        if let Some(credentials) = &config.credentials {
+            credentials.serve(&client, |client| client.client());
+        }
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
@@ -363,7 +366,10 @@ impl Observer {
             let admin = match self.admin.get() {
                 Some(admin) => admin,
                 None => {
-                    let made = self.settings.create()?;
+                    let made: Arc<AdminClient<DefaultClientContext>> = Arc::new(self.settings.create()?);
+                    if let Some(credentials) = &self.settings.credentials {
+                        credentials.serve(&made, |admin| admin.inner());
+                    }
                     self.admin.get_or_init(|| made)
                 }
             };

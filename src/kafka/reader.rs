@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -15,8 +14,10 @@ use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::record::push_header;
 
+use super::credentials::Keeper;
 use super::health::KafkaHealth;
 use super::rebalance::Notes;
+use super::settings::Settings;
 
 /// The longest silence of Kafka before reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -26,7 +27,9 @@ const POLL: Duration = Duration::from_millis(200);
 /// Reads.
 pub struct Reader {
     health: Arc<KafkaHealth>,
-    consumer: BaseConsumer<Notes>,
+    consumer: Arc<BaseConsumer<Notes>>,
+    /// Ends with the last of its clients.
+    _credentials: Option<Arc<Keeper>>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -40,14 +43,16 @@ impl Reader {
     ///
     /// # Errors
     /// Where librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> Result<Self, String> {
-        let setting = |name| config.get(name).unwrap_or_default();
+    pub fn new(settings: &Settings) -> Result<Self, String> {
+        let setting = |name| settings.get(name).unwrap_or_default();
         let health = Arc::new(KafkaHealth::of_command(setting("bootstrap.servers"), setting("group.id")));
-        let consumer = config.create_with_context(Notes::new(Arc::clone(&health), None));
-        Ok(Self {
-            health,
-            consumer: consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))?,
-        })
+        let consumer: Result<BaseConsumer<Notes>, _> =
+            settings.create_with_context(Notes::new(Arc::clone(&health), None));
+        let consumer = Arc::new(consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))?);
+        if let Some(credentials) = &settings.credentials {
+            credentials.serve(&consumer, |consumer| consumer.client());
+        }
+        Ok(Self { health, consumer, _credentials: settings.credentials.clone() })
     }
 
     /// Gives every record whose offset lies in the range of its partition to `take`, in order within a partition. A range ends

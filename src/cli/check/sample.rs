@@ -27,7 +27,7 @@ use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming, push_headers};
-use crate::kafka::settings;
+use crate::kafka::settings::{self, Settings};
 use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
 use crate::postgres::{PgStore, evolve};
@@ -226,7 +226,7 @@ pub(in crate::cli) fn newest(
 
 /// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes.
 fn read(
-    config: &rdkafka::ClientConfig,
+    config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
     planned: &Planned,
     schemas: Option<&CachedSchemas>,

@@ -248,8 +248,8 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
             "\"socket.timeout.ms\": librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12",
         ),
         (
-            "\"sasl.oauthbearer.scope\" = \"a\"",
-            "\"sasl.oauthbearer.scope\": librdkafka is built without what this property needs",
+            "\"sasl.oauthbearer.assertion.file\" = \"a\"",
+            "\"sasl.oauthbearer.assertion.file\": librdkafka is built without what this property needs",
         ),
         ("\"group.id_file\" = \"x\"", "\"group.id_file\": not to be set: set pipelines.NAME.group"),
         (

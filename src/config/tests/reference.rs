@@ -63,8 +63,10 @@ fn what_the_reference_has_switched_off_is_right_too() {
     assert_eq!(
         messages,
         [
+            "kafka.token_command: sasl.oauthbearer.method = \"oidc\" and kafka.token_command need \"sasl.mechanism\" = \"OAUTHBEARER\"",
             "kafka.properties.\"sasl.password_file\": /run/secrets/kafka-password can't be read: No such file or directory (os error 2)",
             "postgres.url_file: url is set too; keep one of the two",
+            "postgres.password_command: password_file is set too; keep one of the two",
             "schema_registry.username: a token is set too; keep one of the two",
             "schema_registry.password_file: password is set too; keep one of the two",
             "schema_registry.token_file: token is set too; keep one of the two",

@@ -5,6 +5,7 @@
 
 mod client;
 mod produce;
+mod secure;
 mod settings;
 mod spec;
 pub(crate) mod template;
@@ -16,9 +17,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::produce::Record;
+pub use self::secure::{Listener, SASL_PASSWORD, SASL_USER};
 pub use self::spec::KafkaSpec;
 use self::spec::Layout;
 use crate::process::{Output, Process, Program, Run, Signal};
+use crate::tls::Authority;
 use crate::{Proxy, TunedFor, fetch, free_port};
 
 /// Two cores may be busy with a build while three brokers start.
@@ -41,6 +44,8 @@ struct Own {
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
+    /// Holds the files of the certificates as long as the brokers.
+    authority: Option<Arc<Authority>>,
 }
 
 #[derive(Debug)]
@@ -50,6 +55,7 @@ struct Broker {
     port: u16,
     /// Of the listener that tells clients the address of a proxy.
     proxied_port: Option<u16>,
+    secure_ports: Vec<(Listener, u16)>,
     process: Option<Process>,
 }
 
@@ -99,11 +105,12 @@ impl Kafka {
         let nodes = settings::lay_out(spec, zookeeper.as_ref().map(|(_, port)| *port))?;
         let mut brokers = Vec::new();
         for node in &nodes {
+            let secure_ports = node.secure_ports.clone();
             let properties = node.prepare(run.folder(), &jars)?;
             let log = run.folder().join(format!("broker-{}.log", node.id));
             let program = java(&jars, spec.tuned_for, "kafka.Kafka", &properties, log);
             let (port, proxied_port) = (node.port, node.proxied_port);
-            brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, process: None });
+            brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, secure_ports, process: None });
         }
         let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         // All before the first is waited for: a quorum of three needs two.
@@ -114,7 +121,7 @@ impl Kafka {
             broker.await_listening()?;
         }
         let brokers = brokers.into_iter().map(Mutex::new).collect();
-        let own = Own { brokers, zookeeper: zookeeper.map(|(process, _)| process) };
+        let own = Own { brokers, zookeeper: zookeeper.map(|(process, _)| process), authority: spec.authority.clone() };
         let kafka = Self { bootstrap_servers: addresses.join(","), own: Some(own) };
         kafka.await_brokers(START_DEADLINE)?;
         Ok(kafka)

@@ -21,16 +21,20 @@ pub mod proxy;
 pub mod registry;
 pub mod shared;
 pub mod sql;
+pub mod tls;
+pub mod token_server;
 pub mod usage;
 pub mod versions;
 pub mod wait;
 
 pub use daemon::{Daemon, DaemonSpec};
-pub use kafka::{Kafka, KafkaSpec, Record};
+pub use kafka::{Kafka, KafkaSpec, Listener, Record};
 pub use ports::free_port;
 pub use postgres::{Database, Postgres, PostgresSpec};
 pub use proxy::{Action, Proxy, Trigger};
 pub use registry::Registry;
+pub use tls::Authority;
+pub use token_server::TokenServer;
 pub use wait::{eventually, eventually_async};
 
 /// The purpose that a server's settings are chosen for.

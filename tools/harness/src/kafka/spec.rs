@@ -1,7 +1,9 @@
 //! Which Kafka to start.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use crate::tls::Authority;
 use crate::{TunedFor, versions};
 
 /// The broker to start.
@@ -12,6 +14,8 @@ pub struct KafkaSpec {
     pub(super) properties: Vec<(String, String)>,
     /// One a broker, or none.
     pub(super) proxies: Vec<SocketAddr>,
+    /// Signs the certificates of the secure listeners, where there are any.
+    pub(super) authority: Option<Arc<Authority>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +32,7 @@ impl KafkaSpec {
             tuned_for: TunedFor::Tests,
             properties: Vec::new(),
             proxies: Vec::new(),
+            authority: None,
         }
     }
 
@@ -45,6 +50,13 @@ impl KafkaSpec {
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;
+        self
+    }
+
+    /// Adds a listener of each kind of [`Listener`](super::Listener), with certificates that `authority` signs.
+    #[must_use]
+    pub fn secured(mut self, authority: &Arc<Authority>) -> Self {
+        self.authority = Some(Arc::clone(authority));
         self
     }
 
