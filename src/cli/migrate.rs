@@ -35,7 +35,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let pending =
         schema::pending(&mut connection).await.map_err(|error| reach::failed("can't read what is applied", error))?;
-    schema::migrate(&mut connection).await.map_err(reach::not_migrated)?;
+    schema::migrate(&mut connection).await.map_err(|error| reach::not_migrated(&error))?;
     if !grants.is_empty() {
         connection.execute(&*grants).await.map_err(|error| reach::failed("can't grant the rights", error))?;
     }

@@ -94,8 +94,7 @@ impl State {
     fn line(&self, elapsed: Duration) -> String {
         let (done, total) = (self.done.load(Ordering::Relaxed), self.total.load(Ordering::Relaxed));
         let mut line = format!("{}: {}", self.command, lock(&self.doing));
-        if total > 0 {
-            let percent = done.saturating_mul(100) / total;
+        if let Some(percent) = done.saturating_mul(100).checked_div(total) {
             line += &format!("{} of {} records ({percent} %)", show::count(done), show::count(total));
         }
         let seconds = elapsed.as_secs();

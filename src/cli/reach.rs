@@ -64,12 +64,12 @@ pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
 
 /// Brings the tables of schema `tidegate` up to date.
 pub(super) async fn migrate(connector: &Connector) -> Result<(), FatalError> {
-    schema::migrate_and_close(open(connector).await?).await.map_err(not_migrated)
+    schema::migrate_and_close(open(connector).await?).await.map_err(|error| not_migrated(&error))
 }
 
 /// Ends a command that could not bring the tables of schema `tidegate` up to date.
-pub(super) fn not_migrated(error: MigrationError) -> FatalError {
-    match &error {
+pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
+    match error {
         MigrationError::Postgres { cause, .. } => fatal(cause, error.to_string()),
         MigrationError::Mismatch(_) => FatalError::Stopped(error.to_string()),
     }

@@ -118,7 +118,10 @@ impl Supervisor {
         let named = Arc::clone(&name);
         self.workers.spawn(async move {
             // A panic is told with the pipeline's name, and ends no other one.
-            let outcome = tokio::spawn(work).await.unwrap_or_else(|panic| Err(Stopped::Bug(panic.to_string())));
+            let mut alone = JoinSet::new();
+            alone.spawn(work);
+            let outcome = alone.join_next().await.expect("one task was spawned");
+            let outcome = outcome.unwrap_or_else(|panic| Err(Stopped::Bug(panic.to_string())));
             (named, outcome)
         });
         self.remainders.remove(&name);

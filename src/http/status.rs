@@ -207,6 +207,7 @@ fn facts(
             .filter(|trouble| kafka.is_none() || trouble.cause != WaitCause::Kafka)
             .map(ToString::to_string),
         kafka,
+        throttled: pipeline.kafka.throttled().as_secs_f64(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),

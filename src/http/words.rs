@@ -11,6 +11,9 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
+/// A delay by a quota that is worth a sentence, in seconds.
+const THROTTLED: f64 = 0.1;
+
 /// What limits a pipeline that waits for Postgres.
 const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
@@ -52,6 +55,8 @@ pub(super) struct Facts {
     pub(super) waiting: Option<Waiting>,
     /// The wait for Kafka, while Kafka does not serve the running pipeline.
     pub(super) kafka: Option<Waiting>,
+    /// The longest delay that a quota of Kafka put on an answer lately, in seconds.
+    pub(super) throttled: f64,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
@@ -170,6 +175,16 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 if facts.nobody.len() > 3 { format!(" and {} more", facts.nobody.len() - 3) } else { String::new() };
             let names = facts.nobody.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
             say(Level::Warning, "nobody", format!("{name}: nobody reads {names}{more} at the moment."));
+        }
+        if facts.throttled >= THROTTLED {
+            say(
+                Level::Warning,
+                "throttled",
+                format!(
+                    "{name}: a quota of Kafka delays its answers by up to {}. Raise `consumer_byte_rate` for our user or client, or let the lag grow.",
+                    duration(facts.throttled)
+                ),
+            );
         }
         if facts.held_by_flow {
             say(Level::Passing, "flow", format!("{name} is held at flow.max_rows_per_second, as configured."));
@@ -413,6 +428,15 @@ mod tests {
             "rides has waited 3.0 s for the schema registry at http://registry:8081: status 503. It tries again by itself. \
              Nothing is lost."
         );
+    }
+
+    #[test]
+    fn a_quota_is_told_once_it_delays() {
+        let kinds = |throttled| {
+            troubles(&Facts { throttled, ..flowing("a") }).into_iter().map(|said| said.kind).collect::<Vec<_>>()
+        };
+        assert!(kinds(0.01).is_empty());
+        assert_eq!(kinds(1.5), ["throttled"]);
     }
 
     #[test]

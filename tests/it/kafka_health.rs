@@ -202,3 +202,26 @@ async fn a_deleted_scram_user_is_waited_for_also_while_records_come_by_another_l
     tool(world.kafka, "kafka.admin.ConfigCommand", &again);
     flows_again(&world, &daemon, 2_000).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_delays_answers_is_shown() {
+    let world = world_behind(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")).await;
+    let quota = ["--alter", "--entity-type", "clients", "--entity-default"];
+    tool(
+        world.kafka,
+        "kafka.admin.ConfigCommand",
+        &[&quota[..], &["--add-config", "consumer_byte_rate=50000"]].concat(),
+    );
+    world.produce_numbered(0..40_000, 2);
+    let daemon = world.daemon(&config(&world, world.kafka.bootstrap_servers(), ""));
+    let delayed = |daemon: &Daemon| {
+        let status = daemon.status_json().unwrap_or_default();
+        let sentence = status["sentences"][0]["text"].as_str().unwrap_or_default().to_owned();
+        counted(daemon, "tidegate_kafka_throttle_seconds") >= 0.1 && sentence.contains("a quota of Kafka delays")
+    };
+    daemon.await_until("the delay is shown", PATIENCE, delayed).expect("on the page and on `/metrics`");
+    tool(world.kafka, "kafka.admin.ConfigCommand", &[&quota[..], &["--delete-config", "consumer_byte_rate"]].concat());
+    world.await_written(&daemon).await;
+    world.assert_exact(40_000).await;
+    daemon.await_until("it is over", PATIENCE, |daemon| !delayed(daemon)).expect("it is");
+}
