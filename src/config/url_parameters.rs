@@ -48,7 +48,8 @@ pub(crate) fn fault(url: &str) -> Option<String> {
 }
 
 fn of_parameter(key: &str, value: &str) -> Option<String> {
-    if !KNOWN.contains(&key) && !(key.starts_with("options[") || key.starts_with("options%5B")) {
+    let is_known = KNOWN.contains(&key) || key.starts_with("options[") || key.starts_with("options%5B");
+    if !is_known {
         // A value that lost its key may be a secret.
         let is_name = key.len() <= 40 && key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-".contains(&byte));
         return Some(match nearest(key, KNOWN.iter().copied()) {
