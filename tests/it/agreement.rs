@@ -1,14 +1,12 @@
 //! `check` and `run` agree: whatever the environment, `run` flows if and only if `check` says ready. Each line of the table is an
 //! environment, put to both.
 
-use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection as _;
 use tidegate_harness::{Daemon, DaemonSpec, Postgres, Record, free_port, shared, unique_name};
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
 use crate::agreement_cases::{CASES, Case};
 use crate::cli::tidegate;
@@ -101,12 +99,12 @@ async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     environment.sql(case.name, crate::agreement_cases::BASE).await;
     if let Some((user, name, pipeline)) = case.before {
         let config = environment.config(user, name, pipeline, "");
-        let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
+        let (flowed, log) = flows(&config);
         assert!(flowed, "{}: before: {log}", case.name);
     }
     environment.sql(case.name, case.sql).await;
     let config = environment.config("{role}", "{name}", case.pipeline, case.session);
-    let (checked, (flowed, log)) = tokio::task::block_in_place(|| (tidegate(&config, &["check"]), flows(&config)));
+    let (checked, (flowed, log)) = (tidegate(&config, &["check"]), flows(&config));
     let told = checked.out.contains(&environment.filled(case.says));
     environment.drop().await;
     let ready = checked.code == 0;
@@ -132,25 +130,20 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     kafka.produce(&topic, (0..RECORDS).map(record)).expect("Kafka takes the records");
     let bootstrap_servers = kafka.bootstrap_servers().to_owned();
     let postgres = shared::postgres().expect("Postgres starts");
-    let ground = Arc::new(Ground { bootstrap_servers, postgres, topic });
-    let turns = Arc::new(Semaphore::new(AT_ONCE));
-    let tasks: Vec<_> = CASES
-        .iter()
-        .map(|case| {
-            let (ground, turns) = (Arc::clone(&ground), Arc::clone(&turns));
-            let here = Handle::current();
-            spawn_blocking(move || {
-                here.block_on(async {
-                    let _turn = turns.acquire().await.expect("nobody closes it");
-                    put(&ground, case).await
-                })
-            })
-        })
-        .collect();
-    let mut wrong = Vec::new();
-    for task in tasks {
-        wrong.extend(task.await.expect("no panic").err());
-    }
+    let ground = Ground { bootstrap_servers, postgres, topic };
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let runtime = tokio::runtime::Handle::current();
+    let work = || {
+        while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(words) = runtime.block_on(put(&ground, case)) {
+                wrong.lock().expect("no panic").push(words);
+            }
+        }
+    };
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    });
+    let wrong = wrong.into_inner().expect("no panic");
     assert!(wrong.is_empty(), "{} of {} environments:{}", wrong.len(), CASES.len(), wrong.join("\n"));
     println!("{} environments, no disagreement", CASES.len());
 }

@@ -1,6 +1,7 @@
 //! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` are each environment's own.
 
 /// One environment.
+#[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// What follows `CREATE DATABASE name`.
