@@ -142,7 +142,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             return Visit::NotNow;
         }
         // What isn't ours to write is compared or left out at once: for that no schema is needed.
-        if self.encoder.wants(record.value) && self.session.takes(slot, record.offset) {
+        if self.encoder.wants(record.key, record.value) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;
         }
