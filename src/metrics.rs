@@ -24,6 +24,7 @@ const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
 const FIELDS_MISSING: &str = "tidegate_fields_missing_total";
 const LETTERS_OPEN: &str = "tidegate_dead_letters_open";
 const LETTERS_OLDEST: &str = "tidegate_dead_letters_oldest_age_seconds";
+const UNMATCHED: &str = "tidegate_deletes_without_row_total";
 const PURGED: &str = "tidegate_dead_letters_purged_total";
 const RECORDS_LOST: &str = "tidegate_records_lost_total";
 const BATCHES: &str = "tidegate_batches_total";
@@ -89,6 +90,7 @@ fn describe() {
     c!(FIELDS_MISSING, "Rows whose record lacked the field of a column");
     g!(LETTERS_OPEN, "Dead letters in tidegate.dead_letter, counted up to 100000");
     g!(LETTERS_OLDEST, "Age of the oldest dead letter; 0 if there is none");
+    c!(UNMATCHED, "Keys that were to be deleted and that neither the table nor the batch had");
     c!(PURGED, "Dead letters removed for good because of dead_letters.retention or max_size, by cause");
     c!(RECORDS_LOST, "Records that Kafka no longer had when we came for them, by cause");
     c!(BATCHES, "Batches closed, by what closed them");
@@ -134,6 +136,7 @@ pub fn process(memory_limit: u64) {
 pub struct WriterMetrics {
     pipeline: Arc<str>,
     rows: Counter,
+    unmatched: Counter,
     batch_rows: Histogram,
     batch_bytes: Histogram,
     write: Histogram,
@@ -159,6 +162,7 @@ impl WriterMetrics {
         Self {
             pipeline: name(),
             rows: counter!(ROWS_WRITTEN, "pipeline" => name()),
+            unmatched: counter!(UNMATCHED, "pipeline" => name()),
             batch_rows: histogram!(BATCH_ROWS, "pipeline" => name()),
             batch_bytes: histogram!(BATCH_BYTES, "pipeline" => name()),
             write: histogram!(WRITE_DURATION, "pipeline" => name()),
@@ -193,6 +197,11 @@ impl WriterMetrics {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         self.last_commit.set(now_ms as f64 / 1000.0);
         self.end_to_end.count(batch.timestamps(window), now_ms);
+    }
+
+    /// Deletes of a committed transaction that found no row.
+    pub fn unmatched(&self, deletes: u64) {
+        self.unmatched.increment(deletes);
     }
 
     /// A transaction is sent again.

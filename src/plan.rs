@@ -459,8 +459,8 @@ impl PlannedEncoder {
 
 impl RecordEncoder for PlannedEncoder {
     #[inline]
-    fn wants(&mut self, value: Option<&[u8]>) -> bool {
-        self.encoder.wants(value).is_some()
+    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
+        self.encoder.wants(key, value).is_some()
     }
 
     #[inline]

@@ -56,7 +56,18 @@ fn the_protocol_depends_on_these_crates_and_on_no_client() {
 
 #[test]
 fn rows_depend_on_these_crates_and_on_no_client() {
-    let direct = ["jiff", "memchr", "prost-reflect", "protox", "serde_json", "simdutf8", "strsim", "tidegate-protocol"];
+    let direct = [
+        "hmac",
+        "jiff",
+        "memchr",
+        "prost-reflect",
+        "protox",
+        "serde_json",
+        "sha2",
+        "simdutf8",
+        "strsim",
+        "tidegate-protocol",
+    ];
     holds("tidegate-rows", &direct);
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
-use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Table, UnknownFields};
+use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, UnknownFields};
 
 use super::{SchemaRegistry, Secret};
 
@@ -31,6 +31,8 @@ pub struct Pipeline {
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
+    /// What surrounds the fields of a record.
+    pub shape: Shape,
     /// `[schema_registry]`, if `decode` has its schemas there.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// When a batch is closed.
@@ -63,6 +65,7 @@ impl Pipeline {
         RowSpec {
             pipeline: &self.name,
             decode: &self.decode,
+            shape: &self.shape,
             table: &self.table,
             columns: self.columns.as_deref(),
             keep: self.keep.as_ref(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use sqlx::{Executor, PgConnection};
+use sqlx::{Executor, PgConnection, Row as _};
 use tidegate_protocol::batch::Batch;
 use tidegate_rows::copy::{HEADER, TRAILER};
 use tidegate_rows::mapping::route;
@@ -56,20 +56,30 @@ impl Stages {
     }
 }
 
+/// What a window came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    /// Rows that were written.
+    pub(super) rows: u64,
+    /// Deletes that found no row.
+    pub(super) unmatched: u64,
+}
+
 /// Sends a window of a batch, and merges it where the table's mode asks for that. `placed` gets the rows of the window that the
-/// last COPY had, where these are not all. Gives the rows that were written.
+/// last COPY had, where these are not all.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Copied, sqlx::Error> {
     if planned.plan.is_routed() {
         return by_table(live, planned, batch, window, placed).await;
     }
     let Some(merge) = &planned.merge else {
-        return whole(&mut live.connection, &planned.copy, batch.copy_ranges(window)).await;
+        let rows = whole(&mut live.connection, &planned.copy, batch.copy_ranges(window)).await?;
+        return Ok(Copied { rows, unmatched: 0 });
     };
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
@@ -80,8 +90,19 @@ pub(super) async fn copy(
         stage(live, 0, merge).await?;
         whole(&mut live.connection, &merge.copy, batch.copy_ranges(window)).await?
     };
-    let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
-    Ok(if merge.skips { merged } else { copied })
+    let (merged, unmatched) = merge_staged(&mut live.connection, merge).await?;
+    Ok(Copied { rows: if merge.skips { merged } else { copied }, unmatched })
+}
+
+/// Merges what was staged: the rows that the merge inserted or updated, and the deletes that found no row.
+async fn merge_staged(connection: &mut PgConnection, merge: &Merge) -> Result<(u64, u64), sqlx::Error> {
+    let mut unmatched = 0;
+    if let Some(deletes) = &merge.deletes {
+        connection.execute(deletes.lock.as_str()).await?;
+        let count: i64 = connection.fetch_one(deletes.delete.as_str()).await?.try_get(0)?;
+        unmatched = u64::try_from(count).unwrap_or(0);
+    }
+    Ok((connection.execute(merge.merge.as_str()).await?.rows_affected(), unmatched))
 }
 
 /// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the transaction at hand.
@@ -91,20 +112,20 @@ async fn by_table(
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Copied, sqlx::Error> {
     let mut by_table: Vec<Vec<Placed<'_>>> = vec![Vec::new(); planned.routes.len()];
     let rows =
         batch.copy_ranges(window).flat_map(|rows| route::marked(rows).map(move |(table, row)| (table, &rows[row])));
     for (nth, (table, row)) in (0_u32..).zip(rows) {
         by_table[usize::from(table)].push((nth, row));
     }
-    let mut written = 0;
+    let mut written = Copied::default();
     for (number, (table, rows)) in (0_u16..).zip(planned.routes.iter().zip(by_table)) {
         if rows.is_empty() {
             continue;
         }
         let Some(merge) = &table.merge else {
-            written += picked(&mut live.connection, &table.copy, &rows, placed).await?;
+            written.rows += picked(&mut live.connection, &table.copy, &rows, placed).await?;
             continue;
         };
         stage(live, number, merge).await?;
@@ -117,8 +138,9 @@ async fn by_table(
                 picked(&mut live.connection, &table.copy, &winners, placed).await?
             }
         };
-        let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
-        written += if merge.skips { merged } else { all };
+        let (merged, unmatched) = merge_staged(&mut live.connection, merge).await?;
+        written.rows += if merge.skips { merged } else { all };
+        written.unmatched += unmatched;
     }
     Ok(written)
 }

@@ -44,7 +44,7 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 /// Makes rows of records on the poll loop's side.
 pub trait RecordEncoder: Send {
     /// Whether the record can't be encoded before a schema is known that is being asked for.
-    fn wants(&mut self, value: Option<&[u8]>) -> bool;
+    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool;
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors

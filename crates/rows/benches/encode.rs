@@ -12,7 +12,7 @@ use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, Ty
 use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::schema;
 use tidegate_rows::spec::{
-    Column, CsvOptions, Decode, NulPolicy, RowSpec, SchemaSource, Source, Table, UnknownFields, WriteMode,
+    Column, CsvOptions, Decode, NulPolicy, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
 };
 
 const RECORDS: usize = 4096;
@@ -40,6 +40,7 @@ fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
         default: None,
         nul: NulPolicy::default(),
         not_null: false,
+        function: None,
         aggregate: None,
     });
     let mapped: Vec<Column> = mapped.collect();
@@ -55,6 +56,7 @@ fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
     let spec = RowSpec {
         pipeline: "ride_history",
         decode,
+        shape: Shape::plain(),
         table: &target,
         columns: Some(&mapped),
         keep: None,

@@ -13,9 +13,12 @@
 //! - Where the record names its table, the row has that table's columns and a mark in front; see `route`.
 //! - A JSON null is SQL's NULL for json and jsonb columns too.
 
+mod change;
 pub mod evolve;
 mod explain;
 mod fold;
+mod function;
+mod key;
 mod meta;
 mod plan;
 mod planner;
@@ -29,13 +32,12 @@ use crate::catalog::TableName;
 use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
-use crate::decode::Leftovers;
 use crate::json::members::Members;
-use crate::spec::Decode;
 use crate::value::DecodeFault;
 use crate::value::{Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
+use key::KeyReader;
 pub use plan::Plan;
 pub use plan::Taken;
 use plan::{Feed, PlannedColumn};
@@ -50,14 +52,18 @@ pub struct Encoder {
     scratch: Scratch,
     /// Text made up for a column: an offset's digits, the headers as an object.
     made: Vec<u8>,
+    /// What a column's function made.
+    computed: Vec<u8>,
     /// The table that the record at hand names.
     named: Vec<u8>,
     /// Text without its escapes, for a `where` to compare.
     compared: Vec<u8>,
-    /// Reads the keys of tombstones, where these delete.
-    keys: Option<Decoder>,
+    /// Reads keys, where tombstones delete by them or columns take them.
+    keys: Option<KeyReader>,
     /// The number of the row within its record, from 0.
     row: u32,
+    /// Rows that delete, so far.
+    deletes: u64,
     /// Rows, and by slot those of them without the field, since [`Encoder::take_missing`].
     seen: u64,
     missing: Vec<u64>,
@@ -86,22 +92,37 @@ enum Refusal {
 impl Encoder {
     /// An encoder of this plan's rows.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers, plan.schemas.as_ref());
+        let decoder = Decoder::new(
+            &plan.decode,
+            &plan.paths,
+            plan.leftovers,
+            &plan.base,
+            plan.schemas.as_ref(),
+            (&plan.levels, plan.by_name),
+        );
         let missing = vec![0; plan.paths.len()];
-        let keys = plan.deletes.then(|| Decoder::new(&Decode::Json, &plan.paths, Leftovers::Ignore, None));
+        let keys = (plan.deletes || plan.reads_keys)
+            .then(|| KeyReader::new(&plan.keys, &plan.decode, &plan.key_paths, plan.schemas.as_ref()));
         Self {
             plan,
             decoder,
             fields: Fields::default(),
             scratch: Scratch::default(),
             made: Vec::new(),
+            computed: Vec::new(),
             named: Vec::new(),
             compared: Vec::new(),
             keys,
             row: 0,
+            deletes: 0,
             seen: 0,
             missing,
         }
+    }
+
+    /// How many of the rows so far delete the row of their key.
+    pub fn deletes(&self) -> u64 {
+        self.deletes
     }
 
     /// The plan it encodes by.
@@ -128,8 +149,10 @@ impl Encoder {
     /// The number of the schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
     /// and with it all that come after it.
     #[inline]
-    pub fn wants(&mut self, value: Option<&[u8]>) -> Option<u32> {
-        self.decoder.wants(value?)
+    pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<u32> {
+        let of_value = value.and_then(|value| self.decoder.wants(value));
+        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        if of_value.is_some() { of_value } else { self.keys.as_mut()?.wants(key?) }
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer, and says how many there are.
@@ -153,13 +176,40 @@ impl Encoder {
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
+            // The tombstone that follows a delete in Debezium's topics, where deletes aren't applied.
+            if self.plan.change.is_some() && !self.plan.deletes {
+                return Ok(0);
+            }
             return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         };
-        if !self.decoder.decode(payload, &mut self.fields).map_err(Refusal::Record)? {
-            return Ok(0);
+        if self.plan.deletes && tombstone::is_spelled_out(payload) {
+            return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
+        }
+        match self.decoder.decode(payload, &mut self.fields) {
+            Ok(true) => {}
+            Ok(false) => return Ok(0),
+            // A tombstone that the format has spelled out.
+            Err(fault) if fault.reason == Reason::Tombstone && self.plan.deletes => {
+                return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
+            }
+            Err(fault) => return Err(Refusal::Record(fault)),
+        }
+        if self.plan.reads_keys {
+            self.read_key(record).map_err(Refusal::Record)?;
+        }
+        if self.plan.change.is_some() {
+            return self.change(record, payload, rows);
         }
         let count = self.row(record, payload, rows)?;
         if self.fields.more { self.more_rows(record, payload, count, rows) } else { Ok(count) }
+    }
+
+    #[inline(never)]
+    fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeFault> {
+        match (&mut self.keys, record.key) {
+            (Some(keys), Some(key)) => keys.read(key),
+            _ => Ok(()),
+        }
     }
 
     /// What follows the first row.
@@ -194,6 +244,11 @@ impl Encoder {
         {
             return Ok(0);
         }
+        if let Some(condition) = &self.plan.delete_where
+            && condition.holds(&self.fields, payload, &mut self.compared)
+        {
+            return self.delete(record, payload, rows).map(|()| 1).map_err(Refusal::Record);
+        }
         if let Some(given_up) = &self.plan.evolves
             && !self.fields.leftovers.is_empty()
         {
@@ -221,7 +276,16 @@ impl Encoder {
                     value => meta::lexical(&value, &column.encoding).map_err(|fault| Refusal::Meta(at, fault))?,
                 },
                 feed => {
-                    meta::value(feed, record, &self.fields, &mut self.made).map_err(|fault| Refusal::Meta(at, fault))?
+                    let keys = self.keys.as_ref().filter(|_| self.plan.reads_keys);
+                    let value = match (feed, keys, record.key) {
+                        (Feed::Ordinal(lexeme), ..) => {
+                            self.made.clear();
+                            Ok(meta::integer(i64::from(self.row) + 1, *lexeme, &mut self.made))
+                        }
+                        (Feed::Key(_), Some(keys), Some(key)) => keys.whole(key, &column.encoding),
+                        _ => meta::value(feed, record, &self.fields, &mut self.made),
+                    };
+                    value.map_err(|fault| Refusal::Meta(at, fault))?
                 }
             };
             if let Some(fold) = &column.fold
@@ -229,6 +293,12 @@ impl Encoder {
             {
                 continue;
             }
+            let value = match &column.function {
+                Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => function
+                    .apply(value, &column.encoding, &mut self.computed)
+                    .map_err(|fault| Refusal::Meta(at, fault))?,
+                _ => value,
+            };
             let put = match value.kind {
                 Kind::Missing | Kind::Null => {
                     if let (Kind::Missing, Feed::Field(slot)) = (value.kind, &column.feed)

@@ -1,6 +1,7 @@
 //! The schemas of Avro and Protobuf, and what is asked of a registry that has them.
 
 pub(crate) mod avro;
+pub(crate) mod logical;
 mod parse;
 pub(crate) mod protobuf;
 

@@ -36,14 +36,25 @@ pub struct Merge {
     pub create: String,
     /// The COPY into it.
     pub copy: String,
-    /// Merges what is in it; one statement or several.
+    /// Merges what is in it, behind [`Self::deletes`].
     pub merge: String,
+    /// Where tombstones delete.
+    pub deletes: Option<Deletes>,
     /// Empties it, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
     /// The merge leaves out rows by rule, so that what it merged, not what was copied, is what was written.
     pub skips: bool,
     /// Which rows need not be copied at all.
     pub newest: Option<Newest>,
+}
+
+/// What deletes the rows that tombstones name, before the merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletes {
+    /// Locks the rows of the batch's keys.
+    pub lock: String,
+    /// Deletes rows; its one number counts deletes that found none.
+    pub delete: String,
 }
 
 /// The staging table of a connection; where records name their table, one for each, by its number.
@@ -59,6 +70,7 @@ pub fn merge(spec: &RowSpec<'_>, columns: &[&str], catalog: &Catalog, stage: &st
     let stage = &format!("pg_temp.{stage}");
     let columns: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
     let names = columns.join(", ");
+    let mut deleting = None;
     let (merge, skips) = match &spec.table.mode {
         WriteMode::Append if spec.table.sort_by.is_empty() => return None,
         WriteMode::Append => {
@@ -68,19 +80,21 @@ pub fn merge(spec: &RowSpec<'_>, columns: &[&str], catalog: &Catalog, stage: &st
         WriteMode::InsertNew { key } => (insert_new(&table, stage, &names, key), true),
         WriteMode::Upsert { key, newer_by, deletes } => {
             let upsert = upsert::Upsert { table: &table, stage, columns: &columns, key, newer_by: newer_by.as_deref() };
-            (if *deletes { upsert.with_deletes() } else { upsert.sql() }, false)
+            deleting = deletes.then(|| Deletes { lock: upsert.locks(), delete: upsert.deletes() });
+            (if *deletes { upsert.behind_deletes() } else { upsert.sql() }, false)
         }
         WriteMode::Aggregate { key } => {
             let mapping = spec.columns.unwrap_or_default();
             (aggregate::sql(&table, stage, key, mapping, catalog), false)
         }
     };
-    let deletes = matches!(spec.table.mode, WriteMode::Upsert { deletes: true, .. });
-    let marks = |mark: &str| if deletes { format!(", {mark}") } else { String::new() };
+    let marks = |mark: &str| if deleting.is_some() { format!(", {mark}") } else { String::new() };
+    let (staged, marked) = (marks(&format!("false AS {DELETED}")), marks(DELETED));
     Some(Merge {
-        create: create(&marks(&format!("false AS {DELETED}"))),
-        copy: format!("COPY {stage} ({names}{}) FROM STDIN (FORMAT binary)", marks(DELETED)),
+        create: create(&staged),
+        copy: format!("COPY {stage} ({names}{marked}) FROM STDIN (FORMAT binary)"),
         merge,
+        deletes: deleting,
         clear: format!("TRUNCATE {stage}"),
         skips,
         newest,

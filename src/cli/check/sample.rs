@@ -43,6 +43,8 @@ const SHOWN: usize = 20;
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) rows: u64,
+    /// So many of the rows delete the row of their key.
+    pub(super) deletes: u64,
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,
     /// The first few.
@@ -56,6 +58,14 @@ pub(super) struct Sample {
 }
 
 impl Sample {
+    fn rows_text(&self) -> String {
+        let deletes = match self.deletes {
+            0 => String::new(),
+            count => format!(" and {}", show::counted(count, "delete", "deletes")),
+        };
+        show::counted(self.rows.saturating_sub(self.deletes), "row", "rows") + &deletes
+    }
+
     pub(super) fn text(&self) -> String {
         if self.records == 0 {
             return "  trial       the topic holds no record to try\n".to_owned();
@@ -63,7 +73,7 @@ impl Sample {
         let mut text = format!(
             "  trial       {} → {}, {} (rolled back)\n",
             show::counted(self.records, "newest record", "newest records"),
-            show::counted(self.rows, "row", "rows"),
+            self.rows_text(),
             show::counted(self.dead_letters, "dead letter", "dead letters")
         );
         if let Some(sql) = &self.evolve {
@@ -128,12 +138,13 @@ pub(super) async fn try_newest(
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    let (new_fields, counted) = read.map_err(FatalError::Unavailable)?;
+    let (new_fields, deletes, counted) = read.map_err(FatalError::Unavailable)?;
     let missing: Vec<_> = new_fields.missing(&catalog).into_iter().map(|(name, found)| (name, found.sql())).collect();
     let mut findings = lock(&findings);
     let sample = Sample {
         records: tried,
         rows: counts.rows(),
+        deletes,
         dead_letters: counts.dead_letters(),
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
@@ -164,7 +175,7 @@ pub(super) async fn named_tables(
             reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
                 let Incoming { offset, timestamp_ms, key, value } = incoming(message);
                 if trouble.is_ok() {
-                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(value));
+                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(key, value));
                 }
                 let mut arena = Vec::new();
                 push_headers(message, &mut arena);
@@ -224,7 +235,8 @@ pub(in crate::cli) fn newest(
     ranges
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes.
+/// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes, and how many
+/// records delete.
 fn read(
     config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
@@ -233,7 +245,7 @@ fn read(
     limits: tidegate_protocol::batch::BatchLimits,
     mut fields: Fields,
     outbox: &mpsc::Sender<Batch>,
-) -> Result<(NewFields, Fields), String> {
+) -> Result<(NewFields, u64, Fields), String> {
     let reader = Reader::new(config)?;
     let mut new_fields = NewFields::default();
     let mut encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -253,7 +265,7 @@ fn read(
                 batch.open_segment(source, Claim::default(), record.offset)
             });
             if trouble.is_ok() {
-                trouble = registry::await_schema(schemas, || encoder.wants(record.value));
+                trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value));
             }
             fields.add(record.value);
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
@@ -270,7 +282,7 @@ fn read(
         trouble.clone()?;
         send(batch, outbox);
     }
-    Ok((new_fields, fields))
+    Ok((new_fields, encoder.deletes(), fields))
 }
 
 fn empty(planned: &Planned) -> Batch {

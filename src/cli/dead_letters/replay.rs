@@ -249,7 +249,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
             }
         };
         let asked_at = Instant::now();
-        while let Some(id) = encoder.wants(value) {
+        while let Some(id) = encoder.wants(key, value) {
             if asked_at.elapsed() > registry::PATIENCE {
                 let why = format!("schema {id} has not come from the registry; nothing is lost, try again");
                 return Err(sqlx::Error::Io(std::io::Error::other(why)));

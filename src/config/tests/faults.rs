@@ -111,7 +111,7 @@ fn words_that_are_not_known_are_named_with_those_that_are() {
     );
     fault_of(
         "decode.format = \"thrift\"",
-        "tidegate.toml:1:8  pipelines.rides.decode.format: \"thrift\" is not known here; write one of \"json\", \"csv\", \"raw\", \"avro\", \"protobuf\"",
+        "tidegate.toml:1:8  pipelines.rides.decode.format: \"thrift\" is not known here; write one of \"json\", \"ndjson\", \"csv\", \"raw\", \"avro\", \"protobuf\"",
     );
     fault_of(
         "start = \"now\"",
@@ -175,7 +175,7 @@ fn columns_are_held_against_the_rules() {
     let cases = [
         (
             "a = { type = \"text\" }",
-            "2:1  pipelines.rides.columns.a: says not what fills it; set field, meta or header",
+            "2:1  pipelines.rides.columns.a: says not what fills it; set field, meta, header or value",
         ),
         ("a = \"b..c\"", "2:1  pipelines.rides.columns.a: \"b..c\" has an empty level; a dot in a name is written \\."),
         (

@@ -142,7 +142,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             return Visit::NotNow;
         }
         // A record that we must not write is compared or skipped at once: that requires no schema.
-        if self.encoder.wants(record.value) && self.session.takes(slot, record.offset) {
+        if self.encoder.wants(record.key, record.value) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;
         }

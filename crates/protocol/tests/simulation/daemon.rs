@@ -243,7 +243,7 @@ struct SimEncoder {
 }
 
 impl RecordEncoder for SimEncoder {
-    fn wants(&mut self, value: Option<&[u8]>) -> bool {
+    fn wants(&mut self, _key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
         if Kind::of(value.expect("records have values")[0]) != Kind::Double {
             return false;
         }

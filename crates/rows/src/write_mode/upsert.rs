@@ -24,38 +24,56 @@ impl Upsert<'_> {
     }
 
     /// The same with tombstones, as if each record were applied in the order of delivery: what came before a key's last
-    /// tombstone is gone with the row, what came after it is a new row.
+    /// tombstone is gone with the row, what came after it is a new row. It follows [`Self::deletes`].
+    pub(super) fn behind_deletes(&self) -> String {
+        let (stage, names, key) = (self.stage, self.columns.join(", "), quoted(self.key));
+        let winners = format!(
+            "SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE NOT {DELETED} AND NOT EXISTS \
+             (SELECT FROM {stage} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER}) ORDER BY {key}, {}",
+            self.same("d", "s"),
+            self.precedence(),
+        );
+        self.insert(&winners)
+    }
+
+    /// Locks the rows that are to be deleted or replaced.
     ///
     /// Rows that are to be deleted and rows that are to be replaced are locked first, in the order of the key. A key that no
     /// table has can't be locked: where two writers bring the same new keys and delete others, Postgres may end one of them
     /// (40P01), and its transaction is sent again.
-    pub(super) fn with_deletes(&self) -> String {
-        let (table, stage, names, key) = (self.table, self.stage, self.columns.join(", "), quoted(self.key));
-        let same = |one: &str, other: &str| {
-            let equal = self.key.iter().map(|column| {
-                let column = quote_identifier(column);
-                format!("{one}.{column} = {other}.{column}")
-            });
-            equal.collect::<Vec<_>>().join(" AND ")
-        };
+    pub(super) fn locks(&self) -> String {
+        let (table, stage, key) = (self.table, self.stage, quoted(self.key));
         let order: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
-        let lock = format!(
+        format!(
             "SELECT FROM {table} AS {OLD} JOIN (SELECT DISTINCT {key} FROM {stage}) AS s ON {} \
              WHERE EXISTS (SELECT FROM {stage} WHERE {DELETED}) ORDER BY {} FOR UPDATE OF {OLD}",
-            same(OLD, "s"),
+            self.same(OLD, "s"),
             order.join(", "),
-        );
-        let delete = format!(
-            "DELETE FROM {table} AS {OLD} USING (SELECT DISTINCT {key} FROM {stage} WHERE {DELETED}) AS d WHERE {}",
-            same(OLD, "d"),
-        );
-        let winners = format!(
-            "SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE NOT {DELETED} AND NOT EXISTS \
-             (SELECT FROM {stage} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER}) ORDER BY {key}, {}",
-            same("d", "s"),
-            self.precedence(),
-        );
-        format!("{lock}; {delete}; {}", self.insert(&winners))
+        )
+    }
+
+    /// Deletes rows and returns how many of the deleted keys neither the table nor the batch had.
+    pub(super) fn deletes(&self) -> String {
+        let (table, stage, key) = (self.table, self.stage, quoted(self.key));
+        let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
+        format!(
+            "WITH d AS (SELECT DISTINCT {key} FROM {stage} WHERE {DELETED}), \
+             gone AS (DELETE FROM {table} AS {OLD} USING d WHERE {} RETURNING {}) \
+             SELECT count(*) FROM d WHERE NOT EXISTS (SELECT FROM gone WHERE {}) \
+             AND NOT EXISTS (SELECT FROM {stage} AS s WHERE NOT s.{DELETED} AND {})",
+            self.same(OLD, "d"),
+            returned.join(", "),
+            self.same("gone", "d"),
+            self.same("s", "d"),
+        )
+    }
+
+    fn same(&self, one: &str, other: &str) -> String {
+        let equal = self.key.iter().map(|column| {
+            let column = quote_identifier(column);
+            format!("{one}.{column} = {other}.{column}")
+        });
+        equal.collect::<Vec<_>>().join(" AND ")
     }
 
     fn precedence(&self) -> String {
