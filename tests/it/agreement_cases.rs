@@ -318,6 +318,5 @@ pub(crate) const CASES: &[Case] = &[
         "topics = [\"{topic}\", \"{topic}x\"]\ntable.name = \"rides\"",
         faulty("a topic that is missing", "", "does not exist"),
     ),
-    with("topic_pattern = \"^{topic}-none$\"\ntable.name = \"rides\"", ready("a pattern that matches nothing yet", "")),
     with("topic_pattern = \"^{topic}$\"\ntable.name = \"rides\"", ready("a pattern", "")),
 ];
