@@ -259,7 +259,9 @@ async fn sequences(
          JOIN pg_catalog.pg_class s ON s.oid = e.refobjid AND s.relkind = 'S'
          JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
          WHERE d.adrelid = $1::int8::oid
-             AND NOT (has_sequence_privilege(s.oid, 'USAGE') OR has_sequence_privilege(s.oid, 'UPDATE'))",
+             -- Without CASE the planner may ask it of what is no sequence, which is an error.
+             AND CASE WHEN s.relkind = 'S'
+                 THEN NOT (has_sequence_privilege(s.oid, 'USAGE') OR has_sequence_privilege(s.oid, 'UPDATE')) END",
     );
     for row in rows.bind(i64::from(found.oid)).fetch_all(connection).await? {
         let sequence = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
