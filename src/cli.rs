@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod check;
+mod config;
 mod dead_letters;
 mod lag;
 mod migrate;
@@ -21,7 +22,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{Config, LogFormat, Pipeline, variables};
@@ -77,6 +78,14 @@ enum Command {
     Verify(verify::Arguments),
     /// Creates or updates the tables of schema `tidegate`. The daemon does so by itself where its role has the rights.
     Migrate(migrate::Arguments),
+    /// Prints the configuration, or a JSON Schema of it.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Prints a script that completes commands and options, for a shell to load.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Prints what the live page shows, from a running daemon.
     Status {
         #[command(flatten)]
@@ -165,6 +174,11 @@ pub fn main() -> ExitCode {
         Command::Replay(arguments) => reach::block_on(replay::run(arguments)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
         Command::Migrate(arguments) => reach::block_on(migrate::run(arguments)),
+        Command::Config(command) => config::run(command),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "tidegate", &mut std::io::stdout());
+            Ok(())
+        }
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {

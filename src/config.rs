@@ -21,6 +21,7 @@ mod node;
 mod partition_by;
 mod pipeline;
 pub mod postgres_url;
+mod print;
 mod properties;
 mod property_names;
 mod read;
@@ -43,6 +44,7 @@ pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use pipeline::{GroupProtocol, KeepLetters, Pipeline, Start, Topics};
+pub use print::json_schema;
 pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;
 
@@ -84,7 +86,16 @@ impl Config {
     /// Everything that is wrong, together. Where a file can't be read or is no TOML, that alone.
     pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
         let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
-        read::config(texts, env)
+        read::config(texts, env).map(|(config, _)| config)
+    }
+
+    /// Reads files and variables as [`Config::load`] does. Returns everything that they set, as one TOML text without secrets.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn merged(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<String, Faults> {
+        let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
+        read::config(texts, env).map(|(_, tree)| print::toml(&tree))
     }
 
     /// Reads one text, as [`Config::load`] reads a file; `name` stands for the file in faults. No environment.
@@ -92,7 +103,8 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(name: &str, toml: &str) -> Result<Config, Faults> {
-        read::config([(Path::new(name), Ok(toml.to_owned()))].into_iter(), std::iter::empty())
+        let read = read::config([(Path::new(name), Ok(toml.to_owned()))].into_iter(), std::iter::empty());
+        read.map(|(config, _)| config)
     }
 }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use config::Value;
 use sqlx::postgres::PgConnectOptions;
 use tracing::Level;
 
@@ -43,11 +44,11 @@ const OUR_SETTINGS: &[(&str, &str)] = &[
     ("transaction_read_only", "a sink writes"),
 ];
 
-/// Reads texts that overlay each other, and the environment over them.
+/// Reads texts that overlay each other, and the environment over them. Returns the tree of what was set too.
 pub(super) fn config<'f>(
     files: impl Iterator<Item = (&'f Path, Result<String, String>)>,
     env: impl Iterator<Item = (String, String)>,
-) -> Result<Config, Faults> {
+) -> Result<(Config, Value), Faults> {
     let mut layers = Vec::new();
     let mut faults = Vec::new();
     let mut top = Place::Nowhere;
@@ -76,7 +77,7 @@ pub(super) fn config<'f>(
     let reader = Reader { places, top, faults: RefCell::new(faults) };
     let config = whole(&Node::top(&reader, &tree));
     let faults = reader.faults.into_inner();
-    if faults.is_empty() { Ok(config) } else { Err(Faults::new(faults)) }
+    if faults.is_empty() { Ok((config, tree)) } else { Err(Faults::new(faults)) }
 }
 
 fn whole(top: &Node<'_>) -> Config {

@@ -141,9 +141,9 @@ mod tests {
 
     #[test]
     fn a_name_is_made_of_host_port_pipeline_consumer_and_topics() {
-        assert_eq!(member(TOPICS).map(|m| m.id).as_deref(), Some("Host-1-9464-rides-3-e8eec76f"));
+        assert_eq!(member(TOPICS).map(|m| m.id).as_deref(), Some("Host-1-9464-rides-3-08876b46"));
         let set = format!("{TOPICS}instance = \"tg-0\"");
-        assert_eq!(member(&set).map(|m| m.id).as_deref(), Some("tg-0-rides-3-e8eec76f"));
+        assert_eq!(member(&set).map(|m| m.id).as_deref(), Some("tg-0-rides-3-08876b46"));
         let other = "pipelines.rides.topics = [\"a\"]\ninstance = \"tg-0\"";
         assert_ne!(member(other).map(|m| m.id), member(&set).map(|m| m.id), "another subscription is another place");
     }
