@@ -99,7 +99,14 @@ pub(super) async fn ask<T: Send + 'static>(
     observer.ask(question).await.map_err(|error| match error {
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
         AskError::Answer(error) => {
-            FatalError::Unavailable(format!("can't reach Kafka at {}: {error}", config.kafka.bootstrap_servers))
+            let (servers, error) = (&config.kafka.bootstrap_servers, error.to_string());
+            // A failed connection is told with its address.
+            let text = if error.contains(servers) {
+                "can't ask Kafka".to_owned()
+            } else {
+                format!("can't ask Kafka at {servers}")
+            };
+            FatalError::Unavailable(format!("{text}: {error}"))
         }
     })
 }

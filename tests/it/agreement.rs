@@ -189,7 +189,7 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
     for (topic, group, says) in [
         ("open", "a", "ready"),
         ("open", "closed", "--operation Read --group 'closed'"),
-        ("unseen", "b", "the broker denies us topic `unseen`"),
+        ("unseen", "b", "Kafka denies access to the topic (topic `unseen`)"),
         ("unread", "c", "--operation Read --topic 'unread'"),
         ("unread_and_empty", "d", "the records of topic `unread_and_empty`"),
     ] {

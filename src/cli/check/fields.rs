@@ -38,11 +38,13 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// For the pipeline's own mapping; counts nothing for formats other than JSON, and where every field goes to the column of
-    /// its name.
+    /// For the pipeline's own mapping; counts nothing for formats other than JSON, for changes and nested arrays, and where every
+    /// field goes to the column of its name.
     pub(super) fn of(pipeline: &Pipeline) -> Self {
         let in_payload = matches!(pipeline.decode, Decode::ConnectJson);
-        if !in_payload && !matches!(pipeline.decode, Decode::Json) {
+        // The fields of a nested array's elements, and those of a change's row, lie elsewhere in the value.
+        let is_plain = !pipeline.shape.change && pipeline.shape.rows.is_empty();
+        if !is_plain || !in_payload && !matches!(pipeline.decode, Decode::Json) {
             return Self::default();
         }
         let shares = pipeline.columns.iter().flatten().filter_map(|column| match &column.source {
