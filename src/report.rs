@@ -1,4 +1,4 @@
-//! What the protocol reports, as log lines, metrics, the status page and the timeline.
+//! Turns the protocol's events into log lines, metrics, the status page and the timeline.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,12 +14,12 @@ use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
-/// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
+/// If the last committed record isn't delivered for this long and nothing follows it, it was compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
-/// Partitions that the timeline names one by one.
+/// How many partitions the timeline names one by one.
 const NAMED_PARTITIONS: usize = 8;
 
-/// Listens to one consumer: its poll loop and its writer.
+/// Listens to the events of one consumer: its poll loop and its writer.
 #[derive(Debug)]
 pub struct ConsumerReport {
     /// The pipeline's name.
@@ -28,9 +28,9 @@ pub struct ConsumerReport {
     pub writer: WriterMetrics,
     /// Metrics of the poll loop.
     pub consumer: ConsumerMetrics,
-    /// For the page.
+    /// The status for the page.
     pub status: Arc<ConsumerStatus>,
-    /// Knows what a missing schema waits for.
+    /// Knows which request a missing schema waits for.
     pub plans: Arc<PlanSource>,
 }
 
@@ -53,7 +53,7 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            // What it means for the pipeline is in the health of Kafka, which says it once.
+            // The health of Kafka says once what this means for the pipeline.
             Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }
@@ -179,7 +179,7 @@ impl ConsumerReport {
     }
 }
 
-/// Listens to a pipeline's claim loop.
+/// Listens to the events of a pipeline's claim loop.
 #[derive(Debug)]
 pub struct ClaimReport {
     pipeline: Arc<str>,
@@ -220,7 +220,7 @@ impl Listener for ClaimReport {
     }
 }
 
-/// Counts what a command writes.
+/// Counts the records that a command writes.
 #[derive(Debug, Default)]
 pub struct Counts {
     rows: AtomicU64,
