@@ -1,4 +1,4 @@
-//! What `check` asks Postgres: who we are there, what we may do, what kind of table it is, and the plan against its catalog.
+//! Reads from Postgres what `check` reports: the role, its rights, the kind of table, and whether the plan fits the catalog.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(super) struct PostgresReport {
     pub(super) version: String,
     pub(super) database: String,
     pub(super) user: String,
-    /// Whether the pipeline has been started on this database before.
+    /// Whether the pipeline has already been started on this database.
     pub(super) registered: bool,
     pub(super) table_exists: bool,
 }
@@ -42,14 +42,14 @@ impl PostgresReport {
     }
 }
 
-/// Plans, with how to make the table where it is missing.
+/// Plans, with the statement that creates the table if it is missing.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,
     pub(super) make_table: Option<String>,
 }
 
-/// `None` where there is no plan: the report says why.
+/// `None` if there is no plan: the report says why.
 pub(super) async fn check(
     config: &Config,
     pipeline: &Pipeline,
@@ -90,7 +90,7 @@ pub(super) async fn check(
     Ok(source.map(|source| Plans { source, make_table }))
 }
 
-/// Notes the plan, or what is wrong with it.
+/// Records the plan, or what is wrong with it.
 fn planned(
     made: Result<PlanSource, ReplanError>,
     report: &mut PipelineReport,
@@ -108,7 +108,7 @@ fn planned(
     }
 }
 
-/// Plans for the tables that the newest records name: those that are there, and those that would be made.
+/// Plans for the tables that the newest records name: existing ones, and those that would be created.
 pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,
@@ -199,7 +199,7 @@ async fn server(
     Ok(())
 }
 
-/// Makes the table in a transaction that is rolled back, so that the plan is held against what would really be there.
+/// Creates the table in a transaction that is rolled back, so that the plan is compared with the table that would exist.
 async fn would_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -232,7 +232,7 @@ async fn would_make(
     Ok(found.map(|found| (found, ddl)))
 }
 
-/// What COPY and the mode ask of a table that is there.
+/// Checks what COPY and the write mode require of an existing table.
 async fn table(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -282,14 +282,14 @@ async fn table(
     Ok(())
 }
 
-/// What runs, or doesn't run, when rows go in by COPY.
+/// Reports what runs, or doesn't run, when rows are inserted by COPY.
 async fn surprises(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
     found: &Catalog,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
-    // Bit 2 of tgtype is INSERT; a partition's triggers are its parent's own.
+    // Bit 2 of tgtype is INSERT; a partition inherits its parent's triggers.
     let row = sqlx::query(
         "SELECT (SELECT string_agg(tgname::text, ', ' ORDER BY tgname) FROM pg_catalog.pg_trigger
                  WHERE tgrelid = $1::int8::oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 4 <> 0),
@@ -315,7 +315,7 @@ async fn surprises(
     Ok(())
 }
 
-/// ON CONFLICT needs one that is unique at once, over all rows, and on columns alone.
+/// Returns whether ON CONFLICT can use an index for this key: unique, immediate, not partial, and on columns only.
 async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &[String]) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
@@ -331,7 +331,7 @@ async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &
     row.bind(i64::from(found.oid)).bind(key).fetch_one(connection).await?.try_get(0)
 }
 
-/// What a mapping does that its user may not expect.
+/// Reports effects of a mapping that its user may not expect.
 fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     let Some(columns) = &pipeline.columns else { return };
     for column in columns {
@@ -364,7 +364,7 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     }
 }
 
-/// Compares what the pipeline's name would mean with what it was registered with.
+/// Compares the meaning of the pipeline's name with its registration.
 pub(super) async fn registration(
     config: &Config,
     pipeline: &Pipeline,
@@ -397,7 +397,7 @@ pub(super) async fn registration(
     }
 }
 
-/// Compares the ledger's positions with the logs, as a claim does before it reads.
+/// Compares the ledger's positions with the logs, as a claim does before reading.
 async fn positions(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -1,4 +1,4 @@
-//! `tidegate dead-letters purge`
+//! `tidegate dead-letters purge`: deletes dead letters.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -7,17 +7,17 @@ use super::{Filter, failed, keys, matching, open};
 use crate::cli::{Common, show};
 use crate::error::FatalError;
 
-/// What `purge` takes.
+/// Arguments of `purge`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All of them.
+    /// All dead letters of the pipeline.
     #[arg(long)]
     all: bool,
-    /// Remove them; without it they are only counted.
+    /// Delete them; without it they are only counted.
     #[arg(long)]
     yes: bool,
 }

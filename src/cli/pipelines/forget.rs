@@ -1,4 +1,4 @@
-//! `tidegate pipelines forget NAME`
+//! `tidegate pipelines forget NAME`: removes a registration.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -11,27 +11,27 @@ use crate::config::Config;
 use crate::error::FatalError;
 use crate::postgres::letters;
 
-/// What `forget` takes.
+/// Arguments of `forget`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
     /// The pipeline's name, or a replay's, as `list` shows it.
     name: String,
-    /// Remove its dead letters too, with the records that they hold.
+    /// Also delete its dead letters, with the records that they hold.
     #[arg(long)]
     dead_letters: bool,
-    /// Don't ask.
+    /// Don't ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// One JSON document on standard output, for programs.
+    /// Print one JSON document on standard output, for programs.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
 struct Report {
-    /// The pipeline, and its replays.
+    /// The pipeline and its replays.
     forgotten: Vec<String>,
     partitions: i64,
     dead_letters: u64,
@@ -82,7 +82,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Refuses where somebody still needs what the database knows of it.
+/// Refuses if the registration is still in use.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,
@@ -115,7 +115,7 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
         return Err(FatalError::Config(format!("{what}: say --yes")));
     }
     let mut answer = String::new();
-    // Where nobody can be asked, the answer is no.
+    // If nobody can be asked, the answer is no.
     let asked = write!(std::io::stderr(), "{what}. Go on? [y/N] ")
         .and_then(|()| std::io::stdin().lock().read_line(&mut answer));
     if asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -124,7 +124,7 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
     Err(FatalError::Config("nothing was forgotten".to_owned()))
 }
 
-/// Removes registrations, and with them positions, claims and routes. Returns how many dead letters it removed.
+/// Removes registrations with their positions, claims and routes. Returns how many dead letters it deleted.
 async fn remove(connection: &mut PgConnection, names: &[String], dead_letters: bool) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::query("DELETE FROM tidegate.pipeline WHERE name = ANY ($1)").bind(names).execute(&mut *transaction).await?;
