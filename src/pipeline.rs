@@ -341,7 +341,7 @@ impl Pipeline {
                 Err(panic) => Stopped::Bug(panic.to_string()),
             };
             if first_fault.is_none() {
-                tracing::error!(pipeline = &*self.name, why = %fault, "the pipeline stops, others go on");
+                tracing::error!(pipeline = &*self.name, why = %fault, "the pipeline stops, others continue");
                 first_fault = Some(fault);
             }
             stop.cancel();

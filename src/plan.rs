@@ -252,7 +252,7 @@ impl PlanSource {
             pipeline = self.config.name,
             version = planned.version,
             tables = planned.routes.len(),
-            "planned anew for the tables that records name"
+            "made a new plan for the tables that records name"
         );
         *current = Arc::clone(&planned);
         self.version.store(planned.version, Ordering::Relaxed);
@@ -278,14 +278,14 @@ impl PlanSource {
         let without = fields.0.keys().filter(|name| !planned.plan.reads(name));
         let without: Vec<String> = without.cloned().collect();
         if !without.is_empty() {
-            warn!(pipeline = self.config.name, fields = ?without, "these fields can't become columns; unknown_fields says what becomes of them");
+            warn!(pipeline = self.config.name, fields = ?without, "these fields can't become columns; they are handled as `unknown_fields` says");
         }
         if !given_up.add(without.into_iter()) && same {
             return Ok(Arc::clone(&current));
         }
         planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(given_up.clone()));
         let planned = Arc::new(planned);
-        info!(pipeline = self.config.name, version = planned.version, "planned anew after a change of the catalog");
+        info!(pipeline = self.config.name, version = planned.version, "made a new plan after a change of the catalog");
         *current = Arc::clone(&planned);
         self.version.store(planned.version, Ordering::Relaxed);
         Ok(planned)
@@ -349,7 +349,7 @@ fn database(error: sqlx::Error) -> ReplanError {
 /// Two instances may create the same table at once: one does, under a lock, and the other then finds it.
 async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(), ReplanError> {
     let sql = ddl::create_table(spec).map_err(|faults| unplannable(&faults))?;
-    info!(pipeline = spec.pipeline, sql, "making the table");
+    info!(pipeline = spec.pipeline, sql, "creating the table");
     let name = spec.table.name.quoted().replace('\'', "''");
     // The registration will name this table by its oid: a crash must not undo it, whatever the session's setting.
     let sql = format!(

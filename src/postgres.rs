@@ -242,7 +242,7 @@ impl PgStore {
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
+            Err(error) => warn!(pipeline = &*self.pipeline, %error, "can't create the missing partitions"),
         }
         self.seen_to.extend(self.missing.drain(..));
         self.made = true;

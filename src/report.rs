@@ -112,13 +112,13 @@ impl Listener for ConsumerReport {
             }
             Event::CommitUnknown(error) => {
                 self.writer.commit_unknown();
-                warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: the ledger will tell");
+                warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: reading it from the ledger");
             }
             Event::CatalogChanged(error) => {
                 warn!(pipeline, consumer, %error, "the catalog changed: planning and encoding again");
             }
             Event::WindowHalved { records } => {
-                warn!(pipeline, consumer, records, "the same batch timed out again: half of it at a time");
+                warn!(pipeline, consumer, records, "the same batch timed out again: writing half of it at a time");
             }
             Event::PoisonFound { copies, records } => {
                 debug!(pipeline, consumer, copies, records, "found the records that Postgres refuses");
@@ -212,7 +212,7 @@ impl Listener for ClaimReport {
             Event::ClaimsWait { error, partitions, attempt } => {
                 lock(&self.waiting_since).get_or_insert_with(Instant::now);
                 if attempt.is_power_of_two() {
-                    warn!(pipeline, %error, partitions, attempt, "claims wait: nothing is lost");
+                    warn!(pipeline, %error, partitions, attempt, "claims wait for Postgres: nothing is lost");
                 }
             }
             other => debug_assert!(false, "not of a claim loop: {other:?}"),

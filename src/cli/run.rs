@@ -88,7 +88,7 @@ fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result
             }
             signals += 1;
             if signals > 1 {
-                warn!("told again to end: ending at once, what isn't written is read again at the next start");
+                warn!("second signal: ending at once; records that aren't written are read again at the next start");
                 std::process::exit(INTERRUPTED);
             }
             told.cancel();

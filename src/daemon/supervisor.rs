@@ -180,7 +180,7 @@ impl Supervisor {
 
     /// Resumes a pipeline because someone ran `tidegate pipelines resume`.
     fn resume(&mut self, name: &Arc<str>) {
-        info!(pipeline = &**name, "asked to resume the pipeline");
+        info!(pipeline = &**name, "resuming the pipeline on request");
         if !self.running.contains_key(name) {
             self.waiting.insert(Arc::clone(name));
         }
@@ -189,7 +189,7 @@ impl Supervisor {
     /// Reads the configuration again and applies what changed. A configuration with faults changes nothing.
     fn reload(&mut self, load: &dyn Fn() -> Result<Config, crate::config::Faults>) {
         if self.until == Until::Now {
-            warn!("the configuration is not read again: a bounded run ends with the one that it began with");
+            warn!("the configuration is not reloaded: a bounded run keeps the one that it started with");
             return;
         }
         let applied = load().map_err(|faults| faults.to_string()).and_then(|config| self.apply(config));
@@ -203,7 +203,7 @@ impl Supervisor {
                 }
             }
             Err(why) => {
-                error!(why, "the new configuration is refused: nothing changes, the pipelines go on with the old one")
+                error!(why, "the new configuration is refused: nothing changes, the pipelines keep the previous one")
             }
         }
     }
@@ -280,7 +280,7 @@ async fn resumed(config: Arc<Config>, pipeline: Arc<Pipeline>) -> Arc<str> {
             // The pipeline was forgotten: a new registration counts from 0.
             Ok(Ok(None)) => known = Some(0),
             Ok(Err(why)) => {
-                debug!(pipeline = &*pipeline.name, why, "can't ask whether to resume");
+                debug!(pipeline = &*pipeline.name, why, "can't read whether to resume");
                 connection = None;
             }
             Err(_) => connection = None,

@@ -110,7 +110,7 @@ impl Keeper {
                 Given::Password { user, password } => set_password(client(&owner), user.expose(), password.expose()),
             };
             if let Err(error) = done {
-                warn!(error, "librdkafka doesn't take new credentials: it connects with those that it has");
+                warn!(error, "librdkafka refused the new credentials: it keeps the previous ones");
             }
             true
         });

@@ -357,7 +357,11 @@ impl GroupClient for KafkaClient {
         // On its own thread: closing waits for the answers to commits, possibly without end.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
-            warn!(pipeline = &*pipeline, consumer = number, "leaving the group takes too long, going on without");
+            warn!(
+                pipeline = &*pipeline,
+                consumer = number,
+                "leaving the group takes too long, continuing without waiting"
+            );
         }
     }
 }

@@ -225,7 +225,7 @@ impl ConsumerContext for Notes {
                 _ => consumer.unassign(),
             };
             if let Err(error) = answer {
-                debug!(%error, "the answer to a rebalance while closing");
+                debug!(%error, "could not answer a rebalance while closing");
             }
             return;
         }

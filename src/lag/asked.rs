@@ -41,7 +41,7 @@ impl LagWatch {
                 let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
                 self.made_at.extend(found);
             }
-            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't tell how old the oldest unwritten records are"),
+            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't read the age of the oldest unwritten records"),
         }
     }
 

@@ -186,7 +186,7 @@ async fn ends_now(pipeline: &Pipeline, observer: &SharedObserver) -> BTreeMap<To
         match ends.await.map_err(StartError::from) {
             Ok(ends) => return ends.into_iter().collect(),
             Err(error) => {
-                warn!(pipeline = &*pipeline.name, %error, "can't ask where the logs end, trying again");
+                warn!(pipeline = &*pipeline.name, %error, "can't read the log ends, retrying");
                 sleep(backoff.next(fastrand::f64())).await;
             }
         }

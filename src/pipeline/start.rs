@@ -46,7 +46,7 @@ impl Pipeline {
                 Fault::Outage => refused = None,
             }
             if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
-                warn!(pipeline = &*self.name, why, "can't start yet, trying again");
+                warn!(pipeline = &*self.name, why, "can't start yet, retrying");
             }
             self.enter(Phase::Starting { waiting_for: Some(why) });
             sleep(backoff.next(fastrand::f64())).await;

@@ -28,7 +28,7 @@ pub(super) async fn add_columns(
         return Ok(());
     }
     let sql = alter(table, &missing.iter().map(|(name, found)| (*name, found.sql())).collect::<Vec<_>>());
-    info!(pipeline, sql, "adding columns for fields that appeared");
+    info!(pipeline, sql, "adding columns for new fields");
     match connection.execute(sql.as_str()).await {
         // A client that doesn't know our lock was faster.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42701") => Ok(()),

@@ -112,7 +112,7 @@ pub async fn keep(connector: Connector, config: Pipeline) {
     }
     loop {
         if let Err(error) = purge(&connector, &config).await {
-            warn!(pipeline = config.name, %error, "can't remove old dead letters, trying again in a minute");
+            warn!(pipeline = config.name, %error, "can't delete old dead letters, retrying in a minute");
         }
         sleep(EVERY).await;
     }
@@ -145,7 +145,7 @@ async fn page(
     let done = within(connector.write_deadline(), Stage::DeadLetters, work).await?.rows_affected();
     if done > 0 {
         metrics::purged(&config.name, cause, done);
-        info!(pipeline = config.name, letters = done, cause, "removed dead letters for good, as configured");
+        info!(pipeline = config.name, letters = done, cause, "deleted dead letters, as configured");
     }
     Ok(done >= PAGE.unsigned_abs())
 }

@@ -38,7 +38,7 @@ pub async fn keep(connector: Connector, config: Pipeline) {
     loop {
         sleep(EVERY).await;
         if let Err(error) = maintain_once(&connector, &config).await {
-            warn!(pipeline = config.name, %error, "can't see to the partitions, trying again in a minute");
+            warn!(pipeline = config.name, %error, "can't maintain the partitions, retrying in a minute");
         }
     }
 }
@@ -87,14 +87,14 @@ pub async fn make(
             table.quoted(),
         );
         match connection.execute(sql.as_str()).await {
-            Ok(_) => info!(pipeline = config.name, %partition, "made a partition"),
+            Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
-                warn!(pipeline = config.name, %partition, %error, "another partition takes some of this one's time; it stays so");
+                warn!(pipeline = config.name, %partition, %error, "can't create a partition: it overlaps another one");
             }
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23514") => {
                 warn!(
                     pipeline = config.name, %partition, %error,
-                    "the default partition holds rows of this one's time, and goes on taking them; move them to make it"
+                    "can't create a partition: DEFAULT holds rows of its range, and accepts more; move them to create it"
                 );
             }
             Err(error) => return Err(error),
@@ -124,7 +124,7 @@ async fn let_go(
         // Writers queue up behind this lock: better to retry later than to hold them up.
         let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {detach}{drop}; COMMIT");
         connection.execute(sql.as_str()).await?;
-        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "let go of a partition past its retention");
+        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");
     }
     Ok(())
 }
