@@ -129,7 +129,7 @@ impl Common {
     fn only<'a>(&self, config: &'a Config) -> Result<&'a Pipeline, FatalError> {
         match self.pipelines(config)?.as_slice() {
             [one] => Ok(one),
-            _ => Err(FatalError::Config(format!("say which pipeline: --pipeline NAME, one of {}", names(config)))),
+            _ => Err(FatalError::Config(format!("name the pipeline: --pipeline NAME, one of {}", names(config)))),
         }
     }
 }

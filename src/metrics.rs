@@ -86,22 +86,22 @@ fn describe() {
     use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
     c!(RECORDS_CONSUMED, "Records taken from Kafka");
     c!(ROWS_WRITTEN, "Rows committed to the target table");
-    c!(DEAD_LETTERS, "Records set aside in tidegate.dead_letter, by reason");
+    c!(DEAD_LETTERS, "Records stored in tidegate.dead_letter, by reason");
     c!(FIELDS_MISSING, "Rows whose record lacked the field of a column");
     g!(LETTERS_OPEN, "Dead letters in tidegate.dead_letter, counted up to 100000");
     g!(LETTERS_OLDEST, "Age of the oldest dead letter; 0 if there is none");
-    c!(UNMATCHED, "Keys that were to be deleted and that neither the table nor the batch had");
-    c!(PURGED, "Dead letters removed for good because of dead_letters.retention or max_size, by cause");
-    c!(RECORDS_LOST, "Records that Kafka no longer had when we came for them, by cause");
-    c!(BATCHES, "Batches closed, by what closed them");
+    c!(UNMATCHED, "Deletes whose key was neither in the table nor in the batch");
+    c!(PURGED, "Dead letters deleted because of dead_letters.retention or max_size, by cause");
+    c!(RECORDS_LOST, "Records that Kafka no longer had when they were to be read, by cause");
+    c!(BATCHES, "Batches closed, by the limit that closed them");
     h!(BATCH_ROWS, "Rows in a batch");
     h!(BATCH_BYTES, "Bytes of a batch's encoded rows");
-    h!(WRITE_DURATION, "Seconds from taking a batch to its commit, waits for Postgres included");
-    c!(CYCLE, "Where a consumer's time goes, in seconds, by phase");
-    c!(RETRIES, "Transactions sent again, by the class of the SQLSTATE");
+    h!(WRITE_DURATION, "Seconds from receiving a batch to its commit, waits for Postgres included");
+    c!(CYCLE, "Seconds of a consumer's time, by phase");
+    c!(RETRIES, "Transactions retried, by the class of the SQLSTATE");
     c!(FENCED, "Partitions whose batch was dropped because another claim holds them");
-    c!(COMMIT_UNKNOWN, "COMMITs whose reply did not come, settled by the ledger");
-    c!(REWINDS, "Times that the ledger stood elsewhere than we left it, and we went back with it");
+    c!(COMMIT_UNKNOWN, "COMMITs without a reply, whose outcome was read from the ledger");
+    c!(REWINDS, "Times that the ledger was not where tidegate left it, and tidegate resumed from the ledger");
     c!(REBALANCES, "Assignments and revocations by the group");
     g!(ASSIGNED, "Partitions that a consumer owns");
     g!(PAUSED, "Partitions whose fetching is paused");
@@ -109,19 +109,19 @@ fn describe() {
     g!(MEMORY_LIMIT, "limits.memory");
     g!(LAG_RECORDS, "Records between the ledger and the log's end");
     g!(LAG_SECONDS, "Age of the oldest record that isn't written");
-    g!(LAG_AGE, "Seconds since lag and headroom were read; without a reading for 10 s their series are absent");
+    g!(LAG_AGE, "Seconds since lag and headroom were read; their series are absent after 10 s without a reading");
     g!(THROTTLE, "The longest delay that a Kafka quota put on an answer in the last 2 s");
-    g!(HEADROOM, "Seconds until Kafka deletes what we haven't read");
+    g!(HEADROOM, "Seconds until Kafka deletes the oldest unwritten record");
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
-    g!(FLOW_LIMIT, "flow.max_rows_per_second; there is none without a limit");
+    g!(FLOW_LIMIT, "flow.max_rows_per_second; absent without a limit");
     g!(BUILD_INFO, "1, with the version");
-    c!(RELOADS, "Times that the configuration was read again (SIGHUP), by result");
+    c!(RELOADS, "Reloads of the configuration (SIGHUP), by result");
     g!(
         RELOAD_SUCCEEDED,
         "1 if the last reload of the configuration was applied, or there was none; 0 if it was refused"
     );
-    g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
+    g!(RESIDENT, "Resident memory of the process, to compare with tidegate_memory_limit_bytes");
 }
 
 /// Describes the metrics of the process.

@@ -367,6 +367,6 @@ async fn on_a_thread(
         // If nobody awaits it, the pipeline has ended before.
         let _awaited = done.send(outcome).is_ok();
     });
-    thread.map_err(|error| Stopped::Bug(format!("no thread for a consumer: {error}")))?;
+    thread.map_err(|error| Stopped::Bug(format!("can't start a thread for a consumer: {error}")))?;
     ended.await.unwrap_or_else(|_| Err(Stopped::Bug("a poll thread panicked".to_owned())))
 }

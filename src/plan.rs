@@ -372,7 +372,7 @@ fn plan(
 ) -> Result<Planned, ReplanError> {
     let Some(catalog) = catalog else {
         return Err(ReplanError::Unplannable(format!(
-            "table `{}` does not exist: make it, or set `pipelines.{}.table.create = true`",
+            "table `{}` does not exist: create it, or set `pipelines.{}.table.create = true`",
             config.table.name, config.name
         )));
     };

@@ -98,7 +98,7 @@ impl CachedSchemas {
             Arc::new(Self { pipeline: pipeline.into(), state: Mutex::default(), requests: Mutex::new(requests) });
         let worker = Worker { client, pipeline: pipeline.into(), schemas: Arc::downgrade(&this), trusted_until: None };
         let thread = thread::Builder::new().name("schema-registry".to_owned()).spawn(move || worker.run(&asked));
-        thread.map_err(|error| format!("no thread for the schema registry: {error}"))?;
+        thread.map_err(|error| format!("can't start a thread for the schema registry: {error}"))?;
         Ok(this)
     }
 

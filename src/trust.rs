@@ -34,7 +34,7 @@ pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
     });
     let certificates: Vec<Certificate<'static>> = items.collect::<Result<_, _>>()?;
     if certificates.is_empty() {
-        return Err("holds no certificate in PEM".to_owned());
+        return Err("contains no certificate in PEM".to_owned());
     }
     Ok(RootCerts::Specific(Arc::new(certificates)))
 }

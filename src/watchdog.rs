@@ -53,16 +53,16 @@ impl fmt::Display for Stall {
             Self::WaitingForSchema(why) => write!(f, "waiting for schemas: {why}"),
             Self::HeldByFlow => f.write_str("held by `flow.max_rows_per_second`"),
             Self::HeldByBudget => f.write_str(
-                "held by its memory budget: the batch is full, and Postgres has not taken the one before it",
+                "held by its memory budget: the batch is full, and Postgres has not written the previous one",
             ),
             Self::KafkaSilent(why) => f.write_str(why),
             Self::Claiming => f.write_str("its claim waits for the ledger or for Kafka"),
-            Self::Fenced => f.write_str("fenced: another claim holds it, the revoke is awaited"),
+            Self::Fenced => f.write_str("fenced: another claim holds it, waiting for the revoke"),
             Self::Stopped(why) => write!(f, "stopped: {why}"),
             Self::PollStuck => {
                 f.write_str("the poll thread hangs in a call of librdkafka; restart the daemon if it stays")
             }
-            Self::NoDelivery => f.write_str("Kafka delivers nothing of it; its consumer is built anew"),
+            Self::NoDelivery => f.write_str("Kafka delivers none of its records; its consumer is rebuilt"),
         }
     }
 }

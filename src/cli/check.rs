@@ -115,7 +115,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
             None
         }
     };
-    show::progress(&format!("{}: asking Postgres for rights and the table", pipeline.name));
+    show::progress(&format!("{}: reading rights and the table from Postgres", pipeline.name));
     let plans = match database::check(config, pipeline, &mut report).await {
         Ok(plans) => plans,
         Err(error) => {
@@ -194,7 +194,7 @@ async fn ask_kafka(
     .await?;
     if may_read == Some(false) {
         report.faults.push(format!(
-            "pipelines.{}.group: the broker lets us not read in group `{}`, so that no consumer could join it; {}",
+            "pipelines.{}.group: the broker doesn't let us read in group `{}`, so no consumer could join it; {}",
             pipeline.name,
             pipeline.group,
             acl(config, pipeline, "group", &pipeline.group)
@@ -244,7 +244,7 @@ impl PipelineReport {
             Topics::List(topics) => {
                 for topic in topics.iter().filter(|topic| !kafka.topics.contains_key(*topic)) {
                     self.faults.push(format!(
-                        "pipelines.{name}.topics: topic `{topic}` does not exist on {}; make it, or correct its name; the daemon would wait for it",
+                        "pipelines.{name}.topics: topic `{topic}` does not exist on {}; create it, or correct its name; the daemon would wait for it",
                         kafka.bootstrap_servers
                     ));
                 }
@@ -263,7 +263,7 @@ impl PipelineReport {
         let share = sample.dead_letters as f64 / sample.records.max(1) as f64;
         if sample.dead_letters > 0 && share > max_share {
             self.faults.push(format!(
-                "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %), so the pipeline would stop; mend the mapping by the reasons above",
+                "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %), so the pipeline would stop; correct the mapping by the reasons above",
                 pipeline.name,
                 show::count(sample.dead_letters),
                 show::count(sample.records),

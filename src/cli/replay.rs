@@ -160,11 +160,11 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _);
     while let Some(mut batch) = batches.recv().await {
         let outcomes = writer.write(&mut batch).await.map_err(|stopped| {
-            FatalError::Stopped(format!("{stopped}; what is written stays, and the same command goes on from there"))
+            FatalError::Stopped(format!("{stopped}; what is written is kept, and the same command resumes from there"))
         })?;
         if outcomes.iter().flatten().any(|outcome| !matches!(outcome, Outcome::Committed(_))) {
             return Err(FatalError::Stopped(format!(
-                "`{}` was taken over by another run, or the database went back: run it again, and it goes on where the ledger stands",
+                "`{}` was taken over by another run, or the database was restored: run it again, and it resumes from the ledger",
                 books.key()
             )));
         }
@@ -172,7 +172,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         progress.add(batch.len().into());
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it goes on where it was")))?;
+    read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it resumes where it was")))?;
     books.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
     (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());
     Ok(report)
@@ -231,7 +231,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     for (source, first, end, low, high) in places {
         if first < low || end > high {
             return Err(FatalError::Config(format!(
-                "{source}: {first} to {end} is outside of the log, which goes from {low} up to {high}; say earliest or latest, or another --partition"
+                "{source}: {first} to {end} is outside of the log, which goes from {low} to {high}; write earliest or latest, or another --partition"
             )));
         }
         if first < end {
@@ -247,7 +247,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
 fn text(report: &Report) -> String {
     let Report { pipeline, replay, table, resumed, records, rows, dead_letters, stretches } = report;
     if *resumed && *records == 0 {
-        return format!("`{replay}` was done already; --again begins anew\n");
+        return format!("`{replay}` was done already; --again starts over\n");
     }
     let resumed = if *resumed { ", the rest of an earlier run" } else { "" };
     let letters = match dead_letters {

@@ -187,7 +187,7 @@ async fn against_table(
     low: &HashMap<TopicPartition, Offset>,
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
-    let failed = |error| reach::failed(&format!("can't hold `{}` against the ledger", pipeline.table.name), error);
+    let failed = |error| reach::failed(&format!("can't compare `{}` with the ledger", pipeline.table.name), error);
     let tables = match &pipeline.table.route {
         None => vec![pipeline.table.name.clone()],
         Some(_) => {

@@ -142,7 +142,7 @@ fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
     if node.at("where").is_set() && !at.is_set() {
         node.at("where").fault("says which records count for an aggregate; this column has none");
     } else if node.at("where").is_set() && ordered {
-        node.at("where").fault("stands at the column that `by` names, and holds here too; leave it out");
+        node.at("where").fault("belongs to the column that `by` names, and applies here too; leave it out");
     }
     if ordered {
         by.require("name the column to go by, one with aggregate = \"min\" for first and \"max\" for last");

@@ -248,7 +248,7 @@ impl Supervisor {
         let left: Vec<String> =
             self.remainders.iter().map(|(name, left)| format!("pipeline `{name}`: {left}")).collect();
         let left = (!left.is_empty()).then(|| {
-            format!("ended before all was written; nothing is lost, the next start goes on\n{}", left.join("\n"))
+            format!("ended before all was written; nothing is lost, the next start resumes\n{}", left.join("\n"))
         });
         match (reasons.is_empty(), left) {
             (true, None) => Ok(()),

@@ -113,7 +113,7 @@ fn ask(oidc: &Oidc) -> Result<Issued, String> {
     }
     // The parser's own message may quote the token.
     let answer: Answer =
-        serde_json::from_str(&body).map_err(|_| "its answer is no token; is the endpoint's URL right?".to_owned())?;
+        serde_json::from_str(&body).map_err(|_| "its answer isn't a token; is the endpoint's URL right?".to_owned())?;
     let lifetime = answer.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     Ok(Issued { secret: Secret::new(answer.access_token), lifetime, principal: None })
 }
@@ -124,10 +124,10 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let until = |exp: f64| Duration::try_from_secs_f64(exp - now as f64 / 1000.0).unwrap_or_default();
     let lifetime = issued.lifetime.or_else(|| claims.exp.map(until)).ok_or_else(|| {
-        "it isn't said for how long the token holds: print {\"token\": \"…\", \"lifetime_seconds\": 900}".to_owned()
+        "the token's lifetime is missing: print {\"token\": \"…\", \"lifetime_seconds\": 900}".to_owned()
     })?;
     if lifetime.is_zero() {
-        return Err("the token has expired already; is this machine's clock right?".to_owned());
+        return Err("the token has already expired; is this machine's clock right?".to_owned());
     }
     let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
     let token = Token {

@@ -79,7 +79,7 @@ impl Remainder {
 impl fmt::Display for Remainder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.left {
-            Some(Left::Unknown) => f.write_str("the ends of its logs are not known, so all may be left")?,
+            Some(Left::Unknown) => f.write_str("its log ends are not known, so all records may be left")?,
             Some(Left::Offsets(partitions)) => {
                 write!(f, "{} records are left", self.records())?;
                 for (n, (source, records)) in partitions.iter().take(NAMED).enumerate() {

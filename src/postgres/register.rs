@@ -132,7 +132,7 @@ fn compare(
             "the table",
             target,
             &wanted.target,
-            "what is in the ledger is in the other table; set `table.name` back, or give the pipeline a new name",
+            "the rows that the ledger counts are in the other table; set `table.name` back, or give the pipeline a new name",
         );
     }
     if target_oid != i64::from(wanted.target_oid) {

@@ -107,7 +107,7 @@ pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> 
     let Some(applied) = applied(connection).await? else { return Ok(State::Behind) };
     if let Some(other) = migrator.iter().find(|m| applied.get(&m.version).is_some_and(|sum| **sum != *m.checksum)) {
         return Ok(State::Other(format!(
-            "schema `tidegate` was made by another build: its migration {} is not ours; take the build that made it, or another database",
+            "schema `tidegate` was created by another build: its migration {} is not ours; use the build that created it, or another database",
             other.version
         )));
     }

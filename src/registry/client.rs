@@ -140,7 +140,7 @@ impl Client {
                 Err(FetchError::Unknown(format!("{message} ({error_code})")))
             }
             _ if status == 401 || status == 403 => Err(outage(format!(
-                "it refuses us ({status}); look at `schema_registry.username` and its password, or its token"
+                "it refuses us ({status}); check `schema_registry.username` and its password, or its token"
             ))),
             Some(Refusal { message, .. }) => Err(outage(format!("status {status}: {message}"))),
             None if status == 404 => Err(outage("status 404; is `schema_registry.url` right?".to_owned())),

@@ -183,7 +183,7 @@ async fn server(
     }
     if row.try_get::<&str, _>(4)? == "off" {
         report.warnings.push(
-            "postgres.session.synchronous_commit is off: a crash of the server takes back the last commits, rows and ledger together; they are read again from Kafka"
+            "postgres.session.synchronous_commit is off: a crash of the server undoes the last commits, rows and ledger together; they are read again from Kafka"
                 .to_owned(),
         );
     }
@@ -226,7 +226,10 @@ async fn would_make(
         Ok(found)
     };
     let found = made.await.map_err(|error| {
-        reach::failed(&format!("pipelines.{}.table.create: can't make `{}`", pipeline.name, pipeline.table.name), error)
+        reach::failed(
+            &format!("pipelines.{}.table.create: can't create `{}`", pipeline.name, pipeline.table.name),
+            error,
+        )
     })?;
     report.ddl = Some(ddl.clone());
     Ok(found.map(|found| (found, ddl)))
@@ -264,7 +267,7 @@ async fn table(
     }
     if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && row.try_get::<bool, _>(3)? {
         report.faults.push(format!(
-            "`{name}` is partitioned and has no partition, so that it takes no row; make its partitions, or set pipelines.{}.table.partition_by",
+            "`{name}` is partitioned and has no partition, so it accepts no row; create its partitions, or set pipelines.{}.table.partition_by",
             pipeline.name
         ));
     }
@@ -300,7 +303,7 @@ async fn surprises(
     let name = &found.table;
     if let Some(triggers) = row.try_get::<Option<String>, _>(0)? {
         report.warnings.push(format!(
-            "`{name}` has triggers that run on insert ({triggers}): they may change or leave out rows, and what they raise makes a dead letter"
+            "`{name}` has triggers that run on insert ({triggers}): they may change or skip rows, and a row for which they raise an error becomes a dead letter"
         ));
     }
     if let Some(rules) = row.try_get::<Option<String>, _>(1)? {
@@ -340,7 +343,7 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
             "timestamp" if column.unit.is_none() => {
                 "is a timestamp without time zone: times with an offset other than Z are dead letters; timestamptz takes both"
             }
-            "json" => "is json: it keeps the text as it came, and can't be indexed; jsonb is what most tables want",
+            "json" => "is json: it keeps the text unchanged, and can't be indexed; most tables use jsonb",
             "bpchar" => "is char(n): Postgres pads its values with spaces",
             "float4" => "is float4: values are rounded to about 7 digits",
             _ => continue,

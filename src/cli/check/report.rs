@@ -182,7 +182,7 @@ impl PipelineReport {
             text += &format!("  FAULT       {fault}\n");
         }
         if self.faults.is_empty() {
-            text += if self.offline { "  the files are right; no server was asked\n" } else { "  ready\n" };
+            text += if self.offline { "  the files are valid; no server was asked\n" } else { "  ready\n" };
         }
         text
     }

@@ -66,7 +66,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     let state = if usage && may_look { schema::state(connection).await? } else { schema::State::Current };
     match state {
         _ if !made && !create => report.lacks(
-            format!("`{user}` may not make tables in schema `tidegate`"),
+            format!("`{user}` may not create tables in schema `tidegate`"),
             format!("GRANT CREATE ON SCHEMA tidegate TO {user}"),
         ),
         schema::State::Current => {}
@@ -151,7 +151,7 @@ async fn to_stage(
     if is_staged(pipeline) && !row.try_get::<bool, _>(0)? {
         report.lacks(
             format!(
-                "mode {} stages rows in a temporary table, which `{user}` may not make",
+                "mode {} stages rows in a temporary table, which `{user}` may not create",
                 pipeline.table.mode.word()
             ),
             format!("GRANT TEMP ON DATABASE {database} TO {user}"),
@@ -233,7 +233,7 @@ pub(super) async fn on_table(
         if !create {
             report.lacks(
                 format!(
-                    "pipelines.{}.table.partition_by: `{user}` may not make partitions in schema `{}`",
+                    "pipelines.{}.table.partition_by: `{user}` may not create partitions in schema `{}`",
                     pipeline.name, name.schema
                 ),
                 format!("GRANT CREATE ON SCHEMA {schema} TO {user}"),
@@ -265,7 +265,7 @@ async fn sequences(
         let sequence = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
         let column: String = row.try_get(2)?;
         report.lacks(
-            format!("the default of column `{column}` draws from sequence `{sequence}`, which `{user}` may not use"),
+            format!("the default of column `{column}` uses sequence `{sequence}`, which `{user}` may not use"),
             format!("GRANT USAGE ON SEQUENCE {} TO {user}", sequence.quoted()),
         );
     }

@@ -75,7 +75,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let row = row.bind(arguments.id).bind(&keys).fetch_optional(&mut connection).await.map_err(failed)?;
     let Some(row) = row else {
         return Err(FatalError::Config(format!(
-            "there is no dead letter {} of {}; `tidegate dead-letters list` shows those that there are",
+            "there is no dead letter {} of {}; `tidegate dead-letters list` shows those that exist",
             arguments.id,
             pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect::<Vec<_>>().join(", ")
         )));

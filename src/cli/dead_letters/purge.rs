@@ -44,7 +44,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         let row = row.fetch_one(&mut connection).await.map_err(failed)?;
         let count: i64 = row.try_get(0).map_err(failed)?;
         return Err(FatalError::Config(format!(
-            "{} would be removed for good, with the records that they hold: say --yes",
+            "{} would be removed for good, with the records that they hold: add --yes to remove them",
             show::counted(count.unsigned_abs(), "dead letter", "dead letters")
         )));
     }

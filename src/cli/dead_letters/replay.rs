@@ -87,7 +87,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let lines = reports.iter().map(|report| {
         format!(
-            "{}: {} replayed ({}), {} failed again and stay with their new reason",
+            "{}: {} replayed ({}), {} failed again and are kept with their new reason",
             report.pipeline,
             show::counted(report.replayed, "dead letter", "dead letters"),
             show::counted(report.rows, "row", "rows"),
@@ -127,7 +127,7 @@ async fn target(
     };
     if table != pipeline.table.name.to_string() {
         pipeline.table.name = table_name(&table).map_err(|why| {
-            FatalError::Stopped(format!("`{key}` went into `{table}`, which is no table's name: {why}"))
+            FatalError::Stopped(format!("`{key}` went into `{table}`, which isn't a table's name: {why}"))
         })?;
         // All of its records go to this table, whatever table they name.
         pipeline.table.route = None;
@@ -166,7 +166,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
         let found = u64::from(batch.len());
         if let Err(stopped) = write(&mut writer, &page, &mut batch).await {
             let done = format!(
-                "{}; {} replayed before that; the others are where they were",
+                "{}; {} replayed before that; the others are unchanged",
                 stopped,
                 show::counted(report.replayed, "letter was", "letters were")
             );
@@ -315,7 +315,7 @@ impl Transaction for Letters {
         let held = sqlx::query("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
         let held = self.inner.rows(Stage::DeadLetters, held.bind(wanted)).await?.len();
         if held < count {
-            return Err(taken(&format!("{} of {count} dead letters were taken", count - held)));
+            return Err(taken(&format!("{} of {count} dead letters were claimed", count - held)));
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         return show::json(&Report { from, to, partitions, dead_letters });
     }
     show::print(&format!(
-        "pipeline {to} goes on where {from} stood: {} and {} taken over; {from} is no longer registered",
+        "pipeline {to} continues from the positions of {from}: {} and {} copied; {from} is no longer registered",
         show::counted(partitions, "partition", "partitions"),
         show::counted(dead_letters, "dead letter", "dead letters")
     ))
@@ -92,7 +92,7 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     lock.execute(&mut *transaction).await.map_err(failed)?;
     if crate::postgres::register::is_known(&mut transaction, &to.name).await.map_err(failed)? {
         return Err(FatalError::Config(format!(
-            "pipeline `{}` is registered already and has positions of its own; `tidegate offsets set` moves those",
+            "pipeline `{}` is already registered with its own positions; `tidegate offsets set` changes those",
             to.name
         )));
     }
@@ -103,12 +103,12 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
         Some(target) if target == to.table.name.to_string() => {}
         Some(target) => {
             return Err(FatalError::Config(format!(
-                "pipeline `{from}` fed `{target}`, and `{}` feeds `{}`: what the ledger says is in the other table; set `pipelines.{}.table.name` back",
+                "pipeline `{from}` fed `{target}`, and `{}` feeds `{}`: the rows that the ledger counts are in the other table; set `pipelines.{}.table.name` back",
                 to.name, to.table.name, to.name
             )));
         }
         None => {
-            return Err(FatalError::Config(format!("pipeline `{from}` was taken away meanwhile")));
+            return Err(FatalError::Config(format!("pipeline `{from}` was removed meanwhile")));
         }
     }
     let added = sqlx::query(

@@ -84,7 +84,7 @@ async fn resolve(
     let topic = match (&arguments.topic, topics.len()) {
         (Some(topic), _) => topic.clone(),
         (None, 1) => topics.keys().next().cloned().unwrap_or_default(),
-        (None, _) => return usage(format!("--topic: say which; pipeline `{}` reads {}", pipeline.name, listed())),
+        (None, _) => return usage(format!("--topic: name one; pipeline `{}` reads {}", pipeline.name, listed())),
     };
     let Some(count) = topics.get(&topic).copied() else {
         return usage(format!(
@@ -116,7 +116,7 @@ async fn resolve(
     for (source, to) in &targets {
         let (Some(low), Some(high)) = (low.get(source), high.get(source)) else {
             return Err(FatalError::Unavailable(format!(
-                "Kafka doesn't say where the log of {source} begins and ends; its leader may be away, try again"
+                "Kafka doesn't say where the log of {source} begins and ends; its leader may be down, try again"
             )));
         };
         if to < low || to > high {
@@ -139,7 +139,7 @@ async fn refuse_beside_an_instance(
         return Ok(());
     }
     Err(FatalError::Config(format!(
-        "an instance of pipeline `{}` is running ({} to this database): stop it first; or say --yes, then it is fenced at its next write to the partition, drops that batch, and goes on from the new position after `limits.claim_grace`",
+        "an instance of pipeline `{}` is running ({} to this database): stop it first; or say --yes, then it is fenced at its next write to the partition, drops that batch, and continues from the new position after `limits.claim_grace`",
         pipeline.name,
         show::counted(live.len() as u64, "connection", "connections")
     )))
@@ -206,7 +206,7 @@ async fn apply(
         }
         if set == 0 {
             return Err(FatalError::Unavailable(format!(
-                "the ledger's row of {source} comes and goes: another command is at work; try again"
+                "another command changes the ledger's row of {source} at the same time; try again"
             )));
         }
     }

@@ -46,7 +46,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Some(pipeline) = all.iter().find(|known| known.name == *name) else {
         let known: Vec<_> = all.iter().map(|known| format!("`{}`", known.name)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        return Err(FatalError::Config(format!("the database knows no pipeline `{name}`; it knows {known}")));
+        return Err(FatalError::Config(format!(
+            "no pipeline `{name}` is registered in the database; registered are {known}"
+        )));
     };
     let family: Vec<&Registered> =
         all.iter().filter(|known| known.name == *name || letters::pipeline_of(&known.name) == name).collect();
@@ -54,7 +56,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let stock: i64 = family.iter().map(|known| known.dead_letters).sum();
     if stock > 0 && !dead_letters {
         return Err(FatalError::Config(format!(
-            "`{name}` has {}, whose records are in no table: look at them with `tidegate dead-letters list`, or remove them too by --dead-letters",
+            "`{name}` has {}, whose records are in no table: check them with `tidegate dead-letters list`, or delete them too with --dead-letters",
             show::counted(stock.unsigned_abs(), "dead letter", "dead letters")
         )));
     }
@@ -102,7 +104,7 @@ async fn refuse(
     }
     if *table_exists && config.pipelines.iter().any(|pipeline| pipeline.name == *name) {
         return Err(FatalError::Config(format!(
-            "`{name}` is in the configuration, and its table `{target}` has the rows that the ledger says are written: started again it would write them once more. Take it out of the configuration, or drop the table, or move its positions by `tidegate offsets set`"
+            "`{name}` is in the configuration, and its table `{target}` has the rows that the ledger says are written: a new start would write them once more. Remove it from the configuration, or drop the table, or change its positions with `tidegate offsets set`"
         )));
     }
     Ok(())

@@ -83,7 +83,7 @@ impl Books {
         let (cluster_id, target, oid): (String, String, i64) = meant(&row).map_err(failed)?;
         if (&cluster_id, &target, oid) != (&self.cluster_id, &self.target, self.target_oid) {
             return Err(FatalError::Config(format!(
-                "`{}` was begun for `{target}` from cluster `{cluster_id}`, and the table or the cluster is another one now: --again begins anew",
+                "`{}` was started for `{target}` from cluster `{cluster_id}`, and the table or the cluster is another one now: --again starts over",
                 self.key
             )));
         }
