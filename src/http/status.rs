@@ -103,7 +103,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             epoch: lag.epoch,
             idle_seconds: lag.idle_seconds,
             sign: match ours.get(source) {
-                Some((consumer, partition)) => sign(consumer, partition),
+                Some((consumer, partition)) => sign(consumer, partition, pipeline.kafka.outage().is_some()),
                 None if lag.records > 0 && lag.idle_seconds > SILENT => Sign::Silent,
                 None => Sign::Flowing,
             },
@@ -223,7 +223,7 @@ fn facts(
             stopped.collect()
         },
         nobody,
-        dead_lately: rates.dead_lately,
+        dead: rates.dead,
         dead_reason: dead(&pipeline.consumers).into_iter().max_by_key(DeadView::newest_ms).map(|dead| dead.reason),
         held_by_flow: pipeline.consumers.iter().any(|consumer| consumer.work.held() == Some(Hold::Flow)),
     }
@@ -236,7 +236,15 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    let us = Living { instance: site.daemon.instance.to_string(), host: host_name(), url: None, this: true, consumers };
+    let joining = pipeline.consumers.iter().filter(|consumer| !consumer.joined()).map(|consumer| consumer.number);
+    let us = Living {
+        instance: site.daemon.instance.to_string(),
+        host: host_name(),
+        url: None,
+        this: true,
+        consumers,
+        joining: joining.collect(),
+    };
     let others = instances.others.iter().map(|(id, instance)| Living {
         instance: id.clone(),
         host: instance.host.clone(),
@@ -244,11 +252,12 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
         this: false,
         // A row is anybody's to write: no more boxes than a page can hold.
         consumers: instance.consumers.get(&*pipeline.name).copied().unwrap_or(0).min(256),
+        joining: Vec::new(),
     });
     std::iter::once(us).chain(others).collect()
 }
 
-fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
+fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus, kafka_away: bool) -> Sign {
     match partition.state {
         PartitionState::Claiming => Sign::Claiming,
         PartitionState::Fenced => Sign::Fenced,
@@ -258,6 +267,7 @@ fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
             (WriterState::Flowing, Some(Hold::Schema)) => Sign::Waiting,
             (WriterState::Flowing, Some(Hold::Flow)) => Sign::Held,
             (WriterState::Flowing, Some(Hold::Full)) => Sign::Full,
+            (WriterState::Flowing, None) if kafka_away => Sign::Waiting,
             (WriterState::Flowing, None) => Sign::Flowing,
         },
     }
