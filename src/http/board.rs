@@ -30,7 +30,7 @@ pub(super) struct Column {
 #[serde(default)]
 pub(super) struct Seat {
     pub(super) consumer: u32,
-    /// Whether its group hasn't answered yet. Known of the daemon's own consumers alone.
+    /// Whether it waits to be taken into its group. Known of the daemon's own consumers alone.
     pub(super) joining: bool,
     /// Places in the list of partitions.
     pub(super) partitions: Vec<usize>,

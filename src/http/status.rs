@@ -1,6 +1,7 @@
 //! What `/api/status` and `/readyz` say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Site;
@@ -211,8 +212,8 @@ fn facts(
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
-        into: rates.into,
-        out: rates.out,
+        into: rates.mean.map(|(into, _)| into),
+        out: rates.mean.map(|(_, out)| out),
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
@@ -236,7 +237,10 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    let joining = pipeline.consumers.iter().filter(|consumer| !consumer.joined()).map(|consumer| consumer.number);
+    // While Kafka is away a consumer loses its partitions and its place in the group.
+    let away = pipeline.kafka.outage().is_some();
+    let joins = |consumer: &&Arc<ConsumerStatus>| !consumer.joined() || (away && consumer.partitions().is_empty());
+    let joining = pipeline.consumers.iter().filter(joins).map(|consumer| consumer.number);
     let us = Living {
         instance: site.daemon.instance.to_string(),
         host: host_name(),

@@ -52,6 +52,8 @@ struct Viewers {
 pub(super) struct Rates {
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
+    /// Both as means of the last looks, so that what is said of them doesn't change with every second.
+    pub(super) mean: Option<(f64, f64)>,
     pub(super) rows: f64,
     /// Seconds until the backlog is gone at the rates of the last looks.
     pub(super) empty_in: Option<f64>,
@@ -246,6 +248,8 @@ impl Look {
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);
         if !fresh {
             (self.rates.into, self.rates.out, self.rates.empty_in) = (None, None, None);
+            self.rates.mean = None;
+            self.recent.clear();
             return None;
         }
         let lags = view.partitions.values();
@@ -270,7 +274,9 @@ impl Look {
                 let (into, out) = (into as f64 / seconds, out as f64 / seconds);
                 (self.rates.into, self.rates.out) = (Some(into), Some(out));
                 push(&mut self.recent, (into, out), LOOKS);
-                self.rates.empty_in = forecast(lag, &self.recent);
+                let mean = mean(&self.recent);
+                self.rates.empty_in = mean.and_then(|mean| forecast(lag, mean));
+                self.rates.mean = mean;
             }
             (self.at, self.places) = (view.seen_at, places);
         }
@@ -299,13 +305,17 @@ fn push<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
     queue.push_back(value);
 }
 
-/// Seconds until the backlog is gone; `None` where it isn't drained faster than it is filled, or there is hardly any.
-fn forecast(lag: f64, recent: &VecDeque<(f64, f64)>) -> Option<f64> {
+/// Returns the mean rates of the looks, into Kafka and into Postgres; `None` without a look.
+fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
     #[expect(clippy::cast_precision_loss, reason = "at most ten looks")]
     let looks = recent.len() as f64;
-    let gain = recent.iter().map(|(into, out)| out - into).sum::<f64>() / looks;
-    let out = recent.iter().map(|(_, out)| out).sum::<f64>() / looks;
-    (gain > 0.0 && lag > 2.0 * out).then(|| lag / gain)
+    let (into, out) = recent.iter().fold((0.0, 0.0), |(into, out), look| (into + look.0, out + look.1));
+    (looks > 0.0).then(|| (into / looks, out / looks))
+}
+
+/// Returns the seconds until the backlog is gone; `None` where it isn't drained faster than it is filled, or there is hardly any.
+fn forecast(lag: f64, (into, out): (f64, f64)) -> Option<f64> {
+    (out > into && lag > 2.0 * out).then(|| lag / (out - into))
 }
 
 #[cfg(test)]
@@ -314,10 +324,10 @@ mod tests {
 
     #[test]
     fn a_backlog_that_drains_has_an_end_in_sight_and_one_that_grows_has_none() {
-        let steady = |into, out| VecDeque::from([(into, out); 5]);
-        assert_eq!(forecast(10_000.0, &steady(100.0, 1100.0)), Some(10.0));
-        assert_eq!(forecast(10_000.0, &steady(1100.0, 100.0)), None);
-        assert_eq!(forecast(100.0, &steady(100.0, 1100.0)), None);
-        assert_eq!(forecast(0.0, &VecDeque::new()), None);
+        assert_eq!(forecast(10_000.0, (100.0, 1100.0)), Some(10.0));
+        assert_eq!(forecast(10_000.0, (1100.0, 100.0)), None);
+        assert_eq!(forecast(100.0, (100.0, 1100.0)), None);
+        assert_eq!(mean(&VecDeque::from([(0.0, 200.0), (100.0, 0.0)])), Some((50.0, 100.0)));
+        assert_eq!(mean(&VecDeque::new()), None);
     }
 }

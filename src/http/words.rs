@@ -64,6 +64,7 @@ pub(super) struct Facts {
     pub(super) headroom: Option<f64>,
     /// What keeps us from seeing the lag.
     pub(super) lag_trouble: Option<String>,
+    /// Mean rates of the last seconds, in records per second.
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
     /// Partitions by state of our own pool.
@@ -274,7 +275,9 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
         } else if lag == 0 {
             "Everything flows. Every record is written.".to_owned()
         } else if oldest > BEHIND {
-            format!("Everything flows. {} wait, the oldest for {}; the backlog drains.", records(lag), duration(oldest))
+            let drains = facts.iter().filter(|facts| facts.lag_seconds > BEHIND).all(|facts| facts.out > facts.into);
+            let drains = if drains { "; the backlog drains" } else { "" };
+            format!("Everything flows. {} wait, the oldest for {}{drains}.", records(lag), duration(oldest))
         } else {
             format!("Everything flows. The oldest unwritten record waits {}.", duration(oldest))
         };

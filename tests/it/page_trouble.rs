@@ -87,6 +87,7 @@ async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_
     browser.tell(&json!({"do": "click", "at": link})).unwrap();
     browser.await_text("#runbook section:target h2", "TidegatePipelineStopped");
     browser.await_text("#runbook section:target", "tidegate check --config FILE");
+    browser.shoot("runbook");
     browser.assert_clean();
 }
 
@@ -118,6 +119,8 @@ async fn kafka_away_is_said_by_name_and_a_consumer_that_joins_is_not_idle() {
         "[...document.querySelectorAll('#board .chip')].every((chip) => chip.title.includes('waiting for Kafka'))";
     let named = eventually("each partition says what it waits for", PATIENCE, || browser.eval(titles) == true);
     named.unwrap();
+    // Also where the group has given its partitions up, a consumer isn't idle.
+    assert!(!browser.text("#board").contains("idle"), "{}", browser.text("#board"));
     assert_eq!(
         browser.eval("document.querySelector('#sentences li.bad a').getAttribute('href')"),
         "/runbook#tidegatekafkaunavailable"

@@ -36,10 +36,11 @@ const Chart = (() => {
     ctx.save();
     ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
     ctx.fillStyle = css("--ink");
+    ctx.textAlign = "left";
     let free = bbox.left;
     for (const spike of above) {
       const text = `▲ ${short(spike.rate)}/s`, wide = ctx.measureText(text).width;
-      const x = Math.max(free, Math.min(u.valToPos(spike.at, "x", true), bbox.left + bbox.width - wide));
+      const x = Math.max(free, Math.min(u.valToPos(spike.at, "x", true) + 4 * devicePixelRatio, bbox.left + bbox.width - wide));
       if (x + wide > bbox.left + bbox.width) break;
       // Below the row of the events' signs.
       ctx.fillText(text, x, bbox.top + 26 * devicePixelRatio);

@@ -23,6 +23,8 @@
   const date = (ms) => new Date(ms).toISOString().slice(0, 10);
   const bytes = (n) => n === null || n === undefined ? "–" : n < 1e6 ? Math.round(n / 1e3) + " kB" : (n / 1048576).toFixed(0) + " MiB";
   const now = () => Date.now() + page.offset;
+  // What is known of the log's ends is as old as the last answer of Kafka.
+  const stale = (p) => p.lag_seen_ms === null || now() - p.lag_seen_ms > 10000;
   const chosen = () => page.status && page.status.pipelines.find((p) => p.name === page.selected);
 
   function drawState() {
@@ -56,7 +58,7 @@
   function spark(row, pipeline) {
     const from = now() - 60000, values = (page.sparks.get(pipeline.name) || []).filter(([at]) => at >= from);
     const top = Chart.top(values.map((v) => v[1]), values.map((v) => v[2]), 1);
-    const line = (of) => values.map((v) => `${((v[0] - from) * 72 / 60000).toFixed(1)},${(19 - Math.min(1, (v[of] || 0) / top) * 18).toFixed(1)}`).join(" ");
+    const line = (of) => values.filter((v) => v[of] !== null).map((v) => `${((v[0] - from) * 72 / 60000).toFixed(1)},${(19 - Math.min(1, (v[of] || 0) / top) * 18).toFixed(1)}`).join(" ");
     const svg = row.querySelector("svg");
     svg.children[0].setAttribute("points", line(1));
     svg.children[1].setAttribute("points", line(2));
@@ -83,13 +85,13 @@
         row.children[9].append(el("span"), el("small"));
         body.append(row);
       }
-      const empty = p.empty_in_seconds === null ? (p.lag_records > 0 && p.lag_seconds > 10 ? "not in sight" : "–") : clock(now() + p.empty_in_seconds * 1000);
+      const empty = p.empty_in_seconds === null ? (!stale(p) && p.lag_records > 0 && p.lag_seconds > 10 ? "not in sight" : "–") : clock(now() + p.empty_in_seconds * 1000);
       row.dataset.name = p.name;
       const mine = p.name === page.selected;
       row.setAttribute("aria-selected", String(mine));
       row.tabIndex = mine ? 0 : -1;
       [`${mine ? "▾" : "▸"} ${p.name}`, `${p.table} (${p.mode})`, whole(p.into_per_second), whole(p.out_per_second), null,
-        p.lag_records ? span(p.lag_seconds) : "–", empty, span(p.retention_headroom_seconds), whole(p.dead_letters)].forEach((text, at) => {
+        p.lag_records && !stale(p) ? span(p.lag_seconds) : "–", empty, stale(p) ? "–" : span(p.retention_headroom_seconds), whole(p.dead_letters)].forEach((text, at) => {
         if (text !== null) say(row.children[at], text);
       });
       say(row.children[9].children[0], p.state_words);
@@ -103,11 +105,13 @@
   }
 
   function drawFlood(p) {
-    const rates = p.into_per_second === null || p.out_per_second === null ? `The rates aren't known while the pipeline is ${p.state_words}` : `${whole(p.into_per_second)} records a second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
+    const rates = p.into_per_second === null || p.out_per_second === null ? "The rates aren't known at the moment" : `${whole(p.into_per_second)} records a second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
     const flow = p.flow_limit_per_second ? ` Flow limit ${whole(p.flow_limit_per_second)}/s.` : "";
     const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, if it goes on so.`;
     const kept = p.retention_headroom_seconds === null ? "No age is known at which Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
-    say($("flood-words"), `${rates}; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}.${empty} ${kept}${flow}`);
+    const waits = `; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}`;
+    const lag = p.lag_seen_ms === null ? "." : stale(p) ? `${waits}, as read at ${clock(p.lag_seen_ms)}.` : `${waits}.`;
+    say($("flood-words"), `${rates}${lag}${empty} ${p.lag_seen_ms === null ? "" : kept}${flow}`);
     const h = page.history;
     if (!h || h.pipeline !== p.name) return;
     const marks = page.status.timeline.filter((e) => e.pipeline === p.name && ["rebalance", "outage", "recovered", "fenced", "rewind", "condition", "start", "stop"].includes(e.kind)).map((e) => ({ at: e.at_ms / 1000, kind: e.kind }));
@@ -142,7 +146,7 @@
     $("nobody").hidden = p.board.nobody.length === 0;
     const unread = p.board.nobody.slice(0, 24).map((i) => p.partitions[i]).map((x) => x.owner ? `${name(x)} (last ${x.owner}, ${span(x.idle_seconds)} ago)` : `${name(x)} (never read)`);
     say($("nobody"), `nobody reads ${unread.join(", ")}${p.board.nobody.length > 24 ? ` and ${p.board.nobody.length - 24} more` : ""}`);
-    $("nobody").className = p.consumers.some((c) => !c.joined) ? "soon" : "";
+    $("nobody").className = p.board.columns.some((column) => column.consumers.some((seat) => seat.joining)) ? "soon" : "";
     const shape = JSON.stringify([p.name, p.board.columns]);
     if (shape !== boardShape) {
       boardShape = shape;
@@ -191,10 +195,11 @@
   }
 
   function drawTime(p) {
-    say($("limit"), p.limit || "");
+    const reads = !["starting", "stopped", "drained"].includes(p.state);
+    say($("limit"), reads ? p.limit || "" : `Nothing is read while the pipeline is ${p.state}.`);
     const reader = [["poll", "waiting for Kafka"], ["decode", "decode + encode"], ["held", "held up"]];
     const writer = [["copy", "COPY"], ["commit", "ledger + commit"], ["outage", "waiting for Postgres"]];
-    const box = $("time"), rows = p.consumers.slice(0, 64).flatMap((c) => [[`c${c.consumer} reader`, reader, c.time], [`c${c.consumer} writer`, writer, c.time]]);
+    const box = $("time"), rows = !reads ? [] : p.consumers.slice(0, 64).flatMap((c) => [[`c${c.consumer} reader`, reader, c.time], [`c${c.consumer} writer`, writer, c.time]]);
     if (box.children.length !== rows.length) box.replaceChildren(...rows.map(() => el("div", { class: "bars" }, el("span"), el("div", { class: "bar", role: "img" }))));
     rows.forEach(([name, phases, time], i) => {
       const bar = box.children[i].children[1];
@@ -227,9 +232,9 @@
     const shape = JSON.stringify([p.name, p.dead]);
     if (box.dataset.shape === shape) return;
     box.dataset.shape = shape;
-    const head = el("tr", {}, ...["reason", "since the start", "newest", "where it lies in Kafka"].map((text) => el("th", { scope: "col", class: ["since the start", "newest"].includes(text) ? "n" : "", text })));
+    const head = el("tr", {}, ...["reason", "since the start", "newest", "where it lies in Kafka"].map((text) => el("th", { scope: "col", class: text === "since the start" ? "n" : "", text })));
     const rows = p.dead.map((d) => el("tr", {}, ...[["reason", d.reason], ["since the start", whole(d.count)], ["newest", d.newest.length ? `${date(d.newest[0].at_ms)} ${clock(d.newest[0].at_ms)}` : "–"],
-      ["where it lies in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text], at) => el("td", { "data-label": label, class: ["reason", "n", "n", "places"][at], text }))));
+      ["where it lies in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text], at) => el("td", { "data-label": label, class: ["reason", "n", "newest", "places"][at], text }))));
     box.replaceChildren(el("table", { class: "cards" }, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "Since this daemon's start; what they hold may be personal and stays in the database: ", copyable(`tidegate dead-letters list --config FILE --pipeline ${p.name}`)));
   }
 

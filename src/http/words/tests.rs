@@ -15,6 +15,15 @@ fn when_well_there_is_one_calm_sentence() {
 }
 
 #[test]
+fn a_backlog_is_said_to_drain_only_where_more_is_written_than_comes_in() {
+    let late =
+        |into, out| Facts { lag_records: 9, lag_seconds: 20.0, into: Some(into), out: Some(out), ..flowing("a") };
+    let says = |into, out| all(&[late(into, out)])[0].text.clone();
+    assert_eq!(says(1.0, 2.0), "Everything flows. 9 records wait, the oldest for 20 s; the backlog drains.");
+    assert_eq!(says(2.0, 2.0), "Everything flows. 9 records wait, the oldest for 20 s.");
+}
+
+#[test]
 fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
     let facts = Facts {
         state: PipelineState::Waiting,
