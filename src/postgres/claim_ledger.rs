@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::PgConnection;
 use tidegate_protocol::claim_loop::{ClaimLedger, Claimed};
-use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::WriteError;
 use tokio::time::{sleep, timeout};
@@ -69,7 +69,7 @@ impl ClaimLedger for PgClaimLedger {
         within(deadline, Stage::Ledger, claims::claim(self.open().await?, &pipeline, owner, sources)).await
     }
 
-    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<bool, WriteError> {
+    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<Option<Claim>, WriteError> {
         let (pipeline, deadline) = (Arc::clone(&self.pipeline), self.connector.write_deadline());
         within(deadline, Stage::Ledger, claims::step_over(self.open().await?, &pipeline, claimed, to)).await
     }

@@ -107,8 +107,8 @@ pub async fn without_row(
     rows.iter().map(|row| Ok(TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?))).collect()
 }
 
-/// Moves a claimed row to where a condition's policy says, and clears the last record, which the new log doesn't have. Returns
-/// false if the claim is no longer ours or the row has moved.
+/// Moves a claimed row to where a condition's policy says, under a new claim, and clears the last record, which the new log doesn't
+/// have. Returns the new claim; `None` if the claim is no longer ours or the row has moved.
 ///
 /// # Errors
 /// The error of the statement.
@@ -117,11 +117,13 @@ pub async fn step_over(
     pipeline: &str,
     claimed: &Claimed,
     to: Offset,
-) -> Result<bool, sqlx::Error> {
-    let done = sqlx::query(
+) -> Result<Option<Claim>, sqlx::Error> {
+    let row = sqlx::query(
         "UPDATE tidegate.ledger SET next_offset = $5, first_offset = $5, last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
-             updated_at = now()
-         WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4 AND next_offset = $6",
+             claim_id = gen_random_uuid(), updated_at = now(),
+             epoch = greatest(epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::int8)
+         WHERE pipeline = $1 AND topic = $2 AND partition = $3 AND claim_id = $4 AND next_offset = $6
+         RETURNING claim_id, epoch",
     )
     .bind(pipeline)
     .bind(&*claimed.source.topic)
@@ -129,7 +131,7 @@ pub async fn step_over(
     .bind(claimed.claim.id)
     .bind(to.get())
     .bind(claimed.next.get())
-    .execute(connection)
+    .fetch_optional(connection)
     .await?;
-    Ok(done.rows_affected() == 1)
+    row.map(|row| Ok(Claim { id: row.try_get(0)?, epoch: row.try_get(1)? })).transpose()
 }

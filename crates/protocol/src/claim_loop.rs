@@ -136,9 +136,14 @@ pub trait ClaimLedger: Send {
         owner: &str,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
-    /// Moves a claimed row to `to` and forgets the last record, which the new log doesn't have. Returns whether the claim was
-    /// still ours and the row where it was.
-    fn step_over(&mut self, claimed: &Claimed, to: Offset) -> impl Future<Output = Result<bool, WriteError>> + Send;
+    /// Moves a claimed row to `to` under a new claim and clears the last record, which the new log doesn't have. Returns the new
+    /// claim; `None` if the claim was no longer ours or the row had moved. With a new claim a database that is restored to the
+    /// moment before the step is recognized, even if the old log's position equals a position of the new log.
+    fn step_over(
+        &mut self,
+        claimed: &Claimed,
+        to: Offset,
+    ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
     /// Waits, on a connection of its own, until nobody holds a partition's row, for a bounded time. Ends connections that are
     /// left over from us and hold it, and reports who else does. Takes no claim. `waits` counts the calls for this lock.
     ///
@@ -381,23 +386,23 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 Some(condition) if condition.still_met(claimed.last) => Err(condition),
                 _ => resolve_start(claimed.next, claimed.last, low, high),
             };
-            let (next, fetch, verify) = match found {
-                Ok((fetch, verify)) => (claimed.next, fetch, verify),
+            let (claim, next, fetch, verify) = match found {
+                Ok((fetch, verify)) => (claimed.claim, claimed.next, fetch, verify),
                 Err(condition) => {
                     let Some(to) = self.policy.go_on_at(low, high) else {
                         self.reply(&claimed.source, Err(condition));
                         continue;
                     };
-                    if !self.ledger.step_over(&claimed, to).await? {
+                    let Some(claim) = self.ledger.step_over(&claimed, to).await? else {
                         // Claimed by someone else meanwhile: asked again in the next round.
                         continue;
-                    }
+                    };
                     let (source, lost) = (&claimed.source, condition.lost(low, to));
                     self.listener.on(&Event::SteppedOver { source, condition: &condition, to, lost });
-                    (to, to, None)
+                    (claim, to, to, None)
                 }
             };
-            let Claimed { source, claim, .. } = claimed;
+            let source = claimed.source;
             self.listener.on(&Event::Claimed { source: &source, next, epoch: claim.epoch });
             self.reply(&source, Ok(Grant { claim, next, fetch, verify }));
         }

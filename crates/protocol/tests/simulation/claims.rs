@@ -100,11 +100,12 @@ impl ClaimLedger for SimLedger {
         Ok(cells.into_iter().map(claimed).collect())
     }
 
-    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<bool, WriteError> {
+    async fn step_over(&mut self, claimed: &Claimed, to: Offset) -> Result<Option<Claim>, WriteError> {
         let (partition, to, log) = self.places(&[(claimed.source.clone(), to)])[0];
-        let step = Op::StepOver { partition, claim: claimed.claim.id, from: claimed.next, to, log };
+        let renewed = self.sim.w().new_claim();
+        let step = Op::StepOver { partition, claim: claimed.claim.id, renewed, from: claimed.next, to, log };
         match self.call(step).await? {
-            Reply::Stepped(stepped) => Ok(stepped),
+            Reply::Stepped(epoch) => Ok(epoch.map(|epoch| Claim { id: renewed, epoch })),
             other => panic!("{other:?}"),
         }
     }

@@ -67,6 +67,8 @@ pub(crate) struct Log {
     pub(crate) partition: usize,
     pub(crate) places: Vec<Place>,
     pub(crate) low: usize,
+    /// Records before this place need not be written, though they may not exist yet.
+    pub(crate) excused_to: usize,
 }
 
 impl Log {
@@ -160,7 +162,8 @@ impl Kafka {
             94..=96 => Kind::RefusedAtCommit,
             _ => Kind::Moody,
         };
-        log.places.push(Place::Live(kind));
+        let excused = log.places.len() < log.excused_to;
+        log.places.push(if excused { Place::Excused } else { Place::Live(kind) });
         if dice.u8(0..8) == 0 {
             // The mark of a transaction's end, or a transaction that was aborted.
             log.places.extend(std::iter::repeat_n(Place::Gap, dice.usize(1..4)));

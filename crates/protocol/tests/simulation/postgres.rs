@@ -84,6 +84,8 @@ pub(crate) enum Op {
     StepOver {
         partition: usize,
         claim: ClaimId,
+        /// The claim that the row has afterwards.
+        renewed: ClaimId,
         from: Offset,
         to: Offset,
         log: usize,
@@ -98,7 +100,7 @@ pub(crate) enum Reply {
     Rows(Vec<LedgerRow>),
     Claimed(Vec<(usize, Cell)>),
     Partitions(Vec<usize>),
-    Stepped(bool),
+    Stepped(Option<i64>),
 }
 
 /// How far an operation that waits for locks has come.
@@ -490,15 +492,18 @@ impl Server {
                 }
                 Reply::Claimed(claimed)
             }
-            Op::StepOver { partition, claim, from, to, log } => {
+            Op::StepOver { partition, claim, renewed, from, to, log } => {
                 if !self.is_free(*partition, backend, progress) {
                     return Poll::Pending;
                 }
                 let fits = |cell: &&mut Cell| cell.claim == Some(*claim) && cell.next == *from;
+                let now_ms = self.started.elapsed().as_millis();
                 let cell = self.data.ledger[*partition].as_mut().filter(fits);
-                Reply::Stepped(cell.is_some_and(|cell| {
+                Reply::Stepped(cell.map(|cell| {
                     (cell.next, cell.last, cell.log) = (*to, None, *log);
-                    true
+                    cell.claim = Some(*renewed);
+                    cell.epoch = (cell.epoch + 1).max(i64::try_from(now_ms).expect("a short run"));
+                    cell.epoch
                 }))
             }
         }))
