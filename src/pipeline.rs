@@ -67,7 +67,7 @@ pub struct Pipeline {
 pub enum Phase {
     /// The pipeline reaches Kafka and Postgres, and registers.
     Starting {
-        /// What it waits for.
+        /// The reason for waiting, if it waits.
         waiting_for: Option<String>,
     },
     /// The pipeline reads and writes.

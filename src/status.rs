@@ -54,7 +54,7 @@ pub enum WriterState {
     Waiting {
         /// When the wait began.
         since: Instant,
-        /// What it waits for, with the last error.
+        /// The system that it waits for, with the last error.
         trouble: Trouble,
         /// The number of failed attempts.
         attempt: u32,

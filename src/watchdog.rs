@@ -67,7 +67,7 @@ impl fmt::Display for Stall {
     }
 }
 
-/// What one check knows about a partition.
+/// The facts that one check has about a partition.
 #[derive(Debug)]
 pub struct Look<'a> {
     /// The partition.

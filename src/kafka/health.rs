@@ -43,7 +43,7 @@ pub struct KafkaHealth {
 struct State {
     /// When the oldest unanswered request was made.
     asked_at: Option<Instant>,
-    /// What the last request was denied; `None` once one is answered.
+    /// The denial of the last request; `None` once one is answered.
     denied: Option<Fault>,
     /// The other error with which the last request failed; `None` once one is answered.
     failed: Option<Fault>,

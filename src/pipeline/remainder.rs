@@ -48,7 +48,7 @@ pub struct Remainder {
     pub unwritten: u64,
     /// Records that a bounded run had still to write; `None` if all is written or the run isn't bounded.
     pub left: Option<Left>,
-    /// What the pipeline waited for at its end.
+    /// The system that the pipeline waited for at its end, if any.
     pub waiting_for: Option<String>,
 }
 

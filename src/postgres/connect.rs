@@ -52,7 +52,7 @@ pub struct Connector {
     learned: Arc<Learned>,
 }
 
-/// What earlier connections have shown.
+/// Findings of earlier connections.
 #[derive(Debug, Default)]
 struct Learned {
     /// Which of several servers answered last.

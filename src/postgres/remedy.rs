@@ -1,4 +1,4 @@
-//! What to do about a connection that Postgres, or TLS before it, refuses.
+//! Remedies for a connection that Postgres, or TLS before it, refuses.
 
 use tidegate_protocol::store::{Cause, PostgresError};
 

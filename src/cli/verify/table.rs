@@ -21,7 +21,7 @@ pub(super) struct Columns {
     topic: String,
 }
 
-/// What table and dead letters hold of one partition.
+/// The contents of table and dead letters for one partition.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) rows: u64,
