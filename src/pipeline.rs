@@ -55,7 +55,8 @@ pub struct Pipeline {
     pub kafka: Arc<KafkaHealth>,
     /// What goes on when the pipeline stops: a stopped pipeline's lag still grows.
     measuring: Mutex<JoinSet<()>>,
-    phase: Mutex<Phase>,
+    /// With the time at which it was entered, in milliseconds since the epoch.
+    phase: Mutex<(Phase, i64)>,
     goal: Goal,
     /// How often the pipeline had been asked to resume when it started; `None` before it has read that.
     resumes: Mutex<Option<i64>>,
@@ -103,7 +104,7 @@ impl Pipeline {
             share,
             consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
             lag: Arc::default(),
-            phase: Mutex::new(Phase::Starting { waiting_for: None }),
+            phase: Mutex::new((Phase::Starting { waiting_for: None }, metrics::epoch_ms())),
             goal: Goal::default(),
             resumes: Mutex::default(),
             config: pipeline.clone(),
@@ -112,6 +113,11 @@ impl Pipeline {
 
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
+        self.phase_since().0
+    }
+
+    /// Where it is in its life, and since when, in milliseconds since the epoch.
+    pub fn phase_since(&self) -> (Phase, i64) {
         lock(&self.phase).clone()
     }
 
@@ -147,7 +153,7 @@ impl Pipeline {
     }
 
     fn enter(&self, phase: Phase) {
-        *lock(&self.phase) = phase;
+        *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
     /// Reads and writes until `stop`, or with `until_now` until what Kafka holds at the start is written. Returns what is left

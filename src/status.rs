@@ -128,10 +128,8 @@ impl ConsumerStatus {
         match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
             WriterState::Flowing => None,
             WriterState::Waiting { since, .. } => {
-                let waited = since.elapsed();
-                let seconds = waited.as_secs_f64();
-                self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
-                Some(waited)
+                self.work.note_wait("recovered", WaitCause::Postgres, "writes again".to_owned());
+                Some(since.elapsed())
             }
         }
     }
@@ -143,7 +141,7 @@ impl ConsumerStatus {
         let since = match &*state {
             WriterState::Waiting { since, .. } => *since,
             WriterState::Flowing => {
-                self.work.note("outage", format!("c{} waits: {trouble}", self.number));
+                self.work.note_wait("outage", trouble.cause, format!("waits: {trouble}"));
                 now
             }
         };
@@ -156,13 +154,12 @@ impl ConsumerStatus {
         *state = match (state.take(), trouble) {
             (before, Some(trouble)) => {
                 if before.is_none() {
-                    self.work.note("outage", format!("c{} waits: {trouble}", self.number));
+                    self.work.note_wait("outage", trouble.cause, format!("waits: {trouble}"));
                 }
                 Some((before.map_or_else(Instant::now, |(since, _)| since), trouble))
             }
-            (Some((since, _)), None) => {
-                let seconds = since.elapsed().as_secs_f64();
-                self.work.note("recovered", format!("c{} reads again after {seconds:.1} s", self.number));
+            (Some((_, before)), None) => {
+                self.work.note_wait("recovered", before.cause, "reads again".to_owned());
                 None
             }
             (None, None) => None,

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The system that something waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCause {
     /// The Kafka cluster.
     Kafka,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::batch::Trigger;
 use tidegate_protocol::position::{Offset, TopicPartition};
 
-use super::lock;
+use super::{WaitCause, lock};
 use crate::metrics::epoch_ms;
 
 /// Batches that medians are taken over.
@@ -113,19 +113,27 @@ pub struct Event {
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
     pub kind: &'static str,
+    /// The system that a consumer began or ceased to wait for.
+    pub cause: Option<WaitCause>,
     /// In words.
     pub text: String,
 }
 
 impl Event {
     /// It happened now.
-    pub fn now(kind: &'static str, mut text: String) -> Self {
-        if text.len() > EVENT_TEXT {
-            let cut = (0..=EVENT_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            text.truncate(cut);
-            text.push('…');
+    pub fn now(kind: &'static str, text: String) -> Self {
+        Self { at_ms: epoch_ms(), kind, cause: None, text }.cut()
+    }
+
+    /// Cuts a text of over 300 bytes.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if self.text.len() > EVENT_TEXT {
+            let cut = (0..=EVENT_TEXT).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
+            self.text.truncate(cut);
+            self.text.push('…');
         }
-        Self { at_ms: epoch_ms(), kind, text }
+        self
     }
 }
 
@@ -192,11 +200,20 @@ impl Work {
 
     /// Puts an event down for the timeline.
     pub fn note(&self, kind: &'static str, text: String) {
+        self.push(Event::now(kind, text));
+    }
+
+    /// Puts down that the consumer begins to wait for a system (`outage`), or goes on (`recovered`).
+    pub fn note_wait(&self, kind: &'static str, cause: WaitCause, text: String) {
+        self.push(Event { cause: Some(cause), ..Event::now(kind, text) });
+    }
+
+    fn push(&self, event: Event) {
         let mut events = lock(&self.events);
         if events.len() == EVENTS {
             events.pop_front();
         }
-        events.push_back(Event::now(kind, text));
+        events.push_back(event);
     }
 
     /// Events since the last call.
