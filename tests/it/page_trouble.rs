@@ -77,6 +77,12 @@ async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     select(&mut browser, &world.name);
     browser.await_text("#dead", "invalid_json");
+    // A name and its sign, a table and its mode: two lines at most, unless a word is cut.
+    for column in 1..=2 {
+        let cell = format!("{} td:nth-child({column})", row(&world.name));
+        let taken = lines(&mut browser, &cell).as_i64().unwrap();
+        assert!((1..=2).contains(&taken), "{} takes {taken} lines", browser.text(&cell));
+    }
     for reason in 1..=2 {
         let cell = format!("#dead tbody tr:nth-child({reason}) .reason");
         assert_eq!(lines(&mut browser, &cell), 1, "{} breaks", browser.text(&cell));
