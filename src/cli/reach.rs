@@ -43,7 +43,7 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
                 _ => "",
             },
             Cause::NoPartition(_) | Cause::Conflict(_) => "",
-            Cause::Connection(_) | Cause::Deadline(_) => "; is it running, and is `postgres.url` right?",
+            Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
     })
@@ -62,7 +62,7 @@ pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
             }
         }
         Cause::Conflict(_) => FatalError::Stopped(format!("{what}: {error}")),
-        Cause::Connection(_) | Cause::Deadline(_) | Cause::NoPartition(_) => {
+        Cause::Connection(_) | Cause::Deadline(..) | Cause::NoPartition(_) => {
             FatalError::Unavailable(format!("{what}: {error}"))
         }
     }

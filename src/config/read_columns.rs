@@ -1,6 +1,7 @@
 //! From the merged tree to the mapping.
 
-use tidegate_rows::spec::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
+use jiff::tz::TimeZone;
+use tidegate_rows::spec::{Aggregate, AggregateFunction, Column, EpochUnit, Missing, NulPolicy, Source};
 
 use super::node::Node;
 use super::{names, row_filter};
@@ -28,6 +29,12 @@ fn one(name: &str, node: &Node<'_>) -> Column {
     let units =
         [("s", EpochUnit::Seconds), ("ms", EpochUnit::Millis), ("us", EpochUnit::Micros), ("ns", EpochUnit::Nanos)];
     let nuls = [("dead_letter", NulPolicy::DeadLetter), ("strip", NulPolicy::Strip), ("replace", NulPolicy::Replace)];
+    let missing = [
+        ("default", Missing::Default),
+        ("null", Missing::Null),
+        ("dead_letter", Missing::DeadLetter),
+        ("keep", Missing::Keep),
+    ];
     let type_name = node
         .at("type")
         .text()
@@ -37,6 +44,8 @@ fn one(name: &str, node: &Node<'_>) -> Column {
         source,
         unit: node.at("unit").choice(&units),
         default: node.at("default").scalar_json(),
+        zone: zone(&node.at("zone")),
+        missing: node.at("missing").choice(&missing),
         nul: node.at("nul").choice(&nuls).unwrap_or_default(),
         not_null: node.at("not_null").flag(false),
         aggregate: aggregate(node),
@@ -108,6 +117,14 @@ fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
     Some(Aggregate { function, condition: row_filter::read(&node.at("where")) })
 }
 
+/// `zone`: UTC or a name of the time zone database.
+fn zone(node: &Node<'_>) -> Option<TimeZone> {
+    let name = node.text()?;
+    TimeZone::get(name)
+        .map_err(|_| node.fault(format!("{name:?} is no time zone; write \"UTC\" or a name as \"Europe/Berlin\"")))
+        .ok()
+}
+
 fn field(path: &str, node: &Node<'_>) -> Source {
     Source::Field(names::field_path(path).unwrap_or_else(|message| {
         node.fault(message);
@@ -128,8 +145,27 @@ fn check(column: &Column, node: &Node<'_>) {
             node.at("unit").fault("Kafka's own metadata has its unit already");
         }
     }
+    if column.zone.is_some() {
+        let base = base.map(|base| base.trim_end_matches("[]"));
+        if base.is_some_and(|base| !matches!(base, "timestamptz" | "tstzrange")) {
+            node.at("zone").fault("only text that becomes timestamptz has a zone");
+        }
+        if !is_record && column.source != Source::Key {
+            node.at("zone").fault("Kafka's own metadata has its zone already");
+        }
+    }
     if column.default.is_some() && !is_record {
         node.at("default").fault("Kafka's own metadata is never missing");
+    }
+    if column.missing.is_some() {
+        let at = node.at("missing");
+        if column.default.is_some() {
+            at.fault("the column's `default` says already what a missing field means; leave one of the two out");
+        } else if !(is_record || matches!(column.source, Source::Key | Source::Timestamp)) {
+            at.fault("Kafka's own metadata is never missing");
+        } else if column.aggregate.is_some() {
+            at.fault("a record without the field leaves an aggregate as it is; leave this out");
+        }
     }
     let counts = column.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
     if counts && (column.default.is_some() || column.unit.is_some()) {

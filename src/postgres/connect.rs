@@ -108,7 +108,7 @@ pub(crate) async fn within<T>(
     let cause = match timeout(limit, work).await {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => super::error::cause(error),
-        Err(_) => Cause::Deadline(limit),
+        Err(_) => Cause::Deadline(limit, None),
     };
     Err(WriteError { stage, cause })
 }

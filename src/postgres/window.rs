@@ -1,17 +1,19 @@
-//! The rows of a window on their way: one COPY, or one for each table that records name, and the merge that follows.
+//! The rows of a window on their way: one COPY for each table and shape of row, and the merge that follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection};
 use tidegate_protocol::batch::Batch;
 use tidegate_rows::copy::{HEADER, TRAILER};
-use tidegate_rows::mapping::route;
+use tidegate_rows::mapping::mark;
+use tidegate_rows::spec::{RowSpec, WriteMode};
 use tidegate_rows::write_mode::Merge;
 use tidegate_rows::write_mode::newest::{self, Placed};
+use tidegate_rows::write_mode::shaped::{self, Behind};
 
 use super::Live;
-use crate::plan::Planned;
+use crate::plan::{Planned, PlannedTable};
 
 /// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
@@ -26,6 +28,8 @@ pub(super) struct Stages {
     new: BTreeSet<u16>,
     /// Those that hold rows of the transaction at hand.
     filled: BTreeSet<u16>,
+    /// The number of the table that was written last.
+    last: u16,
 }
 
 impl Stages {
@@ -61,20 +65,26 @@ impl Stages {
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
+    spec: &RowSpec<'_>,
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
+    let table = &planned.table;
     if planned.plan.is_routed() {
-        return by_table(live, planned, batch, window, placed).await;
+        return by_table(live, planned, spec, batch, window, placed).await;
     }
-    let Some(merge) = &planned.merge else {
-        return whole(&mut live.connection, &planned.copy, batch.copy_ranges(window)).await;
+    if !table.shapes.is_empty() {
+        let rows = (0_u32..).zip(marked(batch, window).map(|(_, row)| row)).collect();
+        return by_shape(live, 0, table, spec, rows, placed).await;
+    }
+    let Some(merge) = &table.merge else {
+        return whole(&mut live.connection, &table.copy, batch.copy_ranges(window)).await;
     };
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
         stage(live, 0, merge).await?;
-        picked(&mut live.connection, &merge.copy, &rows, placed).await?;
+        picked(&mut live.connection, &merge.copy, &rows, &Behind::default(), placed).await?;
         u64::from(batch.rows_in(window))
     } else {
         stage(live, 0, merge).await?;
@@ -84,43 +94,148 @@ pub(super) async fn copy(
     Ok(if merge.skips { merged } else { copied })
 }
 
+/// The table that was written last, and its number.
+fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable) {
+    planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
+}
+
+/// Copies no row into the table that was written last, and merges none.
+pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
+    let (number, table) = last_written(live, planned);
+    if let Some(merge) = &table.merge {
+        stage(live, number, merge).await?;
+        live.connection.execute(merge.merge.as_str()).await?;
+    } else {
+        whole(&mut live.connection, &table.copy, std::iter::empty()).await?;
+    }
+    Ok(())
+}
+
+/// Makes the defaults that Postgres may give to the rows of the table that was written last.
+pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
+    for sql in last_written(live, planned).1.defaults() {
+        match live.connection.execute(sql.as_str()).await {
+            // INSERT moves an identity's sequence without a right to it, which we can't.
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => return Ok(()),
+            outcome => outcome.map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+/// The marked rows of a window: each one's table, and its mask with the row behind it.
+pub(super) fn marked(batch: &Batch, window: Range<u32>) -> impl Iterator<Item = (u16, &[u8])> {
+    batch.copy_ranges(window).flat_map(|rows| mark::marked(rows).map(move |(table, row)| (table, &rows[row])))
+}
+
+/// Copies rows of any shapes into `table`, which is SQL and has the columns of the plan's own table.
+pub(super) async fn copy_into(
+    connection: &mut PgConnection,
+    table: &str,
+    planned: &PlannedTable,
+    spec: &RowSpec<'_>,
+    batch: &Batch,
+    window: Range<u32>,
+) -> Result<(), sqlx::Error> {
+    if planned.shapes.is_empty() {
+        let copy = planned.with(spec, |target| target.copy_of(table, &[]));
+        return whole(connection, &copy, batch.copy_ranges(window)).await.map(|_| ());
+    }
+    let rows = (0_u32..).zip(marked(batch, window).map(|(_, row)| row)).collect();
+    for group in groups(planned.shapes.mask_bytes(), rows, false) {
+        let copy = planned.with(spec, |target| target.copy_of(table, group.mask));
+        picked(connection, &copy, &group.rows, &Behind::default(), &mut Vec::new()).await?;
+    }
+    Ok(())
+}
+
 /// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the transaction at hand.
 async fn by_table(
     live: &mut Live,
     planned: &Planned,
+    spec: &RowSpec<'_>,
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
     let mut by_table: Vec<Vec<Placed<'_>>> = vec![Vec::new(); planned.routes.len()];
-    let rows =
-        batch.copy_ranges(window).flat_map(|rows| route::marked(rows).map(move |(table, row)| (table, &rows[row])));
-    for (nth, (table, row)) in (0_u32..).zip(rows) {
+    for (nth, (table, row)) in (0_u32..).zip(marked(batch, window)) {
         by_table[usize::from(table)].push((nth, row));
     }
     let mut written = 0;
     for (number, (table, rows)) in (0_u16..).zip(planned.routes.iter().zip(by_table)) {
-        if rows.is_empty() {
-            continue;
+        if !rows.is_empty() {
+            written += by_shape(live, number, table, spec, rows, placed).await?;
         }
-        let Some(merge) = &table.merge else {
-            written += picked(&mut live.connection, &table.copy, &rows, placed).await?;
-            continue;
-        };
-        stage(live, number, merge).await?;
-        let all = rows.len() as u64;
-        match &merge.newest {
-            None => picked(&mut live.connection, &table.copy, &rows, placed).await?,
+    }
+    Ok(written)
+}
+
+/// Rows that leave out the same columns.
+struct Group<'a> {
+    mask: &'a [u8],
+    tombstones: bool,
+    rows: Vec<Placed<'a>>,
+}
+
+/// Groups rows by the masks in front of them, which are taken off. The group of the row before is tried first.
+fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Group<'a>> {
+    let all = rows.len();
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    let mut last = 0;
+    for (nth, row) in rows {
+        let (mask, row) = row.split_at(mask_bytes);
+        if groups.get(last).is_none_or(|group| group.mask != mask) {
+            last = *places.entry(mask).or_insert(groups.len());
+            if last == groups.len() {
+                let room = if last == 0 { all } else { 0 };
+                groups.push(Group { mask, tombstones: deletes, rows: Vec::with_capacity(room) });
+            }
+        }
+        let group = &mut groups[last];
+        group.tombstones &= deletes && shaped::is_tombstone(row);
+        group.rows.push((nth, row));
+    }
+    groups
+}
+
+/// Sends rows to their table: one COPY for each shape, and one merge of them all.
+async fn by_shape(
+    live: &mut Live,
+    number: u16,
+    table: &PlannedTable,
+    spec: &RowSpec<'_>,
+    rows: Vec<Placed<'_>>,
+    placed: &mut Vec<u32>,
+) -> Result<u64, sqlx::Error> {
+    live.stages.last = number;
+    let all = rows.len() as u64;
+    let deletes = matches!(spec.table.mode, WriteMode::Upsert { deletes: true, .. });
+    let groups = groups(table.shapes.mask_bytes(), rows, deletes);
+    let Some(merge) = &table.merge else {
+        for group in &groups {
+            let copy = table.with(spec, |target| target.copy_of(&table.catalog.table.quoted(), group.mask));
+            picked(&mut live.connection, &copy, &group.rows, &Behind::default(), placed).await?;
+        }
+        return Ok(all);
+    };
+    stage(live, number, merge).await?;
+    let shapes: Vec<_> =
+        groups.iter().map(|Group { mask, tombstones, .. }| shaped::Group { mask, tombstones: *tombstones }).collect();
+    let Some(shaped) = table.with(spec, |target| target.shaped(&shapes)) else { return Ok(0) };
+    for (Group { rows, .. }, copy) in groups.iter().zip(&shaped.copies) {
+        match &shaped.newest {
+            None => picked(&mut live.connection, &copy.copy, rows, &copy.behind, placed).await?,
             Some(newest) => {
                 let mut winners = newest.pick(rows.iter().map(|(_, row)| *row));
                 winners.iter_mut().for_each(|(place, _)| *place = rows[*place as usize].0);
-                picked(&mut live.connection, &table.copy, &winners, placed).await?
+                picked(&mut live.connection, &copy.copy, &winners, &copy.behind, placed).await?
             }
         };
-        let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
-        written += if merge.skips { merged } else { all };
     }
-    Ok(written)
+    let merged = live.connection.execute(shaped.merge.as_str()).await?.rows_affected();
+    Ok(if merge.skips { merged } else { all })
 }
 
 /// Makes the staging table where it isn't there, and empties it where it holds rows of this transaction.
@@ -154,11 +269,12 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// One COPY of single rows.
+/// One COPY of single rows, each with what is sent behind its fields.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,
     rows: &[Placed<'_>],
+    behind: &Behind,
     placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
     placed.clear();
@@ -166,12 +282,12 @@ async fn picked(
     let mut sink = connection.copy_in_raw(copy).await?;
     let mut chunk = Vec::with_capacity(CHUNK);
     chunk.extend_from_slice(&HEADER);
-    for (_, row) in rows {
-        if chunk.len() + row.len() > CHUNK {
+    for (nth, row) in rows {
+        if chunk.len() + row.len() + behind.bytes() > CHUNK {
             sink.send(&chunk[..]).await?;
             chunk.clear();
         }
-        chunk.extend_from_slice(row);
+        behind.append(*nth, row, &mut chunk);
     }
     chunk.extend_from_slice(&TRAILER);
     sink.send(&chunk[..]).await?;

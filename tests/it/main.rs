@@ -26,6 +26,7 @@ mod formats;
 mod formats_registry;
 mod group;
 mod headroom;
+mod insert;
 mod ledger;
 mod modes;
 mod offset_truth;

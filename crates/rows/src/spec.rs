@@ -7,7 +7,7 @@ mod route;
 mod row_filter;
 mod table;
 
-pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, NulPolicy, Source};
+pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, Missing, NulPolicy, Source};
 pub use decode::{CsvOptions, Decode, SchemaSource};
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use route::{Part, Route};

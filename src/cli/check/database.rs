@@ -223,7 +223,7 @@ async fn would_make(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<Option<(Catalog, String)>, FatalError> {
-    let ddl = match ddl::create_table(&pipeline.rows()) {
+    let ddl = match ddl::make_table(&pipeline.rows()) {
         Ok(ddl) => ddl,
         Err(faults) => {
             report.faults.extend(faults.iter().map(ToString::to_string));

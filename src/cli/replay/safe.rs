@@ -39,6 +39,8 @@ mod tests {
             source: Source::Field(vec!["a".to_owned()]),
             type_name: None,
             unit: None,
+            zone: None,
+            missing: None,
             default: None,
             nul: NulPolicy::DeadLetter,
             not_null: false,

@@ -110,6 +110,8 @@ fn columns_take_a_path_or_a_table() {
         type_name: Some(type_name.into()),
         unit: None,
         default: None,
+        zone: None,
+        missing: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
         aggregate: None,

@@ -1,15 +1,18 @@
 //! The plan's columns one by one: the source of each held against its column's type.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
-use crate::copy::{Encoding, Scratch, types};
+use crate::copy::{Encoding, Scratch, Times, types};
 use crate::decode::Path;
 use crate::fault::{Faults, hint};
 use crate::json;
 use crate::mapping::fold::Fold;
 use crate::mapping::meta::{Lexeme, Reading};
-use crate::mapping::plan::{Feed, PlannedColumn};
+use crate::mapping::plan::{Feed, PlannedColumn, WhenMissing};
 use crate::mapping::row_filter::Check;
-use crate::spec::{AggregateFunction, Column, EpochUnit, NulPolicy, RowFilter, Source, UnknownFields, WriteMode};
+use crate::mapping::shapes::Shapes;
+use crate::spec::{
+    AggregateFunction, Column, EpochUnit, Missing, NulPolicy, RowFilter, RowSpec, Source, UnknownFields, WriteMode,
+};
 use crate::value::Kind;
 
 /// Plans columns, and gathers the paths that they need and the faults that they have.
@@ -20,10 +23,17 @@ pub(super) struct Planner<'a> {
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
     pub(super) faults: Faults,
+    pub(super) shapes: Shapes,
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn column(&mut self, mapped: &Column) -> Option<PlannedColumn> {
+    pub(super) fn new(spec: &RowSpec<'a>, catalog: &'a Catalog, automatic: bool, faults: Faults) -> Self {
+        let mode = &spec.table.mode;
+        Self { catalog, mode, automatic, paths: Vec::new(), faults, shapes: Shapes::default() }
+    }
+
+    /// Plans a column that has this place in the row.
+    pub(super) fn column(&mut self, mapped: &Column, place: usize) -> Option<PlannedColumn> {
         let key = format!("columns.{}", mapped.name);
         let column = self.existing(&key, &mapped.name)?;
         if let Some(text) = mapped.type_name.as_deref().filter(|text| !is_type(text, column)) {
@@ -31,15 +41,19 @@ impl<'a> Planner<'a> {
             self.faults.push(format!("{key}.type"), message);
         }
         let unit = if mapped.source == Source::Timestamp { Some(EpochUnit::Millis) } else { mapped.unit };
+        let times = Times { unit, zone: mapped.zone.clone() };
         let counts = mapped.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
-        let encoding = if counts { Encoding::Bool } else { self.encoding(&key, column, unit)? };
+        let encoding = if counts { Encoding::Bool } else { self.encoding(&key, column, &times)? };
         if mapped.unit.is_some() && !(takes_unit(&encoding) && mapped.source != Source::Timestamp) {
             self.faults.push(format!("{key}.unit"), "only fields that become timestamp or timestamptz have a unit");
+        }
+        if mapped.zone.is_some() && !takes_zone(&encoding) {
+            self.faults.push(format!("{key}.zone"), "only text that becomes timestamptz has a zone");
         }
         let feed = self.feed(&key, &mapped.source, &encoding, column)?;
         let default =
             mapped.default.as_deref().and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
-        let mut planned = planned(column, feed, encoding, mapped.nul, default);
+        let mut planned = planned(column, feed, encoding, mapped.nul);
         let merges = matches!(self.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. });
         planned.in_key = merges && self.mode.key().contains(&mapped.name);
         planned.not_null |= planned.in_key;
@@ -50,7 +64,44 @@ impl<'a> Planner<'a> {
                 planned.fold = Some(Box::new(Fold { counts, condition }));
             }
         }
+        planned.missing = match default {
+            Some(constant) => WhenMissing::Constant(constant),
+            None => self.missing(&key, mapped, column, planned.in_key, place),
+        };
         Some(planned)
+    }
+
+    /// What a missing field means for this column, which has no constant in the mapping.
+    fn missing(
+        &mut self,
+        key: &str,
+        mapped: &Column,
+        column: &CatalogColumn,
+        in_key: bool,
+        place: usize,
+    ) -> WhenMissing {
+        let upserts = matches!(self.mode, WriteMode::Upsert { .. });
+        let own = if upserts && !in_key { Missing::Keep } else { Missing::Default };
+        // What an aggregate folds is a record's value or nothing; `default` and `keep` are faults of the configuration there.
+        let own = (column.has_default && mapped.aggregate.is_none()).then_some(own);
+        match mapped.missing.or(own) {
+            Some(Missing::DeadLetter) => WhenMissing::DeadLetter,
+            Some(Missing::Keep) if column.not_null && !column.has_default => {
+                let message = format!(
+                    "`{}` is NOT NULL without a default, and Postgres looks at that before it finds the row whose value is kept; \
+                     give the column a default, or drop the NOT NULL",
+                    column.name
+                );
+                self.faults.push(format!("{key}.missing"), message);
+                WhenMissing::Null
+            }
+            Some(Missing::Keep) => WhenMissing::LeaveOut(self.shapes.add(&column.name, place, true)),
+            // Without a default in the table INSERT gives NULL, or refuses the row.
+            Some(Missing::Default) if column.has_default => {
+                WhenMissing::LeaveOut(self.shapes.add(&column.name, place, false))
+            }
+            Some(Missing::Default | Missing::Null) | None => WhenMissing::Null,
+        }
     }
 
     /// A condition, with a slot for its field.
@@ -73,8 +124,8 @@ impl<'a> Planner<'a> {
         Some(column)
     }
 
-    fn encoding(&mut self, key: &str, column: &CatalogColumn, unit: Option<EpochUnit>) -> Option<Encoding> {
-        let encoding = Encoding::of(column, unit);
+    fn encoding(&mut self, key: &str, column: &CatalogColumn, times: &Times) -> Option<Encoding> {
+        let encoding = Encoding::of(column, times);
         if encoding.is_none() {
             let CatalogColumn { name, type_text, base_type, .. } = column;
             let remedy = match (base_type.as_str(), self.automatic) {
@@ -151,7 +202,7 @@ impl<'a> Planner<'a> {
             self.faults.push(KEY, format!("`{name}` is mapped already"));
             return None;
         }
-        let encoding = match Encoding::of(column, None) {
+        let encoding = match Encoding::of(column, &Times::default()) {
             Some(encoding @ (Encoding::Jsonb | Encoding::Json)) => encoding,
             _ => {
                 self.faults.push(KEY, format!("column `{name}` is `{}`; it must be jsonb", column.type_text));
@@ -159,28 +210,30 @@ impl<'a> Planner<'a> {
             }
         };
         let feed = Feed::Leftovers { empty: column.not_null };
-        Some(planned(column, feed, encoding, NulPolicy::default(), None))
+        Some(planned(column, feed, encoding, NulPolicy::default()))
     }
 }
 
-fn planned(
-    column: &CatalogColumn,
-    feed: Feed,
-    encoding: Encoding,
-    nul: NulPolicy,
-    default: Option<Box<[u8]>>,
-) -> PlannedColumn {
+fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolicy) -> PlannedColumn {
     PlannedColumn {
         name: column.name.clone(),
         type_text: short_type(column),
         not_null: column.not_null,
-        has_default: column.has_default,
         feed,
         encoding,
         nul,
-        default,
+        missing: WhenMissing::Null,
         in_key: false,
         fold: None,
+    }
+}
+
+fn takes_zone(encoding: &Encoding) -> bool {
+    match encoding {
+        Encoding::TimestampTz(_) => true,
+        Encoding::Array(element) => takes_zone(&element.encoding),
+        Encoding::Range(bound) => takes_zone(bound),
+        _ => false,
     }
 }
 

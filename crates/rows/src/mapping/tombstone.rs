@@ -4,7 +4,7 @@ use tidegate_protocol::record::Record;
 
 use crate::copy::NULL;
 use crate::mapping::plan::Feed;
-use crate::mapping::{Encoder, meta, route};
+use crate::mapping::{Encoder, meta};
 use crate::value::DecodeFault;
 use crate::value::{Kind, Reason, Value, shown};
 
@@ -27,18 +27,13 @@ impl Encoder {
         let is_object = key.trim_ascii_start().starts_with(b"{") && keys.decode(key, &mut self.fields).is_ok();
         let from_fields =
             self.plan.columns.iter().filter(|column| column.in_key && matches!(column.feed, Feed::Field(_))).count();
-        let (columns, start) = match &self.plan.router {
-            None => {
-                rows.extend_from_slice(&self.plan.column_count);
-                (&self.plan.columns, None)
-            }
+        let (columns, mark) = match &self.plan.router {
+            None => (&self.plan.columns, self.plan.open(rows)),
             // The configuration sees to it that no field names the table: there is none.
             Some(router) => {
                 router.name(record, &self.fields, &mut self.made, &mut self.named)?;
                 let target = router.target(&self.named)?;
-                let start = route::open(rows);
-                rows.extend_from_slice(&target.column_count);
-                (&target.columns, Some((start, target.number)))
+                (&target.columns, Some(target.open(rows)))
             }
         };
         for column in columns {
@@ -67,8 +62,8 @@ impl Encoder {
             })?;
         }
         rows.extend_from_slice(&DELETES);
-        if let Some((start, table)) = start {
-            route::close(start, table, rows)
+        if let Some(mark) = mark {
+            mark.close(rows)
                 .map_err(|reason| DecodeFault { reason, detail: "the row of its key is too large".to_owned() })?;
         }
         Ok(())

@@ -38,6 +38,7 @@ pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
         route: None,
         mode: WriteMode::Append,
         create: false,
+        after_create: Vec::new(),
         evolve: false,
         sort_by: Vec::new(),
         partition_by: None,
@@ -57,6 +58,8 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
         type_name: None,
         unit: None,
         default: None,
+        missing: None,
+        zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
         aggregate: None,
@@ -89,7 +92,9 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
         typmod,
         not_null: false,
         has_default: false,
+        default: None,
         generated: false,
+        identity_always: false,
     }
 }
 
