@@ -64,6 +64,12 @@ chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(RELEASE)/chaos
 
+# PROTOCOL=cooperative,eager,consumer, NAMES=derived,set, ROUNDS=5. What it says is kept in target/chaos.
+.PHONY: restarts
+restarts: tools ## How long partitions stand still when a daemon ends, by SIGTERM and SIGKILL, and starts again
+	$(CARGO) build --release --locked -p tidegate -p chaos
+	SCENARIO=restarts PROTOCOL=$${PROTOCOL:-cooperative,eager,consumer} $(RELEASE)/chaos
+
 .PHONY: planted
 planted: ## Plants bugs in the protocol crate, one after the other: the simulation must find each
 	crates/protocol/planted.py
@@ -87,12 +93,72 @@ valgrind: tools ## The crate that calls librdkafka directly: its tests under val
 	crates/kafka-batch/valgrind.sh
 
 .PHONY: deploy-check
-deploy-check: ## Alerts, their unit tests and the dashboard's expressions, by promtool
+deploy-check: ## Alerts and the dashboard by promtool, manifests for Kubernetes by their schemas; needs Go or kubectl
 	deploy/check.sh
+	deploy/kubernetes/check.sh
 
 .PHONY: deny
 deny: ## Licences, bans and sources of every dependency; needs `cargo install cargo-deny`
 	$(CARGO) deny --locked check bans licenses sources
+
+.PHONY: advisories
+advisories: ## Known vulnerabilities of every dependency; needs `cargo install cargo-deny` and the advisory database by git
+	$(CARGO) deny --locked check advisories
+
+# The oldest Rust that is promised. Cargo.toml states it, and the image is built by it.
+MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
+.PHONY: msrv
+msrv: ## Builds everything by the oldest Rust that Cargo.toml promises; needs rustup
+	@rustup run $(MSRV) rustc --version || rustup toolchain install --profile minimal $(MSRV)
+	rustup run $(MSRV) cargo check --workspace --all-targets --locked
+
+# The dynamic library is the proof: without the feature nothing links it.
+.PHONY: gssapi
+gssapi: ## Builds the daemon with Kerberos, and checks that it is linked; needs libsasl2-dev and pkg-config
+	$(CARGO) build --locked -p tidegate --features gssapi
+	ldd $(dir $(RELEASE))debug/tidegate | grep libsasl2
+
+# A clean folder stands for another machine: nothing of this one but cargo's downloads is used.
+.PHONY: install-check
+install-check: ## `cargo install` from a path and from a git repository, as a user would; takes minutes
+	rm -rf $(dir $(RELEASE))install
+	$(CARGO) install --locked --path . --root $(dir $(RELEASE))install/path
+	$(dir $(RELEASE))install/path/bin/tidegate --version
+	$(CARGO) install --locked --git file://$(CURDIR) tidegate --root $(dir $(RELEASE))install/git
+	$(dir $(RELEASE))install/git/bin/tidegate --version
+
+# The commit of the version from which an upgrade must go without a loss. The newest release's tag takes its place.
+UPGRADE_FROM ?= c3be390152612e9832838b74f5cab28ab1917721
+.PHONY: upgrade-check
+upgrade-check: tools ## Rolls two daemons from an older version to this one and back, under load; 0 lost, 0 twice
+	rm -rf $(dir $(RELEASE))upgrade && mkdir -p $(dir $(RELEASE))upgrade/source
+	git archive $(UPGRADE_FROM) | tar -x -C $(dir $(RELEASE))upgrade/source
+	@# Into the same folder as this version, so that the dependencies that both have are compiled once.
+	$(CARGO) build --locked -p tidegate --manifest-path $(dir $(RELEASE))upgrade/source/Cargo.toml --target-dir $(dir $(RELEASE))
+	mv $(dir $(RELEASE))debug/tidegate $(dir $(RELEASE))upgrade/tidegate
+	TIDEGATE_OLD_PROGRAM=$(abspath $(dir $(RELEASE))upgrade/tidegate) \
+		$(CARGO) test --locked --workspace --test it -- --ignored rolled_forward_and_back --nocapture
+
+.PHONY: matrix
+matrix: tools ## The core of the integration tests on every supported PostgreSQL and Kafka; PAIRS=13.22.0/2.8.2-zookeeper
+	tests/matrix.py $(PAIRS)
+
+.PHONY: dist
+dist: ## The stripped release archive with checksums and its list of components; needs `cargo install cargo-cyclonedx`
+	deploy/dist.sh
+
+.PHONY: deb
+deb: ## The Debian package, from what `make dist` made; needs `cargo install cargo-deb`
+	$(CARGO) deb --no-build --no-strip --output $(dir $(RELEASE))dist/
+	cd $(dir $(RELEASE))dist && sha256sum tidegate_*.deb >>SHA256SUMS
+
+.PHONY: deb-check
+deb-check: tools ## Installs the package into an empty Debian in a folder and drains with it; needs root and debootstrap
+	deploy/debian/check.sh
+
+.PHONY: image-check
+image-check: tools ## Builds the image's file system without Docker and drains with it; needs root and debootstrap
+	deploy/image-check.sh
 
 .PHONY: lint
 lint: ## Formatting and lints, warnings are errors

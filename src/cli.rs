@@ -3,8 +3,11 @@
 mod check;
 mod dead_letters;
 mod lag;
+mod migrate;
 mod offsets;
+mod pipelines;
 mod place;
+mod progress;
 mod reach;
 mod rehearsal;
 mod replay;
@@ -28,7 +31,18 @@ use crate::error::{FatalError, USAGE};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault."
+    after_help = "Examples:
+  tidegate schema --bootstrap-servers 127.0.0.1:9092 --topic telemetry
+                                                proposes a table and a mapping from the newest records
+  tidegate check --config tidegate.toml         says what keeps `run` from running, and changes nothing
+  tidegate run --config tidegate.toml           drains until SIGTERM
+  tidegate run --config base.toml --config site.toml --until now
+                                                overlays two files, and drains to the present ends
+
+Environment: TIDEGATE__ and a key's parts, joined by two underscores, stand over the files:
+  TIDEGATE__POSTGRES__URL=postgres://… TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4
+
+Exit codes: 0 done, 64 bad configuration or usage, 69 a service can't be reached, 70 a fault, 75 ended before all was written."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -37,14 +51,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon.
-    Run {
-        #[command(flatten)]
-        files: Files,
-        /// Drain to the logs' present ends, then exit.
-        #[arg(long, value_name = "now")]
-        until: Option<Until>,
-    },
+    /// Runs the daemon. SIGTERM drains and ends it; SIGHUP reads the configuration again and resumes stopped pipelines.
+    Run(run::Arguments),
     /// Reaches Kafka and Postgres, holds the mapping against the table, and tries the newest records in a transaction that is
     /// rolled back. Changes nothing.
     Check(check::Arguments),
@@ -59,11 +67,16 @@ enum Command {
     /// Lists, shows, replays and purges records that became no rows.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Lists the pipelines that the database knows, resumes one that stopped, forgets one that is gone.
+    #[command(subcommand)]
+    Pipelines(pipelines::Command),
     /// Reads a stretch of the topics again, by offset or time, into the same table where that comes to the same, or into another.
     /// Exactly once: killed, it goes on where it was when it is run again.
     Replay(replay::Arguments),
     /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
     Verify(verify::Arguments),
+    /// Creates or updates the tables of schema `tidegate`. The daemon does so by itself where its role has the rights.
+    Migrate(migrate::Arguments),
     /// Prints what the live page shows, from a running daemon.
     Status {
         #[command(flatten)]
@@ -74,7 +87,7 @@ enum Command {
     },
 }
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 struct Files {
     /// The configuration; several overlay each other, the later wins.
     #[arg(long = "config", value_name = "FILE", required = true)]
@@ -97,10 +110,7 @@ struct Common {
 impl Common {
     /// The configuration, checked.
     fn load(&self) -> Result<Config, FatalError> {
-        let config = parse(&self.files)?;
-        // What a command has to say it says itself; librdkafka's and our own warnings come beside it.
-        start_logging(&config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
-        Ok(config)
+        load_quietly(&self.files)
     }
 
     /// The pipelines that are meant.
@@ -145,14 +155,16 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome = match &arguments.command {
-        Command::Run { files, until } => load(files).and_then(|config| run::run(config, until.is_some())),
+        Command::Run(arguments) => run::run(arguments),
         Command::Check(arguments) => reach::block_on(check::run(arguments)),
         Command::Schema(arguments) => reach::block_on(schema::run(arguments)),
         Command::Lag(arguments) => reach::block_on(lag::run(arguments)),
         Command::Offsets(command) => reach::block_on(offsets::run(command)),
+        Command::Pipelines(command) => reach::block_on(pipelines::run(command)),
         Command::DeadLetters(command) => reach::block_on(dead_letters::run(command)),
         Command::Replay(arguments) => reach::block_on(replay::run(arguments)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
+        Command::Migrate(arguments) => reach::block_on(migrate::run(arguments)),
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {
@@ -174,12 +186,32 @@ fn load(files: &Files) -> Result<Config, FatalError> {
     Ok(config)
 }
 
+/// What a command has to say it says itself; librdkafka's and our own warnings come beside it.
+fn load_quietly(files: &Files) -> Result<Config, FatalError> {
+    let config = parse(files)?;
+    start_command_logging(&config);
+    Ok(config)
+}
+
+fn start_command_logging(config: &Config) {
+    start_logging(config, LevelFilter::WARN.min(LevelFilter::from_level(config.log.level)));
+}
+
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are for terminals only: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(colours);
+    // A line that can't be written is lost. To say so would be a panic, since it is standard error that is gone: a closed
+    // terminal must not end the flow.
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .log_internal_errors(false);
     match config.log.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    if std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()) {
+        tracing::warn!("`RUST_LOG` is not used: set `log.level`, or `TIDEGATE__LOG__LEVEL` in the environment");
     }
 }

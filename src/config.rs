@@ -20,6 +20,7 @@ mod names;
 mod node;
 mod partition_by;
 mod pipeline;
+pub mod postgres_url;
 mod properties;
 mod property_names;
 mod read;
@@ -34,8 +35,11 @@ mod schema_registry;
 mod secret;
 #[cfg(test)]
 mod tests;
+pub mod token;
 pub mod units;
+pub(crate) mod url_parameters;
 
+pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use pipeline::{GroupProtocol, KeepLetters, Pipeline, Start, Topics};
@@ -54,8 +58,10 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
 }
 
 /// All of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// `instance`: a name of this daemon that it keeps over restarts. `None`: made of the host's name and the port of `http.listen`.
+    pub instance: Option<String>,
     /// `[kafka]`
     pub kafka: Kafka,
     /// `[postgres]`
@@ -98,12 +104,16 @@ impl fmt::Display for Config {
 }
 
 /// `[kafka]`: how to reach the brokers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Kafka {
     /// `host:port,host:port`
     pub bootstrap_servers: String,
     /// librdkafka's own properties; those that would break a promise are refused by name. Values may be secret.
     pub properties: BTreeMap<String, Secret>,
+    /// The files that values of `properties` were read from.
+    pub files: BTreeMap<String, PathBuf>,
+    /// `token_command`: a program that prints tokens for SASL OAUTHBEARER, with its arguments.
+    pub token_command: Option<Vec<String>>,
 }
 
 impl Kafka {
@@ -112,15 +122,34 @@ impl Kafka {
         let all = self.properties.iter().chain(&pipeline.kafka_properties);
         all.map(|(name, value)| (name.as_str(), value)).collect()
     }
+
+    /// The file that a property of a pipeline was read from, if it was.
+    pub fn file_of(&self, name: &str, pipeline: &Pipeline) -> Option<PathBuf> {
+        if pipeline.kafka_properties.contains_key(name) {
+            return pipeline.kafka_files.get(name).cloned();
+        }
+        self.files.get(name).cloned()
+    }
+
+    /// Where a pipeline's clients have tokens from, if they need any.
+    ///
+    /// # Errors
+    /// Says what is missing or doesn't go together. A configuration that was read has no such error.
+    pub fn token_source(&self, pipeline: &Pipeline) -> Result<Option<token::TokenSource>, String> {
+        let file = |name: &str| self.file_of(name, pipeline);
+        token::source(&self.properties_of(pipeline), file, self.token_command.as_deref())
+    }
 }
 
 /// `[postgres]`: how to reach the database.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Postgres {
     /// Where the connection URL comes from.
     pub url: PostgresUrl,
     /// `password_file`: the password, read again on each connection; stands over one in the URL.
     pub password_file: Option<PathBuf>,
+    /// `password_command`: a program that prints the password, with its arguments; in the place of `password_file`.
+    pub password_command: Option<Vec<String>>,
     /// `[postgres.session]`: settings for our transactions, such as `synchronous_commit`.
     pub session: BTreeMap<String, String>,
     /// The longest that a new connection may take. Default [`defaults::CONNECT_TIMEOUT`].
@@ -138,7 +167,7 @@ pub struct Postgres {
 }
 
 /// Where the connection URL comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum PostgresUrl {
     /// `url`
     Inline(Secret),
@@ -147,7 +176,7 @@ pub enum PostgresUrl {
 }
 
 /// `[http]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Http {
     /// Where `/metrics` and the page listen. Default [`defaults::HTTP_LISTEN`].
     pub listen: SocketAddr,
@@ -156,7 +185,7 @@ pub struct Http {
 }
 
 /// `[log]`
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Log {
     /// How a line looks. Default text.
     pub format: LogFormat,
@@ -175,12 +204,30 @@ pub enum LogFormat {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
     /// One budget for the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown or a revoke may wait for the batches in flight. Default [`defaults::DRAIN_TIMEOUT`].
+    /// How long a shutdown may take in all. A revoke waits for the batches in flight no longer than that either. Default
+    /// [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
     /// How long a superseded owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
     pub claim_grace: Duration,
+}
+
+impl Limits {
+    /// How long after the stop a poll loop waits for what it has read to be written; then it leaves its group.
+    pub fn flush_timeout(&self) -> Duration {
+        self.drain_timeout - 2 * self.reserve()
+    }
+
+    /// How long after the stop a pipeline ends at the latest.
+    pub fn pipeline_timeout(&self) -> Duration {
+        self.drain_timeout - self.reserve()
+    }
+
+    /// The time within `drain_timeout` that is kept for leaving the groups, and as much again for the last word to Postgres.
+    pub fn reserve(&self) -> Duration {
+        (self.drain_timeout / 10).min(Duration::from_secs(1))
+    }
 }

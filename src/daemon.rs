@@ -1,50 +1,98 @@
-//! Builds every pipeline and connects it; owns the order of shutdown.
+//! What a daemon shows of itself, and its way from the start to the end: HTTP, the supervisor of the pipelines, the last word.
+
+mod reload;
+mod supervisor;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
-use tidegate_protocol::stopped::Stopped;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{interval, sleep};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tokio::time::{Instant, interval};
+use tracing::{info, warn};
 
-use crate::config::Config;
+use crate::config::{Config, Faults};
 use crate::error::FatalError;
+use crate::kafka::membership::InstanceName;
 use crate::pipeline::Pipeline;
-use crate::{http, metrics};
+use crate::status::lock;
+use crate::systemd::Manager;
+use crate::{cgroup, http, metrics};
+use supervisor::Supervisor;
 
 /// What a daemon shows of itself.
 #[derive(Debug)]
 pub struct Daemon {
     /// Who we are: host, process, and a random part.
     pub instance: Arc<str>,
-    /// The checked configuration.
-    pub config: Arc<Config>,
-    /// Its pipelines.
-    pub pipelines: Vec<Arc<Pipeline>>,
     /// Renders `/metrics`.
     pub prometheus: PrometheusHandle,
     /// When it started, in milliseconds since the epoch.
     pub started_ms: i64,
+    live: Mutex<Live>,
 }
 
-/// How much longer than a drain everything else of a shutdown may take.
-const SHUTDOWN_SLACK: Duration = Duration::from_secs(10);
+/// What a reload replaces.
+#[derive(Debug)]
+struct Live {
+    config: Arc<Config>,
+    /// In order of name.
+    pipelines: Vec<Arc<Pipeline>>,
+}
 
-/// Runs every pipeline until `shutdown`, then drains; with `until_now`, until what Kafka holds at the start is written.
-/// `shutdown` is a parameter, so that a test ends the daemon as a signal would.
+impl Daemon {
+    /// Returns the configuration that holds now. A pipeline that a reload left running may have been started with an earlier,
+    /// equal one.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&lock(&self.live).config)
+    }
+
+    /// Returns the pipelines, in order of name; one that was removed is among them until it has drained.
+    pub fn pipelines(&self) -> Vec<Arc<Pipeline>> {
+        lock(&self.live).pipelines.clone()
+    }
+}
+
+/// How a daemon is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Until it is told to end.
+    Told,
+    /// Until what Kafka holds at the start is written, or it is told to end.
+    Now,
+}
+
+/// What reaches a running daemon from outside.
+pub struct Control<S> {
+    /// Tells it to drain and end.
+    pub shutdown: S,
+    /// Tells it to read its configuration again.
+    pub reloads: mpsc::Receiver<()>,
+    /// Reads the configuration.
+    pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
+}
+
+impl<S> std::fmt::Debug for Control<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Control")
+    }
+}
+
+/// Runs every pipeline until `control.shutdown`, then drains; with [`Until::Now`], until what Kafka holds at the start is
+/// written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test ends the daemon
+/// as a signal would.
 ///
 /// # Errors
-/// [`FatalError::Stopped`] once no pipeline is left that runs, with each one's reason.
-pub async fn run(
+/// [`FatalError::Stopped`] once no pipeline is left that runs, with each one's reason. [`FatalError::Unfinished`] where it was
+/// told to end and something is left: records that were read and not written, or with [`Until::Now`] whatever is not written.
+pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,
-    until_now: bool,
-    shutdown: impl Future<Output = ()>,
+    until: Until,
+    control: Control<S>,
 ) -> Result<(), FatalError> {
     let config = Arc::new(config);
     let pipelines = config.pipelines.iter().map(|pipeline| Pipeline::new(&config, pipeline).map(Arc::new));
@@ -56,74 +104,50 @@ pub async fn run(
         ))
     })?;
     let instance: Arc<str> = instance_id().into();
+    let name = InstanceName::new(&config, &host_name());
     metrics::process(config.limits.memory);
     info!(%instance, listen = %config.http.listen, memory_mib = config.limits.memory >> 20, "tidegate {}", env!("CARGO_PKG_VERSION"));
+    if let Some(warning) = cgroup::warning(config.limits.memory) {
+        warn!("{warning}");
+    }
     let daemon = Arc::new(Daemon {
         instance: Arc::clone(&instance),
-        config: Arc::clone(&config),
-        pipelines: pipelines.clone(),
         prometheus,
         started_ms: metrics::epoch_ms(),
+        live: Mutex::new(Live { config, pipelines }),
     });
     let mut side = JoinSet::new();
     side.spawn(http::serve(listener, Arc::clone(&daemon)));
-    side.spawn(report(Arc::clone(&daemon)));
+    let manager = Manager::from_environment()
+        .map_err(|error| FatalError::Config(format!("can't use the socket of `NOTIFY_SOCKET`: {error}")))?;
+    let manager = Arc::new(manager);
+    side.spawn(report(Arc::clone(&daemon), Arc::clone(&manager)));
 
-    let stop = CancellationToken::new();
-    let mut workers = JoinSet::new();
-    for pipeline in &pipelines {
-        workers.spawn(Arc::clone(pipeline).run(Arc::clone(&config), Arc::clone(&instance), until_now, stop.clone()));
-    }
-    let ended = join_all(&mut workers);
-    tokio::pin!(ended);
-    let outcome = tokio::select! {
-        outcome = &mut ended => outcome,
-        () = shutdown => {
-            info!(drain_timeout = ?config.limits.drain_timeout, "draining");
-            stop.cancel();
-            tokio::select! {
-                outcome = &mut ended => outcome,
-                () = sleep(config.limits.drain_timeout + SHUTDOWN_SLACK) => {
-                    Err("the drain did not end in time: what isn't written is read again at the next start".to_owned())
-                }
-            }
-        }
-    };
+    let supervisor = Supervisor::new(Arc::clone(&daemon), name, Arc::clone(&manager), until);
+    let (outcome, told_at) = supervisor.run(control).await;
     // The heartbeat ends first, or it could write our row again.
     side.shutdown().await;
-    http::goodbye(&config, &instance).await;
-    for pipeline in &pipelines {
-        let (rows, dead) =
-            pipeline.consumers.iter().fold((0, 0), |(rows, dead), c| (rows + c.rows(), dead + c.dead_letters()));
-        info!(pipeline = &*pipeline.name, rows, dead_letters = dead, state = %pipeline.state(), "ended");
-    }
-    outcome.map_err(FatalError::Stopped)
+    let config = daemon.config();
+    let left = told_at.map(|at| (at + config.limits.drain_timeout).saturating_duration_since(Instant::now()));
+    http::goodbye(&config, &instance, left.unwrap_or(config.limits.drain_timeout)).await;
+    outcome
 }
 
-/// The reasons of those that stopped, if any did.
-async fn join_all(workers: &mut JoinSet<Result<(), Stopped>>) -> Result<(), String> {
-    let mut reasons = Vec::new();
-    while let Some(ended) = workers.join_next().await {
-        match ended {
-            Ok(Ok(())) => {}
-            Ok(Err(stopped)) => {
-                error!(why = %stopped, "a pipeline stopped");
-                reasons.push(stopped.to_string());
-            }
-            Err(panic) => reasons.push(format!("a bug of ours: {panic}")),
-        }
-    }
-    if reasons.is_empty() { Ok(()) } else { Err(reasons.join("\n")) }
-}
-
-/// What metrics can't learn at the place where it happens.
-async fn report(daemon: Arc<Daemon>) {
+/// Updates the metrics that no event updates, and tells systemd that the daemon lives. If the runtime no longer runs tasks, this
+/// falls silent, and systemd's watchdog restarts the service.
+async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        for pipeline in &daemon.pipelines {
+        for pipeline in daemon.pipelines() {
+            pipeline.look_at_kafka();
+            lock(&pipeline.lag).show_age(&pipeline.name);
+            metrics::throttled(&pipeline.name, pipeline.kafka.throttled());
             metrics::pipeline_state(&pipeline.name, pipeline.state());
         }
+        let states: Vec<_> =
+            daemon.pipelines().iter().map(|pipeline| format!("{} {}", pipeline.name, pipeline.state())).collect();
+        manager.alive(&states.join(", "));
         metrics::memory();
         daemon.prometheus.run_upkeep();
     }

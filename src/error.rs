@@ -11,6 +11,9 @@ pub const UNAVAILABLE: u8 = 69;
 /// A fault that stopped the daemon: `EX_SOFTWARE`.
 pub const SOFTWARE: u8 = 70;
 
+/// It ended before all was written, and the next start goes on: `EX_TEMPFAIL`.
+pub const UNFINISHED: u8 = 75;
+
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum FatalError {
@@ -20,6 +23,9 @@ pub enum FatalError {
     /// Kafka or Postgres, where a command can't wait for them.
     #[error("{0}")]
     Unavailable(String),
+    /// It was told to end, or gave up, before all was written: what is left.
+    #[error("{0}")]
+    Unfinished(String),
     /// Every pipeline stopped, or one did in a bounded run; or a fault of ours.
     #[error("{0}")]
     Stopped(String),
@@ -31,6 +37,7 @@ impl FatalError {
         ExitCode::from(match self {
             Self::Config(_) => USAGE,
             Self::Unavailable(_) => UNAVAILABLE,
+            Self::Unfinished(_) => UNFINISHED,
             Self::Stopped(_) => SOFTWARE,
         })
     }

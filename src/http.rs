@@ -50,7 +50,7 @@ struct Site {
 /// # Cancel safety
 /// May be dropped at any point; `goodbye` takes our row of `tidegate.instance` away.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
-    let guard = guard::Guard::new(&daemon.config.http);
+    let guard = guard::Guard::new(&daemon.config().http);
     let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });
     let router = Router::new()
         .route("/", get(page))

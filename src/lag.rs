@@ -25,10 +25,12 @@ use crate::config::Topics;
 use crate::kafka::observer::{Observer, SharedObserver, partitions_of};
 use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
-use crate::status::{ConsumerStatus, Trouble, WaitCause, lock};
+use crate::status::{ConsumerStatus, Trouble, lock};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A reading is shown as current for so long: some looks may fail.
+const CURRENT_FOR: Duration = Duration::from_secs(10);
 /// Looks between two questions for topics and for where logs begin, which move slowly.
 const SLOW_EVERY: u32 = 10;
 /// Log ends that are remembered a partition: how old the oldest unwritten record is, to the second.
@@ -48,9 +50,16 @@ pub struct LagView {
 }
 
 impl LagView {
-    /// Returns the trouble if Kafka is its cause.
-    pub fn kafka_trouble(&self) -> Option<&Trouble> {
-        self.trouble.as_ref().filter(|trouble| trouble.cause == WaitCause::Kafka)
+    /// Sets the gauge of the reading's age, and removes the gauges of lag and headroom once the reading is older than
+    /// [`CURRENT_FOR`]: what isn't known must not look as if it were. Called once per second.
+    pub fn show_age(&self, pipeline: &Arc<str>) {
+        let age = self.seen_at.map(|at| at.elapsed());
+        metrics::lag_age(pipeline, age);
+        if age.is_some_and(|age| age > CURRENT_FOR) {
+            for source in self.partitions.keys() {
+                metrics::lag(pipeline, source, None, None);
+            }
+        }
     }
 }
 
@@ -191,9 +200,8 @@ impl LagWatch {
             ticks.tick().await;
             match self.look(look.is_multiple_of(SLOW_EVERY), &mut connection).await {
                 Ok(partitions) => {
-                    let view = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
-                    let before = std::mem::replace(&mut *lock(&self.view), view.clone());
-                    self.show(&before.partitions, &view.partitions);
+                    self.show(&partitions);
+                    *lock(&self.view) = LagView { partitions, seen_at: Some(Instant::now()), trouble: None };
                 }
                 Err(trouble) => {
                     connection = None;
@@ -204,21 +212,17 @@ impl LagWatch {
         }
     }
 
-    /// Moves the metrics. A partition that is gone has no lag any more, and a retention that was lifted leaves all the time.
-    fn show(
-        &self,
-        before: &BTreeMap<TopicPartition, PartitionLag>,
-        partitions: &BTreeMap<TopicPartition, PartitionLag>,
-    ) {
-        let set = |source: &TopicPartition, records, seconds, headroom| {
-            metrics::lag(&self.pipeline, &source.topic, source.partition, records, seconds, headroom);
-        };
+    /// Updates the gauges. Those of partitions that are gone are removed; partitions whose retention was lifted have unlimited
+    /// headroom.
+    fn show(&self, partitions: &BTreeMap<TopicPartition, PartitionLag>) {
+        let before = lock(&self.view).partitions.clone();
         for (source, lag) in partitions {
             let had_one = before.get(source).is_some_and(|lag| lag.headroom.is_some());
-            set(source, lag.records, lag.seconds, lag.headroom.or(had_one.then_some(f64::INFINITY)));
+            let headroom = lag.headroom.or(had_one.then_some(f64::INFINITY));
+            metrics::lag(&self.pipeline, source, Some((lag.records, lag.seconds)), headroom);
         }
-        for (source, lag) in before.iter().filter(|(source, _)| !partitions.contains_key(*source)) {
-            set(source, 0, 0.0, lag.headroom.map(|_| f64::INFINITY));
+        for source in before.keys().filter(|source| !partitions.contains_key(*source)) {
+            metrics::lag(&self.pipeline, source, None, None);
         }
     }
 
@@ -387,7 +391,8 @@ impl LagWatch {
         let work = sqlx::query(
             // Once a second, and so not past all the versions of a row that somebody's old snapshot may keep.
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
-                 extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id
+                 extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
+                 current_setting('transaction_read_only')::bool
              FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) CROSS JOIN LATERAL (
                  SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
                  ORDER BY l.next_offset DESC LIMIT 1
@@ -400,6 +405,15 @@ impl LagWatch {
         let rows = match timeout(self.connector.write_deadline(), work).await {
             Ok(rows) => rows.map_err(|error| Trouble::postgres(&error)),
             Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
+        };
+        // After a failover the old primary may still answer, and its ledger stands still.
+        let is_old =
+            |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
+        let rows = match rows {
+            Ok(rows) if self.connector.must_write() && is_old(&rows) => {
+                Err(Trouble::postgres(&"Postgres takes no writes any more"))
+            }
+            rows => rows,
         };
         let rows = match rows {
             Ok(rows) => rows,

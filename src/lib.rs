@@ -1,7 +1,9 @@
 //! Tidegate drains Kafka into Postgres: exactly once, in batches, each with one binary `COPY`.
 
+mod cgroup;
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod error;
 pub mod http;
@@ -15,4 +17,6 @@ pub mod postgres;
 pub mod registry;
 pub mod report;
 pub mod status;
+mod systemd;
+mod trust;
 pub mod watchdog;

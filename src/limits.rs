@@ -68,7 +68,7 @@ pub struct Share {
 pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     let pipelines = config.pipelines.len() as u64;
     let consumers = u64::from(pipeline.consumers.get());
-    let part = config.limits.memory.saturating_sub(PROCESS_BYTES) / pipelines.max(1);
+    let part = for_pipelines(config) / pipelines.max(1);
     let a_consumer = part * 100 / ALLOCATOR_PERCENT / consumers;
     let batches = BATCHES * pipeline.batch.max_bytes * GROWTH_PERCENT / 100 + CONNECTION_BYTES + picking(pipeline);
     let smallest = batches + BUFFERS * FETCH_MIN + queue_bytes(QUEUE_MIN_KBYTES);
@@ -95,6 +95,11 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     };
     let used = batches + BUFFERS * fetch_bytes + queue_bytes(queued_kbytes);
     Ok(Share { prefetch, bytes: used * consumers * ALLOCATOR_PERCENT / 100 })
+}
+
+/// Returns how much of `limits.memory` all pipelines together may hold, in bytes.
+pub fn for_pipelines(config: &Config) -> u64 {
+    config.limits.memory.saturating_sub(PROCESS_BYTES)
 }
 
 /// What an upsert takes to find the rows of a batch that win.

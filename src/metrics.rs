@@ -2,23 +2,29 @@
 
 mod latency;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tidegate_protocol::batch::{Batch, Trigger};
 use tidegate_protocol::partition::Condition;
+use tidegate_protocol::position::TopicPartition;
 use tidegate_protocol::store::WriteError;
 use tidegate_rows::value::Reason;
 
 use self::latency::Latencies;
-use crate::status::PipelineState;
+use crate::status::{PipelineState, lock};
 
 const RECORDS_CONSUMED: &str = "tidegate_records_consumed_total";
 const ROWS_WRITTEN: &str = "tidegate_rows_written_total";
 const DEAD_LETTERS: &str = "tidegate_dead_letters_total";
+const FIELDS_MISSING: &str = "tidegate_fields_missing_total";
+const LETTERS_OPEN: &str = "tidegate_dead_letters_open";
+const LETTERS_OLDEST: &str = "tidegate_dead_letters_oldest_age_seconds";
+const UNMATCHED: &str = "tidegate_deletes_without_row_total";
 const PURGED: &str = "tidegate_dead_letters_purged_total";
 const RECORDS_LOST: &str = "tidegate_records_lost_total";
 const BATCHES: &str = "tidegate_batches_total";
@@ -38,11 +44,15 @@ const BUFFERED: &str = "tidegate_buffered_bytes";
 const MEMORY_LIMIT: &str = "tidegate_memory_limit_bytes";
 const LAG_RECORDS: &str = "tidegate_lag_records";
 const LAG_SECONDS: &str = "tidegate_lag_seconds";
+const LAG_AGE: &str = "tidegate_lag_reading_age_seconds";
+const THROTTLE: &str = "tidegate_kafka_throttle_seconds";
 const HEADROOM: &str = "tidegate_retention_headroom_seconds";
 const PIPELINE_STATE: &str = "tidegate_pipeline_state";
 const LAST_COMMIT: &str = "tidegate_last_commit_timestamp_seconds";
 const FLOW_LIMIT: &str = "tidegate_flow_max_rows_per_second";
 const BUILD_INFO: &str = "tidegate_build_info";
+const RELOADS: &str = "tidegate_config_reloads_total";
+const RELOAD_SUCCEEDED: &str = "tidegate_config_last_reload_successful";
 /// By the name that Prometheus' own client libraries give it.
 const RESIDENT: &str = "process_resident_memory_bytes";
 
@@ -77,6 +87,10 @@ fn describe() {
     c!(RECORDS_CONSUMED, "Records taken from Kafka");
     c!(ROWS_WRITTEN, "Rows committed to the target table");
     c!(DEAD_LETTERS, "Records set aside in tidegate.dead_letter, by reason");
+    c!(FIELDS_MISSING, "Rows whose record lacked the field of a column");
+    g!(LETTERS_OPEN, "Dead letters in tidegate.dead_letter, counted up to 100000");
+    g!(LETTERS_OLDEST, "Age of the oldest dead letter; 0 if there is none");
+    c!(UNMATCHED, "Keys that were to be deleted and that neither the table nor the batch had");
     c!(PURGED, "Dead letters removed for good because of dead_letters.retention or max_size, by cause");
     c!(RECORDS_LOST, "Records that Kafka no longer had when we came for them, by cause");
     c!(BATCHES, "Batches closed, by what closed them");
@@ -95,11 +109,18 @@ fn describe() {
     g!(MEMORY_LIMIT, "limits.memory");
     g!(LAG_RECORDS, "Records between the ledger and the log's end");
     g!(LAG_SECONDS, "Age of the oldest record that isn't written");
+    g!(LAG_AGE, "Seconds since lag and headroom were read; without a reading for 10 s their series are absent");
+    g!(THROTTLE, "The longest delay that a Kafka quota put on an answer in the last 2 s");
     g!(HEADROOM, "Seconds until Kafka deletes what we haven't read");
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
     g!(FLOW_LIMIT, "flow.max_rows_per_second; there is none without a limit");
     g!(BUILD_INFO, "1, with the version");
+    c!(RELOADS, "Times that the configuration was read again (SIGHUP), by result");
+    g!(
+        RELOAD_SUCCEEDED,
+        "1 if the last reload of the configuration was applied, or there was none; 0 if it was refused"
+    );
     g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
 }
 
@@ -115,6 +136,7 @@ pub fn process(memory_limit: u64) {
 pub struct WriterMetrics {
     pipeline: Arc<str>,
     rows: Counter,
+    unmatched: Counter,
     batch_rows: Histogram,
     batch_bytes: Histogram,
     write: Histogram,
@@ -140,6 +162,7 @@ impl WriterMetrics {
         Self {
             pipeline: name(),
             rows: counter!(ROWS_WRITTEN, "pipeline" => name()),
+            unmatched: counter!(UNMATCHED, "pipeline" => name()),
             batch_rows: histogram!(BATCH_ROWS, "pipeline" => name()),
             batch_bytes: histogram!(BATCH_BYTES, "pipeline" => name()),
             write: histogram!(WRITE_DURATION, "pipeline" => name()),
@@ -174,6 +197,11 @@ impl WriterMetrics {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         self.last_commit.set(now_ms as f64 / 1000.0);
         self.end_to_end.count(batch.timestamps(window), now_ms);
+    }
+
+    /// Deletes of a committed transaction that found no row.
+    pub fn unmatched(&self, deletes: u64) {
+        self.unmatched.increment(deletes);
     }
 
     /// A transaction is sent again.
@@ -296,16 +324,43 @@ pub fn lost(pipeline: &Arc<str>, cause: &'static str, records: u64) {
     counter!(RECORDS_LOST, "pipeline" => Arc::clone(pipeline), "cause" => cause).increment(records);
 }
 
-/// One partition's lag. Without a headroom its series stays as it is.
-pub fn lag(pipeline: &Arc<str>, topic: &str, partition: i32, records: u64, seconds: f64, headroom: Option<f64>) {
-    let labels =
-        [("pipeline", pipeline.to_string()), ("topic", topic.to_owned()), ("partition", partition.to_string())];
+/// Sets one partition's lag. What is `None` isn't known, and its series is absent.
+pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>, headroom: Option<f64>) {
+    let labels = [
+        ("pipeline", pipeline.to_string()),
+        ("topic", source.topic.to_string()),
+        ("partition", source.partition.to_string()),
+    ];
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
-    gauge!(LAG_RECORDS, &labels).set(records as f64);
-    gauge!(LAG_SECONDS, &labels).set(seconds);
-    if let Some(headroom) = headroom {
-        gauge!(HEADROOM, &labels).set(headroom);
+    gauge!(LAG_RECORDS, &labels).set(lag.map_or(UNKNOWN, |(records, _)| records as f64));
+    gauge!(LAG_SECONDS, &labels).set(lag.map_or(UNKNOWN, |(_, seconds)| seconds));
+    // A topic without a retention never had one.
+    if headroom.is_some() || lag.is_none() {
+        gauge!(HEADROOM, &labels).set(headroom.unwrap_or(UNKNOWN));
     }
+}
+
+/// Sets the age of the newest reading of lag and headroom; `None` before the first.
+pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
+    gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
+}
+
+/// Sets the delay that Kafka's quotas put on its answers.
+pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
+    gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
+}
+
+/// Counts rows that lacked a column's field.
+pub fn fields_missing(pipeline: &str, column: &str, rows: u64) {
+    counter!(FIELDS_MISSING, "pipeline" => pipeline.to_owned(), "column" => column.to_owned()).increment(rows);
+}
+
+/// Sets the number of dead letters and the age of the oldest in seconds; `None` if they aren't known.
+pub fn dead_letter_stock(pipeline: &Arc<str>, stock: Option<(i64, f64)>) {
+    #[expect(clippy::cast_precision_loss, reason = "a count below 100,001")]
+    let (letters, oldest) = stock.map_or((UNKNOWN, UNKNOWN), |(letters, oldest)| (letters as f64, oldest));
+    gauge!(LETTERS_OPEN, "pipeline" => Arc::clone(pipeline)).set(letters);
+    gauge!(LETTERS_OLDEST, "pipeline" => Arc::clone(pipeline)).set(oldest);
 }
 
 /// Sets the gauge of a pipeline's state to 1, and those of all other states to 0.
@@ -314,6 +369,42 @@ pub fn pipeline_state(pipeline: &Arc<str>, current: PipelineState) {
         let value = if state == current { 1.0 } else { 0.0 };
         gauge!(PIPELINE_STATE, "pipeline" => Arc::clone(pipeline), "state" => state.as_str()).set(value);
     }
+}
+
+/// Counts a reload of the configuration.
+pub fn reloaded(applied: bool) {
+    counter!(RELOADS, "result" => if applied { "success" } else { "failure" }).increment(1);
+}
+
+/// Says whether the configuration that holds is the one that was read last.
+pub fn reload_succeeded(succeeded: bool) {
+    for result in ["success", "failure"] {
+        counter!(RELOADS, "result" => result).increment(0);
+    }
+    gauge!(RELOAD_SUCCEEDED).set(f64::from(u8::from(succeeded)));
+}
+
+/// Pipelines that were removed: their series are shown no more, or alerts on their last values would never end.
+static FORGOTTEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// The pipeline is removed.
+pub fn forget(pipeline: &str) {
+    lock(&FORGOTTEN).insert(pipeline.to_owned());
+}
+
+/// The pipeline runs, again perhaps.
+pub fn remember(pipeline: &str) {
+    lock(&FORGOTTEN).remove(pipeline);
+}
+
+/// Takes away the lines of series that belong to one of these pipelines.
+fn without(text: &mut String, pipelines: &BTreeSet<String>) {
+    if pipelines.is_empty() {
+        return;
+    }
+    let labels: Vec<String> = pipelines.iter().map(|name| format!("pipeline=\"{name}\"")).collect();
+    let kept = text.lines().filter(|line| line.starts_with('#') || !labels.iter().any(|label| line.contains(label)));
+    *text = kept.fold(String::with_capacity(text.len()), |kept, line| kept + line + "\n");
 }
 
 /// Milliseconds since the epoch.
@@ -349,12 +440,22 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     }
 }
 
+/// A gauge whose value isn't known: [`render`] leaves its series out. The exporter can't remove a single gauge.
+const UNKNOWN: f64 = f64::NAN;
+
 /// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges; they only
 /// grow, and are shown as the counter that they are.
 pub fn render(handle: &PrometheusHandle) -> String {
-    let mut text = handle.render().replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1);
+    let mut text = known(&handle.render());
+    text = text.replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1);
     latency::render(&mut text, "Seconds from a record's timestamp to its commit");
+    without(&mut text, &lock(&FORGOTTEN));
     text
+}
+
+/// Leaves out the samples whose value isn't known.
+fn known(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| line.starts_with('#') || !line.trim_end().ends_with(" NaN")).collect()
 }
 
 /// The memory that the kernel counts as ours, to hold against `limits.memory`; nothing where the kernel doesn't say.
@@ -374,6 +475,19 @@ fn resident_bytes(status: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_series_of_a_removed_pipeline_are_gone() {
+        let mut text = "# TYPE a gauge\na{pipeline=\"x\"} 1\na{pipeline=\"xy\"} 2\nb 3\n".to_owned();
+        without(&mut text, &BTreeSet::from(["x".to_owned()]));
+        assert_eq!(text, "# TYPE a gauge\na{pipeline=\"xy\"} 2\nb 3\n");
+    }
+
+    #[test]
+    fn a_gauge_that_is_not_known_is_absent() {
+        let text = "# TYPE lag gauge\nlag{p=\"0\"} NaN\nlag{p=\"1\"} 3\n\n";
+        assert_eq!(known(text), "# TYPE lag gauge\nlag{p=\"1\"} 3\n\n");
+    }
 
     #[test]
     fn resident_memory_is_read_from_the_kernel_s_words() {

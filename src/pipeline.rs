@@ -1,41 +1,41 @@
 //! One pipeline: its registration, its pool of consumers, each with its writer, its claims and its lag.
 
-use std::collections::BTreeMap;
+mod remainder;
+mod start;
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rdkafka::error::KafkaError;
 use tidegate_protocol::claim_loop::ClaimLoop;
-use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::poll_loop::PollLoop;
-use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::rate_limit::RateLimit;
-use tidegate_protocol::retry::{Backoff, Stage};
 use tidegate_protocol::session::Session;
 use tidegate_protocol::stopped::Stopped;
-use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::config::{self, Config, Topics};
+use self::remainder::{Goal, stop_when_written};
+pub use self::remainder::{Left, Remainder};
+use crate::config::{self, Config};
 use crate::kafka::group::KafkaGroup;
-use crate::kafka::observer::{AskError, SharedObserver, partitions_of};
+use crate::kafka::health::KafkaHealth;
+use crate::kafka::membership::InstanceName;
+use crate::kafka::observer::SharedObserver;
 use crate::kafka::settings;
-use crate::lag::{LagReadings, LagView, LagWatch, PartitionLag};
+use crate::lag::{LagReadings, LagView, LagWatch};
 use crate::limits::{self, Share};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
-use crate::plan::{PlanSource, PlannedEncoder};
+use crate::plan::PlannedEncoder;
 use crate::postgres::claim_ledger::PgClaimLedger;
 use crate::postgres::connect::Connector;
-use crate::postgres::register::{self, RegisterError, Registration};
-use crate::postgres::{PgStore, error, letters, partitions, schema};
+use crate::postgres::{PgStore, letters, partitions};
 use crate::report::{ClaimReport, ConsumerReport};
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
+use crate::status::{ConsumerStatus, PipelineState, WriterState, lock};
 use crate::watchdog;
 
 /// A pipeline as the page and the commands see it.
@@ -51,7 +51,14 @@ pub struct Pipeline {
     pub consumers: Vec<Arc<ConsumerStatus>>,
     /// How far behind it is.
     pub lag: Arc<Mutex<LagView>>,
+    /// Whether Kafka serves it.
+    pub kafka: Arc<KafkaHealth>,
+    /// What goes on when the pipeline stops: a stopped pipeline's lag still grows.
+    measuring: Mutex<JoinSet<()>>,
     phase: Mutex<Phase>,
+    goal: Goal,
+    /// How often the pipeline had been asked to resume when it started; `None` before it has read that.
+    resumes: Mutex<Option<i64>>,
 }
 
 /// Where a pipeline is in its life.
@@ -87,12 +94,18 @@ impl Pipeline {
     /// Where its part of the memory is too small.
     pub fn new(config: &Config, pipeline: &config::Pipeline) -> Result<Self, String> {
         let share = limits::share(config, pipeline)?;
+        let name: Arc<str> = pipeline.name.as_str().into();
+        let kafka = KafkaHealth::new(Arc::clone(&name), &config.kafka.bootstrap_servers, &pipeline.group);
         Ok(Self {
-            name: pipeline.name.as_str().into(),
+            name,
+            kafka: Arc::new(kafka),
+            measuring: Mutex::default(),
             share,
             consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
             lag: Arc::default(),
             phase: Mutex::new(Phase::Starting { waiting_for: None }),
+            goal: Goal::default(),
+            resumes: Mutex::default(),
             config: pipeline.clone(),
         })
     }
@@ -102,7 +115,8 @@ impl Pipeline {
         lock(&self.phase).clone()
     }
 
-    /// Returns its state: a running pipeline waits as soon as one of its consumers does.
+    /// Returns its state: a running pipeline waits as soon as one of its consumers does. If it waits for both Kafka and
+    /// Postgres, the state is that of Postgres.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
             Phase::Starting { .. } => PipelineState::Starting,
@@ -111,16 +125,33 @@ impl Pipeline {
             Phase::Stopped { .. } => PipelineState::Stopped,
             Phase::Running => {
                 let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), WriterState::Waiting { .. });
-                if self.consumers.iter().any(waits) { PipelineState::Waiting } else { PipelineState::Flowing }
+                if self.consumers.iter().any(waits) {
+                    PipelineState::Waiting
+                } else if self.kafka.outage().is_some() {
+                    PipelineState::WaitingForKafka
+                } else {
+                    PipelineState::Flowing
+                }
             }
         }
+    }
+
+    /// How often the pipeline had been asked to resume when it started; `None` before it has read that.
+    pub fn resumes(&self) -> Option<i64> {
+        *lock(&self.resumes)
+    }
+
+    /// The pipeline stopped for this reason.
+    pub fn stopped(&self, why: &Stopped) {
+        self.enter(Phase::Stopped { why: why.to_string() });
     }
 
     fn enter(&self, phase: Phase) {
         *lock(&self.phase) = phase;
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until what Kafka holds at the start is written.
+    /// Reads and writes until `stop`, or with `until_now` until what Kafka holds at the start is written. Returns what is left
+    /// then. After `stop` it ends within [`config::Limits::pipeline_timeout`], whatever is away.
     ///
     /// # Errors
     /// [`Stopped`] where only a person can help.
@@ -128,15 +159,24 @@ impl Pipeline {
         self: Arc<Self>,
         config: Arc<Config>,
         owner: Arc<str>,
+        name: InstanceName,
         until_now: bool,
         stop: CancellationToken,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Remainder, Stopped> {
         metrics::touch(&self.name, self.config.consumers.get());
         metrics::flow_limit(&self.name, self.config.max_rows_per_second);
-        let outcome = Arc::clone(&self).start_and_read(config, owner, until_now, stop).await;
+        if until_now {
+            self.goal.bound();
+        }
+        let outcome = Arc::clone(&self).start_and_read(config, owner, name, until_now, stop).await;
+        for consumer in &self.consumers {
+            ConsumerMetrics::new(&self.name, consumer.number).holds(0, 0, 0);
+        }
+        let outcome = outcome.map(|()| self.remainder(self.waits_for()));
         match &outcome {
-            Ok(()) => self.enter(Phase::Drained),
-            Err(stopped) => self.enter(Phase::Stopped { why: stopped.to_string() }),
+            Ok(remainder) if remainder.unwritten == 0 => self.enter(Phase::Drained),
+            Ok(_) => {}
+            Err(stopped) => self.stopped(stopped),
         }
         outcome
     }
@@ -145,17 +185,20 @@ impl Pipeline {
         self: Arc<Self>,
         config: Arc<Config>,
         owner: Arc<str>,
+        name: InstanceName,
         until_now: bool,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
         let observer = settings::observer(&config.kafka, &self.config);
-        let observer = SharedObserver::new(&observer)
+        let observer = SharedObserver::new(&observer, Arc::clone(&self.kafka))
             .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
-        let plans = tokio::select! {
-            plans = self.start(&connector, &observer) => plans?,
+        let started = tokio::select! {
+            started = self.start(&connector, &observer) => started,
             () = stop.cancelled() => return Ok(()),
         };
+        self.measure(&connector, &observer);
+        let plans = started?;
         self.enter(Phase::Running);
         info!(
             pipeline = &*self.name,
@@ -165,36 +208,30 @@ impl Pipeline {
             queued_kbytes = self.share.prefetch.queued_kbytes,
             "reading"
         );
-        let stop = stop.child_token();
+        let shutdown = stop;
+        let stop = shutdown.child_token();
         let (claims, requests) = mpsc::channel(CLAIM_REQUESTS);
         let mut helpers = JoinSet::new();
         let policy = self.config.on_offset_loss;
-        let watch = LagWatch::new(
-            Arc::clone(&self.name),
-            self.config.topics.clone(),
-            connector.clone(),
-            observer.clone(),
-            Arc::clone(&self.lag),
-            self.consumers.clone(),
-        );
-        helpers.spawn(watch.run());
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
         helpers.spawn(letters::keep(connector.clone(), self.config.clone()));
         if self.config.table.partition_by.is_some() {
             helpers.spawn(partitions::keep(connector.clone(), self.config.clone()));
         }
         if until_now {
-            let ends = self.ends_now(&observer).await?;
-            helpers.spawn(stop_when_written(ends, Arc::clone(&self), stop.clone()));
+            helpers.spawn(stop_when_written(Arc::clone(&self), observer.clone(), stop.clone()));
         }
         let rate_limit = Arc::new(RateLimit::new(self.config.max_rows_per_second));
+        // However this ends, no poll loop outlives it.
+        let cut = CancellationToken::new();
+        let _cut_at_the_end = cut.clone().drop_guard();
         let mut workers = JoinSet::new();
         let claim_loop = ClaimLoop::new(
             PgClaimLedger::new(Arc::clone(&self.name), connector.clone()),
             observer,
             policy,
             fastrand::Rng::new(),
-            Arc::new(ClaimReport { pipeline: Arc::clone(&self.name) }),
+            Arc::new(ClaimReport::new(Arc::clone(&self.name))),
         );
         workers.spawn(claim_loop.run(requests));
         for status in &self.consumers {
@@ -218,15 +255,18 @@ impl Pipeline {
             let limits = settings::batch_limits(&settings, self.config.batch);
             let poll_loop = PollLoop {
                 group: KafkaGroup {
+                    health: Arc::clone(&self.kafka),
+                    consumer: status.number,
                     settings,
                     topics: self.config.topics.clone(),
                     protocol: self.config.group_protocol,
+                    membership: name.member(&self.config, status.number, shutdown.clone()),
                 },
                 encoder: PlannedEncoder::new(Arc::clone(&plans)),
                 readings: LagReadings(Arc::clone(&self.lag)),
                 session: Session::new(limits, config.limits.claim_grace),
                 on_offset_loss: policy,
-                drain_timeout: config.limits.drain_timeout,
+                drain_timeout: config.limits.flush_timeout(),
                 owner: format!("{owner}/c{}", status.number).into(),
                 outbox,
                 writer_waits,
@@ -237,28 +277,61 @@ impl Pipeline {
                 listener,
                 stop: stop.clone(),
             };
-            workers.spawn(on_a_thread(format!("{}/c{}", self.name, status.number), poll_loop.run()));
+            let thread = format!("{}/c{}", self.name, status.number);
+            workers.spawn(on_a_thread(thread, poll_loop.run(), cut.clone()));
         }
         drop(claims);
-        self.wait_for(workers, &stop, config.limits.drain_timeout).await
+        self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await
+    }
+
+    /// Measures how far behind the pipeline is, for as long as the process lives.
+    fn measure(&self, connector: &Connector, observer: &SharedObserver) {
+        let watch = LagWatch::new(
+            Arc::clone(&self.name),
+            self.config.topics.clone(),
+            connector.clone(),
+            observer.clone(),
+            Arc::clone(&self.lag),
+            self.consumers.clone(),
+        );
+        let mut measuring = JoinSet::new();
+        measuring.spawn(watch.run());
+        measuring.spawn(letters::measure(connector.clone(), Arc::clone(&self.name)));
+        // Those of an earlier start end with their set.
+        *lock(&self.measuring) = measuring;
+    }
+
+    /// Looks whether Kafka serves the pipeline. Called once per second.
+    pub fn look_at_kafka(&self) {
+        let was_away = self.kafka.outage().is_some();
+        let over = self.kafka.look(std::time::Instant::now());
+        let Some(consumer) = self.consumers.first() else { return };
+        if let Some(lasted) = over {
+            consumer.work.note("recovered", format!("Kafka serves again after {:.1} s", lasted.as_secs_f64()));
+        } else if let Some(outage) = self.kafka.outage().filter(|_| !was_away) {
+            consumer.work.note("outage", format!("waits: {}", outage.trouble));
+        }
     }
 
     /// Waits for poll threads and writers. The first fault ends them all; a shutdown ends poll threads, and writers follow
-    /// because their channels close.
+    /// because their channels close. A writer that waits for Postgres would wait for ever: after the stop all have `limit`.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,
         stop: &CancellationToken,
-        drain_timeout: Duration,
+        limit: Duration,
     ) -> Result<(), Stopped> {
         let mut first_fault = None;
+        let mut deadline: Option<Instant> = None;
         loop {
             let ended = tokio::select! {
                 ended = workers.join_next() => ended,
-                () = stop.cancelled(), if self.phase() == Phase::Running => {
+                () = stop.cancelled(), if deadline.is_none() => {
                     self.enter(Phase::Draining);
+                    deadline = Some(Instant::now() + limit);
                     continue;
                 }
+                () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => break,
             };
             let Some(ended) = ended else { break };
             let fault = match ended {
@@ -271,162 +344,28 @@ impl Pipeline {
                 first_fault = Some(fault);
             }
             stop.cancel();
-            // A writer that still waits for Postgres would wait for ever: poll threads drain for so long, and no longer.
-            let rest = async { while workers.join_next().await.is_some() {} };
-            if timeout(drain_timeout + Duration::from_secs(7), rest).await.is_err() {
-                workers.abort_all();
-            }
-            break;
         }
         first_fault.map_or(Ok(()), Err)
-    }
-
-    /// Reaches Postgres and Kafka, makes our tables and the target, registers: again and again until it works or a person is
-    /// needed.
-    async fn start(&self, connector: &Connector, observer: &SharedObserver) -> Result<Arc<PlanSource>, Stopped> {
-        let mut backoff = Backoff::new();
-        loop {
-            let why = match self.try_start(connector, observer).await {
-                Ok(plans) => return Ok(Arc::new(plans)),
-                Err(StartError::Stop(why)) => return Err(Stopped::Configuration(why)),
-                Err(StartError::Again(why)) => why,
-            };
-            if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
-                warn!(pipeline = &*self.name, why, "can't start yet, trying again");
-            }
-            self.enter(Phase::Starting { waiting_for: Some(why) });
-            sleep(backoff.next(fastrand::f64())).await;
-        }
-    }
-
-    async fn try_start(&self, connector: &Connector, observer: &SharedObserver) -> Result<PlanSource, StartError> {
-        let (connection, _) = connector.open().await?;
-        let migrated = schema::migrate_and_close(connection).await;
-        migrated.map_err(|error| {
-            StartError::Again(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
-        })?;
-        let (mut connection, _) = connector.open().await?;
-        let plans = PlanSource::load(&self.config, &mut connection).await?;
-        partitions::maintain_once(connector, &self.config).await?;
-        let wanted = self.config.topics.clone();
-        let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id())));
-        let (topics, cluster_id) = asked.await?;
-        let Some(cluster_id) = cluster_id else {
-            return Err(StartError::Again("Kafka doesn't say its cluster id yet".to_owned()));
-        };
-        if let Topics::List(names) = &self.config.topics
-            && let Some(missing) = names.iter().find(|name| !topics.contains_key(*name))
-        {
-            return Err(StartError::Again(format!("topic `{missing}` does not exist yet")));
-        }
-        let known = register::is_known(&mut connection, &self.name).await.map_err(database)?;
-        let starts = if known {
-            Vec::new()
-        } else {
-            let (sources, start) = (partitions_of(&topics), self.config.start.clone());
-            observer.ask(move |observer| observer.starts(&sources, &start)).await?
-        };
-        let registration = Registration {
-            pipeline: self.config.name.clone(),
-            cluster_id,
-            group_id: self.config.group.clone(),
-            target: self.config.table.name.to_string(),
-            target_oid: plans.current().table.catalog.oid,
-            topics,
-        };
-        match register::register(&mut connection, &registration, &starts).await {
-            Ok(()) => Ok(plans),
-            Err(RegisterError::Differs(why)) => Err(StartError::Stop(why)),
-            Err(RegisterError::Database(error)) => Err(database(error)),
-        }
-    }
-
-    /// Where the logs end now.
-    async fn ends_now(&self, observer: &SharedObserver) -> Result<BTreeMap<TopicPartition, Offset>, Stopped> {
-        let topics = self.config.topics.clone();
-        let ends = observer.ask(move |observer| observer.ends(&partitions_of(&observer.topics(&topics)?), End::High));
-        match ends.await.map_err(StartError::from) {
-            Ok(ends) => Ok(ends.into_iter().collect()),
-            Err(StartError::Again(why) | StartError::Stop(why)) => Err(Stopped::Configuration(why)),
-        }
-    }
-}
-
-/// Why a start failed.
-enum StartError {
-    Again(String),
-    Stop(String),
-}
-
-impl From<WriteError> for StartError {
-    fn from(error: WriteError) -> Self {
-        Self::Again(error.to_string())
-    }
-}
-
-impl From<ReplanError> for StartError {
-    fn from(error: ReplanError) -> Self {
-        match error {
-            ReplanError::Write(error) => error.into(),
-            ReplanError::Unplannable(why) => Self::Stop(why),
-        }
-    }
-}
-
-fn database(error: sqlx::Error) -> StartError {
-    WriteError { stage: Stage::Connect, cause: error::cause(error) }.into()
-}
-
-impl From<AskError<KafkaError>> for StartError {
-    fn from(error: AskError<KafkaError>) -> Self {
-        match error {
-            AskError::Answer(error) => Self::Again(Trouble::kafka(&error).to_string()),
-            AskError::Panicked(panic) => Self::Stop(panic.to_string()),
-        }
     }
 }
 
 /// Runs a poll loop on a thread of its own: it decodes and encodes, which the runtime's threads are not for. Its timers are the
-/// runtime's.
+/// runtime's. `cut` drops the loop where it is.
 ///
 /// # Errors
 /// As the loop ends; a panic there is [`Stopped::Bug`].
 async fn on_a_thread(
     name: String,
     poll_loop: impl Future<Output = Result<(), Stopped>> + Send + 'static,
+    cut: CancellationToken,
 ) -> Result<(), Stopped> {
     let (done, ended) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
-        let outcome = runtime.block_on(poll_loop);
+        let outcome = runtime.block_on(cut.run_until_cancelled(poll_loop)).unwrap_or(Ok(()));
         // Where nobody awaits it, the pipeline has ended before.
         let _awaited = done.send(outcome).is_ok();
     });
     thread.map_err(|error| Stopped::Bug(format!("no thread for a consumer: {error}")))?;
     ended.await.unwrap_or_else(|_| Err(Stopped::Bug("a poll thread panicked".to_owned())))
-}
-
-/// Cancels once the ledger has reached these ends, whoever wrote them, and our own partitions' logs are the ones that it knows: a
-/// topic that was made again with as many records has nothing to write either.
-async fn stop_when_written(ends: BTreeMap<TopicPartition, Offset>, pipeline: Arc<Pipeline>, stop: CancellationToken) {
-    loop {
-        let is_known = |p: &PartitionStatus| match p.state {
-            PartitionState::Fenced => true,
-            PartitionState::Owned => p.known,
-            PartitionState::Claiming | PartitionState::Stopped => false,
-        };
-        let known = pipeline.consumers.iter().all(|c| c.joined() && c.partitions().iter().all(is_known));
-        let written = {
-            let view = lock(&pipeline.lag);
-            ends.iter().all(|(source, end)| {
-                // A ledger beyond the log's end is no drained partition: its claim will say what is the matter.
-                let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
-                view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
-            })
-        };
-        if written && known {
-            return stop.cancel();
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
 }

@@ -22,6 +22,7 @@ use tidegate_rows::write_mode::{Merge, Target};
 use tracing::{info, warn};
 
 use crate::config::Pipeline;
+use crate::metrics;
 use crate::postgres::connect::lock_for_session;
 use crate::postgres::routes::{self, Claim};
 use crate::postgres::{catalog, error};
@@ -325,7 +326,8 @@ impl PlanSource {
 
 /// The registry that the format's schemas are in, if any: asked from now on.
 fn schemas(config: &Pipeline) -> Result<Option<Arc<CachedSchemas>>, ReplanError> {
-    let schemas = config.schema_registry.as_deref().map(CachedSchemas::start).transpose();
+    let schemas =
+        config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &config.name)).transpose();
     schemas.map_err(ReplanError::Unplannable)
 }
 
@@ -449,6 +451,9 @@ fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {
     ReplanError::Unplannable(lines.join("\n"))
 }
 
+/// A field that this many rows in a row lack is named in the log.
+const NEVER_SEEN_AFTER: u64 = 1000;
+
 /// Makes rows by one plan at a time, for a poll loop or a writer.
 #[derive(Debug)]
 pub struct PlannedEncoder {
@@ -456,26 +461,67 @@ pub struct PlannedEncoder {
     /// The plan by which rows are made.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
+    /// Rows of this plan so far, and by column without a default its field's path and the rows that lacked it.
+    seen: u64,
+    missing: BTreeMap<String, (String, u64)>,
+    /// Whether the fields that no record has were named.
+    named: bool,
 }
 
 impl PlannedEncoder {
     /// Encodes by the plans of this source.
     pub fn new(plans: Arc<PlanSource>) -> Self {
         let planned = plans.current();
-        Self { encoder: Encoder::new(Arc::clone(&planned.plan)), planned, plans }
+        let encoder = Encoder::new(Arc::clone(&planned.plan));
+        let mut this = Self { encoder, planned, plans, seen: 0, missing: BTreeMap::new(), named: false };
+        // Each series begins at 0.
+        this.count_missing();
+        this
+    }
+
+    /// Adds the rows since the last call that lacked a column's field to the metrics, and names the fields that no record has,
+    /// once.
+    fn count_missing(&mut self) {
+        let (pipeline, missing) = (&self.plans.config.name, &mut self.missing);
+        self.seen += self.encoder.take_missing(|field| {
+            metrics::fields_missing(pipeline, field.column, field.rows);
+            match missing.get_mut(field.column) {
+                Some((_, rows)) => *rows += field.rows,
+                None if field.has_default => {}
+                None => {
+                    missing.insert(field.column.to_owned(), (field.path.join("."), field.rows));
+                }
+            }
+        });
+        if self.named || self.seen < NEVER_SEEN_AFTER {
+            return;
+        }
+        let never = self.missing.iter().filter(|(_, (_, rows))| *rows >= self.seen);
+        let fields: Vec<_> = never.map(|(column, (path, _))| format!("`{path}` (column `{column}`)")).collect();
+        if !fields.is_empty() {
+            self.named = true;
+            warn!(
+                pipeline,
+                rows = self.seen,
+                fields = fields.join(", "),
+                "no record so far has these fields, so their columns are NULL; if that is not intended, correct `columns`"
+            );
+        }
     }
 
     /// Makes rows by this plan from now on.
     pub(crate) fn switch_to(&mut self, planned: Arc<Planned>) {
         self.encoder = Encoder::new(Arc::clone(&planned.plan));
         self.planned = planned;
+        self.seen = 0;
+        self.missing.clear();
     }
 }
 
 impl RecordEncoder for PlannedEncoder {
     #[inline]
-    fn wants(&mut self, value: Option<&[u8]>) -> bool {
-        self.encoder.wants(value).is_some()
+    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
+        self.encoder.wants(key, value).is_some()
     }
 
     #[inline]
@@ -488,6 +534,7 @@ impl RecordEncoder for PlannedEncoder {
     }
 
     fn renew(&mut self) {
+        self.count_missing();
         if self.planned.version != self.plans.version() {
             self.switch_to(self.plans.current());
         }

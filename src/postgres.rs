@@ -15,8 +15,11 @@ pub(crate) mod evolve;
 mod ledger;
 pub mod letters;
 pub mod partitions;
+mod pooler;
 mod preview;
 pub mod register;
+mod remedy;
+pub mod resume;
 pub(crate) mod routes;
 pub mod schema;
 mod window;
@@ -62,6 +65,8 @@ pub struct PgStore {
     live: Option<Live>,
     metrics: WriterMetrics,
     copy_time: Duration,
+    /// Deletes of the open transaction that found no row.
+    unmatched: u64,
     /// Partitions that rows at hand need and the table lacks.
     missing: Vec<Bounds>,
     /// Which rows of the window the COPY at hand has, where it doesn't have all of them.
@@ -96,6 +101,7 @@ impl PgStore {
             live: None,
             metrics,
             copy_time: Duration::ZERO,
+            unmatched: 0,
             missing: Vec::new(),
             placed: Vec::new(),
             made: false,
@@ -301,7 +307,7 @@ fn no_columns(config: &Pipeline, error: &WriteError) -> String {
 
 impl Transaction for PgStore {
     async fn begin(&mut self) -> Result<(), WriteError> {
-        self.copy_time = Duration::ZERO;
+        (self.copy_time, self.unmatched) = (Duration::ZERO, 0);
         let live = self.open().await?;
         self.live = Some(live);
         self.stage().await?;
@@ -338,7 +344,10 @@ impl Transaction for PgStore {
             Err(WriteError { stage, cause: Cause::Postgres(error) }) if no_partition && self.misses(batch, window) => {
                 Err(WriteError { stage, cause: Cause::NoPartition(Box::new(error)) })
             }
-            kept => kept,
+            kept => kept.map(|copied| {
+                self.unmatched += copied.unmatched;
+                copied.rows
+            }),
         }
     }
 
@@ -385,6 +394,9 @@ impl Transaction for PgStore {
         let started = Instant::now();
         let result = self.simple(Stage::Commit, "COMMIT").await;
         self.metrics.spent(self.copy_time, started.elapsed());
+        if result.is_ok() {
+            self.metrics.unmatched(self.unmatched);
+        }
         self.made &= result.is_err();
         result
     }

@@ -72,11 +72,14 @@ struct State {
     unknown: usize,
     /// Why the registry gives no answer, while it gives none.
     trouble: Option<Trouble>,
+    /// Since when.
+    trouble_since: Option<Instant>,
 }
 
 /// The schemas of one registry, for the pipelines' threads.
 #[derive(Debug)]
 pub struct CachedSchemas {
+    pipeline: Box<str>,
     /// Held for moments: by poll threads once a new number, and by the thread that asks.
     state: Mutex<State>,
     requests: Mutex<Sender<u32>>,
@@ -87,11 +90,12 @@ impl CachedSchemas {
     ///
     /// # Errors
     /// Where the registry's certificates can't be read, or no thread can be had.
-    pub fn start(config: &SchemaRegistry) -> Result<Arc<Self>, String> {
+    pub fn start(config: &SchemaRegistry, pipeline: &str) -> Result<Arc<Self>, String> {
         let client = Client::new(config)?;
         let (requests, asked) = channel();
-        let this = Arc::new(Self { state: Mutex::default(), requests: Mutex::new(requests) });
-        let worker = Worker { client, schemas: Arc::downgrade(&this), trusted_until: None };
+        let this =
+            Arc::new(Self { pipeline: pipeline.into(), state: Mutex::default(), requests: Mutex::new(requests) });
+        let worker = Worker { client, pipeline: pipeline.into(), schemas: Arc::downgrade(&this), trusted_until: None };
         let thread = thread::Builder::new().name("schema-registry".to_owned()).spawn(move || worker.run(&asked));
         thread.map_err(|error| format!("no thread for the schema registry: {error}"))?;
         Ok(this)
@@ -113,15 +117,18 @@ impl CachedSchemas {
         }
         state.entries.insert(id, entry);
         if state.trouble.take().is_some() {
-            info!("the schema registry answers again");
+            let seconds = state.trouble_since.take().map(|since| since.elapsed().as_secs());
+            info!(pipeline = &*self.pipeline, seconds, "the schema registry answers again");
         }
     }
 
     fn in_trouble(&self, trouble: Trouble, attempts: u32) {
         if attempts.is_power_of_two() {
-            warn!(why = %trouble, attempts, "records wait for their schemas; nothing is lost");
+            warn!(pipeline = &*self.pipeline, why = %trouble, attempts, "records wait for their schemas; nothing is lost");
         }
-        lock(&self.state).trouble = Some(trouble);
+        let mut state = lock(&self.state);
+        state.trouble = Some(trouble);
+        state.trouble_since.get_or_insert_with(Instant::now);
     }
 }
 
@@ -155,6 +162,7 @@ impl schema::Schemas for CachedSchemas {
 /// The thread that asks.
 struct Worker {
     client: Client,
+    pipeline: Box<str>,
     schemas: Weak<CachedSchemas>,
     /// Until when the registry's first word on an unknown number is believed.
     trusted_until: Option<Instant>,
@@ -190,15 +198,16 @@ impl Worker {
             }
             other => other,
         };
+        let pipeline = &*self.pipeline;
         let unusable = |why: String| {
             let detail = format!("its schema {id} can't be used: {why}");
-            warn!(id, why, "a schema of the registry can't be used: its records are dead letters");
+            warn!(pipeline, id, why, "a schema of the registry can't be used: its records are dead letters");
             Entry::Unusable(DecodeFault::new(Reason::UnknownSchema, detail))
         };
         match document {
             Ok(document) => match schema::of_text(document.kind.as_deref(), &document.schema, &document.uses) {
                 Ok(schema) => {
-                    info!(id, kind = schema.kind(), "read a schema from the registry");
+                    info!(pipeline, id, kind = schema.kind(), "read a schema from the registry");
                     Ok(Entry::Here(Arc::new(schema)))
                 }
                 Err(why) => Ok(unusable(why)),

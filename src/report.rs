@@ -1,8 +1,8 @@
 //! What the protocol reports, as log lines, metrics, the status page and the timeline.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use tidegate_protocol::event::{Committed, Event, Hold, Listener, Phase, Snapshot, Spent};
 use tidegate_protocol::partition::{Partition, State};
@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
 use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
 /// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
@@ -43,17 +43,18 @@ impl Listener for ConsumerReport {
                 info!(pipeline, consumer, partitions = ?sources, "assigned");
                 self.rebalanced("was given", sources);
             }
-            Event::Joined => self.status.join(),
+            Event::Joined => {
+                self.status.drain.resumed();
+                self.status.join();
+            }
             Event::Revoked { sources, lost } => {
                 info!(pipeline, consumer, partitions = ?sources, lost, "revoked");
                 self.rebalanced(if *lost { "lost" } else { "gave up" }, sources);
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            Event::KafkaRetries { error, denied: true } => {
-                warn!(pipeline, consumer, %error, "Kafka denies access: nothing is lost, trying again");
-            }
-            Event::KafkaRetries { error, denied: false } => {
+            // What it means for the pipeline is in the health of Kafka, which says it once.
+            Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }
             Event::PositionOutOfRange(error) => {
@@ -65,11 +66,17 @@ impl Listener for ConsumerReport {
             Event::Rebuilding { why } => {
                 warn!(pipeline, consumer, why, "the consumer leaves the group and joins it again; nothing is lost");
             }
-            Event::DrainCut { open_records } => {
-                warn!(
-                    pipeline,
-                    consumer, open_records, "the drain timed out: records that are not written are read again"
-                );
+            Event::DrainEnded { open, in_flight } => {
+                self.status.drain.ended(*open, *in_flight);
+                if open + in_flight > 0 {
+                    warn!(
+                        pipeline,
+                        consumer,
+                        open_records = open,
+                        in_flight_records = in_flight,
+                        "the drain timed out: records that are not written are read again"
+                    );
+                }
             }
             Event::LogLoss { source, condition } => work.note("condition", format!("{source}: {condition}")),
             Event::Fenced { source, from } => {
@@ -93,7 +100,11 @@ impl Listener for ConsumerReport {
             }
             Event::Committed(committed) => self.committed(committed),
             Event::BatchWritten { batch, took } => {
-                self.status.flowing();
+                if let Some(waited) = self.status.flowing() {
+                    let seconds = (waited.as_secs_f64() * 10.0).round() / 10.0;
+                    info!(pipeline, consumer, seconds, "Postgres takes writes again");
+                }
+                self.status.drain.in_flight_written();
                 self.writer.batch(batch, *took);
                 let note =
                     BatchNote { rows: u64::from(batch.row_count()), bytes: batch.row_bytes() as u64, took: *took };
@@ -171,23 +182,39 @@ impl ConsumerReport {
 /// Listens to a pipeline's claim loop.
 #[derive(Debug)]
 pub struct ClaimReport {
-    /// The pipeline's name.
-    pub pipeline: Arc<str>,
+    pipeline: Arc<str>,
+    /// Since when claims have failed.
+    waiting_since: Mutex<Option<Instant>>,
+}
+
+impl ClaimReport {
+    /// Returns the report of a pipeline's claims.
+    pub fn new(pipeline: Arc<str>) -> Self {
+        Self { pipeline, waiting_since: Mutex::default() }
+    }
 }
 
 impl Listener for ClaimReport {
     fn on(&self, event: &Event<'_>) {
         let pipeline = &*self.pipeline;
         match event {
-            Event::Claimed { source, next, epoch } => debug!(pipeline, %source, %next, epoch, "claimed"),
+            Event::Claimed { source, next, epoch } => {
+                debug!(pipeline, %source, %next, epoch, "claimed");
+                if let Some(since) = lock(&self.waiting_since).take() {
+                    let seconds = (since.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+                    info!(pipeline, seconds, "claims are granted again");
+                }
+            }
             Event::SteppedOver { source, condition, to, lost } => {
                 metrics::lost(&self.pipeline, condition.cause(), *lost);
                 warn!(pipeline, %source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
             }
-            Event::ClaimsWait { error, partitions, attempt } if attempt.is_power_of_two() => {
-                warn!(pipeline, %error, partitions, "claims wait: nothing is lost");
+            Event::ClaimsWait { error, partitions, attempt } => {
+                lock(&self.waiting_since).get_or_insert_with(Instant::now);
+                if attempt.is_power_of_two() {
+                    warn!(pipeline, %error, partitions, attempt, "claims wait: nothing is lost");
+                }
             }
-            Event::ClaimsWait { .. } => {}
             other => debug_assert!(false, "not of a claim loop: {other:?}"),
         }
     }

@@ -1,6 +1,7 @@
 //! What the daemon knows of itself, for `/readyz`, `/api/status` and the page. Written by the rooms that do the work, at most
 //! a few times a batch; read by the HTTP room.
 
+mod drain;
 mod state;
 mod trouble;
 pub mod work;
@@ -14,6 +15,7 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::sync::mpsc::{Sender, WeakSender};
 use work::Work;
 
+pub use drain::Drain;
 pub use state::{PartitionState, PipelineState};
 pub use trouble::{Trouble, WaitCause};
 
@@ -27,6 +29,8 @@ pub struct ConsumerStatus {
     pub number: u32,
     /// What it did.
     pub work: Work,
+    /// What its drain left unwritten.
+    pub drain: Drain,
     writer: Mutex<WriterState>,
     /// Since when, and why, records wait for their schemas.
     schemas: Mutex<Option<(Instant, Trouble)>>,
@@ -105,6 +109,7 @@ impl ConsumerStatus {
         Self {
             number,
             work: Work::default(),
+            drain: Drain::default(),
             writer: Mutex::new(WriterState::Flowing),
             schemas: Mutex::default(),
             partitions: Mutex::default(),
@@ -118,12 +123,16 @@ impl ConsumerStatus {
         }
     }
 
-    /// The writer got through.
-    pub fn flowing(&self) {
-        let before = std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing);
-        if let WriterState::Waiting { since, .. } = before {
-            let seconds = since.elapsed().as_secs_f64();
-            self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
+    /// The writer wrote. Returns how long it had waited for Postgres, if it had.
+    pub fn flowing(&self) -> Option<Duration> {
+        match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
+            WriterState::Flowing => None,
+            WriterState::Waiting { since, .. } => {
+                let waited = since.elapsed();
+                let seconds = waited.as_secs_f64();
+                self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
+                Some(waited)
+            }
         }
     }
 

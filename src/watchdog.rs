@@ -138,7 +138,7 @@ impl Watched {
         let (partitions, writer) = (status.partitions(), status.writer());
         self.lagging.retain(|source, _| partitions.iter().any(|p| p.source == *source));
         let mut stalls = Vec::new();
-        let kafka = lock(&pipeline.lag).kafka_trouble().map(ToString::to_string);
+        let kafka = pipeline.kafka.outage().map(|outage| outage.trouble.to_string());
         for partition in &partitions {
             let lag = lock(&pipeline.lag).partitions.get(&partition.source).map_or(0, |lag| lag.records);
             if lag == 0 {
@@ -228,8 +228,8 @@ mod tests {
         assert_eq!(stuck, Some(Stall::PollStuck));
         assert_eq!(diagnosis(LONG, |_, look| look.held = Some(Hold::Flow)), Some(Stall::HeldByFlow));
         assert_eq!(diagnosis(LONG, |_, look| look.held = Some(Hold::Full)), Some(Stall::HeldByBudget));
-        let away = diagnosis(LONG, |_, look| look.kafka = Some("Kafka gives no answer"));
-        assert_eq!(away, Some(Stall::KafkaSilent("Kafka gives no answer".to_owned())));
+        let away = diagnosis(LONG, |_, look| look.kafka = Some("Kafka: h:1: the connection is refused"));
+        assert_eq!(away, Some(Stall::KafkaSilent("Kafka: h:1: the connection is refused".to_owned())));
         let start = Instant::now();
         let partition = partition(PartitionState::Owned, start);
         let look = Look {

@@ -56,6 +56,33 @@ fn the_protocol_depends_on_these_crates_and_on_no_client() {
 
 #[test]
 fn rows_depend_on_these_crates_and_on_no_client() {
-    let direct = ["jiff", "memchr", "prost-reflect", "protox", "serde_json", "simdutf8", "strsim", "tidegate-protocol"];
+    let direct = [
+        "hmac",
+        "jiff",
+        "memchr",
+        "prost-reflect",
+        "protox",
+        "serde_json",
+        "sha2",
+        "simdutf8",
+        "strsim",
+        "tidegate-protocol",
+    ];
     holds("tidegate-rows", &direct);
+}
+
+/// What stands between two marks of a file of the repository.
+fn between(file: &str, before: &str, after: &str) -> String {
+    let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"));
+    let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{file} has no `{before}`"));
+    rest.split(after).next().expect("a split has a first part").to_owned()
+}
+
+#[test]
+fn one_rust_version_is_promised_and_built() {
+    let promised = env!("CARGO_PKG_RUST_VERSION");
+    assert_eq!(between("README.md", "This needs Rust ", " or later"), promised);
+    let image = between("Dockerfile", "ARG RUST_VERSION=", "\n");
+    assert!(image == promised || image.starts_with(&format!("{promised}.")), "the image is built by Rust {image}");
 }

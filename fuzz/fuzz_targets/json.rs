@@ -1,5 +1,5 @@
-//! Any bytes as JSON, held against another parser: objects, arrays of objects, values behind a registry's frame, and Kafka
-//! Connect's envelope.
+//! Any bytes as JSON, held against another parser: objects, arrays of objects, values behind a registry's frame, Kafka
+//! Connect's envelope, NDJSON, nested arrays and changes.
 
 #![no_main]
 
@@ -12,7 +12,7 @@ use common::{Pipeline, Spec, accepts, encode_alike, extra, record, reference, ro
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 use tidegate_rows::mapping::Encoder;
-use tidegate_rows::spec::{Decode, EpochUnit, NulPolicy, UnknownFields};
+use tidegate_rows::spec::{Decode, EpochUnit, NulPolicy, Shape, UnknownFields};
 
 const SPECS: &[Spec] = &[
     ("a", "int8", "a"),
@@ -36,6 +36,11 @@ thread_local! {
         made(Decode::Json, UnknownFields::DeadLetter, &SPECS[..12]),
         made(Decode::Json, UnknownFields::Ignore, &SPECS[..12]),
         made(Decode::ConnectJson, extra(), SPECS),
+        made(Decode::NdJson, extra(), SPECS),
+        shaped(Decode::Json, &["a"]),
+        shaped(Decode::Json, &["d", "d.e"]),
+        shaped(Decode::ConnectJson, &["d"]),
+        changes(),
     ]);
 }
 
@@ -44,6 +49,19 @@ fn made(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encode
         .with("j", |column| column.nul = NulPolicy::Strip)
         .with("m", |column| column.unit = Some(EpochUnit::Millis))
         .encoder()
+}
+
+/// The elements of an array within an array are rows.
+fn shaped(decode: Decode, levels: &[&str]) -> Encoder {
+    let rows = levels.iter().map(|path| common::split(path)).collect();
+    let pipeline = Pipeline::of(decode, extra(), SPECS);
+    Pipeline { shape: Shape { rows, ..Shape::PLAIN }, ..pipeline }.encoder()
+}
+
+/// Debezium's envelope.
+fn changes() -> Encoder {
+    let pipeline = Pipeline::of(Decode::ChangeJson, extra(), SPECS);
+    Pipeline { shape: Shape { change: true, ..Shape::PLAIN }, ..pipeline }.encoder()
 }
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
@@ -99,7 +117,7 @@ fuzz_target!(|value: &[u8]| {
                     field.inspect(|field| accepts::check(of, field));
                 }
             }
-            if at == 3 {
+            if at >= 3 {
                 continue;
             }
             let objects = objects(value).expect("what was taken is JSON");

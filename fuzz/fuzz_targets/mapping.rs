@@ -11,8 +11,8 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use tidegate_protocol::record::{Headers, Record, push_header};
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::spec::{
-    Aggregate, AggregateFunction, Column, CsvOptions, Decode, EpochUnit, NulPolicy, RowFilter, Source, Test,
-    UnknownFields, WriteMode,
+    Aggregate, AggregateFunction, Column, CsvOptions, Decode, EpochUnit, Function, HashKey, KeyFormat, NulPolicy,
+    RowFilter, Shape, Source, Test, UnknownFields, WriteMode,
 };
 
 const NAMES: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
@@ -63,6 +63,7 @@ fn column(u: &mut Unstructured<'_>, name: &str, aggregates: bool) -> Result<(Str
         let unit = *u.choose(&[EpochUnit::Seconds, EpochUnit::Millis, EpochUnit::Micros, EpochUnit::Nanos])?;
         column.unit = Some(unit).filter(|_| is_record);
     }
+    column.function = function(u)?;
     if aggregates {
         use AggregateFunction::{Count, Max, Min, Sum};
         let function = u.choose(&[Sum, Count, Min, Max])?.clone();
@@ -90,6 +91,32 @@ fn filter(u: &mut Unstructured<'_>) -> Result<RowFilter> {
     Ok(RowFilter { field: path(u)?, tests: vec![test] })
 }
 
+/// How keys are read, what deletes, and where rows lie.
+fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape> {
+    let keys = match u.int_in_range(0..=7)? {
+        0 => KeyFormat::Json,
+        1 => KeyFormat::Text,
+        2 => KeyFormat::Bytes,
+        3 => KeyFormat::Int(*u.choose(&[2, 4, 8])?),
+        4 => KeyFormat::Float(*u.choose(&[4, 8])?),
+        5 => KeyFormat::Uuid,
+        _ => KeyFormat::Auto,
+    };
+    let delete_where = if deletes && u.ratio(1, 4)? { Some(filter(u)?) } else { None };
+    let rows = if !change && u.ratio(1, 8)? { vec![path(u)?] } else { Vec::new() };
+    Ok(Shape { keys, change, rows, delete_where })
+}
+
+/// What a column makes of its value.
+fn function(u: &mut Unstructured<'_>) -> Result<Option<Function>> {
+    Ok(match u.int_in_range(0..=15)? {
+        0 => Some(Function::Linear { scale: "0.1".to_owned(), offset: "-40".to_owned() }),
+        1 => Some(Function::ParseJson),
+        2 => Some(Function::Hash(HashKey::new(b"0123456789abcdef"))),
+        _ => None,
+    })
+}
+
 fn run(input: &[u8]) -> Result<Corpus> {
     let u = &mut Unstructured::new(input);
     let key = || vec!["a".to_owned()];
@@ -101,13 +128,16 @@ fn run(input: &[u8]) -> Result<Corpus> {
     };
     let aggregates = matches!(mode, WriteMode::Aggregate { .. });
     let tombstones = matches!(mode, WriteMode::Upsert { .. });
-    let decode = match *u.choose(&["json", "json", "json", "csv", "raw", "connect"])? {
+    let decode = match *u.choose(&["json", "json", "json", "csv", "raw", "connect", "ndjson", "change"])? {
+        "ndjson" => Decode::NdJson,
+        "change" => Decode::ChangeJson,
         "csv" => Decode::Csv(CsvOptions { columns: None, delimiter: b',', quote: b'"', null: String::new() }),
         "raw" => Decode::Raw,
         "connect" => Decode::ConnectJson,
         _ => Decode::Json,
     };
-    let mut pipeline = Pipeline { mode, ..Pipeline::of(decode, UnknownFields::Ignore, &[]) };
+    let shape = shape(u, tombstones, matches!(decode, Decode::ChangeJson))?;
+    let mut pipeline = Pipeline { mode, shape, ..Pipeline::of(decode, UnknownFields::Ignore, &[]) };
     for (at, name) in NAMES.iter().take(u.int_in_range(1..=NAMES.len())?).enumerate() {
         let (of, mapped) = column(u, name, aggregates && at > 0)?;
         pipeline.types.push(((*name).to_owned(), of));

@@ -2,7 +2,9 @@
 //! isn't registered, no group is joined, and the rows of the trial are rolled back.
 
 mod database;
+mod fields;
 mod report;
+mod rights;
 mod sample;
 
 use std::collections::BTreeMap;
@@ -10,8 +12,11 @@ use std::collections::BTreeMap;
 use report::{Memory, PipelineReport};
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::position::{Offset, TopicPartition};
 
+use super::progress::Progress;
 use super::{Common, reach, show};
+use crate::cgroup;
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
 use crate::kafka::observer::{Group, partitions_of};
@@ -26,6 +31,9 @@ pub(super) struct Arguments {
     /// How many of the newest records are tried; 0 tries none.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
+    /// Check the files alone, and ask neither Kafka nor Postgres.
+    #[arg(long)]
+    offline: bool,
 }
 
 #[derive(Serialize)]
@@ -44,6 +52,9 @@ pub(super) struct KafkaReport {
     pub(super) group_state: Option<String>,
     pub(super) group_members: usize,
     pub(super) topics: BTreeMap<String, TopicReport>,
+    /// Where each log begins and ends.
+    #[serde(skip)]
+    pub(super) logs: BTreeMap<TopicPartition, (Offset, Offset)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -56,9 +67,12 @@ pub(super) struct TopicReport {
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let mut pipelines = Vec::new();
+    let progress = Progress::start("check");
     for pipeline in arguments.common.pipelines(&config)? {
-        pipelines.push(check(&config, pipeline, arguments.records).await);
+        progress.doing(format!("pipeline `{}`", pipeline.name));
+        pipelines.push(check(&config, pipeline, arguments).await);
     }
+    drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
     if arguments.common.json {
         show::json(&report)?;
@@ -69,9 +83,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     if faults == 0 {
         return Ok(());
     }
-    let listed = report.pipelines.iter().flat_map(|pipeline| pipeline.faults.iter());
-    let listed: Vec<String> = listed.map(|fault| format!("  {fault}")).collect();
-    let text = format!("check found {}:\n{}", show::counted(faults as u64, "fault", "faults"), listed.join("\n"));
+    // The report has named them.
+    let text = format!("check found {}", show::counted(faults as u64, "fault", "faults"));
     // What can't be reached may hide all else, so it names the exit code.
     Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
         FatalError::Unavailable(text)
@@ -80,13 +93,19 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     })
 }
 
-async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineReport {
+async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> PipelineReport {
+    let records = arguments.records;
     let mut report = PipelineReport::of(config, pipeline);
     match limits::share(config, pipeline) {
         Ok(share) => report.memory = Some(Memory::of(config, &share)),
         Err(fault) => report.faults.push(fault),
     }
-    let kafka = match ask_kafka(config, pipeline).await {
+    report.warnings.extend(cgroup::warning(config.limits.memory));
+    if arguments.offline {
+        report.offline = true;
+        return report;
+    }
+    let kafka = match ask_kafka(config, pipeline, &mut report).await {
         Ok(kafka) => {
             report.missing_topics(pipeline, &kafka);
             Some(kafka)
@@ -96,6 +115,7 @@ async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineRe
             None
         }
     };
+    show::progress(&format!("{}: asking Postgres for rights and the table", pipeline.name));
     let plans = match database::check(config, pipeline, &mut report).await {
         Ok(plans) => plans,
         Err(error) => {
@@ -103,6 +123,11 @@ async fn check(config: &Config, pipeline: &Pipeline, records: u32) -> PipelineRe
             None
         }
     };
+    if let (Some(kafka), Some(plans)) = (&kafka, &plans) {
+        let oid = if plans.make_table.is_some() { 0 } else { plans.source.current().table.catalog.oid };
+        let compared = database::registration(config, pipeline, kafka, oid, &mut report).await;
+        compared.unwrap_or_else(|error| report.fault(&error));
+    }
     if let (Some(kafka), Some(plans)) = (&kafka, plans)
         && records > 0
     {
@@ -125,6 +150,11 @@ async fn trial(
     records: u32,
     report: &mut PipelineReport,
 ) -> Result<Option<sample::Sample>, FatalError> {
+    show::progress(&format!(
+        "{}: trying the newest {}",
+        pipeline.name,
+        show::counted(u64::from(records), "record", "records")
+    ));
     let plans = match &pipeline.table.route {
         None => Some(plans),
         Some(_) => {
@@ -133,22 +163,51 @@ async fn trial(
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let sample = sample::try_newest(config, pipeline, plans, topics, records).await?;
+    let (mut sample, fields) = sample::try_newest(config, pipeline, plans, topics, records).await?;
+    sample.fields = fields.judged(pipeline, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }
 
-async fn ask_kafka(config: &Config, pipeline: &Pipeline) -> Result<KafkaReport, FatalError> {
+async fn ask_kafka(
+    config: &Config,
+    pipeline: &Pipeline,
+    report: &mut PipelineReport,
+) -> Result<KafkaReport, FatalError> {
+    show::progress(&format!(
+        "{}: asking Kafka at {} for topics and group",
+        pipeline.name, config.kafka.bootstrap_servers
+    ));
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     let sources = partitions_of(&topics);
-    let group = pipeline.group.clone();
-    let (cluster_id, low, high, group) = reach::ask(config, &observer, move |observer| {
+    let (group, start) = (pipeline.group.clone(), pipeline.start.clone());
+    let (cluster_id, low, high, group, may_read) = reach::ask(config, &observer, move |observer| {
+        // Rights on the group may be narrower than on the topics: what they are is asked for by itself.
+        let may_read = observer.may_read_group(&group)?;
+        if may_read != Some(false) {
+            observer.starts(&sources, &start)?;
+        }
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
-        // Rights on the group may be narrower than on the topics; the group isn't needed to look.
-        Ok((observer.cluster_id(), low, high, observer.group(&group).unwrap_or_default()))
+        Ok((observer.cluster_id(), low, high, observer.group(&group).unwrap_or_default(), may_read))
     })
     .await?;
+    if may_read == Some(false) {
+        report.faults.push(format!(
+            "pipelines.{}.group: the broker lets us not read in group `{}`, so that no consumer could join it; {}",
+            pipeline.name,
+            pipeline.group,
+            acl(config, pipeline, "group", &pipeline.group)
+        ));
+    }
+    let names: Vec<String> = topics.keys().cloned().collect();
+    for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {
+        report.faults.push(format!(
+            "pipelines.{}.topics: the broker denies us the records of topic `{topic}`; {}",
+            pipeline.name,
+            acl(config, pipeline, "topic", &topic)
+        ));
+    }
     let mut found: BTreeMap<String, TopicReport> =
         topics.into_iter().map(|(topic, partitions)| (topic, TopicReport { partitions, records: 0 })).collect();
     for (source, end) in &high {
@@ -164,7 +223,18 @@ async fn ask_kafka(config: &Config, pipeline: &Pipeline) -> Result<KafkaReport, 
         group_state: Some(state).filter(|state| !state.is_empty()),
         group_members: members,
         topics: found,
+        logs: high.into_iter().filter_map(|(source, end)| Some((source.clone(), (*low.get(&source)?, end)))).collect(),
     })
+}
+
+/// Returns how a missing right in Kafka is given.
+fn acl(config: &Config, pipeline: &Pipeline, kind: &str, name: &str) -> String {
+    let properties = config.kafka.properties_of(pipeline);
+    let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());
+    format!(
+        "run: kafka-acls --bootstrap-server {} --add --allow-principal 'User:{user}' --operation Read --{kind} '{name}'; or remove the rule that denies it",
+        config.kafka.bootstrap_servers
+    )
 }
 
 impl PipelineReport {

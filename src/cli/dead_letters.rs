@@ -14,6 +14,7 @@ use crate::config::units::parse_duration;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::metrics::epoch_ms;
+use crate::postgres::letters;
 
 /// What `dead-letters` can do.
 #[derive(Debug, clap::Subcommand)]
@@ -83,10 +84,11 @@ impl Filter {
             && older_than.is_none()
     }
 
-    fn bind<'q>(&self, sql: &'q str, pipelines: &[&Pipeline]) -> Query<'q, Postgres, PgArguments> {
+    /// Fills the parameters of a statement that [`matching`] made. `keys` says whose letters, as [`keys`] returns them.
+    fn bind<'q>(&self, sql: &'q str, keys: &[String]) -> Query<'q, Postgres, PgArguments> {
         let until = self.older_than.map(|age| epoch_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         sqlx::query(sql)
-            .bind(pipelines.iter().map(|pipeline| pipeline.name.clone()).collect::<Vec<_>>())
+            .bind(keys.to_vec())
             .bind((!self.ids.is_empty()).then(|| self.ids.clone()))
             .bind(self.reason.clone())
             .bind(self.topic.clone())
@@ -106,6 +108,12 @@ pub(super) async fn run(command: &Command) -> Result<(), FatalError> {
 
 fn failed(error: sqlx::Error) -> FatalError {
     reach::failed("can't read the dead letters in schema `tidegate`", error)
+}
+
+/// Returns the keys under which these pipelines have letters, those of their replays among them.
+async fn keys(connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<Vec<String>, FatalError> {
+    let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
+    letters::keys(connection, &names).await.map_err(failed)
 }
 
 /// A connection to a database that has our tables.

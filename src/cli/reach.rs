@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaResult;
 use sqlx::{PgConnection, Row};
-use tidegate_protocol::retry::Stage;
-use tidegate_protocol::store::{Cause, WriteError};
+use tidegate_protocol::retry::{Disposition, Stage};
+use tidegate_protocol::store::{Cause, ReplanError, WriteError};
 
 use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::observer::{AskError, Observer, SharedObserver};
+use crate::kafka::health::KafkaHealth;
+use crate::kafka::observer::{Answer, AskError, Observer, SharedObserver};
 use crate::kafka::settings;
 use crate::postgres::connect::Connector;
 use crate::postgres::error;
+use crate::postgres::schema::{self, MigrationError};
 
 /// Runs a command to its end.
 pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) -> Result<(), FatalError> {
@@ -36,13 +37,7 @@ pub(super) fn connector(config: &Config) -> Connector {
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
-            Cause::Postgres(error) => match error.sqlstate.as_str() {
-                "28P01" | "28000" => "; check the user and the password in `postgres.url` or `postgres.password_file`",
-                "3D000" => "; make the database, or name another one in `postgres.url`",
-                "53300" => "; wait, or raise `max_connections`",
-                _ => "",
-            },
-            Cause::NoPartition(_) | Cause::Conflict(_) => "",
+            Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
             Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
@@ -52,25 +47,46 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
 /// An error of a statement, with what the command was doing.
 pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
-    match &error.cause {
-        Cause::Postgres(postgres) => {
-            let text = format!("{what}: Postgres {} {}", postgres.sqlstate, postgres.message);
-            match postgres.sqlstate.get(..2) {
-                Some("42") => FatalError::Config(text),
-                Some("55" | "57" | "53") => FatalError::Unavailable(text),
-                _ => FatalError::Stopped(text),
-            }
-        }
-        Cause::Conflict(_) => FatalError::Stopped(format!("{what}: {error}")),
-        Cause::Connection(_) | Cause::Deadline(..) | Cause::NoPartition(_) => {
-            FatalError::Unavailable(format!("{what}: {error}"))
-        }
+    fatal(&error, format!("{what}: {error}"))
+}
+
+/// What an error of Postgres ends a command with, by the policy that a pipeline's start goes by: an outage is a service that
+/// can't be reached, and what the server refuses by its catalog or for want of a right is a matter of the configuration.
+pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
+    let is_catalog = error.postgres().is_some_and(|error| matches!(error.sqlstate.get(..2), Some("42" | "3D")));
+    match error.disposition_at_start() {
+        Disposition::Outage => FatalError::Unavailable(text),
+        Disposition::Plan => FatalError::Config(text),
+        Disposition::Stop | Disposition::Suspect if is_catalog => FatalError::Config(text),
+        Disposition::Stop | Disposition::Suspect | Disposition::Record => FatalError::Stopped(text),
+    }
+}
+
+/// Brings the tables of schema `tidegate` up to date.
+pub(super) async fn migrate(connector: &Connector) -> Result<(), FatalError> {
+    schema::migrate_and_close(open(connector).await?).await.map_err(|error| not_migrated(&error))
+}
+
+/// Ends a command that could not bring the tables of schema `tidegate` up to date.
+pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
+    match error {
+        MigrationError::Postgres { cause, .. } => fatal(cause, error.to_string()),
+        MigrationError::Mismatch(_) => FatalError::Stopped(error.to_string()),
+    }
+}
+
+/// What a plan that can't be made ends a command with.
+pub(super) fn unplanned(error: ReplanError) -> FatalError {
+    match error {
+        ReplanError::Unplannable(why) => FatalError::Config(why),
+        ReplanError::Write(error) => fatal(&error, error.to_string()),
     }
 }
 
 /// Questions about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
-    SharedObserver::new(&settings::observer(&config.kafka, pipeline))
+    let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
+    SharedObserver::new(&settings::observer(&config.kafka, pipeline), Arc::new(health))
         .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))
 }
 
@@ -78,14 +94,13 @@ pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObs
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
     observer: &SharedObserver,
-    question: impl FnOnce(&Observer) -> KafkaResult<T> + Send + 'static,
+    question: impl FnOnce(&Observer) -> Answer<T> + Send + 'static,
 ) -> Result<T, FatalError> {
     observer.ask(question).await.map_err(|error| match error {
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
-        AskError::Answer(error) => FatalError::Unavailable(format!(
-            "can't reach Kafka at {}: {error}; is it running, and are `kafka.bootstrap_servers` and `kafka.properties` right?",
-            config.kafka.bootstrap_servers
-        )),
+        AskError::Answer(error) => {
+            FatalError::Unavailable(format!("can't reach Kafka at {}: {error}", config.kafka.bootstrap_servers))
+        }
     })
 }
 
@@ -120,10 +135,11 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
     known.await.map_err(|error| failed("can't read the ledger in schema `tidegate`", error))
 }
 
-/// Whether the tables of schema `tidegate` are there.
+/// Whether the tables of schema `tidegate` exist. `to_regclass` would fail where the role may not use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
-        "SELECT to_regclass('tidegate.pipeline') IS NOT NULL AND to_regclass('tidegate.ledger') IS NOT NULL",
+        "SELECT count(*) = 2 FROM pg_catalog.pg_class
+         WHERE relnamespace = to_regnamespace('tidegate') AND relname IN ('pipeline', 'ledger')",
     );
     row.fetch_one(connection).await?.try_get(0)
 }

@@ -11,26 +11,25 @@ mod safe;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use rdkafka::error::KafkaResult;
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::partition::Outcome;
 use tidegate_protocol::position::{Offset, TopicPartition};
-use tidegate_protocol::store::ReplanError;
 use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use self::books::{Books, Stretch};
 use super::place::Target;
+use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Start, table_name};
 use crate::error::FatalError;
-use crate::kafka::observer::partitions_of;
+use crate::kafka::observer::{Answer, partitions_of};
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
-use crate::postgres::{PgStore, schema};
+use crate::postgres::{PgStore, letters};
 use crate::report::Counts;
 
 /// What `replay` takes.
@@ -109,15 +108,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
 
 async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
-    schema::migrate_and_close(reach::open(&connector).await?).await.map_err(|error| {
-        FatalError::Stopped(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
-    })?;
+    reach::migrate(&connector).await?;
     let mut connection = reach::open(&connector).await?;
-    let plans = PlanSource::load(pipeline, &mut connection).await.map_err(|error| match error {
-        ReplanError::Unplannable(why) => FatalError::Config(why),
-        ReplanError::Write(error) => FatalError::Unavailable(error.to_string()),
-    })?;
-    let plans = Arc::new(plans);
+    let plans = Arc::new(PlanSource::load(pipeline, &mut connection).await.map_err(reach::unplanned)?);
     let planned = plans.current();
     let key = key(pipeline, arguments);
     let cluster_id = {
@@ -155,6 +148,8 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         return Ok(report);
     }
     let claims = claimed.iter().map(|open| open.claim.id).collect::<Vec<_>>();
+    let progress = Progress::start("replay");
+    progress.expect(claimed.iter().map(|open| open.end.distance_from(open.next)).sum());
     let (outbox, mut batches) = mpsc::channel(1);
     let reading = reading::Reading::new(config, pipeline, planned, claimed, outbox).map_err(FatalError::Config)?;
     let reading = spawn_blocking(move || reading.run());
@@ -174,6 +169,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
             )));
         }
         report.records += u64::from(batch.len());
+        progress.add(batch.len().into());
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
     read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it goes on where it was")))?;
@@ -195,7 +191,7 @@ fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
             part("into", into.clone()),
         )
     });
-    format!("{} replay {name}", pipeline.name)
+    letters::replay_key(&pipeline.name, &name)
 }
 
 /// The stretches that are meant, held against the logs.
@@ -213,7 +209,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     let (from, to) = (arguments.from.clone(), arguments.to.clone());
     let places = reach::ask(config, &observer, move |observer| {
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
-        let at = |target: &Target| -> KafkaResult<HashMap<TopicPartition, Offset>> {
+        let at = |target: &Target| -> Answer<HashMap<TopicPartition, Offset>> {
             match target {
                 Target::At(offset) => Ok(sources.iter().map(|source| (source.clone(), *offset)).collect()),
                 Target::Start(Start::Earliest) => Ok(low.clone()),
@@ -257,7 +253,7 @@ fn text(report: &Report) -> String {
     let letters = match dead_letters {
         0 => "no dead letters".to_owned(),
         n => format!(
-            "{} as pipeline `{replay}` in tidegate.dead_letter",
+            "{}: `tidegate dead-letters list --pipeline {pipeline}` shows them, as `{replay}`",
             show::counted(*n, "dead letter", "dead letters")
         ),
     };

@@ -1,42 +1,93 @@
 //! `tidegate run`
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use std::time::Duration;
 
-use crate::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Files, Until, load};
+use crate::config::units::{parse_duration, show_duration};
+use crate::daemon::{self, Control};
 use crate::error::FatalError;
-use crate::{daemon, metrics};
+use crate::metrics;
 
 /// Exit code of a process that was told twice to end, as a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
 
-pub(super) fn run(config: Config, until_now: bool) -> Result<(), FatalError> {
+/// What `run` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    files: Files,
+    /// Drain to the logs' present ends, then exit: with 0 only if all of it is written.
+    #[arg(long, value_name = "now")]
+    until: Option<Until>,
+    /// End after this time, as in 10m, also if not all is written: what is left is said by partition, with exit code 75. Counts
+    /// from the start; the drain comes on top.
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "until")]
+    give_up_after: Option<Duration>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let config = load(&arguments.files)?;
     let ours = |error: &dyn std::fmt::Display| FatalError::Stopped(format!("can't start: {error}"));
     let prometheus = metrics::install().map_err(|error| ours(&error))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| ours(&error))?;
     let outcome = runtime.block_on(async {
         let told = CancellationToken::new();
+        // One request is enough for all signals that come while a reload is under way.
+        let (asked, reloads) = mpsc::channel(1);
         let mut watch = JoinSet::new();
-        watch.spawn(signals(told.clone()).map_err(|error| ours(&error))?);
-        daemon::run(config, prometheus, until_now, told.cancelled_owned()).await
+        watch.spawn(signals(told.clone(), asked).map_err(|error| ours(&error))?);
+        if let Some(limit) = arguments.give_up_after {
+            watch.spawn(give_up(limit, told.clone()));
+        }
+        let files = arguments.files.clone();
+        let control =
+            Control { shutdown: told.cancelled_owned(), reloads, load: Box::new(move || parse_again(&files)) };
+        let until = if arguments.until.is_some() { daemon::Until::Now } else { daemon::Until::Told };
+        daemon::run(config, prometheus, until, control).await
     });
     // Questions to a Kafka that is away block for seconds; nothing depends on their answers any more.
     runtime.shutdown_background();
     outcome
 }
 
-/// Tells of the first SIGINT or SIGTERM; a second one ends the process at once.
-fn signals(told: CancellationToken) -> std::io::Result<impl Future<Output = ()>> {
+fn parse_again(files: &Files) -> Result<crate::config::Config, crate::config::Faults> {
+    crate::config::Config::load(&files.config, crate::config::variables())
+}
+
+async fn give_up(limit: Duration, told: CancellationToken) {
+    sleep(limit).await;
+    if !told.is_cancelled() {
+        warn!("not done within {}: giving up", show_duration(limit));
+        told.cancel();
+    }
+}
+
+/// Tells of the first SIGINT or SIGTERM; a second one ends the process at once. SIGHUP asks for a reload, and never ends it.
+fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
     Ok(async move {
-        for _ in 0..2 {
+        let mut signals = 0;
+        loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {
+                    info!("SIGHUP: reading the configuration again");
+                    // A request that waits already reads what is there by then.
+                    let _waits = reload.try_send(()).is_err();
+                    continue;
+                }
             }
-            if told.is_cancelled() {
+            signals += 1;
+            if signals > 1 {
                 warn!("told again to end: ending at once, what isn't written is read again at the next start");
                 std::process::exit(INTERRUPTED);
             }

@@ -2,11 +2,12 @@
 //! proposal is a configuration that `tidegate check` accepts. Changes nothing, and asks Postgres nothing.
 
 mod infer;
+mod shape;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use infer::{Proposed, Sample};
+use infer::{Proposal, Proposed, Sample};
 use rdkafka::message::Message as _;
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
@@ -14,6 +15,7 @@ use tidegate_rows::ddl;
 use tokio::task::spawn_blocking;
 
 use super::check::newest;
+use super::progress::Progress;
 use super::{reach, show, start_logging};
 use crate::config::{Config, Pipeline, Topics, variables};
 use crate::error::FatalError;
@@ -83,16 +85,18 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let (config, head) = brokers(arguments, &name, &table)?;
     start_logging(&config, tracing::level_filters::LevelFilter::WARN);
     let pipeline = config.pipelines.first().ok_or_else(|| bug("no pipeline"))?;
+    let progress = Progress::start("schema");
+    progress.doing(format!("reading the newest records of `{}`", arguments.topic));
     let sample = look(&config, pipeline, &arguments.topic, arguments.records).await?;
-    let (columns, complete) = sample.columns();
-    if columns.is_empty() {
+    drop(progress);
+    let Some(proposal) = sample.propose() else {
         return Err(FatalError::Config(format!(
             "of the newest {} of topic `{}` none is a JSON object with a field that has a value; a table can't be proposed from them",
             show::counted(sample.records, "record", "records"),
             arguments.topic
         )));
-    }
-    let block = block(&arguments.topic, &name, &table, &columns, &sample, complete);
+    };
+    let block = block(&arguments.topic, &name, &table, &proposal, &sample);
     let toml = head.clone() + &block;
     let proposed = Config::parse("the proposal", &(connections(&config, &head) + &block));
     let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
@@ -112,8 +116,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             table,
             records: sample.records,
             tombstones: sample.tombstones,
-            not_json_objects: sample.others,
-            columns: columns.iter().map(Column::of).collect(),
+            not_json_objects: sample.odd(),
+            columns: proposal.columns.iter().map(Column::of).collect(),
             ddl,
             toml,
         };
@@ -200,7 +204,7 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -
     let (reader, topic): (_, Arc<str>) = (settings::reader(&config.kafka, pipeline), topic.into());
     let reading = spawn_blocking(move || {
         let mut sample = Sample::default();
-        Reader::new(&reader)?.read(&topic, &ranges, |message| sample.add(message.payload()))?;
+        Reader::new(&reader)?.read(&topic, &ranges, |message| sample.add(message.key(), message.payload()))?;
         Ok(sample)
     });
     let read = reading.await.map_err(|error| bug(&error.to_string()))?;
@@ -208,35 +212,51 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -
 }
 
 /// The pipeline's block.
-fn block(topic: &str, name: &str, table: &str, columns: &[Proposed], sample: &Sample, complete: bool) -> String {
+fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, sample: &Sample) -> String {
+    let Proposal { shape, rows, columns, key: key_columns, count, complete } = proposal;
     let mut text =
         format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));
-    let odd = sample.tombstones + sample.others;
-    if odd > 0 {
+    let deletes = !key_columns.is_empty();
+    let tombstones = if deletes { 0 } else { sample.tombstones };
+    if tombstones + sample.odd() > 0 {
         let _infallible = write!(
             text,
             ", of which {} without a value and {} no JSON object: those would be dead letters",
-            show::count(sample.tombstones),
-            show::count(sample.others)
+            show::count(tombstones),
+            show::count(sample.odd())
         );
     }
     text += ".\n";
-    let rest = if complete { "Fields that appear later" } else { "Fields that appear later or found no column below" };
+    let rest = if *complete { "Fields that appear later" } else { "Fields that appear later or found no column below" };
     let extra = free_name(columns, "extra");
     let _infallible = write!(
         text,
-        "[pipelines.{name}]\ntopics = [{}]\n# {rest} are kept in this jsonb column.\nunknown_fields = {{ column = {} }}\n\n\
-         [pipelines.{name}.table]\nname = {}\ncreate = true\n\n[pipelines.{name}.columns]\n",
+        "[pipelines.{name}]\ntopics = [{}]\n# {rest} are kept in this jsonb column.\nunknown_fields = {{ column = {} }}\n\n",
         quoted(topic),
         quoted(&extra),
-        quoted(table),
     );
-    let documents = sample.records - odd;
+    let mut decode = shape.decode().to_owned();
+    if let Some(rows) = rows {
+        let path = quoted(&path_text(std::slice::from_ref(rows)));
+        let _infallible = writeln!(decode, "# Each element of this array is a row.\nrows = {path}");
+    }
+    if !decode.is_empty() {
+        let _infallible = write!(text, "[pipelines.{name}.decode]\n{decode}\n");
+    }
+    let _infallible = write!(text, "[pipelines.{name}.table]\nname = {}\ncreate = true\n", quoted(table));
+    if deletes {
+        let names = key_columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+        let _infallible = write!(
+            text,
+            "# The fields of the records' keys. Deletes are applied.\nmode = \"upsert\"\nkey = [{names}]\n"
+        );
+    }
+    let _infallible = write!(text, "\n[pipelines.{name}.columns]\n");
     for column in columns {
         let unit = column.unit.map_or(String::new(), |unit| format!(", unit = \"{unit}\""));
         let with_value = column.present - column.nulls;
-        let note = if with_value < documents {
-            format!(" # in {} of {documents}", show::count(with_value))
+        let note = if with_value < *count && !column.is_element {
+            format!(" # in {} of {count}", show::count(with_value))
         } else {
             String::new()
         };
@@ -251,6 +271,9 @@ fn block(topic: &str, name: &str, table: &str, columns: &[Proposed], sample: &Sa
     let taken = |name: &str| columns.iter().any(|column| column.name == name);
     if !taken("kafka_partition") && !taken("kafka_offset") {
         text += PLACE;
+        if (rows.is_some() || *shape == shape::Shape::Lines) && !taken("kafka_row") {
+            text += "kafka_row = { meta = \"ordinal\", type = \"int4\" }\n";
+        }
     }
     text
 }

@@ -13,6 +13,11 @@ pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     print(&text)
 }
 
+/// Says on standard error what is asked now: an answer may take ten seconds.
+pub(super) fn progress(what: &str) {
+    eprintln!("{what} …");
+}
+
 /// Prints; a reader that is gone (`| head`) has seen enough.
 pub(super) fn print(text: &str) -> Result<(), FatalError> {
     use std::io::Write as _;

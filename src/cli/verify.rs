@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
-use rdkafka::ClientConfig;
 use rdkafka::message::Message as _;
 use report::{PartitionReport, PipelineReport};
 use sqlx::{Executor, PgConnection, Row};
@@ -23,12 +22,13 @@ use tidegate_protocol::record::{Headers, Record};
 use tidegate_rows::spec::WriteMode;
 use tokio::task::spawn_blocking;
 
+use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming};
-use crate::kafka::settings;
+use crate::kafka::settings::{self, Settings};
 use crate::postgres::routes;
 use crate::status::lock;
 
@@ -66,6 +66,8 @@ struct Position {
 }
 
 async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, FatalError> {
+    let progress = Progress::start("verify");
+    progress.doing(format!("pipeline `{}`", pipeline.name));
     let failed = |error| reach::failed("can't verify", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     reach::registered(&mut connection, &pipeline.name).await?;
@@ -94,9 +96,11 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     report.not_in_ledger =
         partitions_of(&topics).iter().filter(|source| !known(source)).map(ToString::to_string).collect();
     for position in &positions {
+        progress.doing(format!("comparing {} with Kafka", position.source));
         let ends = low.get(&position.source).copied().zip(high.get(&position.source).copied());
         report.partitions.push(against_kafka(&settings, position, ends).await?);
     }
+    progress.doing(format!("comparing `{}` with the ledger", pipeline.table.name));
     against_table(&mut connection, pipeline, &settings, &positions, &low, &mut report).await?;
     Ok(report)
 }
@@ -128,7 +132,7 @@ async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<
 
 /// Whether the position lies within the log, and the log is the one that we knew.
 async fn against_kafka(
-    settings: &ClientConfig,
+    settings: &Settings,
     position: &Position,
     ends: Option<(Offset, Offset)>,
 ) -> Result<PartitionReport, FatalError> {
@@ -178,7 +182,7 @@ async fn against_kafka(
 async fn against_table(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
-    settings: &ClientConfig,
+    settings: &Settings,
     positions: &[Position],
     low: &HashMap<TopicPartition, Offset>,
     report: &mut PipelineReport,
@@ -247,11 +251,7 @@ fn split(gaps: Vec<Range<Offset>>, low: Offset) -> (u64, Vec<Range<Offset>>) {
 }
 
 /// Records that Kafka holds in these gaps, in order.
-async fn records_in(
-    settings: &ClientConfig,
-    source: &TopicPartition,
-    gaps: Vec<Range<Offset>>,
-) -> Result<u64, FatalError> {
+async fn records_in(settings: &Settings, source: &TopicPartition, gaps: Vec<Range<Offset>>) -> Result<u64, FatalError> {
     let found = Arc::new(Mutex::new(0));
     let mut rest = &gaps[..];
     while let Some(first) = rest.first() {
@@ -274,7 +274,7 @@ async fn records_in(
 }
 
 async fn read(
-    settings: &ClientConfig,
+    settings: &Settings,
     topic: &Arc<str>,
     ranges: Vec<(i32, Range<Offset>)>,
     take: impl FnMut(&rdkafka::message::BorrowedMessage<'_>) + Send + 'static,

@@ -66,5 +66,8 @@ pub const DEAD_LETTERS: DeadLetterLimits =
 /// `max.poll.interval.ms` where `kafka.properties` sets none: librdkafka's own default.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// `session.timeout.ms` where `kafka.properties` sets none: librdkafka's own default.
-pub const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+/// `session.timeout.ms` where `kafka.properties` sets none. After it the others take over the partitions of a daemon that died
+/// and doesn't come back; librdkafka's default of 45 s is for members whose late writes nobody fences. It is longer than
+/// the 9 s within which a KRaft controller replaces a broker that died (`broker.session.timeout.ms`), so that members outlive
+/// the death of their coordinator.
+pub const SESSION_TIMEOUT: Duration = Duration::from_secs(12);

@@ -135,7 +135,7 @@ pub(super) fn dotted(path: &[String]) -> String {
 }
 
 /// The candidate that a misspelled word was most likely meant to be.
-pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let allowed = (word.chars().count() / 3).max(1);
     candidates

@@ -23,6 +23,15 @@ pub(super) fn pipeline(name: &str) -> Result<(), String> {
     Err("a pipeline's name has 1 to 63 of A-Z a-z 0-9 _ -".to_owned())
 }
 
+/// A daemon's name: the names of its consumers in their groups begin with it.
+pub(super) fn instance(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=100).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err("an instance's name has 1 to 100 of A-Z a-z 0-9 . _ -".to_owned())
+}
+
 /// A topic, as Kafka names them.
 pub(super) fn topic(name: &str) -> Result<(), String> {
     if name.starts_with('^') {

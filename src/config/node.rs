@@ -215,6 +215,20 @@ impl<'a> Node<'a> {
         Some(list)
     }
 
+    /// A program and its arguments.
+    pub(super) fn command(&self) -> Option<Vec<String>> {
+        let ValueKind::Array(array) = &self.value?.kind else { return None };
+        let words = array.iter().map(|word| match &word.kind {
+            ValueKind::String(text) => Some(text.clone()),
+            _ => None,
+        });
+        let command: Vec<String> = words.collect::<Option<_>>()?;
+        if command.first().is_none_or(String::is_empty) {
+            self.fault("names no program; write [\"/path/of/it\", \"argument\"]");
+        }
+        Some(command)
+    }
+
     /// A path to a file; a relative one starts from the folder of the file that it is written in.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let text = self.text()?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
-use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Table, UnknownFields};
+use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, UnknownFields};
 
 use super::{SchemaRegistry, Secret};
 
 /// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
     /// The pipeline's name, which is its key in the ledger.
     pub name: String,
@@ -30,6 +31,8 @@ pub struct Pipeline {
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
+    /// What surrounds the fields of a record.
+    pub shape: Shape,
     /// `[schema_registry]`, if `decode` has its schemas there.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// When a batch is closed.
@@ -52,6 +55,8 @@ pub struct Pipeline {
     pub keep_letters: KeepLetters,
     /// librdkafka's properties for this pipeline alone.
     pub kafka_properties: BTreeMap<String, Secret>,
+    /// The files that values of `kafka_properties` were read from.
+    pub kafka_files: BTreeMap<String, PathBuf>,
 }
 
 impl Pipeline {
@@ -60,6 +65,7 @@ impl Pipeline {
         RowSpec {
             pipeline: &self.name,
             decode: &self.decode,
+            shape: &self.shape,
             table: &self.table,
             columns: self.columns.as_deref(),
             keep: self.keep.as_ref(),

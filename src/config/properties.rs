@@ -1,6 +1,7 @@
 //! librdkafka's properties: which may be set, and why the others may not.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use rdkafka::{ClientConfig, error::KafkaError};
 
@@ -9,6 +10,7 @@ use super::environment::fold;
 use super::fault::nearest;
 use super::node::Node;
 use super::property_names::{NAMES, POINTERS};
+use super::token;
 
 /// The ending that makes a property's value come from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
@@ -50,7 +52,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["fetch.queue.backoff.ms"], "always 1; librdkafka's default of 1000 halves a drain"),
     (&["topic.metadata.refresh.interval.ms"], "always 10000, so that new partitions are seen soon"),
     (&["statistics.interval.ms"], "tidegate's metrics are at /metrics"),
-    (&["group.instance.id"], "the consumers of a pool would share the id and fence one another"),
+    (&["group.instance.id"], "set instance; the consumers of a pool would share the id and fence one another"),
     (&["allow.auto.create.topics"], "a misspelled topic would be made, empty, and nobody told"),
     (
         &["api.version.request", "api.version.fallback.ms", "broker.version.fallback"],
@@ -62,15 +64,43 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["plugin.library.paths"], "a plugin could change what is read or committed"),
 ];
 
+/// The best-known properties of Java's clients that librdkafka calls otherwise or does not have: what to write in their place.
+const OF_JAVA: &[(&str, &str)] = &[
+    ("sasl.jaas.config", "write \"sasl.username\" and \"sasl.password\" (or \"sasl.password_file\")"),
+    (
+        "ssl.truststore.location",
+        "write \"ssl.ca.location\" with the authorities' certificates in PEM: keytool -exportcert -rfc makes them",
+    ),
+    ("ssl.truststore.password", "write \"ssl.ca.location\" with a PEM file, which has no password"),
+    ("ssl.truststore.type", "write \"ssl.ca.location\" with a PEM file"),
+    ("ssl.truststore.certificates", "write \"ssl.ca.pem\""),
+    (
+        "ssl.keystore.type",
+        "a PKCS#12 file goes to \"ssl.keystore.location\", PEM to \"ssl.certificate.location\" and \"ssl.key.location\"",
+    ),
+    ("ssl.keystore.certificate.chain", "write \"ssl.certificate.pem\""),
+    ("ssl.keystore.key", "write \"ssl.key.pem\""),
+    ("ssl.protocol", "leave it out: TLS 1.2 and 1.3 are agreed on"),
+    ("ssl.enabled.protocols", "leave it out: TLS 1.2 and 1.3 are agreed on"),
+    ("sasl.login.callback.handler.class", "write \"sasl.oauthbearer.method\" and what belongs to it"),
+    ("sasl.client.callback.handler.class", "leave it out: it names a class of Java"),
+    ("key.deserializer", "leave it out: pipelines.NAME.decode says what records are"),
+    ("value.deserializer", "leave it out: pipelines.NAME.decode says what records are"),
+    ("max.poll.records", "set pipelines.NAME.batch.max_rows"),
+    ("fetch.max.wait.ms", "write \"fetch.wait.max.ms\""),
+    ("schema.registry.url", "set [schema_registry] url"),
+    ("interceptor.classes", "leave it out: it names a class of Java"),
+];
+
 /// What the group's protocol `consumer` (KIP-848) leaves to the broker.
 const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("session.timeout.ms", "group.consumer.session.timeout.ms"),
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Checks a table of properties and reads the files that values come from.
-pub(super) fn read(table: &Node<'_>) -> BTreeMap<String, Secret> {
-    let mut properties = BTreeMap::new();
+/// Checks a table of properties and reads the files that values come from. Returns the values, and the files by property.
+pub(super) fn read(table: &Node<'_>) -> (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>) {
+    let (mut properties, mut files) = (BTreeMap::new(), BTreeMap::new());
     for (name, node) in table.entries() {
         let (name, from_file) = match name.strip_suffix(FILE) {
             Some(property) if !NAMES.contains(&name) => (property, true),
@@ -87,17 +117,27 @@ pub(super) fn read(table: &Node<'_>) -> BTreeMap<String, Secret> {
         }
         let value = if from_file { read_file(&node) } else { node.scalar_text() };
         let Some(value) = value else { continue };
+        if name == "ssl.endpoint.identification.algorithm" && value.is_empty() {
+            node.fault("a name check is turned off by \"none\", where Java's clients take an empty text");
+            continue;
+        }
         if let Err(words) = check(name, &value) {
             node.fault(words);
             continue;
         }
+        if let Some(file) = node.file().filter(|_| from_file) {
+            files.insert(name.to_owned(), file);
+        }
         properties.insert(name.to_owned(), Secret::new(value));
     }
-    properties
+    (properties, files)
 }
 
 /// Whether librdkafka takes the value; the fuzzer is built without it.
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
+    if token::OURS.contains(&name) {
+        return Ok(()); // librdkafka doesn't get it
+    }
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }
 
@@ -135,6 +175,9 @@ fn why_not(name: &str) -> Option<String> {
     }
     if NAMES.contains(&name) {
         return None;
+    }
+    if let Some((_, instead)) = OF_JAVA.iter().find(|(java, _)| *java == name) {
+        return Some(format!("a property of Java's clients; {instead}"));
     }
     Some(match nearest(name, NAMES.iter().copied()) {
         Some(meant) => format!("librdkafka has no such property of a consumer, did you mean {meant}?"),
@@ -182,6 +225,15 @@ mod tests {
         for name in REFUSED.iter().flat_map(|(names, _)| *names).chain(CLASSIC_ONLY.iter().map(|(name, _)| name)) {
             assert!(NAMES.contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_property_of_java_names_its_counterpart() {
+        for (name, _) in OF_JAVA {
+            assert!(!NAMES.contains(name), "{name}");
+            assert!(why_not(name).is_some_and(|why| why.starts_with("a property of Java's clients")), "{name}");
+        }
+        assert!(why_not("ssl.truststore.location").is_some_and(|why| why.contains("ssl.ca.location")));
     }
 
     #[test]

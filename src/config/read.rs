@@ -14,7 +14,10 @@ use super::layer::{Layer, merge};
 use super::node::{Node, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
-use super::{deadlines, defaults, environment, properties, read_decode, read_pipeline};
+use super::{
+    deadlines, defaults, environment, names, postgres_url, properties, read_decode, read_pipeline, token,
+    url_parameters,
+};
 
 /// What any wait may be: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
@@ -25,11 +28,17 @@ const OUR_SETTINGS: &[(&str, &str)] = &[
     ("lock_timeout", "set postgres.lock_timeout"),
     ("idle_in_transaction_session_timeout", "set postgres.idle_in_transaction_timeout"),
     ("transaction_timeout", "set postgres.write_timeout"),
+    ("idle_session_timeout", "always 0, so that an idle topic does not end connections"),
     ("application_name", "tidegate finds its own sessions by it"),
     ("search_path", "name the schema in pipelines.NAME.table.name"),
     ("client_encoding", "always UTF8"),
     ("default_transaction_isolation", "always read committed; the ledger's fence stands on it"),
     ("transaction_isolation", "always read committed; the ledger's fence stands on it"),
+    ("default_transaction_deferrable", "always off"),
+    ("row_security", "always on"),
+    ("exit_on_error", "always off, or each refused row would end the connection"),
+    ("quote_all_identifiers", "always off; types are compared by their text"),
+    ("standard_conforming_strings", "always on"),
     ("default_transaction_read_only", "a sink writes"),
     ("transaction_read_only", "a sink writes"),
 ];
@@ -73,6 +82,7 @@ pub(super) fn config<'f>(
 fn whole(top: &Node<'_>) -> Config {
     top.check(ROOT);
     let config = Config {
+        instance: instance(&top.at("instance")),
         kafka: kafka(&top.at("kafka")),
         postgres: postgres(&top.at("postgres")),
         http: http(&top.at("http")),
@@ -94,6 +104,13 @@ fn whole(top: &Node<'_>) -> Config {
             ("limits.claim_grace", config.limits.claim_grace),
         ],
     );
+    if let Some(Err(why)) =
+        config.pipelines.iter().map(|pipeline| config.kafka.token_source(pipeline)).find(Result::is_err)
+    {
+        let command = top.at("kafka").at("token_command");
+        let method = top.at("kafka").at("properties").at(token::METHOD);
+        if command.is_set() { command.fault(why) } else { method.fault(why) }
+    }
     for pipeline in &config.pipelines {
         let own = top.at("pipelines").at(&pipeline.name).at("kafka");
         let is_consumer_protocol = pipeline.group_protocol == super::GroupProtocol::Consumer;
@@ -104,6 +121,12 @@ fn whole(top: &Node<'_>) -> Config {
     config
 }
 
+fn instance(node: &Node<'_>) -> Option<String> {
+    let name = node.text()?;
+    names::instance(name).unwrap_or_else(|message| node.fault(message));
+    Some(name.to_owned())
+}
+
 fn kafka(table: &Node<'_>) -> Kafka {
     let servers = table.at("bootstrap_servers");
     servers.require("name a broker, as in bootstrap_servers = \"127.0.0.1:9092\"");
@@ -112,7 +135,9 @@ fn kafka(table: &Node<'_>) -> Kafka {
     if servers.text().is_some() && !text.split(',').all(is_server) {
         servers.fault("not a list of brokers; write host:port,host:port");
     }
-    Kafka { bootstrap_servers: text.to_owned(), properties: properties::read(&table.at("properties")) }
+    let (properties, files) = properties::read(&table.at("properties"));
+    let token_command = table.at("token_command").command();
+    Kafka { bootstrap_servers: text.to_owned(), properties, files, token_command }
 }
 
 fn postgres(table: &Node<'_>) -> Postgres {
@@ -120,8 +145,8 @@ fn postgres(table: &Node<'_>) -> Postgres {
     let url = match table.one_of(&["url", "url_file"]) {
         Some(("url_file", node)) => node.file().map(PostgresUrl::File),
         Some((_, node)) => node.text().map(|text| {
-            if !is_postgres_url(text) {
-                node.fault("not a URL of Postgres; write postgres://user@host:5432/database");
+            if let Some(why) = url_parameters::fault(text).or_else(|| check_url(text).err()) {
+                node.fault(why);
             }
             PostgresUrl::Inline(Secret::new(text))
         }),
@@ -130,10 +155,16 @@ fn postgres(table: &Node<'_>) -> Postgres {
             None
         }
     };
+    let (password_file, password_command) = match table.one_of(&["password_file", "password_command"]) {
+        Some(("password_file", node)) => (node.file(), None),
+        Some((_, node)) => (None, node.command()),
+        None => (None, None),
+    };
     Postgres {
         // The fault is noted where there is none.
         url: url.unwrap_or_else(|| PostgresUrl::File(PathBuf::new())),
-        password_file: table.at("password_file").file(),
+        password_file,
+        password_command,
         session: session(&table.at("session")),
         connect_timeout: wait("connect_timeout", defaults::CONNECT_TIMEOUT),
         lock_timeout: wait("lock_timeout", defaults::LOCK_TIMEOUT),
@@ -143,10 +174,11 @@ fn postgres(table: &Node<'_>) -> Postgres {
     }
 }
 
-fn is_postgres_url(text: &str) -> bool {
+fn check_url(text: &str) -> Result<(), String> {
+    let servers = postgres_url::parse(text)?;
     // The fuzzer is built without the client.
-    let parses = text.parse::<PgConnectOptions>().is_ok();
-    (text.starts_with("postgres://") || text.starts_with("postgresql://")) && parses
+    let parses = servers.all.iter().all(|server| server.url.expose().parse::<PgConnectOptions>().is_ok());
+    if parses { Ok(()) } else { Err(format!("not a URL of Postgres; {}", postgres_url::FORM)) }
 }
 
 fn session(table: &Node<'_>) -> BTreeMap<String, String> {

@@ -1,7 +1,9 @@
 //! From the merged tree to the mapping.
 
 use jiff::tz::TimeZone;
-use tidegate_rows::spec::{Aggregate, AggregateFunction, Column, EpochUnit, Missing, NulPolicy, Source};
+use tidegate_rows::spec::{
+    Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, Missing, NulPolicy, Source,
+};
 
 use super::node::Node;
 use super::{names, row_filter};
@@ -48,6 +50,7 @@ fn one(name: &str, node: &Node<'_>) -> Column {
         missing: node.at("missing").choice(&missing),
         nul: node.at("nul").choice(&nuls).unwrap_or_default(),
         not_null: node.at("not_null").flag(false),
+        function: function(node),
         aggregate: aggregate(node),
         type_name,
     };
@@ -55,11 +58,52 @@ fn one(name: &str, node: &Node<'_>) -> Column {
     column
 }
 
-/// Exactly one of `field`, `meta`, `header`. The fault is noted where the path stands in for it.
+/// `scale` and `offset`, `parse`, `hash`: one of them.
+fn function(node: &Node<'_>) -> Option<Function> {
+    let (scale, offset) = (node.at("scale"), node.at("offset"));
+    let linear = scale.is_set() || offset.is_set();
+    let said = [linear, node.at("parse").is_set(), node.at("hash").is_set()];
+    if said.iter().filter(|said| **said).count() > 1 {
+        node.fault("has more than one of scale or offset, parse and hash; keep one");
+    }
+    let key = node.at("hash_key_file");
+    if key.is_set() && !node.at("hash").is_set() {
+        key.fault("belongs to hash = \"sha256\"");
+    }
+    if linear {
+        let number = |node: &Node<'_>, default: &str| node.scalar_json().unwrap_or_else(|| default.to_owned());
+        return Some(Function::Linear { scale: number(&scale, "1"), offset: number(&offset, "0") });
+    }
+    if node.at("parse").choice(&[("json", ())]).is_some() {
+        return Some(Function::ParseJson);
+    }
+    node.at("hash").choice(&[("sha256", ())])?;
+    key.require("name a file with the secret key of the hash");
+    let file = key.file()?;
+    let bytes = match std::fs::read(&file) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            key.fault(format!("{}: {error}", file.display()));
+            return None;
+        }
+    };
+    // As editors and `echo` write it.
+    let bytes = bytes.trim_ascii_end();
+    if bytes.len() < HASH_KEY_MIN {
+        key.fault(format!("holds {} bytes; a key has {HASH_KEY_MIN} at least", bytes.len()));
+    }
+    Some(Function::Hash(HashKey::new(bytes)))
+}
+
+/// Shorter keys can be guessed.
+const HASH_KEY_MIN: usize = 16;
+
+/// Exactly one of `field`, `meta`, `header`, `value`. The fault is noted where the path stands in for it.
 fn source(node: &Node<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
-    match node.one_of(&["field", "meta", "header"]) {
+    match node.one_of(&["field", "meta", "header", "value"]) {
         Some(("field", at)) => at.text().map_or_else(nothing, |path| field(path, &at)),
+        Some(("value", at)) => at.scalar_json().map_or_else(nothing, Source::Constant),
         Some(("header", at)) => {
             if at.text() == Some("") {
                 at.fault("empty; write the name of a header");
@@ -74,13 +118,22 @@ fn source(node: &Node<'_>) -> Source {
                 ("timestamp", &Source::Timestamp),
                 ("key", &Source::Key),
                 ("headers", &Source::Headers),
+                ("ordinal", &Source::Ordinal),
             ];
-            at.choice(&words).cloned().unwrap_or_else(nothing)
+            match at.text() {
+                Some(text) if text.starts_with("source.") || matches!(text, "op" | "ts_ms" | "ts_us" | "ts_ns") => {
+                    Source::Envelope(names::field_path(text).unwrap_or_else(|message| {
+                        at.fault(message);
+                        Vec::new()
+                    }))
+                }
+                _ => at.choice(&words).cloned().unwrap_or_else(nothing),
+            }
         }
         None if node.at("aggregate").text() == Some("count") => Source::Record,
         None => {
             if node.is_table() {
-                node.fault("says not what fills it; set field, meta or header");
+                node.fault("says not what fills it; set field, meta, header or value");
             }
             nothing()
         }
@@ -135,7 +188,7 @@ fn field(path: &str, node: &Node<'_>) -> Source {
 /// What doesn't go together.
 fn check(column: &Column, node: &Node<'_>) {
     let base = column.type_name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
-    let is_record = matches!(column.source, Source::Field(_) | Source::Header(_));
+    let is_record = matches!(column.source, Source::Field(_) | Source::Header(_) | Source::Envelope(_));
     if column.unit.is_some() {
         let base = base.map(|base| base.trim_end_matches("[]"));
         if base.is_some_and(|base| !matches!(base, "timestamptz" | "timestamp" | "date" | "tstzrange" | "tsrange")) {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use tidegate_rows::schema;
-use tidegate_rows::spec::{CsvOptions, Decode, SchemaSource};
+use tidegate_rows::spec::{CsvOptions, Decode, KeyFormat, SchemaSource, Shape};
 
 use super::node::Node;
 use super::read::ANY_WAIT;
-use super::{SchemaRegistry, Secret, SecretSource, defaults, names};
+use super::{SchemaRegistry, Secret, SecretSource, defaults, names, row_filter};
 
 /// `[schema_registry]`, where there is one.
 pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
@@ -55,7 +55,8 @@ pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
 
 /// Which keys beside `format` belong to which formats.
 const OF_FORMAT: &[(&str, &[&str])] = &[
-    ("envelope", &["json"]),
+    ("envelope", &["json", "avro", "protobuf"]),
+    ("rows", &["json", "ndjson", "avro", "protobuf"]),
     ("columns", &["csv"]),
     ("delimiter", &["csv"]),
     ("quote", &["csv"]),
@@ -68,7 +69,7 @@ const OF_FORMAT: &[(&str, &[&str])] = &[
 
 /// `decode`
 pub(super) fn decode(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Decode {
-    let formats = ["json", "csv", "raw", "avro", "protobuf"].map(|word| (word, word));
+    let formats = ["json", "ndjson", "csv", "raw", "avro", "protobuf"].map(|word| (word, word));
     let format = if node.at("format").is_set() { node.at("format").choice(&formats) } else { Some("json") };
     let Some(format) = format else { return Decode::Json };
     for (key, formats) in OF_FORMAT {
@@ -79,13 +80,26 @@ pub(super) fn decode(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) ->
     match format {
         "csv" => Decode::Csv(csv(node)),
         "raw" => Decode::Raw,
+        "ndjson" => Decode::NdJson,
         "avro" => source(node, registry, false).map_or(Decode::Json, Decode::Avro),
         "protobuf" => source(node, registry, true).map_or(Decode::Json, Decode::Protobuf),
-        _ => match node.at("envelope").choice(&[("none", false), ("connect", true)]) {
-            Some(true) => Decode::ConnectJson,
+        _ => match envelope(node) {
+            Some("connect") => Decode::ConnectJson,
+            Some("debezium") => Decode::ChangeJson,
             _ => Decode::Json,
         },
     }
+}
+
+/// `envelope`
+fn envelope<'a>(node: &Node<'a>) -> Option<&'a str> {
+    let words = ["none", "connect", "debezium"].map(|word| (word, word));
+    let word = node.at("envelope").choice(&words);
+    if word == Some("connect") && !matches!(node.at("format").text(), None | Some("json")) {
+        node.at("envelope")
+            .fault("\"connect\" belongs to format \"json\"; schemas of other formats stand outside of the value");
+    }
+    word
 }
 
 fn csv(node: &Node<'_>) -> CsvOptions {
@@ -164,5 +178,72 @@ fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: boo
         framed: framed.unwrap_or(false),
         message: message.text().map(str::to_owned),
         file,
+    })
+}
+
+/// What `decode` says beside the value's format.
+pub(super) fn shape(pipeline: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Shape {
+    let node = pipeline.at("decode");
+    if node.at("rows").is_set() && node.at("envelope").text() == Some("debezium") {
+        node.at("rows").fault("a change has one row; leave rows or envelope out");
+    }
+    Shape {
+        keys: key_format(&node, registry).unwrap_or(KeyFormat::Auto),
+        change: node.at("envelope").text() == Some("debezium"),
+        rows: rows(&node.at("rows")),
+        delete_where: row_filter::read(&pipeline.at("table").at("delete_where")),
+    }
+}
+
+/// `rows`: arrays within the elements of others stand behind `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
+fn rows(node: &Node<'_>) -> Vec<Vec<String>> {
+    let Some(text) = node.text() else { return Vec::new() };
+    let mut levels: Vec<Vec<String>> = Vec::new();
+    for part in text.strip_suffix("[]").unwrap_or(text).split("[].") {
+        match names::field_path(part) {
+            Ok(path) => levels.push(levels.last().into_iter().flatten().cloned().chain(path).collect()),
+            Err(message) => {
+                node.fault(message);
+                return Vec::new();
+            }
+        }
+    }
+    levels
+}
+
+/// `key_format`, with its `key_schema_file`.
+fn key_format(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Option<KeyFormat> {
+    const WORDS: [&str; 12] =
+        ["auto", "json", "avro", "protobuf", "text", "bytes", "int16", "int32", "int64", "float32", "float64", "uuid"];
+    let at = node.at("key_format");
+    let word = at.choice(&WORDS.map(|word| (word, word)));
+    let file = node.at("key_schema_file");
+    if file.is_set() && !matches!(word, Some("avro" | "protobuf")) {
+        file.fault("belongs to key_format = \"avro\" and \"protobuf\"");
+    }
+    let source = |protobuf: bool| {
+        let Some(path) = file.file() else {
+            if registry.is_none() && !file.is_set() {
+                at.fault("needs schemas: write a [schema_registry] with its url, or set decode.key_schema_file");
+            }
+            return registry.map(|_| SchemaSource::Registry);
+        };
+        let read = if protobuf { schema::proto_file(&path, &[]) } else { schema::avro_file(&path) };
+        let schema = Arc::new(read.map_err(|why| file.fault(why)).ok()?);
+        Some(SchemaSource::Local { file: path, schema, framed: false, message: None })
+    };
+    Some(match word? {
+        "json" => KeyFormat::Json,
+        "avro" => KeyFormat::Avro(source(false)?),
+        "protobuf" => KeyFormat::Protobuf(source(true)?),
+        "text" => KeyFormat::Text,
+        "bytes" => KeyFormat::Bytes,
+        "int16" => KeyFormat::Int(2),
+        "int32" => KeyFormat::Int(4),
+        "int64" => KeyFormat::Int(8),
+        "float32" => KeyFormat::Float(4),
+        "float64" => KeyFormat::Float(8),
+        "uuid" => KeyFormat::Uuid,
+        _ => KeyFormat::Auto,
     })
 }

@@ -83,8 +83,10 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
     let consumers = node.at("consumers").integer(1..=defaults::MAX_CONSUMERS, defaults::CONSUMERS.get());
     let rate = node.at("flow").at("max_rows_per_second").integer(0..=u32::MAX, 0);
     let decode = read_decode::decode(&node.at("decode"), registry);
+    let shape = read_decode::shape(node, registry);
     let columns = read_columns::all(&node.at("columns"));
     let unknown_fields = unknown_fields(&node.at("unknown_fields"), columns.as_deref());
+    let (kafka_properties, kafka_files) = properties::read(&node.at("kafka"));
     Pipeline {
         name: name.to_owned(),
         topics: topics(node),
@@ -92,8 +94,9 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
         consumers: NonZeroU32::new(consumers).unwrap_or(defaults::CONSUMERS),
         start: start(&node.at("start")),
         group_protocol: node.at("group_protocol").choice(&protocols).unwrap_or(GroupProtocol::Cooperative),
-        schema_registry: registry.filter(|_| decode.needs_registry()).cloned(),
+        schema_registry: registry.filter(|_| decode.needs_registry() || shape.keys.needs_registry()).cloned(),
         decode,
+        shape,
         batch: batch(&node.at("batch")),
         max_rows_per_second: NonZeroU32::new(rate),
         keep: row_filter::read(&node.at("where")),
@@ -103,7 +106,8 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
         on_offset_loss: node.at("on_offset_loss").choice(&losses).unwrap_or_default(),
         dead_letters: dead_letters(&node.at("dead_letters")),
         keep_letters: keep_letters(&node.at("dead_letters")),
-        kafka_properties: properties::read(&node.at("kafka")),
+        kafka_properties,
+        kafka_files,
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
 
 /// What tables that records name can't be joined with.
 fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>, route: &Route) {
-    if node.at("deletes").flag(false) && route.needs_value() {
+    if node.at("mode").text() == Some("upsert") && deletes(pipeline, node) && route.needs_value() {
         node.at("deletes").fault(
             "a tombstone has no fields to name its table, and this name has a placeholder for one; name it by {meta:topic}, {meta:key} or {header:NAME}",
         );
@@ -86,7 +86,7 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
     if word == "append" && known && key.is_set() {
         key.fault("of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out");
     }
-    for name in ["newer_by", "deletes"] {
+    for name in ["newer_by", "deletes", "delete_where"] {
         if node.at(name).is_set() && word != "upsert" && known && (name != "deletes" || node.at(name).flag(false)) {
             node.at(name).fault(format!("of no use to mode = {word:?}; it is for mode = \"upsert\""));
         }
@@ -110,7 +110,7 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
         "insert_new" => WriteMode::InsertNew { key: key_columns },
         "upsert" => {
             let newer_by = newer_by(&node.at("newer_by"), columns, &key_columns);
-            WriteMode::Upsert { key: key_columns, newer_by, deletes: node.at("deletes").flag(false) }
+            WriteMode::Upsert { key: key_columns, newer_by, deletes: deletes(pipeline, node) }
         }
         "aggregate" => {
             aggregates(pipeline, columns, &key_columns);
@@ -118,6 +118,16 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
         }
         _ => WriteMode::Append,
     }
+}
+
+/// Whether records delete: as said, and else where something says which ones do.
+fn deletes(pipeline: &Node<'_>, node: &Node<'_>) -> bool {
+    let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
+    let deletes = node.at("deletes").flag(implied);
+    if !deletes && node.at("delete_where").is_set() {
+        node.at("deletes").fault("delete_where says which records delete; leave one of the two out");
+    }
+    deletes
 }
 
 fn newer_by(node: &Node<'_>, columns: Option<&[Column]>, key: &[String]) -> Option<String> {

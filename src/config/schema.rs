@@ -46,13 +46,22 @@ const fn key(name: &'static str, kind: Kind) -> Key {
 
 /// The top of the file.
 pub(super) static ROOT: Kind = Kind::Table(&[
-    key("kafka", Kind::Table(&[key("bootstrap_servers", Kind::Text), key("properties", Kind::Properties)])),
+    key("instance", Kind::Text),
+    key(
+        "kafka",
+        Kind::Table(&[
+            key("bootstrap_servers", Kind::Text),
+            key("token_command", Kind::List),
+            key("properties", Kind::Properties),
+        ]),
+    ),
     key(
         "postgres",
         Kind::Table(&[
             key("url", Kind::Secret),
             key("url_file", Kind::Text),
             key("password_file", Kind::Text),
+            key("password_command", Kind::List),
             key("session", Kind::Settings),
             key("connect_timeout", Kind::Duration),
             key("lock_timeout", Kind::Duration),
@@ -107,6 +116,9 @@ static PIPELINE: &[Key] = &[
             key("framing", Kind::Text),
             key("message", Kind::Text),
             key("include", Kind::List),
+            key("rows", Kind::Text),
+            key("key_format", Kind::Text),
+            key("key_schema_file", Kind::Text),
         ]),
     ),
     key(
@@ -122,6 +134,7 @@ static PIPELINE: &[Key] = &[
             key("key", Kind::List),
             key("newer_by", Kind::Text),
             key("deletes", Kind::Bool),
+            key("delete_where", Kind::Table(CONDITION)),
             key("create", Kind::Bool),
             key("after_create", Kind::List),
             key("evolve", Kind::Text),
@@ -166,6 +179,12 @@ static COLUMN: &[Key] = &[
     key("default", Kind::Scalar),
     key("zone", Kind::Text),
     key("missing", Kind::Text),
+    key("value", Kind::Scalar),
+    key("scale", Kind::Float),
+    key("offset", Kind::Float),
+    key("parse", Kind::Text),
+    key("hash", Kind::Text),
+    key("hash_key_file", Kind::Text),
     key("nul", Kind::Text),
     key("not_null", Kind::Bool),
     key("aggregate", Kind::Text),

@@ -44,13 +44,20 @@ pub(super) struct Instance {
 
 /// Tells the others of us and looks for them, until it is dropped.
 pub(super) async fn run(site: Arc<Site>) {
-    let connector = Connector::new(Arc::new(site.daemon.config.postgres.clone()), None);
+    let mut config = site.daemon.config();
+    let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);
     let mut connection = None;
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match beat(&site.daemon, &connector, &mut connection).await {
+        let now = site.daemon.config();
+        if now.postgres != config.postgres {
+            // A reload named another database: our row there grows old.
+            (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
+        }
+        config = now;
+        match beat(&site.daemon, &config, &connector, &mut connection).await {
             Ok(others) => {
                 let seen = Instances { others, looked: Some((Instant::now(), epoch_ms())) };
                 let before = std::mem::replace(&mut *lock(&site.instances), seen.clone());
@@ -79,6 +86,7 @@ pub(super) fn url(config: &Config) -> String {
 
 async fn beat(
     daemon: &Daemon,
+    config: &Config,
     connector: &Connector,
     connection: &mut Option<PgConnection>,
 ) -> Result<BTreeMap<String, Instance>, String> {
@@ -99,9 +107,9 @@ async fn beat(
         )
         .bind(&*daemon.instance)
         .bind(host_name())
-        .bind(url(&daemon.config))
+        .bind(url(config))
         .bind(env!("CARGO_PKG_VERSION"))
-        .bind(pools(&daemon.config).to_string())
+        .bind(pools(config).to_string())
         .execute(&mut *open)
         .await?;
         sqlx::query(
@@ -128,8 +136,8 @@ async fn beat(
     rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Takes our row away, so that nobody waits for it to grow old.
-pub(crate) async fn goodbye(config: &Config, instance: &str) {
+/// Takes our row away, so that nobody waits for it to grow old; for at most so long.
+pub(crate) async fn goodbye(config: &Config, instance: &str, limit: Duration) {
     let connector = Connector::new(Arc::new(config.postgres.clone()), None);
     let work = async {
         let Ok((mut connection, _)) = connector.open().await else { return };
@@ -138,7 +146,7 @@ pub(crate) async fn goodbye(config: &Config, instance: &str) {
             debug!(%error, "our row stays until it is old");
         }
     };
-    if timeout(GOODBYE, work).await.is_err() {
+    if timeout(limit.min(GOODBYE), work).await.is_err() {
         debug!("no time to say goodbye: our row stays until it is old");
     }
 }

@@ -18,8 +18,9 @@ use crate::daemon::{Daemon, host_name};
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Hold;
-use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WriterState, lock};
-use crate::watchdog::STALL_AFTER;
+use crate::status::{
+    ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WaitCause, WriterState, lock,
+};
 
 /// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
 const SILENT: f64 = 12.0;
@@ -29,16 +30,17 @@ const SILENT: f64 = 12.0;
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
+    let (config, all) = (daemon.config(), daemon.pipelines());
     let views: Vec<(PipelineView, Facts)> =
-        daemon.pipelines.iter().map(|pipeline| pipeline_view(site, pipeline, &instances, timeline.is_some())).collect();
+        all.iter().map(|pipeline| pipeline_view(site, pipeline, &instances, timeline.is_some())).collect();
     let (pipelines, facts): (Vec<_>, Vec<_>) = views.into_iter().unzip();
-    let limit = daemon.config.limits.memory;
-    let all_consumers = || daemon.pipelines.iter().flat_map(|pipeline| &pipeline.consumers);
+    let limit = config.limits.memory;
+    let all_consumers = || all.iter().flat_map(|pipeline| &pipeline.consumers);
     Status {
         version: 1,
         instance: daemon.instance.to_string(),
         host: host_name(),
-        url: instances::url(&daemon.config),
+        url: instances::url(&config),
         tidegate: env!("CARGO_PKG_VERSION").into(),
         started_ms: daemon.started_ms,
         now_ms: epoch_ms(),
@@ -137,7 +139,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_seen_ms: lag.seen_at.map(|at| epoch_ms() / 1000 * 1000 - millis(at.elapsed().as_secs_f64()) / 1000 * 1000),
         lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
         retention_headroom_seconds: facts.headroom,
-        limit: match (&facts.waiting, facts.state) {
+        limit: match (facts.waiting.as_ref().or(facts.kafka.as_ref()), facts.state) {
             (Some(waiting), _) => Some(words::away(waiting.trouble.cause).to_owned()),
             (None, PipelineState::Flowing) => words::limit(&rates.cycles),
             // A pipeline that doesn't read is limited by nothing.
@@ -145,6 +147,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
                 None,
                 PipelineState::Starting
                 | PipelineState::Waiting
+                | PipelineState::WaitingForKafka
                 | PipelineState::Draining
                 | PipelineState::Drained
                 | PipelineState::Stopped,
@@ -182,6 +185,12 @@ fn facts(
             retry_in: retry_at.saturating_duration_since(now).as_secs_f64(),
         }),
     });
+    let kafka = pipeline.kafka.outage().filter(|_| pipeline.phase() == Phase::Running).map(|outage| Waiting {
+        trouble: outage.trouble,
+        seconds: now.duration_since(outage.since).as_secs_f64(),
+        attempt: 1,
+        retry_in: 0.0,
+    });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
     let state = pipeline.state();
     let stopped = ours().filter_map(|p| p.condition.map(|condition| format!("{}: {condition}", p.source)));
@@ -194,16 +203,20 @@ fn facts(
             Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
         },
         waiting: waiting.max_by(|a, b| a.seconds.total_cmp(&b.seconds)),
+        lag_trouble: lag_trouble
+            .filter(|trouble| kafka.is_none() || trouble.cause != WaitCause::Kafka)
+            .map(ToString::to_string),
+        kafka,
+        throttled: pipeline.kafka.throttled().as_secs_f64(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
-        lag_trouble: lag_trouble.map(ToString::to_string),
         into: rates.into,
         out: rates.out,
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
-        // While Postgres is away each partition stalls, and one sentence says so already.
+        // While Postgres or Kafka is away each partition stalls, and one sentence says so already.
         conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
@@ -304,12 +317,16 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
         Phase::Starting { waiting_for } => waiting_for,
         Phase::Stopped { why } => Some(why),
         Phase::Running | Phase::Draining | Phase::Drained => {
-            pipeline.consumers.iter().find_map(|consumer| match consumer.writer() {
+            let writers = pipeline.consumers.iter().map(|consumer| consumer.writer());
+            let writer = writers.filter_map(|writer| match writer {
                 WriterState::Waiting { trouble, attempt, .. } => {
                     Some(format!("{trouble}; retry {attempt}, nothing is lost"))
                 }
                 WriterState::Flowing => None,
-            })
+            });
+            let kafka = pipeline.kafka.outage().map(|outage| format!("{}; nothing is lost", outage.trouble));
+            let all: Vec<String> = writer.take(1).chain(kafka).collect();
+            Some(all.join("; ")).filter(|reason| !reason.is_empty())
         }
     }
 }
@@ -317,17 +334,13 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
 /// Why the daemon isn't ready; nothing where every pipeline owns its partitions or is idle by right, and makes progress.
 pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
-    for pipeline in &daemon.pipelines {
+    for pipeline in &daemon.pipelines() {
         let name = &pipeline.name;
         let state = pipeline.state();
         if state != PipelineState::Flowing {
             let why = reason(pipeline).map(|why| format!(": {why}")).unwrap_or_default();
             reasons.push(format!("{name} is {state}{why}"));
             continue;
-        }
-        let lag = lock(&pipeline.lag).clone();
-        if let Some(why) = lag.kafka_trouble().filter(|_| lag.seen_at.is_some_and(|at| at.elapsed() > STALL_AFTER)) {
-            reasons.push(format!("{name}: {why}"));
         }
         for consumer in &pipeline.consumers {
             if !consumer.joined() {

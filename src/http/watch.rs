@@ -185,7 +185,7 @@ pub(super) async fn run(site: Arc<Site>) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         ticks.tick().await;
-        for pipeline in &site.daemon.pipelines {
+        for pipeline in &site.daemon.pipelines() {
             site.watch.look(pipeline);
         }
         site.watch.tell(&site);
@@ -229,9 +229,13 @@ impl Look {
         let (rows, dead) = pipeline.consumers.iter().fold((0, 0), |(r, d), c| (r + c.rows(), d + c.dead_letters()));
         #[expect(clippy::cast_precision_loss, reason = "a rate is a float")]
         if let Some((at, before)) = self.rows {
-            self.rates.rows = (rows - before) as f64 / now.duration_since(at).as_secs_f64().max(0.001);
+            self.rates.rows = rows.saturating_sub(before) as f64 / now.duration_since(at).as_secs_f64().max(0.001);
         }
         self.rows = Some((now, rows));
+        // A pipeline that was restarted counts from 0.
+        if self.dead.back().is_some_and(|before| *before > dead) {
+            self.dead.clear();
+        }
         push(&mut self.dead, dead, DEAD_LOOKS);
         self.rates.dead_lately = dead - self.dead.front().copied().unwrap_or(dead);
         let Some((lag, wait, headroom)) = level else { return };

@@ -11,6 +11,9 @@ const HEADROOM_LOW: f64 = 4.0 * 3600.0;
 /// A lag that grew for this long is worth a sentence, in seconds.
 const BEHIND: f64 = 10.0;
 
+/// A delay by a quota that is worth a sentence, in seconds.
+const THROTTLED: f64 = 0.1;
+
 /// What limits a pipeline that waits for Postgres.
 const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
@@ -50,6 +53,10 @@ pub(super) struct Facts {
     pub(super) why: Option<String>,
     /// The consumer that has waited longest, while one does.
     pub(super) waiting: Option<Waiting>,
+    /// The wait for Kafka, while Kafka does not serve the running pipeline.
+    pub(super) kafka: Option<Waiting>,
+    /// The longest delay that a quota of Kafka put on an answer lately, in seconds.
+    pub(super) throttled: f64,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
@@ -98,9 +105,11 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
         PipelineState::Stopped => {
             say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person."))
         }
-        PipelineState::Waiting => {
-            if let Some(waiting) = &facts.waiting {
-                say(Level::Bad, "waiting", format!("{name} {} {safe}", waits(waiting)));
+        PipelineState::Waiting | PipelineState::WaitingForKafka => {
+            for (kind, waiting) in [("waiting", &facts.waiting), ("waiting_for_kafka", &facts.kafka)] {
+                if let Some(waiting) = waiting {
+                    say(Level::Bad, kind, format!("{name} {} {safe}", waits(waiting)));
+                }
             }
         }
         PipelineState::Starting if facts.why.is_some() => {
@@ -167,6 +176,16 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             let names = facts.nobody.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
             say(Level::Warning, "nobody", format!("{name}: nobody reads {names}{more} at the moment."));
         }
+        if facts.throttled >= THROTTLED {
+            say(
+                Level::Warning,
+                "throttled",
+                format!(
+                    "{name}: a quota of Kafka delays its answers by up to {}. Raise `consumer_byte_rate` for our user or client, or let the lag grow.",
+                    duration(facts.throttled)
+                ),
+            );
+        }
         if facts.held_by_flow {
             say(Level::Passing, "flow", format!("{name} is held at flow.max_rows_per_second, as configured."));
         } else if let (Some(into), Some(out)) = (facts.into, facts.out)
@@ -229,6 +248,7 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
             Some(WaitCause::Registry) => "waiting for schemas",
             Some(WaitCause::Postgres) | None => "waiting for Postgres",
         },
+        PipelineState::WaitingForKafka => "waiting for Kafka",
         PipelineState::Starting if facts.why.is_some() => "can't start yet",
         PipelineState::Flowing if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
         PipelineState::Flowing if facts.fenced > 0 => "partly fenced",
@@ -378,6 +398,23 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_for_kafka_says_the_cause_and_the_remedy_also_beside_a_wait_for_postgres() {
+        let waiting = |trouble| Some(Waiting { trouble, seconds: 12.0, attempt: 1, retry_in: 0.0 });
+        let kafka = waiting(Trouble::kafka(&"h:1: the connection is refused; start Kafka there"));
+        let facts = Facts { state: PipelineState::WaitingForKafka, kafka: kafka.clone(), ..flowing("rides") };
+        assert_eq!(state_words(&facts), "waiting for Kafka");
+        assert_eq!(
+            troubles(&facts)[0].text,
+            "rides has waited 12 s for Kafka: h:1: the connection is refused; start Kafka there. It tries again by itself. \
+             Nothing is lost."
+        );
+        let waiting = waiting(Trouble::postgres(&"57P03"));
+        let both = Facts { state: PipelineState::Waiting, waiting, kafka, ..flowing("rides") };
+        let kinds: Vec<_> = troubles(&both).into_iter().map(|said| said.kind).collect();
+        assert_eq!(kinds, ["waiting", "waiting_for_kafka"]);
+    }
+
+    #[test]
     fn a_wait_for_the_registry_is_told_by_its_cause() {
         let trouble = Trouble::registry("http://registry:8081", &"status 503");
         let facts = Facts {
@@ -391,6 +428,15 @@ mod tests {
             "rides has waited 3.0 s for the schema registry at http://registry:8081: status 503. It tries again by itself. \
              Nothing is lost."
         );
+    }
+
+    #[test]
+    fn a_quota_is_told_once_it_delays() {
+        let kinds = |throttled| {
+            troubles(&Facts { throttled, ..flowing("a") }).into_iter().map(|said| said.kind).collect::<Vec<_>>()
+        };
+        assert!(kinds(0.01).is_empty());
+        assert_eq!(kinds(1.5), ["throttled"]);
     }
 
     #[test]

@@ -1,16 +1,16 @@
 //! One member of the consumer group, on librdkafka: events by the consumer's own queue, records in bulk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::Message as _;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record};
+use tidegate_kafka_batch::{BatchQueue, Headers, Item, Record, is_member};
 use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::group::{Assigning, Group, GroupClient, GroupEvent, ReadError, ReadErrorKind, Visit, Visitor};
 use tidegate_protocol::position::{Offset, TopicPartition};
@@ -19,33 +19,55 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::health::KafkaHealth;
+use super::membership::Membership;
 use super::rebalance::Notes;
+use super::settings::Settings;
 use crate::config::{GroupProtocol, Topics};
 
-/// The longest wait for the answers to the last commits.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(1);
-/// Between two looks for those answers.
-const COMMIT_POLL: Duration = Duration::from_millis(5);
-/// The longest that leaving the group may take.
+/// Between two looks whether the subscription has ended.
+const LEAVE_POLL: Duration = Duration::from_millis(5);
+/// The longest wait for the end of the subscription.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
+/// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A consumer that has committed nothing for so long commits a position again, which changes nothing: Kafka's answer says
+/// whether the group and the topic may still be read. Kafka tells a denied heartbeat to nobody, and a denied fetch only once.
+const PROBE_EVERY: Duration = Duration::from_secs(4);
 
 /// Joins a consumer group.
 #[derive(Debug)]
 pub struct KafkaGroup {
+    /// What the client tells of Kafka.
+    pub health: Arc<KafkaHealth>,
+    /// The consumer's number within the pipeline and this process.
+    pub consumer: u32,
     /// librdkafka's settings.
-    pub settings: ClientConfig,
+    pub settings: Settings,
     /// What to read.
     pub topics: Topics,
     /// How the group assigns partitions.
     pub protocol: GroupProtocol,
+    /// The consumer's place in the group; `None` for one that ends with the process.
+    pub membership: Option<Membership>,
 }
 
 impl Group for KafkaGroup {
     type Client = KafkaClient;
 
     fn join(&mut self) -> Result<KafkaClient, Box<dyn Error + Send + Sync>> {
-        let consumer: BaseConsumer<Notes> = self.settings.create_with_context(Notes::default())?;
+        let membership = self.membership.clone().filter(|membership| !membership.is_lost());
+        let mut settings = self.settings.clone();
+        if let Some(Membership { id, .. }) = &membership {
+            settings.set("group.instance.id", id);
+        }
+        let notes = Notes::new(Arc::clone(&self.health), Some(self.consumer));
+        let consumer: BaseConsumer<Notes> = settings.create_with_context(notes)?;
         let consumer = Arc::new(consumer);
+        if let Some(credentials) = &self.settings.credentials {
+            credentials.serve(&consumer, |consumer| consumer.client());
+        }
         let ready = Arc::new(Notify::new());
         let on_ready = Arc::clone(&ready);
         let queue = BatchQueue::with_on_ready(Arc::clone(&consumer), move || on_ready.notify_one())?;
@@ -58,7 +80,20 @@ impl Group for KafkaGroup {
             GroupProtocol::Eager => Assigning::Whole,
             GroupProtocol::Cooperative | GroupProtocol::Consumer => Assigning::Incremental,
         };
-        Ok(KafkaClient { queue, consumer, ready, assigning, fetching: HashMap::new() })
+        let (fetching, told) = (HashMap::new(), BTreeMap::new());
+        let probe_at = Instant::now() + PROBE_EVERY;
+        Ok(KafkaClient {
+            queue,
+            consumer,
+            ready,
+            assigning,
+            membership,
+            fetching,
+            told,
+            probed: None,
+            probe_at,
+            number: self.consumer,
+        })
     }
 }
 
@@ -70,9 +105,17 @@ pub struct KafkaClient {
     /// A record or an event may have come.
     ready: Arc<Notify>,
     assigning: Assigning,
+    membership: Option<Membership>,
     /// What is fetched, and whether librdkafka has reported statistics since the fetch began. The first report may be of
     /// before.
     fetching: HashMap<TopicPartition, bool>,
+    /// What Kafka was told last to be committed, of partitions that are fetched.
+    told: BTreeMap<TopicPartition, Offset>,
+    /// The partition whose position was committed again last.
+    probed: Option<TopicPartition>,
+    probe_at: Instant,
+    /// The consumer's number.
+    number: u32,
 }
 
 impl KafkaClient {
@@ -82,12 +125,28 @@ impl KafkaClient {
             // The list starts again at its offsets, which lie before what was read and not taken.
             self.queue.discard(&source.topic, source.partition);
         }
-        report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
+        self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
+    }
+
+    /// The error that ended this consumer for good, where there is one. A new client retries where another member took our name,
+    /// and where the group may not be read, which is fatal to librdkafka under KIP-848 only.
+    fn fatal(&self) -> Option<ReadError> {
+        let (code, text) = self.consumer.client().fatal_error()?;
+        if code == Code::GroupAuthorizationFailed {
+            self.consumer.context().group_denied();
+            return Some(ReadError { kind: ReadErrorKind::Broken, source: text.into() });
+        }
+        let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
+        Some(match lost {
+            Some(why) => ReadError { kind: ReadErrorKind::Broken, source: why.into() },
+            None => ReadError { kind: ReadErrorKind::Fatal, source: text.into() },
+        })
     }
 
     fn forward(&mut self, starts: &[(TopicPartition, Offset)]) {
         for (source, _) in starts {
-            report("forward", self.queue.forward(&source.topic, source.partition));
+            let result = self.queue.forward(&source.topic, source.partition);
+            self.report("forward", result);
             self.fetching.insert(source.clone(), false);
         }
     }
@@ -96,6 +155,42 @@ impl KafkaClient {
         for source in sources {
             self.queue.unforward(&source.topic, source.partition);
             self.fetching.remove(source);
+            self.told.remove(source);
+        }
+    }
+
+    fn report(&self, what: &str, result: KafkaResult<()>) {
+        if let Err(error) = result {
+            let pipeline = self.consumer.context().health().pipeline();
+            warn!(pipeline, consumer = self.number, %error, what, "librdkafka refused a change of the assignment");
+        }
+    }
+
+    fn send_commit(&mut self, positions: &[(TopicPartition, Offset)]) {
+        self.probe_at = Instant::now() + PROBE_EVERY;
+        let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
+        if let Err(error) = self.queue.commit(&positions) {
+            debug!(consumer = self.number, %error, "Kafka did not take the committed offsets");
+        }
+    }
+
+    /// Commits a position again: the next partition's in turn, and one of each topic that was denied.
+    fn probe(&mut self) {
+        let mut again = BTreeMap::new();
+        let next = match &self.probed {
+            Some(last) => self.told.range((Bound::Excluded(last), Bound::Unbounded)).next(),
+            None => None,
+        };
+        again.extend(next.or_else(|| self.told.iter().next()));
+        self.probed = again.keys().next().map(|source: &&TopicPartition| (*source).clone());
+        for topic in self.consumer.context().denied_topics() {
+            again.extend(self.told.iter().find(|(source, _)| *source.topic == *topic));
+        }
+        let again: Vec<_> = again.into_iter().map(|(source, offset)| (source.clone(), *offset)).collect();
+        if again.is_empty() {
+            self.probe_at = Instant::now() + PROBE_EVERY;
+        } else {
+            self.send_commit(&again);
         }
     }
 }
@@ -109,9 +204,12 @@ impl GroupClient for KafkaClient {
     }
 
     fn serve(&mut self) -> Result<(), ReadError> {
+        if Instant::now() >= self.probe_at {
+            self.probe();
+        }
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
-            Some(Err(error)) => Err(read_error(error)),
+            Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
             // Every partition is forwarded before it is fetched, so this can't be. Were it so all the same, the record would be
             // missed: the claims lead back to it.
             Some(Ok(message)) => {
@@ -124,7 +222,7 @@ impl GroupClient for KafkaClient {
 
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError> {
         let mut offered = false;
-        let mut bulk = self.queue.read(Duration::ZERO).map_err(read_error)?;
+        let mut bulk = self.queue.read(Duration::ZERO).map_err(sorted)?;
         while let Some(item) = bulk.next_item() {
             match item {
                 Item::Run(mut run) => {
@@ -145,7 +243,13 @@ impl GroupClient for KafkaClient {
                         }
                     }
                 }
-                Item::Fault(fault) => return Err(read_error(fault.error())),
+                Item::Fault(fault) => {
+                    if fault.code() == Code::TopicAuthorizationFailed {
+                        self.consumer.context().topic_denied(fault.topic());
+                        self.probe_at = Instant::now();
+                    }
+                    return Err(sorted(fault.error()));
+                }
             }
         }
         Ok(offered)
@@ -178,7 +282,7 @@ impl GroupClient for KafkaClient {
             Assigning::Incremental => self.consumer.incremental_assign(&nothing),
             Assigning::Whole => self.consumer.assign(&nothing),
         };
-        report("assign", answer);
+        self.report("assign", answer);
     }
 
     fn release(&mut self, sources: &[TopicPartition]) {
@@ -189,7 +293,7 @@ impl GroupClient for KafkaClient {
             }
             Assigning::Whole => self.consumer.unassign(),
         };
-        report("unassign", answer);
+        self.report("unassign", answer);
         self.unforward(sources);
         if self.assigning == Assigning::Whole {
             let rest: Vec<_> = self.fetching.keys().cloned().collect();
@@ -203,7 +307,7 @@ impl GroupClient for KafkaClient {
             Assigning::Incremental => {
                 self.forward(starts);
                 let result = self.consumer.incremental_assign(&list(starts.iter().map(|(s, at)| (s, *at))));
-                report("assign", result);
+                self.report("assign", result);
             }
             Assigning::Whole => {
                 self.forward(all);
@@ -216,7 +320,7 @@ impl GroupClient for KafkaClient {
         match self.assigning {
             Assigning::Incremental => {
                 let result = self.consumer.incremental_unassign(&list(sources.iter().map(|s| (s, Offset::ZERO))));
-                report("unassign", result);
+                self.report("unassign", result);
                 self.unforward(sources);
             }
             Assigning::Whole => {
@@ -228,28 +332,31 @@ impl GroupClient for KafkaClient {
     }
 
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]) {
-        self.consumer.context().commit_sent();
-        let positions = list(positions.iter().map(|(source, offset)| (source, *offset)));
-        if let Err(error) = self.consumer.commit(&positions, CommitMode::Async) {
-            debug!(%error, "Kafka did not take the committed offsets");
-        }
+        self.told.extend(positions.iter().cloned());
+        self.send_commit(positions);
     }
 
-    async fn leave(self, drained: bool) {
-        let Self { queue, consumer, .. } = self;
+    async fn leave(self) {
+        let Self { queue, consumer, membership, number, .. } = self;
         // The queue's end gives what it has back to the consumer, which closes with it.
         drop(queue);
-        let deadline = Instant::now() + COMMIT_DEADLINE;
-        while drained && !consumer.context().commits_answered() && Instant::now() < deadline {
-            // Records that come now are left to the next owner.
-            drop(consumer.poll(Duration::ZERO));
-            sleep(COMMIT_POLL).await;
-        }
         consumer.context().close();
-        // On a thread of its own: it may take for ever.
+        // A member without a name leaves by closing. One with a name keeps its place, unless it ends its subscription first.
+        if membership.is_some_and(|membership| !membership.is_kept() && !membership.is_lost()) {
+            let deadline = Instant::now() + LEAVE_DEADLINE;
+            consumer.unsubscribe();
+            while is_member(&consumer) && Instant::now() < deadline {
+                // Records that come now are left to the next owner.
+                drop(consumer.poll(Duration::ZERO));
+                sleep(LEAVE_POLL).await;
+            }
+        }
+        consumer.context().health().left(number);
+        let pipeline = consumer.context().health().pipeline().to_owned();
+        // On a thread of its own: it waits for the answers to commits, and may take for ever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
-            warn!("leaving the group takes too long, going on without");
+            warn!(pipeline = &*pipeline, consumer = number, "leaving the group takes too long, going on without");
         }
     }
 }
@@ -261,22 +368,13 @@ fn push_headers(headers: Headers<'_>, arena: &mut Vec<u8>) {
 }
 
 /// Sorts an error of librdkafka.
-fn read_error(error: KafkaError) -> ReadError {
+fn sorted(error: KafkaError) -> ReadError {
     let kind = match &error {
         KafkaError::MessageConsumptionFatal(_) => ReadErrorKind::Fatal,
         KafkaError::MessageConsumption(Code::OffsetOutOfRange | Code::AutoOffsetReset) => ReadErrorKind::OutOfRange,
-        KafkaError::MessageConsumption(Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed) => {
-            ReadErrorKind::Denied
-        }
         _ => ReadErrorKind::Retried,
     };
     ReadError { kind, source: error.into() }
-}
-
-fn report(what: &str, result: KafkaResult<()>) {
-    if let Err(error) = result {
-        warn!(%error, what, "librdkafka refused a change of the assignment");
-    }
 }
 
 fn list<'a>(places: impl IntoIterator<Item = (&'a TopicPartition, Offset)>) -> TopicPartitionList {

@@ -3,28 +3,34 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::metadata::Metadata;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use tidegate_protocol::claim_loop::{End, Ends, LogEnds, LogEndsError};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::access::denied_topics;
+use super::fault::{Cause, Fault};
+use super::health::KafkaHealth;
 use super::reader::Reader;
 use super::rebalance::Notes;
-use super::settings;
+use super::settings::{self, Settings};
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
 
 /// The longest that one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two questions to a group's coordinator that is being chosen.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// A record older than this counts as one of this age: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
@@ -38,12 +44,28 @@ pub struct Group {
     pub members: usize,
 }
 
+/// How long Kafka is asked for metadata before a failed connection ends the question.
+const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+/// The longest that a second connection may take, which finds out why a certificate isn't trusted.
+const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Why a question has no answer: what failed, where, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unanswered(String);
+
+/// What a question gives.
+pub type Answer<T> = Result<T, Unanswered>;
+
 /// Asks.
 pub struct Observer {
-    client: BaseConsumer<Notes>,
-    admin: AdminClient<DefaultClientContext>,
-    /// Of a client that reads a few records, made where one is needed.
-    reader: ClientConfig,
+    health: Arc<KafkaHealth>,
+    client: Arc<BaseConsumer<Notes>>,
+    /// Created where it is needed: it is a client with connections of its own, and one that ends while it logs in is a warning in
+    /// the log.
+    admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
+    /// Settings of further clients, which are created where they are needed.
+    settings: Settings,
 }
 
 impl std::fmt::Debug for Observer {
@@ -72,8 +94,8 @@ impl SharedObserver {
     ///
     /// # Errors
     /// If librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        Observer::new(config).map(|observer| Self(Arc::new(observer)))
+    pub fn new(config: &Settings, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
+        Observer::new(config, health).map(|observer| Self(Arc::new(observer)))
     }
 
     /// Asks a question, which may block. It runs to its end even if the future is dropped.
@@ -108,13 +130,17 @@ pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
 }
 
 impl Observer {
-    /// A client of these settings.
+    /// Creates a client with these settings, which tells `health` whether Kafka answers.
     ///
     /// # Errors
     /// Where librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> KafkaResult<Self> {
-        let reader = settings::to_read(config.clone());
-        Ok(Self { client: config.create_with_context(Notes::default())?, admin: config.create()?, reader })
+    pub fn new(config: &Settings, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
+        let notes = Notes::new(Arc::clone(&health), None);
+        let client: Arc<BaseConsumer<Notes>> = Arc::new(config.create_with_context(notes)?);
+        if let Some(credentials) = &config.credentials {
+            credentials.serve(&client, |client| client.client());
+        }
+        Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
     /// The cluster's id.
@@ -123,13 +149,95 @@ impl Observer {
         self.client.client().fetch_cluster_id(TIMEOUT)
     }
 
+    /// Asks a question about a topic, and tells the health whether it was answered.
+    fn question<T>(&self, topic: &str, ask: impl FnOnce() -> KafkaResult<T>) -> Answer<T> {
+        self.serve();
+        self.health.asked();
+        let answer = ask().map_err(|error| self.unanswered(topic, &error))?;
+        self.health.answered();
+        Ok(answer)
+    }
+
+    /// Asks for metadata. A connection that fails ends the question before its time: it would fail again.
+    fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
+        self.question(topic.unwrap_or_default(), || {
+            let deadline = Instant::now() + TIMEOUT;
+            loop {
+                let answer = self.client.fetch_metadata(topic, METADATA_PATIENCE);
+                self.serve();
+                if answer.is_ok() || Instant::now() >= deadline || self.health.connection_fault().is_some() {
+                    return answer;
+                }
+            }
+        })
+    }
+
+    /// Says why a question has no answer.
+    fn unanswered(&self, topic: &str, error: &KafkaError) -> Unanswered {
+        // What librdkafka logged meanwhile holds the cause.
+        self.serve();
+        let fault = match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return self.denied(topic),
+            Some(RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                Fault::group_denied(self.settings.get("group.id").unwrap_or_default())
+            }
+            Some(
+                RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::TimedOutQueue
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::SSL
+                | RDKafkaErrorCode::Authentication,
+            ) => self.why_certificate(self.health.silence()),
+            _ => {
+                self.health.question_failed(Fault::answer(error));
+                return Unanswered(error.to_string());
+            }
+        };
+        Unanswered(fault.to_string())
+    }
+
+    /// A topic may not be described.
+    fn denied(&self, topic: &str) -> Unanswered {
+        let fault = Fault::topic_denied(topic);
+        let text = fault.to_string();
+        self.health.question_denied(fault);
+        Unanswered(text)
+    }
+
+    /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say: a second connection compares no host
+    /// name. It carries no SASL credentials, since it doesn't know to whom.
+    fn why_certificate(&self, fault: Fault) -> Fault {
+        if fault.cause != Cause::Certificate {
+            return fault;
+        }
+        let mut settings = self.settings.clone();
+        let sasl: Vec<_> =
+            settings.config_map().keys().filter(|name| name.starts_with("sasl.")).map(ToString::to_string).collect();
+        for name in sasl {
+            settings.remove(&name);
+        }
+        settings.set("security.protocol", "ssl").set("ssl.endpoint.identification.algorithm", "none");
+        let health = Arc::new(KafkaHealth::of_command("", ""));
+        let client: KafkaResult<BaseConsumer<Notes>> =
+            settings.create_with_context(Notes::new(Arc::clone(&health), None));
+        let Ok(client) = client else { return fault };
+        let answered = client.fetch_metadata(None, CERTIFICATE_PATIENCE).is_ok();
+        while client.poll(Duration::ZERO).is_some() {}
+        let is_trusted = answered || health.connection_fault().is_some_and(|fault| fault.cause != Cause::Certificate);
+        let fault = fault.with_cause(if is_trusted { Cause::WrongName } else { Cause::UnknownCa });
+        self.health.found(fault.clone());
+        fault
+    }
+
     /// The topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
     ///
     /// # Errors
-    /// As Kafka answers.
-    pub fn topics(&self, topics: &Topics) -> KafkaResult<BTreeMap<String, i32>> {
-        self.serve();
-        let found = |metadata: rdkafka::metadata::Metadata, wanted: &dyn Fn(&str) -> bool| {
+    /// Why Kafka doesn't answer, or denies a listed topic.
+    pub fn topics(&self, topics: &Topics) -> Answer<BTreeMap<String, i32>> {
+        let found = |metadata: Metadata, wanted: &dyn Fn(&str) -> bool| {
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && wanted(topic.name()));
             topics.map(|topic| (topic.name().to_owned(), count(topic.partitions().len()))).collect::<BTreeMap<_, _>>()
         };
@@ -137,16 +245,19 @@ impl Observer {
             Topics::List(names) => {
                 let mut all = BTreeMap::new();
                 for name in names {
-                    let metadata = self.client.fetch_metadata(Some(name), TIMEOUT)?;
+                    let metadata = self.metadata(Some(name))?;
+                    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+                    if metadata.topics().iter().any(|topic| topic.name() == name && topic.error() == Some(denied)) {
+                        return Err(self.denied(name));
+                    }
                     all.extend(found(metadata, &|topic| topic == name));
                 }
                 Ok(all)
             }
             Topics::Pattern(pattern) => {
-                let pattern = regex::Regex::new(pattern).map_err(|_| {
-                    KafkaError::Subscription(format!("`topic_pattern` {pattern:?} is not a regular expression"))
-                })?;
-                Ok(found(self.client.fetch_metadata(None, TIMEOUT)?, &|topic| pattern.is_match(topic)))
+                let pattern = regex::Regex::new(pattern)
+                    .map_err(|_| Unanswered(format!("`topic_pattern` {pattern:?} is not a regular expression")))?;
+                Ok(found(self.metadata(None)?, &|topic| pattern.is_match(topic)))
             }
         }
     }
@@ -155,7 +266,7 @@ impl Observer {
     ///
     /// # Errors
     /// As Kafka answers.
-    pub fn ends(&self, sources: &[TopicPartition], end: End) -> KafkaResult<HashMap<TopicPartition, Offset>> {
+    pub fn ends(&self, sources: &[TopicPartition], end: End) -> Answer<HashMap<TopicPartition, Offset>> {
         // ListOffsets takes these two for a timestamp, and librdkafka hands them through.
         let mark = match end {
             End::Low => KafkaOffset::Beginning,
@@ -168,7 +279,7 @@ impl Observer {
     ///
     /// # Errors
     /// As Kafka answers.
-    pub fn starts(&self, sources: &[TopicPartition], start: &Start) -> KafkaResult<Vec<(TopicPartition, Offset)>> {
+    pub fn starts(&self, sources: &[TopicPartition], start: &Start) -> Answer<Vec<(TopicPartition, Offset)>> {
         let mut low = self.ends(sources, End::Low)?;
         let found = match start {
             Start::Earliest => HashMap::new(),
@@ -181,18 +292,20 @@ impl Observer {
                 found
             }
             Start::Committed => {
-                let committed = self.client.committed_offsets(list(sources, KafkaOffset::Invalid)?, TIMEOUT)?;
+                let committed = self.question(first_topic(sources), || {
+                    self.client.committed_offsets(list(sources, KafkaOffset::Invalid)?, TIMEOUT)
+                })?;
                 // A committed offset below the log's start is one that retention has passed.
                 let clamp = |(source, offset): (TopicPartition, Offset)| {
                     let offset = low.get(&source).map_or(offset, |low| offset.max(*low));
                     (source, offset)
                 };
-                places(&committed).into_iter().map(clamp).collect()
+                self.places(&committed)?.into_iter().map(clamp).collect()
             }
         };
         low.extend(found);
         if low.len() < sources.len() {
-            return Err(KafkaError::OffsetFetch(RDKafkaErrorCode::LeaderNotAvailable));
+            return Err(Unanswered("a partition of the topic has no leader".to_owned()));
         }
         Ok(low.into_iter().collect())
     }
@@ -201,24 +314,67 @@ impl Observer {
     ///
     /// # Errors
     /// As Kafka answers.
-    pub fn group(&self, name: &str) -> KafkaResult<Option<Group>> {
-        self.serve();
-        let answer = self.client.fetch_group_list(Some(name), TIMEOUT)?;
+    pub fn group(&self, name: &str) -> Answer<Option<Group>> {
+        let answer = self.question("", || self.client.fetch_group_list(Some(name), TIMEOUT))?;
         let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
         Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
+    }
+
+    /// Whether the brokers let us read as a member of the group; `None` if they don't say.
+    ///
+    /// # Errors
+    /// Why Kafka doesn't answer.
+    pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
+        let started = Instant::now();
+        self.question("", || {
+            loop {
+                let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
+                match answer {
+                    Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
+                    // A coordinator that is being chosen, as before a broker's first group: librdkafka doesn't ask again.
+                    Err(KafkaError::AdminOp(
+                        RDKafkaErrorCode::NotCoordinator
+                        | RDKafkaErrorCode::CoordinatorNotAvailable
+                        | RDKafkaErrorCode::CoordinatorLoadInProgress,
+                    )) if started.elapsed() < TIMEOUT => std::thread::sleep(COORDINATOR_PAUSE),
+                    answer => return answer,
+                }
+            }
+        })
+    }
+
+    /// Returns those of these topics of which the brokers deny us the records.
+    ///
+    /// # Errors
+    /// Why Kafka doesn't answer.
+    pub fn denied_topics(&self, topics: &[String]) -> Answer<Vec<String>> {
+        self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
 
     /// How long Kafka keeps topics' records. A topic that Kafka doesn't answer for is left out.
     ///
     /// # Errors
     /// As Kafka answers.
-    pub fn retention(&self, topics: &[String]) -> KafkaResult<BTreeMap<String, Retention>> {
+    pub fn retention(&self, topics: &[String]) -> Answer<BTreeMap<String, Retention>> {
         if topics.is_empty() {
             return Ok(BTreeMap::new());
         }
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-        let answers = tokio::runtime::Handle::current().block_on(self.admin.describe_configs(&resources, &options))?;
+        let runtime = tokio::runtime::Handle::current();
+        let answers = self.question(&topics[0], || {
+            let admin = match self.admin.get() {
+                Some(admin) => admin,
+                None => {
+                    let made: Arc<AdminClient<DefaultClientContext>> = Arc::new(self.settings.create()?);
+                    if let Some(credentials) = &self.settings.credentials {
+                        credentials.serve(&made, |admin| admin.inner());
+                    }
+                    self.admin.get_or_init(|| made)
+                }
+            };
+            runtime.block_on(admin.describe_configs(&resources, &options))
+        })?;
         let mut kept = BTreeMap::new();
         for resource in answers.into_iter().flatten() {
             let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };
@@ -235,16 +391,18 @@ impl Observer {
     ///
     /// # Errors
     /// As Kafka answers.
-    pub fn times_of(&self, places: &[(TopicPartition, Offset)], now_ms: i64) -> KafkaResult<Vec<i64>> {
+    pub fn times_of(&self, places: &[(TopicPartition, Offset)], now_ms: i64) -> Answer<Vec<i64>> {
         let mut search: Vec<_> = places.iter().map(|_| (now_ms - OLDEST_MS, now_ms + 1000)).collect();
         while search.iter().any(|(low, high)| high - low > 1000) {
-            self.serve();
-            let mut asked = TopicPartitionList::with_capacity(places.len());
-            for ((source, _), (low, high)) in places.iter().zip(&search) {
-                let middle = KafkaOffset::Offset(i64::midpoint(*low, *high));
-                asked.add_partition_offset(&source.topic, source.partition, middle)?;
-            }
-            let found = self::places(&self.client.offsets_for_times(asked, TIMEOUT)?);
+            let answer = self.question(places.first().map_or("", |(source, _)| &source.topic), || {
+                let mut asked = TopicPartitionList::with_capacity(places.len());
+                for ((source, _), (low, high)) in places.iter().zip(&search) {
+                    let middle = KafkaOffset::Offset(i64::midpoint(*low, *high));
+                    asked.add_partition_offset(&source.topic, source.partition, middle)?;
+                }
+                self.client.offsets_for_times(asked, TIMEOUT)
+            })?;
+            let found = self.places(&answer)?;
             for ((source, offset), (low, high)) in places.iter().zip(&mut search) {
                 let middle = i64::midpoint(*low, *high);
                 // The first record of this time or later lies at or before ours: ours is no older.
@@ -264,7 +422,7 @@ impl Observer {
         stretches: &[(TopicPartition, Range<Offset>)],
     ) -> Result<Vec<TopicPartition>, String> {
         let mut empty = Vec::new();
-        let reader = Reader::new(&self.reader)?;
+        let reader = Reader::new(&settings::to_read(self.settings.clone()))?;
         for (source, range) in stretches {
             let mut holds = false;
             reader.read(&source.topic, &[(source.partition, range.clone())], |_| holds = true)?;
@@ -275,13 +433,28 @@ impl Observer {
         Ok(empty)
     }
 
-    fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> KafkaResult<HashMap<TopicPartition, Offset>> {
+    fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> Answer<HashMap<TopicPartition, Offset>> {
         if sources.is_empty() {
             return Ok(HashMap::new());
         }
-        self.serve();
-        let answer = self.client.offsets_for_times(list(sources, mark)?, TIMEOUT)?;
-        Ok(places(&answer))
+        let answer =
+            self.question(first_topic(sources), || self.client.offsets_for_times(list(sources, mark)?, TIMEOUT))?;
+        self.places(&answer)
+    }
+
+    /// Returns the offsets of those partitions that have one.
+    fn places(&self, list: &TopicPartitionList) -> Answer<HashMap<TopicPartition, Offset>> {
+        let mut places = HashMap::with_capacity(list.count());
+        for element in list.elements() {
+            match (element.error().err().and_then(|error| error.rdkafka_error_code()), element.offset()) {
+                (Some(RDKafkaErrorCode::TopicAuthorizationFailed), _) => return Err(self.denied(element.topic())),
+                (None, KafkaOffset::Offset(offset)) => {
+                    places.insert(TopicPartition::new(element.topic(), element.partition()), Offset::new(offset));
+                }
+                (Some(_) | None, _) => {}
+            }
+        }
+        Ok(places)
     }
 
     /// Serves librdkafka's own events: logs, tokens.
@@ -298,16 +471,8 @@ fn list(sources: &[TopicPartition], offset: KafkaOffset) -> KafkaResult<TopicPar
     Ok(list)
 }
 
-fn places(list: &TopicPartitionList) -> HashMap<TopicPartition, Offset> {
-    let elements = list.elements();
-    let known =
-        elements.iter().filter(|element| element.error().is_ok()).filter_map(|element| match element.offset() {
-            KafkaOffset::Offset(offset) => {
-                Some((TopicPartition::new(element.topic(), element.partition()), Offset::new(offset)))
-            }
-            _ => None,
-        });
-    known.collect()
+fn first_topic(sources: &[TopicPartition]) -> &str {
+    sources.first().map_or("", |source| &source.topic)
 }
 
 fn count(partitions: usize) -> i32 {

@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
@@ -14,7 +14,10 @@ use tidegate_protocol::batch::Incoming;
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::record::push_header;
 
+use super::credentials::Keeper;
+use super::health::KafkaHealth;
 use super::rebalance::Notes;
+use super::settings::Settings;
 
 /// The longest silence of Kafka before reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
@@ -23,7 +26,10 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// Reads.
 pub struct Reader {
-    consumer: BaseConsumer<Notes>,
+    health: Arc<KafkaHealth>,
+    consumer: Arc<BaseConsumer<Notes>>,
+    /// Ends with the last of its clients.
+    _credentials: Option<Arc<Keeper>>,
 }
 
 impl std::fmt::Debug for Reader {
@@ -37,9 +43,16 @@ impl Reader {
     ///
     /// # Errors
     /// Where librdkafka refuses a setting.
-    pub fn new(config: &ClientConfig) -> Result<Self, String> {
-        let consumer = config.create_with_context(Notes::default());
-        Ok(Self { consumer: consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))? })
+    pub fn new(settings: &Settings) -> Result<Self, String> {
+        let setting = |name| settings.get(name).unwrap_or_default();
+        let health = Arc::new(KafkaHealth::of_command(setting("bootstrap.servers"), setting("group.id")));
+        let consumer: Result<BaseConsumer<Notes>, _> =
+            settings.create_with_context(Notes::new(Arc::clone(&health), None));
+        let consumer = Arc::new(consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))?);
+        if let Some(credentials) = &settings.credentials {
+            credentials.serve(&consumer, |consumer| consumer.client());
+        }
+        Ok(Self { health, consumer, _credentials: settings.credentials.clone() })
     }
 
     /// Gives every record whose offset lies in the range of its partition to `take`, in order within a partition. A range ends
@@ -63,7 +76,7 @@ impl Reader {
                 .map_err(|error| said(&error))?;
         }
         self.consumer.assign(&start).map_err(|error| said(&error))?;
-        let (mut heard_at, mut last_error) = (Instant::now(), None);
+        let mut heard_at = Instant::now();
         while !open.is_empty() {
             match self.consumer.poll(POLL) {
                 Some(Ok(message)) => {
@@ -93,11 +106,11 @@ impl Reader {
                         | RDKafkaErrorCode::TopicAuthorizationFailed,
                     ),
                 )) => return Err(said(&error)),
-                Some(Err(error)) => last_error = Some(error),
-                None => {}
+                // librdkafka retries, and the cause is in the health.
+                Some(Err(_)) | None => {}
             }
             if heard_at.elapsed() > SILENCE_MAX {
-                let why = last_error.map_or_else(|| "it is silent".to_owned(), |error| error.to_string());
+                let why = self.health.silence();
                 return Err(format!("Kafka gave no record of topic `{topic}` for {SILENCE_MAX:?}: {why}"));
             }
         }

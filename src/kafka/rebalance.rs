@@ -1,31 +1,57 @@
-//! What the group says, put down for the poll thread.
+//! Callbacks of librdkafka: rebalances are queued for the poll thread, and what is said of Kafka goes to the pipeline's health.
 //!
 //! librdkafka calls back on the thread that polls, in the middle of a poll. The callback only notes the event; the poll thread
 //! answers it, with the session at hand. librdkafka waits for the answer, and moves nothing on its own meanwhile. While a
 //! consumer closes nobody reads the notes, so then the callback answers itself.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 use serde::Deserialize;
 use tidegate_protocol::group::GroupEvent;
 use tidegate_protocol::position::{Offset, TopicPartition};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error};
 
+use super::fault::Fault;
+use super::health::{KafkaHealth, Sight};
 use crate::status::lock;
 
-/// Of librdkafka's statistics (`STATISTICS.md`), what tells how far a log was read.
+/// Of librdkafka's statistics (`STATISTICS.md`), what tells how far a log was read and how Kafka does.
 #[derive(Deserialize)]
 struct Statistics {
     #[serde(default)]
     topics: HashMap<String, Topic>,
+    #[serde(default)]
+    brokers: HashMap<String, Broker>,
+    cgrp: Option<ConsumerGroup>,
+}
+
+#[derive(Deserialize)]
+struct Broker {
+    /// `host:port`.
+    nodename: String,
+    state: String,
+    throttle: Throttle,
+}
+
+/// Delays that the broker's quotas put on answers since the last statistics, in milliseconds.
+#[derive(Deserialize)]
+struct Throttle {
+    max: i64,
+}
+
+#[derive(Deserialize)]
+struct ConsumerGroup {
+    state: String,
+    join_state: String,
 }
 
 #[derive(Deserialize)]
@@ -43,16 +69,54 @@ struct Partition {
 
 /// The consumer's context: the notes between callbacks and the poll thread. The lock is only ever taken by the thread that
 /// polls; librdkafka's types ask for one all the same.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Notes {
+    health: Arc<KafkaHealth>,
+    /// The number of the consumer that this client belongs to, if it is one's.
+    consumer: Option<u32>,
     events: Mutex<Vec<GroupEvent>>,
     noted: AtomicBool,
     closing: AtomicBool,
     read: Mutex<Vec<(TopicPartition, Offset)>>,
-    commits_under_way: AtomicU64,
 }
 
 impl Notes {
+    /// Returns an empty one for a client of a pipeline; `consumer` is the number of the consumer that it belongs to.
+    pub fn new(health: Arc<KafkaHealth>, consumer: Option<u32>) -> Self {
+        Self {
+            health,
+            consumer,
+            events: Mutex::default(),
+            noted: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
+            read: Mutex::default(),
+        }
+    }
+
+    /// Returns what this client tells of Kafka.
+    pub fn health(&self) -> &KafkaHealth {
+        &self.health
+    }
+
+    /// Kafka denied this client the group.
+    pub fn group_denied(&self) {
+        if let Some(consumer) = self.consumer {
+            self.health.group_denied(consumer);
+        }
+    }
+
+    /// Kafka denied this client a topic.
+    pub fn topic_denied(&self, topic: &str) {
+        if let Some(consumer) = self.consumer {
+            self.health.denied(consumer, Fault::topic_denied(topic));
+        }
+    }
+
+    /// Returns the topics that Kafka denies this client.
+    pub fn denied_topics(&self) -> Vec<String> {
+        self.consumer.map(|consumer| self.health.denied_topics(consumer)).unwrap_or_default()
+    }
+
     /// Events since the last call; nearly always none, for the price of one relaxed load.
     pub fn take(&self) -> Vec<GroupEvent> {
         if !self.noted.load(Ordering::Relaxed) {
@@ -71,34 +135,35 @@ impl Notes {
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
-
-    /// A commit was sent.
-    pub fn commit_sent(&self) {
-        self.commits_under_way.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Whether every commit was answered.
-    pub fn commits_answered(&self) -> bool {
-        self.commits_under_way.load(Ordering::Relaxed) == 0
-    }
 }
 
 impl ClientContext for Notes {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
+        if fac == CONNECTION_FAILED {
+            self.health.connection_failed(self.consumer, message);
+            return;
+        }
+        let consumer = self.consumer;
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                warn!(target: "librdkafka", fac, message);
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => self.health.warn(consumer, fac, message),
+            RDKafkaLogLevel::Notice | RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                debug!(target: "librdkafka", consumer, fac, message);
             }
-            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => info!(target: "librdkafka", fac, message),
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(target: "librdkafka", fac, message),
         }
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        let Ok(Statistics { topics }) = serde_json::from_slice(statistics) else {
-            warn!("could not parse librdkafka statistics");
+        let Ok(Statistics { topics, brokers, cgrp }) = serde_json::from_slice(statistics) else {
+            self.health.warn(self.consumer, "STATS", "could not parse librdkafka statistics");
             return;
         };
+        if let (Some(consumer), Some(cgrp)) = (self.consumer, cgrp) {
+            self.health.saw(consumer, &sight(brokers, &cgrp), Instant::now());
+        }
         let read = topics.into_iter().flat_map(|(topic, Topic { partitions })| {
             let topic: Arc<str> = topic.into();
             let delivered = partitions.into_iter().filter(|(n, p)| *n >= 0 && p.fetchq_cnt == 0 && p.next_offset > 0);
@@ -108,9 +173,48 @@ impl ClientContext for Notes {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // librdkafka tries again by itself for as long as it takes.
-        warn!(%error, reason, "Kafka: nothing is lost, librdkafka tries again");
+        match error.rdkafka_error_code() {
+            Some(Code::GroupAuthorizationFailed) => self.group_denied(),
+            // It names no topic; the position in the log that it moves says more.
+            Some(Code::TopicAuthorizationFailed) => {
+                if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
+                    && let Some((topic, _)) = topic.rsplit_once(": Broker:")
+                {
+                    self.topic_denied(topic);
+                }
+            }
+            Some(
+                Code::BrokerTransportFailure
+                | Code::Resolve
+                | Code::SSL
+                | Code::Authentication
+                | Code::BadMessage
+                | Code::OperationTimedOut,
+            ) => self.health.connection_failed(self.consumer, reason),
+            // Each broker's own fault was said before, and a log's end is no fault.
+            Some(Code::AllBrokersDown | Code::PartitionEOF) => debug!(consumer = self.consumer, %error, reason),
+            _ => self.health.warn(self.consumer, &error.to_string(), reason),
+        }
     }
+}
+
+/// The facility under which librdkafka logs that a connection failed.
+const CONNECTION_FAILED: &str = "FAIL";
+
+fn sight(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> Sight {
+    let mut sight = Sight {
+        has_coordinator: group.state == "up",
+        is_settled: group.state == "up" && group.join_state == "steady",
+        ..Sight::default()
+    };
+    for Broker { nodename, state, throttle } in brokers.into_values() {
+        let throttled = Duration::from_millis(u64::try_from(throttle.max).unwrap_or_default());
+        sight.throttled = sight.throttled.max(throttled);
+        if state == "UP" {
+            sight.connected.push(nodename);
+        }
+    }
+    sight
 }
 
 impl ConsumerContext for Notes {
@@ -133,7 +237,12 @@ impl ConsumerContext for Notes {
                 GroupEvent::Revoked { sources, lost: consumer.assignment_lost() }
             }
             other => {
-                error!(?other, "a rebalance event that librdkafka doesn't document");
+                error!(
+                    pipeline = self.health.pipeline(),
+                    consumer = self.consumer,
+                    ?other,
+                    "a rebalance event that librdkafka doesn't document"
+                );
                 return;
             }
         };
@@ -141,11 +250,27 @@ impl ConsumerContext for Notes {
         self.noted.store(true, Ordering::Relaxed);
     }
 
-    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        self.commits_under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).ok();
-        if let Err(error) = result {
+    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
+        if let Err(error) = &result {
             // Tools that show lag fall behind; the ledger is the truth.
-            debug!(%error, "Kafka didn't take the committed offsets");
+            debug!(consumer = self.consumer, %error, "Kafka did not take the committed offsets");
+            if error.rdkafka_error_code() == Some(Code::GroupAuthorizationFailed) {
+                self.group_denied();
+                return;
+            }
+        }
+        for element in offsets.elements() {
+            match element.error().err().and_then(|error| error.rdkafka_error_code()) {
+                Some(Code::GroupAuthorizationFailed) => self.group_denied(),
+                Some(Code::TopicAuthorizationFailed) => self.topic_denied(element.topic()),
+                Some(_) => {}
+                None if result.is_ok() => {
+                    if let Some(consumer) = self.consumer {
+                        self.health.granted(consumer, element.topic());
+                    }
+                }
+                None => {}
+            }
         }
     }
 }

@@ -1,20 +1,27 @@
 //! librdkafka's settings: what we insist on and why, and what follows from the memory budget.
 
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use tidegate_protocol::batch::BatchLimits;
 
-use crate::config::{GroupProtocol, Kafka, Pipeline};
+use super::credentials::{self, Keeper};
+use crate::config::{GroupProtocol, Kafka, Pipeline, defaults, token};
 use crate::limits::Prefetch;
 
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
+/// The longest wait between two connections to a broker. With librdkafka's 10 s the flow would resume that much later than the
+/// broker.
+const RECONNECT_MAX_MS: u32 = 2_000;
+
 /// How often a member of a classic group asks whether partitions move. In a hand-over each side learns of the other's step at
 /// its next heartbeat, so a moved partition stands still for about one interval; with librdkafka's 3 s it was seen to stand for
-/// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 45 s leaves room for 90 of them to
+/// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 12 s leaves room for 24 of them to
 /// fail. With `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
@@ -35,8 +42,30 @@ const FETCH_WAIT_KEY: &str = "fetch.wait.max.ms";
 /// How often librdkafka says how far it has read.
 const STATISTICS_MS: u32 = 2_000;
 
+/// librdkafka's settings for one client, and who gives it the credentials that change while it runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    config: ClientConfig,
+    /// `None` if the credentials are among the settings and stay as they are.
+    pub credentials: Option<Arc<Keeper>>,
+}
+
+impl Deref for Settings {
+    type Target = ClientConfig;
+
+    fn deref(&self) -> &ClientConfig {
+        &self.config
+    }
+}
+
+impl DerefMut for Settings {
+    fn deref_mut(&mut self) -> &mut ClientConfig {
+        &mut self.config
+    }
+}
+
 /// Settings of one consumer of a pipeline.
-pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> ClientConfig {
+pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Settings {
     let mut config = client(kafka, pipeline);
     for (name, value) in [
         // The ledger is the truth about positions; what Kafka stores is for tools that show lag, and we commit it ourselves.
@@ -66,6 +95,7 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Clie
     }
     if pipeline.group_protocol != GroupProtocol::Consumer {
         set_default(&mut config, "heartbeat.interval.ms", HEARTBEAT_MS.to_string());
+        set_default(&mut config, "session.timeout.ms", defaults::SESSION_TIMEOUT.as_millis().to_string());
     }
     match pipeline.group_protocol {
         GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
@@ -93,37 +123,57 @@ fn set_default(config: &mut ClientConfig, key: &str, value: String) {
 }
 
 /// Settings of a client that asks questions about the pipeline's topics and group, and joins no group.
-pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     let mut config = client(kafka, pipeline);
     config.set("enable.auto.commit", "false");
     config
 }
 
 /// Settings of a client that reads given stretches of logs: it joins no group, and is told where a log ends.
-pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     to_read(observer(kafka, pipeline))
 }
 
 /// The settings of [`reader`] from those of [`observer`].
-pub fn to_read(mut config: ClientConfig) -> ClientConfig {
+pub fn to_read(mut config: Settings) -> Settings {
     config.set("enable.auto.offset.store", "false");
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");
     config.set("fetch.queue.backoff.ms", "1");
+    // A fetch that still waits at the end of one log holds up the next topic: at the default of 500 ms a hundred topics take a
+    // minute and a half.
+    config.set("fetch.wait.max.ms", "10");
     config.set("queued.max.messages.kbytes", "16384");
     config
 }
 
-fn client(kafka: &Kafka, pipeline: &Pipeline) -> ClientConfig {
+fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     let mut config = ClientConfig::new();
     config.set("client.id", "tidegate");
-    for (name, value) in kafka.properties.iter().chain(&pipeline.kafka_properties) {
-        config.set(name, value.expose());
+    for (name, value) in kafka.properties_of(pipeline) {
+        if !token::OURS.contains(&name) {
+            config.set(name, value.expose());
+        }
     }
+    trust_the_system(&mut config, |name| std::env::var(name).ok().filter(|path| !path.is_empty()));
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
     config.set("group.id", &pipeline.group);
-    config.set_log_level(RDKafkaLogLevel::Warning);
-    config
+    set_default(&mut config, "reconnect.backoff.max.ms", RECONNECT_MAX_MS.to_string());
+    // A connection that a broker closes is logged as information, and is often the only sign of a wrong protocol or port.
+    config.set_log_level(RDKafkaLogLevel::Info);
+    Settings { config, credentials: credentials::keeper(kafka, pipeline) }
+}
+
+/// Makes TLS connections trust the certificate authorities of the system, unless the user names others. The OpenSSL that is
+/// linked in looks for them in the folder that it was built for, which is nowhere else's: `probe` looks in the places of
+/// the known distributions. `SSL_CERT_FILE` and `SSL_CERT_DIR` stand over them, as for connections to Postgres.
+fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
+    let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
+    if !is_tls || config.get("ssl.ca.pem").is_some() {
+        return;
+    }
+    let authorities = variable("SSL_CERT_FILE").or_else(|| variable("SSL_CERT_DIR"));
+    set_default(config, "ssl.ca.location", authorities.unwrap_or_else(|| "probe".to_owned()));
 }
 
 #[cfg(test)]
@@ -163,6 +213,32 @@ mod tests {
     #[test]
     fn a_short_age_is_fetched_as_it_comes() {
         assert_eq!(fetch("40ms", ""), (None, None, 40));
+    }
+
+    /// `ssl.ca.location` for these properties and these variables.
+    fn authorities(properties: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<String> {
+        let mut config = ClientConfig::new();
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
+        let find =
+            |name: &str| variables.iter().find(|(found, _)| *found == name).map(|(_, value)| (*value).to_owned());
+        trust_the_system(&mut config, find);
+        config.get("ssl.ca.location").map(str::to_owned)
+    }
+
+    #[test]
+    fn tls_trusts_the_system_unless_the_user_names_an_authority() {
+        for protocol in ["ssl", "SSL", "sasl_ssl", "SASL_SSL"] {
+            assert_eq!(authorities(&[("security.protocol", protocol)], &[]), some("probe"), "{protocol}");
+        }
+        let tls = ("security.protocol", "SSL");
+        assert_eq!(authorities(&[tls, ("ssl.ca.location", "/ca.pem")], &[("SSL_CERT_FILE", "/f")]), some("/ca.pem"));
+        assert_eq!(authorities(&[tls, ("ssl.ca.pem", "-")], &[("SSL_CERT_FILE", "/f")]), None);
+        assert_eq!(authorities(&[tls], &[("SSL_CERT_FILE", "/f"), ("SSL_CERT_DIR", "/d")]), some("/f"));
+        assert_eq!(authorities(&[tls], &[("SSL_CERT_DIR", "/d")]), some("/d"));
+        assert_eq!(authorities(&[("security.protocol", "SASL_PLAINTEXT")], &[]), None);
+        assert_eq!(authorities(&[], &[]), None);
     }
 
     #[test]

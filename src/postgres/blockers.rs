@@ -84,7 +84,7 @@ async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std
             None => match connector.open().await {
                 Ok((open, _)) => open,
                 Err(error) => {
-                    debug!(%error, "can't look for blockers");
+                    debug!(pipeline = connector.pipeline(), %error, "can't look for blockers");
                     sleep(INTERVAL).await;
                     continue;
                 }
@@ -98,10 +98,12 @@ async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std
                         .iter()
                         .any(|b| b.pid == blocker.pid && b.state_change == blocker.state_change && b.client_idle);
                 if ours && silent {
-                    warn!(blocker = blocker.describe(), "ending a transaction of our own whose process is silent");
-                    drop(sqlx::query("SELECT pg_terminate_backend($1)").bind(blocker.pid).execute(&mut open).await);
+                    let blocker_pid = blocker.pid;
+                    let (pipeline, blocker) = (connector.pipeline(), blocker.describe());
+                    warn!(pipeline, blocker, "ending a transaction of our own whose process is silent");
+                    drop(sqlx::query("SELECT pg_terminate_backend($1)").bind(blocker_pid).execute(&mut open).await);
                 } else if note.is_none() && !ours {
-                    warn!(blocker = blocker.describe(), "waiting for a lock");
+                    warn!(pipeline = connector.pipeline(), blocker = blocker.describe(), "waiting for a lock");
                 }
             }
             if !now.is_empty() {

@@ -7,21 +7,69 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Executor, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::{Cause, WriteError};
-use tokio::time::timeout;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::config::{Postgres, PostgresUrl};
+use super::pooler::{self, Pooling};
+use super::remedy;
+use crate::config::postgres_url::{self, Server, Servers};
+use crate::config::{Postgres, PostgresUrl, Secret, url_parameters};
+use crate::credentials;
+
+/// Settings that have one right value for us: name, value, and the first server version that knows it.
+pub(crate) const FIXED: &[(&str, &str, u32)] = &[
+    // A claim must see what was committed while it waited for a lock.
+    ("default_transaction_isolation", "read committed", 0),
+    ("default_transaction_deferrable", "off", 0),
+    // Without it a policy on the target is an error of every statement, and not a rule for rows.
+    ("row_security", "on", 0),
+    // With it the server ends the session at each refused row.
+    ("exit_on_error", "off", 0),
+    // Types are compared by the text that `format_type` returns.
+    ("quote_all_identifiers", "off", 0),
+    ("standard_conforming_strings", "on", 0),
+    // Our own deadlines bound every wait. These would end connections that are healthy.
+    ("idle_session_timeout", "0", 140_000),
+    ("transaction_timeout", "0", 170_000),
+];
+
+/// How long a server may take before the next of several is tried beside it.
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Opens connections for one pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Connector {
     config: Arc<Postgres>,
     application_name: Arc<str>,
+    learned: Arc<Learned>,
+}
+
+/// What connections so far have shown.
+#[derive(Debug, Default)]
+struct Learned {
+    /// Which of several servers answered last.
+    server: AtomicUsize,
+    /// Whether the URL wants a server that takes writes.
+    must_write: AtomicBool,
+    /// Whether a connection is known to have a session of its own.
+    has_sessions: AtomicBool,
+    /// A password that `password_command` gave, and until when it is used. Locked while the program runs, so that connections
+    /// that open at the same time share its answer.
+    password: Mutex<Option<(Secret, Instant)>>,
+}
+
+/// A server that can't be used.
+struct Refused {
+    server: String,
+    cause: Cause,
 }
 
 impl Connector {
@@ -30,7 +78,7 @@ impl Connector {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
         // The server cuts names at 63 bytes.
         let name = name.get(..63).unwrap_or(&name);
-        Self { config, application_name: name.into() }
+        Self { config, application_name: name.into(), learned: Arc::default() }
     }
 
     /// `application_name` of every connection.
@@ -38,46 +86,169 @@ impl Connector {
         &self.application_name
     }
 
+    /// The pipeline's name, or `tidegate` for the daemon itself, as a field of log lines.
+    pub fn pipeline(&self) -> &str {
+        self.application_name.strip_prefix("tidegate ").unwrap_or(&self.application_name)
+    }
+
     /// Our own deadline for an answer.
     pub fn write_deadline(&self) -> Duration {
         self.config.write_timeout
     }
 
-    /// Opens a connection, and says its backend's pid.
-    ///
-    /// # Errors
-    /// At [`Stage::Connect`], whatever the reason; the URL, which may hold a password, is in no text.
-    pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
-        let refused = |why| WriteError { stage: Stage::Connect, cause: Cause::Connection(why) };
-        let options = self.options().map_err(refused)?;
-        let settings = self.settings();
-        let work = async {
-            let mut connection = options.connect().await?;
-            connection.execute(settings.as_str()).await?;
-            let pid = sqlx::query("SELECT pg_backend_pid()").fetch_one(&mut connection).await?.try_get(0)?;
-            Ok((connection, pid))
-        };
-        within(self.config.connect_timeout, Stage::Connect, work).await
+    /// Whether a connection to a server that takes no writes is of no use, since the URL names another that may.
+    pub fn must_write(&self) -> bool {
+        self.learned.must_write.load(Ordering::Relaxed)
     }
 
-    fn options(&self) -> Result<PgConnectOptions, String> {
+    /// Opens a connection, and says its backend's pid. Of several servers the first that takes writes is used: they are tried
+    /// in the order of the URL, beginning with the one that was used last, and each has a quarter of a second before the next
+    /// is tried as well.
+    ///
+    /// # Errors
+    /// At [`Stage::Connect`], whatever the reason; the URL, which may hold a password, is in no text. With several servers
+    /// the text names each, with its reason.
+    pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
+        let refused = |cause| WriteError { stage: Stage::Connect, cause };
+        let deadline = Instant::now() + self.config.connect_timeout;
+        let (servers, password) = match timeout_at(deadline, self.target()).await {
+            Ok(target) => target.map_err(|why| refused(Cause::Connection(why)))?,
+            Err(_) => return Err(refused(Cause::Deadline(self.config.connect_timeout, None))),
+        };
+        self.learned.must_write.store(servers.must_write, Ordering::Relaxed);
+        let count = servers.all.len();
+        let first = self.learned.server.load(Ordering::Relaxed).min(count - 1);
+        let mut waiting = (0..count).map(|n| (first + n) % count);
+        let mut trying = JoinSet::new();
+        let mut failures = Vec::new();
+        loop {
+            let next = waiting.next();
+            if let Some(at) = next {
+                let server = &servers.all[at];
+                let options = self.options(&servers, server, password.as_ref());
+                let options = options.map_err(|why| refused(Cause::Connection(why)))?;
+                let (this, name) = (self.clone(), server.name.clone());
+                let must_write = servers.must_write;
+                trying.spawn(async move {
+                    let tried = timeout_at(deadline, this.try_server(&options, must_write)).await;
+                    let tried = tried.unwrap_or(Err(Cause::Deadline(this.config.connect_timeout, None)));
+                    tried.map(|open| (at, open)).map_err(|cause| Refused { server: name, cause })
+                });
+            }
+            tokio::select! {
+                ended = trying.join_next() => match ended {
+                    Some(Ok(Ok((at, open)))) => {
+                        self.learned.server.store(at, Ordering::Relaxed);
+                        return Ok(open);
+                    }
+                    Some(Ok(Err(failure))) => {
+                        if matches!(&failure.cause, Cause::Postgres(error) if error.sqlstate.starts_with("28")) {
+                            *self.learned.password.lock().await = None;
+                        }
+                        failures.push(failure);
+                    }
+                    Some(Err(panic)) => return Err(refused(Cause::Connection(panic.to_string()))),
+                    None => return Err(refused(together(failures))),
+                },
+                () = sleep(HEAD_START), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Where to connect, and a password that stands over those of the URL.
+    async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
             PostgresUrl::File(path) => secret_file("postgres.url_file", path)?,
         };
-        // The parser's own message may quote the URL.
-        let options = PgConnectOptions::from_str(&url).map_err(|_| {
-            "the connection URL is not of the form postgres://user:password@host:port/database".to_owned()
-        })?;
-        let options = match &self.config.password_file {
-            Some(path) => options.password(&secret_file("postgres.password_file", path)?),
-            None => options,
+        let named = |why| format!("the connection URL can't be used: {why}");
+        if let Some(why) = url_parameters::fault(&url) {
+            return Err(named(why));
+        }
+        let servers = postgres_url::parse(&url).map_err(named)?;
+        let password = match (&self.config.password_command, &self.config.password_file) {
+            (Some(command), _) => Some(self.ask_for_password(command).await?),
+            (None, Some(path)) => Some(Secret::new(secret_file("postgres.password_file", path)?)),
+            (None, None) => None,
         };
+        Ok((servers, password))
+    }
+
+    /// The password of `password_command`: for as long as it states, the one that it gave before.
+    async fn ask_for_password(&self, command: &[String]) -> Result<Secret, String> {
+        let mut known = self.learned.password.lock().await;
+        if let Some((password, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
+            return Ok(password.clone());
+        }
+        *known = None;
+        let asked_at = Instant::now();
+        let issued = credentials::run("postgres.password_command", command).await?;
+        // The rest of its time is for the login, and for clocks that differ.
+        let until = issued.lifetime.and_then(|lifetime| asked_at.checked_add(lifetime.mul_f64(0.8)));
+        *known = until.map(|until| (issued.secret.clone(), until));
+        Ok(issued.secret)
+    }
+
+    fn options(
+        &self,
+        servers: &Servers,
+        server: &Server,
+        password: Option<&Secret>,
+    ) -> Result<PgConnectOptions, String> {
+        // The parser's own message may quote the URL.
+        let options = PgConnectOptions::from_str(server.url.expose())
+            .map_err(|_| format!("the connection URL can't be used; {}", postgres_url::FORM))?;
+        let options = password.into_iter().fold(options, |options, password| options.password(password.expose()));
+        let options = match options.get_ssl_mode() {
+            _ if server.is_socket => options.ssl_mode(PgSslMode::Disable),
+            // As libpq has it: who names authorities wants the certificate to be checked.
+            PgSslMode::Require if servers.has_authorities => options.ssl_mode(PgSslMode::VerifyCa),
+            _ => options,
+        };
+        // Poolers refuse this startup parameter, which sqlx sends unless told otherwise.
+        let options = options.extra_float_digits(None);
         Ok(options.application_name(&self.application_name).disable_statement_logging())
     }
 
-    /// `SET` rather than startup options, which poolers refuse.
-    fn settings(&self) -> String {
+    /// A connection to one server that can be used.
+    async fn try_server(&self, options: &PgConnectOptions, must_write: bool) -> Result<(PgConnection, i32), Cause> {
+        let work = async {
+            let mut connection = options.connect().await?;
+            let version = connection.server_version_num().unwrap_or(0);
+            connection.execute(self.settings(version).as_str()).await?;
+            let row = connection.fetch_one(ABOUT_SESSION).await?;
+            let (pid, is_read_only): (i32, bool) = (row.try_get(0)?, row.try_get(1)?);
+            let pooling = if self.learned.has_sessions.load(Ordering::Relaxed) {
+                None
+            } else {
+                pooler::look(&mut connection, options).await?
+            };
+            Ok::<_, sqlx::Error>((connection, pid, is_read_only, pooling))
+        };
+        let (connection, pid, is_read_only, pooling) = work.await.map_err(|error| {
+            let mut cause = super::error::cause(error);
+            remedy::add(&mut cause);
+            cause
+        })?;
+        match pooling {
+            Some(Pooling::Transaction) => return Err(Cause::Connection(pooler::words())),
+            Some(Pooling::Session) => self.learned.has_sessions.store(true, Ordering::Relaxed),
+            None => {}
+        }
+        if must_write && is_read_only {
+            return Err(Cause::Connection("takes no writes: it is a standby, or set to read-only".to_owned()));
+        }
+        Ok((connection, pid))
+    }
+
+    /// Returns the statements that set every setting which our SQL relies on, so that a setting of the role or the database
+    /// cannot change what it means. `SET` rather than startup options, which poolers refuse. `version` is the server's, as in
+    /// `server_version_num`.
+    ///
+    /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
+    /// statements name their schemas. `default_transaction_read_only` is how some operators stop all writes to a server.
+    /// `session_replication_role` is not for every role to set; the ledger's triggers fire under each of its values.
+    fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();
         let ours = [
@@ -87,13 +258,29 @@ impl Connector {
             ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
         ];
+        let fixed = FIXED.iter().filter(|(_, _, since)| version >= *since);
+        let ours = ours.into_iter().chain(fixed.map(|(name, value, _)| (*name, (*value).to_owned())));
         let theirs = session.iter().map(|(name, value)| (name.as_str(), value.clone()));
-        for (name, value) in ours.into_iter().chain(theirs) {
+        for (name, value) in ours.chain(theirs) {
             // Writing to a String can't fail; config checks the names.
             let _infallible = write!(sql, "SET {name} = '{}';", value.replace('\'', "''"));
         }
         sql
     }
+}
+
+/// The backend's pid, and whether it takes no writes. Sent without a prepared statement, so that it works through any pooler.
+const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
+
+/// One error for all servers. That of a single one is as it came, so that its SQLSTATE counts.
+fn together(mut failures: Vec<Refused>) -> Cause {
+    if failures.len() == 1 {
+        return failures.remove(0).cause;
+    }
+    let each = failures
+        .into_iter()
+        .map(|Refused { server, cause }| format!("{server}: {}", WriteError { stage: Stage::Connect, cause }));
+    Cause::Connection(format!("none of the servers can be used: {}", each.collect::<Vec<_>>().join("; ")))
 }
 
 /// What work of a stage comes to, for which Postgres has so long.

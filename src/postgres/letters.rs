@@ -1,19 +1,23 @@
-//! Removes dead letters past their retention, and the oldest past the cap on their size.
+//! Removes dead letters past their retention, and the oldest past the cap on their size: a pipeline's own, and those of its
+//! replays. Counts those that are left.
 //!
-//! Every instance does it; letters that another one, or a replay, has locked are left to it.
+//! Every instance does both; letters that another one, or a replay, has locked are left to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::store::WriteError;
 use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::connect::{Connector, within};
 use crate::config::{KeepLetters, Pipeline};
 use crate::metrics;
 
+/// Between two counts.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// How often.
 const EVERY: Duration = Duration::from_secs(60);
 /// Letters of one transaction: what it takes is short, whatever there is to remove.
@@ -21,18 +25,82 @@ const PAGE: i64 = 1000;
 
 const BY_AGE: &str = "
 DELETE FROM tidegate.dead_letter WHERE id IN (
-    SELECT id FROM tidegate.dead_letter WHERE pipeline = $1 AND created_at < now() - make_interval(secs => $2)
+    SELECT id FROM tidegate.dead_letter WHERE pipeline = ANY ($1) AND created_at < now() - make_interval(secs => $2)
     ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED)";
 
 const BY_SIZE: &str = "
 WITH sized AS (
     SELECT id, sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0) + pg_column_size(header_names)
         + pg_column_size(header_values) + octet_length(detail)) OVER (ORDER BY id DESC) AS with_newer
-    FROM tidegate.dead_letter WHERE pipeline = $1
+    FROM tidegate.dead_letter WHERE pipeline = ANY ($1)
 )
 DELETE FROM tidegate.dead_letter WHERE id IN (
     SELECT d.id FROM tidegate.dead_letter d JOIN sized s ON s.id = d.id WHERE s.with_newer > $2
     ORDER BY d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED)";
+
+/// What stands between a pipeline's name and a replay's own in the replay's key. No pipeline's name has a space.
+const REPLAY: &str = " replay ";
+
+/// Returns the key of a replay, under which the ledger and the dead letters have it.
+pub fn replay_key(pipeline: &str, replay: &str) -> String {
+    format!("{pipeline}{REPLAY}{replay}")
+}
+
+/// Returns the pipeline to which a key belongs: of a replay the one whose topics it reads.
+pub fn pipeline_of(key: &str) -> &str {
+    key.split_once(REPLAY).map_or(key, |(pipeline, _)| pipeline)
+}
+
+/// Returns the keys under which these pipelines have dead letters: their names, and those of their replays. Skips from key to
+/// key in the index, however many letters there are.
+///
+/// # Errors
+/// The error of the statement.
+pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::query(
+        "WITH RECURSIVE k AS (
+             SELECT min(pipeline) AS name FROM tidegate.dead_letter
+             UNION ALL
+             SELECT (SELECT min(d.pipeline) FROM tidegate.dead_letter d WHERE d.pipeline > k.name) FROM k
+             WHERE k.name IS NOT NULL
+         ) SELECT name FROM k WHERE name IS NOT NULL",
+    );
+    let rows = rows.fetch_all(connection).await?;
+    let keys = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    Ok(keys.into_iter().filter(|key| pipelines.contains(&pipeline_of(key))).collect())
+}
+
+/// Counting ends here, so that a table of many millions costs no more than a fraction of a second. By the index of
+/// `(pipeline, created_at)` alone.
+const COUNTED_MAX: i64 = 100_000;
+
+const STOCK: &str = "
+SELECT (SELECT count(*) FROM (SELECT FROM tidegate.dead_letter WHERE pipeline = $1 LIMIT $2) AS counted),
+    (SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8
+        FROM tidegate.dead_letter WHERE pipeline = $1)";
+
+/// Counts a pipeline's dead letters twice a minute, for the metrics. While Postgres doesn't answer, they are unknown.
+///
+/// # Cancel safety
+/// May be dropped at any point.
+pub async fn measure(connector: Connector, pipeline: Arc<str>) {
+    loop {
+        let stock = stock(&connector, &pipeline).await;
+        if let Err(error) = &stock {
+            debug!(pipeline = &*pipeline, %error, "can't count the dead letters");
+        }
+        metrics::dead_letter_stock(&pipeline, stock.ok());
+        sleep(COUNT_EVERY).await;
+    }
+}
+
+/// The number of dead letters, at most [`COUNTED_MAX`], and the age of the oldest in seconds, 0 if there is none.
+async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), WriteError> {
+    let (mut connection, _) = connector.open().await?;
+    let work = sqlx::query_as(STOCK).bind(pipeline).bind(COUNTED_MAX).fetch_one(&mut connection);
+    let (letters, oldest): (i64, Option<f64>) = within(connector.write_deadline(), Stage::DeadLetters, work).await?;
+    Ok((letters, oldest.unwrap_or(0.0)))
+}
 
 /// Keeps a pipeline's dead letters within bounds for as long as it runs. What fails is tried again a minute later.
 ///
@@ -53,17 +121,14 @@ pub async fn keep(connector: Connector, config: Pipeline) {
 async fn purge(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
     let (mut connection, _) = connector.open().await?;
     let KeepLetters { retention, max_bytes } = config.keep_letters;
+    let keys = within(connector.write_deadline(), Stage::DeadLetters, keys(&mut connection, &[&config.name])).await?;
     if let Some(retention) = retention {
         let bound = retention.as_secs_f64();
-        while page(connector, &mut connection, config, "age", sqlx::query(BY_AGE).bind(&config.name).bind(bound))
-            .await?
-        {}
+        while page(connector, &mut connection, config, "age", sqlx::query(BY_AGE).bind(&keys).bind(bound)).await? {}
     }
     if let Some(max_bytes) = max_bytes {
         let bound = i64::try_from(max_bytes).unwrap_or(i64::MAX);
-        while page(connector, &mut connection, config, "size", sqlx::query(BY_SIZE).bind(&config.name).bind(bound))
-            .await?
-        {}
+        while page(connector, &mut connection, config, "size", sqlx::query(BY_SIZE).bind(&keys).bind(bound)).await? {}
     }
     Ok(())
 }

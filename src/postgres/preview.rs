@@ -16,7 +16,7 @@ use crate::plan::Planned;
 const ROWS_MAX: u32 = 3;
 
 impl PgStore {
-    /// Up to three rows of a window that was copied, each as a JSON object, within the transaction that is open. None where the
+    /// Up to three rows of a window that was copied, each as a JSON object (a delete as `{"delete": {…}}` with its key), within the transaction that is open. None where the
     /// role may not make a temporary table, or where records name their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
@@ -45,8 +45,15 @@ async fn show(
     window: Range<u32>,
 ) -> Result<Vec<String>, sqlx::Error> {
     connection.execute("SAVEPOINT tidegate_shown").await?;
-    let from = if planned.table.merge.is_some() {
-        "(SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' - 'tidegate left out' AS shown FROM pg_temp.tidegate_stage s)"
+    let from = if let Some(merge) = &planned.table.merge {
+        if merge.deletes.is_some() {
+            // A delete has its key only.
+            "(SELECT CASE WHEN s.\"tidegate deleted\" THEN jsonb_build_object('delete', jsonb_strip_nulls(row)) \
+             ELSE row END AS shown FROM pg_temp.tidegate_stage s, \
+             LATERAL (SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' - 'tidegate left out' AS row) AS r)"
+        } else {
+            "(SELECT to_jsonb(s) - 'tidegate order' - 'tidegate left out' AS shown FROM pg_temp.tidegate_stage s)"
+        }
     } else {
         let like = planned.plan.table().quoted();
         let options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY";

@@ -62,16 +62,9 @@ pub async fn register(
     sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
     // One registration at a time: two new pipelines for one table and topic must see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
-    let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")
-        .bind(&wanted.pipeline)
-        .fetch_optional(&mut *transaction)
-        .await?;
-    if let Some(row) = known {
-        let (cluster_id, group_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        let (target, target_oid): (String, i64) = (row.try_get(2)?, row.try_get(3)?);
-        return compare(wanted, &cluster_id, &group_id, &target, target_oid).map_err(RegisterError::Differs);
+    if is_as_registered(&mut transaction, wanted).await? {
+        return Ok(());
     }
-    refuse_a_second_feed(&mut transaction, wanted).await?;
     let topics: serde_json::Value =
         wanted.topics.iter().map(|(topic, n)| (topic.clone(), serde_json::Value::from(*n))).collect();
     sqlx::query(
@@ -89,6 +82,22 @@ pub async fn register(
     .await?;
     insert_rows(&mut transaction, &wanted.pipeline, starts).await?;
     Ok(transaction.commit().await?)
+}
+
+/// Compares what a pipeline's name would mean with what it means already; whether it is registered. Changes nothing.
+///
+/// # Errors
+/// [`RegisterError::Differs`] if the registration is another one, or if another pipeline feeds the table from the same topic.
+pub async fn is_as_registered(connection: &mut PgConnection, wanted: &Registration) -> Result<bool, RegisterError> {
+    let known = sqlx::query("SELECT cluster_id, group_id, target, target_oid FROM tidegate.pipeline WHERE name = $1")
+        .bind(&wanted.pipeline)
+        .fetch_optional(&mut *connection)
+        .await?;
+    let Some(row) = known else { return refuse_a_second_feed(connection, wanted).await.map(|()| false) };
+    let (cluster_id, group_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let (target, target_oid): (String, i64) = (row.try_get(2)?, row.try_get(3)?);
+    compare(wanted, &cluster_id, &group_id, &target, target_oid).map_err(RegisterError::Differs)?;
+    Ok(true)
 }
 
 fn compare(
@@ -131,7 +140,9 @@ fn compare(
             "the table's oid",
             &target_oid.to_string(),
             &wanted.target_oid.to_string(),
-            "the table was dropped and made again, while the ledger says that its rows are written; restore it, or give the pipeline a new name to read the topic again",
+            &format!(
+                "the table was dropped and made again, while the ledger says that its rows are written; restore it, or run `tidegate pipelines forget {name}` to read the topic again"
+            ),
         );
     }
     Ok(())

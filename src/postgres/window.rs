@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
-use sqlx::{Executor, PgConnection};
+use sqlx::{Executor, PgConnection, Row as _};
 use tidegate_protocol::batch::Batch;
 use tidegate_rows::copy::{HEADER, TRAILER};
 use tidegate_rows::mapping::mark;
 use tidegate_rows::spec::{RowSpec, WriteMode};
-use tidegate_rows::write_mode::Merge;
 use tidegate_rows::write_mode::newest::{self, Placed};
 use tidegate_rows::write_mode::shaped::{self, Behind};
+use tidegate_rows::write_mode::{Deletes, Merge};
 
 use super::Live;
 use crate::plan::{Planned, PlannedTable};
@@ -60,8 +60,17 @@ impl Stages {
     }
 }
 
+/// What a window came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Copied {
+    /// Rows that were written.
+    pub(super) rows: u64,
+    /// Deletes that found no row.
+    pub(super) unmatched: u64,
+}
+
 /// Sends a window of a batch, and merges it where the table's mode asks for that. `placed` gets the rows of the window that the
-/// last COPY had, where these are not all. Gives the rows that were written.
+/// last COPY had, where these are not all.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -69,7 +78,7 @@ pub(super) async fn copy(
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Copied, sqlx::Error> {
     let table = &planned.table;
     if planned.plan.is_routed() {
         return by_table(live, planned, spec, batch, window, placed).await;
@@ -79,7 +88,8 @@ pub(super) async fn copy(
         return by_shape(live, 0, table, spec, rows, placed).await;
     }
     let Some(merge) = &table.merge else {
-        return whole(&mut live.connection, &table.copy, batch.copy_ranges(window)).await;
+        let rows = whole(&mut live.connection, &table.copy, batch.copy_ranges(window)).await?;
+        return Ok(Copied { rows, unmatched: 0 });
     };
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
@@ -90,8 +100,23 @@ pub(super) async fn copy(
         stage(live, 0, merge).await?;
         whole(&mut live.connection, &merge.copy, batch.copy_ranges(window)).await?
     };
-    let merged = live.connection.execute(merge.merge.as_str()).await?.rows_affected();
-    Ok(if merge.skips { merged } else { copied })
+    let (merged, unmatched) = merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
+    Ok(Copied { rows: if merge.skips { merged } else { copied }, unmatched })
+}
+
+/// Merges what was staged: the rows that the merge inserted or updated, and the deletes that found no row.
+async fn merge_staged(
+    connection: &mut PgConnection,
+    deletes: Option<&Deletes>,
+    merge: &str,
+) -> Result<(u64, u64), sqlx::Error> {
+    let mut unmatched = 0;
+    if let Some(deletes) = deletes {
+        connection.execute(deletes.lock.as_str()).await?;
+        let count: i64 = connection.fetch_one(deletes.delete.as_str()).await?.try_get(0)?;
+        unmatched = u64::try_from(count).unwrap_or(0);
+    }
+    Ok((connection.execute(merge).await?.rows_affected(), unmatched))
 }
 
 /// The table that was written last, and its number.
@@ -104,7 +129,7 @@ pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(
     let (number, table) = last_written(live, planned);
     if let Some(merge) = &table.merge {
         stage(live, number, merge).await?;
-        live.connection.execute(merge.merge.as_str()).await?;
+        merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
     } else {
         whole(&mut live.connection, &table.copy, std::iter::empty()).await?;
     }
@@ -157,15 +182,17 @@ async fn by_table(
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Copied, sqlx::Error> {
     let mut by_table: Vec<Vec<Placed<'_>>> = vec![Vec::new(); planned.routes.len()];
     for (nth, (table, row)) in (0_u32..).zip(marked(batch, window)) {
         by_table[usize::from(table)].push((nth, row));
     }
-    let mut written = 0;
+    let mut written = Copied::default();
     for (number, (table, rows)) in (0_u16..).zip(planned.routes.iter().zip(by_table)) {
         if !rows.is_empty() {
-            written += by_shape(live, number, table, spec, rows, placed).await?;
+            let copied = by_shape(live, number, table, spec, rows, placed).await?;
+            written.rows += copied.rows;
+            written.unmatched += copied.unmatched;
         }
     }
     Ok(written)
@@ -208,7 +235,7 @@ async fn by_shape(
     spec: &RowSpec<'_>,
     rows: Vec<Placed<'_>>,
     placed: &mut Vec<u32>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<Copied, sqlx::Error> {
     live.stages.last = number;
     let all = rows.len() as u64;
     let deletes = matches!(spec.table.mode, WriteMode::Upsert { deletes: true, .. });
@@ -218,12 +245,14 @@ async fn by_shape(
             let copy = table.with(spec, |target| target.copy_of(&table.catalog.table.quoted(), group.mask));
             picked(&mut live.connection, &copy, &group.rows, &Behind::default(), placed).await?;
         }
-        return Ok(all);
+        return Ok(Copied { rows: all, unmatched: 0 });
     };
     stage(live, number, merge).await?;
     let shapes: Vec<_> =
         groups.iter().map(|Group { mask, tombstones, .. }| shaped::Group { mask, tombstones: *tombstones }).collect();
-    let Some(shaped) = table.with(spec, |target| target.shaped(&shapes)) else { return Ok(0) };
+    let Some(shaped) = table.with(spec, |target| target.shaped(&shapes)) else {
+        return Ok(Copied::default());
+    };
     for (Group { rows, .. }, copy) in groups.iter().zip(&shaped.copies) {
         match &shaped.newest {
             None => picked(&mut live.connection, &copy.copy, rows, &copy.behind, placed).await?,
@@ -234,8 +263,8 @@ async fn by_shape(
             }
         };
     }
-    let merged = live.connection.execute(shaped.merge.as_str()).await?.rows_affected();
-    Ok(if merge.skips { merged } else { all })
+    let (merged, unmatched) = merge_staged(&mut live.connection, shaped.deletes.as_ref(), &shaped.merge).await?;
+    Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
 /// Makes the staging table where it isn't there, and empties it where it holds rows of this transaction.

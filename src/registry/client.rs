@@ -1,14 +1,13 @@
 //! The registry's REST interface, as far as a reader needs it. Blocks.
 
-use std::sync::Arc;
-
 use serde::Deserialize;
 use tidegate_rows::base64;
 use ureq::Agent;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+use ureq::tls::TlsConfig;
 
 use crate::config::{SchemaRegistry, SecretSource};
 use crate::status::Trouble;
+use crate::trust;
 
 /// What a schema with all its references may take.
 const REFERENCES_MAX: usize = 1_000;
@@ -69,7 +68,10 @@ impl Client {
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
             .max_redirects(3);
         if config.url.starts_with("https://") {
-            let roots = roots(config)?;
+            let roots = match &config.ca_file {
+                Some(file) => trust::file("schema_registry.ca_file", file)?,
+                None => trust::system(),
+            };
             settings = settings.tls_config(TlsConfig::builder().root_certs(roots).build());
         }
         Ok(Self { agent: settings.build().new_agent(), config: config.clone() })
@@ -167,31 +169,6 @@ impl Client {
         base64::encode(format!("{username}:{password}").as_bytes(), &mut encoded);
         Ok(Some(format!("Basic {}", String::from_utf8(encoded).unwrap_or_default())))
     }
-}
-
-/// Whom a registry's certificate may be signed by: `ca_file`, or else whom the system trusts.
-fn roots(config: &SchemaRegistry) -> Result<RootCerts, String> {
-    let certificates: Vec<Certificate<'static>> = match &config.ca_file {
-        Some(file) => {
-            let said = |why: String| format!("`schema_registry.ca_file` {}: {why}", file.display());
-            let pem = std::fs::read(file).map_err(|error| said(error.to_string()))?;
-            let items = parse_pem(&pem).filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
-                Ok(_) => None,
-                Err(error) => Some(Err(said(error.to_string()))),
-            });
-            let certificates: Vec<_> = items.collect::<Result<_, _>>()?;
-            if certificates.is_empty() {
-                return Err(said("holds no certificate in PEM".to_owned()));
-            }
-            certificates
-        }
-        None => {
-            let native = rustls_native_certs::load_native_certs();
-            native.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned()).collect()
-        }
-    };
-    Ok(RootCerts::Specific(Arc::new(certificates)))
 }
 
 /// A subject's name within a path.

@@ -48,6 +48,8 @@ pub enum PipelineState {
     Flowing,
     /// At least one of its consumers waits for Postgres or for the schema registry.
     Waiting,
+    /// Kafka doesn't answer, or denies what the pipeline needs.
+    WaitingForKafka,
     /// It writes what it has read, to end.
     Draining,
     /// It ended as asked.
@@ -58,8 +60,15 @@ pub enum PipelineState {
 
 impl PipelineState {
     /// All states, in the order of their declaration: each is a value of the metric's label `state`.
-    pub const ALL: [Self; Self::Stopped as usize + 1] =
-        [Self::Starting, Self::Flowing, Self::Waiting, Self::Draining, Self::Drained, Self::Stopped];
+    pub const ALL: [Self; Self::Stopped as usize + 1] = [
+        Self::Starting,
+        Self::Flowing,
+        Self::Waiting,
+        Self::WaitingForKafka,
+        Self::Draining,
+        Self::Drained,
+        Self::Stopped,
+    ];
 
     /// Returns the state's word in the API and in the metric's label.
     pub fn as_str(self) -> &'static str {
@@ -67,6 +76,7 @@ impl PipelineState {
             Self::Starting => "starting",
             Self::Flowing => "flowing",
             Self::Waiting => "waiting",
+            Self::WaitingForKafka => "waiting_for_kafka",
             Self::Draining => "draining",
             Self::Drained => "drained",
             Self::Stopped => "stopped",

@@ -18,12 +18,12 @@ pub enum WaitCause {
 pub struct Trouble {
     /// The system.
     pub cause: WaitCause,
-    /// The last error. Errors of Postgres name it themselves; errors of the registry begin with its address.
+    /// The last error. Errors of Kafka begin with the broker's address; errors of Postgres name it themselves; errors of the registry begin with its address.
     error: String,
 }
 
 impl Trouble {
-    /// Kafka gave this error instead of an answer.
+    /// Kafka doesn't answer, or denies what we ask, for this reason.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
@@ -41,12 +41,11 @@ impl Trouble {
     /// Returns what follows "has waited 42 s for …" in a sentence.
     pub fn waited_for(&self) -> String {
         match self.cause {
-            WaitCause::Kafka => format!("Kafka: {}", self.error),
             // Most of its errors begin with its name, which the sentence has said already.
             WaitCause::Postgres => {
                 format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
             }
-            WaitCause::Registry => self.to_string(),
+            WaitCause::Kafka | WaitCause::Registry => self.to_string(),
         }
     }
 }
@@ -54,7 +53,7 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
-            WaitCause::Kafka => write!(f, "Kafka gives no answer: {}", self.error),
+            WaitCause::Kafka => write!(f, "Kafka: {}", self.error),
             WaitCause::Postgres => f.write_str(&self.error),
             WaitCause::Registry => write!(f, "the schema registry {}", self.error),
         }
@@ -73,6 +72,8 @@ mod tests {
         let registry = Trouble::registry("http://r", &"status 503");
         assert_eq!(registry.to_string(), "the schema registry at http://r: status 503");
         assert_eq!(registry.waited_for(), registry.to_string());
-        assert_eq!(Trouble::kafka(&"timed out").to_string(), "Kafka gives no answer: timed out");
+        let kafka = Trouble::kafka(&"h:1: the connection is refused");
+        assert_eq!(kafka.to_string(), "Kafka: h:1: the connection is refused");
+        assert_eq!(kafka.waited_for(), kafka.to_string());
     }
 }

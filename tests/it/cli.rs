@@ -24,12 +24,12 @@ impl Ran {
         self
     }
 
-    /// Holds that it failed with this code and said these on standard error.
+    /// Holds that it failed with this code and said each of these once.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, said: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self}");
         for words in said {
-            assert!(self.err.contains(words), "no {words:?} in: {self}");
+            assert!(self.err.contains(words) != self.out.contains(words), "{words:?} not once in: {self}");
         }
         self
     }

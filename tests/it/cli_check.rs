@@ -190,3 +190,45 @@ async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     ran.fails(64, &["no pipeline `riddes`", &world.name]);
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }
+
+/// A hundred topics are asked for together; one after the other each would cost a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_reads_many_topics_says_what_it_asks_and_leaves_no_warning() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    for n in 0..20 {
+        let topic = format!("{}-{n}", world.topic);
+        world.kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
+        world.kafka.produce(&topic, [good(0).to(0)]).expect("Kafka takes it");
+    }
+    let config = world.checked();
+    let pattern = format!("topic_pattern = \"^{}-.+\"", world.topic);
+    let config = config.replacen(&format!("topics = [\"{}\"]", world.topic), &pattern, 1);
+    let ran = tidegate(&config, &["check"]).ok().says(&["20 newest records → 20 rows", "ready"]);
+    assert!(ran.err.contains("asking Kafka at") && !ran.err.contains("WARN"), "{ran}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_shows_how_many_records_have_each_field() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let tenth = |n| if n % 20 == 0 { good(n).to(0) } else { Record::new(format!(r#"{{"id":{n},"lat":1}}"#)).to(0) };
+    world.produce((0..40).map(tenth));
+    let ran = tidegate(&world.checked(), &["check"]).ok();
+    let ran = ran.says(&["column id: 40 of 40 records have id", "column lat: 2 of 40 records have pos.lat"]);
+    ran.says(&["only 2 of the 40 newest records have field `pos.lat`"]);
+    let wrong = world.checked().replace("pos.lat", "position.lat");
+    tidegate(&wrong, &["check"]).fails(64, &["none of the 40 newest records has field `position.lat`; did you mean"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_offline_asks_no_server() {
+    let world = World::new(1).await;
+    let (kafka, postgres) = (free_port().expect("a port"), free_port().expect("a port"));
+    let url = world.database.url_at(format!("127.0.0.1:{postgres}"));
+    let config = world.config_at(&url, "table.name = \"rides\"");
+    let config = config.replace(world.kafka.bootstrap_servers(), &format!("127.0.0.1:{kafka}"));
+    tidegate(&config, &["check", "--offline"]).ok().says(&["no server was asked"]);
+    let typo = config.replace("table.name", "table.nam");
+    tidegate(&typo, &["check", "--offline"]).fails(64, &["unknown key, did you mean name?"]);
+}

@@ -155,3 +155,26 @@ async fn purge_counts_first_and_removes_only_what_was_named() {
     );
     tidegate(&config, &["dead-letters", "purge", "--all", "--yes", "--json"]).ok().says(&["\"removed\": 2"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_letters_of_a_replay_are_in_reach_and_go_into_the_table_they_were_meant_for() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id int, lat float8, at bigint)").await;
+    world.sql("CREATE TABLE copies (id int, lat float8 CONSTRAINT low CHECK (lat < 90), at bigint)").await;
+    let config = world.append();
+    world.produce([ride(1, 1.5), ride(2, 95), ride(3, 96)]);
+    world.drained(&config);
+    let replay = ["replay", "--from", "earliest", "--into", "copies", "--name", "again"];
+    tidegate(&config, &replay).ok().says(&["2 dead letters", "`tidegate dead-letters list"]);
+    let key = format!("{} replay again", world.name);
+    let list = tidegate(&config, &["dead-letters", "list", "--json"]).ok().json();
+    assert_eq!((&list["total"], &list["counts"][0]["pipeline"]), (&2.into(), &key.as_str().into()), "{list}");
+    let id = list["letters"][0]["id"].to_string();
+    tidegate(&config, &["dead-letters", "show", &id]).ok().says(&[&key, "96"]);
+    tidegate(&config, &["dead-letters", "purge", "--id", &id, "--yes"]).ok().says(&["removed 1 dead letter"]);
+    world.sql("ALTER TABLE copies DROP CONSTRAINT low").await;
+    tidegate(&config, &["dead-letters", "replay", "--all"]).ok().says(&[&key, "1 dead letter replayed (1 row)"]);
+    assert_eq!(world.number("SELECT count(*) FROM copies WHERE id = 2").await, 1);
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 3, "the pipeline's own table is left alone");
+    tidegate(&config, &["dead-letters", "list"]).ok().says(&["no dead letters"]);
+}

@@ -94,3 +94,81 @@ async fn a_topic_that_is_missing_or_holds_no_json_is_told_as_such() {
     let run = tidegate(&world.config("table.name = \"rides\""), &["schema", "--topic", &format!("{topic}x")]);
     run.fails(64, &["does not exist"]);
 }
+
+impl World {
+    /// Runs `schema`, then `check` and `run` by what it proposed, with nothing changed but the database.
+    fn by_its_proposal(&self, expected: &[&str]) {
+        let proposal = schema(self, &["--table", "public.t"]).ok();
+        let proposal = proposal.says(expected);
+        let config = proposal.out.replace("postgres://tidegate@127.0.0.1:5432/telemetry", &self.database.url);
+        let port = tidegate_harness::free_port().expect("a free port");
+        let config = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n{config}");
+        tidegate(&config, &["check"]).ok().says(&["0 dead letters", "ready"]);
+        let (code, log) = self.drain(&config);
+        assert_eq!(code, Some(0), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_of_debezium_get_their_table_and_their_key() {
+    let world = World::new(1).await;
+    let key_schema = r#"{"type":"struct","fields":[{"type":"int32","optional":false,"field":"id"}],"optional":false}"#;
+    let row_schema = r#"[{"type":"int32","optional":false,"field":"id"},
+        {"type":"string","optional":true,"field":"name"},
+        {"type":"int32","optional":true,"name":"io.debezium.time.Date","version":1,"field":"born"},
+        {"type":"int64","optional":true,"name":"io.debezium.time.MicroTimestamp","version":1,"field":"seen"},
+        {"type":"struct","optional":true,"name":"io.debezium.data.VariableScaleDecimal","version":1,"field":"credit",
+         "fields":[{"type":"int32","optional":false,"field":"scale"},{"type":"bytes","optional":false,"field":"value"}]}]"#;
+    let schema = format!(
+        r#"{{"type":"struct","fields":[{{"type":"struct","fields":{row_schema},"optional":true,"field":"before"}},
+            {{"type":"struct","fields":{row_schema},"optional":true,"field":"after"}},{{"type":"string","field":"op"}}]}}"#
+    );
+    let key = |id: i32| format!(r#"{{"schema":{key_schema},"payload":{{"id":{id}}}}}"#);
+    let change = |id: i32, before: &str, after: &str, op: &str| {
+        let value = format!(
+            r#"{{"schema":{schema},"payload":{{"before":{before},"after":{after},"source":{{"lsn":1}},"op":"{op}","ts_ms":1}}}}"#
+        );
+        Record::new(value).key(key(id))
+    };
+    let row = |id: i32| {
+        format!(
+            r#"{{"id":{id},"name":"Ada","born":-56271,"seen":1769860800123456,"credit":{{"scale":2,"value":"z8c="}}}}"#
+        )
+    };
+    world.produce([
+        change(1, "null", &row(1), "r"),
+        change(2, "null", &row(2), "c"),
+        change(2, &row(2), "null", "d"),
+        Record::tombstone().key(key(2)),
+    ]);
+    world.by_its_proposal(&["envelope = \"debezium\"", "mode = \"upsert\"", "key = [\"id\"]", "type = \"date\""]);
+    assert_eq!(
+        world.text("SELECT string_agg(concat_ws('|', id, name, born, seen, credit), ' ') FROM t").await,
+        "1|Ada|1815-12-09|2026-01-31 12:00:00.123456|-123.45"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nested_readings_and_lines_get_a_row_each() {
+    let world = World::new(1).await;
+    world.produce(
+        [
+            r#"{"gateway":"g1","battery":81,"readings":[{"sensor":1,"celsius":21.5},{"sensor":2,"celsius":19.0}]}"#,
+            r#"{"gateway":"g2","battery":80,"readings":[{"sensor":1,"celsius":20.5}]}"#,
+        ]
+        .map(Record::new),
+    );
+    world.by_its_proposal(&["rows = \"readings\"", "celsius = { field = \"readings.celsius\", type = \"float8\" }"]);
+    assert_eq!(
+        world.text("SELECT string_agg(concat_ws(':', gateway, kafka_row, sensor, celsius), ' ' ORDER BY gateway, kafka_row) FROM t").await,
+        "g1:1:1:21.5 g1:2:2:19 g2:1:1:20.5"
+    );
+    let world = World::new(1).await;
+    let line = |n: i32| format!(r#"{{"date":1769860800.{n:03},"log":"line {n}","stream":"stdout"}}"#);
+    world.produce([
+        Record::new(format!("{}\n{}\n", line(1), line(2))),
+        Record::new(format!("{}\n{}\n", line(3), line(4))),
+    ]);
+    world.by_its_proposal(&["format = \"ndjson\"", "log = { field = \"log\", type = \"text\" }"]);
+    assert_eq!(world.text("SELECT string_agg(log, ',' ORDER BY log) FROM t").await, "line 1,line 2,line 3,line 4");
+}

@@ -216,3 +216,27 @@ fn the_stack_grants_the_daemon_longer_to_drain_than_it_may_take() {
     let config = stack();
     assert!(Duration::from_secs(grace) > config.limits.drain_timeout + Duration::from_secs(10), "{grace} s");
 }
+
+#[test]
+fn the_daemon_takes_the_configurations_of_kubernetes() {
+    let secrets = tempfile::tempdir().expect("a folder");
+    for (secret, text) in [("postgres-url", "postgres://tidegate@postgres/telemetry"), ("kafka-password", "secret")] {
+        std::fs::write(secrets.path().join(secret), text).expect("the secret is written");
+    }
+    let mounted = |file: &str| {
+        let text = read(file).replace("/run/secrets/tidegate", &secrets.path().to_string_lossy());
+        let path = secrets.path().join("daemon.toml");
+        std::fs::write(&path, text).expect("the file is written");
+        path
+    };
+    let pipelines = path("deploy/kubernetes/base/pipelines.toml");
+    for daemon in ["base", "overlays/production"] {
+        let files = [mounted(&format!("deploy/kubernetes/{daemon}/daemon.toml")), pipelines.clone()];
+        let config =
+            tidegate::config::Config::load(&files, std::iter::empty()).unwrap_or_else(|faults| panic!("{faults}"));
+        for pipeline in &config.pipelines {
+            tidegate::limits::share(&config, pipeline).unwrap_or_else(|fault| panic!("{daemon}: {fault}"));
+        }
+        assert!(!config.http.listen.ip().is_loopback(), "{daemon}: probes and Prometheus come from outside the pod");
+    }
+}

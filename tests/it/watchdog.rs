@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sqlx::Executor;
 use tidegate::config::Config;
+use tidegate::kafka::membership::InstanceName;
 use tidegate::pipeline::Pipeline;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually, eventually_async, shared};
 use tokio::task::JoinSet;
@@ -74,7 +75,7 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_a
         .expect("lag");
     kafka.kill(0).expect("it dies");
     let away = |daemon: &Daemon| {
-        daemon.get("/readyz").is_ok_and(|ready| ready.status == 503 && ready.body.contains("Kafka gives no answer"))
+        daemon.get("/readyz").is_ok_and(|ready| ready.status == 503 && ready.body.contains("the connection is refused"))
     };
     daemon.await_until("`/readyz` says that Kafka is away", STALL, away).expect("it is named");
     assert_eq!(daemon.get("/healthz").expect("it answers").status, 200);
@@ -100,7 +101,8 @@ async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() 
     let pipeline = Arc::new(Pipeline::new(&config, &config.pipelines[0]).expect("a pipeline"));
     let stop = CancellationToken::new();
     let mut running = JoinSet::new();
-    running.spawn(Arc::clone(&pipeline).run(config, "test".into(), true, stop));
+    let name = InstanceName::new(&config, "test");
+    running.spawn(Arc::clone(&pipeline).run(config, "test".into(), name, true, stop));
     let consumer = &pipeline.consumers[0];
     for at in [5_000, 20_000, 35_000] {
         eventually("rows are written", PATIENCE, || consumer.rows() >= at).expect("it flows");

@@ -89,10 +89,16 @@
 //! once, so that librdkafka fetches on beyond its limits while the callbacks run.
 
 mod bulk;
+mod credentials;
+mod describe;
+mod member;
 mod native;
 mod queue;
 
 pub use bulk::{Bulk, Fault, Headers, Item, Record, Records, Run};
+pub use credentials::{OAuthToken, set_oauth_token, set_password};
+pub use describe::may_read_group;
+pub use member::is_member;
 pub use queue::BatchQueue;
 
 /// The most records and faults that one read returns.

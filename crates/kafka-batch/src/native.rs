@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rdkafka::bindings as rd;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::types::RDKafkaRespErr;
 
 use crate::MAX_MESSAGES;
 
@@ -61,6 +62,19 @@ impl Queue {
     pub(crate) fn wake(&self) {
         // SAFETY: the handle is alive.
         unsafe { rd::rd_kafka_queue_yield(self.0.as_ptr()) }
+    }
+
+    /// Sends a commit of these positions. Its answer comes to this queue as an event.
+    ///
+    /// # Safety
+    /// `client` is alive and owns this queue; `positions` is a list that stays alive during the call.
+    pub(crate) unsafe fn commit(
+        &self,
+        client: *mut rd::rd_kafka_t,
+        positions: *const rd::rd_kafka_topic_partition_list_t,
+    ) -> RDKafkaRespErr {
+        // SAFETY: the handle is alive, and the caller answers for the others. librdkafka copies the list.
+        unsafe { rd::rd_kafka_commit_queue(client, positions, self.0.as_ptr(), None, ptr::null_mut()) }
     }
 
     /// Whether something is on this queue, or on the one to which it is forwarded.

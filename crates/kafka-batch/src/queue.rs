@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use rdkafka::bindings as rd;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{IsError as _, KafkaError, KafkaResult};
+use rdkafka::topic_partition_list::TopicPartitionList;
 
 use crate::native::{Messages, Queue};
 use crate::{Bulk, MAX_MESSAGES};
@@ -127,6 +128,19 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
             unsafe { made.own.queue.set_callback(on_record, Arc::as_ptr(&made.own).cast()) }
         }
         Ok(made)
+    }
+
+    /// Commits positions without waiting for Kafka's answer, which comes to the consumer's own queue: a later
+    /// [`BaseConsumer::poll`] hands it to [`ConsumerContext::commit_callback`]. [`BaseConsumer`]'s own asynchronous commit has
+    /// its answer dropped by librdkafka.
+    ///
+    /// # Errors
+    /// If the consumer is closed.
+    pub fn commit(&self, positions: &TopicPartitionList) -> KafkaResult<()> {
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: the client is alive as long as `consumer`, `events` is its queue, and the list is borrowed.
+        let error = unsafe { self.events.commit(client, positions.ptr()) };
+        if error.is_error() { Err(KafkaError::ConsumerCommit(error.into())) } else { Ok(()) }
     }
 
     /// Returns whether a read would return something, or the consumer's queue has an event.

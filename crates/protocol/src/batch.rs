@@ -1,7 +1,7 @@
 //! A batch: encoded rows beside the raw records they came from, in the order of delivery. Pure.
 //!
 //! Everything lies in a few large buffers that are used again, whatever the number of partitions: the rows as COPY sends
-//! them, an arena of raw records, one entry a record, and *runs*, which say what stretch of records belongs to which segment.
+//! them, an arena of raw records, one entry per record, and *runs*, which map stretches of records to segments.
 //! A [`Segment`] is one claim of one partition, with the offsets that its records cover. A partition that is revoked or
 //! superseded is dropped by leaving its runs out; the raw bytes make dead letters exact, and let rows be encoded again after
 //! the catalog changed.
@@ -72,7 +72,7 @@ pub struct Segment {
     last_record: u32,
 }
 
-/// What a write moves in the ledger for one segment.
+/// The step by which a write advances one segment's partition in the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
     /// The segment's place in the batch.
@@ -276,10 +276,10 @@ impl Batch {
         }
     }
 
-    /// Closes it. What was pushed is now covered by its segments, and nothing joins any more.
+    /// Closes the batch. Its segments now cover all pushed records, and no record can be added.
     ///
     /// # Panics
-    /// Where the books don't balance: that would be a bug of ours that loses records.
+    /// If the record accounting does not balance: a bug of ours that would lose records.
     pub fn seal(&mut self, trigger: Trigger) {
         let consumed: u32 = self.segments.iter().map(|segment| segment.records).sum();
         let mut with_rows = 0;

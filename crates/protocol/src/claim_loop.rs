@@ -33,7 +33,7 @@ const LOCKED_RETRY: Duration = Duration::from_millis(50);
 /// The same while the lock is waited for, whose end ends the pause too.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
-/// What to do when Kafka's log is not the one that the ledger knows.
+/// The policy for a Kafka log that is not the one that the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OffsetLossPolicy {
     /// The pipeline stops, with the condition's name.
@@ -56,14 +56,14 @@ impl OffsetLossPolicy {
     }
 }
 
-/// What a consumer asks for.
+/// A consumer's request for claims.
 #[derive(Debug)]
 pub struct ClaimRequest {
     /// The partitions.
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner asked for before and lost meanwhile: their claims must not be made any more.
     pub withdrawn: Vec<TopicPartition>,
-    /// Who will own them, for people.
+    /// The future owner's name, for display.
     pub owner: Arc<str>,
     /// Where the answers go.
     pub answers: Sender<Message>,
@@ -91,7 +91,7 @@ pub struct ClaimAnswer {
     pub answer: Result<Grant, Condition>,
 }
 
-/// What a claim read and wrote.
+/// A granted claim, with the ledger row that it read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
     /// The partition.

@@ -1,9 +1,15 @@
-//! The dead-letter budget: past a share of the records, setting more of them aside would hide a fault that isn't theirs. Pure.
+//! The dead-letter budget: if the share of dead letters is too high, more of them would hide a fault that is not in the data.
+//! Pure.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-/// When the pipeline stops rather than set more records aside.
+use crate::batch::{Batch, Reject};
+use crate::record::Record;
+
+/// The bounds beyond which the pipeline stops rather than dead-letter more records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeadLetterLimits {
     /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
@@ -12,6 +18,37 @@ pub struct DeadLetterLimits {
     pub window: Duration,
     /// Below this many dead letters in the window the share isn't asked. Default 100.
     pub min_count: u64,
+}
+
+/// Groups of dead letters that a summary names.
+const NAMED_GROUPS: usize = 3;
+/// Characters of an example's detail that a summary holds.
+const DETAIL_MAX: usize = 200;
+
+/// Says what is wrong with these records of a batch: the most frequent reasons with their column, each with the first record as
+/// an example.
+pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Reject>) -> String {
+    let mut groups: Vec<(u64, &Reject)> = Vec::new();
+    for reject in rejects {
+        let same = groups.iter_mut().find(|(_, first)| first.reason == reject.reason && first.column == reject.column);
+        match same {
+            Some((count, _)) => *count += 1,
+            None => groups.push((1, reject)),
+        }
+    }
+    groups.sort_by_key(|(count, _)| Reverse(*count));
+    let more = groups.len().saturating_sub(NAMED_GROUPS);
+    let named = groups.iter().take(NAMED_GROUPS).map(|(count, first)| {
+        let Record { topic, partition, offset, .. } = batch.record(first.record);
+        let column = first.column.as_deref().map(|column| format!(", column `{column}`")).unwrap_or_default();
+        let detail: String = first.detail.chars().take(DETAIL_MAX).collect();
+        format!("{count} × {}{column}, for example {topic}/{partition}@{offset}: {detail}", first.reason)
+    });
+    let mut text = named.collect::<Vec<_>>().join("; ");
+    if more > 0 {
+        let _written = write!(text, "; and {more} more reasons");
+    }
+    text
 }
 
 /// Counts over a sliding window, in slices of a thirtieth of it.
@@ -34,8 +71,9 @@ impl DeadLetterBudget {
         Self { limits, slices: VecDeque::new() }
     }
 
-    /// Whether `dead` more dead letters among `records` more records would pass the budget: then what to tell the operator.
-    pub fn refuses(&mut self, records: u64, dead: u64, now: Instant) -> Option<String> {
+    /// Returns what to tell the operator if `dead` more dead letters among `records` more records would pass the budget. `why`
+    /// says what is wrong with these dead letters.
+    pub fn refuses(&mut self, records: u64, dead: u64, now: Instant, why: impl FnOnce() -> String) -> Option<String> {
         if dead == 0 {
             return None;
         }
@@ -48,10 +86,11 @@ impl DeadLetterBudget {
         let share = dead as f64 / records.max(1) as f64;
         (dead >= self.limits.min_count && share > self.limits.max_share).then(|| {
             format!(
-                "dead-letter budget spent: {dead} of {records} records within {:?} could not be written ({:.1} % > {:.1} %); nothing more is set aside; mend the mapping or the producer, or raise `dead_letters.max_share`, and start again",
+                "dead-letter budget spent: {dead} of {records} records within {:?} could not be written ({:.1} % > {:.1} %): {}; no more records are dead-lettered; mend the mapping or the producer, or raise `dead_letters.max_share`, and start again",
                 self.limits.window,
                 share * 100.0,
-                self.limits.max_share * 100.0
+                self.limits.max_share * 100.0,
+                why()
             )
         })
     }
@@ -81,13 +120,19 @@ impl DeadLetterBudget {
 mod tests {
     use super::*;
 
+    impl DeadLetterBudget {
+        fn says(&mut self, records: u64, dead: u64, now: Instant) -> Option<String> {
+            self.refuses(records, dead, now, || "3 × invalid_json".to_owned())
+        }
+    }
+
     fn budget() -> DeadLetterBudget {
         DeadLetterBudget::new(DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 })
     }
 
     #[test]
     fn a_few_dead_letters_never_stop_the_flow() {
-        assert_eq!(budget().refuses(99, 99, Instant::now()), None);
+        assert_eq!(budget().says(99, 99, Instant::now()), None);
     }
 
     #[test]
@@ -95,9 +140,9 @@ mod tests {
         let now = Instant::now();
         let mut budget = budget();
         budget.count(900, 50, now);
-        assert_eq!(budget.refuses(600, 100, now), None);
-        let why = budget.refuses(100, 100, now).unwrap();
-        assert!(why.contains("150 of 1000 records"), "{why}");
+        assert_eq!(budget.says(600, 100, now), None);
+        let why = budget.says(100, 100, now).unwrap();
+        assert!(why.contains("150 of 1000 records") && why.contains("3 × invalid_json"), "{why}");
     }
 
     #[test]
@@ -105,8 +150,8 @@ mod tests {
         let start = Instant::now();
         let mut budget = budget();
         budget.count(1_000_000, 0, start);
-        assert_eq!(budget.refuses(200, 200, start), None);
-        assert!(budget.refuses(200, 200, start + Duration::from_secs(301)).is_some());
+        assert_eq!(budget.says(200, 200, start), None);
+        assert!(budget.says(200, 200, start + Duration::from_secs(301)).is_some());
     }
 
     #[test]
@@ -117,18 +162,16 @@ mod tests {
         budget.count(500, 40, at(0));
         budget.count(400, 10, at(9));
         assert_eq!(budget.slices.len(), 1, "within a thirtieth of the window");
-        assert_eq!(budget.refuses(100, 50, at(9)), None, "100 of 1000 is the share itself");
+        assert_eq!(budget.says(100, 50, at(9)), None, "100 of 1000 is the share itself");
         assert!(
-            budget
-                .refuses(99, 50, at(9))
-                .is_some_and(|why| why.contains("100 of 999 records") && why.contains("(10.0 %"))
+            budget.says(99, 50, at(9)).is_some_and(|why| why.contains("100 of 999 records") && why.contains("(10.0 %"))
         );
         budget.count(1, 0, at(10));
         assert_eq!(budget.slices.len(), 2);
         assert!(
-            budget.refuses(98, 50, at(300)).is_some_and(|why| why.contains("100 of 999 records")),
+            budget.says(98, 50, at(300)).is_some_and(|why| why.contains("100 of 999 records")),
             "as old as the window"
         );
-        assert_eq!(budget.refuses(98, 50, at(301)), None, "50 alone are too few to stop for");
+        assert_eq!(budget.says(98, 50, at(301)), None, "50 alone are too few to stop for");
     }
 }

@@ -1,4 +1,4 @@
-//! What the protocol reports while it works: one enum, to which logs, metrics, the status page and the timeline listen.
+//! The events that the protocol reports: one enum, to which logs, metrics, the status page and the timeline listen.
 
 use std::error::Error;
 use std::ops::Range;
@@ -37,12 +37,7 @@ pub enum Event<'a> {
     /// The state of the poll loop, a few times per second.
     Snapshot(&'a Snapshot<'a>),
     /// Kafka reported an error that the client retries by itself.
-    KafkaRetries {
-        /// The error.
-        error: &'a (dyn Error + 'static),
-        /// Whether Kafka denies access, so that only a change of its rules helps.
-        denied: bool,
-    },
+    KafkaRetries(&'a (dyn Error + 'static)),
     /// A position lies outside of Kafka's log: each partition is compared with the ledger.
     PositionOutOfRange(&'a (dyn Error + 'static)),
     /// A log became shorter: each partition is compared with the ledger.
@@ -52,10 +47,12 @@ pub enum Event<'a> {
         /// Why.
         why: &'a str,
     },
-    /// The drain at the end didn't finish.
-    DrainCut {
-        /// Records that are left to Kafka, beside a batch that may be in flight.
-        open_records: u32,
+    /// The drain at the end is over. What is not written by now is read again by the next owner.
+    DrainEnded {
+        /// Records of the open batch, which no writer has seen.
+        open: u32,
+        /// Records of the batch that the writer still works on: a [`Event::BatchWritten`] may follow.
+        in_flight: u32,
     },
     /// A claim was granted.
     Claimed {
@@ -169,7 +166,7 @@ pub struct DeadLettered {
     pub column: Option<Box<str>>,
 }
 
-/// What a consumer's time goes into.
+/// The activities that a consumer's time is divided into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// `COPY`, with the poison search where there is one.

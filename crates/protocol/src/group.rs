@@ -18,7 +18,7 @@ pub trait Group: Send {
     fn join(&mut self) -> Result<Self::Client, Box<dyn Error + Send + Sync>>;
 }
 
-/// What the group decided.
+/// A decision of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
     /// It assigned these partitions.
@@ -41,7 +41,7 @@ pub enum Assigning {
     Whole,
 }
 
-/// What a [`Visitor`] did with a record.
+/// The result of offering a record to a [`Visitor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visit {
     /// It took the record.
@@ -62,19 +62,17 @@ pub trait Visitor {
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct ReadError {
-    /// What it means.
+    /// How the poll loop must react.
     pub kind: ReadErrorKind,
     /// The client's error.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
-/// What an error of Kafka's client means.
+/// How the poll loop must react to an error of Kafka's client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadErrorKind {
     /// A position lies outside of the log. The error names no partition.
     OutOfRange,
-    /// Kafka denies access; the client tries again.
-    Denied,
     /// The client tries again.
     Retried,
     /// The client works no more; a new one may.
@@ -122,6 +120,6 @@ pub trait GroupClient: Send {
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Tells Kafka where the ledger is, for tools that show lag. Nobody waits for the answer.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Waits for the answers to commits, then leaves the group; each for a bounded time.
-    fn leave(self, drained: bool) -> impl Future<Output = ()> + Send;
+    /// Sends the commits that are under way, then leaves the group, all within a bounded time.
+    fn leave(self) -> impl Future<Output = ()> + Send;
 }

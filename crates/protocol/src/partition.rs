@@ -49,7 +49,7 @@ pub struct Owned {
     pub claim: Claim,
     /// The next offset to deliver: what all batches so far end at.
     pub next: Offset,
-    /// What the ledger is known to say.
+    /// The ledger's position, as far as it is known.
     pub committed: Offset,
     /// The last committed record, still to be compared with what Kafka delivers for its offset.
     pub verify: Option<LastRecord>,
@@ -58,7 +58,7 @@ pub struct Owned {
     pub read_to: Offset,
 }
 
-/// What a change of a partition's state asks of the caller.
+/// The caller's duty after a change of a partition's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Then {
@@ -142,7 +142,7 @@ impl Partition {
     }
 }
 
-/// What became of one segment.
+/// The outcome of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It is in the table, and the ledger is at this offset.
@@ -215,7 +215,7 @@ impl Condition {
     }
 
     /// Records known to be lost when the policy goes on at `to` in a log that begins at `low`: those that are deleted, and those
-    /// that it skips. What can't be known counts as none.
+    /// that it skips. A count that cannot be known is 0.
     pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
             Self::RetentionPassed { next, .. } => to.distance_from(*next),

@@ -19,7 +19,7 @@ pub struct Search {
     attempts_max: u32,
 }
 
-/// What to do next.
+/// The next step of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Copy these records under a savepoint, then say [`Search::copied`] or [`Search::failed`].

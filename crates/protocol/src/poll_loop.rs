@@ -44,7 +44,7 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 /// Makes rows of records on the poll loop's side.
 pub trait RecordEncoder: Send {
     /// Whether the record can't be encoded before a schema is known that is being asked for.
-    fn wants(&mut self, value: Option<&[u8]>) -> bool;
+    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool;
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ pub trait RecordEncoder: Send {
     fn renew(&mut self);
 }
 
-/// What is read of the ledger outside of writes.
+/// Ledger rows that were read outside of writes.
 pub trait LedgerReadings: Send {
     /// How often logs were seen to become shorter; the count only grows.
     fn cuts(&self) -> u32;
@@ -64,7 +64,7 @@ pub trait LedgerReadings: Send {
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 
-/// What comes back to a poll loop.
+/// The messages that other tasks send to a poll loop.
 #[derive(Debug)]
 pub enum Message {
     /// From the writer.
@@ -81,22 +81,22 @@ impl From<Ack> for Message {
     }
 }
 
-/// What a poll loop is made of.
+/// The parts of a poll loop.
 #[expect(missing_debug_implementations, reason = "the parts that are passed in need none")]
 pub struct PollLoop<G: Group, E, L> {
     /// Joins the group.
     pub group: G,
     /// Makes rows.
     pub encoder: E,
-    /// What is read of the ledger outside of writes.
+    /// Ledger rows that are read outside of writes.
     pub readings: L,
     /// The consumer's partitions and batches.
     pub session: Session,
-    /// What a log-loss condition that comes up while reading means.
+    /// The policy for a log-loss condition that comes up while reading.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The longest time for the drain at the end.
+    /// The longest time between `stop` and the end of the drain. Leaving the group comes after it.
     pub drain_timeout: Duration,
-    /// Who we are in the ledger, for people.
+    /// Our name in the ledger, for display.
     pub owner: Arc<str>,
     /// To the writer; it holds one batch.
     pub outbox: Sender<Batch>,
@@ -173,7 +173,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
 struct Member<G: Group, E, L> {
     client: G::Client,
     parts: PollLoop<G, E, L>,
-    /// What the client fetches.
+    /// The partitions that the client fetches.
     fetching: HashSet<TopicPartition>,
     held_since: Option<Instant>,
     /// Whether the next record waits for its schema.
@@ -192,6 +192,8 @@ struct Member<G: Group, E, L> {
     consumed: u64,
     spent: Spent,
     rebuild: Option<String>,
+    /// When `stop` was first seen, from which the drain's time counts.
+    stop_seen: Option<Instant>,
 }
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
@@ -213,6 +215,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             consumed: 0,
             spent: Spent::default(),
             rebuild: None,
+            stop_seen: None,
         }
     }
 
@@ -275,9 +278,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                 self.parts.session.claim_all_again(now());
                 self.carry_out()?;
             }
-            kind @ (ReadErrorKind::Denied | ReadErrorKind::Retried) => {
-                self.on(&Event::KafkaRetries { error: &*error.source, denied: kind == ReadErrorKind::Denied });
-            }
+            ReadErrorKind::Retried => self.on(&Event::KafkaRetries(&*error.source)),
         }
         Ok(())
     }
@@ -392,8 +393,13 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
 
     /// Writes what is open and waits for the writer, unless the writer waits for Postgres itself: then nobody knows how long.
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
-        let deadline = now() + patience;
+        let mut deadline = now() + patience;
         loop {
+            // A revoke's flush that is under way at the stop is part of the drain, and its time counts.
+            if self.parts.stop.is_cancelled() {
+                let seen = *self.stop_seen.get_or_insert_with(now);
+                deadline = deadline.min(seen + self.parts.drain_timeout);
+            }
             if !self.parts.session.in_flight() {
                 self.seal(trigger);
             }
@@ -438,15 +444,17 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     async fn leave(mut self, drain: bool) -> PollLoop<G, E, L> {
         if drain {
             self.flush(Trigger::Shutdown, self.parts.drain_timeout).await;
-            let open_records = self.parts.session.open_records();
-            if open_records > 0 || self.parts.session.in_flight() {
-                self.on(&Event::DrainCut { open_records });
+            // A writer that ended by a fault has said why; its records are no matter of the drain.
+            if !self.parts.outbox.is_closed() {
+                let session = &self.parts.session;
+                let (open, in_flight) = (session.open_records(), session.records_in_flight());
+                self.on(&Event::DrainEnded { open, in_flight });
             }
             self.commit();
         }
         self.snapshot(now());
         self.withdraw(|_| true);
-        self.client.leave(drain).await;
+        self.client.leave().await;
         self.parts
     }
 }

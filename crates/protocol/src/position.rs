@@ -52,7 +52,7 @@ impl Offset {
         self.0
     }
 
-    /// What is to be read after this record.
+    /// Returns the position after this record.
     #[must_use]
     pub fn successor(self) -> Self {
         Self(self.0 + 1)

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Tokens are handed out in portions of this much time: smooth within a second, and few looks at the bucket.
 const PORTION: Duration = Duration::from_millis(20);
-/// What may be saved up while nothing flows.
+/// The most that may be saved up while no record flows.
 const SAVED: Duration = Duration::from_millis(100);
 
 /// Lets so many records a second pass.

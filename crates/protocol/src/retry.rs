@@ -1,4 +1,4 @@
-//! What an error means and when to try again. Pure.
+//! The meaning of an error, and the time of the next attempt. Pure.
 //!
 //! Errors are told apart by blast radius, from (stage, severity, SQLSTATE): one record, the plan, an outage, anything else.
 //! The table is `design.md`'s; the SQLSTATEs are those of PostgreSQL's appendix A.
@@ -35,10 +35,10 @@ pub enum Severity {
     Panic,
 }
 
-/// What an error means for the flow.
+/// The meaning of an error for the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// One record's own fault: find it, set it aside, the others go on.
+    /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
     /// One record's own fault if Postgres takes the others, as where a trigger raises an error of its own; else as [`Self::Stop`].
     Suspect,
@@ -54,9 +54,9 @@ pub enum Disposition {
 ///
 /// A fault of one record can only come from the data: at [`Stage::Copy`], or at [`Stage::Commit`] where deferred constraints
 /// are checked. The same SQLSTATE from our own statements is a fault of ours (the dead letters' table can't hold it, say), and
-/// is never a reason to set records aside.
+/// is never a reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
-    // Who can't log in waits too: a wrong password may be rotated, a missing database restored.
+    // A refused login is an outage too: a wrong password may be rotated, a missing database restored.
     if severity != Severity::Error {
         return Disposition::Outage;
     }
@@ -83,6 +83,17 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
         // A fault that we can't name must stop, not spin: rights (42501) and whatever comes with later versions.
         _ => Disposition::Stop,
+    }
+}
+
+/// Sorts an error that the server sent at a start, where nothing has worked yet.
+///
+/// A running pipeline waits for whatever ends its session, since it has worked before. At a start a database that doesn't exist
+/// and a role without the right to connect are mistakes. A refused password may be one that is being rotated: it is waited for.
+pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
+    match (stage, sqlstate) {
+        (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
+        _ => classify(stage, severity, sqlstate),
     }
 }
 
@@ -188,6 +199,16 @@ mod tests {
         for (stage, severity, code, expected) in rows {
             assert_eq!(classify(stage, severity, code), expected, "{stage:?} {severity:?} {code}");
         }
+    }
+
+    #[test]
+    fn at_a_start_a_missing_database_is_a_mistake_and_later_it_is_waited_for() {
+        let at_start = |sqlstate| classify_at_start(Stage::Connect, Severity::Fatal, sqlstate);
+        assert_eq!((at_start("3D000"), at_start("42501")), (Disposition::Stop, Disposition::Stop));
+        for waited in ["28P01", "28000", "53300", "57P03"] {
+            assert_eq!(at_start(waited), Disposition::Outage, "{waited}");
+        }
+        assert_eq!(classify(Stage::Connect, Severity::Fatal, "3D000"), Disposition::Outage);
     }
 
     #[test]

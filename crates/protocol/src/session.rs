@@ -1,4 +1,4 @@
-//! What one consumer holds: its partitions, the open batch, and what is on its way to Postgres. Pure.
+//! The state of one consumer: its partitions, the open batch, and the batch that is being written. Pure.
 //!
 //! The poll thread owns it and feeds it calls: assigned, granted, delivered, acked, revoked. What follows for Kafka (claims to
 //! ask for, offsets to fetch from, fetching to stop) collects in [`Actions`], which the poll thread carries out. Time is an
@@ -24,12 +24,18 @@ pub struct Session {
     partitions: Vec<Slot>,
     index: Index,
     open: Batch,
-    /// Since when a batch is at the writer.
-    in_flight: Option<Instant>,
+    in_flight: Option<InFlight>,
     flush_deadline: FlushDeadline,
     spare: Vec<Batch>,
     actions: Actions,
     questions: u64,
+}
+
+/// The batch that is at the writer.
+#[derive(Clone, Copy, Debug)]
+struct InFlight {
+    sealed_at: Instant,
+    records: u32,
 }
 
 #[derive(Debug)]
@@ -39,7 +45,7 @@ struct Slot {
     segment: Option<usize>,
 }
 
-/// What the poll thread must do for the session.
+/// The poll thread's duties for the session.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Actions {
     /// Claims to ask for, each with the number that its reply must carry.
@@ -66,7 +72,7 @@ impl Actions {
     }
 }
 
-/// What became of a delivered record.
+/// The result of a delivered record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
     /// It has rows in the open batch, or was skipped by rule.
@@ -80,7 +86,7 @@ pub enum Delivery {
 /// The writer's answer to a batch: the only backward edge.
 #[derive(Debug)]
 pub struct Ack {
-    /// What became of each segment of the batch, in their order; `None` for one that was dropped before it was written.
+    /// The outcome of each segment of the batch, in order; `None` for one that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
     /// The batch, for its buffers.
     pub batch: Batch,
@@ -104,7 +110,7 @@ impl Session {
         }
     }
 
-    /// What is left of a consumer that is built anew: it owns nothing, and a batch that is still at the writer is awaited.
+    /// The remains of a consumer that is rebuilt: it owns no partition, and a batch that is still at the writer is awaited.
     #[must_use]
     pub fn restart(self) -> Self {
         Self {
@@ -264,14 +270,14 @@ impl Session {
             slot.segment = None;
         }
         batch.seal(trigger);
-        self.in_flight = Some(now);
+        self.in_flight = Some(InFlight { sealed_at: now, records: batch.len() });
         Some(batch)
     }
 
     /// The writer answered.
     pub fn acked(&mut self, ack: Ack, now: Instant) {
         let Ack { outcomes, mut batch } = ack;
-        if let Some(sealed_at) = self.in_flight.take() {
+        if let Some(InFlight { sealed_at, .. }) = self.in_flight.take() {
             self.flush_deadline.took(now.saturating_duration_since(sealed_at), self.limits.max_age);
         }
         assert_eq!(outcomes.len(), batch.segments().len(), "one outcome per segment");
@@ -347,7 +353,7 @@ impl Session {
         }
     }
 
-    /// What is to be done, once.
+    /// Returns each pending duty once.
     pub fn take_actions(&mut self) -> Actions {
         std::mem::take(&mut self.actions)
     }
@@ -395,6 +401,11 @@ impl Session {
     /// Records in the open batch.
     pub fn open_records(&self) -> u32 {
         self.open.len()
+    }
+
+    /// Records of the batch that is at the writer; 0 without one.
+    pub fn records_in_flight(&self) -> u32 {
+        self.in_flight.map_or(0, |batch| batch.records)
     }
 
     fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Partition> {

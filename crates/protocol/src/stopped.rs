@@ -14,7 +14,7 @@ pub enum Stopped {
     LogLoss {
         /// The partition.
         partition: TopicPartition,
-        /// What was found.
+        /// The fault.
         condition: Condition,
     },
     /// Postgres refuses what we ask for, for a reason that no wait removes.
@@ -38,6 +38,9 @@ pub enum Stopped {
     /// Kafka ended the consumer for good.
     #[error("Kafka ended this consumer for good: {0}")]
     Kafka(#[source] Box<dyn Error + Send + Sync>),
+    /// The pipeline can't start, and waiting doesn't help.
+    #[error("{0}")]
+    Start(#[source] Box<dyn Error + Send + Sync>),
     /// The configuration is refused when it is used.
     #[error("{0}")]
     Configuration(String),

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::batch::{Batch, Reject, Span};
 use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
-use crate::retry::{Disposition, Severity, Stage, classify};
+use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 
 /// One transaction after the other on one connection, with everything that a batch puts into it.
 ///
@@ -80,19 +80,19 @@ pub trait Planner: Send {
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject>;
 }
 
-/// What a writer needs of a database.
+/// The database, as a writer uses it.
 pub trait Store: Transaction + Ledger + Planner {}
 
 impl<S: Transaction + Ledger + Planner> Store for S {}
 
-/// What the ledger says of one partition.
+/// The ledger row of one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LedgerRow {
     /// There is no row.
     Missing,
     /// The claim and the position.
     Found {
-        /// Who may move it.
+        /// The claim that may advance it.
         claim: Option<ClaimId>,
         /// That claim's number. Claims only count up.
         epoch: i64,
@@ -101,7 +101,7 @@ pub enum LedgerRow {
     },
 }
 
-/// What the ledger's word means for a span.
+/// The state of a span according to the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Ours and at `to`: it was committed.
@@ -114,7 +114,7 @@ pub enum Verdict {
     Fenced,
 }
 
-/// Whose claim a ledger row holds, compared with a claim of ours.
+/// The holder of a ledger row, compared with a claim of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// Our claim, with the ledger at this offset.
@@ -183,18 +183,26 @@ pub struct PostgresError {
     pub row: Option<u32>,
     /// The column it names.
     pub column: Option<String>,
-    /// What else there is to know: who holds a lock.
+    /// Further details, such as the holder of a lock.
     pub note: Option<String>,
 }
 
 impl WriteError {
-    /// What it means for the flow.
+    /// The meaning for the flow.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
             Cause::Connection(_) | Cause::Deadline(..) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
             Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
+        }
+    }
+
+    /// What it means where nothing has worked yet: at the start of a pipeline, and for a command.
+    pub fn disposition_at_start(&self) -> Disposition {
+        match &self.cause {
+            Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),
+            _ => self.disposition(),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::sleep;
 
 use crate::batch::{Batch, Reject, Span};
-use crate::dead_letter_budget::DeadLetterBudget;
+use crate::dead_letter_budget::{DeadLetterBudget, summary};
 use crate::event::{Committed, DeadLettered, Event, Listener, Phase};
 use crate::now;
 use crate::partition::Outcome;
@@ -42,7 +42,7 @@ pub struct Writer<S> {
     patience: Patience,
     /// Records per transaction at the moment; halved by timeouts, doubled by success.
     window_max: u32,
-    /// What the current transaction holds.
+    /// The contents of the current transaction.
     contents: Contents,
     /// Postgres has taken rows since the last time that it refused a lone record for a reason that might be everybody's.
     takes_rows: bool,
@@ -72,7 +72,7 @@ impl WaitFlag {
     }
 }
 
-/// What a transaction holds.
+/// The contents of a transaction.
 #[derive(Debug, Default)]
 struct Contents {
     rows: u64,
@@ -83,7 +83,7 @@ struct Contents {
     suspects: bool,
 }
 
-/// What one transaction came to.
+/// The result of one transaction.
 enum Attempt {
     /// Committed up to this record.
     Committed { until: u32 },
@@ -255,7 +255,7 @@ impl<S: Store> Writer<S> {
                         hint = Some(error.postgres().and_then(|error| error.row));
                     }
                     Disposition::Plan => {
-                        // What else a connection has prepared may be as old as the plan.
+                        // Other prepared statements of the connection may be as old as the plan.
                         match error.stage {
                             Stage::Copy => self.store.rollback().await,
                             _ => self.store.disconnect(),
@@ -327,7 +327,7 @@ impl<S: Store> Writer<S> {
         let mut rejects: Vec<&Reject> = batch.rejects(window.clone()).chain(&refused).collect();
         rejects.sort_by_key(|reject| reject.record);
         if !rejects.is_empty() {
-            self.ask_budget(batch, &window, rejects.len())?;
+            self.ask_budget(batch, &window, &rejects)?;
             self.store.dead_letter(batch, &rejects).await.map_err(failed)?;
         }
         let committing = now();
@@ -405,7 +405,8 @@ impl<S: Store> Writer<S> {
                         suspect.get_or_insert(error);
                     }
                     if suspect.is_none() || self.contents.accepted {
-                        self.ask_budget(batch, &window, refused.len())?;
+                        let refused: Vec<&Reject> = refused.iter().collect();
+                        self.ask_budget(batch, &window, &refused)?;
                     }
                 }
                 Err(error) => return Err(failed(error)),
@@ -419,9 +420,10 @@ impl<S: Store> Writer<S> {
         self.contents.accepted || self.blames_records || self.takes_rows && batch.records_in(window.clone()) == 1
     }
 
-    fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: usize) -> Result<(), Failure> {
+    fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&Reject]) -> Result<(), Failure> {
         let records = u64::from(batch.records_in(window.clone()));
-        match self.budget.refuses(records, dead as u64, now()) {
+        let why = || summary(batch, dead.iter().copied());
+        match self.budget.refuses(records, dead.len() as u64, now(), why) {
             Some(why) => Err(Failure::DeadLetterBudget(why)),
             None => Ok(()),
         }

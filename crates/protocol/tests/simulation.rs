@@ -2,7 +2,7 @@
 //! paused time, between a fake Kafka and a fake Postgres.
 //!
 //! A run is a schedule of records, rebalances and faults drawn from its seed; then all heals, and must drain within bounds.
-//! After every COMMIT and at the end the oracle holds the database against every log. A failing seed prints how to replay it
+//! After every COMMIT and at the end the oracle compares the database with every log. A failing seed prints how to replay it
 //! (`TIDEGATE_SEED=…`); `TIDEGATE_SEEDS=…` runs more or fewer than the default.
 //!
 //! | invariant | planted bugs that break it |
@@ -52,7 +52,7 @@ use world::Bug;
 const SEEDS: u64 = 10_000;
 const SHARDS: u64 = 2;
 
-/// What the loops must have reported in some run: a schedule that never leads there tests nothing of it.
+/// The events that the loops must report in some run: a schedule that never causes one does not test it.
 const EVENTS: [&str; 24] = [
     "assigned",
     "revoked",
@@ -84,7 +84,7 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-/// What a shard's runs came to.
+/// The result of a shard's runs.
 #[derive(Debug, Default)]
 struct Sum {
     rows: usize,

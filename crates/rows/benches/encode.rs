@@ -12,7 +12,7 @@ use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, Ty
 use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::schema;
 use tidegate_rows::spec::{
-    Column, CsvOptions, Decode, NulPolicy, RowSpec, SchemaSource, Source, Table, UnknownFields, WriteMode,
+    Column, CsvOptions, Decode, NulPolicy, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
 };
 
 const RECORDS: usize = 4096;
@@ -43,6 +43,7 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
         zone: None,
         nul: NulPolicy::default(),
         not_null: false,
+        function: None,
         aggregate: None,
     });
     let mapped: Vec<Column> = mapped.collect();
@@ -59,6 +60,7 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     let spec = RowSpec {
         pipeline: "ride_history",
         decode,
+        shape: Shape::plain(),
         table: &target,
         columns: Some(&mapped),
         keep: None,

@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
 use tidegate_rows::mapping::shapes::Shapes;
-use tidegate_rows::spec::{Decode, RowSpec, Table, UnknownFields, WriteMode};
+use tidegate_rows::spec::{Decode, RowSpec, Shape, Table, UnknownFields, WriteMode};
 use tidegate_rows::write_mode::Target;
 use tidegate_rows::write_mode::newest::rows;
 
@@ -37,6 +37,7 @@ fn newest(c: &mut Criterion) {
     let spec = RowSpec {
         pipeline: "p",
         decode: &Decode::Json,
+        shape: Shape::plain(),
         table: &table,
         columns: None,
         keep: None,

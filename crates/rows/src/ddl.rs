@@ -88,9 +88,9 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
 /// The type of what Kafka gives, where the mapping names none.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
-        Source::Field(_) => None,
+        Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,
         Source::Topic | Source::Header(_) => Some("text"),
-        Source::Partition => Some("int4"),
+        Source::Partition | Source::Ordinal => Some("int4"),
         Source::Offset | Source::Record => Some("int8"),
         Source::Timestamp => Some("timestamptz"),
         Source::Key => Some("bytea"),

@@ -5,13 +5,15 @@
 //! decoder gives them one after the other.
 
 pub(crate) mod avro;
-mod connect;
+pub(crate) mod connect;
 mod csv;
+pub(crate) mod either;
 pub(crate) mod frame;
 pub(crate) mod json;
 mod plans;
 pub(crate) mod protobuf;
 mod raw;
+mod rows;
 #[cfg(test)]
 mod tests;
 
@@ -20,8 +22,10 @@ use std::sync::Arc;
 use crate::decode::avro::AvroDecoder;
 use crate::decode::connect::ConnectDecoder;
 use crate::decode::csv::CsvDecoder;
+use crate::decode::either::EitherDecoder;
 use crate::decode::json::JsonDecoder;
 use crate::decode::protobuf::ProtobufDecoder;
+use crate::decode::rows::RowsDecoder;
 use crate::schema::Schemas;
 use crate::spec::Decode;
 use crate::value::{DecodeFault, Flags, Slot, Value};
@@ -102,6 +106,9 @@ pub(crate) fn narrow(at: usize) -> u32 {
 pub(crate) enum Decoder {
     Json(JsonDecoder),
     Connect(ConnectDecoder),
+    Either(EitherDecoder),
+    Lines(JsonDecoder),
+    Rows(Box<RowsDecoder>),
     Raw(raw::RawDecoder),
     Csv(CsvDecoder),
     Avro(AvroDecoder),
@@ -109,20 +116,28 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. `schemas` is where a format with a registry has its schemas from.
+    /// Plans the search for `paths`, which are distinct. The record's own fields lie at `base` of the value; where there are
+    /// `levels`, each element of the arrays at these paths is a row (see [`RowsDecoder::new`]). `schemas` is where a format with a registry has its schemas from.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
         leftovers: Leftovers,
+        base: &[String],
         schemas: Option<&Arc<dyn Schemas>>,
+        (levels, by_name): (&[Path], bool),
     ) -> Self {
+        if !levels.is_empty() {
+            return Self::Rows(Box::new(RowsDecoder::new(format, paths, leftovers, schemas, (levels, by_name))));
+        }
         match format {
-            Decode::Json => Self::Json(JsonDecoder::new(paths, leftovers)),
-            Decode::ConnectJson => Self::Connect(ConnectDecoder::new(paths, leftovers)),
+            Decode::NdJson => Self::Lines(JsonDecoder::within(paths, leftovers, base)),
+            Decode::Json => Self::Json(JsonDecoder::within(paths, leftovers, base)),
+            Decode::ConnectJson => Self::Connect(ConnectDecoder::new(paths, leftovers, base)),
+            Decode::ChangeJson => Self::Either(EitherDecoder::new(paths, leftovers, base)),
             Decode::Raw => Self::Raw(raw::RawDecoder::new(paths)),
             Decode::Csv(options) => Self::Csv(CsvDecoder::new(options, paths, leftovers)),
-            Decode::Avro(source) => Self::Avro(AvroDecoder::new(source, paths, leftovers, schemas)),
-            Decode::Protobuf(source) => Self::Protobuf(ProtobufDecoder::new(source, paths, leftovers, schemas)),
+            Decode::Avro(source) => Self::Avro(AvroDecoder::new(source, paths, leftovers, base, schemas)),
+            Decode::Protobuf(source) => Self::Protobuf(ProtobufDecoder::new(source, paths, leftovers, base, schemas)),
         }
     }
 
@@ -130,7 +145,8 @@ impl Decoder {
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
         match self {
-            Self::Json(_) | Self::Connect(_) | Self::Raw(_) | Self::Csv(_) => None,
+            Self::Json(_) | Self::Connect(_) | Self::Either(_) | Self::Lines(_) | Self::Raw(_) | Self::Csv(_) => None,
+            Self::Rows(rows) => rows.wants(payload),
             Self::Avro(avro) => avro.wants(payload),
             Self::Protobuf(protobuf) => protobuf.wants(payload),
         }
@@ -142,6 +158,9 @@ impl Decoder {
         match self {
             Self::Json(json) => json.decode(payload, fields),
             Self::Connect(connect) => connect.decode(payload, fields).map(|()| true),
+            Self::Lines(lines) => lines.first_line(payload, fields),
+            Self::Rows(rows) => rows.decode(payload, fields),
+            Self::Either(either) => either.decode(payload, fields).map(|()| true),
             Self::Raw(raw) => raw.decode(payload, fields).map(|()| true),
             Self::Csv(csv) => csv.decode(payload, fields),
             Self::Avro(avro) => avro.decode(payload, fields).map(|()| true),
@@ -154,8 +173,10 @@ impl Decoder {
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         match self {
             Self::Json(json) => json.next(payload, fields),
+            Self::Lines(lines) => lines.next_line(payload, fields),
+            Self::Rows(rows) => rows.next(payload, fields),
             Self::Csv(csv) => csv.next(payload, fields),
-            Self::Connect(_) | Self::Raw(_) | Self::Avro(_) | Self::Protobuf(_) => Ok(false),
+            Self::Connect(_) | Self::Either(_) | Self::Raw(_) | Self::Avro(_) | Self::Protobuf(_) => Ok(false),
         }
     }
 }

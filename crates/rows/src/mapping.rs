@@ -14,9 +14,12 @@
 //! - Where the record names its table, the row has that table's columns and a mark in front; see `route`.
 //! - A JSON null is SQL's NULL for json and jsonb columns too.
 
+mod change;
 pub mod evolve;
 mod explain;
 mod fold;
+mod function;
+mod key;
 pub mod mark;
 mod meta;
 mod plan;
@@ -32,13 +35,12 @@ use crate::catalog::TableName;
 use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
-use crate::decode::Leftovers;
 use crate::json::members::Members;
-use crate::spec::Decode;
 use crate::value::DecodeFault;
 use crate::value::{Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
+use key::KeyReader;
 use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
@@ -54,14 +56,34 @@ pub struct Encoder {
     scratch: Scratch,
     /// Text made up for a column: an offset's digits, the headers as an object.
     made: Vec<u8>,
+    /// What a column's function made.
+    computed: Vec<u8>,
     /// The table that the record at hand names.
     named: Vec<u8>,
     /// Text without its escapes, for a `where` to compare.
     compared: Vec<u8>,
-    /// Reads the keys of tombstones, where these delete.
-    keys: Option<Decoder>,
+    /// Reads keys, where tombstones delete by them or columns take them.
+    keys: Option<KeyReader>,
     /// The number of the row within its record, from 0.
     row: u32,
+    /// Rows that delete, so far.
+    deletes: u64,
+    /// Rows, and by slot those of them without the field, since [`Encoder::take_missing`].
+    seen: u64,
+    missing: Vec<u64>,
+}
+
+/// A column whose field was missing in some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingField<'a> {
+    /// The column's name.
+    pub column: &'a str,
+    /// The field's path, from the top.
+    pub path: &'a [String],
+    /// Whether a missing field means something other than NULL: a default of the mapping or of the table, or a dead letter.
+    pub has_default: bool,
+    /// Rows without the field.
+    pub rows: u64,
 }
 
 /// Why a row came to an end, and at which column.
@@ -74,19 +96,37 @@ enum Refusal {
 impl Encoder {
     /// An encoder of this plan's rows.
     pub fn new(plan: Arc<Plan>) -> Self {
-        let decoder = Decoder::new(&plan.decode, &plan.paths, plan.leftovers, plan.schemas.as_ref());
-        let keys = plan.deletes.then(|| Decoder::new(&Decode::Json, &plan.paths, Leftovers::Ignore, None));
+        let decoder = Decoder::new(
+            &plan.decode,
+            &plan.paths,
+            plan.leftovers,
+            &plan.base,
+            plan.schemas.as_ref(),
+            (&plan.levels, plan.by_name),
+        );
+        let missing = vec![0; plan.paths.len()];
+        let keys = (plan.deletes || plan.reads_keys)
+            .then(|| KeyReader::new(&plan.keys, &plan.decode, &plan.key_paths, plan.schemas.as_ref()));
         Self {
             plan,
             decoder,
             fields: Fields::default(),
             scratch: Scratch::default(),
             made: Vec::new(),
+            computed: Vec::new(),
             named: Vec::new(),
             compared: Vec::new(),
             keys,
             row: 0,
+            deletes: 0,
+            seen: 0,
+            missing,
         }
+    }
+
+    /// How many of the rows so far delete the row of their key.
+    pub fn deletes(&self) -> u64 {
+        self.deletes
     }
 
     /// The plan it encodes by.
@@ -94,11 +134,30 @@ impl Encoder {
         &self.plan
     }
 
+    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
+    /// number of rows. A record that is encoded again counts again. Where records name their table, no column is visited.
+    pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
+        for column in &self.plan.columns {
+            let Feed::Field(slot) = column.feed else { continue };
+            let (Some(path), Some(rows)) =
+                (self.plan.paths.get(usize::from(slot)), self.missing.get(usize::from(slot)))
+            else {
+                continue;
+            };
+            let has_default = !matches!(column.missing, WhenMissing::Null);
+            each(MissingField { column: &column.name, path, has_default, rows: *rows });
+        }
+        self.missing.fill(0);
+        std::mem::take(&mut self.seen)
+    }
+
     /// The number of the schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
     /// and with it all that come after it.
     #[inline]
-    pub fn wants(&mut self, value: Option<&[u8]>) -> Option<u32> {
-        self.decoder.wants(value?)
+    pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<u32> {
+        let of_value = value.and_then(|value| self.decoder.wants(value));
+        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        if of_value.is_some() { of_value } else { self.keys.as_mut()?.wants(key?) }
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer, and says how many there are.
@@ -122,13 +181,40 @@ impl Encoder {
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
+            // The tombstone that follows a delete in Debezium's topics, where deletes aren't applied.
+            if self.plan.change.is_some() && !self.plan.deletes {
+                return Ok(0);
+            }
             return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         };
-        if !self.decoder.decode(payload, &mut self.fields).map_err(Refusal::Record)? {
-            return Ok(0);
+        if self.plan.deletes && tombstone::is_spelled_out(payload) {
+            return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
+        }
+        match self.decoder.decode(payload, &mut self.fields) {
+            Ok(true) => {}
+            Ok(false) => return Ok(0),
+            // A tombstone that the format has spelled out.
+            Err(fault) if fault.reason == Reason::Tombstone && self.plan.deletes => {
+                return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
+            }
+            Err(fault) => return Err(Refusal::Record(fault)),
+        }
+        if self.plan.reads_keys {
+            self.read_key(record).map_err(Refusal::Record)?;
+        }
+        if self.plan.change.is_some() {
+            return self.change(record, payload, rows);
         }
         let count = self.row(record, payload, rows)?;
         if self.fields.more { self.more_rows(record, payload, count, rows) } else { Ok(count) }
+    }
+
+    #[inline(never)]
+    fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeFault> {
+        match (&mut self.keys, record.key) {
+            (Some(keys), Some(key)) => keys.read(key),
+            _ => Ok(()),
+        }
     }
 
     /// What follows the first row.
@@ -163,6 +249,11 @@ impl Encoder {
         {
             return Ok(0);
         }
+        if let Some(condition) = &self.plan.delete_where
+            && condition.holds(&self.fields, payload, &mut self.compared)
+        {
+            return self.delete(record, payload, rows).map(|()| 1).map_err(Refusal::Record);
+        }
         if let Some(given_up) = &self.plan.evolves
             && !self.fields.leftovers.is_empty()
         {
@@ -177,6 +268,7 @@ impl Encoder {
                 (&target.columns, Some(target.open(rows)))
             }
         };
+        self.seen += 1;
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
@@ -184,7 +276,16 @@ impl Encoder {
                     value => meta::lexical(&value, &column.encoding).map_err(|fault| Refusal::Meta(at, fault))?,
                 },
                 feed => {
-                    meta::value(feed, record, &self.fields, &mut self.made).map_err(|fault| Refusal::Meta(at, fault))?
+                    let keys = self.keys.as_ref().filter(|_| self.plan.reads_keys);
+                    let value = match (feed, keys, record.key) {
+                        (Feed::Ordinal(lexeme), ..) => {
+                            self.made.clear();
+                            Ok(meta::integer(i64::from(self.row) + 1, *lexeme, &mut self.made))
+                        }
+                        (Feed::Key(_), Some(keys), Some(key)) => keys.whole(key, &column.encoding),
+                        _ => meta::value(feed, record, &self.fields, &mut self.made),
+                    };
+                    value.map_err(|fault| Refusal::Meta(at, fault))?
                 }
             };
             if let Some(fold) = &column.fold
@@ -192,8 +293,21 @@ impl Encoder {
             {
                 continue;
             }
+            let value = match &column.function {
+                Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => function
+                    .apply(value, &column.encoding, &mut self.computed)
+                    .map_err(|fault| Refusal::Meta(at, fault))?,
+                _ => value,
+            };
             let put = match value.kind {
-                Kind::Missing | Kind::Null => absent(column, value.kind, mark, rows),
+                Kind::Missing | Kind::Null => {
+                    if let (Kind::Missing, Feed::Field(slot)) = (value.kind, &column.feed)
+                        && let Some(missing) = self.missing.get_mut(usize::from(*slot))
+                    {
+                        *missing += 1;
+                    }
+                    absent(column, value.kind, mark, rows)
+                }
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
             put.map_err(|reason| Refusal::Column(at, reason))?;

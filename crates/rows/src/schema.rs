@@ -1,6 +1,7 @@
 //! The schemas of Avro and Protobuf, and what is asked of a registry that has them.
 
 pub(crate) mod avro;
+pub(crate) mod logical;
 mod parse;
 pub(crate) mod protobuf;
 
@@ -16,11 +17,11 @@ use protobuf::ProtoFile;
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// A schema, ready to be planned with.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Schema(pub(crate) Parsed);
 
 /// What a schema's text says.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
     /// Avro's.
     Avro(AvroSchema),

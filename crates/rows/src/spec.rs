@@ -7,8 +7,8 @@ mod route;
 mod row_filter;
 mod table;
 
-pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, Missing, NulPolicy, Source};
-pub use decode::{CsvOptions, Decode, SchemaSource};
+pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, Missing, NulPolicy, Source};
+pub use decode::{CsvOptions, Decode, KeyFormat, SchemaSource, Shape};
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use route::{Part, Route};
 pub use row_filter::{RowFilter, Test};
@@ -21,6 +21,8 @@ pub struct RowSpec<'a> {
     pub pipeline: &'a str,
     /// How values are decoded.
     pub decode: &'a Decode,
+    /// What surrounds the fields of a record.
+    pub shape: &'a Shape,
     /// The target.
     pub table: &'a Table,
     /// The mapping; `None`: every top-level field goes to the column of its name.

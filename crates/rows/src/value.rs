@@ -192,6 +192,8 @@ pub enum Reason {
     UnknownSchema,
     /// The record has no value.
     Tombstone,
+    /// The record is a change that isn't applied: a table was truncated.
+    UnappliedChange,
     /// A field that a NOT NULL column needs isn't there.
     MissingField,
     /// A field is null, and its column is NOT NULL.
@@ -224,13 +226,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, for the metrics.
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Self::InvalidJson,
         Self::InvalidUtf8,
         Self::NotAnObject,
         Self::InvalidFormat,
         Self::UnknownSchema,
         Self::Tombstone,
+        Self::UnappliedChange,
         Self::MissingField,
         Self::NullInNotNull,
         Self::TypeMismatch,
@@ -256,6 +259,7 @@ impl Reason {
             Self::InvalidFormat => "invalid_format",
             Self::UnknownSchema => "unknown_schema",
             Self::Tombstone => "tombstone",
+            Self::UnappliedChange => "unapplied_change",
             Self::MissingField => "missing_field",
             Self::NullInNotNull => "null_in_not_null",
             Self::TypeMismatch => "type_mismatch",

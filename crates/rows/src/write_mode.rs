@@ -43,14 +43,25 @@ pub struct Merge {
     pub create: String,
     /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges what is in it; one statement or several. For rows that leave no column out.
+    /// Merges what is in it, behind [`Self::deletes`]; one statement or several. For rows that leave no column out.
     pub merge: String,
+    /// Where tombstones delete.
+    pub deletes: Option<Deletes>,
     /// Empties it, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
     /// The merge leaves out rows by rule, so that what it merged, not what was copied, is what was written.
     pub skips: bool,
     /// Which rows need not be copied at all. For rows that leave no column out.
     pub newest: Option<Newest>,
+}
+
+/// What deletes the rows that tombstones name, before the merge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deletes {
+    /// Locks the rows of the batch's keys.
+    pub lock: String,
+    /// Deletes rows; its one number counts deletes that found none.
+    pub delete: String,
 }
 
 /// The staging table of a connection; where records name their table, one for each, by its number.
@@ -91,8 +102,10 @@ impl Target<'_> {
     /// What follows the COPY; `None` where it goes straight into the table.
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
+        let (merge, deletes) = self.merge_of(&staged)?;
         Some(Merge {
-            merge: self.merge_of(&staged)?,
+            merge,
+            deletes,
             create: self.create(),
             copy: self.copy(self.columns, &[]),
             clear: format!("TRUNCATE {}", self.stage()),
@@ -117,7 +130,8 @@ impl Target<'_> {
         format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.stage(), names.join(", "))
     }
 
-    fn merge_of(&self, staged: &Staged<'_>) -> Option<String> {
+    /// The statement that merges, and what deletes before it.
+    fn merge_of(&self, staged: &Staged<'_>) -> Option<(String, Option<Deletes>)> {
         let Self { spec, catalog, .. } = self;
         let table = &catalog.table.quoted();
         let stage = &self.stage();
@@ -127,7 +141,8 @@ impl Target<'_> {
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
         let overriding = if staged.columns.iter().any(is_fixed) { " OVERRIDING SYSTEM VALUE" } else { "" };
         let insert = |table: &str| format!("INSERT INTO {table} ({names}){overriding}");
-        Some(match &spec.table.mode {
+        let mut deleting = None;
+        let merge = match &spec.table.mode {
             WriteMode::Append if spec.table.sort_by.is_empty() => return None,
             WriteMode::Append => {
                 let sort = quoted(&spec.table.sort_by);
@@ -151,6 +166,7 @@ impl Target<'_> {
                     newer_by: newer_by.as_deref(),
                     deletes: *deletes,
                 };
+                deleting = upsert.deletions();
                 upsert.sql()
             }
             WriteMode::Aggregate { key } => {
@@ -158,7 +174,8 @@ impl Target<'_> {
                 let insert = &insert(&format!("{table} AS {OLD}"));
                 aggregate::sql(insert, names, stage, key, mapping, catalog)
             }
-        })
+        };
+        Some((merge, deleting))
     }
 
     /// WITH NO DATA takes the columns' types and nothing else: constraints are the target's to check. A count is fed by marks,

@@ -14,7 +14,7 @@ use tidegate_rows::fault::PlanFault;
 use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::schema;
 use tidegate_rows::spec::{
-    Column, Decode, NulPolicy, RowFilter, RowSpec, SchemaSource, Source, Table, UnknownFields, WriteMode,
+    Column, Decode, NulPolicy, RowFilter, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
 };
 
 /// A column of the table: its name, its type, and the path of the field that fills it; without a path nothing is mapped to it.
@@ -23,6 +23,7 @@ pub type Spec = (&'static str, &'static str, &'static str);
 /// What decides how records become rows of `public.t`.
 pub struct Pipeline {
     pub decode: Decode,
+    pub shape: Shape,
     pub mode: WriteMode,
     pub keep: Option<RowFilter>,
     pub unknown_fields: UnknownFields,
@@ -38,7 +39,7 @@ impl Pipeline {
         let types = specs.iter().map(|(name, of, _)| ((*name).to_owned(), (*of).to_owned())).collect();
         let mapped = specs.iter().filter(|(.., path)| !path.is_empty());
         let columns = mapped.map(|(name, _, path)| mapping(name, Source::Field(split(path)))).collect();
-        Self { decode, mode: WriteMode::Append, keep: None, unknown_fields, columns, types }
+        Self { decode, shape: Shape::PLAIN, mode: WriteMode::Append, keep: None, unknown_fields, columns, types }
     }
 
     /// The same with another mapping of one column.
@@ -62,6 +63,7 @@ impl Pipeline {
         let spec = RowSpec {
             pipeline: "p",
             decode: &self.decode,
+            shape: &self.shape,
             table: &table,
             columns: Some(&self.columns),
             keep: self.keep.as_ref(),
@@ -118,6 +120,7 @@ pub fn mapping(name: &str, source: Source) -> Column {
         zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
+        function: None,
         aggregate: None,
     }
 }
@@ -220,7 +223,7 @@ pub type Row<'a> = Vec<Option<&'a [u8]>>;
 pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     out.clear();
     out.extend_from_slice(b"before");
-    assert_eq!(encoder.wants(record.value), None, "no schema is missing");
+    assert_eq!(encoder.wants(record.key, record.value), None, "no schema is missing");
     let result = encoder.encode(record, out);
     assert!(out.starts_with(b"before"), "earlier rows are left alone");
     out.drain(..6);

@@ -4,17 +4,23 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Row};
+use tidegate_protocol::claim_loop::OffsetLossPolicy;
+use tidegate_protocol::partition::{Condition, resolve_start};
+use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::store::ReplanError;
-use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
+use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::Plan;
 use tidegate_rows::spec::WriteMode;
 
+use super::KafkaReport;
 use super::report::PipelineReport;
+use super::rights;
 use crate::cli::reach;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::plan::PlanSource;
+use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{catalog, routes};
 
 /// The server, as this connection sees it.
@@ -54,7 +60,10 @@ pub(super) async fn check(
     let open = &mut connection;
     server(open, pipeline, report).await.map_err(failed)?;
     if pipeline.table.route.is_some() {
-        rights_on_ledger(open, report).await.map_err(failed)?;
+        rights::on_ledger(open, report).await.map_err(failed)?;
+        if !report.grants.is_empty() {
+            return Ok(None);
+        }
         let looked = PlanSource::look(pipeline, open).await;
         return planned(looked, report).map(|source| source.map(|source| Plans { source, make_table: None }));
     }
@@ -62,7 +71,7 @@ pub(super) async fn check(
     if let Some(postgres) = &mut report.postgres {
         postgres.table_exists = found.is_some();
     }
-    rights_on_ledger(open, report).await.map_err(failed)?;
+    rights::on_ledger(open, report).await.map_err(failed)?;
     let (found, make_table) = match found {
         Some(found) => {
             table(open, pipeline, &found, report).await.map_err(failed)?;
@@ -144,12 +153,31 @@ async fn server(
 ) -> Result<(), sqlx::Error> {
     let row = sqlx::query(
         "SELECT current_setting('server_version'), current_database()::text, current_user::text,
-             pg_is_in_recovery() OR current_setting('transaction_read_only')::bool, current_setting('synchronous_commit')",
+             pg_is_in_recovery(), current_setting('synchronous_commit'), current_setting('default_transaction_read_only')::bool,
+             pg_encoding_to_char(d.encoding)::text, current_setting('session_replication_role')
+         FROM pg_catalog.pg_database d WHERE d.datname = current_database()",
     );
     let row = row.fetch_one(&mut *connection).await?;
+    let database: String = row.try_get(1)?;
     if row.try_get(3)? {
-        report.faults.push(
-            "postgres.url: the server is read-only (a standby, or `default_transaction_read_only` is on); name the primary"
+        report.faults.push("postgres.url: the server is a standby, which is read-only; name the primary".to_owned());
+    } else if row.try_get(5)? {
+        let user: String = row.try_get(2)?;
+        report.faults.push(format!(
+            "`default_transaction_read_only` is on for `{user}` in `{database}`, so that nothing can be written; run the one that applies: ALTER ROLE {0} RESET default_transaction_read_only; ALTER DATABASE {1} RESET default_transaction_read_only",
+            quote_identifier(&user),
+            quote_identifier(&database)
+        ));
+    }
+    let encoding: &str = row.try_get(6)?;
+    if encoding != "UTF8" {
+        report.warnings.push(format!(
+            "database {database} is encoded in {encoding}, and not in UTF8: a record with a character that {encoding} lacks is dead-lettered"
+        ));
+    }
+    if row.try_get::<&str, _>(7)? == "replica" {
+        report.warnings.push(
+            "session_replication_role is `replica`: foreign keys and triggers of the table are not applied to its rows"
                 .to_owned(),
         );
     }
@@ -160,60 +188,14 @@ async fn server(
         );
     }
     let registered =
-        reach::has_ledger(connection).await? && crate::postgres::register::is_known(connection, &pipeline.name).await?;
+        rights::may_read_ledger(connection).await? && register::is_known(connection, &pipeline.name).await?;
     report.postgres = Some(PostgresReport {
         version: row.try_get(0)?,
-        database: row.try_get(1)?,
+        database,
         user: row.try_get(2)?,
         registered,
         table_exists: false,
     });
-    Ok(())
-}
-
-async fn rights_on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT to_regnamespace('tidegate') IS NOT NULL,
-             has_database_privilege(current_database(), 'CREATE'), current_database()::text, current_user::text",
-    );
-    let row = row.fetch_one(&mut *connection).await?;
-    let (exists, may_create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    let (database, user): (String, String) = (row.try_get(2)?, row.try_get(3)?);
-    if !exists {
-        if !may_create {
-            report.faults.push(format!(
-                "schema `tidegate` is missing and `{user}` may not make it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or: GRANT CREATE ON DATABASE {database} TO {user}"
-            ));
-        }
-        return Ok(());
-    }
-    let row = sqlx::query(
-        "SELECT has_schema_privilege('tidegate', 'USAGE'), has_schema_privilege('tidegate', 'CREATE'),
-             (SELECT string_agg(c.relname, ', ' ORDER BY c.relname) FROM pg_catalog.pg_class c
-                  WHERE c.relnamespace = to_regnamespace('tidegate') AND c.relkind = 'r'
-                  AND c.relname IN ('pipeline', 'ledger', 'dead_letter', 'instance')
-                  AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-                      AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')))",
-    );
-    let row = row.fetch_one(&mut *connection).await?;
-    let (usage, create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
-    let refused: Option<String> = row.try_get(2)?;
-    if !usage {
-        report
-            .faults
-            .push(format!("`{user}` may not use schema `tidegate`; run: GRANT USAGE ON SCHEMA tidegate TO {user}"));
-        return Ok(());
-    }
-    if let Some(tables) = refused {
-        report.faults.push(format!(
-            "`{user}` may not read and write {tables} in schema `tidegate`; run: GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {user}"
-        ));
-    }
-    if !create && !reach::has_ledger(connection).await? {
-        report.faults.push(format!(
-            "`{user}` may not make tables in schema `tidegate`; run: GRANT CREATE ON SCHEMA tidegate TO {user}"
-        ));
-    }
     Ok(())
 }
 
@@ -223,6 +205,8 @@ async fn would_make(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<Option<(Catalog, String)>, FatalError> {
+    let failed = |error| reach::failed("can't look at the database", error);
+    let allowed = rights::to_make(connection, pipeline, report).await.map_err(failed)?;
     let ddl = match ddl::make_table(&pipeline.rows()) {
         Ok(ddl) => ddl,
         Err(faults) => {
@@ -230,6 +214,10 @@ async fn would_make(
             return Ok(None);
         }
     };
+    if !allowed {
+        report.ddl = Some(ddl);
+        return Ok(None);
+    }
     let made = async {
         connection.execute("BEGIN").await?;
         connection.execute(ddl.as_str()).await?;
@@ -252,54 +240,33 @@ async fn table(
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
     let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
+    rights::on_table(connection, pipeline, found, report).await?;
     let row = sqlx::query(
-        "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_table_privilege(c.oid, 'INSERT'),
-             has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid), c.relpersistence::text,
-             has_database_privilege(current_database(), 'TEMP'), current_user::text, pg_has_role(c.relowner, 'USAGE')
+        "SELECT row_security_active(c.oid), c.relpersistence::text, quote_ident(current_user),
+             NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
          FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
     );
     let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
-    let (usage, insert, select): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    let (secured, persistence, temp): (bool, String, bool) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
-    let user: String = row.try_get(6)?;
-    let faults = &mut report.faults;
-    if !usage {
-        faults.push(format!(
-            "`{user}` may not use schema `{}`; run: GRANT USAGE ON SCHEMA {} TO {user}",
-            name.schema, name.schema
+    let (secured, persistence, user): (bool, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
+    if secured && !rights::is_staged(pipeline) {
+        report.faults.push(format!(
+            "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
         ));
     }
-    if !insert && !may_insert_columns(connection, pipeline, found).await? {
-        faults.push(format!("`{user}` may not insert into `{name}`; run: GRANT INSERT ON {quoted} TO {user}"));
+    if !key.is_empty() && !has_unique_index(connection, found, key).await? {
+        report.faults.push(format!(
+            "pipelines.{}.table.key: `{name}` has no unique index on exactly ({}), which mode {mode} needs; run: CREATE UNIQUE INDEX ON {quoted} ({})",
+            pipeline.name,
+            key.join(", "),
+            key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
+        ));
     }
-    if pipeline.table.evolve && !row.try_get::<bool, _>(7)? {
-        faults.push(format!(
-            "pipelines.{}.table.evolve: `{user}` doesn't own `{name}`, and only an owner adds columns; run: ALTER TABLE {quoted} OWNER TO {user}; or leave evolve out",
+    if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && row.try_get::<bool, _>(3)? {
+        report.faults.push(format!(
+            "`{name}` is partitioned and has no partition, so that it takes no row; make its partitions, or set pipelines.{}.table.partition_by",
             pipeline.name
         ));
-    }
-    match &pipeline.table.mode {
-        WriteMode::Append if secured => faults.push(format!(
-            "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
-        )),
-        WriteMode::Append => {}
-        WriteMode::InsertNew { .. } | WriteMode::Upsert { .. } | WriteMode::Aggregate { .. } => {
-            let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
-            if !select {
-                faults.push(format!("mode {mode} reads `{name}`, which `{user}` may not; run: GRANT SELECT ON {quoted} TO {user}"));
-            }
-            if !temp {
-                faults.push(format!("mode {mode} stages rows in a temporary table, which `{user}` may not make; run: GRANT TEMP ON DATABASE … TO {user}"));
-            }
-            if !key.is_empty() && !has_unique_index(connection, found, key).await? {
-                faults.push(format!(
-                    "pipelines.{}.table.key: `{name}` has no unique index on exactly ({}); run: CREATE UNIQUE INDEX ON {quoted} ({})",
-                    pipeline.name,
-                    key.join(", "),
-                    key.iter().map(|column| tidegate_rows::catalog::quote_identifier(column)).collect::<Vec<_>>().join(", ")
-                ));
-            }
-        }
     }
     surprises(connection, pipeline, found, report).await?;
     if found.kind == RelationKind::Foreign {
@@ -346,20 +313,6 @@ async fn surprises(
         }
     }
     Ok(())
-}
-
-async fn may_insert_columns(
-    connection: &mut PgConnection,
-    pipeline: &Pipeline,
-    found: &Catalog,
-) -> Result<bool, sqlx::Error> {
-    let Some(columns) = &pipeline.columns else { return Ok(false) };
-    let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
-    let row = sqlx::query(
-        "SELECT coalesce(bool_and(has_column_privilege($1::int8::oid, a.attnum, 'INSERT')), false)
-         FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1::int8::oid AND a.attname = ANY ($2)",
-    );
-    row.bind(i64::from(found.oid)).bind(names).fetch_one(connection).await?.try_get(0)
 }
 
 /// ON CONFLICT needs one that is unique at once, over all rows, and on columns alone.
@@ -409,4 +362,70 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     if !generated.is_empty() {
         report.warnings.push(format!("Postgres fills {} itself", generated.join(", ")));
     }
+}
+
+/// Compares what the pipeline's name would mean with what it was registered with.
+pub(super) async fn registration(
+    config: &Config,
+    pipeline: &Pipeline,
+    kafka: &KafkaReport,
+    target_oid: u32,
+    report: &mut PipelineReport,
+) -> Result<(), FatalError> {
+    let failed = |error| reach::failed("can't look at the registration", error);
+    let Some(cluster_id) = kafka.cluster_id.clone() else { return Ok(()) };
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    if !rights::may_read_ledger(&mut connection).await.map_err(failed)? {
+        return Ok(());
+    }
+    let wanted = Registration {
+        pipeline: pipeline.name.clone(),
+        cluster_id,
+        group_id: pipeline.group.clone(),
+        target: pipeline.table.name.to_string(),
+        target_oid,
+        topics: kafka.topics.iter().map(|(topic, found)| (topic.clone(), found.partitions)).collect(),
+    };
+    match register::is_as_registered(&mut connection, &wanted).await {
+        Ok(false) => Ok(()),
+        Ok(true) => positions(&mut connection, pipeline, kafka, report).await.map_err(failed),
+        Err(RegisterError::Differs(why)) => {
+            report.faults.push(why);
+            Ok(())
+        }
+        Err(RegisterError::Database(error)) => Err(failed(error)),
+    }
+}
+
+/// Compares the ledger's positions with the logs, as a claim does before it reads.
+async fn positions(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    kafka: &KafkaReport,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT t.topic, p.partition::int4, (SELECT l.next_offset FROM tidegate.ledger l
+             WHERE l.pipeline = r.name AND l.topic = t.topic AND l.partition = p.partition
+             ORDER BY l.next_offset DESC LIMIT 1)
+         FROM tidegate.pipeline r CROSS JOIN LATERAL jsonb_each_text(r.topics) AS t (topic, partitions)
+         CROSS JOIN LATERAL generate_series(0, t.partitions::int4 - 1) AS p (partition) WHERE r.name = $1",
+    );
+    for row in rows.bind(&pipeline.name).fetch_all(connection).await? {
+        let source = TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?);
+        // Nobody will claim a partition that Kafka doesn't have.
+        let Some((low, high)) = kafka.logs.get(&source) else { continue };
+        let condition = match row.try_get::<Option<i64>, _>(2)? {
+            None => Some(Condition::LedgerLost),
+            Some(next) => resolve_start(Offset::new(next), None, *low, *high).err(),
+        };
+        if let Some(condition) = condition {
+            let list = match pipeline.on_offset_loss {
+                OffsetLossPolicy::Fail => &mut report.faults,
+                OffsetLossPolicy::Earliest | OffsetLossPolicy::Latest => &mut report.warnings,
+            };
+            list.push(format!("{source}: {condition}"));
+        }
+    }
+    Ok(())
 }

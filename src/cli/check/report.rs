@@ -24,6 +24,8 @@ pub(super) struct PipelineReport {
     /// What keeps it from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
+    /// The statements that give the rights which the role lacks: these and no others.
+    pub(super) grants: Vec<String>,
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
     pub(super) columns: Vec<PlannedColumn>,
@@ -32,6 +34,8 @@ pub(super) struct PipelineReport {
     pub(super) memory: Option<Memory>,
     pub(super) deadlines: BTreeMap<&'static str, String>,
     pub(super) sample: Option<Sample>,
+    /// Neither Kafka nor Postgres was asked.
+    pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
 }
@@ -92,6 +96,7 @@ impl PipelineReport {
             mode: pipeline.table.mode.word(),
             faults: Vec::new(),
             warnings: Vec::new(),
+            grants: Vec::new(),
             kafka: None,
             postgres: None,
             columns: Vec::new(),
@@ -99,6 +104,7 @@ impl PipelineReport {
             memory: None,
             deadlines: deadlines.into_iter().map(|(name, value)| (name, show_duration(value))).collect(),
             sample: None,
+            offline: false,
             unreachable: false,
         }
     }
@@ -107,6 +113,14 @@ impl PipelineReport {
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));
+    }
+
+    /// Notes a missing right, with the statement that gives it.
+    pub(super) fn lacks(&mut self, what: impl std::fmt::Display, statement: String) {
+        self.faults.push(format!("{what}; run: {statement}"));
+        if !self.grants.contains(&statement) {
+            self.grants.push(statement);
+        }
     }
 
     pub(super) fn planned(&mut self, plan: &Plan) {
@@ -169,7 +183,7 @@ impl PipelineReport {
             text += &format!("  FAULT       {fault}\n");
         }
         if self.faults.is_empty() {
-            text += "  ready\n";
+            text += if self.offline { "  the files are right; no server was asked\n" } else { "  ready\n" };
         }
         text
     }

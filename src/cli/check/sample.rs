@@ -20,13 +20,14 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::database::Plans;
+use super::fields::{self, Fields};
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming, push_headers};
-use crate::kafka::settings;
+use crate::kafka::settings::{self, Settings};
 use crate::metrics::WriterMetrics;
 use crate::plan::{Planned, reject_of};
 use crate::postgres::{PgStore, evolve};
@@ -42,17 +43,29 @@ const SHOWN: usize = 20;
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) rows: u64,
+    /// So many of the rows delete the row of their key.
+    pub(super) deletes: u64,
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,
     /// The first few.
     pub(super) letters: Vec<Letter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
+    /// How many records have the field of each column.
+    pub(super) fields: Vec<fields::Share>,
     /// What `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
 
 impl Sample {
+    fn rows_text(&self) -> String {
+        let deletes = match self.deletes {
+            0 => String::new(),
+            count => format!(" and {}", show::counted(count, "delete", "deletes")),
+        };
+        show::counted(self.rows.saturating_sub(self.deletes), "row", "rows") + &deletes
+    }
+
     pub(super) fn text(&self) -> String {
         if self.records == 0 {
             return "  trial       the topic holds no record to try\n".to_owned();
@@ -60,11 +73,19 @@ impl Sample {
         let mut text = format!(
             "  trial       {} → {}, {} (rolled back)\n",
             show::counted(self.records, "newest record", "newest records"),
-            show::counted(self.rows, "row", "rows"),
+            self.rows_text(),
             show::counted(self.dead_letters, "dead letter", "dead letters")
         );
         if let Some(sql) = &self.evolve {
             text += &format!("    the first start would run: {}\n", show::safe(sql));
+        }
+        for fields::Share { column, field, present, records, .. } in &self.fields {
+            text += &format!(
+                "    column {column}: {} of {} records have {}\n",
+                show::count(*present),
+                show::count(*records),
+                show::safe(field)
+            );
         }
         for row in &self.first_rows {
             text += &format!("    row   {}\n", show::safe(row));
@@ -89,7 +110,7 @@ pub(super) async fn try_newest(
     plans: Plans,
     topics: &BTreeMap<String, i32>,
     records: u32,
-) -> Result<Sample, FatalError> {
+) -> Result<(Sample, Fields), FatalError> {
     let ranges = ranges(config, pipeline, topics, records).await?;
     let planned = plans.source.current();
     let catalog = planned.table.catalog.clone();
@@ -97,7 +118,9 @@ pub(super) async fn try_newest(
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
-    let reading = spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_deref(), limits, &outbox));
+    let counted = Fields::of(pipeline);
+    let reading =
+        spawn_blocking(move || read(&reader, &ranges, &planned, schemas.as_deref(), limits, counted, &outbox));
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
@@ -116,18 +139,21 @@ pub(super) async fn try_newest(
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    let new_fields = read.map_err(FatalError::Unavailable)?;
+    let (new_fields, deletes, counted) = read.map_err(FatalError::Unavailable)?;
     let missing: Vec<_> = new_fields.missing(&catalog).into_iter().map(|(name, found)| (name, found.sql())).collect();
     let mut findings = lock(&findings);
-    Ok(Sample {
+    let sample = Sample {
         records: tried,
         rows: counts.rows(),
+        deletes,
         dead_letters: counts.dead_letters(),
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
         first_rows: std::mem::take(&mut findings.rows),
+        fields: Vec::new(),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
-    })
+    };
+    Ok((sample, counted))
 }
 
 /// The tables that the newest records name.
@@ -150,7 +176,7 @@ pub(super) async fn named_tables(
             reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
                 let Incoming { offset, timestamp_ms, key, value } = incoming(message);
                 if trouble.is_ok() {
-                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(value));
+                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(key, value));
                 }
                 let mut arena = Vec::new();
                 push_headers(message, &mut arena);
@@ -210,15 +236,17 @@ pub(in crate::cli) fn newest(
     ranges
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes.
+/// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes, and how many
+/// records delete.
 fn read(
-    config: &rdkafka::ClientConfig,
+    config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
     planned: &Planned,
     schemas: Option<&CachedSchemas>,
     limits: tidegate_protocol::batch::BatchLimits,
+    mut fields: Fields,
     outbox: &mpsc::Sender<Batch>,
-) -> Result<NewFields, String> {
+) -> Result<(NewFields, u64, Fields), String> {
     let reader = Reader::new(config)?;
     let mut new_fields = NewFields::default();
     let mut encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -238,8 +266,9 @@ fn read(
                 batch.open_segment(source, Claim::default(), record.offset)
             });
             if trouble.is_ok() {
-                trouble = registry::await_schema(schemas, || encoder.wants(record.value));
+                trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value));
             }
+            fields.add(record.value);
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
                 encoder.new_fields(record, &mut new_fields);
@@ -254,7 +283,7 @@ fn read(
         trouble.clone()?;
         send(batch, outbox);
     }
-    Ok(new_fields)
+    Ok((new_fields, encoder.deletes(), fields))
 }
 
 fn empty(planned: &Planned) -> Batch {

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::Row;
 
-use super::{failed, open};
+use super::{failed, keys, open};
 use crate::cli::{Common, show};
 use crate::error::FatalError;
 
@@ -64,19 +64,20 @@ impl Bytes {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
-    let names: Vec<_> = arguments.common.pipelines(&config)?.iter().map(|pipeline| pipeline.name.clone()).collect();
+    let pipelines = arguments.common.pipelines(&config)?;
     let mut connection = open(&config).await?;
+    let keys = keys(&mut connection, &pipelines).await?;
     let row = sqlx::query(
         "SELECT id, pipeline, topic, partition, record_offset, timestamp_ms, reason, sqlstate, column_name, detail,
              (extract(epoch FROM created_at) * 1000)::int8, key, value, header_names, header_values
          FROM tidegate.dead_letter WHERE id = $1 AND pipeline = ANY ($2)",
     );
-    let row = row.bind(arguments.id).bind(&names).fetch_optional(&mut connection).await.map_err(failed)?;
+    let row = row.bind(arguments.id).bind(&keys).fetch_optional(&mut connection).await.map_err(failed)?;
     let Some(row) = row else {
         return Err(FatalError::Config(format!(
             "there is no dead letter {} of {}; `tidegate dead-letters list` shows those that there are",
             arguments.id,
-            names.join(", ")
+            pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect::<Vec<_>>().join(", ")
         )));
     };
     let report = read(&row).map_err(failed)?;

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::Row;
 
-use super::{Filter, failed, matching, open};
+use super::{Filter, failed, keys, matching, open};
 use crate::cli::Common;
 use crate::cli::show::{self, Table};
 use crate::error::FatalError;
@@ -54,12 +54,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
     let pipelines = arguments.common.pipelines(&config)?;
     let mut connection = open(&config).await?;
+    let keys = keys(&mut connection, &pipelines).await?;
     let sql = matching!(
         "SELECT pipeline, reason, count(*), (extract(epoch FROM min(created_at)) * 1000)::int8,
              (extract(epoch FROM max(created_at)) * 1000)::int8 FROM tidegate.dead_letter",
         "GROUP BY pipeline, reason ORDER BY count(*) DESC, pipeline, reason"
     );
-    let rows = arguments.filter.bind(sql, &pipelines).fetch_all(&mut connection).await.map_err(failed)?;
+    let rows = arguments.filter.bind(sql, &keys).fetch_all(&mut connection).await.map_err(failed)?;
     let count = |row: &sqlx::postgres::PgRow| {
         Ok(Count {
             pipeline: row.try_get(0)?,
@@ -75,7 +76,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
              (extract(epoch FROM created_at) * 1000)::int8 FROM tidegate.dead_letter",
         "ORDER BY id DESC LIMIT $7"
     );
-    let listed = arguments.filter.bind(sql, &pipelines).bind(i64::from(arguments.limit));
+    let listed = arguments.filter.bind(sql, &keys).bind(i64::from(arguments.limit));
     let rows = listed.fetch_all(&mut connection).await.map_err(failed)?;
     let line = |row: &sqlx::postgres::PgRow| {
         Ok(Line {
@@ -105,11 +106,12 @@ fn text(report: &Report) -> String {
         let (oldest, newest) = (show::time(*oldest_ms), show::time(*newest_ms));
         counts.row([pipeline.clone(), reason.clone(), show::count(*letters), oldest, newest]);
     }
-    let mut lines = Table::new(&["id", "set aside", "record", "reason", "detail"]);
+    let mut lines = Table::new(&["id", "pipeline", "set aside", "record", "reason", "detail"]);
     for line in &report.letters {
         let record = format!("{}/{}@{}", line.topic, line.partition, line.offset);
         let detail = show::safe(&line.detail);
-        lines.row([line.id.to_string(), show::time(line.created_at_ms), record, line.reason.clone(), detail]);
+        let (id, time) = (line.id.to_string(), show::time(line.created_at_ms));
+        lines.row([id, line.pipeline.clone(), time, record, line.reason.clone(), detail]);
     }
     let mut text = counts.text("");
     if !report.letters.is_empty() {

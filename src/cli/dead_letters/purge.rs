@@ -3,7 +3,7 @@
 use serde::Serialize;
 use sqlx::Row;
 
-use super::{Filter, failed, matching, open};
+use super::{Filter, failed, keys, matching, open};
 use crate::cli::{Common, show};
 use crate::error::FatalError;
 
@@ -38,8 +38,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = common.load()?;
     let pipelines = common.pipelines(&config)?;
     let mut connection = open(&config).await?;
+    let keys = keys(&mut connection, &pipelines).await?;
     if !yes {
-        let row = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &pipelines);
+        let row = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &keys);
         let row = row.fetch_one(&mut connection).await.map_err(failed)?;
         let count: i64 = row.try_get(0).map_err(failed)?;
         return Err(FatalError::Config(format!(
@@ -47,7 +48,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             show::counted(count.unsigned_abs(), "dead letter", "dead letters")
         )));
     }
-    let done = filter.bind(matching!("DELETE FROM tidegate.dead_letter", ""), &pipelines);
+    let done = filter.bind(matching!("DELETE FROM tidegate.dead_letter", ""), &keys);
     let removed = done.execute(&mut connection).await.map_err(failed)?.rows_affected();
     if common.json {
         return show::json(&Report { removed });

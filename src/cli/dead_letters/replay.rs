@@ -23,14 +23,15 @@ use tidegate_protocol::writer::Writer;
 use tidegate_rows::mapping::Encoder;
 
 use super::{Filter, failed, matching};
+use crate::cli::progress::Progress;
 use crate::cli::rehearsal::boundless;
 use crate::cli::{Common, reach, show};
-use crate::config::{Config, Pipeline};
+use crate::config::{Config, Pipeline, table_name};
 use crate::error::FatalError;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, reject_of};
+use crate::postgres::PgStore;
 use crate::postgres::dead_letters::storable;
-use crate::postgres::{PgStore, schema};
 use crate::registry;
 use crate::report::Counts;
 use crate::status::lock;
@@ -73,8 +74,14 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let config = common.load()?;
     let mut reports = Vec::new();
+    let mut connection = super::open(&config).await?;
     for pipeline in common.pipelines(&config)? {
-        reports.push(replay(&config, pipeline, filter).await?);
+        let keys = super::keys(&mut connection, &[pipeline]).await?;
+        let none = keys.is_empty().then(|| pipeline.name.clone());
+        for key in keys.into_iter().chain(none) {
+            let target = target(&mut connection, pipeline, &key, filter).await?;
+            reports.push(replay(&config, &target, &[key], filter).await?);
+        }
     }
     if common.json {
         return show::json(&std::collections::BTreeMap::from([("pipelines", &reports)]));
@@ -91,17 +98,51 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&lines.collect::<Vec<_>>().join("\n"))
 }
 
-async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result<Report, FatalError> {
+/// Returns the pipeline with the table for which the letters of `key` were meant: of a replay `--into` another table, that one.
+async fn target(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    key: &str,
+    filter: &Filter,
+) -> Result<Pipeline, FatalError> {
+    let mut pipeline = pipeline.clone();
+    if key == pipeline.name {
+        return Ok(pipeline);
+    }
+    let known = sqlx::query("SELECT target FROM tidegate.pipeline WHERE name = $1").bind(key);
+    let known: Option<String> = known
+        .fetch_optional(&mut *connection)
+        .await
+        .and_then(|row| row.map(|row| row.try_get(0)).transpose())
+        .map_err(failed)?;
+    let Some(table) = known else {
+        let meant = filter.bind(matching!("SELECT count(*) FROM tidegate.dead_letter", ""), &[key.to_owned()]);
+        let meant: i64 = meant.fetch_one(connection).await.and_then(|row| row.try_get(0)).map_err(failed)?;
+        return if meant == 0 {
+            Ok(pipeline)
+        } else {
+            Err(FatalError::Config(format!(
+                "`{key}` was forgotten, and with it the table that its dead letters were meant for: run that replay again, or remove them by `tidegate dead-letters purge`"
+            )))
+        };
+    };
+    if table != pipeline.table.name.to_string() {
+        pipeline.table.name = table_name(&table).map_err(|why| {
+            FatalError::Stopped(format!("`{key}` went into `{table}`, which is no table's name: {why}"))
+        })?;
+        // All of its records go there, whatever table they name.
+        pipeline.table.route = None;
+    }
+    Ok(pipeline)
+}
+
+/// Replays the letters of one key into the pipeline's table.
+async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;
     // Where a failed replay is put down is younger than the letters.
-    schema::migrate_and_close(reach::open(&connector).await?).await.map_err(|error| {
-        FatalError::Stopped(format!("can't bring the tables of schema `tidegate` up to date: {error}"))
-    })?;
-    let plans = Arc::new(PlanSource::look(pipeline, &mut connection).await.map_err(|error| match error {
-        ReplanError::Unplannable(why) => FatalError::Config(why),
-        ReplanError::Write(error) => FatalError::Unavailable(error.to_string()),
-    })?);
+    reach::migrate(&connector).await?;
+    let plans = Arc::new(PlanSource::look(pipeline, &mut connection).await.map_err(reach::unplanned)?);
     let planned = plans.current();
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
@@ -112,14 +153,15 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
-    let mut report = Report { pipeline: pipeline.name.clone(), ..Report::default() };
+    let mut report = Report { pipeline: key.join(", "), ..Report::default() };
     // Letters that come while this runs are left for the next time.
-    let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), &[pipeline]);
+    let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), key);
     let newest = newest.fetch_one(&mut connection).await.map_err(failed)?;
     let newest: Option<i64> = newest.try_get(0).map_err(failed)?;
     let (mut after, newest) = (0, newest.unwrap_or(0));
+    let progress = Progress::start("dead-letters replay");
     loop {
-        let ids = next_page(&mut connection, pipeline, filter, after, newest).await.map_err(failed)?;
+        let ids = next_page(&mut connection, key, filter, after, newest).await.map_err(failed)?;
         let Some(last) = ids.last().copied() else { break };
         after = last;
         let mut batch = load(&mut connection, &ids, &planned).await.map_err(failed)?;
@@ -135,6 +177,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, filter: &Filter) -> Result
                 _ => FatalError::Stopped(done),
             });
         }
+        progress.doing(format!("{} so far", show::counted(report.replayed + found, "dead letter", "dead letters")));
         report.failed_again = counts.dead_letters();
         report.rows = counts.rows();
         report.replayed += found;
@@ -166,7 +209,7 @@ impl Loaded {
 
 async fn next_page(
     connection: &mut PgConnection,
-    pipeline: &Pipeline,
+    key: &[String],
     filter: &Filter,
     after: i64,
     newest: i64,
@@ -175,7 +218,7 @@ async fn next_page(
         "SELECT id, (coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0))::int8 FROM tidegate.dead_letter",
         "AND id > $7 AND id <= $8 ORDER BY id LIMIT $9"
     );
-    let rows = filter.bind(sql, &[pipeline]).bind(after).bind(newest).bind(PAGE).fetch_all(connection).await?;
+    let rows = filter.bind(sql, key).bind(after).bind(newest).bind(PAGE).fetch_all(connection).await?;
     let (mut bytes, mut ids) = (0, Vec::new());
     for row in rows {
         bytes += row.try_get::<i64, _>(1)?;
@@ -208,7 +251,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
             }
         };
         let asked_at = Instant::now();
-        while let Some(id) = encoder.wants(value) {
+        while let Some(id) = encoder.wants(key, value) {
             if asked_at.elapsed() > registry::PATIENCE {
                 let why = format!("schema {id} has not come from the registry; nothing is lost, try again");
                 return Err(sqlx::Error::Io(std::io::Error::other(why)));

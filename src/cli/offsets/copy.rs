@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::cli::{Common, reach, show};
 use crate::config::Pipeline;
 use crate::error::FatalError;
+use crate::postgres::letters;
 
 /// What `offsets copy` takes.
 #[derive(Debug, clap::Args)]
@@ -62,6 +63,27 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
+/// Gives the replays of `from` the name of `to`, so that their dead letters still know the table they are for.
+async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query("SELECT name FROM tidegate.pipeline").fetch_all(&mut *connection).await?;
+    for row in rows {
+        let old: String = row.try_get(0)?;
+        if old == from || letters::pipeline_of(&old) != from {
+            continue;
+        }
+        let new = format!("{to}{}", &old[from.len()..]);
+        for statement in [
+            "INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, topics, version)
+             SELECT $2, cluster_id, group_id, target, target_oid, topics, version FROM tidegate.pipeline WHERE name = $1",
+            "UPDATE tidegate.ledger SET pipeline = $2 WHERE pipeline = $1",
+            "DELETE FROM tidegate.pipeline WHERE name = $1 AND $2 <> $1",
+        ] {
+            sqlx::query(statement).bind(&old).bind(&new).execute(&mut *connection).await?;
+        }
+    }
+    Ok(())
+}
+
 async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Result<(u64, u64), FatalError> {
     let failed = |error| reach::failed("can't copy the positions", error);
     let mut transaction = connection.begin().await.map_err(failed)?;
@@ -103,8 +125,12 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
              owner = 'tidegate offsets copy', updated_at = now() WHERE pipeline = $1",
     );
     let moved = moved.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
-    let letters = sqlx::query("UPDATE tidegate.dead_letter SET pipeline = $2 WHERE pipeline = $1");
-    let letters = letters.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
+    let keys = letters::keys(&mut transaction, &[from]).await.map_err(failed)?;
+    let letters = sqlx::query(
+        "UPDATE tidegate.dead_letter SET pipeline = $2 || substr(pipeline, length($1) + 1) WHERE pipeline = ANY ($3)",
+    );
+    let letters = letters.bind(from).bind(&to.name).bind(keys).execute(&mut *transaction).await.map_err(failed)?;
+    rename_replays(&mut transaction, from, &to.name).await.map_err(failed)?;
     crate::postgres::routes::rename(&mut transaction, from, &to.name).await.map_err(failed)?;
     let removed = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(from);
     removed.execute(&mut *transaction).await.map_err(failed)?;

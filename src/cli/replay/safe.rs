@@ -44,6 +44,7 @@ mod tests {
             default: None,
             nul: NulPolicy::DeadLetter,
             not_null: false,
+            function: None,
             aggregate: Some(Aggregate { function: function.clone(), condition: None }),
         });
         refuses(mode, &columns.collect::<Vec<_>>())

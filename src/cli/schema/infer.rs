@@ -1,10 +1,13 @@
 //! What a sample of JSON records says about their fields: the column that each would go into. Pure.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use tidegate_rows::catalog::can_name_a_column;
-use tidegate_rows::json;
 use tidegate_rows::json::members::{Elements, Members};
 use tidegate_rows::value::{Flags, Kind, Value};
+
+use super::shape::{self, Shape};
 
 /// Fields that a proposal has room for; what is beyond goes into the column for the rest.
 const FIELDS_MAX: usize = 200;
@@ -14,9 +17,36 @@ const FIELDS_MAX: usize = 200;
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// What is no JSON object.
-    pub(super) others: u64,
+    /// What holds no JSON object.
+    others: u64,
+    shapes: BTreeMap<Shape, Rows>,
+    /// The fields of keys, where all keys so far have these.
+    key: Option<Vec<String>>,
+}
+
+/// The rows of all records of one shape.
+#[derive(Debug, Default)]
+struct Rows {
+    records: u64,
+    count: u64,
     fields: Vec<Field>,
+    /// Elements of arrays of objects: a path's first name is the array's.
+    elements: Vec<Field>,
+}
+
+/// A proposal.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) shape: Shape,
+    /// The array whose elements are the rows.
+    pub(super) rows: Option<String>,
+    pub(super) columns: Vec<Proposed>,
+    /// The columns that identify a row, where keys say so.
+    pub(super) key: Vec<String>,
+    /// How many rows, and how many elements of the array, were looked at.
+    pub(super) count: u64,
+    /// Every field found its column.
+    pub(super) complete: bool,
 }
 
 /// A field, in the order of its first appearance.
@@ -24,6 +54,8 @@ pub(super) struct Sample {
 struct Field {
     path: Vec<String>,
     seen: Seen,
+    /// The type that the record's schema has for it.
+    declared: Option<&'static str>,
 }
 
 /// What a field held.
@@ -72,63 +104,124 @@ pub(super) struct Proposed {
     pub(super) present: u64,
     /// Of these, records where it is null.
     pub(super) nulls: u64,
+    /// The field is one of the array's elements.
+    pub(super) is_element: bool,
 }
 
 impl Sample {
     /// Looks at one record.
-    pub(super) fn add(&mut self, value: Option<&[u8]>) {
+    pub(super) fn add(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) {
         self.records += 1;
+        let names = key.map(shape::key_fields).unwrap_or_default();
+        match &self.key {
+            Some(known) if *known != names => self.key = Some(Vec::new()),
+            Some(_) => {}
+            None => self.key = Some(names),
+        }
         let Some(value) = value else {
             self.tombstones += 1;
             return;
         };
-        match json::document(value) {
-            Ok(slot) if slot.kind == Kind::Object => self.object(&mut Vec::new(), slot.of(value).raw),
-            _ => self.others += 1,
+        let Some(looked) = shape::look(value) else {
+            self.others += 1;
+            return;
+        };
+        let rows = self.shapes.entry(looked.shape).or_default();
+        rows.records += 1;
+        for row in looked.rows {
+            rows.count += 1;
+            rows.object(&mut Vec::new(), row, looked.schema.as_ref());
         }
     }
 
-    fn object(&mut self, path: &mut Vec<String>, raw: &[u8]) {
+    /// What most records are, with the columns that their fields would go into; `None` where no field has a value.
+    pub(super) fn propose(&self) -> Option<Proposal> {
+        let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
+        let array = rows.array();
+        let (columns, complete) = rows.columns(array);
+        let is_column = |name: &&String| columns.iter().any(|column| column.path == [(*name).clone()]);
+        let key = self.key.iter().flatten().filter(is_column).cloned().collect::<Vec<_>>();
+        let whole = self.key.as_ref().is_some_and(|names| names.len() == key.len());
+        let array = array.map(str::to_owned);
+        let count = rows.count;
+        let key = if *shape == Shape::Debezium && whole { key } else { Vec::new() };
+        (!columns.is_empty()).then_some(Proposal { shape: *shape, rows: array, columns, key, count, complete })
+    }
+
+    /// Records that the proposal would refuse.
+    pub(super) fn odd(&self) -> u64 {
+        let most = self.shapes.values().map(|rows| rows.records).max().unwrap_or(0);
+        self.records - self.tombstones - most
+    }
+}
+
+impl Rows {
+    fn object(&mut self, path: &mut Vec<String>, raw: &[u8], schema: Option<&serde_json::Value>) {
         for (name, value) in Members::of(raw) {
             path.push(name);
-            let at = self.fields.iter().position(|field| field.path == *path).or_else(|| {
-                let room = self.fields.len() < 2 * FIELDS_MAX;
-                room.then(|| self.fields.push(Field { path: path.clone(), seen: Seen::default() }));
-                room.then(|| self.fields.len() - 1)
-            });
-            if let Some(field) = at.and_then(|at| self.fields.get_mut(at)) {
-                field.seen.add(&value);
-            }
+            let declared = schema.and_then(|schema| shape::declared(schema, &path[0])).filter(|_| path.len() == 1);
+            note(&mut self.fields, path, &value, declared);
             // One level down: deeper things are a document of their own.
-            if value.kind == Kind::Object && path.len() == 1 {
-                self.object(path, value.raw);
+            if value.kind == Kind::Object && path.len() == 1 && declared.is_none() {
+                self.object(path, value.raw, schema);
+            }
+            if value.kind == Kind::Array && path.len() == 1 && declared.is_none() {
+                for element in Elements::of(value.raw).filter(|element| element.kind == Kind::Object) {
+                    for (name, value) in Members::of(element.raw) {
+                        path.push(name);
+                        note(&mut self.elements, path, &value, None);
+                        path.pop();
+                    }
+                }
             }
             path.pop();
         }
     }
 
-    /// The columns that the fields would go into, and whether some found no room.
-    pub(super) fn columns(&self) -> (Vec<Proposed>, bool) {
+    /// The one field that is an array of objects, whose elements are better rows than the record is.
+    fn array(&self) -> Option<&str> {
+        let is_rows = |field: &&Field| {
+            let elements = field.seen.elements.as_deref();
+            field.path.len() == 1
+                && field.seen.arrays > 0
+                && field.seen.arrays + field.seen.nulls == self.count
+                && elements.is_some_and(|elements| elements.present > 0 && elements.objects == elements.present)
+        };
+        let mut arrays = self.fields.iter().filter(is_rows);
+        let array = arrays.next().filter(|_| arrays.next().is_none())?;
+        array.path.first().map(String::as_str)
+    }
+
+    /// The columns that the fields would go into, and whether all found room.
+    fn columns(&self, array: Option<&str>) -> (Vec<Proposed>, bool) {
         let mut columns: Vec<Proposed> = Vec::new();
         let mut complete = true;
-        for Field { path, seen } in &self.fields {
+        let is_array = |field: &&Field| array.is_some_and(|array| field.path[0] == array);
+        let elements = self.elements.iter().filter(is_array).map(|field| (field, true));
+        for (Field { path, seen, declared }, is_element) in
+            self.fields.iter().filter(|field| !is_array(field)).map(|field| (field, false)).chain(elements)
+        {
             let whole = |path: &[String]| self.is_spread(path);
             let wanted = match path.as_slice() {
+                _ if is_element => true,
                 [_] => !whole(path),
                 [top, ..] => whole(std::slice::from_ref(top)),
                 [] => false,
             };
-            if !wanted || seen.present == seen.nulls {
+            let has_type = seen.present > seen.nulls || declared.is_some();
+            if !wanted || !has_type {
                 // A field that was only ever null has no type.
                 complete &= !wanted;
                 continue;
             }
-            let name = name_of(path, |name| columns.iter().any(|column| column.name == name));
-            match name {
+            let is_taken = |name: &str| columns.iter().any(|column| column.name == name);
+            let short = path.get(1..).filter(|_| is_element).and_then(|path| name_of(path, is_taken));
+            match short.or_else(|| name_of(path, is_taken)) {
                 Some(name) if columns.len() < FIELDS_MAX => {
-                    let (type_name, unit) = seen.type_of(path.last().map_or("", String::as_str));
+                    let inferred = seen.type_of(path.last().map_or("", String::as_str));
+                    let (type_name, unit) = declared.map_or(inferred, |declared| (declared, None));
                     let Seen { present, nulls, .. } = *seen;
-                    columns.push(Proposed { name, path: path.clone(), type_name, unit, present, nulls });
+                    columns.push(Proposed { name, path: path.clone(), type_name, unit, present, nulls, is_element });
                 }
                 _ => complete = false,
             }
@@ -144,6 +237,17 @@ impl Sample {
         field.seen.objects + field.seen.nulls == field.seen.present
             && (1..=16).contains(&members.len())
             && members.iter().all(|member| member.seen.objects == 0 && member.seen.arrays == 0)
+    }
+}
+
+fn note(fields: &mut Vec<Field>, path: &[String], value: &Value<'_>, declared: Option<&'static str>) {
+    let at = fields.iter().position(|field| field.path == path).or_else(|| {
+        let room = fields.len() < 2 * FIELDS_MAX;
+        room.then(|| fields.push(Field { path: path.to_vec(), seen: Seen::default(), declared }));
+        room.then(|| fields.len() - 1)
+    });
+    if let Some(field) = at.and_then(|at| fields.get_mut(at)) {
+        field.seen.add(value);
     }
 }
 
@@ -292,12 +396,12 @@ mod tests {
 
     fn columns(records: &[&str]) -> Vec<String> {
         let mut sample = Sample::default();
-        records.iter().for_each(|record| sample.add(Some(record.as_bytes())));
+        records.iter().for_each(|record| sample.add(None, Some(record.as_bytes())));
         let show = |column: Proposed| {
             let unit = column.unit.map_or(String::new(), |unit| format!("/{unit}"));
             format!("{} {}{unit}", column.name, column.type_name)
         };
-        sample.columns().0.into_iter().map(show).collect()
+        sample.propose().map(|proposal| proposal.columns).unwrap_or_default().into_iter().map(show).collect()
     }
 
     #[test]
@@ -360,7 +464,25 @@ mod tests {
     #[test]
     fn what_is_no_object_is_counted() {
         let mut sample = Sample::default();
-        [Some(&b"{}"[..]), Some(b"[1]"), Some(b"\xff"), None].into_iter().for_each(|value| sample.add(value));
-        assert_eq!((sample.records, sample.tombstones, sample.others), (4, 1, 2));
+        [Some(&b"{}"[..]), Some(b"[1]"), Some(b"\xff"), None].into_iter().for_each(|value| sample.add(None, value));
+        assert_eq!((sample.records, sample.tombstones, sample.odd()), (4, 1, 2));
+    }
+
+    #[test]
+    fn an_array_of_objects_is_rows_and_changes_give_their_table() {
+        let records = [r#"{"device":7,"readings":[{"t":1,"device":2},{"t":2}]}"#, r#"{"device":8,"readings":[]}"#];
+        assert_eq!(columns(&records), ["device int8", "t int8", "readings_device int8"]);
+        // Two such arrays: neither is the record's rows.
+        assert_eq!(columns(&[r#"{"a":[{"x":1}],"b":[{"y":1}]}"#]), ["a jsonb", "b jsonb"]);
+        let mut sample = Sample::default();
+        let schema = r#"{"fields":[{"field":"after","fields":[{"field":"day","type":"int32","name":"io.debezium.time.Date"}]}]}"#;
+        let value =
+            format!(r#"{{"schema":{schema},"payload":{{"before":null,"after":{{"id":1,"day":20484}},"op":"c"}}}}"#);
+        sample.add(Some(br#"{"schema":{},"payload":{"id":1}}"#), Some(value.as_bytes()));
+        sample.add(Some(br#"{"schema":{},"payload":{"id":1}}"#), None);
+        let proposal = sample.propose().expect("a proposal");
+        let types: Vec<_> = proposal.columns.iter().map(|column| (&*column.name, column.type_name)).collect();
+        assert_eq!(types, [("id", "int8"), ("day", "date")]);
+        assert_eq!((proposal.shape, proposal.key), (Shape::Debezium, vec!["id".to_owned()]));
     }
 }

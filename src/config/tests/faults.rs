@@ -111,7 +111,7 @@ fn words_that_are_not_known_are_named_with_those_that_are() {
     );
     fault_of(
         "decode.format = \"thrift\"",
-        "tidegate.toml:1:8  pipelines.rides.decode.format: \"thrift\" is not known here; write one of \"json\", \"csv\", \"raw\", \"avro\", \"protobuf\"",
+        "tidegate.toml:1:8  pipelines.rides.decode.format: \"thrift\" is not known here; write one of \"json\", \"ndjson\", \"csv\", \"raw\", \"avro\", \"protobuf\"",
     );
     fault_of(
         "start = \"now\"",
@@ -175,7 +175,7 @@ fn columns_are_held_against_the_rules() {
     let cases = [
         (
             "a = { type = \"text\" }",
-            "2:1  pipelines.rides.columns.a: says not what fills it; set field, meta or header",
+            "2:1  pipelines.rides.columns.a: says not what fills it; set field, meta, header or value",
         ),
         ("a = \"b..c\"", "2:1  pipelines.rides.columns.a: \"b..c\" has an empty level; a dot in a name is written \\."),
         (
@@ -248,8 +248,8 @@ fn properties_that_would_break_a_promise_are_refused_with_the_reason() {
             "\"socket.timeout.ms\": librdkafka doesn't take this value; see CONFIGURATION.md of librdkafka 2.12",
         ),
         (
-            "\"sasl.oauthbearer.scope\" = \"a\"",
-            "\"sasl.oauthbearer.scope\": librdkafka is built without what this property needs",
+            "\"sasl.oauthbearer.assertion.file\" = \"a\"",
+            "\"sasl.oauthbearer.assertion.file\": librdkafka is built without what this property needs",
         ),
         ("\"group.id_file\" = \"x\"", "\"group.id_file\": not to be set: set pipelines.NAME.group"),
         (
@@ -293,8 +293,8 @@ fn deadlines_keep_their_order() {
         "tidegate.toml:2:1  kafka.properties.\"max.poll.interval.ms\": 15s must be above limits.drain_timeout (20s by default), or Kafka throws the consumer out while it drains",
     );
     fault_of(
-        "[kafka.properties]\n\"max.poll.interval.ms\" = 30000",
-        "tidegate.toml:2:1  kafka.properties.\"max.poll.interval.ms\": session.timeout.ms (45s) must not be above max.poll.interval.ms (30s); librdkafka refuses it",
+        "[kafka.properties]\n\"max.poll.interval.ms\" = 30000\n\"session.timeout.ms\" = 45000",
+        "tidegate.toml:3:1  kafka.properties.\"session.timeout.ms\": session.timeout.ms (45s) must not be above max.poll.interval.ms (30s); librdkafka refuses it",
     );
     fault_of(
         "[limits]\nclaim_grace = \"5s\"",

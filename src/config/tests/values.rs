@@ -114,6 +114,7 @@ fn columns_take_a_path_or_a_table() {
         missing: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
+        function: None,
         aggregate: None,
     };
     let field = |path: &[&str]| Source::Field(path.iter().map(|level| (*level).to_owned()).collect());

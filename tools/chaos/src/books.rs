@@ -17,7 +17,7 @@ use crate::stage::{Stage, TOPIC};
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
-/// What the end came to.
+/// The result of the final comparison.
 #[derive(Debug, Default)]
 pub(crate) struct Books {
     /// Records that Kafka holds.
@@ -60,7 +60,7 @@ struct Found {
 }
 
 impl Stage {
-    /// Ends the fleet, lets the daemons drain, and holds every record against the table.
+    /// Stops the producer, lets the daemons drain, and compares every record with the table.
     pub(crate) async fn reconcile(&mut self) -> Result<Books> {
         let delivered = self.load.end()?;
         if delivered.failed > 0 {

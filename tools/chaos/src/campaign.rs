@@ -1,4 +1,4 @@
-//! The campaign: faults drawn from a seed, one after the other, over a flow that never rests; then the books.
+//! The campaign: faults drawn from a seed, one after another, while records flow; then the final comparison.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ struct Open {
     over: Instant,
 }
 
-/// Runs it; whether the books balance in the end, and each time that the database was away the first commit came within `soon`
-/// of its return.
+/// Runs the campaign. Returns whether no record is missing or duplicated, and each first commit after an outage came within
+/// `soon` of the database's return.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;

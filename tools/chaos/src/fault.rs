@@ -1,4 +1,4 @@
-//! What can happen, and how often.
+//! The faults, and how often each is drawn.
 
 use std::fmt;
 use std::time::Duration;

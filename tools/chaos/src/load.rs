@@ -1,4 +1,4 @@
-//! What is produced: records that carry a number, a text and a checksum over both, evenly over all partitions of the topic.
+//! The producer: records with a number, a text and a checksum of both, spread evenly over all partitions of the topic.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,8 +1,9 @@
 //! `make chaos`: a fleet produces, several daemons drain, and a seeded schedule hurts everything between. At the end every
-//! record is held against the table.
+//! record is compared with the table.
 //!
 //! A seed gives the same faults in the same order; what they meet depends on the clock, as in life. `SCENARIO=outage` instead
-//! takes the database away once, for long, at full input; `SCENARIO=ledger` holds a snapshot open over a thousand partitions.
+//! takes the database away once, for long, at full input; `SCENARIO=ledger` holds a snapshot open over a thousand partitions;
+//! `SCENARIO=restarts` measures how long partitions stand still when a daemon ends and starts.
 
 mod books;
 mod campaign;
@@ -11,6 +12,7 @@ mod ledger;
 mod load;
 mod outage;
 mod output;
+mod restarts;
 mod stage;
 mod strike;
 mod watch;
@@ -27,13 +29,13 @@ use stage::{Cast, Stage};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What happens.
+    /// The scenario.
     #[arg(long, env = "SCENARIO", default_value = "campaign")]
     scenario: Scenario,
     /// How long faults go on, or the database is away.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
-    /// What the schedule is drawn from; by default the clock's.
+    /// The seed of the schedule; by default from the clock.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
     /// Records a second; by default 2000, in an outage 20000.
@@ -42,7 +44,7 @@ struct Arguments {
     /// Seconds within which the first commit must come after the database was away: the promise, on a machine that has the time.
     #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
     recovery: f64,
-    /// `group_protocol` of the daemons: cooperative, eager, consumer.
+    /// `group_protocol` of the daemons: cooperative, eager, consumer. The restarts take several, with commas between.
     #[arg(long, env = "PROTOCOL", default_value = "cooperative")]
     protocol: String,
     /// Of the ledger's scenario.
@@ -51,6 +53,12 @@ struct Arguments {
     /// Daemons at the start.
     #[arg(long, env = "DAEMONS", default_value_t = 3)]
     daemons: usize,
+    /// Of the restarts: how often each is measured.
+    #[arg(long, env = "ROUNDS", default_value_t = 5)]
+    rounds: usize,
+    /// Of the restarts: how the daemons have their names, `derived`, `set`, or both.
+    #[arg(long, env = "NAMES", default_value = "derived,set")]
+    names: String,
     /// The daemon; by default the one beside this program.
     #[arg(long)]
     tidegate: Option<PathBuf>,
@@ -64,6 +72,8 @@ enum Scenario {
     Outage,
     /// A snapshot is held open for `MINUTES`, over a thousand partitions.
     Ledger,
+    /// Daemons are ended and started, and the standstill is measured.
+    Restarts,
 }
 
 fn main() -> ExitCode {
@@ -92,6 +102,15 @@ async fn run(arguments: &Arguments) -> Result<bool> {
     let output = Output::new(&format!("{name}-{seed}"))?;
     let cast = match scenario {
         Scenario::Ledger => return ledger::run(&output, *minutes, arguments.partitions).await,
+        Scenario::Restarts => {
+            let plan = restarts::Plan {
+                binary: &binary,
+                protocols: protocol.split(',').collect(),
+                names: arguments.names.split(',').collect(),
+                rounds: arguments.rounds,
+            };
+            return restarts::run(&output, &plan).await;
+        }
         Scenario::Campaign => Cast {
             binary,
             daemons: *daemons,
@@ -126,7 +145,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             campaign::run(&mut stage, *minutes, soon, &mut fastrand::Rng::with_seed(seed)).await
         }
         Scenario::Outage => outage::run(&mut stage, *minutes).await,
-        Scenario::Ledger => unreachable!("it has no stage"),
+        Scenario::Ledger | Scenario::Restarts => unreachable!("it has no stage"),
     };
     if let Err(error) = &outcome {
         stage.output.say(format!("\n  ✘ {error:#}"));

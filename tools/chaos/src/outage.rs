@@ -13,7 +13,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const FLOW_BEFORE: Duration = Duration::from_secs(15);
 const DRAIN_LOOK: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1800);
-/// What is unwritten when the drain has caught up: the input of about a second.
+/// The lag at which the drain counts as caught up: about one second of input.
 const CAUGHT_UP_SECONDS: f64 = 1.5;
 
 /// One look at the daemon.

@@ -1,4 +1,4 @@
-//! What a campaign says goes to the terminal and into a file, so that a long one leaves its evidence.
+//! A campaign's output goes to the terminal and into a file, so that a long run leaves its evidence.
 
 use std::fs::File;
 use std::io::Write;

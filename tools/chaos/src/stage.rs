@@ -17,7 +17,7 @@ pub(crate) const TOPIC: &str = "chaos";
 /// How long a daemon may take to drain and end.
 const END_DEADLINE: Duration = Duration::from_secs(90);
 
-/// What a stage is made of.
+/// The size of a stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Cast {
     /// The daemon's program.

@@ -1,4 +1,4 @@
-//! Faults as they are carried out. What doesn't mend itself is mended here; daemons are never helped.
+//! Injects faults. Faults that do not end by themselves are ended here; daemons are never helped.
 
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ impl Stage {
             }
             Fault::RestoreDatabase => {
                 self.postgres.stop()?;
-                // What is put back is some faults old; what is now will be put back the next time.
+                // The copy that is restored is some faults old; the current state is restored the next time.
                 let old = self.copy().with_extension("old");
                 std::fs::rename(self.copy(), &old)?;
                 self.copy_database()?;

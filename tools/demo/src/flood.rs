@@ -136,7 +136,7 @@ impl Sheets {
         let ms = |us: u32| f64::from(us) / 1e3;
         let optional = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
         let (p50, p99) = outcome.commit_latency.unzip();
-        // What is full by bytes has no end by time, and the other way round.
+        // A buffer that is bounded by bytes has no bound in time, and the reverse.
         let (reservoir_bytes, reservoir_s) = match way {
             Column::Tidegate => (String::new(), column::RETENTION.as_secs().to_string()),
             Column::Insert | Column::MultiRow | Column::Buffer => (BUFFER_BYTES.to_string(), String::new()),

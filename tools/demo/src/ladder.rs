@@ -65,7 +65,7 @@ pub(crate) struct Sample {
     pub(crate) rows_of_costs: u64,
 }
 
-/// What the flood needs to know of it.
+/// The part that the flood needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Ladder {
     best: Vec<(Rung, Setting, Spread)>,
@@ -105,7 +105,7 @@ impl Rung {
         }
     }
 
-    /// What the probe tries.
+    /// The settings that the probe tries.
     fn settings(self) -> Vec<Setting> {
         let grid = |clients: &[usize], rows: &[usize]| {
             clients.iter().flat_map(|&clients| rows.iter().map(move |&rows| Setting { clients, rows })).collect()

@@ -1,4 +1,4 @@
-//! What a run was run on, and with: `run.json`.
+//! The machine and versions of a run: `run.json`.
 
 use std::fs;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(crate) async fn save(stage: &Stage, folder: &Path, seed: u64, scale: f64, be
         "versions": {
             "tidegate": tidegate,
             "build": if cfg!(debug_assertions) { "dev" } else { "release" },
-            "kafka": format!("{} (KRaft, one broker)", tidegate_harness::kafka::KRAFT_VERSION),
+            "kafka": format!("{} (KRaft, one broker)", tidegate_harness::versions::kraft()),
             "postgres": postgres,
             "librdkafka": rdkafka::util::get_rdkafka_version().1,
         },

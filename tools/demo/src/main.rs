@@ -42,7 +42,7 @@ use tidegate_harness::free_port;
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    /// What all randomness starts from.
+    /// The seed of all randomness.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Shortens every act and every run, for trials: 0.2 is a fifth. The figures of a full run are those of 1.
@@ -60,7 +60,7 @@ struct Arguments {
     /// Runs nothing: draws again, copies raw files and plots into this folder, and writes the run's figures into the README.
     #[arg(long, value_name = "FOLDER")]
     publish: Option<PathBuf>,
-    /// Whose figures `--publish` writes anew.
+    /// The README whose figures `--publish` replaces.
     #[arg(long, default_value = "README.md")]
     readme: PathBuf,
     /// The daemon; by default the one beside this program.
@@ -70,7 +70,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// What the flood kills: a program that writes into Postgres without Kafka.
+    /// A program that writes into Postgres without Kafka; the flood kills it.
     #[command(hide = true)]
     Writer(flood::writer::WriterArguments),
 }

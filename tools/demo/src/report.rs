@@ -1,4 +1,4 @@
-//! What is said of a run: sentences and a page, from the raw files alone.
+//! The report of a run: sentences and a page, from the raw files alone.
 
 mod flood;
 mod html;

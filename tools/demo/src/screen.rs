@@ -1,4 +1,4 @@
-//! What a person sees meanwhile.
+//! The progress on the terminal.
 
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
@@ -42,7 +42,7 @@ impl Screen {
     pub(crate) fn step(&self, text: &str) {
         if self.terminal {
             print!("\r\x1b[2K{:>4.0} s  {text}", self.started.elapsed().as_secs_f64());
-            // Who closed the terminal doesn't look.
+            // A closed terminal is no reason to stop.
             drop(std::io::stdout().flush());
             return;
         }

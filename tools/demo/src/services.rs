@@ -1,7 +1,7 @@
 //! The story: one topic, three services, each a consumer group of its own.
 //!
 //! They run from the beginning of the demo to its end, behind the live page: first a glimpse, after the experiments the whole of
-//! it, with `KEEP=1` for as long as one likes. What each must hold in the end is known from the fleet's own truth.
+//! it, with `KEEP=1` until Ctrl-C. The expected result of each is known from the fleet's own truth.
 
 mod checks;
 mod lags;
@@ -171,7 +171,7 @@ impl Services {
         self.park(fleet)
     }
 
-    /// Ends in order, and holds the tables against the truth; leaves `services.csv`. Whether all is well.
+    /// Stops in order and compares the tables with the truth. Writes `services.csv`. Returns whether all is well.
     pub(crate) async fn check(&self, folder: &Path) -> Result<bool> {
         self.daemon.drain(Duration::from_secs(60))?;
         let sent = self.stage.kafka.end_offsets(TOPIC)?.iter().sum();

@@ -14,7 +14,7 @@ use crate::rows;
 /// The daemon that the experiments measure.
 const MEASURED: &str = include_str!("../../../config/demo.toml");
 
-/// What all experiments run on.
+/// The servers that all experiments share.
 #[derive(Debug)]
 pub(crate) struct Stage {
     pub(crate) kafka: Kafka,

@@ -1,4 +1,4 @@
-//! What a customer who waits for a vehicle makes of its latest states.
+//! The view of a customer who waits for a vehicle, computed from its latest states.
 //!
 //! Pure: the time is an argument. How long a vehicle has been standing isn't in a state; it follows from two states with the same
 //! odometer, since the odometer only grows: between them the vehicle hasn't moved, whatever was missed.
@@ -40,7 +40,7 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// What one watch saw, and how old it was when it could be read.
+/// The readings of one watch, and how old each was when it could be read.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
     /// Readings that were news.
@@ -106,7 +106,7 @@ impl Customer {
                 self.time(sighting, now_ms);
                 self.last = Some(sighting.clone());
             }
-            // What was there before the watch began has an age that says nothing.
+            // The age of rows from before the watch began means nothing.
             None => {
                 self.unmoved_since_ms = sighting.ts_ms;
                 self.last = Some(sighting.clone());
@@ -126,7 +126,7 @@ impl Customer {
         self.last.as_ref().is_some_and(|last| last.ended)
     }
 
-    /// What was seen so far.
+    /// The readings so far.
     pub fn summary(&self) -> WatchSummary {
         WatchSummary {
             readings: self.readings,

@@ -31,7 +31,7 @@ pub enum Arrival {
 /// One record to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
-    /// What the vehicle measured.
+    /// The vehicle's measurements.
     pub reading: Reading,
     /// First or second time.
     pub arrival: Arrival,

@@ -1,4 +1,4 @@
-//! What a trip costs, to the cent.
+//! The fare of a trip, exact to the cent.
 //!
 //! The rule, which SQL must reproduce:
 //!

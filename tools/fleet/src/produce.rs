@@ -20,7 +20,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Delivery reports are served at least once in so many records.
 const SERVE_EVERY: u64 = 64;
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
     /// Counts and delays.

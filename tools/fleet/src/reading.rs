@@ -1,4 +1,4 @@
-//! What one vehicle sends in one second.
+//! The record that one vehicle sends in one second.
 //!
 //! Everything is an integer, so that two consumers agree to the last digit.
 
@@ -21,7 +21,7 @@ impl Region {
     }
 }
 
-/// What the vehicle does at the instant of the reading.
+/// The vehicle's activity at the instant of the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     /// It moves.
@@ -86,7 +86,7 @@ pub struct Reading {
     pub odometer_mm: u64,
     /// Break time since the trip's start; never falls within a trip.
     pub paused_ms: u64,
-    /// What the vehicle does.
+    /// The activity of a vehicle.
     pub state: State,
     /// Whether the trip begins or ends here.
     pub event: Option<Event>,

@@ -1,4 +1,4 @@
-//! What a run of the producer reports, while it runs and at its end.
+//! The output of a run of the producer, during the run and at its end.
 
 use std::fmt;
 use std::time::Duration;

@@ -12,7 +12,7 @@ pub const TRIP_STRIDE: u64 = 10_000_000;
 /// The end of year 9999, past which RFC 3339 has no dates; less a century of running.
 const LATEST_START_MS: i64 = 250_000_000_000_000;
 
-/// What a fleet is made of. The same spec gives the same readings.
+/// The parameters of a fleet. The same parameters give the same readings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetSpec {
     /// How many; each sends once per simulated second.
@@ -120,7 +120,7 @@ impl Fleet {
         Ok(self)
     }
 
-    /// What the fleet was made from.
+    /// The parameters that the fleet was made from.
     pub fn spec(&self) -> &FleetSpec {
         &self.spec
     }

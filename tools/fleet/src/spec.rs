@@ -1,4 +1,4 @@
-//! What a run of the producer is asked for.
+//! The parameters of a run of the producer.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl FromStr for Compression {
     }
 }
 
-/// What becomes of a record that finds the producer's queue full.
+/// How to treat a record that finds the producer's queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {
     /// It waits, and those behind it; all go out behind their time, none is lost.
@@ -56,7 +56,7 @@ pub struct ProduceSpec {
     pub bootstrap_servers: String,
     /// Must exist, with the partitioning's number of partitions or more.
     pub topic: String,
-    /// Who measures.
+    /// The vehicle that measures.
     pub fleet: FleetSpec,
     /// The simulation begins when the first record is sent, whatever `fleet.start_ms` says: with a rate of as many as there
     /// are vehicles, a reading's `ts` is then the time at which it should be sent.

@@ -1,6 +1,6 @@
 //! The street grid: square blocks, one grid for each region.
 //!
-//! Only geometry. Who drives where, and how fast, is `vehicle`'s business.
+//! Geometry only. `vehicle` decides who drives where, and how fast.
 
 use crate::Region;
 

@@ -1,4 +1,4 @@
-//! What a consumer must end up with, however late and often the records reach it.
+//! The result that a consumer must have, however late and often the records reach it.
 //!
 //! Fed with each delivery that was sent; it counts a reading at its first and keeps, for each
 //! trip, the least and the greatest. It knows nothing of Kafka, and Kafka's consumers must not
@@ -17,9 +17,9 @@ use crate::{Arrival, Delivery, Event, FleetSpec, Partitioning, Reading, Region, 
 pub struct TripTruth {
     /// Unique in the fleet.
     pub trip_id: u64,
-    /// Who drove.
+    /// The vehicle.
     pub vehicle_id: u32,
-    /// Who was at the wheel.
+    /// The driver of the trip.
     pub driver_id: u32,
     /// Where.
     #[serde(serialize_with = "region")]
@@ -70,7 +70,7 @@ impl TripTruth {
         (self.end_ms - self.start_ms).unsigned_abs()
     }
 
-    /// What the trip costs so far.
+    /// The fare so far.
     pub fn fare_cents(&self, tariff: &Tariff) -> i128 {
         tariff.fare_cents(self.odometer_mm, self.duration_ms(), self.paused_ms)
     }

@@ -31,7 +31,7 @@ enum Mode {
     Pausing,
 }
 
-/// What happens at the end of the current block, or, for `Finish`, within it.
+/// The event at the end of the current block, or, for `Finish`, within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,

@@ -1,6 +1,6 @@
 //! A trip as its customer sees it: reads `customer_info` each time that a batch is announced, and times what it sees.
 //!
-//! What is said and what is timed is decided in [`Customer`], which is pure; [`watch`] only listens and reads.
+//! [`Customer`] is pure and decides what to print and what to time; [`watch`] only listens and reads.
 
 use std::time::Duration;
 
@@ -23,12 +23,12 @@ SELECT (extract(epoch FROM ts) * 1000)::int8, (extract(epoch FROM sent_at) * 100
     round(lat * 1e6)::int8, round(lon * 1e6)::int8, speed_kmh::float8, odometer_mm, state, event IS NOT DISTINCT FROM 'trip_ended'
 FROM public.customer_info WHERE trip_id = $1";
 
-/// What to watch, and for how long.
+/// The trip to watch, and for how long.
 #[derive(Debug, Clone)]
 pub struct WatchSpec {
     /// Where `customer_info` is: `postgres://…`.
     pub database_url: String,
-    /// Whose vehicle is awaited.
+    /// The trip whose vehicle the customer waits for.
     pub trip_id: u64,
     /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
     pub at: Option<(i64, i64)>,

@@ -56,7 +56,7 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         };
         hears("no such trip yet").await;
         write(&database, 0, 500, "driving", None).await;
-        // What was read hours after it was measured is no news.
+        // A row that is read hours after its measurement is not news.
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;

@@ -159,6 +159,22 @@ impl Daemon {
         self.process.signal(Signal::INT)
     }
 
+    /// Replaces its configuration; it reads that at the next [`Daemon::hang_up`].
+    ///
+    /// # Errors
+    /// When the file can't be written.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        Ok(std::fs::write(self.folder().join("tidegate.toml"), config)?)
+    }
+
+    /// Asks it to read its configuration again, as a closed terminal does too (SIGHUP).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn hang_up(&self) -> Result<()> {
+        self.process.signal(Signal::HUP)
+    }
+
     /// Ends it at once (SIGKILL).
     ///
     /// # Errors
@@ -200,7 +216,7 @@ impl Daemon {
         Ok(status)
     }
 
-    /// What it wrote so far, both streams, line by line.
+    /// Returns its output so far, both streams, line by line.
     pub fn log(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }

@@ -1,8 +1,8 @@
 //! Fetches the servers from Maven Central by package name, once, and keeps them in the cache.
 //!
-//! A package is whole when its marker is: it is written last and lists every file with its size, and it is held against
-//! the files before each use. A broken package is fetched anew. Two processes that want the same one take turns by a lock
-//! on a file beside it.
+//! A package is complete when its marker file exists: the marker is written last, lists every file with its size, and is
+//! compared with the files before each use. A broken package is fetched again. Two processes that want the same package take
+//! turns by a lock on a file beside it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::cache;
 use crate::kafka::template;
+use crate::{cache, versions};
 
 /// Pinned, since Maven's own default differs between its versions and the oldest can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
@@ -42,30 +42,37 @@ impl Jars {
     }
 }
 
-/// Apache Kafka 4.2.0, which runs in KRaft mode.
+/// Apache Kafka in KRaft mode, of the version that [`crate::versions`] names.
 ///
 /// # Errors
 /// When `mvn` or `java` is missing or fails.
 pub fn kafka() -> Result<Jars> {
-    let coordinates = ["org.apache.kafka:kafka_2.13:4.2.0", "org.apache.kafka:kafka-tools:4.2.0", LOGGING];
-    let folder = ensure_package("kafka-4.2.0", |folder| {
+    let version = versions::kraft();
+    let coordinates = [
+        format!("org.apache.kafka:kafka_2.13:{version}"),
+        format!("org.apache.kafka:kafka-tools:{version}"),
+        LOGGING.into(),
+    ];
+    let folder = ensure_package(&format!("kafka-{version}-kraft"), |folder| {
         copy_jars(folder, &coordinates)?;
         template::prepare(&Jars { folder: folder.to_owned() })
     })?;
     Ok(Jars { folder })
 }
 
-/// Apache Kafka 3.9.1, the last line that runs with ZooKeeper, and the ZooKeeper that comes with it.
+/// Apache Kafka with the ZooKeeper that comes with it, of the version that [`crate::versions`] names.
 ///
 /// # Errors
 /// When `mvn` or `java` is missing or fails.
 pub fn kafka_with_zookeeper() -> Result<Jars> {
-    let folder =
-        ensure_package("kafka-3.9.1", |folder| copy_jars(folder, &["org.apache.kafka:kafka_2.13:3.9.1", LOGGING]))?;
+    let version = versions::zookeeper();
+    let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
+    // Without the template of KRaft mode, so it is a package of its own.
+    let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
 
-/// PostgreSQL 18; the folder has `bin/postgres` and `bin/initdb`.
+/// PostgreSQL of the version that [`crate::versions`] names; the folder has `bin/postgres` and `bin/initdb`.
 ///
 /// # Errors
 /// When `mvn` is missing or fails, and on platforms that have no package.
@@ -77,10 +84,11 @@ pub fn postgres() -> Result<PathBuf> {
         ("macos", "aarch64") => "darwin-arm64v8",
         (os, arch) => bail!("no PostgreSQL package for {os} on {arch}: set `DATABASE_URL`"),
     };
-    let coordinate = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:18.0.0");
-    ensure_package("postgres-18.0.0", |folder| {
+    let version = versions::postgres();
+    let coordinate = format!("io.zonky.test.postgres:embedded-postgres-binaries-{platform}:{version}");
+    ensure_package(&format!("postgres-{version}"), |folder| {
         let unpacked = folder.join("jar");
-        run_maven(folder, "unpack-dependencies", &unpacked, &[&coordinate])?;
+        run_maven(folder, "unpack-dependencies", &unpacked, std::slice::from_ref(&coordinate))?;
         unpack_archive(&unpacked, folder)?;
         Ok(fs::remove_dir_all(unpacked)?)
     })
@@ -143,12 +151,12 @@ fn is_whole(folder: &Path) -> bool {
         })
 }
 
-fn copy_jars(folder: &Path, coordinates: &[&str]) -> Result<()> {
+fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
 /// Runs one goal of the dependency plugin over a project that depends on `coordinates` and has nothing else.
-fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[&str]) -> Result<()> {
+fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
         .map(|coordinate| {
@@ -198,7 +206,7 @@ pub(crate) fn require_java() -> Result<()> {
     Ok(())
 }
 
-/// What to do about a missing `java`.
+/// The advice for a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
 /// Unpacks the one .txz below `unpacked` into `folder`. The decompressor is built in; `tar` is there on every system that

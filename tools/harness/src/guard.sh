@@ -47,7 +47,7 @@ for entry in $watched; do
     signal=${entry##*:}
     if [ "$signal" != "$sigkill" ]; then
         kill "-$signal" "$pid"
-        # What is stopped hears nothing.
+        # A stopped process receives no signal but SIGKILL and SIGCONT.
         for one in $(children "$pid") "$pid"; do kill -CONT "$one"; done
     fi
 done

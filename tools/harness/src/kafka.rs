@@ -1,10 +1,11 @@
-//! The real Kafka: one broker or three in KRaft mode (4.2.0), or one with ZooKeeper (3.9.1).
+//! The real Kafka: one broker or three in KRaft mode, or one with ZooKeeper.
 //!
 //! A broker keeps its port and its data over [`Kafka::stop`], [`Kafka::kill`] and [`Kafka::start_again`]. Brokers are
 //! named by their index, from 0.
 
 mod client;
 mod produce;
+mod secure;
 mod settings;
 mod spec;
 pub(crate) mod template;
@@ -16,13 +17,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 pub use self::produce::Record;
+pub use self::secure::{Listener, SASL_PASSWORD, SASL_USER};
 pub use self::spec::KafkaSpec;
 use self::spec::Layout;
 use crate::process::{Output, Process, Program, Run, Signal};
+use crate::tls::Authority;
 use crate::{Proxy, TunedFor, fetch, free_port};
 
-/// The version of the brokers that run in KRaft mode.
-pub const KRAFT_VERSION: &str = "4.2.0";
 /// Two cores may be busy with a build while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -36,13 +37,15 @@ pub struct Kafka {
     own: Option<Own>,
 }
 
-/// What only a Kafka that we started ourselves has.
+/// State of a Kafka that we started ourselves.
 #[derive(Debug)]
 struct Own {
     /// Contended by tests that stop and start brokers of a shared Kafka in parallel.
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
+    /// Holds the files of the certificates as long as the brokers.
+    authority: Option<Arc<Authority>>,
 }
 
 #[derive(Debug)]
@@ -52,6 +55,7 @@ struct Broker {
     port: u16,
     /// Of the listener that tells clients the address of a proxy.
     proxied_port: Option<u16>,
+    secure_ports: Vec<(Listener, u16)>,
     process: Option<Process>,
 }
 
@@ -101,11 +105,12 @@ impl Kafka {
         let nodes = settings::lay_out(spec, zookeeper.as_ref().map(|(_, port)| *port))?;
         let mut brokers = Vec::new();
         for node in &nodes {
+            let secure_ports = node.secure_ports.clone();
             let properties = node.prepare(run.folder(), &jars)?;
             let log = run.folder().join(format!("broker-{}.log", node.id));
             let program = java(&jars, spec.tuned_for, "kafka.Kafka", &properties, log);
             let (port, proxied_port) = (node.port, node.proxied_port);
-            brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, process: None });
+            brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, secure_ports, process: None });
         }
         let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         // All before the first is waited for: a quorum of three needs two.
@@ -116,7 +121,7 @@ impl Kafka {
             broker.await_listening()?;
         }
         let brokers = brokers.into_iter().map(Mutex::new).collect();
-        let own = Own { brokers, zookeeper: zookeeper.map(|(process, _)| process) };
+        let own = Own { brokers, zookeeper: zookeeper.map(|(process, _)| process), authority: spec.authority.clone() };
         let kafka = Self { bootstrap_servers: addresses.join(","), own: Some(own) };
         kafka.await_brokers(START_DEADLINE)?;
         Ok(kafka)

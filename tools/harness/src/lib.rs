@@ -7,7 +7,7 @@
 //! [`daemon::Daemon`] runs the binary under test.
 //!
 //! Starting, stopping and everything about Kafka blocks and may be called from anywhere, also from inside a tokio runtime.
-//! What speaks SQL is async, since it runs on sqlx.
+//! The parts that speak SQL are async, since they run on sqlx.
 
 pub mod cache;
 pub mod daemon;
@@ -21,18 +21,23 @@ pub mod proxy;
 pub mod registry;
 pub mod shared;
 pub mod sql;
+pub mod tls;
+pub mod token_server;
 pub mod usage;
+pub mod versions;
 pub mod wait;
 
 pub use daemon::{Daemon, DaemonSpec};
-pub use kafka::{Kafka, KafkaSpec, Record};
+pub use kafka::{Kafka, KafkaSpec, Listener, Record};
 pub use ports::free_port;
 pub use postgres::{Database, Postgres, PostgresSpec};
 pub use proxy::{Action, Proxy, Trigger};
 pub use registry::Registry;
+pub use tls::Authority;
+pub use token_server::TokenServer;
 pub use wait::{eventually, eventually_async};
 
-/// What a server's settings are chosen for.
+/// The purpose that a server's settings are chosen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TunedFor {
     /// A quick start and a small footprint: the suite starts servers often and asks little of each.

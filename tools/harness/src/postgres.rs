@@ -1,4 +1,4 @@
-//! The real PostgreSQL 18, with settings, a crash and a way back in time.
+//! The real PostgreSQL, with settings, a crash and a way back in time.
 //!
 //! It trusts every connection from this machine as `postgres`, over TCP on 127.0.0.1 and over a socket in its folder.
 //! Where we are root it runs as `nobody`, since it refuses to run as root.
@@ -14,9 +14,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use sqlx::{Connection, PgConnection};
 
-use self::cluster::{copy, initialize, make_folder_for, nobody, says_ready, write_settings};
+use self::cluster::{copy, initialize, install_certificate, make_folder_for, nobody, says_ready, write_settings};
 pub use self::spec::PostgresSpec;
 use crate::process::{Output, Process, Program, Run, Signal};
+use crate::tls::{Authority, Identity};
 use crate::{fetch, free_port, unique_name, usage};
 
 /// Two cores may be busy with a build, and recovery after a crash takes as long as there is to recover.
@@ -33,7 +34,7 @@ pub struct Postgres {
     own: Option<Own>,
 }
 
-/// What only a Postgres that we started ourselves has.
+/// State of a Postgres that we started ourselves.
 #[derive(Debug)]
 struct Own {
     run: Arc<Run>,
@@ -86,16 +87,59 @@ impl Postgres {
         }
     }
 
+    /// Starts a streaming replica of this Postgres, on a copy of its data, for which this one is stopped and started again.
+    /// What it hasn't received is lost when it is promoted: this one doesn't wait for it.
+    ///
+    /// # Errors
+    /// When either doesn't start, and when this Postgres is external.
+    pub fn start_replica(&self, spec: &PostgresSpec) -> Result<Self> {
+        let own = self.own()?;
+        let address = self.address();
+        let (host, port) = address.rsplit_once(':').context("the primary has no port")?;
+        let follow = format!("primary_conninfo = 'host={host} port={port} user=postgres'");
+        let prepare = |data: &Path| -> Result<()> {
+            self.stop()?;
+            let copied = copy(&own.data, data);
+            self.start_again()?;
+            copied?;
+            Ok(fs::write(data.join("standby.signal"), "")?)
+        };
+        Self::start_on(&spec.clone().setting(&follow), prepare).context("could not start a replica")
+    }
+
+    /// Makes a replica a primary, and waits until it is.
+    ///
+    /// # Errors
+    /// When it is none, or takes longer than a minute.
+    pub async fn promote(&self) -> Result<()> {
+        let mut connection = self.connect("postgres").await?;
+        let promoted: bool = sqlx::query_scalar("SELECT pg_promote()").fetch_one(&mut connection).await?;
+        ensure!(promoted, "the replica was not promoted within a minute");
+        Ok(())
+    }
+
     fn try_start(spec: &PostgresSpec) -> Result<Self> {
+        let binaries = fetch::postgres()?.join("bin");
+        Self::start_on(spec, |data| {
+            let user = if rustix::process::geteuid().is_root() { Some(nobody()?) } else { None };
+            initialize(&binaries, data, user)
+        })
+    }
+
+    /// `prepare` makes the data folder.
+    fn start_on(spec: &PostgresSpec, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let binaries = fetch::postgres()?.join("bin");
         let run = Run::start("postgres")?;
         let user = if rustix::process::geteuid().is_root() { Some(nobody()?) } else { None };
         let home = run.folder().join("pg");
         make_folder_for(user, &home)?;
         let data = home.join("data");
-        initialize(&binaries, &data, user)?;
+        prepare(&data)?;
         let port = free_port()?;
         write_settings(spec, &data, &home, port)?;
+        if let Some((authority, identity)) = &spec.tls {
+            install_certificate(authority, identity, &data, user)?;
+        }
         let program = Program {
             binary: binaries.join("postgres").into(),
             args: vec!["-D".into(), (&data).into()],
@@ -181,7 +225,7 @@ impl Postgres {
         Ok(())
     }
 
-    /// Ends it at once, with all its children (SIGKILL): a crash. What was committed must survive it.
+    /// Kills it with all its children (SIGKILL): a crash. Committed data must survive it.
     ///
     /// # Errors
     /// When it isn't running.
@@ -247,6 +291,23 @@ impl Postgres {
     /// When this Postgres is external.
     pub fn data_dir(&self) -> Result<&Path> {
         Ok(&self.own()?.data)
+    }
+
+    /// The folder of its Unix socket.
+    ///
+    /// # Errors
+    /// When this Postgres is external.
+    pub fn socket_dir(&self) -> Result<&Path> {
+        self.own()?.data.parent().context("its data has no parent folder")
+    }
+
+    /// Shows another certificate from its next start on; it was started with [`PostgresSpec::tls`].
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn set_certificate(&self, authority: &Authority, identity: &Identity) -> Result<()> {
+        let own = self.own()?;
+        install_certificate(authority, identity, &own.data, own.program.user)
     }
 
     /// Copies its data to a new folder at `path`, as a backup. It must be stopped.

@@ -113,11 +113,11 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Variables set beside those of this process.
     pub env: Vec<(String, String)>,
-    /// Who runs it, where that isn't us. Needs root.
+    /// The user that it runs as, if not ours. Requires root.
     pub user: Option<User>,
     /// Where it writes.
     pub output: Output,
-    /// What is tried for two seconds before SIGKILL when it is dropped or the harness is gone.
+    /// The signal that is tried for two seconds before SIGKILL, when it is dropped or the harness ends.
     pub last_signal: Signal,
 }
 
@@ -285,7 +285,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.last_signal != Signal::KILL {
-            // It may be paused, and then hears nothing. What fails here is made good by the kill.
+            // A paused process does not handle the signal. The kill afterwards covers any failure here.
             drop(self.resume().and_then(|()| self.signal(self.last_signal)));
             drop(self.await_exit(LAST_SIGNAL_DEADLINE));
         }

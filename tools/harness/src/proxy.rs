@@ -32,7 +32,7 @@ pub struct Proxy {
     runtime: Option<Runtime>,
 }
 
-/// What every connection looks at.
+/// State that every connection reads.
 #[derive(Debug)]
 struct State {
     control: watch::Sender<Control>,

@@ -1,4 +1,4 @@
-//! What a process costs, read from `/proc` (Linux).
+//! The CPU and memory of a process, read from `/proc` (Linux).
 
 use std::collections::BTreeMap;
 use std::fs;

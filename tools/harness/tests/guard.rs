@@ -41,7 +41,7 @@ async fn start_servers_and_wait() {
     let _connection = postgres.connect("postgres").await.unwrap();
     let mut pids = postgres.backend_pids().unwrap();
     pids.extend([postgres.pid().unwrap(), kafka.pid(0).unwrap()]);
-    // What is stopped can't end by itself.
+    // A stopped process cannot end by itself.
     postgres.pause().unwrap();
     let folder = postgres.data_dir().unwrap().ancestors().nth(2).unwrap().display();
     let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();

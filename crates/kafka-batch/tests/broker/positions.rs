@@ -1,5 +1,8 @@
-//! Seek, pause and resume.
+//! Seek, pause, resume and commit.
 
+use std::time::{Duration, Instant};
+
+use rdkafka::Offset;
 use rdkafka::consumer::Consumer;
 use tidegate_kafka_batch::Item;
 
@@ -10,7 +13,7 @@ const RECORDS: i64 = 2_000;
 /// Reads one bulk with records and takes `count` of the first run's; returns their offsets. The bulk has more than them.
 fn take_some(queue: &mut tidegate_kafka_batch::BatchQueue<crate::support::Notes>, count: usize) -> Vec<i64> {
     loop {
-        queue.consumer().poll(std::time::Duration::ZERO);
+        queue.consumer().poll(Duration::ZERO);
         let mut bulk = queue.read(PATIENCE).unwrap();
         let Some(Item::Run(run)) = bulk.next_item() else { continue };
         let taken: Vec<_> = run.records.take(count).map(|record| record.offset()).collect();
@@ -79,4 +82,18 @@ fn a_pause_between_taken_and_untaken_records_loses_and_repeats_nothing() {
     }
     seen.extend(offsets_up_to(&mut queue, 0, RECORDS - 1));
     assert_eq!(seen, (0..RECORDS).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_answer_to_a_commit_comes_with_a_later_poll() {
+    let topic = topic(1);
+    let (consumer, queue) = reader(&[]);
+    queue.commit(&at(&[(&topic, 0, 7)])).unwrap();
+    let started = Instant::now();
+    while consumer.context().commits.lock().unwrap().is_empty() {
+        assert!(started.elapsed() < PATIENCE, "no answer");
+        drop(consumer.poll(Duration::from_millis(20)));
+    }
+    let answers = std::mem::take(&mut *consumer.context().commits.lock().unwrap());
+    assert_eq!(answers, [((topic, 0), Offset::Offset(7), true)]);
 }

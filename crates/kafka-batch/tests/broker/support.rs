@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::Message;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tidegate_harness::{Kafka, shared, unique_name};
@@ -28,6 +30,8 @@ pub(crate) enum Event {
 #[derive(Default)]
 pub(crate) struct Notes {
     pub(crate) events: Mutex<Vec<Event>>,
+    /// The answers to commits: each position, and whether Kafka took it.
+    pub(crate) commits: Mutex<Vec<(Place, Offset, bool)>>,
     closing: Mutex<bool>,
 }
 
@@ -52,6 +56,13 @@ impl ConsumerContext for Notes {
             _ => Event::Revoked(places),
         };
         self.events.lock().unwrap().push(event);
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
+        let taken = |e: &TopicPartitionListElem<'_>| result.is_ok() && e.error().is_ok();
+        let answers = list.elements();
+        let answers = answers.iter().map(|e| ((e.topic().to_owned(), e.partition()), e.offset(), taken(e)));
+        self.commits.lock().unwrap().extend(answers);
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the group assigns and revokes, and what is fetched of it: nothing before its claim.
+//! Assignments and revocations of the group, and fetching: no partition is fetched before its claim.
 
 use super::{LedgerReadings, RecordEncoder};
 use super::{Member, PollLoop, REVOKE_WAIT};
@@ -56,7 +56,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// What is fetched, where the client needs the whole list.
+    /// Returns all fetched partitions, where the client needs the whole list.
     fn whole(&self) -> Vec<(TopicPartition, Offset)> {
         let PollLoop { session, .. } = &self.parts;
         match self.client.assigning() {

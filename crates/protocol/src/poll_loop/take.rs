@@ -141,8 +141,8 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
         if self.allowance == 0 || self.session.is_full() {
             return Visit::NotNow;
         }
-        // What isn't ours to write is compared or left out at once: for that no schema is needed.
-        if self.encoder.wants(record.value) && self.session.takes(slot, record.offset) {
+        // A record that we must not write is compared or skipped at once: that requires no schema.
+        if self.encoder.wants(record.key, record.value) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;
         }

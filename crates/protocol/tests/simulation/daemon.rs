@@ -243,7 +243,7 @@ struct SimEncoder {
 }
 
 impl RecordEncoder for SimEncoder {
-    fn wants(&mut self, value: Option<&[u8]>) -> bool {
+    fn wants(&mut self, _key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
         if Kind::of(value.expect("records have values")[0]) != Kind::Double {
             return false;
         }
@@ -310,7 +310,8 @@ fn kind_of(event: &Event<'_>) -> &'static str {
         Event::PositionOutOfRange(_) => "out of range",
         Event::LogCut => "log cut",
         Event::Rebuilding { .. } => "rebuilding",
-        Event::DrainCut { .. } => "drain cut",
+        Event::DrainEnded { open: 0, in_flight: 0 } => "drained",
+        Event::DrainEnded { .. } => "drain cut",
         Event::Claimed { .. } => "claimed",
         Event::LogLoss { .. } => "log loss",
         Event::SteppedOver { .. } => "stepped over",

@@ -57,12 +57,12 @@ pub(crate) struct SimClient {
     number: u64,
     assigning: Assigning,
     seen: SeenLogs,
-    /// What the group assigned.
+    /// The partitions that the group assigned.
     held: BTreeSet<usize>,
     /// The next offset to fetch, and the log in which fetching began: a topic that was made again answers no fetch of the
     /// earlier one.
     fetching: BTreeMap<usize, (Offset, usize)>,
-    /// What was fetched and not taken yet.
+    /// Records that were fetched and not taken yet.
     bulk: VecDeque<Fetched>,
     events: Vec<GroupEvent>,
 }
@@ -258,7 +258,7 @@ impl GroupClient for SimClient {
         let _only_for_tools = positions;
     }
 
-    async fn leave(self, _drained: bool) {
+    async fn leave(self) {
         let pause = self.sim.w().ms(0..50);
         sleep(pause).await;
         let mut world = self.sim.w();

@@ -7,10 +7,10 @@ use fastrand::Rng;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::time::Instant;
 
-/// Who doesn't poll for so long is thrown out of the group.
+/// A member that does not poll for so long is removed from the group.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 
-/// What a record is made for.
+/// The purpose of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Good,
@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// What became of a place in a log.
+/// The history of a place in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
@@ -243,7 +243,7 @@ impl Kafka {
         }
     }
 
-    /// What the group tells a member that holds `held`. One that was thrown out learns it late, and joins again.
+    /// Returns the group's message to a member that holds `held`. A removed member learns it late, and rejoins.
     pub(crate) fn poll(&mut self, member: u64, held: &BTreeSet<usize>, dice: &mut Rng) -> Option<Event> {
         let Some(state) = self.members.get_mut(&member) else {
             if dice.u8(0..4) > 0 {

@@ -113,7 +113,7 @@ pub(crate) fn drained(world: &World) -> bool {
     })
 }
 
-/// What isn't written yet, in words.
+/// Returns the unwritten records, in words.
 pub(crate) fn undrained(world: &World) -> String {
     let ledger = world.server.data.ledger.iter().zip(&world.kafka.current);
     let left = ledger.map(|(cell, log)| match cell {

@@ -39,12 +39,12 @@ pub(crate) struct Cell {
     pub(crate) log: usize,
 }
 
-/// What a failover or a restore takes back together.
+/// The state that a failover or a restore takes back as a whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Data {
     /// `None` where the row is gone.
     pub(crate) ledger: Vec<Option<Cell>>,
-    /// What a hand deleted from the ledger, for the hand that will put it back.
+    /// A row that an operator deleted from the ledger and will put back.
     lost: Vec<Option<Cell>>,
     /// Whether the pipeline has ever had a row for the partition.
     known: Vec<bool>,
@@ -128,7 +128,7 @@ struct Backend {
     daemon: u64,
 }
 
-/// What keeps the server from working.
+/// The reason why the server does not work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outage {
     Down,
@@ -273,7 +273,7 @@ impl Server {
         Some(backend)
     }
 
-    /// What a transaction is about to move.
+    /// The ledger rows that a transaction is about to advance.
     pub(crate) fn moves_of(&self, backend: u64) -> &[Move] {
         let transaction = self.backends.get(&backend).and_then(|b| b.transaction.as_ref()).filter(|t| !t.failed);
         transaction.map_or(&[], |t| &t.moves)
@@ -508,7 +508,7 @@ impl Server {
         self.data.ledger[partition] = Some(Cell { next, claim: None, epoch: 0, last: None, log });
     }
 
-    /// What the statement saw when it began is looked at again once the lock is ours.
+    /// The row that the statement saw when it began is read again once the lock is granted.
     fn advance(&mut self, backend: u64, moves: &[Move], progress: &mut Progress, bug: Option<Bug>) -> Poll<Outcome> {
         let fits = |data: &Data, span: &Move| {
             data.ledger[span.partition].as_ref().is_some_and(|cell| {

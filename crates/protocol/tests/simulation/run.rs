@@ -19,7 +19,7 @@ use crate::world::{Bug, Sim};
 /// Longer than every deadline, grace and session timeout one after the other, a few times over.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub(crate) struct Run {
     pub(crate) violation: Option<String>,
@@ -68,7 +68,7 @@ struct Fleet {
     asleep: Vec<Option<Instant>>,
     outage_until: Option<Instant>,
     stranger: Option<(u64, Instant)>,
-    /// What this run's schedule may hold, each bit one kind of fault.
+    /// The faults that this run's schedule may contain, one bit per kind.
     allowed: u32,
     last_number: u64,
 }
@@ -103,7 +103,7 @@ impl Fleet {
         }
     }
 
-    /// What happens by itself: daemons are started again, outages end, the group throws out who is silent.
+    /// Events without a cause in the schedule: daemons restart, outages end, the group removes silent members.
     fn keep_up(&mut self) {
         let now = Instant::now();
         {
@@ -302,7 +302,7 @@ impl Fleet {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        // What is still on its way (a zombie's COMMIT, say) must change nothing.
+        // A message that is still on its way (a zombie's COMMIT, say) must change nothing.
         sleep(Duration::from_secs(10)).await;
         oracle::audit(&mut self.sim.w());
     }

@@ -21,7 +21,7 @@ use crate::world::{Bug, Sim, Trouble};
 
 const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Whoever waits for a lock for so long looks for the blocker.
+/// A transaction that waits for a lock for so long looks for the blocker.
 const BLOCKER_PATIENCE: Duration = Duration::from_millis(800);
 const ROW_BYTES: usize = 18;
 
@@ -226,7 +226,7 @@ impl Transaction for SimStore {
         if self.bug() == Some(Bug::DroppedSegmentsAreCopied) {
             bytes.clear();
             for record in window {
-                // What can't be encoded makes no row.
+                // A record that cannot be encoded makes no row.
                 encode(&batch.record(record), self.plan, &mut bytes).ok();
             }
         }

@@ -1,4 +1,4 @@
-//! What a run shares: the dice, Kafka, Postgres, the bug that is planted, and the first violation seen.
+//! The state that a run shares: the dice, Kafka, Postgres, the planted bug, and the first violation seen.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    /// One statement, as far as locks let it; a transaction that ends is held against the oracle.
+    /// Executes one statement, as far as locks let it; at the end of a transaction the oracle checks the result.
     pub(crate) fn execute(
         &mut self,
         backend: u64,

@@ -3,10 +3,10 @@
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Decimal<'a> {
-    pub(super) negative: bool,
-    pub(super) whole: &'a [u8],
-    pub(super) fraction: &'a [u8],
-    pub(super) exponent: i32,
+    pub(crate) negative: bool,
+    pub(crate) whole: &'a [u8],
+    pub(crate) fraction: &'a [u8],
+    pub(crate) exponent: i32,
 }
 
 /// What is cut off below the last digit that is kept.

@@ -27,6 +27,8 @@ use walk::{Broken, Walk};
 pub(crate) struct AvroDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
+    /// Where in the value the record's own fields lie.
+    base: Vec<String>,
     plans: Plans<(Arc<Schema>, Plan)>,
 }
 
@@ -35,23 +37,24 @@ impl AvroDecoder {
         source: &SchemaSource,
         paths: &[Path],
         leftovers: Leftovers,
+        base: &[String],
         schemas: Option<&Arc<dyn Schemas>>,
     ) -> Self {
-        let plans = Plans::new(source, schemas, |schema, id| plan(schema, id, paths, leftovers));
-        Self { paths: paths.to_vec(), leftovers, plans }
+        let plans = Plans::new(source, schemas, |schema, id| plan(schema, id, paths, leftovers, base));
+        Self { paths: paths.to_vec(), leftovers, base: base.to_vec(), plans }
     }
 
     /// The schema that isn't here yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
-        let Self { paths, leftovers, plans } = self;
-        plans.wants(payload, |schema, id| plan(schema, id, paths, *leftovers))
+        let Self { paths, leftovers, base, plans } = self;
+        plans.wants(payload, |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
-        let Self { paths, leftovers, plans } = self;
+        let Self { paths, leftovers, base, plans } = self;
         fields.reset(paths.len());
-        let (start, id) = plans.open(payload, |schema, id| plan(schema, id, paths, *leftovers))?;
+        let (start, id) = plans.open(payload, |schema, id| plan(schema, id, paths, *leftovers, base))?;
         let (schema, plan) = plans.current()?;
         let Parsed::Avro(schema) = &schema.0 else { return Err(schema.is_not("avro", id)) };
         if let Some(name) = &plan.refused {
@@ -70,10 +73,11 @@ fn plan(
     id: u32,
     paths: &[Path],
     leftovers: Leftovers,
+    base: &[String],
 ) -> Result<(Arc<Schema>, Plan), DecodeFault> {
     match &schema.0 {
         Parsed::Avro(avro) => {
-            let plan = Plan::new(avro, paths, leftovers);
+            let plan = Plan::new(avro, paths, leftovers, base);
             Ok((schema, plan))
         }
         _ => Err(schema.is_not("avro", id)),

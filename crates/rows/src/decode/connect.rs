@@ -9,24 +9,14 @@ use crate::base64;
 use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
-use crate::decode::json::JsonDecoder;
+use crate::decode::json::{JsonDecoder, byte_order_mark};
+use crate::json::string;
+use crate::schema::logical::Logical;
 use crate::value::DecodeFault;
-use crate::value::{Flags, Kind, Reason, Slot, shown};
+use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 
 /// Schemas that are remembered: topics of a pipeline may have one each.
 const REMEMBERED: usize = 16;
-
-/// What a number or text stands for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Logical {
-    /// Days since 1970.
-    Date,
-    /// Since midnight; so many of these are a microsecond, or the other way round below 0.
-    Time(i64),
-    Timestamp(i64),
-    /// Base64 of an unscaled number; the scale.
-    Decimal(i32),
-}
 
 /// A schema's bytes, and what it says of which slot.
 #[derive(Debug, Default)]
@@ -40,23 +30,47 @@ struct Known {
 pub(crate) struct ConnectDecoder {
     json: JsonDecoder,
     paths: Vec<Path>,
+    /// The slot of the whole payload, which need not be an object then.
+    whole: Option<usize>,
     known: Vec<Known>,
     /// The schema that came last.
     last: usize,
+    /// Reads the structs of `VariableScaleDecimal`.
+    variable: JsonDecoder,
+    parts: Fields,
 }
 
 impl ConnectDecoder {
-    pub(crate) fn new(paths: &[Path], leftovers: Leftovers) -> Self {
-        let inner = |path: &Path| std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect();
-        let mut wrapped: Vec<Path> = paths.iter().map(inner).collect();
+    /// Plans the search for `paths`, which begin within the payload. The record's own fields lie at `base` of it.
+    pub(crate) fn new(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
+        let within =
+            |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
+        let whole = paths.iter().position(Vec::is_empty);
+        // Keys are told apart by their paths: the payload itself comes once.
+        let mut wrapped: Vec<Path> =
+            paths.iter().map(|path| if path.is_empty() { Path::new() } else { within(path) }).collect();
         wrapped.push(vec!["payload".to_owned()]);
         wrapped.push(vec!["schema".to_owned()]);
-        let json = JsonDecoder::within(&wrapped, leftovers, "payload");
-        Self { json, paths: paths.to_vec(), known: Vec::new(), last: 0 }
+        let json = JsonDecoder::within(&wrapped, leftovers, &within(base));
+        let parts = ["scale", "value"].map(|name| vec![name.to_owned()]);
+        Self {
+            json,
+            paths: paths.to_vec(),
+            whole,
+            known: Vec::new(),
+            last: 0,
+            variable: JsonDecoder::new(&parts, Leftovers::Ignore),
+            parts: Fields::default(),
+        }
     }
 
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
-        self.json.decode_object(payload, fields)?;
+        self.decode_at(payload, byte_order_mark(payload), fields)
+    }
+
+    /// Decodes the object that begins at `start`.
+    pub(crate) fn decode_at(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
+        self.json.object(payload, start, fields)?;
         let schema = fields.slots.pop().map_or(Slot::MISSING, |slot| slot);
         let inner = fields.slots.pop().map_or(Slot::MISSING, |slot| slot);
         match inner.kind {
@@ -66,18 +80,32 @@ impl ConnectDecoder {
                 let detail = "the value has no `payload`; wrapped records are {\"schema\":…,\"payload\":…}";
                 return Err(DecodeFault::new(Reason::InvalidFormat, detail));
             }
+            _ if self.whole.is_some() => {}
             _ => {
                 let detail = format!("the `payload` {} is not a JSON object", shown(inner.of(payload).raw));
                 return Err(DecodeFault::new(Reason::NotAnObject, detail));
             }
         }
+        if let Some(place) = self.whole.and_then(|whole| fields.slots.get_mut(whole)) {
+            *place = inner;
+        }
         if schema.kind != Kind::Object {
             return Ok(()); // converters may leave it out or write null: then values are as JSON has them
         }
         self.know(schema.of(payload).raw);
-        let Some(known) = self.known.get(self.last) else { return Ok(()) };
-        for (slot, logical) in &known.logicals {
-            apply(*slot, *logical, payload, fields);
+        let Self { known, last, variable, parts, .. } = self;
+        for (slot, logical) in known.get(*last).map_or(&[][..], |known| &known.logicals) {
+            // JSON's slots all point into the payload.
+            let Some(place) = fields.slots.get(usize::from(*slot)).copied() else { continue };
+            let meant = match logical {
+                Logical::VariableDecimal if place.kind == Kind::Object => {
+                    variable_decimal(place, payload, variable, parts, fields)
+                }
+                logical => apply(*logical, &place.of(payload), fields),
+            };
+            if let (Some(meant), Some(place)) = (meant, fields.slots.get_mut(usize::from(*slot))) {
+                *place = meant;
+            }
         }
         Ok(())
     }
@@ -114,61 +142,52 @@ fn logical(schema: &Json, path: &Path) -> Option<Logical> {
             .iter()
             .find(|field| field.get("field").and_then(Json::as_str) == Some(name))?;
     }
-    Some(match at.get("name")?.as_str()? {
-        "org.apache.kafka.connect.data.Date" | "io.debezium.time.Date" => Logical::Date,
-        "org.apache.kafka.connect.data.Time" | "io.debezium.time.Time" => Logical::Time(1_000),
-        "io.debezium.time.MicroTime" => Logical::Time(1),
-        "io.debezium.time.NanoTime" => Logical::Time(-1_000),
-        "org.apache.kafka.connect.data.Timestamp" | "io.debezium.time.Timestamp" => Logical::Timestamp(1_000),
-        "io.debezium.time.MicroTimestamp" => Logical::Timestamp(1),
-        "io.debezium.time.NanoTimestamp" => Logical::Timestamp(-1_000),
-        "org.apache.kafka.connect.data.Decimal" => {
-            let scale = at.get("parameters")?.get("scale")?;
-            let scale = scale.as_str().map_or_else(|| scale.as_i64(), |text| text.parse().ok())?;
-            Logical::Decimal(i32::try_from(scale).ok()?)
-        }
-        _ => return None,
-    })
+    let scale = at.get("parameters").and_then(|parameters| parameters.get("scale"));
+    let scale = scale.and_then(|scale| scale.as_str().map_or_else(|| scale.as_i64(), |text| text.parse().ok()));
+    Logical::of(at.get("name")?.as_str()?, scale.and_then(|scale| i32::try_from(scale).ok()))
 }
 
-/// Gives a slot its meaning. What isn't as the schema says stays as it is, and its column judges it.
-fn apply(slot: u16, logical: Logical, payload: &[u8], fields: &mut Fields) {
-    // JSON's slots all point into the payload.
-    let Some(value) = fields.slots.get(usize::from(slot)).map(|slot| slot.of(payload)) else { return };
-    let whole = || {
-        let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
-        let number = i64::try_from(value.mantissa).ok().filter(|_| plain)?;
-        Some(if value.flags.has(Flags::NEGATIVE) { -number } else { number })
-    };
-    let micros = |unit: i64| whole().and_then(|number| in_micros(number, unit));
-    let made = match logical {
-        Logical::Date => whole().map(|days| Slot::number(Kind::Day, days)),
-        Logical::Time(unit) => micros(unit).map(|micros| Slot::number(Kind::Clock, micros)),
-        Logical::Timestamp(unit) => micros(unit).map(|micros| Slot::number(Kind::Instant, micros)),
-        Logical::Decimal(scale) => {
-            let Some(text) = value.as_text() else { return }; // a number, where the converter writes decimals so
+/// A whole number that JSON has written out.
+fn whole(value: &Value<'_>) -> Option<i64> {
+    let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
+    let number = i64::try_from(value.mantissa).ok().filter(|_| plain)?;
+    Some(if value.flags.has(Flags::NEGATIVE) { -number } else { number })
+}
+
+/// What a value means. What isn't as the schema says stays as it is, and its column judges it.
+fn apply(logical: Logical, value: &Value<'_>, fields: &mut Fields) -> Option<Slot> {
+    match logical {
+        // A number stays one, where the converter writes decimals so.
+        Logical::Decimal(scale) => decimal(value.as_text()?, scale, fields),
+        Logical::Json | Logical::ZonedTimestamp => {
+            let text = value.as_text()?;
             let start = fields.made.len();
-            base64::decode(text, &mut fields.made).map(|()| Slot {
-                exponent: scale.saturating_neg(),
-                ..fields.made_slot(Kind::Decimal, Flags::BINARY, start)
-            })
+            string::unescape(text, &mut fields.made);
+            logical.made_text(start, fields)
         }
-    };
-    if let (Some(made), Some(place)) = (made, fields.slots.get_mut(usize::from(slot))) {
-        *place = made;
+        _ => logical.number(whole(value)?, fields),
     }
 }
 
-/// A count of units as microseconds: `unit` microseconds each, or for a negative one so many to a microsecond, where what is
-/// finer is rounded half to even.
-pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
-    if unit > 0 {
-        return number.checked_mul(unit);
-    }
-    let divisor = unit.checked_neg()?;
-    let (whole, rest) = (number.div_euclid(divisor), number.rem_euclid(divisor));
-    let up = rest * 2 > divisor || rest * 2 == divisor && whole % 2 != 0;
-    Some(if up { whole + 1 } else { whole })
+fn decimal(text: &[u8], scale: i32, fields: &mut Fields) -> Option<Slot> {
+    let start = fields.made.len();
+    base64::decode(text, &mut fields.made)?;
+    Some(Slot { exponent: scale.saturating_neg(), ..fields.made_slot(Kind::Decimal, Flags::BINARY, start) })
+}
+
+/// A struct of a scale and an unscaled number in base64.
+fn variable_decimal(
+    place: Slot,
+    payload: &[u8],
+    reader: &mut JsonDecoder,
+    parts: &mut Fields,
+    fields: &mut Fields,
+) -> Option<Slot> {
+    let (start, end) = (place.start as usize, (place.start + place.len) as usize);
+    let inside = payload.get(..end)?;
+    reader.object(inside, start, parts).ok()?;
+    let scale = i32::try_from(whole(&parts.value(0, inside))?).ok()?;
+    decimal(parts.value(1, inside).as_text()?, scale, fields)
 }
 
 #[cfg(test)]
@@ -177,7 +196,7 @@ mod tests {
 
     fn decode(text: &str) -> Result<Vec<String>, DecodeFault> {
         let paths = ["day", "at", "price", "inner.clock"].map(|path| path.split('.').map(str::to_owned).collect());
-        let mut decoder = ConnectDecoder::new(&paths, Leftovers::Ignore);
+        let mut decoder = ConnectDecoder::new(&paths, Leftovers::Ignore, &[]);
         let mut fields = Fields::default();
         for _again in 0..2 {
             decoder.decode(text.as_bytes(), &mut fields)?;
@@ -219,11 +238,5 @@ mod tests {
         assert_eq!(reason(r#"{"schema":null,"payload":null}"#), Reason::Tombstone);
         assert_eq!(reason(r#"{"schema":null,"payload":[1]}"#), Reason::NotAnObject);
         assert_eq!(reason("[]"), Reason::NotAnObject);
-    }
-
-    #[test]
-    fn finer_times_are_rounded_half_to_even() {
-        let rounded = [1_500, 2_500, -1_500, -500, 999, -1].map(|nanos| in_micros(nanos, -1_000));
-        assert_eq!(rounded, [Some(2), Some(2), Some(-2), Some(0), Some(1), Some(0)]);
     }
 }

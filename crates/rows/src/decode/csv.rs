@@ -7,6 +7,7 @@
 use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
+use crate::decode::json::byte_order_mark;
 use crate::decode::narrow;
 use crate::json::scan::Scanner;
 use crate::json::string;
@@ -86,7 +87,7 @@ impl CsvDecoder {
     }
 
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
-        (self.at, self.line) = (0, 0);
+        (self.at, self.line) = (byte_order_mark(payload), 0);
         if u32::try_from(payload.len()).is_err() {
             return Err(DecodeFault::new(Reason::TooLarge, "the value is larger than 4 GiB"));
         }

@@ -3,8 +3,8 @@
 //! Of a key that comes twice the last one counts, as in jsonb; so a later `"position": 5` takes back what an earlier
 //! `position` held. Nothing is allocated for a record, but for what an object's keys teach (see `keys`).
 //!
-//! An array of objects is a row for each of them, found one after the other. A value behind the five bytes of a registry's
-//! framing is read as if it began behind them.
+//! An array of objects is a row for each of them, found one after the other; so are the objects of NDJSON. A value behind the five
+//! bytes of a registry's framing is read as if it began behind them, and so is one behind a byte order mark.
 
 mod keys;
 #[cfg(test)]
@@ -28,6 +28,8 @@ pub(crate) struct JsonDecoder {
     leftovers: Leftovers,
     /// The object whose members without a column are leftovers.
     top: u16,
+    /// The slot of an array's element itself, which need not be an object then.
+    whole: Option<u16>,
     /// An unescaped key.
     scratch: Vec<u8>,
     /// Within an array: where the next element begins, and its number.
@@ -42,32 +44,71 @@ impl JsonDecoder {
             slots: paths.len(),
             leftovers,
             top: 0,
+            whole: paths.iter().position(Vec::is_empty).and_then(|slot| u16::try_from(slot).ok()),
             scratch: Vec::new(),
             cursor: 0,
             element: 0,
         }
     }
 
-    /// Leftovers are those of the member `name`, which one of the paths looks into.
-    pub(crate) fn within(paths: &[Path], leftovers: Leftovers, name: &str) -> Self {
+    /// Leftovers are those of the object at `base`, which one of the paths looks into.
+    pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
         // Where no path looks into it, no node is made of it, and leftovers can't be told from the rest.
-        this.top = this.keys.node(name.as_bytes()).unwrap_or(u16::MAX);
+        this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }
 
     /// The first row of an object or of an array of objects; whether there is one.
     #[inline]
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
-        let mut start = 0;
+        let mut start = byte_order_mark(payload);
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = payload.get(start) {
             start += 1;
         }
         match payload.get(start) {
             Some(b'[') => self.array(payload, start, fields),
             Some(0) if start == 0 && payload.len() > frame::HEAD => self.framed(payload, fields),
-            _ => self.decode_object(payload, fields).map(|()| true),
+            _ => self.object(payload, start, fields).map(|()| true),
         }
+    }
+
+    /// The first of the objects that a value holds one after the other, as NDJSON does; whether there is one.
+    #[inline]
+    pub(crate) fn first_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        if simdutf8::basic::from_utf8(payload).is_err() {
+            return Err(not_utf8(payload, 0));
+        }
+        (self.cursor, self.element) = (byte_order_mark(payload), 0);
+        self.next_line(payload, fields)
+    }
+
+    /// The next of them.
+    pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+        fields.reset(self.slots);
+        let mut walk = self.walk(payload, fields);
+        let result = walk.line();
+        let (at, fault, refused) = (walk.scan.at, walk.scan.fault, walk.refused);
+        self.cursor = at;
+        match (result, refused) {
+            (_, Some(at)) => Err(unknown_field(payload, at)),
+            (Ok(Element::Object { last }), None) => {
+                fields.more = !last;
+                Ok(true)
+            }
+            (Ok(Element::None), None) => Ok(false),
+            (Ok(Element::Other { start }), None) => {
+                let value = shown(payload.get(start..at).unwrap_or_default());
+                Err(DecodeFault::new(Reason::NotAnObject, format!("the line {value} is not a JSON object")))
+            }
+            (Err(Broken), None) => Err(not_json(payload, fault)),
+        }
+    }
+
+    /// From here on [`Self::next`] gives the elements of the array that begins at `start`. The payload ends with it, and is
+    /// UTF-8.
+    pub(crate) fn enter(&mut self, start: usize) {
+        (self.cursor, self.element) = (start + 1, 0);
     }
 
     #[inline(never)]
@@ -87,9 +128,9 @@ impl JsonDecoder {
     /// The array's next element, or its end and that of the value.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         fields.reset(self.slots);
-        let element = self.element;
+        let (element, whole) = (self.element, self.whole);
         let mut walk = self.walk(payload, fields);
-        let result = walk.element(element);
+        let result = walk.element(element, whole);
         let (at, fault, refused) = (walk.scan.at, walk.scan.fault, walk.refused);
         match (result, refused) {
             (_, Some(at)) => Err(unknown_field(payload, at)),
@@ -127,16 +168,10 @@ impl JsonDecoder {
         }
     }
 
-    /// Decodes a value that is one object.
-    #[inline]
-    pub(crate) fn decode_object(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
-        self.object(payload, 0, fields)
-    }
-
     /// Decodes the object that begins at `start`. What stands before it need not be UTF-8; faults and slots count from the
     /// payload's first byte all the same.
     #[inline]
-    fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
+    pub(crate) fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
         fields.reset(self.slots);
         if simdutf8::basic::from_utf8(&payload[start..]).is_err() {
             return Err(not_utf8(payload, start));
@@ -156,6 +191,9 @@ impl JsonDecoder {
         };
         match walk.document() {
             Ok(true) => walk.refused.map_or(Ok(()), |at| Err(unknown_field(payload, at))),
+            Ok(false) if payload[start..].trim_ascii() == b"null" => {
+                Err(DecodeFault::new(Reason::Tombstone, "the value is JSON's null: the record is a tombstone"))
+            }
             Ok(false) => {
                 let detail = format!("the value {} is not a JSON object", shown(&payload[start..]));
                 Err(DecodeFault { reason: Reason::NotAnObject, detail })
@@ -191,18 +229,26 @@ enum Element {
 
 impl Walk<'_, '_> {
     /// An array's element from here on, with the comma behind it, or with the bracket and the end of the value.
-    fn element(&mut self, number: u32) -> Result<Element, Broken> {
+    fn element(&mut self, number: u32, whole: Option<u16>) -> Result<Element, Broken> {
         self.scan.space();
         if number == 0 && self.scan.peek() == b']' {
             self.scan.at += 1;
             return self.end().map(|()| Element::None);
         }
-        if self.scan.peek() != b'{' {
-            let start = self.scan.at;
+        let start = self.scan.at;
+        let mut value = Slot::MISSING;
+        if self.scan.peek() == b'{' {
+            let flags = self.object(0, 1)?;
+            self.scan.mark(&mut value, Kind::Object, flags, start);
+        } else if whole.is_some() {
+            self.scan.value(1, &mut value)?;
+        } else {
             self.scan.skip(1)?;
             return Ok(Element::Other { start });
         }
-        self.object(0, 1)?;
+        if let Some(place) = whole.and_then(|slot| self.slots.get_mut(usize::from(slot))) {
+            *place = value;
+        }
         self.scan.space();
         match self.scan.peek() {
             b',' => {
@@ -215,6 +261,22 @@ impl Walk<'_, '_> {
             }
             _ => self.scan.fault("expected a comma or the end of the array"),
         }
+    }
+
+    /// An object from here on, with the spaces behind it.
+    fn line(&mut self) -> Result<Element, Broken> {
+        self.scan.space();
+        let start = self.scan.at;
+        if start == self.scan.bytes.len() {
+            return Ok(Element::None);
+        }
+        if self.scan.peek() != b'{' {
+            self.scan.skip(0)?;
+            return Ok(Element::Other { start });
+        }
+        self.object(0, 0)?;
+        self.scan.space();
+        Ok(Element::Object { last: self.scan.at == self.scan.bytes.len() })
     }
 
     /// Nothing but spaces may follow.
@@ -361,6 +423,12 @@ impl Walk<'_, '_> {
         self.leftovers.push(b',');
         *self.leftovers_hold_nul |= flags.has(Flags::NUL);
     }
+}
+
+/// The length of a byte order mark in front of a text: editors and some of Microsoft's libraries write one.
+#[inline]
+pub(crate) fn byte_order_mark(payload: &[u8]) -> usize {
+    if payload.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 }
 }
 
 #[cold]

@@ -35,6 +35,8 @@ type Made = (Arc<Schema>, Vec<(MessageId, Plan)>);
 pub(crate) struct ProtobufDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
+    /// Where in the value the record's own fields lie.
+    base: Vec<String>,
     /// Whether values of a local schema have a frame that says which message they are.
     framed: bool,
     message: Option<String>,
@@ -46,11 +48,13 @@ impl ProtobufDecoder {
         source: &SchemaSource,
         paths: &[Path],
         leftovers: Leftovers,
+        base: &[String],
         schemas: Option<&Arc<dyn Schemas>>,
     ) -> Self {
         Self {
             paths: paths.to_vec(),
             leftovers,
+            base: base.to_vec(),
             framed: source.framed(),
             message: source.message().map(str::to_owned),
             plans: Plans::new(source, schemas, make),
@@ -64,7 +68,7 @@ impl ProtobufDecoder {
     }
 
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
-        let Self { paths, leftovers, framed, message, plans } = self;
+        let Self { paths, leftovers, base, framed, message, plans } = self;
         fields.reset(paths.len());
         let (start, id) = plans.open(payload, make)?;
         let (schema, made) = plans.current()?;
@@ -90,7 +94,7 @@ impl ProtobufDecoder {
         let at = match made.iter().position(|(known, _)| *known == wanted) {
             Some(at) => at,
             None => {
-                made.push((wanted, Plan::new(file, wanted, paths, *leftovers)));
+                made.push((wanted, Plan::new(file, wanted, paths, *leftovers, base)));
                 made.len() - 1
             }
         };

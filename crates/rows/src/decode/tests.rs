@@ -16,7 +16,7 @@ fn decoders() -> Vec<Decoder> {
         Decode::Csv(csv(Some(vec!["a".to_owned(), "b.c".to_owned()]))),
     ];
     let policies = [Leftovers::Ignore, Leftovers::Refuse, Leftovers::Collect];
-    let of = |format: &Decode| policies.map(|policy| Decoder::new(format, &paths, policy, None));
+    let of = |format: &Decode| policies.map(|policy| Decoder::new(format, &paths, policy, &[], None, (&[], false)));
     formats.iter().flat_map(of).collect()
 }
 

@@ -1,6 +1,7 @@
 //! Refusals as sentences for a person: `lat "n/a" is not float8`.
 
 use crate::copy::{Encoding, Times};
+use crate::mapping::function::Applied;
 use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::render;
 use crate::value::{Flags, Kind, Reason, Value, shown};
@@ -29,11 +30,19 @@ pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<
         Feed::Partition(_) => "meta partition".to_owned(),
         Feed::Offset(_) => "meta offset".to_owned(),
         Feed::Timestamp(_) => "meta timestamp".to_owned(),
+        Feed::Ordinal(_) => "meta ordinal".to_owned(),
+        Feed::Constant => "a constant".to_owned(),
         Feed::Key(_) => "meta key".to_owned(),
         Feed::Headers => "meta headers".to_owned(),
         Feed::Header(name, _) => format!("header {}", String::from_utf8_lossy(name)),
         Feed::Record => "each record".to_owned(),
         Feed::Leftovers { .. } => "all other fields".to_owned(),
+    };
+    let source = match column.function.as_deref() {
+        None => source,
+        Some(Applied::Linear { .. }) => source + ", scaled",
+        Some(Applied::ParseJson) => source + ", parsed as JSON",
+        Some(Applied::Hash(_)) => source + ", hashed",
     };
     Described {
         column: &column.name,
@@ -91,6 +100,7 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
         | Reason::InvalidFormat
         | Reason::UnknownSchema
         | Reason::Tombstone
+        | Reason::UnappliedChange
         | Reason::UnknownField
         | Reason::NewField
         | Reason::NoTable

@@ -5,6 +5,7 @@ use std::io::Write;
 
 use tidegate_protocol::record::{Headers, Record};
 
+use crate::base64;
 use crate::copy::Encoding;
 use crate::copy::decimal::Decimal;
 use crate::decode::Fields;
@@ -89,8 +90,8 @@ pub(super) fn value<'a>(
 ) -> Result<Value<'a>, DecodeFault> {
     made.clear();
     match feed {
-        // Slots are the caller's business: they need no scratch.
-        Feed::Field(_) => Ok(Value::MISSING),
+        // These are the caller's business.
+        Feed::Field(_) | Feed::Ordinal(_) | Feed::Constant => Ok(Value::MISSING),
         Feed::Topic => Ok(Value::text(record.topic.as_bytes(), Flags::NONE)),
         Feed::Partition(lexeme) => Ok(integer(record.partition.into(), *lexeme, made)),
         Feed::Offset(lexeme) => Ok(integer(record.offset, *lexeme, made)),
@@ -109,7 +110,7 @@ pub(super) fn value<'a>(
     }
 }
 
-fn integer(number: i64, lexeme: Lexeme, made: &mut Vec<u8>) -> Value<'_> {
+pub(super) fn integer(number: i64, lexeme: Lexeme, made: &mut Vec<u8>) -> Value<'_> {
     if lexeme == Lexeme::Wanted {
         // Writing into a vector doesn't fail.
         let _infallible = write!(made, "{number}");
@@ -218,19 +219,18 @@ fn text(bytes: &[u8]) -> Value<'_> {
 /// A header's name, and the values that came under it.
 type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
 
-/// All headers as a JSON object: name to text, or to an array of texts where a name repeats.
+/// All headers as a JSON object: name to text, or to an array of texts where a name repeats. A value that is no text that
+/// Postgres can store (other than UTF-8, or with a NUL) is an object, `{"base64": "…"}`.
 fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeFault> {
     let mut flags = Flags::NONE;
     let mut places: HashMap<&[u8], usize> = HashMap::new();
     let mut by_name: Vec<Named<'_>> = Vec::new();
     for (name, value) in headers.iter() {
-        for bytes in [Some(name), value].into_iter().flatten() {
-            if simdutf8::basic::from_utf8(bytes).is_err() {
-                let detail = format!("the header \"{}\" is not UTF-8", crate::value::shown(name));
-                return Err(DecodeFault { reason: Reason::InvalidUtf8, detail });
-            }
-            flags = flags.with(text(bytes).flags);
+        if simdutf8::basic::from_utf8(name).is_err() {
+            let detail = format!("the name of the header \"{}\" is not UTF-8", crate::value::shown(name));
+            return Err(DecodeFault { reason: Reason::InvalidUtf8, detail });
         }
+        flags = flags.with(text(name).flags);
         let place = *places.entry(name).or_insert_with(|| {
             by_name.push((name, Vec::new()));
             by_name.len() - 1
@@ -242,11 +242,11 @@ fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>,
         string::quote(name, made);
         made.push(b':');
         if let [value] = values.as_slice() {
-            header_text(*value, made);
+            header_value(*value, made);
         } else {
             made.push(b'[');
             for value in values {
-                header_text(*value, made);
+                header_value(*value, made);
                 made.push(b',');
             }
             close(b']', made);
@@ -257,10 +257,17 @@ fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>,
     Ok(Value { kind: Kind::Object, flags, exponent: 0, mantissa: 0, raw: made })
 }
 
-fn header_text(value: Option<&[u8]>, made: &mut Vec<u8>) {
+fn header_value(value: Option<&[u8]>, made: &mut Vec<u8>) {
     match value {
-        Some(text) => string::quote(text, made),
         None => made.extend_from_slice(b"null"),
+        Some(text) if simdutf8::basic::from_utf8(text).is_ok() && memchr::memchr(0, text).is_none() => {
+            string::quote(text, made);
+        }
+        Some(bytes) => {
+            made.extend_from_slice(br#"{"base64":""#);
+            base64::encode(bytes, made);
+            made.extend_from_slice(br#""}"#);
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::fault::{Faults, PlanFault, hint};
 use crate::mapping::evolve::GivenUp;
 use crate::mapping::explain::{Described, describe};
 use crate::mapping::fold::Fold;
+use crate::mapping::function::Applied;
 use crate::mapping::mark::Mark;
 use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
@@ -18,7 +19,7 @@ use crate::mapping::route::{Router, Target};
 use crate::mapping::row_filter::Check;
 use crate::mapping::shapes::Shapes;
 use crate::schema::Schemas;
-use crate::spec::{Column, Decode, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
+use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
 /// The rows of one record may take as much as a batch, and this at least.
@@ -33,6 +34,9 @@ pub(super) enum Feed {
     Partition(Lexeme),
     Offset(Lexeme),
     Timestamp(Lexeme),
+    Ordinal(Lexeme),
+    /// The mapping's `value`, which stands as the column's default.
+    Constant,
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
@@ -71,6 +75,10 @@ pub(super) struct PlannedColumn {
     pub(super) missing: WhenMissing,
     /// Part of the key, in a mode where a row without its key has no place.
     pub(super) in_key: bool,
+    /// The fields of a record's key that may have the column's value, the likeliest first.
+    pub(super) key_from: Vec<u16>,
+    /// What is made of a value before it is written.
+    pub(super) function: Option<Box<Applied>>,
     /// What a record gives to an aggregate.
     pub(super) fold: Option<Box<Fold>>,
 }
@@ -88,6 +96,17 @@ pub struct Taken {
     pub shapes: Shapes,
 }
 
+/// How changes in Debezium's envelope are read.
+#[derive(Clone, Debug)]
+pub(super) struct Change {
+    /// The slot of `op`.
+    pub(super) op: u16,
+    /// Slots of rows before a change, and those of the rows after it.
+    pub(super) before: Vec<(u16, u16)>,
+    /// A column has the kind of the change, so a delete is a row of what was before it.
+    pub(super) shown: bool,
+}
+
 /// How records become rows of one table. Immutable; share it between encoders.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -99,6 +118,20 @@ pub struct Plan {
     shapes: Shapes,
     pub(super) decode: Decode,
     pub(super) paths: Vec<Path>,
+    /// Where in the value the record's own fields lie.
+    pub(super) base: Vec<String>,
+    /// Arrays whose elements are rows; whether a field is the element's where it has one of this name.
+    pub(super) levels: Vec<Path>,
+    pub(super) by_name: bool,
+    /// Records are changes, in Debezium's envelope.
+    pub(super) change: Option<Change>,
+    /// Records for which it holds delete.
+    pub(super) delete_where: Option<Check>,
+    /// How keys are read, and which of their fields are looked for.
+    pub(super) keys: KeyFormat,
+    pub(super) key_paths: Vec<Path>,
+    /// A column takes the key as its format reads it.
+    pub(super) reads_keys: bool,
     /// Where schemas come from, for formats that have theirs in a registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
     /// What the rows of one record may take beyond the first.
@@ -145,7 +178,9 @@ impl Plan {
         columns.extend(planner.leftovers(spec.unknown_fields, &mapping));
         let keep = spec.keep.and_then(|filter| planner.check(filter));
         let router = spec.table.route.as_ref().map(|route| Router::new(route, &mut planner));
-        let Planner { paths, mut faults, shapes, .. } = planner;
+        let delete_where = spec.shape.delete_where.as_ref().and_then(|filter| planner.check(filter));
+        let change = planner.change();
+        let Planner { paths, base, key_paths, mut faults, shapes, .. } = planner;
         if !automatic {
             check_fields(spec.decode, &paths, &mut faults);
         }
@@ -166,6 +201,7 @@ impl Plan {
         };
         let table = catalog.table.clone();
         let decode = spec.decode.clone();
+        let reads_keys = reads_keys(spec) && columns.iter().any(|column| matches!(column.feed, Feed::Key(_)));
         faults.or(Self {
             table,
             copy_statement,
@@ -174,6 +210,14 @@ impl Plan {
             shapes,
             decode,
             paths,
+            base,
+            levels: spec.shape.rows.clone(),
+            by_name: spec.columns.is_none() || spec.table.evolve,
+            change,
+            delete_where,
+            keys: spec.shape.keys.clone(),
+            key_paths,
+            reads_keys,
             schemas: None,
             record_bytes: usize::try_from(spec.max_bytes).unwrap_or(usize::MAX).max(RECORD_BYTES),
             leftovers,
@@ -248,7 +292,8 @@ impl Plan {
         let mut planner = Planner::new(spec, &catalog, false, faults);
         let keep = spec.keep.and_then(|filter| planner.check(filter));
         let router = spec.table.route.as_ref().map(|route| Router::new(route, &mut planner));
-        let Planner { paths, faults, .. } = planner;
+        let change = planner.change();
+        let Planner { paths, base, faults, .. } = planner;
         faults.or(Self {
             table,
             copy_statement: String::new(),
@@ -257,6 +302,14 @@ impl Plan {
             shapes: Shapes::default(),
             decode: spec.decode.clone(),
             paths,
+            base,
+            levels: spec.shape.rows.clone(),
+            by_name: spec.columns.is_none() || spec.table.evolve,
+            change,
+            delete_where: None,
+            keys: spec.shape.keys.clone(),
+            key_paths: Vec::new(),
+            reads_keys: false,
             schemas: None,
             record_bytes: usize::try_from(spec.max_bytes).unwrap_or(usize::MAX).max(RECORD_BYTES),
             leftovers: Leftovers::Ignore,
@@ -289,7 +342,8 @@ impl Plan {
 
     /// Whether a column takes the top-level field of this name, or looks into it.
     pub fn reads(&self, field: &str) -> bool {
-        self.paths.iter().any(|path| path.first().is_some_and(|name| name == field))
+        let below = |path: &Path| path.strip_prefix(self.base.as_slice()).and_then(|path| path.first().cloned());
+        self.paths.iter().any(|path| below(path).is_some_and(|name| name == field))
     }
 
     /// Begins a row of the plan's own table, behind a mark where its rows may differ.
@@ -342,6 +396,13 @@ impl Plan {
     }
 }
 
+/// Whether a column that takes the key gets it by its format, and not as its bytes are.
+fn reads_keys(spec: &RowSpec<'_>) -> bool {
+    !matches!(spec.shape.keys, KeyFormat::Auto)
+        || matches!(spec.decode, Decode::ConnectJson | Decode::ChangeJson)
+        || spec.decode.needs_registry()
+}
+
 fn said(faults: &[PlanFault]) -> String {
     faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ")
 }
@@ -369,6 +430,7 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
             zone: None,
             nul: NulPolicy::default(),
             not_null: false,
+            function: None,
             aggregate: None,
         })
         .collect()

@@ -3,11 +3,13 @@
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
 use crate::copy::{Encoding, Scratch, Times, types};
 use crate::decode::Path;
+use crate::decode::either::OP;
 use crate::fault::{Faults, hint};
 use crate::json;
 use crate::mapping::fold::Fold;
+use crate::mapping::function::Applied;
 use crate::mapping::meta::{Lexeme, Reading};
-use crate::mapping::plan::{Feed, PlannedColumn, WhenMissing};
+use crate::mapping::plan::{Change, Feed, PlannedColumn, WhenMissing};
 use crate::mapping::row_filter::Check;
 use crate::mapping::shapes::Shapes;
 use crate::spec::{
@@ -22,14 +24,43 @@ pub(super) struct Planner<'a> {
     /// The mapping is not the user's but made from the catalog.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
+    /// Where in the value the record's own fields lie.
+    pub(super) base: Vec<String>,
+    /// Slots of rows before a change, and those of the rows after it.
+    pub(super) before: Vec<(u16, u16)>,
+    /// A column has the kind of the change.
+    pub(super) has_op: bool,
+    /// Fields of keys; the first is the whole key.
+    pub(super) key_paths: Vec<Path>,
     pub(super) faults: Faults,
     pub(super) shapes: Shapes,
 }
 
 impl<'a> Planner<'a> {
+    /// Plans nothing yet.
     pub(super) fn new(spec: &RowSpec<'a>, catalog: &'a Catalog, automatic: bool, faults: Faults) -> Self {
-        let mode = &spec.table.mode;
-        Self { catalog, mode, automatic, paths: Vec::new(), faults, shapes: Shapes::default() }
+        let base = if spec.shape.change { vec!["after".to_owned()] } else { Vec::new() };
+        Self {
+            catalog,
+            mode: &spec.table.mode,
+            automatic,
+            paths: Vec::new(),
+            base,
+            before: Vec::new(),
+            has_op: false,
+            key_paths: vec![Path::new()],
+            faults,
+            shapes: Shapes::default(),
+        }
+    }
+
+    /// How changes are read, once the columns are planned.
+    pub(super) fn change(&mut self) -> Option<Change> {
+        if self.base.is_empty() {
+            return None;
+        }
+        let op = self.slot_at(vec![OP.to_owned()])?;
+        Some(Change { op, before: std::mem::take(&mut self.before), shown: self.has_op })
     }
 
     /// Plans a column that has this place in the row.
@@ -51,12 +82,22 @@ impl<'a> Planner<'a> {
             self.faults.push(format!("{key}.zone"), "only text that becomes timestamptz has a zone");
         }
         let feed = self.feed(&key, &mapped.source, &encoding, column)?;
-        let default =
-            mapped.default.as_deref().and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
+        let constant = match &mapped.source {
+            Source::Constant(json) => Some(json.as_str()),
+            _ => mapped.default.as_deref(),
+        };
+        let default = constant.and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
         let mut planned = planned(column, feed, encoding, mapped.nul);
+        planned.function = mapped.function.as_ref().and_then(|function| {
+            let applied = Applied::new(function, &planned.encoding);
+            applied.map_err(|why| self.faults.push(&key, why)).ok().map(Box::new)
+        });
         let merges = matches!(self.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. });
         planned.in_key = merges && self.mode.key().contains(&mapped.name);
         planned.not_null |= planned.in_key;
+        if let (true, Source::Field(path)) = (planned.in_key, &mapped.source) {
+            planned.key_from = self.key_slots(path, &mapped.name);
+        }
         if let Some(aggregate) = &mapped.aggregate {
             let condition = aggregate.condition.as_ref().and_then(|condition| self.check(condition));
             planned.not_null &= condition.is_none() && !counts;
@@ -145,10 +186,21 @@ impl<'a> Planner<'a> {
         let time = matches!(encoding, Encoding::Timestamp(_) | Encoding::TimestampTz(_));
         let (what, fits, feed) = match source {
             Source::Field(path) => return self.slot(path).map(Feed::Field),
+            Source::Envelope(path) if self.base.is_empty() => {
+                let message = format!("`{}` is a field of Debezium's envelope; set decode.envelope", path.join("."));
+                self.faults.push(format!("{key}.meta"), message);
+                return None;
+            }
+            Source::Envelope(path) => {
+                self.has_op |= path.as_slice() == [OP];
+                return self.slot_at(path.clone()).map(Feed::Field);
+            }
             Source::Topic => ("a text", encoding.is_text() || matches!(encoding, Encoding::Enum(_)), Feed::Topic),
             Source::Partition => ("an int4", integer || encoding.is_text(), Feed::Partition(lexeme)),
             Source::Offset => ("an int8", integer || encoding.is_text(), Feed::Offset(lexeme)),
             Source::Timestamp => ("a timestamptz", time || integer, Feed::Timestamp(lexeme)),
+            Source::Ordinal => ("an int4", integer || encoding.is_text(), Feed::Ordinal(lexeme)),
+            Source::Constant(_) => ("", true, Feed::Constant),
             Source::Record => ("only counted", matches!(encoding, Encoding::Bool), Feed::Record),
             Source::Key => ("", true, Feed::Key(reading)),
             Source::Header(name) => ("", true, Feed::Header(name.as_bytes().into(), reading)),
@@ -163,12 +215,42 @@ impl<'a> Planner<'a> {
         Some(feed)
     }
 
+    /// The slot of a field of the record; in Debezium's envelope of the row after the change.
     pub(super) fn slot(&mut self, path: &Path) -> Option<u16> {
-        let at = self.paths.iter().position(|known| known == path).unwrap_or_else(|| {
-            self.paths.push(path.clone());
+        let below = |base: &[String]| base.iter().chain(path).cloned().collect();
+        if self.base.is_empty() {
+            return self.slot_at(below(&[]));
+        }
+        let after = self.slot_at(below(&self.base.clone()))?;
+        let before = self.slot_at(below(&["before".to_owned()]))?;
+        if !self.before.contains(&(before, after)) {
+            self.before.push((before, after));
+        }
+        Some(after)
+    }
+
+    /// The slot of a path from the top of the value.
+    pub(super) fn slot_at(&mut self, path: Path) -> Option<u16> {
+        let at = self.paths.iter().position(|known| *known == path).unwrap_or_else(|| {
+            self.paths.push(path);
             self.paths.len() - 1
         });
         u16::try_from(at).ok()
+    }
+
+    /// Where a record's key may have what a column of the table's key has: under the field's whole path, under its last name, or
+    /// under the column's.
+    fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
+        let names = path.last().into_iter().cloned().chain([column.to_owned()]);
+        let mut slots = Vec::new();
+        for path in std::iter::once(path.clone()).chain(names.map(|name| vec![name])) {
+            let at = self.key_paths.iter().position(|known| *known == path).unwrap_or_else(|| {
+                self.key_paths.push(path);
+                self.key_paths.len() - 1
+            });
+            slots.extend(u16::try_from(at));
+        }
+        slots
     }
 
     /// A mapping's `default` as a field of COPY: tried now, not on the first record that needs it.
@@ -224,6 +306,8 @@ fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolic
         nul,
         missing: WhenMissing::Null,
         in_key: false,
+        key_from: Vec::new(),
+        function: None,
         fold: None,
     }
 }

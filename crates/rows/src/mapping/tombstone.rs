@@ -3,7 +3,8 @@
 use tidegate_protocol::record::Record;
 
 use crate::copy::NULL;
-use crate::mapping::plan::Feed;
+use crate::decode::Fields;
+use crate::mapping::plan::{Feed, PlannedColumn, WhenMissing};
 use crate::mapping::{Encoder, meta};
 use crate::value::DecodeFault;
 use crate::value::{Kind, Reason, Value, shown};
@@ -12,21 +13,71 @@ use crate::value::{Kind, Reason, Value, shown};
 pub(super) const KEEPS: [u8; 5] = [0, 0, 0, 1, 0];
 const DELETES: [u8; 5] = [0, 0, 0, 1, 1];
 
+/// The longest envelope without anything in it that is looked at.
+const SPELLED_OUT_MAX: usize = 64;
+
+/// Whether a value is Kafka Connect's envelope of a tombstone, which its JSON converter writes for no value.
+#[inline]
+pub(super) fn is_spelled_out(value: &[u8]) -> bool {
+    value.len() <= SPELLED_OUT_MAX && is_empty_envelope(value)
+}
+
+#[cold]
+fn is_empty_envelope(value: &[u8]) -> bool {
+    let text: Vec<u8> = value.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    [&br#"{"schema":null,"payload":null}"#[..], br#"{"payload":null,"schema":null}"#].contains(&text.as_slice())
+}
+
 impl Encoder {
-    /// The key's columns come from the record's key: from the fields of its JSON object, or where one column alone comes from
-    /// a field, from the key as it is. Columns that Kafka's own metadata fills have it from there. All others are NULL.
+    /// The key's columns come from the record's key: from its fields, or where one column alone comes from a field, from the key
+    /// as it is. Columns that Kafka's own metadata fills have it from there. All others are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeFault> {
         let refused = |detail: String| DecodeFault { reason: Reason::Tombstone, detail };
-        let Some(keys) = &mut self.keys else {
+        if !self.plan.deletes {
             return Err(refused("the record has no value: it is a tombstone".to_owned()));
-        };
-        let Some(key) = record.key else {
+        }
+        if record.key.is_none() {
             return Err(refused("the record has neither a value nor a key that says which row to delete".to_owned()));
+        }
+        self.delete_row(record, None, rows)
+    }
+
+    /// The same for a record whose value says that it deletes: the key's columns come from the fields that were decoded, or else
+    /// from the record's key.
+    #[cold]
+    pub(super) fn delete(
+        &mut self,
+        record: &Record<'_>,
+        payload: &[u8],
+        rows: &mut Vec<u8>,
+    ) -> Result<(), DecodeFault> {
+        self.delete_row(record, Some(payload), rows)
+    }
+
+    fn delete_row(
+        &mut self,
+        record: &Record<'_>,
+        payload: Option<&[u8]>,
+        rows: &mut Vec<u8>,
+    ) -> Result<(), DecodeFault> {
+        let from_field = |column: &&PlannedColumn| column.in_key && matches!(column.feed, Feed::Field(_));
+        let from_fields = self.plan.columns.iter().filter(from_field).count();
+        let here = |column: &PlannedColumn, fields: &Fields| match (&column.feed, payload) {
+            (Feed::Field(slot), Some(payload)) => {
+                let value = fields.value(*slot, payload);
+                !matches!(value.kind, Kind::Missing | Kind::Null)
+            }
+            (Feed::Field(_), None) => false,
+            _ => true,
         };
-        let is_object = key.trim_ascii_start().starts_with(b"{") && keys.decode(key, &mut self.fields).is_ok();
-        let from_fields =
-            self.plan.columns.iter().filter(|column| column.in_key && matches!(column.feed, Feed::Field(_))).count();
+        // Where the value has the whole key, the record's key need not be readable.
+        let whole =
+            payload.is_some() && self.plan.columns.iter().filter(from_field).all(|column| here(column, &self.fields));
+        let key = record.key.filter(|_| !whole);
+        if let (Some(keys), Some(key)) = (&mut self.keys, key) {
+            keys.read(key)?;
+        }
         let (columns, mark) = match &self.plan.router {
             None => (&self.plan.columns, self.plan.open(rows)),
             // The configuration sees to it that no field names the table: there is none.
@@ -41,27 +92,46 @@ impl Encoder {
                 rows.extend_from_slice(&NULL);
                 continue;
             }
-            let value = match &column.feed {
-                Feed::Field(slot) if is_object => self.fields.value(*slot, key),
-                Feed::Field(_) if from_fields == 1 => meta::key(key, &column.encoding)?,
-                Feed::Field(_) => Value::MISSING,
-                feed => meta::value(feed, record, &self.fields, &mut self.made)?,
+            // Where a column takes the key it has been read for it.
+            let value = match (&column.feed, &self.keys, key.or(record.key)) {
+                (Feed::Field(slot), ..) if here(column, &self.fields) => {
+                    self.fields.value(*slot, payload.unwrap_or_default())
+                }
+                (Feed::Field(_), Some(keys), Some(key)) if keys.has_fields() => keys.first(&column.key_from, key),
+                (Feed::Field(_), Some(keys), Some(key)) if from_fields == 1 => keys.whole(key, &column.encoding)?,
+                (Feed::Field(_), ..) => Value::MISSING,
+                (Feed::Key(_), Some(keys), Some(key)) if self.plan.reads_keys => keys.whole(key, &column.encoding)?,
+                (feed, ..) => meta::value(feed, record, &self.fields, &mut self.made)?,
+            };
+            let value = if value.kind == Kind::Lexical { meta::lexical(&value, &column.encoding)? } else { value };
+            let value = match &column.function {
+                Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => {
+                    function.apply(value, &column.encoding, &mut self.computed)?
+                }
+                _ => value,
             };
             let put = match value.kind {
-                Kind::Missing | Kind::Null => Err(Reason::Tombstone),
+                Kind::Missing | Kind::Null => match &column.missing {
+                    WhenMissing::Constant(field) if matches!(column.feed, Feed::Constant) => {
+                        rows.extend_from_slice(field);
+                        Ok(())
+                    }
+                    _ => Err(Reason::Tombstone),
+                },
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
             put.map_err(|reason| DecodeFault {
                 reason,
                 detail: format!(
-                    "the record has no value, and its key {} gives no {} {} to delete",
-                    shown(key),
+                    "the record deletes, and {} gives no {} {} to delete",
+                    record.key.map_or("no key".to_owned(), |key| format!("its key {}", shown(key))),
                     column.name,
                     column.type_text
                 ),
             })?;
         }
         rows.extend_from_slice(&DELETES);
+        self.deletes += 1;
         if let Some(mark) = mark {
             mark.close(rows)
                 .map_err(|reason| DecodeFault { reason, detail: "the row of its key is too large".to_owned() })?;

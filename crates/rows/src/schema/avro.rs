@@ -9,6 +9,7 @@ use serde_json::{Map, Value as Json};
 
 use crate::json::string;
 use crate::schema::MAX_DEPTH;
+use crate::schema::logical::Logical;
 
 /// A node's place.
 pub(crate) type NodeId = u32;
@@ -37,7 +38,7 @@ pub(crate) enum Node {
         exponent: i32,
     },
     Day,
-    /// Since midnight; as `connect::in_micros` has units.
+    /// Since midnight; as `logical::in_micros` has units.
     Clock {
         int: bool,
         unit: i64,
@@ -50,6 +51,15 @@ pub(crate) enum Node {
     Uuid,
     /// Sixteen bytes.
     FixedUuid,
+    /// A number that Kafka Connect or Debezium has named; whether it is an int.
+    Named {
+        int: bool,
+        logical: Logical,
+    },
+    /// Text that Debezium has named.
+    NamedText(Logical),
+    /// Debezium's record of a scale and an unscaled number.
+    VariableDecimal,
     /// Months, days and milliseconds, each a little-endian u32.
     Duration,
     Record {
@@ -210,7 +220,12 @@ impl Reader {
             let aliases = texts(field.get("aliases")).unwrap_or_default();
             fields.push(Field { name: own.to_owned(), aliases, key: key.into(), node });
         }
-        self.nodes[id as usize] = Node::Record { name, fields };
+        let is_variable = connect_name(object) == Some(Logical::VariableDecimal)
+            && matches!(
+                fields.iter().map(|field| &self.nodes[field.node as usize]).collect::<Vec<_>>()[..],
+                [Node::Long { int: true }, Node::Bytes]
+            );
+        self.nodes[id as usize] = if is_variable { Node::VariableDecimal } else { Node::Record { name, fields } };
         Ok(id)
     }
 
@@ -249,6 +264,11 @@ fn texts(json: Option<&Json>) -> Option<Vec<String>> {
     json?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
+/// What Kafka Connect's converter says of a type, beside what Avro says.
+fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
+    Logical::of(object.get("connect.name")?.as_str()?, None)
+}
+
 /// The type with its meaning, where it has one that fits.
 fn logical(object: &Map<String, Json>, plain: Node) -> Node {
     let exponent = || {
@@ -275,6 +295,13 @@ fn logical(object: &Map<String, Json>, plain: Node) -> Node {
         ("local-timestamp-millis", Node::Long { int: false }) => instant(1_000, true),
         ("local-timestamp-micros", Node::Long { int: false }) => instant(1, true),
         ("local-timestamp-nanos", Node::Long { int: false }) => instant(-1_000, true),
-        _ => plain,
+        _ => match (connect_name(object), &plain) {
+            (Some(logical @ (Logical::Json | Logical::ZonedTimestamp)), Node::Text) => Node::NamedText(logical),
+            (
+                Some(logical @ (Logical::Day | Logical::Clock(_) | Logical::Instant(_) | Logical::Span(_))),
+                Node::Long { int },
+            ) => Node::Named { int: *int, logical },
+            _ => plain,
+        },
     }
 }

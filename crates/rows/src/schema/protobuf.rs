@@ -52,7 +52,7 @@ pub(crate) enum Known {
 }
 
 /// A field.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Field {
     pub(crate) number: u32,
     pub(crate) name: String,
@@ -68,7 +68,7 @@ pub(crate) struct Field {
 }
 
 /// A message.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<Field>,
@@ -90,7 +90,7 @@ impl Message {
 }
 
 /// The names of an enum.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Enum {
     /// By number, in order.
     values: Vec<(i32, Box<str>)>,
@@ -106,7 +106,7 @@ impl Enum {
 }
 
 /// A compiled file with all that it imports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProtoFile {
     messages: Vec<Message>,
     enums: Vec<Enum>,

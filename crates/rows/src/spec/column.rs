@@ -1,5 +1,7 @@
 //! `[pipelines.NAME.columns]`.
 
+use std::fmt;
+
 use jiff::tz::TimeZone;
 
 use crate::spec::RowFilter;
@@ -26,8 +28,48 @@ pub struct Column {
     pub nul: NulPolicy,
     /// `not_null = true`, for `create`.
     pub not_null: bool,
+    /// What is made of a value before it is written.
+    pub function: Option<Function>,
     /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns but the key's have it.
     pub aggregate: Option<Aggregate>,
+}
+
+/// What is made of a value that is neither missing nor null.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// `scale` and `offset`: the number times `scale` plus `offset`, exactly.
+    Linear {
+        /// A decimal number.
+        scale: String,
+        /// A decimal number.
+        offset: String,
+    },
+    /// `parse = "json"`: text is the JSON that it holds.
+    ParseJson,
+    /// `hash = "sha256"`: HMAC-SHA-256 of the value's text under the key of `hash_key_file`, as hexadecimal digits or bytes.
+    Hash(HashKey),
+}
+
+/// The key of a hash, which is shown nowhere.
+#[derive(Clone, PartialEq, Eq)]
+pub struct HashKey(Vec<u8>);
+
+impl HashKey {
+    /// Hides a key.
+    pub fn new(key: &[u8]) -> Self {
+        Self(key.to_vec())
+    }
+
+    /// The key itself.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HashKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// How the records of a key become one value.
@@ -74,12 +116,18 @@ pub enum Source {
     Partition,
     /// `meta = "offset"`
     Offset,
+    /// `meta = "ordinal"`: the number of the row within its record, from 1.
+    Ordinal,
     /// `meta = "timestamp"`
     Timestamp,
     /// `meta = "key"`: bytes or text, as the column's type wants.
     Key,
     /// `meta = "headers"`: all of them, as a jsonb object of name to text (or array of text where a name repeats).
     Headers,
+    /// `meta = "op"`, `"ts_ms"` and `"source.NAME"` of Debezium's envelope: a field of the envelope itself.
+    Envelope(Vec<String>),
+    /// `value = …`: the same in every row. A TOML scalar, as JSON text.
+    Constant(String),
     /// `header = "trace-id"`: the last of that name.
     Header(String),
     /// Nothing: `aggregate = "count"` without a field counts records.

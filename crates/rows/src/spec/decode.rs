@@ -5,14 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::schema::Schema;
+use crate::spec::RowFilter;
 
 /// How values are decoded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Decode {
     /// `format = "json"`: an object a record, or an array of objects, each of which is a row.
     Json,
     /// `format = "json", envelope = "connect"`: `{schema, payload}`, as Kafka Connect's JSON converter writes it.
     ConnectJson,
+    /// `format = "json", envelope = "debezium"`: `{before, after, op, …}`, in Kafka Connect's envelope or not.
+    ChangeJson,
+    /// `format = "ndjson"`: objects one after the other, each of which is a row.
+    NdJson,
     /// `format = "raw"`: the value as it is, as the field `value`.
     Raw,
     /// `format = "csv"`: a row a line.
@@ -21,6 +26,60 @@ pub enum Decode {
     Avro(SchemaSource),
     /// `format = "protobuf"`
     Protobuf(SchemaSource),
+}
+
+/// What surrounds a record's fields.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shape {
+    /// `decode.key_format`: how keys are read.
+    pub keys: KeyFormat,
+    /// `decode.envelope = "debezium"`: a record is a change, with the row before and after it.
+    pub change: bool,
+    /// `decode.rows`: the paths of arrays whose elements are rows, each within the elements of the one before.
+    pub rows: Vec<Vec<String>>,
+    /// `table.delete_where`: a record for which it holds deletes the row of its key.
+    pub delete_where: Option<RowFilter>,
+}
+
+impl Shape {
+    /// Records without a shape of their own.
+    pub const PLAIN: Shape = Shape { keys: KeyFormat::Auto, change: false, rows: Vec::new(), delete_where: None };
+
+    /// Returns the same, for as long as it takes.
+    pub fn plain() -> &'static Self {
+        static PLAIN: Shape = Shape::PLAIN;
+        &PLAIN
+    }
+}
+
+/// How a record's key is read, to delete its row and for `meta = "key"`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KeyFormat {
+    /// As a column wants its bytes: JSON, or text. Keys of formats with a registry may stand behind its frame.
+    Auto,
+    /// `"json"`: an object or a scalar, behind a registry's frame or not, in Kafka Connect's envelope or not.
+    Json,
+    /// `"avro"`
+    Avro(SchemaSource),
+    /// `"protobuf"`
+    Protobuf(SchemaSource),
+    /// `"text"`: UTF-8.
+    Text,
+    /// `"bytes"`: as they are.
+    Bytes,
+    /// `"int16"`, `"int32"`, `"int64"`: a whole number of so many bytes, the highest first, as Java's serializers write it.
+    Int(usize),
+    /// `"float32"`, `"float64"`: a float of so many bytes, the highest first.
+    Float(usize),
+    /// `"uuid"`: sixteen bytes, or text.
+    Uuid,
+}
+
+impl KeyFormat {
+    /// Returns whether keys have their schemas in a registry.
+    pub fn needs_registry(&self) -> bool {
+        matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
+    }
 }
 
 /// How CSV looks.
@@ -37,7 +96,7 @@ pub struct CsvOptions {
 }
 
 /// Where a format's schemas come from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub enum SchemaSource {
     /// `[schema_registry]`: each value names its schema.
     Registry,

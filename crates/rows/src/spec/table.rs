@@ -4,7 +4,7 @@ use crate::catalog::TableName;
 use crate::spec::{PartitionBy, Route};
 
 /// The target table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// Its name; the schema is `public` where none is given. Where records name their table, as the configuration has it.
     pub name: TableName,

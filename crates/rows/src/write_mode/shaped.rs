@@ -7,7 +7,7 @@
 //! - Rows of several shapes carry their turn, since COPY would count each shape by itself.
 
 use super::newest::Newest;
-use super::{LEFT_OUT, ORDER, Staged, Target};
+use super::{Deletes, LEFT_OUT, ORDER, Staged, Target};
 use crate::catalog::quote_identifier;
 use crate::copy::NULL;
 use crate::mapping::mark;
@@ -27,8 +27,10 @@ pub struct Group<'a> {
 pub struct Shaped {
     /// The COPY of each group, in the order of the groups.
     pub copies: Vec<ShapeCopy>,
-    /// What merges them all.
+    /// What merges them all, behind [`Self::deletes`].
     pub merge: String,
+    /// Where tombstones delete.
+    pub deletes: Option<Deletes>,
     /// Which rows of the only group need not be copied at all.
     pub newest: Option<Newest>,
 }
@@ -109,7 +111,7 @@ impl Target<'_> {
                 staged.kept.push((bit, column.name.as_str()));
             }
         }
-        let merge = self.merge_of(&staged)?;
+        let (merge, deletes) = self.merge_of(&staged)?;
         let newest = match groups {
             [only] => {
                 let present = self.shapes.present(self.columns, only.mask);
@@ -119,7 +121,7 @@ impl Target<'_> {
         };
         let turn = groups.len() > 1;
         let copies = groups.iter().map(|group| self.copy_of_group(group, &staged, turn)).collect();
-        Some(Shaped { copies, merge, newest })
+        Some(Shaped { copies, merge, deletes, newest })
     }
 
     /// Whether the merge goes by a column.

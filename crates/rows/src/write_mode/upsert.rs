@@ -1,6 +1,6 @@
 //! The last record of a key wins, or the newest.
 
-use super::{DELETED, LEFT_OUT, OLD, ORDER, names, quoted};
+use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
 use crate::catalog::quote_identifier;
 
 /// What an upsert needs to know. Columns are unquoted, all else is SQL.
@@ -35,11 +35,8 @@ impl Upsert<'_> {
     /// transaction is sent again.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
-        if self.deletes || !self.kept.is_empty() {
+        if !self.deletes && !self.kept.is_empty() {
             statements.push(self.lock());
-        }
-        if self.deletes {
-            statements.push(self.delete());
         }
         if self.kept.is_empty() {
             statements.push(self.insert_or_update());
@@ -49,6 +46,11 @@ impl Upsert<'_> {
             statements.extend(self.update());
         }
         statements.join("; ")
+    }
+
+    /// What deletes, where tombstones do. It runs before [`Self::sql`].
+    pub(super) fn deletions(&self) -> Option<Deletes> {
+        self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
     }
 
     fn same(&self, one: &str, other: &str) -> String {
@@ -74,13 +76,19 @@ impl Upsert<'_> {
         )
     }
 
+    /// Deletes rows and returns how many of the deleted keys neither the table nor the batch had.
     fn delete(&self) -> String {
+        let (table, stage, key) = (self.table, self.stage, quoted(self.key));
+        let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
         format!(
-            "DELETE FROM {} AS {OLD} USING (SELECT DISTINCT {} FROM {} WHERE {DELETED}) AS d WHERE {}",
-            self.table,
-            quoted(self.key),
-            self.stage,
+            "WITH d AS (SELECT DISTINCT {key} FROM {stage} WHERE {DELETED}), \
+             gone AS (DELETE FROM {table} AS {OLD} USING d WHERE {} RETURNING {}) \
+             SELECT count(*) FROM d WHERE NOT EXISTS (SELECT FROM gone WHERE {}) \
+             AND NOT EXISTS (SELECT FROM {stage} AS s WHERE NOT s.{DELETED} AND {})",
             self.same(OLD, "d"),
+            returned.join(", "),
+            self.same("gone", "d"),
+            self.same("s", "d"),
         )
     }
 

@@ -7,7 +7,7 @@ use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, Ty
 use tidegate_rows::copy::types;
 use tidegate_rows::fault::PlanFault;
 use tidegate_rows::mapping::{Encoder, Plan};
-use tidegate_rows::spec::{Column, Decode, NulPolicy, RowSpec, Source, Table, UnknownFields, WriteMode};
+use tidegate_rows::spec::{Column, Decode, NulPolicy, RowSpec, Shape, Source, Table, UnknownFields, WriteMode};
 use tidegate_rows::value::Rejection;
 
 /// What decides how records become rows of `public.t`.
@@ -22,6 +22,7 @@ impl Pipeline {
         RowSpec {
             pipeline: "p",
             decode: &Decode::Json,
+            shape: Shape::plain(),
             table: &self.table,
             columns: self.columns.as_deref(),
             keep: None,
@@ -62,6 +63,7 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
         zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
+        function: None,
         aggregate: None,
     }
 }

@@ -240,8 +240,18 @@ fn keys_and_headers_that_do_not_fit_are_refused_with_their_name() {
     assert_eq!(refused(Source::Key, "int8", b"k7", b""), (Reason::TypeMismatch, "v \"k7\" is not int8".to_owned()));
     assert_eq!(refused(Source::Key, "jsonb", b"{", b"").0, Reason::InvalidJson);
     assert_eq!(refused(header(), "uuid", b"", b"x").0, Reason::InvalidUuid);
-    assert_eq!(refused(Source::Headers, "jsonb", b"", b"\xff").0, Reason::InvalidUtf8);
-    assert_eq!(refused(Source::Headers, "jsonb", b"", b"\0").0, Reason::NulInText);
+}
+
+#[test]
+fn headers_that_are_no_text_are_base64_among_those_that_are() {
+    let config = pipeline(Some(vec![tidegate_rows::spec::Column { source: Source::Headers, ..mapped("v", "x") }]));
+    let mut arena = Vec::new();
+    for (name, value) in [("a", &b"\xff\x01"[..]), ("b", b"\0\0\0\x05"), ("c", b"text")] {
+        push_header(&mut arena, name.as_bytes(), Some(value));
+    }
+    let record = Record { headers: Headers::from_arena(&arena), ..record(b"{}") };
+    let expected = text("\u{1}{\"a\":{\"base64\":\"/wE=\"},\"b\":{\"base64\":\"AAAABQ==\"},\"c\":\"text\"}");
+    assert_eq!(one(&config, vec![column("v", "jsonb")], &record), Ok(vec![expected]));
 }
 
 #[test]

@@ -32,7 +32,7 @@ struct Quantity {
     axis: Axis,
     word: fn(f64) -> String,
     curves: &'static [(&'static str, RGBColor, u32)],
-    /// What a value is divided by; none where the values are counts of a bin, to be shown by the second.
+    /// The divisor of the values; `None` where the values are counts per bin, shown per second.
     unit: Option<f64>,
 }
 
@@ -139,7 +139,7 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> Result<Stri
     })
 }
 
-/// What the values of the series are divided by.
+/// The divisor of the series' values.
 fn unit(quantity: &Quantity, series: &Table) -> f64 {
     let bin = || series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
     quantity.unit.unwrap_or_else(bin)
@@ -195,7 +195,7 @@ where
     Ok(())
 }
 
-/// What became of a way's records, in a few words.
+/// A short summary of what happened to an arrangement's records.
 fn outcome(flood: &Table, way: &str) -> (Look, String) {
     let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =

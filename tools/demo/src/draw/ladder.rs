@@ -14,7 +14,7 @@ const LEFT: i32 = 290;
 const BARS: u32 = 420;
 const ROW: i32 = 44;
 const TOP: i32 = 92;
-/// What the columns beside the bars hold, in which unit, and where they end.
+/// The columns beside the bars: content, unit and right edge.
 const COLUMNS: [(&str, &str, i32); 3] = [
     ("database CPU-s", "per M rows", 865),
     ("client + Kafka", "CPU-s per M rows", 985),

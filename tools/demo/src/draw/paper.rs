@@ -1,4 +1,4 @@
-//! What all plots are drawn on and with: paper, colours, texts, and panels with time along the bottom.
+//! The base of all plots: paper, colours, texts, and panels with time along the bottom.
 
 use std::ops::Range;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fleet::{Profile, Schedule};
 
-/// What a second of each act is like.
+/// The load and faults in one second of each act.
 pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
 
 /// When the acts begin and at which rates, the same for every arrangement.

@@ -1,4 +1,4 @@
-//! What happens around the sender: the database's outage, the count of CPU time, and what a person sees.
+//! Events around the sender: the database's outage, the count of CPU time, and the progress that is shown.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -55,7 +55,7 @@ impl<'a> Around<'a> {
         [WRITER, POSTGRES, KAFKA].map(|part| self.meter.seconds(part))
     }
 
-    /// What happened, in microseconds since `started`.
+    /// The events, in microseconds since `started`.
     pub(super) fn events_since(&self, started: Instant) -> Vec<(u32, String)> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let micros =

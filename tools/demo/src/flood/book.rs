@@ -1,4 +1,4 @@
-//! What became of each record: when it was meant to be sent, when it was sent, answered and committed, and how often.
+//! The history of each record: when it was due, sent, answered and committed, and how often.
 //!
 //! Pure. Times are microseconds since the schedule's start.
 
@@ -51,8 +51,8 @@ pub(crate) struct Bin {
     pub(crate) backlog: u64,
     /// In the bounded buffer, at its end.
     pub(crate) buffer_bytes: u64,
-    /// From the intended time to the answer, of the records due in it, in microseconds. Who never got an answer waited until
-    /// the end; who was refused isn't counted.
+    /// From the due time to the answer, for the records due in the bin, in microseconds. A record without an answer waited until
+    /// the end; refused records are not counted.
     pub(crate) wait_p50: Option<u32>,
     pub(crate) wait_p99: Option<u32>,
     pub(crate) wait_max: Option<u32>,
@@ -97,7 +97,7 @@ impl Book {
         }
     }
 
-    /// Taken and not in the table at `at`. What was lost with a killed writer leaves when it was lost.
+    /// Acknowledged and not in the table at `at`. A record that was lost with a killed writer leaves at the time of the kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64
@@ -204,7 +204,7 @@ impl Mark {
     }
 }
 
-/// What lies past the last bin isn't shown.
+/// Values past the last bin are not shown.
 fn add<T>(bins: &mut [T], at: usize, change: impl FnOnce(&mut T)) {
     if let Some(bin) = bins.get_mut(at) {
         change(bin);

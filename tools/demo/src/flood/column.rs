@@ -29,9 +29,9 @@ const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
 /// How long Kafka keeps a record: where its reservoir ends, unless its disk ends before.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// Who waits no longer than this, beside a batch's age, has caught up.
+/// An arrangement has caught up when no record waits longer than this, beside a batch's age.
 const UNDER_WAY: Duration = Duration::from_millis(200);
-/// What the buffer collects before it writes: as Tidegate's batch in config/demo.toml.
+/// The bounds of the buffer before it writes: the same as Tidegate's batch in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -55,7 +55,7 @@ impl fmt::Display for Column {
     }
 }
 
-/// What came of it. Times are microseconds since the first record's intended time.
+/// The result. Times are microseconds since the first record's due time.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) setting: String,

@@ -14,7 +14,7 @@ use super::link::{Answer, Intake, Word};
 const REST: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(500);
 
-/// What a person is shown meanwhile.
+/// The progress that is shown during the run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Look {
     pub(crate) at: Duration,
@@ -24,7 +24,7 @@ pub(crate) struct Look {
     pub(crate) buffer_bytes: u64,
 }
 
-/// What happens around the sender, and when.
+/// Events around the sender, with their times.
 pub(crate) trait Surroundings {
     /// Called once, when act 3 begins; must not wait.
     fn stop_database(&mut self) -> Result<()>;
@@ -34,7 +34,7 @@ pub(crate) trait Surroundings {
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 
-/// What a run left.
+/// The result of a run.
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,

@@ -1,4 +1,4 @@
-//! Who takes the records, as the sender sees it; and the one that is a writer process of ours, at the other end of two pipes.
+//! The receiver of records, as the sender sees it. One receiver is a writer process of ours at the other end of two pipes.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 
 use super::writer::{ACKED, ANSWER_BYTES, BOTH, FREED, WriterArguments};
 
-/// What the taker says of a record.
+/// The receiver's answer to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     /// It is safe, as this taker means it.
@@ -38,13 +38,13 @@ pub(crate) trait Intake {
     /// Hands a record over, or says that there is no room. Never waits.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
 
-    /// What came back since the last time.
+    /// Answers since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
     /// Kills what writes into the database (SIGKILL) and starts it anew.
     fn kill(&mut self) -> Result<()>;
 
-    /// What writes into the database, for the count of its CPU time.
+    /// The process that writes into the database, for the count of their CPU time.
     fn pid(&self) -> Option<u32>;
 }
 
@@ -54,9 +54,9 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// What isn't acknowledged, to be sent again when the writer died: whoever has no answer tries again.
+    /// Records without an answer, to be sent again when the writer died, as a client would.
     unacked: BTreeMap<u32, Box<[u8]>>,
-    /// What is acknowledged and still in the writer's memory.
+    /// Records that are acknowledged and still in the writer's memory.
     in_memory: std::collections::BTreeSet<u32>,
     late: Vec<Answer>,
 }
@@ -112,7 +112,7 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // What it said before it died counts; its pipe is at its end now.
+        // Answers that it sent before it died count; its pipe is at its end now.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();

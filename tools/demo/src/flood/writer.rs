@@ -37,7 +37,7 @@ pub(crate) enum Arrangement {
     Buffer,
 }
 
-/// What a writer is told.
+/// A message to a writer.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WriterArguments {
     #[arg(long, value_enum)]

@@ -63,7 +63,7 @@ pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Resul
     let database = usage::cpu_time(postgres, true)?.saturating_sub(database_before);
     let kafka = usage::cpu_time(kafka, true)?.saturating_sub(kafka_before);
     let wal_bytes = wal_position(&mut watcher).await? - wal;
-    // What is in flight is rolled back; the next run has a table and a group of its own.
+    // The transaction in flight is rolled back; the next run has its own table and group.
     daemon.kill()?;
     Ok(Sample {
         rows: rows - first_rows,

@@ -1,4 +1,4 @@
-//! What the flood says.
+//! The flood's part of the report.
 
 use super::{Sentence, Tone};
 use crate::numbers::{bytes, duration, grouped};
@@ -68,7 +68,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     for line in flood.lines() {
         let way = line.text("way");
         let ((refused, _), (_, backlog)) = (before(way, "refused"), before(way, "backlog"));
-        // What a second brings is under way in batches of half a second.
+        // The records of one second are written in batches of half a second.
         let copes = refused == 0.0 && backlog <= line.count("rush_per_second");
         said.push(Sentence::new(
             Tone::Plain,

@@ -1,4 +1,4 @@
-//! What the ladder says.
+//! The ladder's part of the report.
 
 use super::{Sentence, Tone};
 use crate::numbers::{Spread, grouped};

@@ -1,4 +1,4 @@
-//! What the three services say.
+//! The three services' part of the report.
 
 use super::{Sentence, Tone};
 use crate::numbers::grouped;

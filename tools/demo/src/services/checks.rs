@@ -1,4 +1,4 @@
-//! What each service must hold in the end, by the fleet's own truth, and what it holds.
+//! The result that each service must have, by the fleet's own truth, and the result that it has.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,7 +16,7 @@ use crate::raw::Sheet;
 const SILENCE_MS: i64 = 10 * 60_000;
 const ABOUT_MS: i64 = 10_000;
 
-/// What all fleets so far have sent.
+/// The totals of all fleets so far.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     trips: HashMap<i64, TripTruth>,
@@ -43,7 +43,7 @@ pub(crate) struct Trips {
     /// Without a row of `fare`, of `customer_info`.
     pub(crate) missing_fares: u64,
     pub(crate) missing_customers: u64,
-    /// Whose fare differs from the truth; ended or silent and charged otherwise than the fare, or neither and charged.
+    /// Trips whose fare differs from the truth; or ended or silent and not charged the fare, or neither and charged.
     pub(crate) wrong_fares: u64,
     pub(crate) wrong_charges: u64,
     /// Where the customer sees another reading than the latest.
@@ -82,7 +82,7 @@ impl Trips {
             let is_charged_right = if trip.ended || is_silent {
                 found.charged.map(i128::from) == Some(cents)
             } else {
-                // Whose silence is about as long as that may be charged already, or not yet.
+                // Trips silent for about the limit may be charged already, or not yet.
                 found.charged.is_none() || silent_ms > -ABOUT_MS
             };
             trips.wrong_charges += u64::from(!is_charged_right);

@@ -40,7 +40,7 @@ impl Lags {
         Self { topic, url: url.to_owned(), connection: None, began: Instant::now(), looks, events }
     }
 
-    /// What comes from now on is the story.
+    /// The story is what happens from now on.
     pub(super) fn begin(&mut self) {
         self.began = Instant::now();
         self.looks.clear();
@@ -51,7 +51,7 @@ impl Lags {
         self.events.push((self.began.elapsed().as_secs_f64(), kind, event.to_owned()));
     }
 
-    /// Who reads which partition, by the ledger, which names the owners.
+    /// The owner of each partition, from the ledger, which names the owners.
     pub(super) async fn board(&mut self) -> Result<String> {
         let sql = "SELECT pipeline, owner, string_agg(partition::text, ' ' ORDER BY partition) FROM tidegate.ledger
             WHERE owner IS NOT NULL GROUP BY pipeline, owner ORDER BY pipeline, min(partition)";
@@ -146,7 +146,7 @@ impl Lags {
     }
 }
 
-/// Who reads what, from service, owner and partitions. Instances have long names of chance, `NAME/cN` is a consumer of one: the
+/// The partitions that each owner reads, by service. Instances have long random names, `NAME/cN` is a consumer of one: the
 /// letters A, B, … in the order in which they are met are enough.
 fn told(board: &[(String, String, String)]) -> String {
     let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::secure::{self, Listener};
 use super::spec::{KafkaSpec, Layout};
 use crate::fetch::Jars;
 use crate::{TunedFor, free_port};
@@ -14,6 +15,7 @@ pub(super) struct Node {
     pub(super) id: usize,
     pub(super) port: u16,
     pub(super) proxied_port: Option<u16>,
+    pub(super) secure_ports: Vec<(Listener, u16)>,
     /// The id of the cluster, where the data folder has to be formatted.
     cluster_id: Option<String>,
     properties: Vec<(String, String)>,
@@ -41,6 +43,18 @@ pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<V
             }
             None => None,
         };
+        let mut protocols = "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned();
+        let mut secure_ports = Vec::new();
+        if let Some(authority) = &spec.authority {
+            for listener in Listener::ALL {
+                let (name, port) = (listener.name(), free_port()?);
+                listeners.push(format!("{name}://127.0.0.1:{port}"));
+                advertised.push(format!("{name}://127.0.0.1:{port}"));
+                protocols += &format!(",{name}:{}", listener.protocol());
+                secure_ports.push((listener, port));
+            }
+            properties.extend(secure::properties(authority)?);
+        }
         let mut set = |name: &str, value: String| properties.push((name.to_owned(), value));
         match (spec.layout, zookeeper_port) {
             (Layout::Kraft { .. }, _) => {
@@ -60,10 +74,10 @@ pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<V
         }
         set("listeners", listeners.join(","));
         set("advertised.listeners", advertised.join(","));
-        set("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT".to_owned());
+        set("listener.security.protocol.map", protocols);
         properties.extend(spec.properties.iter().cloned());
         let cluster_id = matches!(spec.layout, Layout::Kraft { .. }).then(|| cluster_id.clone());
-        nodes.push(Node { id, port, proxied_port, cluster_id, properties });
+        nodes.push(Node { id, port, proxied_port, secure_ports, cluster_id, properties });
     }
     Ok(nodes)
 }

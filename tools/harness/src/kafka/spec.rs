@@ -1,10 +1,12 @@
 //! Which Kafka to start.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::TunedFor;
+use crate::tls::Authority;
+use crate::{TunedFor, versions};
 
-/// What to start.
+/// The broker to start.
 #[derive(Debug, Clone)]
 pub struct KafkaSpec {
     pub(super) layout: Layout,
@@ -12,6 +14,8 @@ pub struct KafkaSpec {
     pub(super) properties: Vec<(String, String)>,
     /// One a broker, or none.
     pub(super) proxies: Vec<SocketAddr>,
+    /// Signs the certificates of the secure listeners, where there are any.
+    pub(super) authority: Option<Arc<Authority>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,13 +25,14 @@ pub(super) enum Layout {
 }
 
 impl KafkaSpec {
-    /// One broker in KRaft mode.
+    /// One broker in KRaft mode, or with ZooKeeper where [`crate::versions`] says so.
     pub fn single() -> Self {
         Self {
-            layout: Layout::Kraft { brokers: 1 },
+            layout: if versions::with_zookeeper() { Layout::ZooKeeper } else { Layout::Kraft { brokers: 1 } },
             tuned_for: TunedFor::Tests,
             properties: Vec::new(),
             proxies: Vec::new(),
+            authority: None,
         }
     }
 
@@ -41,10 +46,17 @@ impl KafkaSpec {
         Self { layout: Layout::ZooKeeper, ..Self::single() }
     }
 
-    /// What the settings are for; tests, unless told otherwise.
+    /// The purpose of the settings; tests, unless set otherwise.
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;
+        self
+    }
+
+    /// Adds a listener of each kind of [`Listener`](super::Listener), with certificates that `authority` signs.
+    #[must_use]
+    pub fn secured(mut self, authority: &Arc<Authority>) -> Self {
+        self.authority = Some(Arc::clone(authority));
         self
     }
 

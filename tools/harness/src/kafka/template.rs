@@ -1,4 +1,4 @@
-//! What every broker of one version starts from, made once after it was fetched.
+//! The data directory that every broker of one version starts from, made once after the download.
 
 use std::fs;
 use std::path::Path;

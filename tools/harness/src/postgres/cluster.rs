@@ -10,19 +10,13 @@ use anyhow::{Context, Result, ensure};
 
 use super::PostgresSpec;
 use crate::process::User;
+use crate::tls::{Authority, Identity};
 use crate::{TunedFor, fetch};
 
 pub(super) fn initialize(binaries: &Path, data: &Path, user: Option<User>) -> Result<()> {
     let mut initdb = Command::new(binaries.join("initdb"));
     initdb.arg("--pgdata").arg(data);
-    initdb.args([
-        "--username=postgres",
-        "--auth=trust",
-        "--encoding=UTF8",
-        "--no-locale",
-        "--no-sync",
-        "--no-instructions",
-    ]);
+    initdb.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"]);
     initdb.env("LC_ALL", "C").current_dir("/");
     if let Some(User { uid, gid }) = user {
         initdb.uid(uid).gid(gid);
@@ -44,12 +38,43 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
     if spec.without_fsync {
         text += "fsync = off\n";
     }
+    if spec.tls.is_some() {
+        text += &format!("ssl = on\nssl_cert_file = '{CERTIFICATE}'\nssl_key_file = '{KEY}'\nssl_ca_file = '{CA}'\n");
+    }
     for line in &spec.settings {
         text += line;
         text += "\n";
     }
+    if !spec.access.is_empty() {
+        let rules = data.join("pg_hba.conf");
+        let others = fs::read_to_string(&rules)?;
+        fs::write(rules, format!("{}\n{others}", spec.access.join("\n")))?;
+    }
     // Read after `postgresql.conf`, so that ours win without editing the file that initdb wrote.
     Ok(fs::write(data.join("postgresql.auto.conf"), text)?)
+}
+
+const CERTIFICATE: &str = "server.crt";
+const KEY: &str = "server.key";
+const CA: &str = "clients-ca.crt";
+
+/// Copies what TLS needs into the data folder. Postgres refuses a key that others may read.
+pub(super) fn install_certificate(
+    authority: &Authority,
+    identity: &Identity,
+    data: &Path,
+    user: Option<User>,
+) -> Result<()> {
+    let files = [(&identity.certificate, CERTIFICATE), (&identity.key, KEY), (&authority.certificate(), CA)];
+    for (from, name) in files {
+        let to = data.join(name);
+        fs::copy(from, &to).with_context(|| format!("could not copy `{}`", from.display()))?;
+        fs::set_permissions(&to, fs::Permissions::from_mode(0o600))?;
+        if let Some(User { uid, gid }) = user {
+            chown(&to, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 /// The user that owns nothing: it is there on every system, so none has to be made.

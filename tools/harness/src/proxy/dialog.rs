@@ -1,4 +1,4 @@
-//! What the two directions of a Postgres connection know of it together. Pure.
+//! State that the two directions of a Postgres connection share. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(super) struct Dialog {
     drop_after: Option<(u64, Arc<Watched>)>,
 }
 
-/// What becomes of a message of the server.
+/// How to treat a message of the server.
 pub(super) enum Fate {
     Passes,
     Dropped,

@@ -21,7 +21,7 @@ pub enum Trigger {
     BackendCommandComplete(String),
 }
 
-/// What to do with the message and its connection.
+/// How to treat the message and its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// Close the connection; the message doesn't arrive.
@@ -35,7 +35,7 @@ pub enum Action {
     DropReplyAndCut,
 }
 
-/// What a connection has in its hand.
+/// State of one connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Seen<'a> {
     Statement(&'a str),

@@ -4,6 +4,9 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
 
+/// What becomes of fields without a column, and how far below the record at hand the record's own fields lie.
+type Rest<'a> = Option<(Leftovers, &'a [String])>;
+
 /// What becomes of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -43,12 +46,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Looks for each path in the schema; one that isn't there stays missing.
-    pub(super) fn new(schema: &AvroSchema, paths: &[Path], leftovers: Leftovers) -> Self {
+    /// Looks for each path in the schema; one that isn't there stays missing. The record's own fields lie at `base`.
+    pub(super) fn new(schema: &AvroSchema, paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this =
             Self { places: Vec::new(), root: Target::Skip, refused: None, keys: Vec::new(), copies: Vec::new() };
         let wanted: Vec<(u16, &[String])> = (0_u16..).zip(paths).map(|(slot, path)| (slot, path.as_slice())).collect();
-        this.root = this.target(schema, schema.root, &wanted, Some(leftovers), 0);
+        this.root = this.target(schema, schema.root, &wanted, Some((leftovers, base)), 0);
         this
     }
 
@@ -58,7 +61,7 @@ impl Plan {
         schema: &AvroSchema,
         node: NodeId,
         wanted: &[(u16, &[String])],
-        leftovers: Option<Leftovers>,
+        leftovers: Rest<'_>,
         depth: usize,
     ) -> Target {
         let mut wholes = wanted.iter().filter(|(_, rest)| rest.is_empty()).map(|(slot, _)| *slot);
@@ -88,7 +91,7 @@ impl Plan {
         node: NodeId,
         wanted: &[(u16, &[String])],
         inner: &[(u16, &[String])],
-        leftovers: Option<Leftovers>,
+        leftovers: Rest<'_>,
         depth: usize,
     ) -> Option<u32> {
         let place = match schema.node(node) {
@@ -99,10 +102,13 @@ impl Plan {
                         .filter(|(_, rest)| is_meant(fields, field, &rest[0]))
                         .map(|(slot, rest)| (*slot, &rest[1..]))
                         .collect();
-                    let target = if below.is_empty() {
-                        self.leftover(field, leftovers)
-                    } else {
-                        self.target(schema, field.node, &below, None, depth + 1)
+                    let target = match leftovers {
+                        Some((leftovers, [first, rest @ ..])) => {
+                            let inside = (field.name == *first).then_some((leftovers, rest));
+                            self.target(schema, field.node, &below, inside, depth + 1)
+                        }
+                        Some((leftovers, [])) if below.is_empty() => self.leftover(field, leftovers),
+                        _ => self.target(schema, field.node, &below, None, depth + 1),
                     };
                     (field.node, target)
                 });
@@ -133,14 +139,14 @@ impl Plan {
         u32::try_from(self.places.len() - 1).ok()
     }
 
-    fn leftover(&mut self, field: &Field, leftovers: Option<Leftovers>) -> Target {
+    fn leftover(&mut self, field: &Field, leftovers: Leftovers) -> Target {
         match leftovers {
-            None | Some(Leftovers::Ignore) => Target::Skip,
-            Some(Leftovers::Refuse) => {
+            Leftovers::Ignore => Target::Skip,
+            Leftovers::Refuse => {
                 self.refused.get_or_insert_with(|| field.name.clone());
                 Target::Skip
             }
-            Some(Leftovers::Collect) => {
+            Leftovers::Collect => {
                 self.keys.push(field.key.clone());
                 Target::Leftover(u32::try_from(self.keys.len() - 1).unwrap_or(u32::MAX))
             }

@@ -16,7 +16,7 @@ fn decoder(schema: &str, paths: &[&str], leftovers: Leftovers) -> AvroDecoder {
     let schema = Arc::new(Schema(Parsed::Avro(schema)));
     let source = SchemaSource::Local { file: PathBuf::new(), schema, framed: false, message: None };
     let paths: Vec<Path> = paths.iter().map(|path| path.split('.').map(str::to_owned).collect()).collect();
-    AvroDecoder::new(&source, &paths, leftovers, None)
+    AvroDecoder::new(&source, &paths, leftovers, &[], None)
 }
 
 fn shown(value: &Value<'_>) -> String {

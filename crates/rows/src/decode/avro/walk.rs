@@ -5,12 +5,12 @@
 
 use super::plan::{Place, Plan, Target};
 use crate::decode::Fields;
-use crate::decode::connect::in_micros;
 use crate::decode::narrow;
 use crate::json::string;
 use crate::render;
 use crate::schema::MAX_DEPTH;
 use crate::schema::avro::{AvroSchema, Node, NodeId};
+use crate::schema::logical::{Logical, in_micros};
 use crate::value::{Flags, Kind, Slot};
 
 /// The value isn't as its schema says; the walk has the place and the reason.
@@ -158,6 +158,7 @@ impl<'w> Walk<'w> {
                 let flags = if self.nul { Flags::NUL } else { Flags::NONE };
                 Ok(self.fields.made_slot(kind, flags, start))
             }
+            Node::NamedText(logical) => self.named_text(*logical),
             Node::Enum(symbols) => {
                 let symbol = self.symbol(symbols)?;
                 let start = self.fields.made.len();
@@ -205,6 +206,19 @@ impl<'w> Walk<'w> {
                 self.behind(Kind::Uuid, 16)
             }
             Node::Text | Node::Uuid => self.text()?,
+            Node::Named { int, logical } => {
+                let number = if *int { self.int()? } else { self.long()? };
+                match logical.number(number, self.fields) {
+                    Some(slot) => slot,
+                    None => return self.fault("a time that is out of range"),
+                }
+            }
+            Node::VariableDecimal => {
+                let Ok(scale) = i32::try_from(self.int()?) else { return self.fault("a scale beyond 32 bits") };
+                let len = self.prefixed()?.len();
+                Slot { exponent: scale.saturating_neg(), ..self.behind(Kind::Decimal, len) }
+            }
+            Node::NamedText(logical) => self.named_text(*logical)?,
             Node::Day => Slot::number(Kind::Day, self.int()?),
             Node::Clock { int, unit } => {
                 let number = if *int { self.int()? } else { self.long()? };
@@ -309,6 +323,26 @@ impl<'w> Walk<'w> {
                 self.fields.made.truncate(start);
                 render::json(&Slot { start: 0, ..slot }.of(&interval), &mut self.fields.made);
             }
+            Node::NamedText(Logical::Json) => {
+                let start = self.fields.made.len();
+                let slot = self.named_text(Logical::Json)?;
+                self.nul |= slot.flags.has(Flags::NUL);
+                // It lies where it belongs; what isn't JSON is a string.
+                if !slot.flags.has(Flags::MADE) {
+                    self.fields.made.truncate(start);
+                    self.quote(slot);
+                }
+            }
+            Node::NamedText(_) => {
+                let text = self.text()?;
+                self.quote(text);
+            }
+            Node::Named { .. } => {
+                let start = self.fields.made.len();
+                let slot = self.scalar(schema.node(node))?;
+                let bytes = self.fields.made.split_off(start);
+                render::json(&Slot { start: 0, ..slot }.of(&bytes), &mut self.fields.made);
+            }
             scalar => {
                 let slot = self.scalar(scalar)?;
                 render::json(&slot.of(self.bytes), &mut self.fields.made);
@@ -341,7 +375,14 @@ impl<'w> Walk<'w> {
             Node::Fixed(size) | Node::Decimal { fixed: Some(size), .. } => drop(self.take(*size)?),
             Node::FixedUuid => drop(self.take(16)?),
             Node::Duration => drop(self.take(12)?),
-            Node::Long { .. } | Node::Day | Node::Clock { .. } | Node::Instant { .. } => drop(self.long()?),
+            Node::Long { .. } | Node::Day | Node::Clock { .. } | Node::Instant { .. } | Node::Named { .. } => {
+                self.long()?;
+            }
+            Node::VariableDecimal => {
+                self.long()?;
+                self.prefixed()?;
+            }
+            Node::NamedText(_) => drop(self.prefixed()?),
             Node::Enum(symbols) => drop(self.symbol(symbols)?),
             Node::Bytes | Node::Text | Node::Uuid | Node::Decimal { fixed: None, .. } => drop(self.prefixed()?),
             Node::Record { fields, .. } => {
@@ -413,6 +454,15 @@ impl<'w> Walk<'w> {
         let flags = if low == 0 { Flags::NUL } else { Flags::NONE };
         let (start, len) = (narrow(self.at - bytes.len()), narrow(bytes.len()));
         Ok(Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING })
+    }
+
+    /// Text that Debezium has named, as what it stands for.
+    #[inline(never)]
+    fn named_text(&mut self, logical: Logical) -> Result<Slot, Broken> {
+        let slot = self.text()?;
+        let start = self.fields.made.len();
+        self.fields.made.extend_from_slice(slot.of(self.bytes).raw);
+        Ok(logical.made_text(start, self.fields).unwrap_or(slot))
     }
 
     /// Bytes behind their length.

@@ -85,9 +85,9 @@ impl Keys {
         this
     }
 
-    /// The object that paths look into under this name of the record.
-    pub(super) fn node(&self, name: &[u8]) -> Option<u16> {
-        let id = self.nodes[0].keys.get(name)?;
+    /// The object that paths look into under this name of another one.
+    pub(super) fn node(&self, of: u16, name: &[u8]) -> Option<u16> {
+        let id = self.nodes[usize::from(of)].keys.get(name)?;
         self.keys[usize::from(*id)].target.node
     }
 

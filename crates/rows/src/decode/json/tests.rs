@@ -74,7 +74,7 @@ fn holds_nul(text: &[u8]) -> bool {
 fn agree(decoder: &mut JsonDecoder, text: &[u8]) -> Result<(), TestCaseError> {
     let mut fields = Fields::default();
     let shown = String::from_utf8_lossy(text);
-    let result = decoder.decode_object(text, &mut fields);
+    let result = decoder.object(text, 0, &mut fields);
     let parsed = serde_json::from_slice::<Tree>(text);
     let object = text.trim_ascii_start().first() == Some(&b'{');
     if let Some(json) = is_json(text) {
@@ -223,7 +223,7 @@ fn nesting_is_bounded() {
     let mut decoder = JsonDecoder::new(&paths(), Leftovers::Ignore);
     let mut nested = |levels: usize| {
         let text = format!("{{\"z\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
-        decoder.decode_object(text.as_bytes(), &mut Fields::default())
+        decoder.object(text.as_bytes(), 0, &mut Fields::default())
     };
     assert_eq!(nested(128), Ok(()));
     assert!(nested(129).is_err_and(|fault| fault.detail.contains("nested too deep")));
@@ -236,7 +236,7 @@ fn keys_that_never_come_back_do_not_pile_up() {
     for record in 0..100_000 {
         let text = format!("{{\"key_{record}\":1,\"a\":{record}}}");
         let mut fields = Fields::default();
-        assert_eq!(decoder.decode_object(text.as_bytes(), &mut fields), Ok(()));
+        assert_eq!(decoder.object(text.as_bytes(), 0, &mut fields), Ok(()));
         assert_eq!(fields.slots[0].mantissa, record);
     }
     assert!(decoder.keys.len() < 300);

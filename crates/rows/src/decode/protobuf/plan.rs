@@ -44,19 +44,33 @@ pub(super) struct Plan {
     pub(super) refuses: bool,
     /// A field that paths name in two ways: from one slot to another.
     pub(super) copies: Vec<(u16, u16)>,
+    /// The slot of the whole message.
+    pub(super) whole: Option<u16>,
 }
 
 impl Plan {
-    /// Looks for each path in the message; one that isn't there stays missing.
-    pub(super) fn new(file: &ProtoFile, message: MessageId, paths: &[Path], leftovers: Leftovers) -> Self {
-        let mut this = Self { places: Vec::new(), refuses: leftovers == Leftovers::Refuse, copies: Vec::new() };
-        let wanted: Vec<(u16, &[String])> = (0_u16..).zip(paths).map(|(slot, path)| (slot, path.as_slice())).collect();
+    /// Looks for each path in the message; one that isn't there stays missing. The record's own fields lie at `base`.
+    pub(super) fn new(
+        file: &ProtoFile,
+        message: MessageId,
+        paths: &[Path],
+        leftovers: Leftovers,
+        base: &[String],
+    ) -> Self {
+        let slots = || (0_u16..).zip(paths).map(|(slot, path)| (slot, path.as_slice()));
+        let mut this = Self {
+            places: Vec::new(),
+            refuses: leftovers == Leftovers::Refuse,
+            copies: Vec::new(),
+            whole: slots().find(|(_, path)| path.is_empty()).map(|(slot, _)| slot),
+        };
+        let wanted: Vec<(u16, &[String])> = slots().filter(|(_, path)| !path.is_empty()).collect();
         let other = match leftovers {
             Leftovers::Ignore => Target::Skip,
             Leftovers::Refuse => Target::Refuse,
             Leftovers::Collect => Target::Leftover,
         };
-        this.place(file, message, &wanted, other, 0);
+        this.place(file, message, &wanted, (other, base), 0);
         this
     }
 
@@ -65,7 +79,7 @@ impl Plan {
         file: &ProtoFile,
         message: MessageId,
         wanted: &[(u16, &[String])],
-        other: Target,
+        (other, base): (Target, &[String]),
         depth: u32,
     ) -> Option<u32> {
         let mut place =
@@ -78,7 +92,11 @@ impl Plan {
                 .filter(|(_, rest)| is_meant(fields, field, &rest[0]))
                 .map(|(slot, rest)| (*slot, &rest[1..]))
                 .collect();
-            let target = if below.is_empty() { other } else { self.target(file, field, &below, depth) };
+            let target = match base {
+                [] if below.is_empty() => other,
+                [first, rest @ ..] if field.name == *first => self.target(file, field, &below, (other, rest), depth),
+                _ => self.target(file, field, &below, (Target::Skip, &[]), depth),
+            };
             if let (Target::Slot(slot) | Target::Both(slot, _), true) = (target, !field.presence) {
                 place.defaults.push((slot, at));
             }
@@ -88,7 +106,14 @@ impl Plan {
         u32::try_from(self.places.len() - 1).ok()
     }
 
-    fn target(&mut self, file: &ProtoFile, field: &Field, wanted: &[(u16, &[String])], depth: u32) -> Target {
+    fn target(
+        &mut self,
+        file: &ProtoFile,
+        field: &Field,
+        wanted: &[(u16, &[String])],
+        rest: (Target, &[String]),
+        depth: u32,
+    ) -> Target {
         let mut wholes = wanted.iter().filter(|(_, rest)| rest.is_empty()).map(|(slot, _)| *slot);
         let whole = wholes.next();
         if let Some(from) = whole {
@@ -99,7 +124,7 @@ impl Plan {
             _ if inner.is_empty() || depth >= MAX_DEPTH => None,
             FieldKind::Message(entry) if field.map => self.map(file, entry, &inner, depth),
             FieldKind::Message(message) if !field.repeated && file.message(message).known == Known::No => {
-                self.place(file, message, &inner, Target::Skip, depth + 1)
+                self.place(file, message, &inner, rest, depth + 1)
             }
             _ => None,
         };
@@ -121,7 +146,7 @@ impl Plan {
         for name in names {
             let below: Vec<_> =
                 inner.iter().filter(|(_, rest)| rest[0] == *name).map(|(slot, rest)| (*slot, &rest[1..])).collect();
-            keys.push((name.as_bytes().into(), self.target(file, value, &below, depth + 1)));
+            keys.push((name.as_bytes().into(), self.target(file, value, &below, (Target::Skip, &[]), depth + 1)));
         }
         let slots = inner.iter().map(|(slot, _)| *slot).collect();
         self.places.push(Place { message: entry, targets: Vec::new(), keys, defaults: Vec::new(), slots });

@@ -69,7 +69,7 @@ fn decoder(paths: &[&str], leftovers: Leftovers, framed: bool) -> ProtobufDecode
     let schema = Arc::new(Schema(Parsed::Protobuf(file)));
     let source = SchemaSource::Local { file: PathBuf::new(), schema, framed, message: None };
     let paths: Vec<Path> = paths.iter().map(|path| path.split('.').map(str::to_owned).collect()).collect();
-    ProtobufDecoder::new(&source, &paths, leftovers, None)
+    ProtobufDecoder::new(&source, &paths, leftovers, &[], None)
 }
 
 fn shown(value: &Value<'_>) -> String {

@@ -9,10 +9,10 @@ mod read;
 use super::plan::{Plan, Target};
 use super::wire::Wire;
 use crate::decode::Fields;
-use crate::decode::connect::in_micros;
 use crate::decode::narrow;
 use crate::render;
 use crate::schema::MAX_DEPTH;
+use crate::schema::logical::in_micros;
 use crate::schema::protobuf::{Field, FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile};
 use crate::value::{Flags, Kind, Slot};
 
@@ -61,8 +61,16 @@ impl<'w> Walk<'w> {
 
     /// The whole message.
     pub(super) fn document(&mut self) -> Result<(), Broken> {
-        let top = narrow(self.plan.places.len()) - 1;
+        let (top, start) = (narrow(self.plan.places.len()) - 1, self.at);
         self.message(top, self.bytes.len(), 0, true)?;
+        if let Some(slot) = self.plan.whole {
+            let made = self.fields.made.len();
+            (self.at, self.nul) = (start, false);
+            self.object(self.plan.places[top as usize].message, self.bytes.len(), 0)?;
+            let flags = if self.nul { Flags::NUL } else { Flags::NONE };
+            let value = self.fields.made_slot(Kind::Object, flags, made);
+            self.set(slot, value);
+        }
         self.fields.copy(&self.plan.copies);
         Ok(())
     }

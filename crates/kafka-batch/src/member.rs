@@ -1,0 +1,21 @@
+//! Whether a consumer is a member of its group.
+
+use rdkafka::bindings as rd;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+
+/// Returns whether the consumer has a member id: from the answer to its first JoinGroup until it leaves. After
+/// `unsubscribe` under a classic protocol, an answer of `false` means that the request to leave is on its way, and that closing
+/// the consumer waits for it (`rd_kafka_cgrp_leave`, `rd_kafka_cgrp_try_terminate`). Under KIP-848 the id stays.
+pub fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client is alive.
+    let id = unsafe { rd::rd_kafka_memberid(client) };
+    if id.is_null() {
+        return false;
+    }
+    // SAFETY: it is a text with a NUL at its end, so it has a first byte.
+    let is_member = unsafe { id.read() } != 0;
+    // SAFETY: the text was allocated for the caller, who has not freed it.
+    unsafe { rd::rd_kafka_mem_free(client, id.cast()) }
+    is_member
+}

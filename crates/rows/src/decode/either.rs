@@ -1,0 +1,61 @@
+//! Debezium's changes as JSON, which come in Kafka Connect's envelope or without it, as the converter's `schemas.enable` says.
+
+use crate::decode::connect::ConnectDecoder;
+use crate::decode::json::{JsonDecoder, byte_order_mark};
+use crate::decode::{Fields, Leftovers, Path};
+use crate::value::{DecodeFault, Kind, Reason};
+
+/// Finds the planned fields in changes. Records are taken for what the last one was, and else tried as the other.
+#[derive(Debug)]
+pub(crate) struct EitherDecoder {
+    plain: JsonDecoder,
+    wrapped: ConnectDecoder,
+    is_wrapped: bool,
+    /// The slot of `op`, which every change has.
+    op: Option<usize>,
+}
+
+impl EitherDecoder {
+    pub(crate) fn new(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
+        Self {
+            plain: JsonDecoder::within(paths, leftovers, base),
+            wrapped: ConnectDecoder::new(paths, leftovers, base),
+            is_wrapped: true,
+            op: paths.iter().position(|path| path.as_slice() == [OP]),
+        }
+    }
+
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        let first = self.attempt(payload, fields);
+        if matches!(&first, Err(fault) if fault.reason == Reason::Tombstone) || self.fits(&first, fields) {
+            return first;
+        }
+        self.is_wrapped = !self.is_wrapped;
+        let second = self.attempt(payload, fields);
+        if self.fits(&second, fields) {
+            return second;
+        }
+        // It is neither: what is wrong with it is best said of a plain one.
+        if self.is_wrapped {
+            self.is_wrapped = false;
+            return self.attempt(payload, fields);
+        }
+        second
+    }
+
+    fn attempt(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+        if self.is_wrapped {
+            self.wrapped.decode(payload, fields)
+        } else {
+            self.plain.object(payload, byte_order_mark(payload), fields)
+        }
+    }
+
+    fn fits(&self, result: &Result<(), DecodeFault>, fields: &Fields) -> bool {
+        let op = self.op.and_then(|op| fields.slots.get(op)).map(|slot| slot.kind);
+        result.is_ok() && op.is_some_and(|kind| kind != Kind::Missing)
+    }
+}
+
+/// What a change is: `c`, `u`, `d`, `r`, `t` or `m`.
+pub(crate) const OP: &str = "op";

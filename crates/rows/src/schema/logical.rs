@@ -1,0 +1,184 @@
+//! The logical types of Kafka Connect and of Debezium: what a number, a text or bytes of a schema with such a name stand for.
+//!
+//! One table for all formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types that are read as what
+//! they are have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval` (ISO 8601)
+//! are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of day with its zone.
+
+use crate::decode::Fields;
+use crate::json;
+use crate::value::{Flags, Kind, Slot};
+
+/// From here on a count of milliseconds or microseconds is Postgres' infinity, as its JDBC driver and Debezium write it.
+const INFINITY: i64 = 9_223_372_036_825_200_000;
+/// And up to here its negative one.
+const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
+
+/// What values of a type stand for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Logical {
+    /// Days since 1970. The extremes of 32 bits are the infinities.
+    Day,
+    /// A time since midnight, in units as [`in_micros`] has them.
+    Clock(i64),
+    /// A time since 1970, in units as [`in_micros`] has them.
+    Instant(i64),
+    /// A duration, in units as [`in_micros`] has them.
+    Span(i64),
+    /// An unscaled number in two's complement, and its scale.
+    Decimal(i32),
+    /// A struct of a `scale` and an unscaled `value`.
+    VariableDecimal,
+    /// Text that holds JSON.
+    Json,
+    /// Text in ISO 8601 with a zone, whose year may lie before 1 or behind 9999.
+    ZonedTimestamp,
+}
+
+impl Logical {
+    /// Returns the type of a schema's name; `scale` is its parameter of that name. `None` for values that are what they are.
+    pub(crate) fn of(name: &str, scale: Option<i32>) -> Option<Self> {
+        Some(match name {
+            "org.apache.kafka.connect.data.Date" | "io.debezium.time.Date" => Self::Day,
+            "org.apache.kafka.connect.data.Time" | "io.debezium.time.Time" => Self::Clock(1_000),
+            "io.debezium.time.MicroTime" => Self::Clock(1),
+            "io.debezium.time.NanoTime" => Self::Clock(-1_000),
+            "org.apache.kafka.connect.data.Timestamp" | "io.debezium.time.Timestamp" => Self::Instant(1_000),
+            "io.debezium.time.MicroTimestamp" => Self::Instant(1),
+            "io.debezium.time.NanoTimestamp" => Self::Instant(-1_000),
+            "io.debezium.time.MicroDuration" => Self::Span(1),
+            "io.debezium.time.NanoDuration" => Self::Span(-1_000),
+            "io.debezium.time.ZonedTimestamp" => Self::ZonedTimestamp,
+            "org.apache.kafka.connect.data.Decimal" => Self::Decimal(scale?),
+            "io.debezium.data.VariableScaleDecimal" => Self::VariableDecimal,
+            "io.debezium.data.Json" => Self::Json,
+            _ => return None,
+        })
+    }
+
+    /// Returns what a whole number of this type stands for; `None` where the type has none or the number is out of range.
+    pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
+        let infinite = match self {
+            Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
+            // Nanoseconds reach the year 2262 only, and have no infinity of their own.
+            Self::Instant(unit) if unit > 0 => (number >= INFINITY, number <= MINUS_INFINITY),
+            _ => (false, false),
+        };
+        match infinite {
+            (true, _) => return Some(text(b"infinity", fields)),
+            (_, true) => return Some(text(b"-infinity", fields)),
+            _ => {}
+        }
+        match self {
+            Self::Day => Some(Slot::number(Kind::Day, number)),
+            Self::Clock(unit) => in_micros(number, unit).map(|micros| Slot::number(Kind::Clock, micros)),
+            Self::Instant(unit) => {
+                // Beyond Postgres' own limits too, so the column says so.
+                let most = if number < 0 { i64::MIN } else { i64::MAX };
+                Some(Slot::number(Kind::Instant, in_micros(number, unit).unwrap_or(most)))
+            }
+            Self::Span(unit) => {
+                let micros = in_micros(number, unit)?;
+                let start = fields.made.len();
+                fields.made.extend_from_slice(&micros.to_be_bytes());
+                fields.made.extend_from_slice(&[0; 8]);
+                Some(fields.made_slot(Kind::Span, Flags::BINARY, start))
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns what the text at the end of `fields.made`, from `start` on, stands for; `None` where it is text.
+    pub(crate) fn made_text(self, start: usize, fields: &mut Fields) -> Option<Slot> {
+        match self {
+            Self::Json => made_json(start, fields),
+            Self::ZonedTimestamp => {
+                let (year, rest) = wide_year(&fields.made[start..])?;
+                let (year, era) = if year > 0 { (year, "") } else { (1 - year, " BC") };
+                let plain = [format!("{year:04}").as_bytes(), rest, era.as_bytes()].concat();
+                Some(text(&plain, fields))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The JSON value that the text at the end of `fields.made` is, from `start` on; `None` where it is none.
+pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
+    let slot = json::document(&fields.made[start..]).ok()?;
+    let start = slot.start + crate::decode::narrow(start);
+    Some(Slot { start, flags: slot.flags.with(Flags::MADE), ..slot })
+}
+
+/// A year with a sign or the year 0, and what follows it.
+fn wide_year(text: &[u8]) -> Option<(i64, &[u8])> {
+    let signed = matches!(text.first(), Some(b'+' | b'-'));
+    if !signed && !text.starts_with(b"0000-") {
+        return None;
+    }
+    let end = 1 + text.get(1..)?.iter().position(|byte| !byte.is_ascii_digit())?;
+    let year = std::str::from_utf8(&text[..end]).ok()?.parse().ok()?;
+    Some((year, &text[end..]))
+}
+
+fn text(text: &[u8], fields: &mut Fields) -> Slot {
+    let start = fields.made.len();
+    fields.made.extend_from_slice(text);
+    fields.made_slot(Kind::Text, Flags::NONE, start)
+}
+
+/// A count of units as microseconds: `unit` microseconds each, or for a negative one so many to a microsecond, where what is
+/// finer is rounded half to even.
+pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
+    if unit > 0 {
+        return number.checked_mul(unit);
+    }
+    let divisor = unit.checked_neg()?;
+    let (whole, rest) = (number.div_euclid(divisor), number.rem_euclid(divisor));
+    let up = rest * 2 > divisor || rest * 2 == divisor && whole % 2 != 0;
+    Some(if up { whole + 1 } else { whole })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(slot: Option<Slot>, fields: &Fields) -> String {
+        let mut out = Vec::new();
+        crate::render::text(&slot.map_or(Slot::MISSING, |slot| slot).of(&fields.made), &mut out);
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn finer_times_are_rounded_half_to_even() {
+        let rounded = [1_500, 2_500, -1_500, -500, 999, -1].map(|nanos| in_micros(nanos, -1_000));
+        assert_eq!(rounded, [Some(2), Some(2), Some(-2), Some(0), Some(1), Some(0)]);
+    }
+
+    #[test]
+    fn extremes_are_infinities_and_years_before_christ_are_written_as_postgres_reads_them() {
+        let mut fields = Fields::default();
+        for (logical, number, wanted) in [
+            (Logical::Day, i64::from(i32::MAX), "infinity"),
+            (Logical::Day, i64::from(i32::MIN), "-infinity"),
+            (Logical::Day, 20_484, "2026-01-31"),
+            (Logical::Instant(1), INFINITY, "infinity"),
+            (Logical::Instant(1_000), INFINITY, "infinity"),
+            (Logical::Instant(1_000), MINUS_INFINITY, "-infinity"),
+            (Logical::Span(1), 5_000_000, "P0M0DT5.000000S"),
+        ] {
+            let slot = logical.number(number, &mut fields);
+            assert_eq!(shown(slot, &fields), wanted, "{logical:?} {number}");
+        }
+        for (text, wanted) in [
+            ("-0043-03-15T00:00:00Z", "0044-03-15T00:00:00Z BC"),
+            ("0000-01-01T00:00:00Z", "0001-01-01T00:00:00Z BC"),
+            ("+10000-01-01T00:00:00Z", "10000-01-01T00:00:00Z"),
+            ("2026-01-31T00:00:00Z", ""),
+        ] {
+            fields.made.clear();
+            fields.made.extend_from_slice(text.as_bytes());
+            let slot = Logical::ZonedTimestamp.made_text(0, &mut fields);
+            assert_eq!(shown(slot, &fields), wanted, "{text}");
+        }
+    }
+}

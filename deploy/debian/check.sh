@@ -1,0 +1,48 @@
+#!/bin/bash
+# Installs target/dist's .deb into an empty Debian in a folder, and runs tests of tests/it with the installed program, as the user and
+# with the command line of its unit: `make deb-check`. Needs root and debootstrap.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
+deb=$(ls "$target"/dist/tidegate_*.deb)
+readonly work=$target/deb-check root=$target/deb-check/root
+readonly unit=$work/root/usr/lib/systemd/system/tidegate.service
+deploy/debian/base.sh
+rm -rf "$root" && mkdir -p "$root" && tar -C "$root" -xf "$target/debian-base.tar"
+
+started=$(date +%s%N)
+cp "$deb" "$root/tmp/tidegate.deb"
+chroot "$root" dpkg -i /tmp/tidegate.deb
+echo "installed in $(( ($(date +%s%N) - started) / 1000000 )) ms, $(stat -c %s "$deb") bytes"
+chroot "$root" tidegate --version
+mode() { chroot "$root" stat -c '%U:%G %a' "$1"; }
+[[ $(mode /etc/tidegate) == 'root:tidegate 750' && $(mode /etc/tidegate/tidegate.toml) == 'root:tidegate 640' ]]
+chroot "$root" dpkg-query --show --showformat '${Conffiles}\n' tidegate | grep -q ' /etc/tidegate/tidegate.toml '
+# The example is read to its end: it fails for want of a Kafka, which is exit code 69, and not for its content, which is 64.
+status=0
+chroot --userspec=tidegate:tidegate "$root" tidegate check --config /etc/tidegate/tidegate.toml >/dev/null 2>&1 || status=$?
+[[ $status == 69 ]] || { echo "check of the example ended with $status" >&2; exit 1; }
+if command -v systemd-analyze >/dev/null; then
+    # The program is not installed here, so another stands for it. A key that systemd doesn't know is a warning, which counts too.
+    sed 's|^ExecStart=.*|ExecStart=/bin/true|' "$unit" >"$work/tidegate.service"
+    warnings=$(systemd-analyze verify "$work/tidegate.service" 2>&1 | grep -F tidegate.service || true)
+    [[ -z $warnings ]] || { echo "$warnings" >&2; exit 1; }
+    systemd-analyze security --offline=true --threshold=15 "$unit" | tail -n 1
+fi
+
+# A program for the tests: their configuration takes the place of the package's, which the unit's own command line reads.
+cat >"$work/tidegate" <<'RUN'
+#!/bin/sh
+set -e
+[ "$1 $2" = 'run --config' ]
+install -o root -g "$(stat -c %g "$ROOT/etc/tidegate")" -m 0640 "$3" "$ROOT/etc/tidegate/tidegate.toml"
+shift 3
+exec chroot --userspec=tidegate:tidegate "$ROOT" $(sed -n 's/^ExecStart=//p' "$ROOT/usr/lib/systemd/system/tidegate.service") "$@"
+RUN
+chmod +x "$work/tidegate"
+ROOT=$root TIDEGATE_PROGRAM=$work/tidegate RUST_TEST_THREADS=1 cargo test --locked --workspace --test it -- \
+    delivery:: crash::asked_to_end
+
+chroot "$root" dpkg --purge tidegate
+[[ ! -e $root/etc/tidegate && ! -e $root/usr/bin/tidegate ]]
+rm -rf "$root"

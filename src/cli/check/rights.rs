@@ -1,0 +1,308 @@
+//! The rights that the daemon needs in Postgres, and the statements that give those which are missing.
+
+use sqlx::{PgConnection, Row};
+use tidegate_rows::catalog::{Catalog, TableName, quote_identifier};
+use tidegate_rows::spec::{UnknownFields, WriteMode};
+
+use super::report::PipelineReport;
+use crate::config::Pipeline;
+use crate::postgres::schema;
+
+/// Notes the rights on schema `tidegate` that are missing.
+pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT to_regnamespace('tidegate') IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
+             quote_ident(current_user), quote_ident(current_database()),
+             coalesce(has_schema_privilege(to_regnamespace('tidegate'), 'USAGE'), false),
+             coalesce(has_schema_privilege(to_regnamespace('tidegate'), 'CREATE'), false)",
+    );
+    let row = row.fetch_one(&mut *connection).await?;
+    let (exists, may_create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let (user, database): (String, String) = (row.try_get(2)?, row.try_get(3)?);
+    let (usage, create): (bool, bool) = (row.try_get(4)?, row.try_get(5)?);
+    if !exists {
+        if !may_create {
+            report.grants.push(format!("CREATE SCHEMA tidegate AUTHORIZATION {user}"));
+            report.faults.push(format!(
+                "schema `tidegate` is missing and `{user}` may not make it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or: GRANT CREATE ON DATABASE {database} TO {user}"
+            ));
+        }
+        return Ok(());
+    }
+    if !usage {
+        report.lacks(
+            format!("`{user}` may not use schema `tidegate`"),
+            format!("GRANT USAGE ON SCHEMA tidegate TO {user}"),
+        );
+    }
+    let row = sqlx::query(
+        "SELECT count(*) > 0,
+             string_agg(c.relname, ', ' ORDER BY c.relname) FILTER (WHERE NOT (has_table_privilege(c.oid, 'SELECT')
+                 AND (c.relname = '_sqlx_migrations' OR has_table_privilege(c.oid, 'INSERT')
+                     AND has_table_privilege(c.oid, 'UPDATE') AND has_table_privilege(c.oid, 'DELETE')))),
+             coalesce(bool_or(c.relname = '_sqlx_migrations' AND has_table_privilege(c.oid, 'SELECT')), false),
+             (SELECT quote_ident(r.rolname) FROM pg_catalog.pg_class o JOIN pg_catalog.pg_roles r ON r.oid = o.relowner
+                 WHERE o.relnamespace = to_regnamespace('tidegate') AND o.relkind = 'r' AND NOT pg_has_role(o.relowner, 'USAGE')
+                 LIMIT 1),
+             (SELECT count(*) > 0 FROM pg_catalog.pg_proc p WHERE p.pronamespace = to_regnamespace('tidegate')
+                 AND NOT has_function_privilege(p.oid, 'EXECUTE'))
+         FROM pg_catalog.pg_class c WHERE c.relnamespace = to_regnamespace('tidegate') AND c.relkind = 'r'",
+    );
+    let row = row.fetch_one(&mut *connection).await?;
+    let (made, refused): (bool, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
+    let (may_look, foreign): (bool, Option<String>) = (row.try_get(2)?, row.try_get(3)?);
+    if let Some(tables) = refused {
+        report.lacks(
+            format!("`{user}` may not read and write {tables} in schema `tidegate`"),
+            format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {user}"),
+        );
+    }
+    if row.try_get(4)? {
+        report.lacks(
+            format!("`{user}` may not call the functions of schema `tidegate`"),
+            format!("GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA tidegate TO {user}"),
+        );
+    }
+    let state = if usage && may_look { schema::state(connection).await? } else { schema::State::Current };
+    match state {
+        _ if !made && !create => report.lacks(
+            format!("`{user}` may not make tables in schema `tidegate`"),
+            format!("GRANT CREATE ON SCHEMA tidegate TO {user}"),
+        ),
+        schema::State::Current => {}
+        schema::State::Behind => {
+            if let Some(owner) = foreign {
+                report.faults.push(format!(
+                    "the tables of schema `tidegate` are of an older version, and only their owner `{owner}` may change them; start this version once as {owner}, or run: GRANT {owner} TO {user}"
+                ));
+            } else if !create {
+                report.lacks(
+                    format!(
+                        "the tables of schema `tidegate` are of an older version, and `{user}` may not add to them"
+                    ),
+                    format!("GRANT CREATE ON SCHEMA tidegate TO {user}"),
+                );
+            }
+        }
+        schema::State::Other(why) => report.faults.push(why),
+    }
+    Ok(())
+}
+
+/// Whether our tables exist and may be read. `to_regclass` would fail where the schema may not be used.
+pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT count(*) = 3 FROM pg_catalog.pg_class c
+         WHERE c.relnamespace = to_regnamespace('tidegate') AND c.relname IN ('pipeline', 'ledger', 'route')
+         AND has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')",
+    );
+    row.fetch_one(connection).await?.try_get(0)
+}
+
+/// Notes what is missing to make the pipeline's table; whether making it can be tried.
+pub(super) async fn to_make(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    report: &mut PipelineReport,
+) -> Result<bool, sqlx::Error> {
+    let name = &pipeline.table.name;
+    let schema = quote_identifier(&name.schema);
+    let row = sqlx::query(
+        "SELECT to_regnamespace($1) IS NOT NULL, coalesce(has_schema_privilege(to_regnamespace($1), 'USAGE'), false),
+             coalesce(has_schema_privilege(to_regnamespace($1), 'CREATE'), false), quote_ident(current_user)",
+    );
+    let row = row.bind(&schema).fetch_one(&mut *connection).await?;
+    let (exists, usage, create): (bool, bool, bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let user: String = row.try_get(3)?;
+    if !exists {
+        report.lacks(
+            format!("pipelines.{}.table.create: schema `{}` does not exist", pipeline.name, name.schema),
+            format!("CREATE SCHEMA {schema} AUTHORIZATION {user}"),
+        );
+    } else if !usage || !create {
+        report.lacks(
+            format!(
+                "pipelines.{}.table.create: `{user}` may not make tables in schema `{}`",
+                pipeline.name, name.schema
+            ),
+            format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"),
+        );
+    }
+    to_stage(connection, pipeline, report).await?;
+    Ok(exists && usage && create)
+}
+
+/// Whether rows go through a staging table.
+pub(super) fn is_staged(pipeline: &Pipeline) -> bool {
+    !matches!(pipeline.table.mode, WriteMode::Append) || !pipeline.table.sort_by.is_empty()
+}
+
+/// Notes that the role may not make the staging table.
+async fn to_stage(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT has_database_privilege(current_database(), 'TEMP'), quote_ident(current_user), quote_ident(current_database())",
+    );
+    let row = row.fetch_one(connection).await?;
+    let (user, database): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+    if is_staged(pipeline) && !row.try_get::<bool, _>(0)? {
+        report.lacks(
+            format!(
+                "mode {} stages rows in a temporary table, which `{user}` may not make",
+                pipeline.table.mode.word()
+            ),
+            format!("GRANT TEMP ON DATABASE {database} TO {user}"),
+        );
+    }
+    Ok(())
+}
+
+/// Notes the rights that are missing on a table that exists.
+pub(super) async fn on_table(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    found: &Catalog,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
+    let row = sqlx::query(
+        "SELECT has_schema_privilege(c.relnamespace, 'USAGE'), has_schema_privilege(c.relnamespace, 'CREATE'),
+             quote_ident(current_user), pg_has_role(c.relowner, 'USAGE')
+         FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
+    );
+    let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
+    let (usage, create): (bool, bool) = (row.try_get(0)?, row.try_get(1)?);
+    let (user, owns): (String, bool) = (row.try_get(2)?, row.try_get(3)?);
+    let schema = quote_identifier(&name.schema);
+    if !usage {
+        report.lacks(
+            format!("`{user}` may not use schema `{}`", name.schema),
+            format!("GRANT USAGE ON SCHEMA {schema} TO {user}"),
+        );
+    }
+    let mut verbs = vec![("INSERT", "insert into")];
+    if is_staged(pipeline) {
+        verbs.push(("SELECT", "read"));
+    }
+    if matches!(pipeline.table.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. }) {
+        verbs.push(("UPDATE", "update"));
+    }
+    let mut lacking = Vec::new();
+    for (right, verb) in verbs {
+        if !has_on_columns(connection, pipeline, found, right).await? {
+            lacking.push((right, verb));
+        }
+    }
+    if matches!(pipeline.table.mode, WriteMode::Upsert { deletes: true, .. })
+        && !has_on_table(connection, found, "DELETE").await?
+    {
+        lacking.push(("DELETE", "delete from"));
+    }
+    if !lacking.is_empty() {
+        let verbs: Vec<_> = lacking.iter().map(|(_, verb)| *verb).collect();
+        let rights: Vec<_> = lacking.iter().map(|(right, _)| *right).collect();
+        report.lacks(
+            format!("`{user}` may not {} `{name}` (mode {})", verbs.join(", "), pipeline.table.mode.word()),
+            format!("GRANT {} ON {quoted} TO {user}", rights.join(", ")),
+        );
+    }
+    sequences(connection, found, &user, report).await?;
+    to_stage(connection, pipeline, report).await?;
+    if pipeline.table.evolve && !owns {
+        report.lacks(
+            format!(
+                "pipelines.{}.table.evolve: `{user}` doesn't own `{name}`, and only an owner adds columns; leave evolve out, or change the owner",
+                pipeline.name
+            ),
+            format!("ALTER TABLE {quoted} OWNER TO {user}"),
+        );
+    }
+    if pipeline.table.partition_by.is_some() {
+        if !owns {
+            report.lacks(
+                format!(
+                    "pipelines.{}.table.partition_by: `{user}` doesn't own `{name}`, and only an owner adds partitions",
+                    pipeline.name
+                ),
+                format!("ALTER TABLE {quoted} OWNER TO {user}"),
+            );
+        }
+        if !create {
+            report.lacks(
+                format!(
+                    "pipelines.{}.table.partition_by: `{user}` may not make partitions in schema `{}`",
+                    pipeline.name, name.schema
+                ),
+                format!("GRANT CREATE ON SCHEMA {schema} TO {user}"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Notes the sequences that a default draws from without a right of ours. An identity column needs none.
+async fn sequences(
+    connection: &mut PgConnection,
+    found: &Catalog,
+    user: &str,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT DISTINCT n.nspname::text, s.relname::text, a.attname::text
+         FROM pg_catalog.pg_attrdef d
+         JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
+         JOIN pg_catalog.pg_depend e ON e.classid = 'pg_catalog.pg_attrdef'::regclass AND e.objid = d.oid
+             AND e.refclassid = 'pg_catalog.pg_class'::regclass
+         JOIN pg_catalog.pg_class s ON s.oid = e.refobjid AND s.relkind = 'S'
+         JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+         WHERE d.adrelid = $1::int8::oid
+             AND NOT (has_sequence_privilege(s.oid, 'USAGE') OR has_sequence_privilege(s.oid, 'UPDATE'))",
+    );
+    for row in rows.bind(i64::from(found.oid)).fetch_all(connection).await? {
+        let sequence = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
+        let column: String = row.try_get(2)?;
+        report.lacks(
+            format!("the default of column `{column}` draws from sequence `{sequence}`, which `{user}` may not use"),
+            format!("GRANT USAGE ON SEQUENCE {} TO {user}", sequence.quoted()),
+        );
+    }
+    Ok(())
+}
+
+async fn has_on_table(connection: &mut PgConnection, found: &Catalog, right: &str) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("SELECT has_table_privilege($1::int8::oid, $2)");
+    row.bind(i64::from(found.oid)).bind(right).fetch_one(connection).await?.try_get(0)
+}
+
+/// Whether the role has the right on every column that the pipeline fills. The key is never updated.
+async fn has_on_columns(
+    connection: &mut PgConnection,
+    pipeline: &Pipeline,
+    found: &Catalog,
+    right: &str,
+) -> Result<bool, sqlx::Error> {
+    if has_on_table(connection, found, right).await? {
+        return Ok(true);
+    }
+    let key = pipeline.table.mode.key();
+    let is_filled = |name: &str| match (&pipeline.columns, &pipeline.unknown_fields) {
+        (None, _) => true,
+        (Some(_), UnknownFields::Column(extra)) if extra == name => true,
+        (Some(columns), _) => columns.iter().any(|column| column.name == name),
+    };
+    let names: Vec<&str> = found
+        .columns
+        .iter()
+        .filter(|column| !column.generated && is_filled(&column.name))
+        .map(|column| column.name.as_str())
+        .filter(|name| right != "UPDATE" || !key.iter().any(|key| key == name))
+        .collect();
+    let row = sqlx::query(
+        "SELECT coalesce(bool_and(has_column_privilege($1::int8::oid, a.attnum, $3)), $3 = 'UPDATE')
+         FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1::int8::oid AND a.attname = ANY ($2)",
+    );
+    row.bind(i64::from(found.oid)).bind(names).bind(right).fetch_one(connection).await?.try_get(0)
+}

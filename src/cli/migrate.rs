@@ -1,0 +1,47 @@
+//! `tidegate migrate`: the tables of schema `tidegate` by hand, for databases whose daemons may not change a schema.
+
+use sqlx::Executor as _;
+
+use super::{Files, reach, show};
+use crate::error::FatalError;
+use crate::postgres::schema;
+
+/// What `migrate` takes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    files: Files,
+    /// Prints the SQL that `--apply` would run. Changes nothing.
+    #[arg(long, required_unless_present = "apply", conflicts_with = "apply")]
+    print: bool,
+    /// Runs it. The user of `postgres.url` must own schema `tidegate`, or may create it.
+    #[arg(long)]
+    apply: bool,
+    /// Also grants this role what a daemon needs in schema `tidegate`. The role must exist.
+    #[arg(long, value_name = "ROLE")]
+    role: Option<String>,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let config = super::load_quietly(&arguments.files)?;
+    let mut connection = reach::open(&reach::connector(&config)).await?;
+    let grants = arguments.role.as_deref().map(schema::grants).unwrap_or_default();
+    if arguments.print {
+        let script = schema::script(&mut connection)
+            .await
+            .map_err(|error| reach::failed("can't read what is applied", error))?;
+        let script = script.unwrap_or_else(|| "-- The tables of schema tidegate are up to date.\n".to_owned());
+        return show::print(format!("{script}{grants}").trim_end());
+    }
+    let pending =
+        schema::pending(&mut connection).await.map_err(|error| reach::failed("can't read what is applied", error))?;
+    schema::migrate(&mut connection).await.map_err(|error| reach::not_migrated(&error))?;
+    if !grants.is_empty() {
+        connection.execute(&*grants).await.map_err(|error| reach::failed("can't grant the rights", error))?;
+    }
+    let applied =
+        if pending.is_empty() { "nothing was missing".to_owned() } else { format!("applied {}", pending.join(", ")) };
+    let granted =
+        arguments.role.as_ref().map(|role| format!("; role `{role}` has the rights of a daemon")).unwrap_or_default();
+    show::print(&format!("{applied}{granted}"))
+}

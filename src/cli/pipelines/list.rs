@@ -1,0 +1,109 @@
+//! `tidegate pipelines list`
+
+use serde::Serialize;
+
+use super::{Registered, registrations};
+use crate::cli::show::{self, Table};
+use crate::cli::{Common, reach};
+use crate::error::FatalError;
+
+/// What `list` takes.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Arguments {
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Serialize)]
+struct Line {
+    name: String,
+    /// Whether the configuration has it. A replay belongs to a pipeline that it names.
+    configured: bool,
+    /// Whether the database knows it.
+    registered: bool,
+    /// Connections of instances that run it now.
+    connections: usize,
+    table: String,
+    /// Whether the table that was registered still exists; absent for one that was never started.
+    table_exists: Option<bool>,
+    group: String,
+    topics: Vec<String>,
+    partitions: i64,
+    dead_letters: i64,
+    registered_at_ms: Option<i64>,
+    moved_at_ms: Option<i64>,
+}
+
+pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    let config = arguments.common.load()?;
+    // A name that only the database knows is fine here.
+    let wanted = |name: &str| arguments.common.pipeline.as_deref().is_none_or(|only| only == name);
+    let mut connection = reach::open(&reach::connector(&config)).await?;
+    let mut lines = Vec::new();
+    for known in registrations(&mut connection).await?.into_iter().filter(|known| wanted(&known.name)) {
+        let Registered { name, group, target, table_exists, topics, registered_ms, partitions, moved_ms, dead_letters } =
+            known;
+        lines.push(Line {
+            configured: config.pipelines.iter().any(|pipeline| pipeline.name == name),
+            registered: true,
+            connections: reach::live(&config, &mut connection, &name).await?.len(),
+            table: target,
+            table_exists: Some(table_exists),
+            group,
+            topics,
+            partitions,
+            dead_letters,
+            registered_at_ms: Some(registered_ms),
+            moved_at_ms: moved_ms,
+            name,
+        });
+    }
+    let new = config.pipelines.iter().filter(|pipeline| wanted(&pipeline.name));
+    let new: Vec<_> = new.filter(|pipeline| !lines.iter().any(|line| line.name == pipeline.name)).collect();
+    lines.extend(new.into_iter().map(|pipeline| Line {
+        name: pipeline.name.clone(),
+        configured: true,
+        registered: false,
+        connections: 0,
+        table: pipeline.table.name.to_string(),
+        table_exists: None,
+        group: pipeline.group.clone(),
+        topics: Vec::new(),
+        partitions: 0,
+        dead_letters: 0,
+        registered_at_ms: None,
+        moved_at_ms: None,
+    }));
+    if arguments.common.json {
+        return show::json(&std::collections::BTreeMap::from([("pipelines", &lines)]));
+    }
+    show::print(&text(&lines))
+}
+
+fn text(lines: &[Line]) -> String {
+    if lines.is_empty() {
+        return "no pipelines".to_owned();
+    }
+    let mut table =
+        Table::new(&["pipeline", "state", "table", "partitions", "dead letters", "last written", "registered"]);
+    for line in lines {
+        let none = || "-".to_owned();
+        let state = match line {
+            Line { registered: false, .. } => "never started",
+            Line { connections: 1.., .. } => "runs",
+            Line { configured: true, .. } => "doesn't run",
+            Line { .. } => "not in the configuration",
+        };
+        let gone = if line.table_exists == Some(false) { " (dropped)" } else { "" };
+        table.row([
+            line.name.clone(),
+            state.to_owned(),
+            format!("{}{gone}", line.table),
+            show::count(line.partitions),
+            show::count(line.dead_letters),
+            line.moved_at_ms.map_or_else(none, show::time),
+            line.registered_at_ms.map_or_else(none, show::time),
+        ]);
+    }
+    table.text("")
+}

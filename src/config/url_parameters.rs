@@ -1,0 +1,119 @@
+//! What is wrong with the parameters of a Postgres URL. The driver would log an unknown one with its value, on each connection,
+//! and a demand that it does not know would be dropped: both are faults here, and no text has a value in it.
+
+use std::path::Path;
+
+use super::fault::nearest;
+
+/// What the driver reads.
+const KNOWN: &[&str] = &[
+    "sslmode",
+    "ssl-mode",
+    "sslrootcert",
+    "ssl-root-cert",
+    "ssl-ca",
+    "sslcert",
+    "ssl-cert",
+    "sslkey",
+    "ssl-key",
+    "statement-cache-capacity",
+    "host",
+    "hostaddr",
+    "port",
+    "dbname",
+    "user",
+    "password",
+    "application_name",
+    "options",
+    "target_session_attrs",
+];
+/// Parameters that name files.
+const FILES: &[&str] = &["sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key"];
+const SSL_MODES: &[&str] = &["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
+
+/// Returns what is wrong with a URL's parameters or with how its password is written, without any value that may be secret.
+pub(crate) fn fault(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    if is_password_unescaped(rest) {
+        return Some(
+            "a password in a URL is written with percent-encoding (@ is %40, / is %2F, # is %23, ? is %3F, % is %25); or put it in postgres.password_file as it is"
+                .to_owned(),
+        );
+    }
+    let (_, query) = rest.split_once('?')?;
+    query.split('&').filter(|parameter| !parameter.is_empty()).find_map(|parameter| {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        of_parameter(key, value)
+    })
+}
+
+fn of_parameter(key: &str, value: &str) -> Option<String> {
+    let is_known = KNOWN.contains(&key) || key.starts_with("options[") || key.starts_with("options%5B");
+    if !is_known {
+        // A value that lost its key may be a secret.
+        let is_name = key.len() <= 40 && key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-".contains(&byte));
+        return Some(match nearest(key, KNOWN.iter().copied()) {
+            Some(meant) if is_name => format!("parameter `{key}` is not supported; did you mean `{meant}`?"),
+            _ if is_name => format!("parameter `{key}` is not supported, and would have no effect; leave it out"),
+            _ => "it has a parameter that is not supported; is a `&` or `?` to be percent-encoded?".to_owned(),
+        });
+    }
+    if matches!(key, "sslmode" | "ssl-mode") && !SSL_MODES.contains(&value) {
+        let dashed = value.replace('_', "-");
+        return Some(match SSL_MODES.iter().find(|mode| **mode == dashed) {
+            Some(mode) => format!("{key} is written `{mode}`"),
+            None => format!("{key} is one of {}", SSL_MODES.join(", ")),
+        });
+    }
+    if FILES.contains(&key) && !value.contains('%') && !value.starts_with("-----") {
+        let error = std::fs::File::open(Path::new(value)).err()?;
+        return Some(format!("{key} names a file that can't be read: {value}: {error}"));
+    }
+    None
+}
+
+/// Whether a character that ends the address lies before the last `@`, which ends the password.
+fn is_password_unescaped(rest: &str) -> bool {
+    // A `@` behind the query belongs to a parameter, unless what precedes the query has no host.
+    let Some(at) = rest.rfind('@') else { return false };
+    let Some(first) = rest.find(['/', '?', '#', '@']) else { return false };
+    let before_query = rest.find('?').is_none_or(|query| at < query || !rest[..query].contains(['@', '/']));
+    first < at && before_query && rest[..first].contains(':')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_driver_reads_is_no_fault() {
+        for url in [
+            "postgres://u@h/d",
+            "postgres://u:p%40ss@h:5432/d?sslmode=verify-full&application_name=x",
+            "postgresql://u@h/d?host=/var/run/postgresql&options[geqo]=off",
+            "postgres://u:p@h/d?user=a@b",
+        ] {
+            assert_eq!(fault(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn no_fault_shows_a_value() {
+        for (url, words) in [
+            ("postgres://u@h/d?sslpassword=CANARY", "`sslpassword` is not supported"),
+            ("postgres://u@h/d?pasword=CANARY", "did you mean `password`?"),
+            ("postgres://u@h/d?channel_binding=CANARY", "`channel_binding` is not supported"),
+            ("postgres://u@h/d?CANARY", "a parameter that is not supported"),
+            ("postgres://u@h/d?sslmode=CANARY", "sslmode is one of disable"),
+            ("postgres://u@h/d?sslmode=verify_full", "`verify-full`"),
+            ("postgres://u@h/d?sslrootcert=/nowhere/ca.pem", "/nowhere/ca.pem"),
+            ("postgres://u:CANARY@CANARY/w0rd#1@h/d", "percent-encoding"),
+            ("postgres://u:CANARY/x@h/d", "percent-encoding"),
+            ("postgres://u:CANARY#x@h/d", "percent-encoding"),
+            ("postgres://u:CANARY?x@h/d", "percent-encoding"),
+        ] {
+            let fault = fault(url).unwrap_or_else(|| panic!("{url} has a fault"));
+            assert!(fault.contains(words) && !fault.contains("CANARY"), "{url}: {fault}");
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! Starts, restarts and stops the pipelines: at the start, at a reload, at a request to resume, at the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_protocol::stopped::Stopped;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use super::reload::{self, Changes};
+use super::{Control, Daemon, Until};
+use crate::config::Config;
+use crate::error::FatalError;
+use crate::kafka::membership::InstanceName;
+use crate::metrics;
+use crate::pipeline::{Phase, Pipeline, Remainder};
+use crate::postgres::connect::Connector;
+use crate::postgres::resume;
+use crate::status::lock;
+use crate::systemd::Manager;
+
+/// Between two looks whether a stopped pipeline is to be resumed.
+const RESUME_LOOK: Duration = Duration::from_secs(1);
+
+type Outcome = Result<Remainder, Stopped>;
+
+/// The pipelines of a process.
+pub(super) struct Supervisor {
+    daemon: Arc<Daemon>,
+    /// The name under which its consumers join their groups.
+    name: InstanceName,
+    manager: Arc<Manager>,
+    until: Until,
+    workers: JoinSet<(Arc<str>, Outcome)>,
+    running: BTreeMap<Arc<str>, Running>,
+    /// Pipelines that start as soon as those that were told to end have ended: together they might hold more memory than there
+    /// is.
+    waiting: BTreeSet<Arc<str>>,
+    /// What those left behind that ended without a fault.
+    remainders: BTreeMap<Arc<str>, Remainder>,
+    /// The looks for requests to resume, one per stopped pipeline; each ends with the pipeline's name.
+    resumes: JoinSet<Arc<str>>,
+}
+
+struct Running {
+    pipeline: Arc<Pipeline>,
+    config: Arc<Config>,
+    stop: CancellationToken,
+}
+
+impl Supervisor {
+    pub(super) fn new(daemon: Arc<Daemon>, name: InstanceName, manager: Arc<Manager>, until: Until) -> Self {
+        Self {
+            daemon,
+            name,
+            manager,
+            until,
+            workers: JoinSet::new(),
+            running: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            remainders: BTreeMap::new(),
+            resumes: JoinSet::new(),
+        }
+    }
+
+    /// Runs the pipelines to their end. Returns what they came to, and when they were told to end.
+    pub(super) async fn run<S: Future<Output = ()>>(
+        mut self,
+        control: Control<S>,
+    ) -> (Result<(), FatalError>, Option<Instant>) {
+        let Control { shutdown, mut reloads, load } = control;
+        tokio::pin!(shutdown);
+        metrics::reload_succeeded(true);
+        for pipeline in self.daemon.pipelines() {
+            self.spawn(pipeline);
+        }
+        self.manager.ready();
+        let mut told_at = None;
+        while !self.running.is_empty() || !self.waiting.is_empty() {
+            tokio::select! {
+                Some(ended) = self.workers.join_next() => self.ended(ended),
+                () = &mut shutdown, if told_at.is_none() => {
+                    info!(drain_timeout = ?self.daemon.config().limits.drain_timeout, "draining");
+                    self.manager.stopping();
+                    told_at = Some(Instant::now());
+                    self.waiting.clear();
+                    self.resumes.abort_all();
+                    self.running.values().for_each(|running| running.stop.cancel());
+                }
+                Some(()) = reloads.recv() => {
+                    if told_at.is_none() {
+                        self.reload(&*load);
+                    }
+                }
+                Some(Ok(name)) = self.resumes.join_next() => self.resume(&name),
+            }
+            self.start_waiting();
+        }
+        for pipeline in self.daemon.pipelines() {
+            let (rows, dead) =
+                pipeline.consumers.iter().fold((0, 0), |(rows, dead), c| (rows + c.rows(), dead + c.dead_letters()));
+            let left = self.remainders.get(&pipeline.name).map_or(0, Remainder::records);
+            info!(pipeline = &*pipeline.name, rows, dead_letters = dead, left, state = %pipeline.state(), "ended");
+        }
+        (self.outcome(), told_at)
+    }
+
+    fn spawn(&mut self, pipeline: Arc<Pipeline>) {
+        let (config, stop) = (self.daemon.config(), CancellationToken::new());
+        let name = Arc::clone(&pipeline.name);
+        let bounded = self.until == Until::Now;
+        let owner = Arc::clone(&self.daemon.instance);
+        let work = Arc::clone(&pipeline).run(Arc::clone(&config), owner, self.name.clone(), bounded, stop.clone());
+        let named = Arc::clone(&name);
+        self.workers.spawn(async move {
+            // A panic is told with the pipeline's name, and ends no other one.
+            let mut alone = JoinSet::new();
+            alone.spawn(work);
+            let outcome = alone.join_next().await.expect("one task was spawned");
+            let outcome = outcome.unwrap_or_else(|panic| Err(Stopped::Bug(panic.to_string())));
+            (named, outcome)
+        });
+        self.remainders.remove(&name);
+        self.running.insert(name, Running { pipeline, config, stop });
+    }
+
+    fn ended(&mut self, ended: Result<(Arc<str>, Outcome), tokio::task::JoinError>) {
+        let (name, outcome) = ended.expect("what runs a pipeline doesn't panic itself");
+        let Some(Running { pipeline, stop, .. }) = self.running.remove(&name) else { return };
+        let removed = !self.daemon.config().pipelines.iter().any(|pipeline| *pipeline.name == *name);
+        match outcome {
+            Ok(remainder) if remainder.is_empty() => {}
+            // Nobody asks for it any more: it is no failure of the process.
+            Ok(remainder) if removed => warn!(pipeline = &*name, left = %remainder, "its drain timed out"),
+            Ok(remainder) => {
+                self.remainders.insert(Arc::clone(&name), remainder);
+            }
+            Err(stopped) => {
+                error!(pipeline = &*name, why = %stopped, "the pipeline stopped: SIGHUP or `tidegate pipelines resume` starts it again");
+                pipeline.stopped(&stopped);
+                if !stop.is_cancelled() && self.until == Until::Told {
+                    self.resumes.spawn(resumed(self.daemon.config(), pipeline));
+                }
+            }
+        }
+        if removed {
+            lock(&self.daemon.live).pipelines.retain(|pipeline| pipeline.name != name);
+            metrics::forget(&name);
+            info!(pipeline = &*name, "the pipeline is removed; the ledger keeps its positions");
+        }
+    }
+
+    /// Starts what waits, once nothing that was told to end still runs.
+    fn start_waiting(&mut self) {
+        if self.waiting.is_empty() || self.running.values().any(|running| running.stop.is_cancelled()) {
+            return;
+        }
+        for name in std::mem::take(&mut self.waiting) {
+            let config = self.daemon.config();
+            let Some(pipeline) = config.pipelines.iter().find(|pipeline| *pipeline.name == *name) else { continue };
+            match Pipeline::new(&config, pipeline) {
+                Ok(pipeline) => {
+                    let pipeline = Arc::new(pipeline);
+                    {
+                        let pipelines = &mut lock(&self.daemon.live).pipelines;
+                        pipelines.retain(|other| other.name != name);
+                        pipelines.push(Arc::clone(&pipeline));
+                        pipelines.sort_by(|a, b| a.name.cmp(&b.name));
+                    }
+                    metrics::remember(&name);
+                    self.spawn(pipeline);
+                }
+                Err(why) => error!(pipeline = &*name, why, "the pipeline can't start"),
+            }
+        }
+    }
+
+    /// Someone ran `tidegate pipelines resume`.
+    fn resume(&mut self, name: &Arc<str>) {
+        info!(pipeline = &**name, "asked to resume the pipeline");
+        if !self.running.contains_key(name) {
+            self.waiting.insert(Arc::clone(name));
+        }
+    }
+
+    /// Reads the configuration again and applies what changed. One that has faults changes nothing.
+    fn reload(&mut self, load: &dyn Fn() -> Result<Config, crate::config::Faults>) {
+        if self.until == Until::Now {
+            warn!("the configuration is not read again: a bounded run ends with the one that it began with");
+            return;
+        }
+        let applied = load().map_err(|faults| faults.to_string()).and_then(|config| self.apply(config));
+        metrics::reload_succeeded(applied.is_ok());
+        metrics::reloaded(applied.is_ok());
+        match applied {
+            Ok(Changes { kept, restarted, started, removed, needs_restart }) => {
+                info!(?kept, ?restarted, ?started, ?removed, "the configuration was read again");
+                if !needs_restart.is_empty() {
+                    warn!(keys = ?needs_restart, "these keys changed, and take effect when the process is restarted");
+                }
+            }
+            Err(why) => {
+                error!(why, "the new configuration is refused: nothing changes, the pipelines go on with the old one")
+            }
+        }
+    }
+
+    fn apply(&mut self, new: Config) -> Result<Changes, String> {
+        let old = self.daemon.config();
+        let stays = self.running.iter().filter(|(_, running)| !running.stop.is_cancelled());
+        let stays = stays.map(|(name, running)| {
+            (Arc::clone(name), reload::Running { config: &running.config, share: &running.pipeline.share })
+        });
+        let changes = reload::changes(&old, &new, &stays.collect())?;
+        metrics::process(new.limits.memory);
+        lock(&self.daemon.live).config = Arc::new(new);
+        self.waiting = changes.started.iter().cloned().collect();
+        for name in changes.removed.iter().chain(changes.restarted.iter().map(|(name, _)| name)) {
+            if let Some(running) = self.running.get(name) {
+                running.stop.cancel();
+            }
+        }
+        self.waiting.extend(changes.restarted.iter().map(|(name, _)| Arc::clone(name)));
+        // Stopped ones start again, whatever was to resume them; removed ones are gone at once where they don't run.
+        self.resumes.abort_all();
+        let config = self.daemon.config();
+        let known = |name: &str| config.pipelines.iter().any(|pipeline| pipeline.name == name);
+        lock(&self.daemon.live).pipelines.retain(|pipeline| {
+            let stays = known(&pipeline.name) || self.running.contains_key(&pipeline.name);
+            if !stays {
+                metrics::forget(&pipeline.name);
+            }
+            stays
+        });
+        Ok(changes)
+    }
+
+    /// What the process ends with.
+    fn outcome(&self) -> Result<(), FatalError> {
+        let reason = |pipeline: &Arc<Pipeline>| match pipeline.phase() {
+            Phase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),
+            _ => None,
+        };
+        let reasons: Vec<String> = self.daemon.pipelines().iter().filter_map(reason).collect();
+        let left: Vec<String> =
+            self.remainders.iter().map(|(name, left)| format!("pipeline `{name}`: {left}")).collect();
+        let left = (!left.is_empty()).then(|| {
+            format!("ended before all was written; nothing is lost, the next start goes on\n{}", left.join("\n"))
+        });
+        match (reasons.is_empty(), left) {
+            (true, None) => Ok(()),
+            (true, Some(left)) => Err(FatalError::Unfinished(left)),
+            (false, left) => Err(FatalError::Stopped(reasons.into_iter().chain(left).collect::<Vec<_>>().join("\n"))),
+        }
+    }
+}
+
+/// Waits until `tidegate pipelines resume` asks for this pipeline. Returns its name.
+async fn resumed(config: Arc<Config>, pipeline: Arc<Pipeline>) -> Arc<str> {
+    let connector = Connector::new(Arc::new(config.postgres.clone()), None);
+    let mut known = pipeline.resumes();
+    let mut connection = None;
+    loop {
+        sleep(RESUME_LOOK).await;
+        let look = async {
+            let open = match &mut connection {
+                Some(open) => open,
+                none => none.insert(connector.open().await.map_err(|error| error.to_string())?.0),
+            };
+            resume::count(open, &pipeline.name).await.map_err(|error| error.to_string())
+        };
+        match timeout(connector.write_deadline(), look).await {
+            Ok(Ok(Some(now))) => match known {
+                Some(before) if now != before => return Arc::clone(&pipeline.name),
+                _ => known = Some(now),
+            },
+            // Forgotten: what registers it again counts from 0.
+            Ok(Ok(None)) => known = Some(0),
+            Ok(Err(why)) => {
+                debug!(pipeline = &*pipeline.name, why, "can't ask whether to resume");
+                connection = None;
+            }
+            Err(_) => connection = None,
+        }
+    }
+}

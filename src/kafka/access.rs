@@ -1,0 +1,63 @@
+//! What the brokers let us do: read topics, and read as a member of a group.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use tidegate_kafka_batch::{BatchQueue, Item};
+
+use super::health::KafkaHealth;
+use super::observer::TIMEOUT;
+use super::rebalance::Notes;
+
+/// The longest wait between two looks at the time.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Returns those of these topics of which the brokers deny us the records. Only a fetch tells: Describe, which is enough to see
+/// a topic, is another right. Fetches from the end of each topic's first partition, all at once, with the settings of
+/// [`super::settings::reader`].
+///
+/// # Errors
+/// Kafka's own, and `TimedOut` after [`TIMEOUT`].
+pub fn denied_topics(config: &ClientConfig, topics: &[String], health: &Arc<KafkaHealth>) -> KafkaResult<Vec<String>> {
+    let consumer: BaseConsumer<Notes> = config.create_with_context(Notes::new(Arc::clone(health), None))?;
+    let consumer = Arc::new(consumer);
+    let mut queue = BatchQueue::new(Arc::clone(&consumer))?;
+    let mut ends = TopicPartitionList::with_capacity(topics.len());
+    for topic in topics {
+        ends.add_partition_offset(topic, 0, KafkaOffset::End)?;
+        queue.forward(topic, 0)?;
+    }
+    consumer.assign(&ends)?;
+    let mut unknown: BTreeSet<&str> = topics.iter().map(String::as_str).collect();
+    let (mut denied, started) = (Vec::new(), Instant::now());
+    while !unknown.is_empty() {
+        if started.elapsed() > TIMEOUT {
+            return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
+        }
+        // Serves the client's own events.
+        let _event = consumer.poll(Duration::ZERO);
+        let mut bulk = queue.read(POLL)?;
+        while let Some(item) = bulk.next_item() {
+            match item {
+                Item::Run(run) => {
+                    unknown.remove(run.topic);
+                    run.records.for_each(drop);
+                }
+                Item::Fault(fault) => match fault.code() {
+                    RDKafkaErrorCode::TopicAuthorizationFailed if unknown.remove(fault.topic()) => {
+                        denied.push(fault.topic().to_owned());
+                    }
+                    RDKafkaErrorCode::PartitionEOF => drop(unknown.remove(fault.topic())),
+                    // librdkafka tries again.
+                    _ => {}
+                },
+            }
+        }
+    }
+    Ok(denied)
+}

@@ -1,0 +1,192 @@
+//! Gives clients of Kafka their credentials while they run: tokens before they expire, and passwords whose file has changed.
+//!
+//! One keeper serves all clients of the process that have the same source, on a thread of its own: asking an endpoint or a
+//! program blocks, and no poll loop waits for it. It ends when the last of those clients is gone.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use rdkafka::client::{Client, ClientContext};
+use tidegate_kafka_batch::{OAuthToken, set_oauth_token, set_password};
+use tracing::{debug, info, warn};
+
+use super::token::{self, Token};
+use crate::config::token::TokenSource;
+use crate::config::{Kafka, Pipeline, Secret};
+use crate::status::lock;
+
+/// Between two looks at a password's file.
+const PASSWORD_LOOK: Duration = Duration::from_secs(1);
+/// The first and the longest wait after no token could be had.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// The longest time until a keeper without clients notices that it is alone.
+const NAP: Duration = Duration::from_secs(2);
+
+/// Where credentials come from that change while a client runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Source {
+    Token(TokenSource),
+    Password { user: Secret, file: PathBuf },
+}
+
+/// What a client is given.
+#[derive(Clone, Debug)]
+enum Given {
+    Token(Token),
+    Password { user: Secret, password: Secret },
+}
+
+/// Returns whether the client still exists.
+type Give = Box<dyn Fn(&Given) -> bool + Send>;
+
+/// Keeps the credentials of one source.
+#[derive(Debug)]
+pub struct Keeper {
+    source: Source,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What clients have now.
+    given: Option<Given>,
+    clients: Vec<Give>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("clients", &self.clients.len()).finish_non_exhaustive()
+    }
+}
+
+/// Every keeper of the process.
+static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
+
+/// Returns the keeper for a pipeline's clients, started if there is none yet. `None` if their credentials never change.
+pub fn keeper(kafka: &Kafka, pipeline: &Pipeline) -> Option<Arc<Keeper>> {
+    let source = source(kafka, pipeline)?;
+    let mut keepers = lock(&KEEPERS);
+    keepers.retain(|keeper| keeper.strong_count() > 0);
+    if let Some(keeper) = keepers.iter().filter_map(Weak::upgrade).find(|keeper| keeper.source == source) {
+        return Some(keeper);
+    }
+    let keeper = Arc::new(Keeper { source, state: Mutex::default() });
+    let weak = Arc::downgrade(&keeper);
+    keepers.push(Weak::clone(&weak));
+    let thread = std::thread::Builder::new().name("credentials".to_owned());
+    if let Err(error) = thread.spawn(move || keep(&weak)) {
+        warn!(%error, "can't start a thread for Kafka's credentials: clients keep those that they start with");
+    }
+    Some(keeper)
+}
+
+fn source(kafka: &Kafka, pipeline: &Pipeline) -> Option<Source> {
+    // Checked with the configuration.
+    if let Ok(Some(token)) = kafka.token_source(pipeline) {
+        return Some(Source::Token(token));
+    }
+    let file = kafka.file_of("sasl.password", pipeline)?;
+    let user = kafka.properties_of(pipeline).get("sasl.username").copied()?.clone();
+    Some(Source::Password { user, file })
+}
+
+impl Keeper {
+    /// Gives a client the credentials, now and whenever they change, for as long as `owner` lives.
+    pub fn serve<T: Send + Sync + 'static, C: ClientContext + 'static>(
+        &self,
+        owner: &Arc<T>,
+        client: fn(&T) -> &Client<C>,
+    ) {
+        let owner = Arc::downgrade(owner);
+        let give: Give = Box::new(move |given| {
+            let Some(owner) = owner.upgrade() else { return false };
+            let done = match given {
+                Given::Token(token) => {
+                    let Token { value, principal, expires_at_ms, extensions } = token;
+                    let (value, expires_at_ms) = (value.expose(), *expires_at_ms);
+                    set_oauth_token(client(&owner), OAuthToken { value, principal, expires_at_ms, extensions })
+                }
+                Given::Password { user, password } => set_password(client(&owner), user.expose(), password.expose()),
+            };
+            if let Err(error) = done {
+                warn!(error, "librdkafka doesn't take new credentials: it connects with those that it has");
+            }
+            true
+        });
+        let mut state = lock(&self.state);
+        if state.given.as_ref().is_none_or(&give) {
+            state.clients.push(give);
+        }
+    }
+
+    fn give(&self, given: Given) {
+        let mut state = lock(&self.state);
+        state.clients.retain(|give| give(&given));
+        state.given = Some(given);
+    }
+}
+
+/// Runs on the keeper's thread until the keeper is gone.
+fn keep(keeper: &Weak<Keeper>) {
+    let mut failures = 0;
+    loop {
+        let Some(alive) = keeper.upgrade() else { return };
+        let pause = match &alive.source {
+            Source::Token(source) => refresh(&alive, source, &mut failures),
+            Source::Password { user, file } => {
+                reread(&alive, user, file);
+                PASSWORD_LOOK
+            }
+        };
+        drop(alive);
+        let mut left = pause;
+        while !left.is_zero() {
+            let nap = left.min(NAP);
+            std::thread::sleep(nap);
+            left -= nap;
+            if keeper.strong_count() == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Gets a token and gives it to the clients. Returns the time until the next.
+fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duration {
+    match token::fetch(source) {
+        Ok((token, lifetime)) => {
+            if *failures > 0 {
+                info!("Kafka's clients have a token again");
+            }
+            *failures = 0;
+            debug!(lifetime_seconds = lifetime.as_secs(), "a new token for Kafka");
+            keeper.give(Given::Token(token));
+            lifetime.mul_f64(0.8).max(RETRY.0)
+        }
+        Err(error) => {
+            let pause = RETRY.0.saturating_mul(1 << (*failures).min(8)).min(RETRY.1);
+            *failures = failures.saturating_add(1);
+            warn!(
+                error,
+                retry_seconds = pause.as_secs(),
+                "can't get a token for Kafka: clients stay connected until theirs expires, then records wait in Kafka"
+            );
+            pause
+        }
+    }
+}
+
+/// Gives the clients the password of a file, if it isn't the one that they have. While the file can't be read they keep it.
+fn reread(keeper: &Keeper, user: &Secret, file: &std::path::Path) {
+    let Ok(text) = std::fs::read_to_string(file) else { return };
+    let password = Secret::new(text.trim_end_matches(['\n', '\r']));
+    let before = lock(&keeper.state).given.clone();
+    if matches!(&before, Some(Given::Password { password: known, .. }) if *known == password) {
+        return;
+    }
+    if before.is_some() {
+        info!(file = %file.display(), "a new password for Kafka");
+    }
+    keeper.give(Given::Password { user: user.clone(), password });
+}

@@ -1,0 +1,412 @@
+//! What librdkafka says of a failed connection or a denied request, as a cause and a remedy.
+//!
+//! librdkafka reports nearly every failed connection with the code `_TRANSPORT`; the cause is in the text alone. The texts are
+//! those of librdkafka 2.12 with OpenSSL 3, each seen with a real server.
+
+use std::fmt;
+
+/// A connection that failed, or a request that Kafka refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The broker's `host:port`; `None` if the text names none.
+    pub broker: Option<String>,
+    /// What went wrong.
+    pub cause: Cause,
+    /// librdkafka's text without the names of brokers and threads.
+    text: String,
+}
+
+/// What went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// The host's name has no address.
+    HostNotFound,
+    /// Nothing listens at the port.
+    Refused,
+    /// The host doesn't answer.
+    Unreachable,
+    /// Postgres listens at the port.
+    Postgres,
+    /// Another program than Kafka listens at the port.
+    NotKafka,
+    /// We speak plain text, and the listener speaks TLS.
+    TlsListener,
+    /// We speak TLS, and the listener speaks plain text.
+    PlainListener,
+    /// The broker's certificate isn't trusted; the text doesn't say why.
+    Certificate,
+    /// No known CA signed the broker's certificate, or it isn't valid now.
+    UnknownCa,
+    /// The broker's certificate is valid, but for another host name.
+    WrongName,
+    /// The broker wants a certificate of ours, or doesn't trust the one that we have.
+    ClientCertificate,
+    /// The listener wants SASL, and we don't speak it.
+    SaslRequired,
+    /// The user or the password is wrong.
+    SaslDenied,
+    /// The listener doesn't offer our SASL mechanism.
+    SaslMechanism,
+    /// We speak SASL, and the listener doesn't.
+    SaslNotOffered,
+    /// Requests aren't answered.
+    TimedOut,
+    /// No broker coordinates the group.
+    NoCoordinator,
+    /// The broker closed the connection.
+    Closed,
+    /// The group may not be read.
+    GroupDenied,
+    /// The topic may not be read or described.
+    TopicDenied,
+    /// Something else.
+    Other,
+}
+
+impl Cause {
+    /// Whether it says what is wrong, and not only that something is.
+    pub fn is_definite(self) -> bool {
+        !matches!(self, Self::TimedOut | Self::Closed | Self::Other)
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::HostNotFound => "the host name has no address",
+            Self::Refused => "the connection is refused",
+            Self::Unreachable => "the host does not answer",
+            Self::Postgres => "Postgres listens there, not Kafka",
+            Self::NotKafka => "what listens there is not Kafka",
+            Self::TlsListener => {
+                "the broker closed the plain-text connection at the first request, as a TLS listener does"
+            }
+            Self::PlainListener => "the listener does not speak TLS",
+            Self::Certificate => "the broker's certificate is not trusted",
+            Self::UnknownCa => "the broker's certificate is not signed by a known CA, or is not valid now",
+            Self::WrongName => "the broker's certificate is for another host name",
+            Self::ClientCertificate => "the broker does not accept our client certificate, or we have none",
+            Self::SaslRequired => "the broker closed the connection after the first request, as a SASL listener does",
+            Self::SaslDenied => "the broker refuses the user or the password",
+            Self::SaslMechanism => "the broker does not offer this SASL mechanism",
+            Self::SaslNotOffered => "the listener does not use SASL",
+            Self::TimedOut => "the broker does not answer requests",
+            Self::NoCoordinator => "no broker coordinates the group",
+            Self::Closed => "the broker closed the connection",
+            Self::GroupDenied => "Kafka denies access to the group",
+            Self::TopicDenied => "Kafka denies access to the topic",
+            Self::Other => "Kafka gave an error",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::HostNotFound => {
+                "correct `kafka.bootstrap_servers`, or the broker's `advertised.listeners` if it gave this name"
+            }
+            Self::Refused => "start Kafka there, or correct host and port in `kafka.bootstrap_servers`",
+            Self::Unreachable => "check the network, the firewall and `kafka.bootstrap_servers`",
+            Self::Postgres | Self::NotKafka => "correct the port in `kafka.bootstrap_servers`",
+            Self::TlsListener => {
+                "set `\"security.protocol\" = \"ssl\"` (or `\"sasl_ssl\"`) in `kafka.properties`, or use the port of a plain-text listener"
+            }
+            Self::PlainListener => {
+                "use the port of the TLS listener, or set `\"security.protocol\" = \"plaintext\"` (or `\"sasl_plaintext\"`) in `kafka.properties`"
+            }
+            Self::Certificate | Self::UnknownCa => {
+                "set `\"ssl.ca.location\"` in `kafka.properties` to the CA that signed it"
+            }
+            Self::WrongName => {
+                "use a host name that the certificate holds in `kafka.bootstrap_servers` and in the broker's `advertised.listeners`"
+            }
+            Self::ClientCertificate => {
+                "set `\"ssl.certificate.location\"` and `\"ssl.key.location\"` in `kafka.properties` to a certificate that the broker trusts"
+            }
+            Self::SaslRequired => {
+                "set `\"security.protocol\"` to `\"sasl_plaintext\"` or `\"sasl_ssl\"` and the `sasl.*` settings in `kafka.properties`"
+            }
+            Self::SaslDenied => "correct `\"sasl.username\"` and `\"sasl.password\"` in `kafka.properties`",
+            Self::SaslMechanism => "set `\"sasl.mechanism\"` in `kafka.properties` to one that the broker offers",
+            Self::SaslNotOffered => {
+                "use the port of the SASL listener, or set `\"security.protocol\"` to `\"plaintext\"` or `\"ssl\"`"
+            }
+            Self::TimedOut => "check the broker's load and the network",
+            Self::NoCoordinator => "check that every partition of `__consumer_offsets` has a leader",
+            Self::Closed => "look at the broker's log",
+            Self::GroupDenied => "grant READ on the group to our user",
+            Self::TopicDenied => "grant READ and DESCRIBE on the topic to our user",
+            Self::Other => "look at the broker's log, and check `kafka.properties`",
+        }
+    }
+}
+
+impl Fault {
+    /// Reads a line of librdkafka's log or an error's reason: `ssl://host:9092/bootstrap: SSL handshake failed: …`.
+    pub fn parse(line: &str) -> Self {
+        let mut rest = line.trim();
+        // A log line begins with the thread's name.
+        if let Some((_, after)) = rest.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")) {
+            rest = after;
+        }
+        let (mut broker, mut tls, mut sasl) = (None, false, false);
+        while let Some((name, after)) = rest.split_once(": ") {
+            let Some(address) = address(name) else {
+                // The coordinator's connection has a name of its own before its address.
+                if name.starts_with("GroupCoordinator") {
+                    rest = after;
+                    continue;
+                }
+                break;
+            };
+            tls |= name.starts_with("ssl://") || name.starts_with("sasl_ssl://");
+            sasl |= name.starts_with("sasl_");
+            broker = Some(address.to_owned());
+            rest = after;
+        }
+        let (text, state) = match rest.rsplit_once(" (after ") {
+            Some((text, state)) => (text, state),
+            None => (rest, ""),
+        };
+        Self { broker, cause: cause(text, state, tls, sasl), text: text.to_owned() }
+    }
+
+    /// Returns the fault of a group that may not be read.
+    pub fn group_denied(group: &str) -> Self {
+        Self { broker: None, cause: Cause::GroupDenied, text: format!("group `{group}`") }
+    }
+
+    /// Returns the fault of a topic that may not be read or described.
+    pub fn topic_denied(topic: &str) -> Self {
+        Self { broker: None, cause: Cause::TopicDenied, text: format!("topic `{topic}`") }
+    }
+
+    /// Returns the fault of servers that answer no request, without a failed connection that would say why.
+    pub fn silent(servers: &str) -> Self {
+        Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
+    }
+
+    /// Returns the fault of a question that Kafka answered with this error.
+    pub fn answer(error: &impl fmt::Display) -> Self {
+        Self { broker: None, cause: Cause::Other, text: error.to_string() }
+    }
+
+    /// Returns the fault of a group without a coordinator.
+    pub fn no_coordinator() -> Self {
+        Self { broker: None, cause: Cause::NoCoordinator, text: "the client keeps looking for it".to_owned() }
+    }
+
+    /// Returns the topic that may not be read or described.
+    pub fn denied_topic(&self) -> Option<&str> {
+        (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
+    }
+
+    /// Returns the fault with a cause that was found out otherwise.
+    pub fn with_cause(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(broker) = &self.broker {
+            write!(f, "{broker}: ")?;
+        }
+        write!(f, "{} ({}); {}", self.cause.words(), self.text, self.cause.remedy())
+    }
+}
+
+/// Returns `host:port` of a broker's name as librdkafka writes it: `sasl_ssl://host:port/7`, `host:port/bootstrap`.
+fn address(name: &str) -> Option<&str> {
+    let name = name.split_once("://").map_or(name, |(_, name)| name);
+    let name = name.split_once('/').map_or(name, |(name, _)| name);
+    let (host, port) = name.rsplit_once(':')?;
+    let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    (is_port && !host.is_empty() && !host.contains(' ')).then_some(name)
+}
+
+fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
+    let says = |words: &str| text.contains(words);
+    let is_closed = says("Disconnected") || says("closed by peer") || says("Connection reset");
+    if says("Failed to resolve") {
+        Cause::HostNotFound
+    } else if says("Connection refused") {
+        Cause::Refused
+    } else if says("No route to host")
+        || says("Network is unreachable")
+        || says("Host is down")
+        || says("Connection timed out")
+        || says("Connection setup timed out")
+    {
+        Cause::Unreachable
+    } else if says("certificate verify failed") || says("Failed to verify broker certificate") {
+        Cause::Certificate
+    } else if says("alert") || says("client SSL authentication") {
+        Cause::ClientCertificate
+    } else if says("Unsupported SASL mechanism") {
+        Cause::SaslMechanism
+    } else if says("not valid in current SASL state") {
+        Cause::SaslNotOffered
+    } else if says("SASL authentication error") {
+        Cause::SaslDenied
+    } else if says("PLAINTEXT broker listener")
+        || says("wrong version number")
+        || (tls && is_closed && state.contains("SSL_HANDSHAKE"))
+    {
+        Cause::PlainListener
+    } else if let Some(size) = text.split_once("Invalid response size ").map(|(_, size)| size) {
+        what_answered(size)
+    } else if !tls && says("closed by peer") && state.contains("APIVERSION_QUERY") {
+        // A proxy whose broker is away resets the connection instead.
+        Cause::TlsListener
+    } else if !sasl && is_closed && (says("might require SASL") || (state.contains("state UP") && is_young(state))) {
+        Cause::SaslRequired
+    } else if says("timed out") {
+        Cause::TimedOut
+    } else if is_closed {
+        Cause::Closed
+    } else {
+        Cause::Other
+    }
+}
+
+/// Returns whether a connection failed within 2 s, by the text that follows "after ".
+fn is_young(state: &str) -> bool {
+    state.split_once("ms").and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < 2000)
+}
+
+/// Returns what answers with these first four bytes, which librdkafka takes for a length: an error message of Postgres begins
+/// with `E` and a length below 65,536, an alert of TLS with 0x15 0x03.
+fn what_answered(size: &str) -> Cause {
+    let digits = size.split(|c: char| !c.is_ascii_digit() && c != '-').next().unwrap_or_default();
+    let bytes = digits.parse::<i64>().unwrap_or_default().to_be_bytes();
+    match bytes[4..] {
+        [b'E', 0, 0, _] => Cause::Postgres,
+        [0x15, 0x03, ..] => Cause::TlsListener,
+        _ => Cause::NotKafka,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> (Option<String>, Cause) {
+        let fault = Fault::parse(line);
+        (fault.broker, fault.cause)
+    }
+
+    /// Each line is librdkafka's own, heard with a real server.
+    #[test]
+    fn each_line_of_librdkafka_has_its_cause_and_its_broker() {
+        for (line, broker, cause) in [
+            (
+                "127.0.0.1:39999/bootstrap: Connect to ipv4#127.0.0.1:39999 failed: Connection refused (after 0ms in state CONNECT)",
+                "127.0.0.1:39999",
+                Cause::Refused,
+            ),
+            (
+                "[thrd:GroupCoordinator]: GroupCoordinator: 127.0.0.1:9092: Connect to ipv4#127.0.0.1:9092 failed: Connection refused (after 0ms in state CONNECT, 3 identical error(s) suppressed)",
+                "127.0.0.1:9092",
+                Cause::Refused,
+            ),
+            (
+                "no-such-host:9092/bootstrap: Failed to resolve 'no-such-host:9092': Name or service not known (after 0ms in state CONNECT)",
+                "no-such-host:9092",
+                Cause::HostNotFound,
+            ),
+            (
+                "127.0.0.1:39432/bootstrap: Receive failed: Invalid response size 1157627904 (0..100000000): increase receive.message.max.bytes (after 2ms in state APIVERSION_QUERY)",
+                "127.0.0.1:39432",
+                Cause::Postgres,
+            ),
+            (
+                "127.0.0.1:80/bootstrap: Receive failed: Invalid response size 1213486160 (0..100000000): increase receive.message.max.bytes (after 2ms in state APIVERSION_QUERY)",
+                "127.0.0.1:80",
+                Cause::NotKafka,
+            ),
+            (
+                "[thrd:127.0.0.1:39092/bootstrap]: 127.0.0.1:39092/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 1ms in state APIVERSION_QUERY)",
+                "127.0.0.1:39092",
+                Cause::TlsListener,
+            ),
+            (
+                "127.0.0.1:39092/bootstrap: Disconnected: connection reset by peer (after 1ms in state APIVERSION_QUERY)",
+                "127.0.0.1:39092",
+                Cause::Closed,
+            ),
+            (
+                "ssl://127.0.0.1:39091/bootstrap: SSL handshake failed: Disconnected: SSL connection closed by peer: connecting to a PLAINTEXT broker listener? (after 6ms in state SSL_HANDSHAKE)",
+                "127.0.0.1:39091",
+                Cause::PlainListener,
+            ),
+            (
+                "ssl://127.0.0.1:39091/bootstrap: Disconnected: SSL connection closed by peer (after 0ms in state SSL_HANDSHAKE)",
+                "127.0.0.1:39091",
+                Cause::PlainListener,
+            ),
+            (
+                "ssl://localhost:39092/bootstrap: error:0A000086:SSL routines::certificate verify failed (after 14ms in state SSL_HANDSHAKE)",
+                "localhost:39092",
+                Cause::Certificate,
+            ),
+            (
+                "ssl://localhost:39093/bootstrap: Receive failed: error:0A000412:SSL routines::sslv3 alert bad certificate: SSL alert number 42 (after 5ms in state APIVERSION_QUERY)",
+                "localhost:39093",
+                Cause::ClientCertificate,
+            ),
+            (
+                "127.0.0.1:39094/bootstrap: Disconnected: connection closed by peer: receive 0 after POLLIN (after 1ms in state UP)",
+                "127.0.0.1:39094",
+                Cause::SaslRequired,
+            ),
+            (
+                "127.0.0.1:39094/1: Disconnected: connection closed by peer: receive 0 after POLLIN (after 61000ms in state UP)",
+                "127.0.0.1:39094",
+                Cause::Closed,
+            ),
+            (
+                "sasl_plaintext://127.0.0.1:39094/bootstrap: SASL authentication error: Authentication failed: Invalid username or password (after 309ms in state AUTH_REQ)",
+                "127.0.0.1:39094",
+                Cause::SaslDenied,
+            ),
+            (
+                "sasl_plaintext://127.0.0.1:39094/bootstrap: SASL SCRAM-SHA-256 mechanism handshake failed: Broker: Unsupported SASL mechanism: broker's supported mechanisms: PLAIN (after 301ms in state AUTH_HANDSHAKE)",
+                "127.0.0.1:39094",
+                Cause::SaslMechanism,
+            ),
+            (
+                "sasl_plaintext://127.0.0.1:39091/bootstrap: SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state: broker's supported mechanisms:  (after 4ms in state AUTH_HANDSHAKE)",
+                "127.0.0.1:39091",
+                Cause::SaslNotOffered,
+            ),
+            (
+                "127.0.0.1:9092/1: 1 request(s) timed out: disconnect (average rtt 1.234ms) (after 70000ms in state UP)",
+                "127.0.0.1:9092",
+                Cause::TimedOut,
+            ),
+        ] {
+            assert_eq!(of(line), (Some(broker.to_owned()), cause), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_a_broker_and_a_sentence_is_none() {
+        assert_eq!(address("ssl://[::1]:9092/bootstrap"), Some("[::1]:9092"));
+        assert_eq!(address("Connect to ipv4#127.0.0.1:39999 failed"), None);
+        assert_eq!(of("2/3 brokers are down"), (None, Cause::Other));
+    }
+
+    #[test]
+    fn a_fault_says_where_what_and_what_to_do() {
+        let refused = Fault::parse(
+            "h:1/bootstrap: Connect to ipv4#10.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)",
+        );
+        assert_eq!(
+            refused.to_string(),
+            "h:1: the connection is refused (Connect to ipv4#10.0.0.1:1 failed: Connection refused); \
+             start Kafka there, or correct host and port in `kafka.bootstrap_servers`"
+        );
+        assert_eq!(
+            Fault::group_denied("rides").to_string(),
+            "Kafka denies access to the group (group `rides`); grant READ on the group to our user"
+        );
+    }
+}

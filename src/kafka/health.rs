@@ -1,0 +1,422 @@
+//! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, fed by every client of it.
+//!
+//! Three things say so, and each of them also says when it is over. A question of the [observer](super::observer) that isn't
+//! answered; idle topics are asked about too. A consumer's group without a coordinator, by librdkafka's statistics. And a
+//! request that Kafka denies: the consumers repeat it every few seconds, as long as it is denied. What librdkafka logs of
+//! connections is the cause that is shown, and alone no reason: one of several brokers may be away without harm.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use super::fault::{Cause, Fault};
+use crate::status::{Trouble, lock};
+
+/// A question that Kafka doesn't answer for so long is an outage. Longer than the change of a partition's leader takes.
+const SILENT_AFTER: Duration = Duration::from_secs(8);
+/// A group without a coordinator for so long is an outage.
+const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
+/// A denial that isn't repeated for so long is over, if the consumer is a settled member of its group.
+const DENIED_FOR: Duration = Duration::from_secs(10);
+/// The same line of librdkafka is logged once in this time.
+const REPEAT_AFTER: Duration = Duration::from_secs(60);
+/// Different lines that are told apart.
+const LINES_MAX: usize = 256;
+
+/// The state of Kafka as a pipeline's clients see it.
+#[derive(Debug)]
+pub struct KafkaHealth {
+    pipeline: Arc<str>,
+    /// `kafka.bootstrap_servers`.
+    servers: String,
+    /// The pipeline's group.
+    group: String,
+    /// Whether faults are logged as they come; a command says them itself, at its end.
+    logs: bool,
+    state: Mutex<State>,
+    lines: Mutex<HashMap<String, Line>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When the oldest question was asked that isn't answered.
+    asked_at: Option<Instant>,
+    /// What a question was denied; `None` once one is answered.
+    denied: Option<Fault>,
+    /// With which other error a question failed; `None` once one is answered.
+    failed: Option<Fault>,
+    /// The newest fault of each broker's connections that isn't known to be over.
+    connections: BTreeMap<String, (Instant, Fault)>,
+    consumers: BTreeMap<u32, Consumer>,
+    outage: Option<Outage>,
+}
+
+#[derive(Debug, Default)]
+struct Consumer {
+    /// Since when its group has had no coordinator.
+    no_coordinator: Option<Instant>,
+    /// What Kafka denies it, and when it did so last.
+    denied: Vec<(Fault, Instant)>,
+    /// By how much Kafka delays its answers.
+    throttled: Duration,
+}
+
+/// A Kafka that doesn't serve the pipeline.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    /// When it began.
+    pub since: Instant,
+    /// Why.
+    pub trouble: Trouble,
+}
+
+/// What librdkafka's statistics of a consumer say of Kafka.
+#[derive(Debug, Default)]
+pub struct Sight {
+    /// Addresses (`host:port`) of brokers with a connection that works.
+    pub connected: Vec<String>,
+    /// Whether the group has a coordinator.
+    pub has_coordinator: bool,
+    /// Whether the consumer is a member of the group, and no rebalance is under way.
+    pub is_settled: bool,
+    /// The longest delay that a broker's quota put on an answer.
+    pub throttled: Duration,
+}
+
+#[derive(Debug)]
+struct Line {
+    said_at: Instant,
+    held_back: u32,
+}
+
+impl KafkaHealth {
+    /// Returns the health for a daemon's pipeline, which logs what happens.
+    pub fn new(pipeline: Arc<str>, servers: &str, group: &str) -> Self {
+        Self {
+            pipeline,
+            servers: servers.to_owned(),
+            group: group.to_owned(),
+            logs: true,
+            state: Mutex::default(),
+            lines: Mutex::default(),
+        }
+    }
+
+    /// Returns the health for a command, which logs nothing.
+    pub fn of_command(servers: &str, group: &str) -> Self {
+        Self { logs: false, ..Self::new("".into(), servers, group) }
+    }
+
+    /// The pipeline's name; empty for a command.
+    pub fn pipeline(&self) -> &str {
+        &self.pipeline
+    }
+
+    /// A question is asked.
+    pub fn asked(&self) {
+        lock(&self.state).asked_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Kafka answered a question.
+    pub fn answered(&self) {
+        let mut state = lock(&self.state);
+        state.asked_at = None;
+        state.denied = None;
+        state.failed = None;
+    }
+
+    /// A question failed, and it isn't a connection's fault.
+    pub fn question_failed(&self, fault: Fault) {
+        lock(&self.state).failed = Some(fault);
+    }
+
+    /// Kafka denied a question.
+    pub fn question_denied(&self, fault: Fault) {
+        let mut state = lock(&self.state);
+        state.asked_at = None;
+        state.denied = Some(fault);
+    }
+
+    /// librdkafka wrote a line about a connection that failed; `consumer` is the number of the consumer whose client did.
+    pub fn connection_failed(&self, consumer: Option<u32>, line: &str) {
+        let fault = Fault::parse(line);
+        let broker = fault.broker.clone().unwrap_or_default();
+        let key = format!("{broker} {:?}", fault.cause);
+        // A broker closes connections that were idle for long, and that isn't worth a line.
+        if self.logs && fault.cause != Cause::Closed {
+            self.once(&key, |repeated| {
+                warn!(pipeline = &*self.pipeline, consumer, repeated, "Kafka: {fault}; nothing is lost, retrying");
+            });
+        } else {
+            debug!(pipeline = &*self.pipeline, consumer, "Kafka: {fault}");
+        }
+        let mut state = lock(&self.state);
+        let known = state.connections.get(&broker).is_some_and(|(at, known)| {
+            let is_same =
+                matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
+            // A broker has several connections, and not each of them says why it failed.
+            let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
+            is_same || is_vaguer
+        });
+        if !known {
+            state.connections.insert(broker, (Instant::now(), fault));
+        }
+    }
+
+    /// A connection was found to fail for this cause.
+    pub fn found(&self, fault: Fault) {
+        lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
+    }
+
+    /// Kafka denied a consumer what it needs.
+    pub fn denied(&self, consumer: u32, fault: Fault) {
+        self.once(&fault.to_string(), |repeated| {
+            warn!(pipeline = &*self.pipeline, consumer, repeated, "{fault}; nothing is lost, retrying");
+        });
+        let mut state = lock(&self.state);
+        let denied = &mut state.consumers.entry(consumer).or_default().denied;
+        denied.retain(|(known, _)| *known != fault);
+        denied.push((fault, Instant::now()));
+    }
+
+    /// The group may not be used, as Kafka told a consumer.
+    pub fn group_denied(&self, consumer: u32) {
+        self.denied(consumer, Fault::group_denied(&self.group));
+    }
+
+    /// Kafka granted a consumer a request that needs the right to read the group and this topic.
+    pub fn granted(&self, consumer: u32, topic: &str) {
+        let mut state = lock(&self.state);
+        let Some(consumer) = state.consumers.get_mut(&consumer) else { return };
+        if !consumer.denied.is_empty() {
+            let of_topic = Fault::topic_denied(topic);
+            consumer.denied.retain(|(fault, _)| fault.cause != Cause::GroupDenied && *fault != of_topic);
+        }
+    }
+
+    /// Takes in a consumer's statistics.
+    pub fn saw(&self, consumer: u32, sight: &Sight, now: Instant) {
+        let mut state = lock(&self.state);
+        state.connections.retain(|broker, _| !sight.connected.contains(broker));
+        let consumer = state.consumers.entry(consumer).or_default();
+        consumer.no_coordinator = match consumer.no_coordinator {
+            _ if sight.has_coordinator => None,
+            before => before.or(Some(now)),
+        };
+        if sight.is_settled {
+            consumer.denied.retain(|(_, at)| now.duration_since(*at) < DENIED_FOR);
+        }
+        consumer.throttled = sight.throttled;
+    }
+
+    /// A consumer's client ended.
+    pub fn left(&self, consumer: u32) {
+        if let Some(consumer) = lock(&self.state).consumers.get_mut(&consumer) {
+            consumer.no_coordinator = None;
+            consumer.throttled = Duration::ZERO;
+        }
+    }
+
+    /// Returns the topics that Kafka denies a consumer.
+    pub fn denied_topics(&self, consumer: u32) -> Vec<String> {
+        let state = lock(&self.state);
+        let denied = state.consumers.get(&consumer).map(|consumer| consumer.denied.iter());
+        denied.into_iter().flatten().filter_map(|(fault, _)| fault.denied_topic().map(str::to_owned)).collect()
+    }
+
+    /// Returns the newest fault of a connection that isn't known to be over.
+    pub fn connection_fault(&self) -> Option<Fault> {
+        lock(&self.state).newest().cloned()
+    }
+
+    /// Returns the longest delay that a quota put on an answer to a consumer lately.
+    pub fn throttled(&self) -> Duration {
+        lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
+    }
+
+    /// Returns why a question has no answer: the fault of a connection, or the silence.
+    pub fn silence(&self) -> Fault {
+        self.connection_fault().unwrap_or_else(|| Fault::silent(&self.servers))
+    }
+
+    /// Returns the outage, as [`KafkaHealth::look`] found it last.
+    pub fn outage(&self) -> Option<Outage> {
+        lock(&self.state).outage.clone()
+    }
+
+    /// Decides whether Kafka serves the pipeline, and logs each change. Called once per second. Returns how long an outage
+    /// lasted that is over by now.
+    pub fn look(&self, now: Instant) -> Option<Duration> {
+        let mut state = lock(&self.state);
+        let fault = state.fault(now, &self.servers);
+        let before = state.outage.take();
+        match (before, fault) {
+            (None, None) => None,
+            (before, Some((since, fault))) => {
+                let trouble = Trouble::kafka(&fault);
+                let since = before.as_ref().map_or(since, |before| before.since);
+                let is_news = before.is_none_or(|before| before.trouble != trouble);
+                state.outage = Some(Outage { since, trouble });
+                drop(state);
+                if is_news {
+                    self.once(&format!("waits: {fault}"), |repeated| {
+                        warn!(
+                            pipeline = &*self.pipeline,
+                            repeated, "waiting for Kafka: {fault}; nothing is lost, Kafka keeps the records"
+                        );
+                    });
+                }
+                None
+            }
+            (Some(before), None) => {
+                drop(state);
+                let lasted = now.duration_since(before.since);
+                info!(
+                    pipeline = &*self.pipeline,
+                    seconds = (lasted.as_secs_f64() * 10.0).round() / 10.0,
+                    "Kafka serves again"
+                );
+                Some(lasted)
+            }
+        }
+    }
+
+    /// Logs a warning of librdkafka.
+    pub fn warn(&self, consumer: Option<u32>, what: &str, message: &str) {
+        self.once(message, |repeated| {
+            warn!(target: "librdkafka", pipeline = &*self.pipeline, consumer, what, repeated, message);
+        });
+    }
+
+    /// Has a line logged, unless the same line was logged within the last minute; numbers in it make no difference. `say` gets
+    /// how often it was held back since.
+    pub fn once(&self, line: &str, say: impl FnOnce(Option<u32>)) {
+        let key: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
+        let now = Instant::now();
+        let mut lines = lock(&self.lines);
+        if lines.len() >= LINES_MAX {
+            lines.retain(|_, line| now.duration_since(line.said_at) < REPEAT_AFTER);
+        }
+        let repeated = match lines.get_mut(&key) {
+            Some(line) if now.duration_since(line.said_at) < REPEAT_AFTER => {
+                line.held_back = line.held_back.saturating_add(1);
+                return;
+            }
+            Some(line) => Some(line.held_back).filter(|count| *count > 0),
+            None => None,
+        };
+        lines.insert(key, Line { said_at: now, held_back: 0 });
+        drop(lines);
+        say(repeated);
+    }
+}
+
+impl State {
+    fn newest(&self) -> Option<&Fault> {
+        self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
+    }
+
+    /// What keeps Kafka from serving the pipeline, and since when.
+    fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
+        let past = |since: &Instant, limit| now.duration_since(*since) >= limit;
+        if let Some(since) = self.asked_at.filter(|since| past(since, SILENT_AFTER)) {
+            let fault = self.failed.as_ref().or_else(|| self.newest()).cloned();
+            return Some((since, fault.unwrap_or_else(|| Fault::silent(servers))));
+        }
+        if let Some(fault) = &self.denied {
+            return Some((now, fault.clone()));
+        }
+        if let Some((fault, at)) = self.consumers.values().flat_map(|consumer| &consumer.denied).next() {
+            return Some((*at, fault.clone()));
+        }
+        let no_coordinator = self.consumers.values().filter_map(|consumer| consumer.no_coordinator);
+        let since = no_coordinator.min().filter(|since| past(since, NO_COORDINATOR_AFTER))?;
+        Some((since, self.newest().cloned().unwrap_or_else(Fault::no_coordinator)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REFUSED: &str =
+        "h:1/bootstrap: Connect to ipv4#10.0.0.1:1 failed: Connection refused (after 0ms in state CONNECT)";
+
+    fn health() -> KafkaHealth {
+        KafkaHealth::new("rides".into(), "h:1", "rides")
+    }
+
+    fn why(health: &KafkaHealth, seconds: u64) -> Option<String> {
+        health.look(Instant::now() + Duration::from_secs(seconds));
+        health.outage().map(|outage| outage.trouble.to_string())
+    }
+
+    fn sight(has_coordinator: bool) -> Sight {
+        Sight { has_coordinator, is_settled: has_coordinator, ..Sight::default() }
+    }
+
+    #[test]
+    fn a_broker_of_several_may_be_away_and_a_question_without_an_answer_is_an_outage_with_its_cause() {
+        let health = health();
+        health.connection_failed(Some(0), REFUSED);
+        assert_eq!(why(&health, 60), None, "nobody waits for an answer");
+        health.asked();
+        assert_eq!(why(&health, 1), None, "it may still come");
+        assert!(why(&health, 9).is_some_and(|why| why.contains("h:1: the connection is refused")));
+        health.answered();
+        assert_eq!(why(&health, 9), None, "it came");
+    }
+
+    #[test]
+    fn a_silence_without_a_failed_connection_names_the_servers() {
+        let health = health();
+        health.asked();
+        assert!(why(&health, 9).is_some_and(|why| why.contains("h:1: the broker does not answer requests")));
+        assert!(health.outage().is_some_and(|outage| outage.since <= Instant::now()), "since the question");
+    }
+
+    #[test]
+    fn a_connection_that_works_again_takes_its_fault_with_it() {
+        let health = health();
+        health.connection_failed(None, REFUSED);
+        health.saw(0, &Sight { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
+        assert_eq!(health.connection_fault(), None);
+    }
+
+    #[test]
+    fn a_group_without_a_coordinator_is_an_outage() {
+        let health = health();
+        health.saw(0, &sight(false), Instant::now());
+        assert_eq!(why(&health, 1), None);
+        assert!(why(&health, 9).is_some_and(|why| why.contains("no broker coordinates the group")));
+        health.saw(0, &sight(true), Instant::now());
+        assert_eq!(why(&health, 9), None);
+    }
+
+    #[test]
+    fn a_denial_lasts_until_it_is_granted_or_not_repeated() {
+        let health = health();
+        health.denied(0, Fault::topic_denied("t"));
+        health.group_denied(1);
+        assert!(why(&health, 0).is_some_and(|why| why.contains("topic `t`")));
+        health.granted(0, "another");
+        assert!(why(&health, 0).is_some_and(|why| why.contains("topic `t`")), "that is another topic");
+        health.granted(0, "t");
+        assert!(why(&health, 0).is_some_and(|why| why.contains("group `rides`")));
+        health.saw(1, &sight(true), Instant::now() + Duration::from_secs(11));
+        assert_eq!(why(&health, 0), None);
+    }
+
+    #[test]
+    fn the_same_line_is_said_once_a_minute_whatever_its_numbers_are() {
+        let (health, mut said) = (health(), 0);
+        for n in 0..100 {
+            health.once(&format!("{n}/3 brokers are down"), |_| said += 1);
+        }
+        assert_eq!(said, 1);
+        health.once("another", |_| said += 1);
+        assert_eq!(said, 2);
+    }
+}

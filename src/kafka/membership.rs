@@ -1,0 +1,185 @@
+//! Static membership: names by which the consumers of this daemon keep their places in a group over a restart.
+//!
+//! A member without a name that dies holds its partitions until its session times out. If a member with a name
+//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence whatever the dead
+//! process may still have under way.
+//!
+//! A name belongs to one member at a time: the broker ends the session of the one that had it before. See
+//! [`Membership::lost`] for what this means to two daemons with one name.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rdkafka::error::RDKafkaErrorCode as Code;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, GroupProtocol, Pipeline, Topics};
+
+/// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's 249.
+const LONGEST: usize = 100;
+
+/// The name of this daemon, the same after a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceName {
+    text: Arc<str>,
+    /// Whether the configuration sets it, and so promises that a stopped daemon comes back under it.
+    is_set: bool,
+}
+
+impl InstanceName {
+    /// Returns `instance` of the configuration, or a name made of `host` and the port of `http.listen`. No two daemons of a
+    /// host have the same port, so only hosts of one name can give two daemons one name.
+    pub fn new(config: &Config, host: &str) -> Self {
+        match &config.instance {
+            Some(text) => Self { text: text.as_str().into(), is_set: true },
+            None => Self { text: derived(host, config.http.listen).into(), is_set: false },
+        }
+    }
+
+    /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the daemon is told to end.
+    ///
+    /// `None` where a name is of no use: with KIP-848 the broker keeps the place of a dead member until its session times out,
+    /// whether it has a name or not, and a name that nobody promised to use again would keep the place of a stopped one too.
+    pub fn member(&self, pipeline: &Pipeline, consumer: u32, shutdown: CancellationToken) -> Option<Membership> {
+        if pipeline.group_protocol == GroupProtocol::Consumer && !self.is_set {
+            return None;
+        }
+        // The broker gives a returning member the assignment that it had, even if the member subscribes to other topics by now.
+        let topics = match &pipeline.topics {
+            Topics::List(names) => digest(&names.join(",")),
+            Topics::Pattern(pattern) => digest(pattern),
+        };
+        Some(Membership {
+            id: format!("{}-{}-{consumer}-{topics:08x}", self.text, pipeline.name),
+            instance: Arc::clone(&self.text),
+            leaves: pipeline.group_protocol != GroupProtocol::Consumer,
+            comes_back: self.is_set.then_some(shutdown),
+            lost: Arc::default(),
+        })
+    }
+}
+
+fn derived(host: &str, listen: SocketAddr) -> String {
+    let host = if host.is_empty() { "tidegate" } else { host };
+    let legal = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let host: String = host.chars().map(legal).take(LONGEST - "-65535".len()).collect();
+    format!("{host}-{}", listen.port())
+}
+
+/// FNV-1a, so that all builds agree.
+fn digest(text: &str) -> u32 {
+    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// One consumer's place in its group.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// `group.instance.id`
+    pub id: String,
+    instance: Arc<str>,
+    /// Whether it can leave. Under KIP-848 librdkafka knows no other end of a named member than a pause.
+    leaves: bool,
+    /// Cancelled when the daemon is told to end; `None` if nobody promised that it comes back under its name.
+    comes_back: Option<CancellationToken>,
+    lost: Arc<AtomicBool>,
+}
+
+impl Membership {
+    /// Whether the place is kept for the next start when the consumer closes. It is only kept if the daemon is told to end and
+    /// its name is set in the configuration. Otherwise the consumer leaves the group, and others take over at once.
+    pub fn is_kept(&self) -> bool {
+        !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
+    }
+
+    /// Whether another member has the name. This consumer then joins without one: if it took the name back, the other
+    /// one would do the same, and neither would get on with its work.
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Notes a fatal error of the consumer, and returns what to tell the operator if it means that another member has the name.
+    pub fn lost(&self, fatal: Code) -> Option<String> {
+        let Self { id, instance, .. } = self;
+        let what = match fatal {
+            Code::FencedInstanceId => format!("another member joined the group as `{id}`"),
+            Code::UnreleasedInstanceId => {
+                format!(
+                    "the broker holds `{id}` for another member, which is running or whose session has not timed out"
+                )
+            }
+            _ => return None,
+        };
+        self.lost.store(true, Ordering::Relaxed);
+        Some(format!(
+            "{what}: this consumer joins without a name until the next start. If two daemons have the instance name \
+             `{instance}`, set `instance` to a name of its own for each"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pipeline(lines: &str) -> (Config, Pipeline) {
+        let toml = format!(
+            "kafka.bootstrap_servers = \"127.0.0.1:9092\"\npostgres.url = \"postgres://tidegate@127.0.0.1/t\"\n\
+             pipelines.rides.table.name = \"rides\"\n{lines}"
+        );
+        let config = Config::parse("test.toml", &toml).expect("a configuration");
+        let pipeline = config.pipelines[0].clone();
+        (config, pipeline)
+    }
+
+    fn member(lines: &str) -> Option<Membership> {
+        let (config, pipeline) = pipeline(lines);
+        InstanceName::new(&config, "Host:1").member(&pipeline, 3, CancellationToken::new())
+    }
+
+    const TOPICS: &str = "pipelines.rides.topics = [\"a\", \"b\"]\n";
+
+    #[test]
+    fn a_name_is_made_of_host_port_pipeline_consumer_and_topics() {
+        assert_eq!(member(TOPICS).map(|m| m.id).as_deref(), Some("Host-1-9464-rides-3-e8eec76f"));
+        let set = format!("{TOPICS}instance = \"tg-0\"");
+        assert_eq!(member(&set).map(|m| m.id).as_deref(), Some("tg-0-rides-3-e8eec76f"));
+        let other = "pipelines.rides.topics = [\"a\"]\ninstance = \"tg-0\"";
+        assert_ne!(member(other).map(|m| m.id), member(&set).map(|m| m.id), "another subscription is another place");
+    }
+
+    #[test]
+    fn the_longest_name_is_one_that_kafka_takes() {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 65535));
+        assert_eq!(derived(&"h".repeat(300), listen).len(), LONGEST);
+        assert_eq!(derived("", listen), "tidegate-65535");
+        assert!(LONGEST + "-".len() + 63 + "-255".len() + "-01234567".len() <= 249);
+    }
+
+    #[test]
+    fn a_place_is_kept_only_for_a_daemon_that_promised_to_come_back_and_was_told_to_end() {
+        let told = CancellationToken::new();
+        let (config, pipeline) = pipeline(&format!("{TOPICS}instance = \"tg-0\""));
+        let member = InstanceName::new(&config, "h").member(&pipeline, 0, told.clone()).expect("it has a name");
+        assert!(!member.is_kept(), "a pipeline that ends by itself leaves");
+        told.cancel();
+        assert!(member.is_kept());
+        let (config, pipeline) = self::pipeline(TOPICS);
+        assert!(!InstanceName::new(&config, "h").member(&pipeline, 0, told).expect("it has a name").is_kept());
+    }
+
+    #[test]
+    fn under_kip_848_only_a_name_that_was_set_is_used() {
+        let consumer = format!("{TOPICS}pipelines.rides.group_protocol = \"consumer\"\n");
+        assert!(member(&consumer).is_none());
+        assert!(member(&format!("{consumer}instance = \"tg-0\"")).is_some());
+    }
+
+    #[test]
+    fn only_a_lost_name_is_a_lost_name() {
+        let member = member(TOPICS).expect("it has a name");
+        assert!(member.lost(Code::GroupAuthorizationFailed).is_none() && !member.is_lost());
+        let words = member.lost(Code::FencedInstanceId).expect("another member has it");
+        assert!(words.contains("Host-1-9464") && member.is_lost(), "{words}");
+    }
+}

@@ -1,0 +1,181 @@
+//! Gets a token for SASL OAUTHBEARER, from a token endpoint or from a program. Blocks.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tidegate_rows::base64;
+use ureq::Agent;
+use ureq::tls::TlsConfig;
+
+use crate::config::token::{COMMAND, Oidc, TokenSource};
+use crate::config::{Secret, SecretSource};
+use crate::credentials::{self, Issued};
+use crate::metrics::epoch_ms;
+use crate::trust;
+
+/// The longest that an endpoint or a program may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The largest answer of an endpoint that is read, in bytes.
+const ANSWER_MAX: u64 = 1 << 20;
+
+/// A token, as librdkafka wants it.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// The token itself.
+    pub value: Secret,
+    /// Whom it stands for.
+    pub principal: String,
+    /// When it expires, in milliseconds since 1970.
+    pub expires_at_ms: i64,
+    /// SASL extensions: names and values.
+    pub extensions: Vec<(String, String)>,
+}
+
+/// The answer of a token endpoint (RFC 6749, section 5.1).
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    expires_in: Option<f64>,
+}
+
+/// Its refusal (section 5.2).
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+}
+
+/// What we read of a token that is a JSON Web Token.
+#[derive(Default, Deserialize)]
+struct Claims {
+    exp: Option<f64>,
+    sub: Option<String>,
+}
+
+/// Gets a token, and the time for which it holds.
+///
+/// # Errors
+/// Says where it was to come from, and why it doesn't; without a secret.
+pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
+    match source {
+        TokenSource::Oidc(oidc) => {
+            let issued = ask(oidc).map_err(|why| format!("{}: {why}", without_query(&oidc.endpoint)))?;
+            token(issued, &oidc.client_id, &oidc.extensions)
+        }
+        TokenSource::Command { command, extensions } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| format!("`{COMMAND}`: {error}"))?;
+            let run = async { tokio::time::timeout(DEADLINE, credentials::run(COMMAND, command)).await };
+            let issued = runtime.block_on(run).map_err(|_| format!("`{COMMAND}`: no token within {DEADLINE:?}"))??;
+            token(issued, "tidegate", extensions)
+        }
+    }
+}
+
+fn ask(oidc: &Oidc) -> Result<Issued, String> {
+    let mut settings = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(DEADLINE))
+        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .max_redirects(0);
+    if oidc.endpoint.starts_with("https://") {
+        let roots = match (&oidc.ca_pem, &oidc.ca_file) {
+            (Some(pem), _) => trust::these(pem.as_bytes()).map_err(|why| format!("https.ca.pem: {why}"))?,
+            (None, Some(file)) => trust::file("https.ca.location", Path::new(file))?,
+            (None, None) => trust::system(),
+        };
+        settings = settings.tls_config(TlsConfig::builder().root_certs(roots).build());
+    }
+    let secret = match &oidc.client_secret {
+        SecretSource::Inline(secret) => secret.expose().to_owned(),
+        SecretSource::File(file) => {
+            let text = std::fs::read_to_string(file);
+            text.map_err(|error| format!("can't read {}: {error}", file.display()))?.trim_end().to_owned()
+        }
+    };
+    let mut authorization = Vec::new();
+    base64::encode(format!("{}:{secret}", oidc.client_id).as_bytes(), &mut authorization);
+    let authorization = format!("Basic {}", String::from_utf8(authorization).unwrap_or_default());
+    let form = [("grant_type", "client_credentials")].into_iter();
+    let form = form.chain(oidc.scope.as_deref().map(|scope| ("scope", scope)));
+    let request = settings.build().new_agent().post(&oidc.endpoint);
+    let request = request.header("Authorization", authorization).header("Accept", "application/json");
+    let mut response = request.send_form(form).map_err(|error| error.to_string())?;
+    let status = response.status().as_u16();
+    let body =
+        response.body_mut().with_config().limit(ANSWER_MAX).read_to_string().map_err(|error| error.to_string())?;
+    if status != 200 {
+        let refusal = serde_json::from_str::<Refusal>(&body).map(|refusal| format!(": {}", refusal.error));
+        return Err(format!(
+            "status {status}{}; check sasl.oauthbearer.client.id, its secret and the endpoint's URL",
+            refusal.unwrap_or_default()
+        ));
+    }
+    // The parser's own message may quote the token.
+    let answer: Answer =
+        serde_json::from_str(&body).map_err(|_| "its answer is no token; is the endpoint's URL right?".to_owned())?;
+    let lifetime = answer.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    Ok(Issued { secret: Secret::new(answer.access_token), lifetime, principal: None })
+}
+
+fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Result<(Token, Duration), String> {
+    let claims = claims(issued.secret.expose()).unwrap_or_default();
+    let now = epoch_ms();
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
+    let until = |exp: f64| Duration::try_from_secs_f64(exp - now as f64 / 1000.0).unwrap_or_default();
+    let lifetime = issued.lifetime.or_else(|| claims.exp.map(until)).ok_or_else(|| {
+        "it isn't said for how long the token holds: print {\"token\": \"…\", \"lifetime_seconds\": 900}".to_owned()
+    })?;
+    if lifetime.is_zero() {
+        return Err("the token has expired already; is this machine's clock right?".to_owned());
+    }
+    let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
+    let token = Token {
+        value: issued.secret,
+        principal: issued.principal.or(claims.sub).unwrap_or_else(|| principal.to_owned()),
+        expires_at_ms: now.saturating_add(lifetime_ms),
+        extensions: extensions.to_vec(),
+    };
+    Ok((token, lifetime))
+}
+
+/// The payload of a JSON Web Token. Its signature is the broker's to check.
+fn claims(token: &str) -> Option<Claims> {
+    let mut payload = token.split('.').nth(1)?.replace('-', "+").replace('_', "/");
+    payload += &"==="[..(4 - payload.len() % 4) % 4];
+    let mut json = Vec::new();
+    base64::decode(payload.as_bytes(), &mut json)?;
+    serde_json::from_slice(&json).ok()
+}
+
+fn without_query(url: &str) -> &str {
+    url.split('?').next().unwrap_or(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `{"alg":"none"}.{"sub":"gate","exp":4102444800}.` of the year 2100.
+    const UNSIGNED: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJnYXRlIiwiZXhwIjo0MTAyNDQ0ODAwfQ.";
+
+    fn issued(secret: &str, lifetime: Option<u64>) -> Issued {
+        Issued { secret: Secret::new(secret), lifetime: lifetime.map(Duration::from_secs), principal: None }
+    }
+
+    #[test]
+    fn a_web_token_says_itself_whom_it_stands_for_and_until_when() {
+        let (token, lifetime) = token(issued(UNSIGNED, None), "client", &[]).expect("a token");
+        assert_eq!(token.principal, "gate");
+        assert!(token.expires_at_ms.abs_diff(4_102_444_800_000) < 2_000, "{}", token.expires_at_ms);
+        assert!(lifetime > Duration::from_secs(86_400 * 365));
+    }
+
+    #[test]
+    fn any_other_token_needs_a_stated_lifetime() {
+        let (made, lifetime) = token(issued("opaque", Some(900)), "client", &[]).expect("a token");
+        assert_eq!((made.principal.as_str(), lifetime.as_secs()), ("client", 900));
+        assert!(token(issued("CANARY", None), "client", &[]).is_err_and(|error| !error.contains("CANARY")));
+        assert!(token(issued("CANARY", Some(0)), "client", &[]).is_err_and(|error| error.contains("clock")));
+    }
+}

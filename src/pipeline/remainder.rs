@@ -1,0 +1,212 @@
+//! What is left when a pipeline ends: records that the drain had no time for, and in a bounded run
+//! (`--until now`) what Kafka held at the start and the ledger doesn't have.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::retry::Backoff;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Pipeline;
+use crate::kafka::observer::{SharedObserver, partitions_of};
+use crate::lag::PartitionLag;
+use crate::pipeline::start::StartError;
+use crate::status::{PartitionState, PartitionStatus, WriterState, lock};
+
+/// Between two looks at the ledger's readings, which are a second old at most.
+const LOOK: Duration = Duration::from_millis(50);
+/// Partitions that a message names one by one.
+const NAMED: usize = 8;
+
+/// What a bounded run has to write.
+#[derive(Debug, Default)]
+pub(super) struct Goal(Mutex<State>);
+
+#[derive(Clone, Debug, Default)]
+enum State {
+    /// The pipeline runs until it is told to end.
+    #[default]
+    Unbounded,
+    /// The logs' ends are not known yet.
+    Unknown,
+    /// Up to these ends.
+    Ends(BTreeMap<TopicPartition, Offset>),
+    /// All of it is written.
+    Reached,
+}
+
+/// What a pipeline that ended without a fault left in Kafka. Nothing of it is lost: the next start reads it again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remainder {
+    /// Records that were read and not written when the drain's time was over.
+    pub unwritten: u64,
+    /// What a bounded run had still to write; `None` where all is written or the run has no bound.
+    pub left: Option<Left>,
+    /// What the pipeline waited for at its end.
+    pub waiting_for: Option<String>,
+}
+
+/// What a bounded run had still to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// It never learned where the logs end.
+    Unknown,
+    /// Offsets between the ledger and the log's end at the start, by partition; those with none are left out.
+    Offsets(Vec<(TopicPartition, u64)>),
+}
+
+impl Remainder {
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.unwritten == 0 && self.left.is_none()
+    }
+
+    /// Records that are left, as far as that is known.
+    pub fn records(&self) -> u64 {
+        match &self.left {
+            Some(Left::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),
+            Some(Left::Unknown) | None => self.unwritten,
+        }
+    }
+}
+
+impl fmt::Display for Remainder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.left {
+            Some(Left::Unknown) => f.write_str("the ends of its logs are not known, so all may be left")?,
+            Some(Left::Offsets(partitions)) => {
+                write!(f, "{} records are left", self.records())?;
+                for (n, (source, records)) in partitions.iter().take(NAMED).enumerate() {
+                    write!(f, "{} {source}: {records}", if n == 0 { ":" } else { "," })?;
+                }
+                if partitions.len() > NAMED {
+                    write!(f, " and {} more partitions", partitions.len() - NAMED)?;
+                }
+            }
+            None => write!(f, "{} records were read and are not written", self.unwritten)?,
+        }
+        self.waiting_for.iter().try_for_each(|why| write!(f, "; it waited: {why}"))
+    }
+}
+
+impl Goal {
+    /// The run is bounded; by what is still to be asked.
+    pub(super) fn bound(&self) {
+        *lock(&self.0) = State::Unknown;
+    }
+
+    fn left(&self, pipeline: &Pipeline) -> Option<Left> {
+        let ends = match lock(&self.0).clone() {
+            State::Unbounded | State::Reached => return None,
+            State::Unknown => return Some(Left::Unknown),
+            State::Ends(ends) => ends,
+        };
+        let mut written: BTreeMap<TopicPartition, Offset> =
+            lock(&pipeline.lag).partitions.iter().map(|(source, lag)| (source.clone(), lag.next)).collect();
+        for partition in pipeline.consumers.iter().flat_map(|consumer| consumer.partitions()) {
+            if let Some(committed) = partition.committed {
+                let known = written.entry(partition.source).or_insert(committed);
+                *known = committed.max(*known);
+            }
+        }
+        let left = ends.into_iter().filter_map(|(source, end)| {
+            let next = written.get(&source).copied().unwrap_or(Offset::ZERO);
+            let records = u64::try_from(end.get() - next.get()).ok().filter(|records| *records > 0)?;
+            Some((source, records))
+        });
+        // Where nothing is left by the ledger, the run was told to end before it knew.
+        Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Left::Offsets)
+    }
+}
+
+impl Pipeline {
+    /// Returns what is left, once the pipeline's workers have ended.
+    pub(super) fn remainder(&self, waiting_for: Option<String>) -> Remainder {
+        let unwritten = self.consumers.iter().map(|consumer| consumer.drain.unwritten(&consumer.partitions())).sum();
+        let left = self.goal.left(self);
+        let waiting_for = waiting_for.filter(|_| unwritten > 0 || left.is_some());
+        Remainder { unwritten, left, waiting_for }
+    }
+
+    /// Returns what the pipeline waits for now.
+    pub(super) fn waits_for(&self) -> Option<String> {
+        if let super::Phase::Starting { waiting_for } = self.phase() {
+            return waiting_for;
+        }
+        let waits = self.consumers.iter().find_map(|consumer| match consumer.writer() {
+            WriterState::Waiting { trouble, .. } => Some(trouble.to_string()),
+            WriterState::Flowing => None,
+        });
+        waits.or_else(|| lock(&self.lag).trouble.as_ref().map(ToString::to_string))
+    }
+}
+
+/// Asks where the logs end now, and cancels `stop` once the ledger has reached these ends, whoever wrote them, and our own
+/// partitions' logs are the ones that it knows: a topic that was recreated with as many records has nothing to write either.
+pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
+    let ends = ends_now(&pipeline, &observer).await;
+    *lock(&pipeline.goal.0) = State::Ends(ends.clone());
+    loop {
+        let is_known = |p: &PartitionStatus| match p.state {
+            PartitionState::Fenced => true,
+            PartitionState::Owned => p.known,
+            PartitionState::Claiming | PartitionState::Stopped => false,
+        };
+        let known = pipeline.consumers.iter().all(|c| c.joined() && c.partitions().iter().all(is_known));
+        let written = {
+            let view = lock(&pipeline.lag);
+            ends.iter().all(|(source, end)| {
+                // A ledger beyond the log's end is no drained partition: its claim will say what is the matter.
+                let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
+                view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
+            })
+        };
+        if written && known {
+            *lock(&pipeline.goal.0) = State::Reached;
+            info!(pipeline = &*pipeline.name, "all that Kafka held at the start is written");
+            return stop.cancel();
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Returns where the logs end; asks until Kafka answers.
+async fn ends_now(pipeline: &Pipeline, observer: &SharedObserver) -> BTreeMap<TopicPartition, Offset> {
+    let mut backoff = Backoff::new();
+    loop {
+        let topics = pipeline.config.topics.clone();
+        let ends = observer.ask(move |observer| observer.ends(&partitions_of(&observer.topics(&topics)?), End::High));
+        match ends.await.map_err(StartError::from) {
+            Ok(ends) => return ends.into_iter().collect(),
+            Err(error) => {
+                warn!(pipeline = &*pipeline.name, %error, "can't ask where the logs end, trying again");
+                sleep(backoff.next(fastrand::f64())).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_is_said_by_partition_with_its_cause() {
+        let place = |n| TopicPartition::new("t", n);
+        let left = Some(Left::Offsets(vec![(place(0), 71), (place(2), 4)]));
+        let remainder = Remainder { unwritten: 5, left, waiting_for: Some("Postgres 57P03".to_owned()) };
+        assert_eq!(remainder.to_string(), "75 records are left: t/0: 71, t/2: 4; it waited: Postgres 57P03");
+        let many = Some(Left::Offsets((0..10).map(|n| (place(n), 1)).collect()));
+        let text = Remainder { left: many, ..Remainder::default() }.to_string();
+        assert!(text.ends_with("t/7: 1 and 2 more partitions"), "{text}");
+        let cut = Remainder { unwritten: 100, ..Remainder::default() };
+        assert_eq!(cut.to_string(), "100 records were read and are not written");
+        assert!(Remainder::default().is_empty() && !cut.is_empty());
+    }
+}

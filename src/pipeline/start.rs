@@ -1,0 +1,168 @@
+//! The start of a pipeline: reaches Postgres and Kafka, migrates, plans, registers. Outages are waited for; what no wait mends
+//! stops the pipeline with its name.
+
+use std::sync::Arc;
+
+use tidegate_protocol::retry::{Backoff, Disposition, Stage};
+use tidegate_protocol::stopped::Stopped;
+use tidegate_protocol::store::{ReplanError, WriteError};
+use tokio::task::JoinError;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::{Phase, Pipeline};
+use crate::config::Topics;
+use crate::kafka::observer::{AskError, SharedObserver, Unanswered, partitions_of};
+use crate::plan::PlanSource;
+use crate::postgres::connect::Connector;
+use crate::postgres::register::{self, RegisterError, Registration};
+use crate::postgres::schema::{self, MigrationError};
+use crate::postgres::{error, partitions, resume};
+use crate::status::{Trouble, lock};
+
+impl Pipeline {
+    /// Reaches Postgres and Kafka, creates our tables and the target, and registers. Retries through outages, without end.
+    ///
+    /// # Errors
+    /// [`Stopped::Start`] where waiting can't help. A refusal by Postgres must come twice in a row: two instances that start
+    /// together may refuse each other once.
+    pub(super) async fn start(
+        &self,
+        connector: &Connector,
+        observer: &SharedObserver,
+    ) -> Result<Arc<PlanSource>, Stopped> {
+        let mut backoff = Backoff::new();
+        let mut refused: Option<String> = None;
+        loop {
+            let error = match self.try_start(connector, observer).await {
+                Ok(plans) => return Ok(Arc::new(plans)),
+                Err(error) => error,
+            };
+            let why = error.to_string();
+            match error.fault() {
+                Fault::Final => return Err(Stopped::Start(error.into())),
+                Fault::FinalIfRepeated if refused.as_ref() == Some(&why) => return Err(Stopped::Start(error.into())),
+                Fault::FinalIfRepeated => refused = Some(why.clone()),
+                Fault::Outage => refused = None,
+            }
+            if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
+                warn!(pipeline = &*self.name, why, "can't start yet, trying again");
+            }
+            self.enter(Phase::Starting { waiting_for: Some(why) });
+            sleep(backoff.next(fastrand::f64())).await;
+        }
+    }
+
+    async fn try_start(&self, connector: &Connector, observer: &SharedObserver) -> Result<PlanSource, StartError> {
+        let (connection, _) = connector.open().await?;
+        schema::migrate_and_close(connection).await?;
+        let (mut connection, _) = connector.open().await?;
+        let plans = PlanSource::load(&self.config, &mut connection).await?;
+        partitions::maintain_once(connector, &self.config).await?;
+        let wanted = self.config.topics.clone();
+        let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id())));
+        let (topics, cluster_id) = asked.await?;
+        let Some(cluster_id) = cluster_id else {
+            return Err(StartError::NotYet("Kafka doesn't say its cluster id yet".to_owned()));
+        };
+        if let Topics::List(names) = &self.config.topics
+            && let Some(missing) = names.iter().find(|name| !topics.contains_key(*name))
+        {
+            return Err(StartError::NotYet(format!("topic `{missing}` does not exist yet")));
+        }
+        let known = register::is_known(&mut connection, &self.name).await.map_err(database)?;
+        let starts = if known {
+            Vec::new()
+        } else {
+            let (sources, start) = (partitions_of(&topics), self.config.start.clone());
+            observer.ask(move |observer| observer.starts(&sources, &start)).await?
+        };
+        let registration = Registration {
+            pipeline: self.config.name.clone(),
+            cluster_id,
+            group_id: self.config.group.clone(),
+            target: self.config.table.name.to_string(),
+            target_oid: plans.current().table.catalog.oid,
+            topics,
+        };
+        register::register(&mut connection, &registration, &starts).await?;
+        *lock(&self.resumes) = resume::count(&mut connection, &self.name).await.map_err(database)?;
+        Ok(plans)
+    }
+}
+
+/// Why one try to start failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StartError {
+    /// Postgres is away or refuses.
+    #[error(transparent)]
+    Postgres(#[from] WriteError),
+    /// The tables of schema `tidegate` can't be brought up to date.
+    #[error(transparent)]
+    Migration(#[from] MigrationError),
+    /// Kafka gives no answer.
+    #[error("{}", Trouble::kafka(.0))]
+    Kafka(#[source] Unanswered),
+    /// Something is missing that may still come.
+    #[error("{0}")]
+    NotYet(String),
+    /// The table or the name means something else: what, and what to do.
+    #[error("{0}")]
+    Differs(String),
+    /// A question to Kafka panicked.
+    #[error("a bug of ours: {0}")]
+    Panicked(#[source] JoinError),
+}
+
+/// Whether a failed start is tried again.
+enum Fault {
+    /// It is, without end.
+    Outage,
+    /// It is, once.
+    FinalIfRepeated,
+    /// It isn't.
+    Final,
+}
+
+impl StartError {
+    fn fault(&self) -> Fault {
+        let disposition = match self {
+            Self::Postgres(error) => error.disposition_at_start(),
+            Self::Migration(error) => error.disposition(),
+            Self::Kafka(_) | Self::NotYet(_) => Disposition::Outage,
+            Self::Differs(_) | Self::Panicked(_) => return Fault::Final,
+        };
+        if disposition == Disposition::Outage { Fault::Outage } else { Fault::FinalIfRepeated }
+    }
+}
+
+impl From<ReplanError> for StartError {
+    fn from(error: ReplanError) -> Self {
+        match error {
+            ReplanError::Write(error) => error.into(),
+            ReplanError::Unplannable(why) => Self::Differs(why),
+        }
+    }
+}
+
+impl From<RegisterError> for StartError {
+    fn from(error: RegisterError) -> Self {
+        match error {
+            RegisterError::Differs(why) => Self::Differs(why),
+            RegisterError::Database(error) => database(error),
+        }
+    }
+}
+
+impl From<AskError<Unanswered>> for StartError {
+    fn from(error: AskError<Unanswered>) -> Self {
+        match error {
+            AskError::Answer(error) => Self::Kafka(error),
+            AskError::Panicked(panic) => Self::Panicked(panic),
+        }
+    }
+}
+
+fn database(error: sqlx::Error) -> StartError {
+    WriteError { stage: Stage::Begin, cause: error::cause(error) }.into()
+}

@@ -1,0 +1,56 @@
+//! What to do about a connection that Postgres, or TLS before it, refuses.
+
+use tidegate_protocol::store::{Cause, PostgresError};
+
+/// Parts of what rustls and sqlx say, and the remedy. The first that matches counts.
+const BY_TEXT: &[(&str, &str)] = &[
+    (
+        "UnknownIssuer",
+        "the server's certificate is signed by an authority that is not trusted: name the authority's certificate in \
+         `sslrootcert` of the URL, or add it to those of the system",
+    ),
+    ("not valid for name", "connect by a host name that the server's certificate is for"),
+    ("NotValidForName", "connect by a host name that the server's certificate is for"),
+    ("expired", "renew the server's certificate, or set this machine's clock right"),
+    ("Expired", "renew the server's certificate, or set this machine's clock right"),
+    ("NotValidYet", "the server's certificate is not valid yet: set this machine's clock right"),
+    ("server does not support TLS", "set `ssl = on` at the server, or another `sslmode` in the URL"),
+    (
+        "received fatal alert",
+        "the server refuses our side of TLS: check the client certificate in `sslcert` and `sslkey` of the URL",
+    ),
+];
+
+/// Adds what to do to the error of a connection that could not be opened, where we know it.
+pub(super) fn add(cause: &mut Cause) {
+    match cause {
+        Cause::Connection(text) => {
+            if let Some((_, remedy)) = BY_TEXT.iter().find(|(part, _)| text.contains(part)) {
+                *text = format!("{text}; {remedy}");
+            }
+        }
+        Cause::Postgres(error) => error.note = error.note.take().or_else(|| of(error).map(str::to_owned)),
+        Cause::Deadline(..) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+    }
+}
+
+fn of(error: &PostgresError) -> Option<&'static str> {
+    let text = error.message.as_str();
+    Some(match error.sqlstate.as_str() {
+        "28P01" => {
+            "check the user and the password in `postgres.url`, `postgres.password_file` or `postgres.password_command`"
+        }
+        "28000" if text.contains("client certificate") => {
+            "name a client certificate in `sslcert` and `sslkey` of the URL, with the user as its common name"
+        }
+        "28000" if text.contains("no encryption") => {
+            "the server takes this user with TLS only: write sslmode=require or stricter in the URL"
+        }
+        "28000" => {
+            "let this user in from this address in the server's pg_hba.conf, or check the user in `postgres.url`"
+        }
+        "3D000" => "make the database, or name another one in `postgres.url`",
+        "53300" => "wait, or raise `max_connections`",
+        _ => return None,
+    })
+}

@@ -1,0 +1,21 @@
+//! Requests to resume a stopped pipeline: a number in the pipeline's row, which every instance that shares the database can read.
+
+use sqlx::{PgConnection, Row};
+
+/// Returns how often the pipeline was asked to resume; `None` if the database doesn't know it.
+///
+/// # Errors
+/// The error of the statement.
+pub async fn count(connection: &mut PgConnection, pipeline: &str) -> Result<Option<i64>, sqlx::Error> {
+    let row = sqlx::query("SELECT resumes FROM tidegate.pipeline WHERE name = $1").bind(pipeline);
+    row.fetch_optional(connection).await?.map(|row| row.try_get(0)).transpose()
+}
+
+/// Asks the instances where the pipeline has stopped to resume it. Returns false if the database doesn't know the pipeline.
+///
+/// # Errors
+/// The error of the statement.
+pub async fn request(connection: &mut PgConnection, pipeline: &str) -> Result<bool, sqlx::Error> {
+    let request = sqlx::query("UPDATE tidegate.pipeline SET resumes = resumes + 1 WHERE name = $1").bind(pipeline);
+    Ok(request.execute(connection).await?.rows_affected() > 0)
+}

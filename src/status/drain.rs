@@ -1,0 +1,62 @@
+//! What a consumer's drain left unwritten.
+
+use std::sync::Mutex;
+
+use super::{PartitionStatus, lock};
+
+/// The end of a consumer's drain.
+#[derive(Debug, Default)]
+pub struct Drain(Mutex<Option<Rest>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Rest {
+    open: u32,
+    in_flight: u32,
+}
+
+impl Drain {
+    /// The drain is over, and so many records are not written: of the open batch, and of the one that the writer has.
+    pub fn ended(&self, open: u32, in_flight: u32) {
+        *lock(&self.0) = Some(Rest { open, in_flight });
+    }
+
+    /// The writer wrote its batch after all.
+    pub fn in_flight_written(&self) {
+        if let Some(rest) = &mut *lock(&self.0) {
+            rest.in_flight = 0;
+        }
+    }
+
+    /// The consumer reads again, after it joined the group anew.
+    pub fn resumed(&self) {
+        *lock(&self.0) = None;
+    }
+
+    /// Returns how many records were read and not written. Of a consumer that had no time to end its drain, it is the offsets
+    /// between what its last snapshot knew to be delivered and to be committed.
+    pub fn unwritten(&self, partitions: &[PartitionStatus]) -> u64 {
+        if let Some(Rest { open, in_flight }) = *lock(&self.0) {
+            return u64::from(open) + u64::from(in_flight);
+        }
+        let open = partitions.iter().filter_map(|partition| {
+            u64::try_from(partition.next?.get().saturating_sub(partition.committed?.get())).ok()
+        });
+        open.sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_is_written_late_is_not_left() {
+        let drain = Drain::default();
+        drain.ended(30, 70);
+        assert_eq!(drain.unwritten(&[]), 100);
+        drain.in_flight_written();
+        assert_eq!(drain.unwritten(&[]), 30);
+        drain.resumed();
+        assert_eq!(drain.unwritten(&[]), 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! `check` and `run` agree: whatever the environment, `run` flows if and only if `check` says ready. Each line of the table is an
+//! environment, put to both.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx::Connection as _;
+use tidegate_harness::{Daemon, DaemonSpec, Postgres, Record, free_port, shared, unique_name};
+
+use crate::agreement_cases::{CASES, Case};
+use crate::cli::tidegate;
+use crate::support::{PATIENCE, program};
+
+/// Records of the topic: each is `{"id": n, "name": "v", "lat": 1.5}`. More than the dead letters that any pipeline may have.
+pub(crate) const RECORDS: i32 = 300;
+/// Environments at once.
+const AT_ONCE: usize = 3;
+/// Lines of a daemon that waits for what does not come by itself.
+const WAITS: [&str; 4] = ["can't start yet", "denies access", "waiting for Postgres", "GroupAuthorizationFailed"];
+
+/// One broker, one server and one topic for all environments.
+pub(crate) struct Ground {
+    pub(crate) bootstrap_servers: String,
+    pub(crate) postgres: &'static Postgres,
+    pub(crate) topic: String,
+}
+
+/// An environment of its own: a database, a role and a pipeline's name.
+pub(crate) struct Environment<'g> {
+    ground: &'g Ground,
+    database: String,
+    role: String,
+    name: String,
+}
+
+impl<'g> Environment<'g> {
+    async fn new(ground: &'g Ground, case: &Case) -> Self {
+        let (database, role) = (unique_name("agree"), unique_name("clerk"));
+        let environment = Self { ground, database, role, name: unique_name("rides") };
+        let mut admin = ground.postgres.connect("postgres").await.expect("a connection");
+        for sql in [
+            format!("CREATE DATABASE {} {}", environment.database, case.database),
+            format!("CREATE ROLE {} LOGIN", environment.role),
+        ] {
+            sqlx::raw_sql(&sql).execute(&mut admin).await.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+        }
+        environment
+    }
+
+    fn filled(&self, text: &str) -> String {
+        let text = text.replace("{role}", &self.role).replace("{db}", &self.database);
+        text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic)
+    }
+
+    async fn sql(&self, case: &str, sql: &str) {
+        let mut connection = self.ground.postgres.connect(&self.database).await.expect("a connection");
+        let sql = self.filled(sql);
+        sqlx::raw_sql(&sql).execute(&mut connection).await.unwrap_or_else(|error| panic!("{case}: {error}: {sql}"));
+        connection.close().await.expect("it closes");
+    }
+
+    /// `pipeline` is what follows the pipeline's name, its topics included.
+    fn config(&self, user: &str, name: &str, pipeline: &str, session: &str) -> String {
+        let url = self.ground.postgres.url(&self.database).replacen("postgres@", &format!("{user}@"), 1);
+        let listen = format!("127.0.0.1:{}", free_port().expect("a free port"));
+        self.filled(&format!(
+            "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{url}\"\n{session}\n[http]\nlisten = \"{listen}\"\n[pipelines.{name}]\n{pipeline}\n",
+            self.ground.bootstrap_servers
+        ))
+    }
+
+    async fn drop(self) {
+        let mut admin = self.ground.postgres.connect("postgres").await.expect("a connection");
+        let sql = format!("DROP DATABASE {} WITH (FORCE)", self.database);
+        sqlx::raw_sql(&sql).execute(&mut admin).await.expect("it is dropped");
+    }
+}
+
+/// Whether the daemon drains the topic, and its log.
+pub(crate) fn flows(config: &str) -> (bool, String) {
+    let spec = DaemonSpec::new(program(), config).arg("--until").arg("now");
+    let daemon = Daemon::spawn(&spec).expect("the daemon starts");
+    let waits = |daemon: &Daemon| daemon.log().iter().any(|line| WAITS.iter().any(|words| line.contains(words)));
+    daemon
+        .await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d))
+        .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().join("\n")));
+    let mut status = daemon.exit_status();
+    if status.is_none() {
+        // What it waits for may come at once, as after a failed connection.
+        status = daemon.wait_exit(Duration::from_secs(3)).ok();
+    }
+    (status.is_some_and(|status| status.success()), daemon.log().join("\n"))
+}
+
+/// What disagrees; nothing if all is well.
+async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
+    let environment = Environment::new(ground, case).await;
+    environment.sql(case.name, crate::agreement_cases::BASE).await;
+    if let Some((user, name, pipeline)) = case.before {
+        let config = environment.config(user, name, pipeline, "");
+        let (flowed, log) = flows(&config);
+        assert!(flowed, "{}: before: {log}", case.name);
+    }
+    environment.sql(case.name, case.sql).await;
+    let config = environment.config("{role}", "{name}", case.pipeline, case.session);
+    let (checked, (flowed, log)) = (tidegate(&config, &["check"]), flows(&config));
+    let told = checked.out.contains(&environment.filled(case.says));
+    environment.drop().await;
+    let ready = checked.code == 0;
+    if ready == flowed && ready == case.ready && told {
+        return Ok(());
+    }
+    Err(format!(
+        "\n=== {}: check says {}, run {}; expected {}, {:?}\n{checked}\n--- run\n{log}",
+        case.name,
+        if ready { "ready" } else { "not ready" },
+        if flowed { "flows" } else { "does not flow" },
+        if case.ready { "ready" } else { "not ready" },
+        case.says
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn run_flows_if_and_only_if_check_says_ready() {
+    let kafka = shared::kafka().expect("Kafka starts");
+    let topic = unique_name("agree");
+    kafka.create_topic(&topic, 2, &[]).expect("the topic is made");
+    let record = |n| Record::new(format!(r#"{{"id":{n},"name":"v","lat":1.5}}"#)).to(n % 2);
+    kafka.produce(&topic, (0..RECORDS).map(record)).expect("Kafka takes the records");
+    let bootstrap_servers = kafka.bootstrap_servers().to_owned();
+    let postgres = shared::postgres().expect("Postgres starts");
+    let ground = Ground { bootstrap_servers, postgres, topic };
+    let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let runtime = tokio::runtime::Handle::current();
+    let work = || {
+        while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(words) = runtime.block_on(put(&ground, case)) {
+                wrong.lock().expect("no panic").push(words);
+            }
+        }
+    };
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    });
+    let wrong = wrong.into_inner().expect("no panic");
+    assert!(wrong.is_empty(), "{} of {} environments:{}", wrong.len(), CASES.len(), wrong.join("\n"));
+    println!("{} environments, no disagreement", CASES.len());
+}
+
+/// Denies the brokers' anonymous user something.
+fn deny(bootstrap_servers: &str, arguments: &[&str]) {
+    let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
+    let run = std::process::Command::new("java")
+        .args(["-XX:TieredStopAtLevel=1", "-cp", &jars.classpath(), "org.apache.kafka.tools.AclCommand"])
+        .args(["--bootstrap-server", bootstrap_servers, "--add", "--deny-principal", "User:ANONYMOUS"])
+        .args(arguments)
+        .output()
+        .expect("java runs");
+    assert!(run.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
+    let spec = tidegate_harness::KafkaSpec::single()
+        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .property("allow.everyone.if.no.acl.found", "true");
+    let kafka = tidegate_harness::Kafka::start(&spec).expect("Kafka starts");
+    let names = ["open", "unseen", "unread", "unread_and_empty"];
+    for name in names {
+        kafka.create_topic(name, 1, &[]).expect("the topic is made");
+        if name != "unread_and_empty" {
+            kafka.produce(name, [Record::new(r#"{"id":1,"name":"v","lat":1.5}"#)]).expect("Kafka takes it");
+        }
+    }
+    let servers = kafka.bootstrap_servers().to_owned();
+    tokio::task::block_in_place(|| {
+        deny(&servers, &["--operation", "Describe", "--topic", "unseen"]);
+        deny(
+            &servers,
+            &["--operation", "Read", "--topic", "unread", "--topic", "unread_and_empty", "--group", "closed"],
+        );
+    });
+    let postgres = shared::postgres().expect("Postgres starts");
+    let ground = Ground { bootstrap_servers: servers, postgres, topic: String::new() };
+    for (topic, group, says) in [
+        ("open", "a", "ready"),
+        ("open", "closed", "--operation Read --group 'closed'"),
+        ("unseen", "b", "the broker denies us topic `unseen`"),
+        ("unread", "c", "--operation Read --topic 'unread'"),
+        ("unread_and_empty", "d", "the records of topic `unread_and_empty`"),
+    ] {
+        let environment = Environment::new(&ground, &CASES[0]).await;
+        environment.sql(topic, crate::agreement_cases::BASE).await;
+        let pipeline = format!("topics = [\"{topic}\"]\ngroup = \"{group}\"\ntable.name = \"rides\"");
+        let config = environment.config("{role}", "{name}", &pipeline, "");
+        let checked = tokio::task::block_in_place(|| tidegate(&config, &["check"]));
+        assert_eq!(checked.code == 0, says == "ready", "{topic} {group}: {checked}");
+        assert!(checked.out.contains(says), "{topic} {group}: no {says:?} in {checked}");
+        // The log of an empty topic is written to its end without a fetch, so that a bounded run has nothing to do.
+        if topic != "unread_and_empty" {
+            let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
+            assert_eq!(flowed, says == "ready", "{topic} {group}: {log}");
+        }
+        environment.drop().await;
+    }
+}

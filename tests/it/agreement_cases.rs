@@ -1,0 +1,323 @@
+//! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` are each environment's own.
+
+/// One environment.
+#[derive(Clone, Copy)]
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// What follows `CREATE DATABASE name`.
+    pub(crate) database: &'static str,
+    /// A drain before `sql`: as whom, the pipeline's name, its lines.
+    pub(crate) before: Option<(&'static str, &'static str, &'static str)>,
+    /// Run as the superuser, after [`BASE`].
+    pub(crate) sql: &'static str,
+    /// Lines under `[postgres]`.
+    pub(crate) session: &'static str,
+    /// Lines under `[pipelines.{name}]`.
+    pub(crate) pipeline: &'static str,
+    pub(crate) ready: bool,
+    /// Words of `check`.
+    pub(crate) says: &'static str,
+}
+
+/// A table, and a role with what mode `append` needs.
+pub(crate) const BASE: &str = "
+CREATE TABLE rides (id bigint NOT NULL, name text, lat float8);
+CREATE SCHEMA tidegate AUTHORIZATION {role};
+GRANT INSERT ON rides TO {role};";
+
+const APPEND: &str =
+    "topics = [\"{topic}\"]\ntable.name = \"rides\"\ncolumns = { id = \"id\", name = \"name\", lat = \"lat\" }";
+const UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"id\"] }\n\
+                      columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
+const INSERT_NEW: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }\n\
+                          columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
+const CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"made\", create = true }\n\
+                      columns = { id = { field = \"id\", type = \"int8\" }, name = { field = \"name\", type = \"text\" } }";
+
+const DEFAULT: Case =
+    Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
+
+/// Ready after this SQL.
+const fn ready(name: &'static str, sql: &'static str) -> Case {
+    Case { name, sql, ..DEFAULT }
+}
+
+/// Not ready after this SQL, and says so by these words.
+const fn faulty(name: &'static str, sql: &'static str, says: &'static str) -> Case {
+    Case { name, sql, ready: false, says, ..DEFAULT }
+}
+
+const fn with(pipeline: &'static str, case: Case) -> Case {
+    Case { pipeline, ..case }
+}
+
+const KEY: &str = "CREATE UNIQUE INDEX ON rides (id);";
+const KEY_AND_RIGHTS: &str = "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT, UPDATE, DELETE ON rides TO {role}";
+
+pub(crate) const CASES: &[Case] = &[
+    ready("the rights that the README names", ""),
+    // Rights on the table.
+    faulty("no INSERT", "REVOKE INSERT ON rides FROM {role}", "GRANT INSERT ON \"public\".\"rides\" TO {role}"),
+    ready("INSERT by column", "REVOKE INSERT ON rides FROM {role}; GRANT INSERT (id, name, lat) ON rides TO {role}"),
+    faulty(
+        "INSERT on some columns",
+        "REVOKE INSERT ON rides FROM {role}; GRANT INSERT (id, name) ON rides TO {role}",
+        "may not insert into",
+    ),
+    faulty(
+        "no USAGE on the table's schema",
+        "REVOKE USAGE ON SCHEMA public FROM public",
+        "GRANT USAGE ON SCHEMA \"public\"",
+    ),
+    with(
+        UPSERT,
+        faulty(
+            "upsert without UPDATE",
+            "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT ON rides TO {role}",
+            "GRANT UPDATE ON",
+        ),
+    ),
+    with(
+        UPSERT,
+        faulty(
+            "upsert without SELECT",
+            "CREATE UNIQUE INDEX ON rides (id); GRANT UPDATE ON rides TO {role}",
+            "GRANT SELECT ON",
+        ),
+    ),
+    with(
+        UPSERT,
+        ready(
+            "upsert by rights on columns",
+            "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT (id, name, lat), UPDATE (name, lat) ON rides TO {role}",
+        ),
+    ),
+    with(UPSERT, ready("upsert with its rights", KEY_AND_RIGHTS)),
+    with(
+        UPSERT,
+        faulty(
+            "upsert without TEMP",
+            "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT, UPDATE ON rides TO {role}; REVOKE TEMP ON DATABASE {db} FROM public",
+            "GRANT TEMP ON DATABASE",
+        ),
+    ),
+    with(INSERT_NEW, faulty("insert_new without SELECT", KEY, "GRANT SELECT ON")),
+    with(
+        INSERT_NEW,
+        ready("insert_new with SELECT", "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT ON rides TO {role}"),
+    ),
+    faulty("serial without its sequence", "ALTER TABLE rides ADD COLUMN pk bigserial", "GRANT USAGE ON SEQUENCE"),
+    ready(
+        "serial with its sequence",
+        "ALTER TABLE rides ADD COLUMN pk bigserial; GRANT USAGE ON SEQUENCE rides_pk_seq TO {role}",
+    ),
+    ready("identity", "ALTER TABLE rides ADD COLUMN pk bigint GENERATED ALWAYS AS IDENTITY"),
+    // Rights on schema tidegate.
+    faulty("no schema of ours", "DROP SCHEMA tidegate", "CREATE SCHEMA tidegate AUTHORIZATION"),
+    ready("CREATE on the database", "DROP SCHEMA tidegate; GRANT CREATE ON DATABASE {db} TO {role}"),
+    faulty("schema of another role", "ALTER SCHEMA tidegate OWNER TO postgres", "GRANT USAGE ON SCHEMA tidegate"),
+    faulty(
+        "schema without CREATE",
+        "ALTER SCHEMA tidegate OWNER TO postgres; GRANT USAGE ON SCHEMA tidegate TO {role}",
+        "GRANT CREATE ON SCHEMA tidegate",
+    ),
+    ready(
+        "schema with USAGE and CREATE",
+        "ALTER SCHEMA tidegate OWNER TO postgres; GRANT USAGE, CREATE ON SCHEMA tidegate TO {role}",
+    ),
+    Case {
+        before: Some((
+            "postgres",
+            "other",
+            "topics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+        )),
+        ..faulty("ledger of another role", "ALTER SCHEMA tidegate OWNER TO postgres", "GRANT USAGE ON SCHEMA tidegate")
+    },
+    Case {
+        before: Some((
+            "postgres",
+            "other",
+            "topics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+        )),
+        ..faulty(
+            "ledger of another role, to be read only",
+            "ALTER SCHEMA tidegate OWNER TO postgres; GRANT USAGE ON SCHEMA tidegate TO {role}; GRANT SELECT ON ALL TABLES IN SCHEMA tidegate TO {role}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate",
+        )
+    },
+    Case {
+        before: Some((
+            "postgres",
+            "other",
+            "topics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+        )),
+        ..ready(
+            "ledger of another role, with rights",
+            "ALTER SCHEMA tidegate OWNER TO postgres; GRANT USAGE ON SCHEMA tidegate TO {role}; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tidegate TO {role}",
+        )
+    },
+    // Settings of the role and the database.
+    ready("serializable role", "ALTER ROLE {role} SET default_transaction_isolation = 'serializable'"),
+    ready("repeatable read database", "ALTER DATABASE {db} SET default_transaction_isolation = 'repeatable read'"),
+    faulty(
+        "read-only role",
+        "ALTER ROLE {role} SET default_transaction_read_only = on",
+        "RESET default_transaction_read_only",
+    ),
+    faulty("read-only database", "ALTER DATABASE {db} SET default_transaction_read_only = on", "ALTER DATABASE"),
+    ready("empty search_path", "ALTER ROLE {role} SET search_path = ''"),
+    ready("search_path that leads elsewhere", "ALTER ROLE {role} SET search_path = pg_temp, nowhere"),
+    ready("session_replication_role", "ALTER ROLE {role} SET session_replication_role = replica"),
+    ready("lock_timeout", "ALTER ROLE {role} SET lock_timeout = 1"),
+    ready("statement_timeout", "ALTER ROLE {role} SET statement_timeout = 1000"),
+    ready("idle_session_timeout", "ALTER ROLE {role} SET idle_session_timeout = 1000"),
+    ready("transaction_timeout", "ALTER DATABASE {db} SET transaction_timeout = 1000"),
+    ready("idle_in_transaction_session_timeout", "ALTER ROLE {role} SET idle_in_transaction_session_timeout = 1"),
+    ready("exit_on_error", "ALTER ROLE {role} SET exit_on_error = on"),
+    ready("quote_all_identifiers", "ALTER ROLE {role} SET quote_all_identifiers = on"),
+    Case { session: "session.work_mem = \"lots\"", ..faulty("a bad setting", "", "work_mem") },
+    faulty("a role that may not log in", "ALTER ROLE {role} NOLOGIN", "not permitted to log in"),
+    faulty("a role without a connection", "ALTER ROLE {role} CONNECTION LIMIT 0", "53300"),
+    faulty("no CONNECT", "REVOKE CONNECT ON DATABASE {db} FROM public", "CONNECT"),
+    // Tables.
+    faulty("no table", "DROP TABLE rides", "`public.rides` does not exist"),
+    with(CREATE, faulty("create without CREATE on the schema", "", "GRANT USAGE, CREATE ON SCHEMA \"public\"")),
+    with(CREATE, ready("create with CREATE on the schema", "GRANT CREATE ON SCHEMA public TO {role}")),
+    with(
+        "topics = [\"{topic}\"]\ntable = { name = \"app.made\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+        faulty("create in a schema that is missing", "", "schema `app` does not exist"),
+    ),
+    faulty(
+        "a view",
+        "DROP TABLE rides; CREATE VIEW rides AS SELECT 1::int8 AS id, 'x'::text AS name, 1::float8 AS lat",
+        "is a view",
+    ),
+    faulty(
+        "partitioned without a partition",
+        "DROP TABLE rides; CREATE TABLE rides (id bigint, name text, lat float8) PARTITION BY RANGE (id); GRANT INSERT ON rides TO {role}",
+        "has no partition",
+    ),
+    ready(
+        "partitioned",
+        "DROP TABLE rides; CREATE TABLE rides (id bigint, name text, lat float8) PARTITION BY RANGE (id); CREATE TABLE rides_0 PARTITION OF rides DEFAULT; GRANT INSERT ON rides TO {role}",
+    ),
+    faulty(
+        "partitioned with none that fits",
+        "DROP TABLE rides; CREATE TABLE rides (id bigint, name text, lat float8) PARTITION BY RANGE (id); CREATE TABLE rides_0 PARTITION OF rides FOR VALUES FROM (10000) TO (20000); GRANT INSERT ON rides TO {role}",
+        "would be dead letters",
+    ),
+    faulty(
+        "a foreign key that no row fits",
+        "CREATE TABLE trips (id bigint PRIMARY KEY); ALTER TABLE rides ADD FOREIGN KEY (id) REFERENCES trips",
+        "would be dead letters",
+    ),
+    faulty(
+        "a deferred foreign key that no row fits",
+        "CREATE TABLE trips (id bigint PRIMARY KEY); ALTER TABLE rides ADD FOREIGN KEY (id) REFERENCES trips DEFERRABLE INITIALLY DEFERRED",
+        "would be dead letters",
+    ),
+    ready(
+        "a foreign key",
+        "CREATE TABLE trips (id bigint PRIMARY KEY); INSERT INTO trips SELECT generate_series(0, 1000); ALTER TABLE rides ADD FOREIGN KEY (id) REFERENCES trips",
+    ),
+    faulty(
+        "a trigger with an SQLSTATE of its own",
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no' USING ERRCODE = 'TG001'; END$$; CREATE TRIGGER no BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION no()",
+        "TG001",
+    ),
+    faulty(
+        "a trigger that raises",
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no'; END$$; CREATE TRIGGER no BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION no()",
+        "would be dead letters",
+    ),
+    faulty("a check that no row passes", "ALTER TABLE rides ADD CHECK (lat > 90)", "would be dead letters"),
+    faulty(
+        "a mapped column that is generated",
+        "ALTER TABLE rides DROP COLUMN lat, ADD COLUMN lat float8 GENERATED ALWAYS AS (1) STORED",
+        "lat",
+    ),
+    ready("a generated column", "ALTER TABLE rides ADD COLUMN twice float8 GENERATED ALWAYS AS (lat * 2) STORED"),
+    ready("an unlogged table", "ALTER TABLE rides SET UNLOGGED"),
+    faulty("NOT NULL without a source", "ALTER TABLE rides ADD COLUMN city text NOT NULL", "city"),
+    faulty(
+        "a type that no record fits",
+        "ALTER TABLE rides ALTER COLUMN name TYPE int4 USING 1",
+        "would be dead letters",
+    ),
+    faulty("row-level security and COPY", "ALTER TABLE rides ENABLE ROW LEVEL SECURITY", "BYPASSRLS"),
+    with(
+        UPSERT,
+        ready(
+            "row-level security and upsert, row_security off",
+            "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT, UPDATE ON rides TO {role}; ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY everyone ON rides USING (true); ALTER ROLE {role} SET row_security = off",
+        ),
+    ),
+    with(
+        UPSERT,
+        faulty("upsert without a unique index", "GRANT SELECT, UPDATE ON rides TO {role}", "CREATE UNIQUE INDEX ON"),
+    ),
+    with(
+        UPSERT,
+        faulty(
+            "upsert with a partial index",
+            "CREATE UNIQUE INDEX ON rides (id) WHERE id > 0; GRANT SELECT, UPDATE ON rides TO {role}",
+            "CREATE UNIQUE INDEX ON",
+        ),
+    ),
+    with(
+        UPSERT,
+        faulty(
+            "upsert with a rule",
+            "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT, UPDATE ON rides TO {role}; CREATE RULE twice AS ON INSERT TO rides DO ALSO SELECT 1",
+            "has rules",
+        ),
+    ),
+    // Registrations.
+    Case {
+        before: Some(("{role}", "{name}", APPEND)),
+        pipeline: INSERT_NEW,
+        ..ready("registered with another mode", KEY_AND_RIGHTS)
+    },
+    Case {
+        before: Some((
+            "{role}",
+            "{name}",
+            "group = \"another-{name}\"\ntopics = [\"{topic}\"]\ntable.name = \"rides\"",
+        )),
+        ..faulty("registered with another group", "", "registered with the group")
+    },
+    Case {
+        before: Some(("{role}", "{name}", "topics = [\"{topic}\"]\ntable.name = \"rides\"")),
+        ..faulty(
+            "the table was made again",
+            "DROP TABLE rides; CREATE TABLE rides (id bigint NOT NULL, name text, lat float8); GRANT INSERT ON rides TO {role}",
+            "dropped and made again",
+        )
+    },
+    Case {
+        before: Some(("{role}", "other", "group = \"{name}-other\"\ntopics = [\"{topic}\"]\ntable.name = \"rides\"")),
+        ..faulty("another pipeline feeds the table", "", "feeds `public.rides` from topic")
+    },
+    Case {
+        before: Some(("{role}", "{name}", APPEND)),
+        ..faulty(
+            "the ledger is beyond the log",
+            "UPDATE tidegate.ledger SET next_offset = 100000",
+            "the log is shorter than the ledger",
+        )
+    },
+    Case {
+        before: Some(("{role}", "{name}", APPEND)),
+        ..faulty("a row of the ledger is lost", "DELETE FROM tidegate.ledger WHERE partition = 0", "ledger")
+    },
+    // Databases.
+    Case { database: "ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", ..ready("LATIN1", "") },
+    Case { database: "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0", ..ready("SQL_ASCII", "") },
+    // Topics.
+    with(
+        "topics = [\"{topic}\", \"{topic}x\"]\ntable.name = \"rides\"",
+        faulty("a topic that is missing", "", "does not exist"),
+    ),
+    with("topic_pattern = \"^{topic}-none$\"\ntable.name = \"rides\"", ready("a pattern that matches nothing yet", "")),
+    with("topic_pattern = \"^{topic}$\"\ntable.name = \"rides\"", ready("a pattern", "")),
+];

@@ -1,0 +1,227 @@
+//! Kafka is away, silent or refuses us: a state with its cause on `/metrics`, `/readyz`, the page and in the log, soon after it
+//! begins and no longer than it lasts.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, fetch, shared};
+
+use crate::books::{NUMBERED, counted};
+use crate::support::{PATIENCE, World};
+
+/// How soon after a fault the state must say so.
+const SEEN: Duration = Duration::from_secs(15);
+/// How soon after the end of a fault the state must be over. librdkafka waits for up to 10 s between two connections.
+const OVER: Duration = Duration::from_secs(15);
+
+/// Runs one of Kafka's own tools.
+fn tool(kafka: &Kafka, class: &str, arguments: &[&str]) {
+    let jars = fetch::kafka().expect("Kafka is here");
+    let run = Command::new("java")
+        .args(["-XX:TieredStopAtLevel=1", "-cp", &jars.classpath(), class, "--bootstrap-server"])
+        .arg(kafka.bootstrap_servers().split(',').next().expect("a broker"))
+        .args(arguments)
+        .output()
+        .expect("java runs");
+    assert!(run.status.success(), "{class} {arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
+}
+
+fn acl(kafka: &Kafka, arguments: &[&str]) {
+    tool(kafka, "org.apache.kafka.tools.AclCommand", arguments);
+}
+
+fn leak(kafka: Kafka) -> &'static Kafka {
+    Box::leak(Box::new(kafka))
+}
+
+/// A world on this Kafka, whose daemons come by the proxy.
+pub(crate) async fn world_behind(kafka: Kafka) -> World {
+    let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
+    world.sql(NUMBERED).await;
+    world
+}
+
+pub(crate) fn config(world: &World, servers: &str, properties: &str) -> String {
+    let config = world.config("table.name = \"rides\"");
+    let config = config.replacen(&format!("\"{}\"", world.kafka.bootstrap_servers()), &format!("\"{servers}\""), 1);
+    config.replacen("[postgres]", &format!("[kafka.properties]\n{properties}\n[postgres]"), 1)
+}
+
+fn waits(daemon: &Daemon) -> bool {
+    daemon.metric("tidegate_pipeline_state", &[("state", "waiting_for_kafka")]) == Some(1.0)
+}
+
+/// Waits until the daemon waits for Kafka, and asks each of its faces for these words.
+#[track_caller]
+fn waits_and_says(daemon: &Daemon, words: &[&str]) {
+    let began = Instant::now();
+    let ready = || daemon.get("/readyz").expect("it answers");
+    let says = |daemon: &Daemon| waits(daemon) && words.iter().all(|word| ready().body.contains(word));
+    if let Err(error) = daemon.await_until(&format!("it waits for Kafka and says {words:?}"), SEEN, says) {
+        panic!("{error:#}\n/readyz: {}", ready().body);
+    }
+    println!("waiting for Kafka, with the cause, after {:?}", began.elapsed());
+    assert_eq!(ready().status, 503, "{}", ready().body);
+    let status = daemon.status_json().expect("a status");
+    let sentence = status["sentences"][0]["text"].as_str().expect("a sentence");
+    assert_eq!(status["pipelines"][0]["state_words"], "waiting for Kafka");
+    assert!(words.iter().all(|word| sentence.contains(word)), "the page: {sentence}");
+    let logged = |line: &String| line.contains("waiting for Kafka") && words.iter().all(|word| line.contains(word));
+    daemon.await_until("the log says so", PATIENCE, |daemon| daemon.log().iter().any(logged)).expect("a line");
+}
+
+/// Waits until the daemon flows again, and holds that it said so and lost nothing.
+async fn flows_again(world: &World, daemon: &Daemon, records: i32) {
+    let ended = Instant::now();
+    daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
+    println!("over after {:?}", ended.elapsed());
+    daemon.await_log("Kafka serves again", PATIENCE).expect("the log says so");
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    world.produce_numbered(records / 2..records, 2);
+    world.await_written(daemon).await;
+    world.assert_exact(records.into()).await;
+}
+
+async fn flowing(world: &World, config: &str, records: i32) -> Daemon {
+    world.produce_numbered(0..records / 2, 2);
+    let daemon = world.daemon(config);
+    world.await_written(&daemon).await;
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    // Nothing comes in: an idle topic is no outage.
+    daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
+    assert!(!waits(&daemon), "an idle topic is no outage");
+    daemon
+}
+
+fn lag_is_known(daemon: &Daemon) -> bool {
+    daemon.metric("tidegate_lag_records", &[]).is_some()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent() {
+    let kafka = Kafka::start(&KafkaSpec::single()).expect("Kafka starts");
+    let world = world_behind(kafka).await;
+    let servers = world.kafka.bootstrap_servers();
+    let daemon = flowing(&world, &config(&world, servers, ""), 2_000).await;
+    world.kafka.kill(0).expect("it dies");
+    waits_and_says(&daemon, &[servers, "the connection is refused", "start Kafka there"]);
+    daemon.await_until("the lag is withdrawn", SEEN, |daemon| !lag_is_known(daemon)).expect("nobody knows it");
+    let age = counted(&daemon, "tidegate_lag_reading_age_seconds");
+    assert!(age >= 5.0, "the reading is {age} s old");
+    let refused = |daemon: &Daemon| daemon.log().iter().filter(|line| line.contains("refused")).count();
+    assert!(refused(&daemon) <= 6, "a line is said once a minute: {}", daemon.log_tail());
+    world.kafka.start_again(0).expect("it starts again");
+    flows_again(&world, &daemon, 2_000).await;
+    daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
+}
+
+/// A broker that accepts connections and says nothing: no connection fails, so that nothing but the silence tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_broker_is_waited_for() {
+    let (kafka, proxies) = Kafka::start_behind_proxies(&KafkaSpec::single()).expect("Kafka starts");
+    let world = world_behind(kafka).await;
+    let servers = proxies[0].addr().to_string();
+    let daemon = flowing(&world, &config(&world, &servers, ""), 2_000).await;
+    proxies[0].hold(true);
+    waits_and_says(&daemon, &[&servers, "the broker does not answer requests"]);
+    proxies[0].hold(false);
+    flows_again(&world, &daemon, 2_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() {
+    let spec = KafkaSpec::single()
+        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .property("allow.everyone.if.no.acl.found", "true");
+    let world = world_behind(Kafka::start(&spec).expect("Kafka starts")).await;
+    let servers = world.kafka.bootstrap_servers();
+    let short = "\"session.timeout.ms\" = \"6000\"";
+    let (topic, group) = (world.topic.clone(), world.name.clone());
+    let denied = ["--deny-principal", "User:ANONYMOUS", "--operation", "Read"];
+    let of_topic = [&denied[..], &["--topic", &topic]].concat();
+    let of_group = [&denied[..], &["--group", &group]].concat();
+    let daemon = flowing(&world, &config(&world, servers, short), 1_000).await;
+
+    acl(world.kafka, &[&["--add"], &of_topic[..]].concat());
+    waits_and_says(&daemon, &[&format!("topic `{topic}`"), "grant READ"]);
+    acl(world.kafka, &[&["--remove", "--force"], &of_topic[..]].concat());
+    flows_again(&world, &daemon, 1_000).await;
+
+    acl(world.kafka, &[&["--add"], &of_group[..]].concat());
+    waits_and_says(&daemon, &[&format!("group `{group}`"), "grant READ"]);
+    acl(world.kafka, &[&["--remove", "--force"], &of_group[..]].concat());
+    daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    drop(daemon);
+
+    // Fatal to librdkafka under KIP-848: a new client is made until the group may be read.
+    acl(world.kafka, &[&["--add"], &of_group[..]].concat());
+    let config = config(&world, servers, "").replacen("topics =", "group_protocol = \"consumer\"\ntopics =", 1);
+    let daemon = world.daemon(&config);
+    waits_and_says(&daemon, &[&format!("group `{group}`"), "grant READ"]);
+    assert_eq!(daemon.metric("tidegate_pipeline_state", &[("state", "stopped")]), Some(0.0), "a right can be granted");
+    acl(world.kafka, &[&["--remove", "--force"], &of_group[..]].concat());
+    daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
+    daemon.await_ready(PATIENCE).expect("it is ready");
+}
+
+/// A Kafka whose listener behind the proxy wants SCRAM, with this user and password.
+pub(crate) fn with_scram(user: &str, password: &str) -> (Kafka, Proxy) {
+    let spec = KafkaSpec::single()
+        .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT")
+        .property("listener.name.proxied.sasl.enabled.mechanisms", "SCRAM-SHA-256")
+        .property(
+            "listener.name.proxied.scram-sha-256.sasl.jaas.config",
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        );
+    let (kafka, mut proxies) = Kafka::start_behind_proxies(&spec).expect("Kafka starts");
+    let entity = ["--alter", "--entity-type", "users", "--entity-name", user];
+    let add = format!("SCRAM-SHA-256=[password={password}]");
+    tool(&kafka, "kafka.admin.ConfigCommand", &[&entity[..], &["--add-config", &add]].concat());
+    (kafka, proxies.remove(0))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_scram_user_is_waited_for_also_while_records_come_by_another_listener() {
+    let (kafka, proxy) = with_scram("rides", "of the test");
+    let world = world_behind(kafka).await;
+    let servers = proxy.addr().to_string();
+    let sasl = "\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.mechanism\" = \"SCRAM-SHA-256\"\n\
+         \"sasl.username\" = \"rides\"\n\"sasl.password\" = \"of the test\"";
+    let daemon = flowing(&world, &config(&world, &servers, sasl), 2_000).await;
+    let entity = ["--alter", "--entity-type", "users", "--entity-name", "rides"];
+    let delete = [&entity[..], &["--delete-config", "SCRAM-SHA-256"]].concat();
+    tool(world.kafka, "kafka.admin.ConfigCommand", &delete);
+    // Open connections stay; a broker that starts again asks each client who it is.
+    world.kafka.restart(0).expect("it starts again");
+    proxy.cut();
+    waits_and_says(&daemon, &[&servers, "refuses the user or the password", "sasl.password"]);
+    let log = daemon.log().join("\n");
+    assert!(!log.contains("of the test"), "a password is on no line: {log}");
+    let again = [&entity[..], &["--add-config", "SCRAM-SHA-256=[password=of the test]"]].concat();
+    tool(world.kafka, "kafka.admin.ConfigCommand", &again);
+    flows_again(&world, &daemon, 2_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_delays_answers_is_shown() {
+    let world = world_behind(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")).await;
+    let quota = ["--alter", "--entity-type", "clients", "--entity-default"];
+    tool(
+        world.kafka,
+        "kafka.admin.ConfigCommand",
+        &[&quota[..], &["--add-config", "consumer_byte_rate=50000"]].concat(),
+    );
+    world.produce_numbered(0..40_000, 2);
+    let daemon = world.daemon(&config(&world, world.kafka.bootstrap_servers(), ""));
+    let delayed = |daemon: &Daemon| {
+        let status = daemon.status_json().unwrap_or_default();
+        let sentence = status["sentences"][0]["text"].as_str().unwrap_or_default().to_owned();
+        counted(daemon, "tidegate_kafka_throttle_seconds") >= 0.1 && sentence.contains("a quota of Kafka delays")
+    };
+    daemon.await_until("the delay is shown", PATIENCE, delayed).expect("on the page and on `/metrics`");
+    tool(world.kafka, "kafka.admin.ConfigCommand", &[&quota[..], &["--delete-config", "consumer_byte_rate"]].concat());
+    world.await_written(&daemon).await;
+    world.assert_exact(40_000).await;
+    daemon.await_until("it is over", PATIENCE, |daemon| !delayed(daemon)).expect("it is");
+}

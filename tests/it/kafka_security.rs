@@ -1,0 +1,186 @@
+//! Kafka with TLS and SASL: each way of proving who one is drains a topic, and what must not be trusted isn't.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use tidegate_harness::kafka::{SASL_PASSWORD, SASL_USER};
+use tidegate_harness::tls::Identity;
+use tidegate_harness::{Authority, Daemon, DaemonSpec, Kafka, KafkaSpec, Listener, shared, unique_name};
+
+use crate::books::NUMBERED;
+use crate::cli::tidegate;
+use crate::support::{PATIENCE, World, program, spec};
+
+const RECORDS: i32 = 200;
+
+/// The broker that all tests of this file share, and the certificate of a client that it trusts.
+pub(crate) struct Secured {
+    pub(crate) kafka: Kafka,
+    authority: Arc<Authority>,
+    client: Identity,
+}
+
+pub(crate) fn secured() -> &'static Secured {
+    static SECURED: OnceLock<Secured> = OnceLock::new();
+    SECURED.get_or_init(|| {
+        let authority = Arc::new(Authority::new().expect("an authority"));
+        let client = authority.client("tidegate").expect("a client's certificate");
+        let kafka = Kafka::start(&KafkaSpec::single().secured(&authority)).expect("Kafka starts");
+        kafka.set_scram_password(SASL_USER, SASL_PASSWORD).expect("the password is set");
+        Secured { kafka, authority, client }
+    })
+}
+
+/// A table and a topic of numbered records on the secured broker.
+pub(crate) async fn world() -> World {
+    let world = World::on(&secured().kafka, shared::postgres().expect("Postgres starts"), 2).await;
+    world.sql(NUMBERED).await;
+    world.produce_numbered(0..RECORDS, 2);
+    world
+}
+
+/// A configuration that reaches the broker by one listener, with these properties.
+pub(crate) fn config(world: &World, listener: Listener, properties: &[(&str, String)]) -> String {
+    let address = secured().kafka.secure_address(listener).expect("the listener");
+    let plain = format!("bootstrap_servers = \"{}\"", secured().kafka.bootstrap_servers());
+    let protocol = if listener == Listener::Sasl { "SASL_SSL" } else { "SSL" };
+    let mut table = format!("[kafka.properties]\n\"security.protocol\" = \"{protocol}\"\n");
+    for (name, value) in properties {
+        table += &format!("\"{name}\" = '''{value}'''\n");
+    }
+    let config = world.config("table.name = \"rides\"");
+    let config = config.replacen(&plain, &format!("bootstrap_servers = \"{address}\""), 1);
+    config.replacen("[postgres]", &format!("{table}[postgres]"), 1)
+}
+
+pub(crate) fn authority() -> (&'static str, String) {
+    ("ssl.ca.location", secured().authority.certificate().display().to_string())
+}
+
+fn text(path: &PathBuf) -> String {
+    std::fs::read_to_string(path).expect("the file is read")
+}
+
+fn sasl(mechanism: &str, password: &str) -> Vec<(&'static str, String)> {
+    vec![
+        authority(),
+        ("sasl.mechanism", mechanism.to_owned()),
+        ("sasl.username", SASL_USER.to_owned()),
+        ("sasl.password", password.to_owned()),
+    ]
+}
+
+/// Rides are read to their end by a daemon with this configuration.
+async fn drains(config: impl FnOnce(&World) -> String) {
+    let world = world().await;
+    let (code, log) = world.drain(&config(&world));
+    assert_eq!(code, Some(0), "{log}");
+    world.assert_exact(RECORDS.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_drains_with_an_authority_in_a_file_or_in_place() {
+    drains(|world| config(world, Listener::Tls, &[authority()])).await;
+    let pem = text(&secured().authority.certificate());
+    drains(|world| config(world, Listener::Tls, &[("ssl.ca.pem", pem)])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_certificate_drains_from_files_or_in_place() {
+    let client = &secured().client;
+    let files = [
+        authority(),
+        ("ssl.certificate.location", client.certificate.display().to_string()),
+        ("ssl.key.location", client.key.display().to_string()),
+    ];
+    drains(|world| config(world, Listener::MutualTls, &files)).await;
+    let in_place =
+        [authority(), ("ssl.certificate.pem", text(&client.certificate)), ("ssl.key.pem", text(&client.key))];
+    drains(|world| config(world, Listener::MutualTls, &in_place)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_sasl_mechanism_drains() {
+    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        drains(|world| config(world, Listener::Sasl, &sasl(mechanism, SASL_PASSWORD))).await;
+    }
+    let unsigned = [
+        authority(),
+        ("sasl.mechanism", "OAUTHBEARER".to_owned()),
+        ("enable.sasl.oauthbearer.unsecure.jwt", "true".to_owned()),
+        ("sasl.oauthbearer.config", "principal=tidegate".to_owned()),
+    ];
+    drains(|world| config(world, Listener::Sasl, &unsigned)).await;
+}
+
+/// The system's file of authorities is replaced for the daemon alone, in a mount namespace of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authorities_of_the_system_are_trusted_when_none_is_named() {
+    let world = world().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let script = folder.path().join("tidegate");
+    let lines = format!(
+        "#!/bin/sh\nexec unshare --map-root-user --mount sh -c 'mount --bind \"$0\" \"$1\" && shift && exec \"$@\"' \
+         '{}' /etc/ssl/certs/ca-certificates.crt '{}' \"$@\"\n",
+        secured().authority.certificate().display(),
+        program().display(),
+    );
+    std::fs::write(&script, lines).expect("the script is written");
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("it may be run");
+    let config = config(&world, Listener::Tls, &[]);
+    let spec = DaemonSpec::new(&script, config).arg("--until").arg("now");
+    let daemon = Daemon::spawn(&spec).expect("the daemon starts");
+    let status = daemon.wait_exit(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{}", daemon.log_tail());
+    world.assert_exact(RECORDS.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_authorities_that_the_environment_names_are_trusted() {
+    let world = world().await;
+    let config = config(&world, Listener::Tls, &[]);
+    let ca = secured().authority.certificate().display().to_string();
+    let spec = spec(&config).env("SSL_CERT_FILE", ca).arg("--until").arg("now");
+    let daemon = Daemon::spawn(&spec).expect("the daemon starts");
+    let status = daemon.wait_exit(PATIENCE).expect("it ends");
+    assert_eq!(status.code(), Some(0), "{}", daemon.log_tail());
+    world.assert_exact(RECORDS.into()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_trusted_is_refused() {
+    let world = world().await;
+    let cases = [
+        ("an unknown authority", config(&world, Listener::Tls, &[])),
+        ("another host's certificate", config(&world, Listener::WrongName, &[authority()])),
+        ("an expired certificate", config(&world, Listener::Expired, &[authority()])),
+        ("no certificate of a client", config(&world, Listener::MutualTls, &[authority()])),
+        ("a wrong password of PLAIN", config(&world, Listener::Sasl, &sasl("PLAIN", "driftwood"))),
+        ("a wrong password of SCRAM", config(&world, Listener::Sasl, &sasl("SCRAM-SHA-512", "driftwood"))),
+    ];
+    // Each waits for Kafka until a deadline, so all do at once.
+    std::thread::scope(|scope| {
+        for (case, config) in &cases {
+            scope.spawn(move || {
+                let ran = tidegate(config, &["check"]);
+                assert_eq!(ran.code, 69, "{case}: {ran}");
+                assert!(!ran.to_string().contains("driftwood"), "{case}: the password is shown");
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_compression_drains() {
+    let mut world = World::on(&secured().kafka, shared::postgres().expect("Postgres starts"), 1).await;
+    for codec in ["uncompressed", "gzip", "snappy", "lz4", "zstd"] {
+        world.topic = unique_name(codec);
+        world.name = unique_name("rides");
+        world.sql(&format!("DROP TABLE IF EXISTS rides; DROP SCHEMA IF EXISTS tidegate CASCADE; {NUMBERED}")).await;
+        world.kafka.create_topic(&world.topic, 2, &[("compression.type", codec)]).expect("the topic is made");
+        world.produce_numbered(0..5_000, 2);
+        let (code, log) = world.drain(&config(&world, Listener::Tls, &[authority()]));
+        assert_eq!(code, Some(0), "{codec}: {log}");
+        world.assert_exact(5_000).await;
+    }
+}

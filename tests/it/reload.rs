@@ -1,0 +1,217 @@
+//! SIGHUP and `tidegate pipelines resume`: what changed starts again, what stopped is resumed, and the rest keeps flowing.
+
+use std::process::{Command, Stdio};
+
+use tidegate_harness::{Daemon, Record, unique_name};
+
+use crate::books::{numbered, with_limits};
+use crate::cli::tidegate;
+use crate::support::{PATIENCE, World, program};
+
+/// Two pipelines of one topic, into tables of their own; the budget leaves room for a third.
+struct Pair {
+    world: World,
+    other: String,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let world = World::new(1).await;
+        world.sql("CREATE TABLE rides (seq bigint, name text); CREATE TABLE more (seq bigint, name text)").await;
+        Self { world, other: unique_name("more") }
+    }
+
+    /// `first` goes into the first pipeline, `rest` behind the second.
+    fn config(&self, first: &str, rest: &str) -> String {
+        let second = self.pipeline(&self.other, "more");
+        let config = self.world.config(&format!("table.name = \"rides\"\n{first}\n{second}\n{rest}"));
+        with_limits(&config, "memory = \"4GiB\"")
+    }
+
+    fn pipeline(&self, name: &str, table: &str) -> String {
+        format!("[pipelines.{name}]\ntopics = [\"{}\"]\ntable.name = \"{table}\"", self.world.topic)
+    }
+
+    /// The configuration with the address at which the daemon listens already.
+    fn again(&self, daemon: &Daemon, first: &str, rest: &str) -> String {
+        let config = self.config(first, rest);
+        let (before, after) = config.split_once("listen = \"").expect("it listens");
+        let (_, after) = after.split_once('"').expect("the address ends");
+        format!("{before}listen = \"{}\"{after}", daemon.http_address().expect("an address"))
+    }
+
+    async fn await_rows(&self, daemon: &Daemon, table: &str, rows: i64) {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let reached = tidegate_harness::eventually_async("the rows are there", PATIENCE, async || {
+            self.world.number(&sql).await >= rows
+        });
+        if let Err(error) = reached.await {
+            panic!("{error:#}: {}", daemon.log_tail());
+        }
+        assert_eq!(self.world.number(&sql).await, rows, "no row comes twice");
+    }
+}
+
+fn hang_up(daemon: &Daemon, config: &str) {
+    daemon.write_config(config).expect("the file is written");
+    daemon.hang_up().expect("it gets the signal");
+}
+
+fn rebalances(daemon: &Daemon, pipeline: &str) -> f64 {
+    daemon.metric("tidegate_rebalances_total", &[("pipeline", pipeline)]).unwrap_or(0.0)
+}
+
+fn reloads(daemon: &Daemon, result: &str, count: f64) {
+    let what = format!("{count} reloads: {result}");
+    let reached = |d: &Daemon| d.metric("tidegate_config_reloads_total", &[("result", result)]).unwrap_or(0.0) >= count;
+    daemon.await_until(&what, PATIENCE, reached).expect("it is read again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flowing() {
+    let pair = Pair::new().await;
+    let (world, other) = (&pair.world, pair.other.as_str());
+    world.sql("CREATE TABLE third (seq bigint, name text)").await;
+    world.produce((0..100).map(|n| numbered(n, 1)));
+    let daemon = world.daemon(&pair.config("", ""));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    pair.await_rows(&daemon, "rides", 100).await;
+    pair.await_rows(&daemon, "more", 100).await;
+    let undisturbed = rebalances(&daemon, other);
+
+    // One changes, one is added.
+    let third = unique_name("third");
+    hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
+    reloads(&daemon, "success", 1.0);
+    pair.await_rows(&daemon, "third", 100).await;
+    world.produce((100..200).map(|n| numbered(n, 1)));
+    for table in ["rides", "more", "third"] {
+        pair.await_rows(&daemon, table, 200).await;
+    }
+    daemon.await_ready(PATIENCE).expect("all are ready");
+    let status = daemon.status_json().expect("it answers");
+    let consumers = |name: &str| {
+        let pipelines = status["pipelines"].as_array().expect("a list").iter();
+        pipelines.filter(|p| p["name"] == name).map(|p| p["consumers"].as_array().expect("a list").len()).sum::<usize>()
+    };
+    assert_eq!((consumers(&world.name), consumers(other), consumers(&third)), (2, 1, 1));
+
+    // One is removed: it drains, and its series go with it.
+    hang_up(&daemon, &pair.again(&daemon, "consumers = 2", ""));
+    daemon.await_log("the pipeline is removed", PATIENCE).expect("it is removed");
+    assert_eq!(daemon.metric("tidegate_pipeline_state", &[("pipeline", &third)]), None);
+    world.produce((200..210).map(|n| numbered(n, 1)));
+    pair.await_rows(&daemon, "rides", 210).await;
+    pair.await_rows(&daemon, "more", 210).await;
+    assert_eq!(world.number("SELECT count(*) FROM third").await, 200, "it reads no more");
+    assert_eq!(rebalances(&daemon, other), undisturbed, "the one that did not change was left alone");
+    daemon.drain(PATIENCE).expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_so() {
+    let pair = Pair::new().await;
+    let (world, other) = (&pair.world, pair.other.as_str());
+    let daemon = world.daemon(&pair.config("", ""));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    let before = (rebalances(&daemon, &world.name), rebalances(&daemon, other));
+    hang_up(&daemon, &pair.again(&daemon, "batch.max_row = 7", ""));
+    let refused = daemon.await_log("the new configuration is refused", PATIENCE).expect("it says why");
+    assert!(refused.contains("did you mean max_rows?"), "{refused}");
+    reloads(&daemon, "failure", 1.0);
+    assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), Some(0.0));
+    world.produce((0..50).map(|n| numbered(n, 1)));
+    pair.await_rows(&daemon, "rides", 50).await;
+    pair.await_rows(&daemon, "more", 50).await;
+    assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
+
+    // Another address: the pipelines stay, and the key is named.
+    hang_up(&daemon, &pair.config("", ""));
+    let named = daemon.await_log("take effect when the process is restarted", PATIENCE).expect("it says so");
+    assert!(named.contains("http.listen"), "{named}");
+    reloads(&daemon, "success", 1.0);
+    assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), Some(1.0));
+    assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
+}
+
+/// Stops the first pipeline by an error that no wait mends, and mends that.
+async fn stopped(pair: &Pair, daemon: &Daemon) {
+    let world = &pair.world;
+    world
+        .sql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE 'closed for today' USING ERRCODE = 'ZZ001'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    world.produce((0..2000).map(|n| numbered(n, 1)));
+    pair.await_rows(daemon, "more", 2000).await;
+    daemon.await_log("resume` starts it again", PATIENCE).expect("it stops");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
+    world.sql("DROP TRIGGER refuse ON rides").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_resumes_a_stopped_pipeline_and_leaves_the_other_alone() {
+    let pair = Pair::new().await;
+    let daemon = pair.world.daemon(&pair.config("", ""));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    stopped(&pair, &daemon).await;
+    let undisturbed = rebalances(&daemon, &pair.other);
+    daemon.hang_up().expect("it gets the signal");
+    pair.await_rows(&daemon, "rides", 2000).await;
+    daemon.await_ready(PATIENCE).expect("all are ready");
+    assert_eq!(rebalances(&daemon, &pair.other), undisturbed);
+    daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_resumes_one_stopped_pipeline_by_its_name() {
+    let pair = Pair::new().await;
+    let config = pair.config("", "");
+    tidegate(&config, &["pipelines", "resume", &pair.world.name]).fails(64, &["was never started on this database"]);
+    let daemon = pair.world.daemon(&config);
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    stopped(&pair, &daemon).await;
+    let undisturbed = rebalances(&daemon, &pair.other);
+    tidegate(&config, &["pipelines", "resume", "nobody"]).fails(64, &["nobody", &pair.other]);
+    assert_eq!(pair.world.number("SELECT count(*) FROM rides").await, 0, "it was not asked");
+    tidegate(&config, &["pipelines", "resume", &pair.world.name]).ok().says(&[&pair.world.name]);
+    pair.await_rows(&daemon, "rides", 2000).await;
+    assert_eq!(rebalances(&daemon, &pair.other), undisturbed);
+    daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
+}
+
+/// Nobody reads what it logs any more, as after a terminal was closed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_terminal_does_not_end_it() {
+    let pair = Pair::new().await;
+    let world = &pair.world;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tidegate.toml");
+    let config = world.config("table.name = \"rides\"");
+    std::fs::write(&file, &config).expect("the configuration is written");
+    let mut command = Command::new(program());
+    command.arg("run").arg("--config").arg(&file).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let stderr = child.stderr.take().expect("a pipe");
+    {
+        use std::io::{BufRead as _, BufReader};
+        let mut lines = BufReader::new(stderr).lines();
+        let joined = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("assigned")));
+        assert!(joined.is_some(), "it is running");
+    }
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([format!("-{name}"), child.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    };
+    signal("HUP");
+    world.produce([Record::new(r#"{"seq":1,"name":"a"}"#).to(0)]);
+    let there = tidegate_harness::eventually_async("the row is there", PATIENCE, async || {
+        world.number("SELECT count(*) FROM rides").await == 1
+    });
+    there.await.expect("it flows on");
+    signal("TERM");
+    let status = child.wait().expect("it ends");
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,0 +1,76 @@
+//! What a stopped pipeline, its dead letters and its missing fields show, while another pipeline of the daemon flows.
+
+use tidegate_harness::{Record, eventually, unique_name};
+
+use crate::books::NUMBERED;
+use crate::support::{PATIENCE, World};
+
+/// A second pipeline, without which the daemon would end with the first one.
+async fn beside(world: &World, config: &str) -> String {
+    let topic = unique_name("quiet");
+    world.kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
+    world.sql("CREATE TABLE quiet (id bigint)").await;
+    format!("{config}[pipelines.{topic}]\ntopics = [\"{topic}\"]\ntable.name = \"quiet\"\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_stopped_by_its_budget_says_why_and_is_measured_on() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let config = beside(&world, &world.config("table.name = \"rides\"")).await;
+    let bad = |n: i32| Record::new(format!(r#"{{"seq":"n/a","name":"vehicle {n}"}}"#)).to(0);
+    // Few enough to be dead-lettered.
+    world.produce((0..3).map(bad));
+    let daemon = world.daemon(&config);
+    let of = [("pipeline", world.name.as_str())];
+    daemon
+        .await_until("the dead letters are committed", PATIENCE, |daemon| {
+            daemon.metric("tidegate_dead_letters_total", &of) == Some(3.0)
+        })
+        .expect("they are");
+    world.produce((3..1_003).map(bad));
+    let is_stopped = [of[0], ("state", "stopped")];
+    daemon
+        .await_until("it stops", PATIENCE, |daemon| daemon.metric("tidegate_pipeline_state", &is_stopped) == Some(1.0))
+        .expect("the budget is spent");
+    let ready = daemon.get("/readyz").expect("it answers").body;
+    let status = daemon.status_json().expect("a status");
+    let sentence = status["sentences"][0]["text"].as_str().expect("a sentence");
+    let log = daemon.await_log("dead-letter budget spent", PATIENCE).expect("the log says so");
+    for text in [&ready, sentence, &log] {
+        for words in ["× type_mismatch, column `seq`, for example", &format!("{}/0@", world.topic)] {
+            assert!(text.contains(words), "no {words:?} in: {text}");
+        }
+    }
+
+    let lag = || daemon.metric("tidegate_lag_records", &of).unwrap_or(0.0);
+    let before = lag();
+    world.produce((0..4_000).map(bad));
+    eventually("the lag of a stopped pipeline grows", PATIENCE, || lag() >= before + 4_000.0).expect("it is measured");
+    let seconds = || daemon.metric("tidegate_lag_seconds", &of).unwrap_or(0.0);
+    let before = seconds();
+    eventually("so does its age", PATIENCE, || seconds() > before + 1.0).expect("it is measured");
+    assert!(daemon.metric("tidegate_lag_reading_age_seconds", &of).is_some_and(|age| age < 10.0), "it is current");
+    eventually("the dead letters are counted", PATIENCE, || {
+        daemon.metric("tidegate_dead_letters_open", &of) == Some(3.0)
+            && daemon.metric("tidegate_dead_letters_oldest_age_seconds", &of).is_some_and(|age| age > 0.0)
+    })
+    .expect("they are");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_field_that_no_record_has_is_counted_and_named_once() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let columns = "columns = { seq = \"seq\", name = \"vehicle.name\" }";
+    let config = world.config(&format!("table.name = \"rides\"\n{columns}\nbatch.max_rows = 500"));
+    world.produce_numbered(0..5_000, 1);
+    let daemon = world.daemon(&config);
+    let missing = |column| daemon.metric("tidegate_fields_missing_total", &[("column", column)]);
+    eventually("each row lacks the field", PATIENCE, || missing("name") == Some(5_000.0)).expect("they are counted");
+    assert_eq!(missing("seq"), Some(0.0), "a field that each record has");
+    let named = |line: &String| line.contains("`vehicle.name` (column `name`)");
+    daemon.await_log("no record so far has these fields", PATIENCE).expect("the log names it");
+    world.await_written(&daemon).await;
+    assert_eq!(daemon.log().into_iter().filter(named).count(), 1, "{}", daemon.log_tail());
+}

@@ -1,0 +1,69 @@
+//! What a service manager is told: `Type=notify` with a watchdog.
+
+use std::os::unix::net::UnixDatagram;
+
+use tidegate_harness::{Daemon, Record};
+
+use crate::support::{PATIENCE, World, spec};
+
+/// Stands for systemd: the socket that it names to the services that it starts.
+struct Manager {
+    socket: UnixDatagram,
+    folder: tempfile::TempDir,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let socket = UnixDatagram::bind(folder.path().join("notify")).expect("the socket is made");
+        socket.set_read_timeout(Some(PATIENCE)).expect("the socket has a timeout");
+        Self { socket, folder }
+    }
+
+    fn name(&self) -> String {
+        self.folder.path().join("notify").to_string_lossy().into_owned()
+    }
+
+    /// The messages up to the first one that `wanted` takes.
+    fn until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut messages = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let size =
+                self.socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{error}; so far came {messages:?}"));
+            messages.push(String::from_utf8(buffer[..size].to_vec()).expect("messages are text"));
+            if wanted(messages.last().expect("one was pushed")) {
+                return messages;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_that_the_daemon_is_ready_lives_works_and_ends() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    world.produce((0..10).map(|n| Record::new(format!(r#"{{"id":{n}}}"#))));
+    let manager = Manager::new();
+    let config = world.config("table.name = \"rides\"");
+    let daemon = spec(&config).env("NOTIFY_SOCKET", manager.name()).env("WATCHDOG_USEC", "30000000");
+    let daemon = Daemon::spawn(&daemon).expect("the daemon starts");
+    manager.until(|message| message == "READY=1");
+    let flows = format!("STATUS={} flowing\nWATCHDOG=1", world.name);
+    manager.until(|message| message == flows);
+    daemon.terminate().expect("the daemon gets the signal");
+    manager.until(|message| message == "STOPPING=1");
+    assert!(daemon.wait_exit(PATIENCE).expect("the daemon ends").success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_is_ready_for_systemd_while_postgres_is_away_and_without_a_watchdog_none_is_fed() {
+    let world = World::new(1).await;
+    let manager = Manager::new();
+    let nobody = tidegate_harness::free_port().expect("a free port");
+    let config = world.config_at(&format!("postgres://nobody@127.0.0.1:{nobody}/nowhere"), "table.name = \"rides\"");
+    let _daemon = Daemon::spawn(&spec(&config).env("NOTIFY_SOCKET", manager.name())).expect("the daemon starts");
+    manager.until(|message| message == "READY=1");
+    let waits = format!("STATUS={} starting", world.name);
+    manager.until(|message| message == waits);
+}

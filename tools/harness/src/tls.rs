@@ -1,0 +1,110 @@
+//! A certificate authority of the run's own, and the certificates that it signs.
+//!
+//! Keys are P-256 in PKCS#8, which Kafka, PostgreSQL, OpenSSL and rustls all read. Nothing here is meant to stay secret.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
+};
+
+/// A certificate authority, with its own certificate in a file.
+#[derive(Debug)]
+pub struct Authority {
+    folder: tempfile::TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// A certificate and its key, in files of their own and together in one.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// The certificate, in PEM.
+    pub certificate: PathBuf,
+    /// The key, in PEM; only its owner may read it.
+    pub key: PathBuf,
+    /// Key and certificate in one file, as Kafka's PEM keystores have them.
+    pub both: PathBuf,
+}
+
+impl Authority {
+    /// Makes a new authority that nobody trusts yet.
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("tidegate-tls-")
+            // Postgres may run as another user, so others may enter.
+            .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .tempdir()?;
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name = named("tidegate harness authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?;
+        fs::write(folder.path().join("ca.pem"), certificate.pem())?;
+        Ok(Self { folder, issuer: Issuer::new(params, key) })
+    }
+
+    /// The authority's own certificate, in PEM: what a client must trust.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// A server's certificate for these names and addresses, valid for decades.
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn server(&self, file: &str, names: &[&str]) -> Result<Identity> {
+        self.sign(file, names, false)
+    }
+
+    /// A server's certificate that expired years ago.
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn expired(&self, file: &str, names: &[&str]) -> Result<Identity> {
+        self.sign(file, names, true)
+    }
+
+    /// A client's certificate, whose common name is `name`.
+    ///
+    /// # Errors
+    /// When the files can't be written.
+    pub fn client(&self, name: &str) -> Result<Identity> {
+        self.sign(name, &[], false)
+    }
+
+    /// `file` is the common name too.
+    fn sign(&self, file: &str, names: &[&str], expired: bool) -> Result<Identity> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+        params.distinguished_name = named(file);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_before = date_time_ymd(2020, 1, 1);
+        params.not_after = if expired { date_time_ymd(2021, 1, 1) } else { date_time_ymd(2060, 1, 1) };
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        let at = |ending: &str| self.folder.path().join(format!("{file}.{ending}"));
+        let identity = Identity { certificate: at("crt"), key: at("key"), both: at("pem") };
+        fs::write(&identity.certificate, certificate.pem())?;
+        write_private(&identity.key, &key.serialize_pem())?;
+        write_private(&identity.both, &format!("{}{}", key.serialize_pem(), certificate.pem()))?;
+        Ok(identity)
+    }
+}
+
+fn named(name: &str) -> DistinguishedName {
+    let mut distinguished = DistinguishedName::new();
+    distinguished.push(DnType::CommonName, name);
+    distinguished
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    fs::write(path, text).with_context(|| format!("could not write `{}`", path.display()))?;
+    Ok(fs::set_permissions(path, fs::Permissions::from_mode(0o600))?)
+}

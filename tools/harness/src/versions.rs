@@ -1,0 +1,38 @@
+//! Which versions of the servers run.
+//!
+//! `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` choose others than the default, by the versions of their Maven packages.
+//! `TIDEGATE_KAFKA=2.8.2-zookeeper` runs one broker with ZooKeeper wherever a single broker is started. `make matrix` sets them.
+
+use std::env;
+
+const KRAFT: &str = "4.2.0";
+/// The last line that runs with ZooKeeper.
+const WITH_ZOOKEEPER: &str = "3.9.1";
+const POSTGRES: &str = "18.0.0";
+/// Ends the version of a Kafka that runs with ZooKeeper.
+const ZOOKEEPER: &str = "-zookeeper";
+
+fn chosen(variable: &str) -> Option<String> {
+    env::var(variable).ok().filter(|version| !version.is_empty())
+}
+
+/// The version of a Kafka in KRaft mode.
+pub fn kraft() -> String {
+    chosen("TIDEGATE_KAFKA").filter(|version| !version.ends_with(ZOOKEEPER)).unwrap_or_else(|| KRAFT.to_owned())
+}
+
+/// The version of a Kafka with ZooKeeper.
+pub fn zookeeper() -> String {
+    let chosen = chosen("TIDEGATE_KAFKA").and_then(|version| version.strip_suffix(ZOOKEEPER).map(str::to_owned));
+    chosen.unwrap_or_else(|| WITH_ZOOKEEPER.to_owned())
+}
+
+/// Whether a single broker runs with ZooKeeper.
+pub fn with_zookeeper() -> bool {
+    chosen("TIDEGATE_KAFKA").is_some_and(|version| version.ends_with(ZOOKEEPER))
+}
+
+/// The version of Postgres.
+pub fn postgres() -> String {
+    chosen("TIDEGATE_POSTGRES").unwrap_or_else(|| POSTGRES.to_owned())
+}
