@@ -41,13 +41,15 @@ fn one(name: &str, node: &Node<'_>) -> Column {
         .at("type")
         .text()
         .and_then(|text| names::column_type(text).map_err(|message| node.at("type").fault(message)).ok());
+    let keep = node.at("keep").text().map(str::to_owned);
     let column = Column {
         name: name.to_owned(),
         source,
         unit: node.at("unit").choice(&units),
         default: node.at("default").scalar_json(),
         zone: zone(&node.at("zone")),
-        missing: node.at("missing").choice(&missing),
+        missing: node.at("missing").choice(&missing).or(keep.is_some().then_some(Missing::Keep)),
+        keep,
         nul: node.at("nul").choice(&nuls).unwrap_or_default(),
         not_null: node.at("not_null").flag(false),
         function: function(node),
@@ -218,6 +220,19 @@ fn check(column: &Column, node: &Node<'_>) {
             at.fault("Kafka's own metadata is never missing");
         } else if column.aggregate.is_some() {
             at.fault("a record without the field leaves an aggregate as it is; leave this out");
+        }
+    }
+    if column.keep.is_some() {
+        let at = node.at("keep");
+        if column.keep.as_deref() == Some("") {
+            at.fault("empty; write the text that stands for an unchanged value, as \"__debezium_unavailable_value\"");
+        }
+        if !matches!(column.source, Source::Field(_) | Source::Envelope(_)) {
+            at.fault("only a field of the record can be left out by a text in its place");
+        }
+        if column.missing != Some(Missing::Keep) {
+            let why = "says that this text leaves the row's value as it is, and `missing` says otherwise; leave one of the two out";
+            at.fault(why);
         }
     }
     let counts = column.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);

@@ -102,8 +102,22 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
     }
     if word != "upsert" && known {
         for column in columns.unwrap_or_default().iter().filter(|column| column.missing == Some(Missing::Keep)) {
-            let at = pipeline.at("columns").at(&column.name).at("missing");
-            at.fault(format!("of no use to mode = {word:?}, which changes no row; \"keep\" is for mode = \"upsert\""));
+            let said = if column.keep.is_some() { "keep" } else { "missing" };
+            let at = pipeline.at("columns").at(&column.name).at(said);
+            at.fault(format!("of no use to mode = {word:?}, which leaves no value of a row as it is; keeping is for mode = \"upsert\""));
+        }
+    }
+    if word == "upsert" {
+        let decides =
+            |name: &str| node.at("newer_by").text() == Some(name) || key_columns.iter().any(|key| key == name);
+        for column in columns.unwrap_or_default().iter().filter(|column| column.missing == Some(Missing::Keep)) {
+            if decides(&column.name) {
+                let said = if column.keep.is_some() { "keep" } else { "missing" };
+                let at = pipeline.at("columns").at(&column.name).at(said);
+                at.fault(
+                    "`key` and `newer_by` decide which row is written, so a record must give them; leave this out",
+                );
+            }
         }
     }
     match word {

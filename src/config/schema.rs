@@ -179,6 +179,7 @@ static COLUMN: &[Key] = &[
     key("default", Kind::Scalar),
     key("zone", Kind::Text),
     key("missing", Kind::Text),
+    key("keep", Kind::Text),
     key("value", Kind::Scalar),
     key("scale", Kind::Float),
     key("offset", Kind::Float),

@@ -38,7 +38,8 @@ async fn a_first_table_gets_its_serial_and_its_defaults() {
         .inserted(FIRST_TABLE, &[r#"{"v":1}"#, r#"{"v":2,"lbl":null}"#, r#"{"v":3,"lbl":"x","id":70}"#, "{}"], "")
         .await;
     let rows = world.in_order("id, coalesce(v::text, '-'), at IS NOT NULL, coalesce(lbl, 'NULL')", "id").await;
-    assert_eq!(rows, "1:1:t:none,2:2:t:NULL,3:-:t:none,70:3:t:x");
+    // Each shape is one COPY, so the serials of a batch are numbered shape by shape.
+    assert_eq!(rows, "1:1:t:none,2:-:t:none,3:2:t:NULL,70:3:t:x");
     assert_eq!(world.refused().await, "");
 }
 
@@ -145,6 +146,29 @@ async fn an_upsert_keeps_what_records_leave_out_however_they_fall_into_batches()
         );
         assert_eq!(world.refused().await, "");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn text_that_stands_for_an_unchanged_value_keeps_it() {
+    let world = World::new(1).await;
+    let pipeline = "table.mode = \"upsert\"\ntable.key = [\"id\"]\n[pipelines.NAME.columns]\nid = \"id\"\nv = \"v\"\n\
+        doc = { field = \"doc\", keep = \"__unavailable\" }\nn = { field = \"n\", keep = \"__unavailable\" }";
+    let pipeline = pipeline.replace("NAME", &world.name);
+    let records = [
+        r#"{"id":1,"v":1,"doc":"long","n":5}"#,
+        r#"{"id":1,"v":2,"doc":"__unavailable","n":"__unavailable"}"#,
+        r#"{"id":2,"v":1,"doc":"\u005f_unavailable","n":7}"#,
+        r#"{"id":2,"v":2,"doc":"short","n":null}"#,
+        r#"{"id":2,"v":3,"doc":"__unavailable"}"#,
+        r#"{"id":3,"v":1,"doc":"x__unavailable","n":1}"#,
+    ];
+    world.inserted("CREATE TABLE t (id int PRIMARY KEY, v int, doc text, n int)", &records, &pipeline).await;
+    let rows = world.in_order("id, v, coalesce(doc, '-'), coalesce(n::text, '-')", "id").await;
+    assert_eq!(rows, "1:2:long:5,2:3:short:-,3:1:x__unavailable:1");
+    assert_eq!(world.refused().await, "");
+    let appends = pipeline.replace("upsert", "append").replace("table.key = [\"id\"]\n", "");
+    let ran = tidegate(&world.config(&format!("table.name = \"t\"\n{appends}")), &["check"]);
+    assert!(ran.code != 0 && ran.err.contains("columns.doc.keep"), "{ran}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -369,7 +369,7 @@ impl<S: Store> Writer<S> {
             let range = match search.step() {
                 Step::Copy(range) => window.start + range.start..window.start + range.end,
                 Step::Done { settled } => {
-                    if let Some(error) = suspect.filter(|_| !self.tells_apart(batch, &window)) {
+                    if let Some(error) = suspect.filter(|error| !self.tells_apart(error, batch, &window)) {
                         return Err(failed(error));
                     }
                     self.listener.on(&Event::PoisonFound { copies: search.attempts(), records: refused.len() });
@@ -415,9 +415,10 @@ impl<S: Store> Writer<S> {
     }
 
     /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
-    /// has one record only, took the ones before it.
-    fn tells_apart(&self, batch: &Batch, window: &Range<u32>) -> bool {
-        self.contents.accepted || self.blames_records || self.takes_rows && batch.records_in(window.clone()) == 1
+    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
+    fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
+        let before = self.takes_rows && error.disposition() != Disposition::Plan;
+        self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 
     fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&Reject]) -> Result<(), Failure> {

@@ -40,6 +40,7 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
         unit: None,
         default: None,
         missing: None,
+        keep: None,
         zone: None,
         nul: NulPolicy::default(),
         not_null: false,

@@ -36,8 +36,9 @@ use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
 use crate::json::members::Members;
+use crate::json::string;
 use crate::value::DecodeFault;
-use crate::value::{Kind, Reason, Rejection, Value, shown};
+use crate::value::{Flags, Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 use key::KeyReader;
@@ -272,6 +273,9 @@ impl Encoder {
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
+                    value if column.keep.as_deref().is_some_and(|text| is_text(&value, text, &mut self.compared)) => {
+                        Value::MISSING
+                    }
                     value if value.kind != Kind::Lexical => value,
                     value => meta::lexical(&value, &column.encoding).map_err(|fault| Refusal::Meta(at, fault))?,
                 },
@@ -398,6 +402,21 @@ impl Encoder {
             feed => meta::value(feed, record, &self.fields, &mut self.made).unwrap_or(Value::MISSING),
         };
         Rejection { reason, column: Some(at), detail: of_row + &explain::sentence(&self.plan, column, reason, &value) }
+    }
+}
+
+/// Whether a value is this text. `scratch` is for text with escapes.
+#[inline(never)]
+fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
+    match (value.kind, value.as_text()) {
+        (_, Some(escaped)) if value.flags.has(Flags::ESCAPED) => {
+            scratch.clear();
+            string::unescape(escaped, scratch);
+            scratch.as_slice() == text
+        }
+        (_, Some(inside)) => inside == text,
+        (Kind::Lexical | Kind::Bytes, None) => value.raw == text,
+        _ => false,
     }
 }
 

@@ -117,6 +117,7 @@ pub fn mapping(name: &str, source: Source) -> Column {
         unit: None,
         default: None,
         missing: None,
+        keep: None,
         zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,

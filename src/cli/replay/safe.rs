@@ -41,6 +41,7 @@ mod tests {
             unit: None,
             zone: None,
             missing: None,
+            keep: None,
             default: None,
             nul: NulPolicy::DeadLetter,
             not_null: false,

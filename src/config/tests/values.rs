@@ -112,6 +112,7 @@ fn columns_take_a_path_or_a_table() {
         default: None,
         zone: None,
         missing: None,
+        keep: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
         function: None,

@@ -77,6 +77,8 @@ pub(super) struct PlannedColumn {
     pub(super) in_key: bool,
     /// The fields of a record's key that may have the column's value, the likeliest first.
     pub(super) key_from: Vec<u16>,
+    /// Text that stands for a value that the record leaves out.
+    pub(super) keep: Option<Box<[u8]>>,
     /// What is made of a value before it is written.
     pub(super) function: Option<Box<Applied>>,
     /// What a record gives to an aggregate.
@@ -427,6 +429,7 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
             unit: None,
             default: None,
             missing: None,
+            keep: None,
             zone: None,
             nul: NulPolicy::default(),
             not_null: false,

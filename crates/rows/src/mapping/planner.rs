@@ -88,6 +88,7 @@ impl<'a> Planner<'a> {
         };
         let default = constant.and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
         let mut planned = planned(column, feed, encoding, mapped.nul);
+        planned.keep = mapped.keep.as_deref().map(|text| text.as_bytes().into());
         planned.function = mapped.function.as_ref().and_then(|function| {
             let applied = Applied::new(function, &planned.encoding);
             applied.map_err(|why| self.faults.push(&key, why)).ok().map(Box::new)
@@ -307,6 +308,7 @@ fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolic
         missing: WhenMissing::Null,
         in_key: false,
         key_from: Vec::new(),
+        keep: None,
         function: None,
         fold: None,
     }

@@ -24,6 +24,9 @@ pub struct Column {
     pub default: Option<String>,
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
+    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`. A field that is
+    /// this text is missing. In mode upsert, together with [`Missing::Keep`].
+    pub keep: Option<String>,
     /// `nul = …`: what a NUL in text means.
     pub nul: NulPolicy,
     /// `not_null = true`, for `create`.

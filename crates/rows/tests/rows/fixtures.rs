@@ -60,6 +60,7 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
         unit: None,
         default: None,
         missing: None,
+        keep: None,
         zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
