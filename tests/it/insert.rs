@@ -371,15 +371,20 @@ async fn text_that_is_a_literal_of_its_type_is_that_value() {
     assert_eq!(world.refused().await, reasons);
 }
 
-const GUARD: &str = "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-    IF NEW.v < 0 THEN RAISE EXCEPTION 'v is negative' USING ERRCODE = 'CODE'; END IF; RETURN NEW; END $$;
-    CREATE TRIGGER guard BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION guard()";
+/// A trigger on `t` that refuses negative values with this SQLSTATE.
+fn guard(code: &str) -> String {
+    format!(
+        "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         IF NEW.v < 0 THEN RAISE EXCEPTION 'v is negative' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER guard BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION guard()"
+    )
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trigger_refuses_a_row_by_any_sqlstate() {
     for code in ["TG001", "42501", "42703", "0A000", "22P04"] {
         let world = World::new(1).await;
-        let table = format!("CREATE TABLE t (id serial, v int); {}", GUARD.replace("CODE", code));
+        let table = format!("CREATE TABLE t (id serial, v int); {}", guard(code));
         let records = [r#"{"v":1}"#, r#"{"v":-1}"#, r#"{"v":3}"#];
         world.inserted(&table, &records, "dead_letters.max_share = 1.0").await;
         assert_eq!(world.in_order("v", "v").await, "1,3", "{code}");
@@ -390,7 +395,7 @@ async fn a_trigger_refuses_a_row_by_any_sqlstate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_refuses_every_row_is_no_records_fault() {
     let world = World::new(1).await;
-    world.sql(&format!("CREATE TABLE t (v int); {}", GUARD.replace("CODE", "TG001"))).await;
+    world.sql(&format!("CREATE TABLE t (v int); {}", guard("TG001"))).await;
     world.produce([-1, -2, -3].map(|v| Record::new(format!("{{\"v\":{v}}}")).to(0)));
     let (code, log) = world.drain(&world.config("table.name = \"t\"\ndead_letters.max_share = 1.0"));
     assert_eq!(code, Some(1), "{log}");
