@@ -250,6 +250,7 @@ async fn sequences(
     user: &str,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
+    // CASE: without it the planner may ask for the right on a relation that is no sequence, which is an error.
     let rows = sqlx::query(
         "SELECT DISTINCT n.nspname::text, s.relname::text, a.attname::text
          FROM pg_catalog.pg_attrdef d
@@ -259,7 +260,8 @@ async fn sequences(
          JOIN pg_catalog.pg_class s ON s.oid = e.refobjid AND s.relkind = 'S'
          JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
          WHERE d.adrelid = $1::int8::oid
-             AND NOT (has_sequence_privilege(s.oid, 'USAGE') OR has_sequence_privilege(s.oid, 'UPDATE'))",
+             AND CASE WHEN s.relkind = 'S'
+                 THEN NOT (has_sequence_privilege(s.oid, 'USAGE') OR has_sequence_privilege(s.oid, 'UPDATE')) END",
     );
     for row in rows.bind(i64::from(found.oid)).fetch_all(connection).await? {
         let sequence = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
