@@ -1,8 +1,8 @@
 #!/bin/bash
 # Checks deploy/prometheus and the dashboard's expressions with promtool: `make deploy-check`.
 #
-# promtool is that of the environment variable PROMTOOL, that of the path, or one kept under target/: taken out of Debian's
-# package `prometheus` where apt is there (seconds), else built by Go (minutes, once).
+# promtool is taken from the environment variable PROMTOOL, from the path, or from target/, where it is kept once it was made:
+# extracted from Debian's package `prometheus` if apt exists (seconds), else built by Go (minutes).
 #   PROMTOOL=/path/to/promtool deploy/check.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -47,7 +47,7 @@ promtool=$(find_promtool)
 "$promtool" check config deploy/prometheus/prometheus.yml
 (cd deploy/prometheus && tool=$(cd - >/dev/null && realpath "$(command -v "$promtool")") && "$tool" test rules alerts_test.yml)
 
-# Each expression of the dashboard becomes a rule, so that promtool parses it; Grafana's own variables stand for a value.
+# Each expression of the dashboard becomes a rule, so that promtool parses it. Values replace Grafana's variables.
 rules=$(mktemp --suffix=.yml)
 trap 'rm -f "$rules"' EXIT
 python3 - deploy/grafana/dashboards/tidegate.json >"$rules" <<'PYTHON'
@@ -69,7 +69,7 @@ PYTHON
 echo "The dashboard's expressions"
 "$promtool" check rules --lint=none "$rules" | sed "s|$rules|tidegate.json|"
 
-# The page that the test `every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page` kept.
+# The metrics page that the test `every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page` saved.
 metrics=$target/tmp/metrics.txt
 if [[ -f $metrics ]]; then
     echo "Checking $metrics"

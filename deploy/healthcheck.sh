@@ -1,6 +1,6 @@
 #!/bin/bash
-# Asks the daemon of this container for a path, /healthz unless told otherwise, and is content with a 200 alone. Bash opens the
-# connection itself: the image has no curl.
+# Requests a path, /healthz by default, from the daemon of this container, and succeeds only if the status is 200. Bash opens
+# the connection itself: the image has no curl.
 #   healthcheck [PATH [PORT]]
 set -euo pipefail
 exec 3<>"/dev/tcp/127.0.0.1/${2:-9464}"

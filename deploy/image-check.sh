@@ -1,6 +1,7 @@
 #!/bin/bash
-# Runs the steps of the Dockerfile's last stage as plain commands in a folder, for machines without Docker, and tests of tests/it with
-# the program in it: `make image-check`. Needs root, debootstrap, and what `make dist` made, which is stripped as the Dockerfile does.
+# Runs the steps of the Dockerfile's last stage as plain commands in a folder, for machines without Docker, then runs tests of
+# tests/it with the program in it: `make image-check`. Requires root, debootstrap, and the result of `make dist`, which is
+# stripped as in the Dockerfile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
@@ -9,7 +10,7 @@ deploy/debian/base.sh
 rm -rf "$root" && mkdir -p "$root" && tar -C "$root" -xf "$target/debian-base.tar"
 before=$(du -sb "$root" | cut -f 1)
 
-# COPY and USER of the stages `runtime` and `tidegate`; what the build stage leaves in /out is what `make dist` made.
+# COPY and USER of the stages `runtime` and `tidegate`; `make dist` made what the build stage leaves in /out.
 sed -n '/ AS runtime$/,/ AS fleet$/p; / AS tidegate$/,$p' Dockerfile | while read -r step arguments; do
     [[ $step == COPY ]] || continue
     mode=755 from=

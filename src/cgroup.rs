@@ -1,10 +1,10 @@
-//! The memory limit that a container or a service manager sets: that of the process's control group.
+//! The memory limit that a container or a service manager sets for the process's control group.
 
 use std::fs;
 use std::path::Path;
 
-/// The largest part of the control group's limit, in percent, that `limits.memory` may be without a warning. The rest is for
-/// what the kernel counts and the budget doesn't: thread stacks, socket buffers, the binary's pages.
+/// The highest share of the control group's limit, in percent, that `limits.memory` may have without a warning. The rest is for
+/// memory that the kernel counts and the budget doesn't: thread stacks, socket buffers, the binary's pages.
 const MOST_PERCENT: u64 = 90;
 
 /// Version 1 writes "no limit" as the largest multiple of the page size. No machine has this much.
@@ -28,14 +28,14 @@ fn compare(budget: u64, limit: u64) -> Option<String> {
     })
 }
 
-/// Returns the lowest memory limit, in bytes, of the process's control group and the groups above it; `None` where no limit is
-/// set or none can be read. `root` is `/` but for tests.
+/// Returns the lowest memory limit, in bytes, of the process's control group and the groups above it; `None` if no limit is set
+/// or none can be read. `root` is `/`, except in tests.
 fn limit(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     groups.lines().filter_map(|line| limit_of(root, line)).min()
 }
 
-/// The limit by one line of `/proc/self/cgroup`: `0::/PATH` for version 2, `4:memory:/PATH` for version 1.
+/// Reads the limit for one line of `/proc/self/cgroup`: `0::/PATH` for version 2, `4:memory:/PATH` for version 1.
 fn limit_of(root: &Path, line: &str) -> Option<u64> {
     let mut parts = line.splitn(3, ':').skip(1);
     let (controllers, path) = (parts.next()?, parts.next()?);
@@ -46,8 +46,8 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
         }
         _ => return None,
     };
-    // A group's limit holds for those below it. In a container the path may be the host's, which doesn't exist inside: its
-    // folders are skipped, and the mount itself is the container's group.
+    // A group's limit applies to the groups below it. In a container the path may be the host's, which doesn't exist inside:
+    // its folders are skipped, and the mount itself is the container's group.
     let folders = Path::new(path.trim_start_matches('/')).ancestors();
     let limits = folders.filter_map(|folder| fs::read_to_string(root.join(mount).join(folder).join(file)).ok());
     limits.filter_map(|text| text.trim().parse::<u64>().ok()).filter(|&bytes| bytes < UNLIMITED).min()
@@ -57,7 +57,7 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A tree of files under a folder of its own.
+    /// A tree of files under its own folder.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a folder");
         for (path, text) in files {

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod check;
+mod config;
 mod dead_letters;
 mod lag;
 mod migrate;
@@ -21,7 +22,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
 use crate::config::{Config, LogFormat, Pipeline, variables};
@@ -51,37 +52,45 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the daemon. SIGTERM drains and ends it; SIGHUP reads the configuration again and resumes stopped pipelines.
+    /// Runs the daemon. SIGTERM drains and ends it; SIGHUP reloads the configuration and resumes stopped pipelines.
     Run(run::Arguments),
-    /// Reaches Kafka and Postgres, holds the mapping against the table, and tries the newest records in a transaction that is
-    /// rolled back. Changes nothing.
+    /// Checks that configuration, Kafka and table fit together, and tries the newest records in a transaction that is rolled
+    /// back. Changes nothing.
     Check(check::Arguments),
     /// Proposes a table and a mapping from the newest records of a topic, as a configuration that `check` accepts. Changes
     /// nothing.
     Schema(schema::Arguments),
-    /// Shows by partition how far behind the ledger is.
+    /// Shows how far the ledger is behind the log's end, by partition.
     Lag(lag::Arguments),
     /// Shows, sets and copies the ledger's positions.
     #[command(subcommand)]
     Offsets(offsets::Command),
-    /// Lists, shows, replays and purges records that became no rows.
+    /// Lists, shows, replays and purges records that could not become rows.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
-    /// Lists the pipelines that the database knows, resumes one that stopped, forgets one that is gone.
+    /// Lists the registered pipelines, resumes one that stopped, forgets one that is no longer used.
     #[command(subcommand)]
     Pipelines(pipelines::Command),
-    /// Reads a stretch of the topics again, by offset or time, into the same table where that comes to the same, or into another.
-    /// Exactly once: killed, it goes on where it was when it is run again.
+    /// Reads a range of the topics again, by offset or time, into the same table if that is safe, or into another. Exactly
+    /// once: if it is killed, the same command resumes it.
     Replay(replay::Arguments),
-    /// Holds the ledger against Kafka, and the table against both where it has columns for partition and offset.
+    /// Compares the ledger with Kafka, and the table with both if it has columns for partition and offset.
     Verify(verify::Arguments),
-    /// Creates or updates the tables of schema `tidegate`. The daemon does so by itself where its role has the rights.
+    /// Creates or updates the tables of schema `tidegate`. The daemon does this itself if its role has the rights.
     Migrate(migrate::Arguments),
-    /// Prints what the live page shows, from a running daemon.
+    /// Prints the configuration, or a JSON Schema of it.
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Prints a script that completes commands and options, for a shell to load.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Prints the state of a running daemon, as on its live page.
     Status {
         #[command(flatten)]
         files: Files,
-        /// The document of `/api/status` as it is.
+        /// Print the document of `/api/status` unchanged.
         #[arg(long)]
         json: bool,
     },
@@ -89,31 +98,31 @@ enum Command {
 
 #[derive(Clone, Debug, clap::Args)]
 struct Files {
-    /// The configuration; several overlay each other, the later wins.
+    /// The configuration; may be given several times: later files override earlier ones.
     #[arg(long = "config", value_name = "FILE", required = true)]
     config: Vec<PathBuf>,
 }
 
-/// What every command but `run` takes.
+/// Arguments of every command but `run`.
 #[derive(Debug, clap::Args)]
 struct Common {
     #[command(flatten)]
     files: Files,
-    /// Only this pipeline; all of the configuration without it.
+    /// Only this pipeline; without it, all pipelines of the configuration.
     #[arg(long, value_name = "NAME")]
     pipeline: Option<String>,
-    /// One JSON document on standard output, for programs.
+    /// Print one JSON document on standard output, for programs.
     #[arg(long)]
     json: bool,
 }
 
 impl Common {
-    /// The configuration, checked.
+    /// Loads and checks the configuration.
     fn load(&self) -> Result<Config, FatalError> {
         load_quietly(&self.files)
     }
 
-    /// The pipelines that are meant.
+    /// Returns the selected pipelines.
     fn pipelines<'a>(&self, config: &'a Config) -> Result<Vec<&'a Pipeline>, FatalError> {
         let Some(name) = &self.pipeline else { return Ok(config.pipelines.iter().collect()) };
         match config.pipelines.iter().find(|pipeline| pipeline.name == *name) {
@@ -125,11 +134,11 @@ impl Common {
         }
     }
 
-    /// The one pipeline that is meant.
+    /// Returns the only selected pipeline.
     fn only<'a>(&self, config: &'a Config) -> Result<&'a Pipeline, FatalError> {
         match self.pipelines(config)?.as_slice() {
             [one] => Ok(one),
-            _ => Err(FatalError::Config(format!("say which pipeline: --pipeline NAME, one of {}", names(config)))),
+            _ => Err(FatalError::Config(format!("name the pipeline: --pipeline NAME, one of {}", names(config)))),
         }
     }
 }
@@ -143,12 +152,12 @@ enum Until {
     Now,
 }
 
-/// Runs the command line to the process's exit code.
+/// Runs the command line. Returns the process's exit code.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Asking for help is no error; where the terminal is gone there is nobody to tell.
+            // A request for help is no error; if the terminal is gone, there is nobody to tell.
             let code = if error.use_stderr() { USAGE } else { 0 };
             drop(error.print());
             return ExitCode::from(code);
@@ -165,6 +174,11 @@ pub fn main() -> ExitCode {
         Command::Replay(arguments) => reach::block_on(replay::run(arguments)),
         Command::Verify(arguments) => reach::block_on(verify::run(arguments)),
         Command::Migrate(arguments) => reach::block_on(migrate::run(arguments)),
+        Command::Config(command) => config::run(command),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "tidegate", &mut std::io::stdout());
+            Ok(())
+        }
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {
@@ -186,7 +200,7 @@ fn load(files: &Files) -> Result<Config, FatalError> {
     Ok(config)
 }
 
-/// What a command has to say it says itself; librdkafka's and our own warnings come beside it.
+/// Commands print their results themselves; this adds the warnings of librdkafka and of tidegate.
 fn load_quietly(files: &Files) -> Result<Config, FatalError> {
     let config = parse(files)?;
     start_command_logging(&config);
@@ -198,9 +212,9 @@ fn start_command_logging(config: &Config) {
 }
 
 fn start_logging(config: &Config, level: LevelFilter) {
-    // Escape codes are for terminals only: in a file or a pipe they break searching and parsing.
+    // Escape codes are only for terminals: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A line that can't be written is lost. To say so would be a panic, since it is standard error that is gone: a closed
+    // A line that can't be written is lost. Reporting it would panic, since it is standard error that is gone, and a closed
     // terminal must not end the flow.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)

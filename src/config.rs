@@ -1,9 +1,9 @@
-//! The configuration, checked: a [`Config`] can't be wrong.
+//! The configuration. A [`Config`] has been checked and is valid.
 //!
-//! The way in, in the order of the data: `layer` reads each file with its places, `environment` makes one more layer of
-//! the variables, the `config` crate merges them, `schema` says which keys there are and of which type, and the `read*`
-//! files turn the merged tree into the types below. Nothing stops at the first fault: [`Faults`] carries them all, each
-//! with the file and line, or the variable, that it comes from. No fault repeats a value that may be secret.
+//! Data flows in this order: `layer` reads each file and remembers the place of each key, `environment` makes one more layer
+//! from the variables, the `config` crate merges them, `schema` says which keys exist and which types they have, and the
+//! `read*` files turn the merged tree into the types below. Reading doesn't stop at the first fault: [`Faults`] carries all of
+//! them, each with its file and line, or its variable. No fault repeats a value that may be secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +21,7 @@ mod node;
 mod partition_by;
 mod pipeline;
 pub mod postgres_url;
+mod print;
 mod properties;
 mod property_names;
 mod read;
@@ -43,13 +44,14 @@ pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use pipeline::{GroupProtocol, KeepLetters, Pipeline, Start, Topics};
+pub use print::json_schema;
 pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;
 
-/// What every variable that overrides a key begins with: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
+/// The prefix of every variable that overrides a key: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
 pub const ENVIRONMENT_PREFIX: &str = "TIDEGATE__";
 
-/// The process's variables for [`Config::load`]. Not `std::env::vars`, which panics at any variable that is no Unicode.
+/// Returns the process's variables for [`Config::load`]. Not `std::env::vars`, which panics at a variable that isn't Unicode.
 pub fn variables() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| {
         let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
@@ -57,10 +59,11 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// All of it.
+/// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `instance`: a name of this daemon that it keeps over restarts. `None`: made of the host's name and the port of `http.listen`.
+    /// `instance`: a name of this daemon that it keeps across restarts. `None`: derived from the host's name and the port of
+    /// `http.listen`.
     pub instance: Option<String>,
     /// `[kafka]`
     pub kafka: Kafka,
@@ -72,31 +75,41 @@ pub struct Config {
     pub log: Log,
     /// `[limits]`
     pub limits: Limits,
-    /// `[pipelines.NAME]`, in order of name; at least one.
+    /// `[pipelines.NAME]`, sorted by name; at least one.
     pub pipelines: Vec<Pipeline>,
 }
 
 impl Config {
-    /// Reads files that overlay each other (tables merge by name, anything else is replaced, the later wins), and over
-    /// them the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]. Pass [`variables`].
+    /// Reads files of which later ones override earlier ones (tables merge by name, anything else is replaced), and then the
+    /// variables of `env` that begin with [`ENVIRONMENT_PREFIX`], which override all files. Pass [`variables`].
     ///
     /// # Errors
-    /// Everything that is wrong, together. Where a file can't be read or is no TOML, that alone.
+    /// All faults together. If a file can't be read or isn't TOML, only that fault.
     pub fn load(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<Config, Faults> {
         let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
-        read::config(texts, env)
+        read::config(texts, env).map(|(config, _)| config)
     }
 
-    /// Reads one text, as [`Config::load`] reads a file; `name` stands for the file in faults. No environment.
+    /// Reads files and variables as [`Config::load`] does. Returns everything that they set, as one TOML text without secrets.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn merged(files: &[PathBuf], env: impl Iterator<Item = (String, String)>) -> Result<String, Faults> {
+        let texts = files.iter().map(|file| (file.as_path(), std::fs::read_to_string(file).map_err(|e| e.to_string())));
+        read::config(texts, env).map(|(_, tree)| print::toml(&tree))
+    }
+
+    /// Reads one text like a file of [`Config::load`]; `name` is the file's name in faults. Ignores the environment.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(name: &str, toml: &str) -> Result<Config, Faults> {
-        read::config([(Path::new(name), Ok(toml.to_owned()))].into_iter(), std::iter::empty())
+        let read = read::config([(Path::new(name), Ok(toml.to_owned()))].into_iter(), std::iter::empty());
+        read.map(|(config, _)| config)
     }
 }
 
-/// The whole configuration on many lines, secrets as `***`.
+/// Formats the whole configuration on many lines, with secrets as `***`.
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self:#?}")
@@ -108,22 +121,22 @@ impl fmt::Display for Config {
 pub struct Kafka {
     /// `host:port,host:port`
     pub bootstrap_servers: String,
-    /// librdkafka's own properties; those that would break a promise are refused by name. Values may be secret.
+    /// librdkafka's own properties; those that would break a promise are refused. Values may be secret.
     pub properties: BTreeMap<String, Secret>,
     /// The files that values of `properties` were read from.
     pub files: BTreeMap<String, PathBuf>,
-    /// `token_command`: a program that prints tokens for SASL OAUTHBEARER, with its arguments.
+    /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,
 }
 
 impl Kafka {
-    /// The properties that hold for a pipeline: its own over the shared ones.
+    /// Returns the properties of a pipeline's clients: the pipeline's own override the shared ones.
     pub fn properties_of<'a>(&'a self, pipeline: &'a Pipeline) -> BTreeMap<&'a str, &'a Secret> {
         let all = self.properties.iter().chain(&pipeline.kafka_properties);
         all.map(|(name, value)| (name.as_str(), value)).collect()
     }
 
-    /// The file that a property of a pipeline was read from, if it was.
+    /// Returns the file that a pipeline's property was read from, if it was read from one.
     pub fn file_of(&self, name: &str, pipeline: &Pipeline) -> Option<PathBuf> {
         if pipeline.kafka_properties.contains_key(name) {
             return pipeline.kafka_files.get(name).cloned();
@@ -131,10 +144,10 @@ impl Kafka {
         self.files.get(name).cloned()
     }
 
-    /// Where a pipeline's clients have tokens from, if they need any.
+    /// Returns the source of tokens for a pipeline's clients, if they need any.
     ///
     /// # Errors
-    /// Says what is missing or doesn't go together. A configuration that was read has no such error.
+    /// Says which setting is missing or contradicts another. A configuration that was loaded successfully has no such error.
     pub fn token_source(&self, pipeline: &Pipeline) -> Result<Option<token::TokenSource>, String> {
         let file = |name: &str| self.file_of(name, pipeline);
         token::source(&self.properties_of(pipeline), file, self.token_command.as_deref())
@@ -144,29 +157,29 @@ impl Kafka {
 /// `[postgres]`: how to reach the database.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Postgres {
-    /// Where the connection URL comes from.
+    /// The source of the connection URL.
     pub url: PostgresUrl,
-    /// `password_file`: the password, read again on each connection; stands over one in the URL.
+    /// `password_file`: the password, read again on each connection; overrides a password in the URL.
     pub password_file: Option<PathBuf>,
-    /// `password_command`: a program that prints the password, with its arguments; in the place of `password_file`.
+    /// `password_command`: a program, with its arguments, that prints the password; used instead of `password_file`.
     pub password_command: Option<Vec<String>>,
     /// `[postgres.session]`: settings for our transactions, such as `synchronous_commit`.
     pub session: BTreeMap<String, String>,
-    /// The longest that a new connection may take. Default [`defaults::CONNECT_TIMEOUT`].
+    /// The longest time to open a connection. Default [`defaults::CONNECT_TIMEOUT`].
     pub connect_timeout: Duration,
-    /// The longest that we wait for a lock. Default [`defaults::LOCK_TIMEOUT`].
+    /// The longest wait for a lock. Default [`defaults::LOCK_TIMEOUT`].
     pub lock_timeout: Duration,
-    /// The longest that Postgres may work on one statement of ours. Default [`defaults::STATEMENT_TIMEOUT`].
+    /// The longest time that Postgres may work on one statement. Default [`defaults::STATEMENT_TIMEOUT`].
     pub statement_timeout: Duration,
-    /// The longest that we wait for one answer of Postgres before the connection is given up and the ledger is asked.
+    /// The longest wait for one answer of Postgres. After it the connection is closed, and the ledger says what happened.
     /// Default [`defaults::WRITE_TIMEOUT`].
     pub write_timeout: Duration,
-    /// How long a transaction of ours may stand still, its client stopped, before Postgres ends it and frees its locks.
-    /// Default [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
+    /// How long a transaction may be idle, its client suspended, before Postgres ends it and releases its locks. Default
+    /// [`defaults::IDLE_IN_TRANSACTION_TIMEOUT`].
     pub idle_in_transaction_timeout: Duration,
 }
 
-/// Where the connection URL comes from.
+/// The source of the connection URL.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PostgresUrl {
     /// `url`
@@ -178,55 +191,56 @@ pub enum PostgresUrl {
 /// `[http]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http {
-    /// Where `/metrics` and the page listen. Default [`defaults::HTTP_LISTEN`].
+    /// The address of `/metrics` and the page. Default [`defaults::HTTP_LISTEN`].
     pub listen: SocketAddr,
-    /// `url`: how others reach this instance's page, for the list of instances. `None`: made from `listen`.
+    /// `url`: the URL under which others reach this instance's page, for the list of instances. `None`: derived from `listen`.
     pub url: Option<String>,
 }
 
 /// `[log]`
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Log {
-    /// How a line looks. Default text.
+    /// The format of log lines. Default text.
     pub format: LogFormat,
-    /// What is logged. Default [`defaults::LOG_LEVEL`].
+    /// The level from which lines are logged. Default [`defaults::LOG_LEVEL`].
     pub level: tracing::Level,
 }
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line, for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
 /// `[limits]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
-    /// One budget for the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
+    /// The memory budget of the process, in bytes, Kafka's prefetch included. Default [`defaults::MEMORY`].
     pub memory: u64,
-    /// How long a shutdown may take in all. A revoke waits for the batches in flight no longer than that either. Default
+    /// How long a shutdown may take in total. It also limits how long a revoke waits for the batches in flight. Default
     /// [`defaults::DRAIN_TIMEOUT`].
     pub drain_timeout: Duration,
-    /// How long a superseded owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
+    /// How long a fenced owner waits for Kafka's revoke before it claims again. Default [`defaults::CLAIM_GRACE`].
     pub claim_grace: Duration,
 }
 
 impl Limits {
-    /// How long after the stop a poll loop waits for what it has read to be written; then it leaves its group.
+    /// Returns how long after the stop a poll loop waits until what it has read is written. Then it leaves its group.
     pub fn flush_timeout(&self) -> Duration {
         self.drain_timeout - 2 * self.reserve()
     }
 
-    /// How long after the stop a pipeline ends at the latest.
+    /// Returns how long after the stop a pipeline ends at the latest.
     pub fn pipeline_timeout(&self) -> Duration {
         self.drain_timeout - self.reserve()
     }
 
-    /// The time within `drain_timeout` that is kept for leaving the groups, and as much again for the last word to Postgres.
+    /// Returns the part of `drain_timeout` that is reserved for leaving the groups. As much again is reserved for the last
+    /// statements in Postgres.
     pub fn reserve(&self) -> Duration {
         (self.drain_timeout / 10).min(Duration::from_secs(1))
     }

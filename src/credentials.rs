@@ -1,7 +1,7 @@
-//! Credentials that a program of the user's choice hands out: a password for Postgres, a token for Kafka.
+//! Credentials printed by a program that the user configures: a password for Postgres, a token for Kafka.
 //!
-//! The program prints either the secret alone, or a JSON object with it and with the time for which it holds. What it prints is
-//! in no message of ours, nor is what it writes to standard error, which may quote it.
+//! The program prints either the secret alone, or a JSON object with the secret and its lifetime. No message of tidegate
+//! repeats its output, nor its standard error, which may quote the secret.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,18 +15,18 @@ use crate::config::Secret;
 /// The largest output that is read, in bytes.
 const OUTPUT_MAX: u64 = 1 << 20;
 
-/// A secret that was handed out.
+/// A secret and its lifetime.
 #[derive(Clone, Debug)]
 pub struct Issued {
     /// The password or the token.
     pub secret: Secret,
-    /// For how long it holds, from now on. `None` if the program didn't say.
+    /// How long it is valid from now on. `None` if the program didn't say.
     pub lifetime: Option<Duration>,
-    /// Whom it stands for, if the program said so.
+    /// The principal of a token, if the program named one.
     pub principal: Option<String>,
 }
 
-/// The JSON form of an output.
+/// The JSON form of the output.
 #[derive(Deserialize)]
 struct Document {
     #[serde(alias = "password")]
@@ -35,10 +35,10 @@ struct Document {
     principal: Option<String>,
 }
 
-/// Runs a program, with its arguments, and reads what it hands out. If the future is dropped, the program is killed.
+/// Runs a program, with its arguments, and reads the secret that it prints. If the future is dropped, the program is killed.
 ///
 /// # Errors
-/// If it can't be run, fails, or prints nothing that can be used; the text names `key`, under which the program is configured.
+/// If it can't be run, fails, or prints nothing usable; the text names `key`, under which the program is configured.
 pub async fn run(key: &str, command: &[String]) -> Result<Issued, String> {
     let Some((program, arguments)) = command.split_first() else { return Err(format!("`{key}` is empty")) };
     let said = |why: String| format!("`{key}` ({program}): {why}");

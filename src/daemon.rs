@@ -1,4 +1,5 @@
-//! What a daemon shows of itself, and its way from the start to the end: HTTP, the supervisor of the pipelines, the last word.
+//! The daemon from its start to its end: its state for the HTTP server, the supervisor of the pipelines, and the last lines of
+//! its log.
 
 mod reload;
 mod supervisor;
@@ -23,53 +24,53 @@ use crate::systemd::Manager;
 use crate::{cgroup, http, metrics};
 use supervisor::Supervisor;
 
-/// What a daemon shows of itself.
+/// The state of a daemon that its HTTP server shows.
 #[derive(Debug)]
 pub struct Daemon {
-    /// Who we are: host, process, and a random part.
+    /// The instance's id: host, process, and a random part.
     pub instance: Arc<str>,
     /// Renders `/metrics`.
     pub prometheus: PrometheusHandle,
-    /// When it started, in milliseconds since the epoch.
+    /// The time of the start, in milliseconds since the epoch.
     pub started_ms: i64,
     live: Mutex<Live>,
 }
 
-/// What a reload replaces.
+/// The part of the state that a reload replaces.
 #[derive(Debug)]
 struct Live {
     config: Arc<Config>,
-    /// In order of name.
+    /// Sorted by name.
     pipelines: Vec<Arc<Pipeline>>,
 }
 
 impl Daemon {
-    /// Returns the configuration that holds now. A pipeline that a reload left running may have been started with an earlier,
-    /// equal one.
+    /// Returns the current configuration. A pipeline that a reload left running may have been started with an earlier, equal
+    /// one.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }
 
-    /// Returns the pipelines, in order of name; one that was removed is among them until it has drained.
+    /// Returns the pipelines, sorted by name. A removed pipeline is included until it has drained.
     pub fn pipelines(&self) -> Vec<Arc<Pipeline>> {
         lock(&self.live).pipelines.clone()
     }
 }
 
-/// How a daemon is run.
+/// How long a daemon runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// Until it is told to end.
     Told,
-    /// Until what Kafka holds at the start is written, or it is told to end.
+    /// Until the records that Kafka holds at the start are written, or it is told to end.
     Now,
 }
 
-/// What reaches a running daemon from outside.
+/// Controls of a running daemon.
 pub struct Control<S> {
     /// Tells it to drain and end.
     pub shutdown: S,
-    /// Tells it to read its configuration again.
+    /// Makes it read its configuration again.
     pub reloads: mpsc::Receiver<()>,
     /// Reads the configuration.
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
@@ -81,13 +82,13 @@ impl<S> std::fmt::Debug for Control<S> {
     }
 }
 
-/// Runs every pipeline until `control.shutdown`, then drains; with [`Until::Now`], until what Kafka holds at the start is
-/// written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test ends the daemon
-/// as a signal would.
+/// Runs every pipeline until `control.shutdown`, then drains; with [`Until::Now`], until the records that Kafka holds at the
+/// start are written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test can
+/// end the daemon as a signal would.
 ///
 /// # Errors
-/// [`FatalError::Stopped`] once no pipeline is left that runs, with each one's reason. [`FatalError::Unfinished`] where it was
-/// told to end and something is left: records that were read and not written, or with [`Until::Now`] whatever is not written.
+/// [`FatalError::Stopped`] if no pipeline runs any more, with the reason of each. [`FatalError::Unfinished`] if it was told to
+/// end and records are left: those that were read and not written, or with [`Until::Now`] all that are not written.
 pub async fn run<S: Future<Output = ()>>(
     config: Config,
     prometheus: PrometheusHandle,
@@ -125,7 +126,7 @@ pub async fn run<S: Future<Output = ()>>(
 
     let supervisor = Supervisor::new(Arc::clone(&daemon), name, Arc::clone(&manager), until);
     let (outcome, told_at) = supervisor.run(control).await;
-    // The heartbeat ends first, or it could write our row again.
+    // The heartbeat ends first; otherwise it could insert our row again.
     side.shutdown().await;
     let config = daemon.config();
     let left = told_at.map(|at| (at + config.limits.drain_timeout).saturating_duration_since(Instant::now()));
@@ -133,8 +134,8 @@ pub async fn run<S: Future<Output = ()>>(
     outcome
 }
 
-/// Updates the metrics that no event updates, and tells systemd that the daemon lives. If the runtime no longer runs tasks, this
-/// falls silent, and systemd's watchdog restarts the service.
+/// Updates the metrics that no event updates, and tells systemd that the daemon is alive. If the runtime stops running tasks,
+/// these messages stop, and systemd's watchdog restarts the service.
 async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));
     loop {
@@ -153,7 +154,7 @@ async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     }
 }
 
-/// Returns this machine's name; empty where the system doesn't say it.
+/// Returns this machine's name; empty if the system has none.
 pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     host.trim().to_owned()

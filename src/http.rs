@@ -1,15 +1,18 @@
-//! The live page at `/`, `/api/status`, `/api/history`, `/api/events`, `/metrics`, `/healthz`, `/readyz`. Answers only
+//! The live page at `/`, the runbook at `/runbook`, `/api/status`, `/api/history`, `/api/events`, `/metrics`, `/healthz`, `/readyz`. Answers only
 //! questions; nothing here asks Kafka, and Postgres is asked for the other instances alone.
 
 mod assets;
 mod board;
+mod dead_looks;
 mod document;
 mod frames;
 mod guard;
 mod history;
 mod instances;
+mod runbook;
 mod status;
 pub(crate) mod text;
+mod timeline;
 mod watch;
 mod words;
 mod work_view;
@@ -60,6 +63,7 @@ pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
         .route("/api/status", get(status))
         .route("/api/history", get(history))
         .route("/api/events", get(events))
+        .route("/runbook", get(runbook::answer))
         .merge(assets::routes())
         .with_state(Arc::clone(&site))
         .layer(middleware::from_fn_with_state(guard, guard::check));

@@ -1,4 +1,4 @@
-//! The Kafka side: settings we insist on, the poll thread, what the group says, and questions about logs.
+//! The Kafka side: librdkafka's settings, the consumer group's member, rebalance callbacks, and requests about topics and logs.
 
 pub mod access;
 pub mod credentials;

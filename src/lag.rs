@@ -1,7 +1,7 @@
-//! How far behind a pipeline is: Kafka's log ends, asked for by ourselves, against the ledger.
+//! How far behind a pipeline is: Kafka's log ends, requested by tidegate itself, minus the ledger's positions.
 //!
-//! librdkafka's own figures stand still while a partition is paused; these don't. The ledger is read for every partition of the
-//! pipeline, whoever owns it, so that one instance shows the whole.
+//! librdkafka's own figures don't change while a partition is paused; these do. The ledger is read for every partition of the
+//! pipeline, whichever instance owns it, so every instance shows the whole pipeline.
 
 mod asked;
 pub mod headroom;
@@ -27,31 +27,31 @@ use crate::metrics::{self, epoch_ms};
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, Trouble, lock};
 
-/// Between two looks.
+/// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A reading is shown as current for so long: some looks may fail.
+/// How long a reading counts as current: a few readings may fail.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
-/// Looks between two questions for topics and for where logs begin, which move slowly.
+/// Readings between two requests for topics and log starts, which change slowly.
 const SLOW_EVERY: u32 = 10;
-/// Log ends that are remembered a partition: how old the oldest unwritten record is, to the second.
+/// Log ends that are kept per partition; they give the age of the oldest unwritten record, to the second.
 const SAMPLES: usize = 900;
-/// Log ends by which the inflow is reckoned: of about a minute.
+/// Log ends from which the inflow is computed: those of about a minute.
 const INFLOW_SAMPLES: usize = 60;
 
-/// What was seen last.
+/// The last reading.
 #[derive(Clone, Debug, Default)]
 pub struct LagView {
-    /// By partition.
+    /// The lag by partition.
     pub partitions: BTreeMap<TopicPartition, PartitionLag>,
-    /// When; `None` before the first look.
+    /// The time of the reading; `None` before the first one.
     pub seen_at: Option<Instant>,
-    /// What keeps us from looking.
+    /// Why the reading failed, if it did.
     pub trouble: Option<Trouble>,
 }
 
 impl LagView {
     /// Sets the gauge of the reading's age, and removes the gauges of lag and headroom once the reading is older than
-    /// [`CURRENT_FOR`]: what isn't known must not look as if it were. Called once per second.
+    /// [`CURRENT_FOR`]: a stale value must not look current. Called once per second.
     pub fn show_age(&self, pipeline: &Arc<str>) {
         let age = self.seen_at.map(|at| at.elapsed());
         metrics::lag_age(pipeline, age);
@@ -63,7 +63,7 @@ impl LagView {
     }
 }
 
-/// The newest look at the ledger, as the poll loops read it.
+/// The newest reading of the ledger, for the poll loops.
 #[derive(Clone, Debug)]
 pub struct LagReadings(pub Arc<Mutex<LagView>>);
 
@@ -81,36 +81,36 @@ impl LedgerReadings for LagReadings {
     }
 }
 
-/// One partition.
+/// The lag of one partition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionLag {
-    /// Where the ledger stands.
+    /// The ledger's position.
     pub next: Offset,
     /// The log's end.
     pub end: Offset,
-    /// The oldest record that Kafka has.
+    /// The offset of the oldest record that Kafka has.
     pub low: Offset,
-    /// Records between ledger and end.
+    /// Records between the ledger's position and the log's end.
     pub records: u64,
     /// Age of the oldest unwritten record, in seconds; 0 without lag.
     pub seconds: f64,
-    /// Seconds until Kafka deletes it.
+    /// Seconds until Kafka deletes the oldest unwritten record.
     pub headroom: Option<f64>,
     /// The claim that holds it.
     pub claim: Option<ClaimId>,
-    /// Who claimed it last.
+    /// The owner that claimed it last.
     pub owner: Option<String>,
     /// The claim's number.
     pub epoch: i64,
-    /// Seconds since the ledger's row moved.
+    /// Seconds since the ledger's row last changed.
     pub idle_seconds: f64,
-    /// How often the log's end was seen to go back: the topic was made again, or the brokers lost some of it.
+    /// How often the log's end was seen to go back: the topic was recreated, or the brokers lost a part of the log.
     pub cuts: u32,
-    /// When the ledger was asked for this; `None` where it didn't answer, and this is what it said before.
+    /// When the ledger was queried; `None` if it didn't answer and these are the previous values.
     pub asked_at: Option<Instant>,
 }
 
-/// A ledger row, as lag needs it.
+/// The columns of a ledger row that lag needs.
 struct LedgerEntry {
     next: Offset,
     claim: Option<ClaimId>,
@@ -122,7 +122,7 @@ struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// What is known of a row while the database is away: it stands where it stood.
+    /// Returns what is known of a row while the database is down: its last position.
     fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,
@@ -136,7 +136,7 @@ impl LedgerEntry {
     }
 }
 
-/// Looks once a second.
+/// Reads the lag once per second.
 #[derive(Debug)]
 pub struct LagWatch {
     pipeline: Arc<str>,
@@ -144,24 +144,24 @@ pub struct LagWatch {
     connector: Connector,
     observer: SharedObserver,
     view: Arc<Mutex<LagView>>,
-    /// This process's consumers, which know more of their own partitions.
+    /// This process's consumers, which know more about their own partitions.
     consumers: Vec<Arc<ConsumerStatus>>,
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
-    /// Each log's last end, and how often it went back.
+    /// The last end of each log, and how often it went back.
     ends: HashMap<TopicPartition, (Offset, u32)>,
-    /// The last log ends, written or not.
+    /// The last log ends, whether written or not.
     inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
     low: HashMap<TopicPartition, Offset>,
     retention: Retentions,
-    /// When the record at an offset was made, in milliseconds since the epoch: asked where no sample goes back so far.
+    /// The timestamp of the record at an offset, in milliseconds since the epoch; requested if no sample is that old.
     made_at: HashMap<TopicPartition, (Offset, i64)>,
-    /// Stretches at logs' ends that were read: whether they hold a record.
+    /// Ranges at logs' ends that were read, and whether they hold a record.
     ends_read: HashMap<TopicPartition, (Range<Offset>, bool)>,
 }
 
 impl LagWatch {
-    /// For one pipeline; what it sees goes into `view`.
+    /// Makes the reader of one pipeline; it stores its readings in `view`.
     pub fn new(
         pipeline: Arc<str>,
         topics: Topics,
@@ -188,7 +188,7 @@ impl LagWatch {
         }
     }
 
-    /// Looks until it is dropped.
+    /// Reads until it is dropped.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
@@ -212,8 +212,8 @@ impl LagWatch {
         }
     }
 
-    /// Updates the gauges. Those of partitions that are gone are removed; partitions whose retention was lifted have unlimited
-    /// headroom.
+    /// Updates the gauges. Gauges of partitions that disappeared are removed; partitions with unlimited retention report
+    /// infinite headroom.
     fn show(&self, partitions: &BTreeMap<TopicPartition, PartitionLag>) {
         let before = lock(&self.view).partitions.clone();
         for (source, lag) in partitions {
@@ -226,10 +226,10 @@ impl LagWatch {
         }
     }
 
-    /// Looks once, at everything.
+    /// Reads all positions once.
     ///
     /// # Errors
-    /// The trouble of Kafka or Postgres, whichever gives no answer.
+    /// The error of Kafka or Postgres, whichever doesn't answer.
     pub async fn once(mut self) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
         self.look(true, &mut None).await
     }
@@ -252,7 +252,7 @@ impl LagWatch {
         }
         let sources = self.sources.clone();
         let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await?;
-        // The ends stay known while the database is away, so lag goes on moving then: the ledger stands still meanwhile.
+        // Log ends are still read while the database is down, so lag keeps growing; the ledger can't change meanwhile.
         let rows = self.rows(connection).await;
         let now = epoch_ms();
         let (before, looked_at) = {
@@ -304,8 +304,8 @@ impl LagWatch {
         self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
-    /// Up to where a partition of ours was read, where the ledger stands for all of it: a transaction's mark at a log's end is
-    /// no record that waits.
+    /// Returns the offset up to which a partition of ours was read, if the ledger covers all of it: a transaction marker at a
+    /// log's end is no waiting record.
     fn read_to(&self, source: &TopicPartition, next: Offset) -> Offset {
         let ours = self.consumers.iter().flat_map(|consumer| consumer.partitions());
         let same = ours.filter(|status| status.source == *source && status.committed == Some(next));
@@ -334,15 +334,15 @@ impl LagWatch {
                 samples.pop_front();
             }
         }
-        // Samples whose end is written say nothing more about what isn't.
+        // Samples whose end is written say nothing more about unwritten records.
         while samples.len() > 1 && samples[0].1 <= row.next {
             samples.pop_front();
         }
         let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
-            // What lay there when we first looked is older than our look. It is no older than the last written record, and than
-            // a record before it whose time was asked for.
+            // Records that existed at the first reading are older than that reading. They are no older than the last written
+            // record, and than a record before it whose time was requested.
             Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
             Some((at, _)) => *at,
             None => now,
@@ -350,7 +350,7 @@ impl LagWatch {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
         let seconds = match before {
             _ if records == 0 => 0.0,
-            // The database is away and its last timestamp unknown: the age goes on from where it was.
+            // The database is down and its last timestamp unknown: the age continues from its last value.
             Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
             _ => (now - since).max(0) as f64 / 1000.0,
         };
@@ -389,7 +389,7 @@ impl LagWatch {
         let Some(open) = connection else { return Ok(HashMap::new()) };
         let asked_at = Some(Instant::now());
         let work = sqlx::query(
-            // Once a second, and so not past all the versions of a row that somebody's old snapshot may keep.
+            // Only once per second, because it scans all row versions that somebody's old snapshot may keep.
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
                  extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
                  current_setting('transaction_read_only')::bool
@@ -406,7 +406,7 @@ impl LagWatch {
             Ok(rows) => rows.map_err(|error| Trouble::postgres(&error)),
             Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
         };
-        // After a failover the old primary may still answer, and its ledger stands still.
+        // After a failover the old primary may still answer, but its ledger no longer changes.
         let is_old =
             |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
         let rows = match rows {
@@ -439,7 +439,7 @@ impl LagWatch {
     }
 }
 
-/// Offsets a second that came in lately.
+/// Returns the recent inflow in offsets per second.
 fn inflow(ends: &mut VecDeque<(i64, Offset)>, last: (i64, Offset)) -> f64 {
     ends.push_back(last);
     if ends.len() > INFLOW_SAMPLES {

@@ -1,35 +1,36 @@
-//! The memory budget: one bound for the process, solved for what each consumer may hold. Pure.
+//! The memory budget of the process, divided into what each consumer may hold. Pure.
 //!
-//! A consumer holds, at most: the records that librdkafka has fetched (their bytes, and its own bookkeeping, which it doesn't
-//! count), the replies being fetched, the one whose records are being taken, and its batches: the open one, the one in flight, and the largest record beside them.
-//! The allocator needs a quarter more.
+//! A consumer holds at most: the records that librdkafka has fetched (their bytes, and its own bookkeeping, which it doesn't
+//! count), the replies being fetched, the one whose records are being taken, and its batches: the open one, the one in flight,
+//! and the largest record beside them. The allocator needs a quarter more.
 
 use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::newest::BYTES_A_ROW;
 
 use crate::config::{Config, Pipeline};
 
-/// librdkafka's own bookkeeping for a message in its queue: `rd_kafka_op_t` and the message in it, measured on 64 bits.
+/// librdkafka's own bookkeeping per queued message: `rd_kafka_op_t` and the message in it, measured on 64 bits.
 const MESSAGE_OVERHEAD: u64 = 320;
-/// The record size that the queue's bound assumes. Smaller records cost more than their bytes; the count is bounded too.
+/// The record size that the queue's limit assumes. Smaller records cost more than their bytes, and so their count is limited
+/// too.
 const RECORD_ASSUMED: u64 = 128;
-/// Fetch replies under way at once: one a broker, for the three that a partition's replicas usually are on.
+/// Fetch replies in flight at once: one per broker, for the three brokers that a partition's replicas usually are on.
 const REPLIES: u64 = 3;
-/// A reply is held once as it came and once decompressed.
+/// A reply is held once as received and once decompressed.
 const REPLY_COPIES: u64 = 2;
-/// Buffers that a bulk pins beside the queue until its last record is taken: as a rule its records come from one reply.
+/// Buffers that a bulk keeps in memory until its last record is taken: usually all its records come from one reply.
 const BULK_BUFFERS: u64 = 1;
-/// Buffers of a reply's size that a consumer holds.
+/// Buffers of the size of a reply that a consumer holds.
 const BUFFERS: u64 = REPLIES * REPLY_COPIES + BULK_BUFFERS;
-/// Batches a consumer holds: the open one, and the one in flight.
+/// Batches that a consumer holds: the open one, and the one in flight.
 const BATCHES: u64 = 2;
 /// Buffers grow by doubling, so up to half of one may be empty.
 const GROWTH_PERCENT: u64 = 150;
-/// A row of two small columns, and the record that it came from.
+/// The bytes of a row of two small columns, and of the record that it came from.
 const SMALLEST_ROW: u64 = 32;
 /// The connection's own buffers.
 const CONNECTION_BYTES: u64 = 1 << 20;
-/// What the allocator takes beside.
+/// The allocator's overhead.
 const ALLOCATOR_PERCENT: u64 = 125;
 /// The process without any consumer: code, runtime, metrics, the page.
 const PROCESS_BYTES: u64 = 24 << 20;
@@ -39,7 +40,7 @@ const FETCH_MAX: u64 = 8 << 20;
 const QUEUE_MIN_KBYTES: u64 = 512;
 const QUEUE_MAX_KBYTES: u64 = 64 << 10;
 
-/// What librdkafka may prefetch for one consumer.
+/// The limits on librdkafka's prefetch for one consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prefetch {
     /// `queued.max.messages.kbytes`
@@ -48,23 +49,23 @@ pub struct Prefetch {
     pub queued_messages: u64,
     /// `fetch.max.bytes`
     pub fetch_bytes: u64,
-    /// `fetch.message.max.bytes`, a partition's part of a reply
+    /// `fetch.message.max.bytes`: the part of a reply that belongs to one partition
     pub fetch_partition_bytes: u64,
 }
 
-/// One pipeline's part of the budget.
+/// One pipeline's share of the budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Share {
-    /// Of one consumer.
+    /// The share of one consumer.
     pub prefetch: Prefetch,
     /// The most that the whole pipeline may hold, in bytes.
     pub bytes: u64,
 }
 
-/// Solves the budget for a pipeline. Each pipeline has the same guaranteed part, so that none can take another's.
+/// Divides the budget for a pipeline. Each pipeline has the same guaranteed share, so that none can take another's.
 ///
 /// # Errors
-/// Where the batches alone don't fit: what is needed, and what to change.
+/// If not even the batches fit: the text says how much is needed, and what to change.
 pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
     let pipelines = config.pipelines.len() as u64;
     let consumers = u64::from(pipeline.consumers.get());
@@ -88,7 +89,8 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
         (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024).clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
     let prefetch = Prefetch {
         queued_kbytes,
-        // The count is a threshold a partition, so it can't be the bound; it only must not be what stops the fetcher first.
+        // The count is a threshold per partition, so it can't be the limit; it only must not stop the fetcher before the limit
+        // does.
         queued_messages: (queued_kbytes * 1024 / RECORD_ASSUMED).max(1000),
         fetch_bytes,
         fetch_partition_bytes: fetch_bytes / 2,
@@ -102,7 +104,7 @@ pub fn for_pipelines(config: &Config) -> u64 {
     config.limits.memory.saturating_sub(PROCESS_BYTES)
 }
 
-/// What an upsert takes to find the rows of a batch that win.
+/// Returns the memory with which an upsert finds the rows of a batch that win.
 fn picking(pipeline: &Pipeline) -> u64 {
     let rows = u64::from(pipeline.batch.max_rows.get()).min(pipeline.batch.max_bytes / SMALLEST_ROW);
     if matches!(pipeline.table.mode, WriteMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }

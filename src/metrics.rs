@@ -1,4 +1,4 @@
-//! Every metric: its name, its description, its handles. Names are a contract; labels are bounded.
+//! All metrics: names, descriptions and handles. Names are a contract; the number of label values is bounded.
 
 mod latency;
 
@@ -53,14 +53,14 @@ const FLOW_LIMIT: &str = "tidegate_flow_max_rows_per_second";
 const BUILD_INFO: &str = "tidegate_build_info";
 const RELOADS: &str = "tidegate_config_reloads_total";
 const RELOAD_SUCCEEDED: &str = "tidegate_config_last_reload_successful";
-/// By the name that Prometheus' own client libraries give it.
+/// The name that Prometheus' own client libraries use.
 const RESIDENT: &str = "process_resident_memory_bytes";
 
-/// The classes of errors that are waited out, as [`WriteError::sqlstate_class`] names them.
+/// The classes of errors that are retried as outages, as [`WriteError::sqlstate_class`] names them.
 const RETRIED_CLASSES: [&str; 12] =
     ["connection", "deadline", "08", "25", "28", "3D", "40", "53", "55", "57", "58", "XX"];
 
-/// Upper bounds of the latency histograms, in seconds: fine around the defaults of `batch.max_age`.
+/// Upper bounds of the latency histograms, in seconds: finer around the default of `batch.max_age`.
 const SECONDS: [f64; 18] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 0.75, 1.0, 2.5, 10.0, 60.0, 600.0];
 const ROWS: [f64; 11] = [1.0, 10.0, 100.0, 500.0, 1e3, 2.5e3, 5e3, 1e4, 2.5e4, 5e4, 1e5];
@@ -69,7 +69,7 @@ const BYTES: [f64; 9] = [1e3, 1e4, 1e5, 5e5, 1e6, 2e6, 4e6, 8e6, 3.2e7];
 /// Installs the recorder of this process and describes every metric.
 ///
 /// # Errors
-/// Where one is installed already.
+/// If a recorder is already installed.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let builder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(WRITE_DURATION.to_owned()), &SECONDS)?
@@ -86,22 +86,22 @@ fn describe() {
     use metrics::{describe_counter as c, describe_gauge as g, describe_histogram as h};
     c!(RECORDS_CONSUMED, "Records taken from Kafka");
     c!(ROWS_WRITTEN, "Rows committed to the target table");
-    c!(DEAD_LETTERS, "Records set aside in tidegate.dead_letter, by reason");
+    c!(DEAD_LETTERS, "Records stored in tidegate.dead_letter, by reason");
     c!(FIELDS_MISSING, "Rows whose record lacked the field of a column");
     g!(LETTERS_OPEN, "Dead letters in tidegate.dead_letter, counted up to 100000");
     g!(LETTERS_OLDEST, "Age of the oldest dead letter; 0 if there is none");
-    c!(UNMATCHED, "Keys that were to be deleted and that neither the table nor the batch had");
-    c!(PURGED, "Dead letters removed for good because of dead_letters.retention or max_size, by cause");
-    c!(RECORDS_LOST, "Records that Kafka no longer had when we came for them, by cause");
-    c!(BATCHES, "Batches closed, by what closed them");
+    c!(UNMATCHED, "Deletes whose key was neither in the table nor in the batch");
+    c!(PURGED, "Dead letters deleted because of dead_letters.retention or max_size, by cause");
+    c!(RECORDS_LOST, "Records that Kafka no longer had when they were to be read, by cause");
+    c!(BATCHES, "Batches closed, by the limit that closed them");
     h!(BATCH_ROWS, "Rows in a batch");
     h!(BATCH_BYTES, "Bytes of a batch's encoded rows");
-    h!(WRITE_DURATION, "Seconds from taking a batch to its commit, waits for Postgres included");
-    c!(CYCLE, "Where a consumer's time goes, in seconds, by phase");
-    c!(RETRIES, "Transactions sent again, by the class of the SQLSTATE");
+    h!(WRITE_DURATION, "Seconds from receiving a batch to its commit, waits for Postgres included");
+    c!(CYCLE, "Seconds of a consumer's time, by phase");
+    c!(RETRIES, "Transactions retried, by the class of the SQLSTATE");
     c!(FENCED, "Partitions whose batch was dropped because another claim holds them");
-    c!(COMMIT_UNKNOWN, "COMMITs whose reply did not come, settled by the ledger");
-    c!(REWINDS, "Times that the ledger stood elsewhere than we left it, and we went back with it");
+    c!(COMMIT_UNKNOWN, "COMMITs without a reply, whose outcome was read from the ledger");
+    c!(REWINDS, "Times that the ledger was not where tidegate left it, and tidegate resumed from the ledger");
     c!(REBALANCES, "Assignments and revocations by the group");
     g!(ASSIGNED, "Partitions that a consumer owns");
     g!(PAUSED, "Partitions whose fetching is paused");
@@ -109,22 +109,22 @@ fn describe() {
     g!(MEMORY_LIMIT, "limits.memory");
     g!(LAG_RECORDS, "Records between the ledger and the log's end");
     g!(LAG_SECONDS, "Age of the oldest record that isn't written");
-    g!(LAG_AGE, "Seconds since lag and headroom were read; without a reading for 10 s their series are absent");
+    g!(LAG_AGE, "Seconds since lag and headroom were read; their series are absent after 10 s without a reading");
     g!(THROTTLE, "The longest delay that a Kafka quota put on an answer in the last 2 s");
-    g!(HEADROOM, "Seconds until Kafka deletes what we haven't read");
+    g!(HEADROOM, "Seconds until Kafka deletes the oldest unwritten record");
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
-    g!(FLOW_LIMIT, "flow.max_rows_per_second; there is none without a limit");
+    g!(FLOW_LIMIT, "flow.max_rows_per_second; absent without a limit");
     g!(BUILD_INFO, "1, with the version");
-    c!(RELOADS, "Times that the configuration was read again (SIGHUP), by result");
+    c!(RELOADS, "Reloads of the configuration (SIGHUP), by result");
     g!(
         RELOAD_SUCCEEDED,
         "1 if the last reload of the configuration was applied, or there was none; 0 if it was refused"
     );
-    g!(RESIDENT, "Memory of the process that is in RAM, to hold against tidegate_memory_limit_bytes");
+    g!(RESIDENT, "Resident memory of the process, to compare with tidegate_memory_limit_bytes");
 }
 
-/// What belongs to the process.
+/// Describes the metrics of the process.
 pub fn process(memory_limit: u64) {
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!(MEMORY_LIMIT).set(memory_limit as f64);
@@ -176,7 +176,7 @@ impl WriterMetrics {
         }
     }
 
-    /// A batch is written, whatever became of its segments.
+    /// Counts a written batch, whatever the outcome of its segments.
     pub fn batch(&self, batch: &Batch, took: Duration) {
         if let Some(trigger) = batch.trigger() {
             counter!(BATCHES, "pipeline" => Arc::clone(&self.pipeline), "trigger" => trigger.label()).increment(1);
@@ -187,7 +187,7 @@ impl WriterMetrics {
         self.write.record(took);
     }
 
-    /// A transaction is committed.
+    /// Counts a committed transaction.
     pub fn committed(&self, batch: &Batch, window: Range<u32>, rows: u64, dead: impl Iterator<Item = &'static str>) {
         self.rows.increment(rows);
         for reason in dead {
@@ -199,34 +199,34 @@ impl WriterMetrics {
         self.end_to_end.count(batch.timestamps(window), now_ms);
     }
 
-    /// Deletes of a committed transaction that found no row.
+    /// Counts deletes of a committed transaction that found no row.
     pub fn unmatched(&self, deletes: u64) {
         self.unmatched.increment(deletes);
     }
 
-    /// A transaction is sent again.
+    /// Counts a transaction that is retried.
     pub fn retried(&self, error: &WriteError) {
         counter!(RETRIES, "pipeline" => Arc::clone(&self.pipeline), "sqlstate_class" => error.sqlstate_class())
             .increment(1);
     }
 
-    /// Seconds spent in COPY, and in the ledger and COMMIT.
+    /// Adds seconds spent in COPY, and in the ledger and COMMIT.
     pub fn spent(&self, copy: Duration, commit: Duration) {
         self.copy_seconds.increment(copy.as_secs_f64());
         self.commit_seconds.increment(commit.as_secs_f64());
     }
 
-    /// A segment was superseded.
+    /// Counts a fenced segment.
     pub fn fenced(&self) {
         self.fenced.increment(1);
     }
 
-    /// A COMMIT wasn't answered.
+    /// Counts a COMMIT that wasn't answered.
     pub fn commit_unknown(&self) {
         self.unknown.increment(1);
     }
 
-    /// The ledger stood elsewhere.
+    /// Counts a ledger that wasn't where we left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -274,22 +274,22 @@ impl ConsumerMetrics {
         }
     }
 
-    /// Records taken from Kafka.
+    /// Counts records taken from Kafka.
     pub fn consumed(&self, records: u64) {
         self.consumed.increment(records);
     }
 
-    /// The ledger stood behind what we knew to be committed.
+    /// Counts a ledger that was behind what we knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
 
-    /// The group moved partitions.
+    /// Counts a rebalance of the group.
     pub fn rebalanced(&self) {
         self.rebalances.increment(1);
     }
 
-    /// What the consumer holds.
+    /// Sets what the consumer holds.
     pub fn holds(&self, assigned: usize, paused: usize, buffered: usize) {
         #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
         let [assigned, paused, buffered] = [assigned as f64, paused as f64, buffered as f64];
@@ -298,7 +298,7 @@ impl ConsumerMetrics {
         self.buffered.set(buffered);
     }
 
-    /// Seconds waited for Kafka, spent in decoding, held up by the writer, and held by `flow.max_rows_per_second`.
+    /// Adds seconds spent waiting for Kafka, decoding, held up by the writer, and held by `flow.max_rows_per_second`.
     pub fn spent(&self, poll: Duration, decode: Duration, paused: Duration, flow: Duration) {
         self.poll_seconds.increment(poll.as_secs_f64());
         self.decode_seconds.increment(decode.as_secs_f64());
@@ -307,24 +307,24 @@ impl ConsumerMetrics {
     }
 }
 
-/// Dead letters that were removed for good.
+/// Counts dead letters that were deleted for good.
 pub fn purged(pipeline: &str, cause: &'static str, letters: u64) {
     counter!(PURGED, "pipeline" => pipeline.to_owned(), "cause" => cause).increment(letters);
 }
 
-/// `flow.max_rows_per_second`, where there is one.
+/// Sets `flow.max_rows_per_second`, if it is configured.
 pub fn flow_limit(pipeline: &Arc<str>, rate: Option<std::num::NonZeroU32>) {
     if let Some(rate) = rate {
         gauge!(FLOW_LIMIT, "pipeline" => Arc::clone(pipeline)).set(f64::from(rate.get()));
     }
 }
 
-/// Records that are lost because the policy stepped over a condition.
+/// Counts records that are lost because the policy skipped them in a log-loss condition.
 pub fn lost(pipeline: &Arc<str>, cause: &'static str, records: u64) {
     counter!(RECORDS_LOST, "pipeline" => Arc::clone(pipeline), "cause" => cause).increment(records);
 }
 
-/// Sets one partition's lag. What is `None` isn't known, and its series is absent.
+/// Sets one partition's lag. Values that are `None` are unknown, and their series are absent.
 pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>, headroom: Option<f64>) {
     let labels = [
         ("pipeline", pipeline.to_string()),
@@ -345,7 +345,7 @@ pub fn lag_age(pipeline: &Arc<str>, age: Option<Duration>) {
     gauge!(LAG_AGE, "pipeline" => Arc::clone(pipeline)).set(age.map_or(UNKNOWN, |age| age.as_secs_f64()));
 }
 
-/// Sets the delay that Kafka's quotas put on its answers.
+/// Sets the delay that Kafka's quotas add to its answers.
 pub fn throttled(pipeline: &Arc<str>, delay: Duration) {
     gauge!(THROTTLE, "pipeline" => Arc::clone(pipeline)).set(delay.as_secs_f64());
 }
@@ -376,7 +376,7 @@ pub fn reloaded(applied: bool) {
     counter!(RELOADS, "result" => if applied { "success" } else { "failure" }).increment(1);
 }
 
-/// Says whether the configuration that holds is the one that was read last.
+/// Sets whether the configuration that was read last is in use.
 pub fn reload_succeeded(succeeded: bool) {
     for result in ["success", "failure"] {
         counter!(RELOADS, "result" => result).increment(0);
@@ -384,20 +384,20 @@ pub fn reload_succeeded(succeeded: bool) {
     gauge!(RELOAD_SUCCEEDED).set(f64::from(u8::from(succeeded)));
 }
 
-/// Pipelines that were removed: their series are shown no more, or alerts on their last values would never end.
+/// Removed pipelines: their series are no longer exported, or alerts on their last values would never end.
 static FORGOTTEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// The pipeline is removed.
+/// Marks the pipeline as removed.
 pub fn forget(pipeline: &str) {
     lock(&FORGOTTEN).insert(pipeline.to_owned());
 }
 
-/// The pipeline runs, again perhaps.
+/// Marks the pipeline as running, perhaps again.
 pub fn remember(pipeline: &str) {
     lock(&FORGOTTEN).remove(pipeline);
 }
 
-/// Takes away the lines of series that belong to one of these pipelines.
+/// Removes the lines of series that belong to one of these pipelines.
 fn without(text: &mut String, pipelines: &BTreeSet<String>) {
     if pipelines.is_empty() {
         return;
@@ -407,13 +407,13 @@ fn without(text: &mut String, pipelines: &BTreeSet<String>) {
     *text = kept.fold(String::with_capacity(text.len()), |kept, line| kept + line + "\n");
 }
 
-/// Milliseconds since the epoch.
+/// Returns the milliseconds since the epoch.
 pub fn epoch_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Registers every series of a pipeline whose labels are known beforehand, at 0: a rate over a series that appears with its
+/// Registers every series of a pipeline whose labels are known in advance, at 0: a rate over a series that appears with its
 /// first event doesn't see that event.
 pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     drop(WriterMetrics::new(pipeline));
@@ -443,8 +443,8 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
 /// A gauge whose value isn't known: [`render`] leaves its series out. The exporter can't remove a single gauge.
 const UNKNOWN: f64 = f64::NAN;
 
-/// What `/metrics` answers. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges; they only
-/// grow, and are shown as the counter that they are.
+/// Returns the text of `/metrics`. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges;
+/// they only grow, and are exported as counters.
 pub fn render(handle: &PrometheusHandle) -> String {
     let mut text = known(&handle.render());
     text = text.replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1);
@@ -453,12 +453,12 @@ pub fn render(handle: &PrometheusHandle) -> String {
     text
 }
 
-/// Leaves out the samples whose value isn't known.
+/// Removes the samples whose value isn't known.
 fn known(text: &str) -> String {
     text.split_inclusive('\n').filter(|line| line.starts_with('#') || !line.trim_end().ends_with(" NaN")).collect()
 }
 
-/// The memory that the kernel counts as ours, to hold against `limits.memory`; nothing where the kernel doesn't say.
+/// Returns the memory that the kernel counts for us, to compare with `limits.memory`; `None` if the kernel doesn't say.
 pub fn memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(bytes) = resident_bytes(&status) {
@@ -466,7 +466,7 @@ pub fn memory() {
     }
 }
 
-/// `VmRSS` of Linux's `/proc/PID/status`, in bytes.
+/// Reads `VmRSS` of Linux's `/proc/PID/status`, in bytes.
 fn resident_bytes(status: &str) -> Option<f64> {
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?;
     kib.trim().parse::<f64>().ok().map(|kib| kib * 1024.0)

@@ -1,4 +1,4 @@
-//! One pipeline: its registration, its pool of consumers, each with its writer, its claims and its lag.
+//! One pipeline: its registration, its consumers, each with its writer, its claims and its lag.
 
 mod remainder;
 mod start;
@@ -45,53 +45,54 @@ pub struct Pipeline {
     pub config: config::Pipeline,
     /// Its name.
     pub name: Arc<str>,
-    /// Its part of the memory.
+    /// Its share of the memory.
     pub share: Share,
     /// Its consumers.
     pub consumers: Vec<Arc<ConsumerStatus>>,
-    /// How far behind it is.
+    /// Its lag.
     pub lag: Arc<Mutex<LagView>>,
     /// Whether Kafka serves it.
     pub kafka: Arc<KafkaHealth>,
-    /// What goes on when the pipeline stops: a stopped pipeline's lag still grows.
+    /// The tasks that keep running when the pipeline stops: a stopped pipeline's lag still grows.
     measuring: Mutex<JoinSet<()>>,
-    phase: Mutex<Phase>,
+    /// With the time at which it was entered, in milliseconds since the epoch.
+    phase: Mutex<(Phase, i64)>,
     goal: Goal,
-    /// How often the pipeline had been asked to resume when it started; `None` before it has read that.
+    /// How many requests to resume the pipeline there had been when it started; `None` until that is read.
     resumes: Mutex<Option<i64>>,
 }
 
-/// Where a pipeline is in its life.
+/// The phase of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Reaching Kafka and Postgres, registering.
+    /// The pipeline reaches Kafka and Postgres, and registers.
     Starting {
         /// What it waits for.
         waiting_for: Option<String>,
     },
-    /// Reading and writing.
+    /// The pipeline reads and writes.
     Running,
-    /// Writing what it has, to end.
+    /// The pipeline writes what it has read, and then ends.
     Draining,
-    /// Ended as asked.
+    /// The pipeline ended as asked.
     Drained,
-    /// Only a person can help.
+    /// The pipeline stopped: manual action is required.
     Stopped {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// Requests for claims that may wait for the claim loop; a poll loop keeps those that don't fit.
+/// How many requests for claims may wait for the claim loop; a poll loop keeps those that don't fit.
 const CLAIM_REQUESTS: usize = 64;
-/// Messages that may wait for a poll loop: one acknowledgement, and answers of rounds of claims. Who sends more waits.
+/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders of more wait.
 const INBOX: usize = 16;
 
 impl Pipeline {
-    /// A pipeline that hasn't started.
+    /// Creates a pipeline that hasn't started.
     ///
     /// # Errors
-    /// Where its part of the memory is too small.
+    /// If its share of the memory is too small.
     pub fn new(config: &Config, pipeline: &config::Pipeline) -> Result<Self, String> {
         let share = limits::share(config, pipeline)?;
         let name: Arc<str> = pipeline.name.as_str().into();
@@ -103,15 +104,20 @@ impl Pipeline {
             share,
             consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
             lag: Arc::default(),
-            phase: Mutex::new(Phase::Starting { waiting_for: None }),
+            phase: Mutex::new((Phase::Starting { waiting_for: None }, metrics::epoch_ms())),
             goal: Goal::default(),
             resumes: Mutex::default(),
             config: pipeline.clone(),
         })
     }
 
-    /// Where it is in its life.
+    /// Returns its phase.
     pub fn phase(&self) -> Phase {
+        self.phase_since().0
+    }
+
+    /// Where it is in its life, and since when, in milliseconds since the epoch.
+    pub fn phase_since(&self) -> (Phase, i64) {
         lock(&self.phase).clone()
     }
 
@@ -136,25 +142,25 @@ impl Pipeline {
         }
     }
 
-    /// How often the pipeline had been asked to resume when it started; `None` before it has read that.
+    /// Returns how many requests to resume there had been when it started; `None` until that is read.
     pub fn resumes(&self) -> Option<i64> {
         *lock(&self.resumes)
     }
 
-    /// The pipeline stopped for this reason.
+    /// Records that the pipeline stopped for this reason.
     pub fn stopped(&self, why: &Stopped) {
         self.enter(Phase::Stopped { why: why.to_string() });
     }
 
     fn enter(&self, phase: Phase) {
-        *lock(&self.phase) = phase;
+        *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
-    /// Reads and writes until `stop`, or with `until_now` until what Kafka holds at the start is written. Returns what is left
-    /// then. After `stop` it ends within [`config::Limits::pipeline_timeout`], whatever is away.
+    /// Reads and writes until `stop`, or with `until_now` until the records that Kafka holds at the start are written. Returns
+    /// the unwritten remainder. After `stop` it ends within [`config::Limits::pipeline_timeout`], even during an outage.
     ///
     /// # Errors
-    /// [`Stopped`] where only a person can help.
+    /// [`Stopped`] if manual action is required.
     pub async fn run(
         self: Arc<Self>,
         config: Arc<Config>,
@@ -222,7 +228,7 @@ impl Pipeline {
             helpers.spawn(stop_when_written(Arc::clone(&self), observer.clone(), stop.clone()));
         }
         let rate_limit = Arc::new(RateLimit::new(self.config.max_rows_per_second));
-        // However this ends, no poll loop outlives it.
+        // Whatever the result, no poll loop outlives this.
         let cut = CancellationToken::new();
         let _cut_at_the_end = cut.clone().drop_guard();
         let mut workers = JoinSet::new();
@@ -284,7 +290,7 @@ impl Pipeline {
         self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await
     }
 
-    /// Measures how far behind the pipeline is, for as long as the process lives.
+    /// Measures the pipeline's lag for as long as the process lives.
     fn measure(&self, connector: &Connector, observer: &SharedObserver) {
         let watch = LagWatch::new(
             Arc::clone(&self.name),
@@ -297,11 +303,11 @@ impl Pipeline {
         let mut measuring = JoinSet::new();
         measuring.spawn(watch.run());
         measuring.spawn(letters::measure(connector.clone(), Arc::clone(&self.name)));
-        // Those of an earlier start end with their set.
+        // The tasks of an earlier start end with their set.
         *lock(&self.measuring) = measuring;
     }
 
-    /// Looks whether Kafka serves the pipeline. Called once per second.
+    /// Checks whether Kafka serves the pipeline. Called once per second.
     pub fn look_at_kafka(&self) {
         let was_away = self.kafka.outage().is_some();
         let over = self.kafka.look(std::time::Instant::now());
@@ -313,8 +319,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits for poll threads and writers. The first fault ends them all; a shutdown ends poll threads, and writers follow
-    /// because their channels close. A writer that waits for Postgres would wait for ever: after the stop all have `limit`.
+    /// Waits for poll threads and writers. The first fault ends them all. A shutdown ends the poll threads, and the writers
+    /// follow because their channels close. A writer that waits for Postgres would wait without end, so after the stop all have
+    /// `limit`.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,
@@ -340,7 +347,7 @@ impl Pipeline {
                 Err(panic) => Stopped::Bug(panic.to_string()),
             };
             if first_fault.is_none() {
-                tracing::error!(pipeline = &*self.name, why = %fault, "the pipeline stops, others go on");
+                tracing::error!(pipeline = &*self.name, why = %fault, "the pipeline stops, others continue");
                 first_fault = Some(fault);
             }
             stop.cancel();
@@ -349,11 +356,11 @@ impl Pipeline {
     }
 }
 
-/// Runs a poll loop on a thread of its own: it decodes and encodes, which the runtime's threads are not for. Its timers are the
-/// runtime's. `cut` drops the loop where it is.
+/// Runs a poll loop on its own thread, because decoding and encoding would block the runtime's threads. It uses the runtime's
+/// timers. `cut` drops the loop at once.
 ///
 /// # Errors
-/// As the loop ends; a panic there is [`Stopped::Bug`].
+/// Those of the loop; a panic there is [`Stopped::Bug`].
 async fn on_a_thread(
     name: String,
     poll_loop: impl Future<Output = Result<(), Stopped>> + Send + 'static,
@@ -363,9 +370,9 @@ async fn on_a_thread(
     let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         let outcome = runtime.block_on(cut.run_until_cancelled(poll_loop)).unwrap_or(Ok(()));
-        // Where nobody awaits it, the pipeline has ended before.
+        // If nobody awaits it, the pipeline has ended before.
         let _awaited = done.send(outcome).is_ok();
     });
-    thread.map_err(|error| Stopped::Bug(format!("no thread for a consumer: {error}")))?;
+    thread.map_err(|error| Stopped::Bug(format!("can't start a thread for a consumer: {error}")))?;
     ended.await.unwrap_or_else(|_| Err(Stopped::Bug("a poll thread panicked".to_owned())))
 }

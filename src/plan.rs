@@ -1,5 +1,5 @@
-//! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, made anew when the
-//! catalog changed.
+//! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, and made again when the
+//! catalog has changed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,31 +29,31 @@ use crate::postgres::{catalog, error};
 use crate::registry::CachedSchemas;
 use crate::status::lock;
 
-/// Where a pipeline's plans come from.
+/// The source of a pipeline's plans.
 #[derive(Debug)]
 pub struct PlanSource {
     config: Pipeline,
-    /// The registry's schemas, for formats that have theirs there: they outlive the plans.
+    /// The registry's schemas, for formats that use one. They outlive the plans.
     schemas: Option<Arc<CachedSchemas>>,
-    /// The contenders are poll threads and writers, each once a new version.
+    /// Poll threads and writers lock this once per new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
-    /// Fields that don't become columns. The contenders are writers that found new fields.
+    /// Fields that don't become columns. Writers that found new fields lock this.
     given_up: Mutex<GivenUp>,
-    /// Tables that records named and that can't take rows, and why. As above.
+    /// Tables named by records that can't take rows, and why. Locked by writers.
     refused: Mutex<BTreeMap<TableName, String>>,
 }
 
-/// A plan, and the SQL that follows from it.
+/// A plan, and the SQL derived from it.
 #[derive(Debug)]
 pub struct Planned {
     /// Grows with each plan.
     pub version: u64,
     /// How records become rows.
     pub plan: Arc<Plan>,
-    /// The table that it was planned for; where records name theirs, one without columns.
+    /// The table that it was planned for; one without columns if records name their table.
     pub table: PlannedTable,
-    /// Where records name their table: all there are, by the number that a row is marked with.
+    /// If records name their table: all known tables, indexed by the number that a row is marked with.
     pub routes: Vec<PlannedTable>,
     /// The catalogs that the routes were planned from.
     known: Vec<Catalog>,
@@ -68,7 +68,7 @@ pub struct PlannedTable {
     columns: Vec<String>,
     /// The COPY of such rows.
     pub copy: String,
-    /// What follows the COPY, for modes that don't copy straight into the table.
+    /// The merge after the COPY, for modes that don't copy straight into the table.
     pub merge: Option<Merge>,
     /// The columns that a row may leave out.
     pub shapes: Shapes,
@@ -107,7 +107,7 @@ impl PlannedTable {
 }
 
 impl PlanSource {
-    /// Reads the catalog, makes the table where `create` asks for it, and plans.
+    /// Reads the catalog, creates the table if `create = true`, and plans.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] names every fault.
@@ -123,7 +123,7 @@ impl PlanSource {
         Self::of(config, catalog)
     }
 
-    /// The same, and makes nothing: for commands.
+    /// Like [`Self::load`], but creates nothing: for commands.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -134,7 +134,7 @@ impl PlanSource {
         Self::of(config, read(config, connection).await?)
     }
 
-    /// Plans for tables at hand, where records name theirs.
+    /// Plans for these existing tables, for a pipeline whose records name theirs.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -154,7 +154,7 @@ impl PlanSource {
         }
     }
 
-    /// Plans for a catalog at hand, and makes nothing: for commands that only look.
+    /// Plans for this catalog, and creates nothing: for commands that change nothing.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] names every fault.
@@ -163,7 +163,7 @@ impl PlanSource {
         Ok(Self::starting_with(config, plan(config, catalog, 1, schemas.clone())?, schemas))
     }
 
-    /// The same for a trial: no field becomes a column.
+    /// Like [`Self::of`], for a trial: no field becomes a column.
     ///
     /// # Errors
     /// As [`Self::of`].
@@ -174,30 +174,30 @@ impl PlanSource {
         Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
     }
 
-    /// The pipeline that is planned for.
+    /// Returns the pipeline that is planned for.
     pub fn config(&self) -> &Pipeline {
         &self.config
     }
 
-    /// The registry's schemas, where the format has its schemas there.
+    /// Returns the registry's schemas, if the format uses a registry.
     pub fn schemas(&self) -> Option<&Arc<CachedSchemas>> {
         self.schemas.as_ref()
     }
 
-    /// The newest plan.
+    /// Returns the newest plan.
     pub fn current(&self) -> Arc<Planned> {
         Arc::clone(&lock(&self.current))
     }
 
-    /// The newest plan's version, for the price of a relaxed load.
+    /// Returns the newest plan's version, at the cost of a relaxed load.
     pub fn version(&self) -> u64 {
         self.version.load(Ordering::Relaxed)
     }
 
-    /// Reads the catalog again. The plan is a new one only where the catalog differs.
+    /// Reads the catalog again. Makes a new plan only if the catalog differs.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] where the table is gone, is another one, or the mapping no longer fits it.
+    /// [`ReplanError::Unplannable`] if the table doesn't exist, is another one, or the mapping no longer fits it.
     pub async fn replan(&self, connection: &mut PgConnection) -> Result<Arc<Planned>, ReplanError> {
         if self.config.table.route.is_some() {
             return self.reroute(known(&self.config, connection).await?, BTreeMap::new());
@@ -206,7 +206,7 @@ impl PlanSource {
         self.replan_for(catalog, &NewFields::default())
     }
 
-    /// Plans anew after columns were added for these fields. Those that have no column all the same are given up.
+    /// Plans again after columns were added for these fields. Fields that still have no column are given up.
     ///
     /// # Errors
     /// As [`Self::replan`].
@@ -219,11 +219,12 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds or makes the tables that records named, and plans for those that take rows. The connection is for this alone: a lock
-    /// of its session keeps other instances from making one more between the look at how many there are and the note of it.
+    /// Finds or creates the tables that records named, and plans for those that can take rows. The connection is used for
+    /// nothing else: a lock of its session keeps other instances from creating a table between counting the tables and
+    /// registering one.
     ///
     /// # Errors
-    /// [`ReplanError::Unplannable`] where another pipeline feeds one of them, or the role may not make it.
+    /// [`ReplanError::Unplannable`] if another pipeline feeds one of them, or the role may not create it.
     pub(crate) async fn route(
         &self,
         connection: &mut PgConnection,
@@ -236,12 +237,12 @@ impl PlanSource {
         let mut refused = BTreeMap::new();
         let (mut claimed, mut full) = (0, false);
         let takeable = wanted.iter().filter(|table| config.table.create || there.contains(table));
-        // Beyond, a batch of names that nobody meant would be a batch of questions.
+        // Without this limit, a batch full of unintended names would cause as many queries.
         for table in takeable.take(max_tables as usize) {
             let table_spec = config.table.named(table);
             let of_table = RowSpec { table: &table_spec, ..config.rows() };
             if !there.contains(table) {
-                // Another instance may have the last place already: then nothing is made.
+                // Another instance may already have taken the last place: then nothing is created.
                 if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
                     full = true;
                     continue;
@@ -284,7 +285,7 @@ impl PlanSource {
             pipeline = self.config.name,
             version = planned.version,
             tables = planned.routes.len(),
-            "planned anew for the tables that records name"
+            "made a new plan for the tables that records name"
         );
         *current = Arc::clone(&planned);
         self.version.store(planned.version, Ordering::Relaxed);
@@ -310,21 +311,21 @@ impl PlanSource {
         let without = fields.0.keys().filter(|name| !planned.plan.reads(name));
         let without: Vec<String> = without.cloned().collect();
         if !without.is_empty() {
-            warn!(pipeline = self.config.name, fields = ?without, "these fields can't become columns; unknown_fields says what becomes of them");
+            warn!(pipeline = self.config.name, fields = ?without, "these fields can't become columns; they are handled as `unknown_fields` says");
         }
         if !given_up.add(without.into_iter()) && same {
             return Ok(Arc::clone(&current));
         }
         planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(given_up.clone()));
         let planned = Arc::new(planned);
-        info!(pipeline = self.config.name, version = planned.version, "planned anew after a change of the catalog");
+        info!(pipeline = self.config.name, version = planned.version, "made a new plan after a change of the catalog");
         *current = Arc::clone(&planned);
         self.version.store(planned.version, Ordering::Relaxed);
         Ok(planned)
     }
 }
 
-/// The registry that the format's schemas are in, if any: asked from now on.
+/// Returns the client of the registry for the format's schemas, if it uses one. It starts to make requests now.
 fn schemas(config: &Pipeline) -> Result<Option<Arc<CachedSchemas>>, ReplanError> {
     let schemas =
         config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &config.name)).transpose();
@@ -335,7 +336,7 @@ async fn read(config: &Pipeline, connection: &mut PgConnection) -> Result<Option
     catalog::load(connection, &config.table.name).await.map_err(database)
 }
 
-/// The catalogs of the tables that a pipeline writes into by name, as far as they are there.
+/// Reads the catalogs of the tables that a pipeline writes into by name, as far as they exist.
 async fn known(config: &Pipeline, connection: &mut PgConnection) -> Result<Vec<Catalog>, ReplanError> {
     let mut known = Vec::new();
     for table in routes::known(connection, &config.name).await.map_err(database)? {
@@ -368,7 +369,7 @@ fn plan_routes(
     Ok(Planned { version, plan: Arc::new(plan), table, routes, known })
 }
 
-/// An error of a statement that isn't about a record: an outage, or a stop.
+/// Handles an error of a statement that isn't about a record: an outage, or a stop.
 fn fault(error: sqlx::Error) -> ReplanError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
     match error.disposition() {
@@ -381,7 +382,7 @@ fn database(error: sqlx::Error) -> ReplanError {
     ReplanError::Write(WriteError { stage: Stage::Connect, cause: error::cause(error) })
 }
 
-/// Two instances may make the same table at once: one does, under a lock, and the other finds it there.
+/// Two instances may create the same table at once: one does, under a lock, and the other then finds it.
 async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(), ReplanError> {
     let sql = ddl::make_table(spec).map_err(|faults| unplannable(&faults))?;
     let making = async {
@@ -393,13 +394,13 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
         );
         transaction.execute(settings.as_str()).await?;
         if routes::existing(&mut transaction, std::slice::from_ref(&spec.table.name)).await?.is_empty() {
-            info!(pipeline = spec.pipeline, sql, "making the table");
+            info!(pipeline = spec.pipeline, sql, "creating the table");
             transaction.execute(sql.as_str()).await?;
         }
         transaction.commit().await
     };
     match making.await {
-        // Someone who knows nothing of our lock made it, or its type, meanwhile.
+        // A client that doesn't know our lock has created the table, or its type, meanwhile.
         Err(sqlx::Error::Database(error))
             if spec.table.after_create.is_empty()
                 && matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) =>
@@ -428,7 +429,7 @@ fn plan(
 ) -> Result<Planned, ReplanError> {
     let Some(catalog) = catalog else {
         return Err(ReplanError::Unplannable(format!(
-            "table `{}` does not exist: make it, or set `pipelines.{}.table.create = true`",
+            "table `{}` does not exist: create it, or set `pipelines.{}.table.create = true`",
             config.table.name, config.name
         )));
     };
@@ -451,25 +452,26 @@ fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {
     ReplanError::Unplannable(lines.join("\n"))
 }
 
-/// A field that this many rows in a row lack is named in the log.
+/// A field that is absent from this many consecutive rows is named in the log.
 const NEVER_SEEN_AFTER: u64 = 1000;
 
-/// Makes rows by one plan at a time, for a poll loop or a writer.
+/// Encodes rows by one plan at a time, for a poll loop or a writer.
 #[derive(Debug)]
 pub struct PlannedEncoder {
     pub(crate) plans: Arc<PlanSource>,
-    /// The plan by which rows are made.
+    /// The plan in use.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
-    /// Rows of this plan so far, and by column without a default its field's path and the rows that lacked it.
+    /// Rows encoded by this plan, and for each column without a default its field's path and the number of rows without the
+    /// field.
     seen: u64,
     missing: BTreeMap<String, (String, u64)>,
-    /// Whether the fields that no record has were named.
+    /// Whether the fields that no record has were already named.
     named: bool,
 }
 
 impl PlannedEncoder {
-    /// Encodes by the plans of this source.
+    /// Makes an encoder that uses the plans of this source.
     pub fn new(plans: Arc<PlanSource>) -> Self {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -509,7 +511,7 @@ impl PlannedEncoder {
         }
     }
 
-    /// Makes rows by this plan from now on.
+    /// Switches to this plan.
     pub(crate) fn switch_to(&mut self, planned: Arc<Planned>) {
         self.encoder = Encoder::new(Arc::clone(&planned.plan));
         self.planned = planned;
@@ -541,7 +543,7 @@ impl RecordEncoder for PlannedEncoder {
     }
 }
 
-/// A rejection, with the names that the plan knows.
+/// Formats a rejection, with the names that the plan knows.
 #[cold]
 pub fn reject_of(plan: &Plan, rejection: Rejection) -> Reject {
     Reject {

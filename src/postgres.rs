@@ -1,8 +1,8 @@
-//! The real store: one connection, one transaction a batch.
+//! The store on Postgres: one connection, one transaction per batch.
 //!
-//! Each step takes the connection out, runs under the write deadline, and puts it back only where its state is known: after
-//! success, or after an ERROR that the server sent. A dropped future, a deadline, a broken connection or a protocol error
-//! leaves no connection behind, and the ledger says what happened.
+//! Each step takes the connection out, runs under the write deadline, and puts it back only if its state is known: after
+//! success, or after an ERROR from the server. After a dropped future, a deadline, a broken connection or a protocol error
+//! there is no connection any more, and the ledger says what happened.
 
 pub mod blockers;
 pub mod catalog;
@@ -50,7 +50,7 @@ use crate::config::Pipeline;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, PlannedEncoder};
 
-/// The longest that finding and making the tables may take that a batch names. Each statement has its own deadline too.
+/// The longest time to find and create the tables that a batch names. Each statement has its own deadline too.
 const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A statement with its parameters.
@@ -67,13 +67,13 @@ pub struct PgStore {
     copy_time: Duration,
     /// Deletes of the open transaction that found no row.
     unmatched: u64,
-    /// Partitions that rows at hand need and the table lacks.
+    /// Partitions that rows of the current window need and the table lacks.
     missing: Vec<Bounds>,
-    /// Which rows of the window the COPY at hand has, where it doesn't have all of them.
+    /// The rows of the window that the current COPY contains, if these are not all.
     placed: Vec<u32>,
-    /// They were made since the last commit: a row that still finds none has itself to blame.
+    /// Whether partitions were created since the last commit: a row that still finds none is itself at fault.
     made: bool,
-    /// Partitions beside a default one that were made, or couldn't be: not asked for again.
+    /// Partitions beside a DEFAULT partition that were created, or couldn't be: they are not requested again.
     seen_to: BTreeSet<Bounds>,
 }
 
@@ -92,7 +92,7 @@ impl Live {
 }
 
 impl PgStore {
-    /// A store that connects when it is first asked for something.
+    /// Makes a store that connects at its first use.
     pub fn new(pipeline: Arc<str>, connector: Connector, plans: Arc<PlanSource>, metrics: WriterMetrics) -> Self {
         Self {
             pipeline,
@@ -122,7 +122,7 @@ impl PgStore {
         self.live.take().ok_or_else(|| WriteError { stage, cause: cause() })
     }
 
-    /// Puts the connection back where its state is known.
+    /// Puts the connection back if its state is known.
     fn keep<T>(
         &mut self,
         stage: Stage,
@@ -148,8 +148,8 @@ impl PgStore {
         Err(WriteError { stage, cause })
     }
 
-    /// Makes the staging table where the plan has one and the connection doesn't: outside of a transaction, so that no rollback
-    /// takes it away. Where records name their table, each one's is made when it gets its first row.
+    /// Creates the staging table if the plan has one and the connection doesn't. This happens outside of a transaction, so that
+    /// no rollback removes it. If records name their table, each staging table is created at its first row.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;
@@ -165,7 +165,7 @@ impl PgStore {
         self.keep(Stage::Begin, live, result, None).map(|_| ())
     }
 
-    /// Whether rows of this window find no partition that may be made; which, is noted.
+    /// Returns whether rows of this window lack partitions that may be created; notes which.
     fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let (Some(by), false) = (&self.rows.plans.config().table.partition_by, self.made) {
             let planned = &self.rows.planned;
@@ -189,8 +189,8 @@ impl PgStore {
         !self.missing.is_empty()
     }
 
-    /// With a default partition Postgres never says that one is missing, and rows in it keep their day's from being made: what
-    /// the rows of this window may ask for is seen to before they are copied.
+    /// Returns whether to create partitions before copying this window. A DEFAULT partition hides missing partitions: Postgres
+    /// accepts the rows, and rows already in DEFAULT then block creating the partition they belong to.
     fn foresees(&mut self, batch: &Batch, window: Range<u32>) -> bool {
         if !self.rows.plans.config().table.partition_by.as_ref().is_some_and(|by| by.default)
             || !self.misses(batch, window)
@@ -201,10 +201,10 @@ impl PgStore {
         !self.missing.is_empty()
     }
 
-    /// Runs one statement of the caller's own in the transaction that is open, under the same deadline and rules as the rest.
+    /// Runs one statement of the caller in the open transaction, under the same deadline and rules as all others.
     ///
     /// # Errors
-    /// As the statement fails.
+    /// The error of the statement.
     pub async fn rows(&mut self, stage: Stage, query: Statement<'_>) -> Result<Vec<PgRow>, WriteError> {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), query.fetch_all(&mut live.connection)).await;
@@ -222,11 +222,11 @@ impl PgStore {
         self.keep(Stage::DeadLetters, live, result, None)
     }
 
-    /// Begins a transaction that makes the table itself: `sql`, one statement or several, runs first, and the staging table is made
-    /// behind it. After the rollback the caller disconnects, since the staging table is gone with it.
+    /// Begins a transaction that creates the table itself: `sql`, one statement or several, runs first, and then the staging
+    /// table is created. After the rollback the caller disconnects, since the staging table is gone with it.
     ///
     /// # Errors
-    /// As the statements fail.
+    /// The error of the statement that failed.
     pub async fn begin_with(&mut self, sql: &str) -> Result<(), WriteError> {
         self.live = Some(Live::new(self.connector.open().await?));
         self.simple(Stage::Begin, "BEGIN ISOLATION LEVEL READ COMMITTED").await?;
@@ -236,7 +236,7 @@ impl PgStore {
         self.stage().await
     }
 
-    /// Sees to the tables that records of this batch name and that the plan lacks.
+    /// Finds or creates the tables that records of this batch name and that the plan lacks.
     async fn route(&mut self, batch: &Batch) -> Result<(), ReplanError> {
         let mut wanted: Vec<TableName> = Vec::new();
         let mut seen = HashSet::new();
@@ -256,7 +256,8 @@ impl PgStore {
         Ok(())
     }
 
-    /// Makes the partitions that rows at hand need, on a connection of its own: it takes a lock that ends with it.
+    /// Creates the partitions that rows of the window need, on a separate connection: it takes a session lock that ends with
+    /// the connection.
     async fn make_partitions(&mut self) -> Result<(), ReplanError> {
         let Some(by) = self.rows.plans.config().table.partition_by.as_ref().filter(|_| !self.missing.is_empty()) else {
             return Ok(());
@@ -266,16 +267,16 @@ impl PgStore {
         match within(self.connector.write_deadline(), Stage::Begin, work).await {
             Ok(()) => {}
             Err(error) if error.disposition() == Disposition::Outage => return Err(ReplanError::Write(error)),
-            Err(error) => warn!(pipeline = &*self.pipeline, %error, "can't make the missing partitions"),
+            Err(error) => warn!(pipeline = &*self.pipeline, %error, "can't create the missing partitions"),
         }
         self.seen_to.extend(self.missing.drain(..));
         self.made = true;
-        // Nothing depends on how this ends.
+        // The result of closing doesn't matter.
         drop(connection.close().await);
         Ok(())
     }
 
-    /// What a rollback takes away.
+    /// Forgets the staging tables that a rollback removes.
     fn forget_new_stages(&mut self) {
         if let Some(live) = &mut self.live {
             live.stages.rolled_back();
@@ -289,7 +290,7 @@ impl PgStore {
     }
 }
 
-/// A plan for which Postgres has so long.
+/// Returns a plan, or an error if Postgres takes longer than the given time.
 async fn planned_within(
     limit: Duration,
     planning: impl Future<Output = Result<Arc<Planned>, ReplanError>>,
@@ -404,7 +405,7 @@ impl Transaction for PgStore {
     async fn rollback(&mut self) {
         self.forget_new_stages();
         if self.live.is_some() {
-            // Where this fails the connection is dropped, which rolls back just as well.
+            // If this fails, the connection is dropped, which rolls back too.
             self.simple(Stage::Begin, "ROLLBACK").await.unwrap_or_else(|_| self.disconnect());
         }
     }

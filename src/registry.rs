@@ -1,10 +1,11 @@
-//! Schemas by their numbers, from a registry that speaks Confluent's REST interface.
+//! Schemas by id, from a registry with Confluent's REST interface.
 //!
-//! A poll thread asks `CachedSchemas::find` and never waits for it: what isn't here is asked for by a thread of this room's own, and
-//! the record waits at the poll thread meanwhile. A registry that is down, refuses us or is in trouble is an outage: it is asked
-//! again and again, and nothing is set aside. Only its own word that it has no such schema makes that the record's fault.
+//! A poll thread calls `CachedSchemas::find` and never waits for it: an unknown schema is requested by a thread of this module,
+//! and the record waits at the poll thread meanwhile. A registry that is down, failing or denying access is an outage: requests
+//! are retried without end, and nothing is dead-lettered. Only the registry's own answer that the schema doesn't exist makes it
+//! the record's fault.
 //!
-//! A schema never changes under its number, so what was read is kept for as long as the process lives.
+//! A schema never changes under its id, so schemas are kept for as long as the process lives.
 
 mod client;
 
@@ -23,26 +24,26 @@ use tracing::{info, warn};
 use crate::config::SchemaRegistry;
 use crate::status::{Trouble, lock};
 
-/// A follower of the registry's cluster may not know a number yet that its leader gave away a moment ago: it is asked a second
-/// time after so long.
+/// A follower of the registry's cluster may not know an id yet that its leader has just assigned: it is asked again after this
+/// time.
 const SECOND_QUESTION: Duration = Duration::from_secs(1);
-/// Once it said no twice, other numbers are believed to be unknown at its first word for so long.
+/// After an id was confirmed to be unknown, the first answer for other ids is believed for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
-/// A number that it didn't know is asked for again after so long.
+/// An unknown id is requested again after this time.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
-/// Numbers that it didn't know: more aren't remembered, whatever the topic holds.
+/// The most unknown ids that are remembered, whatever the topic holds.
 const UNKNOWN_KEPT: usize = 4096;
 
 /// How long a command waits for a schema.
 pub const PATIENCE: Duration = Duration::from_secs(15);
-/// How long between two looks whether it is here.
+/// The time between two checks whether the schema has arrived.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Waits until a record's schema is here. `wants` returns the number of the schema that the record still needs. Blocks; for
+/// Waits until a record's schema is known. `wants` returns the id of the schema that the record still needs. Blocks; for
 /// commands, never for a poll thread.
 ///
 /// # Errors
-/// After [`PATIENCE`], with the registry's trouble.
+/// After [`PATIENCE`], with the registry's error.
 pub fn await_schema(schemas: Option<&CachedSchemas>, mut wants: impl FnMut() -> Option<u32>) -> Result<(), String> {
     let asked_at = Instant::now();
     while let Some(id) = wants() {
@@ -60,9 +61,9 @@ pub fn await_schema(schemas: Option<&CachedSchemas>, mut wants: impl FnMut() -> 
 enum Entry {
     Asked,
     Here(Arc<Schema>),
-    /// The registry has it, and it can't be used: asking again would change nothing.
+    /// The registry has the schema, but it can't be used: another request would change nothing.
     Unusable(DecodeFault),
-    /// The registry doesn't have it, as of this time.
+    /// The registry didn't have the schema at this time.
     Unknown(DecodeFault, Instant),
 }
 
@@ -70,9 +71,9 @@ enum Entry {
 struct State {
     entries: HashMap<u32, Entry>,
     unknown: usize,
-    /// Why the registry gives no answer, while it gives none.
+    /// Why the registry doesn't answer, while it doesn't.
     trouble: Option<Trouble>,
-    /// Since when.
+    /// Since when it doesn't answer.
     trouble_since: Option<Instant>,
 }
 
@@ -80,16 +81,16 @@ struct State {
 #[derive(Debug)]
 pub struct CachedSchemas {
     pipeline: Box<str>,
-    /// Held for moments: by poll threads once a new number, and by the thread that asks.
+    /// Locked briefly: by poll threads once per new id, and by the requesting thread.
     state: Mutex<State>,
     requests: Mutex<Sender<u32>>,
 }
 
 impl CachedSchemas {
-    /// Starts the thread that asks. It ends when this is dropped.
+    /// Starts the requesting thread. It ends when this is dropped.
     ///
     /// # Errors
-    /// Where the registry's certificates can't be read, or no thread can be had.
+    /// If the registry's certificates can't be read, or no thread can be started.
     pub fn start(config: &SchemaRegistry, pipeline: &str) -> Result<Arc<Self>, String> {
         let client = Client::new(config)?;
         let (requests, asked) = channel();
@@ -97,11 +98,11 @@ impl CachedSchemas {
             Arc::new(Self { pipeline: pipeline.into(), state: Mutex::default(), requests: Mutex::new(requests) });
         let worker = Worker { client, pipeline: pipeline.into(), schemas: Arc::downgrade(&this), trusted_until: None };
         let thread = thread::Builder::new().name("schema-registry".to_owned()).spawn(move || worker.run(&asked));
-        thread.map_err(|error| format!("no thread for the schema registry: {error}"))?;
+        thread.map_err(|error| format!("can't start a thread for the schema registry: {error}"))?;
         Ok(this)
     }
 
-    /// Why the registry gives no answer, while it gives none.
+    /// Returns why the registry doesn't answer, while it doesn't.
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.state).trouble.clone()
     }
@@ -145,7 +146,7 @@ impl schema::Schemas for CachedSchemas {
         }
         state.entries.insert(id, Entry::Asked);
         drop(state);
-        // The thread lives as long as this does; were it gone, the record would wait, and the watchdog says so.
+        // The thread lives as long as this does. If it were gone, the record would wait, and the watchdog would report it.
         let _gone = lock(&self.requests).send(id);
         Found::Wanted
     }
@@ -159,12 +160,12 @@ impl schema::Schemas for CachedSchemas {
     }
 }
 
-/// The thread that asks.
+/// The requesting thread.
 struct Worker {
     client: Client,
     pipeline: Box<str>,
     schemas: Weak<CachedSchemas>,
-    /// Until when the registry's first word on an unknown number is believed.
+    /// Until when the registry's first answer on an unknown id is believed.
     trusted_until: Option<Instant>,
 }
 
@@ -189,7 +190,7 @@ impl Worker {
         }
     }
 
-    /// One number, with its references.
+    /// Requests one schema, with its references.
     fn ask(&mut self, id: u32) -> Result<Entry, Trouble> {
         let document = match self.client.schema(id) {
             Err(FetchError::Unknown(_)) if self.trusted_until.is_none_or(|until| until <= Instant::now()) => {

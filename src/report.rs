@@ -1,4 +1,4 @@
-//! What the protocol reports, as log lines, metrics, the status page and the timeline.
+//! Turns the protocol's events into log lines, metrics, the status page and the timeline.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,12 +14,12 @@ use crate::plan::PlanSource;
 use crate::status::work::{self, BatchNote, DeadLetter};
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, Trouble, lock};
 
-/// A last committed record that isn't delivered for so long, with nothing behind it, was compacted away.
+/// If the last committed record isn't delivered for this long and nothing follows it, it was compacted away.
 const GONE_AFTER: Duration = Duration::from_secs(5);
-/// Partitions that the timeline names one by one.
+/// How many partitions the timeline names one by one.
 const NAMED_PARTITIONS: usize = 8;
 
-/// Listens to one consumer: its poll loop and its writer.
+/// Listens to the events of one consumer: its poll loop and its writer.
 #[derive(Debug)]
 pub struct ConsumerReport {
     /// The pipeline's name.
@@ -28,9 +28,9 @@ pub struct ConsumerReport {
     pub writer: WriterMetrics,
     /// Metrics of the poll loop.
     pub consumer: ConsumerMetrics,
-    /// For the page.
+    /// The status for the page.
     pub status: Arc<ConsumerStatus>,
-    /// Knows what a missing schema waits for.
+    /// Knows which request a missing schema waits for.
     pub plans: Arc<PlanSource>,
 }
 
@@ -53,7 +53,7 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            // What it means for the pipeline is in the health of Kafka, which says it once.
+            // The health of Kafka says once what this means for the pipeline.
             Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }
@@ -112,13 +112,13 @@ impl Listener for ConsumerReport {
             }
             Event::CommitUnknown(error) => {
                 self.writer.commit_unknown();
-                warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: the ledger will tell");
+                warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: reading it from the ledger");
             }
             Event::CatalogChanged(error) => {
                 warn!(pipeline, consumer, %error, "the catalog changed: planning and encoding again");
             }
             Event::WindowHalved { records } => {
-                warn!(pipeline, consumer, records, "the same batch timed out again: half of it at a time");
+                warn!(pipeline, consumer, records, "the same batch timed out again: writing half of it at a time");
             }
             Event::PoisonFound { copies, records } => {
                 debug!(pipeline, consumer, copies, records, "found the records that Postgres refuses");
@@ -179,7 +179,7 @@ impl ConsumerReport {
     }
 }
 
-/// Listens to a pipeline's claim loop.
+/// Listens to the events of a pipeline's claim loop.
 #[derive(Debug)]
 pub struct ClaimReport {
     pipeline: Arc<str>,
@@ -212,7 +212,7 @@ impl Listener for ClaimReport {
             Event::ClaimsWait { error, partitions, attempt } => {
                 lock(&self.waiting_since).get_or_insert_with(Instant::now);
                 if attempt.is_power_of_two() {
-                    warn!(pipeline, %error, partitions, attempt, "claims wait: nothing is lost");
+                    warn!(pipeline, %error, partitions, attempt, "claims wait for Postgres: nothing is lost");
                 }
             }
             other => debug_assert!(false, "not of a claim loop: {other:?}"),
@@ -220,7 +220,7 @@ impl Listener for ClaimReport {
     }
 }
 
-/// Counts what a command writes.
+/// Counts the records that a command writes.
 #[derive(Debug, Default)]
 pub struct Counts {
     rows: AtomicU64,

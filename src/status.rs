@@ -1,5 +1,5 @@
-//! What the daemon knows of itself, for `/readyz`, `/api/status` and the page. Written by the rooms that do the work, at most
-//! a few times a batch; read by the HTTP room.
+//! The daemon's knowledge of itself, for `/readyz`, `/api/status` and the page. Poll loops, writers and claims write it, at
+//! most a few times per batch; the HTTP server reads it.
 
 mod drain;
 mod state;
@@ -19,7 +19,7 @@ pub use drain::Drain;
 pub use state::{PartitionState, PipelineState};
 pub use trouble::{Trouble, WaitCause};
 
-/// Why the watchdog has a consumer join the group again.
+/// Why the watchdog makes a consumer join the group again.
 const NO_PROGRESS: &str = "a partition with lag makes no progress";
 
 /// One consumer and its writer.
@@ -27,12 +27,12 @@ const NO_PROGRESS: &str = "a partition with lag makes no progress";
 pub struct ConsumerStatus {
     /// Its number within the pipeline and this process, from 0.
     pub number: u32,
-    /// What it did.
+    /// Its work so far.
     pub work: Work,
-    /// What its drain left unwritten.
+    /// The records that its drain left unwritten.
     pub drain: Drain,
     writer: Mutex<WriterState>,
-    /// Since when, and why, records wait for their schemas.
+    /// Since when, and why, records have waited for their schemas.
     schemas: Mutex<Option<(Instant, Trouble)>>,
     partitions: Mutex<Vec<PartitionStatus>>,
     joined: AtomicBool,
@@ -41,14 +41,14 @@ pub struct ConsumerStatus {
     dead_letters: AtomicU64,
     polled_at: Mutex<Instant>,
     stalls: Mutex<Vec<(TopicPartition, String)>>,
-    /// To the poll loop, once it runs.
+    /// The poll loop's inbox, once the loop runs.
     poll_loop: OnceLock<WeakSender<Message>>,
 }
 
-/// What a consumer is at.
+/// The activity of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriterState {
-    /// The last batch went in, or none has come yet.
+    /// The last batch was written, or there has been none yet.
     Flowing,
     /// Its writer waits for Postgres, or its records wait for schemas.
     Waiting {
@@ -56,9 +56,9 @@ pub enum WriterState {
         since: Instant,
         /// What it waits for, with the last error.
         trouble: Trouble,
-        /// Failures so far.
+        /// The number of failed attempts.
         attempt: u32,
-        /// When it tries again.
+        /// The time of the next attempt.
         retry_at: Instant,
     },
 }
@@ -72,22 +72,22 @@ pub struct PartitionStatus {
     pub state: PartitionState,
     /// The next offset to deliver.
     pub next: Option<Offset>,
-    /// What the ledger is known to say.
+    /// The last known position of the ledger.
     pub committed: Option<Offset>,
-    /// Up to where the log was read, with nothing open or in flight: the ledger stands for all of it.
+    /// The offset up to which the log was read, if no records are open or in flight: the ledger covers all before it.
     pub read_to: Option<Offset>,
-    /// Whether the log was held against the last committed record, or has that record no more.
+    /// Whether the log was compared with the last committed record, or no longer has that record.
     pub known: bool,
     /// The claim's number.
     pub epoch: Option<i64>,
-    /// Why it is stopped.
+    /// Why it is stopped, if it is.
     pub condition: Option<String>,
-    /// When it last made progress.
+    /// When it last advanced.
     pub progress_at: Instant,
 }
 
 impl PartitionStatus {
-    /// A partition in this state, of which nothing else is known.
+    /// Makes a partition in this state, with everything else unknown.
     pub fn new(source: TopicPartition, state: PartitionState, progress_at: Instant) -> Self {
         Self {
             source,
@@ -104,7 +104,7 @@ impl PartitionStatus {
 }
 
 impl ConsumerStatus {
-    /// Nothing known yet.
+    /// Makes a status with nothing known yet.
     pub fn new(number: u32) -> Self {
         Self {
             number,
@@ -123,53 +123,50 @@ impl ConsumerStatus {
         }
     }
 
-    /// The writer wrote. Returns how long it had waited for Postgres, if it had.
+    /// Records that the writer wrote. Returns how long it had waited for Postgres, if it had.
     pub fn flowing(&self) -> Option<Duration> {
         match std::mem::replace(&mut *lock(&self.writer), WriterState::Flowing) {
             WriterState::Flowing => None,
             WriterState::Waiting { since, .. } => {
-                let waited = since.elapsed();
-                let seconds = waited.as_secs_f64();
-                self.work.note("recovered", format!("c{} writes again after {seconds:.1} s", self.number));
-                Some(waited)
+                self.work.note_wait("recovered", WaitCause::Postgres, "writes again".to_owned());
+                Some(since.elapsed())
             }
         }
     }
 
-    /// The writer waits for `delay` after so many failures.
+    /// Records that the writer waits for `delay` after this many failures.
     pub fn waiting(&self, trouble: Trouble, attempt: u32, delay: Duration) {
         let now = Instant::now();
         let mut state = lock(&self.writer);
         let since = match &*state {
             WriterState::Waiting { since, .. } => *since,
             WriterState::Flowing => {
-                self.work.note("outage", format!("c{} waits: {trouble}", self.number));
+                self.work.note_wait("outage", trouble.cause, format!("waits: {trouble}"));
                 now
             }
         };
         *state = WriterState::Waiting { since, trouble, attempt, retry_at: now + delay };
     }
 
-    /// The poll thread says whether its records wait for a schema registry that gives no answer, and why.
+    /// Records whether the poll thread's records wait for a schema registry that doesn't answer, and why.
     pub fn waits_for_schema(&self, trouble: Option<Trouble>) {
         let mut state = lock(&self.schemas);
         *state = match (state.take(), trouble) {
             (before, Some(trouble)) => {
                 if before.is_none() {
-                    self.work.note("outage", format!("c{} waits: {trouble}", self.number));
+                    self.work.note_wait("outage", trouble.cause, format!("waits: {trouble}"));
                 }
                 Some((before.map_or_else(Instant::now, |(since, _)| since), trouble))
             }
-            (Some((since, _)), None) => {
-                let seconds = since.elapsed().as_secs_f64();
-                self.work.note("recovered", format!("c{} reads again after {seconds:.1} s", self.number));
+            (Some((_, before)), None) => {
+                self.work.note_wait("recovered", before.cause, "reads again".to_owned());
                 None
             }
             (None, None) => None,
         };
     }
 
-    /// What the consumer as a whole is at: it waits where its writer does, and where its records wait for schemas.
+    /// Returns the activity of the whole consumer: it waits if its writer waits, or if its records wait for schemas.
     pub fn writer(&self) -> WriterState {
         let writer = lock(&self.writer).clone();
         match (&writer, &*lock(&self.schemas)) {
@@ -180,50 +177,50 @@ impl ConsumerStatus {
         }
     }
 
-    /// Counts what was committed.
+    /// Counts committed rows and dead letters.
     pub fn committed(&self, rows: u64, dead_letters: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.dead_letters.fetch_add(dead_letters, Ordering::Relaxed);
     }
 
-    /// Rows committed since the start.
+    /// Returns the rows committed since the start.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Dead letters committed since the start.
+    /// Returns the dead letters committed since the start.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters.load(Ordering::Relaxed)
     }
 
-    /// The poll thread says what it holds.
+    /// Stores the poll thread's partitions and the bytes in its open batch, as of `now`.
     pub fn publish(&self, partitions: Vec<PartitionStatus>, buffered_bytes: u64, now: Instant) {
         *lock(&self.partitions) = partitions;
         self.buffered_bytes.store(buffered_bytes, Ordering::Relaxed);
         *lock(&self.polled_at) = now;
     }
 
-    /// What the poll thread said last.
+    /// Returns the partitions that the poll thread last stored.
     pub fn partitions(&self) -> Vec<PartitionStatus> {
         lock(&self.partitions).clone()
     }
 
-    /// Bytes in the open batch.
+    /// Returns the bytes in the open batch.
     pub fn buffered_bytes(&self) -> u64 {
         self.buffered_bytes.load(Ordering::Relaxed)
     }
 
-    /// When the poll thread was last seen at work.
+    /// Returns when the poll thread was last seen active.
     pub fn polled_at(&self) -> Instant {
         *lock(&self.polled_at)
     }
 
-    /// The watchdog says which partitions make no progress, and why.
+    /// Stores the watchdog's findings: which partitions make no progress, and why.
     pub fn publish_stalls(&self, stalls: Vec<(TopicPartition, String)>) {
         *lock(&self.stalls) = stalls;
     }
 
-    /// What the watchdog said last.
+    /// Returns the watchdog's last findings.
     pub fn stalls(&self) -> Vec<(TopicPartition, String)> {
         lock(&self.stalls).clone()
     }
@@ -239,22 +236,22 @@ impl ConsumerStatus {
     /// Asks the poll loop to leave the group and join it again.
     pub fn ask_rebuild(&self) {
         let inbox = self.poll_loop.get().and_then(WeakSender::upgrade);
-        // A full inbox belongs to a loop that stands still: the watchdog asks again.
+        // A full inbox belongs to a loop that hangs: the watchdog asks again.
         let _asked = inbox.is_some_and(|inbox| inbox.try_send(Message::Rebuild(NO_PROGRESS)).is_ok());
     }
 
-    /// The group answered: partitions were given, be it none.
+    /// Records that the group has answered with an assignment, even an empty one.
     pub fn join(&self) {
         self.joined.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the group has answered yet.
+    /// Returns whether the group has answered yet.
     pub fn joined(&self) -> bool {
         self.joined.load(Ordering::Relaxed)
     }
 }
 
-/// A poisoned lock means that a thread panicked, which ends the daemon; until then its last word is as good as any.
+/// A poisoned lock means that a thread panicked, which ends the daemon; until then the last value is still usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What systemd is told of a service of `Type=notify`: that it is ready, what it does, that it ends, and that it lives.
+//! Messages to systemd for a service of `Type=notify`: ready, status, stopping, and the watchdog's keep-alive.
 
 use std::ffi::OsString;
 use std::io;
@@ -6,7 +6,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The service manager's socket. Without one every message is dropped.
+/// The service manager's socket. Without one, every message is dropped.
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
@@ -18,30 +18,30 @@ impl Manager {
     /// Reads `NOTIFY_SOCKET` and `WATCHDOG_USEC`, which systemd sets for the services that it starts.
     ///
     /// # Errors
-    /// If the socket's name is none, or no datagram socket can be made.
+    /// If the name isn't a valid socket name, or no datagram socket can be created.
     pub(crate) fn from_environment() -> io::Result<Self> {
         let socket = std::env::var_os("NOTIFY_SOCKET").map(|name| open(&name)).transpose()?;
         Ok(Self { watchdog: socket.is_some() && std::env::var_os("WATCHDOG_USEC").is_some(), socket })
     }
 
-    /// The daemon listens. It may not have reached Kafka or Postgres: it waits for them by itself, and a manager that waited with
-    /// it would restart it.
+    /// Reports that the daemon listens. It may not have reached Kafka or Postgres yet: it waits for them, and a manager that
+    /// waited with it would restart it.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// The daemon drains, and then ends.
+    /// Reports that the daemon drains, and then ends.
     pub(crate) fn stopping(&self) {
         self.tell("STOPPING=1");
     }
 
-    /// The daemon lives, and `status` says in a line what it does.
+    /// Reports that the daemon is alive; `status` is one line about what it does.
     pub(crate) fn alive(&self, status: &str) {
         let watchdog = if self.watchdog { "\nWATCHDOG=1" } else { "" };
         self.tell(&format!("STATUS={status}{watchdog}"));
     }
 
-    /// A manager that is away, or takes no more for now, is no reason to stop: the next message says the same.
+    /// If the manager is gone or its queue is full, nothing fails: the next message says the same.
     fn tell(&self, message: &str) {
         if let Some((socket, manager)) = &self.socket
             && let Err(error) = socket.send_to_addr(message.as_bytes(), manager)

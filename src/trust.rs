@@ -1,31 +1,31 @@
-//! Which certificate authorities our HTTP clients trust.
+//! The certificate authorities that our HTTP clients trust.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use ureq::tls::{Certificate, PemItem, RootCerts, parse_pem};
 
-/// Those of the system.
+/// Returns the system trust store.
 pub(crate) fn system() -> RootCerts {
     let native = rustls_native_certs::load_native_certs();
     let certificates = native.certs.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
     RootCerts::Specific(Arc::new(certificates.collect()))
 }
 
-/// Those of a file in PEM, which the configuration names under `key`.
+/// Returns the CA certificates of a PEM file, which the configuration names under `key`.
 ///
 /// # Errors
-/// If the file can't be read or holds none; the text names key and file.
+/// If the file can't be read or has no certificate; the text names key and file.
 pub(crate) fn file(key: &str, file: &Path) -> Result<RootCerts, String> {
     let said = |why: String| format!("`{key}` {}: {why}", file.display());
     let pem = std::fs::read(file).map_err(|error| said(error.to_string()))?;
     these(&pem).map_err(said)
 }
 
-/// Those of a text in PEM.
+/// Returns the CA certificates of a PEM text.
 ///
 /// # Errors
-/// If it can't be read or holds none.
+/// If it can't be read or has no certificate.
 pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
     let items = parse_pem(pem).filter_map(|item| match item {
         Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
@@ -34,7 +34,7 @@ pub(crate) fn these(pem: &[u8]) -> Result<RootCerts, String> {
     });
     let certificates: Vec<Certificate<'static>> = items.collect::<Result<_, _>>()?;
     if certificates.is_empty() {
-        return Err("holds no certificate in PEM".to_owned());
+        return Err("contains no certificate in PEM".to_owned());
     }
     Ok(RootCerts::Specific(Arc::new(certificates)))
 }

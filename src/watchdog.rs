@@ -1,4 +1,4 @@
-//! Nothing stops silently: a partition that has lag and makes no progress is seen, named, and mended where it can be.
+//! The watchdog: a partition that has lag and makes no progress is detected, named, and repaired if possible.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,11 +12,12 @@ use crate::pipeline::Pipeline;
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WaitCause, WriterState, lock};
 
-/// Lag without progress for so long is a stall: longer than a claim, a rebalance or a write deadline takes.
+/// A partition with lag and without progress for this long is stalled: longer than a claim, a rebalance or a write deadline
+/// takes.
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
-/// A poll thread that hasn't been seen for so long is stuck in a call.
+/// A poll thread that hasn't been active for this long hangs in a call.
 const POLL_STUCK_AFTER: Duration = Duration::from_secs(15);
-/// Between two rebuilds of one consumer.
+/// The shortest time between two rebuilds of one consumer.
 const REBUILD_EVERY: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -25,23 +26,23 @@ const LOOK: Duration = Duration::from_secs(1);
 pub enum Stall {
     /// Its writer waits for Postgres.
     WaitingForPostgres(String),
-    /// Its records wait for a schema registry that gives no answer.
+    /// Its records wait for a schema registry that doesn't answer.
     WaitingForSchema(String),
     /// `flow.max_rows_per_second` holds it.
     HeldByFlow,
-    /// Its batch is full, and the writer has not come back from the one before it.
+    /// Its batch is full, and the writer is still busy with the previous one.
     HeldByBudget,
     /// Kafka doesn't answer.
     KafkaSilent(String),
     /// Its claim isn't granted yet.
     Claiming,
-    /// Another claim took its place.
+    /// Another claim has replaced its claim.
     Fenced,
     /// A named condition.
     Stopped(String),
     /// Its poll thread hangs in a call.
     PollStuck,
-    /// Nothing explains it: Kafka delivers nothing of it to us. The consumer is built anew.
+    /// No known cause: Kafka delivers none of its records to us. The consumer is rebuilt.
     NoDelivery,
 }
 
@@ -52,40 +53,40 @@ impl fmt::Display for Stall {
             Self::WaitingForSchema(why) => write!(f, "waiting for schemas: {why}"),
             Self::HeldByFlow => f.write_str("held by `flow.max_rows_per_second`"),
             Self::HeldByBudget => f.write_str(
-                "held by its memory budget: the batch is full, and Postgres has not taken the one before it",
+                "held by its memory budget: the batch is full, and Postgres has not written the previous one",
             ),
             Self::KafkaSilent(why) => f.write_str(why),
             Self::Claiming => f.write_str("its claim waits for the ledger or for Kafka"),
-            Self::Fenced => f.write_str("fenced: another claim holds it, the revoke is awaited"),
+            Self::Fenced => f.write_str("fenced: another claim holds it, waiting for the revoke"),
             Self::Stopped(why) => write!(f, "stopped: {why}"),
             Self::PollStuck => {
                 f.write_str("the poll thread hangs in a call of librdkafka; restart the daemon if it stays")
             }
-            Self::NoDelivery => f.write_str("Kafka delivers nothing of it; its consumer is built anew"),
+            Self::NoDelivery => f.write_str("Kafka delivers none of its records; its consumer is rebuilt"),
         }
     }
 }
 
-/// What one look at a partition knows.
+/// What one check knows about a partition.
 #[derive(Debug)]
 pub struct Look<'a> {
     /// The partition.
     pub partition: &'a PartitionStatus,
     /// Its writer.
     pub writer: &'a WriterState,
-    /// When its poll thread was last seen at work.
+    /// When its poll thread was last active.
     pub polled_at: Instant,
-    /// Why nothing is taken from Kafka, where that is held.
+    /// Why no records are taken from Kafka, if that is held.
     pub held: Option<Hold>,
-    /// What keeps Kafka from answering questions about the log.
+    /// Why Kafka doesn't answer requests about the log, if it doesn't.
     pub kafka: Option<&'a str>,
-    /// Records between ledger and log end.
+    /// Records between the ledger's position and the log's end.
     pub lag: u64,
-    /// Since when there has been lag without a pause.
+    /// Since when there has been lag without interruption.
     pub lagging_since: Instant,
 }
 
-/// Why it makes no progress; `None` where it does, or may yet. Pure.
+/// Returns why the partition makes no progress; `None` if it does, or still may. Pure.
 pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
     let idle_since = look.partition.progress_at.max(look.lagging_since);
     if look.lag == 0 || now.duration_since(idle_since) < STALL_AFTER {
@@ -113,7 +114,7 @@ pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
     })
 }
 
-/// Looks once a second, until it is dropped.
+/// Checks once per second, until it is dropped.
 pub async fn watch(pipeline: Arc<Pipeline>) {
     let mut ticks = interval(LOOK);
     let mut consumers: Vec<Watched> = pipeline.consumers.iter().map(|_| Watched::default()).collect();
@@ -192,7 +193,7 @@ mod tests {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
-    /// What is said of an owned partition with lag whose writer flows, but for what `change` says.
+    /// Makes the view of an owned partition with lag whose writer flows, except for what `change` sets.
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Look<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;

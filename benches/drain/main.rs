@@ -1,5 +1,5 @@
-//! The drain bench: a backlog in Kafka, drained into Postgres by the daemon with an ordinary configuration, turn by turn with
-//! a bare `COPY … BINARY` of the same rows. Both share the machine with broker and database, so what counts are the ratios.
+//! The drain bench: the daemon, with an ordinary configuration, drains a backlog from Kafka into Postgres, in turns with a bare
+//! `COPY … BINARY` of the same rows. Both share the machine with broker and database, so only the ratios are meaningful.
 //!
 //! ```text
 //! cargo bench --bench drain                                        # 4 M records, 5 turns, plain table and indexed table
@@ -7,7 +7,7 @@
 //! cargo bench --bench drain -- --versus 'python3 diy.py binary'    # another sink, run as: COMMAND TOPIC GROUP
 //! cargo bench --bench drain -- --steady 20000 --seconds 60         # latency and cost at a steady rate
 //! ```
-//! Another sink finds `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits at the end.
+//! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits at the end.
 
 mod measure;
 #[path = "../shared/mod.rs"]
@@ -26,31 +26,31 @@ use stage::{Stage, TableKind};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Records of the backlog.
+    /// How many records the backlog has.
     #[arg(long, default_value_t = 4_000_000)]
     records: u64,
-    /// Turns, each of all contenders.
+    /// How many turns each contender has.
     #[arg(long, default_value_t = 5)]
     turns: usize,
-    /// One kind of table only.
+    /// Only this kind of table.
     #[arg(long)]
     table: Option<TableKind>,
     /// Another sink, run as `COMMAND TOPIC GROUP`.
     #[arg(long, value_name = "COMMAND")]
     versus: Option<String>,
-    /// More configuration of the pipeline, in TOML.
+    /// Further configuration of the pipeline, in TOML.
     #[arg(long, default_value = "consumers = 2")]
     pipeline: String,
     /// `limits.memory`
     #[arg(long, default_value = "256MiB")]
     memory: String,
-    /// Records a second instead of a backlog.
+    /// Records per second of a steady flow, instead of a backlog.
     #[arg(long, value_name = "RATE")]
     steady: Option<f64>,
-    /// How long the steady rate lasts.
+    /// How many seconds the steady flow lasts.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// Given by `cargo bench`.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }

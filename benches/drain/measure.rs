@@ -1,19 +1,19 @@
-//! What a turn comes to.
+//! The measurements of a turn.
 
 use std::fmt;
 
 /// One contender's turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
-    /// Between 10 % and 90 % of the rows.
+    /// Rows per second between 10 % and 90 % of the rows.
     pub(crate) rows_per_second: f64,
-    /// From the process's start to the last row.
+    /// Rows per second from the start of the process to the last row.
     pub(crate) rows_per_second_whole: f64,
-    /// Of the contender's own process.
+    /// CPU seconds of the contender's own process per million rows.
     pub(crate) cpu_per_million: f64,
-    /// Of Postgres, all its processes.
+    /// CPU seconds of all processes of Postgres per million rows.
     pub(crate) postgres_cpu_per_million: f64,
-    /// Of the contender's own process; 0 where it wasn't looked at.
+    /// Peak resident memory of the contender's own process, in MiB; 0 if it wasn't measured.
     pub(crate) peak_rss_mib: f64,
 }
 

@@ -18,7 +18,7 @@ use crate::shared::{END_DEADLINE, LOOK, await_drained, start_daemon, start_serve
 const TOPIC: &str = "tele";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 const COLUMNS: &str = "vehicle_id, ts, lat, lon, speed_kmh, state, trip_id";
-/// What the rows go into.
+/// The kinds of target tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum TableKind {
     /// No index.
@@ -36,7 +36,7 @@ impl fmt::Display for TableKind {
     }
 }
 
-/// Everything that the turns share.
+/// The servers and the topic that all turns share.
 pub(crate) struct Stage {
     kafka: Kafka,
     postgres: Postgres,
@@ -44,7 +44,7 @@ pub(crate) struct Stage {
     records: u64,
 }
 
-/// What the fleet sends: the compact record, seven fields, some 134 bytes.
+/// The fleet's compact record: seven fields, about 134 bytes.
 pub(crate) fn produce_spec(kafka: &Kafka, topic: &str) -> ProduceSpec {
     let mut spec = ProduceSpec::new(kafka.bootstrap_servers(), topic);
     spec.fleet.vehicles = 10_000;
@@ -67,7 +67,7 @@ impl Stage {
         Ok(Self { kafka, postgres, database, records })
     }
 
-    /// The daemon's turn.
+    /// Measures a turn of the daemon.
     pub(crate) async fn drain(&self, kind: TableKind, pipeline: &str, memory: &str, turn: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
@@ -85,7 +85,7 @@ impl Stage {
         Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
-    /// Another sink's turn.
+    /// Measures a turn of another sink.
     pub(crate) async fn versus(&self, kind: TableKind, command: &str, turn: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let mut words = command.split_whitespace();
@@ -102,13 +102,13 @@ impl Stage {
             .spawn()
             .with_context(|| format!("can't run {program}"))?;
         let pid = child.id();
-        // Rows that others can't see yet don't count, so this is asked of the table itself, by its statistics' size.
+        // Estimates the rows from the size of the table, because `count(*)` would not see rows that aren't committed yet.
         let count = "SELECT (pg_relation_size('tele') / 8192 * 1000)::int8";
         let mut cpu = Duration::ZERO;
         let mut rss = 0;
         let mut sizes = Vec::new();
         while child.try_wait()?.is_none() {
-            // A process that has just ended has no figures any more; the last ones stand.
+            // A process that has just ended has no figures any more; the last ones are kept.
             cpu = usage::cpu_time(pid, true).unwrap_or(cpu);
             rss = usage::peak_rss_bytes(pid).unwrap_or(rss);
             sizes.push((started.elapsed(), number(&mut connection, count).await?));
@@ -124,7 +124,7 @@ impl Stage {
         Ok(self.figures(rate, took, cpu, postgres, rss))
     }
 
-    /// The bound: the same rows from memory, by nothing but COPY.
+    /// Measures the upper bound: the same rows from memory, by COPY only.
     pub(crate) async fn bare_copy(&self, kind: TableKind, connections: usize) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let mut data = Vec::new();
@@ -155,7 +155,7 @@ impl Stage {
         Ok(self.figures(rate, took, Duration::ZERO, postgres, 0))
     }
 
-    /// The rows as files of binary COPY, one whole and two halves, made by Postgres from the first drain.
+    /// Returns the rows as files of binary COPY, one whole and two halves, which Postgres exports from the first drain.
     async fn export(&self, connection: &mut PgConnection, kind: TableKind) -> Result<()> {
         for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
             let file = self.export_file(kind, connections, n);
@@ -215,7 +215,7 @@ impl Drop for Stage {
     fn drop(&mut self) {
         for kind in [TableKind::Plain, TableKind::Indexed] {
             for (connections, n) in [(1, 0), (2, 0), (2, 1)] {
-                // Files of kinds that weren't run are not there.
+                // Files of tables that weren't used don't exist.
                 drop(std::fs::remove_file(self.export_file(kind, connections, n)));
             }
         }

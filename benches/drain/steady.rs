@@ -1,4 +1,4 @@
-//! A steady rate: how long a record takes from its timestamp to its commit, and what the daemon costs meanwhile.
+//! A steady flow: the time from a record's timestamp to its commit, and the daemon's resource use meanwhile.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use crate::shared::{END_DEADLINE, start_daemon, start_servers};
 use crate::stage::produce_spec;
 
 const TOPIC: &str = "steady";
-/// Consumers join, JIT compilers warm up: what comes before isn't counted.
+/// Not measured: consumers join and JIT compilers warm up during this time.
 const WARM_UP: Duration = Duration::from_secs(10);
 
-/// Produces at `rate` for `length`, and prints latency and cost.
+/// Produces `rate` records per second for `length`, and prints latency and resource use.
 pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<()> {
     let (kafka, postgres) = start_servers()?;
     kafka.create_topic(TOPIC, 4, &[])?;
@@ -27,7 +27,7 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
                  kafka_ts timestamptz)",
         ))
         .await?;
-    // `track_commit_timestamp` would tell for each row; the metric's buckets tell without touching the database.
+    // `track_commit_timestamp` would have the time of each row; the metric's buckets have it without touching the database.
     let settings = format!("table.name = \"tele\"\n{pipeline}");
     let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings)?;
     daemon.await_ready(Duration::from_secs(60))?;
@@ -60,7 +60,7 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
     daemon.drain(END_DEADLINE)
 }
 
-/// The latency histogram: upper bound in seconds, records at or below it.
+/// The latency histogram: upper bound in seconds, and the number of records at or below it.
 fn buckets(daemon: &Daemon) -> Result<Vec<(f64, f64)>> {
     let text = daemon.get("/metrics")?.body;
     let lines = text.lines().filter(|line| line.starts_with("tidegate_end_to_end_latency_seconds_bucket"));

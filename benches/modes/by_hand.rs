@@ -1,4 +1,4 @@
-//! The best SQL that one would write by hand, and the batches that it gets.
+//! The best hand-written SQL, and the batches for it.
 
 use std::time::Instant;
 
@@ -7,13 +7,13 @@ use sqlx::{Executor, PgConnection};
 
 use crate::stage::{Mode, Reading};
 
-/// What a binary COPY begins and ends with.
+/// The start and the end of a binary COPY.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = [0xff, 0xff];
-/// COPY data goes out in pieces of this size.
+/// The size of the pieces of COPY data.
 const CHUNK: usize = 256 * 1024;
 
-/// A batch as COPY takes it.
+/// A batch in the form of COPY.
 pub(crate) fn encode(readings: &[Reading]) -> Vec<u8> {
     let mut rows = HEADER.to_vec();
     for Reading { id, ts, n, note } in readings {
@@ -46,7 +46,7 @@ fn merge(mode: Mode) -> &'static str {
     }
 }
 
-/// Writes these batches on one connection; when each was committed.
+/// Writes these batches on one connection. Returns when each was committed.
 pub(crate) async fn write(mode: Mode, connection: &mut PgConnection, batches: &[&[u8]]) -> Result<Vec<Instant>> {
     let copy = if mode == Mode::Append {
         "COPY t (id, ts, n, note) FROM STDIN (FORMAT binary)"

@@ -1,13 +1,13 @@
-//! The modes bench: a backlog whose records share keys, drained by the daemon in mode upsert and in mode aggregate, turn by turn
-//! with the best SQL that one would write by hand for the same batches (COPY into a staging table, then one `INSERT … SELECT …
-//! ON CONFLICT`), and with the daemon's plain append. All share the machine with broker and database, so the ratios count.
+//! The modes bench: the daemon drains a backlog whose records share keys, in mode upsert and in mode aggregate, in turns with
+//! the best hand-written SQL for the same batches (COPY into a staging table, then one `INSERT … SELECT … ON CONFLICT`), and
+//! with the daemon's plain append. All share the machine with broker and database, so only the ratios are meaningful.
 //!
 //! ```text
 //! cargo bench --bench modes                                    # 2 M records over 10 k and over 1 M keys, 3 turns
 //! cargo bench --bench modes -- --records 100000 --keys 1000 --turns 1
 //! ```
-//! By hand, a batch is at hand in memory, encoded, and nothing is read, decoded or kept in a ledger: the ratio says what all of
-//! that costs beside the merge.
+//! The hand-written SQL gets its batches from memory, already encoded, and reads, decodes and keeps nothing in a ledger: the
+//! ratio shows what all of that costs beside the merge.
 
 mod by_hand;
 #[path = "../shared/mod.rs"]
@@ -22,22 +22,22 @@ use stage::{Mode, Stage};
 
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Records of each backlog.
+    /// How many records each backlog has.
     #[arg(long, default_value_t = 2_000_000)]
     records: u64,
-    /// How many keys they have.
+    /// How many distinct keys the records have.
     #[arg(long, value_delimiter = ',', default_value = "10000,1000000")]
     keys: Vec<u64>,
-    /// Turns, each of all contenders.
+    /// How many turns each contender has.
     #[arg(long, default_value_t = 3)]
     turns: usize,
-    /// Rows of a batch, for all contenders.
+    /// Rows per batch, for all contenders.
     #[arg(long, default_value_t = 50_000)]
     batch: u32,
-    /// Consumers of the daemon, and connections of the hand-written SQL.
+    /// How many consumers the daemon has, and how many connections the hand-written SQL.
     #[arg(long, default_value_t = 1)]
     connections: u32,
-    /// Given by `cargo bench`.
+    /// Passed by `cargo bench`; ignored.
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -13,7 +13,7 @@ use crate::shared::{END_DEADLINE, await_drained, start_daemon, start_servers};
 
 const TOPIC: &str = "readings";
 const PARTITIONS: i32 = 4;
-/// How rows go in.
+/// The write modes that are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Append,
@@ -47,7 +47,7 @@ impl Mode {
         }
     }
 
-    /// What both contenders must come to.
+    /// Returns the query whose result must be the same for both contenders.
     fn digest(self) -> &'static str {
         match self {
             Self::Append => "SELECT count(*)::text || ':' || sum(hashint8(id)::int8 + hashint8(n))::text FROM t",
@@ -78,8 +78,8 @@ pub(crate) struct Reading {
     pub(crate) note: String,
 }
 
-/// Readings that look random and are the same in each run (xorshift64, Marsaglia). Times differ, so that the end doesn't depend
-/// on the order.
+/// Returns readings that look random and are the same in each run (xorshift64, Marsaglia). Times are distinct, so that the
+/// result doesn't depend on the order.
 fn readings(count: u64, keys: u64) -> impl Iterator<Item = Reading> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     (0..count).map(move |number| {
@@ -92,7 +92,7 @@ fn readings(count: u64, keys: u64) -> impl Iterator<Item = Reading> {
     })
 }
 
-/// Everything that the turns share.
+/// The servers and the topic that all turns share.
 pub(crate) struct Stage {
     kafka: Kafka,
     _postgres: Postgres,
@@ -116,7 +116,7 @@ impl Stage {
         Ok(Self { kafka, _postgres: postgres, database, records, keys, batch, connections })
     }
 
-    /// The daemon's turn: rows a second between 10 % and 90 % of the records.
+    /// Measures a turn of the daemon: rows per second between 10 % and 90 % of the records.
     pub(crate) async fn drain(&self, mode: Mode) -> Result<f64> {
         let mut connection = self.fresh_table(mode).await?;
         let settings = format!(
@@ -133,7 +133,7 @@ impl Stage {
         Ok(rate)
     }
 
-    /// The same by hand, the batches encoded beforehand.
+    /// Measures the same with hand-written SQL, its batches encoded in advance.
     pub(crate) async fn by_hand(&self, mode: Mode) -> Result<f64> {
         let mut connection = self.fresh_table(mode).await?;
         let all: Vec<Reading> = readings(self.records, self.keys).collect();
@@ -169,7 +169,7 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Both must come to what the records say, or a figure would mean nothing.
+    /// Both must produce what the records say, or the figures would mean nothing.
     async fn check(&self, mode: Mode, connection: &mut PgConnection) -> Result<()> {
         let found: String = sqlx::query(mode.digest()).fetch_one(&mut *connection).await?.try_get(0)?;
         connection.execute("CREATE TABLE IF NOT EXISTS digest (mode text PRIMARY KEY, found text)").await?;

@@ -1,4 +1,4 @@
-//! What both benches of whole drains need: the servers, the daemon over a backlog, and medians.
+//! Shared by the benches of whole drains: the servers, the daemon over a backlog, and medians.
 
 use std::time::{Duration, Instant};
 
@@ -9,12 +9,12 @@ use tidegate_harness::{
     Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres, PostgresSpec, TunedFor, start_both, unique_name,
 };
 
-/// How often progress is looked at: often enough for the 10 % and 90 % marks, too seldom to be felt.
+/// The time between two checks of the progress: short enough for the 10 % and 90 % marks, and long enough not to disturb.
 pub(crate) const LOOK: Duration = Duration::from_millis(10);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 pub(crate) const END_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Starts Kafka, and Postgres with settings for bulk loads; durability is as it ships.
+/// Starts Kafka, and Postgres with settings for bulk loads; durability settings are the defaults.
 pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
     let postgres = PostgresSpec::default()
         .tuned_for(TunedFor::Speed)
@@ -70,7 +70,7 @@ pub(crate) async fn await_drained(
     }
 }
 
-/// The middle value; the mean of the two in the middle.
+/// Returns the middle value; the mean of the two middle ones if their number is even.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);

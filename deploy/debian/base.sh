@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 [[ -f $target/debian-base.tar ]] && exit
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-# From where this machine has its packages.
+# The source from which this machine gets its packages.
 mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | head -n 1)}
 command -v debootstrap >/dev/null || apt-get install -y -qq debootstrap
 work=$(mktemp -d)

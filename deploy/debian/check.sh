@@ -18,19 +18,20 @@ chroot "$root" tidegate --version
 mode() { chroot "$root" stat -c '%U:%G %a' "$1"; }
 [[ $(mode /etc/tidegate) == 'root:tidegate 750' && $(mode /etc/tidegate/tidegate.toml) == 'root:tidegate 640' ]]
 chroot "$root" dpkg-query --show --showformat '${Conffiles}\n' tidegate | grep -q ' /etc/tidegate/tidegate.toml '
-# The example is read to its end: it fails for want of a Kafka, which is exit code 69, and not for its content, which is 64.
+# The example is parsed completely: the start fails because there is no Kafka (exit code 69), not because of its content (64).
 status=0
 chroot --userspec=tidegate:tidegate "$root" tidegate check --config /etc/tidegate/tidegate.toml >/dev/null 2>&1 || status=$?
 [[ $status == 69 ]] || { echo "check of the example ended with $status" >&2; exit 1; }
 if command -v systemd-analyze >/dev/null; then
-    # The program is not installed here, so another stands for it. A key that systemd doesn't know is a warning, which counts too.
+    # The program isn't installed here, so another file replaces it. Unknown keys are only warnings to systemd, so warnings fail
+    # too.
     sed 's|^ExecStart=.*|ExecStart=/bin/true|' "$unit" >"$work/tidegate.service"
     warnings=$(systemd-analyze verify "$work/tidegate.service" 2>&1 | grep -F tidegate.service || true)
     [[ -z $warnings ]] || { echo "$warnings" >&2; exit 1; }
     systemd-analyze security --offline=true --threshold=15 "$unit" | tail -n 1
 fi
 
-# A program for the tests: their configuration takes the place of the package's, which the unit's own command line reads.
+# A wrapper for the tests: it replaces the package's configuration, which the unit's command line names, by that of the test.
 cat >"$work/tidegate" <<'RUN'
 #!/bin/sh
 set -e

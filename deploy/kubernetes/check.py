@@ -31,7 +31,7 @@ def strict(schema):
             and "additionalProperties" not in schema and not schema.get("x-kubernetes-preserve-unknown-fields"):
         result["additionalProperties"] = False
     if isinstance(schema.get("pattern"), str):
-        # Go takes a flag after an anchor, and Python doesn't.
+        # Go allows a flag after an anchor, and Python doesn't.
         result["pattern"] = schema["pattern"].replace("^(?i)", "(?i)^")
     if schema.get("x-kubernetes-int-or-string"):
         result.pop("type", None)

@@ -1,5 +1,5 @@
-//! `tidegate check`: everything that can be known before the daemon runs. Changes nothing: our tables aren't made, the pipeline
-//! isn't registered, no group is joined, and the rows of the trial are rolled back.
+//! `tidegate check`: checks everything that can be known before the daemon runs. It changes nothing: it creates no tables,
+//! registers no pipeline, joins no group, and rolls back the rows of the trial.
 
 mod database;
 mod fields;
@@ -23,15 +23,15 @@ use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
 
-/// What `check` takes.
+/// Arguments of `check`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// How many of the newest records are tried; 0 tries none.
+    /// How many of the newest records to try; 0 tries none.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
-    /// Check the files alone, and ask neither Kafka nor Postgres.
+    /// Check only the files, without connecting to Kafka or Postgres.
     #[arg(long)]
     offline: bool,
 }
@@ -42,17 +42,17 @@ struct Report {
     pipelines: Vec<PipelineReport>,
 }
 
-/// Where a pipeline's records come from.
+/// The source of a pipeline's records.
 #[derive(Debug, Serialize)]
 pub(super) struct KafkaReport {
     pub(super) bootstrap_servers: String,
     pub(super) cluster_id: Option<String>,
     pub(super) group: String,
-    /// `null` where Kafka knows no such group yet.
+    /// `null` if Kafka knows no such group yet.
     pub(super) group_state: Option<String>,
     pub(super) group_members: usize,
     pub(super) topics: BTreeMap<String, TopicReport>,
-    /// Where each log begins and ends.
+    /// The start and end of each log.
     #[serde(skip)]
     pub(super) logs: BTreeMap<TopicPartition, (Offset, Offset)>,
 }
@@ -60,7 +60,7 @@ pub(super) struct KafkaReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TopicReport {
     pub(super) partitions: i32,
-    /// Offsets between the logs' beginnings and ends: the most records that there can be.
+    /// Returns the offsets between the logs' starts and ends: the highest possible number of records.
     pub(super) records: u64,
 }
 
@@ -85,7 +85,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     // The report has named them.
     let text = format!("check found {}", show::counted(faults as u64, "fault", "faults"));
-    // What can't be reached may hide all else, so it names the exit code.
+    // A service that can't be reached may hide all other faults, so it decides the exit code.
     Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
         FatalError::Unavailable(text)
     } else {
@@ -115,7 +115,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
             None
         }
     };
-    show::progress(&format!("{}: asking Postgres for rights and the table", pipeline.name));
+    show::progress(&format!("{}: reading rights and the table from Postgres", pipeline.name));
     let plans = match database::check(config, pipeline, &mut report).await {
         Ok(plans) => plans,
         Err(error) => {
@@ -141,7 +141,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
     report
 }
 
-/// Tries the newest records; `None` where no plan could be made for the tables that they name.
+/// Tries the newest records; `None` if no plan could be made for the tables that they name.
 async fn trial(
     config: &Config,
     pipeline: &Pipeline,
@@ -183,7 +183,7 @@ async fn ask_kafka(
     let sources = partitions_of(&topics);
     let (group, start) = (pipeline.group.clone(), pipeline.start.clone());
     let (cluster_id, low, high, group, may_read) = reach::ask(config, &observer, move |observer| {
-        // Rights on the group may be narrower than on the topics: what they are is asked for by itself.
+        // Rights on the group may be narrower than on the topics, so they are requested separately.
         let may_read = observer.may_read_group(&group)?;
         if may_read != Some(false) {
             observer.starts(&sources, &start)?;
@@ -194,7 +194,7 @@ async fn ask_kafka(
     .await?;
     if may_read == Some(false) {
         report.faults.push(format!(
-            "pipelines.{}.group: the broker lets us not read in group `{}`, so that no consumer could join it; {}",
+            "pipelines.{}.group: the broker doesn't let us read in group `{}`, so no consumer could join it; {}",
             pipeline.name,
             pipeline.group,
             acl(config, pipeline, "group", &pipeline.group)
@@ -227,7 +227,7 @@ async fn ask_kafka(
     })
 }
 
-/// Returns how a missing right in Kafka is given.
+/// Returns how to grant a missing right in Kafka.
 fn acl(config: &Config, pipeline: &Pipeline, kind: &str, name: &str) -> String {
     let properties = config.kafka.properties_of(pipeline);
     let user = properties.get("sasl.username").map_or("NAME", |user| user.expose());
@@ -244,7 +244,7 @@ impl PipelineReport {
             Topics::List(topics) => {
                 for topic in topics.iter().filter(|topic| !kafka.topics.contains_key(*topic)) {
                     self.faults.push(format!(
-                        "pipelines.{name}.topics: topic `{topic}` does not exist on {}; make it, or correct its name; the daemon would wait for it",
+                        "pipelines.{name}.topics: topic `{topic}` does not exist on {}; create it, or correct its name; the daemon would wait for it",
                         kafka.bootstrap_servers
                     ));
                 }
@@ -263,7 +263,7 @@ impl PipelineReport {
         let share = sample.dead_letters as f64 / sample.records.max(1) as f64;
         if sample.dead_letters > 0 && share > max_share {
             self.faults.push(format!(
-                "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %), so the pipeline would stop; mend the mapping by the reasons above",
+                "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %), so the pipeline would stop; correct the mapping by the reasons above",
                 pipeline.name,
                 show::count(sample.dead_letters),
                 show::count(sample.records),

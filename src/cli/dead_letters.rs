@@ -1,4 +1,4 @@
-//! `tidegate dead-letters`: the records that became no rows, to look at, to try again, to remove.
+//! `tidegate dead-letters`: lists, shows, replays and purges the records that could not become rows.
 
 mod letter;
 mod list;
@@ -16,38 +16,39 @@ use crate::error::FatalError;
 use crate::metrics::epoch_ms;
 use crate::postgres::letters;
 
-/// What `dead-letters` can do.
+/// Subcommands of `dead-letters`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Counts them by reason, and lists the newest.
+    /// Counts dead letters by reason, and lists the newest.
     List(list::Arguments),
-    /// Shows one, with key, value and headers.
+    /// Shows one dead letter, with key, value and headers.
     Show(letter::Arguments),
-    /// Sends them through the pipeline's present mapping: a row goes into the table and its dead letter away in one transaction.
+    /// Puts dead letters through the pipeline's current mapping. A row is written and its dead letter deleted in one
+    /// transaction.
     Replay(replay::Arguments),
-    /// Removes them for good.
+    /// Deletes dead letters for good.
     Purge(purge::Arguments),
 }
 
-/// Which of them.
+/// Selects dead letters.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Filter {
-    /// These; may be given several times.
+    /// Only these ids; may be given several times.
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<i64>,
-    /// Only of this reason, as `list` shows it.
+    /// Only with this reason, as `list` shows it.
     #[arg(long)]
     reason: Option<String>,
     /// Only from this topic.
     #[arg(long)]
     topic: Option<String>,
-    /// Only those set aside at or after this RFC 3339 time.
+    /// Only those stored at or after this RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     since: Option<i64>,
-    /// Only those set aside before this RFC 3339 time.
+    /// Only those stored before this RFC 3339 time.
     #[arg(long, value_name = "TIME", value_parser = time_ms)]
     until: Option<i64>,
-    /// Only those set aside longer ago than this, as in 30d.
+    /// Only those older than this, as in 30d.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "until")]
     older_than: Option<std::time::Duration>,
 }
@@ -57,7 +58,7 @@ fn time_ms(text: &str) -> Result<i64, String> {
     time.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("{text:?} is no time as in 2026-01-31T12:00:00Z"))
 }
 
-/// What [`Filter::bind`] fills.
+/// The parameters that [`Filter::bind`] fills in.
 macro_rules! matching {
     ($before:literal, $after:literal) => {
         concat!(
@@ -73,7 +74,7 @@ macro_rules! matching {
 use matching;
 
 impl Filter {
-    /// Whether it leaves nothing out.
+    /// Returns whether it selects everything.
     fn is_everything(&self) -> bool {
         let Self { ids, reason, topic, since, until, older_than } = self;
         ids.is_empty()
@@ -84,7 +85,7 @@ impl Filter {
             && older_than.is_none()
     }
 
-    /// Fills the parameters of a statement that [`matching`] made. `keys` says whose letters, as [`keys`] returns them.
+    /// Binds the parameters of a statement that [`matching`] made. `keys` selects whose dead letters, as [`keys`] returns them.
     fn bind<'q>(&self, sql: &'q str, keys: &[String]) -> Query<'q, Postgres, PgArguments> {
         let until = self.older_than.map(|age| epoch_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         sqlx::query(sql)
@@ -110,13 +111,13 @@ fn failed(error: sqlx::Error) -> FatalError {
     reach::failed("can't read the dead letters in schema `tidegate`", error)
 }
 
-/// Returns the keys under which these pipelines have letters, those of their replays among them.
+/// Returns the keys of these pipelines' dead letters, those of their replays included.
 async fn keys(connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<Vec<String>, FatalError> {
     let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     letters::keys(connection, &names).await.map_err(failed)
 }
 
-/// A connection to a database that has our tables.
+/// Opens a connection to a database that has our tables.
 async fn open(config: &Config) -> Result<PgConnection, FatalError> {
     let mut connection = reach::open(&reach::connector(config)).await?;
     if reach::has_ledger(&mut connection).await.map_err(failed)? {

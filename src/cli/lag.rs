@@ -1,4 +1,4 @@
-//! `tidegate lag`: by partition, where the ledger stands against Kafka's log.
+//! `tidegate lag`: by partition, the ledger's position compared with Kafka's log.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::http::duration;
 use crate::kafka::observer::partitions_of;
 use crate::lag::{LagWatch, PartitionLag};
 
-/// What `lag` takes.
+/// Arguments of `lag`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 struct PipelineLag {
     pipeline: String,
     lag_records: u64,
-    /// Kafka's partitions that the ledger has no row for: new ones, until an instance claims them.
+    /// Kafka's partitions without a ledger row: new ones, until an instance claims them.
     not_in_ledger: Vec<String>,
     partitions: Vec<Line>,
 }

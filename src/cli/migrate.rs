@@ -1,4 +1,4 @@
-//! `tidegate migrate`: the tables of schema `tidegate` by hand, for databases whose daemons may not change a schema.
+//! `tidegate migrate`: creates or updates the tables of schema `tidegate` by hand, for databases whose daemons may not do it.
 
 use sqlx::Executor as _;
 
@@ -6,18 +6,18 @@ use super::{Files, reach, show};
 use crate::error::FatalError;
 use crate::postgres::schema;
 
-/// What `migrate` takes.
+/// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// Prints the SQL that `--apply` would run. Changes nothing.
+    /// Print the SQL that `--apply` would run. Changes nothing.
     #[arg(long, required_unless_present = "apply", conflicts_with = "apply")]
     print: bool,
-    /// Runs it. The user of `postgres.url` must own schema `tidegate`, or may create it.
+    /// Run the SQL. The user of `postgres.url` must own schema `tidegate`, or have the right to create it.
     #[arg(long)]
     apply: bool,
-    /// Also grants this role what a daemon needs in schema `tidegate`. The role must exist.
+    /// Also grant this role the rights that a daemon needs in schema `tidegate`. The role must exist.
     #[arg(long, value_name = "ROLE")]
     role: Option<String>,
 }

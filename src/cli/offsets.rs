@@ -1,4 +1,4 @@
-//! `tidegate offsets`: the ledger's positions, shown, set, and taken over by a pipeline of another name.
+//! `tidegate offsets`: shows the ledger's positions, sets them, and copies them to a pipeline's new name.
 
 mod copy;
 mod set;
@@ -12,18 +12,18 @@ use super::show::{self, Table};
 use super::{Common, reach};
 use crate::error::FatalError;
 
-/// What `offsets` can do.
+/// Subcommands of `offsets`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Shows the positions that the ledger holds.
+    /// Shows the positions in the ledger.
     Show(Show),
-    /// Sets positions, under the fence: a running instance can't write past it.
+    /// Sets positions with a new claim, so that a running instance can't overwrite them.
     Set(set::Arguments),
-    /// Gives a renamed pipeline the registration, positions and dead letters of its old name, which is gone afterwards.
+    /// Moves the registration, positions and dead letters of a renamed pipeline from its old name to its new one.
     Copy(copy::Arguments),
 }
 
-/// What `offsets show` takes.
+/// Arguments of `offsets show`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `tidegate pipelines`: what the database knows of pipelines, whether the configuration still has them or not.
+//! `tidegate pipelines`: the pipelines that are registered in the database, whether the configuration has them or not.
 
 mod forget;
 mod list;
@@ -10,14 +10,14 @@ use sqlx::{PgConnection, Row};
 use super::reach;
 use crate::error::FatalError;
 
-/// What `pipelines` can do.
+/// Subcommands of `pipelines`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Lists the pipelines and replays that the database knows, and those of the configuration that were never started.
+    /// Lists the registered pipelines and replays, and those of the configuration that were never started.
     List(list::Arguments),
-    /// Resumes a stopped pipeline on every instance where it has stopped; the others are left alone.
+    /// Resumes a stopped pipeline on every instance where it has stopped; other pipelines are not affected.
     Resume(resume::Arguments),
-    /// Removes the registration, positions and claims of a pipeline that nobody needs any more. Its table stays.
+    /// Removes the registration, positions and claims of a pipeline that is no longer needed. Its table is kept.
     Forget(forget::Arguments),
 }
 
@@ -34,17 +34,17 @@ struct Registered {
     name: String,
     group: String,
     target: String,
-    /// Whether the table that was registered still exists, or one of those that records named.
+    /// Whether the registered table still exists, or one of those that records named.
     table_exists: bool,
     topics: Vec<String>,
     registered_ms: i64,
     partitions: i64,
-    /// When the ledger last moved.
+    /// The time of the ledger's last change.
     moved_ms: Option<i64>,
     dead_letters: i64,
 }
 
-/// Reads the registrations, in order of name.
+/// Reads the registrations, sorted by name.
 async fn registrations(connection: &mut PgConnection) -> Result<Vec<Registered>, FatalError> {
     let failed = |error| reach::failed("can't read the pipelines in schema `tidegate`", error);
     if !reach::has_ledger(connection).await.map_err(failed)? {

@@ -1,4 +1,4 @@
-//! A place in a log, as a user writes it.
+//! A position in a log, as a user writes it.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
-//! The progress of a command that may take long, on standard error: a line that is rewritten on a terminal, elsewhere a new line
-//! every ten seconds.
+//! Shows the progress of a long command on standard error: on a terminal a line that is rewritten, otherwise a new line every
+//! ten seconds.
 
 use std::io::{IsTerminal as _, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,32 +12,32 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use super::show;
 use crate::status::lock;
 
-/// Between two drawings on a terminal.
+/// The time between two updates on a terminal.
 const REDRAW: Duration = Duration::from_millis(200);
-/// Between two lines elsewhere.
+/// The time between two lines otherwise.
 const LINE: Duration = Duration::from_secs(10);
-/// Back to the start of the line, which is cleared.
+/// Returns to the start of the line and clears it.
 const CLEAR: &str = "\r\x1b[K";
 
 /// Shows progress until it is dropped.
 pub(super) struct Progress {
     state: Arc<State>,
-    /// Ends with it.
+    /// Ends with this handle.
     drawing: JoinSet<()>,
     terminal: bool,
 }
 
 struct State {
     command: &'static str,
-    /// What the command is at.
+    /// The current step of the command.
     doing: Mutex<String>,
     done: AtomicU64,
-    /// 0 where it isn't counted.
+    /// The number of records in total; 0 if it isn't counted.
     total: AtomicU64,
 }
 
 impl Progress {
-    /// Starts to show the progress of a command by this name.
+    /// Starts to show the progress of a command with this name.
     pub(super) fn start(command: &'static str) -> Self {
         let terminal = std::io::stderr().is_terminal();
         Self::draw(command, terminal, std::io::stderr())
@@ -57,24 +57,24 @@ impl Progress {
                 ticks.tick().await;
                 let line = shown.line(started.elapsed());
                 let text = if terminal { format!("{CLEAR}{line}") } else { format!("{line}\n") };
-                // Where nobody can read it, nobody misses it.
+                // If nobody can read it, ignore the error.
                 let _shown = to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_ok();
             }
         });
         Self { state, drawing, terminal }
     }
 
-    /// Says what the command does now.
+    /// Sets the current step.
     pub(super) fn doing(&self, what: impl Into<String>) {
         *lock(&self.state.doing) = what.into();
     }
 
-    /// Says how many records there are in all.
+    /// Sets the total number of records.
     pub(super) fn expect(&self, records: u64) {
         self.state.total.store(records, Ordering::Relaxed);
     }
 
-    /// Counts records that are done.
+    /// Adds to the number of finished records.
     pub(super) fn add(&self, records: u64) {
         self.state.done.fetch_add(records, Ordering::Relaxed);
     }

@@ -1,4 +1,5 @@
-//! What every command needs: a runtime that ends, Kafka and Postgres within reach, and errors that say which of them isn't.
+//! Helpers of every command: a runtime that ends, connections to Kafka and Postgres, and errors that say which can't be
+//! reached.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,18 +23,18 @@ pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) ->
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| FatalError::Stopped(format!("can't start: {error}")))?;
     let outcome = runtime.block_on(command);
-    // A question to a Kafka that is away blocks for seconds, and nobody waits for its answer any more.
+    // A request to a Kafka that is down blocks for seconds, and nobody waits for its answer any more.
     runtime.shutdown_background();
     outcome
 }
 
-/// Connections for commands. They carry another `application_name` than the daemon's, so that nobody takes a command for an
+/// Makes a connector for commands. Their `application_name` differs from the daemon's, so that a command isn't mistaken for an
 /// instance.
 pub(super) fn connector(config: &Config) -> Connector {
     Connector::new(Arc::new(config.postgres.clone()), None)
 }
 
-/// Opens one.
+/// Opens a connection.
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
@@ -44,14 +45,14 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
     })
 }
 
-/// An error of a statement, with what the command was doing.
+/// Makes the error of a statement, with what the command was doing.
 pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
     fatal(&error, format!("{what}: {error}"))
 }
 
-/// What an error of Postgres ends a command with, by the policy that a pipeline's start goes by: an outage is a service that
-/// can't be reached, and what the server refuses by its catalog or for want of a right is a matter of the configuration.
+/// Converts an error of Postgres to the command's, by the policy of a pipeline's start: an outage is a service that can't be
+/// reached; an error about the catalog or a missing right is a matter of the configuration.
 pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     let is_catalog = error.postgres().is_some_and(|error| matches!(error.sqlstate.get(..2), Some("42" | "3D")));
     match error.disposition_at_start() {
@@ -67,7 +68,7 @@ pub(super) async fn migrate(connector: &Connector) -> Result<(), FatalError> {
     schema::migrate_and_close(open(connector).await?).await.map_err(|error| not_migrated(&error))
 }
 
-/// Ends a command that could not bring the tables of schema `tidegate` up to date.
+/// Returns the error of a command that could not bring the tables of schema `tidegate` up to date.
 pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     match error {
         MigrationError::Postgres { cause, .. } => fatal(cause, error.to_string()),
@@ -75,7 +76,7 @@ pub(super) fn not_migrated(error: &MigrationError) -> FatalError {
     }
 }
 
-/// What a plan that can't be made ends a command with.
+/// Returns the error of a command whose plan can't be made.
 pub(super) fn unplanned(error: ReplanError) -> FatalError {
     match error {
         ReplanError::Unplannable(why) => FatalError::Config(why),
@@ -83,14 +84,14 @@ pub(super) fn unplanned(error: ReplanError) -> FatalError {
     }
 }
 
-/// Questions about a pipeline's topics.
+/// Makes requests about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
     SharedObserver::new(&settings::observer(&config.kafka, pipeline), Arc::new(health))
         .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))
 }
 
-/// Asks Kafka; an error says what to check.
+/// Makes a request to Kafka; the error says what to check.
 pub(super) async fn ask<T: Send + 'static>(
     config: &Config,
     observer: &SharedObserver,
@@ -99,12 +100,19 @@ pub(super) async fn ask<T: Send + 'static>(
     observer.ask(question).await.map_err(|error| match error {
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
         AskError::Answer(error) => {
-            FatalError::Unavailable(format!("can't reach Kafka at {}: {error}", config.kafka.bootstrap_servers))
+            let (servers, error) = (&config.kafka.bootstrap_servers, error.to_string());
+            // A failed connection is told with its address.
+            let text = if error.contains(servers) {
+                "can't ask Kafka".to_owned()
+            } else {
+                format!("can't ask Kafka at {servers}")
+            };
+            FatalError::Unavailable(format!("{text}: {error}"))
         }
     })
 }
 
-/// The pipeline's topics that exist, with their partitions.
+/// Returns the pipeline's topics that exist, with their partitions.
 pub(super) async fn topics(
     config: &Config,
     observer: &SharedObserver,
@@ -114,7 +122,7 @@ pub(super) async fn topics(
     ask(config, observer, move |observer| observer.topics(&topics)).await
 }
 
-/// Holds that the pipeline has been started on this database.
+/// Returns an error unless the pipeline has been started on this database.
 pub(super) async fn registered(connection: &mut PgConnection, pipeline: &str) -> Result<(), FatalError> {
     if is_registered(connection, pipeline).await? {
         return Ok(());
@@ -124,7 +132,7 @@ pub(super) async fn registered(connection: &mut PgConnection, pipeline: &str) ->
     )))
 }
 
-/// Whether the pipeline has been started on this database.
+/// Returns whether the pipeline has been started on this database.
 pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str) -> Result<bool, FatalError> {
     let known = async {
         if !has_ledger(connection).await? {
@@ -135,7 +143,7 @@ pub(super) async fn is_registered(connection: &mut PgConnection, pipeline: &str)
     known.await.map_err(|error| failed("can't read the ledger in schema `tidegate`", error))
 }
 
-/// Whether the tables of schema `tidegate` exist. `to_regclass` would fail where the role may not use the schema.
+/// Returns whether the tables of schema `tidegate` exist. `to_regclass` would fail if the role may not use the schema.
 pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 2 FROM pg_catalog.pg_class
@@ -144,7 +152,7 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Connections that a running instance of this pipeline has open now, by their backends' pids.
+/// Returns the open connections of running instances of this pipeline, as the pids of their backends.
 pub(super) async fn live(
     config: &Config,
     connection: &mut PgConnection,

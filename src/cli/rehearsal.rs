@@ -1,6 +1,6 @@
-//! A store for commands that write by the daemon's own writer, and must not wait for ever.
+//! A store for commands that write with the daemon's own writer, and must not wait without end.
 //!
-//! [`Rehearsal`] does everything but COMMIT, and keeps dead letters to show them.
+//! [`Rehearsal`] does everything but COMMIT, and keeps dead letters in order to show them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use tidegate_protocol::store::{Ledger, LedgerRow, Planner, ReplanError, Transact
 use crate::postgres::PgStore;
 use crate::status::lock;
 
-/// A dead letter that there would be.
+/// A dead letter that the daemon would store.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Letter {
     pub(super) topic: String,
@@ -29,7 +29,7 @@ pub(super) struct Letter {
     pub(super) detail: String,
 }
 
-/// What came up.
+/// The results of a rehearsal.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) reasons: BTreeMap<&'static str, u64>,
@@ -38,24 +38,24 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
 }
 
-/// A budget that is never spent: a person looks on.
+/// A dead-letter budget that is never spent: someone is watching.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
 
-/// Rolls back where the daemon commits.
+/// A store that rolls back when the daemon would commit.
 #[derive(Debug)]
 pub(super) struct Rehearsal {
     inner: PgStore,
     make_table: Option<String>,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
-    /// Of the transaction at hand: counted once it would be committed.
+    /// The dead letters of the current transaction: counted when it would be committed.
     letters: Vec<Letter>,
 }
 
 impl Rehearsal {
-    /// `make_table` is run in each transaction; of all dead letters the first `shown` are kept.
+    /// Makes a store. `make_table` is run in each transaction; the first `shown` dead letters are kept.
     pub(super) fn new(
         inner: PgStore,
         make_table: Option<String>,
@@ -122,7 +122,7 @@ impl Transaction for Rehearsal {
         Ok(vec![true; spans.len()])
     }
 
-    /// Deferred constraints speak here, as they would at COMMIT.
+    /// Deferred constraints report errors here, as at COMMIT.
     async fn commit(&mut self) -> Result<(), WriteError> {
         self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await?;
         self.rollback().await;
@@ -149,7 +149,7 @@ impl Transaction for Rehearsal {
 }
 
 impl Ledger for Rehearsal {
-    /// Nothing is ever in doubt: what was sent is rolled back.
+    /// Nothing is ever in doubt: everything is rolled back.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         let again =
             |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: span.from };

@@ -1,8 +1,8 @@
-//! `tidegate replay`: a stretch of the topics once more, by the daemon's own writer, under a ledger key of its own.
+//! `tidegate replay`: writes a range of the topics once more, with the daemon's own writer, under its own ledger key.
 //!
-//! The key's rows in `tidegate.ledger` say where the stretch begins and ends and how much of it is written, so it is exactly once
-//! as a pipeline is: killed at any point and run again, it goes on; two of them at once fence each other. It joins no group, and a
-//! daemon that runs meanwhile isn't disturbed.
+//! The key's rows in `tidegate.ledger` say where the range begins and ends and how much of it is written. So it is exactly once
+//! like a pipeline: if it is killed at any point, the next run resumes it; two runs at once fence each other. It joins no
+//! group, and doesn't disturb a daemon that runs meanwhile.
 
 mod books;
 mod reading;
@@ -32,30 +32,30 @@ use crate::plan::PlanSource;
 use crate::postgres::{PgStore, letters};
 use crate::report::Counts;
 
-/// What `replay` takes.
+/// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Only this topic; all that the pipeline reads without it.
+    /// Only this topic; without it, all topics of the pipeline.
     #[arg(long)]
     topic: Option<String>,
-    /// Only this partition; all of them without it.
+    /// Only this partition; without it, all partitions.
     #[arg(long, value_name = "P")]
     partition: Option<i32>,
     /// Where to begin: an offset, `earliest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|TIME")]
     from: Target,
-    /// Where to end, which is not included: an offset, `latest` (the end as it is now), or a time.
+    /// Where to end, exclusive: an offset, `latest` (the current end), or a time.
     #[arg(long, value_name = "N|latest|TIME", default_value = "latest")]
     to: Target,
-    /// Into this table instead of the pipeline's own.
+    /// Write into this table instead of the pipeline's own.
     #[arg(long, value_name = "SCHEMA.TABLE")]
     into: Option<String>,
-    /// What the ledger knows it by; made of the other arguments without it. The same name again goes on where it was.
+    /// The replay's name in the ledger; by default derived from the other arguments. The same name resumes the same replay.
     #[arg(long)]
     name: Option<String>,
-    /// Forget what the ledger knows of it, and begin anew.
+    /// Forget what the ledger knows about this replay, and start over.
     #[arg(long)]
     again: bool,
 }
@@ -63,12 +63,12 @@ pub(super) struct Arguments {
 #[derive(Debug, Serialize)]
 struct Report {
     pipeline: String,
-    /// The key in the ledger, and of its dead letters.
+    /// The key in the ledger and in the dead letters.
     replay: String,
     table: String,
-    /// Whether an earlier run had done a part of it, or all.
+    /// Whether an earlier run has written a part of it, or all.
     resumed: bool,
-    /// Of this run.
+    /// Counts of this run.
     records: u64,
     rows: u64,
     dead_letters: u64,
@@ -89,7 +89,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let own = pipeline.table.name.clone();
     if let Some(into) = &arguments.into {
         pipeline.table.name = table_name(into).map_err(|why| FatalError::Config(format!("--into: {why}")))?;
-        // All records go there, whatever table they name.
+        // All records go to this table, whatever table they name.
         pipeline.table.route = None;
     }
     if pipeline.table.name == own
@@ -160,11 +160,11 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _);
     while let Some(mut batch) = batches.recv().await {
         let outcomes = writer.write(&mut batch).await.map_err(|stopped| {
-            FatalError::Stopped(format!("{stopped}; what is written stays, and the same command goes on from there"))
+            FatalError::Stopped(format!("{stopped}; what is written is kept, and the same command resumes from there"))
         })?;
         if outcomes.iter().flatten().any(|outcome| !matches!(outcome, Outcome::Committed(_))) {
             return Err(FatalError::Stopped(format!(
-                "`{}` was taken over by another run, or the database went back: run it again, and it goes on where the ledger stands",
+                "`{}` was taken over by another run, or the database was restored: run it again, and it resumes from the ledger",
                 books.key()
             )));
         }
@@ -172,13 +172,13 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         progress.add(batch.len().into());
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it goes on where it was")))?;
+    read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it resumes where it was")))?;
     books.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
     (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());
     Ok(report)
 }
 
-/// What the ledger knows it by: the same command is the same replay.
+/// Returns the replay's name in the ledger: the same command is the same replay.
 fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
     let Arguments { topic, partition, from, to, into, name, .. } = arguments;
     let name = name.clone().unwrap_or_else(|| {
@@ -194,7 +194,7 @@ fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
     letters::replay_key(&pipeline.name, &name)
 }
 
-/// The stretches that are meant, held against the logs.
+/// Returns the selected ranges, limited to the logs.
 async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<Stretch>, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
@@ -231,7 +231,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     for (source, first, end, low, high) in places {
         if first < low || end > high {
             return Err(FatalError::Config(format!(
-                "{source}: {first} to {end} is outside of the log, which goes from {low} up to {high}; say earliest or latest, or another --partition"
+                "{source}: {first} to {end} is outside of the log, which goes from {low} to {high}; write earliest or latest, or another --partition"
             )));
         }
         if first < end {
@@ -247,7 +247,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
 fn text(report: &Report) -> String {
     let Report { pipeline, replay, table, resumed, records, rows, dead_letters, stretches } = report;
     if *resumed && *records == 0 {
-        return format!("`{replay}` was done already; --again begins anew\n");
+        return format!("`{replay}` was done already; --again starts over\n");
     }
     let resumed = if *resumed { ", the rest of an earlier run" } else { "" };
     let letters = match dead_letters {

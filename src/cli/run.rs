@@ -1,4 +1,4 @@
-//! `tidegate run`
+//! `tidegate run`: the daemon.
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use crate::daemon::{self, Control};
 use crate::error::FatalError;
 use crate::metrics;
 
-/// Exit code of a process that was told twice to end, as a shell reports SIGINT.
+/// The exit code of a process that was told to end twice, as a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
 
-/// What `run` takes.
+/// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     files: Files,
-    /// Drain to the logs' present ends, then exit: with 0 only if all of it is written.
+    /// Drain up to the current log ends, then exit; the exit code is 0 only if all is written.
     #[arg(long, value_name = "now")]
     until: Option<Until>,
-    /// End after this time, as in 10m, also if not all is written: what is left is said by partition, with exit code 75. Counts
-    /// from the start; the drain comes on top.
+    /// End after this time, as in 10m, even if not all is written: what is left is logged by partition, and the exit code is
+    /// 75. Counts from the start; the drain takes additional time.
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "until")]
     give_up_after: Option<Duration>,
 }
@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| ours(&error))?;
     let outcome = runtime.block_on(async {
         let told = CancellationToken::new();
-        // One request is enough for all signals that come while a reload is under way.
+        // One request suffices for all signals that arrive during a reload.
         let (asked, reloads) = mpsc::channel(1);
         let mut watch = JoinSet::new();
         watch.spawn(signals(told.clone(), asked).map_err(|error| ours(&error))?);
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), FatalError> {
         let until = if arguments.until.is_some() { daemon::Until::Now } else { daemon::Until::Told };
         daemon::run(config, prometheus, until, control).await
     });
-    // Questions to a Kafka that is away block for seconds; nothing depends on their answers any more.
+    // Requests to a Kafka that is down block for seconds; nothing depends on their answers any more.
     runtime.shutdown_background();
     outcome
 }
@@ -69,7 +69,7 @@ async fn give_up(limit: Duration, told: CancellationToken) {
     }
 }
 
-/// Tells of the first SIGINT or SIGTERM; a second one ends the process at once. SIGHUP asks for a reload, and never ends it.
+/// Reports the first SIGINT or SIGTERM; a second one ends the process at once. SIGHUP requests a reload, and never ends it.
 fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut hangup = signal(SignalKind::hangup())?;
@@ -81,14 +81,14 @@ fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
-                    // A request that waits already reads what is there by then.
+                    // A request that already waits will read the files as they are then.
                     let _waits = reload.try_send(()).is_err();
                     continue;
                 }
             }
             signals += 1;
             if signals > 1 {
-                warn!("told again to end: ending at once, what isn't written is read again at the next start");
+                warn!("second signal: ending at once; records that aren't written are read again at the next start");
                 std::process::exit(INTERRUPTED);
             }
             told.cancel();

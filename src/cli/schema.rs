@@ -1,5 +1,5 @@
-//! `tidegate schema`: looks at the newest records of a topic, and proposes the table and the mapping that would take them. The
-//! proposal is a configuration that `tidegate check` accepts. Changes nothing, and asks Postgres nothing.
+//! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
+//! configuration that `tidegate check` accepts. Changes nothing, and doesn't connect to Postgres.
 
 mod infer;
 mod shape;
@@ -23,28 +23,28 @@ use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
 
-/// What `schema` takes.
+/// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// The topic to look at.
+    /// The topic to read.
     #[arg(long, value_name = "TOPIC")]
     topic: String,
-    /// A broker, or several parted by commas.
+    /// A broker, or several separated by commas.
     #[arg(long, value_name = "HOST:PORT", required_unless_present = "config", conflicts_with = "config")]
     bootstrap_servers: Option<String>,
-    /// A property of librdkafka, for clusters that ask for a password. Several may be given.
+    /// A librdkafka property, for clusters that require a password. May be given several times.
     #[arg(long = "property", value_name = "NAME=VALUE", conflicts_with = "config")]
     properties: Vec<String>,
-    /// A configuration that has a pipeline already: brokers and their properties are taken from it.
+    /// A configuration that already has a pipeline: brokers and their properties are taken from it.
     #[arg(long, value_name = "FILE")]
     config: Vec<std::path::PathBuf>,
     /// The table to propose; the topic's name by default.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
-    /// How many of the newest records are looked at.
+    /// How many of the newest records to read.
     #[arg(long, default_value_t = 1000, value_name = "N")]
     records: u32,
-    /// One JSON document on standard output, for programs.
+    /// Print one JSON document on standard output, for programs.
     #[arg(long)]
     json: bool,
 }
@@ -58,9 +58,9 @@ struct Report {
     tombstones: u64,
     not_json_objects: u64,
     columns: Vec<Column>,
-    /// What `create = true` would run.
+    /// The statement that `create = true` would run.
     ddl: String,
-    /// The configuration.
+    /// The proposed configuration.
     toml: String,
 }
 
@@ -71,11 +71,11 @@ struct Column {
     type_text: &'static str,
     unit: Option<&'static str>,
     field: String,
-    /// Records that have the field and a value in it.
+    /// Records that have the field with a value other than null.
     with_value: u64,
 }
 
-/// Columns that say where a row came from: `verify` looks for each record by them.
+/// Columns that identify a row's record: `verify` looks records up by them.
 const PLACE: &str = "kafka_partition = { meta = \"partition\", type = \"int4\" }\n\
                      kafka_offset = { meta = \"offset\", type = \"int8\" }\n";
 
@@ -142,7 +142,8 @@ fn bug(what: &str) -> FatalError {
     FatalError::Stopped(format!("a bug of ours: {what}"))
 }
 
-/// The brokers to ask, as a configuration of one pipeline, and what of it belongs at the head of the proposal.
+/// Returns the brokers to connect to, as a configuration of one pipeline, and its part that belongs at the head of the
+/// proposal.
 fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, String), FatalError> {
     let topic = quoted(&arguments.topic);
     let pipeline = format!("[pipelines.{name}]\ntopics = [{topic}]\ntable.name = {}\n", quoted(table));
@@ -164,7 +165,7 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
     }
     let mut config =
         Config::load(&arguments.config, variables()).map_err(|faults| FatalError::Config(faults.to_string()))?;
-    // Only the brokers matter; a pipeline's own properties are left to it.
+    // Only the brokers matter; a pipeline's own properties are ignored.
     config.pipelines.truncate(1);
     if let Some(pipeline) = config.pipelines.first_mut() {
         pipeline.topics = Topics::List(vec![arguments.topic.clone()]);
@@ -172,7 +173,8 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
     Ok((config, String::new()))
 }
 
-/// What a whole configuration needs above the proposed pipeline, where the proposal is to stand in a file that has it.
+/// Returns the connection settings that complete the proposed pipeline; needed if `head` is empty because an existing file has
+/// them.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         format!(
@@ -211,7 +213,7 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -
     read.map_err(FatalError::Unavailable)
 }
 
-/// The pipeline's block.
+/// Returns the pipeline's tables.
 fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, sample: &Sample) -> String {
     let Proposal { shape, rows, columns, key: key_columns, count, complete } = proposal;
     let mut text =
@@ -278,7 +280,7 @@ fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, sample: &Sam
     text
 }
 
-/// `wanted`, with underscores behind it until no column has it.
+/// Returns `wanted`, followed by as many underscores as make it unique among the columns.
 fn free_name(columns: &[Proposed], wanted: &str) -> String {
     let mut name = wanted.to_owned();
     while columns.iter().any(|column| column.name == name) {
@@ -287,28 +289,28 @@ fn free_name(columns: &[Proposed], wanted: &str) -> String {
     name
 }
 
-/// The topic's name in the letters that a pipeline's name may have.
+/// Converts the topic's name to the characters that a pipeline's name may have.
 fn pipeline_name(topic: &str) -> String {
     topic.chars().take(63).map(|c| if c == '.' { '_' } else { c }).collect()
 }
 
-/// A table's name as the configuration reads it.
+/// Formats a table's name as the configuration reads it.
 fn quote_table(name: &str) -> String {
     if name.contains('-') { format!("\"{name}\"") } else { name.to_owned() }
 }
 
-/// A path as the configuration has it.
+/// Formats a path as the configuration reads it.
 fn path_text(path: &[String]) -> String {
     path.iter().map(|name| name.replace('\\', "\\\\").replace('.', "\\.")).collect::<Vec<_>>().join(".")
 }
 
-/// A key of TOML.
+/// Formats a TOML key.
 fn key(name: &str) -> String {
     let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { quoted(name) }
 }
 
-/// A basic string of TOML.
+/// Formats a basic TOML string.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

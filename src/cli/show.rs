@@ -1,4 +1,4 @@
-//! Text for people: tables, times, counts, and bytes that a terminal may safely show.
+//! Output for people: tables, times, counts, and bytes in a form that a terminal may safely show.
 
 use std::fmt::Write as _;
 
@@ -13,12 +13,12 @@ pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     print(&text)
 }
 
-/// Says on standard error what is asked now: an answer may take ten seconds.
+/// Prints on standard error what is being requested: an answer may take ten seconds.
 pub(super) fn progress(what: &str) {
     eprintln!("{what} …");
 }
 
-/// Prints; a reader that is gone (`| head`) has seen enough.
+/// Prints; a reader that is gone (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<(), FatalError> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
@@ -30,7 +30,7 @@ pub(super) fn print(text: &str) -> Result<(), FatalError> {
     }
 }
 
-/// A table with aligned columns; numbers to the right.
+/// Formats a table with aligned columns; numbers are right-aligned.
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
@@ -45,7 +45,7 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
-    /// The table's lines, each behind `indent`.
+    /// Formats the table's lines, each after `indent`.
     pub(super) fn text(&self, indent: &str) -> String {
         let columns = self.rows.first().map_or(0, Vec::len);
         let cell = |row: &'_ Vec<String>, n: usize| row.get(n).cloned().unwrap_or_default();
@@ -74,7 +74,7 @@ fn is_number(cell: &str) -> bool {
     cell == "-" || cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains(':')
 }
 
-/// A count as people read it: `1 234 567`.
+/// Formats a count with separated thousands: `1 234 567`.
 pub(super) fn count(number: impl Into<i128>) -> String {
     let number: i128 = number.into();
     let digits = number.unsigned_abs().to_string();
@@ -88,27 +88,27 @@ pub(super) fn count(number: impl Into<i128>) -> String {
     text
 }
 
-/// `one record`, `3 records`.
+/// Formats a count with its noun: `one record`, `3 records`.
 pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{} {many}", count(number)) }
 }
 
-/// Milliseconds since the epoch in RFC 3339.
+/// Formats milliseconds since the epoch in RFC 3339.
 pub(super) fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }
 
-/// Bytes as text where that loses nothing and can't steer a terminal; else `None`.
+/// Returns bytes as text if that loses nothing and can't control a terminal; else `None`.
 pub(super) fn as_text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'))
 }
 
-/// Text of unknown origin on one line, harmless for a terminal.
+/// Formats text of unknown origin on one line, harmless to a terminal.
 pub(super) fn safe(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
-/// Bytes in hexadecimal digits.
+/// Formats bytes in hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
         let _infallible = write!(text, "{byte:02x}");

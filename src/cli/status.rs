@@ -1,4 +1,4 @@
-//! `tidegate status`: what the live page shows, from a running daemon.
+//! `tidegate status`: prints the state of a running daemon, as on its live page.
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use crate::http::{Status, text};
 
 /// The longest that a daemon may take to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// The largest document that is taken for one.
+/// The largest document that is read, in bytes.
 const BYTES_MAX: u64 = 64 << 20;
 
 pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
@@ -25,18 +25,18 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
             FatalError::Unavailable(format!("the answer at {at} is no status that this version can read: {error}"))
         })?;
         let from = status.now_ms - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
-        // A daemon that has ended meanwhile has no past to show; what it said before is shown all the same.
+        // A daemon that has ended meanwhile has no history to show; its earlier answers are still shown.
         text::render(&status, |pipeline| {
             let path = format!("/api/history?pipeline={}&from={from}", escaped(pipeline));
             serde_json::from_str(&ask(at, &path).ok()?).ok()
         })
     };
-    // A reader that has seen enough, such as `head`, is no fault.
+    // A reader that has seen enough, such as `head`, is no error.
     drop(writeln!(std::io::stdout(), "{}", shown.trim_end()));
     Ok(())
 }
 
-/// Where a daemon that listens everywhere is reached from here.
+/// Returns an address of a daemon that listens on all interfaces.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -46,7 +46,7 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// A name within a query.
+/// Encodes a name for a query.
 fn escaped(name: &str) -> String {
     let mut escaped = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -59,7 +59,7 @@ fn escaped(name: &str) -> String {
     escaped
 }
 
-/// One question by HTTP/1.0, whose answer ends with the connection.
+/// Makes one request by HTTP/1.0, whose answer ends with the connection.
 fn ask(at: SocketAddr, path: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut connection = TcpStream::connect_timeout(&at, DEADLINE).map_err(failed)?;

@@ -1,8 +1,8 @@
-//! `tidegate verify`: holds the ledger against Kafka, and the table against both.
+//! `tidegate verify`: compares the ledger with Kafka, and the table with both.
 //!
-//! Ledger and table are read in one snapshot, so a running daemon doesn't blur the picture. What the table lacks is searched
-//! for in Kafka: offsets that hold no record (compacted away, transactions' marks) are no loss, and offsets that Kafka has
-//! deleted can't be told.
+//! Ledger and table are read in one snapshot, so a running daemon doesn't affect the result. Offsets that the table lacks are
+//! looked up in Kafka: those that hold no record (compacted away, transaction markers) are no loss, and those that Kafka has
+//! deleted can't be decided.
 
 mod report;
 mod table;
@@ -32,10 +32,10 @@ use crate::kafka::settings::{self, Settings};
 use crate::postgres::routes;
 use crate::status::lock;
 
-/// Offsets between two gaps from which on it is cheaper to seek than to read over them.
+/// From this many offsets between two gaps, it is cheaper to seek than to read over them.
 const SEEK_FROM: i64 = 20_000;
 
-/// What `verify` takes.
+/// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -71,13 +71,13 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     let failed = |error| reach::failed("can't verify", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     reach::registered(&mut connection, &pipeline.name).await?;
-    // One snapshot; and a large table takes longer than any batch may.
+    // Both in one snapshot; and a large table takes longer than a batch may.
     connection
         .execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await
         .map_err(failed)?;
     let positions = positions(&mut connection, &pipeline.name).await.map_err(failed)?;
-    // Asked after the snapshot was taken: the logs only grow meanwhile.
+    // Requested after the snapshot was taken: the logs only grow meanwhile.
     let observer = reach::observer(config, pipeline)?;
     let sources: Vec<_> = positions.iter().map(|position| position.source.clone()).collect();
     let wanted = pipeline.topics.clone();
@@ -106,7 +106,7 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
 }
 
 async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Position>, sqlx::Error> {
-    // The column may not be there yet: a newer command beside an older daemon.
+    // The column may not exist yet: a newer command with an older daemon.
     let rows = sqlx::query(
         "SELECT topic, partition, next_offset, (to_jsonb(l) ->> 'first_offset')::int8, last_offset, last_timestamp,
              last_digest
@@ -130,7 +130,7 @@ async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<
     rows.iter().map(position).collect()
 }
 
-/// Whether the position lies within the log, and the log is the one that we knew.
+/// Checks that the position is within the log, and that the log is the one that the ledger knows.
 async fn against_kafka(
     settings: &Settings,
     position: &Position,
@@ -164,7 +164,7 @@ async fn against_kafka(
                 *lock(&found) = Some(last_record(&record));
             })
             .await?;
-            // Compaction may have taken the record: then nothing can be said.
+            // Compaction may have removed the record: then nothing can be said.
             let seen = lock(&seen).take();
             report.last_record = Some(match seen {
                 None => "gone",
@@ -187,7 +187,7 @@ async fn against_table(
     low: &HashMap<TopicPartition, Offset>,
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
-    let failed = |error| reach::failed(&format!("can't hold `{}` against the ledger", pipeline.table.name), error);
+    let failed = |error| reach::failed(&format!("can't compare `{}` with the ledger", pipeline.table.name), error);
     let tables = match &pipeline.table.route {
         None => vec![pipeline.table.name.clone()],
         Some(_) => {
@@ -207,7 +207,7 @@ async fn against_table(
     for position in positions {
         let first = match position.first {
             Some(first) => Some(first),
-            // Before this was written down: from the oldest row or dead letter on.
+            // Pipelines of earlier versions didn't record their start: count from the oldest row or dead letter.
             None => columns.oldest(connection, pipeline, &position.source).await.map_err(failed)?,
         };
         spans.push((position, first.unwrap_or(position.next).min(position.next)));
@@ -243,14 +243,14 @@ async fn against_table(
     Ok(())
 }
 
-/// Gaps that Kafka has deleted, as a number of offsets, and those that can be looked into.
+/// Splits gaps into those that Kafka has deleted, as a number of offsets, and those that can be looked up.
 fn split(gaps: Vec<Range<Offset>>, low: Offset) -> (u64, Vec<Range<Offset>>) {
     let gone = gaps.iter().map(|gap| gap.end.min(low).distance_from(gap.start)).sum();
     let kept = gaps.into_iter().map(|gap| gap.start.max(low)..gap.end).filter(|gap| !gap.is_empty());
     (gone, kept.collect())
 }
 
-/// Records that Kafka holds in these gaps, in order.
+/// Returns the records that Kafka holds in these gaps, in order.
 async fn records_in(settings: &Settings, source: &TopicPartition, gaps: Vec<Range<Offset>>) -> Result<u64, FatalError> {
     let found = Arc::new(Mutex::new(0));
     let mut rest = &gaps[..];

@@ -1,4 +1,4 @@
-//! All deadlines and their order. Each must end before the next one does, or the wrong side gives up first.
+//! All deadlines and their order. If a deadline ended after the next longer one, the wrong side would give up first.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::defaults;
 use super::node::Node;
 use super::units::show_duration;
 
-/// A deadline as it will hold, and the key where a user sets it.
+/// A deadline as it will be used, and the key where a user sets it.
 struct Deadline<'a> {
     name: &'static str,
     value: Duration,
     node: Node<'a>,
 }
 
-/// Shorter, longer, and what happens otherwise.
+/// The shorter deadline, the longer one, and what would happen in the wrong order.
 const ORDER: &[(&str, &str, &str)] = &[
     (
         "postgres.lock_timeout",
@@ -27,7 +27,7 @@ const ORDER: &[(&str, &str, &str)] = &[
     ("limits.drain_timeout", "max.poll.interval.ms", "Kafka throws the consumer out while it drains"),
 ];
 
-/// Checks the order of the deadlines that hold for the whole process; `values` has them by name.
+/// Checks the order of the deadlines of the whole process; `values` has them by name.
 pub(super) fn check(top: &Node<'_>, values: &[(&'static str, Duration)]) {
     let find = |name: &str| {
         let (name, value) = values.iter().find(|(known, _)| *known == name)?;
@@ -75,7 +75,7 @@ fn check_pair(short: &Deadline<'_>, long: &Deadline<'_>, otherwise: &str) {
         let by_default = if deadline.node.is_set() { "" } else { " by default" };
         format!("{} ({}{by_default})", deadline.name, show_duration(deadline.value))
     };
-    // The fault stands at the key that the user set; at the longer one where both or none are.
+    // The fault is reported at the key that the user set; at the longer deadline if both or neither were set.
     let (node, own, order, other) = if short.node.is_set() && !long.node.is_set() {
         (&short.node, short.value, "below", shown(long))
     } else {

@@ -1,5 +1,4 @@
-//! What holds where a key is left out, each with its why. `config/tidegate.toml` shows the same values to users, and a
-//! test compares the two.
+//! The default of each key, with its reason. `config/tidegate.toml` shows users the same values, and a test compares the two.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::num::NonZeroU32;
@@ -8,12 +7,12 @@ use std::time::Duration;
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 
-/// Tables that a pipeline whose records name them writes into, unless told otherwise: each is a COPY a batch.
+/// How many tables a pipeline whose records name them may write into by default: each costs one COPY per batch.
 pub const MAX_TABLES: u32 = 100;
-/// The most that may be told.
+/// The largest value of `max_tables`.
 pub const MAX_TABLES_LIMIT: u32 = 10_000;
 
-/// `limits.memory`, 256 MiB: two pipelines with two consumers each fit, and small containers hold it.
+/// `limits.memory`, 256 MiB: enough for two pipelines with two consumers each, and small containers have it.
 pub const MEMORY: u64 = 256 << 20;
 
 /// `limits.drain_timeout`: under the 30 s that Kubernetes waits between SIGTERM and SIGKILL.
@@ -25,10 +24,10 @@ pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 /// `postgres.connect_timeout`: TLS and authentication over a slow link, and still within a drain.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `schema_registry.timeout`: an answer is a few KiB; who takes longer is asked again.
+/// `schema_registry.timeout`: an answer is a few KiB; slower requests are retried.
 pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `postgres.lock_timeout`: long enough for other transactions of a normal length, short enough to name a blocker soon.
+/// `postgres.lock_timeout`: longer than other transactions normally take, and short enough to report a blocker soon.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `postgres.statement_timeout`: a batch copies in well under a second; one that takes longer is retried, then halved.
@@ -40,34 +39,34 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 /// `postgres.idle_in_transaction_timeout`: how long a stopped process can keep the next owner from its ledger rows.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `http.listen`: loopback, since the page asks for no password.
+/// `http.listen`: loopback, because the page requires no password.
 pub const HTTP_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9464));
 
-/// `log.level`: what an operator acts on.
+/// `log.level`: the lines that an operator acts on.
 pub const LOG_LEVEL: tracing::Level = tracing::Level::INFO;
 
-/// `pipelines.NAME.consumers`: one keeps up with most topics; more are asked for by hand.
+/// `pipelines.NAME.consumers`: one keeps up with most topics; users configure more.
 pub const CONSUMERS: NonZeroU32 = NonZeroU32::MIN;
 
-/// The most consumers that a pipeline may have in one process: each is a thread, a connection and a share of the memory.
+/// The most consumers that a pipeline may have in one process: each has a thread, a connection and a share of the memory.
 pub const MAX_CONSUMERS: u32 = 256;
 
-/// `pipelines.NAME.batch`: large enough that the COMMIT costs little, young enough that the table is nearly live.
+/// `pipelines.NAME.batch`: large enough that the COMMIT costs little, and often enough that the table is nearly current.
 pub const BATCH: BatchLimits = BatchLimits {
     max_rows: NonZeroU32::new(50_000).expect("50 000 is not 0"),
     max_bytes: 8 << 20,
     max_age: Duration::from_millis(500),
 };
 
-/// `pipelines.NAME.dead_letters`: one bad producer among ten stops nothing; a wrong mapping stops within seconds.
+/// `pipelines.NAME.dead_letters`: one bad producer among ten stops nothing; a wrong mapping stops the pipeline within seconds.
 pub const DEAD_LETTERS: DeadLetterLimits =
     DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
 
-/// `max.poll.interval.ms` where `kafka.properties` sets none: librdkafka's own default.
+/// `max.poll.interval.ms` if `kafka.properties` doesn't set it: librdkafka's own default.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// `session.timeout.ms` where `kafka.properties` sets none. After it the others take over the partitions of a daemon that died
-/// and doesn't come back; librdkafka's default of 45 s is for members whose late writes nobody fences. It is longer than
-/// the 9 s within which a KRaft controller replaces a broker that died (`broker.session.timeout.ms`), so that members outlive
-/// the death of their coordinator.
+/// `session.timeout.ms` if `kafka.properties` doesn't set it. After it, others take over the partitions of a daemon that died
+/// and doesn't come back. librdkafka's default of 45 s is for members whose late writes aren't fenced. Ours is longer than the
+/// 9 s within which a KRaft controller replaces a dead broker (`broker.session.timeout.ms`), so that members survive the death
+/// of their coordinator.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(12);

@@ -1,8 +1,8 @@
 //! The environment as the last layer: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
 //!
-//! Levels are parted by `__`. A shell can't write every name, so case doesn't matter, and `_` stands for `.` and `-` too:
-//! each part is looked up among the keys that the files have, then among those that exist. A pipeline must stand in a file,
-//! so that a misspelled name is a fault and not a new pipeline; new columns and settings of Postgres are lower-cased.
+//! Levels are separated by `__`. A shell can't write every name, so case is ignored, and `_` also stands for `.` and `-`. Each
+//! part is looked up among the keys that the files have, then among all keys that exist. A pipeline must be in a file, so that
+//! a misspelled name is a fault and not a new pipeline. The names of new columns and Postgres settings are lower-cased.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use super::layer::Layer;
 use super::schema::{Kind, ROOT};
 use super::{ENVIRONMENT_PREFIX, properties};
 
-/// The variables that begin with the prefix as a layer over `files`.
+/// Returns the variables that begin with the prefix as a layer over `files`.
 pub(super) fn layer(
     number: usize,
     files: &Value,
@@ -22,7 +22,7 @@ pub(super) fn layer(
 ) -> Layer {
     let mut layer = Layer::default();
     let mut setters: BTreeMap<Vec<String>, String> = BTreeMap::new();
-    // In order of name, so that the same environment always reads the same.
+    // Sorted by name, so that the same environment always gives the same result.
     let variables: BTreeMap<_, _> = env.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
     for (name, text) in variables {
         let place = Place::Variable { layer: number, name: name.clone() };
@@ -46,7 +46,7 @@ pub(super) fn layer(
     layer
 }
 
-/// Which key a variable names; the rest of its name when none.
+/// Returns the key that a variable names; if none, the rest of its name.
 fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String>, String)> {
     let mut path: Vec<String> = Vec::new();
     let (mut kind, mut value) = (ROOT, Some(files));
@@ -80,7 +80,7 @@ fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String
     Ok((path, kind))
 }
 
-/// The key that a part of a variable's name means, among those that no file sets.
+/// Returns the key that a part of a variable's name means, among those that no file sets.
 fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) -> Result<String, String> {
     match kind {
         Kind::Table(keys) | Kind::TextOr(keys) => pick(part, keys.iter().map(|key| key.name))?
@@ -100,7 +100,7 @@ fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) ->
     }
 }
 
-/// The one name that `part` stands for.
+/// Returns the only name that matches `part`.
 fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&'a str>, String> {
     let mut found = None;
     for name in names {
@@ -117,7 +117,7 @@ fn pick<'a>(part: &str, names: impl Iterator<Item = &'a str>) -> Result<Option<&
     Ok(found)
 }
 
-/// Names that a shell can't tell apart.
+/// Normalizes names that a shell can't tell apart.
 pub(super) fn fold(name: &str) -> String {
     name.chars()
         .map(|c| match c {
@@ -127,7 +127,7 @@ pub(super) fn fold(name: &str) -> String {
         .collect()
 }
 
-/// A variable's text as the type of its key.
+/// Reads a variable's text as the type of its key.
 fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Place) -> Result<Value, String> {
     let digits = || text.trim().replace('_', "");
     let wrong = || format!("{text:?} is not {}", kind.expected());
@@ -136,7 +136,7 @@ fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Pla
         Kind::Float => ValueKind::Float(digits().parse().map_err(|_| wrong())?),
         Kind::Bool => ValueKind::Boolean(text.trim().to_lowercase().parse().map_err(|_| wrong())?),
         Kind::Scalar if path.iter().any(|part| part == "columns") => {
-            // A default: `5` is a number, and what TOML can't read is text.
+            // For a default: `5` is a number, and what isn't TOML is text.
             let read = layer.value_of(path, text, kind, place).map(|value| value.kind);
             match read {
                 Some(scalar @ (ValueKind::I64(_) | ValueKind::Float(_) | ValueKind::Boolean(_))) => scalar,

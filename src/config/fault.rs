@@ -1,24 +1,24 @@
-//! What is wrong with a configuration, and where.
+//! The faults of a configuration, and their places.
 
 use std::cmp::Reverse;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a key or a value comes from.
+/// The origin of a key or a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
-    /// A file as a whole, by its number among the layers.
+    /// A whole file, by its number among the layers.
     File { layer: usize, file: PathBuf },
     /// A line and column in a file, both from 1.
     Line { layer: usize, file: PathBuf, line: usize, column: usize },
     /// An environment variable.
     Variable { layer: usize, name: String },
-    /// No file was given at all.
+    /// No file was given.
     Nowhere,
 }
 
 impl Place {
-    /// Which layer it belongs to; a later one wins.
+    /// Returns the layer it belongs to; later layers override earlier ones.
     pub(super) fn layer(&self) -> usize {
         match self {
             Self::File { layer, .. } | Self::Line { layer, .. } | Self::Variable { layer, .. } => *layer,
@@ -26,7 +26,7 @@ impl Place {
         }
     }
 
-    /// The folder that relative paths start from: that of the file; for a variable the current one.
+    /// Returns the folder that relative paths start from: that of the file; for a variable the current one.
     pub(super) fn folder(&self) -> PathBuf {
         match self {
             Self::File { file, .. } | Self::Line { file, .. } => file.parent().map(PathBuf::from).unwrap_or_default(),
@@ -46,7 +46,7 @@ impl fmt::Display for Place {
     }
 }
 
-/// One thing that is wrong: `tidegate.toml:31:1  pipelines.rides.batch.max_row: unknown key, did you mean max_rows?`
+/// One fault: `tidegate.toml:31:1  pipelines.rides.batch.max_row: unknown key, did you mean max_rows?`
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
     place: Place,
@@ -59,12 +59,12 @@ impl Fault {
         Self { place, key: dotted(path), message: message.into() }
     }
 
-    /// The key, dotted from the top; empty where the file as a whole is at fault.
+    /// Returns the key, with dots from the top; empty if the fault concerns the whole file.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// What is wrong and what to do, without place and key.
+    /// Returns what is wrong and what to do, without place and key.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -80,7 +80,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Everything that is wrong, in the order of the files; never empty. Shown one a line.
+/// All faults, in the order of the files; never empty. Displayed one per line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults(Vec<Fault>);
 
@@ -91,7 +91,7 @@ impl Faults {
         Self(faults)
     }
 
-    /// Each of them.
+    /// Iterates over the faults.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.0.iter()
     }
@@ -111,7 +111,7 @@ impl fmt::Display for Faults {
 
 impl std::error::Error for Faults {}
 
-/// A path as TOML writes it: parts that aren't bare keys in quotes.
+/// Formats a path as TOML does: parts that aren't bare keys are quoted.
 pub(super) fn dotted(path: &[String]) -> String {
     let bare = |part: &str| {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
@@ -134,14 +134,14 @@ pub(super) fn dotted(path: &[String]) -> String {
     text
 }
 
-/// The candidate that a misspelled word was most likely meant to be.
+/// Returns the candidate that a misspelled word most likely meant.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let allowed = (word.chars().count() / 3).max(1);
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        // Letters are left out more often than added.
+        // Missing letters are more likely than extra ones.
         .min_by_key(|(distance, candidate)| (*distance, Reverse(candidate.len()), *candidate))
         .map(|(_, candidate)| candidate)
 }

@@ -1,10 +1,10 @@
-//! Files, each a layer, merged by the `config` crate.
+//! Layers: files and the environment, merged by the `config` crate.
 //!
-//! The crate merges values and knows one origin a value; faults need the line of every key, tables included. So each layer
-//! is read with `toml_edit`, which keeps spans, and the places are kept beside the values. Two habits of the crate are
-//! worked around: it reads the *top* keys of a source as path expressions (`"a.b"` would become two levels), which is why
-//! a layer hands it one key, [`TOP`], with everything below, where names are taken as they are; and its own `Environment`
-//! lower-cases names and can't tell a dot from a level, which is why `environment` makes a layer of our own.
+//! The crate merges values and keeps one origin per value; faults need the line of every key, including tables. So each layer
+//! is read with `toml_edit`, which keeps spans, and places are stored beside the values. This works around two habits of the
+//! crate. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two levels); a layer therefore
+//! gives it one key, [`TOP`], and below that names are kept as they are. Second, its own `Environment` lower-cases names and
+//! can't distinguish a dot from a level; `environment` therefore makes its own layer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -17,15 +17,15 @@ use toml_edit::{Item, Key, TableLike};
 use super::fault::{Fault, Place};
 use super::schema::Kind;
 
-/// The one key that the `config` crate sees.
+/// The only key that the `config` crate sees.
 const TOP: &str = "tidegate";
 
-/// Where each key stands.
+/// The place of each key.
 #[derive(Clone, Default)]
 pub(super) struct Places(HashMap<Vec<String>, (Place, bool)>);
 
 impl Places {
-    /// The place of a key, or of the nearest table around it.
+    /// Returns the place of a key, or of the nearest table around it.
     pub(super) fn find(&self, path: &[String]) -> Option<&Place> {
         (1..=path.len()).rev().find_map(|length| self.0.get(&path[..length])).map(|(place, _)| place)
     }
@@ -34,7 +34,7 @@ impl Places {
         self.0.insert(path.to_vec(), (place, is_table));
     }
 
-    /// A later layer: its values take the place of earlier ones, and a table stays where it was first opened.
+    /// Adds a later layer: its values replace earlier ones, and a table keeps the place where it was first opened.
     fn overlay(&mut self, later: &Places) {
         for (path, (place, is_table)) in &later.0 {
             if !(*is_table && self.0.get(path).is_some_and(|(_, was_table)| *was_table)) {
@@ -51,7 +51,7 @@ pub(super) struct Layer {
     places: Places,
 }
 
-/// Values may be secret, and [`config::Source`] asks for `Debug`.
+/// Hides the values, which may be secret; [`config::Source`] requires `Debug`.
 impl fmt::Debug for Layer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Layer")
@@ -68,7 +68,7 @@ impl config::Source for Layer {
     }
 }
 
-/// The layers as one tree, later over earlier.
+/// Merges the layers into one tree; later ones override earlier ones.
 pub(super) fn merge(layers: &[Layer]) -> (Value, Places) {
     let mut places = Places::default();
     let mut builder = config::Config::builder();
@@ -76,7 +76,7 @@ pub(super) fn merge(layers: &[Layer]) -> (Value, Places) {
         places.overlay(&layer.places);
         builder = builder.add_source(layer.clone());
     }
-    // Our sources can't fail, and nothing else can in there.
+    // Our sources can't fail, and nothing else in the crate can.
     let tree = builder.build().map(|built| built.cache).unwrap_or_default();
     let empty = || Value::new(None, Map::<String, Value>::new());
     let top = match tree.kind {
@@ -87,11 +87,11 @@ pub(super) fn merge(layers: &[Layer]) -> (Value, Places) {
 }
 
 impl Layer {
-    /// A file's text.
+    /// Reads a file's text.
     pub(super) fn parse(number: usize, file: &Path, text: &str, kind: Kind) -> Result<Layer, Fault> {
         let lines = Lines { number, file, text };
         let document = toml_edit::Document::parse(text).map_err(|error| {
-            // Not the error's `Display`: it shows the line, which may hold a password.
+            // Not the error's `Display`: it shows the line, which may contain a password.
             Fault::new(lines.place(error.span()), &[], format!("no valid TOML: {}", error.message()))
         })?;
         let mut layer = Layer::default();
@@ -99,7 +99,7 @@ impl Layer {
         Ok(layer)
     }
 
-    /// A value from the environment, set at a path.
+    /// Sets a value from the environment at a path.
     pub(super) fn set(&mut self, path: &[String], value: Value, place: &Place) {
         let is_table = matches!(value.kind, ValueKind::Table(_));
         self.places.insert(path, place.clone(), is_table);
@@ -114,7 +114,7 @@ impl Layer {
         }
     }
 
-    /// A value as TOML writes it, from the environment, to be [`Layer::set`]; with the places of what is inside.
+    /// Reads a value of the environment as TOML, for [`Layer::set`]; also returns the places of what is inside.
     pub(super) fn value_of(&mut self, path: &[String], toml: &str, kind: Kind, place: &Place) -> Option<Value> {
         let document = toml_edit::Document::parse(format!("value = {toml}\n")).ok()?;
         let item = document.get("value").filter(|_| document.as_table().len() == 1)?;
@@ -137,7 +137,7 @@ impl Layer {
             let value = self.item(path, item, inner, place);
             path.pop();
             match value.kind {
-                // `sasl.password = "…"` without quotes is a table in a table, and means "sasl.password".
+                // Without quotes, `sasl.password = "…"` is a table in a table, and means "sasl.password".
                 ValueKind::Table(nested) if kind.is_some_and(|kind| kind.is_flat()) => {
                     for (rest, value) in nested {
                         let mut long = path.clone();
@@ -167,7 +167,7 @@ impl Layer {
         place: &dyn Fn(&Key, &Item) -> Place,
     ) -> Value {
         if let Some(table) = item.as_table_like() {
-            // Below a flat table everything is flat.
+            // Everything below a flat table is flat.
             let kind = if matches!(kind, Some(Kind::Scalar)) { Some(Kind::Settings) } else { kind };
             return Value::new(None, self.table(path, table, kind, place));
         }
@@ -188,7 +188,7 @@ fn scalar(value: &toml_edit::Value) -> Value {
         toml_edit::Value::Integer(number) => ValueKind::I64(*number.value()),
         toml_edit::Value::Float(number) => ValueKind::Float(*number.value()),
         toml_edit::Value::Boolean(flag) => ValueKind::Boolean(*flag.value()),
-        // `start = 2026-01-01T00:00:00Z` works without quotes too.
+        // `start = 2026-01-01T00:00:00Z` also works without quotes.
         toml_edit::Value::Datetime(time) => ValueKind::String(time.value().to_string()),
         toml_edit::Value::Array(array) => ValueKind::Array(array.iter().map(scalar).collect()),
         toml_edit::Value::InlineTable(_) => ValueKind::Table(Map::new()), // in an array, where none is allowed

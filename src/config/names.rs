@@ -1,20 +1,20 @@
-//! What names may look like: topics, groups, tables, columns, types, paths into a record.
+//! The syntax of names: topics, groups, tables, columns, types, paths into a record.
 
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::copy::types::{self, TypeText};
 
-/// The longest name that Postgres keeps whole, in bytes.
+/// The longest name that Postgres doesn't truncate, in bytes.
 const LONGEST_IDENTIFIER: usize = 63;
 
-/// Names that people write and SQL doesn't know.
+/// Type names that people write and Postgres' catalog doesn't have.
 const TYPE_ALIASES: &[(&str, &str)] = &[("double", "float8"), ("string", "text")];
 
-/// Any text that isn't empty.
+/// Accepts any text that isn't empty.
 pub(super) fn any(text: &str) -> Result<(), String> {
     if text.is_empty() { Err("empty".to_owned()) } else { Ok(()) }
 }
 
-/// A pipeline's name: it is a key in the ledger, a label, a part of variables.
+/// Checks a pipeline's name, which is a key in the ledger, a metric label and a part of variables.
 pub(super) fn pipeline(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if (1..=63).contains(&name.len()) && name.bytes().all(allowed) {
@@ -23,7 +23,7 @@ pub(super) fn pipeline(name: &str) -> Result<(), String> {
     Err("a pipeline's name has 1 to 63 of A-Z a-z 0-9 _ -".to_owned())
 }
 
-/// A daemon's name: the names of its consumers in their groups begin with it.
+/// Checks a daemon's name: the names of its consumers in their groups begin with it.
 pub(super) fn instance(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     if (1..=100).contains(&name.len()) && name.bytes().all(allowed) {
@@ -32,7 +32,7 @@ pub(super) fn instance(name: &str) -> Result<(), String> {
     Err("an instance's name has 1 to 100 of A-Z a-z 0-9 . _ -".to_owned())
 }
 
-/// A topic, as Kafka names them.
+/// Checks a topic's name by Kafka's rules.
 pub(super) fn topic(name: &str) -> Result<(), String> {
     if name.starts_with('^') {
         return Err(format!("{name:?} is a pattern; write topic_pattern = {name:?}"));
@@ -44,7 +44,7 @@ pub(super) fn topic(name: &str) -> Result<(), String> {
     Err(format!("{name:?} is no topic's name; Kafka's have 1 to 249 of A-Z a-z 0-9 . _ -"))
 }
 
-/// A column, unquoted.
+/// Checks an unquoted column name.
 pub(super) fn identifier(name: &str) -> Result<(), String> {
     if name.is_empty() || name.contains('\0') {
         return Err(format!("{name:?} is no name that Postgres takes"));
@@ -55,7 +55,7 @@ pub(super) fn identifier(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `schema.table`, or `table` in schema public; parts with dots or quotes of their own in double quotes, as in SQL.
+/// Reads `schema.table`, or `table` in schema public. Parts that contain dots or quotes are in double quotes, as in SQL.
 pub(crate) fn table(text: &str) -> Result<TableName, String> {
     let mut parts = vec![String::new()];
     let mut in_quotes = false;
@@ -82,7 +82,8 @@ pub(crate) fn table(text: &str) -> Result<TableName, String> {
     Ok(TableName { schema: schema.to_owned(), name: name.to_owned() })
 }
 
-/// A type by Postgres' own name, with its modifier: `double precision` is `float8`, `decimal(10, 2)[]` is `numeric(10,2)[]`.
+/// Reads a type by Postgres' own name, with its modifier: `double precision` is `float8`, `decimal(10, 2)[]` is
+/// `numeric(10,2)[]`.
 pub(super) fn column_type(text: &str) -> Result<String, String> {
     let lower = text.trim().to_lowercase();
     let (scalar, brackets) = match lower.split_once('[') {
@@ -91,7 +92,7 @@ pub(super) fn column_type(text: &str) -> Result<String, String> {
     };
     let named = TYPE_ALIASES.iter().find(|(alias, _)| *alias == scalar).map_or(scalar, |(_, name)| name);
     let parsed = types::parse(&format!("{named}{brackets}"));
-    // Postgres takes a scale above the precision, and nobody means it.
+    // Postgres accepts a scale above the precision, but it is always a mistake.
     let meant = |parsed: &TypeText| !matches!(parsed.modifiers, (Some(precision), Some(scale)) if scale > precision);
     if let Some(sql) = parsed.filter(meant).and_then(TypeText::to_sql) {
         return Ok(sql);
@@ -111,7 +112,7 @@ pub(super) fn column_type(text: &str) -> Result<String, String> {
     })
 }
 
-/// The path into a record: `position.lat` is two levels, `\.` a dot in a name, `\\` a backslash.
+/// Reads a path into a record: `position.lat` is two levels, `\.` a dot in a name, `\\` a backslash.
 pub(super) fn field_path(text: &str) -> Result<Vec<String>, String> {
     let mut path = vec![String::new()];
     let mut chars = text.chars();

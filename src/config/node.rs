@@ -1,7 +1,7 @@
-//! A place in the merged tree, and the ways to read it that note a fault instead of failing.
+//! A place in the merged tree, and methods that read it and note a fault instead of failing.
 //!
-//! [`Node::check`] runs once over the whole tree: unknown keys and wrong types. After it the readers take a value of the
-//! wrong type for absent, since its fault is noted, and no reader has to say it again.
+//! [`Node::check`] runs once over the whole tree and notes unknown keys and wrong types. Afterwards the readers treat a value
+//! of the wrong type as absent: its fault is already noted.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -17,21 +17,21 @@ use super::layer::Places;
 use super::schema::Kind;
 use super::units;
 
-/// What all nodes of a tree share.
+/// The state that all nodes of a tree share.
 pub(super) struct Reader {
     pub(super) places: Places,
-    /// Where a fault stands that has no key in any file.
+    /// The place of faults whose key is in no file.
     pub(super) top: Place,
     pub(super) faults: RefCell<Vec<Fault>>,
 }
 
-/// A key that is there, or could be.
+/// A key that exists, or could exist.
 #[derive(Clone)]
 pub(super) struct Node<'a> {
     reader: &'a Reader,
     path: Vec<String>,
     value: Option<&'a Value>,
-    /// Something above has the wrong type: what is missing below isn't a fault of its own.
+    /// A level above has the wrong type: what is missing below isn't a separate fault.
     broken: bool,
 }
 
@@ -40,7 +40,7 @@ impl<'a> Node<'a> {
         Node { reader, path: Vec::new(), value: Some(tree), broken: false }
     }
 
-    /// The key `name` of this table.
+    /// Returns the key `name` of this table.
     pub(super) fn at(&self, name: &str) -> Node<'a> {
         let mut path = self.path.clone();
         path.push(name.to_owned());
@@ -49,7 +49,7 @@ impl<'a> Node<'a> {
         Node { reader: self.reader, path, value, broken }
     }
 
-    /// Every key of this table that is set, in the order of the files.
+    /// Returns every key of this table that is set, in the order of the files.
     pub(super) fn entries(&self) -> Vec<(&'a str, Node<'a>)> {
         self.table().into_iter().flatten().map(|(name, _)| (name.as_str(), self.at(name))).collect()
     }
@@ -62,7 +62,7 @@ impl<'a> Node<'a> {
         self.table().is_some()
     }
 
-    /// Where the key is written, or else the table that it would stand in.
+    /// Returns the place of the key, or else of the table that would contain it.
     pub(super) fn place(&self) -> Place {
         self.reader.places.find(&self.path).unwrap_or(&self.reader.top).clone()
     }
@@ -73,7 +73,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Notes that a key is missing where it must be set.
+    /// Notes that a required key is missing.
     pub(super) fn require(&self, remedy: &str) {
         if !self.is_set() {
             self.fault(format!("missing; {remedy}"));
@@ -87,7 +87,8 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Which of keys that exclude each other is set; two in one layer are a fault, and else the later layer wins.
+    /// Returns which one of several mutually exclusive keys is set. Two in one layer are a fault; otherwise the later layer
+    /// wins.
     pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, Node<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();
@@ -106,7 +107,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Text, a number or a boolean, as text.
+    /// Reads text, a number or a boolean, as text.
     pub(super) fn scalar_text(&self) -> Option<String> {
         match &self.value?.kind {
             ValueKind::Table(_) | ValueKind::Array(_) | ValueKind::Nil => None,
@@ -114,7 +115,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// Text, a number or a boolean, as JSON writes it.
+    /// Reads text, a number or a boolean, as JSON.
     pub(super) fn scalar_json(&self) -> Option<String> {
         match &self.value?.kind {
             ValueKind::String(text) => Some(serde_json::Value::from(text.as_str()).to_string()),
@@ -181,7 +182,7 @@ impl<'a> Node<'a> {
         self.fault(format!("{value} is out of range; it goes from {from} to {to}"));
     }
 
-    /// One of a few words.
+    /// Reads one of a few words.
     pub(super) fn choice<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning);
@@ -195,7 +196,7 @@ impl<'a> Node<'a> {
         found
     }
 
-    /// An array of text that names each element once; `check` is asked for each and says what is wrong with it.
+    /// Reads an array of distinct texts; `check` is called for each and returns what is wrong with it.
     pub(super) fn list(&self, check: impl Fn(&str) -> Result<(), String>) -> Option<Vec<String>> {
         let ValueKind::Array(array) = &self.value?.kind else { return None };
         let mut seen = BTreeSet::new();
@@ -215,7 +216,7 @@ impl<'a> Node<'a> {
         Some(list)
     }
 
-    /// A program and its arguments.
+    /// Reads a program and its arguments.
     pub(super) fn command(&self) -> Option<Vec<String>> {
         let ValueKind::Array(array) = &self.value?.kind else { return None };
         let words = array.iter().map(|word| match &word.kind {
@@ -229,7 +230,7 @@ impl<'a> Node<'a> {
         Some(command)
     }
 
-    /// A path to a file; a relative one starts from the folder of the file that it is written in.
+    /// Reads a path to a file; a relative one starts from the folder of the file that contains it.
     pub(super) fn file(&self) -> Option<PathBuf> {
         let text = self.text()?;
         if text.is_empty() {
@@ -238,7 +239,7 @@ impl<'a> Node<'a> {
         Some(self.place().folder().join(text))
     }
 
-    /// Unknown keys and wrong types, here and below.
+    /// Notes unknown keys and wrong types, here and below.
     pub(super) fn check(&self, kind: Kind) {
         let Some(value) = self.value else { return };
         match (&value.kind, kind) {
@@ -306,7 +307,7 @@ fn wrong_type(found: &ValueKind, kind: Kind) -> String {
     format!("expected {}, found {name}{remedy}", kind.expected())
 }
 
-/// Words as a sentence lists them.
+/// Joins words as a sentence lists them.
 pub(super) fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ")
 }

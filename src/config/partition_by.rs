@@ -8,10 +8,10 @@ use tidegate_rows::spec::{Column, Expiry, Interval, IntervalUnit, PartitionBy};
 use super::names;
 use super::node::Node;
 
-/// So many intervals ahead by default: one day's outage of ours makes no partition late.
+/// The default number of partitions created ahead: with it, an outage of tidegate of one day makes no partition late.
 const AHEAD: u32 = 2;
 
-/// What `partition_by` says, if it is set.
+/// Reads `partition_by`, if it is set.
 pub(super) fn read(node: &Node<'_>, columns: Option<&[Column]>) -> Option<PartitionBy> {
     if !node.is_table() {
         return None;
@@ -46,7 +46,7 @@ pub(super) fn read(node: &Node<'_>, columns: Option<&[Column]>) -> Option<Partit
     })
 }
 
-/// `"1 day"`, `"6 hours"`.
+/// Reads `"1 day"`, `"6 hours"`.
 fn parse(text: &str) -> Option<Interval> {
     let (count, unit) = text.split_once(' ')?;
     let unit = match unit.strip_suffix('s').unwrap_or(unit) {

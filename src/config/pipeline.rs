@@ -1,4 +1,4 @@
-//! What `[pipelines.NAME]` means, checked. `read_pipeline` makes it.
+//! The checked form of `[pipelines.NAME]`. `read_pipeline` makes it.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -14,53 +14,53 @@ use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, Unkn
 
 use super::{SchemaRegistry, Secret};
 
-/// `[pipelines.NAME]`: topics that go into a table, read by a consumer group of their own.
+/// `[pipelines.NAME]`: topics that are written into a table, read by their own consumer group.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pipeline {
     /// The pipeline's name, which is its key in the ledger.
     pub name: String,
-    /// What to read.
+    /// The topics to read.
     pub topics: Topics,
     /// The consumer group; the pipeline's name by default.
     pub group: String,
     /// Consumers in this process, each a thread and a connection. Default [`CONSUMERS`](super::defaults::CONSUMERS).
     pub consumers: NonZeroU32,
-    /// Where partitions that exist at the first start begin. Default earliest.
+    /// Where partitions that exist at the first start begin. Default: earliest.
     pub start: Start,
-    /// How partitions are shared out in the group.
+    /// The protocol by which partitions are assigned within the group.
     pub group_protocol: GroupProtocol,
     /// How values are decoded.
     pub decode: Decode,
-    /// What surrounds the fields of a record.
+    /// The envelope around the fields of a record.
     pub shape: Shape,
-    /// `[schema_registry]`, if `decode` has its schemas there.
+    /// `[schema_registry]`, if `decode` reads its schemas from there.
     pub schema_registry: Option<Arc<SchemaRegistry>>,
-    /// When a batch is closed.
+    /// The limits at which a batch is closed.
     pub batch: BatchLimits,
-    /// `flow.max_rows_per_second`; `None` is as fast as the database takes it.
+    /// `flow.max_rows_per_second`; `None`: as fast as the database accepts rows.
     pub max_rows_per_second: Option<NonZeroU32>,
-    /// `where`: records for which it doesn't hold are skipped.
+    /// `where`: records that don't match are skipped.
     pub keep: Option<RowFilter>,
-    /// The target.
+    /// The target table.
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of its name.
     pub columns: Option<Vec<Column>>,
-    /// What becomes of fields that no column takes.
+    /// The policy for fields that no column takes.
     pub unknown_fields: UnknownFields,
-    /// What to do when Kafka's log is not the one that the ledger knows.
+    /// The policy for a Kafka log that isn't the one the ledger knows.
     pub on_offset_loss: OffsetLossPolicy,
-    /// When the pipeline stops rather than set more records aside.
+    /// The dead-letter budget, above which the pipeline stops.
     pub dead_letters: DeadLetterLimits,
-    /// How long dead letters are kept.
+    /// The limits on the age and the size of dead letters.
     pub keep_letters: KeepLetters,
-    /// librdkafka's properties for this pipeline alone.
+    /// librdkafka properties of this pipeline only.
     pub kafka_properties: BTreeMap<String, Secret>,
     /// The files that values of `kafka_properties` were read from.
     pub kafka_files: BTreeMap<String, PathBuf>,
 }
 
 impl Pipeline {
-    /// Returns what decides how records become rows of the pipeline's table.
+    /// Returns everything that decides how records become rows of the pipeline's table.
     pub fn rows(&self) -> RowSpec<'_> {
         RowSpec {
             pipeline: &self.name,
@@ -75,7 +75,7 @@ impl Pipeline {
     }
 }
 
-/// What a pipeline reads.
+/// The topics that a pipeline reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Topics {
     /// `topics = [...]`
@@ -89,32 +89,32 @@ pub enum Topics {
 pub enum Start {
     /// The oldest record that Kafka still has.
     Earliest,
-    /// Only what comes after the first start.
+    /// Only records that are written after the first start.
     Latest,
-    /// Where the consumer group's committed offset stands (coming from another sink); `earliest` where it has none.
+    /// The consumer group's committed offset (left by another sink); `earliest` if it has none.
     Committed,
     /// The first record at or after this time, in milliseconds since the epoch.
     Time(i64),
 }
 
-/// How partitions are shared out in the group.
+/// The protocol by which partitions are assigned within the group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GroupProtocol {
-    /// Classic protocol, `cooperative-sticky`: the others keep flowing while a partition moves. The default.
+    /// Classic protocol, `cooperative-sticky`: other partitions keep flowing while one moves. The default.
     #[default]
     Cooperative,
-    /// Classic protocol, `range` (eager): for groups shared with clients that know nothing else.
+    /// Classic protocol, `range` (eager): for groups shared with clients that support nothing else.
     Eager,
-    /// KIP-848, `group.protocol=consumer`: the broker shares out. Needs Kafka 4.
+    /// KIP-848, `group.protocol=consumer`: the broker assigns partitions. Requires Kafka 4.
     Consumer,
 }
 
-/// How long dead letters are kept, and how many: the oldest go first. Without either they are kept until someone purges them.
+/// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits they are kept until purged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeepLetters {
-    /// `dead_letters.retention`: since they were set aside.
+    /// `dead_letters.retention`: the highest age of a dead letter.
     pub retention: Option<Duration>,
-    /// `dead_letters.max_size`: of the pipeline's letters together, in bytes of keys, values, headers and details.
+    /// `dead_letters.max_size`: in bytes, for the keys, values, headers and details of all the pipeline's dead letters.
     pub max_bytes: Option<u64>,
 }

@@ -1,23 +1,22 @@
-//! The connection URL: one server, or several of which one takes writes. What names the servers is read here; every other
-//! part and parameter is sqlx's to read.
+//! The connection URL: one server, or several of which one accepts writes. This module reads only the parts that name servers;
+//! sqlx reads all other parts and parameters.
 
 use std::fmt::Write as _;
 
 use super::Secret;
 
-/// The form of a URL, for faults.
+/// The form of a URL, shown in faults.
 pub const FORM: &str = "write postgres://user@host:5432/database";
 
 /// The largest number of servers in one URL.
 const SERVERS_MAX: usize = 16;
 
-/// Servers to choose from.
+/// The servers to choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
     /// In the order of the URL; at least one.
     pub all: Vec<Server>,
-    /// Whether only a server that takes writes will do: `target_session_attrs`, or, where it is left out, whether there are
-    /// several servers.
+    /// Whether the server must accept writes: as `target_session_attrs` says, or, without it, if there are several servers.
     pub must_write: bool,
     /// Whether the URL names certificate authorities.
     pub has_authorities: bool,
@@ -26,18 +25,18 @@ pub struct Servers {
 /// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// `host:port` or the path of the socket's folder, for messages.
+    /// `host:port` or the path of the socket's folder, shown in messages.
     pub name: String,
-    /// A URL that names this server alone, in the form that sqlx reads.
+    /// A URL that names only this server, in the form that sqlx reads.
     pub url: Secret,
-    /// A Unix socket, over which Postgres speaks no TLS.
+    /// Whether it is a Unix socket, over which Postgres doesn't speak TLS.
     pub is_socket: bool,
 }
 
 /// Reads a connection URL.
 ///
 /// # Errors
-/// Says what is wrong with it, and what to write instead. The text repeats no part of the URL, which may hold a password.
+/// Says what is wrong with it, and what to write instead. The text repeats no part of the URL, which may contain a password.
 pub fn parse(url: &str) -> Result<Servers, String> {
     let Some((scheme, rest)) = split_scheme(url)? else { return Err(format!("not a URL of Postgres; {FORM}")) };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -82,7 +81,7 @@ pub fn parse(url: &str) -> Result<Servers, String> {
     Ok(Servers { all, must_write, has_authorities: query.has_authorities })
 }
 
-/// The scheme and what follows it; what else people paste is named.
+/// Splits off the scheme. Other forms that people paste get a fault of their own.
 fn split_scheme(url: &str) -> Result<Option<(&str, &str)>, String> {
     if url.starts_with("jdbc:") {
         return Err(format!("a JDBC URL; {FORM}, with the user and the password before the host"));
@@ -96,7 +95,7 @@ fn split_scheme(url: &str) -> Result<Option<(&str, &str)>, String> {
     Ok(None)
 }
 
-/// `host`, `host:port` or `[IPv6]:port`.
+/// Reads `host`, `host:port` or `[IPv6]:port`.
 fn split_port(host: &str) -> Result<(&str, Option<&str>), String> {
     if host.starts_with('[') {
         let Some(end) = host.find(']') else { return Err("a [ without its ] among the hosts".to_owned()) };
@@ -120,7 +119,7 @@ fn server(scheme: &str, user: Option<&str>, host: &str, port: Option<&str>, path
         url.push('@');
     }
     if is_socket {
-        // A name is needed in the place of the host; the socket stands over it.
+        // The URL needs a host; the socket overrides it.
         url += "localhost";
         parameters.push(format!("host={}", encoded(&host)));
     } else {
@@ -143,7 +142,7 @@ fn server(scheme: &str, user: Option<&str>, host: &str, port: Option<&str>, path
     Server { name, url: Secret::new(url), is_socket }
 }
 
-/// The parameters of a URL: those that name servers, and the others as they are written.
+/// Splits the parameters of a URL into those that name servers and the rest, unchanged.
 #[derive(Default)]
 struct Query {
     hosts: Option<String>,
@@ -184,7 +183,7 @@ impl Query {
     }
 }
 
-/// Text with its percent signs resolved; what isn't UTF-8 then stays as it was.
+/// Decodes percent signs; text that isn't UTF-8 afterwards stays as it was.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -204,7 +203,7 @@ fn decoded(text: &str) -> String {
     String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
 }
 
-/// Text as the value of a parameter.
+/// Encodes text as the value of a parameter.
 fn encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {

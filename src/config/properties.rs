@@ -1,4 +1,4 @@
-//! librdkafka's properties: which may be set, and why the others may not.
+//! librdkafka's properties: which ones may be set, and why others may not.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,10 +12,10 @@ use super::node::Node;
 use super::property_names::{NAMES, POINTERS};
 use super::token;
 
-/// The ending that makes a property's value come from a file: `"sasl.password_file"`.
+/// The suffix by which a property's value comes from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
 
-/// Some librdkafka properties that tidegate sets itself, with what each would break, or what to set in its place.
+/// librdkafka properties that tidegate sets itself, with what a change would break, or what to set instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
     (&["group.id"], "set pipelines.NAME.group"),
@@ -64,7 +64,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["plugin.library.paths"], "a plugin could change what is read or committed"),
 ];
 
-/// The best-known properties of Java's clients that librdkafka calls otherwise or does not have: what to write in their place.
+/// The best-known properties of Java clients that librdkafka names differently or doesn't have, with what to write instead.
 const OF_JAVA: &[(&str, &str)] = &[
     ("sasl.jaas.config", "write \"sasl.username\" and \"sasl.password\" (or \"sasl.password_file\")"),
     (
@@ -92,7 +92,7 @@ const OF_JAVA: &[(&str, &str)] = &[
     ("interceptor.classes", "leave it out: it names a class of Java"),
 ];
 
-/// What the group's protocol `consumer` (KIP-848) leaves to the broker.
+/// Properties that the group protocol `consumer` (KIP-848) leaves to the broker.
 const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("session.timeout.ms", "group.consumer.session.timeout.ms"),
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
@@ -133,7 +133,7 @@ pub(super) fn read(table: &Node<'_>) -> (BTreeMap<String, Secret>, BTreeMap<Stri
     (properties, files)
 }
 
-/// Whether librdkafka takes the value; the fuzzer is built without it.
+/// Returns whether librdkafka accepts the value; the fuzzer is built without librdkafka.
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
     if token::OURS.contains(&name) {
         return Ok(()); // librdkafka doesn't get it
@@ -141,7 +141,7 @@ fn check(name: &str, value: &str) -> Result<(), &'static str> {
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }
 
-/// librdkafka's own words may repeat the value, which may be secret.
+/// librdkafka's own message may repeat the value, which may be secret.
 fn in_our_words(error: &KafkaError) -> &'static str {
     match error {
         KafkaError::ClientConfig(_, words, ..) if words.contains("not supported in this build") => {
@@ -151,7 +151,7 @@ fn in_our_words(error: &KafkaError) -> &'static str {
     }
 }
 
-/// A file's text without the newline at its end.
+/// Reads a file's text without the newline at its end.
 fn read_file(node: &Node<'_>) -> Option<String> {
     let file = node.file()?;
     match std::fs::read_to_string(&file) {
@@ -165,7 +165,7 @@ fn read_file(node: &Node<'_>) -> Option<String> {
     }
 }
 
-/// Why a property can't be set; `None` when it can.
+/// Returns why a property can't be set; `None` if it can.
 fn why_not(name: &str) -> Option<String> {
     if let Some((_, reason)) = REFUSED.iter().find(|(names, _)| names.contains(&name)) {
         return Some(format!("not to be set: {reason}"));
@@ -185,7 +185,7 @@ fn why_not(name: &str) -> Option<String> {
     })
 }
 
-/// What a pipeline's protocol doesn't go with, in the properties of `table`.
+/// Notes properties of `table` that contradict the pipeline's group protocol.
 pub(super) fn check_protocol(table: &Node<'_>, pipeline: &str, is_consumer_protocol: bool) {
     for (name, broker) in CLASSIC_ONLY.iter().filter(|_| is_consumer_protocol) {
         if table.at(name).is_set() {
@@ -200,7 +200,7 @@ pub(super) fn check_protocol(table: &Node<'_>, pipeline: &str, is_consumer_proto
     }
 }
 
-/// The property that a variable's name stands for: `SASL_PASSWORD` is `sasl.password`, `SASL_PASSWORD_FILE` its file.
+/// Returns the property that a variable's name means: `SASL_PASSWORD` is `sasl.password`, `SASL_PASSWORD_FILE` its file.
 pub(super) fn by_folded_name(part: &str) -> Option<String> {
     let folded = fold(part);
     let find = |folded: &str| NAMES.iter().find(|name| fold(name) == folded).map(|name| (*name).to_owned());

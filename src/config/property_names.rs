@@ -1,4 +1,4 @@
-//! The names of librdkafka's properties: for "did you mean", and so that a misspelled one is a fault here and not later.
+//! The names of librdkafka's properties: for "did you mean", and to reject misspelled names when the configuration is read.
 
 /// Properties of a consumer that take text, from librdkafka 2.12's `CONFIGURATION.md` (columns `C` and `*`).
 pub(super) const NAMES: &[&str] = &[
@@ -142,7 +142,7 @@ pub(super) const NAMES: &[&str] = &[
     "topic.metadata.refresh.sparse",
 ];
 
-/// Properties that take a pointer, and so can't stand in a file.
+/// Properties whose value is a pointer, and which therefore can't be in a file.
 pub(super) const POINTERS: &[&str] = &[
     "background_event_cb",
     "closesocket_cb",

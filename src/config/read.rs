@@ -1,4 +1,4 @@
-//! From the merged tree to a [`Config`]: everything but the pipelines.
+//! Turns the merged tree into a [`Config`]: everything but the pipelines.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use config::Value;
 use sqlx::postgres::PgConnectOptions;
 use tracing::Level;
 
@@ -19,10 +20,10 @@ use super::{
     url_parameters,
 };
 
-/// What any wait may be: the upper end keeps sums of durations far from overflow.
+/// The range of every duration: the upper end keeps sums of durations far from overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
-/// Settings of Postgres that a session of ours can't be without, and where to set them.
+/// Postgres settings that tidegate's sessions set themselves, with the key that sets them.
 const OUR_SETTINGS: &[(&str, &str)] = &[
     ("statement_timeout", "set postgres.statement_timeout"),
     ("lock_timeout", "set postgres.lock_timeout"),
@@ -43,11 +44,11 @@ const OUR_SETTINGS: &[(&str, &str)] = &[
     ("transaction_read_only", "a sink writes"),
 ];
 
-/// Reads texts that overlay each other, and the environment over them.
+/// Reads texts, of which later ones override earlier ones, and then the environment. Also returns the tree of what was set.
 pub(super) fn config<'f>(
     files: impl Iterator<Item = (&'f Path, Result<String, String>)>,
     env: impl Iterator<Item = (String, String)>,
-) -> Result<Config, Faults> {
+) -> Result<(Config, Value), Faults> {
     let mut layers = Vec::new();
     let mut faults = Vec::new();
     let mut top = Place::Nowhere;
@@ -76,7 +77,7 @@ pub(super) fn config<'f>(
     let reader = Reader { places, top, faults: RefCell::new(faults) };
     let config = whole(&Node::top(&reader, &tree));
     let faults = reader.faults.into_inner();
-    if faults.is_empty() { Ok(config) } else { Err(Faults::new(faults)) }
+    if faults.is_empty() { Ok((config, tree)) } else { Err(Faults::new(faults)) }
 }
 
 fn whole(top: &Node<'_>) -> Config {
@@ -161,7 +162,7 @@ fn postgres(table: &Node<'_>) -> Postgres {
         None => (None, None),
     };
     Postgres {
-        // The fault is noted where there is none.
+        // If there is none, the fault is noted.
         url: url.unwrap_or_else(|| PostgresUrl::File(PathBuf::new())),
         password_file,
         password_command,

@@ -1,4 +1,4 @@
-//! From the merged tree to the mapping.
+//! Turns the merged tree into the mapping.
 
 use jiff::tz::TimeZone;
 use tidegate_rows::spec::{
@@ -8,7 +8,7 @@ use tidegate_rows::spec::{
 use super::node::Node;
 use super::{names, row_filter};
 
-/// Every column, in the order of the file; `None` where there is no mapping.
+/// Reads every column, in the order of the file; `None` if there is no mapping.
 pub(super) fn all(table: &Node<'_>) -> Option<Vec<Column>> {
     if !table.is_table() {
         return None;
@@ -60,7 +60,7 @@ fn one(name: &str, node: &Node<'_>) -> Column {
     column
 }
 
-/// `scale` and `offset`, `parse`, `hash`: one of them.
+/// Reads `scale` and `offset`, `parse`, or `hash`: at most one of them.
 fn function(node: &Node<'_>) -> Option<Function> {
     let (scale, offset) = (node.at("scale"), node.at("offset"));
     let linear = scale.is_set() || offset.is_set();
@@ -89,7 +89,7 @@ fn function(node: &Node<'_>) -> Option<Function> {
             return None;
         }
     };
-    // As editors and `echo` write it.
+    // Editors and `echo` end the file with a newline.
     let bytes = bytes.trim_ascii_end();
     if bytes.len() < HASH_KEY_MIN {
         key.fault(format!("holds {} bytes; a key has {HASH_KEY_MIN} at least", bytes.len()));
@@ -100,7 +100,7 @@ fn function(node: &Node<'_>) -> Option<Function> {
 /// Shorter keys can be guessed.
 const HASH_KEY_MIN: usize = 16;
 
-/// Exactly one of `field`, `meta`, `header`, `value`. The fault is noted where the path stands in for it.
+/// Reads exactly one of `field`, `meta`, `header`, `value`. If it returns the placeholder path, the fault is noted.
 fn source(node: &Node<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
     match node.one_of(&["field", "meta", "header", "value"]) {
@@ -142,7 +142,7 @@ fn source(node: &Node<'_>) -> Source {
     }
 }
 
-/// `aggregate`, with its `by` and its `where`.
+/// Reads `aggregate`, with its `by` and its `where`.
 fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
     let words = ["sum", "count", "min", "max", "first", "last"];
     let at = node.at("aggregate");
@@ -155,7 +155,7 @@ fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
     if node.at("where").is_set() && !at.is_set() {
         node.at("where").fault("says which records count for an aggregate; this column has none");
     } else if node.at("where").is_set() && ordered {
-        node.at("where").fault("stands at the column that `by` names, and holds here too; leave it out");
+        node.at("where").fault("belongs to the column that `by` names, and applies here too; leave it out");
     }
     if ordered {
         by.require("name the column to go by, one with aggregate = \"min\" for first and \"max\" for last");
@@ -187,7 +187,7 @@ fn field(path: &str, node: &Node<'_>) -> Source {
     }))
 }
 
-/// What doesn't go together.
+/// Notes settings that contradict each other.
 fn check(column: &Column, node: &Node<'_>) {
     let base = column.type_name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
     let is_record = matches!(column.source, Source::Field(_) | Source::Header(_) | Source::Envelope(_));

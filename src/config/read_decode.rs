@@ -1,4 +1,4 @@
-//! From the merged tree to how values are decoded.
+//! Turns the merged tree into decode options.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::node::Node;
 use super::read::ANY_WAIT;
 use super::{SchemaRegistry, Secret, SecretSource, defaults, names, row_filter};
 
-/// `[schema_registry]`, where there is one.
+/// Reads `[schema_registry]`, if it is set.
 pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
     if !table.is_table() {
         return None;
@@ -53,7 +53,7 @@ pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
     }))
 }
 
-/// Which keys beside `format` belong to which formats.
+/// The keys of `decode` that belong to certain formats only.
 const OF_FORMAT: &[(&str, &[&str])] = &[
     ("envelope", &["json", "avro", "protobuf"]),
     ("rows", &["json", "ndjson", "avro", "protobuf"]),
@@ -128,7 +128,7 @@ fn csv(node: &Node<'_>) -> CsvOptions {
     CsvOptions { columns: names, delimiter, quote, null: null.to_owned() }
 }
 
-/// `schema_file`, or else the registry.
+/// Reads `schema_file`, or else uses the registry.
 fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: bool) -> Option<SchemaSource> {
     let at = node.at("schema_file");
     let framed = node.at("framing").choice(&[("none", false), ("confluent", true)]);
@@ -181,7 +181,7 @@ fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: boo
     })
 }
 
-/// What `decode` says beside the value's format.
+/// Reads the options of `decode` beside the value's format.
 pub(super) fn shape(pipeline: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Shape {
     let node = pipeline.at("decode");
     if node.at("rows").is_set() && node.at("envelope").text() == Some("debezium") {
@@ -195,7 +195,7 @@ pub(super) fn shape(pipeline: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>)
     }
 }
 
-/// `rows`: arrays within the elements of others stand behind `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
+/// Reads `rows`. Arrays within the elements of others follow `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
 fn rows(node: &Node<'_>) -> Vec<Vec<String>> {
     let Some(text) = node.text() else { return Vec::new() };
     let mut levels: Vec<Vec<String>> = Vec::new();
@@ -211,7 +211,7 @@ fn rows(node: &Node<'_>) -> Vec<Vec<String>> {
     levels
 }
 
-/// `key_format`, with its `key_schema_file`.
+/// Reads `key_format`, with its `key_schema_file`.
 fn key_format(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Option<KeyFormat> {
     const WORDS: [&str; 12] =
         ["auto", "json", "avro", "protobuf", "text", "bytes", "int16", "int32", "int64", "float32", "float64", "uuid"];

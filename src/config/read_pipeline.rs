@@ -1,4 +1,4 @@
-//! From the merged tree to the [`Pipeline`]s.
+//! Turns the merged tree into the [`Pipeline`]s.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::read::ANY_WAIT;
 use super::{GroupProtocol, KeepLetters, Pipeline, SchemaRegistry, Start, Topics};
 use super::{defaults, names, properties, read_columns, read_decode, read_table, row_filter};
 
-/// Every pipeline, in order of name, and that they don't disturb each other.
+/// Reads every pipeline, sorted by name, and checks that they don't conflict.
 pub(super) fn all(table: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Vec<Pipeline> {
     let mut nodes = table.entries();
     nodes.sort_by_key(|(name, _)| *name);

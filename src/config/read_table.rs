@@ -1,4 +1,4 @@
-//! From the merged tree to the target [`Table`].
+//! Turns the merged tree into the target [`Table`].
 
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::spec::{AggregateFunction, Column, Missing, Route, Table, WriteMode};
@@ -6,7 +6,7 @@ use tidegate_rows::spec::{AggregateFunction, Column, Missing, Route, Table, Writ
 use super::node::Node;
 use super::{defaults, names, partition_by, route};
 
-/// What `[pipelines.NAME.table]` says, held against the mapping.
+/// Reads `[pipelines.NAME.table]` and compares it with the mapping.
 pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
     let node = pipeline.at("table");
     node.at("name").require("name the table to write, as in name = \"public.rides\"");
@@ -38,7 +38,7 @@ pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
     }
 }
 
-/// What tables that records name can't be joined with.
+/// Notes options that can't be combined with tables named by records.
 fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>, route: &Route) {
     if node.at("mode").text() == Some("upsert") && deletes(pipeline, node) && route.needs_value() {
         node.at("deletes").fault(
@@ -66,7 +66,7 @@ fn evolve(node: &Node<'_>) -> bool {
     evolves
 }
 
-/// A column that the mapping must have, where there is one.
+/// Checks a column that the mapping must have, if there is a mapping.
 fn is_mapped(columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     match columns {
         Some(columns) if !columns.iter().any(|mapped| mapped.name == name) => {
@@ -134,7 +134,7 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
     }
 }
 
-/// Whether records delete: as said, and else where something says which ones do.
+/// Returns whether records delete: as `deletes` says, or else whether another option says which records do.
 fn deletes(pipeline: &Node<'_>, node: &Node<'_>) -> bool {
     let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
     let deletes = node.at("deletes").flag(implied);
@@ -154,7 +154,7 @@ fn newer_by(node: &Node<'_>, columns: Option<&[Column]>, key: &[String]) -> Opti
     Some(name.to_owned())
 }
 
-/// Mode aggregate: each column is part of the key or has an aggregate, and `by` names what keeps its place.
+/// Checks mode aggregate: each column is part of the key or has an aggregate, and `by` names a column that keeps its value.
 fn aggregates(pipeline: &Node<'_>, columns: Option<&[Column]>, key: &[String]) {
     let Some(columns) = columns else {
         if !pipeline.at("columns").is_set() {
@@ -211,7 +211,7 @@ fn after_create(node: &Node<'_>, create: bool) -> Vec<String> {
     at.list(is_sql).unwrap_or_default()
 }
 
-/// `create = true` knows the table's columns from the mapping only.
+/// Checks that `create = true` has a mapping, the only source of the table's columns.
 fn creatable(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) {
     let Some(columns) = columns else {
         if !columns_node.is_set() {

@@ -1,16 +1,16 @@
-//! Reads `table.name = "telemetry_{region}"`, by which a record names its table.
+//! Reads `table.name = "telemetry_{region}"`, which lets a record name its table.
 
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::spec::{Part, Route, Source};
 
 use super::names;
 
-/// Where a placeholder stood, while the rest is read as a name: letters that Unicode gives to nobody.
+/// Stands for a placeholder while the rest is read as a name: private-use characters of Unicode.
 const FIRST_MARK: u32 = 0xf_0000;
-/// Placeholders of one name.
+/// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;
 
-/// A table's name, and how records fill it in where it has placeholders.
+/// A table's name, with the fields of records that fill its placeholders.
 pub(super) fn template(text: &str, max_tables: u32) -> Result<(TableName, Option<Route>), String> {
     let (marked, values) = placeholders(text)?;
     let TableName { schema, name } = names::table(&marked)?;
@@ -24,7 +24,7 @@ pub(super) fn template(text: &str, max_tables: u32) -> Result<(TableName, Option
     Ok((TableName { schema: shown(&schema), name: shown(&name) }, Some(route)))
 }
 
-/// The text with a mark for each `{…}`, and what stood in them. `{{` and `}}` are braces.
+/// Returns the text with a mark for each `{…}`, and the contents of the placeholders. `{{` and `}}` are literal braces.
 fn placeholders(text: &str) -> Result<(String, Vec<(String, Source)>), String> {
     let (mut marked, mut values) = (String::new(), Vec::new());
     let mut chars = text.chars().peekable();

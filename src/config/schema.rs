@@ -1,11 +1,11 @@
-//! Which keys there are, and of which type: the one table that files, environment and faults are held against.
+//! The keys that exist and their types: the one table with which files, environment and faults are compared.
 
-/// What stands at a key.
+/// The type of a key's value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
     /// Any text.
     Text,
-    /// Text that no fault may repeat.
+    /// Secret text, which no fault may repeat.
     Secret,
     /// A whole number.
     Integer,
@@ -25,15 +25,15 @@ pub(super) enum Kind {
     Table(&'static [Key]),
     /// Text, or a table with these keys.
     TextOr(&'static [Key]),
-    /// A table with names of the user's choice, each with the same kind of value.
+    /// A table whose names the user chooses, with one kind of value.
     Named(&'static Kind),
-    /// librdkafka's properties: scalars whose names have dots.
+    /// librdkafka's properties: scalars whose names contain dots.
     Properties,
-    /// Postgres' settings: scalars whose names may have dots.
+    /// Postgres' settings: scalars whose names may contain dots.
     Settings,
 }
 
-/// A key and what stands there.
+/// A key and its type.
 #[derive(Debug)]
 pub(super) struct Key {
     pub(super) name: &'static str,
@@ -44,7 +44,7 @@ const fn key(name: &'static str, kind: Kind) -> Key {
     Key { name, kind }
 }
 
-/// The top of the file.
+/// The keys of the file's top level.
 pub(super) static ROOT: Kind = Kind::Table(&[
     key("instance", Kind::Text),
     key(
@@ -203,7 +203,7 @@ static CONDITION: &[Key] = &[
 ];
 
 impl Kind {
-    /// The keys that a table of this kind may have; none where its names are free or it is no table.
+    /// Returns the keys that a table of this kind may have; none if its names are free or it isn't a table.
     pub(super) fn keys(&self) -> &'static [Key] {
         match self {
             Kind::Table(keys) | Kind::TextOr(keys) => keys,
@@ -211,7 +211,7 @@ impl Kind {
         }
     }
 
-    /// What stands at `name` in a table of this kind.
+    /// Returns the kind of the key `name` in a table of this kind.
     pub(super) fn at(&self, name: &str) -> Option<Kind> {
         match self {
             Kind::Table(keys) | Kind::TextOr(keys) => keys.iter().find(|key| key.name == name).map(|key| key.kind),
@@ -221,12 +221,12 @@ impl Kind {
         }
     }
 
-    /// Names in it have dots of their own: nested tables are the same names, written without quotes.
+    /// Returns whether names in it may contain dots: nested tables are the same names, written without quotes.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self, Kind::Properties | Kind::Settings)
     }
 
-    /// For faults.
+    /// Describes the kind for faults.
     pub(super) fn expected(&self) -> &'static str {
         match self {
             Kind::Text | Kind::Secret => "text",

@@ -1,32 +1,32 @@
-//! What `[schema_registry]` means, checked. `read_decode` makes it.
+//! The checked form of `[schema_registry]`. `read_decode` makes it.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
 
-/// Text that must not be seen, or the file that it is read from each time.
+/// A secret text, or the file that contains it and is read for each use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     /// In the configuration or a variable.
     Inline(Secret),
-    /// Read again for each question, so that a rotated one is picked up.
+    /// Read again for each request, so that a rotated secret is picked up.
     File(PathBuf),
 }
 
 /// `[schema_registry]`: a registry that speaks Confluent's REST interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SchemaRegistry {
-    /// Without a slash at its end.
+    /// The base URL, without a slash at its end.
     pub url: String,
-    /// For basic authentication.
+    /// The user name for basic authentication.
     pub username: Option<String>,
     /// `password` or `password_file`
     pub password: Option<SecretSource>,
     /// `token` or `token_file`, for bearer authentication.
     pub token: Option<SecretSource>,
-    /// `ca_file`: who may have signed its certificate, in PEM. `None`: whom the system trusts.
+    /// `ca_file`: CA certificates (PEM) that verify the registry. `None`: the system trust store.
     pub ca_file: Option<PathBuf>,
-    /// The longest that one answer may take. Default [`REGISTRY_TIMEOUT`](super::defaults::REGISTRY_TIMEOUT).
+    /// The longest wait for one answer. Default [`REGISTRY_TIMEOUT`](super::defaults::REGISTRY_TIMEOUT).
     pub timeout: Duration,
 }

@@ -1,18 +1,18 @@
-//! Text that must not be seen.
+//! Secret text.
 
 use std::fmt;
 
-/// Text that is shown nowhere: no log, page, metric, panic.
+/// Text that is never shown: not in logs, the page, metrics or panics.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides a text.
+    /// Wraps a secret text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that needs it.
+    /// Returns the text itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }

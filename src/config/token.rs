@@ -1,14 +1,14 @@
-//! Where tokens for SASL OAUTHBEARER come from: an OIDC token endpoint by librdkafka's own properties, or a program.
+//! The source of tokens for SASL OAUTHBEARER: an OIDC token endpoint, set by librdkafka's own properties, or a program.
 //!
-//! librdkafka itself would need curl for OIDC, which would be linked in with a second TLS. We ask the endpoint ourselves, with
-//! the HTTP client that the schema registry is asked with, and so these properties are not given to librdkafka.
+//! librdkafka itself would need curl for OIDC, which would link a second TLS library. Tidegate requests the tokens itself, with
+//! the HTTP client of the schema registry, and so doesn't pass these properties to librdkafka.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{Secret, SecretSource};
 
-/// Properties that we serve in librdkafka's place.
+/// Properties that tidegate handles instead of librdkafka.
 pub const OURS: &[&str] = &[
     METHOD,
     "sasl.oauthbearer.client.credentials.client.id",
@@ -23,49 +23,49 @@ pub const OURS: &[&str] = &[
     "https.ca.pem",
 ];
 
-/// Says how tokens are had.
+/// The property that chooses the source of tokens.
 pub const METHOD: &str = "sasl.oauthbearer.method";
 /// The key of the program that prints tokens.
 pub const COMMAND: &str = "kafka.token_command";
 
-/// How tokens are had.
+/// The source of tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
-    /// From a token endpoint, by the client credentials grant of OAuth 2.
+    /// A token endpoint, with OAuth 2's client credentials grant.
     Oidc(Box<Oidc>),
-    /// From a program, with its arguments.
+    /// A program, with its arguments.
     Command {
-        /// At least the program.
+        /// The program and its arguments; never empty.
         command: Vec<String>,
         /// SASL extensions: names and values.
         extensions: Vec<(String, String)>,
     },
 }
 
-/// A token endpoint and what it is sent.
+/// A token endpoint and the contents of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oidc {
-    /// Its URL.
+    /// The endpoint's URL.
     pub endpoint: String,
-    /// Who we are.
+    /// The client id.
     pub client_id: String,
-    /// How we prove it.
+    /// The client secret.
     pub client_secret: SecretSource,
-    /// What the token is to be good for.
+    /// The requested scope.
     pub scope: Option<String>,
     /// SASL extensions: names and values.
     pub extensions: Vec<(String, String)>,
-    /// A file with the certificates that may have signed the endpoint's, in PEM. `None`: those of the system.
+    /// A file with CA certificates (PEM) that verify the endpoint. `None`: the system trust store.
     pub ca_file: Option<String>,
-    /// The same in place.
+    /// The same certificates as text.
     pub ca_pem: Option<String>,
 }
 
-/// Reads how tokens are had from all properties of a client, of which some were read from files. `None` if no token is needed,
-/// or if librdkafka makes its own.
+/// Determines the source of tokens from all properties of a client, some of which were read from files. `None` if no token is
+/// needed, or if librdkafka makes its own.
 ///
 /// # Errors
-/// Says what is missing or doesn't go together, without a value.
+/// Says which setting is missing or contradicts another, without values.
 pub fn source(
     properties: &BTreeMap<&str, &Secret>,
     file: impl Fn(&str) -> Option<PathBuf>,
@@ -126,7 +126,7 @@ pub fn source(
     }
 }
 
-/// `name=value,name=value`.
+/// Reads `name=value,name=value`.
 fn extensions(text: &str) -> Result<Vec<(String, String)>, String> {
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     let split = |pair: &str| {

@@ -16,30 +16,30 @@ const SIZES: &[(&str, u64)] = &[
 
 const DURATIONS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Bytes from `"8MiB"`: B, KB, MB, GB, TB count by 1000, KiB, MiB, GiB, TiB by 1024.
+/// Reads bytes such as `"8MiB"`: B, KB, MB, GB, TB count by 1000, KiB, MiB, GiB, TiB by 1024.
 ///
 /// # Errors
-/// What is wrong, and what to write.
+/// Says what is wrong, and what to write.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, SIZES).ok_or_else(|| format!("{text:?} is not a size; write a whole number and a unit, as in \"8MiB\""))
 }
 
-/// A duration from `"500ms"`: ms, s, m, h, d.
+/// Reads a duration such as `"500ms"`: ms, s, m, h, d.
 ///
 /// # Errors
-/// What is wrong, and what to write.
+/// Says what is wrong, and what to write.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse(text, DURATIONS).map(Duration::from_millis).ok_or_else(|| {
         format!("{text:?} is not a duration; write a whole number and a unit, as in \"500ms\" or \"20s\"")
     })
 }
 
-/// Bytes as [`parse_size`] reads them, in the largest unit that is exact.
+/// Formats bytes as [`parse_size`] reads them, in the largest unit that is exact.
 pub fn show_size(bytes: u64) -> String {
     show(bytes, SIZES, "0B")
 }
 
-/// A duration as [`parse_duration`] reads it, in the largest unit that is exact; parts of a millisecond are cut.
+/// Formats a duration as [`parse_duration`] reads it, in the largest unit that is exact; parts of a millisecond are cut off.
 pub fn show_duration(duration: Duration) -> String {
     show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), DURATIONS, "0s")
 }

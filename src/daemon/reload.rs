@@ -1,4 +1,4 @@
-//! What a new configuration means for the pipelines that run. Pure.
+//! Decides what a new configuration changes for the running pipelines. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,34 +6,34 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::limits::{self, Share};
 
-/// A pipeline that runs, as a reload sees it.
+/// A running pipeline, as far as a reload needs it.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     /// The configuration with which it was started.
     pub(super) config: &'a Config,
-    /// Its part of the memory.
+    /// Its share of the memory.
     pub(super) share: &'a Share,
 }
 
-/// What becomes of the pipelines.
+/// The decision for each pipeline.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Changes {
-    /// They go on as they are.
+    /// These keep running unchanged.
     pub(super) kept: Vec<Arc<str>>,
-    /// They drain, and start again with the new configuration: each with the reason.
+    /// These drain, and start again with the new configuration, each with the reason.
     pub(super) restarted: Vec<(Arc<str>, &'static str)>,
-    /// They start: new ones, and those that had stopped.
+    /// These start: new ones, and those that had stopped.
     pub(super) started: Vec<Arc<str>>,
-    /// They drain, and are gone.
+    /// These drain, and are removed.
     pub(super) removed: Vec<Arc<str>>,
     /// Keys whose change takes effect only when the process is restarted.
     pub(super) needs_restart: Vec<&'static str>,
 }
 
-/// Compares the configuration that holds with a new one. `running` has the pipelines that run and were not told to end.
+/// Compares the current configuration with a new one. `running` has the pipelines that run and were not told to end.
 ///
 /// # Errors
-/// A pipeline's part of the memory is too small: what is needed, and what to change.
+/// If a pipeline's share of the memory is too small: the text says how much is needed, and what to change.
 pub(super) fn changes(
     old: &Config,
     new: &Config,
@@ -55,7 +55,7 @@ pub(super) fn changes(
         }
     }
     changes.removed = running.keys().filter(|name| !shares.contains_key(*name)).cloned().collect();
-    // What is kept holds the memory that it was given. Where that is too much beside the others, it starts again with less.
+    // A pipeline that is kept holds the memory that it was given. If that is too much beside the others, it restarts with less.
     let has_now = |name: &Arc<str>| running.get(name).map_or(0, |now| now.share.bytes);
     let kept: u64 = changes.kept.iter().map(has_now).sum();
     let others: u64 =
@@ -70,7 +70,7 @@ pub(super) fn changes(
     Ok(changes)
 }
 
-/// Why a pipeline that runs must start again; `None` where its configuration is the same.
+/// Returns why a running pipeline must restart; `None` if its configuration is the same.
 fn difference(old: &Config, new: &Config, name: &str) -> Option<&'static str> {
     let of = |config: &Config| config.pipelines.iter().find(|pipeline| pipeline.name == name).cloned();
     if of(old) != of(new) {

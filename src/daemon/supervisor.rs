@@ -1,4 +1,4 @@
-//! Starts, restarts and stops the pipelines: at the start, at a reload, at a request to resume, at the end.
+//! Starts, restarts and stops the pipelines: at the start, at a reload, at a request to resume, and at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -23,7 +23,7 @@ use crate::postgres::resume;
 use crate::status::lock;
 use crate::systemd::Manager;
 
-/// Between two looks whether a stopped pipeline is to be resumed.
+/// The time between two checks whether a stopped pipeline is to be resumed.
 const RESUME_LOOK: Duration = Duration::from_secs(1);
 
 type Outcome = Result<Remainder, Stopped>;
@@ -37,12 +37,11 @@ pub(super) struct Supervisor {
     until: Until,
     workers: JoinSet<(Arc<str>, Outcome)>,
     running: BTreeMap<Arc<str>, Running>,
-    /// Pipelines that start as soon as those that were told to end have ended: together they might hold more memory than there
-    /// is.
+    /// Pipelines that start as soon as those that were told to end have ended: together they might exceed the memory budget.
     waiting: BTreeSet<Arc<str>>,
-    /// What those left behind that ended without a fault.
+    /// The unwritten remainders of pipelines that ended without a fault.
     remainders: BTreeMap<Arc<str>, Remainder>,
-    /// The looks for requests to resume, one per stopped pipeline; each ends with the pipeline's name.
+    /// The tasks that wait for requests to resume, one per stopped pipeline; each returns the pipeline's name.
     resumes: JoinSet<Arc<str>>,
 }
 
@@ -67,7 +66,7 @@ impl Supervisor {
         }
     }
 
-    /// Runs the pipelines to their end. Returns what they came to, and when they were told to end.
+    /// Runs the pipelines until all have ended. Returns their results, and when they were told to end.
     pub(super) async fn run<S: Future<Output = ()>>(
         mut self,
         control: Control<S>,
@@ -117,7 +116,7 @@ impl Supervisor {
         let work = Arc::clone(&pipeline).run(Arc::clone(&config), owner, self.name.clone(), bounded, stop.clone());
         let named = Arc::clone(&name);
         self.workers.spawn(async move {
-            // A panic is told with the pipeline's name, and ends no other one.
+            // A panic is reported with the pipeline's name, and ends no other pipeline.
             let mut alone = JoinSet::new();
             alone.spawn(work);
             let outcome = alone.join_next().await.expect("one task was spawned");
@@ -134,7 +133,7 @@ impl Supervisor {
         let removed = !self.daemon.config().pipelines.iter().any(|pipeline| *pipeline.name == *name);
         match outcome {
             Ok(remainder) if remainder.is_empty() => {}
-            // Nobody asks for it any more: it is no failure of the process.
+            // The pipeline is no longer configured: it isn't a failure of the process.
             Ok(remainder) if removed => warn!(pipeline = &*name, left = %remainder, "its drain timed out"),
             Ok(remainder) => {
                 self.remainders.insert(Arc::clone(&name), remainder);
@@ -154,7 +153,7 @@ impl Supervisor {
         }
     }
 
-    /// Starts what waits, once nothing that was told to end still runs.
+    /// Starts the waiting pipelines once all that were told to end have ended.
     fn start_waiting(&mut self) {
         if self.waiting.is_empty() || self.running.values().any(|running| running.stop.is_cancelled()) {
             return;
@@ -179,18 +178,18 @@ impl Supervisor {
         }
     }
 
-    /// Someone ran `tidegate pipelines resume`.
+    /// Resumes a pipeline because someone ran `tidegate pipelines resume`.
     fn resume(&mut self, name: &Arc<str>) {
-        info!(pipeline = &**name, "asked to resume the pipeline");
+        info!(pipeline = &**name, "resuming the pipeline on request");
         if !self.running.contains_key(name) {
             self.waiting.insert(Arc::clone(name));
         }
     }
 
-    /// Reads the configuration again and applies what changed. One that has faults changes nothing.
+    /// Reads the configuration again and applies what changed. A configuration with faults changes nothing.
     fn reload(&mut self, load: &dyn Fn() -> Result<Config, crate::config::Faults>) {
         if self.until == Until::Now {
-            warn!("the configuration is not read again: a bounded run ends with the one that it began with");
+            warn!("the configuration is not reloaded: a bounded run keeps the one that it started with");
             return;
         }
         let applied = load().map_err(|faults| faults.to_string()).and_then(|config| self.apply(config));
@@ -204,7 +203,7 @@ impl Supervisor {
                 }
             }
             Err(why) => {
-                error!(why, "the new configuration is refused: nothing changes, the pipelines go on with the old one")
+                error!(why, "the new configuration is refused: nothing changes, the pipelines keep the previous one")
             }
         }
     }
@@ -225,7 +224,7 @@ impl Supervisor {
             }
         }
         self.waiting.extend(changes.restarted.iter().map(|(name, _)| Arc::clone(name)));
-        // Stopped ones start again, whatever was to resume them; removed ones are gone at once where they don't run.
+        // Stopped ones start again without waiting for a request to resume; removed ones that don't run are removed at once.
         self.resumes.abort_all();
         let config = self.daemon.config();
         let known = |name: &str| config.pipelines.iter().any(|pipeline| pipeline.name == name);
@@ -239,7 +238,7 @@ impl Supervisor {
         Ok(changes)
     }
 
-    /// What the process ends with.
+    /// Returns the result of the process.
     fn outcome(&self) -> Result<(), FatalError> {
         let reason = |pipeline: &Arc<Pipeline>| match pipeline.phase() {
             Phase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),
@@ -249,7 +248,7 @@ impl Supervisor {
         let left: Vec<String> =
             self.remainders.iter().map(|(name, left)| format!("pipeline `{name}`: {left}")).collect();
         let left = (!left.is_empty()).then(|| {
-            format!("ended before all was written; nothing is lost, the next start goes on\n{}", left.join("\n"))
+            format!("ended before all was written; nothing is lost, the next start resumes\n{}", left.join("\n"))
         });
         match (reasons.is_empty(), left) {
             (true, None) => Ok(()),
@@ -278,10 +277,10 @@ async fn resumed(config: Arc<Config>, pipeline: Arc<Pipeline>) -> Arc<str> {
                 Some(before) if now != before => return Arc::clone(&pipeline.name),
                 _ => known = Some(now),
             },
-            // Forgotten: what registers it again counts from 0.
+            // The pipeline was forgotten: a new registration counts from 0.
             Ok(Ok(None)) => known = Some(0),
             Ok(Err(why)) => {
-                debug!(pipeline = &*pipeline.name, why, "can't ask whether to resume");
+                debug!(pipeline = &*pipeline.name, why, "can't read whether to resume");
                 connection = None;
             }
             Err(_) => connection = None,

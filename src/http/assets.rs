@@ -39,7 +39,8 @@ pub(super) fn index(snapshot: &str) -> String {
     INDEX.replacen(SNAPSHOT, &escape(snapshot), 1)
 }
 
-fn escape(text: &str) -> String {
+/// Escapes text for HTML.
+pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

@@ -30,6 +30,8 @@ pub(super) struct Column {
 #[serde(default)]
 pub(super) struct Seat {
     pub(super) consumer: u32,
+    /// Whether it waits to be taken into its group. Known of the daemon's own consumers alone.
+    pub(super) joining: bool,
     /// Places in the list of partitions.
     pub(super) partitions: Vec<usize>,
 }
@@ -51,14 +53,17 @@ pub(super) struct Living {
     pub(super) url: Option<String>,
     pub(super) this: bool,
     pub(super) consumers: u32,
+    /// Consumers that have not joined their group yet.
+    pub(super) joining: Vec<u32>,
 }
 
 pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
     let mut columns: Vec<Column> = instances
         .into_iter()
         .filter(|living| living.consumers > 0)
-        .map(|Living { instance, host, url, this, consumers }| {
-            let consumers = (0..consumers).map(|consumer| Seat { consumer, partitions: Vec::new() }).collect();
+        .map(|Living { instance, host, url, this, consumers, joining }| {
+            let seat = |consumer| Seat { consumer, joining: joining.contains(&consumer), partitions: Vec::new() };
+            let consumers = (0..consumers).map(seat).collect();
             Column { instance, host, url, this, consumers }
         })
         .collect();
@@ -96,12 +101,19 @@ fn split_owner(owner: &str) -> Option<(&str, u32)> {
 fn rule(columns: &[Column], partitions: usize, nobody: usize) -> String {
     let seats = || columns.iter().flat_map(|column| &column.consumers);
     let consumers = seats().count();
+    let joining = seats().filter(|seat| seat.joining).count();
     let idle = seats().filter(|seat| seat.partitions.is_empty()).count();
     let (most, least) =
         seats().map(|seat| seat.partitions.len()).fold((0, usize::MAX), |(a, b), n| (a.max(n), b.min(n)));
     let (p, c) = (count(partitions, "partition"), count(consumers, "consumer"));
     if partitions == 0 {
         return format!("{c}; no partition is known yet");
+    }
+    if joining > 0 {
+        return match joining {
+            1 => format!("{p}, {c}: 1 joins the group"),
+            _ => format!("{p}, {c}: {joining} join the group"),
+        };
     }
     if nobody > 0 {
         return format!(
@@ -126,7 +138,7 @@ mod tests {
     use super::*;
 
     fn living(instance: &str, this: bool, consumers: u32) -> Living {
-        Living { instance: instance.into(), host: "h".into(), url: None, this, consumers }
+        Living { instance: instance.into(), host: "h".into(), url: None, this, consumers, joining: Vec::new() }
     }
 
     fn ours(consumer: u32) -> Held<'static> {
@@ -147,6 +159,14 @@ mod tests {
         assert_eq!(say(2, &[0, 0, 1, 1]), "4 partitions, 2 consumers: 2 each");
         assert_eq!(say(3, &[0, 0, 1, 2]), "4 partitions, 3 consumers: 1 to 2 each");
         assert_eq!(say(5, &[0, 1, 2, 3]), "idle: 1 of 5 consumers, for 4 partitions; a partition has one reader");
+    }
+
+    #[test]
+    fn who_joins_is_not_idle() {
+        let joining = |joining: Vec<u32>| board(vec![Living { joining, ..living("a", true, 2) }], &[ours(0)]);
+        assert_eq!(joining(vec![1]).rule, "1 partition, 2 consumers: 1 joins the group");
+        assert!(joining(vec![1]).columns[0].consumers[1].joining);
+        assert_eq!(joining(vec![]).rule, "idle: 1 of 2 consumers, for 1 partition; a partition has one reader");
     }
 
     #[test]

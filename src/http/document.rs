@@ -174,7 +174,7 @@ pub(super) enum Sign {
     Flowing,
     /// Its claim is not granted yet.
     Claiming,
-    /// Its consumer waits for Postgres or for a schema.
+    /// Its consumer waits for Postgres, Kafka or a schema.
     Waiting,
     /// Its consumer is held by `flow.max_rows_per_second`.
     Held,

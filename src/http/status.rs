@@ -1,6 +1,7 @@
 //! What `/api/status` and `/readyz` say.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::Site;
@@ -103,7 +104,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             epoch: lag.epoch,
             idle_seconds: lag.idle_seconds,
             sign: match ours.get(source) {
-                Some((consumer, partition)) => sign(consumer, partition),
+                Some((consumer, partition)) => sign(consumer, partition, pipeline.kafka.outage().is_some()),
                 None if lag.records > 0 && lag.idle_seconds > SILENT => Sign::Silent,
                 None => Sign::Flowing,
             },
@@ -211,8 +212,8 @@ fn facts(
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
         headroom: partitions.iter().filter_map(|p| p.retention_headroom_seconds).reduce(f64::min),
-        into: rates.into,
-        out: rates.out,
+        into: rates.mean.map(|(into, _)| into),
+        out: rates.mean.map(|(_, out)| out),
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
@@ -223,7 +224,7 @@ fn facts(
             stopped.collect()
         },
         nobody,
-        dead_lately: rates.dead_lately,
+        dead: rates.dead,
         dead_reason: dead(&pipeline.consumers).into_iter().max_by_key(DeadView::newest_ms).map(|dead| dead.reason),
         held_by_flow: pipeline.consumers.iter().any(|consumer| consumer.work.held() == Some(Hold::Flow)),
     }
@@ -236,7 +237,18 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    let us = Living { instance: site.daemon.instance.to_string(), host: host_name(), url: None, this: true, consumers };
+    // While Kafka is away a consumer loses its partitions and its place in the group.
+    let away = pipeline.kafka.outage().is_some();
+    let joins = |consumer: &&Arc<ConsumerStatus>| !consumer.joined() || (away && consumer.partitions().is_empty());
+    let joining = pipeline.consumers.iter().filter(joins).map(|consumer| consumer.number);
+    let us = Living {
+        instance: site.daemon.instance.to_string(),
+        host: host_name(),
+        url: None,
+        this: true,
+        consumers,
+        joining: joining.collect(),
+    };
     let others = instances.others.iter().map(|(id, instance)| Living {
         instance: id.clone(),
         host: instance.host.clone(),
@@ -244,11 +256,12 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
         this: false,
         // A row is anybody's to write: no more boxes than a page can hold.
         consumers: instance.consumers.get(&*pipeline.name).copied().unwrap_or(0).min(256),
+        joining: Vec::new(),
     });
     std::iter::once(us).chain(others).collect()
 }
 
-fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
+fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus, kafka_away: bool) -> Sign {
     match partition.state {
         PartitionState::Claiming => Sign::Claiming,
         PartitionState::Fenced => Sign::Fenced,
@@ -258,6 +271,7 @@ fn sign(consumer: &ConsumerStatus, partition: &PartitionStatus) -> Sign {
             (WriterState::Flowing, Some(Hold::Schema)) => Sign::Waiting,
             (WriterState::Flowing, Some(Hold::Flow)) => Sign::Held,
             (WriterState::Flowing, Some(Hold::Full)) => Sign::Full,
+            (WriterState::Flowing, None) if kafka_away => Sign::Waiting,
             (WriterState::Flowing, None) => Sign::Flowing,
         },
     }

@@ -5,6 +5,7 @@ mod flood;
 
 use std::fmt::Write as _;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::document::{PipelineView, Status};
@@ -42,6 +43,9 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
             Level::Well => "✓",
         };
         line(&mut text, &format!("{sign} {}", sentence.text));
+        if let Some(section) = &sentence.runbook {
+            line(&mut text, &format!("  → docs/runbook.md#{section}"));
+        }
     }
     heading(&mut text, "PIPELINES");
     pipelines(&mut text, &status.pipelines);
@@ -66,7 +70,8 @@ pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>)
     }
     for event in status.timeline.iter().rev().take(EVENTS) {
         let pipeline = event.pipeline.as_ref().map(|name| format!("{name}: ")).unwrap_or_default();
-        line(&mut text, &format!("{}  {:<10} {pipeline}{}", clock(event.at_ms), event.kind, event.text));
+        let at = Timestamp::from_millisecond(event.at_ms).unwrap_or_default().strftime("%Y-%m-%d %H:%M:%S");
+        line(&mut text, &format!("{at}  {:<10} {pipeline}{}", event.kind, event.text));
     }
     text
 }
@@ -186,7 +191,7 @@ fn readers(text: &mut String, pipeline: &PipelineView) {
             None => String::new(),
         };
         for seat in &column.consumers {
-            let chips = board::chips(pipeline, &seat.partitions);
+            let chips = board::chips(pipeline, seat);
             line(text, &format!("         {}/c{}{this}: {chips}", column.instance, seat.consumer));
         }
     }
@@ -244,7 +249,7 @@ fn word(value: &impl Serialize) -> String {
 }
 
 fn rate(rate: Option<f64>) -> String {
-    rate.map_or_else(|| "?".to_owned(), whole)
+    rate.map_or_else(|| "-".to_owned(), whole)
 }
 
 fn time(seconds: Option<f64>) -> String {

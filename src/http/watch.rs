@@ -9,27 +9,26 @@ use tidegate_protocol::position::TopicPartition;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::dead_looks::DeadLooks;
 use super::document::Entry;
 use super::history::{Columns, History, Sample};
 use super::instances::Instance;
+use super::timeline::{Timeline, Waits};
+use super::words::FreshDead;
 use super::{Site, frames, status};
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Phase, Pipeline};
-use crate::status::lock;
 use crate::status::work::Event;
+use crate::status::{ConsumerStatus, lock};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Events that are kept.
-const EVENTS: usize = 500;
 /// Frames that a slow viewer may be behind; then it is cut off and comes again.
 const FRAMES: usize = 8;
 /// Viewers at a time.
 const VIEWERS: usize = 64;
 /// Looks that shares of time and forecasts are taken over.
 const LOOKS: usize = 10;
-/// Looks that dead letters count as new for.
-const DEAD_LOOKS: usize = 300;
 /// What is known of the log's ends is old after so long.
 const STALE: Duration = Duration::from_secs(5);
 
@@ -39,12 +38,6 @@ pub(super) struct Watch {
     looks: Mutex<BTreeMap<Arc<str>, Look>>,
     timeline: Mutex<Timeline>,
     viewers: Mutex<Viewers>,
-}
-
-#[derive(Debug, Default)]
-struct Timeline {
-    events: VecDeque<Entry>,
-    next: u64,
 }
 
 #[derive(Debug)]
@@ -59,13 +52,16 @@ struct Viewers {
 pub(super) struct Rates {
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
+    /// Both as means of the last looks, so that what is said of them doesn't change with every second.
+    pub(super) mean: Option<(f64, f64)>,
     pub(super) rows: f64,
     /// Seconds until the backlog is gone at the rates of the last looks.
     pub(super) empty_in: Option<f64>,
     pub(super) best: f64,
     /// Shares of each consumer's time, in the order of `work::Phase`.
     pub(super) cycles: Vec<[f64; 6]>,
-    pub(super) dead_lately: u64,
+    /// Dead letters of the last five minutes, while they are news.
+    pub(super) dead: Option<FreshDead>,
 }
 
 #[derive(Debug)]
@@ -76,9 +72,10 @@ struct Look {
     recent: VecDeque<(f64, f64)>,
     spent: VecDeque<(Instant, Vec<[f64; 6]>)>,
     rows: Option<(Instant, u64)>,
-    dead: VecDeque<u64>,
+    dead: DeadLooks,
     history: History,
     phase: Option<Phase>,
+    waits: Waits,
 }
 
 impl Watch {
@@ -99,7 +96,7 @@ impl Watch {
 
     /// The last events, the oldest first.
     pub(super) fn timeline(&self) -> Vec<Entry> {
-        lock(&self.timeline).events.iter().cloned().collect()
+        lock(&self.timeline).in_order()
     }
 
     pub(super) fn instances_changed(&self, before: &BTreeMap<String, Instance>, now: &BTreeMap<String, Instance>) {
@@ -110,31 +107,29 @@ impl Watch {
         }
     }
 
-    fn enter(&self, pipeline: Option<&str>, Event { at_ms, kind, text }: Event) {
-        let mut timeline = lock(&self.timeline);
-        let id = timeline.next;
-        timeline.next += 1;
-        if timeline.events.len() == EVENTS {
-            timeline.events.pop_front();
-        }
-        timeline.events.push_back(Entry { id, at_ms, kind: kind.into(), pipeline: pipeline.map(str::to_owned), text });
+    fn enter(&self, pipeline: Option<&str>, event: Event) {
+        lock(&self.timeline).enter(pipeline, event);
     }
 
     fn look(&self, pipeline: &Pipeline) {
-        for consumer in &pipeline.consumers {
-            for event in consumer.work.take_events() {
-                self.enter(Some(&pipeline.name), event);
-            }
-        }
+        let taken = |consumer: &Arc<ConsumerStatus>| {
+            consumer.work.take_events().into_iter().map(|event| (consumer.number, event)).collect::<Vec<_>>()
+        };
+        let events = pipeline.consumers.iter().flat_map(taken).collect();
         let mut looks = lock(&self.looks);
         let look = looks.entry(Arc::clone(&pipeline.name)).or_insert_with(Look::new);
-        let phase = pipeline.phase();
+        let mut lines = look.waits.lines(events);
+        let (phase, since_ms) = pipeline.phase_since();
         if look.phase.as_ref() != Some(&phase) {
             if let Some((kind, text)) = phase_event(look.phase.as_ref(), &phase) {
-                self.enter(Some(&pipeline.name), Event::now(kind, text));
+                lines.push(Event { at_ms: since_ms, ..Event::now(kind, text) });
+            }
+            if phase != Phase::Running {
+                look.waits.clear();
             }
             look.phase = Some(phase);
         }
+        lines.into_iter().for_each(|line| self.enter(Some(&pipeline.name), line));
         look.take(pipeline);
     }
 
@@ -153,7 +148,7 @@ impl Watch {
     }
 
     fn document(&self, site: &Site) -> (Value, u64) {
-        let next = lock(&self.timeline).next;
+        let next = lock(&self.timeline).next();
         (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
@@ -167,8 +162,7 @@ impl Watch {
         let now = self.document(site);
         let frame = match &viewers.told {
             Some((before, events)) => {
-                let events: Vec<Entry> =
-                    lock(&self.timeline).events.iter().filter(|entry| entry.id >= *events).cloned().collect();
+                let events = lock(&self.timeline).since(*events);
                 json!({"now_ms": epoch_ms(), "set": frames::changes(before, &now.0), "events": events})
             }
             None => return,
@@ -216,9 +210,10 @@ impl Look {
             recent: VecDeque::new(),
             spent: VecDeque::new(),
             rows: None,
-            dead: VecDeque::new(),
+            dead: DeadLooks::default(),
             history: History::new(),
             phase: None,
+            waits: Waits::default(),
         }
     }
 
@@ -232,12 +227,7 @@ impl Look {
             self.rates.rows = rows.saturating_sub(before) as f64 / now.duration_since(at).as_secs_f64().max(0.001);
         }
         self.rows = Some((now, rows));
-        // A pipeline that was restarted counts from 0.
-        if self.dead.back().is_some_and(|before| *before > dead) {
-            self.dead.clear();
-        }
-        push(&mut self.dead, dead, DEAD_LOOKS);
-        self.rates.dead_lately = dead - self.dead.front().copied().unwrap_or(dead);
+        self.rates.dead = self.dead.take(rows, dead);
         let Some((lag, wait, headroom)) = level else { return };
         #[expect(clippy::cast_possible_truncation, reason = "a pixel's worth of digits")]
         let [into, out, lag, wait, headroom] = [
@@ -258,6 +248,8 @@ impl Look {
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);
         if !fresh {
             (self.rates.into, self.rates.out, self.rates.empty_in) = (None, None, None);
+            self.rates.mean = None;
+            self.recent.clear();
             return None;
         }
         let lags = view.partitions.values();
@@ -282,7 +274,9 @@ impl Look {
                 let (into, out) = (into as f64 / seconds, out as f64 / seconds);
                 (self.rates.into, self.rates.out) = (Some(into), Some(out));
                 push(&mut self.recent, (into, out), LOOKS);
-                self.rates.empty_in = forecast(lag, &self.recent);
+                let mean = mean(&self.recent);
+                self.rates.empty_in = mean.and_then(|mean| forecast(lag, mean));
+                self.rates.mean = mean;
             }
             (self.at, self.places) = (view.seen_at, places);
         }
@@ -311,13 +305,17 @@ fn push<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
     queue.push_back(value);
 }
 
-/// Seconds until the backlog is gone; `None` where it isn't drained faster than it is filled, or there is hardly any.
-fn forecast(lag: f64, recent: &VecDeque<(f64, f64)>) -> Option<f64> {
+/// Returns the mean rates of the looks, into Kafka and into Postgres; `None` without a look.
+fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
     #[expect(clippy::cast_precision_loss, reason = "at most ten looks")]
     let looks = recent.len() as f64;
-    let gain = recent.iter().map(|(into, out)| out - into).sum::<f64>() / looks;
-    let out = recent.iter().map(|(_, out)| out).sum::<f64>() / looks;
-    (gain > 0.0 && lag > 2.0 * out).then(|| lag / gain)
+    let (into, out) = recent.iter().fold((0.0, 0.0), |(into, out), look| (into + look.0, out + look.1));
+    (looks > 0.0).then(|| (into / looks, out / looks))
+}
+
+/// Returns the seconds until the backlog is gone; `None` where it isn't drained faster than it is filled, or there is hardly any.
+fn forecast(lag: f64, (into, out): (f64, f64)) -> Option<f64> {
+    (out > into && lag > 2.0 * out).then(|| lag / (out - into))
 }
 
 #[cfg(test)]
@@ -326,18 +324,10 @@ mod tests {
 
     #[test]
     fn a_backlog_that_drains_has_an_end_in_sight_and_one_that_grows_has_none() {
-        let steady = |into, out| VecDeque::from([(into, out); 5]);
-        assert_eq!(forecast(10_000.0, &steady(100.0, 1100.0)), Some(10.0));
-        assert_eq!(forecast(10_000.0, &steady(1100.0, 100.0)), None);
-        assert_eq!(forecast(100.0, &steady(100.0, 1100.0)), None);
-        assert_eq!(forecast(0.0, &VecDeque::new()), None);
-    }
-
-    #[test]
-    fn the_timeline_keeps_the_last_events_under_growing_numbers() {
-        let watch = Watch::new();
-        (0..EVENTS + 20).for_each(|n| watch.enter(None, Event::now("start", n.to_string())));
-        let timeline = watch.timeline();
-        assert_eq!((timeline.len(), timeline[0].id), (EVENTS, 20));
+        assert_eq!(forecast(10_000.0, (100.0, 1100.0)), Some(10.0));
+        assert_eq!(forecast(10_000.0, (1100.0, 100.0)), None);
+        assert_eq!(forecast(100.0, (100.0, 1100.0)), None);
+        assert_eq!(mean(&VecDeque::from([(0.0, 200.0), (100.0, 0.0)])), Some((50.0, 100.0)));
+        assert_eq!(mean(&VecDeque::new()), None);
     }
 }

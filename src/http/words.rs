@@ -42,6 +42,8 @@ pub(super) struct Sentence {
     /// What it is about; stays the same while the numbers move.
     pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
+    /// The section of the runbook that says what to do, as its anchor; `None` where nothing is to be done.
+    pub(super) runbook: Option<Cow<'static, str>>,
 }
 
 /// A pipeline, as far as its state in words goes.
@@ -62,6 +64,7 @@ pub(super) struct Facts {
     pub(super) headroom: Option<f64>,
     /// What keeps us from seeing the lag.
     pub(super) lag_trouble: Option<String>,
+    /// Mean rates of the last seconds, in records per second.
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
     /// Partitions by state of our own pool.
@@ -72,11 +75,19 @@ pub(super) struct Facts {
     pub(super) conditions: Vec<String>,
     /// Partitions without a reader.
     pub(super) nobody: Vec<String>,
-    /// Dead letters of the last five minutes, and the newest one's reason.
-    pub(super) dead_lately: u64,
+    /// Dead letters that are news, and the newest one's reason.
+    pub(super) dead: Option<FreshDead>,
     pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Consumers held by `flow`.
     pub(super) held_by_flow: bool,
+}
+
+/// Dead letters of the last five minutes that are worth a sentence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct FreshDead {
+    pub(super) count: u64,
+    /// Their share of the records of that time, from 0 to 1.
+    pub(super) share: f64,
 }
 
 /// A consumer's wait.
@@ -97,23 +108,27 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let mut said = Vec::new();
     let name = &facts.name;
     let mut say = |level, kind: &'static str, text| {
-        said.push(Sentence { level, pipeline: Some(name.clone()), kind: kind.into(), text });
+        let runbook = section(kind).map(Cow::Borrowed);
+        said.push(Sentence { level, pipeline: Some(name.clone()), kind: kind.into(), text, runbook });
     };
     let why = facts.why.as_deref().unwrap_or("no reason was given");
     let safe = safe(facts);
     match facts.state {
         PipelineState::Stopped => {
-            say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} It needs a person."))
+            say(Level::Bad, "stopped", format!("{name} stopped: {why}. {safe} Manual action required."))
         }
         PipelineState::Waiting | PipelineState::WaitingForKafka => {
-            for (kind, waiting) in [("waiting", &facts.waiting), ("waiting_for_kafka", &facts.kafka)] {
-                if let Some(waiting) = waiting {
-                    say(Level::Bad, kind, format!("{name} {} {safe}", waits(waiting)));
-                }
+            for waiting in [&facts.waiting, &facts.kafka].into_iter().flatten() {
+                let kind = match waiting.trouble.cause {
+                    WaitCause::Postgres => "waiting",
+                    WaitCause::Kafka => "waiting_for_kafka",
+                    WaitCause::Registry => "waiting_for_schemas",
+                };
+                say(Level::Bad, kind, format!("{name} {} {safe}", waits(waiting)));
             }
         }
         PipelineState::Starting if facts.why.is_some() => {
-            say(Level::Bad, "starting", format!("{name} can't start yet: {why}. It tries again by itself. {safe}"))
+            say(Level::Bad, "cannot_start", format!("{name} can't start yet: {why}. It retries. {safe}"))
         }
         PipelineState::Starting => say(Level::Passing, "starting", format!("{name} is starting.")),
         PipelineState::Draining => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
@@ -204,18 +219,48 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             );
         }
     }
-    if facts.dead_lately > 0 {
-        let reason = facts.dead_reason.as_deref().unwrap_or("?");
+    if let Some(dead) = facts.dead {
+        let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
+        // Beside a wait or a stop it would contradict.
+        let others = if facts.state == PipelineState::Flowing { " The other records are written." } else { "" };
         say(
             Level::Warning,
             "dead_letters",
             format!(
-                "{name}: {} in 5 min, the newest: {reason}. The flow goes on.",
-                many(usize::try_from(facts.dead_lately).unwrap_or(usize::MAX), "dead letter", "dead letters")
+                "{name}: {} in 5 min, {} of its records{reason}.{others}",
+                many(usize::try_from(dead.count).unwrap_or(usize::MAX), "dead letter", "dead letters"),
+                percent(dead.share)
             ),
         );
     }
     said
+}
+
+/// Returns the anchor of the runbook's section about a kind of sentence.
+fn section(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "stopped" => "tidegatepipelinestopped",
+        "waiting" => "tidegatedatabaseunreachable",
+        "waiting_for_kafka" => "tidegatekafkaunavailable",
+        "waiting_for_schemas" => "the-schema-registry-is-away",
+        "cannot_start" => "tidegatenotstarting",
+        "headroom" => "tidegateretentionheadroomlow",
+        "condition" | "nobody" => "tidegatepartitionstuck",
+        "fenced" => "tidegatefencedagain",
+        "lag" => "tidegatelagunknown",
+        "behind" | "throttled" => "a-pipeline-falls-behind",
+        "dead_letters" => "tidegatedeadletterswait",
+        _ => return None,
+    })
+}
+
+/// `0.05 %`, `3 %`
+fn percent(share: f64) -> String {
+    match share * 100.0 {
+        p if p < 0.01 => "under 0.01 %".to_owned(),
+        p if p < 1.0 => format!("{p:.2} %"),
+        p => format!("{p:.0} %"),
+    }
 }
 
 /// All pipelines' sentences, or the calm one.
@@ -230,11 +275,13 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
         } else if lag == 0 {
             "Everything flows. Every record is written.".to_owned()
         } else if oldest > BEHIND {
-            format!("Everything flows. {} wait, the oldest for {}; the backlog drains.", records(lag), duration(oldest))
+            let drains = facts.iter().filter(|facts| facts.lag_seconds > BEHIND).all(|facts| facts.out > facts.into);
+            let drains = if drains { "; the backlog drains" } else { "" };
+            format!("Everything flows. {} wait, the oldest for {}{drains}.", records(lag), duration(oldest))
         } else {
             format!("Everything flows. The oldest unwritten record waits {}.", duration(oldest))
         };
-        said.insert(0, Sentence { level: Level::Well, pipeline: None, kind: "well".into(), text });
+        said.insert(0, Sentence { level: Level::Well, kind: "well".into(), text, ..Sentence::default() });
     }
     said
 }
@@ -267,7 +314,7 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
 fn waits(waiting: &Waiting) -> String {
     let (waited, what) = (duration(waiting.seconds), waiting.trouble.waited_for());
     match waiting.trouble.cause {
-        WaitCause::Kafka | WaitCause::Registry => format!("has waited {waited} for {what}. It tries again by itself."),
+        WaitCause::Kafka | WaitCause::Registry => format!("has waited {waited} for {what}. It retries."),
         WaitCause::Postgres => {
             let retry =
                 if waiting.retry_in < 1.0 { "now".to_owned() } else { format!("in {}", duration(waiting.retry_in)) };
@@ -359,116 +406,4 @@ pub(crate) fn duration(seconds: f64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flowing(name: &str) -> Facts {
-        Facts { name: name.into(), state: PipelineState::Flowing, ..Facts::default() }
-    }
-
-    #[test]
-    fn when_well_there_is_one_calm_sentence() {
-        let text = |facts: &[Facts]| all(facts).into_iter().map(|s| s.text).collect::<Vec<_>>();
-        assert_eq!(text(&[flowing("a"), flowing("b")]), ["Everything flows. Every record is written."]);
-        let late = Facts { lag_records: 3, lag_seconds: 0.4, ..flowing("a") };
-        assert_eq!(text(&[late]), ["Everything flows. The oldest unwritten record waits 0.4 s."]);
-    }
-
-    #[test]
-    fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
-        let facts = Facts {
-            state: PipelineState::Waiting,
-            waiting: Some(Waiting {
-                trouble: Trouble::postgres(&"Postgres 57P03 the database system is starting up (at connect)"),
-                seconds: 42.0,
-                attempt: 7,
-                retry_in: 3.0,
-            }),
-            lag_records: 2_100_000,
-            headroom: Some(71.0 * 3600.0),
-            ..flowing("rides")
-        };
-        let said = all(&[flowing("fare"), facts]);
-        assert_eq!(said.len(), 1);
-        assert_eq!(
-            said[0].text,
-            "rides has waited 42 s for Postgres: 57P03 the database system is starting up (at connect). Retry 7 in 3.0 s. \
-             Nothing is lost: 2.1 M records wait in Kafka, which keeps them 71 h more."
-        );
-    }
-
-    #[test]
-    fn a_wait_for_kafka_says_the_cause_and_the_remedy_also_beside_a_wait_for_postgres() {
-        let waiting = |trouble| Some(Waiting { trouble, seconds: 12.0, attempt: 1, retry_in: 0.0 });
-        let kafka = waiting(Trouble::kafka(&"h:1: the connection is refused; start Kafka there"));
-        let facts = Facts { state: PipelineState::WaitingForKafka, kafka: kafka.clone(), ..flowing("rides") };
-        assert_eq!(state_words(&facts), "waiting for Kafka");
-        assert_eq!(
-            troubles(&facts)[0].text,
-            "rides has waited 12 s for Kafka: h:1: the connection is refused; start Kafka there. It tries again by itself. \
-             Nothing is lost."
-        );
-        let waiting = waiting(Trouble::postgres(&"57P03"));
-        let both = Facts { state: PipelineState::Waiting, waiting, kafka, ..flowing("rides") };
-        let kinds: Vec<_> = troubles(&both).into_iter().map(|said| said.kind).collect();
-        assert_eq!(kinds, ["waiting", "waiting_for_kafka"]);
-    }
-
-    #[test]
-    fn a_wait_for_the_registry_is_told_by_its_cause() {
-        let trouble = Trouble::registry("http://registry:8081", &"status 503");
-        let facts = Facts {
-            state: PipelineState::Waiting,
-            waiting: Some(Waiting { trouble, seconds: 3.0, attempt: 1, retry_in: 0.0 }),
-            ..flowing("rides")
-        };
-        assert_eq!(state_words(&facts), "waiting for schemas");
-        assert_eq!(
-            troubles(&facts)[0].text,
-            "rides has waited 3.0 s for the schema registry at http://registry:8081: status 503. It tries again by itself. \
-             Nothing is lost."
-        );
-    }
-
-    #[test]
-    fn a_quota_is_told_once_it_delays() {
-        let kinds = |throttled| {
-            troubles(&Facts { throttled, ..flowing("a") }).into_iter().map(|said| said.kind).collect::<Vec<_>>()
-        };
-        assert!(kinds(0.01).is_empty());
-        assert_eq!(kinds(1.5), ["throttled"]);
-    }
-
-    #[test]
-    fn the_worst_comes_first() {
-        let dead = Facts { dead_lately: 3, dead_reason: Some("invalid_json".into()), ..flowing("a") };
-        let stopped = Facts { state: PipelineState::Stopped, why: Some("no table".into()), ..flowing("b") };
-        let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
-        assert_eq!(kinds, ["stopped", "dead_letters"]);
-    }
-
-    #[test]
-    fn what_kafka_is_about_to_delete_is_said_only_where_half_the_time_is_gone() {
-        let facts =
-            |lag_seconds, headroom| Facts { lag_records: 1, lag_seconds, headroom: Some(headroom), ..flowing("a") };
-        assert!(troubles(&facts(60.0, 3000.0)).is_empty());
-        assert_eq!(troubles(&facts(3000.0, 600.0))[0].kind, "headroom");
-    }
-
-    #[test]
-    fn numbers_read_as_people_write_them() {
-        assert_eq!([912, 21_004, 2_100_000].map(whole_number), ["912", "21 004", "2.1 M"]);
-        assert_eq!([0.44, 42.0, 200.0, 71.0 * 3600.0].map(duration), ["0.4 s", "42 s", "3 min", "71 h"]);
-    }
-
-    #[test]
-    fn what_is_the_limit_follows_from_the_time() {
-        assert_eq!(
-            limit(&[[0.9, 0.1, 0.0, 0.1, 0.0, 0.0]]).unwrap(),
-            "Kafka is the limit: consumers wait for records, there is room."
-        );
-        assert!(limit(&[[0.1, 0.2, 0.7, 0.8, 0.1, 0.0]]).unwrap().starts_with("Postgres is the limit"));
-        assert!(limit(&[[0.0, 0.0, 1.0, 0.0, 0.0, 0.9]]).unwrap().starts_with("Postgres is away"));
-        assert_eq!(limit(&[]), None);
-    }
-}
+mod tests;

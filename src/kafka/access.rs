@@ -1,4 +1,4 @@
-//! What the brokers let us do: read topics, and read as a member of a group.
+//! Which topics and groups the brokers allow us to read.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,15 +14,15 @@ use super::health::KafkaHealth;
 use super::observer::TIMEOUT;
 use super::rebalance::Notes;
 
-/// The longest wait between two looks at the time.
+/// The longest wait between two checks of the time.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Returns those of these topics of which the brokers deny us the records. Only a fetch tells: Describe, which is enough to see
-/// a topic, is another right. Fetches from the end of each topic's first partition, all at once, with the settings of
+/// Returns those of these topics whose records the brokers deny us. Only a fetch shows this: Describe, which suffices to see a
+/// topic, is another right. Fetches from the end of each topic's first partition, all at once, with the settings of
 /// [`super::settings::reader`].
 ///
 /// # Errors
-/// Kafka's own, and `TimedOut` after [`TIMEOUT`].
+/// The error of Kafka, and `TimedOut` after [`TIMEOUT`].
 pub fn denied_topics(config: &ClientConfig, topics: &[String], health: &Arc<KafkaHealth>) -> KafkaResult<Vec<String>> {
     let consumer: BaseConsumer<Notes> = config.create_with_context(Notes::new(Arc::clone(health), None))?;
     let consumer = Arc::new(consumer);
@@ -53,7 +53,7 @@ pub fn denied_topics(config: &ClientConfig, topics: &[String], health: &Arc<Kafk
                         denied.push(fault.topic().to_owned());
                     }
                     RDKafkaErrorCode::PartitionEOF => drop(unknown.remove(fault.topic())),
-                    // librdkafka tries again.
+                    // librdkafka retries.
                     _ => {}
                 },
             }

@@ -1,7 +1,7 @@
-//! Gives clients of Kafka their credentials while they run: tokens before they expire, and passwords whose file has changed.
+//! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
-//! One keeper serves all clients of the process that have the same source, on a thread of its own: asking an endpoint or a
-//! program blocks, and no poll loop waits for it. It ends when the last of those clients is gone.
+//! One keeper, on its own thread, serves all clients of the process that have the same source: a request to an endpoint or a
+//! program blocks, and no poll loop may wait for it. The keeper ends when its last client has ended.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -16,21 +16,21 @@ use crate::config::token::TokenSource;
 use crate::config::{Kafka, Pipeline, Secret};
 use crate::status::lock;
 
-/// Between two looks at a password's file.
+/// The time between two checks of a password's file.
 const PASSWORD_LOOK: Duration = Duration::from_secs(1);
-/// The first and the longest wait after no token could be had.
+/// The first and the longest wait after a failed attempt to get a token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// The longest time until a keeper without clients notices that it is alone.
+/// The longest time until a keeper notices that it has no clients.
 const NAP: Duration = Duration::from_secs(2);
 
-/// Where credentials come from that change while a client runs.
+/// The source of credentials that change while a client runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
     Token(TokenSource),
     Password { user: Secret, file: PathBuf },
 }
 
-/// What a client is given.
+/// The credentials that a client gets.
 #[derive(Clone, Debug)]
 enum Given {
     Token(Token),
@@ -40,7 +40,7 @@ enum Given {
 /// Returns whether the client still exists.
 type Give = Box<dyn Fn(&Given) -> bool + Send>;
 
-/// Keeps the credentials of one source.
+/// Keeps the credentials of one source current.
 #[derive(Debug)]
 pub struct Keeper {
     source: Source,
@@ -49,7 +49,7 @@ pub struct Keeper {
 
 #[derive(Default)]
 struct State {
-    /// What clients have now.
+    /// The current credentials of the clients.
     given: Option<Given>,
     clients: Vec<Give>,
 }
@@ -60,7 +60,7 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// Every keeper of the process.
+/// All keepers of the process.
 static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
 
 /// Returns the keeper for a pipeline's clients, started if there is none yet. `None` if their credentials never change.
@@ -110,7 +110,7 @@ impl Keeper {
                 Given::Password { user, password } => set_password(client(&owner), user.expose(), password.expose()),
             };
             if let Err(error) = done {
-                warn!(error, "librdkafka doesn't take new credentials: it connects with those that it has");
+                warn!(error, "librdkafka refused the new credentials: it keeps the previous ones");
             }
             true
         });
@@ -127,7 +127,7 @@ impl Keeper {
     }
 }
 
-/// Runs on the keeper's thread until the keeper is gone.
+/// Runs on the keeper's thread until the keeper is dropped.
 fn keep(keeper: &Weak<Keeper>) {
     let mut failures = 0;
     loop {
@@ -152,7 +152,7 @@ fn keep(keeper: &Weak<Keeper>) {
     }
 }
 
-/// Gets a token and gives it to the clients. Returns the time until the next.
+/// Gets a token and gives it to the clients. Returns the time until the next token is needed.
 fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duration {
     match token::fetch(source) {
         Ok((token, lifetime)) => {
@@ -177,7 +177,7 @@ fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duratio
     }
 }
 
-/// Gives the clients the password of a file, if it isn't the one that they have. While the file can't be read they keep it.
+/// Gives the clients the password of a file, if it has changed. While the file can't be read they keep theirs.
 fn reread(keeper: &Keeper, user: &Secret, file: &std::path::Path) {
     let Ok(text) = std::fs::read_to_string(file) else { return };
     let password = Secret::new(text.trim_end_matches(['\n', '\r']));

@@ -1,7 +1,7 @@
-//! What librdkafka says of a failed connection or a denied request, as a cause and a remedy.
+//! Turns librdkafka's texts about failed connections and denied requests into a cause and a remedy.
 //!
-//! librdkafka reports nearly every failed connection with the code `_TRANSPORT`; the cause is in the text alone. The texts are
-//! those of librdkafka 2.12 with OpenSSL 3, each seen with a real server.
+//! librdkafka reports nearly every failed connection with the code `_TRANSPORT`; only the text has the cause. The texts are
+//! those of librdkafka 2.12 with OpenSSL 3, each observed with a real server.
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use std::fmt;
 pub struct Fault {
     /// The broker's `host:port`; `None` if the text names none.
     pub broker: Option<String>,
-    /// What went wrong.
+    /// The cause.
     pub cause: Cause,
     /// librdkafka's text without the names of brokers and threads.
     text: String,
 }
 
-/// What went wrong.
+/// The cause of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The host's name has no address.
@@ -39,15 +39,15 @@ pub enum Cause {
     UnknownCa,
     /// The broker's certificate is valid, but for another host name.
     WrongName,
-    /// The broker wants a certificate of ours, or doesn't trust the one that we have.
+    /// The broker requires a certificate of ours, or doesn't trust the one that we sent.
     ClientCertificate,
-    /// The listener wants SASL, and we don't speak it.
+    /// The listener requires SASL, and we don't use it.
     SaslRequired,
     /// The user or the password is wrong.
     SaslDenied,
     /// The listener doesn't offer our SASL mechanism.
     SaslMechanism,
-    /// We speak SASL, and the listener doesn't.
+    /// We use SASL, and the listener doesn't support it.
     SaslNotOffered,
     /// Requests aren't answered.
     TimedOut,
@@ -64,7 +64,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Whether it says what is wrong, and not only that something is.
+    /// Returns whether it says what is wrong, and not only that something is.
     pub fn is_definite(self) -> bool {
         !matches!(self, Self::TimedOut | Self::Closed | Self::Other)
     }
@@ -139,7 +139,7 @@ impl Cause {
 }
 
 impl Fault {
-    /// Reads a line of librdkafka's log or an error's reason: `ssl://host:9092/bootstrap: SSL handshake failed: …`.
+    /// Parses a line of librdkafka's log or an error's reason: `ssl://host:9092/bootstrap: SSL handshake failed: …`.
     pub fn parse(line: &str) -> Self {
         let mut rest = line.trim();
         // A log line begins with the thread's name.
@@ -178,12 +178,12 @@ impl Fault {
         Self { broker: None, cause: Cause::TopicDenied, text: format!("topic `{topic}`") }
     }
 
-    /// Returns the fault of servers that answer no request, without a failed connection that would say why.
+    /// Returns the fault of servers that don't answer, without a failed connection that would say why.
     pub fn silent(servers: &str) -> Self {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
     }
 
-    /// Returns the fault of a question that Kafka answered with this error.
+    /// Returns the fault of a request that Kafka answered with this error.
     pub fn answer(error: &impl fmt::Display) -> Self {
         Self { broker: None, cause: Cause::Other, text: error.to_string() }
     }
@@ -198,7 +198,7 @@ impl Fault {
         (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
     }
 
-    /// Returns the fault with a cause that was found out otherwise.
+    /// Returns the fault with a cause that was found out in another way.
     pub fn with_cause(self, cause: Cause) -> Self {
         Self { cause, ..self }
     }
@@ -254,7 +254,7 @@ fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
     } else if let Some(size) = text.split_once("Invalid response size ").map(|(_, size)| size) {
         what_answered(size)
     } else if !tls && says("closed by peer") && state.contains("APIVERSION_QUERY") {
-        // A proxy whose broker is away resets the connection instead.
+        // A proxy whose broker is down resets the connection instead.
         Cause::TlsListener
     } else if !sasl && is_closed && (says("might require SASL") || (state.contains("state UP") && is_young(state))) {
         Cause::SaslRequired
@@ -272,8 +272,8 @@ fn is_young(state: &str) -> bool {
     state.split_once("ms").and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < 2000)
 }
 
-/// Returns what answers with these first four bytes, which librdkafka takes for a length: an error message of Postgres begins
-/// with `E` and a length below 65,536, an alert of TLS with 0x15 0x03.
+/// Returns which program answers with these first four bytes, which librdkafka reads as a length: an error message of Postgres
+/// begins with `E` and a length below 65,536, a TLS alert with 0x15 0x03.
 fn what_answered(size: &str) -> Cause {
     let digits = size.split(|c: char| !c.is_ascii_digit() && c != '-').next().unwrap_or_default();
     let bytes = digits.parse::<i64>().unwrap_or_default().to_be_bytes();
@@ -293,7 +293,7 @@ mod tests {
         (fault.broker, fault.cause)
     }
 
-    /// Each line is librdkafka's own, heard with a real server.
+    /// Each line was logged by librdkafka with a real server.
     #[test]
     fn each_line_of_librdkafka_has_its_cause_and_its_broker() {
         for (line, broker, cause) in [

@@ -1,4 +1,4 @@
-//! One member of the consumer group, on librdkafka: events by the consumer's own queue, records in bulk.
+//! One member of the consumer group, on librdkafka. Events come from the consumer's own queue, records in bulk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::error::Error;
@@ -25,31 +25,31 @@ use super::rebalance::Notes;
 use super::settings::Settings;
 use crate::config::{GroupProtocol, Topics};
 
-/// Between two looks whether the subscription has ended.
+/// The time between two checks whether the subscription has ended.
 const LEAVE_POLL: Duration = Duration::from_millis(5);
 /// The longest wait for the end of the subscription.
 const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A consumer that has committed nothing for so long commits a position again, which changes nothing: Kafka's answer says
-/// whether the group and the topic may still be read. Kafka tells a denied heartbeat to nobody, and a denied fetch only once.
+/// A consumer that has committed nothing for this long commits a position again. That changes nothing, but Kafka's answer says
+/// whether the group and the topic may still be read: Kafka reports a denied heartbeat to nobody, and a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 
 /// Joins a consumer group.
 #[derive(Debug)]
 pub struct KafkaGroup {
-    /// What the client tells of Kafka.
+    /// Receives what the client learns about Kafka.
     pub health: Arc<KafkaHealth>,
-    /// The consumer's number within the pipeline and this process.
+    /// The consumer's number within the pipeline and this process, from 0.
     pub consumer: u32,
     /// librdkafka's settings.
     pub settings: Settings,
-    /// What to read.
+    /// The topics to read.
     pub topics: Topics,
     /// How the group assigns partitions.
     pub protocol: GroupProtocol,
-    /// The consumer's place in the group; `None` for one that ends with the process.
+    /// The consumer's place in the group; `None` for a member that ends with the process.
     pub membership: Option<Membership>,
 }
 
@@ -97,21 +97,21 @@ impl Group for KafkaGroup {
     }
 }
 
-/// A membership.
+/// A member of the group.
 pub struct KafkaClient {
-    // Before the consumer, which it holds too.
+    // Dropped before the consumer, which it also holds.
     queue: BatchQueue<Notes>,
     consumer: Arc<BaseConsumer<Notes>>,
-    /// A record or an event may have come.
+    /// Notified when a record or an event may have arrived.
     ready: Arc<Notify>,
     assigning: Assigning,
     membership: Option<Membership>,
-    /// What is fetched, and whether librdkafka has reported statistics since the fetch began. The first report may be of
-    /// before.
+    /// The fetched partitions, and whether librdkafka has reported statistics since the fetch began. The first report may
+    /// describe the time before.
     fetching: HashMap<TopicPartition, bool>,
-    /// What Kafka was told last to be committed, of partitions that are fetched.
+    /// The last position that Kafka was told to commit, for partitions that are fetched.
     told: BTreeMap<TopicPartition, Offset>,
-    /// The partition whose position was committed again last.
+    /// The partition whose position was last committed again.
     probed: Option<TopicPartition>,
     probe_at: Instant,
     /// The consumer's number.
@@ -119,17 +119,17 @@ pub struct KafkaClient {
 }
 
 impl KafkaClient {
-    /// Fetches this whole list and nothing else.
+    /// Replaces the fetched partitions with this list.
     fn assign(&mut self, all: &[(TopicPartition, Offset)]) {
         for (source, _) in all {
-            // The list starts again at its offsets, which lie before what was read and not taken.
+            // The fetch starts again at the list's offsets, which are before records that were read and not taken.
             self.queue.discard(&source.topic, source.partition);
         }
         self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
-    /// The error that ended this consumer for good, where there is one. A new client retries where another member took our name,
-    /// and where the group may not be read, which is fatal to librdkafka under KIP-848 only.
+    /// Returns the error that ended this consumer for good, if any. A new client is tried if another member took our name, or
+    /// if the group may not be read, which is fatal to librdkafka only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {
@@ -174,7 +174,7 @@ impl KafkaClient {
         }
     }
 
-    /// Commits a position again: the next partition's in turn, and one of each topic that was denied.
+    /// Commits a position again: of the next partition in turn, and of one partition of each denied topic.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {
@@ -198,7 +198,7 @@ impl KafkaClient {
 impl GroupClient for KafkaClient {
     async fn ready(&mut self, wait: Duration) {
         if !self.queue.is_ready() {
-            // Whether it was notified or not: the caller looks.
+            // The caller looks whether there was a notification or a timeout.
             let _notified = timeout(wait, self.ready.notified()).await.is_ok();
         }
     }
@@ -210,8 +210,8 @@ impl GroupClient for KafkaClient {
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
             Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
-            // Every partition is forwarded before it is fetched, so this can't be. Were it so all the same, the record would be
-            // missed: the claims lead back to it.
+            // Every partition is forwarded before it is fetched, so this can't happen. If it did, the record would be missed,
+            // and claiming again would lead back to it.
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 let source = format!("a record came by the consumer's own queue: {topic}/{partition}@{offset}").into();
@@ -260,7 +260,7 @@ impl GroupClient for KafkaClient {
     }
 
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)> {
-        // What librdkafka has read the session has only once nothing waits here.
+        // The session has everything that librdkafka has read only if nothing waits here.
         if self.queue.untaken() > 0 {
             return Vec::new();
         }
@@ -302,7 +302,7 @@ impl GroupClient for KafkaClient {
     }
 
     fn fetch(&mut self, starts: &[(TopicPartition, Offset)], all: &[(TopicPartition, Offset)]) {
-        // Forwarded before the assignment: else records come by the consumer's own queue.
+        // Forwarded before the assignment; otherwise records would arrive on the consumer's own queue.
         match self.assigning {
             Assigning::Incremental => {
                 self.forward(starts);
@@ -338,25 +338,30 @@ impl GroupClient for KafkaClient {
 
     async fn leave(self) {
         let Self { queue, consumer, membership, number, .. } = self;
-        // The queue's end gives what it has back to the consumer, which closes with it.
+        // When the queue is dropped, it returns its records to the consumer, and they are closed together.
         drop(queue);
         consumer.context().close();
-        // A member without a name leaves by closing. One with a name keeps its place, unless it ends its subscription first.
+        // A member without a name leaves by closing. A member with a name keeps its place, unless it ends its subscription
+        // first.
         if membership.is_some_and(|membership| !membership.is_kept() && !membership.is_lost()) {
             let deadline = Instant::now() + LEAVE_DEADLINE;
             consumer.unsubscribe();
             while is_member(&consumer) && Instant::now() < deadline {
-                // Records that come now are left to the next owner.
+                // Records that arrive now are left to the next owner.
                 drop(consumer.poll(Duration::ZERO));
                 sleep(LEAVE_POLL).await;
             }
         }
         consumer.context().health().left(number);
         let pipeline = consumer.context().health().pipeline().to_owned();
-        // On a thread of its own: it waits for the answers to commits, and may take for ever.
+        // On its own thread: closing waits for the answers to commits, possibly without end.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
-            warn!(pipeline = &*pipeline, consumer = number, "leaving the group takes too long, going on without");
+            warn!(
+                pipeline = &*pipeline,
+                consumer = number,
+                "leaving the group takes too long, continuing without waiting"
+            );
         }
     }
 }
@@ -367,7 +372,7 @@ fn push_headers(headers: Headers<'_>, arena: &mut Vec<u8>) {
     }
 }
 
-/// Sorts an error of librdkafka.
+/// Classifies an error of librdkafka.
 fn sorted(error: KafkaError) -> ReadError {
     let kind = match &error {
         KafkaError::MessageConsumptionFatal(_) => ReadErrorKind::Fatal,

@@ -1,9 +1,9 @@
-//! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, fed by every client of it.
+//! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, which all its clients update.
 //!
-//! Three things say so, and each of them also says when it is over. A question of the [observer](super::observer) that isn't
-//! answered; idle topics are asked about too. A consumer's group without a coordinator, by librdkafka's statistics. And a
-//! request that Kafka denies: the consumers repeat it every few seconds, as long as it is denied. What librdkafka logs of
-//! connections is the cause that is shown, and alone no reason: one of several brokers may be away without harm.
+//! Three signals decide, and each of them also shows the end of the outage. First, a request of the [observer](super::observer)
+//! that isn't answered; the observer makes requests about idle topics too. Second, a consumer's group without a coordinator, by
+//! librdkafka's statistics. Third, a denied request: consumers repeat it every few seconds while it is denied. What librdkafka
+//! logs about connections is only shown as the cause: one of several brokers may be down without harm.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
@@ -14,15 +14,15 @@ use tracing::{debug, info, warn};
 use super::fault::{Cause, Fault};
 use crate::status::{Trouble, lock};
 
-/// A question that Kafka doesn't answer for so long is an outage. Longer than the change of a partition's leader takes.
+/// A request without an answer for this long is an outage. Longer than a change of a partition's leader takes.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
-/// A group without a coordinator for so long is an outage.
+/// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
-/// A denial that isn't repeated for so long is over, if the consumer is a settled member of its group.
+/// A denial that isn't repeated for this long is over, if the consumer is a settled member of its group.
 const DENIED_FOR: Duration = Duration::from_secs(10);
-/// The same line of librdkafka is logged once in this time.
+/// A line of librdkafka is logged only once within this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// Different lines that are told apart.
+/// The most lines that are remembered for this.
 const LINES_MAX: usize = 256;
 
 /// The state of Kafka as a pipeline's clients see it.
@@ -33,7 +33,7 @@ pub struct KafkaHealth {
     servers: String,
     /// The pipeline's group.
     group: String,
-    /// Whether faults are logged as they come; a command says them itself, at its end.
+    /// Whether faults are logged as they occur; a command reports them itself, at its end.
     logs: bool,
     state: Mutex<State>,
     lines: Mutex<HashMap<String, Line>>,
@@ -41,11 +41,11 @@ pub struct KafkaHealth {
 
 #[derive(Debug, Default)]
 struct State {
-    /// When the oldest question was asked that isn't answered.
+    /// When the oldest unanswered request was made.
     asked_at: Option<Instant>,
-    /// What a question was denied; `None` once one is answered.
+    /// What the last request was denied; `None` once one is answered.
     denied: Option<Fault>,
-    /// With which other error a question failed; `None` once one is answered.
+    /// The other error with which the last request failed; `None` once one is answered.
     failed: Option<Fault>,
     /// The newest fault of each broker's connections that isn't known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
@@ -57,22 +57,22 @@ struct State {
 struct Consumer {
     /// Since when its group has had no coordinator.
     no_coordinator: Option<Instant>,
-    /// What Kafka denies it, and when it did so last.
+    /// What Kafka denies it, and when it last did.
     denied: Vec<(Fault, Instant)>,
-    /// By how much Kafka delays its answers.
+    /// How long Kafka's quotas delay its answers.
     throttled: Duration,
 }
 
 /// A Kafka that doesn't serve the pipeline.
 #[derive(Clone, Debug)]
 pub struct Outage {
-    /// When it began.
+    /// The start of the outage.
     pub since: Instant,
-    /// Why.
+    /// The cause.
     pub trouble: Trouble,
 }
 
-/// What librdkafka's statistics of a consumer say of Kafka.
+/// The parts of a consumer's librdkafka statistics that concern Kafka's health.
 #[derive(Debug, Default)]
 pub struct Sight {
     /// Addresses (`host:port`) of brokers with a connection that works.
@@ -81,7 +81,7 @@ pub struct Sight {
     pub has_coordinator: bool,
     /// Whether the consumer is a member of the group, and no rebalance is under way.
     pub is_settled: bool,
-    /// The longest delay that a broker's quota put on an answer.
+    /// The longest delay of an answer by a broker's quota.
     pub throttled: Duration,
 }
 
@@ -109,17 +109,17 @@ impl KafkaHealth {
         Self { logs: false, ..Self::new("".into(), servers, group) }
     }
 
-    /// The pipeline's name; empty for a command.
+    /// Returns the pipeline's name; empty for a command.
     pub fn pipeline(&self) -> &str {
         &self.pipeline
     }
 
-    /// A question is asked.
+    /// Records that a request is made.
     pub fn asked(&self) {
         lock(&self.state).asked_at.get_or_insert_with(Instant::now);
     }
 
-    /// Kafka answered a question.
+    /// Records that Kafka answered a request.
     pub fn answered(&self) {
         let mut state = lock(&self.state);
         state.asked_at = None;
@@ -127,24 +127,25 @@ impl KafkaHealth {
         state.failed = None;
     }
 
-    /// A question failed, and it isn't a connection's fault.
+    /// Records that a request failed for a reason other than a connection.
     pub fn question_failed(&self, fault: Fault) {
         lock(&self.state).failed = Some(fault);
     }
 
-    /// Kafka denied a question.
+    /// Records that Kafka denied a request.
     pub fn question_denied(&self, fault: Fault) {
         let mut state = lock(&self.state);
         state.asked_at = None;
         state.denied = Some(fault);
     }
 
-    /// librdkafka wrote a line about a connection that failed; `consumer` is the number of the consumer whose client did.
+    /// Records a line that librdkafka logged about a failed connection; `consumer` is the number of the consumer whose client
+    /// did.
     pub fn connection_failed(&self, consumer: Option<u32>, line: &str) {
         let fault = Fault::parse(line);
         let broker = fault.broker.clone().unwrap_or_default();
         let key = format!("{broker} {:?}", fault.cause);
-        // A broker closes connections that were idle for long, and that isn't worth a line.
+        // A broker closes connections that were idle for long; that isn't logged.
         if self.logs && fault.cause != Cause::Closed {
             self.once(&key, |repeated| {
                 warn!(pipeline = &*self.pipeline, consumer, repeated, "Kafka: {fault}; nothing is lost, retrying");
@@ -156,7 +157,7 @@ impl KafkaHealth {
         let known = state.connections.get(&broker).is_some_and(|(at, known)| {
             let is_same =
                 matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
-            // A broker has several connections, and not each of them says why it failed.
+            // A broker has several connections, and not every one of them reports why it failed.
             let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
             is_same || is_vaguer
         });
@@ -165,12 +166,12 @@ impl KafkaHealth {
         }
     }
 
-    /// A connection was found to fail for this cause.
+    /// Records the cause of a failed connection.
     pub fn found(&self, fault: Fault) {
         lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
     }
 
-    /// Kafka denied a consumer what it needs.
+    /// Records that Kafka denied a consumer a request.
     pub fn denied(&self, consumer: u32, fault: Fault) {
         self.once(&fault.to_string(), |repeated| {
             warn!(pipeline = &*self.pipeline, consumer, repeated, "{fault}; nothing is lost, retrying");
@@ -181,12 +182,12 @@ impl KafkaHealth {
         denied.push((fault, Instant::now()));
     }
 
-    /// The group may not be used, as Kafka told a consumer.
+    /// Records that a consumer may not use the group.
     pub fn group_denied(&self, consumer: u32) {
         self.denied(consumer, Fault::group_denied(&self.group));
     }
 
-    /// Kafka granted a consumer a request that needs the right to read the group and this topic.
+    /// Records that Kafka granted a consumer a request that needs the right to read the group and this topic.
     pub fn granted(&self, consumer: u32, topic: &str) {
         let mut state = lock(&self.state);
         let Some(consumer) = state.consumers.get_mut(&consumer) else { return };
@@ -196,7 +197,7 @@ impl KafkaHealth {
         }
     }
 
-    /// Takes in a consumer's statistics.
+    /// Stores a consumer's statistics.
     pub fn saw(&self, consumer: u32, sight: &Sight, now: Instant) {
         let mut state = lock(&self.state);
         state.connections.retain(|broker, _| !sight.connected.contains(broker));
@@ -211,7 +212,7 @@ impl KafkaHealth {
         consumer.throttled = sight.throttled;
     }
 
-    /// A consumer's client ended.
+    /// Records that a consumer's client ended.
     pub fn left(&self, consumer: u32) {
         if let Some(consumer) = lock(&self.state).consumers.get_mut(&consumer) {
             consumer.no_coordinator = None;
@@ -231,23 +232,23 @@ impl KafkaHealth {
         lock(&self.state).newest().cloned()
     }
 
-    /// Returns the longest delay that a quota put on an answer to a consumer lately.
+    /// Returns the longest recent delay of an answer to a consumer by a quota.
     pub fn throttled(&self) -> Duration {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }
 
-    /// Returns why a question has no answer: the fault of a connection, or the silence.
+    /// Returns why a request has no answer: the fault of a connection, or that Kafka is silent.
     pub fn silence(&self) -> Fault {
         self.connection_fault().unwrap_or_else(|| Fault::silent(&self.servers))
     }
 
-    /// Returns the outage, as [`KafkaHealth::look`] found it last.
+    /// Returns the outage that [`KafkaHealth::look`] last found.
     pub fn outage(&self) -> Option<Outage> {
         lock(&self.state).outage.clone()
     }
 
-    /// Decides whether Kafka serves the pipeline, and logs each change. Called once per second. Returns how long an outage
-    /// lasted that is over by now.
+    /// Decides whether Kafka serves the pipeline, and logs each change. Called once per second. If an outage has just ended,
+    /// returns how long it lasted.
     pub fn look(&self, now: Instant) -> Option<Duration> {
         let mut state = lock(&self.state);
         let fault = state.fault(now, &self.servers);
@@ -290,8 +291,8 @@ impl KafkaHealth {
         });
     }
 
-    /// Has a line logged, unless the same line was logged within the last minute; numbers in it make no difference. `say` gets
-    /// how often it was held back since.
+    /// Logs a line, unless the same line, except for numbers in it, was logged within the last minute. `say` gets how often it
+    /// was suppressed since.
     pub fn once(&self, line: &str, say: impl FnOnce(Option<u32>)) {
         let key: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
         let now = Instant::now();
@@ -318,7 +319,7 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// What keeps Kafka from serving the pipeline, and since when.
+    /// Returns why Kafka doesn't serve the pipeline, and since when.
     fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
         let past = |since: &Instant, limit| now.duration_since(*since) >= limit;
         if let Some(since) = self.asked_at.filter(|since| past(since, SILENT_AFTER)) {

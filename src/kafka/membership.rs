@@ -1,11 +1,11 @@
-//! Static membership: names by which the consumers of this daemon keep their places in a group over a restart.
+//! Static membership: names by which this daemon's consumers keep their places in a group across a restart.
 //!
 //! A member without a name that dies holds its partitions until its session times out. If a member with a name
-//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence whatever the dead
-//! process may still have under way.
+//! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that the
+//! dead process may still have in flight.
 //!
-//! A name belongs to one member at a time: the broker ends the session of the one that had it before. See
-//! [`Membership::lost`] for what this means to two daemons with one name.
+//! Only one member at a time has a name: the broker ends the session of the previous one. See [`Membership::lost`] for what
+//! this means for two daemons with one name.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,20 +16,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, GroupProtocol, Pipeline, Topics};
 
-/// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's 249.
+/// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's limit of 249.
 const LONGEST: usize = 100;
 
 /// The name of this daemon, the same after a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceName {
     text: Arc<str>,
-    /// Whether the configuration sets it, and so promises that a stopped daemon comes back under it.
+    /// Whether the configuration sets it, and so promises that a stopped daemon comes back under this name.
     is_set: bool,
 }
 
 impl InstanceName {
-    /// Returns `instance` of the configuration, or a name made of `host` and the port of `http.listen`. No two daemons of a
-    /// host have the same port, so only hosts of one name can give two daemons one name.
+    /// Returns `instance` of the configuration, or a name made of `host` and the port of `http.listen`. Two daemons on one host
+    /// have different ports, so only two hosts with one name can give two daemons the same name.
     pub fn new(config: &Config, host: &str) -> Self {
         match &config.instance {
             Some(text) => Self { text: text.as_str().into(), is_set: true },
@@ -39,13 +39,13 @@ impl InstanceName {
 
     /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the daemon is told to end.
     ///
-    /// `None` where a name is of no use: with KIP-848 the broker keeps the place of a dead member until its session times out,
-    /// whether it has a name or not, and a name that nobody promised to use again would keep the place of a stopped one too.
+    /// `None` if a name is useless: with KIP-848 the broker keeps the place of a dead member until its session times out, with
+    /// or without a name, and a name that isn't promised to return would also keep the place of a stopped member.
     pub fn member(&self, pipeline: &Pipeline, consumer: u32, shutdown: CancellationToken) -> Option<Membership> {
         if pipeline.group_protocol == GroupProtocol::Consumer && !self.is_set {
             return None;
         }
-        // The broker gives a returning member the assignment that it had, even if the member subscribes to other topics by now.
+        // The broker gives a returning member its old assignment, even if the member now subscribes to other topics.
         let topics = match &pipeline.topics {
             Topics::List(names) => digest(&names.join(",")),
             Topics::Pattern(pattern) => digest(pattern),
@@ -67,7 +67,7 @@ fn derived(host: &str, listen: SocketAddr) -> String {
     format!("{host}-{}", listen.port())
 }
 
-/// FNV-1a, so that all builds agree.
+/// FNV-1a, so that all builds compute the same value.
 fn digest(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -78,27 +78,27 @@ pub struct Membership {
     /// `group.instance.id`
     pub id: String,
     instance: Arc<str>,
-    /// Whether it can leave. Under KIP-848 librdkafka knows no other end of a named member than a pause.
+    /// Whether it can leave. Under KIP-848 a member with a name can end in librdkafka only temporarily.
     leaves: bool,
-    /// Cancelled when the daemon is told to end; `None` if nobody promised that it comes back under its name.
+    /// Cancelled when the daemon is told to end; `None` if it isn't promised to come back under its name.
     comes_back: Option<CancellationToken>,
     lost: Arc<AtomicBool>,
 }
 
 impl Membership {
-    /// Whether the place is kept for the next start when the consumer closes. It is only kept if the daemon is told to end and
-    /// its name is set in the configuration. Otherwise the consumer leaves the group, and others take over at once.
+    /// Returns whether the place is kept for the next start when the consumer closes: only if the daemon is told to end and its
+    /// name is set in the configuration. Otherwise the consumer leaves the group, and others take over at once.
     pub fn is_kept(&self) -> bool {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// Whether another member has the name. This consumer then joins without one: if it took the name back, the other
-    /// one would do the same, and neither would get on with its work.
+    /// Whether another member has the name. This consumer then joins without one: if it took the name back, the other one would
+    /// do the same, and neither could work.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Notes a fatal error of the consumer, and returns what to tell the operator if it means that another member has the name.
+    /// Records a fatal error of the consumer. If it means that another member has the name, returns what to tell the operator.
     pub fn lost(&self, fatal: Code) -> Option<String> {
         let Self { id, instance, .. } = self;
         let what = match fatal {
@@ -141,9 +141,9 @@ mod tests {
 
     #[test]
     fn a_name_is_made_of_host_port_pipeline_consumer_and_topics() {
-        assert_eq!(member(TOPICS).map(|m| m.id).as_deref(), Some("Host-1-9464-rides-3-e8eec76f"));
+        assert_eq!(member(TOPICS).map(|m| m.id).as_deref(), Some("Host-1-9464-rides-3-08876b46"));
         let set = format!("{TOPICS}instance = \"tg-0\"");
-        assert_eq!(member(&set).map(|m| m.id).as_deref(), Some("tg-0-rides-3-e8eec76f"));
+        assert_eq!(member(&set).map(|m| m.id).as_deref(), Some("tg-0-rides-3-08876b46"));
         let other = "pipelines.rides.topics = [\"a\"]\ninstance = \"tg-0\"";
         assert_ne!(member(other).map(|m| m.id), member(&set).map(|m| m.id), "another subscription is another place");
     }

@@ -1,5 +1,5 @@
-//! Questions about topics, logs and the group, from a client that joins no group. All of them block, for at most
-//! [`TIMEOUT`]: they are asked off the runtime and off the poll threads.
+//! Requests about topics, logs and the group, from a client that joins no group. All of them block, for at most [`TIMEOUT`]:
+//! they are made outside of the runtime and of the poll threads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -26,45 +26,45 @@ use super::settings::{self, Settings};
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
 
-/// The longest that one question may take.
+/// The longest time for one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two questions to a group's coordinator that is being chosen.
+/// The time between two requests to a group's coordinator while it is being chosen.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
-/// A record older than this counts as one of this age: a year and a month, in milliseconds.
+/// Older records count as this old: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
 
 /// A consumer group as Kafka describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// `Stable`, `Empty` and so on.
+    /// The group's state: `Stable`, `Empty` and so on.
     pub state: String,
-    /// Consumers in it now.
+    /// The number of consumers in it now.
     pub members: usize,
 }
 
-/// How long Kafka is asked for metadata before a failed connection ends the question.
+/// How long a metadata request waits before a failed connection ends it.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
-/// The longest that a second connection may take, which finds out why a certificate isn't trusted.
+/// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 
-/// Why a question has no answer: what failed, where, and what to do about it.
+/// Why a request has no answer: what failed, where, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unanswered(String);
 
-/// What a question gives.
+/// The result of a request.
 pub type Answer<T> = Result<T, Unanswered>;
 
-/// Asks.
+/// Makes requests to Kafka.
 pub struct Observer {
     health: Arc<KafkaHealth>,
     client: Arc<BaseConsumer<Notes>>,
-    /// Created where it is needed: it is a client with connections of its own, and one that ends while it logs in is a warning in
-    /// the log.
+    /// Created when it is needed: it is a client with its own connections, and a client that ends during its login logs a
+    /// warning.
     admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
-    /// Settings of further clients, which are created where they are needed.
+    /// Settings of further clients, which are created when they are needed.
     settings: Settings,
 }
 
@@ -74,17 +74,17 @@ impl std::fmt::Debug for Observer {
     }
 }
 
-/// An observer for async code: questions run on the runtime's threads for blocking work.
+/// An observer for async code: requests run on the runtime's threads for blocking work.
 #[derive(Clone, Debug)]
 pub struct SharedObserver(Arc<Observer>);
 
-/// Why a question has no answer.
+/// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError<E> {
-    /// What was asked gave this error.
+    /// The request returned this error.
     #[error("{0}")]
     Answer(E),
-    /// The question panicked.
+    /// The request panicked.
     #[error("a bug of ours: {0}")]
     Panicked(JoinError),
 }
@@ -98,10 +98,10 @@ impl SharedObserver {
         Observer::new(config, health).map(|observer| Self(Arc::new(observer)))
     }
 
-    /// Asks a question, which may block. It runs to its end even if the future is dropped.
+    /// Makes a request, which may block. It runs to its end even if the future is dropped.
     ///
     /// # Errors
-    /// The error of the question, or that it panicked.
+    /// The error of the request, or that it panicked.
     pub async fn ask<T: Send + 'static, E: Send + 'static>(
         &self,
         question: impl FnOnce(&Observer) -> Result<T, E> + Send + 'static,
@@ -130,10 +130,10 @@ pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
 }
 
 impl Observer {
-    /// Creates a client with these settings, which tells `health` whether Kafka answers.
+    /// Creates a client with these settings, which records in `health` whether Kafka answers.
     ///
     /// # Errors
-    /// Where librdkafka refuses a setting.
+    /// If librdkafka refuses a setting.
     pub fn new(config: &Settings, health: Arc<KafkaHealth>) -> KafkaResult<Self> {
         let notes = Notes::new(Arc::clone(&health), None);
         let client: Arc<BaseConsumer<Notes>> = Arc::new(config.create_with_context(notes)?);
@@ -143,13 +143,13 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
-    /// The cluster's id.
+    /// Returns the cluster's id.
     pub fn cluster_id(&self) -> Option<String> {
         self.serve();
         self.client.client().fetch_cluster_id(TIMEOUT)
     }
 
-    /// Asks a question about a topic, and tells the health whether it was answered.
+    /// Makes a request about a topic, and records in the health whether it was answered.
     fn question<T>(&self, topic: &str, ask: impl FnOnce() -> KafkaResult<T>) -> Answer<T> {
         self.serve();
         self.health.asked();
@@ -158,7 +158,7 @@ impl Observer {
         Ok(answer)
     }
 
-    /// Asks for metadata. A connection that fails ends the question before its time: it would fail again.
+    /// Requests metadata. A failed connection ends the request early: it would only fail again.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
         self.question(topic.unwrap_or_default(), || {
             let deadline = Instant::now() + TIMEOUT;
@@ -172,9 +172,9 @@ impl Observer {
         })
     }
 
-    /// Says why a question has no answer.
+    /// Returns why a request has no answer.
     fn unanswered(&self, topic: &str, error: &KafkaError) -> Unanswered {
-        // What librdkafka logged meanwhile holds the cause.
+        // The cause is in what librdkafka logged meanwhile.
         self.serve();
         let fault = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return self.denied(topic),
@@ -199,7 +199,7 @@ impl Observer {
         Unanswered(fault.to_string())
     }
 
-    /// A topic may not be described.
+    /// Records that a topic may not be described.
     fn denied(&self, topic: &str) -> Unanswered {
         let fault = Fault::topic_denied(topic);
         let text = fault.to_string();
@@ -207,8 +207,8 @@ impl Observer {
         Unanswered(text)
     }
 
-    /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say: a second connection compares no host
-    /// name. It carries no SASL credentials, since it doesn't know to whom.
+    /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say: a second connection doesn't check the
+    /// host name. It sends no SASL credentials, because the server isn't verified.
     fn why_certificate(&self, fault: Fault) -> Fault {
         if fault.cause != Cause::Certificate {
             return fault;
@@ -232,7 +232,7 @@ impl Observer {
         fault
     }
 
-    /// The topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
+    /// Returns the topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
     ///
     /// # Errors
     /// Why Kafka doesn't answer, or denies a listed topic.
@@ -262,12 +262,12 @@ impl Observer {
         }
     }
 
-    /// One end of each partition's log, one request a broker. Partitions without an answer are left out.
+    /// Returns one end of each partition's log, with one request per broker. Partitions without an answer are left out.
     ///
     /// # Errors
-    /// As Kafka answers.
+    /// The error of Kafka.
     pub fn ends(&self, sources: &[TopicPartition], end: End) -> Answer<HashMap<TopicPartition, Offset>> {
-        // ListOffsets takes these two for a timestamp, and librdkafka hands them through.
+        // ListOffsets accepts these two instead of a timestamp, and librdkafka passes them on.
         let mark = match end {
             End::Low => KafkaOffset::Beginning,
             End::High => KafkaOffset::End,
@@ -275,10 +275,10 @@ impl Observer {
         self.at(sources, mark)
     }
 
-    /// Where a new pipeline begins on each partition.
+    /// Returns where a new pipeline begins on each partition.
     ///
     /// # Errors
-    /// As Kafka answers.
+    /// The error of Kafka.
     pub fn starts(&self, sources: &[TopicPartition], start: &Start) -> Answer<Vec<(TopicPartition, Offset)>> {
         let mut low = self.ends(sources, End::Low)?;
         let found = match start {
@@ -286,7 +286,7 @@ impl Observer {
             Start::Latest => self.ends(sources, End::High)?,
             Start::Time(ms) => {
                 let mut found = self.at(sources, KafkaOffset::Offset(*ms))?;
-                // No record at or after that time: the end, and what comes then is after it.
+                // There is no record at or after that time: begin at the end, since all later records are after it.
                 let missing: Vec<_> = sources.iter().filter(|s| !found.contains_key(s)).cloned().collect();
                 found.extend(self.ends(&missing, End::High)?);
                 found
@@ -295,7 +295,7 @@ impl Observer {
                 let committed = self.question(first_topic(sources), || {
                     self.client.committed_offsets(list(sources, KafkaOffset::Invalid)?, TIMEOUT)
                 })?;
-                // A committed offset below the log's start is one that retention has passed.
+                // A committed offset below the log's start has been passed by retention.
                 let clamp = |(source, offset): (TopicPartition, Offset)| {
                     let offset = low.get(&source).map_or(offset, |low| offset.max(*low));
                     (source, offset)
@@ -310,17 +310,17 @@ impl Observer {
         Ok(low.into_iter().collect())
     }
 
-    /// The consumer group; `None` where Kafka knows none of that name.
+    /// Returns the consumer group; `None` if Kafka knows none of that name.
     ///
     /// # Errors
-    /// As Kafka answers.
+    /// The error of Kafka.
     pub fn group(&self, name: &str) -> Answer<Option<Group>> {
         let answer = self.question("", || self.client.fetch_group_list(Some(name), TIMEOUT))?;
         let group = answer.groups().iter().find(|group| group.name() == name && group.state() != "Dead");
         Ok(group.map(|group| Group { state: group.state().to_owned(), members: group.members().len() }))
     }
 
-    /// Whether the brokers let us read as a member of the group; `None` if they don't say.
+    /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
     ///
     /// # Errors
     /// Why Kafka doesn't answer.
@@ -331,7 +331,7 @@ impl Observer {
                 let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
                 match answer {
                     Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
-                    // A coordinator that is being chosen, as before a broker's first group: librdkafka doesn't ask again.
+                    // The coordinator is still being chosen, as before a broker's first group, and librdkafka doesn't retry.
                     Err(KafkaError::AdminOp(
                         RDKafkaErrorCode::NotCoordinator
                         | RDKafkaErrorCode::CoordinatorNotAvailable
@@ -343,7 +343,7 @@ impl Observer {
         })
     }
 
-    /// Returns those of these topics of which the brokers deny us the records.
+    /// Returns those of these topics whose records the brokers deny us.
     ///
     /// # Errors
     /// Why Kafka doesn't answer.
@@ -351,10 +351,10 @@ impl Observer {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
 
-    /// How long Kafka keeps topics' records. A topic that Kafka doesn't answer for is left out.
+    /// Returns the retention of topics. A topic that Kafka doesn't answer for is left out.
     ///
     /// # Errors
-    /// As Kafka answers.
+    /// The error of Kafka.
     pub fn retention(&self, topics: &[String]) -> Answer<BTreeMap<String, Retention>> {
         if topics.is_empty() {
             return Ok(BTreeMap::new());
@@ -386,11 +386,12 @@ impl Observer {
         Ok(kept)
     }
 
-    /// When the records at these offsets were made, to the second, in milliseconds since the epoch: by ListOffsets alone, which
-    /// answers for a time with an offset, so the time is searched for. Where an offset holds no record, it is that of one before.
+    /// Returns the timestamps of the records at these offsets, to the second, in milliseconds since the epoch. Uses only
+    /// ListOffsets, which returns an offset for a time, so it searches for the time. If an offset holds no record, it returns
+    /// the time of an earlier one.
     ///
     /// # Errors
-    /// As Kafka answers.
+    /// The error of Kafka.
     pub fn times_of(&self, places: &[(TopicPartition, Offset)], now_ms: i64) -> Answer<Vec<i64>> {
         let mut search: Vec<_> = places.iter().map(|_| (now_ms - OLDEST_MS, now_ms + 1000)).collect();
         while search.iter().any(|(low, high)| high - low > 1000) {
@@ -405,18 +406,17 @@ impl Observer {
             let found = self.places(&answer)?;
             for ((source, offset), (low, high)) in places.iter().zip(&mut search) {
                 let middle = i64::midpoint(*low, *high);
-                // The first record of this time or later lies at or before ours: ours is no older.
+                // The first record at or after this time is at or before our offset: our record is no older.
                 if found.get(source).is_some_and(|first| first <= offset) { *low = middle } else { *high = middle }
             }
         }
         Ok(search.into_iter().map(|(low, _)| low).collect())
     }
 
-    /// Those of these stretches of logs that hold no record that is ever delivered: only marks of transactions, and what was
-    /// aborted.
+    /// Returns those of these ranges that hold no record that is ever delivered: only transaction markers, and aborted records.
     ///
     /// # Errors
-    /// Where Kafka is silent.
+    /// If Kafka doesn't answer.
     pub fn empty_stretches(
         &self,
         stretches: &[(TopicPartition, Range<Offset>)],

@@ -1,5 +1,5 @@
-//! Reads given stretches of logs, for the commands: joins no group, commits nothing, and ends. It blocks, so it is called off
-//! the runtime.
+//! Reads given ranges of logs, for the commands. It joins no group, commits nothing, and ends after the ranges. It blocks, so
+//! it is called outside of the runtime.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,12 +19,12 @@ use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// The longest silence of Kafka before reading is given up.
+/// How long Kafka may send nothing before reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// The longest wait between two looks at the time.
+/// The longest wait between two checks of the time.
 const POLL: Duration = Duration::from_millis(200);
 
-/// Reads.
+/// Reads ranges of logs.
 pub struct Reader {
     health: Arc<KafkaHealth>,
     consumer: Arc<BaseConsumer<Notes>>,
@@ -39,10 +39,10 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// A reader with the settings of [`super::settings::reader`].
+    /// Makes a reader with the settings of [`super::settings::reader`].
     ///
     /// # Errors
-    /// Where librdkafka refuses a setting.
+    /// If librdkafka refuses a setting.
     pub fn new(settings: &Settings) -> Result<Self, String> {
         let setting = |name| settings.get(name).unwrap_or_default();
         let health = Arc::new(KafkaHealth::of_command(setting("bootstrap.servers"), setting("group.id")));
@@ -55,11 +55,11 @@ impl Reader {
         Ok(Self { health, consumer, _credentials: settings.credentials.clone() })
     }
 
-    /// Gives every record whose offset lies in the range of its partition to `take`, in order within a partition. A range ends
-    /// early where the log does. Offsets without a record (compacted away, transactions' marks, aborted ones) are left out.
+    /// Passes every record whose offset is in the range of its partition to `take`, in order within a partition. A range ends
+    /// early if the log does. Offsets without a record (compacted away, transaction markers, aborted records) are skipped.
     ///
     /// # Errors
-    /// Kafka's own, and a silence of 15 seconds.
+    /// The error of Kafka, or a timeout if it sends nothing for 15 seconds.
     pub fn read(
         &self,
         topic: &str,
@@ -88,13 +88,13 @@ impl Reader {
                     if range.contains(&offset) {
                         take(&message);
                     }
-                    // After it was taken, which may have waited for someone else.
+                    // Measured after the record was taken, since taking may have waited for something else.
                     heard_at = Instant::now();
                     if offset.successor() >= range.end {
                         open.remove(&partition);
                     }
                 }
-                // Names no topic, which is why topics are read one at a time.
+                // The error names no topic, which is why topics are read one at a time.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     heard_at = Instant::now();
                     open.remove(&partition);
@@ -118,7 +118,7 @@ impl Reader {
     }
 }
 
-/// A message as a batch takes it in.
+/// Converts a message to the form that a batch stores.
 pub fn incoming<M: Message>(message: &M) -> Incoming<'_> {
     Incoming {
         offset: Offset::new(message.offset()),

@@ -1,8 +1,8 @@
-//! Callbacks of librdkafka: rebalances are queued for the poll thread, and what is said of Kafka goes to the pipeline's health.
+//! Callbacks of librdkafka: rebalances are queued for the poll thread, and news about Kafka goes to the pipeline's health.
 //!
-//! librdkafka calls back on the thread that polls, in the middle of a poll. The callback only notes the event; the poll thread
-//! answers it, with the session at hand. librdkafka waits for the answer, and moves nothing on its own meanwhile. While a
-//! consumer closes nobody reads the notes, so then the callback answers itself.
+//! librdkafka calls back on the polling thread, in the middle of a poll. The callback only queues the event; the poll thread,
+//! which has the session, answers it afterwards. librdkafka waits for the answer, and moves nothing on its own meanwhile. While
+//! a consumer closes nobody reads the queue, so the callback answers itself then.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ use super::fault::Fault;
 use super::health::{KafkaHealth, Sight};
 use crate::status::lock;
 
-/// Of librdkafka's statistics (`STATISTICS.md`), what tells how far a log was read and how Kafka does.
+/// The parts of librdkafka's statistics (`STATISTICS.md`) that say how far a log was read and whether Kafka serves us.
 #[derive(Deserialize)]
 struct Statistics {
     #[serde(default)]
@@ -42,7 +42,7 @@ struct Broker {
     throttle: Throttle,
 }
 
-/// Delays that the broker's quotas put on answers since the last statistics, in milliseconds.
+/// Delays by the broker's quotas since the last statistics, in milliseconds.
 #[derive(Deserialize)]
 struct Throttle {
     max: i64,
@@ -61,18 +61,18 @@ struct Topic {
 
 #[derive(Deserialize)]
 struct Partition {
-    /// The next offset to fetch: marks of transactions are behind it.
+    /// The next offset to fetch: transaction markers are before it.
     next_offset: i64,
-    /// Fetched and not yet delivered.
+    /// Records fetched and not yet delivered.
     fetchq_cnt: i64,
 }
 
-/// The consumer's context: the notes between callbacks and the poll thread. The lock is only ever taken by the thread that
-/// polls; librdkafka's types ask for one all the same.
+/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the lock;
+/// librdkafka's types require one nevertheless.
 #[derive(Debug)]
 pub struct Notes {
     health: Arc<KafkaHealth>,
-    /// The number of the consumer that this client belongs to, if it is one's.
+    /// The number of the consumer that this client belongs to, if it belongs to one.
     consumer: Option<u32>,
     events: Mutex<Vec<GroupEvent>>,
     noted: AtomicBool,
@@ -81,7 +81,7 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Returns an empty one for a client of a pipeline; `consumer` is the number of the consumer that it belongs to.
+    /// Makes an empty context for a client of a pipeline; `consumer` is the number of the consumer that it belongs to.
     pub fn new(health: Arc<KafkaHealth>, consumer: Option<u32>) -> Self {
         Self {
             health,
@@ -93,19 +93,19 @@ impl Notes {
         }
     }
 
-    /// Returns what this client tells of Kafka.
+    /// Returns the health that this client reports to.
     pub fn health(&self) -> &KafkaHealth {
         &self.health
     }
 
-    /// Kafka denied this client the group.
+    /// Records that Kafka denied this client the group.
     pub fn group_denied(&self) {
         if let Some(consumer) = self.consumer {
             self.health.group_denied(consumer);
         }
     }
 
-    /// Kafka denied this client a topic.
+    /// Records that Kafka denied this client a topic.
     pub fn topic_denied(&self, topic: &str) {
         if let Some(consumer) = self.consumer {
             self.health.denied(consumer, Fault::topic_denied(topic));
@@ -117,7 +117,7 @@ impl Notes {
         self.consumer.map(|consumer| self.health.denied_topics(consumer)).unwrap_or_default()
     }
 
-    /// Events since the last call; nearly always none, for the price of one relaxed load.
+    /// Takes the events since the last call; nearly always none, at the cost of one relaxed load.
     pub fn take(&self) -> Vec<GroupEvent> {
         if !self.noted.load(Ordering::Relaxed) {
             return Vec::new();
@@ -126,12 +126,12 @@ impl Notes {
         std::mem::take(&mut *lock(&self.events))
     }
 
-    /// How far logs were read, as librdkafka's statistics say every few seconds; for partitions with nothing undelivered.
+    /// Takes how far logs were read, from librdkafka's statistics every few seconds; for partitions with nothing undelivered.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
     }
 
-    /// From now on callbacks answer for themselves.
+    /// Makes callbacks answer for themselves from now on.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
@@ -175,7 +175,7 @@ impl ClientContext for Notes {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::GroupAuthorizationFailed) => self.group_denied(),
-            // It names no topic; the position in the log that it moves says more.
+            // It names no topic, and the log position that the commit advances says more.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
                     && let Some((topic, _)) = topic.rsplit_once(": Broker:")
@@ -191,7 +191,7 @@ impl ClientContext for Notes {
                 | Code::BadMessage
                 | Code::OperationTimedOut,
             ) => self.health.connection_failed(self.consumer, reason),
-            // Each broker's own fault was said before, and a log's end is no fault.
+            // Each broker's own fault was reported before, and a log's end isn't a fault.
             Some(Code::AllBrokersDown | Code::PartitionEOF) => debug!(consumer = self.consumer, %error, reason),
             _ => self.health.warn(self.consumer, &error.to_string(), reason),
         }
@@ -225,7 +225,7 @@ impl ConsumerContext for Notes {
                 _ => consumer.unassign(),
             };
             if let Err(error) = answer {
-                debug!(%error, "the answer to a rebalance while closing");
+                debug!(%error, "could not answer a rebalance while closing");
             }
             return;
         }
@@ -252,7 +252,7 @@ impl ConsumerContext for Notes {
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         if let Err(error) = &result {
-            // Tools that show lag fall behind; the ledger is the truth.
+            // Tools that show lag fall behind; the ledger is correct.
             debug!(consumer = self.consumer, %error, "Kafka did not take the committed offsets");
             if error.rdkafka_error_code() == Some(Code::GroupAuthorizationFailed) {
                 self.group_denied();

@@ -1,4 +1,4 @@
-//! librdkafka's settings: what we insist on and why, and what follows from the memory budget.
+//! librdkafka's settings: those that tidegate requires, each with its reason, and those derived from the memory budget.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -15,34 +15,34 @@ use crate::limits::Prefetch;
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
-/// The longest wait between two connections to a broker. With librdkafka's 10 s the flow would resume that much later than the
-/// broker.
+/// The longest wait between two connection attempts to a broker. With librdkafka's 10 s the flow would resume that much later
+/// than the broker.
 const RECONNECT_MAX_MS: u32 = 2_000;
 
 /// How often a member of a classic group asks whether partitions move. In a hand-over each side learns of the other's step at
-/// its next heartbeat, so a moved partition stands still for about one interval; with librdkafka's 3 s it was seen to stand for
-/// 3.4 s. Two small requests a second and consumer are nothing to a broker, and a session of 12 s leaves room for 24 of them to
-/// fail. With `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
+/// its next heartbeat, so a moved partition pauses for about one interval; with librdkafka's 3 s a pause of 3.4 s was measured.
+/// Two small requests per second and consumer cost a broker nothing, and a session of 12 s allows 24 of them to fail. With
+/// `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
 const HEARTBEAT_MS: u32 = 500;
 
 /// A fetch reply with this many bytes is sent at once; with fewer the broker waits for more, up to [`FETCH_WAIT_MAX`]. Without
-/// it a flow of some thousand records per second takes one fetch per few records, which costs more than the records do.
+/// it, a flow of some thousand records per second takes one fetch per few records, and the fetches cost more than the records.
 const FETCH_MIN_BYTES: u64 = 200_000;
 /// The longest wait of the broker for [`FETCH_MIN_BYTES`].
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The share of `batch.max_age` that the broker may wait.
 const FETCH_WAIT_SHARE: u32 = 5;
-/// Below this wait a fetch of an empty log would return so often that it costs more than it saves: then librdkafka's own
-/// defaults hold, which send whatever is there at once.
+/// With a shorter wait a fetch of an empty log would return so often that it costs more than it saves. Then librdkafka's own
+/// defaults are used, with which the broker sends at once.
 const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
 
 const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";
 const FETCH_WAIT_KEY: &str = "fetch.wait.max.ms";
 
-/// How often librdkafka says how far it has read.
+/// How often librdkafka reports how far it has read.
 const STATISTICS_MS: u32 = 2_000;
 
-/// librdkafka's settings for one client, and who gives it the credentials that change while it runs.
+/// librdkafka's settings for one client, and the keeper of credentials that change while it runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
     config: ClientConfig,
@@ -64,26 +64,26 @@ impl DerefMut for Settings {
     }
 }
 
-/// Settings of one consumer of a pipeline.
+/// Returns the settings of one consumer of a pipeline.
 pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Settings {
     let mut config = client(kafka, pipeline);
     for (name, value) in [
-        // The ledger is the truth about positions; what Kafka stores is for tools that show lag, and we commit it ourselves.
+        // The ledger has the positions. Kafka stores them only for tools that show lag, and tidegate commits them itself.
         ("enable.auto.commit", "false".to_owned()),
         ("enable.auto.offset.store", "false".to_owned()),
         // A position outside of the log is a named condition, never a silent jump.
         ("auto.offset.reset", "error".to_owned()),
-        // The default of 1000 ms halves a drain: the fetcher would sleep whenever its queue was full once.
+        // The default of 1000 ms halves the rate of a drain: the fetcher would sleep each time its queue was full.
         ("fetch.queue.backoff.ms", "1".to_owned()),
-        // Says how far logs were read, past the marks of transactions: without it lag would never be 0 behind one.
+        // Reports how far logs were read, past transaction markers: without it the lag behind a marker would never be 0.
         ("statistics.interval.ms", STATISTICS_MS.to_string()),
         ("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string()),
         ("queued.max.messages.kbytes", prefetch.queued_kbytes.to_string()),
         ("queued.min.messages", prefetch.queued_messages.to_string()),
         ("fetch.message.max.bytes", prefetch.fetch_partition_bytes.to_string()),
         ("fetch.max.bytes", prefetch.fetch_bytes.to_string()),
-        // librdkafka refuses a `fetch.max.bytes` below it (1 MB by default), though it means nothing to a consumer: a record
-        // larger than either is delivered all the same.
+        // librdkafka refuses a `fetch.max.bytes` below it (1 MB by default), although it has no effect on a consumer: a record
+        // larger than either is still delivered.
         ("message.max.bytes", prefetch.fetch_bytes.to_string()),
     ] {
         config.set(name, value);
@@ -100,14 +100,14 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
     match pipeline.group_protocol {
         GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
         GroupProtocol::Eager => config.set("partition.assignment.strategy", "range"),
-        // The broker shares out; heartbeats and sessions are its own settings then.
+        // The broker assigns the partitions; heartbeats and sessions are then the broker's settings.
         GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
     };
     config
 }
 
-/// The limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` bounds the time from a
-/// record's arrival in Kafka to its commit, and a record may spend the broker's wait before it reaches us: that much is
+/// Returns the limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` limits the time
+/// from a record's arrival in Kafka to its commit, and a record may spend the broker's wait before it reaches us: that wait is
 /// subtracted, but never more than half.
 pub fn batch_limits(config: &ClientConfig, batch: BatchLimits) -> BatchLimits {
     let number = |key| config.get(key).and_then(|value| value.trim().parse::<u64>().ok());
@@ -122,25 +122,25 @@ fn set_default(config: &mut ClientConfig, key: &str, value: String) {
     }
 }
 
-/// Settings of a client that asks questions about the pipeline's topics and group, and joins no group.
+/// Returns the settings of a client that makes requests about the pipeline's topics and group, and joins no group.
 pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     let mut config = client(kafka, pipeline);
     config.set("enable.auto.commit", "false");
     config
 }
 
-/// Settings of a client that reads given stretches of logs: it joins no group, and is told where a log ends.
+/// Returns the settings of a client that reads given ranges of logs: it joins no group, and is told where a log ends.
 pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     to_read(observer(kafka, pipeline))
 }
 
-/// The settings of [`reader`] from those of [`observer`].
+/// Derives the settings of [`reader`] from those of [`observer`].
 pub fn to_read(mut config: Settings) -> Settings {
     config.set("enable.auto.offset.store", "false");
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");
     config.set("fetch.queue.backoff.ms", "1");
-    // A fetch that still waits at the end of one log holds up the next topic: at the default of 500 ms a hundred topics take a
+    // A fetch that still waits at the end of one log delays the next topic: at the default of 500 ms a hundred topics take a
     // minute and a half.
     config.set("fetch.wait.max.ms", "10");
     config.set("queued.max.messages.kbytes", "16384");
@@ -159,14 +159,14 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
     config.set("group.id", &pipeline.group);
     set_default(&mut config, "reconnect.backoff.max.ms", RECONNECT_MAX_MS.to_string());
-    // A connection that a broker closes is logged as information, and is often the only sign of a wrong protocol or port.
+    // A connection that a broker closes is logged at level info, and is often the only sign of a wrong protocol or port.
     config.set_log_level(RDKafkaLogLevel::Info);
     Settings { config, credentials: credentials::keeper(kafka, pipeline) }
 }
 
-/// Makes TLS connections trust the certificate authorities of the system, unless the user names others. The OpenSSL that is
-/// linked in looks for them in the folder that it was built for, which is nowhere else's: `probe` looks in the places of
-/// the known distributions. `SSL_CERT_FILE` and `SSL_CERT_DIR` stand over them, as for connections to Postgres.
+/// Makes TLS connections trust the system's certificate authorities, unless the user names others. The linked OpenSSL looks for
+/// them in the folder that it was built for, which exists nowhere else: `probe` searches the folders of the known
+/// distributions. `SSL_CERT_FILE` and `SSL_CERT_DIR` override them, as for connections to Postgres.
 fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
     let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
     if !is_tls || config.get("ssl.ca.pem").is_some() {
@@ -182,7 +182,7 @@ mod tests {
     use crate::config::Config;
     use crate::limits;
 
-    /// `fetch.min.bytes`, `fetch.wait.max.ms` and the age by which the session closes a batch, in milliseconds.
+    /// Returns `fetch.min.bytes`, `fetch.wait.max.ms` and the age at which the session closes a batch, in milliseconds.
     fn fetch(max_age: &str, properties: &str) -> (Option<String>, Option<String>, u128) {
         let toml = format!(
             "[kafka]\nbootstrap_servers = \"127.0.0.1:9092\"\n[kafka.properties]\n{properties}\n\
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(fetch("40ms", ""), (None, None, 40));
     }
 
-    /// `ssl.ca.location` for these properties and these variables.
+    /// Returns `ssl.ca.location` for these properties and these variables.
     fn authorities(properties: &[(&str, &str)], variables: &[(&str, &str)]) -> Option<String> {
         let mut config = ClientConfig::new();
         for (name, value) in properties {

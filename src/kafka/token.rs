@@ -14,17 +14,17 @@ use crate::credentials::{self, Issued};
 use crate::metrics::epoch_ms;
 use crate::trust;
 
-/// The longest that an endpoint or a program may take.
+/// The longest time for an answer of an endpoint or a program.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The largest answer of an endpoint that is read, in bytes.
 const ANSWER_MAX: u64 = 1 << 20;
 
-/// A token, as librdkafka wants it.
+/// A token, in librdkafka's form.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// The token itself.
     pub value: Secret,
-    /// Whom it stands for.
+    /// The principal.
     pub principal: String,
     /// When it expires, in milliseconds since 1970.
     pub expires_at_ms: i64,
@@ -39,23 +39,23 @@ struct Answer {
     expires_in: Option<f64>,
 }
 
-/// Its refusal (section 5.2).
+/// Its error response (section 5.2).
 #[derive(Deserialize)]
 struct Refusal {
     error: String,
 }
 
-/// What we read of a token that is a JSON Web Token.
+/// The fields that we read from a token that is a JSON Web Token.
 #[derive(Default, Deserialize)]
 struct Claims {
     exp: Option<f64>,
     sub: Option<String>,
 }
 
-/// Gets a token, and the time for which it holds.
+/// Gets a token, and its lifetime.
 ///
 /// # Errors
-/// Says where it was to come from, and why it doesn't; without a secret.
+/// Says which source was used, and why it failed; without a secret.
 pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
     match source {
         TokenSource::Oidc(oidc) => {
@@ -113,7 +113,7 @@ fn ask(oidc: &Oidc) -> Result<Issued, String> {
     }
     // The parser's own message may quote the token.
     let answer: Answer =
-        serde_json::from_str(&body).map_err(|_| "its answer is no token; is the endpoint's URL right?".to_owned())?;
+        serde_json::from_str(&body).map_err(|_| "its answer isn't a token; is the endpoint's URL right?".to_owned())?;
     let lifetime = answer.expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     Ok(Issued { secret: Secret::new(answer.access_token), lifetime, principal: None })
 }
@@ -124,10 +124,10 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     #[expect(clippy::cast_precision_loss, reason = "milliseconds since 1970 are far below 2^53")]
     let until = |exp: f64| Duration::try_from_secs_f64(exp - now as f64 / 1000.0).unwrap_or_default();
     let lifetime = issued.lifetime.or_else(|| claims.exp.map(until)).ok_or_else(|| {
-        "it isn't said for how long the token holds: print {\"token\": \"…\", \"lifetime_seconds\": 900}".to_owned()
+        "the token's lifetime is missing: print {\"token\": \"…\", \"lifetime_seconds\": 900}".to_owned()
     })?;
     if lifetime.is_zero() {
-        return Err("the token has expired already; is this machine's clock right?".to_owned());
+        return Err("the token has already expired; is this machine's clock right?".to_owned());
     }
     let lifetime_ms = i64::try_from(lifetime.as_millis()).unwrap_or(i64::MAX);
     let token = Token {
@@ -139,7 +139,7 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     Ok((token, lifetime))
 }
 
-/// The payload of a JSON Web Token. Its signature is the broker's to check.
+/// Returns the payload of a JSON Web Token. Verifying the signature is the broker's task.
 fn claims(token: &str) -> Option<Claims> {
     let mut payload = token.split('.').nth(1)?.replace('-', "+").replace('_', "/");
     payload += &"==="[..(4 - payload.len() % 4) % 4];
@@ -156,7 +156,7 @@ fn without_query(url: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// `{"alg":"none"}.{"sub":"gate","exp":4102444800}.` of the year 2100.
+    /// `{"alg":"none"}.{"sub":"gate","exp":4102444800}.`, which expires in the year 2100.
     const UNSIGNED: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJnYXRlIiwiZXhwIjo0MTAyNDQ0ODAwfQ.";
 
     fn issued(secret: &str, lifetime: Option<u64>) -> Issued {

@@ -1,4 +1,4 @@
-//! What a look at the lag asks of Kafka beside the logs' ends, every few seconds and only where it is needed.
+//! The requests to Kafka beyond the log ends, made every few seconds and only if needed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,23 +9,23 @@ use super::headroom::Retention;
 use super::{LagWatch, PartitionLag};
 use crate::status::Trouble;
 
-/// A lag of so many offsets that stands still may be nothing but marks of transactions: then it is read.
+/// Up to this many offsets, a lag that doesn't change may consist of transaction markers only; then the range is read.
 const MARKS_MAX: u64 = 16;
 
 impl LagWatch {
-    /// Takes in what Kafka said of the topics' retention, and says once where it says nothing.
+    /// Stores Kafka's answer on the topics' retention, and logs once if there is none.
     pub(super) fn keep_retention(&mut self, names: &[String], answer: Result<BTreeMap<String, Retention>, Trouble>) {
         let (read, why) = match answer {
             Ok(read) => (read, "Kafka refuses to describe the topic".to_owned()),
             Err(trouble) => (BTreeMap::new(), trouble.to_string()),
         };
         for (topic, known) in self.retention.keep(names, &read) {
-            let means = if known { "the headroom is reckoned with the last one" } else { "there is no headroom" };
+            let means = if known { "the headroom is computed from the last known one" } else { "there is no headroom" };
             warn!(pipeline = &*self.pipeline, topic, why, means, "the topic's retention can't be read");
         }
     }
 
-    /// Asks when the oldest unwritten records were made, where our samples don't go back so far.
+    /// Requests the timestamps of the oldest unwritten records if no sample is that old.
     pub(super) async fn date(&mut self, places: &[(TopicPartition, Offset, Offset)], now: i64) {
         let unknown = |(source, next, end): &&(TopicPartition, Offset, Offset)| {
             let sampled = self.samples.get(source).and_then(VecDeque::front).is_some_and(|(_, first)| *first <= *next);
@@ -41,12 +41,12 @@ impl LagWatch {
                 let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
                 self.made_at.extend(found);
             }
-            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't tell how old the oldest unwritten records are"),
+            Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't read the age of the oldest unwritten records"),
         }
     }
 
-    /// Reads short stretches at logs' ends that stand still: behind the mark of a transaction there is no lag, and whoever owns
-    /// the partition, or nobody, has no batch that would say so.
+    /// Reads short ranges at log ends that don't move: transaction markers are no lag, and neither the partition's owner, if it
+    /// has one, nor anyone else has a batch that would say so.
     pub(super) async fn read_ends(
         &mut self,
         places: &[(TopicPartition, Offset, Offset)],

@@ -1,35 +1,36 @@
-//! How long until Kafka deletes what isn't written. Pure.
+//! The headroom: the time until Kafka deletes the oldest unwritten record. Pure.
 //!
-//! Kafka deletes whole segments, and looks every few minutes: a record stays at least as long as this says, as a rule longer.
+//! Kafka deletes whole segments, and checks every few minutes: a record is kept at least as long as the headroom says, usually
+//! longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How long a topic keeps its records.
+/// A topic's retention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// `retention.ms`; `None` for ever.
+    /// `retention.ms`; `None` if unlimited.
     pub ms: Option<i64>,
-    /// `retention.bytes` of a partition; `None` without a bound.
+    /// `retention.bytes` per partition; `None` if unlimited.
     pub bytes: Option<i64>,
 }
 
-/// What is known of topics' retention. What can't be read stays what it was: a headroom that vanished would say nothing to whoever
-/// waits for it to fall.
+/// The topics' last known retention. If it can't be read, the last value stays: a headroom that vanished could trigger no
+/// alert.
 #[derive(Debug, Default)]
 pub(super) struct Retentions {
     known: BTreeMap<String, Retention>,
-    /// Topics that couldn't be read the last time.
+    /// Topics whose retention couldn't be read the last time.
     unread: BTreeSet<String>,
 }
 
 impl Retentions {
-    /// The last one that was read; for ever, where none was.
+    /// Returns the last retention that was read; unlimited if none was.
     pub(super) fn of(&self, topic: &str) -> Retention {
         self.known.get(topic).copied().unwrap_or_default()
     }
 
-    /// Takes in what was read of these topics. Returns those that could be read until now and can't any more, and whether an
-    /// earlier retention of each is known.
+    /// Stores what was read about these topics. Returns the topics that newly can't be read, and whether an earlier retention
+    /// of each is known.
     pub(super) fn keep<'a>(
         &mut self,
         topics: &'a [String],
@@ -52,24 +53,24 @@ impl Retentions {
     }
 }
 
-/// A partition's log against the ledger.
+/// A partition's log compared with the ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Place {
     /// Age of the oldest unwritten record, in seconds; 0 without lag.
     pub age: f64,
-    /// Offsets between the log's start and the ledger.
+    /// Offsets between the log's start and the ledger's position.
     pub behind: u64,
-    /// Whether Kafka has deleted anything of this log yet.
+    /// Whether Kafka has already deleted a part of this log.
     pub cut: bool,
-    /// Offsets a second that come in.
+    /// Offsets per second of the inflow.
     pub inflow: f64,
 }
 
 impl Retention {
-    /// Seconds until Kafka deletes the oldest unwritten record; `None` where nothing says that it will.
+    /// Returns the seconds until Kafka deletes the oldest unwritten record; `None` if no limit applies.
     ///
-    /// By size it is an estimate: a log that was cut before is about as large as it may get, so its start follows its end, at the
-    /// pace of what comes in, and reaches the ledger after what lies between.
+    /// The limit by size is an estimate: a log that has been cut before has about its largest size, so its start advances as
+    /// fast as its end, and reaches the ledger's position after the offsets between them.
     pub fn headroom(self, place: Place) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a retention are far below 2^53")]
         let by_time = self.ms.map(|ms| (ms as f64 / 1000.0 - place.age).max(0.0));

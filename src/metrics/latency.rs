@@ -1,7 +1,7 @@
-//! The histogram of end-to-end latencies, in counters of our own.
+//! The histogram of end-to-end latencies, in our own counters.
 //!
 //! The exporter's histogram takes one sample per call, which costs a few per cent of the daemon's CPU at one sample per record.
-//! Here a transaction's records are counted first, and each bucket is added to once per transaction.
+//! Here a transaction's records are counted first, and each bucket is incremented once per transaction.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,16 +13,16 @@ use crate::status::lock;
 /// Latencies of one pipeline since the start. Milliseconds, rounded down.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
-    /// By bucket; the last one is above every bound.
+    /// Counts by bucket; the last one is above every bound.
     counts: [AtomicU64; SECONDS.len() + 1],
     sum_ms: AtomicU64,
 }
 
-/// Those of all pipelines of the process, as they are exported.
+/// The histograms of all pipelines of the process, for export.
 static ALL: Mutex<Vec<(Arc<str>, Arc<Latencies>)>> = Mutex::new(Vec::new());
 
 impl Latencies {
-    /// The latencies of a pipeline, which all its writers share.
+    /// The latencies of a pipeline, shared by all its writers.
     pub(super) fn of(pipeline: &Arc<str>) -> Arc<Self> {
         let mut all = lock(&ALL);
         if let Some((_, known)) = all.iter().find(|(name, _)| name == pipeline) {
@@ -37,11 +37,11 @@ impl Latencies {
     pub(super) fn count(&self, timestamps: impl Iterator<Item = i64>, now_ms: i64) {
         let mut counts = [0_u64; SECONDS.len() + 1];
         let mut sum_ms = 0_u64;
-        // Neighbours often have the same timestamp.
+        // Consecutive records often have the same timestamp.
         let mut last = (now_ms, bucket_of(0), 0);
         for timestamp in timestamps {
             if timestamp != last.0 {
-                // A timestamp of the future counts as no latency.
+                // A timestamp in the future counts as no latency.
                 let ms = u64::try_from(now_ms.saturating_sub(timestamp)).unwrap_or(0);
                 last = (timestamp, bucket_of(ms), ms);
             }

@@ -1,5 +1,5 @@
-//! What is left when a pipeline ends: records that the drain had no time for, and in a bounded run
-//! (`--until now`) what Kafka held at the start and the ledger doesn't have.
+//! The records that are left when a pipeline ends: those that the drain had no time for, and in a bounded run (`--until now`)
+//! those that Kafka held at the start and the ledger doesn't have.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,12 +19,12 @@ use crate::lag::PartitionLag;
 use crate::pipeline::start::StartError;
 use crate::status::{PartitionState, PartitionStatus, WriterState, lock};
 
-/// Between two looks at the ledger's readings, which are a second old at most.
+/// The time between two checks of the ledger's readings, which are at most a second old.
 const LOOK: Duration = Duration::from_millis(50);
-/// Partitions that a message names one by one.
+/// How many partitions a message names.
 const NAMED: usize = 8;
 
-/// What a bounded run has to write.
+/// The records that a bounded run has to write.
 #[derive(Debug, Default)]
 pub(super) struct Goal(Mutex<State>);
 
@@ -33,41 +33,41 @@ enum State {
     /// The pipeline runs until it is told to end.
     #[default]
     Unbounded,
-    /// The logs' ends are not known yet.
+    /// The log ends are not known yet.
     Unknown,
-    /// Up to these ends.
+    /// The run writes up to these log ends.
     Ends(BTreeMap<TopicPartition, Offset>),
     /// All of it is written.
     Reached,
 }
 
-/// What a pipeline that ended without a fault left in Kafka. Nothing of it is lost: the next start reads it again.
+/// The records that a pipeline that ended without a fault left in Kafka. None is lost: the next start reads them again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remainder {
-    /// Records that were read and not written when the drain's time was over.
+    /// Records that were read and not written when the drain timed out.
     pub unwritten: u64,
-    /// What a bounded run had still to write; `None` where all is written or the run has no bound.
+    /// Records that a bounded run had still to write; `None` if all is written or the run isn't bounded.
     pub left: Option<Left>,
     /// What the pipeline waited for at its end.
     pub waiting_for: Option<String>,
 }
 
-/// What a bounded run had still to write.
+/// Records that a bounded run had still to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// It never learned where the logs end.
+    /// The run never learned the log ends.
     Unknown,
-    /// Offsets between the ledger and the log's end at the start, by partition; those with none are left out.
+    /// Offsets between the ledger's position and the log's end at the start, by partition; those with none are left out.
     Offsets(Vec<(TopicPartition, u64)>),
 }
 
 impl Remainder {
-    /// Whether nothing is left.
+    /// Returns whether no record is left.
     pub fn is_empty(&self) -> bool {
         self.unwritten == 0 && self.left.is_none()
     }
 
-    /// Records that are left, as far as that is known.
+    /// Returns how many records are left, as far as that is known.
     pub fn records(&self) -> u64 {
         match &self.left {
             Some(Left::Offsets(partitions)) => partitions.iter().map(|(_, records)| records).sum(),
@@ -79,7 +79,7 @@ impl Remainder {
 impl fmt::Display for Remainder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.left {
-            Some(Left::Unknown) => f.write_str("the ends of its logs are not known, so all may be left")?,
+            Some(Left::Unknown) => f.write_str("its log ends are not known, so all records may be left")?,
             Some(Left::Offsets(partitions)) => {
                 write!(f, "{} records are left", self.records())?;
                 for (n, (source, records)) in partitions.iter().take(NAMED).enumerate() {
@@ -96,7 +96,7 @@ impl fmt::Display for Remainder {
 }
 
 impl Goal {
-    /// The run is bounded; by what is still to be asked.
+    /// Makes the run bounded; its log ends are requested later.
     pub(super) fn bound(&self) {
         *lock(&self.0) = State::Unknown;
     }
@@ -120,13 +120,13 @@ impl Goal {
             let records = u64::try_from(end.get() - next.get()).ok().filter(|records| *records > 0)?;
             Some((source, records))
         });
-        // Where nothing is left by the ledger, the run was told to end before it knew.
+        // If the ledger says that nothing is left, the run was told to end before it learned so.
         Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Left::Offsets)
     }
 }
 
 impl Pipeline {
-    /// Returns what is left, once the pipeline's workers have ended.
+    /// Returns what is left, after the pipeline's workers have ended.
     pub(super) fn remainder(&self, waiting_for: Option<String>) -> Remainder {
         let unwritten = self.consumers.iter().map(|consumer| consumer.drain.unwritten(&consumer.partitions())).sum();
         let left = self.goal.left(self);
@@ -147,8 +147,9 @@ impl Pipeline {
     }
 }
 
-/// Asks where the logs end now, and cancels `stop` once the ledger has reached these ends, whoever wrote them, and our own
-/// partitions' logs are the ones that it knows: a topic that was recreated with as many records has nothing to write either.
+/// Requests the current log ends, and cancels `stop` once the ledger has reached them, whichever instance wrote them, and the
+/// logs of our own partitions are the ones that the ledger knows: in a topic that was recreated with as many records there
+/// would be nothing to write either.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());
@@ -162,7 +163,7 @@ pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedO
         let written = {
             let view = lock(&pipeline.lag);
             ends.iter().all(|(source, end)| {
-                // A ledger beyond the log's end is no drained partition: its claim will say what is the matter.
+                // If the ledger is beyond the log's end, the partition isn't drained: its claim will name the condition.
                 let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
                 view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
             })
@@ -176,7 +177,7 @@ pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedO
     }
 }
 
-/// Returns where the logs end; asks until Kafka answers.
+/// Returns the current log ends; retries until Kafka answers.
 async fn ends_now(pipeline: &Pipeline, observer: &SharedObserver) -> BTreeMap<TopicPartition, Offset> {
     let mut backoff = Backoff::new();
     loop {
@@ -185,7 +186,7 @@ async fn ends_now(pipeline: &Pipeline, observer: &SharedObserver) -> BTreeMap<To
         match ends.await.map_err(StartError::from) {
             Ok(ends) => return ends.into_iter().collect(),
             Err(error) => {
-                warn!(pipeline = &*pipeline.name, %error, "can't ask where the logs end, trying again");
+                warn!(pipeline = &*pipeline.name, %error, "can't read the log ends, retrying");
                 sleep(backoff.next(fastrand::f64())).await;
             }
         }

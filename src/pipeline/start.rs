@@ -1,5 +1,5 @@
-//! The start of a pipeline: reaches Postgres and Kafka, migrates, plans, registers. Outages are waited for; what no wait mends
-//! stops the pipeline with its name.
+//! The start of a pipeline: reaches Postgres and Kafka, migrates, plans, registers. It waits for outages to end; a fault that
+//! waiting doesn't remove stops the pipeline and is named.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ impl Pipeline {
     /// Reaches Postgres and Kafka, creates our tables and the target, and registers. Retries through outages, without end.
     ///
     /// # Errors
-    /// [`Stopped::Start`] where waiting can't help. A refusal by Postgres must come twice in a row: two instances that start
+    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres must occur twice in a row: two instances that start
     /// together may refuse each other once.
     pub(super) async fn start(
         &self,
@@ -46,7 +46,7 @@ impl Pipeline {
                 Fault::Outage => refused = None,
             }
             if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
-                warn!(pipeline = &*self.name, why, "can't start yet, trying again");
+                warn!(pipeline = &*self.name, why, "can't start yet, retrying");
             }
             self.enter(Phase::Starting { waiting_for: Some(why) });
             sleep(backoff.next(fastrand::f64())).await;
@@ -91,36 +91,36 @@ impl Pipeline {
     }
 }
 
-/// Why one try to start failed.
+/// Why an attempt to start failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StartError {
-    /// Postgres is away or refuses.
+    /// Postgres is down, or returned an error.
     #[error(transparent)]
     Postgres(#[from] WriteError),
     /// The tables of schema `tidegate` can't be brought up to date.
     #[error(transparent)]
     Migration(#[from] MigrationError),
-    /// Kafka gives no answer.
+    /// Kafka doesn't answer.
     #[error("{}", Trouble::kafka(.0))]
     Kafka(#[source] Unanswered),
-    /// Something is missing that may still come.
+    /// Something is missing that may appear later.
     #[error("{0}")]
     NotYet(String),
-    /// The table or the name means something else: what, and what to do.
+    /// The table or the name means something else: the text says what, and what to do.
     #[error("{0}")]
     Differs(String),
-    /// A question to Kafka panicked.
+    /// A request to Kafka panicked.
     #[error("a bug of ours: {0}")]
     Panicked(#[source] JoinError),
 }
 
-/// Whether a failed start is tried again.
+/// Whether a failed start is retried.
 enum Fault {
-    /// It is, without end.
+    /// Without end.
     Outage,
-    /// It is, once.
+    /// Once.
     FinalIfRepeated,
-    /// It isn't.
+    /// Never.
     Final,
 }
 

@@ -1,5 +1,5 @@
-//! Who holds what we wait for. A blocker of this pipeline's own is a zombie, a process that was stopped in the middle of a
-//! transaction, and is ended; any other is named.
+//! Finds the sessions that hold locks we wait for. A blocker of this pipeline's own is a suspended process that stopped in the
+//! middle of a transaction, and its session is ended; any other blocker is named.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,19 +10,19 @@ use tracing::{debug, warn};
 
 use super::connect::Connector;
 
-/// Before this nobody is looked for: most waits end by themselves.
+/// How long a wait lasts before blockers are looked up: most waits are short.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two looks. A blocker is a zombie when its client kept it waiting over both.
+/// The time between two checks. A blocker counts as suspended if its backend waited for its client during both.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// One session that holds a lock that another waits for.
+/// A session that holds a lock for which another one waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocker {
-    /// Its backend.
+    /// The pid of its backend.
     pub pid: i32,
     application_name: String,
     state: String,
-    /// Whether its backend waits for its own client, and since when it does what it does.
+    /// Whether its backend waits for its own client, and since when it has been in its state.
     client_idle: bool,
     state_change: String,
     open_for_secs: i64,
@@ -33,10 +33,10 @@ SELECT pid, coalesce(application_name, ''), coalesce(state, 'prepared'), coalesc
     coalesce(state_change::text, ''), coalesce(extract(epoch FROM now() - xact_start)::int8, 0)
 FROM pg_stat_activity WHERE pid = ANY (pg_blocking_pids($1))";
 
-/// Who blocks this backend.
+/// Returns the sessions that block this backend.
 ///
 /// # Errors
-/// As the query fails.
+/// The error of the query.
 pub async fn blockers(connection: &mut PgConnection, pid: i32) -> Result<Vec<Blocker>, sqlx::Error> {
     let rows = sqlx::query(BLOCKERS).bind(pid).fetch_all(connection).await?;
     rows.iter()
@@ -60,12 +60,12 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. When it takes long, ends blockers of this pipeline's own whose
-/// client is silent; returns who else was seen to block, in words.
+/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends blockers of this pipeline's own whose
+/// client is silent. Returns the names of the other blockers that were seen.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {
-        // The work first: where both are ready there is nothing left to watch.
+        // The work first: if both are ready, there is nothing left to watch.
         biased;
         result = work => result,
         never = look(connector, pid, &mut note) => match never {},
@@ -73,7 +73,7 @@ pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output 
     (result, note)
 }
 
-/// Looks until it is dropped.
+/// Checks until it is dropped.
 async fn look(connector: &Connector, pid: i32, note: &mut Option<String>) -> std::convert::Infallible {
     sleep(PATIENCE).await;
     let mut connection = None;

@@ -8,8 +8,8 @@ SELECT c.oid::int8 AS oid, c.relkind::text AS relkind
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
 
-/// Columns with their types, domains followed down to what they are made of: the innermost modifier and every NOT NULL on the
-/// way count.
+/// Reads columns with their types. Domains are followed down to their base type: the innermost modifier and every NOT NULL on
+/// the way apply.
 const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
@@ -53,7 +53,7 @@ LEFT JOIN LATERAL (
 ) f ON true
 ORDER BY i.attnum";
 
-/// Included columns aren't part of what is unique. A deferrable constraint can't decide a conflict.
+/// Included columns don't count for uniqueness. A deferrable constraint can't be used for ON CONFLICT.
 const UNIQUE: &str = "
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -63,10 +63,10 @@ WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimm
   AND i.indpred IS NULL AND i.indexprs IS NULL
 ORDER BY i.indexrelid";
 
-/// The table's catalog; `None` where nothing has that name. Views and the like are reported as what they are.
+/// Reads the table's catalog; `None` if no relation has that name. Views and the like are reported as what they are.
 ///
 /// # Errors
-/// Postgres can't be asked.
+/// If Postgres can't be queried.
 pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<Catalog>, sqlx::Error> {
     let found = sqlx::query(TABLE).bind(&table.schema).bind(&table.name).fetch_optional(&mut *conn).await?;
     let Some(row) = found else { return Ok(None) };
@@ -121,7 +121,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
     })
 }
 
-/// Oids come as int8, because that is what sqlx reads them into without loss.
+/// Oids are read as int8, because sqlx reads those without loss.
 fn as_oid(oid: i64) -> u32 {
     u32::try_from(oid).unwrap_or_default()
 }

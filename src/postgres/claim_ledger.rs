@@ -14,7 +14,7 @@ use tracing::warn;
 use super::connect::{Connector, within};
 use super::{blockers, claims, register};
 
-/// Between two waits at a lock where Postgres can't be reached.
+/// The time between two attempts to wait for a lock while Postgres can't be reached.
 const UNREACHED_PAUSE: Duration = Duration::from_millis(250);
 
 /// The ledger of one pipeline, for its claim loop.
@@ -26,7 +26,7 @@ pub struct PgClaimLedger {
 }
 
 impl PgClaimLedger {
-    /// Connects when it is first asked for something.
+    /// Makes a ledger that connects at its first use.
     pub fn new(pipeline: Arc<str>, connector: Connector) -> Self {
         Self { pipeline, connector, connection: None }
     }
@@ -80,7 +80,7 @@ impl ClaimLedger for PgClaimLedger {
             let Ok((mut connection, pid)) = connector.open().await else { return sleep(UNREACHED_PAUSE).await };
             let work = timeout(connector.write_deadline(), claims::wait_at(&mut connection, &pipeline, &source));
             let (waited, note) = blockers::watch(&connector, pid, work).await;
-            // It comes again every few seconds, for as long as the lock is held.
+            // It occurs every few seconds, for as long as the lock is held.
             if let (false, Some(note), true) = (matches!(waited, Ok(Ok(()))), note, waits.is_power_of_two()) {
                 warn!(pipeline = &*pipeline, %source, note, "a claim waits for a lock: nothing is lost");
             }

@@ -5,12 +5,12 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// Finds where each row stands, and then locks what stands there: one version each, also where the lock is another's and the row
-/// is left out. A row that moves in between is left out too.
+/// Finds the position of each row, and then locks exactly that row version, even if the row turns out to be locked by another
+/// and is skipped. A row that advances in between is skipped too.
 ///
-/// Claims are numbered by the clock, in milliseconds, and so that they only count up: where an older copy of the database is put
-/// back, each claim in it has a lower number than one made since, also where the copy comes from a branch of its past that an
-/// earlier restore gave up.
+/// Claims are numbered by the clock, in milliseconds, and never count down. If an older copy of the database is restored, each
+/// claim in it therefore has a lower number than one made since. This also holds for a copy from a timeline that an earlier
+/// restore abandoned.
 const CLAIM: &str = "
 WITH free AS MATERIALIZED (
     SELECT l.topic, l.partition, l.next_offset
@@ -33,11 +33,11 @@ FROM free f
 WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.next_offset = f.next_offset
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest";
 
-/// Claims the partitions that have a ledger row which nobody has locked, each atomically; the others are left out, and so may be
-/// one whose row is moved at that moment: it is to be asked for again.
+/// Claims the partitions that have an unlocked ledger row, each atomically. The others are left out; so may be one whose row
+/// advances at that moment: request it again.
 ///
 /// # Errors
-/// As the statement fails; a claim whose answer was lost stands all the same, and the next one takes its place.
+/// The error of the statement. A claim whose answer was lost is valid nevertheless, and the next one replaces it.
 pub async fn claim(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -69,10 +69,10 @@ pub async fn claim(
         .collect()
 }
 
-/// Waits until nobody holds a partition's row. The lock that this takes goes with the statement.
+/// Waits until nobody holds a partition's row. The lock that this takes ends with the statement.
 ///
 /// # Errors
-/// As the statement fails: with 55P03 after `lock_timeout`.
+/// The error of the statement: 55P03 after `lock_timeout`.
 pub async fn wait_at(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -84,10 +84,10 @@ pub async fn wait_at(
     Ok(())
 }
 
-/// Which of these have no ledger row.
+/// Returns which of these have no ledger row.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub async fn without_row(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -107,11 +107,11 @@ pub async fn without_row(
     rows.iter().map(|row| Ok(TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?))).collect()
 }
 
-/// Moves a claimed row to where a condition's policy says, and forgets the last record, which the new log doesn't have. The
-/// claim must still be ours, and the row where it stood; whether it was so.
+/// Moves a claimed row to where a condition's policy says, and clears the last record, which the new log doesn't have. Returns
+/// false if the claim is no longer ours or the row has moved.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub async fn step_over(
     connection: &mut PgConnection,
     pipeline: &str,

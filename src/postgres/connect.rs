@@ -1,7 +1,7 @@
-//! Opens connections: where to, as whom, with which settings and deadlines.
+//! Opens connections: address, user, settings and deadlines.
 //!
 //! There is no pool on the write path: a writer owns its connection, and drops it when in doubt. The deadlines and their order
-//! stand in `config`.
+//! are in `config`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -24,24 +24,24 @@ use crate::config::postgres_url::{self, Server, Servers};
 use crate::config::{Postgres, PostgresUrl, Secret, url_parameters};
 use crate::credentials;
 
-/// Settings that have one right value for us: name, value, and the first server version that knows it.
+/// Settings that have only one correct value for us: name, value, and the first server version that knows it.
 pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     // A claim must see what was committed while it waited for a lock.
     ("default_transaction_isolation", "read committed", 0),
     ("default_transaction_deferrable", "off", 0),
-    // Without it a policy on the target is an error of every statement, and not a rule for rows.
+    // Without it a row-level policy on the target is an error of every statement, and doesn't silently filter rows.
     ("row_security", "on", 0),
-    // With it the server ends the session at each refused row.
+    // If it is on, the server ends the session at each refused row.
     ("exit_on_error", "off", 0),
     // Types are compared by the text that `format_type` returns.
     ("quote_all_identifiers", "off", 0),
     ("standard_conforming_strings", "on", 0),
-    // Our own deadlines bound every wait. These would end connections that are healthy.
+    // Our own deadlines limit every wait. These would end healthy connections.
     ("idle_session_timeout", "0", 140_000),
     ("transaction_timeout", "0", 170_000),
 ];
 
-/// How long a server may take before the next of several is tried beside it.
+/// How long a server may take before the next one is tried in parallel.
 const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Opens connections for one pipeline. Cheap to clone.
@@ -52,17 +52,17 @@ pub struct Connector {
     learned: Arc<Learned>,
 }
 
-/// What connections so far have shown.
+/// What earlier connections have shown.
 #[derive(Debug, Default)]
 struct Learned {
     /// Which of several servers answered last.
     server: AtomicUsize,
-    /// Whether the URL wants a server that takes writes.
+    /// Whether the URL requires a server that accepts writes.
     must_write: AtomicBool,
-    /// Whether a connection is known to have a session of its own.
+    /// Whether a connection is known to have its own session.
     has_sessions: AtomicBool,
-    /// A password that `password_command` gave, and until when it is used. Locked while the program runs, so that connections
-    /// that open at the same time share its answer.
+    /// A password from `password_command`, and until when it is used. Locked while the program runs, so that connections that
+    /// open at the same time share its answer.
     password: Mutex<Option<(Secret, Instant)>>,
 }
 
@@ -73,41 +73,42 @@ struct Refused {
 }
 
 impl Connector {
-    /// For a pipeline; `None` is for the daemon itself.
+    /// Makes a connector for a pipeline; `None` is for the daemon itself.
     pub fn new(config: Arc<Postgres>, pipeline: Option<&str>) -> Self {
         let name = pipeline.map_or_else(|| "tidegate".to_owned(), |pipeline| format!("tidegate {pipeline}"));
-        // The server cuts names at 63 bytes.
+        // The server truncates names at 63 bytes.
         let name = name.get(..63).unwrap_or(&name);
         Self { config, application_name: name.into(), learned: Arc::default() }
     }
 
-    /// `application_name` of every connection.
+    /// Returns the `application_name` of every connection.
     pub fn application_name(&self) -> &str {
         &self.application_name
     }
 
-    /// The pipeline's name, or `tidegate` for the daemon itself, as a field of log lines.
+    /// Returns the pipeline's name, or `tidegate` for the daemon itself, as a field of log lines.
     pub fn pipeline(&self) -> &str {
         self.application_name.strip_prefix("tidegate ").unwrap_or(&self.application_name)
     }
 
-    /// Our own deadline for an answer.
+    /// Returns our own deadline for an answer.
     pub fn write_deadline(&self) -> Duration {
         self.config.write_timeout
     }
 
-    /// Whether a connection to a server that takes no writes is of no use, since the URL names another that may.
+    /// Returns whether a connection to a server that refuses writes is useless, because the URL names another that may accept
+    /// them.
     pub fn must_write(&self) -> bool {
         self.learned.must_write.load(Ordering::Relaxed)
     }
 
-    /// Opens a connection, and says its backend's pid. Of several servers the first that takes writes is used: they are tried
-    /// in the order of the URL, beginning with the one that was used last, and each has a quarter of a second before the next
-    /// is tried as well.
+    /// Opens a connection, and returns it with its backend's pid. Of several servers, the first that accepts writes is used:
+    /// they are tried in the order of the URL, beginning with the one that was used last, and each has a quarter of a second
+    /// before the next is tried in parallel.
     ///
     /// # Errors
-    /// At [`Stage::Connect`], whatever the reason; the URL, which may hold a password, is in no text. With several servers
-    /// the text names each, with its reason.
+    /// Always at [`Stage::Connect`]; the text never contains the URL, which may hold a password. With several servers the text
+    /// names each, with its reason.
     pub async fn open(&self) -> Result<(PgConnection, i32), WriteError> {
         let refused = |cause| WriteError { stage: Stage::Connect, cause };
         let deadline = Instant::now() + self.config.connect_timeout;
@@ -155,7 +156,7 @@ impl Connector {
         }
     }
 
-    /// Where to connect, and a password that stands over those of the URL.
+    /// Returns the address, and a password that overrides those of the URL.
     async fn target(&self) -> Result<(Servers, Option<Secret>), String> {
         let url = match &self.config.url {
             PostgresUrl::Inline(url) => url.expose().to_owned(),
@@ -174,7 +175,7 @@ impl Connector {
         Ok((servers, password))
     }
 
-    /// The password of `password_command`: for as long as it states, the one that it gave before.
+    /// Returns the password of `password_command`; repeats the previous one for as long as its lifetime allows.
     async fn ask_for_password(&self, command: &[String]) -> Result<Secret, String> {
         let mut known = self.learned.password.lock().await;
         if let Some((password, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
@@ -183,7 +184,7 @@ impl Connector {
         *known = None;
         let asked_at = Instant::now();
         let issued = credentials::run("postgres.password_command", command).await?;
-        // The rest of its time is for the login, and for clocks that differ.
+        // The rest of the lifetime is for the login, and for clocks that differ.
         let until = issued.lifetime.and_then(|lifetime| asked_at.checked_add(lifetime.mul_f64(0.8)));
         *known = until.map(|until| (issued.secret.clone(), until));
         Ok(issued.secret)
@@ -201,16 +202,16 @@ impl Connector {
         let options = password.into_iter().fold(options, |options, password| options.password(password.expose()));
         let options = match options.get_ssl_mode() {
             _ if server.is_socket => options.ssl_mode(PgSslMode::Disable),
-            // As libpq has it: who names authorities wants the certificate to be checked.
+            // As in libpq: naming authorities means that the certificate is to be verified.
             PgSslMode::Require if servers.has_authorities => options.ssl_mode(PgSslMode::VerifyCa),
             _ => options,
         };
-        // Poolers refuse this startup parameter, which sqlx sends unless told otherwise.
+        // Poolers refuse this startup parameter, which sqlx sends by default.
         let options = options.extra_float_digits(None);
         Ok(options.application_name(&self.application_name).disable_statement_logging())
     }
 
-    /// A connection to one server that can be used.
+    /// Opens a connection to one server, if it can be used.
     async fn try_server(&self, options: &PgConnectOptions, must_write: bool) -> Result<(PgConnection, i32), Cause> {
         let work = async {
             let mut connection = options.connect().await?;
@@ -254,7 +255,7 @@ impl Connector {
         let ours = [
             ("statement_timeout", statement_timeout.as_millis().to_string()),
             ("lock_timeout", lock_timeout.as_millis().to_string()),
-            // Ends a transaction of ours whose process is stopped or gone, so that its locks don't outlive it.
+            // Ends a transaction of ours whose process is suspended or gone, so that its locks don't outlive it.
             ("idle_in_transaction_session_timeout", idle_in_transaction_timeout.as_millis().to_string()),
             ("client_min_messages", "warning".to_owned()),
         ];
@@ -269,10 +270,11 @@ impl Connector {
     }
 }
 
-/// The backend's pid, and whether it takes no writes. Sent without a prepared statement, so that it works through any pooler.
+/// Selects the backend's pid, and whether it refuses writes. Sent without a prepared statement, so that it works through any
+/// pooler.
 const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
 
-/// One error for all servers. That of a single one is as it came, so that its SQLSTATE counts.
+/// Combines the errors of all servers. That of a single one is unchanged, so that its SQLSTATE counts.
 fn together(mut failures: Vec<Refused>) -> Cause {
     if failures.len() == 1 {
         return failures.remove(0).cause;
@@ -283,10 +285,10 @@ fn together(mut failures: Vec<Refused>) -> Cause {
     Cause::Connection(format!("none of the servers can be used: {}", each.collect::<Vec<_>>().join("; ")))
 }
 
-/// What work of a stage comes to, for which Postgres has so long.
+/// Runs the work of a stage with a time limit for Postgres.
 ///
 /// # Errors
-/// As the work fails, and where the time is up: then its connection is of no use any more.
+/// The error of the work, or a timeout: then its connection is useless.
 pub(crate) async fn within<T>(
     limit: Duration,
     stage: Stage,
@@ -300,11 +302,11 @@ pub(crate) async fn within<T>(
     Err(WriteError { stage, cause })
 }
 
-/// Waits for the lock of this name, for work that one instance does at a time. It ends with the connection, which is for that
-/// work alone.
+/// Waits for the lock of this name, for work that only one instance may do at a time. The lock ends with the connection, which
+/// is used for this work only.
 ///
 /// # Errors
-/// As the statement fails: with 55P03 after `lock_timeout`.
+/// The error of the statement: 55P03 after `lock_timeout`.
 pub(crate) async fn lock_for_session(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
     sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(name).execute(connection).await.map(drop)
 }

@@ -3,12 +3,13 @@
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::{Batch, Reject};
 
-/// Letters of one statement: bounds its memory, and the parameters' size.
+/// The dead letters per statement: limits its memory, and the parameters' size.
 const LETTERS_MAX: usize = 1000;
-/// Bytes of raw records of one statement; a single record may be larger.
+/// The bytes of raw records per statement; a single record may be larger.
 const BYTES_MAX: usize = 8 << 20;
 
-/// The headers of all letters come as one flat list, each with its letter's number: an array of arrays can't be ragged.
+/// The headers of all dead letters form one flat list, each with its letter's number, since inner arrays must have equal
+/// lengths.
 const INSERT: &str = "
 INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, timestamp_ms, key, value, header_names,
     header_values, reason, sqlstate, column_name, detail)

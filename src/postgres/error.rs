@@ -1,10 +1,10 @@
-//! From sqlx's errors to what the ledger protocol needs to know.
+//! Converts sqlx's errors to what the protocol needs to know.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tidegate_protocol::retry::Severity;
 use tidegate_protocol::store::{Cause, PostgresError};
 
-/// What an error of sqlx says.
+/// Converts an error of sqlx.
 pub fn cause(error: sqlx::Error) -> Cause {
     match error {
         sqlx::Error::Database(error) => match error.try_downcast_ref::<PgDatabaseError>() {
@@ -15,15 +15,15 @@ pub fn cause(error: sqlx::Error) -> Cause {
     }
 }
 
-/// Whether a row found no partition. 23514 is a CHECK constraint as well, and texts are in the server's language: the routine
-/// tells them apart.
+/// Returns whether a row found no partition. 23514 is also a CHECK constraint, and texts are in the server's language: the
+/// routine distinguishes them.
 pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     let error = error.try_downcast_ref::<PgDatabaseError>();
     error.is_some_and(|error| error.code() == "23514" && error.routine() == Some("ExecFindPartition"))
 }
 
-/// What Postgres would say of rows that have no partition but the default one.
+/// Returns the error that Postgres would give for rows that have no partition but DEFAULT.
 pub(super) fn only_the_default() -> PostgresError {
     PostgresError {
         severity: Severity::Error,
@@ -54,8 +54,8 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
     }
 }
 
-/// The line of an error's context, `COPY telemetry, line 3, column lat`: the number after the first `, line `.
-/// A table may itself be called `x, line 9`; a wrong hint costs one more COPY and nothing else.
+/// Returns the line of an error's context, `COPY telemetry, line 3, column lat`: the number after the first `, line `. A table
+/// may itself be called `x, line 9`; a wrong hint only costs one more COPY.
 fn copy_line(context: &str) -> Option<u32> {
     let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
     let (_, rest) = copy.rsplit_once(", line ")?;

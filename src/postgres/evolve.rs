@@ -1,4 +1,4 @@
-//! Adds columns to a table for fields that appeared: one instance at a time, under an advisory lock of the session.
+//! Adds columns to a table for new fields: one instance at a time, under an advisory lock of the session.
 
 use sqlx::{Executor, PgConnection};
 use tidegate_rows::catalog::{TableName, quote_identifier};
@@ -9,11 +9,11 @@ use super::catalog;
 use super::connect::lock_for_session;
 
 /// Adds those of these fields that the table lacks and has room for, in one statement. Another instance, or the user, may have
-/// added them meanwhile: then there is nothing left to do. It waits for the transactions that write into the table now, and
-/// no longer than `lock_timeout`.
+/// added them meanwhile: then there is nothing left to do. The statement waits for the transactions that write into the table,
+/// at most for `lock_timeout`.
 ///
 /// # Errors
-/// As the database refuses: only the table's owner may add columns.
+/// The error of the database: only the table's owner may add columns.
 pub(super) async fn add_columns(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -21,14 +21,14 @@ pub(super) async fn add_columns(
     fields: &NewFields,
 ) -> Result<(), sqlx::Error> {
     lock_for_session(connection, &format!("tidegate evolve {table}")).await?;
-    // A table that is gone is for the plan to say.
+    // If the table doesn't exist any more, the plan reports it.
     let Some(catalog) = catalog::load(connection, table).await? else { return Ok(()) };
     let missing = fields.missing(&catalog);
     if missing.is_empty() {
         return Ok(());
     }
     let sql = alter(table, &missing.iter().map(|(name, found)| (*name, found.sql())).collect::<Vec<_>>());
-    info!(pipeline, sql, "adding columns for fields that appeared");
+    info!(pipeline, sql, "adding columns for new fields");
     match connection.execute(sql.as_str()).await {
         Err(error) if is_of_a_name(&error) => {}
         outcome => return outcome.map(|_| ()),
@@ -50,7 +50,7 @@ fn is_of_a_name(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("42701" | "22P05" | "22021" | "42602" | "42622"))
 }
 
-/// `ALTER TABLE … ADD COLUMN IF NOT EXISTS …`; names are quoted, types are our own.
+/// Returns `ALTER TABLE … ADD COLUMN IF NOT EXISTS …`; names are quoted, types are our own.
 pub(crate) fn alter(table: &TableName, columns: &[(&str, &str)]) -> String {
     let add = columns.iter().map(|(name, sql)| format!("ADD COLUMN IF NOT EXISTS {} {sql}", quote_identifier(name)));
     format!("ALTER TABLE {} {}", table.quoted(), add.collect::<Vec<_>>().join(", "))

@@ -1,4 +1,4 @@
-//! The ledger's two statements of a write: move, and say what is true.
+//! The two statements with which a write uses the ledger: advance the rows, and read them.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,10 @@ use tidegate_protocol::position::{ClaimId, Offset};
 use tidegate_protocol::store::LedgerRow;
 
 /// The function is in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every writer does, so
-/// that two of them never wait for each other in a circle, and says which of the spans it moved, counted from 1.
+/// that two writers can't deadlock, and returns which of the spans it advanced, counted from 1.
 const ADVANCE: &str = "SELECT tidegate.advance($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-/// Moves the spans' rows; which of them it moved.
+/// Advances the spans' rows; returns which of them it advanced.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -38,9 +38,9 @@ pub(super) async fn advance(
     Ok(moved)
 }
 
-/// Takes the locks, so that a transaction in doubt has ended by the time that this answers. The one live row of a partition is
-/// its last version as the statement's snapshot sees it; where that was moved meanwhile, READ COMMITTED takes the row's newest
-/// version in its place, which only the pipeline, topic and partition must fit: a row that has moved is never missing.
+/// Takes the locks, so that a transaction in doubt has ended when this returns. The only live row of a partition is its last
+/// version in the statement's snapshot. If that row was updated meanwhile, READ COMMITTED takes its newest version instead,
+/// which only has to match pipeline, topic and partition: an advanced row is never missing.
 const SETTLE: &str = "
 SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s

@@ -1,7 +1,7 @@
-//! Removes dead letters past their retention, and the oldest past the cap on their size: a pipeline's own, and those of its
-//! replays. Counts those that are left.
+//! Deletes dead letters older than their retention, and the oldest above the limit on their size: a pipeline's own, and those
+//! of its replays. Counts those that are left.
 //!
-//! Every instance does both; letters that another one, or a replay, has locked are left to it.
+//! Every instance does both, and skips dead letters that another instance, or a replay, has locked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,11 @@ use super::connect::{Connector, within};
 use crate::config::{KeepLetters, Pipeline};
 use crate::metrics;
 
-/// Between two counts.
+/// The time between two counts.
 const COUNT_EVERY: Duration = Duration::from_secs(30);
-/// How often.
+/// The time between two cleanups.
 const EVERY: Duration = Duration::from_secs(60);
-/// Letters of one transaction: what it takes is short, whatever there is to remove.
+/// Dead letters per transaction: each is short, however much there is to delete.
 const PAGE: i64 = 1000;
 
 const BY_AGE: &str = "
@@ -38,7 +38,7 @@ DELETE FROM tidegate.dead_letter WHERE id IN (
     SELECT d.id FROM tidegate.dead_letter d JOIN sized s ON s.id = d.id WHERE s.with_newer > $2
     ORDER BY d.id LIMIT $3 FOR UPDATE OF d SKIP LOCKED)";
 
-/// What stands between a pipeline's name and a replay's own in the replay's key. No pipeline's name has a space.
+/// Separates a pipeline's name from a replay's name in the replay's key. No pipeline's name has a space.
 const REPLAY: &str = " replay ";
 
 /// Returns the key of a replay, under which the ledger and the dead letters have it.
@@ -46,7 +46,7 @@ pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
 
-/// Returns the pipeline to which a key belongs: of a replay the one whose topics it reads.
+/// Returns the pipeline to which a key belongs: for a replay, the one whose topics it reads.
 pub fn pipeline_of(key: &str) -> &str {
     key.split_once(REPLAY).map_or(key, |(pipeline, _)| pipeline)
 }
@@ -70,8 +70,8 @@ pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<V
     Ok(keys.into_iter().filter(|key| pipelines.contains(&pipeline_of(key))).collect())
 }
 
-/// Counting ends here, so that a table of many millions costs no more than a fraction of a second. By the index of
-/// `(pipeline, created_at)` alone.
+/// The highest count, so that a table of many millions costs only a fraction of a second. Uses only the index of `(pipeline,
+/// created_at)`.
 const COUNTED_MAX: i64 = 100_000;
 
 const STOCK: &str = "
@@ -79,7 +79,7 @@ SELECT (SELECT count(*) FROM (SELECT FROM tidegate.dead_letter WHERE pipeline = 
     (SELECT extract(epoch FROM clock_timestamp() - min(created_at))::float8
         FROM tidegate.dead_letter WHERE pipeline = $1)";
 
-/// Counts a pipeline's dead letters twice a minute, for the metrics. While Postgres doesn't answer, they are unknown.
+/// Counts a pipeline's dead letters twice per minute, for the metrics. While Postgres doesn't answer, they are unknown.
 ///
 /// # Cancel safety
 /// May be dropped at any point.
@@ -94,7 +94,7 @@ pub async fn measure(connector: Connector, pipeline: Arc<str>) {
     }
 }
 
-/// The number of dead letters, at most [`COUNTED_MAX`], and the age of the oldest in seconds, 0 if there is none.
+/// Returns the number of dead letters, at most [`COUNTED_MAX`], and the age of the oldest in seconds, 0 if there is none.
 async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), WriteError> {
     let (mut connection, _) = connector.open().await?;
     let work = sqlx::query_as(STOCK).bind(pipeline).bind(COUNTED_MAX).fetch_one(&mut connection);
@@ -102,17 +102,17 @@ async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), Writ
     Ok((letters, oldest.unwrap_or(0.0)))
 }
 
-/// Keeps a pipeline's dead letters within bounds for as long as it runs. What fails is tried again a minute later.
+/// Keeps a pipeline's dead letters within their limits for as long as it runs. Failures are retried a minute later.
 ///
 /// # Cancel safety
-/// May be dropped at any point: each page is a transaction of its own.
+/// May be dropped at any point: each page is its own transaction.
 pub async fn keep(connector: Connector, config: Pipeline) {
     if config.keep_letters == KeepLetters::default() {
         return;
     }
     loop {
         if let Err(error) = purge(&connector, &config).await {
-            warn!(pipeline = config.name, %error, "can't remove old dead letters, trying again in a minute");
+            warn!(pipeline = config.name, %error, "can't delete old dead letters, retrying in a minute");
         }
         sleep(EVERY).await;
     }
@@ -133,7 +133,7 @@ async fn purge(connector: &Connector, config: &Pipeline) -> Result<(), WriteErro
     Ok(())
 }
 
-/// Removes a page; whether there may be more.
+/// Deletes a page; returns whether there may be more.
 async fn page(
     connector: &Connector,
     connection: &mut PgConnection,
@@ -145,7 +145,7 @@ async fn page(
     let done = within(connector.write_deadline(), Stage::DeadLetters, work).await?.rows_affected();
     if done > 0 {
         metrics::purged(&config.name, cause, done);
-        info!(pipeline = config.name, letters = done, cause, "removed dead letters for good, as configured");
+        info!(pipeline = config.name, letters = done, cause, "deleted dead letters, as configured");
     }
     Ok(done >= PAGE.unsigned_abs())
 }

@@ -1,7 +1,7 @@
-//! Makes range partitions before they are needed, and lets go of those past the retention.
+//! Creates range partitions in advance, and removes those older than the retention.
 //!
-//! One instance does it at a time, under an advisory lock of the session. A partition is made as a table of its own and then
-//! attached, which locks out no writer; letting go does, and so waits for its lock no longer than a moment.
+//! One instance does it at a time, under an advisory lock of the session. A partition is created as a separate table and then
+//! attached, which blocks no writer. Detaching blocks writers, and so waits for its lock only briefly.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::connect::{Connector, lock_for_session, within};
 use crate::config::Pipeline;
 
-/// How often the partitions are looked at. The shortest interval is an hour.
+/// How often the partitions are checked. The shortest interval is an hour.
 const EVERY: Duration = Duration::from_secs(60);
 
 const PARTITIONS: &str = "
@@ -30,20 +30,20 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_partitioned_table p ON p.partrelid = i.inhparent
 WHERE i.inhparent = to_regclass($1)";
 
-/// Keeps the partitions of a pipeline's table for as long as it runs. What fails is tried again a minute later.
+/// Maintains the partitions of a pipeline's table for as long as it runs. Failures are retried a minute later.
 ///
 /// # Cancel safety
-/// May be dropped at any point: each partition is made or let go in one transaction.
+/// May be dropped at any point: each partition is created or removed in one transaction.
 pub async fn keep(connector: Connector, config: Pipeline) {
     loop {
         sleep(EVERY).await;
         if let Err(error) = maintain_once(&connector, &config).await {
-            warn!(pipeline = config.name, %error, "can't see to the partitions, trying again in a minute");
+            warn!(pipeline = config.name, %error, "can't maintain the partitions, retrying in a minute");
         }
     }
 }
 
-/// Makes what is due and lets go of what has expired, on a connection of its own.
+/// Creates the partitions that are due and removes the expired ones, on a separate connection.
 ///
 /// # Errors
 /// As the database refuses.
@@ -56,15 +56,15 @@ pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(
         let_go(&mut connection, config, by, now).await
     };
     within(EVERY, Stage::Connect, work).await?;
-    // The connection was for this alone; its advisory lock ends with it.
+    // The connection was only for this; its advisory lock ends with it.
     drop(connection.close().await);
     Ok(())
 }
 
-/// Makes those of these partitions that are missing, and the default one where it is asked for.
+/// Creates those of these partitions that are missing, and the DEFAULT partition if it is configured.
 ///
 /// # Errors
-/// As the database refuses. One that overlaps with a partition of the user's own is left out, with a warning.
+/// The error of the database. A partition that overlaps with one of the user's is left out, with a warning.
 pub async fn make(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -87,14 +87,14 @@ pub async fn make(
             table.quoted(),
         );
         match connection.execute(sql.as_str()).await {
-            Ok(_) => info!(pipeline = config.name, %partition, "made a partition"),
+            Ok(_) => info!(pipeline = config.name, %partition, "created a partition"),
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
-                warn!(pipeline = config.name, %partition, %error, "another partition takes some of this one's time; it stays so");
+                warn!(pipeline = config.name, %partition, %error, "can't create a partition: it overlaps another one");
             }
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("23514") => {
                 warn!(
                     pipeline = config.name, %partition, %error,
-                    "the default partition holds rows of this one's time, and goes on taking them; move them to make it"
+                    "can't create a partition: DEFAULT holds rows of its range, and accepts more; move them to create it"
                 );
             }
             Err(error) => return Err(error),
@@ -103,7 +103,7 @@ pub async fn make(
     Ok(())
 }
 
-/// Lets go of those of our own partitions that have expired.
+/// Removes those of our own partitions that have expired.
 async fn let_go(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -121,10 +121,10 @@ async fn let_go(
             Expiry::Detach => String::new(),
             Expiry::Drop => format!("; DROP TABLE {}", partition.quoted()),
         };
-        // Writers queue up behind this lock: rather later than long.
+        // Writers queue up behind this lock: better to retry later than to hold them up.
         let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {detach}{drop}; COMMIT");
         connection.execute(sql.as_str()).await?;
-        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "let go of a partition past its retention");
+        info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");
     }
     Ok(())
 }

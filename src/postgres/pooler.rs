@@ -1,7 +1,7 @@
-//! Whether a pooler stands between us and Postgres that gives each transaction another session.
+//! Whether there is a pooler between us and Postgres that gives each transaction another session.
 //!
-//! Our settings, prepared statements, session locks and staging tables are a session's. A pooler in transaction mode hands
-//! the session to others between two transactions, so that none of them would hold, and ours would hold for others. With a
+//! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction mode gives
+//! the session to other clients between two transactions: they would not last for us, and they would affect others. With a
 //! pooler in session mode a connection is as good as a direct one.
 
 use std::time::Duration;
@@ -10,21 +10,21 @@ use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, Row};
 use tokio::time::timeout;
 
-/// The longest that a second connection may take. A pooler whose sessions are all taken lets it wait.
+/// The longest time for a second connection. A pooler without free sessions keeps it waiting.
 const SECOND_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What a pooler does with sessions.
+/// How a pooler assigns sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pooling {
-    /// Each connection has its own.
+    /// Each connection has its own session.
     Session,
-    /// Each transaction gets any.
+    /// Each transaction gets any session.
     Transaction,
 }
 
-/// Finds out by a second connection: a transaction there must not run in the session of the first, and the first must be in
-/// the same one afterwards. Uses no prepared statement, which the pooler may refuse. `None` if there is no second connection to
-/// be had.
+/// Finds out by a second connection: a transaction there must not run in the session of the first, and the first must still be
+/// in the same session afterwards. Uses no prepared statement, which the pooler may refuse. `None` if no second connection can
+/// be opened.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };
@@ -47,7 +47,7 @@ async fn backend(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     connection.fetch_one("SELECT pg_backend_pid()").await?.try_get(0)
 }
 
-/// What to tell the user of one that is of no use.
+/// Returns what to tell the user about an unusable pooler.
 pub(super) fn words() -> String {
     "a pooler gives each transaction another session (pgbouncer: pool_mode = transaction or statement), and tidegate needs one \
      of its own: connect past the pooler, or set pool_mode = session for this user or database"

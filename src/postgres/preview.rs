@@ -1,4 +1,4 @@
-//! The first rows of a batch as the table would have them, for a person to look at: read from the staging table, or from a
+//! The first rows of a batch as the table would store them, for `check` to show: read from the staging table, or from a
 //! temporary table like the target, never from the target itself, which may be huge.
 
 use std::ops::Range;
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 use super::{PgStore, window};
 use crate::plan::Planned;
 
-/// Rows that are shown.
+/// How many rows are shown.
 const ROWS_MAX: u32 = 3;
 
 impl PgStore {
-    /// Up to three rows of a window that was copied, each as a JSON object (a delete as `{"delete": {…}}` with its key), within the transaction that is open. None where the
-    /// role may not make a temporary table, or where records name their table.
+    /// Returns up to three rows of a window that was copied, each as a JSON object (a delete as `{"delete": {…}}` with its
+    /// key), within the open transaction. None if the role may not create a temporary table, or if records name their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();
@@ -47,7 +47,7 @@ async fn show(
     connection.execute("SAVEPOINT tidegate_shown").await?;
     let from = if let Some(merge) = &planned.table.merge {
         if merge.deletes.is_some() {
-            // A delete has its key only.
+            // A delete has only its key.
             "(SELECT CASE WHEN s.\"tidegate deleted\" THEN jsonb_build_object('delete', jsonb_strip_nulls(row)) \
              ELSE row END AS shown FROM pg_temp.tidegate_stage s, \
              LATERAL (SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' - 'tidegate left out' AS row) AS r)"

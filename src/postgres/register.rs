@@ -7,7 +7,7 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::claims;
 
-/// What a name means. Any difference at a later start is a named stop.
+/// The meaning of a pipeline's name. Any difference at a later start stops the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The pipeline.
@@ -18,18 +18,18 @@ pub struct Registration {
     pub group_id: String,
     /// The table, schema-qualified.
     pub target: String,
-    /// The table's oid; 0 where records name their table.
+    /// The table's oid; 0 if records name their table.
     pub target_oid: u32,
-    /// Topics with their partitions now.
+    /// Topics with their current partitions.
     pub topics: BTreeMap<String, i32>,
 }
 
-/// Why a registration isn't possible.
+/// Why a registration failed.
 #[derive(Debug)]
 pub enum RegisterError {
-    /// The database couldn't be asked.
+    /// The database couldn't be queried.
     Database(sqlx::Error),
-    /// The name means something else already: what, and what to do.
+    /// The name already means something else: the text says what, and what to do.
     Differs(String),
 }
 
@@ -39,26 +39,26 @@ impl From<sqlx::Error> for RegisterError {
     }
 }
 
-/// Whether the pipeline is known. Before the first registration the starting offsets must be asked from Kafka.
+/// Returns whether the pipeline is registered. Before the first registration the starting offsets must be requested from Kafka.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub async fn is_known(connection: &mut PgConnection, pipeline: &str) -> Result<bool, sqlx::Error> {
     let row = sqlx::query("SELECT EXISTS (SELECT FROM tidegate.pipeline WHERE name = $1)");
     row.bind(pipeline).fetch_one(connection).await?.try_get(0)
 }
 
-/// Registers a pipeline with its partitions' starting offsets, or holds the registration against the one that is there.
+/// Registers a pipeline with its partitions' starting offsets, or compares it with the existing registration.
 ///
 /// # Errors
-/// [`RegisterError::Differs`] is a named stop with its remedy.
+/// [`RegisterError::Differs`] stops the pipeline and names the remedy.
 pub async fn register(
     connection: &mut PgConnection,
     wanted: &Registration,
     starts: &[(TopicPartition, Offset)],
 ) -> Result<(), RegisterError> {
     let mut transaction = connection.begin().await?;
-    // A crash may take back rows and the ledger's moves, which are read again; who we are must stay.
+    // A crash may undo rows and the ledger's advances, which are read again; the registration must survive.
     sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
     // One registration at a time: two new pipelines for one table and topic must see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
@@ -84,7 +84,7 @@ pub async fn register(
     Ok(transaction.commit().await?)
 }
 
-/// Compares what a pipeline's name would mean with what it means already; whether it is registered. Changes nothing.
+/// Compares the meaning of a pipeline's name with its registration; returns whether it is registered. Changes nothing.
 ///
 /// # Errors
 /// [`RegisterError::Differs`] if the registration is another one, or if another pipeline feeds the table from the same topic.
@@ -132,7 +132,7 @@ fn compare(
             "the table",
             target,
             &wanted.target,
-            "what is in the ledger is in the other table; set `table.name` back, or give the pipeline a new name",
+            "the rows that the ledger counts are in the other table; set `table.name` back, or give the pipeline a new name",
         );
     }
     if target_oid != i64::from(wanted.target_oid) {
@@ -149,7 +149,7 @@ fn compare(
 }
 
 async fn refuse_a_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
-    // Tables that records name are looked at as they are named.
+    // Tables named by records are checked when they are named.
     if wanted.target_oid == 0 {
         return Ok(());
     }
@@ -171,18 +171,18 @@ async fn refuse_a_second_feed(connection: &mut PgConnection, wanted: &Registrati
     )))
 }
 
-/// Partitions that appeared after the registration: `starts` holds each one's oldest offset. Rows that are there stay.
-/// Returns those that the pipeline has had a row for: their row is lost.
+/// Adds partitions that appeared after the registration: `starts` has each one's oldest offset. Existing rows are kept. Returns
+/// the partitions for which the pipeline once had a row: their row is lost.
 ///
 /// # Errors
-/// As the statements fail.
+/// The error of the statement that failed.
 pub async fn extend(
     connection: &mut PgConnection,
     pipeline: &str,
     starts: &[(TopicPartition, Offset)],
 ) -> Result<Vec<TopicPartition>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // FOR NO KEY UPDATE: others may meanwhile insert ledger rows, which refer to this one.
+    // FOR NO KEY UPDATE: others may insert ledger rows, which refer to this one, at the same time.
     let topics: String = sqlx::query("SELECT topics::text FROM tidegate.pipeline WHERE name = $1 FOR NO KEY UPDATE")
         .bind(pipeline)
         .fetch_one(&mut *transaction)
@@ -190,7 +190,7 @@ pub async fn extend(
         .try_get(0)?;
     let mut known: BTreeMap<String, i32> =
         serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    // Another instance may have added some while this one looked or waited for the lock: those are neither new nor lost.
+    // Another instance may have added some while this one read or waited for the lock: those are neither new nor lost.
     let sources: Vec<TopicPartition> = starts.iter().map(|(source, _)| source.clone()).collect();
     let without = claims::without_row(&mut transaction, pipeline, &sources).await?;
     let (new, lost): (Vec<_>, Vec<_>) = starts
@@ -213,11 +213,11 @@ pub async fn extend(
     Ok(lost.into_iter().map(|(source, _)| source).collect())
 }
 
-/// Adds the rows of new partitions, and sets lost ones anew where the policy says so. Rows that are there stay: the table's
-/// trigger skips a second row of a partition, whatever its offset.
+/// Adds the rows of new partitions, and recreates lost ones if the policy says so. Existing rows are kept: the table's trigger
+/// skips a second row of a partition, whatever its offset.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub async fn insert_rows(
     connection: &mut PgConnection,
     pipeline: &str,

@@ -2,7 +2,7 @@
 
 use tidegate_protocol::store::{Cause, PostgresError};
 
-/// Parts of what rustls and sqlx say, and the remedy. The first that matches counts.
+/// Parts of texts of rustls and sqlx, and the remedy. The first match counts.
 const BY_TEXT: &[(&str, &str)] = &[
     (
         "UnknownIssuer",
@@ -21,7 +21,7 @@ const BY_TEXT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Adds what to do to the error of a connection that could not be opened, where we know it.
+/// Adds a remedy, if one is known, to the error of a connection that could not be opened.
 pub(super) fn add(cause: &mut Cause) {
     match cause {
         Cause::Connection(text) => {

@@ -1,16 +1,17 @@
-//! The tables of a pipeline whose records name them: which there are, and that no other pipeline feeds them from a topic of ours.
+//! The tables of a pipeline whose records name them: the list, and the check that no other pipeline feeds them from a topic of
+//! ours.
 
 use std::collections::BTreeSet;
 
 use sqlx::{Connection, PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, TableName};
 
-/// What became of the wish to write into a table.
+/// The answer to a request to write into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// The pipeline may write into it.
     Ours,
-    /// This pipeline feeds it from a topic that ours reads too: every record would be there twice.
+    /// This pipeline feeds it from a topic that ours reads too: every record would be written twice.
     Fed {
         /// The other pipeline.
         by: String,
@@ -19,10 +20,10 @@ pub(crate) enum Claim {
     Full,
 }
 
-/// The tables that the pipeline has written into, whether they are still there or not.
+/// Returns the tables that the pipeline has written into, whether they still exist or not.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub(crate) async fn known(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<TableName>, sqlx::Error> {
     if !is_there(connection).await? {
         return Ok(Vec::new());
@@ -32,16 +33,16 @@ pub(crate) async fn known(connection: &mut PgConnection, pipeline: &str) -> Resu
     rows.iter().map(name).collect()
 }
 
-/// Whether there is a list at all: a command may run on the tables of an older version.
+/// Returns whether the list exists at all: a command may run on the tables of an older version.
 async fn is_there(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let made = sqlx::query("SELECT to_regclass('tidegate.route') IS NOT NULL");
     made.fetch_one(connection).await?.try_get(0)
 }
 
-/// Gives a pipeline's tables to another, which is registered.
+/// Gives a pipeline's tables to another registered pipeline.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub(crate) async fn rename(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
     if is_there(connection).await? {
         let sql = "UPDATE tidegate.route SET pipeline = $2 WHERE pipeline = $1";
@@ -50,10 +51,10 @@ pub(crate) async fn rename(connection: &mut PgConnection, from: &str, to: &str) 
     Ok(())
 }
 
-/// Those of these names that something has.
+/// Returns those of these names that belong to an existing relation.
 ///
 /// # Errors
-/// As the statement fails.
+/// The error of the statement.
 pub(crate) async fn existing(
     connection: &mut PgConnection,
     names: &[TableName],
@@ -73,10 +74,10 @@ fn name(row: &sqlx::postgres::PgRow) -> Result<TableName, sqlx::Error> {
     Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
 }
 
-/// Notes that the pipeline writes into this table from now on, where nothing speaks against it.
+/// Registers that the pipeline writes into this table from now on, unless something forbids it.
 ///
 /// # Errors
-/// As the statements fail.
+/// The error of the statement that failed.
 pub(crate) async fn claim(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -84,7 +85,7 @@ pub(crate) async fn claim(
     catalog: &Catalog,
 ) -> Result<Claim, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // As at a registration: two pipelines that come to the same table must see each other.
+    // As at a registration: two pipelines that reach the same table must see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let other = sqlx::query(
         "SELECT p.name FROM tidegate.pipeline p JOIN tidegate.pipeline o ON o.name = $1

@@ -10,11 +10,11 @@ use tidegate_rows::catalog::quote_identifier;
 
 use super::error;
 
-/// Any number that nobody else is likely to lock: "tidegate" in ASCII.
+/// An arbitrary lock number that no one else is likely to use: "tidegate" in ASCII.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
 /// `insufficient_privilege`
 const NO_RIGHTS: &str = "42501";
-/// Where sqlx notes what was applied, as it makes the table itself.
+/// The table in which sqlx records applied migrations.
 const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS tidegate._sqlx_migrations (
     version bigint PRIMARY KEY,
     description text NOT NULL,
@@ -25,7 +25,7 @@ const APPLIED_TABLE: &str = "CREATE TABLE IF NOT EXISTS tidegate._sqlx_migration
 );
 ";
 
-/// Returns the migrations of this version. Those of a newer one that the database has are left alone.
+/// Returns the migrations of this version. Newer migrations in the database are left alone.
 fn migrator() -> Migrator {
     let mut migrator = sqlx::migrate!("./migrations");
     migrator.set_ignore_missing(true);
@@ -35,22 +35,22 @@ fn migrator() -> Migrator {
 /// Why our tables could not be brought up to date.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrationError {
-    /// Postgres is away or refuses a statement.
+    /// Postgres is down or refuses a statement.
     #[error("can't bring the tables of schema `tidegate` up to date: {cause}{}", remedy(.cause, .pending))]
     Postgres {
         /// The fault.
         #[source]
         cause: WriteError,
-        /// The names of the migrations that are missing, as far as the role may know them.
+        /// The names of the missing migrations, as far as the role may read them.
         pending: Vec<String>,
     },
-    /// The tables are not those that this version knows.
+    /// The tables are not those of this version.
     #[error("the tables of schema `tidegate` are not those of this version: {0}")]
     Mismatch(#[source] MigrateError),
 }
 
 impl MigrationError {
-    /// An outage is waited for. Waiting removes no other fault.
+    /// Returns whether waiting can help: only for an outage.
     pub fn disposition(&self) -> Disposition {
         match self {
             Self::Postgres { cause, .. } => cause.disposition_at_start(),
@@ -75,7 +75,7 @@ impl From<sqlx::Error> for MigrationError {
     }
 }
 
-/// Names the remedy where the role lacks a right.
+/// Names the remedy if the role lacks a right.
 fn remedy(error: &WriteError, pending: &[String]) -> String {
     if error.postgres().is_none_or(|error| error.sqlstate != NO_RIGHTS) {
         return String::new();
@@ -87,27 +87,27 @@ fn remedy(error: &WriteError, pending: &[String]) -> String {
     )
 }
 
-/// How our tables compare with what this version needs.
+/// The result of comparing our tables with what this version needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is to be done.
+    /// Nothing is missing.
     Current,
-    /// They are missing, or a newer version's migrations are.
+    /// The tables are missing, or some of this version's migrations are.
     Behind,
-    /// They were made by something else: what is wrong, with the remedy.
+    /// Something else made the tables: what is wrong, with the remedy.
     Other(String),
 }
 
 /// Compares our tables with what this version needs, and changes nothing.
 ///
 /// # Errors
-/// As the statements fail.
+/// The error of the statement that failed.
 pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> {
     let migrator = migrator();
     let Some(applied) = applied(connection).await? else { return Ok(State::Behind) };
     if let Some(other) = migrator.iter().find(|m| applied.get(&m.version).is_some_and(|sum| **sum != *m.checksum)) {
         return Ok(State::Other(format!(
-            "schema `tidegate` was made by another build: its migration {} is not ours; take the build that made it, or another database",
+            "schema `tidegate` was created by another build: its migration {} is not ours; use the build that created it, or another database",
             other.version
         )));
     }
@@ -115,15 +115,15 @@ pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> 
     Ok(if known { State::Current } else { State::Behind })
 }
 
-/// Brings the tables up to date. Safe when several instances start at once: one works, the others wait. A daemon that is older
+/// Brings the tables up to date. Safe if several instances start at once: one works, the others wait. A daemon that is older
 /// than the tables leaves them alone.
 ///
 /// # Errors
-/// As the server refuses; the schema is then as it was before the failing migration.
+/// The error of the server; the schema is then as it was before the failing migration.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
-    // A daemon that was stopped while it held the lock holds nobody up where nothing is to be done. And a role without rights is
-    // refused only where something is.
+    // A suspended daemon that holds the lock doesn't block others if nothing is missing. And a role without rights is refused
+    // only if something is missing.
     let pending = pending_of(&migrator, connection).await?;
     if pending.is_empty() {
         return Ok(());
@@ -132,28 +132,28 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError
 }
 
 async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
-    // Waiting for another instance's migration is no fault of a statement. And a crash that takes the last commits back, where
-    // the session's own setting allows for that, must not take our tables with it.
+    // Waiting for another instance's migration is no fault of a statement. And a crash that undoes the last commits, if the
+    // session's own setting allows that, must not undo our tables.
     connection.execute("SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = on").await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut *connection).await?;
-    // CREATE SCHEMA asks for rights on the database, even where there is nothing to create.
+    // CREATE SCHEMA requires rights on the database, even if the schema exists.
     let exists = sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(&mut *connection).await?;
     if !exists.try_get::<bool, _>(0)? {
         connection.execute("CREATE SCHEMA tidegate").await?;
     }
-    // The table of applied migrations belongs beside ours.
+    // The table of applied migrations belongs in the same schema as ours.
     connection.execute("SET search_path = tidegate").await?;
     migrator.run_direct(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_unlock($1)").bind(MIGRATION_LOCK).execute(connection).await?;
     Ok(())
 }
 
-/// How a migration is named to people, such as `0004_routes`.
+/// Returns the name of a migration for messages, such as `0004_routes`.
 fn name(migration: &Migration) -> String {
     format!("{:04}_{}", migration.version, migration.description.replace(' ', "_"))
 }
 
-/// Returns the migrations of this version that the database lacks, or knows by another text, in their order.
+/// Returns the migrations of this version, in order, that the database lacks or has with another text.
 async fn pending_of<'m>(
     migrator: &'m Migrator,
     connection: &mut PgConnection,
@@ -164,7 +164,7 @@ async fn pending_of<'m>(
     Ok(migrator.iter().filter(|migration| !is_applied(migration)).collect())
 }
 
-/// Returns the checksum of each migration that was applied, by its version; `None` if there is no record of any.
+/// Returns the checksum of each applied migration, by its version; `None` if there is no record of any.
 async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Vec<u8>>>, sqlx::Error> {
     let exists = sqlx::query("SELECT to_regclass('tidegate._sqlx_migrations') IS NOT NULL");
     if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {
@@ -175,19 +175,19 @@ async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Ve
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map(Some)
 }
 
-/// The names of the migrations that the database lacks, in their order.
+/// Returns the names of the migrations that the database lacks, in order.
 ///
 /// # Errors
-/// As the server refuses.
+/// The error of the server.
 pub async fn pending(connection: &mut PgConnection) -> Result<Vec<String>, sqlx::Error> {
     Ok(pending_of(&migrator(), connection).await?.into_iter().map(name).collect())
 }
 
-/// Writes what [`migrate`] would run, as one script for psql; `None` where nothing is missing. It notes what it applied, so that a
-/// daemon that starts afterwards finds nothing to do.
+/// Writes what [`migrate`] would run, as one script for psql; `None` if nothing is missing. The script records what it applied,
+/// so that a daemon that starts afterwards finds nothing to do.
 ///
 /// # Errors
-/// As the server refuses.
+/// The error of the server.
 pub async fn script(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let migrator = migrator();
     let pending = pending_of(&migrator, connection).await?;
@@ -223,7 +223,7 @@ pub fn grants(role: &str) -> String {
     )
 }
 
-/// Migrates on a connection of its own, which is closed afterwards.
+/// Migrates on a separate connection, which is closed afterwards.
 ///
 /// # Errors
 /// As [`migrate`].

@@ -1,4 +1,4 @@
-//! The rows of a window on their way: one COPY for each table and shape of row, and the merge that follows.
+//! Sends the rows of a window: one COPY per table and shape of row, and the merge that follows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -15,25 +15,26 @@ use tidegate_rows::write_mode::{Deletes, Merge};
 use super::Live;
 use crate::plan::{Planned, PlannedTable};
 
-/// COPY data goes out in pieces of this size: large enough that the system calls don't count, small enough to stay in cache.
+/// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
 
-/// The staging tables of a connection, by the number of their table; 0 where there is one table.
+/// The staging tables of a connection, by the number of their table; 0 if there is only one table.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
-    /// The plan that they were made for.
+    /// The version of the plan that they were made for.
     version: u64,
     there: BTreeSet<u16>,
-    /// Those of them that the transaction at hand made.
+    /// Those that the current transaction made.
     new: BTreeSet<u16>,
-    /// Those that hold rows of the transaction at hand.
+    /// Those that hold rows of the current transaction.
     filled: BTreeSet<u16>,
     /// The number of the table that was written last.
     last: u16,
 }
 
 impl Stages {
-    /// A transaction begins, by this plan: what the one before it made is there to stay, and a commit emptied them all.
+    /// Begins a transaction with this plan: staging tables of the previous one are permanent now, and a commit emptied them
+    /// all.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();
@@ -50,8 +51,8 @@ impl Stages {
         self.there.insert(number);
     }
 
-    /// The transaction, or a part of it, is undone. One that was made before the savepoint is made once more: that is seldom,
-    /// and does no harm.
+    /// Forgets what a rollback, or a rollback to a savepoint, undoes. A table made before the savepoint is created once more,
+    /// which is rare and harmless.
     pub(super) fn rolled_back(&mut self) {
         for number in std::mem::take(&mut self.new) {
             self.there.remove(&number);
@@ -60,7 +61,7 @@ impl Stages {
     }
 }
 
-/// What a window came to.
+/// The result of a window.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Copied {
     /// Rows that were written.
@@ -69,8 +70,8 @@ pub(super) struct Copied {
     pub(super) unmatched: u64,
 }
 
-/// Sends a window of a batch, and merges it where the table's mode asks for that. `placed` gets the rows of the window that the
-/// last COPY had, where these are not all.
+/// Sends a window of a batch, and merges it if the table's mode requires that. `placed` gets the rows of the window that the
+/// last COPY had, if these are not all.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -104,7 +105,7 @@ pub(super) async fn copy(
     Ok(Copied { rows: if merge.skips { merged } else { copied }, unmatched })
 }
 
-/// Merges what was staged: the rows that the merge inserted or updated, and the deletes that found no row.
+/// Merges what was staged. Returns how many rows the merge inserted or updated, and how many deletes found no row.
 async fn merge_staged(
     connection: &mut PgConnection,
     deletes: Option<&Deletes>,
@@ -174,7 +175,7 @@ pub(super) async fn copy_into(
     Ok(())
 }
 
-/// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the transaction at hand.
+/// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the current transaction.
 async fn by_table(
     live: &mut Live,
     planned: &Planned,
@@ -267,7 +268,7 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
-/// Makes the staging table where it isn't there, and empties it where it holds rows of this transaction.
+/// Creates the staging table if it doesn't exist, and empties it if it holds rows of this transaction.
 async fn stage(live: &mut Live, number: u16, merge: &Merge) -> Result<(), sqlx::Error> {
     let Live { connection, stages, .. } = live;
     if !stages.there.contains(&number) {
@@ -281,7 +282,7 @@ async fn stage(live: &mut Live, number: u16, merge: &Merge) -> Result<(), sqlx::
     Ok(())
 }
 
-/// One COPY of stretches of rows as they lie.
+/// Runs one COPY of contiguous ranges of rows.
 async fn whole<'a>(
     connection: &mut PgConnection,
     copy: &str,
@@ -298,7 +299,7 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// One COPY of single rows, each with what is sent behind its fields.
+/// Runs one COPY of single rows, each with what is sent behind its fields.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,

@@ -1,4 +1,4 @@
-//! The registry's REST interface, as far as a reader needs it. Blocks.
+//! The part of the registry's REST interface that a reader needs. Blocks.
 
 use serde::Deserialize;
 use tidegate_rows::base64;
@@ -9,9 +9,9 @@ use crate::config::{SchemaRegistry, SecretSource};
 use crate::status::Trouble;
 use crate::trust;
 
-/// What a schema with all its references may take.
+/// The highest size of a schema with all its references, in bytes.
 const REFERENCES_MAX: usize = 1_000;
-/// The largest answer that is read.
+/// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
 /// "Schema not found", "subject not found", "version not found".
 const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
@@ -20,12 +20,12 @@ const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
 #[derive(Debug, Deserialize)]
 pub(super) struct Document {
     pub(super) schema: String,
-    /// AVRO where it is left out.
+    /// AVRO if it is absent.
     #[serde(rename = "schemaType")]
     pub(super) kind: Option<String>,
     #[serde(default)]
     references: Vec<Reference>,
-    /// What `references` name, each before those that use it: a name and a schema.
+    /// The schemas that `references` name, each before those that use it: name and schema.
     #[serde(skip)]
     pub(super) uses: Vec<(String, String)>,
 }
@@ -46,11 +46,11 @@ struct Refusal {
 /// Why there is no schema.
 #[derive(Debug)]
 pub(super) enum FetchError {
-    /// The registry says that it has none: in its own words.
+    /// The registry answered that it doesn't exist; its own words.
     Unknown(String),
-    /// It has one that can't be used.
+    /// It exists, but can't be used.
     Unusable(String),
-    /// It gives no answer that is a registry's.
+    /// The answer isn't one of a registry, or there is none.
     Outage(Trouble),
 }
 
@@ -77,7 +77,7 @@ impl Client {
         Ok(Self { agent: settings.build().new_agent(), config: config.clone() })
     }
 
-    /// A schema by its number, with what it refers to.
+    /// Requests a schema by its id, with its references.
     pub(super) fn schema(&self, id: u32) -> Result<Document, FetchError> {
         let mut document = self.get(&format!("/schemas/ids/{id}"))?;
         let mut known = Vec::new();
@@ -87,7 +87,7 @@ impl Client {
         Ok(document)
     }
 
-    /// Appends what references name, each after what it refers to itself.
+    /// Appends the schemas that references name, each after those that it refers to itself.
     fn references(
         &self,
         references: &[Reference],
@@ -104,7 +104,7 @@ impl Client {
             known.push(name.clone());
             let path = format!("/subjects/{}/versions/{version}", percent_encoded(subject));
             let document = match self.get(&path) {
-                // The registry deletes no schema that is referred to, so this is a schema at fault.
+                // The registry never deletes a schema that is referred to, so the schema is at fault.
                 Err(FetchError::Unknown(why)) => {
                     let why = format!("its reference {name:?} (subject {subject:?}, version {version}): {why}");
                     return Err(FetchError::Unusable(why));
@@ -140,7 +140,7 @@ impl Client {
                 Err(FetchError::Unknown(format!("{message} ({error_code})")))
             }
             _ if status == 401 || status == 403 => Err(outage(format!(
-                "it refuses us ({status}); look at `schema_registry.username` and its password, or its token"
+                "it refuses us ({status}); check `schema_registry.username` and its password, or its token"
             ))),
             Some(Refusal { message, .. }) => Err(outage(format!("status {status}: {message}"))),
             None if status == 404 => Err(outage("status 404; is `schema_registry.url` right?".to_owned())),
@@ -148,7 +148,7 @@ impl Client {
         }
     }
 
-    /// Files are read again for each question, so that a rotated secret is picked up.
+    /// Reads files again for each request, so that a rotated secret is picked up.
     fn authorization(&self) -> Result<Option<String>, String> {
         let read = |secret: &SecretSource, key: &str| match secret {
             SecretSource::Inline(secret) => Ok(secret.expose().to_owned()),
@@ -171,7 +171,7 @@ impl Client {
     }
 }
 
-/// A subject's name within a path.
+/// Encodes a subject's name for use in a path.
 fn percent_encoded(name: &str) -> String {
     let mut encoded = String::new();
     for byte in name.bytes() {

@@ -1,4 +1,4 @@
-//! What a consumer's drain left unwritten.
+//! The records that a consumer's drain left unwritten.
 
 use std::sync::Mutex;
 
@@ -15,25 +15,25 @@ struct Rest {
 }
 
 impl Drain {
-    /// The drain is over, and so many records are not written: of the open batch, and of the one that the writer has.
+    /// Records that the drain is over, with this many unwritten records: those of the open batch and of the writer's batch.
     pub fn ended(&self, open: u32, in_flight: u32) {
         *lock(&self.0) = Some(Rest { open, in_flight });
     }
 
-    /// The writer wrote its batch after all.
+    /// Records that the writer wrote its batch after all.
     pub fn in_flight_written(&self) {
         if let Some(rest) = &mut *lock(&self.0) {
             rest.in_flight = 0;
         }
     }
 
-    /// The consumer reads again, after it joined the group anew.
+    /// Records that the consumer reads again, after it rejoined the group.
     pub fn resumed(&self) {
         *lock(&self.0) = None;
     }
 
-    /// Returns how many records were read and not written. Of a consumer that had no time to end its drain, it is the offsets
-    /// between what its last snapshot knew to be delivered and to be committed.
+    /// Returns how many records were read and not written. For a consumer that had no time to end its drain, these are the
+    /// offsets between the delivered and the committed position of its last snapshot.
     pub fn unwritten(&self, partitions: &[PartitionStatus]) -> u64 {
         if let Some(Rest { open, in_flight }) = *lock(&self.0) {
             return u64::from(open) + u64::from(in_flight);

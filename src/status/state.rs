@@ -1,4 +1,4 @@
-//! The states of partitions and pipelines. Their words are part of the API: `/api/status`, `/readyz` and the metrics use them.
+//! The states of partitions and pipelines. Their names are part of the API: `/api/status`, `/readyz` and the metrics use them.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub enum PartitionState {
 }
 
 impl PartitionState {
-    /// Returns the state's word in the API.
+    /// Returns the state's name in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Claiming => "claiming",
@@ -54,7 +54,7 @@ pub enum PipelineState {
     Draining,
     /// It ended as asked.
     Drained,
-    /// It ended with an error that no wait removes.
+    /// It ended with an error that waiting doesn't remove.
     Stopped,
 }
 
@@ -70,7 +70,7 @@ impl PipelineState {
         Self::Stopped,
     ];
 
-    /// Returns the state's word in the API and in the metric's label.
+    /// Returns the state's name in the API and in the metric's label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

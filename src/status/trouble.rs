@@ -1,9 +1,9 @@
-//! What something waits for, and why: the cause as a type, its text made where it is shown.
+//! An outage: which system doesn't serve us, and why. The cause is a type; its text is made when it is shown.
 
 use std::fmt;
 
 /// The system that something waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCause {
     /// The Kafka cluster.
     Kafka,
@@ -13,35 +13,35 @@ pub enum WaitCause {
     Registry,
 }
 
-/// A system that doesn't do what we asked for, so that we wait and retry.
+/// A system that doesn't do what we requested, so that we wait and retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// The system.
     pub cause: WaitCause,
-    /// The last error. Errors of Kafka begin with the broker's address; errors of Postgres name it themselves; errors of the registry begin with its address.
+    /// The last error. Errors of Kafka and of the registry begin with its address; errors of Postgres name Postgres themselves.
     error: String,
 }
 
 impl Trouble {
-    /// Kafka doesn't answer, or denies what we ask, for this reason.
+    /// Makes the trouble of a Kafka that doesn't answer, or denies a request, for this reason.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
 
-    /// Postgres gave this error.
+    /// Makes the trouble of a Postgres that returned this error.
     pub fn postgres(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Postgres, error: error.to_string() }
     }
 
-    /// The registry at `url` gave this error.
+    /// Makes the trouble of the registry at `url` that returned this error.
     pub fn registry(url: &str, error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Registry, error: format!("at {url}: {error}") }
     }
 
-    /// Returns what follows "has waited 42 s for …" in a sentence.
+    /// Returns the words that follow "has waited 42 s for …" in a sentence.
     pub fn waited_for(&self) -> String {
         match self.cause {
-            // Most of its errors begin with its name, which the sentence has said already.
+            // Most of its errors begin with its name, which the sentence has already.
             WaitCause::Postgres => {
                 format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
             }

@@ -1,4 +1,4 @@
-//! What a consumer and its writer did: time by phase, batches, dead letters, events. Written at most a few times a batch.
+//! The work of a consumer and its writer: time by phase, batches, dead letters, events. Written at most a few times per batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use tidegate_protocol::batch::Trigger;
 use tidegate_protocol::position::{Offset, TopicPartition};
 
-use super::lock;
+use super::{WaitCause, lock};
 use crate::metrics::epoch_ms;
 
-/// Batches that medians are taken over.
+/// How many batches medians are computed over.
 const RECENT_BATCHES: usize = 128;
-/// Dead letters of one reason whose place is remembered.
+/// How many places of dead letters are kept per reason.
 const NEWEST: usize = 5;
-/// Events that wait to be taken; older ones go first.
+/// How many events wait to be taken; older ones are dropped first.
 const EVENTS: usize = 100;
-/// Bytes of an event's text: an error's message may be of any length.
+/// The highest size of an event's text in bytes: an error's message may be of any length.
 const EVENT_TEXT: usize = 300;
 
-/// What time goes into. The first three are the poll thread's and fill its time; the others are the writer's.
+/// The phases that take time. The first three are the poll thread's and fill its time; the others are the writer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Waiting for Kafka.
@@ -41,7 +41,7 @@ pub enum Phase {
 /// How many phases there are.
 const PHASES: usize = 6;
 
-/// Why nothing is taken from Kafka at the moment.
+/// Why no records are taken from Kafka at the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Hold {
@@ -49,7 +49,7 @@ pub enum Hold {
     Full,
     /// `flow.max_rows_per_second` is used up.
     Flow,
-    /// A record's schema isn't here yet.
+    /// A record's schema isn't known yet.
     Schema,
 }
 
@@ -67,9 +67,9 @@ pub struct Work {
 /// The batches that were written.
 #[derive(Clone, Debug, Default)]
 pub struct Batches {
-    /// By what closed them.
+    /// Counts by the limit that closed them.
     pub by_trigger: BTreeMap<&'static str, u64>,
-    /// The last ones, the newest at the end.
+    /// The last batches, the newest at the end.
     pub recent: VecDeque<BatchNote>,
 }
 
@@ -80,52 +80,60 @@ pub struct BatchNote {
     pub rows: u64,
     /// Bytes of its encoded rows.
     pub bytes: u64,
-    /// From taking it to its commit, waits for Postgres included.
+    /// The time from receiving the batch to its commit, waits for Postgres included.
     pub took: Duration,
 }
 
 /// Dead letters of one reason.
 #[derive(Clone, Debug, Default)]
 pub struct DeadLetters {
-    /// Since the start.
+    /// The count since the start.
     pub count: u64,
-    /// Where the last ones lie in Kafka, the newest at the end. Never what they hold, which may be personal.
+    /// The places of the last ones in Kafka, the newest at the end. Never their content, which may be personal.
     pub newest: VecDeque<DeadLetter>,
 }
 
-/// Where a dead letter came from.
+/// The origin of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
     /// Its partition.
     pub source: TopicPartition,
     /// Its offset.
     pub offset: Offset,
-    /// The column at fault, where there is one.
+    /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
     /// When it was committed, in milliseconds since the epoch.
     pub at_ms: i64,
 }
 
-/// Something that happened, for the timeline.
+/// An event for the timeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Milliseconds since the epoch.
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
     pub kind: &'static str,
-    /// In words.
+    /// The system that a consumer began or ceased to wait for.
+    pub cause: Option<WaitCause>,
+    /// The description.
     pub text: String,
 }
 
 impl Event {
-    /// It happened now.
-    pub fn now(kind: &'static str, mut text: String) -> Self {
-        if text.len() > EVENT_TEXT {
-            let cut = (0..=EVENT_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            text.truncate(cut);
-            text.push('…');
+    /// Makes an event that happened now.
+    pub fn now(kind: &'static str, text: String) -> Self {
+        Self { at_ms: epoch_ms(), kind, cause: None, text }.cut()
+    }
+
+    /// Cuts a text of over 300 bytes.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        if self.text.len() > EVENT_TEXT {
+            let cut = (0..=EVENT_TEXT).rev().find(|at| self.text.is_char_boundary(*at)).unwrap_or(0);
+            self.text.truncate(cut);
+            self.text.push('…');
         }
-        Self { at_ms: epoch_ms(), kind, text }
+        self
     }
 }
 
@@ -136,18 +144,18 @@ impl Work {
         self.micros[phase as usize].fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Seconds by phase since the start, in the order of [`Phase`].
+    /// Returns the seconds by phase since the start, in the order of [`Phase`].
     pub fn seconds(&self) -> [f64; PHASES] {
         let seconds = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed)).as_secs_f64();
         self.micros.each_ref().map(seconds)
     }
 
-    /// The poll thread says whether it takes records.
+    /// Records whether the poll thread takes records.
     pub fn hold(&self, hold: Option<Hold>) {
         self.held.store(hold.map_or(0, |hold| hold as u64 + 1), Ordering::Relaxed);
     }
 
-    /// Why no records are taken; `None` where they are.
+    /// Returns why no records are taken; `None` if they are.
     pub fn held(&self) -> Option<Hold> {
         match self.held.load(Ordering::Relaxed) {
             1 => Some(Hold::Full),
@@ -157,7 +165,7 @@ impl Work {
         }
     }
 
-    /// A batch is written.
+    /// Records a written batch.
     pub fn batch(&self, trigger: Option<Trigger>, note: BatchNote) {
         let mut batches = lock(&self.batches);
         if let Some(trigger) = trigger {
@@ -169,12 +177,12 @@ impl Work {
         batches.recent.push_back(note);
     }
 
-    /// The batches so far.
+    /// Returns the batches so far.
     pub fn batches(&self) -> Batches {
         lock(&self.batches).clone()
     }
 
-    /// Dead letters were committed.
+    /// Records committed dead letters.
     pub fn dead(&self, reason: &'static str, letter: DeadLetter) {
         let mut dead = lock(&self.dead);
         let of_reason = dead.entry(reason).or_default();
@@ -185,21 +193,30 @@ impl Work {
         of_reason.newest.push_back(letter);
     }
 
-    /// Dead letters by reason.
+    /// Returns the dead letters by reason.
     pub fn dead_letters(&self) -> BTreeMap<&'static str, DeadLetters> {
         lock(&self.dead).clone()
     }
 
-    /// Puts an event down for the timeline.
+    /// Stores an event for the timeline.
     pub fn note(&self, kind: &'static str, text: String) {
+        self.push(Event::now(kind, text));
+    }
+
+    /// Puts down that the consumer begins to wait for a system (`outage`), or goes on (`recovered`).
+    pub fn note_wait(&self, kind: &'static str, cause: WaitCause, text: String) {
+        self.push(Event { cause: Some(cause), ..Event::now(kind, text) });
+    }
+
+    fn push(&self, event: Event) {
         let mut events = lock(&self.events);
         if events.len() == EVENTS {
             events.pop_front();
         }
-        events.push_back(Event::now(kind, text));
+        events.push_back(event);
     }
 
-    /// Events since the last call.
+    /// Takes the events since the last call.
     pub fn take_events(&self) -> VecDeque<Event> {
         std::mem::take(&mut *lock(&self.events))
     }

@@ -1,7 +1,7 @@
 // Drives one headless Chromium for a test: reads a command a line from stdin as JSON, answers with a line each.
 //
 // Commands: {"do": "open", "url"}, {"do": "view", "width", "height", "dark", "script", "motion"} (a new page of this kind),
-// {"do": "eval", "script"} (an expression in the page, its value is the answer), {"do": "click", "at"}, {"do": "press", "key"},
+// {"do": "resize", "width", "height"} (the same page), {"do": "eval", "script"} (an expression in the page, its value is the answer), {"do": "click", "at"}, {"do": "press", "key"},
 // {"do": "shoot", "to", "whole"}, {"do": "errors"} (what the page logged as an error, and every request that left its origin).
 import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
@@ -23,6 +23,7 @@ async function view({ width = 1280, height = 900, dark = false, script = true, m
 
 const commands = {
   view,
+  resize: async ({ width, height }) => { await page.setViewportSize({ width, height }); },
   open: async ({ url }) => { if (!page) await view({}); await page.goto(url, { waitUntil: "load", timeout: 30000 }); },
   eval: async ({ script }) => await page.evaluate(script),
   click: async ({ at }) => { await page.click(at, { timeout: 10000 }); },

@@ -82,15 +82,18 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
     let spec = DaemonSpec::new(program(), config).arg("--until").arg("now");
     let daemon = Daemon::spawn(&spec).expect("the daemon starts");
     let waits = |daemon: &Daemon| daemon.log().iter().any(|line| WAITS.iter().any(|words| line.contains(words)));
-    daemon
-        .await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d))
-        .unwrap_or_else(|error| panic!("{error:#}\n{}", daemon.log().join("\n")));
+    let told =
+        daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
         // What it waits for may come at once, as after a failed connection.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
-    (status.is_some_and(|status| status.success()), daemon.log().join("\n"))
+    let log = daemon.log().join("\n");
+    (
+        status.is_some_and(|status| status.success()),
+        told.map_or_else(|error| format!("{error:#}\n{log}"), |()| log.clone()),
+    )
 }
 
 /// What disagrees; nothing if all is well.
@@ -148,12 +151,12 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     println!("{} environments, no disagreement", CASES.len());
 }
 
-/// Denies the brokers' anonymous user something.
-fn deny(bootstrap_servers: &str, arguments: &[&str]) {
+/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
+fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")
         .args(["-XX:TieredStopAtLevel=1", "-cp", &jars.classpath(), "org.apache.kafka.tools.AclCommand"])
-        .args(["--bootstrap-server", bootstrap_servers, "--add", "--deny-principal", "User:ANONYMOUS"])
+        .args(["--bootstrap-server", bootstrap_servers, "--add", kind, "User:ANONYMOUS"])
         .args(arguments)
         .output()
         .expect("java runs");
@@ -175,18 +178,18 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
     }
     let servers = kafka.bootstrap_servers().to_owned();
     tokio::task::block_in_place(|| {
-        deny(&servers, &["--operation", "Describe", "--topic", "unseen"]);
-        deny(
-            &servers,
-            &["--operation", "Read", "--topic", "unread", "--topic", "unread_and_empty", "--group", "closed"],
-        );
+        let unread = ["--topic", "unread", "--topic", "unread_and_empty"];
+        rule(&servers, "--deny-principal", &["--operation", "Describe", "--topic", "unseen"]);
+        // A resource with any rule is closed to all whom no rule allows.
+        rule(&servers, "--allow-principal", &[&["--operation", "Describe"], &unread[..]].concat());
+        rule(&servers, "--deny-principal", &[&["--operation", "Read", "--group", "closed"], &unread[..]].concat());
     });
     let postgres = shared::postgres().expect("Postgres starts");
     let ground = Ground { bootstrap_servers: servers, postgres, topic: String::new() };
     for (topic, group, says) in [
         ("open", "a", "ready"),
         ("open", "closed", "--operation Read --group 'closed'"),
-        ("unseen", "b", "the broker denies us topic `unseen`"),
+        ("unseen", "b", "Kafka denies access to the topic (topic `unseen`)"),
         ("unread", "c", "--operation Read --topic 'unread'"),
         ("unread_and_empty", "d", "the records of topic `unread_and_empty`"),
     ] {

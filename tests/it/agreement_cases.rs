@@ -129,7 +129,7 @@ pub(crate) const CASES: &[Case] = &[
         before: Some((
             "postgres",
             "other",
-            "topics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+            "group = \"{name}-other\"\ntopics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
         )),
         ..faulty("ledger of another role", "ALTER SCHEMA tidegate OWNER TO postgres", "GRANT USAGE ON SCHEMA tidegate")
     },
@@ -137,7 +137,7 @@ pub(crate) const CASES: &[Case] = &[
         before: Some((
             "postgres",
             "other",
-            "topics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+            "group = \"{name}-other\"\ntopics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
         )),
         ..faulty(
             "ledger of another role, to be read only",
@@ -149,7 +149,7 @@ pub(crate) const CASES: &[Case] = &[
         before: Some((
             "postgres",
             "other",
-            "topics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
+            "group = \"{name}-other\"\ntopics = [\"{topic}\"]\ntable = { name = \"elsewhere\", create = true }\ncolumns.id = { field = \"id\", type = \"int8\" }",
         )),
         ..ready(
             "ledger of another role, with rights",
@@ -318,6 +318,5 @@ pub(crate) const CASES: &[Case] = &[
         "topics = [\"{topic}\", \"{topic}x\"]\ntable.name = \"rides\"",
         faulty("a topic that is missing", "", "does not exist"),
     ),
-    with("topic_pattern = \"^{topic}-none$\"\ntable.name = \"rides\"", ready("a pattern that matches nothing yet", "")),
     with("topic_pattern = \"^{topic}$\"\ntable.name = \"rides\"", ready("a pattern", "")),
 ];

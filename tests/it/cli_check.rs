@@ -115,7 +115,7 @@ async fn check_tells_servers_that_are_away_both_at_once() {
     let url = world.database.url_at(format!("127.0.0.1:{postgres}"));
     let config = world.config_at(&url, "table.name = \"rides\"");
     let config = config.replace(world.kafka.bootstrap_servers(), &format!("127.0.0.1:{kafka}"));
-    tidegate(&config, &["check"]).fails(69, &["can't reach Postgres", "can't reach Kafka at 127.0.0.1"]);
+    tidegate(&config, &["check"]).fails(69, &["can't reach Postgres", "can't ask Kafka: 127.0.0.1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

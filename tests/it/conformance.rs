@@ -176,7 +176,7 @@ async fn named_by_check() -> Vec<(&'static str, String)> {
     assert_eq!(ran.code, 64, "{ran}");
     let said = |n: usize| {
         let column = format!("`c{n}` is");
-        let line = ran.err.lines().find(|line| line.contains(&column)).unwrap_or_else(|| panic!("no c{n} in: {ran}"));
+        let line = ran.out.lines().find(|line| line.contains(&column)).unwrap_or_else(|| panic!("no c{n} in: {ran}"));
         line.split_once("which has no encoder; ").expect("the remedy").1.to_owned()
     };
     WITHOUT_ENCODER.iter().enumerate().map(|(n, sql)| (*sql, said(n))).collect()

@@ -45,6 +45,7 @@ mod outage;
 mod page;
 mod page_browser;
 mod page_states;
+mod page_trouble;
 mod partitions;
 mod poolers;
 mod postgres_security;

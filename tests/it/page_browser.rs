@@ -107,6 +107,19 @@ impl Browser {
         self.tell(&json!({"do": "shoot", "to": to})).expect("the screenshot is taken");
     }
 
+    /// Takes screenshots of a state as a phone, a laptop and a large screen show it. Nothing may stick out at the side.
+    pub(crate) fn shoot_each(&mut self, name: &str) {
+        for width in [320, 1600, 1280] {
+            self.tell(&json!({"do": "resize", "width": width, "height": 900})).expect("the window changes");
+            // The charts follow at the next frame; a page whose daemon is gone has none.
+            self.await_another_second();
+            let sticks_out = "[...document.querySelectorAll('#app *')].filter((e) => !e.closest('.unseen, thead, .uplot, details:not([open]) > table') \
+                 && e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.id} ${e.className}: ${e.textContent.slice(0, 60)}`)";
+            self.shoot(&format!("{name}-{width}"));
+            assert_eq!(self.eval(sticks_out), json!([]), "{name} at {width} px");
+        }
+    }
+
     /// No script failed, nothing was refused by the policy, no dialog came up, nothing left the origin.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
@@ -190,7 +203,7 @@ async fn the_group_s_rules_are_read_off_the_page() {
         browser.await_text("#sentences", "Everything flows.");
         if consumers == 5 {
             assert_eq!(browser.eval("document.querySelectorAll('.seat.idle').length"), 1);
-            browser.shoot("idle");
+            browser.shoot_each("idle");
         }
     }
     browser.assert_clean();
@@ -231,7 +244,7 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
     browser.await_text("#rule", "4 partitions, 2 consumers: 2 each");
     assert_eq!(browser.eval("document.querySelectorAll('#board .instance').length"), 2);
     assert_eq!(shares(&browser.boxes(), 4), [2, 2]);
-    browser.shoot("two-instances");
+    browser.shoot_each("two-instances");
     // A chip that came over says from whom.
     second.terminate().unwrap();
     second.wait_exit(PATIENCE).unwrap();
@@ -264,10 +277,20 @@ async fn an_outage_is_said_in_words_and_passes() {
     browser.await_text("#pipelines", "waiting for Postgres");
     // Spoken within ten seconds: more often would be a nuisance.
     browser.await_text("#spoken", "waited");
-    browser.shoot("outage");
+    browser.await_text("#timeline", "waits: ");
+    browser.shoot_each("postgres-away");
     postgres.start_again().unwrap();
     browser.await_text("#sentences", "Everything flows.");
     browser.await_text("#timeline", "writes again after");
+    for kind in ["outage", "recovered"] {
+        let script = format!("document.querySelectorAll('#timeline li[data-kind={kind}]').length");
+        assert_eq!(
+            browser.eval(&script),
+            1,
+            "two consumers waited, and one line says so: {}",
+            browser.text("#timeline")
+        );
+    }
     browser.assert_clean();
 }
 
@@ -284,10 +307,10 @@ async fn the_page_lives_through_a_restart_of_the_daemon() {
     let clock = browser.text("#clock");
     daemon.kill().unwrap();
     browser.await_text("#live", "last seen");
-    browser.await_text("#sentences", "doesn't answer since");
+    browser.await_text("#sentences", "has not answered since");
     let ticks = eventually("the clock goes on", PATIENCE, || browser.text("#clock") != clock);
     ticks.unwrap();
-    browser.shoot("gone");
+    browser.shoot_each("gone");
     let (_daemon, _) = start(&config);
     browser.await_text("#live", "live");
     browser.await_text("#sentences", "Everything flows.");
@@ -342,6 +365,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
         browser.await_another_second();
     }
     browser.await_text("#dead", "invalid_json");
+    browser.shoot_each("flowing");
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
@@ -363,7 +387,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
         browser.view(view);
         browser.open(&at);
         browser.await_text("#live", "live");
-        browser.await_text("#sentences", "flow");
+        browser.await_text("#sentences", "written");
         let painted = eventually("the chart draws", PATIENCE, || {
             browser.eval("document.querySelector('#chart-rate canvas') !== null") == true
         });

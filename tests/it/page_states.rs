@@ -7,17 +7,17 @@ use tidegate_harness::{eventually_async, unique_name};
 use crate::page_browser::{Browser, pool, rides, start, world};
 use crate::support::{PATIENCE, World};
 
-fn row(pipeline: &str) -> String {
+pub(crate) fn row(pipeline: &str) -> String {
     format!("#pipelines tr[data-name=\"{pipeline}\"]")
 }
 
-fn select(browser: &mut Browser, pipeline: &str) {
+pub(crate) fn select(browser: &mut Browser, pipeline: &str) {
     browser.tell(&json!({"do": "click", "at": row(pipeline)})).unwrap();
     browser.await_text("#readers .which", pipeline);
 }
 
 /// More pipelines on the world's topic, each with its table.
-fn more(world: &World, name: &str, lines: &str) -> String {
+pub(crate) fn more(world: &World, name: &str, lines: &str) -> String {
     let World { topic, name: unique, .. } = world;
     format!(
         "[pipelines.{name}]\ntopics = [\"{topic}\"]\ngroup = \"{unique}-{name}\"\ntable.name = \"{name}\"\n{lines}\n"
@@ -42,11 +42,11 @@ async fn a_spent_budget_a_locked_table_and_a_lost_claim_stop_one_pipeline_and_no
 
     rides(&world, 4, 200);
     browser.await_text("#sentences", "strict stopped: ");
-    browser.await_text("#sentences", "It needs a person.");
+    browser.await_text("#sentences", "Manual action required.");
     browser.await_text(&row("strict"), "stopped");
     select(&mut browser, "strict");
     browser.await_text("#nobody", "nobody reads 0");
-    browser.shoot("stopped");
+    browser.shoot_each("stopped");
 
     let mut holder = world.connect().await;
     holder.execute("SET application_name = 'a nightly report'; BEGIN; LOCK TABLE rides").await.unwrap();
@@ -102,7 +102,14 @@ async fn who_falls_behind_is_said_with_both_rates_and_where_kafka_deletes() {
     assert!(browser.text(&row(&world.name)).contains("flowing"), "the other one keeps up");
     browser.await_text("#flood-words", "Kafka deletes the oldest unwritten in ");
     browser.await_text("#limit", "Postgres is the limit");
-    browser.shoot("behind");
+    browser.shoot_each("behind");
+    // A bar is the same length for the same wait, whoever waits longest: a pipeline that keeps up has none.
+    let bars = "Math.max(...[...document.querySelectorAll('#board .chip')].map((chip) => parseInt(chip.style.getPropertyValue('--lag'))))";
+    let longest = browser.eval(bars).as_i64().unwrap();
+    assert!((1..=100).contains(&longest), "the bars of a pipeline that is behind: {longest} %");
+    select(&mut browser, &world.name);
+    assert_eq!(browser.eval(bars), 0, "the bars of a pipeline that keeps up");
+    select(&mut browser, "slow");
     browser.view(json!({"dark": true}));
     browser.open(&at);
     browser.await_text("#live", "live");

@@ -1,7 +1,7 @@
-//! CPU time of reading a topic by `BaseConsumer::poll` and by bulks, turn by turn.
+//! CPU time of reading a topic by `BaseConsumer::poll` and by bulks, in turns.
 //!
 //! `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch` are the defaults; each value has about 100 bytes.
-//! The CPU time is that of the whole process, so librdkafka's threads are in it.
+//! The CPU time is that of the whole process, librdkafka's threads included.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ use tidegate_kafka_batch::{BatchQueue, Item};
 const WAIT: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// What a turn read, and what it cost.
+/// The result and the cost of a turn.
 #[derive(Default)]
 struct Turn {
     records: u64,
-    /// Lengths and offsets, so that both ways touch the same things of a record.
+    /// The sum of lengths and offsets, so that both ways access the same parts of a record.
     sum: u64,
     cpu_seconds: f64,
     seconds: f64,
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
             record.to(i32::try_from(n % i64::from(partitions)).expect("a remainder of an i32"))
         }),
     )?;
-    // Both ways once, unmeasured: the broker's caches, the first connections.
+    // Each way once, unmeasured: fills the broker's caches and opens the first connections.
     one(&kafka, &topic, partitions, records, false)?;
     one(&kafka, &topic, partitions, records, true)?;
     let mut all = [Vec::new(), Vec::new()];
@@ -83,7 +83,7 @@ fn median(mut costs: Vec<f64>) -> f64 {
     costs[costs.len() / 2]
 }
 
-/// Reads the whole topic with a consumer of its own.
+/// Reads the whole topic with a new consumer.
 fn one(kafka: &Kafka, topic: &str, partitions: i32, records: u64, bulk: bool) -> Result<Turn> {
     let consumer: Arc<BaseConsumer> = Arc::new(
         ClientConfig::new()

@@ -1,4 +1,4 @@
-//! What a read returns: runs of records and faults.
+//! The result of a read: runs of records and faults.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::native::{HeaderList, MessageRef, Messages, Taking};
 
-/// What [`BatchQueue::read`](crate::BatchQueue::read) returned, in the order in which librdkafka delivered it. It may be empty.
+/// The result of [`BatchQueue::read`](crate::BatchQueue::read), in the order in which librdkafka delivered it. It may be empty.
 ///
-/// What is taken is destroyed when the bulk is dropped. What is not taken stays in the queue, and the next read returns it
-/// first. So a caller may stop after any record.
+/// Records and faults that are taken are destroyed when the bulk is dropped. Those that are not taken stay in the queue, and
+/// the next read returns them first. So a caller may stop after any record.
 pub struct Bulk<'q> {
     messages: &'q mut Messages,
 }
@@ -77,8 +77,8 @@ pub struct Records<'b> {
 }
 
 impl<'b> Records<'b> {
-    /// Offers the next record and takes it if `takes` says so; one that isn't taken is at the start of the next run. Returns
-    /// what `takes` said, and `None` at the end of the run.
+    /// Offers the next record to `takes`, and takes it if that returns true; otherwise it starts the next run. Returns the
+    /// answer of `takes`, or `None` at the end of the run.
     #[inline]
     pub fn next_if(&mut self, takes: impl FnOnce(Record<'b>) -> bool) -> Option<bool> {
         let record = self.peek()?;

@@ -1,5 +1,5 @@
-//! Gives a client credentials while it runs. A client uses them at its next connection to a broker; connections that are open
-//! stay as they are until the broker wants new ones (KIP-368).
+//! Gives a client new credentials while it runs. The client uses them at its next connection to a broker; open connections keep
+//! theirs until the broker requires new ones (KIP-368).
 
 use std::ffi::{CStr, CString, c_char};
 
@@ -15,7 +15,7 @@ const ERROR_SIZE: usize = 512;
 pub struct OAuthToken<'a> {
     /// The token itself. Secret.
     pub value: &'a str,
-    /// Whom it stands for.
+    /// The principal.
     pub principal: &'a str,
     /// When it expires, in milliseconds since 1970.
     pub expires_at_ms: i64,
@@ -23,7 +23,7 @@ pub struct OAuthToken<'a> {
     pub extensions: &'a [(String, String)],
 }
 
-/// Gives a client a token. Until it has one, it doesn't connect.
+/// Gives a client a token. A client without a token doesn't connect.
 ///
 /// # Errors
 /// If the token has expired, or it or an extension has characters that SASL doesn't allow; the text repeats none of them.
@@ -89,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// A client that nobody answers.
+    /// A client without a server.
     fn client(mechanism: &str) -> BaseConsumer {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", "127.0.0.1:1").set("security.protocol", "SASL_PLAINTEXT");

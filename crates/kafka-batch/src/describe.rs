@@ -1,4 +1,4 @@
-//! What the brokers let a client do with a consumer group. `rdkafka` has no call for it.
+//! The operations on a consumer group that the brokers allow a client. `rdkafka` has no call for it.
 
 use std::ffi::{CString, c_int};
 use std::ptr::{self, NonNull};
@@ -12,7 +12,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 /// `None` means that the broker doesn't say. Blocks for at most `timeout`, and changes nothing.
 ///
 /// # Errors
-/// `GroupAuthorizationFailed` if the client may not even look at the group, and any failure of the request.
+/// `GroupAuthorizationFailed` if the client may not even describe the group, and any failure of the request.
 pub fn may_read_group<C: ClientContext>(
     client: &Client<C>,
     group: &str,
@@ -28,7 +28,7 @@ pub fn may_read_group<C: ClientContext>(
     let mut names = [name.as_ptr()];
     // SAFETY: all pointers are alive; librdkafka copies the names and the options.
     unsafe { rd::rd_kafka_DescribeConsumerGroups(handle, names.as_mut_ptr(), 1, options.0.get(), queue.get()) };
-    // librdkafka ends the request by its own deadline; the second more is for its answer to come through.
+    // librdkafka ends the request by its own deadline; one more second is for delivering its answer.
     // SAFETY: the queue is alive.
     let event = unsafe { rd::rd_kafka_queue_poll(queue.get(), milliseconds.saturating_add(1000)) };
     let Some(event) = NonNull::new(event) else { return failed(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT) };

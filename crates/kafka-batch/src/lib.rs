@@ -1,10 +1,10 @@
 //! Reads records from librdkafka in bulk: up to 512 per call, instead of one event per record as
 //! [`BaseConsumer::poll`](rdkafka::consumer::BaseConsumer::poll) does.
 //!
-//! A [`BatchQueue`] stands beside a consumer. The consumer subscribes, assigns, pauses and commits as before, and its own
-//! queue keeps the events (rebalances, errors, statistics, answers to commits). The records of a forwarded partition come to
-//! the `BatchQueue` instead. The caller reads a [`Bulk`], goes through its [runs](Run) and [faults](Fault), and polls the
-//! consumer between two reads:
+//! A [`BatchQueue`] is used beside a consumer. The consumer subscribes, assigns, pauses and commits as before, and its own
+//! queue keeps the events (rebalances, errors, statistics, answers to commits). The records of a forwarded partition go to the
+//! `BatchQueue` instead. The caller reads a [`Bulk`], goes through its [runs](Run) and [faults](Fault), and polls the consumer
+//! between two reads:
 //!
 //! ```no_run
 //! # use std::sync::Arc;
@@ -31,21 +31,21 @@
 //! # }
 //! ```
 //!
-//! The statements on librdkafka below were read in the source of version 2.12.1; the tests check those that show.
+//! The statements about librdkafka below were verified in the source of version 2.12.1; tests check those that are observable.
 //!
 //! # Forwarding
-//! [`BatchQueue::forward`] is to be called before the partition is assigned. Then nothing of it comes to the consumer's
-//! queue: the start of a fetch forwards a partition to that queue only if the application has never forwarded it
+//! Call [`BatchQueue::forward`] before the partition is assigned. Then none of its records go to the consumer's queue: the
+//! start of a fetch forwards a partition to that queue only if the application has never forwarded it
 //! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If it is called later, the consumer's queue may already
-//! have records. They come by `poll`, and the caller must take them before the first bulk.
+//! have records. `poll` returns them, and the caller must take them before the first bulk.
 //!
 //! The end of a fetch clears the forwarding (`rd_kafka_toppar_fetch_stop`), on librdkafka's own thread, at some time after
-//! `unassign` or `incremental_unassign` has returned. `assign` stops and starts every partition of its list, also those
-//! that were assigned already. So the call of `forward` for a new assignment can come before the end of the old one, and
-//! would be undone. The flag stays, so that records then wait in the partition's queue, where nobody reads them. This crate
-//! closes the gap: each forwarded partition's queue has a callback, which librdkafka calls only if something comes to the
-//! queue while it is not forwarded. The read that waits is woken and forwards the partition again, which moves what has come
-//! meanwhile, in order. So nothing is lost and nothing waits, and there is no cost as long as the forwarding holds.
+//! `unassign` or `incremental_unassign` has returned. `assign` stops and starts every partition of its list, including those
+//! that were already assigned. So the call of `forward` for a new assignment can come before the end of the old one, and would
+//! be undone. The flag stays set, so records then wait in the partition's queue, where nobody reads them. This crate closes the
+//! gap: each forwarded partition's queue has a callback, which librdkafka calls only if something arrives in the queue while it
+//! is not forwarded. The waiting read is woken and forwards the partition again, which moves what has arrived meanwhile, in
+//! order. So nothing is lost or delayed, and there is no cost while the forwarding is in place.
 //!
 //! Independently of this crate: version 2.12.1 aborts the process if a partition is taken away a second time before its fetch
 //! has ended for the first time (librdkafka issue 5573), as by two calls of `assign` or of `incremental_unassign` within
@@ -64,7 +64,7 @@
 //!
 //! # Positions
 //! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless `enable.auto.offset.store = false`)
-//! behind the last record of the *whole bulk*, whether it is taken or not. `poll` moves it record by record. It matters to
+//! past the last record of the *whole bulk*, whether it is taken or not. `poll` moves it record by record. This matters for
 //! these calls:
 //! - A pause throws away what is fetched, and a resume fetches from the position. What a bulk left is not lost, because it
 //!   stays in the `BatchQueue` and comes with the next read.

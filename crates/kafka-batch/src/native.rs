@@ -14,11 +14,11 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::MAX_MESSAGES;
 
-/// A function that librdkafka calls when a queue stops being empty, with the queue's lock held.
+/// A function that librdkafka calls when an empty queue gets its first entry, with the queue's lock held.
 pub(crate) type EventCallback = unsafe extern "C" fn(*mut rd::rd_kafka_t, *mut c_void);
 
-/// A handle on a queue. Dropping it gives up the handle. A queue made by `rd_kafka_queue_new` is then disabled and emptied;
-/// any other queue goes on without it.
+/// A handle on a queue. Dropping it releases the handle. A queue made by `rd_kafka_queue_new` is then disabled and emptied; any
+/// other queue continues to exist.
 pub(crate) struct Queue(NonNull<rd::rd_kafka_queue_t>);
 
 // SAFETY: librdkafka guards every queue with a mutex of its own, and a handle can be destroyed on any thread.
@@ -35,14 +35,14 @@ impl Queue {
         NonNull::new(handle).map(Self)
     }
 
-    /// Forwards what is on this queue and what comes to it; `None` ends the forwarding.
+    /// Forwards the queue's present and future entries; `None` ends the forwarding.
     pub(crate) fn forward(&self, to: Option<&Self>) {
         let to = to.map_or(ptr::null_mut(), |queue| queue.0.as_ptr());
         // SAFETY: both handles are alive as long as their owners. librdkafka counts the reference to the target.
         unsafe { rd::rd_kafka_queue_forward(self.0.as_ptr(), to) }
     }
 
-    /// Sets the function that is called whenever the queue stops being empty.
+    /// Sets the function that is called whenever an empty queue gets an entry.
     ///
     /// # Safety
     /// `opaque` stays valid for `callback`, on any thread, until [`Queue::clear_callback`] of a handle on this queue returns.
@@ -77,7 +77,7 @@ impl Queue {
         unsafe { rd::rd_kafka_commit_queue(client, positions, self.0.as_ptr(), None, ptr::null_mut()) }
     }
 
-    /// Whether something is on this queue, or on the one to which it is forwarded.
+    /// Returns whether this queue, or the one to which it is forwarded, has an entry.
     pub(crate) fn is_occupied(&self) -> bool {
         // SAFETY: the handle is alive.
         let length = unsafe { rd::rd_kafka_queue_length(self.0.as_ptr()) };
@@ -111,12 +111,12 @@ impl Messages {
         Self { slots: vec![ptr::null_mut(); MAX_MESSAGES].into_boxed_slice(), first: 0, taken: 0, end: 0 }
     }
 
-    /// How many messages were read and not taken.
+    /// Returns how many messages were read and not taken.
     pub(crate) fn untaken(&self) -> usize {
         self.end - self.taken
     }
 
-    /// Makes room for the next bulk: destroys everything that is held.
+    /// Makes room for the next bulk: destroys all messages that are held.
     pub(crate) fn clear(&mut self) {
         self.taken = self.end;
         self.destroy_taken();
@@ -135,8 +135,8 @@ impl Messages {
         }
     }
 
-    /// Reads up to `limit` messages behind those that are held. Waits until all of them have come, the queue is woken, or
-    /// `wait` has passed. Returns how many have come.
+    /// Reads up to `limit` messages after those that are held. Waits until all of them have arrived, the queue is woken, or
+    /// `wait` has passed. Returns how many have arrived.
     ///
     /// # Errors
     /// The error that librdkafka reports.
@@ -173,7 +173,7 @@ impl Messages {
         self.destroy_taken();
     }
 
-    /// The untaken messages, to be taken one after the other.
+    /// Returns the untaken messages, to be taken one after the other.
     pub(crate) fn taking(&mut self) -> Taking<'_> {
         Taking { slots: &self.slots[..self.end], taken: &mut self.taken }
     }
@@ -192,7 +192,7 @@ pub(crate) struct Taking<'b> {
 }
 
 impl<'b> Taking<'b> {
-    /// The first untaken message.
+    /// Returns the first untaken message.
     pub(crate) fn peek(&self) -> Option<MessageRef<'b>> {
         let slot = self.slots.get(*self.taken)?;
         // SAFETY: by the invariant of `Messages` the slot holds a message. Destroying it needs a mutable borrow of the
@@ -223,8 +223,8 @@ impl<'m> MessageRef<'m> {
         self.0.as_ptr()
     }
 
-    /// The error number; 0 for a record. A broker may send numbers that librdkafka's list lacks, which must not be read as
-    /// the Rust enumeration.
+    /// Returns the error number; 0 for a record. A broker may send numbers that librdkafka's list lacks, which must not be read
+    /// as the Rust enumeration.
     pub(crate) fn error_number(&self) -> i32 {
         // SAFETY: the message is alive; this takes the field's address without reading it.
         let error = unsafe { &raw const (*self.fields()).err };
@@ -259,7 +259,7 @@ impl<'m> MessageRef<'m> {
         unsafe { (*self.fields()).offset }
     }
 
-    /// The value, or the text of an error.
+    /// Returns the value, or the text of an error.
     pub(crate) fn payload(&self) -> Option<&'m [u8]> {
         // SAFETY: the message is alive.
         let start = unsafe { (*self.fields()).payload };
@@ -278,7 +278,7 @@ impl<'m> MessageRef<'m> {
         unsafe { bytes(start, length) }
     }
 
-    /// Milliseconds since 1970.
+    /// Returns the timestamp in milliseconds since 1970.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is alive, and `kind` is there to be written.
@@ -287,7 +287,7 @@ impl<'m> MessageRef<'m> {
         known.then_some(timestamp)
     }
 
-    /// The headers, which librdkafka parses at the first call. Empty also if it cannot parse them.
+    /// Returns the headers, which librdkafka parses at the first call. Also empty if it cannot parse them.
     pub(crate) fn headers(&self) -> HeaderList<'m> {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is alive and used by this thread alone: `MessageRef` is neither `Send` nor `Sync`.
@@ -302,7 +302,7 @@ impl<'m> MessageRef<'m> {
 pub(crate) struct HeaderList<'m>(*const rd::rd_kafka_headers_t, PhantomData<&'m Messages>);
 
 impl<'m> HeaderList<'m> {
-    /// The name and the value of the header at `index`; `None` behind the last one.
+    /// Returns the name and the value of the header at `index`; `None` after the last one.
     pub(crate) fn get(&self, index: usize) -> Option<(&'m [u8], Option<&'m [u8]>)> {
         if self.0.is_null() {
             return None;
@@ -331,7 +331,7 @@ unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
     Some(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
 }
 
-/// A wait for librdkafka, rounded up: one of half a millisecond must not become none.
+/// Converts a wait to librdkafka's milliseconds, rounded up: a wait of half a millisecond must not become none.
 fn milliseconds(wait: Duration) -> i32 {
     i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }

@@ -16,10 +16,11 @@ use crate::{Bulk, MAX_MESSAGES};
 /// Reads the records of forwarded partitions in bulk, beside a consumer whose own queue keeps the events. A consumer should
 /// have at most one; a second one takes over the wake-ups of the first.
 ///
-/// Dropping it returns what librdkafka has fetched and nobody has read to the consumer's queue, in order, and forwards the
-/// partitions to it. What was read and not taken is gone. The queue holds the consumer, so the consumer closes after it.
+/// Dropping it returns records that librdkafka has fetched and nobody has read to the consumer's queue, in order, and forwards
+/// the partitions to that queue. Records that were read and not taken are lost. It holds the consumer, so the consumer closes
+/// after it.
 pub struct BatchQueue<C: ConsumerContext + 'static> {
-    // In the order in which they are dropped: nothing here may outlive the consumer.
+    // Fields are dropped in this order: nothing here may outlive the consumer.
     messages: Messages,
     forwarded: Vec<Forwarded>,
     own: Arc<Own>,
@@ -33,17 +34,17 @@ struct Forwarded {
     queue: Queue,
 }
 
-/// What the callbacks use. An `Arc`, because its address stays the same when the `BatchQueue` moves.
+/// The state of the callbacks. An `Arc`, because its address stays the same when the `BatchQueue` moves.
 struct Own {
     queue: Queue,
-    /// Whether something came to a partition's queue while that was not forwarded.
+    /// Whether something arrived in a partition's queue while that was not forwarded.
     strayed: AtomicBool,
-    /// What the caller wants to be called for.
+    /// The caller's callback for new records and events.
     on_ready: Option<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Own {
-    /// Ends a wait of the caller, of whichever kind.
+    /// Ends any wait of the caller.
     fn wake(&self) {
         match &self.on_ready {
             Some(on_ready) => on_ready(),
@@ -52,7 +53,7 @@ impl Own {
     }
 }
 
-/// This queue stops being empty.
+/// Called when this queue stops being empty.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
@@ -62,7 +63,7 @@ unsafe extern "C" fn on_record(_: *mut rd::rd_kafka_t, own: *mut c_void) {
     own.wake();
 }
 
-/// The consumer's queue has an event.
+/// Called when the consumer's queue has an event.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
@@ -72,7 +73,7 @@ unsafe extern "C" fn on_event(_: *mut rd::rd_kafka_t, own: *mut c_void) {
     own.wake();
 }
 
-/// A partition's queue is not forwarded and has something.
+/// Called when a partition's queue is not forwarded and has an entry.
 ///
 /// # Safety
 /// `own` leads to an [`Own`].
@@ -84,8 +85,7 @@ unsafe extern "C" fn on_stray(_: *mut rd::rd_kafka_t, own: *mut c_void) {
 }
 
 impl<C: ConsumerContext + 'static> BatchQueue<C> {
-    /// Makes a queue for a consumer. It takes the place of the consumer's
-    /// [nonempty callback](BaseConsumer::set_nonempty_callback).
+    /// Makes a queue for a consumer. It replaces the consumer's [nonempty callback](BaseConsumer::set_nonempty_callback).
     ///
     /// # Errors
     /// If the consumer has no `group.id`, and so no queue of its own.
@@ -93,9 +93,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Self::make(consumer, None)
     }
 
-    /// Makes a queue for a consumer whose caller doesn't wait in [`BatchQueue::read`], but for a call of `on_ready`, after which
-    /// [`BatchQueue::is_ready`] may hold. `on_ready` is called on a thread of librdkafka with one of its queues locked: it must
-    /// not block and not call librdkafka.
+    /// Makes a queue for a consumer whose caller waits for a call of `on_ready` instead of waiting in [`BatchQueue::read`].
+    /// After the call [`BatchQueue::is_ready`] may be true. `on_ready` is called on a thread of librdkafka with one of its
+    /// queues locked: it must not block and not call librdkafka.
     ///
     /// # Errors
     /// As [`BatchQueue::new`].
@@ -130,9 +130,9 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         Ok(made)
     }
 
-    /// Commits positions without waiting for Kafka's answer, which comes to the consumer's own queue: a later
-    /// [`BaseConsumer::poll`] hands it to [`ConsumerContext::commit_callback`]. [`BaseConsumer`]'s own asynchronous commit has
-    /// its answer dropped by librdkafka.
+    /// Commits positions without waiting for Kafka's answer, which arrives on the consumer's own queue: a later
+    /// [`BaseConsumer::poll`] passes it to [`ConsumerContext::commit_callback`]. For [`BaseConsumer`]'s own asynchronous
+    /// commit, librdkafka discards the answer.
     ///
     /// # Errors
     /// If the consumer is closed.
@@ -161,8 +161,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         &self.consumer
     }
 
-    /// Forwards a partition's records and faults to this queue. To be called before the partition is assigned, at each of
-    /// its assignments: see "Forwarding" in the [crate's documentation](crate). A second call does no harm.
+    /// Forwards a partition's records and faults to this queue. Call it before the partition is assigned, at each assignment:
+    /// see "Forwarding" in the [crate's documentation](crate). A second call is harmless.
     ///
     /// # Errors
     /// If the topic's name or the partition's number is not a valid one.
@@ -178,20 +178,21 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         // SAFETY: the handle is new. It is dropped before the consumer.
         let queue = unsafe { Queue::from_raw(queue) }.ok_or_else(invalid)?;
         if let Some(known) = self.position(topic, partition) {
-            // The old handle may belong to another queue: that of a topic which was deleted and created again.
+            // The old handle may be that of another queue, if the topic was deleted and created again.
             let known = self.forwarded.swap_remove(known);
             known.queue.clear_callback();
             known.queue.forward(None);
         }
         // SAFETY: `self.own` lives until `unforward` or `Drop` has removed the callback.
         unsafe { queue.set_callback(on_stray, Arc::as_ptr(&self.own).cast()) }
-        // After the callback: what comes in between is moved by this call, what comes later to an unforwarded queue is told.
+        // After the callback: entries that arrive in between are moved by this call; later entries of an unforwarded queue are
+        // reported.
         queue.forward(Some(&self.own.queue));
         self.forwarded.push(Forwarded { topic: topic.to_owned(), partition, queue });
         Ok(())
     }
 
-    /// Forwards a partition to the consumer's queue again, and drops what was read of it and not taken. To be called after
+    /// Forwards a partition to the consumer's queue again, and drops its records that were read and not taken. Call it after
     /// the partition is unassigned, which makes everything else of it stale. Does nothing for a partition that is not
     /// forwarded.
     pub fn unforward(&mut self, topic: &str, partition: i32) {
@@ -203,14 +204,14 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
     }
 
-    /// Drops what was read of a partition and not taken. To be called after a seek, because such records were read before
-    /// it. librdkafka doesn't return them again by itself.
+    /// Drops a partition's records that were read and not taken. Call it after a seek, because such records were read before
+    /// it. librdkafka doesn't return them again unless asked.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }
 
-    /// Returns what the last bulk left, or else waits for records for up to `timeout`, rounded up to whole milliseconds, and
-    /// returns up to [`MAX_MESSAGES`] of those that have come.
+    /// Returns the records that the last bulk left. If there are none, waits for records for up to `timeout`, rounded up to
+    /// whole milliseconds, and returns up to [`MAX_MESSAGES`] of those that have arrived.
     ///
     /// Doesn't wait for a full bulk. Returns an empty one when the time is over, or when the consumer's queue has an event:
     /// poll the consumer between two reads.
@@ -218,7 +219,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     /// # Errors
     /// The error that librdkafka reports. The current version reports none.
     pub fn read(&mut self, timeout: Duration) -> KafkaResult<Bulk<'_>> {
-        // Also what a bulk held that was forgotten instead of dropped.
+        // Includes records of a bulk that was forgotten instead of dropped.
         self.messages.destroy_taken();
         if self.messages.untaken() == 0 {
             self.messages.clear();
@@ -236,7 +237,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
                     partition.queue.forward(Some(&own.queue));
                 }
             }
-            // This may use up a wake-up. So look at its causes afterwards, before the wait: one that comes later ends that.
+            // This may use up a wake-up. So check its causes afterwards, before the wait: a later one ends the wait.
             if messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)? > 0 {
                 return Ok(());
             }
@@ -244,7 +245,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
             if own.strayed.load(Ordering::Acquire) {
                 continue;
             }
-            // librdkafka waits for as many messages as it is asked for, so it is asked for one, and then for the others.
+            // librdkafka waits for as many messages as are requested, so request one, and then the others.
             if self.events.is_occupied() {
                 return Ok(());
             }
@@ -266,17 +267,17 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
 impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
     fn drop(&mut self) {
         self.messages.clear();
-        // Before the consumer's queue is the target: librdkafka calls back with the consumer's queue locked, and that locks
-        // ours; forwarding locks ours first.
+        // Before the consumer's queue becomes the target: librdkafka calls back with the consumer's queue locked, and that call
+        // locks ours; forwarding locks ours first.
         self.events.clear_callback();
         self.own.queue.clear_callback();
-        // First ours, which moves what it has, and then the partitions: so the order stays.
+        // First ours, which moves its entries, and then the partitions: this keeps the order.
         self.own.queue.forward(Some(&self.events));
         for partition in self.forwarded.drain(..) {
             partition.queue.clear_callback();
             partition.queue.forward(Some(&self.events));
         }
-        // A queue that is destroyed while it is forwarded empties the other one.
+        // A queue that is destroyed while it is forwarded empties its target.
         self.own.queue.forward(None);
     }
 }

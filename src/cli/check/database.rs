@@ -1,4 +1,4 @@
-//! What `check` asks Postgres: who we are there, what we may do, what kind of table it is, and the plan against its catalog.
+//! Reads from Postgres what `check` reports: the role, its rights, the kind of table, and whether the plan fits the catalog.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(super) struct PostgresReport {
     pub(super) version: String,
     pub(super) database: String,
     pub(super) user: String,
-    /// Whether the pipeline has been started on this database before.
+    /// Whether the pipeline has already been started on this database.
     pub(super) registered: bool,
     pub(super) table_exists: bool,
 }
@@ -42,14 +42,14 @@ impl PostgresReport {
     }
 }
 
-/// Plans, with how to make the table where it is missing.
+/// Plans, with the statement that creates the table if it is missing.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,
     pub(super) make_table: Option<String>,
 }
 
-/// `None` where there is no plan: the report says why.
+/// `None` if there is no plan: the report says why.
 pub(super) async fn check(
     config: &Config,
     pipeline: &Pipeline,
@@ -90,7 +90,7 @@ pub(super) async fn check(
     Ok(source.map(|source| Plans { source, make_table }))
 }
 
-/// Notes the plan, or what is wrong with it.
+/// Records the plan, or what is wrong with it.
 fn planned(
     made: Result<PlanSource, ReplanError>,
     report: &mut PipelineReport,
@@ -108,7 +108,7 @@ fn planned(
     }
 }
 
-/// Plans for the tables that the newest records name: those that are there, and those that would be made.
+/// Plans for the tables that the newest records name: existing ones, and those that would be created.
 pub(super) async fn for_named(
     config: &Config,
     pipeline: &Pipeline,
@@ -183,7 +183,7 @@ async fn server(
     }
     if row.try_get::<&str, _>(4)? == "off" {
         report.warnings.push(
-            "postgres.session.synchronous_commit is off: a crash of the server takes back the last commits, rows and ledger together; they are read again from Kafka"
+            "postgres.session.synchronous_commit is off: a crash of the server undoes the last commits, rows and ledger together; they are read again from Kafka"
                 .to_owned(),
         );
     }
@@ -199,7 +199,7 @@ async fn server(
     Ok(())
 }
 
-/// Makes the table in a transaction that is rolled back, so that the plan is held against what would really be there.
+/// Creates the table in a transaction that is rolled back, so that the plan is compared with the table that would exist.
 async fn would_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -226,13 +226,16 @@ async fn would_make(
         Ok(found)
     };
     let found = made.await.map_err(|error| {
-        reach::failed(&format!("pipelines.{}.table.create: can't make `{}`", pipeline.name, pipeline.table.name), error)
+        reach::failed(
+            &format!("pipelines.{}.table.create: can't create `{}`", pipeline.name, pipeline.table.name),
+            error,
+        )
     })?;
     report.ddl = Some(ddl.clone());
     Ok(found.map(|found| (found, ddl)))
 }
 
-/// What COPY and the mode ask of a table that is there.
+/// Checks what COPY and the write mode require of an existing table.
 async fn table(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -264,7 +267,7 @@ async fn table(
     }
     if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && row.try_get::<bool, _>(3)? {
         report.faults.push(format!(
-            "`{name}` is partitioned and has no partition, so that it takes no row; make its partitions, or set pipelines.{}.table.partition_by",
+            "`{name}` is partitioned and has no partition, so it accepts no row; create its partitions, or set pipelines.{}.table.partition_by",
             pipeline.name
         ));
     }
@@ -282,14 +285,14 @@ async fn table(
     Ok(())
 }
 
-/// What runs, or doesn't run, when rows go in by COPY.
+/// Reports what runs, or doesn't run, when rows are inserted by COPY.
 async fn surprises(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
     found: &Catalog,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
-    // Bit 2 of tgtype is INSERT; a partition's triggers are its parent's own.
+    // Bit 2 of tgtype is INSERT; a partition inherits its parent's triggers.
     let row = sqlx::query(
         "SELECT (SELECT string_agg(tgname::text, ', ' ORDER BY tgname) FROM pg_catalog.pg_trigger
                  WHERE tgrelid = $1::int8::oid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 4 <> 0),
@@ -300,7 +303,7 @@ async fn surprises(
     let name = &found.table;
     if let Some(triggers) = row.try_get::<Option<String>, _>(0)? {
         report.warnings.push(format!(
-            "`{name}` has triggers that run on insert ({triggers}): they may change or leave out rows, and what they raise makes a dead letter"
+            "`{name}` has triggers that run on insert ({triggers}): they may change or skip rows, and a row for which they raise an error becomes a dead letter"
         ));
     }
     if let Some(rules) = row.try_get::<Option<String>, _>(1)? {
@@ -315,7 +318,7 @@ async fn surprises(
     Ok(())
 }
 
-/// ON CONFLICT needs one that is unique at once, over all rows, and on columns alone.
+/// Returns whether ON CONFLICT can use an index for this key: unique, immediate, not partial, and on columns only.
 async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &[String]) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
@@ -331,7 +334,7 @@ async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &
     row.bind(i64::from(found.oid)).bind(key).fetch_one(connection).await?.try_get(0)
 }
 
-/// What a mapping does that its user may not expect.
+/// Reports effects of a mapping that its user may not expect.
 fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     let Some(columns) = &pipeline.columns else { return };
     for column in columns {
@@ -340,7 +343,7 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
             "timestamp" if column.unit.is_none() => {
                 "is a timestamp without time zone: times with an offset other than Z are dead letters; timestamptz takes both"
             }
-            "json" => "is json: it keeps the text as it came, and can't be indexed; jsonb is what most tables want",
+            "json" => "is json: it keeps the text unchanged, and can't be indexed; most tables use jsonb",
             "bpchar" => "is char(n): Postgres pads its values with spaces",
             "float4" => "is float4: values are rounded to about 7 digits",
             _ => continue,
@@ -364,7 +367,7 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     }
 }
 
-/// Compares what the pipeline's name would mean with what it was registered with.
+/// Compares the meaning of the pipeline's name with its registration.
 pub(super) async fn registration(
     config: &Config,
     pipeline: &Pipeline,
@@ -397,7 +400,7 @@ pub(super) async fn registration(
     }
 }
 
-/// Compares the ledger's positions with the logs, as a claim does before it reads.
+/// Compares the ledger's positions with the logs, as a claim does before reading.
 async fn positions(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

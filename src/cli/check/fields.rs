@@ -1,4 +1,4 @@
-//! How many of the sampled records have the field of each column. Pure.
+//! Counts how many of the sampled records have the field of each column. Pure.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use tidegate_rows::spec::{Decode, Source};
 use super::report::PipelineReport;
 use crate::config::{Pipeline, nearest};
 
-/// Below this share a column is worth a warning.
+/// A column whose field fewer records have than this share is worth a warning.
 const FEW: f64 = 0.1;
-/// Fields that are remembered for "did you mean": a record with generated names must not fill the memory.
+/// How many fields are kept for "did you mean": a record with generated names must not fill the memory.
 const SEEN_MAX: usize = 10_000;
-/// Levels of objects that are looked into.
+/// How many levels of objects are searched.
 const DEPTH_MAX: usize = 8;
 
 /// One column that a field fills.
@@ -21,9 +21,9 @@ const DEPTH_MAX: usize = 8;
 pub(super) struct Share {
     pub(super) column: String,
     pub(super) field: String,
-    /// Records that have the field, be it null.
+    /// Records that have the field, even if it is null.
     pub(super) present: u64,
-    /// Records that were looked at; each element of an array is one.
+    /// Records that were read; each element of an array is one.
     pub(super) records: u64,
     #[serde(skip)]
     path: Vec<String>,
@@ -38,11 +38,13 @@ pub(super) struct Fields {
 }
 
 impl Fields {
-    /// For the pipeline's own mapping; counts nothing for formats other than JSON, and where every field goes to the column of
-    /// its name.
+    /// Counts for the pipeline's own mapping; counts nothing for formats other than JSON, for changes and nested arrays, and if
+    /// every field goes to the column of its name.
     pub(super) fn of(pipeline: &Pipeline) -> Self {
         let in_payload = matches!(pipeline.decode, Decode::ConnectJson);
-        if !in_payload && !matches!(pipeline.decode, Decode::Json) {
+        // The fields of a nested array's elements, and those of a change's row, lie elsewhere in the value.
+        let is_plain = !pipeline.shape.change && pipeline.shape.rows.is_empty();
+        if !is_plain || !in_payload && !matches!(pipeline.decode, Decode::Json) {
             return Self::default();
         }
         let shares = pipeline.columns.iter().flatten().filter_map(|column| match &column.source {
@@ -58,7 +60,7 @@ impl Fields {
         Self { shares: shares.collect(), seen: BTreeSet::new(), in_payload }
     }
 
-    /// Takes a record's value in. One that is no JSON is counted elsewhere.
+    /// Counts the fields of a record's value. A value that isn't JSON is counted elsewhere.
     pub(super) fn add(&mut self, value: Option<&[u8]>) {
         if self.shares.is_empty() {
             return;
@@ -94,7 +96,7 @@ impl Fields {
         }
     }
 
-    /// Notes columns whose field no record has, or few have, and returns what was counted.
+    /// Reports columns whose field no record has, or few have, and returns the counts.
     pub(super) fn judged(self, pipeline: &Pipeline, report: &mut PipelineReport) -> Vec<Share> {
         for Share { column, field, present, records, .. } in &self.shares {
             if *records == 0 {
@@ -102,7 +104,7 @@ impl Fields {
             }
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             if *present == 0 {
-                // The field of that name lies elsewhere, or it is spelled otherwise.
+                // The field of that name is at another level, or it is spelled differently.
                 let last = field.rsplit('.').next().unwrap_or(field);
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))

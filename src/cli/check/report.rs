@@ -1,4 +1,4 @@
-//! What `check` found for one pipeline, as text and as JSON.
+//! The results of `check` for one pipeline, as text and as JSON.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use crate::config::{Config, Pipeline, defaults};
 use crate::error::FatalError;
 use crate::limits::Share;
 
-/// One pipeline.
+/// The results for one pipeline.
 #[derive(Debug, Serialize)]
 pub(super) struct PipelineReport {
     pub(super) pipeline: String,
     pub(super) table: String,
     pub(super) mode: &'static str,
-    /// What keeps it from running, each with its remedy.
+    /// Faults that keep it from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The statements that give the rights which the role lacks: these and no others.
+    /// The statements that grant the rights that the role lacks, and no others.
     pub(super) grants: Vec<String>,
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
     pub(super) columns: Vec<PlannedColumn>,
-    /// What would be run to make the missing table.
+    /// The statement that would create the missing table.
     pub(super) ddl: Option<String>,
     pub(super) memory: Option<Memory>,
     pub(super) deadlines: BTreeMap<&'static str, String>,
     pub(super) sample: Option<Sample>,
-    /// Neither Kafka nor Postgres was asked.
+    /// Whether only the files were checked.
     pub(super) offline: bool,
     #[serde(skip)]
     pub(super) unreachable: bool,
@@ -52,7 +52,7 @@ pub(super) struct PlannedColumn {
     pub(super) missing: &'static str,
 }
 
-/// The pipeline's part of `limits.memory`, in bytes.
+/// The pipeline's share of `limits.memory`, in bytes.
 #[derive(Debug, Serialize)]
 pub(super) struct Memory {
     pub(super) limit_bytes: u64,
@@ -109,13 +109,13 @@ impl PipelineReport {
         }
     }
 
-    /// Puts down what kept a step from being done.
+    /// Records why a step couldn't be done.
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));
     }
 
-    /// Notes a missing right, with the statement that gives it.
+    /// Records a missing right, with the statement that grants it.
     pub(super) fn lacks(&mut self, what: impl std::fmt::Display, statement: String) {
         self.faults.push(format!("{what}; run: {statement}"));
         if !self.grants.contains(&statement) {
@@ -137,7 +137,7 @@ impl PipelineReport {
             .collect();
     }
 
-    /// For people.
+    /// Formats the results for people.
     pub(super) fn text(&self) -> String {
         let mut text = format!("pipeline {} → {} ({})\n", self.pipeline, self.table, self.mode);
         if let Some(kafka) = &self.kafka {
@@ -183,7 +183,7 @@ impl PipelineReport {
             text += &format!("  FAULT       {fault}\n");
         }
         if self.faults.is_empty() {
-            text += if self.offline { "  the files are right; no server was asked\n" } else { "  ready\n" };
+            text += if self.offline { "  the files are valid; no server was asked\n" } else { "  ready\n" };
         }
         text
     }

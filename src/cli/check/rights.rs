@@ -1,4 +1,4 @@
-//! The rights that the daemon needs in Postgres, and the statements that give those which are missing.
+//! The rights that the daemon needs in Postgres, and the statements that grant the missing ones.
 
 use sqlx::{PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, TableName, quote_identifier};
@@ -8,7 +8,7 @@ use super::report::PipelineReport;
 use crate::config::Pipeline;
 use crate::postgres::schema;
 
-/// Notes the rights on schema `tidegate` that are missing.
+/// Reports the missing rights on schema `tidegate`.
 pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut PipelineReport) -> Result<(), sqlx::Error> {
     let row = sqlx::query(
         "SELECT to_regnamespace('tidegate') IS NOT NULL, has_database_privilege(current_database(), 'CREATE'),
@@ -66,7 +66,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     let state = if usage && may_look { schema::state(connection).await? } else { schema::State::Current };
     match state {
         _ if !made && !create => report.lacks(
-            format!("`{user}` may not make tables in schema `tidegate`"),
+            format!("`{user}` may not create tables in schema `tidegate`"),
             format!("GRANT CREATE ON SCHEMA tidegate TO {user}"),
         ),
         schema::State::Current => {}
@@ -89,7 +89,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     Ok(())
 }
 
-/// Whether our tables exist and may be read. `to_regclass` would fail where the schema may not be used.
+/// Returns whether our tables exist and may be read. `to_regclass` would fail if the schema may not be used.
 pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 3 FROM pg_catalog.pg_class c
@@ -99,7 +99,7 @@ pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<boo
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Notes what is missing to make the pipeline's table; whether making it can be tried.
+/// Reports what is missing to create the pipeline's table; returns whether creating it can be tried.
 pub(super) async fn to_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -132,12 +132,12 @@ pub(super) async fn to_make(
     Ok(exists && usage && create)
 }
 
-/// Whether rows go through a staging table.
+/// Returns whether rows go through a staging table.
 pub(super) fn is_staged(pipeline: &Pipeline) -> bool {
     !matches!(pipeline.table.mode, WriteMode::Append) || !pipeline.table.sort_by.is_empty()
 }
 
-/// Notes that the role may not make the staging table.
+/// Reports that the role may not create the staging table.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -151,7 +151,7 @@ async fn to_stage(
     if is_staged(pipeline) && !row.try_get::<bool, _>(0)? {
         report.lacks(
             format!(
-                "mode {} stages rows in a temporary table, which `{user}` may not make",
+                "mode {} stages rows in a temporary table, which `{user}` may not create",
                 pipeline.table.mode.word()
             ),
             format!("GRANT TEMP ON DATABASE {database} TO {user}"),
@@ -160,7 +160,7 @@ async fn to_stage(
     Ok(())
 }
 
-/// Notes the rights that are missing on a table that exists.
+/// Reports the missing rights on an existing table.
 pub(super) async fn on_table(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -233,7 +233,7 @@ pub(super) async fn on_table(
         if !create {
             report.lacks(
                 format!(
-                    "pipelines.{}.table.partition_by: `{user}` may not make partitions in schema `{}`",
+                    "pipelines.{}.table.partition_by: `{user}` may not create partitions in schema `{}`",
                     pipeline.name, name.schema
                 ),
                 format!("GRANT CREATE ON SCHEMA {schema} TO {user}"),
@@ -243,14 +243,13 @@ pub(super) async fn on_table(
     Ok(())
 }
 
-/// Notes the sequences that a default draws from without a right of ours. An identity column needs none.
+/// Reports the sequences that a default uses and on which we lack a right. An identity column needs none.
 async fn sequences(
     connection: &mut PgConnection,
     found: &Catalog,
     user: &str,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
-    // CASE: without it the planner may ask for the right on a relation that is no sequence, which is an error.
     let rows = sqlx::query(
         "SELECT DISTINCT n.nspname::text, s.relname::text, a.attname::text
          FROM pg_catalog.pg_attrdef d
@@ -260,6 +259,7 @@ async fn sequences(
          JOIN pg_catalog.pg_class s ON s.oid = e.refobjid AND s.relkind = 'S'
          JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
          WHERE d.adrelid = $1::int8::oid
+             -- Without CASE the planner may ask it of what is no sequence, which is an error.
              AND CASE WHEN s.relkind = 'S'
                  THEN NOT (has_sequence_privilege(s.oid, 'USAGE') OR has_sequence_privilege(s.oid, 'UPDATE')) END",
     );
@@ -267,7 +267,7 @@ async fn sequences(
         let sequence = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
         let column: String = row.try_get(2)?;
         report.lacks(
-            format!("the default of column `{column}` draws from sequence `{sequence}`, which `{user}` may not use"),
+            format!("the default of column `{column}` uses sequence `{sequence}`, which `{user}` may not use"),
             format!("GRANT USAGE ON SEQUENCE {} TO {user}", sequence.quoted()),
         );
     }
@@ -279,7 +279,7 @@ async fn has_on_table(connection: &mut PgConnection, found: &Catalog, right: &st
     row.bind(i64::from(found.oid)).bind(right).fetch_one(connection).await?.try_get(0)
 }
 
-/// Whether the role has the right on every column that the pipeline fills. The key is never updated.
+/// Returns whether the role has the right on every column that the pipeline fills. The key is never updated.
 async fn has_on_columns(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

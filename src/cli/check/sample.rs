@@ -1,4 +1,4 @@
-//! The trial of `check`: the newest records go the whole way, by the daemon's own writer, into a transaction that is rolled back.
+//! The trial of `check`: the daemon's own writer writes the newest records in a transaction that is rolled back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,25 +35,25 @@ use crate::registry::{self, CachedSchemas};
 use crate::report::Counts;
 use crate::status::lock;
 
-/// Dead letters that are shown one by one.
+/// How many dead letters are shown one by one.
 const SHOWN: usize = 20;
 
-/// What became of the newest records.
+/// The results for the newest records.
 #[derive(Debug, Serialize)]
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) rows: u64,
-    /// So many of the rows delete the row of their key.
+    /// How many of the rows delete the row of their key.
     pub(super) deletes: u64,
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,
-    /// The first few.
+    /// The first few dead letters.
     pub(super) letters: Vec<Letter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
     /// How many records have the field of each column.
     pub(super) fields: Vec<fields::Share>,
-    /// What `evolve` would run for fields that have no column yet.
+    /// The statement that `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
 
@@ -156,7 +156,7 @@ pub(super) async fn try_newest(
     Ok((sample, counted))
 }
 
-/// The tables that the newest records name.
+/// Returns the tables that the newest records name.
 pub(super) async fn named_tables(
     config: &Config,
     pipeline: &Pipeline,
@@ -192,7 +192,7 @@ pub(super) async fn named_tables(
     read.map_err(FatalError::Unavailable)
 }
 
-/// Where the newest records lie.
+/// Returns the ranges of the newest records.
 async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
@@ -217,8 +217,8 @@ fn trouble(stopped: &Stopped) -> FatalError {
     }
 }
 
-/// Where to begin in each log, so that about `wanted` records are read: each log gives its part, and what a short log can't give
-/// the longer ones do.
+/// Returns where to begin in each log so that about `wanted` records are read: each log contributes its share, and longer logs
+/// make up for shorter ones.
 pub(in crate::cli) fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,
@@ -236,8 +236,8 @@ pub(in crate::cli) fn newest(
     ranges
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size; the fields that no column takes, and how many
-/// records delete.
+/// Reads and encodes, as a poll thread does, into batches of the configured size. Also returns the fields that no column takes,
+/// and how many records delete.
 fn read(
     config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
@@ -279,7 +279,7 @@ fn read(
                 send(std::mem::replace(&mut batch, empty(planned)), outbox);
             }
         })?;
-        // What was encoded without its schema is no finding.
+        // A record that was encoded without its schema is no finding.
         trouble.clone()?;
         send(batch, outbox);
     }
@@ -295,7 +295,7 @@ fn empty(planned: &Planned) -> Batch {
 fn send(mut batch: Batch, outbox: &mpsc::Sender<Batch>) {
     if !batch.is_empty() {
         batch.seal(Trigger::Rows);
-        // Where nobody takes it any more the trial has failed already, and says so.
+        // If nobody receives it any more, the trial has already failed and said so.
         outbox.blocking_send(batch).ok();
     }
 }

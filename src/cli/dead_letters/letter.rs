@@ -1,4 +1,4 @@
-//! `tidegate dead-letters show ID`
+//! `tidegate dead-letters show ID`: prints one dead letter.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -7,12 +7,12 @@ use super::{failed, keys, open};
 use crate::cli::{Common, show};
 use crate::error::FatalError;
 
-/// What `show` takes.
+/// Arguments of `show`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Its number, as `list` shows it.
+    /// Its id, as `list` shows it.
     id: i64,
 }
 
@@ -40,7 +40,7 @@ struct Header {
     value: Option<Bytes>,
 }
 
-/// Text where that loses nothing, else hexadecimal digits.
+/// Formats bytes as text if that loses nothing, else in hexadecimal digits.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Bytes {
@@ -75,7 +75,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let row = row.bind(arguments.id).bind(&keys).fetch_optional(&mut connection).await.map_err(failed)?;
     let Some(row) = row else {
         return Err(FatalError::Config(format!(
-            "there is no dead letter {} of {}; `tidegate dead-letters list` shows those that there are",
+            "there is no dead letter {} of {}; `tidegate dead-letters list` shows those that exist",
             arguments.id,
             pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect::<Vec<_>>().join(", ")
         )));

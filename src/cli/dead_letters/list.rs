@@ -1,4 +1,4 @@
-//! `tidegate dead-letters list`
+//! `tidegate dead-letters list`: counts by reason, and the newest dead letters.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -8,14 +8,14 @@ use crate::cli::Common;
 use crate::cli::show::{self, Table};
 use crate::error::FatalError;
 
-/// What `list` takes.
+/// Arguments of `list`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// The most that are listed, newest first; all are counted.
+    /// How many to list at most, newest first; all are counted.
     #[arg(long, default_value_t = 50, value_name = "N")]
     limit: u32,
 }

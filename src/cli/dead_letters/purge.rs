@@ -1,4 +1,4 @@
-//! `tidegate dead-letters purge`
+//! `tidegate dead-letters purge`: deletes dead letters.
 
 use serde::Serialize;
 use sqlx::Row;
@@ -7,17 +7,17 @@ use super::{Filter, failed, keys, matching, open};
 use crate::cli::{Common, show};
 use crate::error::FatalError;
 
-/// What `purge` takes.
+/// Arguments of `purge`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All of them.
+    /// All dead letters of the pipeline.
     #[arg(long)]
     all: bool,
-    /// Remove them; without it they are only counted.
+    /// Delete them; without it they are only counted.
     #[arg(long)]
     yes: bool,
 }
@@ -44,7 +44,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         let row = row.fetch_one(&mut connection).await.map_err(failed)?;
         let count: i64 = row.try_get(0).map_err(failed)?;
         return Err(FatalError::Config(format!(
-            "{} would be removed for good, with the records that they hold: say --yes",
+            "{} would be removed for good, with the records that they hold: add --yes to remove them",
             show::counted(count.unsigned_abs(), "dead letter", "dead letters")
         )));
     }

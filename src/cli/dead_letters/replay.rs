@@ -1,9 +1,9 @@
-//! `tidegate dead-letters replay`: dead letters go through the pipeline's present mapping, by the daemon's own writer.
+//! `tidegate dead-letters replay`: puts dead letters through the pipeline's current mapping, with the daemon's own writer.
 //!
-//! A page of letters is a batch, each letter a segment of its own. Where the daemon's transaction moves the ledger, this one
-//! removes the letters whose rows it wrote; where the daemon inserts dead letters, this one gives those that fail again their
-//! new reason. So a letter is a row or a letter, through every crash, and what became of a COMMIT without an answer is seen
-//! from the letters.
+//! A page of dead letters is a batch, each letter a separate segment. Where the daemon's transaction advances the ledger, this
+//! one deletes the letters whose rows it wrote; where the daemon inserts dead letters, this one gives those that fail again
+//! their new reason. So each record is either a row or a dead letter, even after a crash, and the letters show the outcome of a
+//! COMMIT without an answer.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -36,19 +36,19 @@ use crate::registry;
 use crate::report::Counts;
 use crate::status::lock;
 
-/// Letters of one transaction.
+/// How many dead letters one transaction handles.
 const PAGE: i64 = 1000;
-/// Bytes of their keys and values; a single letter may be larger.
+/// The bytes of their keys and values; a single letter may be larger.
 const PAGE_BYTES: i64 = 8 << 20;
 
-/// What `replay` takes.
+/// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
     #[command(flatten)]
     filter: Filter,
-    /// All of the pipeline's.
+    /// All dead letters of the pipeline.
     #[arg(long)]
     all: bool,
 }
@@ -56,11 +56,11 @@ pub(in crate::cli) struct Arguments {
 #[derive(Debug, Default, Serialize)]
 struct Report {
     pipeline: String,
-    /// Letters that are gone, their rows in the table.
+    /// Letters that were deleted because their rows are in the table.
     replayed: u64,
-    /// Rows written; fewer where the table's mode skips keys that are there.
+    /// Rows written; fewer if the table's mode skips existing keys.
     rows: u64,
-    /// Letters that stay, with their new reason.
+    /// Letters that are kept, with their new reason.
     failed_again: u64,
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     }
     let lines = reports.iter().map(|report| {
         format!(
-            "{}: {} replayed ({}), {} failed again and stay with their new reason",
+            "{}: {} replayed ({}), {} failed again and are kept with their new reason",
             report.pipeline,
             show::counted(report.replayed, "dead letter", "dead letters"),
             show::counted(report.rows, "row", "rows"),
@@ -98,7 +98,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// Returns the pipeline with the table for which the letters of `key` were meant: of a replay `--into` another table, that one.
+/// Returns the pipeline with the table for which the letters of `key` were meant: for a replay with `--into`, that table.
 async fn target(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -128,9 +128,9 @@ async fn target(
     };
     if table != pipeline.table.name.to_string() {
         pipeline.table.name = table_name(&table).map_err(|why| {
-            FatalError::Stopped(format!("`{key}` went into `{table}`, which is no table's name: {why}"))
+            FatalError::Stopped(format!("`{key}` went into `{table}`, which isn't a table's name: {why}"))
         })?;
-        // All of its records go there, whatever table they name.
+        // All of its records go to this table, whatever table they name.
         pipeline.table.route = None;
     }
     Ok(pipeline)
@@ -140,7 +140,7 @@ async fn target(
 async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &Filter) -> Result<Report, FatalError> {
     let connector = reach::connector(config);
     let mut connection = super::open(config).await?;
-    // Where a failed replay is put down is younger than the letters.
+    // The column for failed replays is newer than the table of dead letters, so migrate first.
     reach::migrate(&connector).await?;
     let plans = Arc::new(PlanSource::look(pipeline, &mut connection).await.map_err(reach::unplanned)?);
     let planned = plans.current();
@@ -154,7 +154,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
     let mut report = Report { pipeline: key.join(", "), ..Report::default() };
-    // Letters that come while this runs are left for the next time.
+    // Letters that are stored while this runs are left for the next run.
     let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), key);
     let newest = newest.fetch_one(&mut connection).await.map_err(failed)?;
     let newest: Option<i64> = newest.try_get(0).map_err(failed)?;
@@ -168,7 +168,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
         let found = u64::from(batch.len());
         if let Err(stopped) = write(&mut writer, &page, &mut batch).await {
             let done = format!(
-                "{}; {} replayed before that; the others are where they were",
+                "{}; {} replayed before that; the others are unchanged",
                 stopped,
                 show::counted(report.replayed, "letter was", "letters were")
             );
@@ -195,7 +195,7 @@ async fn write(writer: &mut Writer<Letters>, page: &Mutex<Page>, batch: &mut Loa
     writer.write(&mut batch.batch).await.map(drop)
 }
 
-/// The letters of a page; the `nth` record of the batch, in the `nth` segment, is the `nth` id's.
+/// The letters of a page; the record with index `n`, in segment `n`, is that of the id with index `n`.
 struct Loaded {
     batch: Batch,
     ids: Vec<i64>,
@@ -268,22 +268,22 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
     Ok(loaded)
 }
 
-/// What the store has to know of the batch at hand.
+/// The store's knowledge of the current batch.
 #[derive(Debug, Default)]
 struct Page {
     ids: Vec<i64>,
-    /// Those that no transaction has settled yet.
+    /// The letters that no transaction has settled yet.
     remaining: BTreeSet<i64>,
 }
 
-/// A store whose ledger are the letters themselves.
+/// A store whose ledger is the letters themselves.
 #[derive(Debug)]
 struct Letters {
     inner: PgStore,
     page: Arc<Mutex<Page>>,
-    /// Of the transaction at hand: records that fail again.
+    /// In the current transaction: records that fail again.
     rejected: BTreeSet<u32>,
-    /// Of the transaction at hand: letters that it settles, and whether it removes them.
+    /// In the current transaction: the letters that it settles, and whether it deletes them.
     settled: Vec<(i64, bool)>,
 }
 
@@ -300,7 +300,7 @@ impl Letters {
     }
 }
 
-/// Ends the command: a person must look.
+/// Ends the command: manual action is required.
 fn taken(what: &str) -> WriteError {
     let what = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
     WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }
@@ -317,7 +317,7 @@ impl Transaction for Letters {
         let held = sqlx::query("SELECT id FROM tidegate.dead_letter WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
         let held = self.inner.rows(Stage::DeadLetters, held.bind(wanted)).await?.len();
         if held < count {
-            return Err(taken(&format!("{} of {count} dead letters were taken", count - held)));
+            return Err(taken(&format!("{} of {count} dead letters were claimed", count - held)));
         }
         Ok(())
     }
@@ -342,7 +342,7 @@ impl Transaction for Letters {
         self.inner.probe().await
     }
 
-    /// They are set aside already: they get their new reason.
+    /// They are stored already, so they get their new reason.
     async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
             let page = lock(&self.page);
@@ -400,8 +400,8 @@ impl Transaction for Letters {
 }
 
 impl Ledger for Letters {
-    /// A transaction in doubt holds the letters' locks until it has ended; then they are gone or there. One that removed none
-    /// changed reasons alone, which may be done again.
+    /// A transaction in doubt holds the letters' locks until it has ended; then they are deleted or exist. A transaction that
+    /// deleted none only changed reasons, which may be repeated.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;
@@ -414,7 +414,7 @@ impl Ledger for Letters {
             self.settle_page();
         }
         let next = |span: &Span| if done { span.to } else { span.from };
-        // The letters' locks are the fence: there are no claims to count.
+        // The letters' locks fence other commands: there are no claims to count.
         let row =
             |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: next(span) };
         Ok(spans.iter().map(row).collect())

@@ -1,7 +1,7 @@
-//! `tidegate offsets copy OLD NEW`: a pipeline was renamed, and goes on where it stood.
+//! `tidegate offsets copy OLD NEW`: a renamed pipeline continues from its old positions.
 //!
-//! In one transaction the registration, the ledger's rows and the dead letters get the new name, under new claims, and the old
-//! name is gone. An instance that still runs under the old name is fenced by that: its next write finds no row to move, and is
+//! One transaction gives the registration, the ledger's rows and the dead letters the new name, under new claims, and removes
+//! the old name. This fences an instance that still runs under the old name: its next write finds no row to advance, and is
 //! rolled back.
 
 use serde::Serialize;
@@ -12,7 +12,7 @@ use crate::config::Pipeline;
 use crate::error::FatalError;
 use crate::postgres::letters;
 
-/// What `offsets copy` takes.
+/// Arguments of `offsets copy`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
@@ -21,7 +21,7 @@ pub(in crate::cli) struct Arguments {
     from: String,
     /// Its name in the configuration now.
     to: String,
-    /// Do it although an instance of the old name is running.
+    /// Do it even if an instance with the old name is running.
     #[arg(long)]
     yes: bool,
 }
@@ -57,13 +57,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         return show::json(&Report { from, to, partitions, dead_letters });
     }
     show::print(&format!(
-        "pipeline {to} goes on where {from} stood: {} and {} taken over; {from} is no longer registered",
+        "pipeline {to} continues from the positions of {from}: {} and {} copied; {from} is no longer registered",
         show::counted(partitions, "partition", "partitions"),
         show::counted(dead_letters, "dead letter", "dead letters")
     ))
 }
 
-/// Gives the replays of `from` the name of `to`, so that their dead letters still know the table they are for.
+/// Gives the replays of `from` the name of `to`, so that their dead letters keep the table they are for.
 async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> Result<(), sqlx::Error> {
     let rows = sqlx::query("SELECT name FROM tidegate.pipeline").fetch_all(&mut *connection).await?;
     for row in rows {
@@ -87,12 +87,12 @@ async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> 
 async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Result<(u64, u64), FatalError> {
     let failed = |error| reach::failed("can't copy the positions", error);
     let mut transaction = connection.begin().await.map_err(failed)?;
-    // As a registration does: one at a time.
+    // One at a time, like registrations.
     let lock = sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE");
     lock.execute(&mut *transaction).await.map_err(failed)?;
     if crate::postgres::register::is_known(&mut transaction, &to.name).await.map_err(failed)? {
         return Err(FatalError::Config(format!(
-            "pipeline `{}` is registered already and has positions of its own; `tidegate offsets set` moves those",
+            "pipeline `{}` is already registered with its own positions; `tidegate offsets set` changes those",
             to.name
         )));
     }
@@ -103,12 +103,12 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
         Some(target) if target == to.table.name.to_string() => {}
         Some(target) => {
             return Err(FatalError::Config(format!(
-                "pipeline `{from}` fed `{target}`, and `{}` feeds `{}`: what the ledger says is in the other table; set `pipelines.{}.table.name` back",
+                "pipeline `{from}` fed `{target}`, and `{}` feeds `{}`: the rows that the ledger counts are in the other table; set `pipelines.{}.table.name` back",
                 to.name, to.table.name, to.name
             )));
         }
         None => {
-            return Err(FatalError::Config(format!("pipeline `{from}` was taken away meanwhile")));
+            return Err(FatalError::Config(format!("pipeline `{from}` was removed meanwhile")));
         }
     }
     let added = sqlx::query(
@@ -117,7 +117,7 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     );
     let added = added.bind(from).bind(&to.name).bind(&to.group).bind(env!("CARGO_PKG_VERSION"));
     added.execute(&mut *transaction).await.map_err(failed)?;
-    // Locked in the order of every writer, then moved: a batch of the old name is committed before or refused after.
+    // Locked in the order of every writer, then updated: a batch of the old name is either committed before or refused after.
     let locked = sqlx::query("SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE");
     locked.bind(from).execute(&mut *transaction).await.map_err(failed)?;
     let moved = sqlx::query(

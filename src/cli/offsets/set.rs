@@ -1,8 +1,8 @@
-//! `tidegate offsets set`: moves positions by hand, in one transaction, with a new claim.
+//! `tidegate offsets set`: sets positions by hand, in one transaction, with a new claim.
 //!
-//! The new claim fences whoever owns the partition: a batch that is on its way is refused by the ledger, is dropped, and its
-//! owner claims again after `limits.claim_grace`, from the new position. Nothing can come between. An instance only learns of it
-//! at its next write to the partition, though, so with one running the command asks for `--yes`.
+//! The new claim fences the partition's owner: the ledger refuses a batch that is in flight, the owner drops it, and claims
+//! again after `limits.claim_grace`, from the new position. Nothing can come between. But an instance only learns this at its
+//! next write to the partition, so while one is running the command requires `--yes`.
 
 use serde::Serialize;
 use sqlx::{Connection, PgConnection, Row};
@@ -16,36 +16,36 @@ use crate::cli::{Common, reach};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 
-/// What `offsets set` takes.
+/// Arguments of `offsets set`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// The topic; may be left out where the pipeline reads only one.
+    /// The topic; optional if the pipeline reads only one.
     #[arg(long)]
     topic: Option<String>,
-    /// The partition; all of the topic's without it.
+    /// The partition; without it, all partitions of the topic.
     #[arg(long, value_name = "P")]
     partition: Option<i32>,
     /// The next offset to read: a number, `earliest`, `latest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|latest|TIME")]
     offset: Target,
-    /// Do it although an instance is running, or although records would be written twice.
+    /// Do it even if an instance is running, or if records would be written twice.
     #[arg(long)]
     yes: bool,
 }
 
-/// One position that moves.
+/// One position that changes.
 #[derive(Debug, Serialize)]
 struct Move {
     topic: String,
     partition: i32,
-    /// `null` where the ledger had no row.
+    /// `null` if the ledger had no row.
     from: Option<i64>,
     to: i64,
-    /// Offsets that will be read again; at most so many records.
+    /// Offsets that will be read again: the highest possible number of records.
     read_again: u64,
-    /// Offsets that will never be read; at most so many records.
+    /// Offsets that will never be read: the highest possible number of records.
     skipped: u64,
 }
 
@@ -71,7 +71,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&text(pipeline, &moved))
 }
 
-/// Where each partition that is meant shall stand, held against its log.
+/// Returns the new position of each selected partition, checked against its log.
 async fn resolve(
     config: &Config,
     pipeline: &Pipeline,
@@ -84,7 +84,7 @@ async fn resolve(
     let topic = match (&arguments.topic, topics.len()) {
         (Some(topic), _) => topic.clone(),
         (None, 1) => topics.keys().next().cloned().unwrap_or_default(),
-        (None, _) => return usage(format!("--topic: say which; pipeline `{}` reads {}", pipeline.name, listed())),
+        (None, _) => return usage(format!("--topic: name one; pipeline `{}` reads {}", pipeline.name, listed())),
     };
     let Some(count) = topics.get(&topic).copied() else {
         return usage(format!(
@@ -116,7 +116,7 @@ async fn resolve(
     for (source, to) in &targets {
         let (Some(low), Some(high)) = (low.get(source), high.get(source)) else {
             return Err(FatalError::Unavailable(format!(
-                "Kafka doesn't say where the log of {source} begins and ends; its leader may be away, try again"
+                "Kafka doesn't say where the log of {source} begins and ends; its leader may be down, try again"
             )));
         };
         if to < low || to > high {
@@ -139,7 +139,7 @@ async fn refuse_beside_an_instance(
         return Ok(());
     }
     Err(FatalError::Config(format!(
-        "an instance of pipeline `{}` is running ({} to this database): stop it first; or say --yes, then it is fenced at its next write to the partition, drops that batch, and goes on from the new position after `limits.claim_grace`",
+        "an instance of pipeline `{}` is running ({} to this database): stop it first; or say --yes, then it is fenced at its next write to the partition, drops that batch, and continues from the new position after `limits.claim_grace`",
         pipeline.name,
         show::counted(live.len() as u64, "connection", "connections")
     )))
@@ -156,8 +156,8 @@ const INSERT: &str = "
 INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)
 VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')";
 
-/// One transaction: the rows are locked in the order in which every writer locks them, so a batch is committed before or refused
-/// after.
+/// Sets the positions in one transaction. Rows are locked in the order in which every writer locks them, so a batch is either
+/// committed before or refused after.
 async fn apply(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -193,8 +193,8 @@ async fn apply(
         )));
     }
     for (source, to) in targets {
-        // A log skipped over is no longer asked for by `verify`; one read again is, from where it was asked for before.
-        // The row is ours where there is one. Where another session adds it meanwhile, the INSERT adds none, and the row is there.
+        // `verify` doesn't look for a range that is skipped; one that is read again counts from its previous start. If the row
+        // exists, it is ours; if another session inserts it meanwhile, the INSERT adds none.
         let mut set = 0;
         for sql in [UPDATE, INSERT, UPDATE] {
             let set_one =
@@ -206,7 +206,7 @@ async fn apply(
         }
         if set == 0 {
             return Err(FatalError::Unavailable(format!(
-                "the ledger's row of {source} comes and goes: another command is at work; try again"
+                "another command changes the ledger's row of {source} at the same time; try again"
             )));
         }
     }

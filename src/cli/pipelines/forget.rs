@@ -1,4 +1,4 @@
-//! `tidegate pipelines forget NAME`
+//! `tidegate pipelines forget NAME`: removes a registration.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 
@@ -11,27 +11,27 @@ use crate::config::Config;
 use crate::error::FatalError;
 use crate::postgres::letters;
 
-/// What `forget` takes.
+/// Arguments of `forget`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     files: Files,
     /// The pipeline's name, or a replay's, as `list` shows it.
     name: String,
-    /// Remove its dead letters too, with the records that they hold.
+    /// Also delete its dead letters, with the records that they hold.
     #[arg(long)]
     dead_letters: bool,
-    /// Don't ask.
+    /// Don't ask for confirmation.
     #[arg(long)]
     yes: bool,
-    /// One JSON document on standard output, for programs.
+    /// Print one JSON document on standard output, for programs.
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Serialize)]
 struct Report {
-    /// The pipeline, and its replays.
+    /// The pipeline and its replays.
     forgotten: Vec<String>,
     partitions: i64,
     dead_letters: u64,
@@ -46,7 +46,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let Some(pipeline) = all.iter().find(|known| known.name == *name) else {
         let known: Vec<_> = all.iter().map(|known| format!("`{}`", known.name)).collect();
         let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-        return Err(FatalError::Config(format!("the database knows no pipeline `{name}`; it knows {known}")));
+        return Err(FatalError::Config(format!(
+            "no pipeline `{name}` is registered in the database; registered are {known}"
+        )));
     };
     let family: Vec<&Registered> =
         all.iter().filter(|known| known.name == *name || letters::pipeline_of(&known.name) == name).collect();
@@ -54,7 +56,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let stock: i64 = family.iter().map(|known| known.dead_letters).sum();
     if stock > 0 && !dead_letters {
         return Err(FatalError::Config(format!(
-            "`{name}` has {}, whose records are in no table: look at them with `tidegate dead-letters list`, or remove them too by --dead-letters",
+            "`{name}` has {}, whose records are in no table: check them with `tidegate dead-letters list`, or delete them too with --dead-letters",
             show::counted(stock.unsigned_abs(), "dead letter", "dead letters")
         )));
     }
@@ -82,7 +84,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     ))
 }
 
-/// Refuses where somebody still needs what the database knows of it.
+/// Refuses if the registration is still in use.
 async fn refuse(
     config: &Config,
     connection: &mut PgConnection,
@@ -102,7 +104,7 @@ async fn refuse(
     }
     if *table_exists && config.pipelines.iter().any(|pipeline| pipeline.name == *name) {
         return Err(FatalError::Config(format!(
-            "`{name}` is in the configuration, and its table `{target}` has the rows that the ledger says are written: started again it would write them once more. Take it out of the configuration, or drop the table, or move its positions by `tidegate offsets set`"
+            "`{name}` is in the configuration, and its table `{target}` has the rows that the ledger says are written: a new start would write them once more. Remove it from the configuration, or drop the table, or change its positions with `tidegate offsets set`"
         )));
     }
     Ok(())
@@ -115,7 +117,7 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
         return Err(FatalError::Config(format!("{what}: say --yes")));
     }
     let mut answer = String::new();
-    // Where nobody can be asked, the answer is no.
+    // If nobody can be asked, the answer is no.
     let asked = write!(std::io::stderr(), "{what}. Go on? [y/N] ")
         .and_then(|()| std::io::stdin().lock().read_line(&mut answer));
     if asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
@@ -124,7 +126,7 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
     Err(FatalError::Config("nothing was forgotten".to_owned()))
 }
 
-/// Removes registrations, and with them positions, claims and routes. Returns how many dead letters it removed.
+/// Removes registrations with their positions, claims and routes. Returns how many dead letters it deleted.
 async fn remove(connection: &mut PgConnection, names: &[String], dead_letters: bool) -> Result<u64, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     sqlx::query("DELETE FROM tidegate.pipeline WHERE name = ANY ($1)").bind(names).execute(&mut *transaction).await?;

@@ -1,4 +1,4 @@
-//! `tidegate pipelines list`
+//! `tidegate pipelines list`: the registered pipelines and replays.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
 use crate::error::FatalError;
 
-/// What `list` takes.
+/// Arguments of `list`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
@@ -17,14 +17,14 @@ pub(in crate::cli) struct Arguments {
 #[derive(Serialize)]
 struct Line {
     name: String,
-    /// Whether the configuration has it. A replay belongs to a pipeline that it names.
+    /// Whether the configuration has it. For a replay: whether the configuration has its pipeline.
     configured: bool,
-    /// Whether the database knows it.
+    /// Whether it is registered in the database.
     registered: bool,
-    /// Connections of instances that run it now.
+    /// Open connections of instances that run it now.
     connections: usize,
     table: String,
-    /// Whether the table that was registered still exists; absent for one that was never started.
+    /// Whether the registered table still exists; absent for a pipeline that was never started.
     table_exists: Option<bool>,
     group: String,
     topics: Vec<String>,
@@ -36,7 +36,7 @@ struct Line {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
-    // A name that only the database knows is fine here.
+    // A name that only the database has is valid here.
     let wanted = |name: &str| arguments.common.pipeline.as_deref().is_none_or(|only| only == name);
     let mut connection = reach::open(&reach::connector(&config)).await?;
     let mut lines = Vec::new();

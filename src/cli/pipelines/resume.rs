@@ -1,10 +1,10 @@
-//! `tidegate pipelines resume NAME`
+//! `tidegate pipelines resume NAME`: resumes a stopped pipeline.
 
 use crate::cli::{Files, names, parse, reach, show, start_command_logging};
 use crate::error::FatalError;
 use crate::postgres::resume;
 
-/// What `resume` takes.
+/// Arguments of `resume`.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]

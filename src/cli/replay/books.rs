@@ -14,25 +14,25 @@ use crate::error::FatalError;
 use crate::postgres::claims;
 use crate::postgres::connect::Connector;
 
-/// Who claims, for people.
+/// The owner's name in the ledger, for people.
 const OWNER: &str = "tidegate replay";
-/// Waits for rows that a run which was killed still has locked, and between them.
+/// How often, and how long each time, a claim waits for rows that a killed run still has locked.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
-/// What is to be read of a partition.
+/// The range to read from one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stretch {
     pub(super) source: TopicPartition,
-    /// Where the replay begins.
+    /// The offset where the replay begins.
     pub(super) first: Offset,
-    /// What is written so far ends here.
+    /// The offset up to which records are written.
     pub(super) next: Offset,
-    /// The first offset that isn't part of it.
+    /// The end of the range, exclusive.
     pub(super) end: Offset,
 }
 
-/// A stretch that is ours to write.
+/// A range that this run has claimed.
 #[derive(Clone, Debug)]
 pub(super) struct Open {
     pub(super) source: TopicPartition,
@@ -41,7 +41,7 @@ pub(super) struct Open {
     pub(super) end: Offset,
 }
 
-/// Its key, and what that means.
+/// The key, and its meaning.
 pub(super) struct Books {
     key: String,
     cluster_id: String,
@@ -64,17 +64,17 @@ impl Books {
         &self.key
     }
 
-    /// Forgets the key, which fences a run that is under way. Rows and dead letters stay.
+    /// Forgets the key, which fences a run in progress. Rows and dead letters are kept.
     pub(super) async fn forget(&self, connection: &mut PgConnection) -> Result<(), FatalError> {
         let gone = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(&self.key);
         gone.execute(connection).await.map_err(failed)?;
         Ok(())
     }
 
-    /// What an earlier run was to do; nothing where there was none.
+    /// Returns the ranges of an earlier run; none if there was none.
     ///
     /// # Errors
-    /// Where the key meant another cluster or another table then.
+    /// If the key meant another cluster or another table then.
     pub(super) async fn known(&self, connection: &mut PgConnection) -> Result<Vec<Stretch>, FatalError> {
         let row = sqlx::query("SELECT cluster_id, target, target_oid FROM tidegate.pipeline WHERE name = $1");
         let row = row.bind(&self.key).fetch_optional(&mut *connection).await.map_err(failed)?;
@@ -83,7 +83,7 @@ impl Books {
         let (cluster_id, target, oid): (String, String, i64) = meant(&row).map_err(failed)?;
         if (&cluster_id, &target, oid) != (&self.cluster_id, &self.target, self.target_oid) {
             return Err(FatalError::Config(format!(
-                "`{}` was begun for `{target}` from cluster `{cluster_id}`, and the table or the cluster is another one now: --again begins anew",
+                "`{}` was started for `{target}` from cluster `{cluster_id}`, and the table or the cluster is another one now: --again starts over",
                 self.key
             )));
         }
@@ -103,8 +103,8 @@ impl Books {
         rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Writes down what is to be done, all at once: from here on it is the ledger that knows. It names no topics, since a pipeline
-    /// that feeds the same table is no second feed beside it.
+    /// Stores the ranges, all at once: from here on the ledger has them. It registers no topics, since a pipeline that feeds
+    /// the same table isn't a second feed.
     pub(super) async fn begin(&self, connection: &mut PgConnection, stretches: &[Stretch]) -> Result<(), FatalError> {
         let work = async {
             let mut transaction = connection.begin().await?;
@@ -130,7 +130,7 @@ impl Books {
         work.await.map_err(failed)
     }
 
-    /// Claims what isn't done yet: from now on an earlier run writes nothing more.
+    /// Claims the unfinished ranges: from now on an earlier run can't write.
     pub(super) async fn claim(
         &self,
         connector: &Connector,
@@ -150,7 +150,7 @@ impl Books {
             }
             let Some(first) = missing.first() else { return Ok(open) };
             let mut waiting = reach::open(connector).await?;
-            // How the wait ends says nothing: the next round sees.
+            // The result of the wait doesn't matter: the next round looks again.
             drop(claims::wait_at(&mut waiting, &self.key, first).await);
             sleep(CLAIM_PAUSE).await;
         }
@@ -160,7 +160,7 @@ impl Books {
         )))
     }
 
-    /// All is written: the offsets at the ends that hold no record are behind us too.
+    /// All is written: advances past the offsets at the ends that hold no record.
     pub(super) async fn end(&self, connection: &mut PgConnection, claims: &[ClaimId]) -> Result<(), FatalError> {
         let done = sqlx::query(
             "UPDATE tidegate.ledger SET next_offset = end_offset, updated_at = now()

@@ -1,4 +1,4 @@
-//! Reads the stretches, one topic after the other, into batches. Blocks, on a thread of its own.
+//! Reads the ranges, one topic after the other, into batches. Blocks, on its own thread.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,13 +19,13 @@ use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::plan::{Planned, reject_of};
 
-/// From Kafka to the writer.
+/// The reading side of a replay, between Kafka and the writer.
 pub(super) struct Reading {
     reader: Reader,
     planned: Arc<Planned>,
     limits: BatchLimits,
     gate: RateLimit,
-    /// In order of topic.
+    /// Sorted by topic.
     stretches: Vec<Open>,
     outbox: Sender<Batch>,
 }
@@ -49,10 +49,10 @@ impl Reading {
         })
     }
 
-    /// Reads all of it; the channel closes behind the last batch.
+    /// Reads all ranges; the channel is closed after the last batch.
     ///
     /// # Errors
-    /// Kafka's own.
+    /// The error of Kafka.
     pub(super) fn run(self) -> Result<(), String> {
         let Self { reader, planned, limits, gate, stretches, outbox } = self;
         let encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -71,7 +71,7 @@ impl Reading {
     }
 }
 
-/// A stretch, and its segment in the open batch.
+/// A range, and its segment in the open batch.
 struct Place {
     open: Open,
     segment: Option<usize>,
@@ -89,7 +89,7 @@ struct Filling {
 
 impl Filling {
     fn take(&mut self, places: &mut HashMap<i32, Place>, message: &BorrowedMessage<'_>) {
-        // A writer that ended has said why; what is read now is for nobody.
+        // A writer that ended has said why; records that are read now are discarded.
         if self.outbox.is_closed() {
             return;
         }
@@ -120,7 +120,7 @@ impl Filling {
         }
     }
 
-    /// Waits for the writer, however long it waits for Postgres: there is no group that could lose patience.
+    /// Waits for the writer, however long it waits for Postgres: there is no group whose session could time out.
     fn hand_over(&mut self, places: &mut HashMap<i32, Place>, trigger: Trigger) {
         if self.batch.is_empty() {
             return;
@@ -131,7 +131,7 @@ impl Filling {
         }
         batch.plan_version = self.planned.version;
         batch.seal(trigger);
-        // Where nobody takes it any more, the writer's fault ends the command.
+        // If nobody receives it any more, the writer's fault ends the command.
         drop(self.outbox.blocking_send(batch));
     }
 }

@@ -1,8 +1,8 @@
-//! Whether records may go a second time into the table that they are in already. Pure.
+//! Whether records may be written a second time into the table that already has them. Pure.
 
 use tidegate_rows::spec::{AggregateFunction, Column, WriteMode};
 
-/// Why a replay into the pipeline's own table would change what it says; `None` where it comes to the same.
+/// Returns why a replay into the pipeline's own table would change its content; `None` if it is safe.
 pub(super) fn refuses(mode: &WriteMode, columns: &[Column]) -> Option<String> {
     match mode {
         WriteMode::Append => Some("mode append would write every row once more".to_owned()),

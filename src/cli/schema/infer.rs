@@ -1,4 +1,4 @@
-//! What a sample of JSON records says about their fields: the column that each would go into. Pure.
+//! Infers, from a sample of JSON records, the column for each of their fields. Pure.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +9,28 @@ use tidegate_rows::value::{Flags, Kind, Value};
 
 use super::shape::{self, Shape};
 
-/// Fields that a proposal has room for; what is beyond goes into the column for the rest.
+/// The most fields in a proposal; further ones go into the column for the rest.
 const FIELDS_MAX: usize = 200;
 
-/// Records as they were looked at.
+/// A sample of records.
 #[derive(Debug, Default)]
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// What holds no JSON object.
+    /// Values that hold no JSON object.
     others: u64,
     shapes: BTreeMap<Shape, Rows>,
-    /// The fields of keys, where all keys so far have these.
+    /// The fields of keys, if all keys so far have the same.
     key: Option<Vec<String>>,
 }
 
-/// The rows of all records of one shape.
+/// The rows of all records with one shape.
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
     count: u64,
     fields: Vec<Field>,
-    /// Elements of arrays of objects: a path's first name is the array's.
+    /// Elements of arrays of objects: the first name of a path is the array's.
     elements: Vec<Field>,
 }
 
@@ -41,11 +41,11 @@ pub(super) struct Proposal {
     /// The array whose elements are the rows.
     pub(super) rows: Option<String>,
     pub(super) columns: Vec<Proposed>,
-    /// The columns that identify a row, where keys say so.
+    /// The columns that identify a row, if keys have them.
     pub(super) key: Vec<String>,
-    /// How many rows, and how many elements of the array, were looked at.
+    /// How many rows, and how many elements of the array, were read.
     pub(super) count: u64,
-    /// Every field found its column.
+    /// Whether every field has its column.
     pub(super) complete: bool,
 }
 
@@ -54,11 +54,11 @@ pub(super) struct Proposal {
 struct Field {
     path: Vec<String>,
     seen: Seen,
-    /// The type that the record's schema has for it.
+    /// The type by the record's schema.
     declared: Option<&'static str>,
 }
 
-/// What a field held.
+/// The values of a field.
 #[derive(Debug, Default)]
 struct Seen {
     present: u64,
@@ -68,18 +68,18 @@ struct Seen {
     texts: Texts,
     objects: u64,
     arrays: u64,
-    /// Elements of all its arrays.
+    /// The elements of all its arrays.
     elements: Option<Box<Seen>>,
-    /// An array within an array, an object within an array.
+    /// Whether there was an array within an array, or an object within an array.
     nested: bool,
 }
 
 #[derive(Debug, Default)]
 struct Numbers {
     count: u64,
-    /// All of them are whole.
+    /// Whether all are whole numbers.
     fractions: u64,
-    /// Beyond an int8, or with more digits than a float8 keeps.
+    /// Whether there was one beyond an int8, or with more digits than a float8 keeps.
     exact: u64,
     least: i64,
     most: i64,
@@ -102,14 +102,14 @@ pub(super) struct Proposed {
     pub(super) unit: Option<&'static str>,
     /// Records that have the field.
     pub(super) present: u64,
-    /// Of these, records where it is null.
+    /// Those of these records in which it is null.
     pub(super) nulls: u64,
-    /// The field is one of the array's elements.
+    /// Whether the field is one of the array's elements.
     pub(super) is_element: bool,
 }
 
 impl Sample {
-    /// Looks at one record.
+    /// Adds one record to the sample.
     pub(super) fn add(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) {
         self.records += 1;
         let names = key.map(shape::key_fields).unwrap_or_default();
@@ -134,7 +134,7 @@ impl Sample {
         }
     }
 
-    /// What most records are, with the columns that their fields would go into; `None` where no field has a value.
+    /// Returns the shape of most records, with columns for their fields; `None` if no field has a value.
     pub(super) fn propose(&self) -> Option<Proposal> {
         let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
         let array = rows.array();
@@ -148,7 +148,7 @@ impl Sample {
         (!columns.is_empty()).then_some(Proposal { shape: *shape, rows: array, columns, key, count, complete })
     }
 
-    /// Records that the proposal would refuse.
+    /// Returns the records that the proposal would refuse.
     pub(super) fn odd(&self) -> u64 {
         let most = self.shapes.values().map(|rows| rows.records).max().unwrap_or(0);
         self.records - self.tombstones - most
@@ -161,7 +161,7 @@ impl Rows {
             path.push(name);
             let declared = schema.and_then(|schema| shape::declared(schema, &path[0])).filter(|_| path.len() == 1);
             note(&mut self.fields, path, &value, declared);
-            // One level down: deeper things are a document of their own.
+            // Only one level down: deeper structures become a document.
             if value.kind == Kind::Object && path.len() == 1 && declared.is_none() {
                 self.object(path, value.raw, schema);
             }
@@ -178,7 +178,7 @@ impl Rows {
         }
     }
 
-    /// The one field that is an array of objects, whose elements are better rows than the record is.
+    /// Returns the only field that is an array of objects, if its elements make better rows than the record itself.
     fn array(&self) -> Option<&str> {
         let is_rows = |field: &&Field| {
             let elements = field.seen.elements.as_deref();
@@ -192,7 +192,7 @@ impl Rows {
         array.path.first().map(String::as_str)
     }
 
-    /// The columns that the fields would go into, and whether all found room.
+    /// Returns the columns for the fields, and whether all have one.
     fn columns(&self, array: Option<&str>) -> (Vec<Proposed>, bool) {
         let mut columns: Vec<Proposed> = Vec::new();
         let mut complete = true;
@@ -210,7 +210,7 @@ impl Rows {
             };
             let has_type = seen.present > seen.nulls || declared.is_some();
             if !wanted || !has_type {
-                // A field that was only ever null has no type.
+                // A field that was always null has no type.
                 complete &= !wanted;
                 continue;
             }
@@ -229,7 +229,7 @@ impl Rows {
         (columns, complete)
     }
 
-    /// Whether an object's members become columns of their own: it is one in all records, and holds nothing but scalars.
+    /// Returns whether an object's members become columns: it is an object in all records, and holds only scalars.
     fn is_spread(&self, top: &[String]) -> bool {
         let Some(field) = self.fields.iter().find(|field| field.path == top) else { return false };
         let members: Vec<_> =
@@ -258,7 +258,7 @@ impl Seen {
             Kind::Null | Kind::Missing => self.nulls += 1,
             Kind::True | Kind::False => self.bools += 1,
             Kind::Number => self.numbers.add(value),
-            // The kinds below are not of JSON, which is all that a sample is read as.
+            // The kinds below don't occur in JSON, the only format of a sample.
             Kind::Lexical
             | Kind::Float
             | Kind::Instant
@@ -280,11 +280,11 @@ impl Seen {
         }
     }
 
-    /// The type that takes all that was seen, and the unit where it is an epoch.
+    /// Returns the type that accepts all values, and the unit if it is an epoch.
     fn type_of(&self, name: &str) -> (&'static str, Option<&'static str>) {
         let kinds = [self.bools, self.numbers.count, self.texts.count, self.objects + self.arrays];
         if kinds.iter().filter(|count| **count > 0).count() != 1 {
-            // Text and numbers both: a text column takes either. With structures among them it takes a document.
+            // Both text and numbers: a text column accepts both. If there are structures too, it must be a document.
             let text = self.objects + self.arrays == 0 && self.texts.count > 0;
             return (if text { "text" } else { "jsonb" }, None);
         }
@@ -367,7 +367,7 @@ fn array_of(element: &str) -> &'static str {
     }
 }
 
-/// Whole numbers under a name of time that all lie between 2000 and 2100 in one unit.
+/// Returns the unit of whole numbers whose name suggests a time and that all lie between the years 2000 and 2100 in that unit.
 fn epoch_unit(name: &str, least: i64, most: i64) -> Option<&'static str> {
     const SINCE: i128 = 946_684_800;
     const UNTIL: i128 = 4_102_444_800;
@@ -380,7 +380,7 @@ fn epoch_unit(name: &str, least: i64, most: i64) -> Option<&'static str> {
     units.into_iter().find(|(_, per_second)| of_time && fits(*per_second)).map(|(unit, _)| unit)
 }
 
-/// `position.lat` becomes `position_lat`, and `ctid` `ctid_`; `None` where that is taken, or Postgres would cut it.
+/// Converts `position.lat` to `position_lat`, and `ctid` to `ctid_`; `None` if that is taken, or Postgres would truncate it.
 fn name_of(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
     let mut name = path.join("_");
     if !can_name_a_column(&name) {
@@ -472,7 +472,7 @@ mod tests {
     fn an_array_of_objects_is_rows_and_changes_give_their_table() {
         let records = [r#"{"device":7,"readings":[{"t":1,"device":2},{"t":2}]}"#, r#"{"device":8,"readings":[]}"#];
         assert_eq!(columns(&records), ["device int8", "t int8", "readings_device int8"]);
-        // Two such arrays: neither is the record's rows.
+        // Two such arrays: neither one makes the record's rows.
         assert_eq!(columns(&[r#"{"a":[{"x":1}],"b":[{"y":1}]}"#]), ["a jsonb", "b jsonb"]);
         let mut sample = Sample::default();
         let schema = r#"{"fields":[{"field":"after","fields":[{"field":"day","type":"int32","name":"io.debezium.time.Date"}]}]}"#;

@@ -1,16 +1,16 @@
-//! What stands around a record's fields: lines, Kafka Connect's envelope, Debezium's changes. Pure.
+//! The structure around a record's fields: lines, Kafka Connect's envelope, Debezium's changes. Pure.
 
 use serde_json::Value as Json;
 use tidegate_rows::json;
 use tidegate_rows::json::members::Members;
 use tidegate_rows::value::{Kind, Value};
 
-/// What records of a topic look like; a proposal is for one of these.
+/// The structure of a topic's records; a proposal handles one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     /// One object.
     Plain,
-    /// Objects one after the other.
+    /// Several objects one after the other.
     Lines,
     /// `{schema, payload}`
     Connect,
@@ -19,7 +19,7 @@ pub(super) enum Shape {
 }
 
 impl Shape {
-    /// What `decode` says for it.
+    /// Returns the setting of `decode` for it.
     pub(super) fn decode(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -30,14 +30,14 @@ impl Shape {
     }
 }
 
-/// A record's rows, each an object as JSON, and the struct that the record's schema has for them.
+/// Splits a record into rows, each a JSON object, with the struct that the record's schema has for them.
 pub(super) struct Looked<'a> {
     pub(super) shape: Shape,
     pub(super) rows: Vec<&'a [u8]>,
     pub(super) schema: Option<Json>,
 }
 
-/// Looks at a value; `None` where it is nothing that holds rows.
+/// Reads a value; `None` if it holds no rows.
 pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
     let value = value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value);
     let Ok(slot) = json::document(value) else { return lines(value) };
@@ -61,7 +61,7 @@ pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
     }
 }
 
-/// The names of a key's fields, where it is an object, wrapped or not.
+/// Returns the names of a key's fields, if it is an object, with or without an envelope.
 pub(super) fn key_fields(key: &[u8]) -> Vec<String> {
     let Some(slot) = json::document(key).ok().filter(|slot| slot.kind == Kind::Object) else { return Vec::new() };
     let object = slot.of(key).raw;
@@ -80,7 +80,7 @@ fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {
     Members::of(object).find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// The schema and the payload, which is an object, where there is nothing else.
+/// Returns the schema and the payload, an object, if there is nothing else.
 fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     if Members::of(object).any(|(name, _)| name != "schema" && name != "payload") {
         return None;
@@ -90,7 +90,7 @@ fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     Some(((schema.kind == Kind::Object).then_some(schema.raw), payload.raw))
 }
 
-/// The row of a change, where it has one; `None` where it is no change.
+/// Returns the row of a change, if it has one; `None` if it isn't a change.
 fn change(object: &[u8]) -> Option<Option<&[u8]>> {
     let op = member(object, "op")?;
     let known = matches!(op.as_text()?, b"c" | b"r" | b"u" | b"d" | b"t" | b"m");
@@ -107,7 +107,7 @@ fn field<'j>(schema: &'j Json, name: &str) -> Option<&'j Json> {
     fields.iter().find(|field| field.get("field").and_then(Json::as_str) == Some(name))
 }
 
-/// The type of the column for a field, as the schema of its record has it.
+/// Returns the column type for a field, by the schema of its record.
 pub(super) fn declared(schema: &Json, name: &str) -> Option<&'static str> {
     let field = field(schema, name)?;
     let logical = field.get("name").and_then(Json::as_str).unwrap_or_default();

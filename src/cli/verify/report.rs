@@ -1,4 +1,4 @@
-//! What `verify` found, as text and as JSON.
+//! The results of `verify`, as text and as JSON.
 
 use serde::Serialize;
 use tidegate_protocol::position::{Offset, TopicPartition};
@@ -6,43 +6,43 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use crate::cli::show::{self, Table};
 use crate::config::Pipeline;
 
-/// One pipeline.
+/// The results for one pipeline.
 #[derive(Debug, Serialize)]
 pub(super) struct PipelineReport {
     pub(super) pipeline: String,
     pub(super) table: String,
-    /// Why the table was left out.
+    /// Why the table wasn't checked, if it wasn't.
     pub(super) table_skipped: Option<String>,
-    /// The mode skips keys that are there already, so that what has no row may be right.
+    /// Whether the mode skips existing keys, so that records without a row may be correct.
     pub(super) skips_by_key: bool,
     /// Kafka's partitions without a ledger row.
     pub(super) not_in_ledger: Vec<String>,
     pub(super) partitions: Vec<PartitionReport>,
 }
 
-/// One partition. What concerns the table is `null` where that was left out.
+/// One partition. Fields about the table are `null` if it wasn't checked.
 #[derive(Debug, Serialize)]
 pub(super) struct PartitionReport {
     pub(super) topic: String,
     pub(super) partition: i32,
-    /// Where the pipeline began.
+    /// The offset where the pipeline began.
     pub(super) first: Option<i64>,
-    /// Where the ledger stands.
+    /// The ledger's position.
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,
-    /// What is wrong between ledger and log.
+    /// Contradictions between ledger and log.
     pub(super) condition: Option<String>,
-    /// The last committed record in Kafka: `known again`, `another`, `gone`.
+    /// Whether the last committed record is in Kafka: `known again`, `another`, `gone`.
     pub(super) last_record: Option<&'static str>,
     pub(super) rows: Option<u64>,
     pub(super) dead_letters: Option<u64>,
-    /// Records that Kafka holds, the ledger counts as done, and neither table nor dead letters have.
+    /// Records in Kafka that are before the ledger's position, and neither in the table nor in the dead letters.
     pub(super) missing: Option<u64>,
     pub(super) twice: Option<u64>,
-    /// Rows of records that the ledger says are still to be read: they will be there twice.
+    /// Rows of records at or after the ledger's position: these records will be written twice.
     pub(super) beyond: Option<u64>,
-    /// Offsets without a row that Kafka has deleted: records or gaps, nobody can tell.
+    /// Offsets without a row that Kafka has deleted: whether they held records can't be known.
     pub(super) unknown: Option<u64>,
 }
 
@@ -79,7 +79,7 @@ impl PipelineReport {
         }
     }
 
-    /// What a person must look into.
+    /// Returns the findings that require manual action.
     pub(super) fn faults(&self) -> Vec<String> {
         let Self { pipeline, table, skips_by_key, .. } = self;
         let mut faults = Vec::new();
@@ -111,7 +111,7 @@ impl PipelineReport {
         faults
     }
 
-    /// For people.
+    /// Formats the results for people.
     pub(super) fn text(&self) -> String {
         let mut text = format!("pipeline {} → {}\n", self.pipeline, self.table);
         let mut table = Table::new(&[

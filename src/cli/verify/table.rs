@@ -1,4 +1,4 @@
-//! The table and the dead letters by the offsets that they hold.
+//! Finds the offsets that the table and the dead letters hold.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -10,25 +10,25 @@ use tidegate_rows::spec::Source;
 
 use crate::config::Pipeline;
 
-/// Gaps that one question answers with.
+/// How many gaps one query returns.
 const GAPS: usize = 100_000;
 
-/// Where a row says which record it is.
+/// The columns of a row that identify its record.
 #[derive(Debug)]
 pub(super) struct Columns {
-    /// `SELECT` of topic, partition and offset of each row; `$1` is the only topic where the table has no column for it.
+    /// A `SELECT` of topic, partition and offset of each row; `$1` is the only topic if the table has no column for it.
     rows: String,
     topic: String,
 }
 
-/// What there is of one partition.
+/// What table and dead letters hold of one partition.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) dead_letters: u64,
-    /// Offsets that are there, each once.
+    /// Distinct offsets.
     pub(super) distinct: u64,
-    /// Rows and dead letters of a record that is there already.
+    /// Rows and dead letters of a record that has another one already.
     pub(super) twice: u64,
     /// Rows at or after the ledger's position.
     pub(super) beyond: u64,
@@ -36,7 +36,7 @@ pub(super) struct Counts {
 
 impl Columns {
     /// # Errors
-    /// Why the table can't be held against the ledger.
+    /// Why the table can't be compared with the ledger.
     pub(super) fn of<'a>(
         pipeline: &Pipeline,
         tables: &[TableName],
@@ -78,7 +78,7 @@ impl Columns {
         })
     }
 
-    /// Rows and dead letters, as `seen`; `$2` is the pipeline.
+    /// Returns a query of rows and dead letters, named `seen`; `$2` is the pipeline.
     fn seen(&self) -> String {
         format!(
             "WITH seen AS ({} UNION ALL SELECT topic, partition, record_offset, false FROM tidegate.dead_letter WHERE pipeline = $2)",
@@ -86,7 +86,7 @@ impl Columns {
         )
     }
 
-    /// The oldest offset that there is.
+    /// Returns the oldest offset.
     pub(super) async fn oldest(
         &self,
         connection: &mut PgConnection,
@@ -136,7 +136,7 @@ impl Columns {
         rows.iter().map(counts).collect()
     }
 
-    /// Stretches of offsets within a range that there is nothing of, in order; and up to where that was looked into.
+    /// Returns gaps: ranges of missing offsets within a range, in order; and the offset up to which it searched.
     pub(super) async fn gaps(
         &self,
         connection: &mut PgConnection,

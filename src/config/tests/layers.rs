@@ -113,7 +113,7 @@ fn a_dot_in_a_key_at_the_top_is_no_path() {
     assert_eq!(
         load_faults(&[BASE, "\"limits.memory\" = \"1GiB\""], &[]),
         [
-            "1.toml:1:1  \"limits.memory\": unknown key; known here: kafka, postgres, schema_registry, http, log, limits, pipelines"
+            "1.toml:1:1  \"limits.memory\": unknown key; known here: instance, kafka, postgres, schema_registry, http, log, limits, pipelines"
         ]
     );
 }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod layers;
+mod print;
 mod reference;
 mod secrets;
 mod values;

@@ -4,10 +4,50 @@
 const Chart = (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const signs = { rebalance: "⇄", outage: "✕", recovered: "✓", fenced: "⎇", rewind: "↶", condition: "!", start: "▸", stop: "■" };
-  let rate = null, wait = null, marks = [], width = 0, deletes = null;
+  let rate = null, wait = null, marks = [], above = [], high = 10, width = 0, deletes = null;
   const heights = { rate: 230, wait: 170 };
   const power = (seconds) => seconds === null || seconds === undefined ? null : Math.log10(Math.max(1, seconds));
   const waits_at = [[1, "1 s"], [10, "10 s"], [60, "1 min"], [600, "10 min"], [3600, "1 h"], [36000, "10 h"], [259200, "3 d"], [2592000, "30 d"], [31536000, "1 y"]];
+
+  // The top of the axis of rates. A short spike, such as a backlog that is caught up, would flatten all the rest: where the highest
+  // rate is far above those of nineteen in twenty seconds with a flow, the axis ends above those, and the spike is cut and marked.
+  function top(into, out, least) {
+    const rates = into.map((v, i) => Math.max(v || 0, out[i] || 0)).filter((v) => v > 0).sort((a, b) => a - b);
+    if (!rates.length) return least * 1.15;
+    const most = rates[rates.length - 1], usual = rates[Math.ceil(rates.length * 0.95) - 1];
+    return Math.max(least, rates.length >= 20 && most > 2.5 * usual ? usual * 1.6 : most * 1.15);
+  }
+
+  // Seconds in a row above the top are one spike; of each its highest second.
+  function spikes(at, into, out, most) {
+    const found = [];
+    let within = null;
+    at.forEach((t, i) => {
+      const rate = Math.max(into[i] || 0, out[i] || 0);
+      if (rate <= most) { within = null; return; }
+      if (!within) found.push(within = { at: t, rate });
+      else if (rate > within.rate) Object.assign(within, { at: t, rate });
+    });
+    return found;
+  }
+
+  function drawSpikes(u) {
+    const { ctx, bbox } = u;
+    ctx.save();
+    ctx.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+    ctx.fillStyle = css("--ink");
+    ctx.textAlign = "left";
+    let free = bbox.left;
+    for (const spike of above) {
+      const text = `▲ ${short(spike.rate)}/s`, wide = ctx.measureText(text).width;
+      const x = Math.max(free, Math.min(u.valToPos(spike.at, "x", true) + 4 * devicePixelRatio, bbox.left + bbox.width - wide));
+      if (x + wide > bbox.left + bbox.width) break;
+      // Below the row of the events' signs.
+      ctx.fillText(text, x, bbox.top + 26 * devicePixelRatio);
+      free = x + wide + 6 * devicePixelRatio;
+    }
+    ctx.restore();
+  }
 
   // Hatched, so that it is seen without colour too.
   function hatch(context, colour) {
@@ -77,7 +117,7 @@ const Chart = (() => {
     const plain = { points: { show: false }, spanGaps: false };
     const stepped = uPlot.paths.stepped({ align: -1 });
     const first = document.createElement("canvas").getContext("2d");
-    const up = (u, low, high) => [0, Math.max(10, high || 0) * 1.15];
+    const up = () => [0, high];
     const [time, seconds] = axes("");
     rate = new uPlot({
       width, height: heights.rate, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: up } }, axes: axes("/s"),
@@ -87,7 +127,7 @@ const Chart = (() => {
         { ...plain, stroke: css("--soft"), width: 1, dash: [8, 6] },
         { ...plain, stroke: css("--soft"), width: 1, dash: [2, 4] }],
       bands: [{ series: [1, 2], fill: hatch(first, css("--grow")) }, { series: [2, 1], fill: css("--out") + "44" }],
-      hooks: { draw: [drawMarks] },
+      hooks: { draw: [drawMarks, drawSpikes] },
     }, [[], [], [], [], []], rateElement);
     wait = new uPlot({
       width, height: heights.wait, cursor, legend: { show: false }, scales: { x: { time: true }, y: { range: (u, low, high) => [0, Math.max(2, (high || 0) + 0.3)] } },
@@ -100,9 +140,9 @@ const Chart = (() => {
     }, [[], [], [], []], waitElement);
   }
 
-  // `history`: columns as /api/history gives them.
+  // `history`: columns as /api/history gives them. Returns how many spikes are cut, and the highest of them; null where none is.
   function draw(rateElement, waitElement, history, view) {
-    if (typeof uPlot === "undefined" || rateElement.clientWidth === 0) return;
+    if (typeof uPlot === "undefined" || rateElement.clientWidth === 0) return null;
     if (!rate) build(rateElement, waitElement);
     if (rateElement.clientWidth !== width) {
       width = rateElement.clientWidth;
@@ -128,6 +168,10 @@ const Chart = (() => {
     const ahead = view.emptyIn === null ? 0 : Math.min(view.emptyIn, view.range / 2);
     marks = view.marks;
     const flat = (value) => at.map(() => value || null);
+    high = top(into, out, 10);
+    above = spikes(at, into, out, high);
+    // The best rate and the limit are in sight unless that would flatten the flow.
+    for (const line of [view.best, view.limit]) if (!above.length && line && line < 2 * high) high = Math.max(high, line * 1.15);
     rate.batch(() => {
       rate.setData([at, into, out, flat(view.best), flat(view.limit)], false);
       rate.setScale("x", { min: from, max: now + ahead });
@@ -148,6 +192,7 @@ const Chart = (() => {
       wait.setData([times, waits.map(power), forecast.map(power), gone.map(power)], false);
       wait.setScale("x", { min: from, max: now + ahead });
     });
+    return above.length ? { spikes: above.length, peak: Math.max(...above.map((spike) => spike.rate)) } : null;
   }
 
   // Colours are read when a chart is built: another theme builds it anew.
@@ -155,5 +200,5 @@ const Chart = (() => {
     for (const chart of [rate, wait]) if (chart) chart.destroy();
     rate = wait = null;
   }
-  return { draw, forget };
+  return { draw, forget, top };
 })();

@@ -2,7 +2,7 @@
 // The live page. Everything that comes from the daemon is put in as text, never as markup.
 (() => {
   const $ = (id) => document.getElementById(id);
-  const page = { status: null, selected: null, range: 300, history: null, historyAsked: 0, offset: 0, seen: 0, sparks: new Map(), owners: new Map(), spoken: 0, spokenKind: "", version: null, paused: false };
+  const page = { status: null, selected: null, range: 300, history: null, historyAsked: 0, offset: 0, seen: 0, sparks: new Map(), sparksAsked: undefined, owners: new Map(), spoken: 0, spokenKind: "", version: null, paused: false };
 
   function el(name, options = {}, ...children) {
     const element = document.createElement(name);
@@ -17,11 +17,14 @@
   // Writes only what differs, so that selections and screen readers are left alone.
   function say(element, text) { if (element.textContent !== text) element.textContent = text; }
 
-  const whole = (n) => n === null || n === undefined ? "?" : n < 1e4 ? String(Math.round(n)) : n < 1e6 ? Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, " ") : n < 1e9 ? (n / 1e6).toFixed(1) + " M" : (n / 1e9).toFixed(1) + " G";
+  const whole = (n) => n === null || n === undefined ? "–" : n < 1e4 ? String(Math.round(n)) : n < 1e6 ? Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, " ") : n < 1e9 ? (n / 1e6).toFixed(1) + " M" : (n / 1e9).toFixed(1) + " G";
   const span = (s) => s === null || s === undefined ? "–" : s < 9.95 ? s.toFixed(1) + " s" : s < 120 ? Math.round(s) + " s" : s < 7200 ? Math.round(s / 60) + " min" : s < 345600 ? Math.round(s / 3600) + " h" : Math.round(s / 86400) + " d";
   const clock = (ms) => new Date(ms).toISOString().slice(11, 19);
-  const bytes = (n) => n === null || n === undefined ? "?" : n < 1e6 ? Math.round(n / 1e3) + " kB" : (n / 1048576).toFixed(0) + " MiB";
+  const date = (ms) => new Date(ms).toISOString().slice(0, 10);
+  const bytes = (n) => n === null || n === undefined ? "–" : n < 1e6 ? Math.round(n / 1e3) + " kB" : (n / 1048576).toFixed(0) + " MiB";
   const now = () => Date.now() + page.offset;
+  // What is known of the log's ends is as old as the last answer of Kafka.
+  const stale = (p) => p.lag_seen_ms === null || now() - p.lag_seen_ms > 10000;
   const chosen = () => page.status && page.status.pipelines.find((p) => p.name === page.selected);
 
   function drawState() {
@@ -30,10 +33,13 @@
     while (list.children.length > sentences.length) list.lastChild.remove();
     sentences.forEach((sentence, i) => {
       let item = list.children[i];
-      if (!item) list.append(item = el("li", {}, el("b", { "aria-hidden": "true" }), el("span", { class: "unseen" }), el("span")));
+      if (!item) list.append(item = el("li", {}, el("b", { "aria-hidden": "true" }), el("span", { class: "unseen" }), el("span"), " ", el("a", { text: "runbook" })));
       item.className = sentence.level;
       const [sign, word] = signs[sentence.level] || ["·", ""];
       [sign, word, sentence.text].forEach((text, at) => say(item.children[at], text));
+      const link = item.children[3];
+      link.hidden = !sentence.runbook;
+      if (sentence.runbook) { link.href = `/runbook#${sentence.runbook}`; link.setAttribute("aria-label", `runbook: ${sentence.kind.replaceAll("_", " ")}`); }
     });
     // Spoken at most every ten seconds, and only where it is about something else than before.
     const first = sentences[0], kind = first ? `${first.kind}/${first.pipeline}` : "";
@@ -48,17 +54,18 @@
     say($("where"), `${page.status.instance} · ${others + 1} instance${others ? "s" : ""}${old ? ` (others as seen at ${clock(looked)})` : ""} · v${page.status.tidegate}`);
   }
 
+  // The last minute: of each second its time and both rates.
   function spark(row, pipeline) {
-    const values = page.sparks.get(pipeline.name) || [];
-    const most = Math.max(1, ...values.flat());
-    const line = (at) => values.map((v, i) => `${((60 - values.length + i) * 72 / 59).toFixed(1)},${(19 - v[at] / most * 18).toFixed(1)}`).join(" ");
+    const from = now() - 60000, values = (page.sparks.get(pipeline.name) || []).filter(([at]) => at >= from);
+    const top = Chart.top(values.map((v) => v[1]), values.map((v) => v[2]), 1);
+    const line = (of) => values.filter((v) => v[of] !== null).map((v) => `${((v[0] - from) * 72 / 60000).toFixed(1)},${(19 - Math.min(1, (v[of] || 0) / top) * 18).toFixed(1)}`).join(" ");
     const svg = row.querySelector("svg");
-    svg.children[0].setAttribute("points", line(0));
-    svg.children[1].setAttribute("points", line(1));
+    svg.children[0].setAttribute("points", line(1));
+    svg.children[1].setAttribute("points", line(2));
   }
 
   function drawPipelines() {
-    const body = $("pipelines").tBodies[0], labels = ["pipeline", "table", "in/s", "out/s", "last minutes", "oldest unwritten", "empty at", "headroom", "dead", "state"];
+    const body = $("pipelines").tBodies[0], labels = ["pipeline", "table", "in/s", "out/s", "last minute", "oldest unwritten", "empty at", "headroom", "dead", "state"];
     const pipelines = page.status.pipelines;
     while (body.children.length > pipelines.length) body.lastChild.remove();
     pipelines.forEach((p, i) => {
@@ -75,32 +82,41 @@
           svg.append(line);
         }
         row.children[4].append(svg);
+        row.children[9].append(el("span"), el("small"));
         body.append(row);
       }
-      const empty = p.empty_in_seconds === null ? (p.lag_records > 0 && p.lag_seconds > 10 ? "not in sight" : "–") : clock(now() + p.empty_in_seconds * 1000);
+      const empty = p.empty_in_seconds === null ? (!stale(p) && p.lag_records > 0 && p.lag_seconds > 10 ? "not in sight" : "–") : clock(now() + p.empty_in_seconds * 1000);
       row.dataset.name = p.name;
       const mine = p.name === page.selected;
       row.setAttribute("aria-selected", String(mine));
       row.tabIndex = mine ? 0 : -1;
       [`${mine ? "▾" : "▸"} ${p.name}`, `${p.table} (${p.mode})`, whole(p.into_per_second), whole(p.out_per_second), null,
-        p.lag_records ? span(p.lag_seconds) : "–", empty, span(p.retention_headroom_seconds), whole(p.dead_letters), p.state_words].forEach((text, at) => {
+        p.lag_records && !stale(p) ? span(p.lag_seconds) : "–", empty, stale(p) ? "–" : span(p.retention_headroom_seconds), whole(p.dead_letters)].forEach((text, at) => {
         if (text !== null) say(row.children[at], text);
       });
+      say(row.children[9].children[0], p.state_words);
+      // What a running pipeline waits for is a sentence above, which moves every second.
+      const why = (["stopped", "starting"].includes(p.state) && p.reason) || "";
+      say(row.children[9].children[1], why);
+      row.children[9].title = why;
       row.children[9].dataset.state = p.state;
       spark(row, p);
     });
   }
 
   function drawFlood(p) {
-    const rates = p.into_per_second === null || p.out_per_second === null ? "How many records come and go isn't known yet" : `${whole(p.into_per_second)} records a second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
+    const rates = p.into_per_second === null || p.out_per_second === null ? "The rates aren't known at the moment" : `${whole(p.into_per_second)} records a second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
     const flow = p.flow_limit_per_second ? ` Flow limit ${whole(p.flow_limit_per_second)}/s.` : "";
     const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, if it goes on so.`;
     const kept = p.retention_headroom_seconds === null ? "No age is known at which Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
-    say($("flood-words"), `${rates}; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}.${empty} ${kept}${flow}`);
+    const waits = `; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}`;
+    const lag = p.lag_seen_ms === null ? "." : stale(p) ? `${waits}, as read at ${clock(p.lag_seen_ms)}.` : `${waits}.`;
+    say($("flood-words"), `${rates}${lag}${empty} ${p.lag_seen_ms === null ? "" : kept}${flow}`);
     const h = page.history;
     if (!h || h.pipeline !== p.name) return;
     const marks = page.status.timeline.filter((e) => e.pipeline === p.name && ["rebalance", "outage", "recovered", "fenced", "rewind", "condition", "start", "stop"].includes(e.kind)).map((e) => ({ at: e.at_ms / 1000, kind: e.kind }));
-    Chart.draw($("chart-rate"), $("chart-wait"), h, { now: now(), range: page.range, best: p.best_per_second, limit: p.flow_limit_per_second, emptyIn: p.empty_in_seconds, marks });
+    const above = Chart.draw($("chart-rate"), $("chart-wait"), h, { now: now(), range: page.range, best: p.best_per_second, limit: p.flow_limit_per_second, emptyIn: p.empty_in_seconds, marks });
+    say($("above"), above ? `▲ ${above.spikes} spike${above.spikes === 1 ? "" : "s"} above the axis, up to ${whole(above.peak)}/s.` : "");
     if ($("flood-table").closest("details").open) {
       const rows = h.at_ms.map((ms, i) => [clock(ms), whole(h.into[i]), whole(h.out[i]), whole(h.lag[i]), h.wait[i] === null ? "?" : h.wait[i].toFixed(1)]).slice(-60).reverse();
       fill($("flood-table").tBodies[0], rows, [0, 1, 1, 1, 1]);
@@ -116,8 +132,11 @@
     });
   }
 
-  const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting for Postgres"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its reader is silent"] };
+  const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its reader is silent"] };
   let boardShape = "", chips = new Map();
+  // The bar below a partition, in percent: nothing up to 10 s, from where on a pipeline counts as late, and all of it from an hour on.
+  // By powers, so that a minute (30) is told from ten (70).
+  const lateness = (x) => x.lag_records ? Math.round(Math.min(1, Math.max(0, Math.log10(x.lag_seconds / 10) / Math.log10(360))) * 100) : 0;
 
   function drawBoard(p) {
     const others = [...new Set(p.partitions.map((x) => x.topic))].length > 1;
@@ -127,6 +146,7 @@
     $("nobody").hidden = p.board.nobody.length === 0;
     const unread = p.board.nobody.slice(0, 24).map((i) => p.partitions[i]).map((x) => x.owner ? `${name(x)} (last ${x.owner}, ${span(x.idle_seconds)} ago)` : `${name(x)} (never read)`);
     say($("nobody"), `nobody reads ${unread.join(", ")}${p.board.nobody.length > 24 ? ` and ${p.board.nobody.length - 24} more` : ""}`);
+    $("nobody").className = p.board.columns.some((column) => column.consumers.some((seat) => seat.joining)) ? "soon" : "";
     const shape = JSON.stringify([p.name, p.board.columns]);
     if (shape !== boardShape) {
       boardShape = shape;
@@ -146,8 +166,8 @@
             chips.set(i, { chip, key, many });
             list.append(chip);
           }
-          const idle = seat.partitions.length === 0;
-          return el("div", { class: idle ? "seat idle" : "seat", "data-seat": where }, el("h4", { text: idle ? `c${seat.consumer} · idle` : `c${seat.consumer} · ${seat.partitions.length}` }), list);
+          const idle = seat.partitions.length === 0, what = seat.joining ? "joining" : idle ? "idle" : seat.partitions.length;
+          return el("div", { class: seat.joining ? "seat joining" : idle ? "seat idle" : "seat", "data-seat": where }, el("h4", { text: `c${seat.consumer} · ${what}` }), list);
         });
         const title = el("h3", { text: column.instance + (column.this ? " (this page)" : "") });
         // Another instance's page is a link only where it is one.
@@ -156,17 +176,16 @@
         return el("div", { class: "instance", "data-instance": column.instance }, title, el("div", { class: "seats" }, ...seats));
       }));
     }
-    const most = Math.max(1, ...p.partitions.map((x) => x.lag_records));
     for (const [i, { chip, key, many }] of chips) {
       const x = p.partitions[i];
       if (!x) continue;
-      const [sign, words] = signs[x.sign] || ["?", x.sign], moved = page.owners.get(key);
+      const [sign, word] = signs[x.sign] || ["?", x.sign], words = x.sign === "waiting" && p.state_words.startsWith("waiting") ? p.state_words : word, moved = page.owners.get(key);
       const recent = moved && moved.was && Date.now() - moved.at < 15000 ? `was ${moved.was}, ${Math.round((Date.now() - moved.at) / 1000)} s ago` : "";
       if (!recent) chip.classList.remove("moved");
       say(chip, many ? name(x) + (x.sign === "flowing" ? "" : sign) : `${name(x)} ${sign}${recent ? " " + recent : ""}`);
       chip.dataset.sign = x.sign;
-      chip.style.setProperty("--lag", `${Math.round(x.lag_records / most * 100)}%`);
-      const title = `${x.topic}/${x.partition}: ${words}; ${whole(x.lag_records)} unwritten${recent ? "; " + recent : ""}`;
+      chip.style.setProperty("--lag", `${lateness(x)}%`);
+      const title = `${x.topic}/${x.partition}: ${words}; ${whole(x.lag_records)} unwritten${x.lag_records ? `, the oldest waits ${span(x.lag_seconds)}` : ""}${recent ? "; " + recent : ""}`;
       if (chip.title !== title) { chip.title = title; chip.setAttribute("aria-label", title); }
     }
     if ($("partitions").closest("details").open) {
@@ -176,10 +195,11 @@
   }
 
   function drawTime(p) {
-    say($("limit"), p.limit || "");
+    const reads = !["starting", "stopped", "drained"].includes(p.state);
+    say($("limit"), reads ? p.limit || "" : `Nothing is read while the pipeline is ${p.state}.`);
     const reader = [["poll", "waiting for Kafka"], ["decode", "decode + encode"], ["held", "held up"]];
     const writer = [["copy", "COPY"], ["commit", "ledger + commit"], ["outage", "waiting for Postgres"]];
-    const box = $("time"), rows = p.consumers.slice(0, 64).flatMap((c) => [[`c${c.consumer} reader`, reader, c.time], [`c${c.consumer} writer`, writer, c.time]]);
+    const box = $("time"), rows = !reads ? [] : p.consumers.slice(0, 64).flatMap((c) => [[`c${c.consumer} reader`, reader, c.time], [`c${c.consumer} writer`, writer, c.time]]);
     if (box.children.length !== rows.length) box.replaceChildren(...rows.map(() => el("div", { class: "bars" }, el("span"), el("div", { class: "bar", role: "img" }))));
     rows.forEach(([name, phases, time], i) => {
       const bar = box.children[i].children[1];
@@ -212,9 +232,9 @@
     const shape = JSON.stringify([p.name, p.dead]);
     if (box.dataset.shape === shape) return;
     box.dataset.shape = shape;
-    const head = el("tr", {}, ...["reason", "since the start", "newest", "where it lies in Kafka"].map((text) => el("th", { scope: "col", text })));
-    const rows = p.dead.map((d) => el("tr", {}, ...[["reason", d.reason], ["since the start", whole(d.count)], ["newest", d.newest.length ? clock(d.newest[0].at_ms) : "–"],
-      ["where it lies in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text]) => el("td", { "data-label": label, text }))));
+    const head = el("tr", {}, ...["reason", "since the start", "newest", "where it lies in Kafka"].map((text) => el("th", { scope: "col", class: text === "since the start" ? "n" : "", text })));
+    const rows = p.dead.map((d) => el("tr", {}, ...[["reason", d.reason], ["since the start", whole(d.count)], ["newest", d.newest.length ? `${date(d.newest[0].at_ms)} ${clock(d.newest[0].at_ms)}` : "–"],
+      ["where it lies in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text], at) => el("td", { "data-label": label, class: ["reason", "n", "newest", "places"][at], text }))));
     box.replaceChildren(el("table", { class: "cards" }, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "Since this daemon's start; what they hold may be personal and stays in the database: ", copyable(`tidegate dead-letters list --config FILE --pipeline ${p.name}`)));
   }
 
@@ -226,11 +246,14 @@
     return el("span", {}, code, " ", button);
   }
 
+  const lastId = (events) => events.reduce((last, e) => Math.max(last, e.id), -1);
+
   function drawTimeline() {
-    const list = $("timeline"), events = page.status.timeline, newest = events.length ? events[events.length - 1].id : -1;
+    const list = $("timeline"), events = page.status.timeline, newest = lastId(events);
     if (list.dataset.newest === `${page.status.instance}/${newest}`) return;
     list.dataset.newest = `${page.status.instance}/${newest}`;
-    list.replaceChildren(...events.slice().reverse().map((e) => el("li", { "data-kind": e.kind }, el("time", { datetime: new Date(e.at_ms).toISOString(), text: clock(e.at_ms) }), `${e.pipeline ? e.pipeline + ": " : ""}${e.text}`)));
+    // Ids tell events apart. The order is that of the time: what one source said late has a later id.
+    list.replaceChildren(...events.slice().sort((a, b) => b.at_ms - a.at_ms || b.id - a.id).map((e) => el("li", { "data-kind": e.kind }, el("time", { datetime: new Date(e.at_ms).toISOString(), text: `${date(e.at_ms)} ${clock(e.at_ms)}` }), `${e.pipeline ? e.pipeline + ": " : ""}${e.text}`)));
     if (!events.length) list.replaceChildren(el("li", { text: "Nothing yet." }));
   }
 
@@ -238,7 +261,7 @@
     if (!page.status || document.hidden) return;
     $("app").hidden = false;
     const names = page.status.pipelines.map((p) => p.name);
-    if (!names.includes(page.selected)) choose(names[0]);
+    if (!names.includes(page.selected)) choose(mostTroubled());
     drawState();
     drawPipelines();
     drawTimeline();
@@ -250,6 +273,16 @@
     drawBatches(p);
     drawDead(p);
     drawFlood(p);
+  }
+
+  // The pipeline of the worst sentence; of several, the one that waits longest. Without trouble the first one.
+  function mostTroubled() {
+    const levels = ["bad", "warning"], at = (p) => {
+      const found = page.status.sentences.filter((s) => s.pipeline === p.name).map((s) => levels.indexOf(s.level)).filter((level) => level >= 0);
+      return found.length ? Math.min(...found) : levels.length;
+    };
+    const [worst] = page.status.pipelines.slice().sort((a, b) => at(a) - at(b) || (at(a) < levels.length ? b.lag_seconds - a.lag_seconds : 0));
+    return worst && worst.name;
   }
 
   function choose(name) {
@@ -270,11 +303,24 @@
     }).catch(() => {});
   }
 
+  // The last minute of every pipeline, once. A page with hundreds of pipelines asks for the first ones.
+  function askSparks() {
+    for (const { name } of page.status.pipelines.slice(0, 64)) {
+      fetch(`/api/history?pipeline=${encodeURIComponent(name)}&from=${Math.round(now() - 60000)}`).then((r) => r.ok ? r.json() : null).then((h) => {
+        if (!h) return;
+        const past = h.at_ms.map((at, i) => [at, h.into[i], h.out[i]]), last = past.length ? past[past.length - 1][0] : 0;
+        page.sparks.set(name, past.concat((page.sparks.get(name) || []).filter(([at]) => at > last)));
+        draw();
+      }).catch(() => {});
+    }
+  }
+
   function remember() {
     const at = Math.floor(now() / 1000) * 1000;
     for (const p of page.status.pipelines) {
       const values = page.sparks.get(p.name) || [];
-      values.push([p.into_per_second || 0, p.out_per_second || 0]);
+      if (values.length && values[values.length - 1][0] >= at) continue;
+      values.push([at, p.into_per_second, p.out_per_second]);
       page.sparks.set(p.name, values.slice(-60));
     }
     const h = page.history, p = chosen();
@@ -291,8 +337,10 @@
     const another = page.status && page.status.instance !== status.instance;
     page.status = status;
     page.offset = status.now_ms - Date.now();
-    if (another) { page.owners.clear(); boardShape = ""; if (page.selected) ask(); }
+    if (another) { page.owners.clear(); page.sparks.clear(); boardShape = ""; if (page.selected) ask(); }
     seen();
+    // The stream was cut, or is new: what came in between is in the history.
+    if (page.sparksAsked !== stream) { page.sparksAsked = stream; askSparks(); }
   }
 
   function change(frame) {
@@ -301,7 +349,7 @@
       for (const step of path.slice(0, -1)) place = place[step];
       place[path[path.length - 1]] = value;
     }
-    const known = page.status.timeline, last = known.length ? known[known.length - 1].id : -1;
+    const known = page.status.timeline, last = lastId(known);
     known.push(...frame.events.filter((e) => e.id > last));
     known.splice(0, Math.max(0, known.length - 500));
     page.offset = frame.now_ms - Date.now();
@@ -345,7 +393,7 @@
     document.body.classList.toggle("gone", page.status !== null);
     live("gone", page.seen ? `daemon gone, last seen ${clock(page.seen + page.offset)}` : "nobody answers");
     if (page.status) {
-      page.status.sentences = [{ level: "bad", pipeline: null, kind: "gone", text: `This daemon doesn't answer since ${clock(page.seen + page.offset)}. What is below is what it said last. Kafka keeps what isn't written.` }];
+      page.status.sentences = [{ level: "bad", pipeline: null, kind: "gone", runbook: null, text: `This daemon has not answered since ${clock(page.seen + page.offset)}. What is below is what it said last. Kafka keeps what isn't written. What to do: docs/runbook.md, TidegateInstanceDown.` }];
       drawState();
     }
     $("app").hidden = false;

@@ -1,5 +1,6 @@
 //! Who reads what, and who is behind, in words.
 
+use super::super::board::Seat;
 use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, whole_number};
 use super::word;
@@ -33,9 +34,10 @@ pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
 }
 
 /// The partitions of one consumer, each with its sign where it doesn't flow.
-pub(super) fn chips(pipeline: &PipelineView, places: &[usize]) -> String {
+pub(super) fn chips(pipeline: &PipelineView, seat: &Seat) -> String {
+    let places = &seat.partitions;
     if places.is_empty() {
-        return "idle".to_owned();
+        return if seat.joining { "joining" } else { "idle" }.to_owned();
     }
     let several = pipeline.topics.len() > 1;
     let name = |partition: &PartitionView| {

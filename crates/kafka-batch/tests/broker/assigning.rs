@@ -9,8 +9,8 @@ use crate::support::{PATIENCE, at, kafka, numbered, offsets, offsets_up_to, read
 
 const RECORDS: i64 = 50;
 
-/// Each turn races the end of the old assignment, which undoes a forwarding, with the forwarding for the new one. It waits for
-/// records before it goes on: librdkafka aborts the process if a partition is taken away twice before its fetch has ended.
+/// Each round races the end of the old assignment, which undoes a forwarding, with the forwarding for the new one. It waits for
+/// records before it continues: librdkafka aborts the process if a partition is removed twice before its fetch has ended.
 #[test]
 fn a_partition_that_is_assigned_again_at_once_goes_on() {
     let topic = topic(3);
@@ -47,7 +47,7 @@ fn a_partition_that_is_assigned_again_at_once_goes_on() {
     }
 }
 
-/// `assign` stops and starts partitions that were assigned already, and nobody forwards those again.
+/// `assign` stops and starts partitions that were already assigned, and nobody forwards those again.
 #[test]
 fn an_assignment_of_more_partitions_keeps_the_earlier_ones() {
     let topic = topic(4);

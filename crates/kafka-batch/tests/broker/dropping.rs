@@ -1,4 +1,4 @@
-//! Every order in which consumer, queue and bulk can end. What these tests check is mostly that valgrind finds nothing.
+//! Every order in which consumer, queue and bulk can be dropped. These tests mainly let valgrind check that.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

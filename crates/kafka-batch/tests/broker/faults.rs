@@ -1,4 +1,4 @@
-//! Errors that come in a partition's stream.
+//! Errors in a partition's stream.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tidegate_kafka_batch::{BatchQueue, Item};
 
 use crate::support::{Notes, PATIENCE, at, kafka, numbered, offsets_up_to, reader, topic};
 
-/// What a fault said.
+/// A fault's fields.
 struct Said {
     code: RDKafkaErrorCode,
     error: KafkaError,

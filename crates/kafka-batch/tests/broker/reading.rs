@@ -11,7 +11,7 @@ use crate::support::{Owned, PATIENCE, at, kafka, numbered, reader, take, take_al
 const PARTITIONS: i32 = 4;
 const PER_PARTITION: i64 = 700;
 
-/// Records with everything that a record can have and lack.
+/// Records with every combination of optional parts.
 fn varied(n: i64) -> Record {
     let record = match n % 4 {
         0 => Record::tombstone(),
@@ -150,7 +150,7 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     }
 }
 
-/// librdkafka tells when the consumer's queue stops being empty, and no more. So what was there before is looked for.
+/// librdkafka only reports that the consumer's queue stops being empty. So earlier entries must be looked for.
 #[test]
 fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
     let topic = topic(1);

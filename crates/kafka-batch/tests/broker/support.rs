@@ -14,23 +14,23 @@ use rdkafka::{Offset, TopicPartitionList};
 use tidegate_harness::{Kafka, shared, unique_name};
 use tidegate_kafka_batch::{BatchQueue, Item, Record};
 
-/// A read that waits longer has missed what should end its wait.
+/// A read that waits longer than this has missed its wake-up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) type Place = (String, i32);
 
-/// What a rebalance gave or took.
+/// A rebalance: partitions assigned or revoked.
 #[derive(Debug)]
 pub(crate) enum Event {
     Assigned(Vec<Place>),
     Revoked(Vec<Place>),
 }
 
-/// Notes rebalances for the thread that polls.
+/// Queues rebalances for the polling thread.
 #[derive(Default)]
 pub(crate) struct Notes {
     pub(crate) events: Mutex<Vec<Event>>,
-    /// The answers to commits: each position, and whether Kafka took it.
+    /// The answers to commits: each position, and whether Kafka accepted it.
     pub(crate) commits: Mutex<Vec<(Place, Offset, bool)>>,
     closing: Mutex<bool>,
 }

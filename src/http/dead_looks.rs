@@ -1,0 +1,82 @@
+//! Which dead letters are news: those after a quiet time, for five minutes, and those that are many. A small share that goes on and on
+//! is no news any more; the page counts it beside the pipeline. Pure.
+
+use std::collections::VecDeque;
+
+use super::words::FreshDead;
+
+/// Looks that dead letters count as new for, at one per second.
+const LOOKS: usize = 300;
+/// The share of the records that stays news for as long as it lasts.
+const MANY: f64 = 0.01;
+
+/// Rows and dead letters of one pipeline since its start, as the last looks saw them.
+#[derive(Debug, Default)]
+pub(super) struct DeadLooks {
+    /// The newest at the end.
+    seen: VecDeque<(u64, u64)>,
+    /// For how many looks there have been dead letters within the last [`LOOKS`].
+    lasted: usize,
+}
+
+impl DeadLooks {
+    /// Takes what the next look saw. Returns the dead letters of the last five minutes while they are news.
+    pub(super) fn take(&mut self, rows: u64, dead: u64) -> Option<FreshDead> {
+        // A pipeline that was restarted counts from 0.
+        if self.seen.back().is_some_and(|(rows_before, dead_before)| *rows_before > rows || *dead_before > dead) {
+            *self = Self::default();
+        }
+        if self.seen.len() > LOOKS {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((rows, dead));
+        // The counters of consumers that start are 0: what the first look sees is already news.
+        let (rows_before, dead_before) = if self.seen.len() > LOOKS { self.seen[0] } else { (0, 0) };
+        let (rows, count) = (rows - rows_before, dead - dead_before);
+        if count == 0 {
+            self.lasted = 0;
+            return None;
+        }
+        self.lasted += 1;
+        #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
+        let share = count as f64 / (rows + count) as f64;
+        (self.lasted <= LOOKS || share >= MANY).then_some(FreshDead { count, share })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_dead_letter_is_news_for_five_minutes() {
+        let mut looks = DeadLooks::default();
+        assert_eq!(looks.take(1000, 0), None);
+        assert_eq!(looks.take(1998, 2), Some(FreshDead { count: 2, share: 0.001 }));
+        let news = (0..1000).take_while(|_| looks.take(2000, 2).is_some()).count();
+        assert_eq!(news, LOOKS - 1);
+    }
+
+    #[test]
+    fn a_small_share_that_goes_on_is_no_news_after_five_minutes_and_is_again_after_a_quiet_time() {
+        let mut looks = DeadLooks::default();
+        // One in two thousand.
+        let news = (1..2000).take_while(|n| looks.take(n * 2000, *n).is_some()).count();
+        assert_eq!(news, LOOKS);
+        (0..=LOOKS).for_each(|_| assert_eq!(looks.take(4_000_000, 2000).filter(|news| news.count == 0), None));
+        assert!(looks.take(4_002_000, 2001).is_some());
+    }
+
+    #[test]
+    fn many_dead_letters_stay_news() {
+        let mut looks = DeadLooks::default();
+        assert!((1..2000).all(|n| looks.take(n * 98, n * 2).is_some()));
+    }
+
+    #[test]
+    fn a_restart_counts_anew() {
+        let mut looks = DeadLooks::default();
+        assert!(looks.take(10, 5).is_some());
+        assert_eq!(looks.take(0, 0), None);
+    }
+}
