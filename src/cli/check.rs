@@ -70,7 +70,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let progress = Progress::start("check");
     for pipeline in arguments.common.pipelines(&config)? {
         progress.doing(format!("pipeline `{}`", pipeline.name));
-        pipelines.push(check(&config, pipeline, arguments).await);
+        pipelines.push(Box::pin(check(&config, pipeline, arguments)).await);
     }
     drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
