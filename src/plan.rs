@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sqlx::{Executor, PgConnection};
+use sqlx::{Connection, Executor, PgConnection};
 use tidegate_protocol::batch::Reject;
 use tidegate_protocol::poll_loop::RecordEncoder;
 use tidegate_protocol::record::Record;
@@ -14,10 +14,11 @@ use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::evolve::{GivenUp, NewFields};
+use tidegate_rows::mapping::shapes::Shapes;
 use tidegate_rows::mapping::{Encoder, Plan, Taken};
 use tidegate_rows::spec::RowSpec;
 use tidegate_rows::value::Rejection;
-use tidegate_rows::write_mode::{self, Merge};
+use tidegate_rows::write_mode::{Merge, Target};
 use tracing::{info, warn};
 
 use crate::config::Pipeline;
@@ -50,27 +51,59 @@ pub struct Planned {
     pub version: u64,
     /// How records become rows.
     pub plan: Arc<Plan>,
-    /// The COPY statement.
-    pub copy: String,
-    /// The merge after the COPY, for modes that don't copy straight into the table.
-    pub merge: Option<Merge>,
-    /// The table that it was planned for; none if records name their table.
-    pub catalog: Catalog,
+    /// The table that it was planned for; one without columns if records name their table.
+    pub table: PlannedTable,
     /// If records name their table: all known tables, indexed by the number that a row is marked with.
-    pub routes: Vec<RoutedTable>,
+    pub routes: Vec<PlannedTable>,
     /// The catalogs that the routes were planned from.
     known: Vec<Catalog>,
 }
 
-/// One of many tables.
+/// A table that rows go into.
 #[derive(Debug)]
-pub struct RoutedTable {
-    /// The COPY statement.
+pub struct PlannedTable {
+    /// The table.
+    pub catalog: Catalog,
+    /// The columns of a row that leaves none out.
+    columns: Vec<String>,
+    /// The COPY of such rows.
     pub copy: String,
     /// The merge after the COPY, for modes that don't copy straight into the table.
     pub merge: Option<Merge>,
-    /// The table.
-    pub table: TableName,
+    /// The columns that a row may leave out.
+    pub shapes: Shapes,
+    /// Its number, where records name their table.
+    number: Option<u16>,
+}
+
+impl PlannedTable {
+    fn new(config: &Pipeline, taken: Taken, number: Option<u16>) -> Self {
+        let Taken { catalog, columns, copy, shapes } = taken;
+        let mut planned = Self { catalog, columns, copy, merge: None, shapes, number };
+        planned.merge = planned.with(&config.rows(), |target| target.merge());
+        if let Some(merge) = &planned.merge {
+            planned.copy.clone_from(&merge.copy);
+        }
+        planned
+    }
+
+    /// Statements that make the defaults which Postgres may give to a row of this table.
+    pub fn defaults(&self) -> Vec<String> {
+        let given = |name: &str| {
+            !self.columns.iter().any(|column| column == name) || self.shapes.columns().any(|(_, of)| of.name == name)
+        };
+        let columns = self.catalog.columns.iter().filter(|column| !column.generated && given(&column.name));
+        columns
+            .filter_map(|column| Some(format!("SELECT CAST(({}) AS {})", column.default.as_ref()?, column.type_text)))
+            .collect()
+    }
+
+    /// Asks for a statement for this table. `spec` is the pipeline's.
+    pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(Target<'_>) -> T) -> T {
+        let Self { catalog, columns, shapes, number, .. } = self;
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+        ask(Target { spec, catalog, columns: &columns, shapes, number: *number })
+    }
 }
 
 impl PlanSource {
@@ -261,12 +294,12 @@ impl PlanSource {
 
     fn replan_for(&self, catalog: Option<Catalog>, fields: &NewFields) -> Result<Arc<Planned>, ReplanError> {
         let mut current = lock(&self.current);
-        let same = catalog.as_ref() == Some(&current.catalog);
+        let same = catalog.as_ref() == Some(&current.table.catalog);
         if same && fields.0.is_empty() {
             return Ok(Arc::clone(&current));
         }
         if let Some(catalog) = &catalog
-            && catalog.oid != current.catalog.oid
+            && catalog.oid != current.table.catalog.oid
         {
             return Err(ReplanError::Unplannable(format!(
                 "table `{}` was dropped and made again, while the ledger says that its rows are written: restore it, or give the pipeline a new name to read the topic again",
@@ -321,16 +354,19 @@ fn plan_routes(
 ) -> Result<Planned, ReplanError> {
     let (plan, taken) = Plan::routed(&config.rows(), known.clone(), refused).map_err(|faults| unplannable(&faults))?;
     let plan = plan.with_schemas(schemas);
-    let routes = taken.into_iter().zip(0_u16..).map(|(Taken { catalog, columns, copy }, number)| {
-        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let merge = write_mode::merge(&config.rows(), &columns, &catalog, &write_mode::stage(Some(number)));
-        let copy = merge.as_ref().map_or(copy, |merge| merge.copy.clone());
-        RoutedTable { copy, merge, table: catalog.table }
-    });
+    let routes = taken.into_iter().zip(0_u16..).map(|(taken, number)| PlannedTable::new(config, taken, Some(number)));
     let routes = routes.collect();
     let table = config.table.name.clone();
     let catalog = Catalog { table, oid: 0, kind: RelationKind::Table, columns: Vec::new(), unique: Vec::new() };
-    Ok(Planned { version, plan: Arc::new(plan), copy: String::new(), merge: None, catalog, routes, known })
+    let table = PlannedTable {
+        catalog,
+        columns: Vec::new(),
+        copy: String::new(),
+        merge: None,
+        shapes: Shapes::default(),
+        number: None,
+    };
+    Ok(Planned { version, plan: Arc::new(plan), table, routes, known })
 }
 
 /// Handles an error of a statement that isn't about a record: an outage, or a stop.
@@ -348,19 +384,40 @@ fn database(error: sqlx::Error) -> ReplanError {
 
 /// Two instances may create the same table at once: one does, under a lock, and the other then finds it.
 async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(), ReplanError> {
-    let sql = ddl::create_table(spec).map_err(|faults| unplannable(&faults))?;
-    info!(pipeline = spec.pipeline, sql, "creating the table");
-    let name = spec.table.name.quoted().replace('\'', "''");
-    // The registration will name this table by its oid: a crash must not undo it, whatever the session's setting.
-    let sql = format!(
-        "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0)); {sql}"
-    );
-    match connection.execute(sql.as_str()).await {
+    let sql = ddl::make_table(spec).map_err(|faults| unplannable(&faults))?;
+    let making = async {
+        let mut transaction = connection.begin().await?;
+        let name = spec.table.name.quoted().replace('\'', "''");
+        // The registration will name this table by its oid: a crash must not take it back, whatever the session's setting.
+        let settings = format!(
+            "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0))"
+        );
+        transaction.execute(settings.as_str()).await?;
+        if routes::existing(&mut transaction, std::slice::from_ref(&spec.table.name)).await?.is_empty() {
+            info!(pipeline = spec.pipeline, sql, "creating the table");
+            transaction.execute(sql.as_str()).await?;
+        }
+        transaction.commit().await
+    };
+    match making.await {
         // A client that doesn't know our lock has created the table, or its type, meanwhile.
-        Err(sqlx::Error::Database(error)) if matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) => {
+        Err(sqlx::Error::Database(error))
+            if spec.table.after_create.is_empty()
+                && matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) =>
+        {
             Ok(())
         }
-        outcome => outcome.map(|_| ()).map_err(if spec.table.route.is_some() { fault } else { database }),
+        Err(error) if !spec.table.after_create.is_empty() => {
+            let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
+            match error.disposition() {
+                Disposition::Outage => Err(ReplanError::Write(error)),
+                _ => Err(ReplanError::Unplannable(format!(
+                    "pipelines.{}.table.after_create: can't make `{}` with it: {error}; nothing was made",
+                    spec.pipeline, spec.table.name
+                ))),
+            }
+        }
+        outcome => outcome.map_err(if spec.table.route.is_some() { fault } else { database }),
     }
 }
 
@@ -380,10 +437,14 @@ fn plan(
     for warning in plan.warnings() {
         warn!(pipeline = config.name, warning);
     }
-    let columns: Vec<&str> = plan.column_names().collect();
-    let merge = write_mode::merge(&config.rows(), &columns, &catalog, &write_mode::stage(None));
-    let copy = merge.as_ref().map_or_else(|| plan.copy_statement().to_owned(), |merge| merge.copy.clone());
-    Ok(Planned { version, plan: Arc::new(plan), copy, merge, catalog, routes: Vec::new(), known: Vec::new() })
+    let taken = Taken {
+        columns: plan.column_names().map(str::to_owned).collect(),
+        copy: plan.copy_statement().to_owned(),
+        shapes: plan.shapes().clone(),
+        catalog,
+    };
+    let table = PlannedTable::new(config, taken, None);
+    Ok(Planned { version, plan: Arc::new(plan), table, routes: Vec::new(), known: Vec::new() })
 }
 
 fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {

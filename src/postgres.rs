@@ -9,7 +9,7 @@ pub mod catalog;
 pub mod claim_ledger;
 pub mod claims;
 pub mod connect;
-mod dead_letters;
+pub(crate) mod dead_letters;
 pub mod error;
 pub(crate) mod evolve;
 mod ledger;
@@ -136,7 +136,7 @@ impl PgStore {
                 return Ok(value);
             }
             Ok(Err(error)) => error,
-            Err(_) => return Err(WriteError { stage, cause: Cause::Deadline(self.connector.write_deadline()) }),
+            Err(_) => return Err(WriteError { stage, cause: Cause::Deadline(self.connector.write_deadline(), None) }),
         };
         let mut cause = error::cause(error);
         if let Cause::Postgres(error) = &mut cause {
@@ -154,7 +154,7 @@ impl PgStore {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;
         live.stages.begin(planned.version);
-        let Some(merge) = planned.merge.as_ref().filter(|_| !live.stages.has(0)) else {
+        let Some(merge) = planned.table.merge.as_ref().filter(|_| !live.stages.has(0)) else {
             self.live = Some(live);
             return Ok(());
         };
@@ -166,11 +166,25 @@ impl PgStore {
     }
 
     /// Returns whether rows of this window lack partitions that may be created; notes which.
-    fn misses(&mut self, batch: &Batch, window: Range<u32>) -> bool {
+    fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let (Some(by), false) = (&self.rows.plans.config().table.partition_by, self.made) {
-            let column = self.rows.planned.plan.column_names().position(|name| name == by.column);
-            let rows = batch.copy_ranges(window);
-            self.missing = column.map_or_else(Vec::new, |at| by_time::needed(by, &self.rows.planned.catalog, at, rows));
+            let planned = &self.rows.planned;
+            let (catalog, shapes) = (&planned.table.catalog, planned.plan.shapes());
+            let place = planned.plan.column_names().position(|name| name == by.column);
+            self.missing = match place {
+                None => Vec::new(),
+                Some(place) if shapes.is_empty() => {
+                    by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)))
+                }
+                // A row that leaves its time to the default gets the present one, as a rule, whose partition exists.
+                Some(place) => {
+                    let row = |(_, row): (u16, &'a [u8])| {
+                        let (mask, row) = row.split_at(shapes.mask_bytes());
+                        Some((shapes.place_in(place, mask)?, row))
+                    };
+                    by_time::needed(by, catalog, window::marked(batch, window).filter_map(row))
+                }
+            };
         }
         !self.missing.is_empty()
     }
@@ -195,6 +209,17 @@ impl PgStore {
         let mut live = self.take(stage)?;
         let result = timeout(self.connector.write_deadline(), query.fetch_all(&mut live.connection)).await;
         self.keep(stage, live, result, None)
+    }
+
+    /// Whether the encoding of the database has every letter, in the transaction that is open.
+    ///
+    /// # Errors
+    /// As the statement fails.
+    pub async fn has_any_letter(&mut self) -> Result<bool, WriteError> {
+        let mut live = self.take(Stage::DeadLetters)?;
+        let work = dead_letters::has_any_letter(&mut live.connection);
+        let result = timeout(self.connector.write_deadline(), work).await;
+        self.keep(Stage::DeadLetters, live, result, None)
     }
 
     /// Begins a transaction that creates the table itself: `sql`, one statement or several, runs first, and then the staging
@@ -270,7 +295,7 @@ async fn planned_within(
     limit: Duration,
     planning: impl Future<Output = Result<Arc<Planned>, ReplanError>>,
 ) -> Result<Arc<Planned>, ReplanError> {
-    let late = |_| Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit) }));
+    let late = |_| Err(ReplanError::Write(WriteError { stage: Stage::Begin, cause: Cause::Deadline(limit, None) }));
     timeout(limit, planning).await.unwrap_or_else(late)
 }
 
@@ -303,7 +328,9 @@ impl Transaction for PgStore {
         let planned = Arc::clone(&self.rows.planned);
         let mut placed = std::mem::take(&mut self.placed);
         placed.clear();
-        let copying = window::copy(&mut live, &planned, batch, window.clone(), &mut placed);
+        let plans = Arc::clone(&self.rows.plans);
+        let spec = plans.config().rows();
+        let copying = window::copy(&mut live, &planned, &spec, batch, window.clone(), &mut placed);
         let work = timeout(self.connector.write_deadline(), copying);
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
         self.copy_time += started.elapsed();
@@ -336,6 +363,16 @@ impl Transaction for PgStore {
 
     async fn check_at_once(&mut self) -> Result<(), WriteError> {
         self.simple(Stage::Begin, "SET CONSTRAINTS ALL IMMEDIATE").await
+    }
+
+    async fn probe(&mut self) -> Result<(), WriteError> {
+        let planned = Arc::clone(&self.rows.planned);
+        let mut live = self.take(Stage::Begin)?;
+        let result = timeout(self.connector.write_deadline(), window::copy_nothing(&mut live, &planned)).await;
+        self.keep(Stage::Begin, live, result, None)?;
+        let mut live = self.take(Stage::Defaults)?;
+        let result = timeout(self.connector.write_deadline(), window::make_defaults(&mut live, &planned)).await;
+        self.keep(Stage::Defaults, live, result, None)
     }
 
     async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {

@@ -70,7 +70,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let progress = Progress::start("check");
     for pipeline in arguments.common.pipelines(&config)? {
         progress.doing(format!("pipeline `{}`", pipeline.name));
-        pipelines.push(check(&config, pipeline, arguments).await);
+        pipelines.push(Box::pin(check(&config, pipeline, arguments)).await);
     }
     drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
@@ -124,7 +124,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
         }
     };
     if let (Some(kafka), Some(plans)) = (&kafka, &plans) {
-        let oid = if plans.make_table.is_some() { 0 } else { plans.source.current().catalog.oid };
+        let oid = if plans.make_table.is_some() { 0 } else { plans.source.current().table.catalog.oid };
         let compared = database::registration(config, pipeline, kafka, oid, &mut report).await;
         compared.unwrap_or_else(|error| report.fault(&error));
     }

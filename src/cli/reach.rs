@@ -39,7 +39,7 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
             Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
-            Cause::Connection(_) | Cause::Deadline(_) => "; is it running, and is `postgres.url` right?",
+            Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
     })
@@ -58,8 +58,8 @@ pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     match error.disposition_at_start() {
         Disposition::Outage => FatalError::Unavailable(text),
         Disposition::Plan => FatalError::Config(text),
-        Disposition::Stop if is_catalog => FatalError::Config(text),
-        Disposition::Stop | Disposition::Record => FatalError::Stopped(text),
+        Disposition::Stop | Disposition::Suspect if is_catalog => FatalError::Config(text),
+        Disposition::Stop | Disposition::Suspect | Disposition::Record => FatalError::Stopped(text),
     }
 }
 

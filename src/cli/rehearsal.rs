@@ -97,6 +97,10 @@ impl Transaction for Rehearsal {
         self.inner.check_at_once().await
     }
 
+    async fn probe(&mut self) -> Result<(), WriteError> {
+        self.inner.probe().await
+    }
+
     async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let letters = rejects.iter().map(|reject| {
             let Record { topic, partition, offset, .. } = batch.record(reject.record);

@@ -117,7 +117,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         let observer = reach::observer(config, pipeline)?;
         reach::ask(config, &observer, |observer| Ok(observer.cluster_id())).await?
     };
-    let books = Books::open(key, cluster_id.unwrap_or_default(), pipeline, planned.catalog.oid);
+    let books = Books::open(key, cluster_id.unwrap_or_default(), pipeline, planned.table.catalog.oid);
     if arguments.again {
         books.forget(&mut connection).await?;
     }

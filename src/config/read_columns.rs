@@ -1,6 +1,9 @@
 //! Turns the merged tree into the mapping.
 
-use tidegate_rows::spec::{Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, NulPolicy, Source};
+use jiff::tz::TimeZone;
+use tidegate_rows::spec::{
+    Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, Missing, NulPolicy, Source,
+};
 
 use super::node::Node;
 use super::{names, row_filter};
@@ -28,15 +31,25 @@ fn one(name: &str, node: &Node<'_>) -> Column {
     let units =
         [("s", EpochUnit::Seconds), ("ms", EpochUnit::Millis), ("us", EpochUnit::Micros), ("ns", EpochUnit::Nanos)];
     let nuls = [("dead_letter", NulPolicy::DeadLetter), ("strip", NulPolicy::Strip), ("replace", NulPolicy::Replace)];
+    let missing = [
+        ("default", Missing::Default),
+        ("null", Missing::Null),
+        ("dead_letter", Missing::DeadLetter),
+        ("keep", Missing::Keep),
+    ];
     let type_name = node
         .at("type")
         .text()
         .and_then(|text| names::column_type(text).map_err(|message| node.at("type").fault(message)).ok());
+    let keep = node.at("keep").text().map(str::to_owned);
     let column = Column {
         name: name.to_owned(),
         source,
         unit: node.at("unit").choice(&units),
         default: node.at("default").scalar_json(),
+        zone: zone(&node.at("zone")),
+        missing: node.at("missing").choice(&missing).or(keep.is_some().then_some(Missing::Keep)),
+        keep,
         nul: node.at("nul").choice(&nuls).unwrap_or_default(),
         not_null: node.at("not_null").flag(false),
         function: function(node),
@@ -159,6 +172,14 @@ fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
     Some(Aggregate { function, condition: row_filter::read(&node.at("where")) })
 }
 
+/// `zone`: UTC or a name of the time zone database.
+fn zone(node: &Node<'_>) -> Option<TimeZone> {
+    let name = node.text()?;
+    TimeZone::get(name)
+        .map_err(|_| node.fault(format!("{name:?} is no time zone; write \"UTC\" or a name as \"Europe/Berlin\"")))
+        .ok()
+}
+
 fn field(path: &str, node: &Node<'_>) -> Source {
     Source::Field(names::field_path(path).unwrap_or_else(|message| {
         node.fault(message);
@@ -179,8 +200,40 @@ fn check(column: &Column, node: &Node<'_>) {
             node.at("unit").fault("Kafka's own metadata has its unit already");
         }
     }
+    if column.zone.is_some() {
+        let base = base.map(|base| base.trim_end_matches("[]"));
+        if base.is_some_and(|base| !matches!(base, "timestamptz" | "tstzrange")) {
+            node.at("zone").fault("only text that becomes timestamptz has a zone");
+        }
+        if !is_record && column.source != Source::Key {
+            node.at("zone").fault("Kafka's own metadata has its zone already");
+        }
+    }
     if column.default.is_some() && !is_record {
         node.at("default").fault("Kafka's own metadata is never missing");
+    }
+    if column.missing.is_some() {
+        let at = node.at("missing");
+        if column.default.is_some() {
+            at.fault("the column's `default` says already what a missing field means; leave one of the two out");
+        } else if !(is_record || matches!(column.source, Source::Key | Source::Timestamp)) {
+            at.fault("Kafka's own metadata is never missing");
+        } else if column.aggregate.is_some() {
+            at.fault("a record without the field leaves an aggregate as it is; leave this out");
+        }
+    }
+    if column.keep.is_some() {
+        let at = node.at("keep");
+        if column.keep.as_deref() == Some("") {
+            at.fault("empty; write the text that stands for an unchanged value, as \"__debezium_unavailable_value\"");
+        }
+        if !matches!(column.source, Source::Field(_) | Source::Envelope(_)) {
+            at.fault("only a field of the record can be left out by a text in its place");
+        }
+        if column.missing != Some(Missing::Keep) {
+            let why = "says that this text leaves the row's value as it is, and `missing` says otherwise; leave one of the two out";
+            at.fault(why);
+        }
     }
     let counts = column.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
     if counts && (column.default.is_some() || column.unit.is_some()) {

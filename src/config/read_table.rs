@@ -1,7 +1,7 @@
 //! Turns the merged tree into the target [`Table`].
 
 use tidegate_rows::catalog::TableName;
-use tidegate_rows::spec::{AggregateFunction, Column, Route, Table, WriteMode};
+use tidegate_rows::spec::{AggregateFunction, Column, Missing, Route, Table, WriteMode};
 
 use super::node::Node;
 use super::{defaults, names, partition_by, route};
@@ -31,6 +31,7 @@ pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
         route,
         mode: mode(pipeline, &node, columns),
         create,
+        after_create: after_create(&node, create),
         evolve: evolve(&node),
         sort_by: sort_by(&node, columns),
         partition_by: partition_by::read(&node.at("partition_by"), columns),
@@ -97,6 +98,26 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
         for column in columns.unwrap_or_default().iter().filter(|column| column.aggregate.is_some()) {
             let at = pipeline.at("columns").at(&column.name).at("aggregate");
             at.fault(format!("of no use to mode = {word:?}; it is for mode = \"aggregate\""));
+        }
+    }
+    if word != "upsert" && known {
+        for column in columns.unwrap_or_default().iter().filter(|column| column.missing == Some(Missing::Keep)) {
+            let said = if column.keep.is_some() { "keep" } else { "missing" };
+            let at = pipeline.at("columns").at(&column.name).at(said);
+            at.fault(format!("of no use to mode = {word:?}, which leaves no value of a row as it is; keeping is for mode = \"upsert\""));
+        }
+    }
+    if word == "upsert" {
+        let decides =
+            |name: &str| node.at("newer_by").text() == Some(name) || key_columns.iter().any(|key| key == name);
+        for column in columns.unwrap_or_default().iter().filter(|column| column.missing == Some(Missing::Keep)) {
+            if decides(&column.name) {
+                let said = if column.keep.is_some() { "keep" } else { "missing" };
+                let at = pipeline.at("columns").at(&column.name).at(said);
+                at.fault(
+                    "`key` and `newer_by` decide which row is written, so a record must give them; leave this out",
+                );
+            }
         }
     }
     match word {
@@ -178,6 +199,16 @@ fn sort_by(node: &Node<'_>, columns: Option<&[Column]>) -> Vec<String> {
         sort_by.fault("of no use here: rows go in in the order of the key");
     }
     list
+}
+
+/// `after_create`: statements for a table that is made.
+fn after_create(node: &Node<'_>, create: bool) -> Vec<String> {
+    let at = node.at("after_create");
+    if at.is_set() && !create {
+        at.fault("runs when the table is made, and without create = true it never is");
+    }
+    let is_sql = |sql: &str| if sql.trim().is_empty() { Err("empty; write a statement".to_owned()) } else { Ok(()) };
+    at.list(is_sql).unwrap_or_default()
 }
 
 /// Checks that `create = true` has a mapping, the only source of the table's columns.

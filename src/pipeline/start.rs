@@ -82,7 +82,7 @@ impl Pipeline {
             cluster_id,
             group_id: self.config.group.clone(),
             target: self.config.table.name.to_string(),
-            target_oid: plans.current().catalog.oid,
+            target_oid: plans.current().table.catalog.oid,
             topics,
         };
         register::register(&mut connection, &registration, &starts).await?;

@@ -14,19 +14,25 @@ const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
            a.attnotnull AS not_null, a.atthasdef OR a.attidentity <> '' AS has_default,
-           a.attgenerated <> '' OR a.attidentity = 'a' AS generated,
+           a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity_always,
+           CASE WHEN a.attgenerated <> '' THEN NULL
+                WHEN a.attidentity <> '' THEN pg_catalog.format('pg_catalog.nextval(%L)',
+                     pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname::text))
+                ELSE pg_catalog.pg_get_expr(x.adbin, x.adrelid) END AS own_default,
            pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text, 0 AS depth
     FROM pg_catalog.pg_attribute a
+    LEFT JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
     WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
     SELECT c.attnum, c.name, c.own, t.typbasetype, CASE WHEN t.typtypmod >= 0 THEN t.typtypmod ELSE c.typmod END,
-           c.not_null OR t.typnotnull, c.has_default, c.generated, c.type_text, c.depth + 1
+           c.not_null OR t.typnotnull, c.has_default, c.generated, c.identity_always, c.own_default, c.type_text, c.depth + 1
     FROM columns c JOIN pg_catalog.pg_type t ON t.oid = c.base AND t.typtype = 'd'
 ), innermost AS (
     SELECT DISTINCT ON (attnum) * FROM columns ORDER BY attnum, depth DESC
 )
 SELECT i.name, i.own::int8 AS own, t.oid::int8 AS base_oid, t.typname::text AS base_type, i.type_text, i.typmod, i.not_null,
        i.has_default OR (d.typtype = 'd' AND d.typdefault IS NOT NULL) AS has_default, i.generated,
+       i.identity_always, i.own_default,
        t.typtype::text AS typtype, e.oid::int8 AS element_oid, f.oid::int8 AS element_base_oid,
        f.typname::text AS element_type, f.typtype::text AS element_typtype, f.typmod AS element_typmod,
        ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = COALESCE(f.oid, t.oid)
@@ -109,7 +115,9 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
         typmod,
         not_null: row.try_get("not_null")?,
         has_default: row.try_get("has_default")?,
+        default: row.try_get("own_default")?,
         generated: row.try_get("generated")?,
+        identity_always: row.try_get("identity_always")?,
     })
 }
 

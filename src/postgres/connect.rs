@@ -114,7 +114,7 @@ impl Connector {
         let deadline = Instant::now() + self.config.connect_timeout;
         let (servers, password) = match timeout_at(deadline, self.target()).await {
             Ok(target) => target.map_err(|why| refused(Cause::Connection(why)))?,
-            Err(_) => return Err(refused(Cause::Deadline(self.config.connect_timeout))),
+            Err(_) => return Err(refused(Cause::Deadline(self.config.connect_timeout, None))),
         };
         self.learned.must_write.store(servers.must_write, Ordering::Relaxed);
         let count = servers.all.len();
@@ -132,7 +132,7 @@ impl Connector {
                 let must_write = servers.must_write;
                 trying.spawn(async move {
                     let tried = timeout_at(deadline, this.try_server(&options, must_write)).await;
-                    let tried = tried.unwrap_or(Err(Cause::Deadline(this.config.connect_timeout)));
+                    let tried = tried.unwrap_or(Err(Cause::Deadline(this.config.connect_timeout, None)));
                     tried.map(|open| (at, open)).map_err(|cause| Refused { server: name, cause })
                 });
             }
@@ -297,7 +297,7 @@ pub(crate) async fn within<T>(
     let cause = match timeout(limit, work).await {
         Ok(Ok(value)) => return Ok(value),
         Ok(Err(error)) => super::error::cause(error),
-        Err(_) => Cause::Deadline(limit),
+        Err(_) => Cause::Deadline(limit, None),
     };
     Err(WriteError { stage, cause })
 }

@@ -1,6 +1,6 @@
 //! Writes dead letters, byte for byte.
 
-use sqlx::PgConnection;
+use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::{Batch, Reject};
 
 /// The dead letters per statement: limits its memory, and the parameters' size.
@@ -31,10 +31,11 @@ pub(super) async fn insert(
     batch: &Batch,
     rejects: &[&Reject],
 ) -> Result<(), sqlx::Error> {
+    let any_letter = has_any_letter(connection).await?;
     let mut rest = rejects;
     while !rest.is_empty() {
         let (some, others) = rest.split_at(fitting(batch, rest));
-        insert_some(connection, pipeline, batch, some).await?;
+        insert_some(connection, pipeline, batch, some, any_letter).await?;
         rest = others;
     }
     Ok(())
@@ -55,6 +56,7 @@ async fn insert_some(
     pipeline: &str,
     batch: &Batch,
     rejects: &[&Reject],
+    any_letter: bool,
 ) -> Result<(), sqlx::Error> {
     let records: Vec<_> = rejects.iter().map(|reject| batch.record(reject.record)).collect();
     let (mut letters, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -76,7 +78,7 @@ async fn insert_some(
         .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
         .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
         .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
-        .bind(rejects.iter().map(|reject| without_nul(&reject.detail)).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| storable(&reject.detail, any_letter)).collect::<Vec<_>>())
         .bind((0i32..).take(records.len()).collect::<Vec<_>>())
         .bind(letters)
         .bind(names)
@@ -86,7 +88,22 @@ async fn insert_some(
     Ok(())
 }
 
-/// A text column can't store NUL, and a detail may quote one.
-fn without_nul(detail: &str) -> String {
-    detail.replace('\0', "\\0")
+/// Whether the encoding of the database has every letter that a record may bring.
+pub(super) async fn has_any_letter(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let encoding = sqlx::query("SELECT current_setting('server_encoding')").fetch_one(connection).await?;
+    Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
+}
+
+/// A detail as its column takes it: a detail may quote a NUL, which no text column takes, or letters that the database can't encode.
+/// The record itself is stored as bytes.
+pub(crate) fn storable(detail: &str, any_letter: bool) -> String {
+    let detail = detail.replace('\0', "\\0");
+    if any_letter || detail.is_ascii() {
+        return detail;
+    }
+    let mut ascii = String::new();
+    for c in detail.chars() {
+        if c.is_ascii() { ascii.push(c) } else { ascii.extend(c.escape_unicode()) }
+    }
+    ascii
 }

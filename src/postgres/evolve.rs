@@ -30,10 +30,24 @@ pub(super) async fn add_columns(
     let sql = alter(table, &missing.iter().map(|(name, found)| (*name, found.sql())).collect::<Vec<_>>());
     info!(pipeline, sql, "adding columns for new fields");
     match connection.execute(sql.as_str()).await {
-        // A client that doesn't know our lock was faster.
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42701") => Ok(()),
-        outcome => outcome.map(|_| ()),
+        Err(error) if is_of_a_name(&error) => {}
+        outcome => return outcome.map(|_| ()),
     }
+    // One name keeps the others out. A field that has no column afterwards goes the way of `unknown_fields`.
+    for (name, found) in missing {
+        match connection.execute(alter(table, &[(name, found.sql())]).as_str()).await {
+            Err(error) if is_of_a_name(&error) => {}
+            outcome => outcome.map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether Postgres refuses a column for its name alone: one that another session made at the same time (42701), or one that the
+/// encoding of the database lacks letters for (22P05).
+fn is_of_a_name(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("42701" | "22P05" | "22021" | "42602" | "42622"))
 }
 
 /// Returns `ALTER TABLE … ADD COLUMN IF NOT EXISTS …`; names are quoted, types are our own.

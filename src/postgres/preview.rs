@@ -6,11 +6,10 @@ use std::ops::Range;
 use sqlx::{Executor, PgConnection, Row};
 use tidegate_protocol::batch::Batch;
 use tidegate_protocol::retry::Stage;
-use tidegate_rows::catalog::quote_identifier;
-use tidegate_rows::copy;
+use tidegate_rows::spec::RowSpec;
 use tokio::time::timeout;
 
-use super::PgStore;
+use super::{PgStore, window};
 use crate::plan::Planned;
 
 /// How many rows are shown.
@@ -26,7 +25,9 @@ impl PgStore {
         let end = window.clone().find(|end| batch.rows_in(window.start..*end) >= ROWS_MAX).unwrap_or(window.end);
         let Ok(mut live) = self.take(Stage::Copy) else { return Vec::new() };
         let planned = std::sync::Arc::clone(&self.rows.planned);
-        let work = show(&mut live.connection, &planned, batch, window.start..end);
+        let plans = std::sync::Arc::clone(&self.rows.plans);
+        let spec = plans.config().rows();
+        let work = show(&mut live.connection, &planned, &spec, batch, window.start..end);
         let result = timeout(self.connector.write_deadline(), work).await;
         let shown = self.keep(Stage::Copy, live, result, None);
         if shown.is_err() && self.simple(Stage::Copy, "ROLLBACK TO SAVEPOINT tidegate_shown").await.is_err() {
@@ -39,32 +40,25 @@ impl PgStore {
 async fn show(
     connection: &mut PgConnection,
     planned: &Planned,
+    spec: &RowSpec<'_>,
     batch: &Batch,
     window: Range<u32>,
 ) -> Result<Vec<String>, sqlx::Error> {
     connection.execute("SAVEPOINT tidegate_shown").await?;
-    let from = if let Some(merge) = &planned.merge {
+    let from = if let Some(merge) = &planned.table.merge {
         if merge.deletes.is_some() {
             // A delete has only its key.
             "(SELECT CASE WHEN s.\"tidegate deleted\" THEN jsonb_build_object('delete', jsonb_strip_nulls(row)) \
              ELSE row END AS shown FROM pg_temp.tidegate_stage s, \
-             LATERAL (SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' AS row) AS r)"
+             LATERAL (SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' - 'tidegate left out' AS row) AS r)"
         } else {
-            "(SELECT to_jsonb(s) - 'tidegate order' AS shown FROM pg_temp.tidegate_stage s)"
+            "(SELECT to_jsonb(s) - 'tidegate order' - 'tidegate left out' AS shown FROM pg_temp.tidegate_stage s)"
         }
     } else {
         let like = planned.plan.table().quoted();
         let options = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY";
         connection.execute(format!("CREATE TEMP TABLE tidegate_shown (LIKE {like} {options})").as_str()).await?;
-        let names: Vec<_> = planned.plan.column_names().map(quote_identifier).collect();
-        let sql = format!("COPY pg_temp.tidegate_shown ({}) FROM STDIN (FORMAT binary)", names.join(","));
-        let mut sink = connection.copy_in_raw(&sql).await?;
-        sink.send(&copy::HEADER[..]).await?;
-        for rows in batch.copy_ranges(window) {
-            sink.send(rows).await?;
-        }
-        sink.send(&copy::TRAILER[..]).await?;
-        sink.finish().await?;
+        window::copy_into(connection, "pg_temp.tidegate_shown", &planned.table, spec, batch, window).await?;
         "(SELECT to_jsonb(s) AS shown FROM pg_temp.tidegate_shown s)"
     };
     let rows = sqlx::query(&format!("SELECT shown::text FROM {from} AS s LIMIT {ROWS_MAX}"))

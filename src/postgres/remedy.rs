@@ -30,7 +30,7 @@ pub(super) fn add(cause: &mut Cause) {
             }
         }
         Cause::Postgres(error) => error.note = error.note.take().or_else(|| of(error).map(str::to_owned)),
-        Cause::Deadline(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+        Cause::Deadline(..) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
     }
 }
 

@@ -1,17 +1,19 @@
-//! Sends the rows of a window: one COPY, or one per table that records name, and the merge that follows.
+//! Sends the rows of a window: one COPY per table and shape of row, and the merge that follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection, Row as _};
 use tidegate_protocol::batch::Batch;
 use tidegate_rows::copy::{HEADER, TRAILER};
-use tidegate_rows::mapping::route;
-use tidegate_rows::write_mode::Merge;
+use tidegate_rows::mapping::mark;
+use tidegate_rows::spec::{RowSpec, WriteMode};
 use tidegate_rows::write_mode::newest::{self, Placed};
+use tidegate_rows::write_mode::shaped::{self, Behind};
+use tidegate_rows::write_mode::{Deletes, Merge};
 
 use super::Live;
-use crate::plan::Planned;
+use crate::plan::{Planned, PlannedTable};
 
 /// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
@@ -26,6 +28,8 @@ pub(super) struct Stages {
     new: BTreeSet<u16>,
     /// Those that hold rows of the current transaction.
     filled: BTreeSet<u16>,
+    /// The number of the table that was written last.
+    last: u16,
 }
 
 impl Stages {
@@ -71,79 +75,197 @@ pub(super) struct Copied {
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
+    spec: &RowSpec<'_>,
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
 ) -> Result<Copied, sqlx::Error> {
+    let table = &planned.table;
     if planned.plan.is_routed() {
-        return by_table(live, planned, batch, window, placed).await;
+        return by_table(live, planned, spec, batch, window, placed).await;
     }
-    let Some(merge) = &planned.merge else {
-        let rows = whole(&mut live.connection, &planned.copy, batch.copy_ranges(window)).await?;
+    if !table.shapes.is_empty() {
+        let rows = (0_u32..).zip(marked(batch, window).map(|(_, row)| row)).collect();
+        return by_shape(live, 0, table, spec, rows, placed).await;
+    }
+    let Some(merge) = &table.merge else {
+        let rows = whole(&mut live.connection, &table.copy, batch.copy_ranges(window)).await?;
         return Ok(Copied { rows, unmatched: 0 });
     };
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
         stage(live, 0, merge).await?;
-        picked(&mut live.connection, &merge.copy, &rows, placed).await?;
+        picked(&mut live.connection, &merge.copy, &rows, &Behind::default(), placed).await?;
         u64::from(batch.rows_in(window))
     } else {
         stage(live, 0, merge).await?;
         whole(&mut live.connection, &merge.copy, batch.copy_ranges(window)).await?
     };
-    let (merged, unmatched) = merge_staged(&mut live.connection, merge).await?;
+    let (merged, unmatched) = merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
     Ok(Copied { rows: if merge.skips { merged } else { copied }, unmatched })
 }
 
 /// Merges what was staged. Returns how many rows the merge inserted or updated, and how many deletes found no row.
-async fn merge_staged(connection: &mut PgConnection, merge: &Merge) -> Result<(u64, u64), sqlx::Error> {
+async fn merge_staged(
+    connection: &mut PgConnection,
+    deletes: Option<&Deletes>,
+    merge: &str,
+) -> Result<(u64, u64), sqlx::Error> {
     let mut unmatched = 0;
-    if let Some(deletes) = &merge.deletes {
+    if let Some(deletes) = deletes {
         connection.execute(deletes.lock.as_str()).await?;
         let count: i64 = connection.fetch_one(deletes.delete.as_str()).await?.try_get(0)?;
         unmatched = u64::try_from(count).unwrap_or(0);
     }
-    Ok((connection.execute(merge.merge.as_str()).await?.rows_affected(), unmatched))
+    Ok((connection.execute(merge).await?.rows_affected(), unmatched))
+}
+
+/// The table that was written last, and its number.
+fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable) {
+    planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
+}
+
+/// Copies no row into the table that was written last, and merges none.
+pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
+    let (number, table) = last_written(live, planned);
+    if let Some(merge) = &table.merge {
+        stage(live, number, merge).await?;
+        merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
+    } else {
+        whole(&mut live.connection, &table.copy, std::iter::empty()).await?;
+    }
+    Ok(())
+}
+
+/// Makes the defaults that Postgres may give to the rows of the table that was written last.
+pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
+    for sql in last_written(live, planned).1.defaults() {
+        match live.connection.execute(sql.as_str()).await {
+            // INSERT moves an identity's sequence without a right to it, which we can't.
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => return Ok(()),
+            outcome => outcome.map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+/// The marked rows of a window: each one's table, and its mask with the row behind it.
+pub(super) fn marked(batch: &Batch, window: Range<u32>) -> impl Iterator<Item = (u16, &[u8])> {
+    batch.copy_ranges(window).flat_map(|rows| mark::marked(rows).map(move |(table, row)| (table, &rows[row])))
+}
+
+/// Copies rows of any shapes into `table`, which is SQL and has the columns of the plan's own table.
+pub(super) async fn copy_into(
+    connection: &mut PgConnection,
+    table: &str,
+    planned: &PlannedTable,
+    spec: &RowSpec<'_>,
+    batch: &Batch,
+    window: Range<u32>,
+) -> Result<(), sqlx::Error> {
+    if planned.shapes.is_empty() {
+        let copy = planned.with(spec, |target| target.copy_of(table, &[]));
+        return whole(connection, &copy, batch.copy_ranges(window)).await.map(|_| ());
+    }
+    let rows = (0_u32..).zip(marked(batch, window).map(|(_, row)| row)).collect();
+    for group in groups(planned.shapes.mask_bytes(), rows, false) {
+        let copy = planned.with(spec, |target| target.copy_of(table, group.mask));
+        picked(connection, &copy, &group.rows, &Behind::default(), &mut Vec::new()).await?;
+    }
+    Ok(())
 }
 
 /// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the current transaction.
 async fn by_table(
     live: &mut Live,
     planned: &Planned,
+    spec: &RowSpec<'_>,
     batch: &Batch,
     window: Range<u32>,
     placed: &mut Vec<u32>,
 ) -> Result<Copied, sqlx::Error> {
     let mut by_table: Vec<Vec<Placed<'_>>> = vec![Vec::new(); planned.routes.len()];
-    let rows =
-        batch.copy_ranges(window).flat_map(|rows| route::marked(rows).map(move |(table, row)| (table, &rows[row])));
-    for (nth, (table, row)) in (0_u32..).zip(rows) {
+    for (nth, (table, row)) in (0_u32..).zip(marked(batch, window)) {
         by_table[usize::from(table)].push((nth, row));
     }
     let mut written = Copied::default();
     for (number, (table, rows)) in (0_u16..).zip(planned.routes.iter().zip(by_table)) {
-        if rows.is_empty() {
-            continue;
+        if !rows.is_empty() {
+            let copied = by_shape(live, number, table, spec, rows, placed).await?;
+            written.rows += copied.rows;
+            written.unmatched += copied.unmatched;
         }
-        let Some(merge) = &table.merge else {
-            written.rows += picked(&mut live.connection, &table.copy, &rows, placed).await?;
-            continue;
-        };
-        stage(live, number, merge).await?;
-        let all = rows.len() as u64;
-        match &merge.newest {
-            None => picked(&mut live.connection, &table.copy, &rows, placed).await?,
+    }
+    Ok(written)
+}
+
+/// Rows that leave out the same columns.
+struct Group<'a> {
+    mask: &'a [u8],
+    tombstones: bool,
+    rows: Vec<Placed<'a>>,
+}
+
+/// Groups rows by the masks in front of them, which are taken off. The group of the row before is tried first.
+fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Group<'a>> {
+    let all = rows.len();
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    let mut places: HashMap<&[u8], usize> = HashMap::new();
+    let mut last = 0;
+    for (nth, row) in rows {
+        let (mask, row) = row.split_at(mask_bytes);
+        if groups.get(last).is_none_or(|group| group.mask != mask) {
+            last = *places.entry(mask).or_insert(groups.len());
+            if last == groups.len() {
+                let room = if last == 0 { all } else { 0 };
+                groups.push(Group { mask, tombstones: deletes, rows: Vec::with_capacity(room) });
+            }
+        }
+        let group = &mut groups[last];
+        group.tombstones &= deletes && shaped::is_tombstone(row);
+        group.rows.push((nth, row));
+    }
+    groups
+}
+
+/// Sends rows to their table: one COPY for each shape, and one merge of them all.
+async fn by_shape(
+    live: &mut Live,
+    number: u16,
+    table: &PlannedTable,
+    spec: &RowSpec<'_>,
+    rows: Vec<Placed<'_>>,
+    placed: &mut Vec<u32>,
+) -> Result<Copied, sqlx::Error> {
+    live.stages.last = number;
+    let all = rows.len() as u64;
+    let deletes = matches!(spec.table.mode, WriteMode::Upsert { deletes: true, .. });
+    let groups = groups(table.shapes.mask_bytes(), rows, deletes);
+    let Some(merge) = &table.merge else {
+        for group in &groups {
+            let copy = table.with(spec, |target| target.copy_of(&table.catalog.table.quoted(), group.mask));
+            picked(&mut live.connection, &copy, &group.rows, &Behind::default(), placed).await?;
+        }
+        return Ok(Copied { rows: all, unmatched: 0 });
+    };
+    stage(live, number, merge).await?;
+    let shapes: Vec<_> =
+        groups.iter().map(|Group { mask, tombstones, .. }| shaped::Group { mask, tombstones: *tombstones }).collect();
+    let Some(shaped) = table.with(spec, |target| target.shaped(&shapes)) else {
+        return Ok(Copied::default());
+    };
+    for (Group { rows, .. }, copy) in groups.iter().zip(&shaped.copies) {
+        match &shaped.newest {
+            None => picked(&mut live.connection, &copy.copy, rows, &copy.behind, placed).await?,
             Some(newest) => {
                 let mut winners = newest.pick(rows.iter().map(|(_, row)| *row));
                 winners.iter_mut().for_each(|(place, _)| *place = rows[*place as usize].0);
-                picked(&mut live.connection, &table.copy, &winners, placed).await?
+                picked(&mut live.connection, &copy.copy, &winners, &copy.behind, placed).await?
             }
         };
-        let (merged, unmatched) = merge_staged(&mut live.connection, merge).await?;
-        written.rows += if merge.skips { merged } else { all };
-        written.unmatched += unmatched;
     }
-    Ok(written)
+    let (merged, unmatched) = merge_staged(&mut live.connection, shaped.deletes.as_ref(), &shaped.merge).await?;
+    Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
 /// Creates the staging table if it doesn't exist, and empties it if it holds rows of this transaction.
@@ -177,11 +299,12 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// Runs one COPY of single rows.
+/// Runs one COPY of single rows, each with what is sent behind its fields.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,
     rows: &[Placed<'_>],
+    behind: &Behind,
     placed: &mut Vec<u32>,
 ) -> Result<u64, sqlx::Error> {
     placed.clear();
@@ -189,12 +312,12 @@ async fn picked(
     let mut sink = connection.copy_in_raw(copy).await?;
     let mut chunk = Vec::with_capacity(CHUNK);
     chunk.extend_from_slice(&HEADER);
-    for (_, row) in rows {
-        if chunk.len() + row.len() > CHUNK {
+    for (nth, row) in rows {
+        if chunk.len() + row.len() + behind.bytes() > CHUNK {
             sink.send(&chunk[..]).await?;
             chunk.clear();
         }
-        chunk.extend_from_slice(row);
+        behind.append(*nth, row, &mut chunk);
     }
     chunk.extend_from_slice(&TRAILER);
     sink.send(&chunk[..]).await?;

@@ -291,8 +291,9 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    // The first one, and for each: what lies before it, itself alone, and what follows.
-    assert!(copies <= 16, "{copies} copies");
+    // The first one, and for each: what lies before it, itself alone, and what follows. One copies nothing, to see whether
+    // the table takes rows at all.
+    assert!(copies <= 17, "{copies} copies");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,7 +309,7 @@ async fn when_every_row_is_refused_the_budget_stops_the_pipeline_and_nothing_is_
     assert_eq!(world.ledger().await, 0, "nothing was moved past");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
     let copies = copies_of(&world, "rides").await;
-    assert!(copies <= 1_001, "{copies} copies: {log}");
+    assert!(copies <= 1_002, "{copies} copies: {log}");
     // Once the table takes them, the same daemon writes them all.
     world.sql("ALTER TABLE rides DROP CONSTRAINT rides_seq_check").await;
     let (code, log) = world.drain(&world.config(pipeline));

@@ -96,7 +96,7 @@ async fn what_can_not_become_a_column_goes_the_way_of_unknown_fields() {
     assert_eq!(code, Some(0), "{log}");
     let rows = "SELECT string_agg(concat_ws('|', id, name, coalesce(own::text, '-'), coalesce(extra::text, '-'), mixed, \"O\"\"Neil; --\"), ' ' ORDER BY id) FROM rides";
     let expected = format!(
-        r#"1|a|-|{{"words": "<a/>", "{long}": 1}}|t 2|b|-|{{"name": "of another column", "later": null}} 3|9|-|1 4|-|-|"x""#
+        r#"1|a|7|{{"words": "<a/>", "{long}": 1}}|t 2|b|7|{{"name": "of another column", "later": null}} 3|9|-|1 4|7|-|"x""#
     );
     assert_eq!(world.text(rows).await, expected);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);

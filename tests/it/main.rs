@@ -32,6 +32,7 @@ mod formats_registry;
 mod group;
 mod headroom;
 mod hosts;
+mod insert;
 mod kafka_faults;
 mod kafka_health;
 mod kafka_security;

@@ -14,6 +14,8 @@ pub enum Stage {
     Begin,
     /// COPY into the table, or into staging and the merge from there.
     Copy,
+    /// The defaults that Postgres gives to rows, made without a row.
+    Defaults,
     /// The dead letters.
     DeadLetters,
     /// The ledger's move.
@@ -38,6 +40,8 @@ pub enum Severity {
 pub enum Disposition {
     /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
+    /// One record's own fault if Postgres takes the others, as where a trigger raises an error of its own; else as [`Self::Stop`].
+    Suspect,
     /// The catalog isn't what we planned for: read it again and encode again.
     Plan,
     /// Not the data's fault: wait and send the whole transaction again, without end.
@@ -68,10 +72,15 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         ("40" | "53" | "57" | "58" | "08" | "XX" | "28" | "3D", _) => Disposition::Outage,
         // 25P02 only echoes an earlier error of the same transaction, which a trigger or a pooler may have hidden.
         ("25", _) => Disposition::Outage,
+        // A sequence that a trigger asks is at its end; and what no row has a part in.
+        (_, "2200H") => Disposition::Outage,
+        _ if stage == Stage::Defaults => Disposition::Outage,
         // Data exceptions, integrity constraints, an index row too large, WITH CHECK OPTION, RAISE in a user's trigger.
         ("22" | "23" | "44" | "P0", _) | (_, "54000") if matches!(stage, Stage::Copy | Stage::Commit) => {
             Disposition::Record
         }
+        // Row security, a trigger with an error of its own, or something that refuses all rows: the others tell.
+        _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
         // A fault that we can't name must stop, not spin: rights (42501) and whatever comes with later versions.
         _ => Disposition::Stop,
     }
@@ -179,9 +188,13 @@ mod tests {
             (Stage::Connect, Severity::Error, "28000", Outage),
             (Stage::DeadLetters, Severity::Error, "22021", Stop),
             (Stage::Ledger, Severity::Error, "54000", Stop),
-            (Stage::Copy, Severity::Error, "42501", Stop),
-            (Stage::Copy, Severity::Error, "42601", Stop),
-            (Stage::Copy, Severity::Error, "", Stop),
+            (Stage::Copy, Severity::Error, "2200H", Outage),
+            (Stage::Defaults, Severity::Error, "22003", Outage),
+            (Stage::Copy, Severity::Error, "42501", Suspect),
+            (Stage::Copy, Severity::Error, "42601", Suspect),
+            (Stage::Commit, Severity::Error, "TG001", Suspect),
+            (Stage::Copy, Severity::Error, "", Suspect),
+            (Stage::Begin, Severity::Error, "42501", Stop),
         ];
         for (stage, severity, code, expected) in rows {
             assert_eq!(classify(stage, severity, code), expected, "{stage:?} {severity:?} {code}");
@@ -200,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_data_error_from_our_own_statements_sets_no_record_aside() {
-        for stage in [Stage::Connect, Stage::Begin, Stage::DeadLetters, Stage::Ledger] {
+        for stage in [Stage::Connect, Stage::Begin, Stage::Defaults, Stage::DeadLetters, Stage::Ledger] {
             assert_ne!(classify(stage, Severity::Error, "22021"), Disposition::Record, "{stage:?}");
         }
     }

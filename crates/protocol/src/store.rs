@@ -27,6 +27,14 @@ pub trait Transaction: Send {
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// `ROLLBACK TO SAVEPOINT`, which also mends a transaction that a record's fault has failed.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
+    /// Finds out whether Postgres takes rows at all, whatever is in them: it copies none, and has Postgres make the defaults that it
+    /// gives to rows. Runs under a savepoint, which the caller rolls back.
+    ///
+    /// # Errors
+    /// What keeps every row out: [`Stage::Defaults`] for a default that can't be made, [`Stage::Begin`] for the table itself.
+    fn probe(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
+        async { Ok(()) }
+    }
     /// `SET CONSTRAINTS ALL IMMEDIATE`, so that a deferred constraint is checked when its record is copied.
     fn check_at_once(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Writes dead letters.
@@ -152,8 +160,8 @@ pub struct WriteError {
 pub enum Cause {
     /// The connection broke, or spoke what we don't understand.
     Connection(String),
-    /// No answer within a deadline of ours.
-    Deadline(Duration),
+    /// No answer within a deadline of ours; with what else there is to know.
+    Deadline(Duration, Option<String>),
     /// The server said so.
     Postgres(PostgresError),
     /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
@@ -183,7 +191,7 @@ impl WriteError {
     /// The meaning for the flow.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
-            Cause::Connection(_) | Cause::Deadline(_) => Disposition::Outage,
+            Cause::Connection(_) | Cause::Deadline(..) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
             Cause::Conflict(_) => Disposition::Stop,
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
@@ -218,9 +226,25 @@ impl WriteError {
     /// Whether the work itself took too long, so that less of it at a time may get through.
     pub fn timed_out(&self) -> bool {
         match &self.cause {
-            Cause::Deadline(_) => true,
+            Cause::Deadline(..) => true,
             Cause::Postgres(error) => error.sqlstate == "57014",
             Cause::Connection(_) | Cause::NoPartition(_) | Cause::Conflict(_) => false,
+        }
+    }
+
+    /// Says that this one record alone takes too long, and what can be done.
+    pub fn blame(&mut self, record: &Record<'_>) {
+        let Record { topic, partition, offset, .. } = record;
+        let about = format!(
+            "the record at offset {offset} of {topic}/{partition} takes longer than that all by itself: raise \
+             `postgres.statement_timeout`, or look for the trigger or lock that holds it up"
+        );
+        match &mut self.cause {
+            Cause::Deadline(_, note) => *note = Some(about),
+            Cause::Postgres(error) => {
+                error.note = Some(error.note.take().map_or(about.clone(), |note| format!("{note}; {about}")));
+            }
+            Cause::Connection(_) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
         }
     }
 
@@ -228,7 +252,7 @@ impl WriteError {
     pub fn sqlstate_class(&self) -> String {
         match &self.cause {
             Cause::Connection(_) => "connection".to_owned(),
-            Cause::Deadline(_) => "deadline".to_owned(),
+            Cause::Deadline(..) => "deadline".to_owned(),
             Cause::NoPartition(_) => "partition".to_owned(),
             Cause::Conflict(_) => "conflict".to_owned(),
             Cause::Postgres(error) => error.sqlstate.get(..2).unwrap_or("unknown").to_owned(),
@@ -242,13 +266,17 @@ impl fmt::Display for WriteError {
             Stage::Connect => "connect",
             Stage::Begin => "begin",
             Stage::Copy => "copy",
+            Stage::Defaults => "defaults of the table",
             Stage::DeadLetters => "dead letters",
             Stage::Ledger => "ledger",
             Stage::Commit => "commit",
         };
         match &self.cause {
             Cause::Connection(why) => write!(f, "Postgres connection lost at {stage}: {why}"),
-            Cause::Deadline(limit) => write!(f, "Postgres gave no answer at {stage} within {limit:?}"),
+            Cause::Deadline(limit, note) => {
+                write!(f, "Postgres gave no answer at {stage} within {limit:?}")?;
+                note.iter().try_for_each(|note| write!(f, "; {note}"))
+            }
             Cause::Conflict(what) => f.write_str(what),
             Cause::NoPartition(error) => write!(f, "Postgres {} {} (at {stage})", error.sqlstate, error.message),
             Cause::Postgres(error) => {

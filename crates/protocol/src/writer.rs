@@ -22,7 +22,7 @@ use crate::poison_search::{Search, Step};
 use crate::retry::{Backoff, Disposition, Stage};
 use crate::session::Ack;
 use crate::stopped::Stopped;
-use crate::store::{PostgresError, ReplanError, Store, Verdict, WriteError};
+use crate::store::{Cause, PostgresError, ReplanError, Store, Verdict, WriteError};
 
 /// COPYs that one transaction may spend on the search for bad records; what is left of the batch goes into a next one.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
@@ -44,6 +44,10 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
+    /// Postgres has taken rows since the last time that it refused a lone record for a reason that might be everybody's.
+    takes_rows: bool,
+    /// Every refusal is the fault of its record.
+    blames_records: bool,
 }
 
 /// How long an outage of Postgres is waited for.
@@ -73,6 +77,10 @@ impl WaitFlag {
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
+    /// Postgres took rows, whether or not they are in the table.
+    accepted: bool,
+    /// Records are among the dead letters whose fault might be everybody's.
+    suspects: bool,
 }
 
 /// The result of one transaction.
@@ -111,6 +119,8 @@ impl<S: Store> Writer<S> {
             patience: Patience::Forever,
             window_max: u32::MAX,
             contents: Contents::default(),
+            takes_rows: false,
+            blames_records: false,
         }
     }
 
@@ -119,6 +129,13 @@ impl<S: Store> Writer<S> {
     #[must_use]
     pub fn impatient(self) -> Self {
         Self { patience: Patience::None, ..self }
+    }
+
+    /// Takes each refusal for the fault of its record, also where Postgres took no other: for commands whose records a person looks
+    /// at.
+    #[must_use]
+    pub fn blaming_records(self) -> Self {
+        Self { blames_records: true, ..self }
     }
 
     /// The flag that says whether this writer waits for Postgres.
@@ -170,6 +187,8 @@ impl<S: Store> Writer<S> {
         let mut hint = None;
         let mut replanned_for: Option<String> = None;
         let mut timeouts = 0;
+        // The catalog fits the plan, and errors that say otherwise may be a trigger's.
+        let mut plan_is_right = false;
         let mut prepared_for = None;
         loop {
             let newest = self.store.newest_plan();
@@ -189,7 +208,7 @@ impl<S: Store> Writer<S> {
             if batch.records_in(window.clone()) == 0 {
                 return Ok(end);
             }
-            match self.attempt(batch, window.clone(), hint).await {
+            match self.attempt(batch, window.clone(), hint, plan_is_right).await {
                 Ok(Attempt::Committed { until }) => {
                     for span in batch.spans(start..until) {
                         outcomes[span.segment] = Some(Outcome::Committed(span.to));
@@ -226,7 +245,12 @@ impl<S: Store> Writer<S> {
                         self.store.disconnect();
                         return Err(Stopped::NoRecordAlone(error.into()));
                     }
-                    Disposition::Record => {
+                    // No other record of the window was taken.
+                    Disposition::Suspect if hint.is_some() => {
+                        self.store.disconnect();
+                        return Err(Stopped::Refused(error.into()));
+                    }
+                    Disposition::Record | Disposition::Suspect => {
                         self.store.rollback().await;
                         hint = Some(error.postgres().and_then(|error| error.row));
                     }
@@ -242,7 +266,13 @@ impl<S: Store> Writer<S> {
                         }
                         let what = error.postgres().map(|error| error.sqlstate.clone()).unwrap_or_default();
                         if replanned_for.as_ref() == Some(&what) {
-                            return Err(Stopped::PlanUnmended(error.into()));
+                            let copying = matches!(error.cause, Cause::Postgres(_)) && error.stage == Stage::Copy;
+                            if hint.is_some() || !copying {
+                                return Err(Stopped::PlanUnmended(error.into()));
+                            }
+                            plan_is_right = true;
+                            hint = Some(error.postgres().and_then(|error| error.row));
+                            continue;
                         }
                         self.listener.on(&Event::CatalogChanged(&error));
                         replanned_for = Some(what);
@@ -250,6 +280,10 @@ impl<S: Store> Writer<S> {
                     }
                     Disposition::Outage => {
                         timeouts += u32::from(error.timed_out());
+                        let mut error = error;
+                        if error.timed_out() && end - start == 1 {
+                            error.blame(&batch.record(start));
+                        }
                         if timeouts >= TIMEOUTS_BEFORE_HALVING && end - start > 1 {
                             timeouts = 0;
                             self.window_max = ((end - start) / 2).max(1);
@@ -272,6 +306,7 @@ impl<S: Store> Writer<S> {
         batch: &Batch,
         window: Range<u32>,
         hint: Option<Option<u32>>,
+        plan_is_right: bool,
     ) -> Result<Attempt, Failure> {
         let whole = window.end;
         let failed = |error| Failure::Write { error, until: whole };
@@ -279,10 +314,12 @@ impl<S: Store> Writer<S> {
         let copying = now();
         let (until, refused) = match hint {
             None => {
-                self.contents.rows = self.store.copy(batch, window.clone()).await.map_err(failed)?;
+                let rows = self.store.copy(batch, window.clone()).await.map_err(failed)?;
+                let accepted = batch.rows_in(window.clone()) > 0;
+                self.contents = Contents { rows, accepted, ..Contents::default() };
                 (window.end, Vec::new())
             }
-            Some(row) => self.search(batch, window.clone(), row).await?,
+            Some(row) => self.search(batch, window.clone(), row, plan_is_right).await?,
         };
         self.listener.on(&Event::Spent(Phase::Copy, now().duration_since(copying)));
         let failed = |error| Failure::Write { error, until };
@@ -314,6 +351,7 @@ impl<S: Store> Writer<S> {
         batch: &Batch,
         window: Range<u32>,
         row: Option<u32>,
+        plan_is_right: bool,
     ) -> Result<(u32, Vec<Reject>), Failure> {
         let failed = |error| Failure::Write { error, until: window.end };
         let relative = |window: &Range<u32>, row: u32, start: u32| {
@@ -323,11 +361,17 @@ impl<S: Store> Writer<S> {
         let hint = row.and_then(|row| relative(&window, row, window.start));
         let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
         let mut refused: Vec<Reject> = Vec::new();
-        self.contents.rows = 0;
+        self.contents = Contents::default();
+        // The first error that might be everybody's.
+        let mut suspect: Option<WriteError> = None;
+        let mut probed = false;
         loop {
             let range = match search.step() {
                 Step::Copy(range) => window.start + range.start..window.start + range.end,
                 Step::Done { settled } => {
+                    if let Some(error) = suspect.filter(|error| !self.tells_apart(error, batch, &window)) {
+                        return Err(failed(error));
+                    }
                     self.listener.on(&Event::PoisonFound { copies: search.attempts(), records: refused.len() });
                     return Ok((window.start + settled, refused));
                 }
@@ -340,15 +384,27 @@ impl<S: Store> Writer<S> {
             match self.store.copy(batch, range.clone()).await {
                 Ok(rows) => {
                     self.contents.rows += rows;
+                    self.contents.accepted = true;
                     search.copied();
                 }
-                Err(error) if error.disposition() == Disposition::Record => {
+                Err(error) if is_record(&error, plan_is_right) => {
                     self.store.rollback_to_savepoint().await.map_err(failed)?;
                     let alone = range.len() == 1;
                     let row = error.postgres().and_then(|error| error.row);
                     search.failed(row.and_then(|row| relative(&range, row, window.start)));
-                    if alone {
-                        refused.extend(error.postgres().map(|error| reject_of(range.start, error)));
+                    if !alone {
+                        continue;
+                    }
+                    if !std::mem::replace(&mut probed, true) {
+                        self.store.probe().await.map_err(failed)?;
+                        self.store.rollback_to_savepoint().await.map_err(failed)?;
+                    }
+                    refused.extend(error.postgres().map(|error| reject_of(range.start, error)));
+                    if error.disposition() != Disposition::Record {
+                        self.contents.suspects = true;
+                        suspect.get_or_insert(error);
+                    }
+                    if suspect.is_none() || self.contents.accepted {
                         let refused: Vec<&Reject> = refused.iter().collect();
                         self.ask_budget(batch, &window, &refused)?;
                     }
@@ -356,6 +412,13 @@ impl<S: Store> Writer<S> {
                 Err(error) => return Err(failed(error)),
             }
         }
+    }
+
+    /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
+    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
+    fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
+        let before = self.takes_rows && error.disposition() != Disposition::Plan;
+        self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 
     fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&Reject]) -> Result<(), Failure> {
@@ -370,7 +433,8 @@ impl<S: Store> Writer<S> {
     fn committed(&mut self, batch: &Batch, window: Range<u32>) {
         self.backoff.reset();
         self.window_max = self.window_max.saturating_mul(2);
-        let Contents { rows, dead_letters } = std::mem::take(&mut self.contents);
+        let Contents { rows, dead_letters, accepted, suspects } = std::mem::take(&mut self.contents);
+        self.takes_rows = accepted || self.takes_rows && !suspects;
         let records = u64::from(batch.records_in(window.clone()));
         self.budget.count(records, dead_letters.len() as u64, now());
         self.listener.on(&Event::Committed(Committed { batch, window, rows, dead_letters: &dead_letters }));
@@ -472,6 +536,16 @@ impl<S: Store> Writer<S> {
 impl From<&Reject> for DeadLettered {
     fn from(reject: &Reject) -> Self {
         Self { record: reject.record, reason: reject.reason, column: reject.column.clone() }
+    }
+}
+
+/// Whether an error may be the fault of one of the records that were copied. Once the plan is known to be right, so may one that
+/// says that it is not.
+fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
+    match error.disposition() {
+        Disposition::Record | Disposition::Suspect => true,
+        Disposition::Plan => plan_is_right && matches!(error.cause, Cause::Postgres(_)),
+        Disposition::Outage | Disposition::Stop => false,
     }
 }
 

@@ -177,7 +177,7 @@ planted! {
     planted_bug_dead_letters_outside_of_the_transaction_is_found: DeadLettersOutsideTransaction within 2000;
     planted_bug_failed_copy_leaves_rows_is_found: FailedCopyLeavesRows within 2000;
     planted_bug_settle_says_again_is_found: SettleSaysAgain within 2000;
-    planted_bug_claim_writes_no_id_is_found: ClaimWritesNoId within 2000;
+    planted_bug_claim_writes_no_id_is_found: ClaimWritesNoId within 8000;
     planted_bug_dropped_segments_are_copied_is_found: DroppedSegmentsAreCopied within 2000;
     planted_bug_good_record_set_aside_is_found: GoodRecordSetAside within 2000;
     planted_bug_record_skipped_is_found: RecordSkipped within 2000;

@@ -30,7 +30,8 @@ const TELEMETRY: &[Spec] = &[
     ("trip_id", "trip_id", "int8", 20),
 ];
 
-fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
+/// `defaults`: each column has a default in the table, so that a row leaves it out whose record does.
+fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
     let mapped = specs.iter().map(|(name, path, ..)| Column {
         name: (*name).to_owned(),
@@ -38,6 +39,9 @@ fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
         type_name: None,
         unit: None,
         default: None,
+        missing: None,
+        keep: None,
+        zone: None,
         nul: NulPolicy::default(),
         not_null: false,
         function: None,
@@ -48,6 +52,7 @@ fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
         name: table.clone(),
         mode: WriteMode::Append,
         create: false,
+        after_create: Vec::new(),
         evolve: false,
         route: None,
         sort_by: Vec::new(),
@@ -72,8 +77,10 @@ fn encoder(specs: &[Spec], decode: &Decode) -> Encoder {
         kind: TypeKind::Scalar,
         typmod: -1,
         not_null: true,
-        has_default: false,
+        has_default: defaults,
+        default: None,
         generated: false,
+        identity_always: false,
     });
     let catalog = Catalog { table, oid: 1, kind: RelationKind::Table, columns: columns.collect(), unique: Vec::new() };
     Encoder::new(Arc::new(Plan::new(&spec, &catalog).expect("the plan fits the table")))
@@ -107,6 +114,19 @@ fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastr
     bench_format(c, name, specs, &Decode::Json, |rng| make(rng).into_bytes());
 }
 
+/// Rows of a table whose columns all have defaults, in so many shapes.
+fn bench_shapes(c: &mut Criterion, name: &str, shapes: usize) {
+    let mut turn = 0;
+    bench_records(c, name, encoder(TELEMETRY, &Decode::Json, true), |rng| {
+        turn = (turn + 1) % shapes;
+        let text = telemetry(rng);
+        // Fields are left out of the end, and past the first five shapes one of the front as well.
+        let members: Vec<&str> = text[1..text.len() - 1].split(',').collect();
+        let kept = &members[usize::from(turn >= 5)..members.len() - turn % 5];
+        format!("{{{}}}", kept.join(",")).into_bytes()
+    });
+}
+
 fn bench_format(
     c: &mut Criterion,
     name: &str,
@@ -114,9 +134,17 @@ fn bench_format(
     decode: &Decode,
     make: impl Fn(&mut fastrand::Rng) -> Vec<u8>,
 ) {
+    bench_records(c, name, encoder(specs, decode, false), make);
+}
+
+fn bench_records(
+    c: &mut Criterion,
+    name: &str,
+    mut encoder: Encoder,
+    mut make: impl FnMut(&mut fastrand::Rng) -> Vec<u8>,
+) {
     let mut rng = fastrand::Rng::with_seed(1);
     let payloads: Vec<Vec<u8>> = (0..RECORDS).map(|_| make(&mut rng)).collect();
-    let mut encoder = encoder(specs, decode);
     let mut rows = Vec::with_capacity(payloads.iter().map(Vec::len).sum::<usize>() * 4);
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(RECORDS as u64));
@@ -217,6 +245,9 @@ fn varint(mut number: u64, out: &mut Vec<u8>) {
 
 fn encode(c: &mut Criterion) {
     bench(c, "telemetry", TELEMETRY, telemetry);
+    bench_shapes(c, "telemetry_of_one_shape", 1);
+    bench_shapes(c, "telemetry_of_two_shapes", 2);
+    bench_shapes(c, "telemetry_of_ten_shapes", 10);
     bench(c, "telemetry_with_spaces", TELEMETRY, |rng| telemetry(rng).replace(",\"", ", \"").replace("\":", "\": "));
     bench(c, "telemetry_in_two_orders", TELEMETRY, |rng| {
         let text = telemetry(rng);

@@ -4,9 +4,10 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
+use tidegate_rows::mapping::shapes::Shapes;
 use tidegate_rows::spec::{Decode, RowSpec, Shape, Table, UnknownFields, WriteMode};
+use tidegate_rows::write_mode::Target;
 use tidegate_rows::write_mode::newest::rows;
-use tidegate_rows::write_mode::{merge, stage};
 
 const ROWS: usize = 50_000;
 
@@ -28,6 +29,7 @@ fn newest(c: &mut Criterion) {
         route: None,
         mode,
         create: false,
+        after_create: Vec::new(),
         evolve: false,
         sort_by: Vec::new(),
         partition_by: None,
@@ -43,7 +45,9 @@ fn newest(c: &mut Criterion) {
         max_bytes: 1,
     };
     let catalog = Catalog { table: name, oid: 1, kind: RelationKind::Table, columns: Vec::new(), unique: Vec::new() };
-    let merge = merge(&spec, &["id", "note"], &catalog, &stage(None)).expect("an upsert merges");
+    let shapes = Shapes::default();
+    let target = Target { spec: &spec, catalog: &catalog, columns: &["id", "note"], shapes: &shapes, number: None };
+    let merge = target.merge().expect("an upsert merges");
     let newest = merge.newest.expect("an upsert by key picks");
     let mut group = c.benchmark_group("newest");
     group.throughput(Throughput::Elements(ROWS as u64));

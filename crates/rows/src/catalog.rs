@@ -41,10 +41,14 @@ pub struct CatalogColumn {
     pub typmod: i32,
     /// `NOT NULL`.
     pub not_null: bool,
-    /// Has a default, so it may be left out of COPY.
+    /// Whether the column, its domain or its identity gives a row a value of its own where INSERT leaves the column out.
     pub has_default: bool,
-    /// `GENERATED ALWAYS` as an expression or an identity: COPY must leave it alone.
+    /// The expression of the column's own default or identity, as SQL; `None` without one, and for a domain's default.
+    pub default: Option<String>,
+    /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill it.
     pub generated: bool,
+    /// `GENERATED ALWAYS AS IDENTITY`: COPY fills it, INSERT only with `OVERRIDING SYSTEM VALUE`, and UPDATE never.
+    pub identity_always: bool,
 }
 
 /// What a name in `pg_class` stands for.
@@ -108,6 +112,16 @@ impl std::fmt::Display for TableName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}.{}", self.schema, self.name)
     }
+}
+
+/// The columns that every table has by itself.
+const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+/// The longest name that Postgres keeps whole, in bytes.
+pub const NAME_MAX: usize = 63;
+
+/// Whether a table can get a column of this name, whole and without a clash with a system column.
+pub fn can_name_a_column(name: &str) -> bool {
+    (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0') && !SYSTEM_COLUMNS.contains(&name)
 }
 
 /// An identifier as SQL writes it: always in double quotes, those inside doubled.

@@ -21,10 +21,11 @@ use std::sync::Arc;
 
 use crate::catalog::{CatalogColumn, TypeKind};
 use crate::json::string;
-use crate::spec::{EpochUnit, NulPolicy};
+use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 pub(crate) use array::Element;
 pub(crate) use numeric::NumericLimits;
+pub(crate) use time::Times;
 
 /// What a binary COPY begins with: signature, no flags, no extension.
 pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -54,8 +55,9 @@ pub(crate) enum Encoding {
     Bytea,
     Date,
     Time,
-    Timestamp(Option<EpochUnit>),
-    TimestampTz(Option<EpochUnit>),
+    TimeTz,
+    Timestamp(Times),
+    TimestampTz(Times),
     Interval,
     Uuid,
     Json,
@@ -79,15 +81,15 @@ pub(crate) struct Scratch {
 }
 
 impl Encoding {
-    /// The encoding of a column, with `unit` for numbers that are epochs. `None` where the type has no encoder.
-    pub(crate) fn of(column: &CatalogColumn, unit: Option<EpochUnit>) -> Option<Self> {
+    /// The encoding of a column, which reads epochs and local times so. `None` where the type has no encoder.
+    pub(crate) fn of(column: &CatalogColumn, times: &Times) -> Option<Self> {
         match &column.kind {
-            TypeKind::Scalar => Self::scalar(column.base_type_oid, &column.base_type, column.typmod, unit),
+            TypeKind::Scalar => Self::scalar(column.base_type_oid, &column.base_type, column.typmod, times),
             TypeKind::Enum { labels } => Some(Self::Enum(labels.iter().map(|label| label.as_str().into()).collect())),
             TypeKind::Array { element_type, element_oid, element_base_oid, labels } => {
                 let encoding = match labels {
                     Some(labels) => Self::Enum(labels.iter().map(|label| label.as_str().into()).collect()),
-                    None => Self::scalar(*element_base_oid, element_type, column.typmod, unit)?,
+                    None => Self::scalar(*element_base_oid, element_type, column.typmod, times)?,
                 };
                 Some(Self::Array(Element { encoding: Box::new(encoding), oid: *element_oid }))
             }
@@ -95,7 +97,7 @@ impl Encoding {
         }
     }
 
-    fn scalar(oid: u32, name: &str, typmod: i32, unit: Option<EpochUnit>) -> Option<Self> {
+    fn scalar(oid: u32, name: &str, typmod: i32, times: &Times) -> Option<Self> {
         let limited = || match u32::try_from(typmod.saturating_sub(4)) {
             Ok(limit) if limit > 0 => Self::Limited(limit),
             _ => Self::Text,
@@ -121,8 +123,9 @@ impl Encoding {
             Some("bpchar" | "varchar") => limited(),
             Some("date") => Self::Date,
             Some("time") => Self::Time,
-            Some("timestamp") => Self::Timestamp(unit),
-            Some("timestamptz") => Self::TimestampTz(unit),
+            Some("timetz") => Self::TimeTz,
+            Some("timestamp") => Self::Timestamp(times.clone()),
+            Some("timestamptz") => Self::TimestampTz(times.clone()),
             Some("interval") => Self::Interval,
             Some("numeric") => Self::Numeric(NumericLimits::from_typmod(typmod)),
             Some("uuid") => Self::Uuid,
@@ -131,8 +134,8 @@ impl Encoding {
             Some("int8range") => Self::Range(Box::new(Self::Int8)),
             Some("numrange") => Self::Range(Box::new(Self::Numeric(None))),
             Some("daterange") => Self::Range(Box::new(Self::Date)),
-            Some("tsrange") => Self::Range(Box::new(Self::Timestamp(unit))),
-            Some("tstzrange") => Self::Range(Box::new(Self::TimestampTz(unit))),
+            Some("tsrange") => Self::Range(Box::new(Self::Timestamp(times.clone()))),
+            Some("tstzrange") => Self::Range(Box::new(Self::TimestampTz(times.clone()))),
             // An extension's type has another oid in every database; its binary form is text's.
             None if name == "citext" => Self::Text,
             _ => return None,
@@ -227,8 +230,9 @@ impl Encoding {
             Self::Bytea => text::bytea(value, out),
             Self::Date => time::date(value, out),
             Self::Time => time::time(value, out),
-            Self::Timestamp(unit) => time::timestamp(value, *unit, out),
-            Self::TimestampTz(unit) => time::timestamptz(value, *unit, out),
+            Self::TimeTz => time::timetz(value, out),
+            Self::Timestamp(times) => time::timestamp(value, times, out),
+            Self::TimestampTz(times) => time::timestamptz(value, times, out),
             Self::Interval => interval::interval(value, out),
             Self::Uuid => text::uuid(value, out),
             Self::Json => json::json(value, nul, out),

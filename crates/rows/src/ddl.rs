@@ -44,6 +44,22 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
 }
 
+/// What the transaction that makes a pipeline's table runs: [`create_table`], and then `after_create` in its order. Its statements can
+/// ask for the table by `current_setting('tidegate.table')`, its name as SQL writes it: a table that records name has no other way.
+///
+/// # Errors
+/// As [`create_table`].
+pub fn make_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
+    let mut statements = vec![create_table(spec)?];
+    if !spec.table.after_create.is_empty() {
+        let name = spec.table.name.quoted().replace('\'', "''");
+        statements.push(format!("SELECT set_config('tidegate.table', '{name}', true)"));
+        let after = spec.table.after_create.iter();
+        statements.extend(after.map(|sql| sql.trim().trim_end_matches(';').to_owned()));
+    }
+    Ok(statements.join(";\n"))
+}
+
 /// Rows that are updated again and again find room for their next version on the same page, and no index has to learn of it.
 pub fn fillfactor(mode: &WriteMode) -> String {
     match mode {

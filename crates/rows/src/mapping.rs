@@ -3,8 +3,9 @@
 //! [`Plan::new`] decides everything that doesn't depend on a record and reports all that is wrong at once. [`Encoder`] then
 //! does per record only what is left: find the fields, write the columns. It allocates nothing for a good record.
 //!
-//! - A missing field is the mapping's `default`, else NULL. A null field is NULL. Where the column is NOT NULL the record is
-//!   refused here, without a round trip.
+//! - A missing field is the mapping's `default`, else what `missing` says. A null field is NULL. Where the column is NOT NULL the
+//!   record is refused here, without a round trip.
+//! - A row leaves a column out whose field is missing and that takes its default in the table; see [`mark`] and [`shapes`].
 //! - Under `unknown_fields = { column = … }` a record without unknown fields has NULL there, `{}` if the column is NOT NULL.
 //!   A top-level field that a column looks into (`position.lat`) is not unknown.
 //! - A record for which `where` doesn't hold has no rows. A field that a `where` looks at is not unknown.
@@ -19,11 +20,13 @@ mod explain;
 mod fold;
 mod function;
 mod key;
+pub mod mark;
 mod meta;
 mod plan;
 mod planner;
 pub mod route;
 mod row_filter;
+pub mod shapes;
 mod tombstone;
 
 use std::sync::Arc;
@@ -33,14 +36,16 @@ use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
 use crate::json::members::Members;
+use crate::json::string;
 use crate::value::DecodeFault;
-use crate::value::{Kind, Reason, Rejection, Value, shown};
+use crate::value::{Flags, Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 use key::KeyReader;
+use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
-use plan::{Feed, PlannedColumn};
+use plan::{Feed, PlannedColumn, WhenMissing};
 use tidegate_protocol::record::Record;
 
 /// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.
@@ -76,7 +81,7 @@ pub struct MissingField<'a> {
     pub column: &'a str,
     /// The field's path, from the top.
     pub path: &'a [String],
-    /// Whether the mapping has a default for it.
+    /// Whether a missing field means something other than NULL: a default of the mapping or of the table, or a dead letter.
     pub has_default: bool,
     /// Rows without the field.
     pub rows: u64,
@@ -140,7 +145,8 @@ impl Encoder {
             else {
                 continue;
             };
-            each(MissingField { column: &column.name, path, has_default: column.default.is_some(), rows: *rows });
+            let has_default = !matches!(column.missing, WhenMissing::Null);
+            each(MissingField { column: &column.name, path, has_default, rows: *rows });
         }
         self.missing.fill(0);
         std::mem::take(&mut self.seen)
@@ -254,24 +260,22 @@ impl Encoder {
         {
             self.unknown(given_up).map_err(Refusal::Record)?;
         }
-        let (columns, start) = match &self.plan.router {
-            None => {
-                rows.extend_from_slice(&self.plan.column_count);
-                (&self.plan.columns, None)
-            }
+        let (columns, mark) = match &self.plan.router {
+            None => (&self.plan.columns, self.plan.open(rows)),
             Some(router) => {
                 let named = &mut self.named;
                 router.name(record, &self.fields, &mut self.made, named).map_err(Refusal::Record)?;
                 let target = router.target(named).map_err(Refusal::Record)?;
-                let start = route::open(rows);
-                rows.extend_from_slice(&target.column_count);
-                (&target.columns, Some((start, target.number)))
+                (&target.columns, Some(target.open(rows)))
             }
         };
         self.seen += 1;
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
+                    value if column.keep.as_deref().is_some_and(|text| is_text(&value, text, &mut self.compared)) => {
+                        Value::MISSING
+                    }
                     value if value.kind != Kind::Lexical => value,
                     value => meta::lexical(&value, &column.encoding).map_err(|fault| Refusal::Meta(at, fault))?,
                 },
@@ -306,7 +310,7 @@ impl Encoder {
                     {
                         *missing += 1;
                     }
-                    absent(column, value.kind, rows)
+                    absent(column, value.kind, mark, rows)
                 }
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
@@ -315,8 +319,8 @@ impl Encoder {
         if self.plan.deletes {
             rows.extend_from_slice(&tombstone::KEEPS);
         }
-        if let Some((start, table)) = start {
-            route::close(start, table, rows).map_err(|reason| Refusal::Column(0, reason))?;
+        if let Some(mark) = mark {
+            mark.close(rows).map_err(|reason| Refusal::Column(0, reason))?;
         }
         Ok(1)
     }
@@ -401,13 +405,30 @@ impl Encoder {
     }
 }
 
-/// A missing or null value: the default, NULL, or a refusal.
+/// Whether a value is this text. `scratch` is for text with escapes.
 #[inline(never)]
-fn absent(column: &PlannedColumn, kind: Kind, rows: &mut Vec<u8>) -> Result<(), Reason> {
-    match (&column.default, kind) {
-        (Some(default), Kind::Missing) => rows.extend_from_slice(default),
+fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
+    match (value.kind, value.as_text()) {
+        (_, Some(escaped)) if value.flags.has(Flags::ESCAPED) => {
+            scratch.clear();
+            string::unescape(escaped, scratch);
+            scratch.as_slice() == text
+        }
+        (_, Some(inside)) => inside == text,
+        (Kind::Lexical | Kind::Bytes, None) => value.raw == text,
+        _ => false,
+    }
+}
+
+/// A missing or null value: the default, NULL, no field at all, or a refusal.
+#[inline(never)]
+fn absent(column: &PlannedColumn, kind: Kind, mark: Option<Mark>, rows: &mut Vec<u8>) -> Result<(), Reason> {
+    match (kind, &column.missing, mark) {
+        (Kind::Missing, WhenMissing::Constant(field), _) => rows.extend_from_slice(field),
+        (Kind::Missing, WhenMissing::LeaveOut(bit), Some(mark)) => mark.leave_out(*bit, rows),
+        (Kind::Missing, WhenMissing::DeadLetter, _) => return Err(Reason::MissingField),
         _ if !column.not_null => rows.extend_from_slice(&NULL),
-        (_, Kind::Missing) => return Err(Reason::MissingField),
+        (Kind::Missing, ..) => return Err(Reason::MissingField),
         _ => return Err(Reason::NullInNotNull),
     }
     Ok(())

@@ -7,7 +7,7 @@ mod route;
 mod row_filter;
 mod table;
 
-pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, NulPolicy, Source};
+pub use column::{Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, Missing, NulPolicy, Source};
 pub use decode::{CsvOptions, Decode, KeyFormat, SchemaSource, Shape};
 pub use partition_by::{Expiry, Interval, IntervalUnit, PartitionBy};
 pub use route::{Part, Route};

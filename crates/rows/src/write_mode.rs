@@ -8,6 +8,8 @@
 //! - Every writer merges in the order of the key, so that two of them don't wait for each other in a circle.
 //! - The order of delivery is a column of the staging table, a number that COPY itself counts: the place of a row in the
 //!   table is no order, since a small row may go back into the gap that a large one left.
+//! - Where rows of a batch differ in the columns that they leave to Postgres, the staging table has the defaults of the target, so that
+//!   a staged row is what INSERT of the record's own fields would make, whatever merges it; see `shaped`.
 //! - An error of a merge names no row. The search for bad records copies less and less of the batch, each piece with a merge of
 //!   its own, until the record that is refused stands alone.
 
@@ -15,17 +17,22 @@ mod aggregate;
 mod check;
 pub mod newest;
 pub mod partitions;
+pub mod shaped;
 mod upsert;
 
 use crate::catalog::{Catalog, quote_identifier};
+use crate::mapping::shapes::Shapes;
 use crate::spec::{RowSpec, WriteMode};
 pub(crate) use check::check;
 use newest::Newest;
+use upsert::Upsert;
 
 /// Its column that counts rows in the order of delivery. No user's column is called so.
 const ORDER: &str = "\"tidegate order\"";
 /// Its column that marks tombstones.
 const DELETED: &str = "\"tidegate deleted\"";
+/// Its column with the mask of what a row left out, where an upsert keeps columns.
+const LEFT_OUT: &str = "\"tidegate left out\"";
 /// The target as statements call it.
 const OLD: &str = "tidegate_old";
 
@@ -34,9 +41,9 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// Makes the staging table, once a connection and outside of any transaction.
     pub create: String,
-    /// The COPY into it.
+    /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges what is in it, behind [`Self::deletes`].
+    /// Merges what is in it, behind [`Self::deletes`]; one statement or several. For rows that leave no column out.
     pub merge: String,
     /// Where tombstones delete.
     pub deletes: Option<Deletes>,
@@ -44,7 +51,7 @@ pub struct Merge {
     pub clear: String,
     /// The merge leaves out rows by rule, so that what it merged, not what was copied, is what was written.
     pub skips: bool,
-    /// Which rows need not be copied at all.
+    /// Which rows need not be copied at all. For rows that leave no column out.
     pub newest: Option<Newest>,
 }
 
@@ -62,73 +69,159 @@ pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
 
-/// What follows the COPY; `None` where it goes straight into the table. `stage` is the staging table's name.
-pub fn merge(spec: &RowSpec<'_>, columns: &[&str], catalog: &Catalog, stage: &str) -> Option<Merge> {
-    let table = catalog.table.quoted();
-    let newest = Newest::of(&spec.table.mode, columns, catalog);
-    let create = |marks: &str| create(spec, columns, &table, stage, marks);
-    let stage = &format!("pg_temp.{stage}");
-    let columns: Vec<String> = columns.iter().map(|column| quote_identifier(column)).collect();
-    let names = columns.join(", ");
-    let mut deleting = None;
-    let (merge, skips) = match &spec.table.mode {
-        WriteMode::Append if spec.table.sort_by.is_empty() => return None,
-        WriteMode::Append => {
-            let sort = quoted(&spec.table.sort_by);
-            (format!("INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ORDER BY {sort}, {ORDER}"), false)
-        }
-        WriteMode::InsertNew { key } => (insert_new(&table, stage, &names, key), true),
-        WriteMode::Upsert { key, newer_by, deletes } => {
-            let upsert = upsert::Upsert { table: &table, stage, columns: &columns, key, newer_by: newer_by.as_deref() };
-            deleting = deletes.then(|| Deletes { lock: upsert.locks(), delete: upsert.deletes() });
-            (if *deletes { upsert.behind_deletes() } else { upsert.sql() }, false)
-        }
-        WriteMode::Aggregate { key } => {
-            let mapping = spec.columns.unwrap_or_default();
-            (aggregate::sql(&table, stage, key, mapping, catalog), false)
-        }
-    };
-    let marks = |mark: &str| if deleting.is_some() { format!(", {mark}") } else { String::new() };
-    let (staged, marked) = (marks(&format!("false AS {DELETED}")), marks(DELETED));
-    Some(Merge {
-        create: create(&staged),
-        copy: format!("COPY {stage} ({names}{marked}) FROM STDIN (FORMAT binary)"),
-        merge,
-        deletes: deleting,
-        clear: format!("TRUNCATE {stage}"),
-        skips,
-        newest,
-    })
+/// A table with what its rows are made by: what every statement for it needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// How rows are made, and the mode.
+    pub spec: &'a RowSpec<'a>,
+    /// The target.
+    pub catalog: &'a Catalog,
+    /// The columns of a row that leaves none out, unquoted, in its order.
+    pub columns: &'a [&'a str],
+    /// Those that a row may leave out.
+    pub shapes: &'a Shapes,
+    /// The number of the table, where records name it.
+    pub number: Option<u16>,
 }
 
-/// WITH NO DATA takes the columns' types and nothing else: constraints and defaults are the target's to ask. A count is fed by
-/// marks, whatever its own type.
-fn create(spec: &RowSpec<'_>, columns: &[&str], table: &str, stage: &str, marks: &str) -> String {
-    let counts = aggregate::counts(spec.columns.unwrap_or_default());
-    let columns: Vec<String> = columns
-        .iter()
-        .map(|name| {
+/// What a merge has to know of the rows that are staged.
+#[derive(Debug, Default)]
+struct Staged<'a> {
+    /// The columns that are merged; the others are left to the target's defaults.
+    columns: Vec<&'a str>,
+    /// Of the others, those that an upsert sets to their default in a row that exists.
+    reset: Vec<&'a str>,
+    /// Of the others, those that a staged row has NULL for, since their default in the staging table isn't wanted: a sequence would
+    /// move for nothing.
+    nulled: Vec<&'a str>,
+    /// Of the merged columns, those of which an upsert keeps what a row has where a record left them out: by their bits.
+    kept: Vec<(u16, &'a str)>,
+}
+
+impl Target<'_> {
+    /// What follows the COPY; `None` where it goes straight into the table.
+    pub fn merge(&self) -> Option<Merge> {
+        let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
+        let (merge, deletes) = self.merge_of(&staged)?;
+        Some(Merge {
+            merge,
+            deletes,
+            create: self.create(),
+            copy: self.copy(self.columns, &[]),
+            clear: format!("TRUNCATE {}", self.stage()),
+            skips: matches!(self.spec.table.mode, WriteMode::InsertNew { .. }),
+            newest: Newest::of(&self.spec.table.mode, self.columns, self.catalog),
+        })
+    }
+
+    fn stage(&self) -> String {
+        format!("pg_temp.{}", stage(self.number))
+    }
+
+    fn deletes(&self) -> bool {
+        matches!(self.spec.table.mode, WriteMode::Upsert { deletes: true, .. })
+    }
+
+    /// The COPY into the staging table of rows with these columns and, behind the mark of a tombstone, others.
+    fn copy(&self, columns: &[&str], behind: &[String]) -> String {
+        let mut names: Vec<_> = columns.iter().map(|column| quote_identifier(column)).collect();
+        names.extend(self.deletes().then(|| DELETED.to_owned()));
+        names.extend_from_slice(behind);
+        format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.stage(), names.join(", "))
+    }
+
+    /// The statement that merges, and what deletes before it.
+    fn merge_of(&self, staged: &Staged<'_>) -> Option<(String, Option<Deletes>)> {
+        let Self { spec, catalog, .. } = self;
+        let table = &catalog.table.quoted();
+        let stage = &self.stage();
+        let names = &names(&staged.columns);
+        // An identity that is always generated takes a record's value only so.
+        let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
+        let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
+        let overriding = if staged.columns.iter().any(is_fixed) { " OVERRIDING SYSTEM VALUE" } else { "" };
+        let insert = |table: &str| format!("INSERT INTO {table} ({names}){overriding}");
+        let mut deleting = None;
+        let merge = match &spec.table.mode {
+            WriteMode::Append if spec.table.sort_by.is_empty() => return None,
+            WriteMode::Append => {
+                let sort = quoted(&spec.table.sort_by);
+                format!("{} SELECT {names} FROM {stage} ORDER BY {sort}, {ORDER}", insert(table))
+            }
+            WriteMode::InsertNew { key } => insert_new(&insert(table), stage, names, key),
+            WriteMode::Upsert { key, newer_by, deletes } => {
+                let set = staged.columns.iter().filter(|column| !fixed.contains(column));
+                let set = set.filter(|column| !key.iter().any(|key| key == **column));
+                let reset = staged.reset.iter().filter(|column| !fixed.contains(column));
+                let upsert = Upsert {
+                    table,
+                    stage,
+                    insert: &insert(&format!("{table} AS {OLD}")),
+                    columns: &staged.columns,
+                    set: &set.copied().collect::<Vec<_>>(),
+                    reset: &reset.copied().collect::<Vec<_>>(),
+                    kept: &staged.kept,
+                    nulled: &staged.nulled,
+                    key,
+                    newer_by: newer_by.as_deref(),
+                    deletes: *deletes,
+                };
+                deleting = upsert.deletions();
+                upsert.sql()
+            }
+            WriteMode::Aggregate { key } => {
+                let mapping = spec.columns.unwrap_or_default();
+                let insert = &insert(&format!("{table} AS {OLD}"));
+                aggregate::sql(insert, names, stage, key, mapping, catalog)
+            }
+        };
+        Some((merge, deleting))
+    }
+
+    /// WITH NO DATA takes the columns' types and nothing else: constraints are the target's to check. A count is fed by marks,
+    /// whatever its own type.
+    fn create(&self) -> String {
+        let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
+        let counts = aggregate::counts(self.spec.columns.unwrap_or_default());
+        let of = |name: &&str| {
             let quoted = quote_identifier(name);
             if counts.contains(name) { format!("NULL::bool AS {quoted}") } else { quoted }
-        })
-        .collect();
-    let columns = columns.join(", ");
-    format!(
-        "DROP TABLE IF EXISTS pg_temp.{stage}; \
-         CREATE TEMP TABLE {stage} ON COMMIT DELETE ROWS AS SELECT {columns}{marks} FROM {table} WITH NO DATA; \
-         ALTER TABLE pg_temp.{stage} ADD COLUMN {ORDER} int8 GENERATED ALWAYS AS IDENTITY (CACHE 1000)"
-    )
+        };
+        let mut columns: Vec<String> = self.columns.iter().map(of).collect();
+        columns.extend(self.deletes().then(|| format!("false AS {DELETED}")));
+        if self.shapes.columns().any(|(_, column)| column.keeps) {
+            columns.push(format!("NULL::bit({}) AS {LEFT_OUT}", self.shapes.bits()));
+        }
+        let mut alter = vec![format!("ADD COLUMN {ORDER} int8 GENERATED BY DEFAULT AS IDENTITY (CACHE 1000)")];
+        for (_, column) in self.shapes.columns() {
+            let default =
+                self.catalog.columns.iter().find(|of| of.name == column.name).and_then(|of| of.default.as_ref());
+            alter.extend(
+                default.map(|sql| format!("ALTER COLUMN {} SET DEFAULT {sql}", quote_identifier(&column.name))),
+            );
+        }
+        format!(
+            "DROP TABLE IF EXISTS pg_temp.{stage}; \
+             CREATE TEMP TABLE {stage} ON COMMIT DELETE ROWS AS SELECT {} FROM {table} WITH NO DATA; \
+             ALTER TABLE pg_temp.{stage} {}",
+            columns.join(", "),
+            alter.join(", ")
+        )
+    }
 }
 
 /// Of several rows with one key the first delivered is the one that stays.
-fn insert_new(table: &str, stage: &str, names: &str, key: &[String]) -> String {
+fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),
         key => (format!("{key}, {ORDER}"), format!(" ({key})")),
     };
-    format!(
-        "INSERT INTO {table} ({names}) SELECT {names} FROM {stage} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING"
-    )
+    format!("{insert} SELECT {names} FROM {stage} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING")
+}
+
+/// Names as a list of SQL.
+fn names(columns: &[&str]) -> String {
+    columns.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ")
 }
 
 /// Names as a list of SQL.

@@ -55,6 +55,7 @@ impl Pipeline {
             route: None,
             mode: self.mode.clone(),
             create: false,
+            after_create: Vec::new(),
             evolve: false,
             sort_by: Vec::new(),
             partition_by: None,
@@ -115,6 +116,9 @@ pub fn mapping(name: &str, source: Source) -> Column {
         type_name: None,
         unit: None,
         default: None,
+        missing: None,
+        keep: None,
+        zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
         function: None,
@@ -194,7 +198,9 @@ fn column(name: &str, of: &str) -> CatalogColumn {
         typmod,
         not_null,
         has_default: false,
+        default: None,
         generated: false,
+        identity_always: false,
     }
 }
 

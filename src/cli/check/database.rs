@@ -207,7 +207,7 @@ async fn would_make(
 ) -> Result<Option<(Catalog, String)>, FatalError> {
     let failed = |error| reach::failed("can't look at the database", error);
     let allowed = rights::to_make(connection, pipeline, report).await.map_err(failed)?;
-    let ddl = match ddl::create_table(&pipeline.rows()) {
+    let ddl = match ddl::make_table(&pipeline.rows()) {
         Ok(ddl) => ddl,
         Err(faults) => {
             report.faults.extend(faults.iter().map(ToString::to_string));

@@ -48,7 +48,8 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) from: String,
     pub(super) not_null: bool,
-    pub(super) has_default: bool,
+    /// What a record without the field means; empty where that can't be.
+    pub(super) missing: &'static str,
 }
 
 /// The pipeline's share of `limits.memory`, in bytes.
@@ -131,7 +132,7 @@ impl PipelineReport {
                 type_text: column.type_text.to_owned(),
                 from: column.source,
                 not_null: column.not_null,
-                has_default: column.has_default,
+                missing: column.missing,
             })
             .collect();
     }
@@ -150,12 +151,12 @@ impl PipelineReport {
                 &format!("  the table is missing; the first start would run:\n    {};\n", ddl.replace('\n', "\n    "));
         }
         if !self.columns.is_empty() {
-            let mut table = Table::new(&["column", "type", "from", ""]);
+            let mut table = Table::new(&["column", "type", "from", "", "field missing"]);
             for column in &self.columns {
                 let not_null = if column.not_null { "NOT NULL" } else { "" };
-                let default = if column.has_default { "default" } else { "" };
-                let notes = [not_null, default].into_iter().filter(|note| !note.is_empty()).collect::<Vec<_>>();
-                table.row([column.column.clone(), column.type_text.clone(), column.from.clone(), notes.join(", ")]);
+                let missing = column.missing.to_owned();
+                let (name, of, from) = (column.column.clone(), column.type_text.clone(), column.from.clone());
+                table.row([name, of, from, not_null.to_owned(), missing]);
             }
             text += &format!("  plan\n{}", table.text("    "));
         }

@@ -113,7 +113,7 @@ pub(super) async fn try_newest(
 ) -> Result<(Sample, Fields), FatalError> {
     let ranges = ranges(config, pipeline, topics, records).await?;
     let planned = plans.source.current();
-    let catalog = planned.catalog.clone();
+    let catalog = planned.table.catalog.clone();
     let schemas = plans.source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
@@ -129,7 +129,8 @@ pub(super) async fn try_newest(
     let counts = Arc::new(Counts::default());
     let store = Rehearsal::new(store, plans.make_table, Arc::clone(&findings), SHOWN);
     let budget = DeadLetterBudget::new(boundless());
-    let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient();
+    let mut writer =
+        Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
     let mut tried = 0;
     while let Some(mut batch) = batches.recv().await {
         tried += u64::from(batch.len());

@@ -31,6 +31,7 @@ use crate::error::FatalError;
 use crate::metrics::WriterMetrics;
 use crate::plan::{PlanSource, Planned, reject_of};
 use crate::postgres::PgStore;
+use crate::postgres::dead_letters::storable;
 use crate::registry;
 use crate::report::Counts;
 use crate::status::lock;
@@ -150,7 +151,8 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
     let inner = PgStore::new(name, connector, plans, metrics);
     let store = Letters { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
     let budget = DeadLetterBudget::new(boundless());
-    let mut writer = Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient();
+    let mut writer =
+        Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
     let mut report = Report { pipeline: key.join(", "), ..Report::default() };
     // Letters that are stored while this runs are left for the next run.
     let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), key);
@@ -336,6 +338,10 @@ impl Transaction for Letters {
         self.inner.check_at_once().await
     }
 
+    async fn probe(&mut self) -> Result<(), WriteError> {
+        self.inner.probe().await
+    }
+
     /// They are stored already, so they get their new reason.
     async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
@@ -343,6 +349,7 @@ impl Transaction for Letters {
             rejects.iter().filter_map(|reject| page.ids.get(reject.record as usize).copied()).collect()
         };
         self.rejected = rejects.iter().map(|reject| reject.record).collect();
+        let any_letter = self.inner.has_any_letter().await?;
         let update = sqlx::query(
             "UPDATE tidegate.dead_letter d SET reason = n.reason, sqlstate = n.sqlstate, column_name = n.column_name,
                  detail = n.detail, replays = d.replays + 1, replayed_at = now()
@@ -355,7 +362,7 @@ impl Transaction for Letters {
             .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
-            .bind(rejects.iter().map(|reject| reject.detail.replace('\0', "\\0")).collect::<Vec<_>>());
+            .bind(rejects.iter().map(|reject| storable(&reject.detail, any_letter)).collect::<Vec<_>>());
         self.inner.rows(Stage::DeadLetters, update).await.map(drop)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use tidegate_rows::catalog::can_name_a_column;
 use tidegate_rows::json::members::{Elements, Members};
 use tidegate_rows::value::{Flags, Kind, Value};
 
@@ -10,8 +11,6 @@ use super::shape::{self, Shape};
 
 /// The most fields in a proposal; further ones go into the column for the rest.
 const FIELDS_MAX: usize = 200;
-/// The longest name that Postgres keeps whole, in bytes.
-const NAME_MAX: usize = 63;
 
 /// A sample of records.
 #[derive(Debug, Default)]
@@ -381,11 +380,14 @@ fn epoch_unit(name: &str, least: i64, most: i64) -> Option<&'static str> {
     units.into_iter().find(|(_, per_second)| of_time && fits(*per_second)).map(|(unit, _)| unit)
 }
 
-/// Converts `position.lat` to `position_lat`; `None` if that is taken, or Postgres would truncate it.
+/// Converts `position.lat` to `position_lat`, and `ctid` to `ctid_`; `None` if that is taken, or Postgres would truncate it.
 fn name_of(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
-    let name = path.join("_");
-    let fits = !name.is_empty() && name.len() <= NAME_MAX && !name.contains('\0') && !is_taken(&name);
-    fits.then_some(name)
+    let mut name = path.join("_");
+    if !can_name_a_column(&name) {
+        // A system column's name is free with a letter more.
+        name.push('_');
+    }
+    (name.len() > 1 && can_name_a_column(&name) && !is_taken(&name)).then_some(name)
 }
 
 #[cfg(test)]
@@ -430,6 +432,13 @@ mod tests {
         assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":{"x":1}}"#]), ["v jsonb"]);
         assert_eq!(columns(&[r#"{"v":"2026-01-31T12:00:00Z"}"#, r#"{"v":"soon"}"#]), ["v text"]);
         assert_eq!(columns(&[r#"{"v":true}"#, r#"{"v":0}"#]), ["v jsonb"]);
+    }
+
+    #[test]
+    fn a_name_that_no_column_can_have_gets_one_or_is_left_to_the_rest() {
+        let long = "x".repeat(64);
+        let record = format!(r#"{{"ctid":1,"select":2,"a.b":3,"A":4,"a":5,"{long}":6,"":7,"xmin_":8,"xmin":9}}"#);
+        assert_eq!(columns(&[&record]), ["ctid_ int8", "select int8", "a.b int8", "A int8", "a int8", "xmin_ int8"]);
     }
 
     #[test]

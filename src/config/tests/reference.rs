@@ -82,6 +82,7 @@ fn what_the_reference_has_switched_off_is_right_too() {
             "pipelines.ride_history.decode.key_schema_file: belongs to key_format = \"avro\" and \"protobuf\"",
             "pipelines.ride_history.table.key: of no use to mode = \"append\"; write mode = \"insert_new\" or leave it out",
             "pipelines.ride_history.table.newer_by: of no use to mode = \"append\"; it is for mode = \"upsert\"",
+            "pipelines.ride_history.table.after_create: runs when the table is made, and without create = true it never is",
             "pipelines.ride_history.table.max_tables: of no use to a single table; it is for a name with placeholders",
             "pipelines.ride_history.table.delete_where: of no use to mode = \"append\"; it is for mode = \"upsert\"",
             "pipelines.ride_history.columns.driver.hash_key_file: /run/secrets/hash-key: No such file or directory (os error 2)",
@@ -111,7 +112,9 @@ fn the_reference_has_every_key() {
         let found = path.split('.').try_fold(document.as_item(), |item, key| item.get(key));
         assert!(found.is_some(), "{path} is not in the reference");
     }
-    for key in ["field =", "meta =", "header =", "type =", "unit =", "default =", "nul =", "not_null ="] {
+    for key in
+        ["field =", "meta =", "header =", "type =", "unit =", "zone =", "missing =", "default =", "nul =", "not_null ="]
+    {
         assert!(text.contains(key), "{key}");
     }
 }

@@ -75,7 +75,7 @@ pub(crate) async fn call(connection: &mut Option<Connection>, stage: Stage, op: 
             failed(Cause::Postgres(error))
         }
         Ok(Err(_)) => failed(Cause::Connection("cut".to_owned())),
-        Err(_) => failed(Cause::Deadline(WRITE_DEADLINE)),
+        Err(_) => failed(Cause::Deadline(WRITE_DEADLINE, None)),
     }
 }
 

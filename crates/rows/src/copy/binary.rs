@@ -40,8 +40,12 @@ impl Encoding {
             (Self::Interval, Kind::Span) | (Self::Uuid, Kind::Uuid) | (Self::Bytea, Kind::Bytes | Kind::Uuid) => {
                 return field(value.raw, out);
             }
-            (Self::Bytea | Self::Bool | Self::Array(_) | Self::Point, _) => return Err(Reason::TypeMismatch),
-            (Self::TimestampTz(_), Kind::Instant) => return Err(Reason::InvalidTimestamp),
+            (Self::Bool, kind) if kind != Kind::Text => return Err(Reason::TypeMismatch),
+            (Self::Bytea | Self::Array(_) | Self::Point, _) => return Err(Reason::TypeMismatch),
+            (Self::TimestampTz(times), Kind::Instant) => {
+                let zone = times.zone.as_ref().ok_or(Reason::InvalidTimestamp)?;
+                put8(time::of_local_micros(number, zone)?.to_be_bytes(), out);
+            }
             _ => return self.by_text(&value, nul, scratch, out),
         }
         Ok(())

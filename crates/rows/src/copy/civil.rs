@@ -101,6 +101,11 @@ impl Reader<'_> {
         hit
     }
 
+    /// The number of digits that come next.
+    fn digits(&self) -> usize {
+        self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
+    }
+
     /// Between `least` and `most` digits.
     fn number(&mut self, least: usize, most: usize) -> Result<i64, Reason> {
         let count = self.0.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
@@ -112,19 +117,26 @@ impl Reader<'_> {
         Ok(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
     }
 
-    /// `2026-01-01`, as year (not yet BC or AD), month, day.
+    /// `2026-01-01` or `20260101`, as year (not yet BC or AD), month, day.
     fn date(&mut self) -> Result<(i64, i64, i64), Reason> {
+        if self.digits() == 8 {
+            return Ok((self.number(4, 4)?, self.number(2, 2)?, self.number(2, 2)?));
+        }
         let year = self.number(4, 7)?;
         let month = if self.eat(b'-') { self.number(2, 2)? } else { return Err(BAD) };
         let day = if self.eat(b'-') { self.number(2, 2)? } else { return Err(BAD) };
         Ok((year, month, day))
     }
 
-    /// `12:34`, `12:34:56`, `12:34:56.789`. Postgres rolls 24:00:00 and a leap second over, and so do we.
+    /// `12:34`, `12:34:56`, `12:34:56.789`, or `123456.789`. Postgres rolls 24:00:00 and a leap second over, and so do we.
     fn clock(&mut self) -> Result<Clock, Reason> {
-        let hour = self.number(2, 2)?;
-        let minute = if self.eat(b':') { self.number(2, 2)? } else { return Err(BAD) };
-        let second = if self.eat(b':') { self.number(2, 2)? } else { 0 };
+        let (hour, minute, second) = if self.digits() == 6 {
+            (self.number(2, 2)?, self.number(2, 2)?, self.number(2, 2)?)
+        } else {
+            let hour = self.number(2, 2)?;
+            let minute = if self.eat(b':') { self.number(2, 2)? } else { return Err(BAD) };
+            (hour, minute, if self.eat(b':') { self.number(2, 2)? } else { 0 })
+        };
         let micros = if matches!(self.0.first(), Some(b'.' | b',')) { self.fraction()? } else { 0 };
         let total = ((hour * 60 + minute) * 60 + second) * MICROS_PER_SECOND + micros;
         if minute > 59 || second > 60 || total > MICROS_PER_DAY { Err(Reason::OutOfRange) } else { Ok(Clock(total)) }
@@ -200,18 +212,22 @@ pub(super) fn timestamp(text: &[u8]) -> Result<(i64, Clock, Zone), Reason> {
     Ok((reader.end(date)?, clock, zone))
 }
 
-/// A date: days since 2000.
+/// A date: days since 2000. Of a timestamp only the date counts.
 pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
-    let mut reader = Reader(text);
-    let date = reader.date()?;
-    reader.end(date)
+    timestamp(text).map(|(days, ..)| days)
 }
 
-/// A time of day.
-pub(super) fn time(text: &[u8]) -> Result<Clock, Reason> {
+/// A time of day with its offset. Of a timestamp only its time counts.
+pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = Reader(text);
+    if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {
+        // What is no date makes the whole no time.
+        timestamp(text)?;
+        reader.0 = &text[at + 1..];
+    }
     let clock = reader.clock()?;
-    if reader.0.is_empty() { Ok(clock) } else { Err(BAD) }
+    let zone = reader.zone()?;
+    if reader.0.is_empty() { Ok((clock, zone)) } else { Err(BAD) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! bool, integers and floats. Numbers come from the decoder as mantissa and exponent, or as a lexeme where these don't do.
+//! bool, integers and floats. Numbers come from the decoder as mantissa and exponent, or as a lexeme where these don't do. Text that
+//! is wholly a literal of the type is that value, as in INSERT: JSON writes 64-bit integers as text so that no reader rounds them.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Flags, Kind, Reason, Value};
@@ -7,7 +8,7 @@ use crate::value::{Flags, Kind, Reason, Value};
 #[inline]
 pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
     if value.kind != Kind::Number {
-        return Err(Reason::TypeMismatch);
+        return integer_of_text(value);
     }
     if value.exponent != 0 || value.flags.has(Flags::INEXACT) {
         return integer_by_lexeme(value);
@@ -18,6 +19,44 @@ pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
         Err(_) if negative && value.mantissa == i64::MIN.unsigned_abs() => Ok(i64::MIN),
         Err(_) => Err(Reason::OutOfRange),
     }
+}
+
+/// A literal of an integer as PostgreSQL reads it: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores between
+/// them. `1.0` is none.
+#[inline(never)]
+fn integer_of_text(value: Value<'_>) -> Result<i64, Reason> {
+    let text = value.as_text().ok_or(Reason::TypeMismatch)?.trim_ascii();
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    let (radix, mut digits) = match digits {
+        [b'0', b'x' | b'X', digits @ ..] => (16, digits),
+        [b'0', b'o' | b'O', digits @ ..] => (8, digits),
+        [b'0', b'b' | b'B', digits @ ..] => (2, digits),
+        digits => (10, digits),
+    };
+    // An underscore stands before a digit, and behind one or the base.
+    if radix != 10
+        && let [b'_', rest @ ..] = digits
+    {
+        digits = rest;
+    }
+    let mut number = Some(0_i64);
+    let mut after_digit = false;
+    for byte in digits {
+        match char::from(*byte).to_digit(radix) {
+            Some(digit) => {
+                let digit = if negative { -i64::from(digit) } else { i64::from(digit) };
+                number = number.and_then(|number| number.checked_mul(radix.into())?.checked_add(digit));
+                after_digit = true;
+            }
+            None if *byte == b'_' && after_digit => after_digit = false,
+            None => return Err(Reason::TypeMismatch),
+        }
+    }
+    if after_digit { number.ok_or(Reason::OutOfRange) } else { Err(Reason::TypeMismatch) }
 }
 
 #[cold]
@@ -59,9 +98,26 @@ pub(super) fn boolean(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason>
     match value.kind {
         Kind::True => fixed(1, [1], out),
         Kind::False => fixed(1, [0], out),
-        _ => return Err(Reason::TypeMismatch),
+        _ => {
+            let text = value.as_text().ok_or(Reason::TypeMismatch)?;
+            fixed(1, [u8::from(boolean_of_text(text).ok_or(Reason::TypeMismatch)?)], out);
+        }
     }
     Ok(())
+}
+
+/// PostgreSQL's words for true and false, each of which may be cut short where it stays clear; spaces around it don't matter.
+#[inline(never)]
+fn boolean_of_text(text: &[u8]) -> Option<bool> {
+    let text = text.trim_ascii();
+    let begins = |word: &str, least: usize| {
+        text.len() >= least && word.as_bytes().get(..text.len()).is_some_and(|part| part.eq_ignore_ascii_case(text))
+    };
+    match () {
+        () if begins("true", 1) || begins("yes", 1) || begins("on", 2) || text == b"1" => Some(true),
+        () if begins("false", 1) || begins("no", 1) || begins("off", 2) || text == b"0" => Some(false),
+        () => None,
+    }
 }
 
 const POW10: [f64; 23] = [
@@ -92,9 +148,9 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
         let sign = u64::from(value.flags.has(Flags::NEGATIVE)) << 63;
         return Ok(f64::from_bits(number.to_bits() | sign));
     }
-    let text = float_text(value)?;
+    let (text, finite) = float_text(&value)?;
     let number: f64 = text.parse().map_err(|_| Reason::TypeMismatch)?;
-    let lost = value.kind == Kind::Number && (number.is_infinite() || number == 0.0 && !is_zero(value.raw));
+    let lost = finite && (number.is_infinite() || number == 0.0 && !is_zero(text.as_bytes()));
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
@@ -113,24 +169,28 @@ pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> 
         fixed(4, (number.to_bits() | sign).to_be_bytes(), out);
         return Ok(());
     }
-    let text = float_text(value)?;
+    let (text, finite) = float_text(&value)?;
     let number: f32 = text.parse().map_err(|_| Reason::TypeMismatch)?;
-    if value.kind == Kind::Number && (number.is_infinite() || number == 0.0 && !is_zero(value.raw)) {
+    if finite && (number.is_infinite() || number == 0.0 && !is_zero(text.as_bytes())) {
         return Err(Reason::OutOfRange);
     }
     fixed(4, number.to_be_bytes(), out);
     Ok(())
 }
 
-/// What the standard parser may read: a number's lexeme, or the name of a value that JSON numbers lack. Strings that hold
-/// numbers are refused, never guessed.
-fn float_text<'a>(value: Value<'a>) -> Result<&'a str, Reason> {
+/// What the standard parser may read: a number's lexeme, or the name of a value that JSON numbers lack; and whether it is a
+/// number on the line.
+fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
-        Some(text) => special(text).ok_or(Reason::TypeMismatch)?.text(),
-        None if value.kind == Kind::Number => std::str::from_utf8(value.raw).map_err(|_| Reason::TypeMismatch)?,
+        Some(text) => match special(text) {
+            Some(special) => return Ok((special.text(), false)),
+            // The standard parser reads more words than PostgreSQL.
+            None => Decimal::parse(text.trim_ascii()).map(|_| text.trim_ascii()).ok_or(Reason::TypeMismatch)?,
+        },
+        None if value.kind == Kind::Number => value.raw,
         None => return Err(Reason::TypeMismatch),
     };
-    Ok(lexeme)
+    std::str::from_utf8(lexeme).map(|text| (text, true)).map_err(|_| Reason::TypeMismatch)
 }
 
 /// A value that is no number on the line.

@@ -1,12 +1,25 @@
 //! Dates and times: RFC 3339 as telemetry writes it and ISO 8601 as Postgres prints it, and numbers as epochs where a unit
 //! is set. The same instant as Postgres' own input makes of the same text, to the microsecond; what would depend on a
-//! session's time zone is refused, not guessed.
+//! session's time zone is refused where the mapping names no zone, not guessed.
+
+use jiff::SignedDuration;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 
 use crate::copy::civil::{self, Clock, Zone};
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::copy::number::{fixed, put8};
 use crate::spec::EpochUnit;
 use crate::value::{Flags, Kind, Reason, Value};
+
+/// How a column reads what is not a time by itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Times {
+    /// Numbers are epochs in this unit.
+    pub(crate) unit: Option<EpochUnit>,
+    /// Text without a zone is a local time of this one.
+    pub(crate) zone: Option<TimeZone>,
+}
 
 /// Microseconds from 1970 to 2000, where Postgres' clock begins.
 const EPOCH_GAP_MICROS: i64 = 946_684_800_000_000;
@@ -17,56 +30,88 @@ const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
 const MIN_DATE: i64 = -2_451_545;
 const END_DATE: i64 = 2_145_031_949;
 
-/// timestamptz: text needs an offset.
+/// timestamptz: text needs an offset, or the column a zone.
 #[inline]
-pub(super) fn timestamptz(value: Value<'_>, unit: Option<EpochUnit>, out: &mut Vec<u8>) -> Result<(), Reason> {
+pub(super) fn timestamptz(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
         Some(text) => match civil::utc_millis(text) {
             Some(micros) => micros,
-            None => zoned(text)?,
+            None => zoned(text, times)?,
         },
-        None => epoch(value, unit)?,
+        None => epoch(value, times.unit)?,
     };
     put8(micros.to_be_bytes(), out);
     Ok(())
 }
 
-fn zoned(text: &[u8]) -> Result<i64, Reason> {
+fn zoned(text: &[u8], times: &Times) -> Result<i64, Reason> {
+    if let Some(micros) = epoch_of_text(text, times.unit) {
+        return micros;
+    }
     if let Some(infinity) = infinity(text) {
         return Ok(if infinity { i64::MAX } else { i64::MIN });
     }
     let (date, clock, zone) = civil::timestamp(text)?;
     let offset = match zone {
-        Zone::None => return Err(Reason::InvalidTimestamp),
+        Zone::None => {
+            let zone = times.zone.as_ref().ok_or(Reason::InvalidTimestamp)?;
+            local_offset(micros(date, clock, 0)?, zone)?
+        }
         Zone::Utc => 0,
         Zone::Seconds(seconds) => seconds,
     };
     micros(date, clock, offset)
 }
 
+/// The offset in seconds, east of Greenwich, of a local time in a zone; microseconds since 2000. As Postgres reads them, a time that
+/// the clocks skip has the offset from before, and one that comes twice the offset from after.
+fn local_offset(micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
+    let local = DateTime::constant(2000, 1, 1, 0, 0, 0, 0).checked_add(SignedDuration::from_micros(micros));
+    let offset = match zone.to_ambiguous_timestamp(local.map_err(|_| Reason::OutOfRange)?).offset() {
+        AmbiguousOffset::Unambiguous { offset } => offset,
+        AmbiguousOffset::Gap { before, .. } => before,
+        AmbiguousOffset::Fold { after, .. } => after,
+    };
+    Ok(offset.seconds().into())
+}
+
+/// The instant of a local time in a zone; both in microseconds, since 1970 and since 2000.
+pub(super) fn of_local_micros(unix_micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
+    let local = of_unix_micros(unix_micros)?;
+    let offset = local_offset(local, zone)?;
+    checked(i128::from(local) - i128::from(offset) * 1_000_000)
+}
+
+/// Text that is a number, where numbers are epochs.
+fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Reason>> {
+    let text = text.trim_ascii();
+    unit.filter(|_| Decimal::parse(text).is_some())?;
+    let number = Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: text };
+    Some(epoch(number, unit))
+}
+
 /// timestamp: text must not have an offset other than `Z`, as Postgres would throw it away.
-pub(super) fn timestamp(value: Value<'_>, unit: Option<EpochUnit>, out: &mut Vec<u8>) -> Result<(), Reason> {
+pub(super) fn timestamp(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
-        Some(text) => match infinity(text) {
-            Some(infinity) => {
-                if infinity {
-                    i64::MAX
-                } else {
-                    i64::MIN
-                }
-            }
-            None => {
-                let (date, clock, zone) = civil::timestamp(text)?;
-                if matches!(zone, Zone::Seconds(_)) {
-                    return Err(Reason::InvalidTimestamp);
-                }
-                micros(date, clock, 0)?
-            }
+        Some(text) => match epoch_of_text(text, times.unit) {
+            Some(micros) => micros?,
+            None => unzoned(text)?,
         },
-        None => epoch(value, unit)?,
+        None => epoch(value, times.unit)?,
     };
     put8(micros.to_be_bytes(), out);
     Ok(())
+}
+
+fn unzoned(text: &[u8]) -> Result<i64, Reason> {
+    if let Some(infinity) = infinity(text) {
+        return Ok(if infinity { i64::MAX } else { i64::MIN });
+    }
+    let (date, clock, zone) = civil::timestamp(text)?;
+    if matches!(zone, Zone::Seconds(_)) {
+        return Err(Reason::InvalidTimestamp);
+    }
+    micros(date, clock, 0)
 }
 
 /// Microseconds since 1970 as Postgres counts them, from 2000 on.
@@ -82,7 +127,7 @@ pub(super) fn of_unix_days(days: i64) -> Result<i32, Reason> {
     i32::try_from(days).ok().filter(|_| inside).ok_or(Reason::OutOfRange)
 }
 
-/// date: text without a time.
+/// date: of a timestamp its date, whatever its offset.
 pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let days = match infinity(text) {
@@ -103,10 +148,24 @@ pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// time: text without an offset.
+/// time: of a timestamp its time. An offset says nothing to it.
 pub(super) fn time(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
-    put8(civil::time(text)?.micros().to_be_bytes(), out);
+    put8(civil::time(text)?.0.micros().to_be_bytes(), out);
+    Ok(())
+}
+
+/// timetz: text with an offset.
+pub(super) fn timetz(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let (clock, zone) = civil::time(value.as_text().ok_or(Reason::TypeMismatch)?)?;
+    let east = match zone {
+        Zone::None => return Err(Reason::InvalidTimestamp),
+        Zone::Utc => 0,
+        Zone::Seconds(seconds) => i32::try_from(seconds).map_err(|_| Reason::OutOfRange)?,
+    };
+    out.extend_from_slice(&[0, 0, 0, 12]);
+    out.extend_from_slice(&clock.micros().to_be_bytes());
+    out.extend_from_slice(&(-east).to_be_bytes());
     Ok(())
 }
 

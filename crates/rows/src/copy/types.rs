@@ -61,6 +61,7 @@ pub const KNOWN: &[KnownType] = &[
     known("varchar", 1043, 1015, &["character varying"], Modifier::Length),
     known("date", 1082, 1182, &[], Modifier::None),
     known("time", 1083, 1183, &["time without time zone"], Modifier::Precision),
+    known("timetz", 1266, 1270, &["time with time zone"], Modifier::Precision),
     known("timestamp", 1114, 1115, &["timestamp without time zone"], Modifier::Precision),
     known("timestamptz", 1184, 1185, &["timestamp with time zone"], Modifier::Precision),
     known("interval", 1186, 1187, &[], Modifier::None),

@@ -9,16 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, can_name_a_column};
 use crate::json::members::Members;
 use crate::value::{Kind, Value};
 
 /// The most columns that a table grows to by itself. Postgres takes 1600, and a row must fit on a page.
 pub const COLUMNS_MAX: usize = 400;
-/// The longest name that Postgres keeps whole, in bytes.
-const NAME_MAX: usize = 63;
 
-/// Fields that don't become columns, whatever comes: too many, too long a name, or a column of that name that nothing can fill.
+/// Fields that don't become columns, whatever comes: too many, a name that no column can have, or a column of that name that nothing can fill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
     /// These.
@@ -114,9 +112,8 @@ impl NewFields {
     /// What is to be added to this table: those that have a name it can take, as far as there is room, in order of name.
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
-        let fits = |name: &str| (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0');
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);
-        let missing = self.0.iter().filter(|(name, _)| fits(name) && !known(name));
+        let missing = self.0.iter().filter(|(name, _)| can_name_a_column(name) && !known(name));
         missing.map(|(name, found)| (name.as_str(), *found)).take(room).collect()
     }
 }

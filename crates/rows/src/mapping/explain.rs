@@ -1,8 +1,8 @@
 //! Refusals as sentences for a person: `lat "n/a" is not float8`.
 
-use crate::copy::Encoding;
+use crate::copy::{Encoding, Times};
 use crate::mapping::function::Applied;
-use crate::mapping::plan::{Feed, Plan, PlannedColumn};
+use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::render;
 use crate::value::{Flags, Kind, Reason, Value, shown};
 
@@ -17,8 +17,8 @@ pub struct Described<'a> {
     pub source: String,
     /// Whether a record without a value for it is refused.
     pub not_null: bool,
-    /// Whether the mapping has a `default` for a missing field.
-    pub has_default: bool,
+    /// What a record without its field means; empty where that can't be.
+    pub missing: &'static str,
 }
 
 pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<'a> {
@@ -49,7 +49,22 @@ pub(super) fn describe<'a>(plan: &Plan, column: &'a PlannedColumn) -> Described<
         type_text: &column.type_text,
         source,
         not_null: column.not_null,
-        has_default: column.default.is_some(),
+        missing: when_missing(plan, column),
+    }
+}
+
+fn when_missing(plan: &Plan, column: &PlannedColumn) -> &'static str {
+    if !matches!(column.feed, Feed::Field(_) | Feed::Timestamp(_) | Feed::Key(_) | Feed::Header(..)) {
+        return "";
+    }
+    match column.missing {
+        _ if column.fold.as_ref().is_some_and(|fold| fold.counts) => "not counted",
+        WhenMissing::Constant(_) => "default of the mapping",
+        WhenMissing::LeaveOut(bit) if plan.shapes().keeps(bit) => "kept; in a new row, default of the table",
+        WhenMissing::LeaveOut(_) => "default of the table",
+        WhenMissing::DeadLetter => "dead letter",
+        WhenMissing::Null if column.not_null => "dead letter",
+        WhenMissing::Null => "NULL",
     }
 }
 
@@ -96,11 +111,12 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
 /// What would have been right, where that isn't plain from the type's name.
 fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
     match (encoding, kind) {
-        (Encoding::Timestamp(None) | Encoding::TimestampTz(None), Kind::Number) => {
-            "; epochs need `unit` in the mapping"
-        }
+        (
+            Encoding::Timestamp(Times { unit: None, .. }) | Encoding::TimestampTz(Times { unit: None, .. }),
+            Kind::Number,
+        ) => "; epochs need `unit` in the mapping",
         (Encoding::TimestampTz(_), Kind::String | Kind::Text) => {
-            "; it takes a time with an offset, as in 2026-01-31T12:00:00.5Z"
+            "; it takes a time with an offset, as in 2026-01-31T12:00:00.5Z, or needs `zone` in the mapping"
         }
         (Encoding::Timestamp(_), Kind::String | Kind::Text) => "; it takes a time without an offset or with Z",
         (Encoding::Bytea, Kind::String | Kind::Text) => "; it takes base64, or hex behind \\x",
@@ -117,7 +133,9 @@ fn absent(plan: &Plan, column: &PlannedColumn, reason: Reason) -> String {
         _ => column.name.clone(),
     };
     let what = if reason == Reason::MissingField { "missing" } else { "null" };
-    let default = if column.has_default { "; its default would apply only without a mapping for it" } else { "" };
-    let needs = if column.in_key { "part of the key" } else { "NOT NULL" };
-    format!("{subject} is {what}, and the column is {needs}{default}")
+    match () {
+        () if column.in_key => format!("{subject} is {what}, and the column is part of the key"),
+        () if column.not_null => format!("{subject} is {what}, and the column is NOT NULL"),
+        () => format!("{subject} is {what}, and the mapping has missing = \"dead_letter\" for it"),
+    }
 }

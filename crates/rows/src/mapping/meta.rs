@@ -49,6 +49,7 @@ impl Reading {
             | Encoding::OneByte
             | Encoding::Date
             | Encoding::Time
+            | Encoding::TimeTz
             | Encoding::Interval
             | Encoding::Uuid
             | Encoding::Inet
@@ -189,12 +190,7 @@ fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>,
         return Ok(read);
     }
     if matches!(encoding, Encoding::Bool) {
-        let is = |words: &[&str]| words.iter().any(|other| word.eq_ignore_ascii_case(other.as_bytes()));
-        return Ok(match () {
-            () if is(&["t", "true", "y", "yes", "on", "1"]) => Value { kind: Kind::True, ..read },
-            () if is(&["f", "false", "n", "no", "off", "0"]) => Value { kind: Kind::False, ..read },
-            () => read,
-        });
+        return Ok(text(word));
     }
     // `+5`, `007` and `.5` are numbers to Postgres, though not to JSON: their text alone is true.
     if Decimal::parse(word).is_some() {

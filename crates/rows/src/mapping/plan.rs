@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
-use crate::copy::Encoding;
+use crate::copy::{Encoding, Times};
 use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::fault::{Faults, PlanFault, hint};
@@ -12,10 +12,12 @@ use crate::mapping::evolve::GivenUp;
 use crate::mapping::explain::{Described, describe};
 use crate::mapping::fold::Fold;
 use crate::mapping::function::Applied;
+use crate::mapping::mark::Mark;
 use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
 use crate::mapping::route::{Router, Target};
 use crate::mapping::row_filter::Check;
+use crate::mapping::shapes::Shapes;
 use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
@@ -46,6 +48,19 @@ pub(super) enum Feed {
     },
 }
 
+/// What a record without a column's field means for its row.
+#[derive(Clone, Debug)]
+pub(super) enum WhenMissing {
+    /// NULL, or a dead letter where the column is NOT NULL.
+    Null,
+    /// The mapping's `default`, as a field of COPY.
+    Constant(Box<[u8]>),
+    /// The row has no field for the column: its bit in the mark.
+    LeaveOut(u16),
+    /// The record is a dead letter.
+    DeadLetter,
+}
+
 /// A column of the rows.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedColumn {
@@ -53,16 +68,17 @@ pub(super) struct PlannedColumn {
     /// The type's short name, for sentences.
     pub(super) type_text: String,
     pub(super) not_null: bool,
-    pub(super) has_default: bool,
     pub(super) feed: Feed,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
-    /// The mapping's `default`, as a field of COPY.
-    pub(super) default: Option<Box<[u8]>>,
+    /// What a missing field means.
+    pub(super) missing: WhenMissing,
     /// Part of the key, in a mode where a row without its key has no place.
     pub(super) in_key: bool,
     /// The fields of a record's key that may have the column's value, the likeliest first.
     pub(super) key_from: Vec<u16>,
+    /// Text that stands for a value that the record leaves out.
+    pub(super) keep: Option<Box<[u8]>>,
     /// What is made of a value before it is written.
     pub(super) function: Option<Box<Applied>>,
     /// What a record gives to an aggregate.
@@ -76,8 +92,10 @@ pub struct Taken {
     pub catalog: Catalog,
     /// The names of the columns that are filled, in the order of the rows.
     pub columns: Vec<String>,
-    /// The COPY into it.
+    /// The COPY of rows that leave no column out.
     pub copy: String,
+    /// The columns that a row may leave out.
+    pub shapes: Shapes,
 }
 
 /// How changes in Debezium's envelope are read.
@@ -98,6 +116,8 @@ pub struct Plan {
     copy_statement: String,
     pub(super) columns: Vec<PlannedColumn>,
     pub(super) column_count: [u8; 2],
+    /// The columns that a row may leave out.
+    shapes: Shapes,
     pub(super) decode: Decode,
     pub(super) paths: Vec<Path>,
     /// Where in the value the record's own fields lie.
@@ -152,13 +172,17 @@ impl Plan {
             Some(columns) => columns.to_vec(),
         };
         let mut planner = Planner::new(spec, catalog, automatic, faults);
-        let mut columns: Vec<_> = mapping.iter().filter_map(|column| planner.column(column)).collect();
+        let mut columns = Vec::new();
+        for column in &mapping {
+            let planned = planner.column(column, columns.len());
+            columns.extend(planned);
+        }
         columns.extend(planner.leftovers(spec.unknown_fields, &mapping));
         let keep = spec.keep.and_then(|filter| planner.check(filter));
         let router = spec.table.route.as_ref().map(|route| Router::new(route, &mut planner));
         let delete_where = spec.shape.delete_where.as_ref().and_then(|filter| planner.check(filter));
         let change = planner.change();
-        let Planner { paths, base, key_paths, mut faults, .. } = planner;
+        let Planner { paths, base, key_paths, mut faults, shapes, .. } = planner;
         if !automatic {
             check_fields(spec.decode, &paths, &mut faults);
         }
@@ -185,6 +209,7 @@ impl Plan {
             copy_statement,
             columns,
             column_count,
+            shapes,
             decode,
             paths,
             base,
@@ -237,10 +262,11 @@ impl Plan {
                         plan = of_table.clone();
                         router.take_slots(plan.router.take());
                     }
-                    let Self { columns, column_count, copy_statement: copy, .. } = of_table;
+                    let Self { columns, column_count, copy_statement: copy, shapes, .. } = of_table;
                     let names = columns.iter().map(|column| column.name.clone()).collect();
-                    router.add(&catalog.table, Target { number, columns, column_count });
-                    taken.push(Taken { catalog, columns: names, copy });
+                    router
+                        .add(&catalog.table, Target { number, columns, column_count, mask_bytes: shapes.mask_bytes() });
+                    taken.push(Taken { catalog, columns: names, copy, shapes });
                 }
                 Ok(_) => router.refuse(&catalog.table, "its columns are of another order".to_owned()),
                 Err(faults) => router.refuse(&catalog.table, said(&faults)),
@@ -275,6 +301,7 @@ impl Plan {
             copy_statement: String::new(),
             columns: Vec::new(),
             column_count: [0; 2],
+            shapes: Shapes::default(),
             decode: spec.decode.clone(),
             paths,
             base,
@@ -319,6 +346,20 @@ impl Plan {
     pub fn reads(&self, field: &str) -> bool {
         let below = |path: &Path| path.strip_prefix(self.base.as_slice()).and_then(|path| path.first().cloned());
         self.paths.iter().any(|path| below(path).is_some_and(|name| name == field))
+    }
+
+    /// Begins a row of the plan's own table, behind a mark where its rows may differ.
+    #[inline]
+    pub(super) fn open(&self, rows: &mut Vec<u8>) -> Option<Mark> {
+        let mark = (!self.shapes.is_empty()).then(|| Mark::open(0, self.shapes.mask_bytes(), rows));
+        rows.extend_from_slice(&self.column_count);
+        mark
+    }
+
+    /// The columns of the plan's own table that a row may leave out. Where there are some, each row stands behind a mark; see
+    /// [`super::mark`].
+    pub fn shapes(&self) -> &Shapes {
+        &self.shapes
     }
 
     /// Whether records name their table, so that each row stands behind a mark; see [`super::route`].
@@ -377,7 +418,7 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
     };
     let fillable = catalog.columns.iter().filter(|column| {
         let is_mapped = mapped.iter().any(|mapped| mapped.name == column.name);
-        let encodes = mapped.is_empty() || Encoding::of(column, None).is_some();
+        let encodes = mapped.is_empty() || Encoding::of(column, &Times::default()).is_some();
         !column.generated && !is_mapped && encodes && Some(&column.name) != leftovers
     });
     fillable
@@ -387,6 +428,9 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
             type_name: None,
             unit: None,
             default: None,
+            missing: None,
+            keep: None,
+            zone: None,
             nul: NulPolicy::default(),
             not_null: false,
             function: None,

@@ -1,7 +1,7 @@
 //! The plan's columns one by one: the source of each held against its column's type.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
-use crate::copy::{Encoding, Scratch, types};
+use crate::copy::{Encoding, Scratch, Times, types};
 use crate::decode::Path;
 use crate::decode::either::OP;
 use crate::fault::{Faults, hint};
@@ -9,10 +9,11 @@ use crate::json;
 use crate::mapping::fold::Fold;
 use crate::mapping::function::Applied;
 use crate::mapping::meta::{Lexeme, Reading};
-use crate::mapping::plan::{Change, Feed, PlannedColumn};
+use crate::mapping::plan::{Change, Feed, PlannedColumn, WhenMissing};
 use crate::mapping::row_filter::Check;
+use crate::mapping::shapes::Shapes;
 use crate::spec::{
-    AggregateFunction, Column, EpochUnit, NulPolicy, RowFilter, RowSpec, Source, UnknownFields, WriteMode,
+    AggregateFunction, Column, EpochUnit, Missing, NulPolicy, RowFilter, RowSpec, Source, UnknownFields, WriteMode,
 };
 use crate::value::Kind;
 
@@ -32,6 +33,7 @@ pub(super) struct Planner<'a> {
     /// Fields of keys; the first is the whole key.
     pub(super) key_paths: Vec<Path>,
     pub(super) faults: Faults,
+    pub(super) shapes: Shapes,
 }
 
 impl<'a> Planner<'a> {
@@ -48,6 +50,7 @@ impl<'a> Planner<'a> {
             has_op: false,
             key_paths: vec![Path::new()],
             faults,
+            shapes: Shapes::default(),
         }
     }
 
@@ -60,7 +63,8 @@ impl<'a> Planner<'a> {
         Some(Change { op, before: std::mem::take(&mut self.before), shown: self.has_op })
     }
 
-    pub(super) fn column(&mut self, mapped: &Column) -> Option<PlannedColumn> {
+    /// Plans a column that has this place in the row.
+    pub(super) fn column(&mut self, mapped: &Column, place: usize) -> Option<PlannedColumn> {
         let key = format!("columns.{}", mapped.name);
         let column = self.existing(&key, &mapped.name)?;
         if let Some(text) = mapped.type_name.as_deref().filter(|text| !is_type(text, column)) {
@@ -68,10 +72,14 @@ impl<'a> Planner<'a> {
             self.faults.push(format!("{key}.type"), message);
         }
         let unit = if mapped.source == Source::Timestamp { Some(EpochUnit::Millis) } else { mapped.unit };
+        let times = Times { unit, zone: mapped.zone.clone() };
         let counts = mapped.aggregate.as_ref().is_some_and(|a| a.function == AggregateFunction::Count);
-        let encoding = if counts { Encoding::Bool } else { self.encoding(&key, column, unit)? };
+        let encoding = if counts { Encoding::Bool } else { self.encoding(&key, column, &times)? };
         if mapped.unit.is_some() && !(takes_unit(&encoding) && mapped.source != Source::Timestamp) {
             self.faults.push(format!("{key}.unit"), "only fields that become timestamp or timestamptz have a unit");
+        }
+        if mapped.zone.is_some() && !takes_zone(&encoding) {
+            self.faults.push(format!("{key}.zone"), "only text that becomes timestamptz has a zone");
         }
         let feed = self.feed(&key, &mapped.source, &encoding, column)?;
         let constant = match &mapped.source {
@@ -79,7 +87,8 @@ impl<'a> Planner<'a> {
             _ => mapped.default.as_deref(),
         };
         let default = constant.and_then(|json| self.default(&key, json, mapped.nul, &encoding, column));
-        let mut planned = planned(column, feed, encoding, mapped.nul, default);
+        let mut planned = planned(column, feed, encoding, mapped.nul);
+        planned.keep = mapped.keep.as_deref().map(|text| text.as_bytes().into());
         planned.function = mapped.function.as_ref().and_then(|function| {
             let applied = Applied::new(function, &planned.encoding);
             applied.map_err(|why| self.faults.push(&key, why)).ok().map(Box::new)
@@ -97,7 +106,44 @@ impl<'a> Planner<'a> {
                 planned.fold = Some(Box::new(Fold { counts, condition }));
             }
         }
+        planned.missing = match default {
+            Some(constant) => WhenMissing::Constant(constant),
+            None => self.missing(&key, mapped, column, planned.in_key, place),
+        };
         Some(planned)
+    }
+
+    /// What a missing field means for this column, which has no constant in the mapping.
+    fn missing(
+        &mut self,
+        key: &str,
+        mapped: &Column,
+        column: &CatalogColumn,
+        in_key: bool,
+        place: usize,
+    ) -> WhenMissing {
+        let upserts = matches!(self.mode, WriteMode::Upsert { .. });
+        let own = if upserts && !in_key { Missing::Keep } else { Missing::Default };
+        // What an aggregate folds is a record's value or nothing; `default` and `keep` are faults of the configuration there.
+        let own = (column.has_default && mapped.aggregate.is_none()).then_some(own);
+        match mapped.missing.or(own) {
+            Some(Missing::DeadLetter) => WhenMissing::DeadLetter,
+            Some(Missing::Keep) if column.not_null && !column.has_default => {
+                let message = format!(
+                    "`{}` is NOT NULL without a default, and Postgres looks at that before it finds the row whose value is kept; \
+                     give the column a default, or drop the NOT NULL",
+                    column.name
+                );
+                self.faults.push(format!("{key}.missing"), message);
+                WhenMissing::Null
+            }
+            Some(Missing::Keep) => WhenMissing::LeaveOut(self.shapes.add(&column.name, place, true)),
+            // Without a default in the table INSERT gives NULL, or refuses the row.
+            Some(Missing::Default) if column.has_default => {
+                WhenMissing::LeaveOut(self.shapes.add(&column.name, place, false))
+            }
+            Some(Missing::Default | Missing::Null) | None => WhenMissing::Null,
+        }
     }
 
     /// A condition, with a slot for its field.
@@ -120,8 +166,8 @@ impl<'a> Planner<'a> {
         Some(column)
     }
 
-    fn encoding(&mut self, key: &str, column: &CatalogColumn, unit: Option<EpochUnit>) -> Option<Encoding> {
-        let encoding = Encoding::of(column, unit);
+    fn encoding(&mut self, key: &str, column: &CatalogColumn, times: &Times) -> Option<Encoding> {
+        let encoding = Encoding::of(column, times);
         if encoding.is_none() {
             let CatalogColumn { name, type_text, base_type, .. } = column;
             let remedy = match (base_type.as_str(), self.automatic) {
@@ -239,7 +285,7 @@ impl<'a> Planner<'a> {
             self.faults.push(KEY, format!("`{name}` is mapped already"));
             return None;
         }
-        let encoding = match Encoding::of(column, None) {
+        let encoding = match Encoding::of(column, &Times::default()) {
             Some(encoding @ (Encoding::Jsonb | Encoding::Json)) => encoding,
             _ => {
                 self.faults.push(KEY, format!("column `{name}` is `{}`; it must be jsonb", column.type_text));
@@ -247,30 +293,33 @@ impl<'a> Planner<'a> {
             }
         };
         let feed = Feed::Leftovers { empty: column.not_null };
-        Some(planned(column, feed, encoding, NulPolicy::default(), None))
+        Some(planned(column, feed, encoding, NulPolicy::default()))
     }
 }
 
-fn planned(
-    column: &CatalogColumn,
-    feed: Feed,
-    encoding: Encoding,
-    nul: NulPolicy,
-    default: Option<Box<[u8]>>,
-) -> PlannedColumn {
+fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolicy) -> PlannedColumn {
     PlannedColumn {
         name: column.name.clone(),
         type_text: short_type(column),
         not_null: column.not_null,
-        has_default: column.has_default,
         feed,
         encoding,
         nul,
-        default,
+        missing: WhenMissing::Null,
         in_key: false,
         key_from: Vec::new(),
+        keep: None,
         function: None,
         fold: None,
+    }
+}
+
+fn takes_zone(encoding: &Encoding) -> bool {
+    match encoding {
+        Encoding::TimestampTz(_) => true,
+        Encoding::Array(element) => takes_zone(&element.encoding),
+        Encoding::Range(bound) => takes_zone(bound),
+        _ => false,
     }
 }
 

@@ -1,17 +1,16 @@
 //! Which table a record's rows are for, where the record says so itself. Pure.
 //!
-//! A routed row stands in the batch behind a mark of six bytes: the number of its table in the plan, and its length. So the batch
-//! knows nothing of tables, and pipelines with one table pay nothing. The store takes the rows apart by their marks when it
-//! copies them.
+//! A routed row stands in the batch behind a mark with the number of its table; see [`super::mark`]. The store takes the rows
+//! apart by their marks when it copies them.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use tidegate_protocol::record::Record;
 
 use crate::catalog::TableName;
 use crate::decode::Fields;
 use crate::json::string;
+use crate::mapping::mark::Mark;
 use crate::mapping::meta::{self, Lexeme, Reading};
 use crate::mapping::plan::{Feed, PlannedColumn};
 use crate::mapping::planner::Planner;
@@ -21,8 +20,6 @@ use crate::value::{Flags, Kind, Reason, shown};
 
 /// The longest name that Postgres keeps whole, in bytes.
 const NAME_MAX: usize = 63;
-/// The bytes of a mark.
-const MARK: usize = 6;
 
 /// How records name their table, and the tables that there are.
 #[derive(Clone, Debug)]
@@ -42,6 +39,17 @@ pub(super) struct Target {
     pub(super) number: u16,
     pub(super) columns: Vec<PlannedColumn>,
     pub(super) column_count: [u8; 2],
+    pub(super) mask_bytes: usize,
+}
+
+impl Target {
+    /// Begins a row of this table, behind its mark.
+    #[inline]
+    pub(super) fn open(&self, rows: &mut Vec<u8>) -> Mark {
+        let mark = Mark::open(self.number, self.mask_bytes, rows);
+        rows.extend_from_slice(&self.column_count);
+        mark
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -189,47 +197,4 @@ fn append(
 
 fn no_table(detail: String) -> DecodeFault {
     DecodeFault { reason: Reason::NoTable, detail }
-}
-
-/// Makes room for a row's mark.
-pub(super) fn open(rows: &mut Vec<u8>) -> usize {
-    rows.extend_from_slice(&[0; MARK]);
-    rows.len()
-}
-
-/// Writes the mark of the row that begins at `start`.
-pub(super) fn close(start: usize, table: u16, rows: &mut [u8]) -> Result<(), Reason> {
-    let len = u32::try_from(rows.len() - start).map_err(|_| Reason::TooLarge)?;
-    rows[start - MARK..start - MARK + 2].copy_from_slice(&table.to_be_bytes());
-    rows[start - MARK + 2..start].copy_from_slice(&len.to_be_bytes());
-    Ok(())
-}
-
-/// The rows in a stretch of routed ones: each one's table, and where it stands without its mark.
-pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let mark: &[u8; MARK] = rows.get(at..)?.first_chunk()?;
-        let [a, b, len @ ..] = *mark;
-        let start = at + MARK;
-        at = start + u32::from_be_bytes(len) as usize;
-        Some((u16::from_be_bytes([a, b]), start..at))
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn marked_rows_are_found_again() {
-        let mut rows = Vec::new();
-        for (table, row) in [(3_u16, &b"abc"[..]), (0, b""), (65_535, b"defgh")] {
-            let start = open(&mut rows);
-            rows.extend_from_slice(row);
-            close(start, table, &mut rows).expect("a short row");
-        }
-        let found: Vec<_> = marked(&rows).map(|(table, range)| (table, &rows[range])).collect();
-        assert_eq!(found, [(3, &b"abc"[..]), (0, b""), (65_535, b"defgh")]);
-    }
 }

@@ -4,8 +4,8 @@ use tidegate_protocol::record::Record;
 
 use crate::copy::NULL;
 use crate::decode::Fields;
-use crate::mapping::plan::{Feed, PlannedColumn};
-use crate::mapping::{Encoder, meta, route};
+use crate::mapping::plan::{Feed, PlannedColumn, WhenMissing};
+use crate::mapping::{Encoder, meta};
 use crate::value::DecodeFault;
 use crate::value::{Kind, Reason, Value, shown};
 
@@ -78,18 +78,13 @@ impl Encoder {
         if let (Some(keys), Some(key)) = (&mut self.keys, key) {
             keys.read(key)?;
         }
-        let (columns, start) = match &self.plan.router {
-            None => {
-                rows.extend_from_slice(&self.plan.column_count);
-                (&self.plan.columns, None)
-            }
+        let (columns, mark) = match &self.plan.router {
+            None => (&self.plan.columns, self.plan.open(rows)),
             // The configuration sees to it that no field names the table: there is none.
             Some(router) => {
                 router.name(record, &self.fields, &mut self.made, &mut self.named)?;
                 let target = router.target(&self.named)?;
-                let start = route::open(rows);
-                rows.extend_from_slice(&target.column_count);
-                (&target.columns, Some((start, target.number)))
+                (&target.columns, Some(target.open(rows)))
             }
         };
         for column in columns {
@@ -116,11 +111,13 @@ impl Encoder {
                 _ => value,
             };
             let put = match value.kind {
-                Kind::Missing if matches!(column.feed, Feed::Constant) => {
-                    rows.extend_from_slice(column.default.as_deref().unwrap_or_default());
-                    Ok(())
-                }
-                Kind::Missing | Kind::Null => Err(Reason::Tombstone),
+                Kind::Missing | Kind::Null => match &column.missing {
+                    WhenMissing::Constant(field) if matches!(column.feed, Feed::Constant) => {
+                        rows.extend_from_slice(field);
+                        Ok(())
+                    }
+                    _ => Err(Reason::Tombstone),
+                },
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
             put.map_err(|reason| DecodeFault {
@@ -135,8 +132,8 @@ impl Encoder {
         }
         rows.extend_from_slice(&DELETES);
         self.deletes += 1;
-        if let Some((start, table)) = start {
-            route::close(start, table, rows)
+        if let Some(mark) = mark {
+            mark.close(rows)
                 .map_err(|reason| DecodeFault { reason, detail: "the row of its key is too large".to_owned() })?;
         }
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use jiff::tz::TimeZone;
+
 use crate::spec::RowFilter;
 
 /// One column of the mapping.
@@ -16,8 +18,15 @@ pub struct Column {
     pub type_name: Option<String>,
     /// `unit`: numbers are epochs in this unit.
     pub unit: Option<EpochUnit>,
+    /// `zone`: text without a zone is a local time of this one.
+    pub zone: Option<TimeZone>,
     /// `default = …`: stands in for a missing field. A TOML scalar, as JSON text.
     pub default: Option<String>,
+    /// `missing = …`: what a missing field means; `None`: see [`Missing`].
+    pub missing: Option<Missing>,
+    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`. A field that is
+    /// this text is missing. In mode upsert, together with [`Missing::Keep`].
+    pub keep: Option<String>,
     /// `nul = …`: what a NUL in text means.
     pub nul: NulPolicy,
     /// `not_null = true`, for `create`.
@@ -139,6 +148,21 @@ pub enum EpochUnit {
     Micros,
     /// Nanoseconds; cut to Postgres' microseconds by rounding half to even.
     Nanos,
+}
+
+/// What `missing` may be: what a record without a column's field means. Without it a column that has a default in the table takes
+/// that (in mode upsert: [`Missing::Keep`]), and every other column is [`Missing::Null`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// The column's default in the table, as INSERT gives it; NULL where the table has none. An upsert sets it also in a row that
+    /// exists.
+    Default,
+    /// NULL. Where the column is NOT NULL, the record is a dead letter.
+    Null,
+    /// The record is a dead letter.
+    DeadLetter,
+    /// An upsert leaves the column of a row that exists as it is. A new row has the column's default.
+    Keep,
 }
 
 /// What a NUL in text means: Postgres can't store it.

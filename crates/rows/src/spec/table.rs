@@ -14,6 +14,8 @@ pub struct Table {
     pub mode: WriteMode,
     /// Make the table if it is missing.
     pub create: bool,
+    /// `after_create`: statements that run once, in the transaction that makes the table.
+    pub after_create: Vec<String>,
     /// `evolve = "add"`: fields that no column takes become columns.
     pub evolve: bool,
     /// `sort_by`: a batch's rows go in in the ascending order of these columns. Append only; empty: as delivered.

@@ -18,7 +18,16 @@ fn function(column: &Column) -> Option<&AggregateFunction> {
 }
 
 /// The merge: one pass over the batch, sorted by key and by what `first` or `last` go by.
-pub(super) fn sql(table: &str, stage: &str, key: &[String], mapping: &[Column], catalog: &Catalog) -> String {
+///
+/// `insert` is the head of the statement, and `names` the quoted columns that it fills.
+pub(super) fn sql(
+    insert: &str,
+    names: &str,
+    stage: &str,
+    key: &[String],
+    mapping: &[Column],
+    catalog: &Catalog,
+) -> String {
     let keys = quoted(key);
     let mut folds = vec![keys.clone()];
     let mut set = Vec::new();
@@ -71,7 +80,6 @@ pub(super) fn sql(table: &str, stage: &str, key: &[String], mapping: &[Column], 
             }
         }
     }
-    let names = mapping.iter().map(|column| quote_identifier(&column.name)).collect::<Vec<_>>().join(", ");
     let picks: String = picks
         .iter()
         .enumerate()
@@ -79,7 +87,7 @@ pub(super) fn sql(table: &str, stage: &str, key: &[String], mapping: &[Column], 
         .collect();
     let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
     format!(
-        "INSERT INTO {table} AS {OLD} ({names}) SELECT {names} FROM (SELECT {} FROM {stage} GROUP BY {keys}) AS f{picks} \
+        "{insert} SELECT {names} FROM (SELECT {} FROM {stage} GROUP BY {keys}) AS f{picks} \
          ORDER BY {keys} ON CONFLICT ({keys}) DO {action}",
         folds.join(", "),
     )

@@ -130,12 +130,12 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
 
 /// The partitions that encoded rows belong to, as far as a record may ask for them: not those that have expired, nor those
 /// further ahead than we make ourselves, nor those long past. `at` is the column's place in the rows.
-pub fn needed<'a>(by: &PartitionBy, catalog: &Catalog, at: usize, rows: impl Iterator<Item = &'a [u8]>) -> Vec<Bounds> {
+pub fn needed<'a>(by: &PartitionBy, catalog: &Catalog, rows: impl Iterator<Item = (usize, &'a [u8])>) -> Vec<Bounds> {
     let now = Timestamp::now().as_microsecond();
     let is_date = catalog.columns.iter().any(|column| column.name == by.column && column.base_type == "date");
     let mut needed = BTreeSet::new();
     let mut last: Option<Bounds> = None;
-    for time in rows.flat_map(|rows| Times { rest: rows, at, is_date }) {
+    for time in rows.flat_map(|(at, rows)| Times { rest: rows, at, is_date }) {
         if last.is_some_and(|last| (last.from..last.to).contains(&time)) {
             continue;
         }

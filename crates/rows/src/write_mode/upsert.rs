@@ -1,59 +1,83 @@
 //! The last record of a key wins, or the newest.
 
-use super::{DELETED, OLD, ORDER, quoted};
+use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
 use crate::catalog::quote_identifier;
 
-/// What an upsert needs to know. Names are quoted where they stand alone.
+/// What an upsert needs to know. Columns are unquoted, all else is SQL.
 pub(super) struct Upsert<'a> {
     pub(super) table: &'a str,
     /// The staging table.
     pub(super) stage: &'a str,
-    /// Quoted, the key's among them.
-    pub(super) columns: &'a [String],
+    /// `INSERT INTO … (…)`, without its rows.
+    pub(super) insert: &'a str,
+    /// What is inserted, the key among it.
+    pub(super) columns: &'a [&'a str],
+    /// What an update sets to the record's values.
+    pub(super) set: &'a [&'a str],
+    /// What an update sets to the table's defaults.
+    pub(super) reset: &'a [&'a str],
+    /// Columns that some records leave as they are, by their bits in the mask.
+    pub(super) kept: &'a [(u16, &'a str)],
+    /// Columns that are not inserted, and have a default in the staging table.
+    pub(super) nulled: &'a [&'a str],
     pub(super) key: &'a [String],
     pub(super) newer_by: Option<&'a str>,
+    /// Tombstones delete.
+    pub(super) deletes: bool,
 }
 
 impl Upsert<'_> {
-    /// One row a key goes in, in the order of the key: a second one would be "ON CONFLICT DO UPDATE command cannot affect row a
-    /// second time".
-    pub(super) fn sql(&self) -> String {
-        let (stage, names, key) = (self.stage, self.columns.join(", "), quoted(self.key));
-        let winners = format!("SELECT DISTINCT ON ({key}) {names} FROM {stage} ORDER BY {key}, {}", self.precedence());
-        self.insert(&winners)
-    }
-
-    /// The same with tombstones, as if each record were applied in the order of delivery: what came before a key's last
-    /// tombstone is gone with the row, what came after it is a new row. It follows [`Self::deletes`].
-    pub(super) fn behind_deletes(&self) -> String {
-        let (stage, names, key) = (self.stage, self.columns.join(", "), quoted(self.key));
-        let winners = format!(
-            "SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE NOT {DELETED} AND NOT EXISTS \
-             (SELECT FROM {stage} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER}) ORDER BY {key}, {}",
-            self.same("d", "s"),
-            self.precedence(),
-        );
-        self.insert(&winners)
-    }
-
-    /// Locks the rows that are to be deleted or replaced.
+    /// As if each record were applied in the order of delivery: what came before a key's last tombstone is gone with the row, what
+    /// came after it is a new row.
     ///
-    /// Rows that are to be deleted and rows that are to be replaced are locked first, in the order of the key. A key that no
-    /// table has can't be locked: where two writers bring the same new keys and delete others, Postgres may end one of them
-    /// (40P01), and its transaction is sent again.
-    pub(super) fn locks(&self) -> String {
-        let (table, stage, key) = (self.table, self.stage, quoted(self.key));
+    /// Rows that are to be deleted, and rows that keep columns, are locked first, in the order of the key. A key that no table has
+    /// can't be locked: where two writers bring the same new keys and delete others, Postgres may end one of them (40P01), and its
+    /// transaction is sent again.
+    pub(super) fn sql(&self) -> String {
+        let mut statements = Vec::new();
+        if !self.deletes && !self.kept.is_empty() {
+            statements.push(self.lock());
+        }
+        if self.kept.is_empty() {
+            statements.push(self.insert_or_update());
+        } else {
+            statements.push(self.fold());
+            statements.push(self.insert_new());
+            statements.extend(self.update());
+        }
+        statements.join("; ")
+    }
+
+    /// What deletes, where tombstones do. It runs before [`Self::sql`].
+    pub(super) fn deletions(&self) -> Option<Deletes> {
+        self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
+    }
+
+    fn same(&self, one: &str, other: &str) -> String {
+        let equal = self.key.iter().map(|column| {
+            let column = quote_identifier(column);
+            format!("{one}.{column} = {other}.{column}")
+        });
+        equal.collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn lock(&self) -> String {
+        let Self { table, stage, .. } = self;
         let order: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
+        let only = match self.kept {
+            [] => format!(" WHERE EXISTS (SELECT FROM {stage} WHERE {DELETED})"),
+            _ => String::new(),
+        };
         format!(
-            "SELECT FROM {table} AS {OLD} JOIN (SELECT DISTINCT {key} FROM {stage}) AS s ON {} \
-             WHERE EXISTS (SELECT FROM {stage} WHERE {DELETED}) ORDER BY {} FOR UPDATE OF {OLD}",
+            "SELECT FROM {table} AS {OLD} JOIN (SELECT DISTINCT {} FROM {stage}) AS s ON {}{only} ORDER BY {} FOR UPDATE OF {OLD}",
+            quoted(self.key),
             self.same(OLD, "s"),
             order.join(", "),
         )
     }
 
     /// Deletes rows and returns how many of the deleted keys neither the table nor the batch had.
-    pub(super) fn deletes(&self) -> String {
+    fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key));
         let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
         format!(
@@ -68,32 +92,121 @@ impl Upsert<'_> {
         )
     }
 
-    fn same(&self, one: &str, other: &str) -> String {
-        let equal = self.key.iter().map(|column| {
-            let column = quote_identifier(column);
-            format!("{one}.{column} = {other}.{column}")
-        });
-        equal.collect::<Vec<_>>().join(" AND ")
+    /// Leaves out, of the rows `s`, those that a tombstone in `from` comes after.
+    fn outlives(&self, from: &str) -> String {
+        format!(
+            "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
+            self.same("d", "s")
+        )
     }
 
+    /// Orders a key's rows, the winner first.
     fn precedence(&self) -> String {
         let newest = self.newer_by.map(|column| format!("{} DESC NULLS LAST, ", quote_identifier(column)));
         format!("{}{ORDER} DESC", newest.unwrap_or_default())
     }
 
-    fn insert(&self, winners: &str) -> String {
-        let (table, names, key) = (self.table, self.columns.join(", "), quoted(self.key));
-        let is_key = |column: &&String| self.key.iter().any(|key| quote_identifier(key) == **column);
-        let set: Vec<_> =
-            self.columns.iter().filter(|c| !is_key(c)).map(|column| format!("{column} = EXCLUDED.{column}")).collect();
-        let action = match (set.is_empty(), self.newer_by.map(quote_identifier)) {
+    /// Whether a row of the table gives way to one of `new`.
+    fn gives_way(&self, new: &str) -> Option<String> {
+        let newer = quote_identifier(self.newer_by?);
+        Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
+    }
+
+    /// One row per key goes in, in the order of the key: a second one would be "ON CONFLICT DO UPDATE command cannot affect row a
+    /// second time".
+    fn insert_or_update(&self) -> String {
+        let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key));
+        let rows = if self.deletes {
+            format!("SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE {}", self.outlives(stage))
+        } else {
+            format!("SELECT DISTINCT ON ({key}) {names} FROM {stage}")
+        };
+        let set: Vec<_> = self.set.iter().chain(self.reset).map(|column| quote_identifier(column)).collect();
+        let set: Vec<_> = set.iter().map(|column| format!("{column} = EXCLUDED.{column}")).collect();
+        let action = match (set.is_empty(), self.gives_way("EXCLUDED")) {
             (true, _) => "NOTHING".to_owned(),
             (false, None) => format!("UPDATE SET {}", set.join(", ")),
-            (false, Some(newer)) => format!(
-                "UPDATE SET {} WHERE {OLD}.{newer} IS NULL OR EXCLUDED.{newer} >= {OLD}.{newer}",
-                set.join(", ")
-            ),
+            (false, Some(gives_way)) => format!("UPDATE SET {} WHERE {gives_way}", set.join(", ")),
         };
-        format!("INSERT INTO {table} AS {OLD} ({names}) {winners} ON CONFLICT ({key}) DO {action}")
+        let (insert, precedence) = (self.insert, self.precedence());
+        format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
+    }
+
+    /// Makes one row of the staged rows of each key: the winner's, with the last value that a record gave to each kept column. Only
+    /// records count that would be applied in the order of delivery: by `newer_by` neither older than the table's row nor than a
+    /// record before them.
+    fn fold(&self) -> String {
+        let (stage, key, precedence) = (self.stage, quoted(self.key), self.precedence());
+        let mut rows = match self.deletes {
+            true => format!("SELECT s.* FROM gone AS s WHERE {}", self.outlives("gone")),
+            false => "SELECT s.* FROM gone AS s".to_owned(),
+        };
+        if let (Some(newer), Some(gives_way)) = (self.newer_by.map(quote_identifier), self.gives_way("s")) {
+            rows = format!(
+                "SELECT * FROM (SELECT *, max(\"tidegate rank\") OVER (PARTITION BY {key} ORDER BY {ORDER}) AS \"tidegate highest\" \
+                 FROM (SELECT s.*, dense_rank() OVER (PARTITION BY {} ORDER BY s.{newer} NULLS FIRST) AS \"tidegate rank\" \
+                 FROM ({rows}) AS s LEFT JOIN {} AS {OLD} ON {} WHERE {OLD} IS NULL OR {gives_way}) AS s) AS s \
+                 WHERE \"tidegate rank\" = \"tidegate highest\"",
+                self.key.iter().map(|column| format!("s.{}", quote_identifier(column))).collect::<Vec<_>>().join(", "),
+                self.table,
+                self.same(OLD, "s"),
+            );
+        }
+        let folded = |column: &&str| {
+            let quoted = quote_identifier(column);
+            match self.kept.iter().find(|(_, kept)| kept == column) {
+                None => quoted,
+                Some((bit, _)) => format!(
+                    "first_value({quoted}) OVER (PARTITION BY {key} ORDER BY get_bit({LEFT_OUT}, {bit}), {precedence})"
+                ),
+            }
+        };
+        let values: Vec<_> =
+            self.columns.iter().map(folded).chain(self.nulled.iter().map(|_| "NULL".to_owned())).collect();
+        format!(
+            "WITH gone AS (DELETE FROM {stage} RETURNING *) INSERT INTO {stage} ({}, {LEFT_OUT}) \
+             SELECT DISTINCT ON ({key}) {}, bit_and({LEFT_OUT}) OVER (PARTITION BY {key}) FROM ({rows}) AS s \
+             ORDER BY {key}, {precedence}",
+            names(&[self.columns, self.nulled].concat()),
+            values.join(", "),
+        )
+    }
+
+    /// Inserts the folded rows whose key the table doesn't have, and leaves the others in the staging table.
+    fn insert_new(&self) -> String {
+        let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key));
+        let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
+        format!(
+            "WITH new AS ({} SELECT {names} FROM {stage} ORDER BY {key} ON CONFLICT ({key}) DO NOTHING RETURNING {}) \
+             DELETE FROM {stage} AS s USING new WHERE {}",
+            self.insert,
+            returned.join(", "),
+            self.same("s", "new"),
+        )
+    }
+
+    /// Updates the rows that exist. It is a statement of its own, so that it sees what another writer has inserted meanwhile.
+    fn update(&self) -> Option<String> {
+        let set = |column: &&str| {
+            let quoted = quote_identifier(column);
+            match self.kept.iter().find(|(_, kept)| kept == column) {
+                None => format!("{quoted} = s.{quoted}"),
+                Some((bit, _)) => format!(
+                    "{quoted} = CASE WHEN get_bit(s.{LEFT_OUT}, {bit}) = 1 THEN {OLD}.{quoted} ELSE s.{quoted} END"
+                ),
+            }
+        };
+        let mut set: Vec<_> = self.set.iter().map(set).collect();
+        set.extend(self.reset.iter().map(|column| format!("{} = DEFAULT", quote_identifier(column))));
+        let only = self.gives_way("s").map_or(String::new(), |gives_way| format!(" AND {gives_way}"));
+        (!set.is_empty()).then(|| {
+            format!(
+                "UPDATE {} AS {OLD} SET {} FROM {} AS s WHERE {}{only}",
+                self.table,
+                set.join(", "),
+                self.stage,
+                self.same(OLD, "s")
+            )
+        })
     }
 }

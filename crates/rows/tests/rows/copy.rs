@@ -42,8 +42,11 @@ fn a_copy_begins_and_ends_as_the_manual_says() {
 #[test]
 fn bools_and_integers_take_their_own_and_nothing_else() {
     assert_eq!((good("bool", "true"), good("bool", "false")), (vec![1], vec![0]));
-    for value in ["1", "\"true\"", "[]"] {
+    for value in ["1", "\"o\"", "\"\"", "\"maybe\"", "[]"] {
         assert_eq!(bad("bool", value), Reason::TypeMismatch);
+    }
+    for (value, expected) in [("T", 1), (" on ", 1), ("1", 1), ("YE", 1), ("of", 0), ("n", 0), ("0", 0), ("Fals", 0)] {
+        assert_eq!(good("bool", &json(value)), [expected], "{value}");
     }
     for (value, expected) in
         [("1.0", 1_i32), ("1e3", 1000), ("-0", 0), ("25.00e-1e", 0), ("120e-1", 12), ("0.0e999", 0)]
@@ -54,12 +57,32 @@ fn bools_and_integers_take_their_own_and_nothing_else() {
             assert_eq!(good("int4", value), expected.to_be_bytes(), "{value}");
         }
     }
-    for value in ["1.5", "1e-1", "\"12\"", "true", "[1]", "\"\"", "0.00000000000000000000000000001"] {
+    for value in [
+        "1.5",
+        "1e-1",
+        "\"1.0\"",
+        "\"1e3\"",
+        "\"_1\"",
+        "\"1_\"",
+        "\"0x\"",
+        "\"12 3\"",
+        "true",
+        "[1]",
+        "\"\"",
+        "0.00000000000000000000000000001",
+    ] {
         assert_eq!(bad("int8", value), Reason::TypeMismatch, "{value}");
     }
     for value in ["9223372036854775808", "-9223372036854775809", "1e19", "1e999999999999", "100000000000000000000000"] {
         assert_eq!(bad("int8", value), Reason::OutOfRange, "{value}");
     }
+    for (text, expected) in
+        [("12", 12_i64), (" +007 ", 7), ("-0xFf", -255), ("0b1_0", 2), ("0o17", 15), ("0x_1", 1), ("1_000", 1000)]
+    {
+        assert_eq!(good("int8", &json(text)), expected.to_be_bytes(), "{text}");
+    }
+    assert_eq!(good("int8", "\"-9223372036854775808\""), i64::MIN.to_be_bytes());
+    assert_eq!(bad("int8", "\"9223372036854775808\""), Reason::OutOfRange);
     assert_eq!(good("int8", "-9223372036854775808"), i64::MIN.to_be_bytes());
     assert_eq!(good("int8", "9223372036854775807.000000000"), i64::MAX.to_be_bytes());
     assert_eq!(good("oid", "4294967295"), u32::MAX.to_be_bytes());
@@ -78,7 +101,10 @@ fn floats_refuse_what_they_would_lose() {
     assert_eq!(good("float8", "0e-400"), 0.0_f64.to_be_bytes());
     assert!(reference::float8(&good("float8", "\"NaN\"")).is_nan());
     assert_eq!(reference::float4(&good("float4", "\" -infinity\"")), f32::NEG_INFINITY);
-    for value in ["\"1.5\"", "\"n/a\"", "\"\"", "true", "{}"] {
+    assert_eq!(reference::float8(&good("float8", "\" 1.5 \"")), 1.5);
+    assert_eq!(reference::float4(&good("float4", "\"-.5e1\"")), -5.0);
+    assert_eq!(bad("float4", "\"1e39\""), Reason::OutOfRange);
+    for value in ["\"1.5x\"", "\"inf1\"", "\"n/a\"", "\"\"", "true", "{}"] {
         assert_eq!(bad("float8", value), Reason::TypeMismatch, "{value}");
     }
 }

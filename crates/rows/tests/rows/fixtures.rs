@@ -39,6 +39,7 @@ pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
         route: None,
         mode: WriteMode::Append,
         create: false,
+        after_create: Vec::new(),
         evolve: false,
         sort_by: Vec::new(),
         partition_by: None,
@@ -58,6 +59,9 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
         type_name: None,
         unit: None,
         default: None,
+        missing: None,
+        keep: None,
+        zone: None,
         nul: NulPolicy::DeadLetter,
         not_null: false,
         function: None,
@@ -91,7 +95,9 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
         typmod,
         not_null: false,
         has_default: false,
+        default: None,
         generated: false,
+        identity_always: false,
     }
 }
 

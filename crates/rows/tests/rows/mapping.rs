@@ -2,8 +2,8 @@
 
 use tidegate_protocol::record::{Headers, Record, push_header};
 use tidegate_rows::catalog::{CatalogColumn, RelationKind};
-use tidegate_rows::mapping::Plan;
-use tidegate_rows::spec::{EpochUnit, NulPolicy, Source, UnknownFields, WriteMode};
+use tidegate_rows::mapping::{Plan, mark};
+use tidegate_rows::spec::{EpochUnit, Missing, NulPolicy, Source, UnknownFields, WriteMode};
 use tidegate_rows::value::{Reason, Rejection};
 
 use crate::fixtures::*;
@@ -98,6 +98,35 @@ fn a_missing_field_takes_the_default_and_a_null_does_not() {
     let row = |json: &str| one(&config, vec![column("v", "text")], &record(json.as_bytes()));
     assert_eq!(row("{}"), Ok(vec![text("none")]));
     assert_eq!(row("{\"v\":null}"), Ok(vec![None]));
+}
+
+#[test]
+fn a_column_with_a_default_is_left_out_where_its_field_is_missing() {
+    let with_default = |name: &str| CatalogColumn { has_default: true, not_null: true, ..column(name, "int4") };
+    let columns = || vec![with_default("id"), column("v", "int4"), with_default("n")];
+    let mut config = pipeline(None);
+    let mut encoder = encoder(&config, &catalog(columns())).expect("a plan");
+    let mut rows = Vec::new();
+    for value in ["{\"v\":1}", "{\"id\":2,\"v\":3,\"n\":4}"] {
+        encoder.encode(&record(value.as_bytes()), &mut rows).expect("a good record");
+    }
+    let found: Vec<_> = mark::marked(&rows).map(|(table, row)| (table, rows[row].split_at(1))).collect();
+    let int = |number: i32| Some(number.to_be_bytes().to_vec());
+    assert_eq!(found.len(), 2);
+    let (table, (mask, row)) = found[0];
+    assert_eq!((table, mask, fields(row)), (0, &[0b1100_0000][..], vec![int(1)]));
+    let (_, (mask, row)) = found[1];
+    assert_eq!((mask, fields(row)), (&[0][..], vec![int(2), int(3), int(4)]));
+    let refused = encoder.encode(&record(b"{\"id\":null}"), &mut rows).expect_err("an explicit null");
+    assert_eq!(refused.reason, Reason::NullInNotNull);
+    // The mapping has another word for it.
+    let mapped = |missing| tidegate_rows::spec::Column { missing: Some(missing), ..mapped("id", "id") };
+    for (missing, row) in [(Missing::Null, None), (Missing::DeadLetter, None), (Missing::Default, Some(0))] {
+        config.columns = Some(vec![mapped(missing)]);
+        let mut encoder = self::encoder(&config, &catalog(columns())).expect("a plan");
+        let outcome = encoder.encode(&record(b"{}"), &mut Vec::new());
+        assert_eq!(outcome.map_err(|rejection| rejection.reason), row.map(|_| 1).ok_or(Reason::MissingField));
+    }
 }
 
 #[test]

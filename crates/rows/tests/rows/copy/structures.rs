@@ -20,11 +20,12 @@ fn arrays_have_their_shape_and_their_nulls() {
     let array = |type_text: &str, value: &str| reference::array(&good(type_text, value));
     assert_eq!(array("int4[]", "[]"), (vec![], 23, vec![]));
     assert_eq!(array("int4[]", "[ 1 , 2 ]"), (vec![2], 23, ints(&[1, 2])));
+    assert_eq!(array("int4[]", r#"["1","2"]"#), (vec![2], 23, ints(&[1, 2])));
     assert_eq!(array("int4[]", "[[1,2,3],[4,5,6]]"), (vec![2, 3], 23, ints(&[1, 2, 3, 4, 5, 6])));
     assert_eq!(array("text[]", r#"["a\n",null,7]"#), (vec![3], 25, vec![Some(b"a\n".into()), None, Some(b"7".into())]));
     assert_eq!(array("jsonb[]", "[[1],{}]"), (vec![2], 3802, vec![Some(b"\x01[1]".into()), Some(b"\x01{}".into())]));
     assert_eq!(array("point[]", "[[1,2],[3,4]]").0, [2]);
-    for value in ["[[1],[2,3]]", "[[1],2]", "[1,[2]]", "[\"1\"]", "1", "{}", "\"{1,2}\"", "[[],[1]]"] {
+    for value in ["[[1],[2,3]]", "[[1],2]", "[1,[2]]", "[\"x\"]", "1", "{}", "\"{1,2}\"", "[[],[1]]"] {
         assert_eq!(bad("int4[]", value), Reason::TypeMismatch, "{value}");
     }
     assert_eq!(bad("int4[]", "[[[[[[[1]]]]]]]"), Reason::OutOfRange);
@@ -46,7 +47,8 @@ fn points_are_x_then_y_and_longitude_is_x() {
     ] {
         assert_eq!(point(value), (13.4, 52.5), "{value}");
     }
-    for value in ["[1]", "[1,2,3]", r#"{"x":1,"lat":2}"#, r#"{"x":1}"#, r#"{"x":1,"y":2,"z":3}"#, r#"["1",2]"#, "{}"] {
+    assert_eq!(point(r#"["1",2]"#), (1.0, 2.0));
+    for value in ["[1]", "[1,2,3]", r#"{"x":1,"lat":2}"#, r#"{"x":1}"#, r#"{"x":1,"y":2,"z":3}"#, r#"["x",2]"#, "{}"] {
         assert_eq!(bad("point", value), Reason::TypeMismatch, "{value}");
     }
 }

@@ -1,0 +1,110 @@
+//! What stands in front of a row in the batch where rows of one pipeline differ: in their table, or in the columns that they have.
+//!
+//! A mark has the number of the row's table in the plan, the length of what follows, and a mask. The mask has one bit for each
+//! column of the table that a record may leave to Postgres, set where this row does: the row has no field for such a column. Its
+//! bytes are those of a `bit(n)`, so that a COPY can send it. So the batch knows nothing of tables and shapes, and a pipeline
+//! whose rows are all alike has no marks.
+
+use std::ops::Range;
+
+use crate::value::Reason;
+
+/// The bytes of the table's number and of the length.
+const HEAD: usize = 6;
+
+/// The mark of a row that is being written.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    /// Where the row begins.
+    start: usize,
+    mask_bytes: usize,
+    table: u16,
+}
+
+impl Mark {
+    /// Makes room for a mark with an empty mask of so many bytes. The row follows.
+    #[inline]
+    pub(super) fn open(table: u16, mask_bytes: usize, rows: &mut Vec<u8>) -> Self {
+        rows.resize(rows.len() + HEAD + mask_bytes, 0);
+        Self { start: rows.len(), mask_bytes, table }
+    }
+
+    /// Notes that the row has no field for a column.
+    pub(super) fn leave_out(self, bit: u16, rows: &mut [u8]) {
+        let (byte, bit) = place(bit);
+        rows[self.start - self.mask_bytes + byte] |= bit;
+        if let Some(count) = rows.get_mut(self.start..).and_then(|row| row.first_chunk_mut::<2>()) {
+            *count = (u16::from_be_bytes(*count) - 1).to_be_bytes();
+        }
+    }
+
+    /// Completes the mark: the row ends where `rows` does.
+    ///
+    /// # Errors
+    /// [`Reason::TooLarge`] for a row of 4 GiB.
+    #[inline]
+    pub(super) fn close(self, rows: &mut [u8]) -> Result<(), Reason> {
+        let mask = self.start - self.mask_bytes;
+        let len = u32::try_from(rows.len() - mask).map_err(|_| Reason::TooLarge)?;
+        rows[mask - HEAD..mask - 4].copy_from_slice(&self.table.to_be_bytes());
+        rows[mask - 4..mask].copy_from_slice(&len.to_be_bytes());
+        Ok(())
+    }
+}
+
+/// The rows in a stretch of marked ones: the number of each one's table, and where its mask and then the row lie.
+pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let head: &[u8; HEAD] = rows.get(at..)?.first_chunk()?;
+        let [a, b, len @ ..] = *head;
+        let start = at + HEAD;
+        at = start + u32::from_be_bytes(len) as usize;
+        Some((u16::from_be_bytes([a, b]), start..at))
+    })
+}
+
+/// Whether a mask has this bit.
+pub fn has(mask: &[u8], bit: u16) -> bool {
+    let (byte, bit) = place(bit);
+    mask.get(byte).is_some_and(|mask| mask & bit != 0)
+}
+
+/// The bits of a `bit(n)` begin at the highest of its first byte.
+fn place(bit: u16) -> (usize, u8) {
+    (usize::from(bit / 8), 0x80 >> (bit % 8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marked_rows_are_found_again() {
+        let mut rows = Vec::new();
+        for (table, row) in [(3_u16, &b"abc"[..]), (0, b""), (65_535, b"defgh")] {
+            let mark = Mark::open(table, 0, &mut rows);
+            rows.extend_from_slice(row);
+            mark.close(&mut rows).expect("a short row");
+        }
+        let found: Vec<_> = marked(&rows).map(|(table, range)| (table, &rows[range])).collect();
+        assert_eq!(found, [(3, &b"abc"[..]), (0, b""), (65_535, b"defgh")]);
+    }
+
+    #[test]
+    fn a_mask_says_which_columns_a_row_has_not() {
+        let mut rows = b"before".to_vec();
+        let mark = Mark::open(1, 2, &mut rows);
+        rows.extend_from_slice(&[0, 9]);
+        mark.leave_out(0, &mut rows);
+        mark.leave_out(10, &mut rows);
+        mark.close(&mut rows).expect("a short row");
+        let rows = &rows[6..];
+        let (table, range) = marked(rows).next().expect("one row");
+        let (mask, row) = rows[range].split_at(2);
+        assert_eq!((table, mask, row), (1, &[0b1000_0000, 0b0010_0000][..], &[0, 7][..]));
+        let bits: Vec<u16> = (0..16).filter(|bit| has(mask, *bit)).collect();
+        assert_eq!(bits, [0, 10]);
+        assert!(!has(mask, 99));
+    }
+}

@@ -1,0 +1,92 @@
+//! The shapes that a table's rows may have: which columns a row leaves to Postgres.
+//!
+//! Binary COPY has no word for DEFAULT, so a row takes a column's default only by a COPY that doesn't name the column. Rows of
+//! several shapes go by one COPY for each.
+
+use crate::mapping::mark;
+
+/// A column that a row may leave to Postgres.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The column's name, unquoted.
+    pub name: String,
+    /// Its place among the columns of a row that leaves nothing out.
+    pub place: usize,
+    /// An upsert leaves the column of a row that exists as it is.
+    pub keeps: bool,
+}
+
+/// The columns of one table that its rows may leave out, each with its bit in the mask.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shapes {
+    columns: Vec<LeftOut>,
+}
+
+impl Shapes {
+    /// Adds a column. Returns its bit.
+    pub(super) fn add(&mut self, name: &str, place: usize, keeps: bool) -> u16 {
+        self.columns.push(LeftOut { name: name.to_owned(), place, keeps });
+        u16::try_from(self.columns.len() - 1).expect("a table has at most 1600 columns")
+    }
+
+    /// Whether all rows have all columns.
+    pub fn is_empty(&self) -> bool {
+        self.columns.is_empty()
+    }
+
+    /// The number of bits in a mask.
+    pub fn bits(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// The bytes of a mask; 0 where all rows are alike.
+    pub fn mask_bytes(&self) -> usize {
+        self.columns.len().div_ceil(8)
+    }
+
+    /// Whether an upsert keeps what the column of this bit has in a row that exists.
+    pub(super) fn keeps(&self, bit: u16) -> bool {
+        self.columns.get(usize::from(bit)).is_some_and(|column| column.keeps)
+    }
+
+    /// The columns that may be left out, each with its bit.
+    pub fn columns(&self) -> impl Iterator<Item = (u16, &LeftOut)> {
+        (0_u16..).zip(&self.columns)
+    }
+
+    /// Of `columns`, those of a row that leaves nothing out, the columns of a row with this mask.
+    pub fn present<'a>(&self, columns: &[&'a str], mask: &[u8]) -> Vec<&'a str> {
+        let left_out = |place: usize| self.columns().any(|(bit, column)| column.place == place && mark::has(mask, bit));
+        columns.iter().enumerate().filter(|(place, _)| !left_out(*place)).map(|(_, name)| *name).collect()
+    }
+
+    /// Where the column at `place` of a whole row stands in a row with this mask; `None` where the row leaves it out.
+    pub fn place_in(&self, place: usize, mask: &[u8]) -> Option<usize> {
+        let mut before = 0;
+        for (_, column) in self.columns().filter(|(bit, _)| mark::has(mask, *bit)) {
+            if column.place == place {
+                return None;
+            }
+            before += usize::from(column.place < place);
+        }
+        Some(place - before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_has_the_columns_that_its_mask_leaves_it() {
+        let mut shapes = Shapes::default();
+        assert_eq!((shapes.add("id", 0, false), shapes.add("at", 2, true)), (0, 1));
+        assert_eq!(shapes.mask_bytes(), 1);
+        let all = ["id", "v", "at"];
+        assert_eq!(shapes.present(&all, &[0]), all);
+        assert_eq!(shapes.present(&all, &[0b1000_0000]), ["v", "at"]);
+        assert_eq!(shapes.present(&all, &[0b1100_0000]), ["v"]);
+        let places = [0, 1, 2].map(|place| shapes.place_in(place, &[0b1000_0000]));
+        assert_eq!(places, [None, Some(0), Some(1)]);
+    }
+}

@@ -1,0 +1,161 @@
+//! A window whose rows leave out columns: how each shape is staged, and the merge of them all.
+//!
+//! - A column that all rows of the window leave out is no part of the merge, so that Postgres gives new rows its default as to any
+//!   INSERT, and a row that exists keeps what it has.
+//! - A column that only some rows leave out has its default in the staging table. So has a column that the merge goes by: a part of
+//!   the key, `newer_by`, `sort_by`.
+//! - Rows of several shapes carry their turn, since COPY would count each shape by itself.
+
+use super::newest::Newest;
+use super::{Deletes, LEFT_OUT, ORDER, Staged, Target};
+use crate::catalog::quote_identifier;
+use crate::copy::NULL;
+use crate::mapping::mark;
+use crate::spec::WriteMode;
+
+/// The rows of a window that have one mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Group<'a> {
+    /// The mask.
+    pub mask: &'a [u8],
+    /// Whether all of them are tombstones, whose columns say nothing but their key.
+    pub tombstones: bool,
+}
+
+/// How a window of rows is staged and merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shaped {
+    /// The COPY of each group, in the order of the groups.
+    pub copies: Vec<ShapeCopy>,
+    /// What merges them all, behind [`Self::deletes`].
+    pub merge: String,
+    /// Where tombstones delete.
+    pub deletes: Option<Deletes>,
+    /// Which rows of the only group need not be copied at all.
+    pub newest: Option<Newest>,
+}
+
+/// The COPY of one group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShapeCopy {
+    /// The statement.
+    pub copy: String,
+    /// What is sent behind the fields of each row.
+    pub behind: Behind,
+}
+
+/// What is sent behind the fields of a row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Fields that all rows have alike.
+    pub fields: Vec<u8>,
+    /// How many fields are added, the row's turn among them.
+    pub count: u16,
+    /// Whether the row's turn follows: an int8.
+    pub turn: bool,
+}
+
+impl Behind {
+    /// The bytes that a row grows by.
+    pub fn bytes(&self) -> usize {
+        self.fields.len() + if self.turn { 12 } else { 0 }
+    }
+
+    /// Appends a row with what is behind it. `turn` is the row's place in the order of delivery.
+    #[inline]
+    pub fn append(&self, turn: u32, row: &[u8], out: &mut Vec<u8>) {
+        match row.split_first_chunk::<2>() {
+            Some((count, fields)) if self.count > 0 => {
+                out.extend_from_slice(&(u16::from_be_bytes(*count) + self.count).to_be_bytes());
+                out.extend_from_slice(fields);
+                out.extend_from_slice(&self.fields);
+                if self.turn {
+                    out.extend_from_slice(&8_u32.to_be_bytes());
+                    out.extend_from_slice(&u64::from(turn).to_be_bytes());
+                }
+            }
+            _ => out.extend_from_slice(row),
+        }
+    }
+}
+
+/// Whether the last field of a row is the mark of a tombstone.
+pub fn is_tombstone(row: &[u8]) -> bool {
+    row.last() == Some(&1)
+}
+
+impl Target<'_> {
+    /// The COPY of rows with this mask straight into `table`, which is SQL.
+    pub fn copy_of(&self, table: &str, mask: &[u8]) -> String {
+        let names = super::names(&self.shapes.present(self.columns, mask));
+        format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")
+    }
+
+    /// How these groups of a window are staged and merged. `None` where the mode copies straight into the table.
+    pub fn shaped(&self, groups: &[Group<'_>]) -> Option<Shaped> {
+        let rows: Vec<_> = groups.iter().filter(|group| !group.tombstones).collect();
+        let all_leave_out = |bit| !rows.is_empty() && rows.iter().all(|group| mark::has(group.mask, bit));
+        let some_leave_out = |bit| rows.iter().any(|group| mark::has(group.mask, bit));
+        let unmerged = |bit, name: &str| all_leave_out(bit) && !self.goes_by(name);
+        let bit_of = |name: &str| self.shapes.columns().find(|(_, column)| column.name == name);
+        let merged = self.columns.iter().filter(|name| bit_of(name).is_none_or(|(bit, _)| !unmerged(bit, name)));
+        let mut staged = Staged { columns: merged.copied().collect(), ..Staged::default() };
+        for (bit, column) in self.shapes.columns() {
+            if unmerged(bit, &column.name) {
+                staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
+                // A domain may refuse a NULL.
+                let of = self.catalog.columns.iter().find(|of| of.name == column.name);
+                let is_nulled = of.is_some_and(|of| of.default.is_some() && of.type_oid == of.base_type_oid);
+                staged.nulled.extend(is_nulled.then_some(column.name.as_str()));
+            } else if column.keeps && some_leave_out(bit) && !self.goes_by(&column.name) {
+                staged.kept.push((bit, column.name.as_str()));
+            }
+        }
+        let (merge, deletes) = self.merge_of(&staged)?;
+        let newest = match groups {
+            [only] => {
+                let present = self.shapes.present(self.columns, only.mask);
+                Newest::of(&self.spec.table.mode, &present, self.catalog)
+            }
+            _ => None,
+        };
+        let turn = groups.len() > 1;
+        let copies = groups.iter().map(|group| self.copy_of_group(group, &staged, turn)).collect();
+        Some(Shaped { copies, merge, deletes, newest })
+    }
+
+    /// Whether the merge goes by a column.
+    fn goes_by(&self, name: &str) -> bool {
+        let table = &self.spec.table;
+        let newer_by = match &table.mode {
+            WriteMode::Upsert { newer_by, .. } => newer_by.as_deref(),
+            _ => None,
+        };
+        newer_by == Some(name) || table.mode.key().iter().chain(&table.sort_by).any(|column| column == name)
+    }
+
+    fn copy_of_group(&self, group: &Group<'_>, staged: &Staged<'_>, turn: bool) -> ShapeCopy {
+        let mut behind = Behind::default();
+        let mut names = Vec::new();
+        for (bit, column) in self.shapes.columns() {
+            if mark::has(group.mask, bit) && staged.nulled.contains(&column.name.as_str()) {
+                names.push(quote_identifier(&column.name));
+                behind.fields.extend_from_slice(&NULL);
+            }
+        }
+        if !staged.kept.is_empty() {
+            names.push(LEFT_OUT.to_owned());
+            let bits = u32::try_from(self.shapes.bits()).unwrap_or(0);
+            let len = u32::try_from(4 + group.mask.len()).unwrap_or(0);
+            behind.fields.extend_from_slice(&len.to_be_bytes());
+            behind.fields.extend_from_slice(&bits.to_be_bytes());
+            behind.fields.extend_from_slice(group.mask);
+        }
+        if turn {
+            names.push(ORDER.to_owned());
+            behind.turn = true;
+        }
+        behind.count = u16::try_from(names.len()).unwrap_or(0);
+        ShapeCopy { copy: self.copy(&self.shapes.present(self.columns, group.mask), &names), behind }
+    }
+}
