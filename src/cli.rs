@@ -20,7 +20,6 @@ mod verify;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
@@ -153,14 +152,14 @@ enum Until {
 }
 
 /// Runs the command line. Returns the process's exit code.
-pub fn main() -> ExitCode {
+pub fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             // A request for help is no error; if the terminal is gone, there is nobody to tell.
             let code = if error.use_stderr() { USAGE } else { 0 };
             drop(error.print());
-            return ExitCode::from(code);
+            return code;
         }
     };
     let outcome = match &arguments.command {
@@ -182,7 +181,7 @@ pub fn main() -> ExitCode {
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(error) => {
             eprintln!("{error}");
             error.exit_code()

@@ -1,7 +1,5 @@
 //! The reasons for which the process ends, and their exit codes.
 
-use std::process::ExitCode;
-
 /// All was drained.
 pub const DRAINED: u8 = 0;
 /// Bad configuration or usage: `EX_USAGE` of `sysexits.h`.
@@ -33,12 +31,12 @@ pub enum FatalError {
 
 impl FatalError {
     /// Returns the process's exit code.
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(match self {
+    pub fn exit_code(&self) -> u8 {
+        match self {
             Self::Config(_) => USAGE,
             Self::Unavailable(_) => UNAVAILABLE,
             Self::Unfinished(_) => UNFINISHED,
             Self::Stopped(_) => SOFTWARE,
-        })
+        }
     }
 }

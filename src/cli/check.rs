@@ -174,10 +174,7 @@ async fn ask_kafka(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<KafkaReport, FatalError> {
-    show::progress(&format!(
-        "{}: asking Kafka at {} for topics and group",
-        pipeline.name, config.kafka.bootstrap_servers
-    ));
+    show::progress(&format!("{}: asking Kafka for topics and group", pipeline.name));
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     let sources = partitions_of(&topics);

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -13,6 +12,7 @@ use tidegate_kafka_batch::{BatchQueue, Item};
 use super::health::KafkaHealth;
 use super::observer::TIMEOUT;
 use super::rebalance::Notes;
+use super::settings::Settings;
 
 /// The longest wait between two checks of the time.
 const POLL: Duration = Duration::from_millis(100);
@@ -23,9 +23,12 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// The error of Kafka, and `TimedOut` after [`TIMEOUT`].
-pub fn denied_topics(config: &ClientConfig, topics: &[String], health: &Arc<KafkaHealth>) -> KafkaResult<Vec<String>> {
+pub fn denied_topics(config: &Settings, topics: &[String], health: &Arc<KafkaHealth>) -> KafkaResult<Vec<String>> {
     let consumer: BaseConsumer<Notes> = config.create_with_context(Notes::new(Arc::clone(health), None))?;
     let consumer = Arc::new(consumer);
+    if let Some(credentials) = &config.credentials {
+        credentials.serve(&consumer, |consumer| consumer.client());
+    }
     let mut queue = BatchQueue::new(Arc::clone(&consumer))?;
     let mut ends = TopicPartitionList::with_capacity(topics.len());
     for topic in topics {

@@ -34,7 +34,8 @@ pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -
         Ok(Err(sqlx::Error::Database(_))) => Pooling::Transaction,
         Ok(Err(_)) => return Ok(None),
         Ok(Ok(_)) => {
-            let other = backend(&mut second).await?;
+            // It has no settings of ours: a short timeout of the role may end it.
+            let Ok(other) = backend(&mut second).await else { return Ok(None) };
             let after = backend(first).await?;
             if other == pid || after != pid { Pooling::Transaction } else { Pooling::Session }
         }

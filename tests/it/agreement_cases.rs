@@ -223,7 +223,7 @@ pub(crate) const CASES: &[Case] = &[
     faulty(
         "a trigger with an SQLSTATE of its own",
         "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE 'no' USING ERRCODE = 'TG001'; END$$; CREATE TRIGGER no BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION no()",
-        "TG001",
+        "refused_by_postgres",
     ),
     faulty(
         "a trigger that raises",

@@ -144,7 +144,7 @@ async fn a_renamed_pipeline_takes_over_positions_and_dead_letters() {
     tidegate(&new, &["offsets", "copy", "nobody", &renamed]).fails(64, &["`nobody` was never started"]);
     tidegate(&new, &["offsets", "copy", &world.name, "nobody"]).fails(64, &["no pipeline `nobody`", &renamed]);
     let copied = tidegate(&new, &["offsets", "copy", &world.name, &renamed]).ok();
-    copied.says(&["2 partitions and 1 dead letter taken over", "no longer registered"]);
+    copied.says(&["2 partitions and 1 dead letter copied", "no longer registered"]);
     world.drained(&new);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, 100);

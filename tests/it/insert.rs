@@ -404,31 +404,6 @@ async fn what_refuses_every_row_is_no_records_fault() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn row_security_refuses_a_row_alone() {
-    // COPY itself refuses a table with row security, so mode append is no way into it.
-    for mode in ["table.mode = \"insert_new\"\ntable.key = [\"v\"]", "table.mode = \"upsert\"\ntable.key = [\"v\"]"] {
-        let world = World::new(1).await;
-        let table =
-            "CREATE TABLE t (v int PRIMARY KEY, lbl text DEFAULT 'none'); ALTER TABLE t ENABLE ROW LEVEL SECURITY";
-        let role = tidegate_harness::unique_name("writer");
-        world
-            .sql(&format!(
-                "{table}; CREATE ROLE {role} LOGIN; GRANT CREATE, TEMPORARY ON DATABASE \"{}\" TO {role};
-                 GRANT ALL ON t TO {role}; CREATE POLICY positive ON t WITH CHECK (v > 0)",
-                world.database.name
-            ))
-            .await;
-        world.produce([1, -1, 3].map(|v| Record::new(format!("{{\"v\":{v}}}")).to(0)));
-        let (_, rest) = world.database.url.split_once("//").expect("an url");
-        let url = format!("postgres://{role}@{}", rest.split_once('@').map_or(rest, |(_, host)| host));
-        let pipeline = format!("table.name = \"t\"\n{mode}\ndead_letters.max_share = 1.0");
-        let (code, log) = world.drain(&world.config_at(&url, &pipeline));
-        assert_eq!((code, world.in_order("v", "v").await.as_str()), (Some(0), "1,3"), "{mode}: {log}");
-        assert_eq!(world.refused().await, "1:42501", "{mode}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_at_its_end_is_an_outage_and_named() {
     // 2200H of a sequence of int4; 22003 of one that goes on where the column ends.
     for (sequence, says) in [("AS int4", "reached maximum value"), ("AS int8", "integer out of range")] {

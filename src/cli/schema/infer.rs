@@ -383,11 +383,14 @@ fn epoch_unit(name: &str, least: i64, most: i64) -> Option<&'static str> {
 /// Converts `position.lat` to `position_lat`, and `ctid` to `ctid_`; `None` if that is taken, or Postgres would truncate it.
 fn name_of(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
     let mut name = path.join("_");
+    if name.is_empty() {
+        return None;
+    }
     if !can_name_a_column(&name) {
         // A system column's name is free with a letter more.
         name.push('_');
     }
-    (name.len() > 1 && can_name_a_column(&name) && !is_taken(&name)).then_some(name)
+    (can_name_a_column(&name) && !is_taken(&name)).then_some(name)
 }
 
 #[cfg(test)]

@@ -85,6 +85,7 @@ fn what_the_reference_has_switched_off_is_right_too() {
             "pipelines.ride_history.table.after_create: runs when the table is made, and without create = true it never is",
             "pipelines.ride_history.table.max_tables: of no use to a single table; it is for a name with placeholders",
             "pipelines.ride_history.table.delete_where: of no use to mode = \"append\"; it is for mode = \"upsert\"",
+            "pipelines.ride_history.columns.document.keep: of no use to mode = \"append\", which leaves no value of a row as it is; keeping is for mode = \"upsert\"",
             "pipelines.ride_history.columns.driver.hash_key_file: /run/secrets/hash-key: No such file or directory (os error 2)",
             "pipelines.ride_history.columns.distance.aggregate: of no use to mode = \"append\"; it is for mode = \"aggregate\"",
             "pipelines.ride_history.columns.pauses.aggregate: of no use to mode = \"append\"; it is for mode = \"aggregate\"",

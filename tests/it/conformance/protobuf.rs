@@ -65,19 +65,21 @@ fn sent_as(of: &Type) -> &'static str {
 
 /// A value behind the kind that its field's number is written with.
 fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
-    let parse = || text.parse::<i64>().expect("a number");
+    // Text that holds a value is no value of these types.
+    let parse = || text.parse::<i64>().ok();
     Some(match sent_as(of) {
         "google.protobuf.Value" => {
             let value: Json = serde_json::from_str(json).expect("JSON");
             return survives(of, json).then(|| delimited(&said(&value)));
         }
+        "optional bool" if json.starts_with('"') => return None,
         "optional bool" => number(u64::from(text == "true")),
-        "optional int64" if !of.unit.is_empty() => number(json.parse::<i64>().expect("a number").cast_unsigned()),
-        "optional int32" | "optional int64" | "optional uint32" => number(parse().cast_unsigned()),
-        "optional sint32" => zigzag(parse()),
-        "optional float" => float(text.parse().expect("a number")),
-        "optional double" if !of.unit.is_empty() => double(json.parse().expect("a number")),
-        "optional double" => double(text.parse().expect("a number")),
+        "optional int64" if !of.unit.is_empty() => number(json.parse::<i64>().ok()?.cast_unsigned()),
+        "optional int32" | "optional int64" | "optional uint32" => number(parse()?.cast_unsigned()),
+        "optional sint32" => zigzag(parse()?),
+        "optional float" => float(text.parse().ok()?),
+        "optional double" if !of.unit.is_empty() => double(json.parse().ok()?),
+        "optional double" => double(text.parse().ok()?),
         "optional bytes" => delimited(&unhex(text)),
         _ => delimited(lexical(of, json, text).as_bytes()),
     })
