@@ -51,7 +51,7 @@ pub struct LagView {
 
 impl LagView {
     /// Sets the gauge of the reading's age, and removes the gauges of lag and headroom once the reading is older than
-    /// [`CURRENT_FOR`]: a stale value must not look current. Called once per second.
+    /// `CURRENT_FOR`: a stale value must not look current. Called once per second.
     pub fn show_age(&self, pipeline: &Arc<str>) {
         let age = self.seen_at.map(|at| at.elapsed());
         metrics::lag_age(pipeline, age);
