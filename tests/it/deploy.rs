@@ -82,9 +82,14 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
     eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
     let all = || daemon.get("/metrics").expect("the metrics are served").body;
-    // The lag's series come with the first look at the logs.
-    eventually("the lag is known", PATIENCE, || all().contains("\ntidegate_retention_headroom_seconds{"))
-        .expect("within its time");
+    // The lag's series come with the first look at the logs, and its age within the second after it.
+    eventually("the lag is known", PATIENCE, || {
+        let page = all();
+        ["retention_headroom", "lag_reading_age"]
+            .iter()
+            .all(|name| page.contains(&format!("\ntidegate_{name}_seconds{{")))
+    })
+    .expect("within its time");
 
     assert!(is_healthy(&config, "/healthz"), "the image's health check finds the daemon");
     let page = all();
