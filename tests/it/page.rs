@@ -43,7 +43,8 @@ fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-fn status_when(daemon: &Daemon, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+/// Waits until the status document meets a condition, and returns it.
+pub(crate) fn status_when(daemon: &Daemon, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let found = daemon.await_until(what, PATIENCE, |daemon| {
         last = daemon.status_json().unwrap_or_default();

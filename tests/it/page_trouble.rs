@@ -3,21 +3,12 @@
 
 use serde_json::{Value, json};
 use tidegate_harness::registry::Registry;
-use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually, shared};
+use tidegate_harness::{Kafka, KafkaSpec, Record, eventually, shared};
 
+use crate::page::status_when;
 use crate::page_browser::{Browser, pool, rides, start, world};
 use crate::page_states::{more, row, select};
 use crate::support::{PATIENCE, World};
-
-fn status_when(daemon: &Daemon, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    let found = daemon.await_until(what, PATIENCE, |daemon| {
-        last = daemon.status_json().unwrap_or_default();
-        condition(&last)
-    });
-    found.unwrap_or_else(|error| panic!("{error:#}\n{last:#}"));
-    last
-}
 
 /// How many lines the text of an element takes.
 fn lines(browser: &mut Browser, selector: &str) -> Value {

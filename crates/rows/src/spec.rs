@@ -21,7 +21,7 @@ pub struct RowSpec<'a> {
     pub pipeline: &'a str,
     /// How values are decoded.
     pub decode: &'a Decode,
-    /// What surrounds the fields of a record.
+    /// The structure around the fields of a record.
     pub shape: &'a Shape,
     /// The target.
     pub table: &'a Table,

@@ -143,12 +143,15 @@ async fn to_stage(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
+    if !is_staged(pipeline) {
+        return Ok(());
+    }
     let row = sqlx::query(
         "SELECT has_database_privilege(current_database(), 'TEMP'), quote_ident(current_user), quote_ident(current_database())",
     );
     let row = row.fetch_one(connection).await?;
-    let (user, database): (String, String) = (row.try_get(1)?, row.try_get(2)?);
-    if is_staged(pipeline) && !row.try_get::<bool, _>(0)? {
+    if !row.try_get::<bool, _>(0)? {
+        let (user, database): (String, String) = (row.try_get(1)?, row.try_get(2)?);
         report.lacks(
             format!(
                 "mode {} stages rows in a temporary table, which `{user}` may not create",

@@ -20,7 +20,7 @@ enum Origin {
     Either(u16, u16),
 }
 
-/// The array at hand.
+/// The array that is being read.
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,
@@ -37,7 +37,7 @@ pub(crate) struct RowsDecoder {
     path: String,
     slot: usize,
     from: Vec<Origin>,
-    /// The slots around the array at hand, and what is left over there.
+    /// The slots around the current array, and the fields around it that no column takes.
     around: Fields,
     element: Fields,
     array: Option<Array>,

@@ -28,7 +28,7 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// What surrounds a record's fields.
+/// The structure around a record's fields.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.

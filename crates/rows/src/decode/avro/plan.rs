@@ -4,7 +4,7 @@ use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
 
-/// What becomes of fields without a column, and how far below the record at hand the record's own fields lie.
+/// How to treat fields without a column, and how many levels below the current record the record's own fields lie.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
 /// What becomes of a value.
