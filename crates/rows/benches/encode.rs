@@ -1,5 +1,5 @@
-//! What a record costs from its value to its row of binary COPY. The values differ from record to record, as they do in life:
-//! on one record again and again the branch predictor knows every digit.
+//! Measures the cost per record from a value to a row of binary COPY. The values differ from record to record, as in production: if
+//! one record were repeated, the branch predictor would learn its digits.
 
 use std::fmt::Write;
 use std::hint::black_box;
@@ -17,7 +17,7 @@ use tidegate_rows::spec::{
 
 const RECORDS: usize = 4096;
 
-/// A column's name, its field's path, its type's name and oid.
+/// A column: its name, the path of its field, the name and the oid of its type.
 type Spec = (&'static str, &'static str, &'static str, u32);
 
 const TELEMETRY: &[Spec] = &[
@@ -30,7 +30,8 @@ const TELEMETRY: &[Spec] = &[
     ("trip_id", "trip_id", "int8", 20),
 ];
 
-/// `defaults`: each column has a default in the table, so that a row leaves it out whose record does.
+/// Makes an encoder. With `defaults`, each column has a default in the table, so a row leaves out the column if the record lacks
+/// the field.
 fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
     let mapped = specs.iter().map(|(name, path, ..)| Column {
@@ -91,7 +92,7 @@ fn record(value: &[u8]) -> Record<'_> {
     Record { topic, partition, offset, timestamp_ms, key: None, value: Some(value), headers: Headers::default() }
 }
 
-/// The fleet's record, 134 bytes on average.
+/// Returns a record of the fleet, 134 bytes on average.
 fn telemetry(rng: &mut fastrand::Rng) -> String {
     let state = ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
     format!(
@@ -114,13 +115,13 @@ fn bench(c: &mut Criterion, name: &str, specs: &[Spec], make: impl Fn(&mut fastr
     bench_format(c, name, specs, &Decode::Json, |rng| make(rng).into_bytes());
 }
 
-/// Rows of a table whose columns all have defaults, in so many shapes.
+/// Measures rows that have `shapes` different shapes; all columns of the table have defaults.
 fn bench_shapes(c: &mut Criterion, name: &str, shapes: usize) {
     let mut turn = 0;
     bench_records(c, name, encoder(TELEMETRY, &Decode::Json, true), |rng| {
         turn = (turn + 1) % shapes;
         let text = telemetry(rng);
-        // Fields are left out of the end, and past the first five shapes one of the front as well.
+        // The first five shapes lack fields at the end; further shapes also lack one at the front.
         let members: Vec<&str> = text[1..text.len() - 1].split(',').collect();
         let kept = &members[usize::from(turn >= 5)..members.len() - turn % 5];
         format!("{{{}}}", kept.join(",")).into_bytes()
@@ -160,7 +161,7 @@ fn bench_records(
     group.finish();
 }
 
-/// A local schema's source; `kind` is the registry's name of its type.
+/// Returns a local schema; `kind` is the registry's name of its type.
 fn local(kind: &str, text: &str) -> SchemaSource {
     let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
     SchemaSource::Local { file: PathBuf::from("bench"), schema: Arc::new(schema), framed: false, message: None }
@@ -181,14 +182,14 @@ message Ride {
   string state = 6; optional int64 trip_id = 7;
 }"#;
 
-/// The fleet's record in each format: the same fields of the same ranges into the same columns.
+/// Measures the fleet's record in each format: the same fields with the same ranges go into the same columns.
 fn formats(c: &mut Criterion) {
     let state = |rng: &mut fastrand::Rng| ["driving", "stopped", "paused", "charging"][rng.usize(..4)];
     let columns = TELEMETRY.iter().map(|(name, ..)| (*name).to_owned()).collect();
     let options = CsvOptions { columns: Some(columns), delimiter: b',', quote: b'"', null: String::new() };
     let csv = Decode::Csv(options);
     bench_format(c, "telemetry_csv", TELEMETRY, &csv, |rng| {
-        // As in JSON, without its keys.
+        // The fields of the JSON record, without its keys.
         let json: serde_json::Value = serde_json::from_str(&telemetry(rng)).expect("JSON");
         let value = |name: &str| json[name].as_str().map_or_else(|| json[name].to_string(), str::to_owned);
         TELEMETRY.iter().map(|(name, ..)| value(name)).collect::<Vec<_>>().join(",").into_bytes()

@@ -1,4 +1,4 @@
-//! What picking a batch's newest rows costs, over many keys and over few.
+//! Measures picking the newest rows of a batch, with many keys and with few.
 
 use std::hint::black_box;
 
@@ -11,7 +11,7 @@ use tidegate_rows::write_mode::newest::rows;
 
 const ROWS: usize = 50_000;
 
-/// A row of an int8 key and a text of 40 bytes.
+/// Returns a row with an int8 key and a text of 40 bytes.
 fn row(key: u64) -> Vec<u8> {
     let mut row = 2_u16.to_be_bytes().to_vec();
     row.extend_from_slice(&8_u32.to_be_bytes());

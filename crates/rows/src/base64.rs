@@ -1,4 +1,4 @@
-//! Base64 with the standard alphabet, as RFC 4648 has it.
+//! Base64 with the standard alphabet of RFC 4648.
 
 const NO_DIGIT: u8 = 0xff;
 
@@ -13,8 +13,8 @@ const BASE64: [u8; 256] = {
     table
 };
 
-/// Appends what a text in base64 stands for. `None`, with part of it appended, if the text has letters outside the alphabet, no
-/// padding, or stray bits at its end.
+/// Appends the bytes that a base64 text encodes. Returns `None`, with part of them appended, if the text has characters outside the
+/// alphabet, no padding, or stray bits at its end.
 pub fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let (groups, []) = text.as_chunks::<4>() else { return None };
     let last = groups.len().wrapping_sub(1);
@@ -39,7 +39,7 @@ pub fn decode(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// Appends bytes in base64, with padding.
+/// Appends `bytes` as base64, with padding.
 pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     for chunk in bytes.chunks(3) {

@@ -1,22 +1,22 @@
-//! The target table as Postgres describes it: what the mapping is planned against.
+//! The target table as Postgres describes it. Mappings are planned against it.
 
-/// A table's columns, in the table's order. `postgres::catalog` reads it.
+/// The columns of a table, in the table's order. `postgres::catalog` reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Catalog {
     /// The table's schema and name, unquoted.
     pub table: TableName,
-    /// `pg_class.oid`: a table dropped and made again has another.
+    /// `pg_class.oid`. A table that was dropped and recreated has another one.
     pub oid: u32,
-    /// Table, partitioned table, view and so on: COPY doesn't go into all of them.
+    /// Table, partitioned table, view and so on: COPY can't write into all of them.
     pub kind: RelationKind,
-    /// Columns that exist, dropped ones left out.
+    /// The columns that exist; dropped columns are left out.
     pub columns: Vec<CatalogColumn>,
-    /// The columns of each unique index that `ON CONFLICT` may go by: valid, at once, of plain columns, of all rows.
+    /// The columns of each unique index that `ON CONFLICT` can use: valid, not deferrable, on plain columns, not partial.
     pub unique: Vec<Vec<String>>,
 }
 
 impl Catalog {
-    /// Whether a unique index has these columns and no others.
+    /// Returns whether a unique index has exactly the columns of `key`.
     pub fn is_unique(&self, key: &[String]) -> bool {
         self.unique.iter().any(|index| index.len() == key.len() && key.iter().all(|column| index.contains(column)))
     }
@@ -27,23 +27,24 @@ impl Catalog {
 pub struct CatalogColumn {
     /// The column's name, unquoted.
     pub name: String,
-    /// `pg_type.oid` of the column's own type (a domain's own oid for a domain).
+    /// `pg_type.oid` of the column's own type (for a domain, the oid of the domain).
     pub type_oid: u32,
-    /// `pg_type.typname` of the type that the binary form has: a domain's base type.
+    /// `pg_type.typname` of the type that defines the binary form: for a domain, its base type.
     pub base_type: String,
     /// `pg_type.oid` of that base type.
     pub base_type_oid: u32,
     /// `format_type(atttypid, atttypmod)`, for people: `character varying(16)`.
     pub type_text: String,
-    /// What kind of type the base type is.
+    /// The kind of the base type.
     pub kind: TypeKind,
-    /// `atttypmod` of the base type, -1 without one: the length of varchar(n), precision and scale of numeric.
+    /// `atttypmod` of the base type, -1 if there is none: the length of varchar(n), or precision and scale of numeric.
     pub typmod: i32,
     /// `NOT NULL`.
     pub not_null: bool,
-    /// Whether the column, its domain or its identity gives a row a value of its own where INSERT leaves the column out.
+    /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or its
+    /// identity.
     pub has_default: bool,
-    /// The expression of the column's own default or identity, as SQL; `None` without one, and for a domain's default.
+    /// The SQL expression of the column's own default or identity. `None` if it has none, and for a domain's default.
     pub default: Option<String>,
     /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill it.
     pub generated: bool,
@@ -51,25 +52,25 @@ pub struct CatalogColumn {
     pub identity_always: bool,
 }
 
-/// What a name in `pg_class` stands for.
+/// The kind of a relation in `pg_class`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelationKind {
     /// An ordinary table.
     Table,
-    /// A table in declared partitions.
+    /// A partitioned table.
     Partitioned,
     /// A view, materialized or not.
     View,
     /// A foreign table.
     Foreign,
-    /// An index, a sequence, a composite type: nothing that takes rows.
+    /// An index, a sequence or a composite type: rows can't be written into it.
     Other,
 }
 
-/// What kind of type a column's base type is.
+/// The kind of a column's base type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
-    /// A type of its own or a range, known by its oid.
+    /// A base type or a range, known by its oid.
     #[default]
     Scalar,
     /// An enum.
@@ -81,11 +82,11 @@ pub enum TypeKind {
     Array {
         /// `pg_type.typname` of the elements' base type.
         element_type: String,
-        /// `pg_type.oid` of the elements' own type, which the binary form names: a domain's own.
+        /// `pg_type.oid` of the elements' own type, which the binary form names: for a domain, the oid of the domain.
         element_oid: u32,
         /// `pg_type.oid` of the elements' base type.
         element_base_oid: u32,
-        /// The labels, where the elements are of an enum.
+        /// The labels of the element type, if it is an enum.
         labels: Option<Vec<String>>,
     },
     /// A composite, a multirange, a pseudo-type.
@@ -102,7 +103,7 @@ pub struct TableName {
 }
 
 impl TableName {
-    /// As SQL writes it, both parts quoted.
+    /// Returns the name for SQL, both parts quoted.
     pub fn quoted(&self) -> String {
         format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
     }
@@ -114,17 +115,17 @@ impl std::fmt::Display for TableName {
     }
 }
 
-/// The columns that every table has by itself.
+/// The system columns that every table has.
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
-/// The longest name that Postgres keeps whole, in bytes.
+/// The longest identifier that Postgres doesn't truncate, in bytes.
 pub const NAME_MAX: usize = 63;
 
-/// Whether a table can get a column of this name, whole and without a clash with a system column.
+/// Returns whether a table can have a column of this name: not truncated, and not the name of a system column.
 pub fn can_name_a_column(name: &str) -> bool {
     (1..=NAME_MAX).contains(&name.len()) && !name.contains('\0') && !SYSTEM_COLUMNS.contains(&name)
 }
 
-/// An identifier as SQL writes it: always in double quotes, those inside doubled.
+/// Returns an identifier for SQL: always in double quotes, with double quotes inside it doubled.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

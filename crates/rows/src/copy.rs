@@ -1,7 +1,7 @@
-//! Values become the bytes of binary `COPY`: one encoder a Postgres type, chosen from the catalog.
+//! Writes values as binary `COPY`: one encoder per Postgres type, chosen from the catalog.
 //!
-//! Whatever doesn't fit its column is refused here, by the rules of Postgres' own input of the same text, so that Postgres
-//! hardly ever has to refuse a batch. Nothing is cut short, rounded or guessed but where INSERT does just that.
+//! A value that doesn't fit its column is rejected here, by the rules of Postgres' own input functions, so that Postgres rarely
+//! refuses a batch. Values are truncated or rounded only where INSERT does the same.
 
 mod array;
 mod binary;
@@ -27,16 +27,16 @@ pub(crate) use array::Element;
 pub(crate) use numeric::NumericLimits;
 pub(crate) use time::Times;
 
-/// What a binary COPY begins with: signature, no flags, no extension.
+/// The start of a binary COPY: signature, no flags, no extension.
 pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// What a binary COPY ends with.
+/// The end of a binary COPY.
 pub const TRAILER: [u8; 2] = [0xff, 0xff];
 
 /// A field that is NULL.
 pub(crate) const NULL: [u8; 4] = [0xff; 4];
 
-/// How a column's values are written.
+/// How the values of a column are written.
 #[derive(Clone, Debug)]
 pub(crate) enum Encoding {
     Bool,
@@ -48,7 +48,7 @@ pub(crate) enum Encoding {
     Float8,
     Numeric(Option<NumericLimits>),
     Text,
-    /// varchar(n) and char(n)
+    /// varchar(n) and char(n), with n.
     Limited(u32),
     Name,
     OneByte,
@@ -69,11 +69,11 @@ pub(crate) enum Encoding {
     Point,
     Enum(Arc<[Box<str>]>),
     Array(Element),
-    /// Of bounds that are encoded so.
+    /// A range whose bounds have this encoding.
     Range(Box<Encoding>),
 }
 
-/// Room for what can't be written in one go; kept from value to value.
+/// Buffers for values that can't be written in one pass; reused for every value.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     text: Vec<u8>,
@@ -81,7 +81,8 @@ pub(crate) struct Scratch {
 }
 
 impl Encoding {
-    /// The encoding of a column, which reads epochs and local times so. `None` where the type has no encoder.
+    /// Returns the encoding of a column, or `None` if its type has no encoder. `times` says how the column reads epochs and local
+    /// times.
     pub(crate) fn of(column: &CatalogColumn, times: &Times) -> Option<Self> {
         match &column.kind {
             TypeKind::Scalar => Self::scalar(column.base_type_oid, &column.base_type, column.typmod, times),
@@ -136,24 +137,25 @@ impl Encoding {
             Some("daterange") => Self::Range(Box::new(Self::Date)),
             Some("tsrange") => Self::Range(Box::new(Self::Timestamp(times.clone()))),
             Some("tstzrange") => Self::Range(Box::new(Self::TimestampTz(times.clone()))),
-            // An extension's type has another oid in every database; its binary form is text's.
+            // The oid of an extension's type differs between databases. The binary form of citext is that of text.
             None if name == "citext" => Self::Text,
             _ => return None,
         };
         Some(encoding)
     }
 
-    /// Whether values are read as JSON text, escapes and all.
+    /// Returns whether values are read as JSON text, escapes included.
     pub(crate) fn reads_json(&self) -> bool {
         matches!(self, Self::Json | Self::Jsonb | Self::Array(_) | Self::Point)
     }
 
-    /// Whether values end up as text of any content.
+    /// Returns whether the column stores any text.
     pub(crate) fn is_text(&self) -> bool {
         matches!(self, Self::Text | Self::Limited(_) | Self::Name)
     }
 
-    /// Appends a value that is neither missing nor null, its length first. What is in `out` after an error is undefined.
+    /// Appends a value that is neither missing nor null, with its length in front. After an error, the contents of `out` are
+    /// undefined.
     #[inline]
     pub(crate) fn put(
         &self,
@@ -173,7 +175,7 @@ impl Encoding {
         self.put_clean(value, nul, scratch, out)
     }
 
-    /// Text with escapes, or with NULs: the column gets it without.
+    /// Writes text that has escapes or NULs; the column gets it without them.
     #[inline(never)]
     fn put_cleaned(
         &self,

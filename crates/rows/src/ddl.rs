@@ -1,15 +1,15 @@
-//! The table that `create = true` makes, from the mapping's types.
+//! The table that `create = true` creates, from the types in the mapping.
 
 use crate::catalog::quote_identifier;
 use crate::copy::types::{self, TypeText};
 use crate::fault::{Faults, PlanFault};
 use crate::spec::{Column, RowSpec, Source, UnknownFields, WriteMode};
 
-/// `CREATE TABLE IF NOT EXISTS …` for a pipeline's table. Types are written from known parts and names are quoted, so no
-/// text of the configuration becomes SQL.
+/// Returns `CREATE TABLE IF NOT EXISTS …` for a pipeline's table. Types are built from known parts and names are quoted, so no text
+/// of the configuration is executed as SQL.
 ///
 /// # Errors
-/// Every column whose type is missing or unknown, each with its key in the configuration.
+/// Returns every column whose type is missing or unknown, each with its key in the configuration.
 pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     let mut faults = Faults::of(spec.pipeline);
     let Some(columns) = spec.columns else {
@@ -36,7 +36,7 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
                     format!("a key of a table in partitions has the column that parts it; add `{}`", by.column);
                 faults.push("table.key", message);
             }
-            // The partitions have the fillfactor: the table itself holds no row.
+            // The fillfactor is set on the partitions: the parent table holds no rows.
             format!(" PARTITION BY RANGE ({})", quote_identifier(&by.column))
         }
         None => fillfactor(&spec.table.mode),
@@ -44,8 +44,9 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
 }
 
-/// What the transaction that makes a pipeline's table runs: [`create_table`], and then `after_create` in its order. Its statements can
-/// ask for the table by `current_setting('tidegate.table')`, its name as SQL writes it: a table that records name has no other way.
+/// Returns what the transaction that creates a pipeline's table runs: [`create_table`], then the statements of `after_create` in
+/// order. They can get the table's name, quoted for SQL, from `current_setting('tidegate.table')`. If records name their tables,
+/// this is the only way to know it.
 ///
 /// # Errors
 /// As [`create_table`].
@@ -60,7 +61,8 @@ pub fn make_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     Ok(statements.join(";\n"))
 }
 
-/// Rows that are updated again and again find room for their next version on the same page, and no index has to learn of it.
+/// Returns the fillfactor clause. With free space on the page, the next version of an updated row fits on the same page, and no
+/// index needs a new entry.
 pub fn fillfactor(mode: &WriteMode) -> String {
     match mode {
         WriteMode::Append | WriteMode::InsertNew { .. } => String::new(),
@@ -85,7 +87,7 @@ fn line(column: &Column, faults: &mut Faults) -> Option<String> {
     Some(format!("{} {sql}{}", quote_identifier(name), if *not_null { " NOT NULL" } else { "" }))
 }
 
-/// The type of what Kafka gives, where the mapping names none.
+/// Returns the type of Kafka's metadata, for columns without a type in the mapping.
 fn own_type(source: &Source) -> Option<&'static str> {
     match source {
         Source::Field(_) | Source::Envelope(_) | Source::Constant(_) => None,

@@ -1,8 +1,8 @@
-//! A record's value becomes slots: one for each field that the plan asks for.
+//! Decodes a record's value into slots, one for each field that the plan needs.
 //!
-//! Formats differ in how they find a field, and in nothing else: each fills the same slots, and the encoders don't know
-//! where these come from. A format is an arm of `Decoder`. A value may hold several rows (a JSON array, lines of CSV): the
-//! decoder gives them one after the other.
+//! Formats differ only in how they find a field: each fills the same slots, and the encoders don't know which format filled them.
+//! Each format is a variant of `Decoder`. A value may hold several rows (a JSON array, lines of CSV); the decoder returns them one
+//! after another.
 
 pub(crate) mod avro;
 pub(crate) mod connect;
@@ -30,7 +30,7 @@ use crate::schema::Schemas;
 use crate::spec::Decode;
 use crate::value::{DecodeFault, Flags, Slot, Value};
 
-/// A field's path from the top, one element a level.
+/// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
 /// What the decoder does with top-level fields that no path begins with.
@@ -41,22 +41,22 @@ pub(crate) enum Leftovers {
     Collect,
 }
 
-/// What decoding leaves: slots that point into the payload, in the order of the paths.
+/// The result of decoding: slots that point into the payload, in the order of the paths.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) slots: Vec<Slot>,
-    /// Bytes that stand nowhere in the payload: slots with the flag `MADE` point here.
+    /// Bytes that don't occur in the payload. Slots with the flag `MADE` point here.
     pub(crate) made: Vec<u8>,
-    /// Top-level members that no path begins with, as `"key":value` each with a comma behind it.
+    /// Top-level members that no path begins with, as `"key":value`, each followed by a comma.
     pub(crate) leftovers: Vec<u8>,
-    /// One of them stands for a NUL.
+    /// Whether one of the leftovers contains a NUL.
     pub(crate) leftovers_hold_nul: bool,
-    /// The value may hold another row.
+    /// Whether the value may hold another row.
     pub(crate) more: bool,
 }
 
 impl Fields {
-    /// Empties it for a row of so many slots.
+    /// Clears the fields for a row with `slots` slots.
     #[inline]
     pub(crate) fn reset(&mut self, slots: usize) {
         self.slots.clear();
@@ -67,7 +67,7 @@ impl Fields {
         self.more = false;
     }
 
-    /// A slot with its bytes at hand.
+    /// Returns a slot with the bytes that it points to.
     #[inline]
     pub(crate) fn value<'a>(&'a self, slot: u16, payload: &'a [u8]) -> Value<'a> {
         match self.slots.get(usize::from(slot)) {
@@ -76,7 +76,7 @@ impl Fields {
         }
     }
 
-    /// Gives slots what others have, which the same field fills.
+    /// Copies slots: each pair is (from, to). For fields that several paths name.
     #[inline]
     pub(crate) fn copy(&mut self, copies: &[(u16, u16)]) {
         for (from, to) in copies {
@@ -87,7 +87,7 @@ impl Fields {
         }
     }
 
-    /// A slot for the bytes of `made` from `start` on.
+    /// Returns a slot for the bytes of `made` from `start` to its end.
     #[inline]
     pub(crate) fn made_slot(&self, kind: crate::value::Kind, flags: Flags, start: usize) -> Slot {
         let (start, len) = (narrow(start), narrow(self.made.len() - start));
@@ -95,13 +95,13 @@ impl Fields {
     }
 }
 
-/// A place in a payload. Larger ones than 4 GiB are refused before, and Kafka has none.
+/// Converts a position in a payload. Payloads above 4 GiB were rejected before, and Kafka has none.
 #[inline]
 pub(crate) fn narrow(at: usize) -> u32 {
     u32::try_from(at).unwrap_or(u32::MAX)
 }
 
-/// A decoder with what it has learned of the records so far.
+/// A decoder of one format, with what it has learned from the records so far.
 #[derive(Debug)]
 pub(crate) enum Decoder {
     Json(JsonDecoder),
@@ -116,8 +116,9 @@ pub(crate) enum Decoder {
 }
 
 impl Decoder {
-    /// Plans the search for `paths`, which are distinct. The record's own fields lie at `base` of the value; where there are
-    /// `levels`, each element of the arrays at these paths is a row (see [`RowsDecoder::new`]). `schemas` is where a format with a registry has its schemas from.
+    /// Plans the search for `paths`, which are distinct. The record's own fields are at the path `base` in the value. If there are
+    /// `levels`, each element of the arrays at these paths is a row (see [`RowsDecoder::new`]). Formats with a registry get their
+    /// schemas from `schemas`.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
@@ -141,7 +142,7 @@ impl Decoder {
         }
     }
 
-    /// The schema that this value needs and that isn't here yet: it has been asked for, and the record must wait.
+    /// Returns the id of the schema that this value needs, if it isn't loaded yet. It has been requested, and the record must wait.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
         match self {
@@ -152,7 +153,7 @@ impl Decoder {
         }
     }
 
-    /// Fills `fields` with a payload's first row; whether there is one.
+    /// Fills `fields` with the first row of a payload. Returns whether there is one.
     #[inline]
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         match self {
@@ -168,7 +169,7 @@ impl Decoder {
         }
     }
 
-    /// The next row of the same payload, after one that left `fields.more`; whether there is one.
+    /// Fills `fields` with the next row of the same payload, after a row that set `fields.more`. Returns whether there is one.
     #[inline(never)]
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         match self {

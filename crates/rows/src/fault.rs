@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One fault of a mapping against its table: where in the configuration, and what is to be done.
+/// One fault of a mapping for its table: where it is in the configuration, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFault {
     /// The configuration's key: `pipelines.ride_history.columns.lat.type`.
@@ -19,7 +19,7 @@ impl fmt::Display for PlanFault {
 
 impl std::error::Error for PlanFault {}
 
-/// Gathers the faults of one pipeline.
+/// Collects the faults of one pipeline.
 #[derive(Debug)]
 pub(crate) struct Faults {
     prefix: String,
@@ -27,23 +27,23 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    /// Starts an empty list; keys lie below `pipelines.NAME`.
+    /// Starts an empty list; the keys of its faults are below `pipelines.NAME`.
     pub(crate) fn of(pipeline: &str) -> Self {
         Self { prefix: format!("pipelines.{pipeline}"), list: Vec::new() }
     }
 
-    /// `key` is below the pipeline's own.
+    /// Adds a fault. `key` is relative to the pipeline's own key.
     pub(crate) fn push(&mut self, key: impl fmt::Display, message: impl Into<String>) {
         self.list.push(PlanFault { key: format!("{}.{key}", self.prefix), message: message.into() });
     }
 
-    /// `value`, if nothing was wrong.
+    /// Returns `value` if there are no faults.
     pub(crate) fn or<T>(self, value: T) -> Result<T, Vec<PlanFault>> {
         if self.list.is_empty() { Ok(value) } else { Err(self.list) }
     }
 }
 
-/// `; did you mean x?`, where one of the names is close.
+/// Returns `; did you mean x?` if one of the names is close, and otherwise nothing.
 pub(crate) fn hint<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     let closest = names.map(|other| (strsim::damerau_levenshtein(name, other), other)).min();
     closest

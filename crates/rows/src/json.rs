@@ -1,6 +1,6 @@
-//! JSON text: a scanner that checks it, the members of an object and the elements of an array, strings with escapes.
+//! JSON text: a scanner that checks it, iterators over members and elements, and strings with escapes.
 //!
-//! No tree is built, and nothing is allocated but by [`members`].
+//! No tree is built, and only [`members`] allocates.
 
 pub mod members;
 pub(crate) mod scan;
@@ -9,7 +9,7 @@ pub(crate) mod string;
 use crate::value::{DecodeFault, Reason, Slot, shown};
 use scan::{Broken, Fault, Scanner};
 
-/// UTF-8 that is one JSON number or boolean and nothing else. Costs nothing where it isn't.
+/// Reads UTF-8 that is exactly one JSON number or boolean. Other text is rejected without cost.
 #[inline]
 pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     if !matches!(text.first(), Some(b'-' | b'0'..=b'9' | b't' | b'f')) {
@@ -21,7 +21,7 @@ pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     whole.then_some(slot)
 }
 
-/// A text that is one JSON value, as a key or a header may be.
+/// Reads a text that is one JSON value, as a key or a header may be.
 pub fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
     if simdutf8::basic::from_utf8(text).is_err() {
         return Err(not_utf8(text, 0));

@@ -1,7 +1,7 @@
-//! How bytes become rows.
+//! Converts bytes to rows.
 //!
-//! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of
-//! binary COPY. This crate does no I/O: catalogs, schemas and records come in as arguments, rows and SQL text go out.
+//! A record's value is decoded, its fields are mapped to the columns of a table, and each column is written as a field of binary
+//! COPY. This crate does no I/O: catalogs, schemas and records are arguments, rows and SQL text are results.
 //!
 //! The modules, each of which uses only those above it:
 //!

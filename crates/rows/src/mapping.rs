@@ -1,18 +1,18 @@
-//! Fields and Kafka's metadata become the columns of a row, as planned once from configuration and catalog.
+//! Maps fields and Kafka's metadata to the columns of a row, by a plan made once from configuration and catalog.
 //!
-//! [`Plan::new`] decides everything that doesn't depend on a record and reports all that is wrong at once. [`Encoder`] then
-//! does per record only what is left: find the fields, write the columns. It allocates nothing for a good record.
+//! [`Plan::new`] decides everything that doesn't depend on a record, and reports all faults at once. [`Encoder`] does only the rest
+//! per record: find the fields, write the columns. It allocates nothing for a record that can be written.
 //!
-//! - A missing field is the mapping's `default`, else what `missing` says. A null field is NULL. Where the column is NOT NULL the
-//!   record is refused here, without a round trip.
-//! - A row leaves a column out whose field is missing and that takes its default in the table; see [`mark`] and [`shapes`].
-//! - Under `unknown_fields = { column = … }` a record without unknown fields has NULL there, `{}` if the column is NOT NULL.
+//! - A missing field is the mapping's `default`, else what `missing` says. A null field is NULL. If the column is NOT NULL, the
+//!   record is rejected here, without a round trip to Postgres.
+//! - If a field is missing and its column has a default in the table, the row leaves the column out; see [`mark`] and [`shapes`].
+//! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL there, or `{}` if the column is NOT NULL.
 //!   A top-level field that a column looks into (`position.lat`) is not unknown.
-//! - A record for which `where` doesn't hold has no rows. A field that a `where` looks at is not unknown.
-//! - In mode aggregate a column holds what a record gives to its fold: NULL where the record doesn't count.
-//! - Under `evolve = "add"` a record with a field that no column takes is refused as `new_field`; see `evolve`.
-//! - Where the record names its table, the row has that table's columns and a mark in front; see `route`.
-//! - A JSON null is SQL's NULL for json and jsonb columns too.
+//! - A record that doesn't match `where` has no rows. A field that `where` tests is not unknown.
+//! - In mode aggregate, a column holds the record's input to its aggregate: NULL if the record doesn't count.
+//! - With `evolve = "add"`, a record with a field that has no column is rejected as `new_field`; see `evolve`.
+//! - If the record names its table, the row has the columns of that table and a mark in front; see `route`.
+//! - A JSON null is SQL's NULL, for json and jsonb columns too.
 
 mod change;
 pub mod evolve;
@@ -48,28 +48,28 @@ pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
 use tidegate_protocol::record::Record;
 
-/// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.
+/// Encodes records as rows of binary COPY. One per thread: it keeps buffers and what it learned about the keys of the records.
 #[derive(Debug)]
 pub struct Encoder {
     plan: Arc<Plan>,
     decoder: Decoder,
     fields: Fields,
     scratch: Scratch,
-    /// Text made up for a column: an offset's digits, the headers as an object.
+    /// Text that was generated for a column: the digits of an offset, the headers as an object.
     made: Vec<u8>,
-    /// What a column's function made.
+    /// The result of a column's function.
     computed: Vec<u8>,
-    /// The table that the record at hand names.
+    /// The table that the current record names.
     named: Vec<u8>,
-    /// Text without its escapes, for a `where` to compare.
+    /// Text without its escapes, which a `where` compares.
     compared: Vec<u8>,
-    /// Reads keys, where tombstones delete by them or columns take them.
+    /// Reads record keys, if tombstones delete by them or columns take them.
     keys: Option<KeyReader>,
-    /// The number of the row within its record, from 0.
+    /// The index of the row in its record, from 0.
     row: u32,
-    /// Rows that delete, so far.
+    /// How many rows so far are deletes.
     deletes: u64,
-    /// Rows, and by slot those of them without the field, since [`Encoder::take_missing`].
+    /// How many rows were encoded since [`Encoder::take_missing`], and for each slot, how many of them lacked the field.
     seen: u64,
     missing: Vec<u64>,
 }
@@ -81,13 +81,13 @@ pub struct MissingField<'a> {
     pub column: &'a str,
     /// The field's path, from the top.
     pub path: &'a [String],
-    /// Whether a missing field means something other than NULL: a default of the mapping or of the table, or a dead letter.
+    /// Whether a missing field means something other than NULL: a default of the mapping or the table, or a dead letter.
     pub has_default: bool,
-    /// Rows without the field.
+    /// How many rows lacked the field.
     pub rows: u64,
 }
 
-/// Why a row came to an end, and at which column.
+/// Why a row was rejected, and at which column.
 enum Refusal {
     Record(DecodeFault),
     Column(u16, Reason),
@@ -95,7 +95,7 @@ enum Refusal {
 }
 
 impl Encoder {
-    /// An encoder of this plan's rows.
+    /// Makes an encoder for the rows of a plan.
     pub fn new(plan: Arc<Plan>) -> Self {
         let decoder = Decoder::new(
             &plan.decode,
@@ -125,18 +125,18 @@ impl Encoder {
         }
     }
 
-    /// How many of the rows so far delete the row of their key.
+    /// Returns how many of the rows so far delete the row of their key.
     pub fn deletes(&self) -> u64 {
         self.deletes
     }
 
-    /// The plan it encodes by.
+    /// Returns the plan that it encodes by.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
     }
 
-    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the
-    /// number of rows. A record that is encoded again counts again. Where records name their table, no column is visited.
+    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the number
+    /// of rows. A record that is encoded twice counts twice. If records name their table, no column is visited.
     pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
         for column in &self.plan.columns {
             let Feed::Field(slot) = column.feed else { continue };
@@ -152,19 +152,19 @@ impl Encoder {
         std::mem::take(&mut self.seen)
     }
 
-    /// The number of the schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
-    /// and with it all that come after it.
+    /// Returns the id of the schema that this record needs, if it isn't loaded yet. It has been requested. The record must wait,
+    /// and so must all records after it.
     #[inline]
     pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<u32> {
         let of_value = value.and_then(|value| self.decoder.wants(value));
-        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        // A value may turn out to delete by its record's key, so the key's schema is requested at once if it may be needed.
         if of_value.is_some() { of_value } else { self.keys.as_mut()?.wants(key?) }
     }
 
-    /// Appends a record's rows to `rows`, without COPY's header and trailer, and says how many there are.
+    /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.
     ///
     /// # Errors
-    /// The record is no row by its own fault; `rows` is as before.
+    /// The record can't become a row, by its own fault; `rows` is unchanged.
     #[inline]
     pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Rejection> {
         let mark = rows.len();
@@ -177,12 +177,12 @@ impl Encoder {
         }
     }
 
-    /// The rows of a record: all of them or none.
+    /// Appends the rows of a record: all of them or none.
     #[inline]
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
-            // The tombstone that follows a delete in Debezium's topics, where deletes aren't applied.
+            // In Debezium's topics, a tombstone follows each delete; it has no effect if deletes aren't applied.
             if self.plan.change.is_some() && !self.plan.deletes {
                 return Ok(0);
             }
@@ -194,7 +194,7 @@ impl Encoder {
         match self.decoder.decode(payload, &mut self.fields) {
             Ok(true) => {}
             Ok(false) => return Ok(0),
-            // A tombstone that the format has spelled out.
+            // A tombstone in the form of an empty envelope.
             Err(fault) if fault.reason == Reason::Tombstone && self.plan.deletes => {
                 return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
             }
@@ -218,7 +218,7 @@ impl Encoder {
         }
     }
 
-    /// What follows the first row.
+    /// Appends the rows after the first one.
     #[inline(never)]
     fn more_rows(
         &mut self,
@@ -325,7 +325,8 @@ impl Encoder {
         Ok(1)
     }
 
-    /// Fields that no column takes, where these become columns: a new one holds the record back until it is there.
+    /// Checks for fields without a column, where such fields become columns. A record with a new field is held back until its
+    /// column exists.
     #[inline(never)]
     fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeFault> {
         let leftovers = &self.fields.leftovers;
@@ -344,7 +345,7 @@ impl Encoder {
         }
     }
 
-    /// The tables that a record's rows name and that the plan lacks: they may be there, or be made.
+    /// Returns the tables that a record's rows name and that the plan lacks: they may exist already, or be created.
     pub fn unknown_tables(&mut self, record: &Record<'_>) -> Vec<TableName> {
         let mut unknown = Vec::new();
         let plan = Arc::clone(&self.plan);
@@ -365,7 +366,7 @@ impl Encoder {
         unknown
     }
 
-    /// Notes the fields of a record that are to become columns, or in a trial would.
+    /// Notes the fields of a record that will become columns (in a trial: would become columns).
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
@@ -405,7 +406,7 @@ impl Encoder {
     }
 }
 
-/// Whether a value is this text. `scratch` is for text with escapes.
+/// Returns whether a value equals `text`. `scratch` is for text with escapes.
 #[inline(never)]
 fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match (value.kind, value.as_text()) {
@@ -420,7 +421,7 @@ fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     }
 }
 
-/// A missing or null value: the default, NULL, no field at all, or a refusal.
+/// Writes the default, NULL or nothing for a value that is missing or null, or rejects the record.
 #[inline(never)]
 fn absent(column: &PlannedColumn, kind: Kind, mark: Option<Mark>, rows: &mut Vec<u8>) -> Result<(), Reason> {
     match (kind, &column.missing, mark) {

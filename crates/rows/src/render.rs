@@ -1,4 +1,4 @@
-//! Values of binary formats as text: for text and jsonb columns, for nested records that become JSON, and for sentences.
+//! Renders values of binary formats as text: for text and jsonb columns, for nested records that become JSON, and for messages.
 
 use std::io::Write;
 
@@ -7,21 +7,21 @@ use crate::json::string;
 use crate::value::{Flags, Kind, Value};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// Longer unscaled numbers than any decimal of a schema has aren't written out.
+/// Unscaled numbers longer than this, in bytes, aren't rendered: decimals in schemas are shorter.
 const DECIMAL_BYTES: usize = 1 << 10;
 
-/// What a value's text is.
+/// What was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A JSON number.
     Number,
     /// Text without quotes.
     Text,
-    /// It has no text: bytes that aren't UTF-8, a decimal without an end.
+    /// Nothing, because there is no text for it: bytes that aren't UTF-8, a decimal that is too long.
     None,
 }
 
-/// Appends the text of a value that came from a binary format.
+/// Appends the text of a value of a binary format.
 pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     let number = value.mantissa.cast_signed();
     match value.kind {
@@ -74,7 +74,7 @@ pub(crate) fn text(value: &Value<'_>, out: &mut Vec<u8>) -> Form {
     }
 }
 
-/// Appends a scalar as JSON. Bytes are base64; floats that JSON hasn't are text.
+/// Appends a scalar as JSON. Bytes are base64; floats that JSON can't express are text.
 pub(crate) fn json(value: &Value<'_>, out: &mut Vec<u8>) {
     match value.kind {
         Kind::Missing | Kind::Null => out.extend_from_slice(b"null"),
@@ -104,11 +104,11 @@ pub(crate) fn json(value: &Value<'_>, out: &mut Vec<u8>) {
 }
 
 fn put(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
-    // Writing into a vector doesn't fail.
+    // Writing into a vector can't fail.
     let _infallible = out.write_fmt(text);
 }
 
-/// The shortest digits that are the same float again.
+/// Appends the shortest digits that parse to the same float.
 fn float(number: f64, single: bool, out: &mut Vec<u8>) -> Form {
     if number.is_nan() {
         out.extend_from_slice(b"NaN");
@@ -130,7 +130,7 @@ fn float(number: f64, single: bool, out: &mut Vec<u8>) -> Form {
     Form::Number
 }
 
-/// Year, month and day of a day since 1970, in the proleptic Gregorian calendar (Howard Hinnant's algorithm).
+/// Appends the year, month and day of a day since 1970, in the proleptic Gregorian calendar (Howard Hinnant's algorithm).
 fn day(days: i64, out: &mut Vec<u8>) {
     let shifted = i128::from(days) + 719_468;
     let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
@@ -154,7 +154,7 @@ fn clock(micros: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// ISO 8601, as Postgres reads it.
+/// Appends a duration in ISO 8601, which Postgres reads.
 fn span(raw: &[u8], out: &mut Vec<u8>) {
     let Ok(bytes) = <[u8; 16]>::try_from(raw) else { return };
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bytes;
@@ -165,7 +165,7 @@ fn span(raw: &[u8], out: &mut Vec<u8>) {
     put(out, format_args!("{sign}{}.{:06}S", size / 1_000_000, size % 1_000_000));
 }
 
-/// An unscaled number in two's complement, and its power of ten.
+/// Appends a decimal, from an unscaled number in two's complement and a power of ten.
 fn decimal(raw: &[u8], exponent: i32, out: &mut Vec<u8>) -> Form {
     if raw.len() > DECIMAL_BYTES {
         return Form::None;
@@ -196,7 +196,7 @@ fn decimal(raw: &[u8], exponent: i32, out: &mut Vec<u8>) -> Form {
     Form::Number
 }
 
-/// Digits of a magnitude beyond 128 bits: long division by 10^9. Rare, so it may allocate.
+/// Appends the digits of a number beyond 128 bits: long division by 10^9. This is rare, so it may allocate.
 #[cold]
 fn long_digits(raw: &[u8], negative: bool, out: &mut Vec<u8>) {
     let mut magnitude = raw.to_vec();

@@ -1,4 +1,4 @@
-//! The schemas of Avro and Protobuf, and what is asked of a registry that has them.
+//! The schemas of Avro and Protobuf, and the trait by which decoders ask a registry for them.
 
 pub(crate) mod avro;
 pub(crate) mod logical;
@@ -13,21 +13,21 @@ use avro::AvroSchema;
 pub use parse::{avro_file, of_text, proto_file};
 use protobuf::ProtoFile;
 
-/// How deep a binary value may be nested.
+/// The deepest nesting of a binary value.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
-/// A schema, ready to be planned with.
+/// A parsed schema, from which decoders make plans.
 #[derive(Debug, PartialEq)]
 pub struct Schema(pub(crate) Parsed);
 
-/// What a schema's text says.
+/// A schema, by its format.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
     /// Avro's.
     Avro(AvroSchema),
     /// Protobuf's.
     Protobuf(ProtoFile),
-    /// Of a type that we don't read by its schema.
+    /// A schema of a type that isn't used for decoding.
     Other(String),
 }
 
@@ -41,7 +41,7 @@ impl Schema {
         }
     }
 
-    /// Returns the messages of a Protobuf file; those of another format are none.
+    /// Returns the messages of a Protobuf file; nothing for other formats.
     pub fn own_messages(&self) -> Vec<&str> {
         match &self.0 {
             Parsed::Protobuf(file) => file.own_messages(),
@@ -49,12 +49,12 @@ impl Schema {
         }
     }
 
-    /// Returns whether a Protobuf file has this message, or one that it imports.
+    /// Returns whether a Protobuf file, or one that it imports, has this message.
     pub fn has_message(&self, name: &str) -> bool {
         matches!(&self.0, Parsed::Protobuf(file) if file.has_message(name))
     }
 
-    /// The top-level fields, for faults of a mapping.
+    /// Returns the top-level fields, for faults of a mapping.
     pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
         match &self.0 {
             Parsed::Avro(avro) => avro.field_names(),
@@ -63,30 +63,30 @@ impl Schema {
         }
     }
 
-    /// What a record is told that has a schema of another format.
+    /// Returns the fault of a record whose schema has another format than `wanted`.
     pub(crate) fn is_not(&self, wanted: &str, id: u32) -> DecodeFault {
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
         DecodeFault::new(Reason::UnknownSchema, detail)
     }
 }
 
-/// What is known of a schema's number.
+/// The result of looking up a schema id.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// It is here.
+    /// The schema is loaded.
     Schema(Arc<Schema>),
-    /// It will not come: the record is at fault.
+    /// The schema can't be loaded: the record is at fault.
     Fault(DecodeFault),
-    /// It has been asked for.
+    /// The schema has been requested.
     Wanted,
 }
 
-/// The schemas of a registry, by their numbers. A decoder asks when it meets a number that it has no plan for: never twice for
-/// a schema that it got.
+/// The schemas of a registry, by id. A decoder calls it when it meets an id for which it has no plan, and never again for a schema
+/// that it got.
 pub trait Schemas: Debug + Send + Sync {
-    /// Returns what is known of a number, and asks the registry where nothing is. Doesn't wait.
+    /// Returns the schema with this id, if it is loaded, and requests it otherwise. Doesn't wait.
     fn find(&self, id: u32) -> Found;
 
-    /// Returns whether a number that had no usable schema may have one by now, so that [`Self::find`] is to be asked again.
+    /// Returns whether an id without a usable schema may have one by now, so that [`Self::find`] should be called again.
     fn forgot(&self, id: u32) -> bool;
 }

@@ -1,4 +1,4 @@
-//! What the configuration says about rows, checked. The binary's crate reads the files and makes these types.
+//! The part of the configuration that concerns rows, checked. The daemon reads the files and builds these types.
 
 mod column;
 mod decode;
@@ -14,23 +14,23 @@ pub use route::{Part, Route};
 pub use row_filter::{RowFilter, Test};
 pub use table::{Table, UnknownFields, WriteMode};
 
-/// What decides how a pipeline's records become rows of one table.
+/// Everything that decides how a pipeline's records become rows of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSpec<'a> {
-    /// The pipeline's name: faults name their keys below `pipelines.NAME`.
+    /// The pipeline's name: the keys of faults are below `pipelines.NAME`.
     pub pipeline: &'a str,
     /// How values are decoded.
     pub decode: &'a Decode,
-    /// The structure around the fields of a record.
+    /// The structure around the fields of a record, and its key.
     pub shape: &'a Shape,
     /// The target.
     pub table: &'a Table,
-    /// The mapping; `None`: every top-level field goes to the column of its name.
+    /// The mapping. `None`: every top-level field goes to the column of its name.
     pub columns: Option<&'a [Column]>,
-    /// `where`: records for which it doesn't hold have no rows.
+    /// `where`: records that don't match it have no rows.
     pub keep: Option<&'a RowFilter>,
-    /// What becomes of fields that no column takes.
+    /// What happens to fields without a column.
     pub unknown_fields: &'a UnknownFields,
-    /// `batch.max_bytes`: the rows of one record may take as many bytes as a batch.
+    /// `batch.max_bytes`: the limit on the rows of one record, in bytes.
     pub max_bytes: u64,
 }

@@ -1,11 +1,11 @@
-//! What decoding leaves and encoding reads: slots that point into the payload, and the reasons why a record is no row.
+//! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
 //!
-//! A `Slot` has no lifetime, so that an encoder keeps its slots from record to record and allocates nothing. A `Value`
-//! is a slot with its bytes at hand. Numbers stay lexemes: what a number means is up to the column that takes it.
+//! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot with the
+//! bytes that it points to. Numbers stay lexemes: the column that takes a number decides what it means.
 
 use std::fmt;
 
-/// What a slot holds.
+/// The kind of value in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The field is not in the record.
@@ -20,21 +20,21 @@ pub enum Kind {
     Number,
     /// A JSON string, in its quotes.
     String,
-    /// Text from elsewhere, as it is: a topic, a header, an unescaped string.
+    /// Other text, unquoted: a topic, a header, an unescaped string.
     Text,
-    /// Bytes that nobody has looked at: a key, a header, a binary format's bytes.
+    /// Bytes that weren't inspected: a key, a header, a binary format's bytes.
     Bytes,
-    /// Text that its column reads as what it needs: a field of CSV, a raw value.
+    /// Text that each column reads by its own type: a field of CSV, a raw value.
     Lexical,
     /// A float: `mantissa` has the bits of an `f64`.
     Float,
-    /// A time: `mantissa` has the microseconds since 1970 as an `i64`. `exponent` is 1 for one without a zone.
+    /// A time: `mantissa` has the microseconds since 1970 as an `i64`. `exponent` is 1 for a time without a zone.
     Instant,
     /// A date: `mantissa` has the days since 1970 as an `i64`.
     Day,
     /// A time of day: `mantissa` has the microseconds since midnight as an `i64`.
     Clock,
-    /// A duration as Postgres sends an interval: microseconds, days, months, 16 bytes.
+    /// A duration in the layout of a Postgres interval: microseconds, days, months, 16 bytes.
     Span,
     /// A UUID's 16 bytes.
     Uuid,
@@ -46,7 +46,7 @@ pub enum Kind {
     Object,
 }
 
-/// What decoding saw on its way through a value.
+/// Properties of a value that decoding noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Flags(u8);
 
@@ -55,19 +55,19 @@ impl Flags {
     pub const NONE: Flags = Flags(0);
     /// A string has a backslash.
     pub const ESCAPED: Flags = Flags(1);
-    /// The text, or a string or key within the structure, stands for a NUL.
+    /// The text, or a string or key in the structure, contains a NUL.
     pub const NUL: Flags = Flags(2);
     /// A number has a minus sign.
     pub const NEGATIVE: Flags = Flags(4);
-    /// A number has more digits than `mantissa` holds: only its lexeme is true.
+    /// A number has more digits than `mantissa` holds: only its lexeme is valid.
     pub const INEXACT: Flags = Flags(8);
-    /// The value has no text: it came from a binary format.
+    /// The value comes from a binary format and has no text.
     pub const BINARY: Flags = Flags(16);
-    /// The value's bytes were made by the decoder, and stand nowhere in the payload.
+    /// The decoder made the value's bytes; they don't occur in the payload.
     pub const MADE: Flags = Flags(32);
     /// A float of 32 bits.
     pub const SINGLE: Flags = Flags(64);
-    /// The text of a field is a JSON number too, and `mantissa` and `exponent` are that number's.
+    /// The text of a field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
 
     /// Returns whether any of the other flags is set.
@@ -76,13 +76,13 @@ impl Flags {
         self.0 & other.0 != 0
     }
 
-    /// Returns these flags and the others.
+    /// Returns the union of both sets of flags.
     #[inline]
     pub fn with(self, other: Flags) -> Flags {
         Flags(self.0 | other.0)
     }
 
-    /// What a structure inherits from what it holds.
+    /// Returns the flags that a structure inherits from its contents.
     #[inline]
     pub fn inherited(self) -> Flags {
         Flags(self.0 & Flags::NUL.0)
@@ -95,7 +95,7 @@ pub struct Slot {
     /// What the value is.
     pub kind: Kind,
     pub(crate) flags: Flags,
-    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags say `INEXACT`.
+    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
     pub(crate) exponent: i32,
     /// Where the value begins in the payload, its quotes or brackets included.
     pub(crate) start: u32,
@@ -107,7 +107,7 @@ impl Slot {
     pub(crate) const MISSING: Slot =
         Slot { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, start: 0, len: 0, mantissa: 0 };
 
-    /// A value without bytes of its own.
+    /// Makes a value that has a number but no bytes.
     #[inline]
     pub(crate) fn number(kind: Kind, number: i64) -> Slot {
         Slot { kind, flags: Flags::BINARY, mantissa: number.cast_unsigned(), ..Slot::MISSING }
@@ -123,7 +123,7 @@ impl Slot {
     /// Null.
     pub(crate) const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
 
-    /// The slot with the bytes that it points to.
+    /// Returns the slot with the bytes that it points to.
     #[inline]
     pub fn of<'a>(&self, payload: &'a [u8]) -> Value<'a> {
         let raw = payload.get(self.start as usize..).and_then(|tail| tail.get(..self.len as usize)).unwrap_or_default();
@@ -131,18 +131,18 @@ impl Slot {
     }
 }
 
-/// A slot with its bytes at hand.
+/// A slot with the bytes that it points to.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
     /// What the value is.
     pub kind: Kind,
-    /// What decoding saw of the value.
+    /// Properties that decoding noticed.
     pub flags: Flags,
-    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags say `INEXACT`.
+    /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
     pub exponent: i32,
-    /// See `exponent`; other kinds say themselves what it is.
+    /// See `exponent`. For other kinds, see [`Kind`].
     pub mantissa: u64,
-    /// As it stands in the payload: a JSON string has its quotes.
+    /// The bytes as in the payload: a JSON string has its quotes.
     pub raw: &'a [u8],
 }
 
@@ -150,23 +150,23 @@ impl<'a> Value<'a> {
     pub(crate) const MISSING: Value<'static> =
         Value { kind: Kind::Missing, flags: Flags::NONE, exponent: 0, mantissa: 0, raw: &[] };
 
-    /// Text that is UTF-8 already; `flags` says whether a NUL is in it.
+    /// Makes text from valid UTF-8; `flags` says whether it contains a NUL.
     pub(crate) fn text(raw: &'a [u8], flags: Flags) -> Self {
         Self { kind: Kind::Text, flags, exponent: 0, mantissa: 0, raw }
     }
 
-    /// Bytes as they came.
+    /// Makes a value of raw bytes.
     pub(crate) fn bytes(raw: &'a [u8]) -> Self {
         Self { kind: Kind::Bytes, flags: Flags::NONE, exponent: 0, mantissa: 0, raw }
     }
 
-    /// A whole number; `lexeme` is needed only where a column reads lexemes.
+    /// Makes a whole number; `lexeme` is needed only if a column reads lexemes.
     pub(crate) fn integer(number: i64, lexeme: &'a [u8]) -> Self {
         let flags = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Self { kind: Kind::Number, flags, exponent: 0, mantissa: number.unsigned_abs(), raw: lexeme }
     }
 
-    /// The text of a string or of plain text, escapes still in it where the flags say so; `None` for everything else.
+    /// Returns the text of a string or of plain text, with its escapes if the flags say so; `None` for other kinds.
     #[inline]
     pub fn as_text(&self) -> Option<&'a [u8]> {
         match self.kind {
@@ -177,55 +177,55 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Why a record is no row. The codes are a contract: metric labels and dead letters carry them.
+/// Why a record can't become a row. The codes are stable: metric labels and dead letters use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// The value isn't JSON.
     InvalidJson,
     /// Text isn't UTF-8.
     InvalidUtf8,
-    /// The value is JSON, but no object.
+    /// The value is JSON, but not an object.
     NotAnObject,
-    /// The value isn't of the pipeline's format.
+    /// The value isn't valid in the pipeline's format.
     InvalidFormat,
-    /// The schema that the value names is not known, or can't be used.
+    /// The schema that the value names is unknown, or can't be used.
     UnknownSchema,
     /// The record has no value.
     Tombstone,
-    /// The record is a change that isn't applied: a table was truncated.
+    /// The record is a change that can't be applied: a table was truncated.
     UnappliedChange,
-    /// A field that a NOT NULL column needs isn't there.
+    /// A field is missing, and its column is NOT NULL.
     MissingField,
     /// A field is null, and its column is NOT NULL.
     NullInNotNull,
-    /// A value isn't of its column's type.
+    /// A value doesn't have the type of its column.
     TypeMismatch,
-    /// A value is of its column's type, but beyond its limits.
+    /// A value has the type of its column, but exceeds its limits.
     OutOfRange,
-    /// Text is longer than its column.
+    /// Text is longer than its column allows.
     TooLong,
-    /// Text holds a NUL, which Postgres can't store.
+    /// Text contains a NUL, which Postgres can't store.
     NulInText,
-    /// Text is no date, time or timestamp that we read.
+    /// Text isn't a date, time or timestamp that can be read.
     InvalidTimestamp,
-    /// Text is no UUID.
+    /// Text isn't a UUID.
     InvalidUuid,
     /// A field has no column, and `unknown_fields` is `dead_letter`.
     UnknownField,
-    /// A field has no column yet, and `evolve` is to make one: what remains of this is a fault of ours.
+    /// A field has no column yet, and `evolve` will add one. A dead letter with this reason is a bug of tidegate.
     NewField,
-    /// The record names no table that it may go to.
+    /// The record names no table that can receive its rows.
     NoTable,
-    /// Text is no label of its column's enum.
+    /// Text isn't a label of its column's enum.
     UnknownLabel,
     /// Postgres refused the row; the dead letter has the SQLSTATE.
     RefusedByPostgres,
-    /// The row is larger than Postgres or the memory limit takes.
+    /// The row is larger than Postgres or the memory limit allows.
     TooLarge,
 }
 
 impl Reason {
-    /// All of them, for the metrics.
+    /// All reasons, for the metrics.
     pub const ALL: [Reason; 21] = [
         Self::InvalidJson,
         Self::InvalidUtf8,
@@ -250,7 +250,7 @@ impl Reason {
         Self::TooLarge,
     ];
 
-    /// The stable name.
+    /// Returns the stable name.
     pub fn code(self) -> &'static str {
         match self {
             Self::InvalidJson => "invalid_json",
@@ -284,38 +284,38 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A record that is no row, and why.
+/// A rejected record: it can't become a row, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// For programs.
+    /// The reason, for programs.
     pub reason: Reason,
-    /// The column at fault, as an index into the plan's columns, where one is.
+    /// The column at fault, as an index into the plan's columns, if there is one.
     pub column: Option<u16>,
-    /// For people: `lat "n/a" is not float8`.
+    /// The explanation, for people: `lat "n/a" is not float8`.
     pub detail: String,
 }
 
-/// The most characters of a value that a sentence shows.
+/// How many characters of a value a message shows.
 const SHOWN_CHARS: usize = 64;
 
-/// Why a value can't be decoded: at which byte, and a sentence's second half.
+/// Why a value can't be decoded: the reason, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeFault {
     /// The kind of the fault.
     pub reason: Reason,
-    /// A sentence for people, without the reason.
+    /// The message for people, without the reason.
     pub detail: String,
 }
 
 impl DecodeFault {
-    /// Returns the fault with these words for people.
+    /// Makes a fault with this message.
     #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 }
 
-/// Bytes as a sentence may show them: cut short, control characters escaped, what isn't UTF-8 as `\x..`.
+/// Returns bytes as a message may show them: truncated, with control characters escaped, and bytes that aren't UTF-8 as `\x..`.
 pub fn shown(bytes: &[u8]) -> String {
     let mut text = String::new();
     let mut left = SHOWN_CHARS;

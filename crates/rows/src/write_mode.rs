@@ -1,17 +1,17 @@
-//! How rows get from a COPY into a table that doesn't simply take them: by a staging table and one statement that merges.
+//! Write modes that can't COPY directly into the table: a COPY into a staging table, then one statement that merges.
 //!
-//! Everything here is text, made once a plan: the staging table with the types of the target's columns, the COPY into it, and
-//! the SQL that folds what is in it and merges it. So a batch costs one COPY and one statement, whatever the mode, and the
-//! ledger's move commits with them: what was merged once is never merged again.
+//! Everything here is SQL text, made once per plan: the staging table with the target's column types, the COPY into it, and the
+//! statement that merges its rows. So a batch costs one COPY and one statement, whatever the mode. The ledger's advance is
+//! committed with them, so that no row is merged twice.
 //!
-//! - An upsert copies only the rows of a batch that may win; see `newest`.
-//! - Every writer merges in the order of the key, so that two of them don't wait for each other in a circle.
-//! - The order of delivery is a column of the staging table, a number that COPY itself counts: the place of a row in the
-//!   table is no order, since a small row may go back into the gap that a large one left.
-//! - Where rows of a batch differ in the columns that they leave to Postgres, the staging table has the defaults of the target, so that
-//!   a staged row is what INSERT of the record's own fields would make, whatever merges it; see `shaped`.
-//! - An error of a merge names no row. The search for bad records copies less and less of the batch, each piece with a merge of
-//!   its own, until the record that is refused stands alone.
+//! - An upsert copies only those rows of a batch that may win; see `newest`.
+//! - Every writer merges in the order of the key, which prevents deadlocks between writers.
+//! - The order of delivery is a column of the staging table, numbered by COPY itself. The physical position of a row is no order:
+//!   a small row may fill the gap that a large one left.
+//! - If the rows of a batch leave different columns to Postgres, the staging table has the defaults of the target. So a staged row
+//!   is what INSERT would make of the record's own fields, whichever statement merges it; see `shaped`.
+//! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
+//!   until the record that Postgres refuses is alone.
 
 mod aggregate;
 mod check;
@@ -27,79 +27,79 @@ pub(crate) use check::check;
 use newest::Newest;
 use upsert::Upsert;
 
-/// Its column that counts rows in the order of delivery. No user's column is called so.
+/// The column of the staging table with the order of delivery. No column of a user has this name.
 const ORDER: &str = "\"tidegate order\"";
-/// Its column that marks tombstones.
+/// The column that marks tombstones.
 const DELETED: &str = "\"tidegate deleted\"";
-/// Its column with the mask of what a row left out, where an upsert keeps columns.
+/// The column with the mask of the columns that a row left out, if an upsert keeps columns.
 const LEFT_OUT: &str = "\"tidegate left out\"";
-/// The target as statements call it.
+/// The alias of the target in statements.
 const OLD: &str = "tidegate_old";
 
-/// Rows go into a staging table of the connection's own, and from there into the target.
+/// The statements of a mode that stages rows in a temporary table of the connection and merges them into the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// Makes the staging table, once a connection and outside of any transaction.
+    /// Creates the staging table, once per connection and outside of any transaction.
     pub create: String,
-    /// The COPY of rows that leave no column out.
+    /// The COPY for rows that leave no column out.
     pub copy: String,
-    /// Merges what is in it, behind [`Self::deletes`]; one statement or several. For rows that leave no column out.
+    /// Merges the staged rows, after [`Self::deletes`]; one statement or several. For rows that leave no column out.
     pub merge: String,
-    /// Where tombstones delete.
+    /// Set if tombstones delete.
     pub deletes: Option<Deletes>,
-    /// Empties it, for the next COPY of the same transaction. A commit empties it too.
+    /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
-    /// The merge leaves out rows by rule, so that what it merged, not what was copied, is what was written.
+    /// Whether the merge may skip rows, so that the number of rows written is that of the merge, not of the COPY.
     pub skips: bool,
-    /// Which rows need not be copied at all. For rows that leave no column out.
+    /// Picks the rows that need not be copied. For rows that leave no column out.
     pub newest: Option<Newest>,
 }
 
-/// What deletes the rows that tombstones name, before the merge.
+/// The statements that delete the rows which tombstones name, before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
     /// Locks the rows of the batch's keys.
     pub lock: String,
-    /// Deletes rows; its one number counts deletes that found none.
+    /// Deletes the rows, and returns one number: how many deletes found no row.
     pub delete: String,
 }
 
-/// The staging table of a connection; where records name their table, one for each, by its number.
+/// Returns the name of the staging table. If records name their table, there is one per table, by its index.
 pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
 
-/// A table with what its rows are made by: what every statement for it needs to know.
+/// A table and what its rows are made from: the input of every statement here.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// How rows are made, and the mode.
+    /// The configuration of the rows, and the mode.
     pub spec: &'a RowSpec<'a>,
     /// The target.
     pub catalog: &'a Catalog,
-    /// The columns of a row that leaves none out, unquoted, in its order.
+    /// The columns of a row that leaves none out, unquoted, in order.
     pub columns: &'a [&'a str],
-    /// Those that a row may leave out.
+    /// The columns that a row may leave out.
     pub shapes: &'a Shapes,
-    /// The number of the table, where records name it.
+    /// The index of the table, if records name it.
     pub number: Option<u16>,
 }
 
-/// What a merge has to know of the rows that are staged.
+/// The columns of the staged rows, by how the merge treats them.
 #[derive(Debug, Default)]
 struct Staged<'a> {
-    /// The columns that are merged; the others are left to the target's defaults.
+    /// The columns that are merged; the others get the target's defaults.
     columns: Vec<&'a str>,
-    /// Of the others, those that an upsert sets to their default in a row that exists.
+    /// Of the others, those that an upsert resets to their default in a row that exists.
     reset: Vec<&'a str>,
-    /// Of the others, those that a staged row has NULL for, since their default in the staging table isn't wanted: a sequence would
-    /// move for nothing.
+    /// Of the others, those that are NULL in a staged row, because evaluating their default in the staging table would be wrong: it
+    /// would advance a sequence.
     nulled: Vec<&'a str>,
-    /// Of the merged columns, those of which an upsert keeps what a row has where a record left them out: by their bits.
+    /// Of the merged columns, those whose value an upsert keeps in a row that exists if a record left them out; with their bits.
     kept: Vec<(u16, &'a str)>,
 }
 
 impl Target<'_> {
-    /// What follows the COPY; `None` where it goes straight into the table.
+    /// Returns what follows the COPY; `None` if the COPY writes directly into the table.
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
@@ -122,7 +122,7 @@ impl Target<'_> {
         matches!(self.spec.table.mode, WriteMode::Upsert { deletes: true, .. })
     }
 
-    /// The COPY into the staging table of rows with these columns and, behind the mark of a tombstone, others.
+    /// Returns the COPY into the staging table: these columns, the mark of a tombstone if there is one, and the columns `behind`.
     fn copy(&self, columns: &[&str], behind: &[String]) -> String {
         let mut names: Vec<_> = columns.iter().map(|column| quote_identifier(column)).collect();
         names.extend(self.deletes().then(|| DELETED.to_owned()));
@@ -130,13 +130,13 @@ impl Target<'_> {
         format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.stage(), names.join(", "))
     }
 
-    /// The statement that merges, and what deletes before it.
+    /// Returns the statement that merges, and the deletes before it.
     fn merge_of(&self, staged: &Staged<'_>) -> Option<(String, Option<Deletes>)> {
         let Self { spec, catalog, .. } = self;
         let table = &catalog.table.quoted();
         let stage = &self.stage();
         let names = &names(&staged.columns);
-        // An identity that is always generated takes a record's value only so.
+        // INSERT can only fill an identity GENERATED ALWAYS with OVERRIDING SYSTEM VALUE.
         let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
         let overriding = if staged.columns.iter().any(is_fixed) { " OVERRIDING SYSTEM VALUE" } else { "" };
@@ -178,8 +178,8 @@ impl Target<'_> {
         Some((merge, deleting))
     }
 
-    /// WITH NO DATA takes the columns' types and nothing else: constraints are the target's to check. A count is fed by marks,
-    /// whatever its own type.
+    /// Returns the statement for the staging table. WITH NO DATA copies only the columns' types; the target checks its constraints
+    /// itself. A count is fed with marks, so its staging column is a bool.
     fn create(&self) -> String {
         let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
         let counts = aggregate::counts(self.spec.columns.unwrap_or_default());
@@ -210,7 +210,7 @@ impl Target<'_> {
     }
 }
 
-/// Of several rows with one key the first delivered is the one that stays.
+/// Of several rows with one key, the first one delivered stays.
 fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),
@@ -219,12 +219,12 @@ fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String 
     format!("{insert} SELECT {names} FROM {stage} ORDER BY {order} ON CONFLICT{conflict} DO NOTHING")
 }
 
-/// Names as a list of SQL.
+/// Returns quoted names, separated by commas.
 fn names(columns: &[&str]) -> String {
     columns.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ")
 }
 
-/// Names as a list of SQL.
+/// Returns quoted names, separated by commas.
 fn quoted(names: &[String]) -> String {
     names.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ")
 }

@@ -1,14 +1,14 @@
-//! Arrays of every scalar, of up to six dimensions, from JSON arrays; and points.
+//! Arrays of every scalar type, with up to six dimensions, from JSON arrays; and points.
 
 use crate::copy::{Encoding, Scratch, number, text};
 use crate::json::members::{Elements, RawMembers};
 use crate::spec::NulPolicy;
 use crate::value::{Kind, Reason, Value};
 
-/// Postgres' limit.
+/// The number of dimensions that Postgres allows.
 const MAX_DIMENSIONS: usize = 6;
 
-/// What an array's elements are.
+/// The element type of an array.
 #[derive(Clone, Debug)]
 pub(crate) struct Element {
     pub(crate) encoding: Box<Encoding>,
@@ -16,12 +16,12 @@ pub(crate) struct Element {
 }
 
 impl Element {
-    /// Whether an array within the array is an element rather than a further dimension.
+    /// Returns whether an array inside the array is an element rather than a further dimension.
     fn takes_arrays(&self) -> bool {
         matches!(*self.encoding, Encoding::Json | Encoding::Jsonb)
     }
 
-    /// Whether this is an element: a point is an array itself, of two numbers.
+    /// Returns whether `value` is an element. A point is one although it is an array, of two numbers.
     fn is_leaf(&self, value: &Value<'_>) -> bool {
         value.kind != Kind::Array
             || self.takes_arrays()
@@ -30,7 +30,7 @@ impl Element {
     }
 }
 
-/// An array. All its rows must be of one length, as Postgres has it.
+/// Writes an array. As in Postgres, all its rows must have the same length.
 pub(super) fn array(
     value: Value<'_>,
     element: &Element,
@@ -60,7 +60,7 @@ pub(super) fn array(
     text::patch_len(len_at, out)
 }
 
-/// The lengths of the dimensions, as the first rows have them; 0 behind the last.
+/// Returns the lengths of the dimensions, taken from the first row of each; 0 after the last dimension.
 fn lengths(value: Value<'_>, element: &Element) -> Result<[i32; MAX_DIMENSIONS], Reason> {
     let mut lengths = [0; MAX_DIMENSIONS];
     let mut row = Some(value);
@@ -108,7 +108,7 @@ impl Writer<'_> {
     }
 }
 
-/// point: `[x, y]`, `{"x": 1, "y": 2}`, or `{"lon": 13.4, "lat": 52.5}`, where the longitude is x as everywhere in maps.
+/// Writes a point from `[x, y]`, `{"x": 1, "y": 2}` or `{"lon": 13.4, "lat": 52.5}`. The longitude is x, as in PostGIS and GeoJSON.
 pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let (x, y) = match value.kind {
         Kind::Array => {
@@ -127,7 +127,7 @@ pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Nothing but the two coordinates, under names that belong together.
+/// Returns the two coordinates of an object that has them, under names that belong together, and nothing else.
 fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
     let (mut x, mut y) = (None, None);
     for (name, _, value) in RawMembers::of(raw) {

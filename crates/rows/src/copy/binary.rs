@@ -1,4 +1,4 @@
-//! Values of binary formats: those that a column takes as they are, and the others by their text.
+//! Values of binary formats: a column takes them directly if it can, and by their text otherwise.
 
 use crate::copy::number::{fixed, put8};
 use crate::copy::text::field;
@@ -8,7 +8,7 @@ use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
 impl Encoding {
-    /// A value that has no text of its own.
+    /// Writes a value of a binary format, which has no text of its own.
     #[inline(never)]
     pub(super) fn put_binary(
         &self,
@@ -51,7 +51,7 @@ impl Encoding {
         Ok(())
     }
 
-    /// A column that takes the value's text.
+    /// Writes a value by its text.
     fn by_text(
         &self,
         value: &Value<'_>,
@@ -69,14 +69,14 @@ impl Encoding {
             match render::text(value, &mut text) {
                 Form::None if value.kind == Kind::Bytes => Err(Reason::InvalidUtf8),
                 Form::None => Err(Reason::OutOfRange),
-                // The lexeme alone is true: mantissa and exponent aren't set.
+                // Only the lexeme is valid here: mantissa and exponent aren't set.
                 Form::Number => {
                     let flags = Flags::INEXACT;
                     let lexeme = Value { kind: Kind::Number, flags, exponent: 0, mantissa: 0, raw: &text };
                     self.put_clean(lexeme, nul, scratch, out)
                 }
                 Form::Text if memchr::memchr(0, &text).is_some() => {
-                    // Put again with its NULs known; the scratch is lent out, so its place takes another.
+                    // Write it again, now that its NULs are known. The scratch buffer is borrowed, so another one takes its place.
                     let flagged = Value::text(&text, Flags::NUL);
                     self.put(flagged, nul, scratch, out)
                 }
@@ -94,7 +94,7 @@ fn double(value: &Value<'_>) -> f64 {
     if value.flags.has(Flags::NEGATIVE) { -magnitude } else { magnitude }
 }
 
-/// As Postgres casts a float8 to a float4: what it can't hold is refused.
+/// Converts as Postgres casts float8 to float4: a value that float4 can't hold is an error.
 #[expect(clippy::cast_possible_truncation, reason = "what doesn't fit is looked for")]
 fn float4(number: f64, out: &mut Vec<u8>) -> Result<(), Reason> {
     let narrow = number as f32;

@@ -1,4 +1,4 @@
-//! The calendar and the clock, as text. Pure reading: what a column makes of it is in `time`.
+//! Parses calendar dates and clock times from text. The module `time` turns them into column values.
 
 use crate::value::Reason;
 
@@ -12,7 +12,7 @@ pub(super) enum Zone {
     Seconds(i64),
 }
 
-/// A time of day; 24:00:00 at the most.
+/// A time of day, at most 24:00:00.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Clock(i64);
 
@@ -26,7 +26,7 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 const MICROS_PER_DAY: i64 = 86_400 * MICROS_PER_SECOND;
 const BAD: Reason = Reason::InvalidTimestamp;
 
-/// Days since 2000-01-01 in the proleptic Gregorian calendar; year 0 is 1 BC.
+/// Returns the days since 2000-01-01 in the proleptic Gregorian calendar; year 0 is 1 BC.
 #[inline]
 fn days(year: i64, month: i64, day: i64) -> i64 {
     // The year begins in March, so that the leap day is its last.
@@ -54,14 +54,14 @@ fn checked_days(year: i64, month: i64, day: i64) -> Option<i64> {
     inside.then(|| days(year, month, day))
 }
 
-/// The layout that most telemetry has, `2026-01-01T00:00:00.123Z`, in three steps of eight bytes: microseconds since 2000.
-/// `None` for everything else, right or wrong.
+/// Reads `2026-01-01T00:00:00.123Z`, the layout of most telemetry, in three steps of eight bytes. Returns microseconds since 2000,
+/// or `None` for every other text, valid or not.
 #[inline]
 pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     let text: &[u8; 24] = text.try_into().ok()?;
     let word =
         |at: usize| text.get(at..at + 8).and_then(|bytes| bytes.first_chunk()).map_or(0, |b| u64::from_le_bytes(*b));
-    // With the separators taken away every byte is a digit's value or, between them, zero.
+    // After the separators are subtracted, every byte is a digit's value, or zero at a separator.
     let date = word(0).wrapping_sub(u64::from_le_bytes(*b"0000-00-"));
     let clock = word(8).wrapping_sub(u64::from_le_bytes(*b"00T00:00"));
     let tail = word(16).wrapping_sub(u64::from_le_bytes(*b":00.000Z"));
@@ -89,7 +89,7 @@ pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     Some(checked_days(year, month, day)? * MICROS_PER_DAY + of_day)
 }
 
-/// What is left of a text.
+/// The rest of a text.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
@@ -101,12 +101,12 @@ impl Reader<'_> {
         hit
     }
 
-    /// The number of digits that come next.
+    /// Returns how many digits come next.
     fn digits(&self) -> usize {
         self.0.iter().take_while(|byte| byte.is_ascii_digit()).count()
     }
 
-    /// Between `least` and `most` digits.
+    /// Reads between `least` and `most` digits.
     fn number(&mut self, least: usize, most: usize) -> Result<i64, Reason> {
         let count = self.0.iter().take(most).take_while(|byte| byte.is_ascii_digit()).count();
         if count < least {
@@ -117,7 +117,7 @@ impl Reader<'_> {
         Ok(digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0')))
     }
 
-    /// `2026-01-01` or `20260101`, as year (not yet BC or AD), month, day.
+    /// Reads `2026-01-01` or `20260101` as year (not yet BC or AD), month and day.
     fn date(&mut self) -> Result<(i64, i64, i64), Reason> {
         if self.digits() == 8 {
             return Ok((self.number(4, 4)?, self.number(2, 2)?, self.number(2, 2)?));
@@ -128,7 +128,7 @@ impl Reader<'_> {
         Ok((year, month, day))
     }
 
-    /// `12:34`, `12:34:56`, `12:34:56.789`, or `123456.789`. Postgres rolls 24:00:00 and a leap second over, and so do we.
+    /// Reads `12:34`, `12:34:56`, `12:34:56.789` or `123456.789`. As in Postgres, 24:00:00 and a leap second roll over.
     fn clock(&mut self) -> Result<Clock, Reason> {
         let (hour, minute, second) = if self.digits() == 6 {
             (self.number(2, 2)?, self.number(2, 2)?, self.number(2, 2)?)
@@ -142,8 +142,8 @@ impl Reader<'_> {
         if minute > 59 || second > 60 || total > MICROS_PER_DAY { Err(Reason::OutOfRange) } else { Ok(Clock(total)) }
     }
 
-    /// Microseconds. Beyond six digits Postgres goes by a float and rounds half to even: so do we, to store what INSERT
-    /// stores.
+    /// Reads a fraction of a second, in microseconds. Beyond six digits Postgres uses a float and rounds half to even; this does
+    /// the same, so that the stored value is the one that INSERT stores.
     fn fraction(&mut self) -> Result<i64, Reason> {
         let count = self.0[1..].iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (text, rest) = self.0.split_at(count + 1);
@@ -161,7 +161,7 @@ impl Reader<'_> {
         Ok((seconds * 1e6).round_ties_even() as i64)
     }
 
-    /// `Z`, `+02`, `+0200`, `+02:00`, `+02:00:00`, or nothing.
+    /// Reads `Z`, `+02`, `+0200`, `+02:00`, `+02:00:00`, or nothing.
     fn zone(&mut self) -> Result<Zone, Reason> {
         if self.eat(b'Z') || self.eat(b'z') {
             return Ok(Zone::Utc);
@@ -176,21 +176,21 @@ impl Reader<'_> {
         let colon = self.eat(b':');
         let minutes = if colon || self.0.first().is_some_and(u8::is_ascii_digit) { self.number(2, 2)? } else { 0 };
         let seconds = if colon && self.eat(b':') { self.number(2, 2)? } else { 0 };
-        // Postgres' own limit on offsets.
+        // The limit that Postgres sets for offsets.
         if hours > 15 || minutes > 59 || seconds > 59 {
             return Err(Reason::OutOfRange);
         }
         Ok(Zone::Seconds(sign * ((hours * 60 + minutes) * 60 + seconds)))
     }
 
-    /// The end of the text, or ` BC` and the end; then the date's days.
+    /// Reads the end of the text, or ` BC` and the end. Returns the date in days.
     fn end(self, (year, month, day): (i64, i64, i64)) -> Result<i64, Reason> {
         let before_christ = match self.0 {
             b"" => false,
             b" BC" => true,
             _ => return Err(BAD),
         };
-        // There is no year 0: RFC 3339 can write it, Postgres refuses it.
+        // Year 0 doesn't exist: RFC 3339 can express it, but Postgres refuses it.
         if year == 0 {
             return Err(Reason::OutOfRange);
         }
@@ -198,7 +198,7 @@ impl Reader<'_> {
     }
 }
 
-/// A timestamp: days since 2000, time of day, offset. A date alone is its midnight.
+/// Reads a timestamp: days since 2000, time of day, offset. A date alone means its midnight.
 pub(super) fn timestamp(text: &[u8]) -> Result<(i64, Clock, Zone), Reason> {
     let mut reader = Reader(text);
     let date = reader.date()?;
@@ -212,16 +212,16 @@ pub(super) fn timestamp(text: &[u8]) -> Result<(i64, Clock, Zone), Reason> {
     Ok((reader.end(date)?, clock, zone))
 }
 
-/// A date: days since 2000. Of a timestamp only the date counts.
+/// Reads a date as days since 2000. Only the date of a timestamp counts.
 pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
     timestamp(text).map(|(days, ..)| days)
 }
 
-/// A time of day with its offset. Of a timestamp only its time counts.
+/// Reads a time of day with its offset. Only the time of a timestamp counts.
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = Reader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {
-        // What is no date makes the whole no time.
+        // An invalid date makes the whole text invalid.
         timestamp(text)?;
         reader.0 = &text[at + 1..];
     }

@@ -1,4 +1,4 @@
-//! Decimal numbers by their digits: exact at any length. For what mantissa and exponent can't say.
+//! Decimal numbers as digits, exact at any length. For numbers that mantissa and exponent can't express.
 
 /// A decimal number's parts, as text. Its value is ± `whole`.`fraction` × 10^`exponent`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// What is cut off below the last digit that is kept.
+/// The size of what is cut off after the last digit that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -18,12 +18,12 @@ pub(super) enum Remainder {
     AboveHalf,
 }
 
-/// Exponents beyond this are all alike: far outside of every type.
+/// Exponents beyond this are treated alike: they are far outside the range of every type.
 const EXPONENT_LIMIT: i32 = 1 << 24;
 
 impl<'a> Decimal<'a> {
-    /// Reads what Postgres reads as a decimal number: an optional sign, digits with an optional point, an optional exponent.
-    /// JSON's numbers are among them.
+    /// Reads what Postgres accepts as a decimal number: an optional sign, digits with an optional point, an optional exponent.
+    /// Every JSON number is one.
     pub(crate) fn parse(text: &'a [u8]) -> Option<Self> {
         let (negative, unsigned) = match text.split_first()? {
             (b'-', rest) => (true, rest),
@@ -46,7 +46,7 @@ impl<'a> Decimal<'a> {
         Some(Self { negative, whole, fraction, exponent })
     }
 
-    /// A whole number that has no lexeme; `digits` is where its digits go.
+    /// Returns a whole number that has no lexeme; its digits are written into `digits`.
     pub(super) fn of_integer(mut number: u64, negative: bool, digits: &'a mut [u8; 20]) -> Self {
         let mut first = digits.len();
         for (at, digit) in digits.iter_mut().enumerate().rev() {
@@ -60,12 +60,12 @@ impl<'a> Decimal<'a> {
         Self { negative, whole: &digits[first..], fraction: &[], exponent: 0 }
     }
 
-    /// How many digits there are, leading zeros included.
+    /// Returns the number of digits, leading zeros included.
     pub(super) fn len(&self) -> usize {
         self.whole.len() + self.fraction.len()
     }
 
-    /// The digit at this place, from the first one; zeros behind the last.
+    /// Returns the digit at index `at`, counted from the first one; zero after the last.
     pub(super) fn digit(&self, at: usize) -> u8 {
         let digit = match at.checked_sub(self.whole.len()) {
             None => self.whole.get(at),
@@ -74,15 +74,15 @@ impl<'a> Decimal<'a> {
         digit.map_or(0, |digit| digit - b'0')
     }
 
-    /// How many digits stand before the decimal point; negative where zeros follow the point first.
+    /// Returns the number of digits before the decimal point. It is negative if zeros follow the point first.
     pub(super) fn point(&self) -> i64 {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
 
-    /// What the digits from this place on amount to.
+    /// Compares the digits from index `from` on with one half.
     pub(super) fn remainder(&self, from: i64) -> Remainder {
         let Ok(at) = usize::try_from(from) else {
-            // Zeros stand between the cut and the first digit.
+            // Zeros lie between the cut and the first digit.
             let zero = (0..self.len()).all(|at| self.digit(at) == 0);
             return if zero { Remainder::Zero } else { Remainder::BelowHalf };
         };
@@ -95,7 +95,8 @@ impl<'a> Decimal<'a> {
         }
     }
 
-    /// The whole part of the value × 10^`shift`, towards zero, and what it cuts off; `None` where `i128` can't hold it.
+    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and what it cuts off; `None` if `i128` can't hold
+    /// it.
     pub(super) fn scaled(&self, shift: i32) -> (Option<i128>, Remainder) {
         let end = self.point() + i64::from(shift);
         let remainder = self.remainder(end);

@@ -3,7 +3,7 @@
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Reason, Value};
 
-/// What Postgres stores: months and days have no fixed length, so they stay apart.
+/// An interval as Postgres stores it. Months and days have no fixed length, so they are kept apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Interval {
     months: i128,
@@ -11,7 +11,7 @@ struct Interval {
     micros: i128,
 }
 
-/// A unit's size; the second number is its micros for the units that have a fixed length below a day.
+/// The size of each unit, with the names of the unit.
 const UNITS: &[(&[&str], Interval)] = &[
     (&["microsecond", "microseconds", "us"], Interval { months: 0, days: 0, micros: 1 }),
     (&["millisecond", "milliseconds", "ms"], Interval { months: 0, days: 0, micros: 1_000 }),
@@ -24,7 +24,7 @@ const UNITS: &[(&[&str], Interval)] = &[
     (&["year", "years", "yr", "yrs", "y"], Interval { months: 12, days: 0, micros: 0 }),
 ];
 
-/// interval. A fraction is taken of units below a day only: what half a month is, nobody can say.
+/// Writes an interval. Only units below a day may have a fraction: the length of half a month is undefined.
 pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().and_then(|text| std::str::from_utf8(text).ok()).ok_or(Reason::TypeMismatch)?;
     let parsed = match text.strip_prefix('P') {
@@ -36,7 +36,7 @@ pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     let months = i32::try_from(months).map_err(out_of_range)?;
     let days = i32::try_from(days).map_err(out_of_range)?;
     let micros = i64::try_from(micros).map_err(out_of_range)?;
-    // The extremes of all three are Postgres' infinities.
+    // Postgres represents infinity by the extremes of all three fields.
     if matches!((months, days, micros), (i32::MAX, i32::MAX, i64::MAX) | (i32::MIN, i32::MIN, i64::MIN)) {
         return Err(Reason::OutOfRange);
     }
@@ -47,7 +47,7 @@ pub(super) fn interval(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     Ok(())
 }
 
-/// Adds `number` of a unit.
+/// Adds `number` times `unit`.
 fn add(sum: &mut Interval, number: &str, unit: Interval) -> Option<()> {
     let decimal = Decimal::parse(number.as_bytes())?;
     let (whole, rest) = decimal.scaled(0);
@@ -73,7 +73,7 @@ fn unit(name: &str) -> Option<Interval> {
     UNITS.iter().find(|(names, _)| names.contains(&name.as_str())).map(|(_, unit)| *unit)
 }
 
-/// Behind the `P`: `1Y2M3W4DT5H6M7.8S`.
+/// Reads the text after the `P`: `1Y2M3W4DT5H6M7.8S`.
 fn iso(text: &str) -> Option<Interval> {
     let (date, time) = match text.split_once('T') {
         Some((date, time)) => (date, Some(time)),
@@ -83,7 +83,7 @@ fn iso(text: &str) -> Option<Interval> {
         return None;
     }
     let mut sum = Interval::default();
-    // An M before the T is a month.
+    // Before the T, M means month.
     let of_date = |letter: &str| if letter == "M" { unit("month") } else { unit(letter).filter(|u| u.micros == 0) };
     designators(date, of_date, &mut sum)?;
     designators(time.unwrap_or_default(), |letter| unit(letter).filter(|u| u.micros > 0), &mut sum)?;
@@ -99,7 +99,7 @@ fn designators(mut text: &str, unit: impl Fn(&str) -> Option<Interval>, sum: &mu
     Some(())
 }
 
-/// `1 day 02:00:00`, `-3 mons`, `2 hours 5 minutes`, `1 day ago` is not taken.
+/// Reads `1 day 02:00:00`, `-3 mons` or `2 hours 5 minutes`. `1 day ago` is not accepted.
 fn words(text: &str) -> Option<Interval> {
     let mut sum = Interval::default();
     let mut words = text.split_ascii_whitespace().peekable();
@@ -114,7 +114,7 @@ fn words(text: &str) -> Option<Interval> {
     Some(sum)
 }
 
-/// `[-]hours:minutes[:seconds]`
+/// Reads `[-]hours:minutes[:seconds]`.
 fn clock(word: &str, sum: &mut Interval) -> Option<()> {
     let (negative, unsigned) = match word.as_bytes().first()? {
         b'-' => (true, &word[1..]),

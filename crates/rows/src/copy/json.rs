@@ -1,16 +1,16 @@
-//! json and jsonb: JSON text as it came.
+//! json and jsonb: the JSON text of the record, unchanged.
 
 use crate::copy::text::{field, patch_len};
 use crate::json::string;
 use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// Whether a value is JSON as it stands.
+/// Returns whether a value is JSON text already.
 fn is_json(value: &Value<'_>) -> bool {
     !matches!(value.kind, Kind::Bytes | Kind::Missing)
 }
 
-/// json. Postgres stores the escape of a NUL in it as text, so the default policy leaves it; the others are heeded.
+/// Writes json. Postgres stores the escape of a NUL in json as text, so the default policy keeps it; the other policies apply.
 pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Text {
         return text(&value, nul, false, out);
@@ -27,7 +27,7 @@ pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resul
     patch_len(len_at, out)
 }
 
-/// jsonb: version 1, then the text, which Postgres parses. It can't hold a NUL, in strings or keys.
+/// Writes jsonb: the version byte 1, then the text, which Postgres parses. jsonb can't hold a NUL, in strings or keys.
 pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Text {
         return text(&value, nul, true, out);
@@ -46,7 +46,7 @@ pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resu
     patch_len(len_at, out)
 }
 
-/// Text that isn't JSON's: it becomes a JSON string.
+/// Writes text that isn't JSON as a JSON string.
 #[inline(never)]
 fn text(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
     let mut quoted = Vec::with_capacity(value.raw.len() + 2);

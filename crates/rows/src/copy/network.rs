@@ -6,11 +6,11 @@ use crate::copy::number::fixed;
 use crate::copy::text::{field, hex_pair};
 use crate::value::{Reason, Value};
 
-/// Postgres' own numbers of the address families.
+/// The numbers by which Postgres identifies the address families.
 const FAMILY_V4: u8 = 2;
 const FAMILY_V6: u8 = 3;
 
-/// inet and cidr: a whole address, `/bits` behind it or not. In a cidr no bit may stand right of the mask.
+/// Writes inet or cidr: a whole address, with or without `/bits`. In a cidr, no bit may be set to the right of the mask.
 pub(super) fn address(value: Value<'_>, cidr: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().and_then(|text| std::str::from_utf8(text).ok()).ok_or(Reason::TypeMismatch)?;
     let (address, bits) = match text.split_once('/') {
@@ -38,8 +38,8 @@ pub(super) fn address(value: Value<'_>, cidr: bool, out: &mut Vec<u8>) -> Result
     field(&bytes[..4 + octets.len()], out)
 }
 
-/// macaddr and macaddr8: pairs of hex digits, with `:`, `-` or `.` between pairs or groups of them, or none. A macaddr8
-/// made of six bytes gets `ff:fe` in its middle, as Postgres does.
+/// Writes macaddr or macaddr8: pairs of hex digits, with or without `:`, `-` or `.` between pairs or groups. A macaddr8 made of six
+/// bytes gets `ff:fe` in the middle, as in Postgres.
 pub(super) fn mac(value: Value<'_>, eight: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
     let mut text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let mut bytes = [0; 8];

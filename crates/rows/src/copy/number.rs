@@ -1,10 +1,11 @@
-//! bool, integers and floats. Numbers come from the decoder as mantissa and exponent, or as a lexeme where these don't do. Text that
-//! is wholly a literal of the type is that value, as in INSERT: JSON writes 64-bit integers as text so that no reader rounds them.
+//! bool, integers and floats. Numbers come from the decoder as mantissa and exponent, or as a lexeme if these can't express them.
+//! Text that is a literal of the type is accepted, as in INSERT: producers write 64-bit integers as JSON text so that no reader
+//! rounds them.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// The value as a whole number; nothing is rounded: `1.0` and `1e3` are whole, `1.5` is not.
+/// Returns the value as a whole number. Nothing is rounded: `1.0` and `1e3` are whole, `1.5` is not.
 #[inline]
 pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
     if value.kind != Kind::Number {
@@ -21,8 +22,8 @@ pub(super) fn integer(value: Value<'_>) -> Result<i64, Reason> {
     }
 }
 
-/// A literal of an integer as PostgreSQL reads it: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores between
-/// them. `1.0` is none.
+/// Reads an integer literal as Postgres does: spaces around it, a sign, digits in base 10, 16, 8 or 2, single underscores between
+/// them. `1.0` is not one.
 #[inline(never)]
 fn integer_of_text(value: Value<'_>) -> Result<i64, Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?.trim_ascii();
@@ -37,7 +38,7 @@ fn integer_of_text(value: Value<'_>) -> Result<i64, Reason> {
         [b'0', b'b' | b'B', digits @ ..] => (2, digits),
         digits => (10, digits),
     };
-    // An underscore stands before a digit, and behind one or the base.
+    // An underscore must be followed by a digit, and must follow a digit or the base prefix.
     if radix != 10
         && let [b'_', rest @ ..] = digits
     {
@@ -106,7 +107,7 @@ pub(super) fn boolean(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason>
     Ok(())
 }
 
-/// PostgreSQL's words for true and false, each of which may be cut short where it stays clear; spaces around it don't matter.
+/// Reads Postgres' words for true and false. Each may be shortened to an unambiguous prefix, and may have spaces around it.
 #[inline(never)]
 fn boolean_of_text(text: &[u8]) -> Option<bool> {
     let text = text.trim_ascii();
@@ -126,8 +127,8 @@ const POW10: [f64; 23] = [
 ];
 const POW10_F32: [f32; 11] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10];
 
-/// float8, correctly rounded. Where mantissa and power of ten are both exact in a float, one operation rounds once (Clinger);
-/// else the lexeme is parsed.
+/// Writes a float8, correctly rounded. If mantissa and power of ten are both exact as floats, one operation rounds once (Clinger);
+/// otherwise the lexeme is parsed.
 #[inline]
 pub(super) fn float8(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     put8(double(value)?.to_be_bytes(), out);
@@ -144,7 +145,7 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     {
         let mantissa = value.mantissa as f64;
         let number = if value.exponent < 0 { mantissa / power } else { mantissa * power };
-        // The sign costs no branch: nobody can predict the hemisphere.
+        // The sign is set without a branch: the hemisphere of a coordinate can't be predicted.
         let sign = u64::from(value.flags.has(Flags::NEGATIVE)) << 63;
         return Ok(f64::from_bits(number.to_bits() | sign));
     }
@@ -154,7 +155,7 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     if lost { Err(Reason::OutOfRange) } else { Ok(number) }
 }
 
-/// float4: as [`float8`], but rounded once, from the decimal value, as Postgres reads a literal.
+/// Writes a float4. As [`float8`], but rounded once from the decimal value, as Postgres reads a literal.
 #[inline]
 #[expect(clippy::cast_precision_loss, reason = "the mantissa is checked to be exact in a float")]
 pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -178,13 +179,13 @@ pub(super) fn float4(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> 
     Ok(())
 }
 
-/// What the standard parser may read: a number's lexeme, or the name of a value that JSON numbers lack; and whether it is a
-/// number on the line.
+/// Returns text that the standard parser may read: the lexeme of a number, or the name of a value that JSON numbers lack. The bool
+/// is true for a finite number.
 fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     let lexeme = match value.as_text() {
         Some(text) => match special(text) {
             Some(special) => return Ok((special.text(), false)),
-            // The standard parser reads more words than PostgreSQL.
+            // The standard parser accepts more words than Postgres does.
             None => Decimal::parse(text.trim_ascii()).map(|_| text.trim_ascii()).ok_or(Reason::TypeMismatch)?,
         },
         None if value.kind == Kind::Number => value.raw,
@@ -193,7 +194,7 @@ fn float_text<'a>(value: &Value<'a>) -> Result<(&'a str, bool), Reason> {
     std::str::from_utf8(lexeme).map(|text| (text, true)).map_err(|_| Reason::TypeMismatch)
 }
 
-/// A value that is no number on the line.
+/// A float that isn't a finite number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Special {
     Nan,
@@ -211,7 +212,7 @@ impl Special {
     }
 }
 
-/// The names that Postgres' float and numeric input take, in any case.
+/// Reads the names that Postgres accepts for float and numeric, in any case.
 pub(super) fn special(text: &[u8]) -> Option<Special> {
     let text = text.trim_ascii();
     let is = |names: &[&str]| names.iter().any(|name| text.eq_ignore_ascii_case(name.as_bytes()));
@@ -223,19 +224,19 @@ pub(super) fn special(text: &[u8]) -> Option<Special> {
     }
 }
 
-/// Whether a number's lexeme is some way to write zero.
+/// Returns whether the lexeme of a number means zero.
 fn is_zero(lexeme: &[u8]) -> bool {
     lexeme.iter().take_while(|byte| **byte | 0x20 != b'e').all(|byte| !matches!(byte, b'1'..=b'9'))
 }
 
-/// A field of a fixed length, `N` bytes.
+/// Writes a field of fixed length, `N` bytes.
 #[inline]
 pub(super) fn fixed<const N: usize>(len: u8, bytes: [u8; N], out: &mut Vec<u8>) {
     out.extend_from_slice(&[0, 0, 0, len]);
     out.extend_from_slice(&bytes);
 }
 
-/// A field of eight bytes, in one write.
+/// Writes a field of eight bytes at once.
 #[inline]
 pub(super) fn put8(bytes: [u8; 8], out: &mut Vec<u8>) {
     let [a, b, c, d, e, f, g, h] = bytes;

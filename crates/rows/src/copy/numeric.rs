@@ -1,10 +1,10 @@
-//! numeric: base-10000 digits from a decimal lexeme, at full precision, rounded only as the column's scale says.
+//! numeric: base-10000 digits from a decimal lexeme, at full precision; rounded only to the scale of the column.
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::copy::number::{Special, special};
 use crate::value::{Kind, Reason, Value};
 
-/// A column's precision and scale.
+/// The precision and the scale of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NumericLimits {
     precision: i64,
@@ -12,10 +12,10 @@ pub(crate) struct NumericLimits {
 }
 
 impl NumericLimits {
-    /// As `atttypmod` packs them; `None` where the column has none.
+    /// Unpacks `atttypmod`; `None` if the column has no limits.
     pub(crate) fn from_typmod(typmod: i32) -> Option<Self> {
         let packed = typmod.checked_sub(4).filter(|packed| *packed >= 0)?;
-        // The scale is signed, in 11 bits.
+        // The scale is a signed number of 11 bits.
         let scale = ((packed & 0x7ff) ^ 1024) - 1024;
         Some(Self { precision: (packed >> 16 & 0xffff).into(), scale: scale.into() })
     }
@@ -27,11 +27,11 @@ const NEGATIVE: u16 = 0x4000;
 const NAN: u16 = 0xc000;
 const INFINITY: u16 = 0xd000;
 const NEGATIVE_INFINITY: u16 = 0xf000;
-/// The most digits behind the point, and the highest weight of the first group, that Postgres takes.
+/// The limits of Postgres: the most digits after the point, and the highest weight of the first group.
 const MAX_SCALE: i64 = 0x3fff;
 const MAX_WEIGHT: i64 = 0x7fff;
 
-/// Appends a numeric field. Numbers and strings that hold one are taken: money often comes as text. `groups` is scratch.
+/// Appends a numeric field, from a number or from text that holds one: money often comes as text. `groups` is scratch space.
 pub(super) fn numeric(
     value: Value<'_>,
     limits: Option<NumericLimits>,
@@ -49,7 +49,7 @@ pub(super) fn numeric(
     let first = (0..decimal.len()).find(|at| decimal.digit(*at) != 0);
     let written = i64::try_from(decimal.fraction.len()).unwrap_or(i64::MAX) - i64::from(decimal.exponent);
     let scale = limits.map_or(written.max(0), |limits| limits.scale);
-    // The digits up to here are kept; below 0 is left of the first one.
+    // The digits before this index are kept; a negative index lies to the left of the first digit.
     let end = decimal.point() + scale;
     let round_up = limits.is_some() && decimal.remainder(end) >= Remainder::Half;
     groups.clear();
@@ -63,16 +63,16 @@ pub(super) fn numeric(
     finish(&decimal, weight, scale.max(0), limits, groups, out)
 }
 
-/// Digits `first..end` as groups aligned to the point, rounded; the first group's weight.
+/// Fills `groups` with the digits `first..end`, in groups aligned to the point, rounded. Returns the weight of the first group.
 fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mut Vec<u16>) -> Result<i64, Reason> {
     let point = decimal.point();
     let last = i64::try_from(decimal.len()).map_err(|_| Reason::OutOfRange)?.min(end);
-    // The digit at `at` stands for 10^(point - at - 1); its group's weight is that power over four, rounded down.
+    // The digit at index `at` means 10^(point - at - 1); the weight of its group is that exponent divided by four, rounded down.
     let weight = (point - first - 1).div_euclid(DIGITS_PER_GROUP);
     if weight > MAX_WEIGHT {
         return Err(Reason::OutOfRange);
     }
-    // One group in front takes the carry.
+    // One group more in front takes the carry.
     let weight = if round_up { weight.max((point - end).div_euclid(DIGITS_PER_GROUP)) + 1 } else { weight };
     let mut at = point - (weight + 1) * DIGITS_PER_GROUP;
     while at < last {
@@ -89,7 +89,7 @@ fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mu
     Ok(weight)
 }
 
-/// Adds one at the last kept digit.
+/// Adds one to the last digit that is kept.
 fn carry(point: i64, end: i64, weight: i64, groups: &mut Vec<u16>) -> Result<(), Reason> {
     let power = point - end;
     let group = weight - power.div_euclid(DIGITS_PER_GROUP);
@@ -105,7 +105,7 @@ fn carry(point: i64, end: i64, weight: i64, groups: &mut Vec<u16>) -> Result<(),
         }
         groups[at] -= BASE;
         add = 1;
-        // The front group is empty, so a carry never leaves it.
+        // The front group is empty, so a carry never passes it.
         at -= 1;
     }
 }
@@ -145,7 +145,7 @@ fn finish(
 fn not_finite(special: Special, limits: Option<NumericLimits>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let sign = match special {
         Special::Nan => NAN,
-        // A precision limits the digits before the point, and infinity has no end of them.
+        // A precision limits the digits before the point, and infinity exceeds every limit.
         _ if limits.is_some() => return Err(Reason::OutOfRange),
         Special::Infinity => INFINITY,
         Special::NegativeInfinity => NEGATIVE_INFINITY,

@@ -1,5 +1,5 @@
-//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array
-//! of two, lower bound included and upper bound not. A bound that is null or missing is no bound.
+//! Ranges: as Postgres writes them (`[1,5)`, `empty`), as an object `{"lower": 1, "upper": 5, "bounds": "[)"}`, or as an array of
+//! two, with the lower bound included and the upper one excluded. A bound that is null or missing means unbounded.
 
 use crate::copy::{Encoding, Scratch, text};
 use crate::json;
@@ -7,22 +7,22 @@ use crate::json::members::{Elements, RawMembers};
 use crate::spec::NulPolicy;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// Postgres' own flags.
+/// The flags of a range in Postgres' binary form.
 const EMPTY: u8 = 0x01;
 const LOWER_INCLUSIVE: u8 = 0x02;
 const UPPER_INCLUSIVE: u8 = 0x04;
 const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
-/// What a range is made of.
+/// The parts of a range.
 struct Bounds<'a> {
     lower: Value<'a>,
     upper: Value<'a>,
-    /// Of `LOWER_INCLUSIVE` and `UPPER_INCLUSIVE`.
+    /// Flags: `LOWER_INCLUSIVE`, `UPPER_INCLUSIVE`, both or none.
     inclusive: u8,
 }
 
-/// A range whose bounds are encoded as `bound` says.
+/// Writes a range whose bounds have the encoding `bound`.
 pub(super) fn range(
     value: Value<'_>,
     bound: &Encoding,
@@ -76,7 +76,7 @@ fn put(
         bound.put(value, nul, scratch, out)?;
         *end = integer(out.get(start..).unwrap_or_default(), bound);
     }
-    // Postgres would refuse it too, but with the whole batch. The order of numerics it may tell alone.
+    // Postgres would refuse this too, but together with the whole batch. Numerics are compared by Postgres only.
     if let [Some(lower), Some(upper)] = ends
         && lower > upper
     {
@@ -86,7 +86,7 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// A bound's place on the line, where its binary form says it.
+/// Returns a bound as an integer that orders it, if its binary form has one.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,
@@ -98,7 +98,7 @@ fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     }
 }
 
-/// A bound of the text form: numbers are read as numbers, all else as text.
+/// Reads a bound of the text form: a number as a number, everything else as text.
 fn literal<'a>(text: &'a [u8], bound: &Encoding) -> Option<Value<'a>> {
     let text = text.trim_ascii();
     match bound {
@@ -110,7 +110,7 @@ fn literal<'a>(text: &'a [u8], bound: &Encoding) -> Option<Value<'a>> {
     }
 }
 
-/// `[lower,upper)`: which bounds there are, and which of them are inclusive.
+/// Reads `[lower,upper)`: which bounds exist, and which of them are inclusive.
 fn parse(text: &[u8], lower: &mut Vec<u8>, upper: &mut Vec<u8>) -> Option<((bool, bool), u8)> {
     let (open, rest) = text.split_first()?;
     let mut inclusive = match open {
@@ -131,8 +131,8 @@ fn parse(text: &[u8], lower: &mut Vec<u8>, upper: &mut Vec<u8>) -> Option<((bool
     rest.is_empty().then_some(((has_lower, has_upper), inclusive))
 }
 
-/// One bound, up to the byte that ends it; whether it is there at all, that byte, and what follows. Quotes and backslashes as
-/// in Postgres' own reading.
+/// Reads one bound, up to the byte that ends it. Returns whether the bound exists, that byte, and the rest. Quotes and backslashes
+/// work as in Postgres.
 fn side<'a>(mut rest: &'a [u8], bound: &mut Vec<u8>) -> Option<(bool, u8, &'a [u8])> {
     let mut quoted = false;
     let mut any = false;
@@ -158,14 +158,14 @@ fn side<'a>(mut rest: &'a [u8], bound: &mut Vec<u8>) -> Option<(bool, u8, &'a [u
     }
 }
 
-/// `[lower, upper]` in JSON: the lower bound belongs to it, the upper one doesn't.
+/// Reads `[lower, upper]` in JSON: the lower bound is included, the upper one excluded.
 fn pair(raw: &[u8]) -> Option<Bounds<'_>> {
     let mut elements = Elements::of(raw);
     let (lower, upper) = (elements.next()?, elements.next()?);
     elements.next().is_none().then_some(Bounds { lower, upper, inclusive: LOWER_INCLUSIVE })
 }
 
-/// Nothing but `lower`, `upper` and `bounds`.
+/// Reads an object that has only `lower`, `upper` and `bounds`.
 fn members(raw: &[u8]) -> Option<Bounds<'_>> {
     let mut bounds = Bounds { lower: Value::MISSING, upper: Value::MISSING, inclusive: LOWER_INCLUSIVE };
     let mut any = false;

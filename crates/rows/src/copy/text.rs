@@ -1,4 +1,4 @@
-//! text and its kin, bytea, uuid. Text is UTF-8 by now, without escapes and without NULs.
+//! text and related types, bytea, uuid. Text has been decoded by now: UTF-8, without escapes and without NULs.
 
 use crate::base64;
 use crate::copy::number::fixed;
@@ -13,7 +13,7 @@ pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// What a text column stores: a string's text; the JSON text of everything else.
+/// Returns what a text column stores: the text of a string, or the JSON text of any other value.
 #[inline]
 fn stored<'a>(value: &Value<'a>) -> &'a [u8] {
     value.as_text().unwrap_or(value.raw)
@@ -25,7 +25,7 @@ pub(super) fn text(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     field(stored(&value), out)
 }
 
-/// varchar(n) and char(n). Longer text is refused, except that spaces beyond the limit are cut, as INSERT does.
+/// Writes varchar(n) or char(n). Longer text is rejected, except that spaces beyond the limit are cut, as INSERT does.
 pub(super) fn limited(value: Value<'_>, limit: u32, out: &mut Vec<u8>) -> Result<(), Reason> {
     let bytes = stored(&value);
     if bytes.len() <= limit as usize {
@@ -37,7 +37,7 @@ pub(super) fn limited(value: Value<'_>, limit: u32, out: &mut Vec<u8>) -> Result
     if excess.iter().all(|byte| *byte == b' ') { field(kept, out) } else { Err(Reason::TooLong) }
 }
 
-/// The type of Postgres' own identifiers: 63 bytes, and no silent cut.
+/// Writes `name`, the type of Postgres' own identifiers: at most 63 bytes, never truncated.
 pub(super) fn name(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let bytes = stored(&value);
     if bytes.len() > 63 { Err(Reason::TooLong) } else { field(bytes, out) }
@@ -53,14 +53,14 @@ pub(super) fn one_byte(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason
     Ok(())
 }
 
-/// A label of an enum. `labels` is empty where the catalog couldn't say; then Postgres checks.
+/// Writes a label of an enum. `labels` is empty if the catalog doesn't list them; then Postgres checks the label.
 pub(super) fn label(value: Value<'_>, labels: &[Box<str>], out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let known = labels.is_empty() || labels.iter().any(|label| label.as_bytes() == text);
     if known { field(text, out) } else { Err(Reason::UnknownLabel) }
 }
 
-/// bytea: bytes as they are; text as `\x` hex, as Postgres prints it, or as standard base64, as everyone else does.
+/// Writes bytea: bytes unchanged; text as `\x` hex, as Postgres prints it, or as standard base64.
 pub(super) fn bytea(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     if value.kind == Kind::Bytes {
         return field(value.raw, out);
@@ -76,7 +76,7 @@ pub(super) fn bytea(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     patch_len(len_at, out)
 }
 
-/// Writes the length of what stands behind `len_at` there.
+/// Fills in the four-byte length at `len_at`: the number of bytes that follow it in `out`.
 pub(super) fn patch_len(len_at: usize, out: &mut [u8]) -> Result<(), Reason> {
     let len = i32::try_from(out.len() - len_at - 4).map_err(|_| Reason::TooLarge)?;
     out[len_at..len_at + 4].copy_from_slice(&len.to_be_bytes());
@@ -96,7 +96,7 @@ const HEX: [u8; 256] = {
     table
 };
 
-/// The byte that two hex digits make.
+/// Returns the byte that two hex digits encode.
 #[inline]
 pub(super) fn hex_pair(high: u8, low: u8) -> Option<u8> {
     let (high, low) = (HEX[high as usize], HEX[low as usize]);
@@ -111,7 +111,7 @@ fn from_hex(text: &[u8], out: &mut Vec<u8>) -> Option<()> {
     Some(())
 }
 
-/// uuid: 32 hex digits, with hyphens between any groups of four and in braces if need be, as Postgres reads it.
+/// Writes a uuid: 32 hex digits, optionally with hyphens between groups of four and in braces, as Postgres accepts it.
 pub(super) fn uuid(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let inner = match text {

@@ -1,6 +1,6 @@
-//! Dates and times: RFC 3339 as telemetry writes it and ISO 8601 as Postgres prints it, and numbers as epochs where a unit
-//! is set. The same instant as Postgres' own input makes of the same text, to the microsecond; what would depend on a
-//! session's time zone is refused where the mapping names no zone, not guessed.
+//! Dates and times: RFC 3339 as telemetry writes it, ISO 8601 as Postgres prints it, and numbers as epochs if a unit is set. The
+//! result equals that of Postgres' own input of the same text, to the microsecond. Text that depends on the time zone of the
+//! session is rejected unless the mapping names a zone.
 
 use jiff::SignedDuration;
 use jiff::civil::DateTime;
@@ -12,25 +12,25 @@ use crate::copy::number::{fixed, put8};
 use crate::spec::EpochUnit;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// How a column reads what is not a time by itself.
+/// How a column reads values that aren't unambiguous times.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times {
-    /// Numbers are epochs in this unit.
+    /// If set, numbers are epochs in this unit.
     pub(crate) unit: Option<EpochUnit>,
-    /// Text without a zone is a local time of this one.
+    /// If set, text without a zone is a local time in this zone.
     pub(crate) zone: Option<TimeZone>,
 }
 
-/// Microseconds from 1970 to 2000, where Postgres' clock begins.
+/// Microseconds from 1970 to 2000, the epoch of Postgres' clock.
 const EPOCH_GAP_MICROS: i64 = 946_684_800_000_000;
 const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// Postgres' limits: 4714-11-24 BC, and 294277-01-01 which is beyond.
+/// The limits of Postgres: 4714-11-24 BC, inclusive, and 294277-01-01, exclusive.
 const MIN_TIMESTAMP: i64 = -211_813_488_000_000_000;
 const END_TIMESTAMP: i64 = 9_223_371_331_200_000_000;
 const MIN_DATE: i64 = -2_451_545;
 const END_DATE: i64 = 2_145_031_949;
 
-/// timestamptz: text needs an offset, or the column a zone.
+/// Writes a timestamptz: text must have an offset, or the column a zone.
 #[inline]
 pub(super) fn timestamptz(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
@@ -63,8 +63,8 @@ fn zoned(text: &[u8], times: &Times) -> Result<i64, Reason> {
     micros(date, clock, offset)
 }
 
-/// The offset in seconds, east of Greenwich, of a local time in a zone; microseconds since 2000. As Postgres reads them, a time that
-/// the clocks skip has the offset from before, and one that comes twice the offset from after.
+/// Returns the offset of a local time in a zone, in seconds east of Greenwich; `micros` counts from 2000. As in Postgres, a time
+/// that the clocks skip has the offset from before the change, and a time that occurs twice has the offset from after it.
 fn local_offset(micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     let local = DateTime::constant(2000, 1, 1, 0, 0, 0, 0).checked_add(SignedDuration::from_micros(micros));
     let offset = match zone.to_ambiguous_timestamp(local.map_err(|_| Reason::OutOfRange)?).offset() {
@@ -75,14 +75,14 @@ fn local_offset(micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     Ok(offset.seconds().into())
 }
 
-/// The instant of a local time in a zone; both in microseconds, since 1970 and since 2000.
+/// Returns the instant of a local time in a zone, in microseconds since 2000; `unix_micros` counts from 1970.
 pub(super) fn of_local_micros(unix_micros: i64, zone: &TimeZone) -> Result<i64, Reason> {
     let local = of_unix_micros(unix_micros)?;
     let offset = local_offset(local, zone)?;
     checked(i128::from(local) - i128::from(offset) * 1_000_000)
 }
 
-/// Text that is a number, where numbers are epochs.
+/// Reads text that is a number, if numbers are epochs.
 fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Reason>> {
     let text = text.trim_ascii();
     unit.filter(|_| Decimal::parse(text).is_some())?;
@@ -90,7 +90,7 @@ fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Rea
     Some(epoch(number, unit))
 }
 
-/// timestamp: text must not have an offset other than `Z`, as Postgres would throw it away.
+/// Writes a timestamp: text must not have an offset other than `Z`, because Postgres would discard it.
 pub(super) fn timestamp(value: Value<'_>, times: &Times, out: &mut Vec<u8>) -> Result<(), Reason> {
     let micros = match value.as_text() {
         Some(text) => match epoch_of_text(text, times.unit) {
@@ -114,20 +114,20 @@ fn unzoned(text: &[u8]) -> Result<i64, Reason> {
     micros(date, clock, 0)
 }
 
-/// Microseconds since 1970 as Postgres counts them, from 2000 on.
+/// Converts microseconds since 1970 to microseconds since 2000, as Postgres counts.
 #[inline]
 pub(super) fn of_unix_micros(micros: i64) -> Result<i64, Reason> {
     checked(i128::from(micros) - i128::from(EPOCH_GAP_MICROS))
 }
 
-/// Days since 1970 as Postgres counts them, from 2000 on.
+/// Converts days since 1970 to days since 2000, as Postgres counts.
 pub(super) fn of_unix_days(days: i64) -> Result<i32, Reason> {
     let days = days.saturating_sub(EPOCH_GAP_MICROS / MICROS_PER_DAY);
     let inside = (MIN_DATE..END_DATE).contains(&days);
     i32::try_from(days).ok().filter(|_| inside).ok_or(Reason::OutOfRange)
 }
 
-/// date: of a timestamp its date, whatever its offset.
+/// Writes a date. Only the date of a timestamp counts, whatever its offset.
 pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     let days = match infinity(text) {
@@ -148,14 +148,14 @@ pub(super) fn date(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// time: of a timestamp its time. An offset says nothing to it.
+/// Writes a time. Only the time of a timestamp counts, and the offset is ignored.
 pub(super) fn time(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let text = value.as_text().ok_or(Reason::TypeMismatch)?;
     put8(civil::time(text)?.0.micros().to_be_bytes(), out);
     Ok(())
 }
 
-/// timetz: text with an offset.
+/// Writes a timetz: text must have an offset.
 pub(super) fn timetz(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let (clock, zone) = civil::time(value.as_text().ok_or(Reason::TypeMismatch)?)?;
     let east = match zone {
@@ -179,7 +179,7 @@ fn checked(micros: i128) -> Result<i64, Reason> {
     if (MIN_TIMESTAMP..END_TIMESTAMP).contains(&micros) { Ok(micros) } else { Err(Reason::OutOfRange) }
 }
 
-/// An epoch, exact to the microsecond; what is finer is rounded half to even.
+/// Reads an epoch, exact to the microsecond; finer fractions are rounded half to even.
 #[inline]
 fn epoch(value: Value<'_>, unit: Option<EpochUnit>) -> Result<i64, Reason> {
     let (Kind::Number, Some(unit)) = (value.kind, unit) else {
@@ -204,7 +204,7 @@ fn epoch(value: Value<'_>, unit: Option<EpochUnit>) -> Result<i64, Reason> {
 fn scaled_half_even(value: Value<'_>, shift: i32) -> Result<i128, Reason> {
     let mut digits = [0; 20];
     let decimal = if value.raw.is_empty() {
-        // An integer of Kafka's own has no lexeme.
+        // An integer of Kafka's metadata has no lexeme.
         Decimal::of_integer(value.mantissa, value.flags.has(Flags::NEGATIVE), &mut digits)
     } else {
         Decimal::parse(value.raw).ok_or(Reason::TypeMismatch)?

@@ -1,6 +1,6 @@
-//! The types that have an encoder: their names, as SQL and people write them, and their oids, which Postgres never changes.
+//! The types that have an encoder: their names in SQL and in messages, and their oids, which Postgres never changes.
 
-/// What may stand in brackets behind a type's name.
+/// The modifier that may follow a type's name in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modifier {
     /// Nothing.
@@ -20,11 +20,11 @@ pub struct KnownType {
     pub name: &'static str,
     /// `pg_type.oid`
     pub oid: u32,
-    /// The oid of the type of its arrays.
+    /// The oid of the array type.
     pub array_oid: u32,
-    /// SQL's own names for it.
+    /// Other names that SQL has for it.
     pub aliases: &'static [&'static str],
-    /// The modifier that it takes.
+    /// The modifier that the type takes.
     pub modifier: Modifier,
 }
 
@@ -38,7 +38,7 @@ const fn known(
     KnownType { name, oid, array_oid, aliases, modifier }
 }
 
-/// All of them.
+/// All types that have an encoder.
 pub const KNOWN: &[KnownType] = &[
     known("bool", 16, 1000, &["boolean"], Modifier::None),
     known("bytea", 17, 1001, &[], Modifier::None),
@@ -76,32 +76,32 @@ pub const KNOWN: &[KnownType] = &[
     known("int8range", 3926, 3927, &[], Modifier::None),
 ];
 
-/// The scalar type of this oid.
+/// Returns the scalar type with this oid.
 pub fn by_oid(oid: u32) -> Option<&'static KnownType> {
     KNOWN.iter().find(|known| known.oid == oid)
 }
 
-/// The element type of arrays of this oid.
+/// Returns the element type of the array type with this oid.
 pub fn by_array_oid(oid: u32) -> Option<&'static KnownType> {
     KNOWN.iter().find(|known| known.array_oid == oid)
 }
 
-/// A type's text, taken apart.
+/// A parsed type name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TypeText {
-    /// Into [`KNOWN`].
+    /// The oid of the type, which is one of [`KNOWN`].
     pub oid: u32,
-    /// The numbers in brackets.
+    /// The numbers in parentheses.
     pub modifiers: (Option<i32>, Option<i32>),
-    /// `int8[]`
+    /// Whether it is an array: `int8[]`.
     pub array: bool,
 }
 
 impl TypeText {
-    /// As SQL reads it, from known parts alone.
+    /// Returns the type for SQL, built from known parts only.
     pub fn to_sql(self) -> Option<String> {
         let name = by_oid(self.oid)?.name;
-        // Without quotes `char` is another type.
+        // Without quotes, `char` means another type.
         let mut sql = if name == "char" { "\"char\"".to_owned() } else { name.to_owned() };
         match self.modifiers {
             (Some(first), Some(second)) => sql += &format!("({first},{second})"),
@@ -115,8 +115,8 @@ impl TypeText {
     }
 }
 
-/// Takes a type's text apart: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. `None` for types
-/// that have no encoder, and for what is no type at all.
+/// Parses the text of a type: `character varying(16)`, `numeric(10,2)[]`, `timestamp(3) with time zone`. Returns `None` for types
+/// that have no encoder, and for text that names no type.
 pub fn parse(text: &str) -> Option<TypeText> {
     let lower = text.trim().to_ascii_lowercase();
     let (scalar, array) = match lower.strip_suffix("[]") {
@@ -138,7 +138,7 @@ pub fn parse(text: &str) -> Option<TypeText> {
     // `char` is SQL's short name for `character`; the one-byte type is written in quotes.
     let known =
         KNOWN.iter().find(|known| known.aliases.contains(&name.as_str()) || (known.name == name && name != "char"))?;
-    // SQL's `character` without a length has the length 1.
+    // `character` without a length means length 1.
     let one = known.name == "bpchar" && name != "bpchar" && modifiers.0.is_none();
     let modifiers = if one { (Some(1), None) } else { modifiers };
     let fits = match (known.modifier, modifiers) {

@@ -1,8 +1,7 @@
-//! Avro: the writer's schema is planned once against the columns, then a record is one pass through its bytes.
+//! Avro: each writer's schema is planned once for the columns; then a record is decoded in one pass through its bytes.
 //!
-//! With a registry each record names its schema by a number, and there is a plan for each number that came; with a local
-//! schema there is one. Fields are found by name, so schemas of any version fill the same columns: a field that a writer
-//! doesn't have is missing.
+//! With a registry, each record names its schema by an id, and there is one plan per id; with a local schema there is one plan.
+//! Fields are found by name, so schemas of any version fill the same columns. A field that the writer's schema lacks is missing.
 
 mod plan;
 #[cfg(test)]
@@ -27,7 +26,7 @@ use walk::{Broken, Walk};
 pub(crate) struct AvroDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// Where in the value the record's own fields lie.
+    /// The path of the record's own fields in the value.
     base: Vec<String>,
     plans: Plans<(Arc<Schema>, Plan)>,
 }
@@ -44,7 +43,7 @@ impl AvroDecoder {
         Self { paths: paths.to_vec(), leftovers, base: base.to_vec(), plans }
     }
 
-    /// The schema that isn't here yet.
+    /// Returns the id of the schema that this value needs, if it isn't loaded yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
         let Self { paths, leftovers, base, plans } = self;

@@ -1,7 +1,7 @@
 //! Records wrapped as `{schema, payload}`, as Kafka Connect's JSON converter writes them.
 //!
-//! The payload's fields are the record's. The schema says what a number or a text means, by the names of its logical types
-//! (Kafka Connect's own and Debezium's); it is read again only where it differs from one of the last few.
+//! The payload's fields are the fields of the record. The schema says what a number or a text means, by the names of logical types
+//! of Kafka Connect and Debezium. It is parsed again only if it differs from the last few schemas.
 
 use serde_json::Value as Json;
 
@@ -15,10 +15,10 @@ use crate::schema::logical::Logical;
 use crate::value::DecodeFault;
 use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 
-/// Schemas that are remembered: topics of a pipeline may have one each.
+/// How many schemas are cached: each topic of a pipeline may have its own.
 const REMEMBERED: usize = 16;
 
-/// A schema's bytes, and what it says of which slot.
+/// The bytes of a schema, and the logical types that it gives to slots.
 #[derive(Debug, Default)]
 struct Known {
     bytes: Vec<u8>,
@@ -30,10 +30,10 @@ struct Known {
 pub(crate) struct ConnectDecoder {
     json: JsonDecoder,
     paths: Vec<Path>,
-    /// The slot of the whole payload, which need not be an object then.
+    /// The slot of the whole payload, which then may be another value than an object.
     whole: Option<usize>,
     known: Vec<Known>,
-    /// The schema that came last.
+    /// The index of the schema that was used last.
     last: usize,
     /// Reads the structs of `VariableScaleDecimal`.
     variable: JsonDecoder,
@@ -41,12 +41,12 @@ pub(crate) struct ConnectDecoder {
 }
 
 impl ConnectDecoder {
-    /// Plans the search for `paths`, which begin within the payload. The record's own fields lie at `base` of it.
+    /// Plans the search for `paths`, which begin in the payload. The record's own fields are at `base` in the payload.
     pub(crate) fn new(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
         let whole = paths.iter().position(Vec::is_empty);
-        // Keys are told apart by their paths: the payload itself comes once.
+        // Keys are identified by their paths, so the payload itself occurs once.
         let mut wrapped: Vec<Path> =
             paths.iter().map(|path| if path.is_empty() { Path::new() } else { within(path) }).collect();
         wrapped.push(vec!["payload".to_owned()]);
@@ -90,12 +90,12 @@ impl ConnectDecoder {
             *place = inner;
         }
         if schema.kind != Kind::Object {
-            return Ok(()); // converters may leave it out or write null: then values are as JSON has them
+            return Ok(()); // the schema may be left out or null: then values mean what JSON says
         }
         self.know(schema.of(payload).raw);
         let Self { known, last, variable, parts, .. } = self;
         for (slot, logical) in known.get(*last).map_or(&[][..], |known| &known.logicals) {
-            // JSON's slots all point into the payload.
+            // The slots of JSON always point into the payload.
             let Some(place) = fields.slots.get(usize::from(*slot)).copied() else { continue };
             let meant = match logical {
                 Logical::VariableDecimal if place.kind == Kind::Object => {
@@ -110,7 +110,7 @@ impl ConnectDecoder {
         Ok(())
     }
 
-    /// Makes `last` the place of this schema.
+    /// Sets `last` to the index of this schema; parses it if it is new.
     fn know(&mut self, schema: &[u8]) {
         if self.known.get(self.last).is_some_and(|known| known.bytes == schema) {
             return;
@@ -132,7 +132,7 @@ impl ConnectDecoder {
     }
 }
 
-/// What the schema says of the field at a path.
+/// Returns the logical type that the schema gives to the field at a path.
 fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     let mut at = schema;
     for name in path {
@@ -147,17 +147,17 @@ fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     Logical::of(at.get("name")?.as_str()?, scale.and_then(|scale| i32::try_from(scale).ok()))
 }
 
-/// A whole number that JSON has written out.
+/// Returns a whole number that JSON holds as a number.
 fn whole(value: &Value<'_>) -> Option<i64> {
     let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
     let number = i64::try_from(value.mantissa).ok().filter(|_| plain)?;
     Some(if value.flags.has(Flags::NEGATIVE) { -number } else { number })
 }
 
-/// What a value means. What isn't as the schema says stays as it is, and its column judges it.
+/// Returns what a value means. A value that doesn't match the schema is left as it is, and its column decides.
 fn apply(logical: Logical, value: &Value<'_>, fields: &mut Fields) -> Option<Slot> {
     match logical {
-        // A number stays one, where the converter writes decimals so.
+        // A number stays one, if the converter writes decimals as numbers.
         Logical::Decimal(scale) => decimal(value.as_text()?, scale, fields),
         Logical::Json | Logical::ZonedTimestamp => {
             let text = value.as_text()?;
@@ -175,7 +175,7 @@ fn decimal(text: &[u8], scale: i32, fields: &mut Fields) -> Option<Slot> {
     Some(Slot { exponent: scale.saturating_neg(), ..fields.made_slot(Kind::Decimal, Flags::BINARY, start) })
 }
 
-/// A struct of a scale and an unscaled number in base64.
+/// Decodes a struct of a scale and an unscaled number in base64.
 fn variable_decimal(
     place: Slot,
     payload: &[u8],

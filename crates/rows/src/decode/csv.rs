@@ -1,8 +1,8 @@
-//! CSV: each line of a value is a row. The columns are given, or the value's first line names them.
+//! CSV: each line of a value is a row. The columns are configured, or the first line of the value names them.
 //!
-//! Fields are quoted as RFC 4180 has it, a quote within doubled; lines end with LF or CRLF; empty lines are no rows. A field
-//! without quotes that is the NULL text is null: with quotes it never is. Fields point into the payload, but for those with
-//! doubled quotes. Nothing is allocated for a record.
+//! Fields are quoted as in RFC 4180, with quotes inside them doubled; lines end with LF or CRLF; empty lines are skipped. A field
+//! without quotes that equals the NULL text is null; a quoted field never is. Fields point into the payload, except those with
+//! doubled quotes. Nothing is allocated per record.
 
 use crate::decode::Fields;
 use crate::decode::Leftovers;
@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeFault;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// What a column of the CSV is for.
+/// What a column of the CSV is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Slot(u16),
@@ -27,27 +27,27 @@ enum Target {
 #[derive(Debug)]
 pub(crate) struct CsvDecoder {
     options: CsvOptions,
-    /// A path's levels, with dots between them: slot `i` is for `names[i]`.
+    /// The paths as names, with dots between the levels: slot `i` is for `names[i]`.
     names: Vec<String>,
     leftovers: Leftovers,
-    /// For each column of the CSV.
+    /// The target of each column of the CSV.
     targets: Vec<Target>,
-    /// The columns' names as JSON has them, for leftovers, and whether they hold a NUL.
+    /// The columns' names as JSON strings, for leftovers, and whether they contain a NUL.
     quoted: Vec<(Box<[u8]>, bool)>,
-    /// The header that `targets` are for.
+    /// The header line that `targets` were made from.
     header: Vec<u8>,
-    /// No number has the delimiter or the quote in it.
+    /// Whether numbers contain neither the delimiter nor the quote.
     numbers_are_plain: bool,
     /// Where the next line begins.
     at: usize,
     line: u32,
 }
 
-/// One field of a line.
+/// A field of a line.
 struct Field {
     slot: Slot,
     quoted: bool,
-    /// What stands behind it: another field, or the line's end.
+    /// Whether the line ends after this field.
     last: bool,
 }
 
@@ -101,7 +101,7 @@ impl CsvDecoder {
         self.next(payload, fields)
     }
 
-    /// The next line with anything on it.
+    /// Decodes the next line that isn't empty.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         fields.reset(self.names.len());
         if !self.skip_empty_lines(payload) {
@@ -126,7 +126,7 @@ impl CsvDecoder {
         Ok(true)
     }
 
-    /// Whether there is another line.
+    /// Skips empty lines. Returns whether there is another line.
     fn skip_empty_lines(&mut self, payload: &[u8]) -> bool {
         while ends_line(payload, self.at) {
             self.at += 1;
@@ -135,7 +135,7 @@ impl CsvDecoder {
     }
 
     fn place(&self, column: usize, field: &Field, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
-        let Some(target) = self.targets.get(column) else { return Ok(()) }; // its line is counted
+        let Some(target) = self.targets.get(column) else { return Ok(()) }; // a longer line fails by its count
         if *target == Target::Nothing {
             return Ok(());
         }
@@ -171,7 +171,7 @@ impl CsvDecoder {
         Ok(())
     }
 
-    /// The first line. Where it is the one that came last, nothing is done anew.
+    /// Reads the first line. If it equals the previous header, its targets are reused.
     fn read_header(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
         fields.reset(0);
         if !self.skip_empty_lines(payload) {
@@ -208,14 +208,14 @@ impl CsvDecoder {
                 break;
             }
         }
-        // Up to the line's end, which `field` left behind it.
+        // The line ends where `field` stopped.
         let line = &payload[start..self.at];
         let line = line.strip_suffix(b"\n").unwrap_or(line);
         self.header.extend_from_slice(line.strip_suffix(b"\r").unwrap_or(line));
         Ok(())
     }
 
-    /// The field that begins here, and the delimiter or the line's end behind it.
+    /// Reads the field that begins here, and the delimiter or the line end after it.
     #[inline]
     fn field(&mut self, payload: &[u8], fields: &mut Fields) -> Result<Field, DecodeFault> {
         let (slot, quoted) = match payload.get(self.at) {
@@ -226,7 +226,7 @@ impl CsvDecoder {
             None => true,
             Some(byte) if *byte == self.options.delimiter => {
                 self.at += 1;
-                // A delimiter at the very end has an empty field behind it, which the next call finds.
+                // After a delimiter at the very end there is one more, empty field, which the next call finds.
                 false
             }
             Some(b'\r') if payload.get(self.at + 1).is_none_or(|byte| *byte == b'\n') => {
@@ -246,8 +246,8 @@ impl CsvDecoder {
         Ok(Field { slot, quoted, last })
     }
 
-    /// A field without quotes. One that begins like a number is read as one on the way, where it stands: what follows it in
-    /// the payload makes that cheap.
+    /// Reads a field without quotes. If it begins like a number, it is parsed in place, without a copy: the scanner stops at what
+    /// follows it in the payload.
     #[inline]
     fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeFault> {
         let start = self.at;
@@ -286,7 +286,7 @@ impl CsvDecoder {
         Ok(slot)
     }
 
-    /// Whether a field ends here.
+    /// Returns whether a field ends at `at`.
     #[inline]
     fn ends(&self, payload: &[u8], at: usize) -> bool {
         payload.get(at).is_none_or(|byte| *byte == self.options.delimiter) || ends_line(payload, at)
@@ -312,7 +312,7 @@ impl CsvDecoder {
             };
             let end = piece + end;
             if payload.get(end + 1) == Some(&self.options.quote) {
-                // A doubled quote: from here on the field is made.
+                // After a doubled quote, the field can't point into the payload: copy it into `made`.
                 fields.made.extend_from_slice(&payload[piece..=end]);
                 piece = end + 2;
                 continue;
@@ -330,7 +330,7 @@ impl CsvDecoder {
     }
 }
 
-/// Whether a line ends here: by LF, by CRLF, or by a CR that nothing follows. Other CRs are text.
+/// Returns whether a line ends at `at`: by LF, by CRLF, or by a CR at the end of the payload. Other CRs are text.
 #[inline]
 fn ends_line(payload: &[u8], at: usize) -> bool {
     match payload.get(at) {
@@ -358,7 +358,7 @@ mod tests {
         CsvOptions { columns, delimiter: b',', quote: b'"', null: String::new() }
     }
 
-    /// The rows of columns a and b; `None` is null.
+    /// Returns the rows of columns a and b; `None` is null.
     fn rows(decoder: &mut CsvDecoder, text: &str) -> Result<Vec<Vec<Option<String>>>, String> {
         let mut fields = Fields::default();
         let mut rows = Vec::new();

@@ -1,11 +1,11 @@
-//! Debezium's changes as JSON, which come in Kafka Connect's envelope or without it, as the converter's `schemas.enable` says.
+//! Debezium's changes as JSON, with or without Kafka Connect's envelope, as the converter's `schemas.enable` says.
 
 use crate::decode::connect::ConnectDecoder;
 use crate::decode::json::{JsonDecoder, byte_order_mark};
 use crate::decode::{Fields, Leftovers, Path};
 use crate::value::{DecodeFault, Kind, Reason};
 
-/// Finds the planned fields in changes. Records are taken for what the last one was, and else tried as the other.
+/// Finds the planned fields in changes. Each record is first decoded in the form of the previous one, then in the other form.
 #[derive(Debug)]
 pub(crate) struct EitherDecoder {
     plain: JsonDecoder,
@@ -35,7 +35,7 @@ impl EitherDecoder {
         if self.fits(&second, fields) {
             return second;
         }
-        // It is neither: what is wrong with it is best said of a plain one.
+        // It has neither form: the fault of the plain form says best what is wrong.
         if self.is_wrapped {
             self.is_wrapped = false;
             return self.attempt(payload, fields);
@@ -57,5 +57,5 @@ impl EitherDecoder {
     }
 }
 
-/// What a change is: `c`, `u`, `d`, `r`, `t` or `m`.
+/// The name of the field that says what a change is: `c`, `u`, `d`, `r`, `t` or `m`.
 pub(crate) const OP: &str = "op";

@@ -1,12 +1,12 @@
-//! A schema registry's framing: a zero byte, the schema's number in four bytes, and for Protobuf which of its messages.
+//! A schema registry's framing: a zero byte, the schema id in four bytes, and for Protobuf the path of the message.
 
 use crate::value::DecodeFault;
 use crate::value::{Reason, shown};
 
-/// The zero byte and the number.
+/// The length of the zero byte and the schema id.
 pub(crate) const HEAD: usize = 5;
 
-/// The schema's number; `None` where the value isn't framed.
+/// Returns the schema id; `None` if the value isn't framed.
 #[inline]
 pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     match payload {

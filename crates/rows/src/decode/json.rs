@@ -1,10 +1,10 @@
-//! JSON objects: one pass that checks the whole document and finds the planned fields on its way, without a tree.
+//! JSON objects: one pass checks the whole document and finds the planned fields, without building a tree.
 //!
-//! Of a key that comes twice the last one counts, as in jsonb; so a later `"position": 5` takes back what an earlier
-//! `position` held. Nothing is allocated for a record, but for what an object's keys teach (see `keys`).
+//! If a key occurs twice, the last value wins, as in jsonb; so a later `"position": 5` discards what an earlier `position` held.
+//! Nothing is allocated per record, except to learn keys (see `keys`).
 //!
-//! An array of objects is a row for each of them, found one after the other; so are the objects of NDJSON. A value behind the five
-//! bytes of a registry's framing is read as if it began behind them, and so is one behind a byte order mark.
+//! In an array of objects each object is a row, and so is each object of NDJSON; they are found one after another. A registry's
+//! framing (five bytes) or a byte order mark in front of the value is skipped.
 
 mod keys;
 #[cfg(test)]
@@ -28,11 +28,11 @@ pub(crate) struct JsonDecoder {
     leftovers: Leftovers,
     /// The object whose members without a column are leftovers.
     top: u16,
-    /// The slot of an array's element itself, which need not be an object then.
+    /// The slot of an array element itself, which then may be another value than an object.
     whole: Option<u16>,
     /// An unescaped key.
     scratch: Vec<u8>,
-    /// Within an array: where the next element begins, and its number.
+    /// In an array: where the next element begins, and its index.
     cursor: usize,
     element: u32,
 }
@@ -51,15 +51,15 @@ impl JsonDecoder {
         }
     }
 
-    /// Leftovers are those of the object at `base`, which one of the paths looks into.
+    /// Makes a decoder whose leftovers are those of the object at `base`, if a path looks into that object.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
-        // Where no path looks into it, no node is made of it, and leftovers can't be told from the rest.
+        // If no path looks into it, it has no node, and its leftovers can't be told from the rest.
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }
 
-    /// The first row of an object or of an array of objects; whether there is one.
+    /// Decodes the first row of an object or of an array of objects. Returns whether there is one.
     #[inline]
     pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         let mut start = byte_order_mark(payload);
@@ -73,7 +73,7 @@ impl JsonDecoder {
         }
     }
 
-    /// The first of the objects that a value holds one after the other, as NDJSON does; whether there is one.
+    /// Decodes the first object of a value that holds several, as NDJSON does. Returns whether there is one.
     #[inline]
     pub(crate) fn first_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         if simdutf8::basic::from_utf8(payload).is_err() {
@@ -83,7 +83,7 @@ impl JsonDecoder {
         self.next_line(payload, fields)
     }
 
-    /// The next of them.
+    /// Decodes the next object of such a value.
     pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         fields.reset(self.slots);
         let mut walk = self.walk(payload, fields);
@@ -105,8 +105,8 @@ impl JsonDecoder {
         }
     }
 
-    /// From here on [`Self::next`] gives the elements of the array that begins at `start`. The payload ends with it, and is
-    /// UTF-8.
+    /// Enters the array that begins at `start`: from now on [`Self::next`] returns its elements. The payload ends with the array,
+    /// and is UTF-8.
     pub(crate) fn enter(&mut self, start: usize) {
         (self.cursor, self.element) = (start + 1, 0);
     }
@@ -125,7 +125,7 @@ impl JsonDecoder {
         self.next(payload, fields)
     }
 
-    /// The array's next element, or its end and that of the value.
+    /// Decodes the next element of the array, or reads the end of the array and of the value.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         fields.reset(self.slots);
         let (element, whole) = (self.element, self.whole);
@@ -168,8 +168,8 @@ impl JsonDecoder {
         }
     }
 
-    /// Decodes the object that begins at `start`. What stands before it need not be UTF-8; faults and slots count from the
-    /// payload's first byte all the same.
+    /// Decodes the object that begins at `start`. The bytes before it need not be UTF-8. Faults and slots count from the first byte
+    /// of the payload.
     #[inline]
     pub(crate) fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
         fields.reset(self.slots);
@@ -203,7 +203,7 @@ impl JsonDecoder {
     }
 }
 
-/// One record's walk.
+/// The state of one record's pass.
 struct Walk<'w, 'p> {
     scan: Scanner<'p>,
     keys: &'w mut Keys,
@@ -213,22 +213,22 @@ struct Walk<'w, 'p> {
     leftovers_hold_nul: &'w mut bool,
     policy: Leftovers,
     top: u16,
-    /// Where the first key stands that no column takes, if that matters.
+    /// The position of the first key without a column, if such records are rejected.
     refused: Option<usize>,
 }
 
-/// What stands at a place in an array.
+/// What was found at a position in an array.
 enum Element {
-    /// An object, with the array's end behind it or not.
+    /// An object. `last`: the array ends after it.
     Object { last: bool },
-    /// Another value, from `start` on.
+    /// Another value, which begins at `start`.
     Other { start: usize },
-    /// The array is empty.
+    /// Nothing: the array is empty.
     None,
 }
 
 impl Walk<'_, '_> {
-    /// An array's element from here on, with the comma behind it, or with the bracket and the end of the value.
+    /// Reads an array element and what follows it: the comma, or the bracket and the end of the value.
     fn element(&mut self, number: u32, whole: Option<u16>) -> Result<Element, Broken> {
         self.scan.space();
         if number == 0 && self.scan.peek() == b']' {
@@ -263,7 +263,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// An object from here on, with the spaces behind it.
+    /// Reads an object and the spaces after it.
     fn line(&mut self) -> Result<Element, Broken> {
         self.scan.space();
         let start = self.scan.at;
@@ -279,13 +279,13 @@ impl Walk<'_, '_> {
         Ok(Element::Object { last: self.scan.at == self.scan.bytes.len() })
     }
 
-    /// Nothing but spaces may follow.
+    /// Checks that only spaces follow.
     fn end(&mut self) -> Result<(), Broken> {
         self.scan.space();
         if self.scan.at < self.scan.bytes.len() { self.scan.fault("something follows the value") } else { Ok(()) }
     }
 
-    /// The whole document; whether it is an object.
+    /// Reads the whole document. Returns whether it is an object.
     #[inline]
     fn document(&mut self) -> Result<bool, Broken> {
         if u32::try_from(self.scan.bytes.len()).is_err() {
@@ -305,7 +305,7 @@ impl Walk<'_, '_> {
         Ok(object)
     }
 
-    /// An object that columns look into, from its opening brace to behind its closing one.
+    /// Reads an object of which columns take parts, from its opening brace to after its closing one.
     fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Broken> {
         if depth >= MAX_DEPTH {
             return self.scan.fault("nested too deep");
@@ -364,7 +364,7 @@ impl Walk<'_, '_> {
         }
     }
 
-    /// A key that the guess didn't find, up to its value.
+    /// Reads a key that wasn't guessed, up to its value.
     #[inline(never)]
     fn unexpected_key(
         &mut self,
@@ -391,7 +391,7 @@ impl Walk<'_, '_> {
         Ok((flags, self.keys.find(node, previous, self.scratch)))
     }
 
-    /// A value that columns look into.
+    /// Reads a value of which columns take parts.
     fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Broken> {
         for below in self.keys.slots_below(node) {
             if let Some(place) = self.slots.get_mut(usize::from(*below)) {
@@ -425,7 +425,7 @@ impl Walk<'_, '_> {
     }
 }
 
-/// The length of a byte order mark in front of a text: editors and some of Microsoft's libraries write one.
+/// Returns the length of the byte order mark at the start of a text, which editors and some libraries of Microsoft write.
 #[inline]
 pub(crate) fn byte_order_mark(payload: &[u8]) -> usize {
     if payload.starts_with(&[0xef, 0xbb, 0xbf]) { 3 } else { 0 }

@@ -1,4 +1,4 @@
-//! Plans by the number of the writer's schema.
+//! Plans by the id of the writer's schema.
 
 use std::sync::Arc;
 
@@ -8,24 +8,24 @@ use crate::spec::SchemaSource;
 use crate::value::DecodeFault;
 use crate::value::Reason;
 
-/// Plans that are kept; beyond it, those of schemas that come again are made again.
+/// How many plans are kept. Beyond it, a plan is rebuilt when its schema occurs again.
 const KEPT: usize = 1024;
 
-/// What was made of each schema that came.
+/// The plan, or the fault, of each schema that occurred.
 #[derive(Debug)]
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// In the order in which they came; few, and the last one is asked first.
+    /// In the order of first use. There are few, and the one used last is checked first.
     made: Vec<(u32, Result<P, DecodeFault>)>,
     last: usize,
 }
 
-/// Where a framed value's own bytes begin, and its schema's number; 0 for a local one.
+/// Where the value begins after the frame, and its schema id; 0 for a local schema.
 pub(super) type Framed = (usize, u32);
 
 impl<P> Plans<P> {
-    /// Plans of the source's schemas: a local one is planned at once.
+    /// Makes the plans of a source's schemas: a local schema is planned at once.
     pub(super) fn new(
         source: &SchemaSource,
         registry: Option<&Arc<dyn Schemas>>,
@@ -39,7 +39,7 @@ impl<P> Plans<P> {
         this
     }
 
-    /// The schema that this value needs and that isn't here yet.
+    /// Returns the id of the schema that this value needs, if it isn't loaded yet.
     #[inline]
     pub(super) fn wants(
         &mut self,
@@ -54,12 +54,12 @@ impl<P> Plans<P> {
         self.find(id, make)
     }
 
-    /// Makes `last` the place of this schema's plan; `Some` where it must be waited for.
+    /// Sets `last` to the index of this schema's plan. Returns the id if the schema isn't loaded yet.
     #[inline(never)]
     fn find(&mut self, id: u32, make: impl Fn(Arc<Schema>, u32) -> Result<P, DecodeFault>) -> Option<u32> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == id) {
-            // What the registry didn't know it is asked for again from time to time.
+            // Ask again from time to time for a schema that the registry didn't know.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;
@@ -79,7 +79,7 @@ impl<P> Plans<P> {
         None
     }
 
-    /// The frame of a value, and with it the plan that [`Self::current`] gives.
+    /// Reads the frame of a value, and selects the plan that [`Self::current`] returns.
     #[inline]
     pub(super) fn open(
         &mut self,
@@ -97,14 +97,14 @@ impl<P> Plans<P> {
             return Ok((frame::HEAD, 0));
         }
         let known = self.made.get(self.last).is_some_and(|(known, _)| *known == id);
-        // Records wait until their schema is here, so this one is; were it not, no record would be lost by saying so.
+        // Records wait until their schema is loaded, so it is. If it were not, this fault would still lose no record.
         if !known && self.find(id, make).is_some() {
             return Err(DecodeFault::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
         }
         Ok((frame::HEAD, id))
     }
 
-    /// The plan of the value that was opened last.
+    /// Returns the plan of the value that was opened last.
     #[inline]
     pub(super) fn current(&mut self) -> Result<&mut P, DecodeFault> {
         match self.made.get_mut(self.last) {
@@ -115,7 +115,7 @@ impl<P> Plans<P> {
     }
 }
 
-/// Whose schema a value doesn't hold to, for people.
+/// Returns whose schema a value doesn't match, for messages.
 pub(super) fn whose(id: u32) -> String {
     if id == 0 { "the local schema".to_owned() } else { format!("schema {id}") }
 }

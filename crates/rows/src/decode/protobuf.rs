@@ -1,8 +1,8 @@
-//! Protobuf: the message is planned once against the columns, then a record is one pass through its bytes.
+//! Protobuf: the message is planned once for the columns; then a record is decoded in one pass through its bytes.
 //!
-//! With a registry each record names its schema and which of its messages it is; with a local file the configuration does.
-//! A field of proto3 without presence that isn't there has its default, as the format has it: zero, the empty text, an
-//! enum's first name, an empty list. What has presence (`optional`, messages, `oneof`) and isn't there is missing.
+//! With a registry, each record names its schema and the message in it; with a local file, the configuration names the message. A
+//! proto3 field without presence that the record lacks has its default, as the format says: zero, the empty text, the first name of
+//! an enum, an empty list. A field with presence (`optional`, messages, `oneof`) that the record lacks is missing.
 
 mod plan;
 #[cfg(test)]
@@ -27,7 +27,7 @@ use walk::{Broken, Walk};
 /// The deepest nesting of message types that a frame may name.
 const INDEXES_MAX: usize = 32;
 
-/// A schema's file, and the plans of those of its messages that came.
+/// A schema, and the plans of the messages that occurred.
 type Made = (Arc<Schema>, Vec<(MessageId, Plan)>);
 
 /// Finds the planned fields in Protobuf's wire format.
@@ -35,7 +35,7 @@ type Made = (Arc<Schema>, Vec<(MessageId, Plan)>);
 pub(crate) struct ProtobufDecoder {
     paths: Vec<Path>,
     leftovers: Leftovers,
-    /// Where in the value the record's own fields lie.
+    /// The path of the record's own fields in the value.
     base: Vec<String>,
     /// Whether values of a local schema have a frame that says which message they are.
     framed: bool,
@@ -61,7 +61,7 @@ impl ProtobufDecoder {
         }
     }
 
-    /// The schema that isn't here yet.
+    /// Returns the id of the schema that this value needs, if it isn't loaded yet.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
         self.plans.wants(payload, make)
@@ -80,7 +80,7 @@ impl ProtobufDecoder {
         } else {
             (start, None)
         };
-        // A local schema may say which message it is, whatever the frame says.
+        // For a local schema, the configured message takes precedence over the frame's.
         let wanted = match (message, indexes) {
             (Some(name), _) => file.by_name(name),
             (None, Some(indexes)) => file.by_indexes(indexes),
@@ -118,7 +118,8 @@ fn make(schema: Arc<Schema>, id: u32) -> Result<Made, DecodeFault> {
     }
 }
 
-/// Which message it is, from the outermost to the innermost: a count and so many numbers, zigzag; a lone 0 is the first one.
+/// Reads the path of the message, from the outermost to the innermost: a zigzag count and that many zigzag indexes. A lone 0 means
+/// the first message.
 fn message_indexes(
     payload: &[u8],
     start: usize,

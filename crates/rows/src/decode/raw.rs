@@ -1,4 +1,4 @@
-//! `raw`: the value as it is, as the one field `value`.
+//! `raw`: the value unchanged, as the only field, `value`.
 
 use crate::decode::Fields;
 use crate::decode::Path;
@@ -6,10 +6,10 @@ use crate::decode::narrow;
 use crate::value::DecodeFault;
 use crate::value::{Flags, Kind, Reason, Slot};
 
-/// The name of the one field.
+/// The name of the only field.
 pub(crate) const FIELD: &str = "value";
 
-/// Gives the whole value.
+/// Returns the whole value.
 #[derive(Debug)]
 pub(crate) struct RawDecoder {
     /// For each slot, whether it takes the value.

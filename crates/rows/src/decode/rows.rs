@@ -1,7 +1,8 @@
-//! `rows = "readings"`: a record with an array has a row for each of its elements, with the fields around the array beside it.
+//! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
-//! The decoder of the format finds the array and the fields around it; the array's elements are read as JSON, which binary formats
-//! have made of them already. An array within the elements of another is a second decoder of this kind around the first.
+//! The decoder of the format finds the array and the fields around it. The elements are read as JSON, which the decoders of binary
+//! formats have already made of them. For an array inside the elements of another one, a second decoder of this kind wraps the
+//! first.
 
 use std::sync::Arc;
 
@@ -16,36 +17,36 @@ use crate::value::{DecodeFault, Flags, Kind, Reason, Slot, shown};
 enum Origin {
     Around(u16),
     Element(u16),
-    /// The element, or where it has no such field what is around it.
+    /// The element's field, or the field around the array if the element lacks it.
     Either(u16, u16),
 }
 
-/// The array that is being read.
+/// The current array.
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,
-    /// It lies in the bytes that the decoder made.
+    /// Whether the array is in the bytes that the decoder made.
     made: bool,
 }
 
-/// Gives a row for each element of an array.
+/// Decodes one row per element of an array.
 #[derive(Debug)]
 pub(crate) struct RowsDecoder {
     inner: Decoder,
     elements: JsonDecoder,
-    /// The array's path, for faults, and its slot.
+    /// The path of the array, for faults, and its slot.
     path: String,
     slot: usize,
     from: Vec<Origin>,
-    /// The slots around the current array, and the fields around it that no column takes.
+    /// The slots around the current array, and the fields around it without a column.
     around: Fields,
     element: Fields,
     array: Option<Array>,
 }
 
 impl RowsDecoder {
-    /// Looks for `paths`. `levels` are the paths of arrays, each within the elements of the one before, and one at least. With
-    /// `by_name` a field is the element's where that has one of this name.
+    /// Plans the search for `paths`. `levels` are the paths of the arrays, each inside the elements of the one before; at least
+    /// one. With `by_name`, a field is the element's if the element has a field of that name.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],
@@ -97,7 +98,7 @@ impl RowsDecoder {
         self.next(payload, fields)
     }
 
-    /// Keeps what is around the array that was found.
+    /// Saves what is around the array that was found.
     fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
         std::mem::swap(&mut self.around.slots, &mut fields.slots);
         std::mem::swap(&mut self.around.leftovers, &mut fields.leftovers);
@@ -123,7 +124,7 @@ impl RowsDecoder {
         }
     }
 
-    /// The next element's row; whether there is one.
+    /// Decodes the row of the next element. Returns whether there is one.
     pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
         loop {
             if let Some(array) = self.array.take() {
@@ -196,10 +197,10 @@ mod tests {
         let paths = ["device", "readings.t", "readings.v", "site"];
         let found = rows(&paths, &["readings"], false, value).expect("rows");
         assert_eq!(found, [r#"7|1|2.5|"n"|"#, r#"7|2||"n"|"x":0,"#]);
-        // By name the element's own field comes first.
+        // With `by_name`, the element's own field takes precedence.
         let value = r#"{"t":0,"device":7,"readings":[{"t":1},{"v":2}]}"#;
         assert_eq!(rows(&["t", "device"], &["readings"], true, value).expect("rows"), [r#"1|7|"#, r#"0|7|"v":2,"#]);
-        // Elements that are no objects.
+        // Elements that aren't objects.
         let value = r#"{"device":7,"readings":[1,[2],null]}"#;
         assert_eq!(
             rows(&["device", "readings"], &["readings"], false, value).expect("rows"),

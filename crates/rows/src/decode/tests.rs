@@ -1,4 +1,4 @@
-//! No bytes make any decoder panic, and what is refused says why.
+//! No input makes a decoder panic, and every rejection says why.
 
 use proptest::prelude::*;
 

@@ -1,17 +1,16 @@
-//! The members of a JSON object and the elements of an array one by one, for those who don't know beforehand which there are.
+//! Iterates over the members of a JSON object and the elements of an array, for callers that don't know them beforehand.
 
 use crate::json::scan::Scanner;
 use crate::json::string;
 use crate::value::{Flags, Slot, Value};
 
-/// The members of an object in their order. Names stand as in the text, without their quotes; the flags say whether there are
-/// escapes in them.
+/// The members of an object in their order. Names are as in the text, without quotes; the flags say whether they contain escapes.
 pub(crate) struct RawMembers<'a> {
     scan: Scanner<'a>,
 }
 
 impl<'a> RawMembers<'a> {
-    /// `raw` is a JSON object that has been checked, or its members with a comma behind each and no braces.
+    /// Iterates over `raw`: a valid JSON object, or its members without braces and each followed by a comma.
     pub(crate) fn of(raw: &'a [u8]) -> Self {
         let mut scan = Scanner::new(raw);
         scan.space();
@@ -39,7 +38,7 @@ impl<'a> Iterator for RawMembers<'a> {
         let flags = scan.string().ok()?;
         let name = scan.bytes.get(start + 1..scan.at - 1)?;
         scan.space();
-        // The colon.
+        // Skip the colon.
         scan.at += 1;
         scan.space();
         let mut slot = Slot::MISSING;
@@ -48,11 +47,11 @@ impl<'a> Iterator for RawMembers<'a> {
     }
 }
 
-/// The members of an object in their order, with names without escapes.
+/// The members of an object in their order, with unescaped names.
 pub struct Members<'a>(RawMembers<'a>);
 
 impl<'a> Members<'a> {
-    /// `raw` is a JSON object that has been checked, or its members with a comma behind each and no braces.
+    /// Iterates over `raw`: a valid JSON object, or its members without braces and each followed by a comma.
     pub fn of(raw: &'a [u8]) -> Self {
         Self(RawMembers::of(raw))
     }
@@ -80,7 +79,7 @@ pub struct Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// `raw` is a JSON array that has been checked.
+    /// Iterates over `raw`, a valid JSON array.
     pub fn of(raw: &'a [u8]) -> Self {
         let mut scan = Scanner::new(raw);
         scan.at = 1;

@@ -1,11 +1,11 @@
-//! Tokens of RFC 8259, strictly: whatever isn't JSON is a [`Fault`] with its place.
+//! Strict tokens of RFC 8259: text that isn't JSON is a [`Fault`] with its position.
 //!
-//! Eight bytes are looked at in one step: the runs of digits and the ends of strings come without a branch a byte, so their
-//! lengths, which nobody can predict, cost no mispredictions. The input is UTF-8 already.
+//! Each step looks at eight bytes. Runs of digits and the ends of strings are found without a branch per byte: their lengths can't
+//! be predicted, so branches would be mispredicted. The input has been checked to be UTF-8.
 
 use crate::value::{Flags, Kind, Slot};
 
-/// The deepest nesting that is read; Postgres' own limit is its stack.
+/// The deepest nesting that is accepted; Postgres' own limit is its stack.
 pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// Where and why a text isn't JSON.
@@ -15,11 +15,11 @@ pub(crate) struct Fault {
     pub(crate) what: &'static str,
 }
 
-/// The text isn't JSON; the scanner has the [`Fault`]. Without a size, so that results come back in registers.
+/// The text isn't JSON; the scanner has the [`Fault`]. It has no size, so that results are returned in registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Broken;
 
-/// A place in a text.
+/// A position in a text.
 pub(crate) struct Scanner<'a> {
     pub(crate) bytes: &'a [u8],
     pub(crate) at: usize,
@@ -30,9 +30,9 @@ pub(crate) struct Scanner<'a> {
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 const POW10: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
-/// A `u64` holds any number of so many digits.
+/// A `u64` holds any number with this many digits.
 const EXACT_DIGITS: u32 = 19;
-/// Exponents are held within this: far beyond any column's limits, and safe to add to.
+/// Exponents are clamped to this: it is far beyond the limits of any column, and adding to it can't overflow.
 const EXPONENT_LIMIT: i32 = 1 << 28;
 
 impl<'a> Scanner<'a> {
@@ -40,13 +40,13 @@ impl<'a> Scanner<'a> {
         Self { bytes, at: 0, fault: Fault { at: 0, what: "" } }
     }
 
-    /// The byte here; 0 at the end, which no token begins with.
+    /// Returns the byte at the current position; 0 at the end, which no token begins with.
     #[inline]
     pub(crate) fn peek(&self) -> u8 {
         self.bytes.get(self.at).copied().unwrap_or(0)
     }
 
-    /// The next eight bytes, the first one lowest; zeros beyond the end.
+    /// Returns the next eight bytes, the first one in the lowest byte; zeros beyond the end.
     #[inline]
     fn word(&self) -> u64 {
         match self.bytes.get(self.at..).and_then(|tail| tail.first_chunk::<8>()) {
@@ -85,7 +85,7 @@ impl<'a> Scanner<'a> {
         Err(Broken)
     }
 
-    /// Makes `slot` stand for what lies between `start` and here.
+    /// Sets `slot` to the text from `start` to the current position.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "payloads of 4 GiB and more are refused before")]
     pub(crate) fn mark(&self, slot: &mut Slot, kind: Kind, flags: Flags, start: usize) {
@@ -95,21 +95,21 @@ impl<'a> Scanner<'a> {
         slot.len = (self.at - start) as u32;
     }
 
-    /// Goes on to the first of three bytes or a NUL, or to the end.
+    /// Advances to the first of three bytes or a NUL, or to the end.
     #[inline]
     pub(crate) fn find(&mut self, stops: [u8; 3]) {
         let [a, b, c] = stops.map(|stop| ONES * u64::from(stop));
         while self.at < self.bytes.len() {
             let word = self.word();
             let (a, b, c) = (word ^ a, word ^ b, word ^ c);
-            // The lowest set bit is true, as in a string.
+            // The lowest set bit is reliable, as in `string`.
             let found = ((a.wrapping_sub(ONES) & !a)
                 | (b.wrapping_sub(ONES) & !b)
                 | (c.wrapping_sub(ONES) & !c)
                 | (word.wrapping_sub(ONES) & !word))
                 & HIGHS;
             if found != 0 {
-                // Beyond the end a word has zeros.
+                // Beyond the end, a word has zeros.
                 self.at = (self.at + (found.trailing_zeros() / 8) as usize).min(self.bytes.len());
                 return;
             }
@@ -118,8 +118,8 @@ impl<'a> Scanner<'a> {
         self.at = self.bytes.len();
     }
 
-    /// Any value; `slot` stands for it. `depth` is that of the container around it. Writing into the caller's slot, rather
-    /// than returning one, spares a copy that would wait for its own parts to be written.
+    /// Reads any value into `slot`. `depth` is that of the container around it. It writes into the caller's slot instead of
+    /// returning one, which avoids a copy that would wait for its parts to be written.
     #[inline]
     pub(crate) fn value(&mut self, depth: u32, slot: &mut Slot) -> Result<Flags, Broken> {
         let start = self.at;
@@ -134,7 +134,7 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// As [`Self::value`], where nobody wants the value.
+    /// As [`Self::value`], for a value that isn't needed.
     #[inline]
     pub(crate) fn skip(&mut self, depth: u32) -> Result<Flags, Broken> {
         match self.peek() {
@@ -156,7 +156,7 @@ impl<'a> Scanner<'a> {
         self.fault("expected a value")
     }
 
-    /// A string, from its opening quote to behind its closing one.
+    /// Reads a string, from its opening quote to after its closing one.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Flags, Broken> {
         self.at += 1;
@@ -165,7 +165,7 @@ impl<'a> Scanner<'a> {
             let word = self.word();
             let quote = word ^ (ONES * b'"' as u64);
             let backslash = word ^ (ONES * b'\\' as u64);
-            // The lowest set bit is true: a borrow only ever spoils bytes above one that has matched.
+            // The lowest set bit is reliable: a borrow only affects bytes above one that has matched.
             let stops = ((quote.wrapping_sub(ONES) & !quote)
                 | (backslash.wrapping_sub(ONES) & !backslash)
                 | (word.wrapping_sub(ONES * 0x20) & !word))
@@ -214,7 +214,7 @@ impl<'a> Scanner<'a> {
         Ok(Flags::ESCAPED)
     }
 
-    /// The four hex digits after the `u` that is here.
+    /// Reads the four hex digits after the `u` at the current position.
     fn code_unit(&mut self) -> Result<u32, Broken> {
         let mut unit = 0;
         for _ in 0..4 {
@@ -228,7 +228,7 @@ impl<'a> Scanner<'a> {
         Ok(unit)
     }
 
-    /// A number: its mantissa and exponent go into the slot, if they are wanted.
+    /// Reads a number. Its mantissa and exponent are written to the slot if `WANTED`.
     #[inline]
     pub(crate) fn number<const WANTED: bool>(&mut self, slot: &mut Slot) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;
@@ -267,7 +267,7 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// A run of digits: `mantissa` with them appended (wrapping), and their count.
+    /// Reads a run of digits. Returns `mantissa` with them appended (wrapping), and their count.
     #[inline]
     fn digits<const WANTED: bool>(&mut self, mut mantissa: u64) -> (u64, u32) {
         let start = self.at;
@@ -283,7 +283,7 @@ impl<'a> Scanner<'a> {
             }
             let count = (others.trailing_zeros() / 8) as usize;
             if WANTED && count > 0 {
-                // Shifted up, the bytes before the digits read as leading zeros.
+                // Shifted up, the bytes before the digits count as leading zeros.
                 let aligned = word << (64 - 8 * count);
                 mantissa = mantissa.wrapping_mul(POW10[count]).wrapping_add(eight_digits(aligned));
             }
@@ -310,7 +310,7 @@ impl<'a> Scanner<'a> {
         Ok(if negative { -exponent } else { exponent })
     }
 
-    /// An object or array that no column looks into. Its levels are bits, so nesting costs no stack.
+    /// Skips an object or array that no column looks into. Its levels are kept as bits, so nesting takes no stack.
     #[inline(never)]
     fn container(&mut self, depth: u32) -> Result<Flags, Broken> {
         let mut flags = Flags::NONE;
@@ -360,7 +360,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// A key with its colon, up to the value.
+    /// Reads a key with its colon, up to the value.
     pub(crate) fn key(&mut self) -> Result<Flags, Broken> {
         if self.peek() != b'"' {
             return self.fault("expected a key in quotes");
@@ -376,7 +376,7 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The number that eight digits make, the first one lowest, each 0 to 9.
+/// Returns the number that eight digits make; each byte is 0 to 9, the first digit in the lowest byte.
 #[inline]
 pub(crate) fn eight_digits(digits: u64) -> u64 {
     const PAIRS: u64 = 0x0000_00ff_0000_00ff;

@@ -1,6 +1,6 @@
-//! The insides of JSON strings: escapes resolved, NULs handled, text quoted. All input was checked by the scanner.
+//! The contents of JSON strings: resolves escapes, handles NULs, quotes text. The scanner has checked all input.
 
-/// Appends the text that a string's inside stands for. NULs come out as NULs.
+/// Appends the text of a string's contents, with escapes resolved. NULs are kept.
 pub(crate) fn unescape(inside: &[u8], out: &mut Vec<u8>) {
     let mut rest = inside;
     while let Some(plain) = memchr::memchr(b'\\', rest) {
@@ -26,7 +26,7 @@ pub(crate) fn unescape(inside: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
-/// The character of a `\u` escape, from its hex digits on, and the bytes used.
+/// Returns the character of a `\u` escape, from its hex digits on, and the number of bytes used.
 fn scalar(rest: &[u8]) -> (char, usize) {
     let unit = |at: usize| {
         let digits = rest.get(at..at + 4).unwrap_or_default();
@@ -41,8 +41,8 @@ fn scalar(rest: &[u8]) -> (char, usize) {
     }
 }
 
-/// Appends JSON text with every escape that stands for a NUL left out, or made U+FFFD. The text `\\u0000`, a backslash and
-/// letters, stays as it is.
+/// Appends JSON text in which every escape of a NUL is removed or replaced by U+FFFD. The text `\\u0000`, a backslash followed by
+/// letters, is kept.
 pub(crate) fn without_nul_escapes(text: &[u8], replace: bool, out: &mut Vec<u8>) {
     let mut rest = text;
     while let Some(plain) = memchr::memchr(b'\\', rest) {

@@ -1,4 +1,4 @@
-//! Debezium's changes: what becomes of an insert, an update, a delete and the rest.
+//! Debezium's changes: the rows of an insert, an update, a delete and other operations.
 
 use tidegate_protocol::record::Record;
 
@@ -6,13 +6,14 @@ use crate::mapping::{Encoder, Refusal};
 use crate::value::{self, DecodeFault, Kind, Reason};
 
 impl Encoder {
-    /// The row of a change whose fields are decoded.
+    /// Writes the row of a change whose fields are decoded.
     ///
-    /// - `c`, `r`, `u`: the row after it.
-    /// - `d`: in mode upsert with `deletes` it deletes; else it is the row before it, if a column has the kind of the change, and
-    ///   no row if none has.
-    /// - `m`, a message of the database's log: no row.
-    /// - `t`, a truncated table, is refused: a pipeline doesn't empty a table.
+    /// - `c`, `r`, `u`: the row after the change.
+    /// - `d`: in mode upsert with `deletes`, it deletes the row. Otherwise it is the row before the change if a column takes `op`,
+    /// and
+    ///   no row if none does.
+    /// - `m`, a message in the database's log: no row.
+    /// - `t`, a truncated table: rejected, because a pipeline doesn't empty a table.
     pub(super) fn change(&mut self, record: &Record<'_>, payload: &[u8], rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         let Some((op, shown)) = self.plan.change.as_ref().map(|change| (change.op, change.shown)) else { return Ok(0) };
         let op = self.fields.value(op, payload);
@@ -46,7 +47,7 @@ impl Encoder {
         }
     }
 
-    /// From here on the record's fields are those of the row before the change.
+    /// Makes the record's fields those of the row before the change.
     fn look_before(&mut self) {
         if let Some(change) = &self.plan.change {
             self.fields.copy(&change.before);

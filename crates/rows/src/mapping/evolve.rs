@@ -1,11 +1,11 @@
-//! `evolve = "add"`: fields that no column takes become columns. Which, and of which type; the table is changed elsewhere. Pure.
+//! `evolve = "add"`: decides which unknown fields become columns, and their types. Other code alters the table.
 //!
-//! A record with such a field is refused at first (`new_field`), with its raw bytes kept like those of any refused record. Before
-//! the batch is written, the columns are added, the plan is made anew and the batch is encoded again: so the first value of a
+//! A record with such a field is first rejected (`new_field`), and its raw bytes are kept like those of every rejected record.
+//! Before the batch is written, the columns are added, the plan is rebuilt and the batch is re-encoded. So the first value of a new
 //! field is in its column too.
 //!
-//! The rule: `true` and `false` make a bool, numbers a numeric (which holds any number that JSON can say), text a text, all else
-//! a jsonb; where the records at hand differ, a jsonb. A field that is null everywhere waits for its first value.
+//! The type: bool for `true` and `false`, numeric for numbers (it holds every JSON number), text for text, jsonb for everything
+//! else, and jsonb if the records of the batch differ. A field that has only been null waits for its first value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,15 +13,16 @@ use crate::catalog::{Catalog, can_name_a_column};
 use crate::json::members::Members;
 use crate::value::{Kind, Value};
 
-/// The most columns that a table grows to by itself. Postgres takes 1600, and a row must fit on a page.
+/// The highest number of columns up to which columns are added. Postgres allows 1600, and a row must fit on a page.
 pub const COLUMNS_MAX: usize = 400;
 
-/// Fields that don't become columns, whatever comes: too many, a name that no column can have, or a column of that name that nothing can fill.
+/// Fields that don't become columns: there are too many columns, the name can't be a column's, or the column of that name can't be
+/// filled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GivenUp {
-    /// These.
+    /// The fields with these names.
     Names(BTreeSet<String>),
-    /// All: for a trial that changes nothing.
+    /// All fields: for a trial that changes nothing.
     All,
 }
 
@@ -35,10 +36,10 @@ impl Default for GivenUp {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewFields(pub BTreeMap<String, NewType>);
 
-/// What a column is made as.
+/// The type of an added column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewType {
-    /// For fields that were booleans only.
+    /// For fields that were only booleans.
     Bool,
     /// For numbers.
     Numeric,
@@ -65,7 +66,7 @@ impl NewType {
             Kind::True | Kind::False => Some(Self::Bool),
             Kind::Number | Kind::Float | Kind::Decimal => Some(Self::Numeric),
             Kind::String | Kind::Text | Kind::Bytes | Kind::Lexical => Some(Self::Text),
-            // What is left over of a record is JSON, whatever its format; there these are strings.
+            // Leftovers are JSON, whatever the format; these values are strings there.
             Kind::Instant | Kind::Day | Kind::Clock | Kind::Span | Kind::Uuid => Some(Self::Text),
             Kind::Array | Kind::Object => Some(Self::Jsonb),
         }
@@ -73,7 +74,7 @@ impl NewType {
 }
 
 impl GivenUp {
-    /// Returns whether a field of this name becomes no column.
+    /// Returns whether the field of this name doesn't become a column.
     pub fn holds(&self, name: &str) -> bool {
         match self {
             Self::Names(names) => names.contains(name),
@@ -81,7 +82,7 @@ impl GivenUp {
         }
     }
 
-    /// With these beside what it has; whether any of them is new.
+    /// Adds names. Returns whether any of them is new.
     pub fn add(&mut self, more: impl Iterator<Item = String>) -> bool {
         let Self::Names(names) = self else { return false };
         let before = names.len();
@@ -89,7 +90,7 @@ impl GivenUp {
         names.len() > before
     }
 
-    /// The first of these members (each with a comma behind it) that wants to become a column.
+    /// Returns the first of these members (each followed by a comma) that should become a column.
     pub fn first_new(&self, leftovers: &[u8]) -> Option<String> {
         let mut members = Members::of(leftovers).filter(|(_, value)| NewType::of(value).is_some());
         members.find(|(name, _)| !self.holds(name)).map(|(name, _)| name)
@@ -97,7 +98,7 @@ impl GivenUp {
 }
 
 impl NewFields {
-    /// Notes what a record has that no column takes; in a trial all of it.
+    /// Notes the fields of a record that have no column; in a trial all of them.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {
         for (name, value) in Members::of(leftovers) {
             let passed_over = matches!(given_up, GivenUp::Names(names) if names.contains(&name));
@@ -109,7 +110,7 @@ impl NewFields {
         }
     }
 
-    /// What is to be added to this table: those that have a name it can take, as far as there is room, in order of name.
+    /// Returns the columns to add to this table, in order of name: those whose names it can have, as long as there is room.
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);

@@ -1,4 +1,4 @@
-//! Refusals as sentences for a person: `lat "n/a" is not float8`.
+//! Rejections as sentences for people: `lat "n/a" is not float8`.
 
 use crate::copy::{Encoding, Times};
 use crate::mapping::function::Applied;
@@ -6,7 +6,7 @@ use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
 use crate::render;
 use crate::value::{Flags, Kind, Reason, Value, shown};
 
-/// One column of a plan.
+/// A column of a plan, described for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described<'a> {
     /// The column.
@@ -15,9 +15,9 @@ pub struct Described<'a> {
     pub type_text: &'a str,
     /// What fills it: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,
-    /// Whether a record without a value for it is refused.
+    /// Whether a record without a value for it is rejected.
     pub not_null: bool,
-    /// What a record without its field means; empty where that can't be.
+    /// What a record without its field means; empty if that can't happen.
     pub missing: &'static str,
 }
 
@@ -68,7 +68,7 @@ fn when_missing(plan: &Plan, column: &PlannedColumn) -> &'static str {
     }
 }
 
-/// Why this column refuses this value.
+/// Explains why a column rejects a value.
 pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, value: &Value<'_>) -> String {
     let PlannedColumn { name, type_text, .. } = column;
     let shown = match value.kind {
@@ -108,7 +108,7 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
     }
 }
 
-/// What would have been right, where that isn't plain from the type's name.
+/// Returns what would be valid, if the type's name doesn't say it.
 fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
     match (encoding, kind) {
         (

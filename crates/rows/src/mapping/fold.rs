@@ -1,24 +1,24 @@
-//! What a record gives to an aggregate: its value, a mark that it counts, or nothing.
+//! A record's input to an aggregate: its value, a mark that it counts, or nothing.
 
 use crate::copy::NULL;
 use crate::decode::Fields;
 use crate::mapping::row_filter::Check;
 use crate::value::{Kind, Value};
 
-/// A bool that is true.
+/// A bool field that is true.
 const COUNTED: [u8; 5] = [0, 0, 0, 1, 1];
 
-/// How a column of mode aggregate is fed.
+/// How a column of mode aggregate gets its input.
 #[derive(Clone, Debug)]
 pub(super) struct Fold {
-    /// A count needs no value, only that there is one.
+    /// For a count, only the presence of a value matters.
     pub(super) counts: bool,
-    /// Records for which it doesn't hold give nothing.
+    /// Records that don't match this filter give no input.
     pub(super) condition: Option<Check>,
 }
 
 impl Fold {
-    /// Writes the field where it isn't the value itself; whether it did.
+    /// Writes the field unless it is the value itself. Returns whether it wrote the field.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

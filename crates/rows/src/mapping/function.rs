@@ -1,4 +1,4 @@
-//! What a column makes of its value before it is written: `scale` and `offset`, `parse = "json"`, `hash = "sha256"`.
+//! Functions that a column applies to its value before it is written: `scale` and `offset`, `parse = "json"`, `hash = "sha256"`.
 
 use std::io::Write as _;
 
@@ -20,11 +20,11 @@ struct Exact {
     scale: u32,
 }
 
-/// More digits behind the point than telemetry has; a bound for what is computed.
+/// The most digits after the point that are computed; telemetry has fewer.
 const SCALE_MAX: u32 = 38;
 
 impl Exact {
-    /// Reads a number as Postgres writes it; `None` where it is none, or has more digits than 128 bits hold.
+    /// Reads a number as Postgres writes it. `None` if the text isn't a number, or has more digits than 128 bits hold.
     fn parse(text: &[u8]) -> Option<Self> {
         let decimal = Decimal::parse(text)?;
         let (fraction, exponent) = (i64::try_from(decimal.fraction.len()).ok()?, i64::from(decimal.exponent));
@@ -59,7 +59,7 @@ impl Exact {
         Some(Self { digits: one?.checked_add(two?)?, scale })
     }
 
-    /// Writes it with all of its digits behind the point, or without the zeros at their end.
+    /// Writes the number, with or without the zeros at the end of its fraction.
     fn write(mut self, keep_zeros: bool, out: &mut Vec<u8>) {
         while !keep_zeros && self.scale > 0 && self.digits % 10 == 0 {
             (self.digits, self.scale) = (self.digits / 10, self.scale - 1);
@@ -68,7 +68,7 @@ impl Exact {
             out.push(b'-');
         }
         let scale = self.scale as usize;
-        // Writing into a vector doesn't fail.
+        // Writing into a vector can't fail.
         let _infallible = write!(out, "{:0width$}", self.digits.unsigned_abs(), width = scale + 1);
         if scale > 0 {
             out.insert(out.len() - scale, b'.');
@@ -76,7 +76,7 @@ impl Exact {
     }
 }
 
-/// A function of a column, ready to be applied.
+/// A column's function, ready to be applied.
 #[derive(Clone, Debug)]
 pub(super) enum Applied {
     Linear { scale: Exactly, offset: Exactly },
@@ -84,15 +84,15 @@ pub(super) enum Applied {
     Hash(Box<Hmac<Sha256>>),
 }
 
-/// See [`Exact`], which stays in this module.
+/// Wraps [`Exact`], which is private to this module.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exactly(Exact);
 
 impl Applied {
-    /// Checks a function against the column that it is for.
+    /// Checks a function against the type of its column.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// What is wrong, as text for people.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {
@@ -128,7 +128,7 @@ impl Applied {
         }
     }
 
-    /// The value that the column gets in place of one that is neither missing nor null. `made` has its bytes.
+    /// Returns the value to write instead of `value`, which is neither missing nor null. Its bytes are in `made`.
     ///
     /// # Errors
     /// The function has no result for this value.
@@ -150,7 +150,7 @@ impl Applied {
                 };
                 made.clear();
                 result.write(matches!(encoding, Encoding::Numeric(_)), made);
-                // The lexeme alone is true: mantissa and exponent aren't set.
+                // Only the lexeme is valid here: mantissa and exponent aren't set.
                 Ok(Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: made })
             }
             Self::ParseJson => {
@@ -176,7 +176,7 @@ impl Applied {
                     return Ok(Value { kind: Kind::Bytes, flags: Flags::BINARY, exponent: 0, mantissa: 0, raw: made });
                 }
                 for byte in digest {
-                    // Writing into a vector doesn't fail.
+                    // Writing into a vector can't fail.
                     let _infallible = write!(made, "{byte:02x}");
                 }
                 Ok(Value::text(made, Flags::NONE))
@@ -185,7 +185,7 @@ impl Applied {
     }
 }
 
-/// The text of a value: a number's digits, a string without its quotes and escapes, bytes as they are.
+/// Appends the text of a value: the digits of a number, a string without quotes and escapes, bytes unchanged.
 fn plain(value: &Value<'_>, out: &mut Vec<u8>) {
     match (value.kind, value.as_text()) {
         (Kind::String, Some(text)) if value.flags.has(Flags::ESCAPED) => string::unescape(text, out),

@@ -1,4 +1,4 @@
-//! A record's key, read as what it is: by its own format, frame and envelope, whatever the value's.
+//! Decodes a record's key, by its own format, framing and envelope, which may differ from the value's.
 
 use std::sync::Arc;
 
@@ -25,28 +25,28 @@ enum Framed {
     Json,
 }
 
-/// Reads keys: the whole one, and the fields that the columns of the table's key may come from.
+/// Reads keys: the whole key, and the fields from which columns of the table's key may come.
 #[derive(Debug)]
 pub(super) struct KeyReader {
     format: KeyFormat,
-    /// Keys without a stated format may stand behind a registry's frame, as the values do.
+    /// Whether keys without a configured format may have a registry's framing, as the values do.
     framed: bool,
     schemas: Option<Arc<dyn Schemas>>,
     json: JsonDecoder,
-    /// Looks whether keys are in Kafka Connect's envelope.
+    /// Checks whether keys are in Kafka Connect's envelope.
     envelope: JsonDecoder,
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
     protobuf: Option<ProtobufDecoder>,
-    /// What the schemas are that came; few.
+    /// The format of each schema that occurred; there are few.
     kinds: Vec<(u32, Framed)>,
     fields: Fields,
-    /// The key is neither framed nor JSON: a column reads it as it wants.
+    /// The key is neither framed nor JSON: each column reads its bytes by its own type.
     plain: bool,
 }
 
 impl KeyReader {
-    /// Reads `paths` of keys, the first of which is the whole key's, empty.
+    /// Reads the fields `paths` of keys; the first path is empty, for the whole key.
     pub(super) fn new(format: &KeyFormat, value: &Decode, paths: &[Path], schemas: Option<&Arc<dyn Schemas>>) -> Self {
         let framed = matches!(format, KeyFormat::Auto) && value.needs_registry();
         let avro = |source: &SchemaSource| AvroDecoder::new(source, paths, Leftovers::Ignore, &[], schemas);
@@ -72,7 +72,7 @@ impl KeyReader {
         }
     }
 
-    /// The schema that this key needs and that isn't here yet.
+    /// Returns the id of the schema that this key needs, if it isn't loaded yet.
     pub(super) fn wants(&mut self, key: &[u8]) -> Option<u32> {
         match self.format {
             KeyFormat::Avro(_) => self.avro.as_mut()?.wants(key),
@@ -90,7 +90,7 @@ impl KeyReader {
                             };
                             self.kinds.push((id, kind));
                         }
-                        // The decoder of Avro asks again, and has the fault.
+                        // The Avro decoder asks for the schema again, and reports the fault.
                         Found::Fault(_) => return None,
                     }
                 }
@@ -108,10 +108,10 @@ impl KeyReader {
         self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind)
     }
 
-    /// Reads a key.
+    /// Decodes a key.
     ///
     /// # Errors
-    /// The key isn't what its format says.
+    /// The key doesn't match its format.
     pub(super) fn read(&mut self, key: &[u8]) -> Result<(), DecodeFault> {
         self.plain = false;
         let Self { format, avro, protobuf, fields, .. } = self;
@@ -158,7 +158,7 @@ impl KeyReader {
         Ok(())
     }
 
-    /// A key whose format isn't stated: as its frame says, or JSON, or else as each column wants it.
+    /// Decodes a key without a configured format: by its framing, as JSON, or else as raw bytes that each column reads.
     fn guess(&mut self, key: &[u8]) -> Result<(), DecodeFault> {
         if let (true, Some(id)) = (self.framed, registered(key)) {
             let Self { avro, protobuf, fields, .. } = self;
@@ -169,13 +169,13 @@ impl KeyReader {
             };
         }
         let start = if registered(key).is_some() && begins_json(&key[frame::HEAD..]) { frame::HEAD } else { 0 };
-        // A lone number is JSON too, but a column may want its digits as they are.
+        // A lone number is JSON too, but a column may need its digits unchanged.
         let is_json = start > 0 || key.trim_ascii_start().starts_with(b"{") || key.starts_with(b"\"");
         self.plain = !(is_json && self.json(key, start).is_ok());
         Ok(())
     }
 
-    /// Reads the JSON from `start` on, in Kafka Connect's envelope or not.
+    /// Decodes the JSON that begins at `start`, with or without Kafka Connect's envelope.
     fn json(&mut self, key: &[u8], start: usize) -> Result<(), DecodeFault> {
         let slot = in_key(json::document(&key[start..]))?;
         let whole = Slot { start: slot.start + narrow(start), ..slot };
@@ -192,34 +192,34 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Whether a JSON object is Kafka Connect's envelope: it has a schema and a payload, and nothing else.
+    /// Returns whether a JSON object is Kafka Connect's envelope: it has a schema and a payload, and nothing else.
     fn is_enveloped(&mut self, key: &[u8], start: usize) -> bool {
         self.envelope.object(key, start, &mut self.fields).is_ok()
             && matches!(self.fields.slots[0].kind, Kind::Object | Kind::Null)
             && self.fields.slots[1].kind != Kind::Missing
     }
 
-    /// The whole key that was read last, as a column of this encoding wants it.
+    /// Returns the whole key that was read last, for a column with this encoding.
     ///
     /// # Errors
-    /// The key isn't what the column needs.
+    /// The key doesn't fit the column.
     pub(super) fn whole<'a>(&'a self, key: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }
 
-    /// Whether the key that was read last has fields.
+    /// Returns whether the key that was read last has fields.
     pub(super) fn has_fields(&self) -> bool {
         !self.plain && self.fields.slots.first().is_some_and(|slot| slot.kind == Kind::Object)
     }
 
-    /// The first of these fields that the key has.
+    /// Returns the first of these fields that the key has.
     pub(super) fn first<'a>(&'a self, slots: &[u16], key: &'a [u8]) -> Value<'a> {
         let mut values = slots.iter().map(|slot| self.fields.value(*slot, key));
         values.find(|value| value.kind != Kind::Missing).unwrap_or(Value::MISSING)
     }
 }
 
-/// The number of a registry's schema. None has the number 0, so small numbers in eight bytes aren't taken for a frame.
+/// Returns the schema id of a framed key. No schema has the id 0, so small numbers in eight bytes aren't taken for a frame.
 fn registered(key: &[u8]) -> Option<u32> {
     frame::schema_id(key).filter(|id| *id != 0 && key.len() > frame::HEAD)
 }
@@ -240,7 +240,7 @@ fn bytes(kind: Kind, key: &[u8]) -> Slot {
     Slot { kind, flags: Flags::BINARY, len: narrow(key.len()), ..Slot::MISSING }
 }
 
-/// A decoder's fault, which speaks of values.
+/// Rewords a decoder's fault, which speaks of values.
 fn in_key<T>(result: Result<T, DecodeFault>) -> Result<T, DecodeFault> {
     result.map_err(|DecodeFault { reason, detail }| {
         let detail = match detail.strip_prefix("the value") {

@@ -1,35 +1,35 @@
-//! What stands in front of a row in the batch where rows of one pipeline differ: in their table, or in the columns that they have.
+//! The mark in front of each row of a batch, if rows of one pipeline differ: in their table, or in the columns that they have.
 //!
-//! A mark has the number of the row's table in the plan, the length of what follows, and a mask. The mask has one bit for each
-//! column of the table that a record may leave to Postgres, set where this row does: the row has no field for such a column. Its
-//! bytes are those of a `bit(n)`, so that a COPY can send it. So the batch knows nothing of tables and shapes, and a pipeline
-//! whose rows are all alike has no marks.
+//! A mark consists of the index of the row's table in the plan, the length of what follows, and a mask. The mask has one bit for
+//! each column of the table that a record may leave to Postgres. A set bit means that the row has no field for that column. The
+//! bytes of a mask are those of a `bit(n)`, so that COPY can send them. The batch itself knows nothing of tables and shapes, and
+//! the rows of a pipeline whose rows are all alike have no marks.
 
 use std::ops::Range;
 
 use crate::value::Reason;
 
-/// The bytes of the table's number and of the length.
+/// The length of the table's index and of the length field, in bytes.
 const HEAD: usize = 6;
 
 /// The mark of a row that is being written.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark {
-    /// Where the row begins.
+    /// The position of the row in the buffer.
     start: usize,
     mask_bytes: usize,
     table: u16,
 }
 
 impl Mark {
-    /// Makes room for a mark with an empty mask of so many bytes. The row follows.
+    /// Reserves space for a mark with an empty mask of `mask_bytes` bytes. The row follows.
     #[inline]
     pub(super) fn open(table: u16, mask_bytes: usize, rows: &mut Vec<u8>) -> Self {
         rows.resize(rows.len() + HEAD + mask_bytes, 0);
         Self { start: rows.len(), mask_bytes, table }
     }
 
-    /// Notes that the row has no field for a column.
+    /// Marks that the row has no field for a column.
     pub(super) fn leave_out(self, bit: u16, rows: &mut [u8]) {
         let (byte, bit) = place(bit);
         rows[self.start - self.mask_bytes + byte] |= bit;
@@ -38,10 +38,10 @@ impl Mark {
         }
     }
 
-    /// Completes the mark: the row ends where `rows` does.
+    /// Completes the mark: the row ends at the end of `rows`.
     ///
     /// # Errors
-    /// [`Reason::TooLarge`] for a row of 4 GiB.
+    /// [`Reason::TooLarge`] if the row has 4 GiB or more.
     #[inline]
     pub(super) fn close(self, rows: &mut [u8]) -> Result<(), Reason> {
         let mask = self.start - self.mask_bytes;
@@ -52,7 +52,7 @@ impl Mark {
     }
 }
 
-/// The rows in a stretch of marked ones: the number of each one's table, and where its mask and then the row lie.
+/// Iterates over marked rows: the index of each row's table, and the range of its mask and the row.
 pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -64,13 +64,13 @@ pub fn marked(rows: &[u8]) -> impl Iterator<Item = (u16, Range<usize>)> + '_ {
     })
 }
 
-/// Whether a mask has this bit.
+/// Returns whether a bit of the mask is set.
 pub fn has(mask: &[u8], bit: u16) -> bool {
     let (byte, bit) = place(bit);
     mask.get(byte).is_some_and(|mask| mask & bit != 0)
 }
 
-/// The bits of a `bit(n)` begin at the highest of its first byte.
+/// The bits of a `bit(n)` begin with the highest bit of the first byte.
 fn place(bit: u16) -> (usize, u8) {
     (usize::from(bit / 8), 0x80 >> (bit % 8))
 }

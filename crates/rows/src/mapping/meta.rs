@@ -1,4 +1,4 @@
-//! What doesn't come from the value's fields: Kafka's metadata, keys, headers, leftovers.
+//! Column values that don't come from fields of the value: Kafka's metadata, keys, headers, leftovers.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -18,13 +18,13 @@ use crate::value::{Flags, Kind, Reason, Value};
 /// How a column reads the bytes of a key or a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reading {
-    /// As they are.
+    /// As bytes.
     Bytes,
     /// As UTF-8 text.
     Text,
     /// As JSON.
     Json,
-    /// As a JSON number or bool, else as text.
+    /// As a JSON number or bool if it is one, otherwise as text.
     Literal,
 }
 
@@ -62,7 +62,7 @@ impl Reading {
     }
 }
 
-/// Whether a number of Kafka's must be written out: most columns want its value alone.
+/// Whether a number of Kafka's metadata must be written as digits: most columns need only its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,
@@ -80,7 +80,7 @@ impl Lexeme {
     }
 }
 
-/// A column's value; `made` is where text goes that stands nowhere in the record.
+/// Returns a column's value. Text that doesn't occur in the record is written to `made`.
 #[inline(never)]
 pub(super) fn value<'a>(
     feed: &Feed,
@@ -90,7 +90,7 @@ pub(super) fn value<'a>(
 ) -> Result<Value<'a>, DecodeFault> {
     made.clear();
     match feed {
-        // These are the caller's business.
+        // The caller handles these.
         Feed::Field(_) | Feed::Ordinal(_) | Feed::Constant => Ok(Value::MISSING),
         Feed::Topic => Ok(Value::text(record.topic.as_bytes(), Flags::NONE)),
         Feed::Partition(lexeme) => Ok(integer(record.partition.into(), *lexeme, made)),
@@ -112,19 +112,19 @@ pub(super) fn value<'a>(
 
 pub(super) fn integer(number: i64, lexeme: Lexeme, made: &mut Vec<u8>) -> Value<'_> {
     if lexeme == Lexeme::Wanted {
-        // Writing into a vector doesn't fail.
+        // Writing into a vector can't fail.
         let _infallible = write!(made, "{number}");
     }
     Value::integer(number, made)
 }
 
-/// The last header of a name; the inner `None` is a header without a value.
+/// Returns the last header of a name; the inner `None` is a header without a value.
 #[expect(clippy::option_option, reason = "no header and a header that is null are two things")]
 fn last_header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<Option<&'a [u8]>> {
     headers.iter().filter(|(other, _)| *other == name).last().map(|(_, value)| value)
 }
 
-/// A record's key as this column reads it.
+/// Reads a record's key for a column with this encoding.
 pub(super) fn key<'a>(bytes: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
     read(bytes, Reading::of(encoding), "key")
 }
@@ -149,7 +149,7 @@ fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, 
     }
 }
 
-/// A field of CSV or a raw value, as its column reads it: by Postgres' own rules for numbers and booleans.
+/// Reads a field of CSV or a raw value for its column: by Postgres' own rules for numbers and booleans.
 #[inline]
 pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
     if value.flags.has(Flags::NUMERIC) && takes_numbers(encoding) {
@@ -166,17 +166,17 @@ fn takes_numbers(encoding: &Encoding) -> bool {
 #[inline(never)]
 fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
     let reading = match Reading::of(encoding) {
-        // Raw bytes are bytes; a field of CSV is their text.
+        // Raw bytes are bytes; for a field of CSV, a bytea gets the bytes of its text.
         Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
         reading => reading,
     };
-    // The decoder of CSV has checked that it is UTF-8, and whether it holds a NUL.
+    // The CSV decoder has checked that it is UTF-8, and whether it contains a NUL.
     let read = match reading {
         Reading::Literal if !value.flags.has(Flags::BINARY) => match json::literal(value.raw) {
             Some(slot) if !matches!(encoding, Encoding::Bool) => return Ok(slot.of(value.raw)),
             _ => Value::text(value.raw, Flags::NONE.with(value.flags.inherited())),
         },
-        // A range's bounds as an object; all else that a range may be is text.
+        // A range may be given as an object of bounds; everything else for a range is text.
         Reading::Text if matches!(encoding, Encoding::Range(_)) && value.raw.starts_with(b"{") => {
             return read(value.raw, Reading::Json, "field");
         }
@@ -192,15 +192,15 @@ fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>,
     if matches!(encoding, Encoding::Bool) {
         return Ok(text(word));
     }
-    // `+5`, `007` and `.5` are numbers to Postgres, though not to JSON: their text alone is true.
+    // `+5`, `007` and `.5` are numbers for Postgres but not for JSON: only their text is valid.
     if Decimal::parse(word).is_some() {
         return Ok(Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: word });
     }
     Ok(read)
 }
 
-/// A field as a `where` compares it: text of CSV that is a number or a boolean may be meant as either, so it is compared as
-/// what JSON would have it.
+/// Returns a field as `where` compares it: text of CSV that is a number or a boolean may mean either, so it is compared as the JSON
+/// value.
 pub(super) fn compared(value: Value<'_>) -> Value<'_> {
     if value.kind != Kind::Lexical {
         return value;
@@ -216,11 +216,11 @@ fn text(bytes: &[u8]) -> Value<'_> {
     Value::text(bytes, flags)
 }
 
-/// A header's name, and the values that came under it.
+/// The name of a header, and all its values.
 type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
 
-/// All headers as a JSON object: name to text, or to an array of texts where a name repeats. A value that is no text that
-/// Postgres can store (other than UTF-8, or with a NUL) is an object, `{"base64": "…"}`.
+/// Returns all headers as a JSON object: each name with its text, or with an array if the name occurs more than once. A value that
+/// Postgres can't store as text (not UTF-8, or with a NUL) becomes an object, `{"base64": "…"}`.
 fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeFault> {
     let mut flags = Flags::NONE;
     let mut places: HashMap<&[u8], usize> = HashMap::new();
@@ -271,7 +271,7 @@ fn header_value(value: Option<&[u8]>, made: &mut Vec<u8>) {
     }
 }
 
-/// Ends a list in which each item has a comma behind it.
+/// Ends a list whose items are each followed by a comma.
 fn close(bracket: u8, made: &mut Vec<u8>) {
     match made.last_mut() {
         Some(comma) if *comma == b',' => *comma = bracket,

@@ -1,4 +1,4 @@
-//! The plan: what fills each column, and how it is written. Made once; everything wrong is reported at once.
+//! The plan: what fills each column, and how it is written. It is made once, and reports all faults at once.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,50 +22,50 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// The rows of one record may take as much as a batch, and this at least.
+/// The lowest limit on the rows of one record, in bytes; the limit is otherwise `batch.max_bytes`.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// What fills a column.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
-    /// A slot: the path of this index.
+    /// A field: the index of its path, which is its slot.
     Field(u16),
     Topic,
     Partition(Lexeme),
     Offset(Lexeme),
     Timestamp(Lexeme),
     Ordinal(Lexeme),
-    /// The mapping's `value`, which stands as the column's default.
+    /// The mapping's `value`, which is stored as the column's default.
     Constant,
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
-    /// Nothing of the record: that it is there.
+    /// Only the existence of the record.
     Record,
-    /// `empty`: a record without leftovers has `{}` rather than NULL.
+    /// Fields without a column. `empty`: a record that has none gets `{}` rather than NULL.
     Leftovers {
         empty: bool,
     },
 }
 
-/// What a record without a column's field means for its row.
+/// What a missing field means for its column.
 #[derive(Clone, Debug)]
 pub(super) enum WhenMissing {
-    /// NULL, or a dead letter where the column is NOT NULL.
+    /// NULL; if the column is NOT NULL, the record is a dead letter.
     Null,
-    /// The mapping's `default`, as a field of COPY.
+    /// The mapping's `default`, encoded as a field of COPY.
     Constant(Box<[u8]>),
-    /// The row has no field for the column: its bit in the mark.
+    /// The row has no field for the column: the bit in the mask that says so.
     LeaveOut(u16),
     /// The record is a dead letter.
     DeadLetter,
 }
 
-/// A column of the rows.
+/// A column of the rows, as planned.
 #[derive(Clone, Debug)]
 pub(super) struct PlannedColumn {
     pub(super) name: String,
-    /// The type's short name, for sentences.
+    /// The type's short name, for messages.
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
@@ -73,26 +73,26 @@ pub(super) struct PlannedColumn {
     pub(super) nul: NulPolicy,
     /// What a missing field means.
     pub(super) missing: WhenMissing,
-    /// Part of the key, in a mode where a row without its key has no place.
+    /// Whether the column is part of the key, in a mode that requires a key.
     pub(super) in_key: bool,
-    /// The fields of a record's key that may have the column's value, the likeliest first.
+    /// The fields of a record's key that may hold the column's value, the most likely one first.
     pub(super) key_from: Vec<u16>,
-    /// Text that stands for a value that the record leaves out.
+    /// Text that marks a value which the record leaves out (`keep`).
     pub(super) keep: Option<Box<[u8]>>,
-    /// What is made of a value before it is written.
+    /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
-    /// What a record gives to an aggregate.
+    /// The input of a record to the column's aggregate.
     pub(super) fold: Option<Box<Fold>>,
 }
 
-/// A table that takes rows.
+/// A table that receives rows.
 #[derive(Debug)]
 pub struct Taken {
     /// The table.
     pub catalog: Catalog,
     /// The names of the columns that are filled, in the order of the rows.
     pub columns: Vec<String>,
-    /// The COPY of rows that leave no column out.
+    /// The COPY for rows that leave no column out.
     pub copy: String,
     /// The columns that a row may leave out.
     pub shapes: Shapes,
@@ -103,13 +103,13 @@ pub struct Taken {
 pub(super) struct Change {
     /// The slot of `op`.
     pub(super) op: u16,
-    /// Slots of rows before a change, and those of the rows after it.
+    /// Slots of the row before a change, each with its slot of the row after it.
     pub(super) before: Vec<(u16, u16)>,
-    /// A column has the kind of the change, so a delete is a row of what was before it.
+    /// Whether a column takes `op`; then a delete is a row with the values before it.
     pub(super) shown: bool,
 }
 
-/// How records become rows of one table. Immutable; share it between encoders.
+/// How records become rows of one table. Immutable; encoders share it.
 #[derive(Clone, Debug)]
 pub struct Plan {
     table: TableName,
@@ -120,43 +120,43 @@ pub struct Plan {
     shapes: Shapes,
     pub(super) decode: Decode,
     pub(super) paths: Vec<Path>,
-    /// Where in the value the record's own fields lie.
+    /// The path of the record's own fields in the value.
     pub(super) base: Vec<String>,
-    /// Arrays whose elements are rows; whether a field is the element's where it has one of this name.
+    /// The arrays whose elements are rows. `by_name`: a field is the element's if the element has a field of that name.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
-    /// Records are changes, in Debezium's envelope.
+    /// Set if records are changes in Debezium's envelope.
     pub(super) change: Option<Change>,
-    /// Records for which it holds delete.
+    /// Records that match this filter delete their row.
     pub(super) delete_where: Option<Check>,
-    /// How keys are read, and which of their fields are looked for.
+    /// How keys are read, and the paths that are looked up in them.
     pub(super) keys: KeyFormat,
     pub(super) key_paths: Vec<Path>,
-    /// A column takes the key as its format reads it.
+    /// Whether a column takes the key, decoded by its format.
     pub(super) reads_keys: bool,
-    /// Where schemas come from, for formats that have theirs in a registry.
+    /// The source of schemas, for formats that use a registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
-    /// What the rows of one record may take beyond the first.
+    /// The limit on the rows of one record after the first, in bytes.
     pub(super) record_bytes: usize,
     pub(super) leftovers: Leftovers,
-    /// Records for which it doesn't hold have no rows.
+    /// Records that don't match this filter have no rows.
     pub(super) keep: Option<Check>,
-    /// Tombstones delete: each row ends with a bool that says so.
+    /// Whether tombstones delete: then each row ends with a bool that says whether it is one.
     pub(super) deletes: bool,
-    /// `evolve`: unknown fields become columns, but for these.
+    /// `evolve`: unknown fields become columns, except these.
     pub(super) evolves: Option<GivenUp>,
-    /// Records name their table.
+    /// Set if records name their table.
     pub(super) router: Option<Router>,
-    /// `unknown_fields = "dead_letter"`, where the decoder doesn't see to it.
+    /// Whether `unknown_fields = "dead_letter"` is checked here because the decoder doesn't check it.
     pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
 
 impl Plan {
-    /// Plans a pipeline's rows against its table.
+    /// Plans a pipeline's rows for its table.
     ///
     /// # Errors
-    /// Everything that is wrong with the mapping, each with its key in the configuration and a remedy.
+    /// Every fault of the mapping, each with its key in the configuration and a remedy.
     pub fn new(spec: &RowSpec<'_>, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let mut faults = Faults::of(spec.pipeline);
         check_table(catalog, &mut faults);
@@ -165,7 +165,7 @@ impl Plan {
         let automatic = spec.columns.is_none();
         let mapping = match spec.columns {
             None => by_name(spec, catalog, &[]),
-            // Columns that were added for fields are not in the file.
+            // Columns that were added for fields are not in the configuration.
             Some(columns) if spec.table.evolve => {
                 columns.iter().cloned().chain(by_name(spec, catalog, columns)).collect()
             }
@@ -232,18 +232,18 @@ impl Plan {
         })
     }
 
-    /// The same plan, with schemas from here.
+    /// Returns the same plan with this source of schemas.
     #[must_use]
     pub fn with_schemas(self, schemas: Option<Arc<impl Schemas + 'static>>) -> Self {
         Self { schemas: schemas.map(|schemas| schemas as Arc<dyn Schemas>), ..self }
     }
 
-    /// Plans the rows of a pipeline whose records name their table, against the tables that there are: the columns of each, in
-    /// one order of slots. Tables that the mapping doesn't fit take no rows, and say why; so do those that `refused` has. Gives
-    /// also the tables that take rows, in the order of their numbers.
+    /// Plans the rows of a pipeline whose records name their table, for the tables that exist. All of them share one order of
+    /// slots. A table that the mapping doesn't fit receives no rows, with the reason; the same is true of the tables in `refused`.
+    /// Also returns the tables that receive rows, in the order of their indexes.
     ///
     /// # Errors
-    /// What is wrong whatever the table.
+    /// Faults that don't depend on the table.
     pub fn routed(
         spec: &RowSpec<'_>,
         catalogs: Vec<Catalog>,
@@ -258,7 +258,7 @@ impl Plan {
                 Ok(of_table) if taken.is_empty() || of_table.paths == plan.paths => {
                     let number = u16::try_from(taken.len()).unwrap_or(u16::MAX);
                     if taken.is_empty() {
-                        // Its slots are everybody's: those of the columns first, those of the name last.
+                        // All tables share the slots of this one: first those of the columns, then those of the table name.
                         plan = of_table.clone();
                         router.take_slots(plan.router.take());
                     }
@@ -280,7 +280,7 @@ impl Plan {
         Ok((plan, taken))
     }
 
-    /// The slots alone: no row is written by it.
+    /// Plans only the slots; this plan writes no rows.
     fn without_table(spec: &RowSpec<'_>) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.name.clone();
         let catalog = Catalog {
@@ -324,31 +324,31 @@ impl Plan {
         })
     }
 
-    /// Plans for one of the tables that records name. How they name it stays, and with it the order of the slots.
+    /// Plans for one of the tables that records name. The fields of the name keep their place in the order of slots.
     fn for_table(spec: &RowSpec<'_>, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.named(&catalog.table);
         Self::new(&RowSpec { table: &table, ..*spec }, catalog)
     }
 
-    /// Returns why a table that records name takes no rows; `None` where it does.
+    /// Returns why a table that records name can't receive rows; `None` if it can.
     pub fn refusal(spec: &RowSpec<'_>, catalog: &Catalog) -> Option<String> {
         Self::for_table(spec, catalog).err().map(|faults| said(&faults))
     }
 
-    /// The same plan, by which these fields don't become columns.
+    /// Returns the same plan, except that these fields don't become columns.
     #[must_use]
     pub fn giving_up(mut self, fields: GivenUp) -> Self {
         self.evolves = self.evolves.map(|_| fields);
         self
     }
 
-    /// Whether a column takes the top-level field of this name, or looks into it.
+    /// Returns whether a column takes the top-level field of this name, or a part of it.
     pub fn reads(&self, field: &str) -> bool {
         let below = |path: &Path| path.strip_prefix(self.base.as_slice()).and_then(|path| path.first().cloned());
         self.paths.iter().any(|path| below(path).is_some_and(|name| name == field))
     }
 
-    /// Begins a row of the plan's own table, behind a mark where its rows may differ.
+    /// Begins a row of the plan's own table, with a mark in front if its rows may differ.
     #[inline]
     pub(super) fn open(&self, rows: &mut Vec<u8>) -> Option<Mark> {
         let mark = (!self.shapes.is_empty()).then(|| Mark::open(0, self.shapes.mask_bytes(), rows));
@@ -356,49 +356,49 @@ impl Plan {
         mark
     }
 
-    /// The columns of the plan's own table that a row may leave out. Where there are some, each row stands behind a mark; see
+    /// Returns the columns of the plan's own table that a row may leave out. If there are any, each row has a mark in front; see
     /// [`super::mark`].
     pub fn shapes(&self) -> &Shapes {
         &self.shapes
     }
 
-    /// Whether records name their table, so that each row stands behind a mark; see [`super::route`].
+    /// Returns whether records name their table, so that each row has a mark in front; see [`super::route`].
     pub fn is_routed(&self) -> bool {
         self.router.is_some()
     }
 
-    /// What works and may surprise, for people: a sum of floats.
+    /// Returns what works but may surprise, as text for people: for example a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// The columns with what fills them, for people and programs.
+    /// Returns the columns with their sources, for people and programs.
     pub fn describe(&self) -> Vec<Described<'_>> {
         self.columns.iter().map(|column| describe(self, column)).collect()
     }
 
-    /// The statement that takes the rows: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
+    /// Returns the statement that the rows are sent to: `COPY "public"."t" ("a","b") FROM STDIN (FORMAT binary)`.
     pub fn copy_statement(&self) -> &str {
         &self.copy_statement
     }
 
-    /// The table that the rows are for.
+    /// Returns the table that the rows are for.
     pub fn table(&self) -> &TableName {
         &self.table
     }
 
-    /// The columns' names, unquoted, in the order of the rows.
+    /// Returns the names of the columns, unquoted, in the order of the rows.
     pub fn column_names(&self) -> impl ExactSizeIterator<Item = &str> {
         self.columns.iter().map(|column| column.name.as_str())
     }
 
-    /// The name of the column that a rejection or a `COPY` context means.
+    /// Returns the name of the column that a rejection or a `COPY` context refers to.
     pub fn column_name(&self, column: u16) -> Option<&str> {
         self.columns.get(usize::from(column)).map(|column| column.name.as_str())
     }
 }
 
-/// Whether a column that takes the key gets it by its format, and not as its bytes are.
+/// Returns whether a column takes the key decoded by its format, rather than its raw bytes.
 fn reads_keys(spec: &RowSpec<'_>) -> bool {
     !matches!(spec.shape.keys, KeyFormat::Auto)
         || matches!(spec.decode, Decode::ConnectJson | Decode::ChangeJson)
@@ -409,8 +409,8 @@ fn said(faults: &[PlanFault]) -> String {
     faults.iter().map(|fault| fault.message.as_str()).collect::<Vec<_>>().join("; ")
 }
 
-/// Each column takes the top-level field of its name; those that the mapping has already, and beside a mapping those without an
-/// encoder, are left out.
+/// Maps each column to the top-level field of its name. Columns that `mapped` has already are left out; if there is a mapping, so
+/// are columns without an encoder.
 fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Column> {
     let leftovers = match spec.unknown_fields {
         UnknownFields::Column(name) => Some(name),
@@ -439,7 +439,7 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
         .collect()
 }
 
-/// Fields that no record can have, where the format says which there are.
+/// Reports fields that no record can have, if the format lists its fields.
 fn check_fields(decode: &Decode, paths: &[Path], faults: &mut Faults) {
     let Some(known) = decode.field_names() else { return };
     for path in paths {
@@ -463,7 +463,7 @@ fn check_table(catalog: &Catalog, faults: &mut Faults) {
     }
 }
 
-/// Columns that must have a value, and can't get one.
+/// Reports columns that must have a value and can't get one.
 fn check_unfilled(spec: &RowSpec<'_>, catalog: &Catalog, mapping: &[Column], faults: &mut Faults) {
     for column in &catalog.columns {
         let filled = mapping.iter().any(|mapped| mapped.name == column.name)

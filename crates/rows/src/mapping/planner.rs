@@ -1,4 +1,4 @@
-//! The plan's columns one by one: the source of each held against its column's type.
+//! Plans the columns one by one: compares the source of each with its column's type.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
 use crate::copy::{Encoding, Scratch, Times, types};
@@ -17,20 +17,20 @@ use crate::spec::{
 };
 use crate::value::Kind;
 
-/// Plans columns, and gathers the paths that they need and the faults that they have.
+/// Plans columns, and collects the paths that they need and the faults.
 pub(super) struct Planner<'a> {
     pub(super) catalog: &'a Catalog,
     pub(super) mode: &'a WriteMode,
-    /// The mapping is not the user's but made from the catalog.
+    /// Whether the mapping was made from the catalog rather than by the user.
     pub(super) automatic: bool,
     pub(super) paths: Vec<Path>,
-    /// Where in the value the record's own fields lie.
+    /// The path of the record's own fields in the value.
     pub(super) base: Vec<String>,
-    /// Slots of rows before a change, and those of the rows after it.
+    /// Slots of the row before a change, each with its slot of the row after it.
     pub(super) before: Vec<(u16, u16)>,
-    /// A column has the kind of the change.
+    /// Whether a column takes `op`.
     pub(super) has_op: bool,
-    /// Fields of keys; the first is the whole key.
+    /// Paths in keys; the first is the whole key.
     pub(super) key_paths: Vec<Path>,
     pub(super) faults: Faults,
     pub(super) shapes: Shapes,
@@ -54,7 +54,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// How changes are read, once the columns are planned.
+    /// Plans how changes are read, after the columns are planned.
     pub(super) fn change(&mut self) -> Option<Change> {
         if self.base.is_empty() {
             return None;
@@ -63,7 +63,7 @@ impl<'a> Planner<'a> {
         Some(Change { op, before: std::mem::take(&mut self.before), shown: self.has_op })
     }
 
-    /// Plans a column that has this place in the row.
+    /// Plans a column; `place` is its index in the row.
     pub(super) fn column(&mut self, mapped: &Column, place: usize) -> Option<PlannedColumn> {
         let key = format!("columns.{}", mapped.name);
         let column = self.existing(&key, &mapped.name)?;
@@ -113,7 +113,7 @@ impl<'a> Planner<'a> {
         Some(planned)
     }
 
-    /// What a missing field means for this column, which has no constant in the mapping.
+    /// Plans what a missing field means for this column, which has no constant in the mapping.
     fn missing(
         &mut self,
         key: &str,
@@ -124,7 +124,7 @@ impl<'a> Planner<'a> {
     ) -> WhenMissing {
         let upserts = matches!(self.mode, WriteMode::Upsert { .. });
         let own = if upserts && !in_key { Missing::Keep } else { Missing::Default };
-        // What an aggregate folds is a record's value or nothing; `default` and `keep` are faults of the configuration there.
+        // The input of an aggregate is a record's value or nothing; `default` and `keep` are configuration faults there.
         let own = (column.has_default && mapped.aggregate.is_none()).then_some(own);
         match mapped.missing.or(own) {
             Some(Missing::DeadLetter) => WhenMissing::DeadLetter,
@@ -138,7 +138,7 @@ impl<'a> Planner<'a> {
                 WhenMissing::Null
             }
             Some(Missing::Keep) => WhenMissing::LeaveOut(self.shapes.add(&column.name, place, true)),
-            // Without a default in the table INSERT gives NULL, or refuses the row.
+            // If the table has no default, INSERT gives NULL, or refuses the row.
             Some(Missing::Default) if column.has_default => {
                 WhenMissing::LeaveOut(self.shapes.add(&column.name, place, false))
             }
@@ -146,12 +146,12 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// A condition, with a slot for its field.
+    /// Plans a row filter, with a slot for its field.
     pub(super) fn check(&mut self, condition: &RowFilter) -> Option<Check> {
         self.slot(&condition.field).map(|slot| Check::new(slot, condition))
     }
 
-    /// The table's column of this name, if COPY may fill it.
+    /// Returns the table's column of this name, if COPY may fill it.
     fn existing(&mut self, key: &str, name: &str) -> Option<&'a CatalogColumn> {
         let Catalog { table, columns, .. } = self.catalog;
         let Some(column) = columns.iter().find(|column| column.name == name) else {
@@ -216,7 +216,7 @@ impl<'a> Planner<'a> {
         Some(feed)
     }
 
-    /// The slot of a field of the record; in Debezium's envelope of the row after the change.
+    /// Returns the slot of a field of the record; in Debezium's envelope, of the row after the change.
     pub(super) fn slot(&mut self, path: &Path) -> Option<u16> {
         let below = |base: &[String]| base.iter().chain(path).cloned().collect();
         if self.base.is_empty() {
@@ -230,7 +230,7 @@ impl<'a> Planner<'a> {
         Some(after)
     }
 
-    /// The slot of a path from the top of the value.
+    /// Returns the slot of a path that begins at the top of the value.
     pub(super) fn slot_at(&mut self, path: Path) -> Option<u16> {
         let at = self.paths.iter().position(|known| *known == path).unwrap_or_else(|| {
             self.paths.push(path);
@@ -239,8 +239,8 @@ impl<'a> Planner<'a> {
         u16::try_from(at).ok()
     }
 
-    /// Where a record's key may have what a column of the table's key has: under the field's whole path, under its last name, or
-    /// under the column's.
+    /// Returns the slots in a record's key that may hold a column of the table's key: by the field's whole path, by the path's last
+    /// name, or by the column's name.
     fn key_slots(&mut self, path: &Path, column: &str) -> Vec<u16> {
         let names = path.last().into_iter().cloned().chain([column.to_owned()]);
         let mut slots = Vec::new();
@@ -254,7 +254,7 @@ impl<'a> Planner<'a> {
         slots
     }
 
-    /// A mapping's `default` as a field of COPY: tried now, not on the first record that needs it.
+    /// Encodes a mapping's `default` as a field of COPY: now, so that a bad default fails before the first record.
     fn default(
         &mut self,
         key: &str,
@@ -276,7 +276,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The column of `unknown_fields`.
+    /// Plans the column of `unknown_fields`.
     pub(super) fn leftovers(&mut self, unknown: &UnknownFields, mapping: &[Column]) -> Option<PlannedColumn> {
         const KEY: &str = "unknown_fields.column";
         let UnknownFields::Column(name) = unknown else { return None };
@@ -332,7 +332,7 @@ fn takes_unit(encoding: &Encoding) -> bool {
     }
 }
 
-/// Whether a type's text in the mapping means the column's type. Without a modifier it means any.
+/// Returns whether the type in the mapping is the column's type. Without a modifier, any modifier matches.
 fn is_type(text: &str, column: &CatalogColumn) -> bool {
     let named = |name: &str| text.trim().trim_matches('"').eq_ignore_ascii_case(name.trim_matches('"'));
     if named(&column.type_text) || named(&column.base_type) {
@@ -351,7 +351,7 @@ fn is_type(text: &str, column: &CatalogColumn) -> bool {
     oid == Some(parsed.oid) && same_modifiers
 }
 
-/// `varchar(16)` rather than `character varying(16)`: the name that the mapping has for it.
+/// Returns the type's name in the mapping: `varchar(16)` rather than `character varying(16)`.
 fn short_type(column: &CatalogColumn) -> String {
     types::parse(&column.type_text).and_then(types::TypeText::to_sql).unwrap_or_else(|| column.type_text.clone())
 }

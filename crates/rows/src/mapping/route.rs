@@ -1,7 +1,7 @@
-//! Which table a record's rows are for, where the record says so itself. Pure.
+//! Which table a record's rows are for, if the record names it. No I/O.
 //!
-//! A routed row stands in the batch behind a mark with the number of its table; see [`super::mark`]. The store takes the rows
-//! apart by their marks when it copies them.
+//! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the rows
+//! by their marks when it copies them.
 
 use std::collections::HashMap;
 
@@ -18,22 +18,22 @@ use crate::spec::{Part, Route, Source};
 use crate::value::DecodeFault;
 use crate::value::{Flags, Kind, Reason, shown};
 
-/// The longest name that Postgres keeps whole, in bytes.
+/// The longest identifier that Postgres doesn't truncate, in bytes.
 const NAME_MAX: usize = 63;
 
-/// How records name their table, and the tables that there are.
+/// How records name their table, and the tables that exist.
 #[derive(Clone, Debug)]
 pub(crate) struct Router {
     schema: Vec<Piece>,
     name: Vec<Piece>,
-    /// By schema, a NUL, name.
+    /// Keys are the schema, a NUL, and the name.
     tables: HashMap<Vec<u8>, Target>,
-    /// Tables that no rows can go to, and why.
+    /// Tables that can't receive rows, and why.
     refused: HashMap<Vec<u8>, String>,
     is_full: bool,
 }
 
-/// A table that takes rows.
+/// A table that receives rows.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub(super) number: u16,
@@ -43,7 +43,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Begins a row of this table, behind its mark.
+    /// Begins a row of this table, after its mark.
     #[inline]
     pub(super) fn open(&self, rows: &mut Vec<u8>) -> Mark {
         let mark = Mark::open(self.number, self.mask_bytes, rows);
@@ -59,7 +59,7 @@ enum Piece {
 }
 
 impl Router {
-    /// Plans the slots of the placeholders; no table is known yet.
+    /// Plans the slots of the placeholders, without any table.
     pub(super) fn new(route: &Route, planner: &mut Planner<'_>) -> Self {
         let mut pieces = |parts: &[Part]| -> Vec<Piece> {
             let piece = |part: &Part| match part {
@@ -78,7 +78,7 @@ impl Router {
         Self { schema, name, tables: HashMap::new(), refused: HashMap::new(), is_full: false }
     }
 
-    /// Reads the placeholders where another plan of the same name has them.
+    /// Uses the slots that another plan has for the same placeholders.
     pub(super) fn take_slots(&mut self, other: Option<Self>) {
         if let Some(Self { schema, name, .. }) = other {
             (self.schema, self.name) = (schema, name);
@@ -93,12 +93,12 @@ impl Router {
         self.refused.insert(key(table), why);
     }
 
-    /// From now on no table is added.
+    /// From now on, no table can be added.
     pub(super) fn close(&mut self) {
         self.is_full = true;
     }
 
-    /// Writes down the table that a record names: schema, a NUL, name.
+    /// Writes the table that a record names into `named`: schema, a NUL, name.
     pub(super) fn name(
         &self,
         record: &Record<'_>,
@@ -132,7 +132,7 @@ impl Router {
         Ok(())
     }
 
-    /// The place in the plan of the table that was written down.
+    /// Returns the target for the table in `named`.
     pub(super) fn target(&self, named: &[u8]) -> Result<&Target, DecodeFault> {
         self.tables.get(named).ok_or_else(|| {
             let table = of_key(named);
@@ -146,7 +146,7 @@ impl Router {
         })
     }
 
-    /// The table that was written down, where it may still be added.
+    /// Returns the table in `named` if it is unknown and may still be added.
     pub(super) fn unknown(&self, named: &[u8]) -> Option<TableName> {
         (!self.is_full && !self.tables.contains_key(named)).then(|| of_key(named))
     }
@@ -162,7 +162,7 @@ fn of_key(named: &[u8]) -> TableName {
     TableName { schema: text(&named[..at]), name: text(named.get(at + 1..).unwrap_or_default()) }
 }
 
-/// What a placeholder stands for: text as it is, a number or a bool as it is written.
+/// Appends the text of a placeholder: text unchanged, a number or a bool as it is written.
 fn append(
     feed: &Feed,
     record: &Record<'_>,

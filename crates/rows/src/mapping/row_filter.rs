@@ -1,4 +1,4 @@
-//! `where`: questions to a field, asked of each record.
+//! `where`: tests on a field, applied to each record.
 
 use std::cmp::Ordering;
 
@@ -9,7 +9,7 @@ use crate::render;
 use crate::spec::{RowFilter, Test};
 use crate::value::{Flags, Kind, Value};
 
-/// A condition on the field in a slot.
+/// A row filter on the field in a slot.
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     slot: u16,
@@ -31,7 +31,7 @@ enum Literal {
     Bool(bool),
 }
 
-/// Whole numbers are compared exactly, all others as float8.
+/// A number to compare with. Whole numbers are compared exactly, all others as float8.
 #[derive(Clone, Copy, Debug)]
 enum Number {
     Whole(i128),
@@ -39,7 +39,7 @@ enum Number {
 }
 
 impl Check {
-    /// The condition, whose field is in this slot.
+    /// Prepares the row filter for the field in this slot.
     pub(super) fn new(slot: u16, condition: &RowFilter) -> Self {
         let tests = condition.tests.iter().filter_map(|test| match test {
             Test::Equals(json) => literal(json).map(Question::Equals),
@@ -51,7 +51,7 @@ impl Check {
         Self { slot, tests: tests.collect() }
     }
 
-    /// Whether all of its tests hold. `scratch` is for text with escapes.
+    /// Returns whether all its tests hold. `scratch` is for text with escapes.
     pub(super) fn holds(&self, fields: &Fields, payload: &[u8], scratch: &mut Vec<u8>) -> bool {
         let value = meta::compared(fields.value(self.slot, payload));
         let there = !matches!(value.kind, Kind::Missing | Kind::Null);
@@ -66,7 +66,7 @@ impl Check {
     }
 }
 
-/// JSON text as the configuration has it: a string, a number or a boolean.
+/// Reads a literal of the configuration, JSON text: a string, a number or a boolean.
 fn literal(json: &str) -> Option<Literal> {
     match serde_json::from_str(json).ok()? {
         serde_json::Value::String(text) => Some(Literal::Text(text.into_bytes().into())),

@@ -1,7 +1,7 @@
-//! The shapes that a table's rows may have: which columns a row leaves to Postgres.
+//! The shapes that a table's rows may have: a shape says which columns a row leaves to Postgres.
 //!
-//! Binary COPY has no word for DEFAULT, so a row takes a column's default only by a COPY that doesn't name the column. Rows of
-//! several shapes go by one COPY for each.
+//! Binary COPY can't express DEFAULT, so a row only gets a column's default from a COPY that doesn't name the column. Rows of
+//! several shapes are sent by one COPY per shape.
 
 use crate::mapping::mark;
 
@@ -10,9 +10,9 @@ use crate::mapping::mark;
 pub struct LeftOut {
     /// The column's name, unquoted.
     pub name: String,
-    /// Its place among the columns of a row that leaves nothing out.
+    /// Its index among the columns of a row that leaves nothing out.
     pub place: usize,
-    /// An upsert leaves the column of a row that exists as it is.
+    /// Whether an upsert keeps the column's value in a row that exists.
     pub keeps: bool,
 }
 
@@ -23,44 +23,44 @@ pub struct Shapes {
 }
 
 impl Shapes {
-    /// Adds a column. Returns its bit.
+    /// Adds a column, and returns its bit.
     pub(super) fn add(&mut self, name: &str, place: usize, keeps: bool) -> u16 {
         self.columns.push(LeftOut { name: name.to_owned(), place, keeps });
         u16::try_from(self.columns.len() - 1).expect("a table has at most 1600 columns")
     }
 
-    /// Whether all rows have all columns.
+    /// Returns whether all rows have all columns.
     pub fn is_empty(&self) -> bool {
         self.columns.is_empty()
     }
 
-    /// The number of bits in a mask.
+    /// Returns the number of bits in a mask.
     pub fn bits(&self) -> usize {
         self.columns.len()
     }
 
-    /// The bytes of a mask; 0 where all rows are alike.
+    /// Returns the length of a mask in bytes; 0 if all rows have all columns.
     pub fn mask_bytes(&self) -> usize {
         self.columns.len().div_ceil(8)
     }
 
-    /// Whether an upsert keeps what the column of this bit has in a row that exists.
+    /// Returns whether an upsert keeps the value that the column of this bit has in a row that exists.
     pub(super) fn keeps(&self, bit: u16) -> bool {
         self.columns.get(usize::from(bit)).is_some_and(|column| column.keeps)
     }
 
-    /// The columns that may be left out, each with its bit.
+    /// Returns the columns that may be left out, each with its bit.
     pub fn columns(&self) -> impl Iterator<Item = (u16, &LeftOut)> {
         (0_u16..).zip(&self.columns)
     }
 
-    /// Of `columns`, those of a row that leaves nothing out, the columns of a row with this mask.
+    /// Filters `columns`, those of a row that leaves nothing out, to the columns of a row with this mask.
     pub fn present<'a>(&self, columns: &[&'a str], mask: &[u8]) -> Vec<&'a str> {
         let left_out = |place: usize| self.columns().any(|(bit, column)| column.place == place && mark::has(mask, bit));
         columns.iter().enumerate().filter(|(place, _)| !left_out(*place)).map(|(_, name)| *name).collect()
     }
 
-    /// Where the column at `place` of a whole row stands in a row with this mask; `None` where the row leaves it out.
+    /// Returns the index in a row with this mask of the column at `place` in a complete row; `None` if the row leaves it out.
     pub fn place_in(&self, place: usize, mask: &[u8]) -> Option<usize> {
         let mut before = 0;
         for (_, column) in self.columns().filter(|(bit, _)| mark::has(mask, *bit)) {

@@ -1,4 +1,4 @@
-//! Records without a value: refused, or in mode upsert with `deletes` a row of the key and the mark that it goes.
+//! Records without a value. They are rejected, or, in mode upsert with `deletes`, encoded as a row with the key and a delete mark.
 
 use tidegate_protocol::record::Record;
 
@@ -9,14 +9,14 @@ use crate::mapping::{Encoder, meta};
 use crate::value::DecodeFault;
 use crate::value::{Kind, Reason, Value, shown};
 
-/// The last field of each row where tombstones delete: a bool that is false.
+/// The last field of a row that doesn't delete, if tombstones delete: a bool that is false.
 pub(super) const KEEPS: [u8; 5] = [0, 0, 0, 1, 0];
 const DELETES: [u8; 5] = [0, 0, 0, 1, 1];
 
-/// The longest envelope without anything in it that is looked at.
+/// The longest value, in bytes, that is checked for being an empty envelope.
 const SPELLED_OUT_MAX: usize = 64;
 
-/// Whether a value is Kafka Connect's envelope of a tombstone, which its JSON converter writes for no value.
+/// Returns whether a value is an empty envelope of Kafka Connect, which its JSON converter writes for a tombstone.
 #[inline]
 pub(super) fn is_spelled_out(value: &[u8]) -> bool {
     value.len() <= SPELLED_OUT_MAX && is_empty_envelope(value)
@@ -29,8 +29,8 @@ fn is_empty_envelope(value: &[u8]) -> bool {
 }
 
 impl Encoder {
-    /// The key's columns come from the record's key: from its fields, or where one column alone comes from a field, from the key
-    /// as it is. Columns that Kafka's own metadata fills have it from there. All others are NULL.
+    /// Writes the row of a tombstone. The key's columns come from the fields of the record's key; if only one column comes from a
+    /// field, it may be the whole key. Columns filled from Kafka's metadata get it. All others are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeFault> {
         let refused = |detail: String| DecodeFault { reason: Reason::Tombstone, detail };
@@ -43,8 +43,8 @@ impl Encoder {
         self.delete_row(record, None, rows)
     }
 
-    /// The same for a record whose value says that it deletes: the key's columns come from the fields that were decoded, or else
-    /// from the record's key.
+    /// Writes the row of a record whose value says that it deletes: the key's columns come from the decoded fields, or else from
+    /// the record's key.
     #[cold]
     pub(super) fn delete(
         &mut self,
@@ -71,7 +71,7 @@ impl Encoder {
             (Feed::Field(_), None) => false,
             _ => true,
         };
-        // Where the value has the whole key, the record's key need not be readable.
+        // If the value holds the whole key, the record's key need not be readable.
         let whole =
             payload.is_some() && self.plan.columns.iter().filter(from_field).all(|column| here(column, &self.fields));
         let key = record.key.filter(|_| !whole);
@@ -80,7 +80,7 @@ impl Encoder {
         }
         let (columns, mark) = match &self.plan.router {
             None => (&self.plan.columns, self.plan.open(rows)),
-            // The configuration sees to it that no field names the table: there is none.
+            // The configuration ensures that the table's name uses no field: a tombstone has none.
             Some(router) => {
                 router.name(record, &self.fields, &mut self.made, &mut self.named)?;
                 let target = router.target(&self.named)?;
@@ -92,7 +92,7 @@ impl Encoder {
                 rows.extend_from_slice(&NULL);
                 continue;
             }
-            // Where a column takes the key it has been read for it.
+            // If a column takes the key, it has been read for that column.
             let value = match (&column.feed, &self.keys, key.or(record.key)) {
                 (Feed::Field(slot), ..) if here(column, &self.fields) => {
                     self.fields.value(*slot, payload.unwrap_or_default())

@@ -1,7 +1,7 @@
-//! An Avro schema, read from its JSON into nodes by number.
+//! An Avro schema, parsed from its JSON into numbered nodes.
 //!
-//! Named types are nodes that are pointed to, so a type that holds itself costs nothing. What a logical type can't mean (a
-//! date of a string) is the plain type below it, as Avro has it.
+//! A named type is a node that is referred to by its number, so a recursive type costs nothing. A logical type that its underlying
+//! type doesn't allow (a date on a string) is ignored, as Avro says.
 
 use std::collections::HashMap;
 
@@ -11,10 +11,10 @@ use crate::json::string;
 use crate::schema::MAX_DEPTH;
 use crate::schema::logical::Logical;
 
-/// A node's place.
+/// The index of a node.
 pub(crate) type NodeId = u32;
 
-/// More than any real schema has: a bound for what is read from elsewhere.
+/// The highest number of nodes: far more than real schemas have.
 const MAX_NODES: usize = 100_000;
 
 /// A type.
@@ -22,7 +22,7 @@ const MAX_NODES: usize = 100_000;
 pub(crate) enum Node {
     Null,
     Boolean,
-    /// Both int and long, which are written alike; whether it is an int.
+    /// Both int and long, which are encoded alike, and whether it is an int.
     Long {
         int: bool,
     },
@@ -32,13 +32,13 @@ pub(crate) enum Node {
     Text,
     Fixed(usize),
     Enum(Vec<Box<str>>),
-    /// An unscaled number in bytes, or in so many of them; times 10^exponent.
+    /// An unscaled number in bytes, or in a fixed number of them; times 10^exponent.
     Decimal {
         fixed: Option<usize>,
         exponent: i32,
     },
     Day,
-    /// Since midnight; as `logical::in_micros` has units.
+    /// A time since midnight, in units as for `logical::in_micros`.
     Clock {
         int: bool,
         unit: i64,
@@ -51,12 +51,12 @@ pub(crate) enum Node {
     Uuid,
     /// Sixteen bytes.
     FixedUuid,
-    /// A number that Kafka Connect or Debezium has named; whether it is an int.
+    /// A number with a logical type of Kafka Connect or Debezium, and whether it is an int.
     Named {
         int: bool,
         logical: Logical,
     },
-    /// Text that Debezium has named.
+    /// Text with a logical type of Debezium.
     NamedText(Logical),
     /// Debezium's record of a scale and an unscaled number.
     VariableDecimal,
@@ -76,7 +76,7 @@ pub(crate) enum Node {
 pub(crate) struct Field {
     pub(crate) name: String,
     pub(crate) aliases: Vec<String>,
-    /// `"name":`
+    /// `"name":`, as JSON has it.
     pub(crate) key: Box<[u8]>,
     pub(crate) node: NodeId,
 }
@@ -89,10 +89,10 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Reads a schema. `references` are schemas whose names it uses, those first that others use.
+    /// Parses a schema. `references` are schemas whose names it uses, each before those that use it.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// What is wrong with the schema, as text for people.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = Reader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {
@@ -107,7 +107,7 @@ impl AvroSchema {
         &self.nodes[id as usize]
     }
 
-    /// The fields of the record at the top, for faults of a mapping.
+    /// Returns the fields of the record at the top, for faults of a mapping.
     pub(crate) fn field_names(&self) -> Vec<&str> {
         match self.node(self.root) {
             Node::Record { fields, .. } => fields.iter().map(|field| field.name.as_str()).collect(),
@@ -125,7 +125,7 @@ impl Reader {
     fn document(&mut self, text: &str) -> Result<NodeId, String> {
         let json: Json = match serde_json::from_str(text) {
             Ok(json) => json,
-            // The registry's primitive schemas may come without quotes.
+            // The registry may return a primitive schema without quotes.
             Err(_) if text.chars().all(|c| c.is_ascii_alphanumeric()) => Json::String(text.to_owned()),
             Err(error) => return Err(format!("it is not JSON: {error}")),
         };
@@ -203,7 +203,7 @@ impl Reader {
 
     fn record(&mut self, object: &Map<String, Json>, namespace: &str, depth: u32) -> Result<NodeId, String> {
         let name = name_of(object, namespace)?;
-        // Known before its fields are read: these may hold it.
+        // The record is registered before its fields are parsed: they may contain it.
         let id = self.push(Node::Record { name: name.clone(), fields: Vec::new() })?;
         self.define(object, namespace, id)?;
         let inner = name.rsplit_once('.').map_or("", |(space, _)| space);
@@ -264,12 +264,12 @@ fn texts(json: Option<&Json>) -> Option<Vec<String>> {
     json?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-/// What Kafka Connect's converter says of a type, beside what Avro says.
+/// Returns the logical type that Kafka Connect's converter gives in addition to Avro's.
 fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }
 
-/// The type with its meaning, where it has one that fits.
+/// Returns the logical type if it has one that fits, and otherwise `plain`.
 fn logical(object: &Map<String, Json>, plain: Node) -> Node {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;

@@ -1,28 +1,29 @@
-//! The logical types of Kafka Connect and of Debezium: what a number, a text or bytes of a schema with such a name stand for.
+//! The logical types of Kafka Connect and Debezium: what numbers, text or bytes with such a type mean.
 //!
-//! One table for all formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types that are read as what
-//! they are have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval` (ISO 8601)
-//! are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of day with its zone.
+//! One table serves all formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types whose values mean
+//! what they are have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval` (ISO
+//! 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of day with
+//! its zone.
 
 use crate::decode::Fields;
 use crate::json;
 use crate::value::{Flags, Kind, Slot};
 
-/// From here on a count of milliseconds or microseconds is Postgres' infinity, as its JDBC driver and Debezium write it.
+/// Milliseconds or microseconds from this number on mean infinity, as Postgres' JDBC driver and Debezium write it.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
-/// And up to here its negative one.
+/// Numbers up to this one mean negative infinity.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
-/// What values of a type stand for.
+/// A logical type: what its values mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logical {
-    /// Days since 1970. The extremes of 32 bits are the infinities.
+    /// Days since 1970. The extremes of 32 bits mean infinity.
     Day,
-    /// A time since midnight, in units as [`in_micros`] has them.
+    /// A time since midnight, in units as for [`in_micros`].
     Clock(i64),
-    /// A time since 1970, in units as [`in_micros`] has them.
+    /// A time since 1970, in units as for [`in_micros`].
     Instant(i64),
-    /// A duration, in units as [`in_micros`] has them.
+    /// A duration, in units as for [`in_micros`].
     Span(i64),
     /// An unscaled number in two's complement, and its scale.
     Decimal(i32),
@@ -30,12 +31,12 @@ pub(crate) enum Logical {
     VariableDecimal,
     /// Text that holds JSON.
     Json,
-    /// Text in ISO 8601 with a zone, whose year may lie before 1 or behind 9999.
+    /// Text in ISO 8601 with a zone, whose year may be before 1 or after 9999.
     ZonedTimestamp,
 }
 
 impl Logical {
-    /// Returns the type of a schema's name; `scale` is its parameter of that name. `None` for values that are what they are.
+    /// Returns the logical type of a name; `scale` is the schema's parameter. `None` for types whose values mean what they are.
     pub(crate) fn of(name: &str, scale: Option<i32>) -> Option<Self> {
         Some(match name {
             "org.apache.kafka.connect.data.Date" | "io.debezium.time.Date" => Self::Day,
@@ -55,11 +56,11 @@ impl Logical {
         })
     }
 
-    /// Returns what a whole number of this type stands for; `None` where the type has none or the number is out of range.
+    /// Returns the meaning of a whole number of this type; `None` if the type has none or the number is out of range.
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
-            // Nanoseconds reach the year 2262 only, and have no infinity of their own.
+            // Nanoseconds end in the year 2262, and have no infinity of their own.
             Self::Instant(unit) if unit > 0 => (number >= INFINITY, number <= MINUS_INFINITY),
             _ => (false, false),
         };
@@ -72,7 +73,7 @@ impl Logical {
             Self::Day => Some(Slot::number(Kind::Day, number)),
             Self::Clock(unit) => in_micros(number, unit).map(|micros| Slot::number(Kind::Clock, micros)),
             Self::Instant(unit) => {
-                // Beyond Postgres' own limits too, so the column says so.
+                // The number is beyond Postgres' limits too, so the column rejects it.
                 let most = if number < 0 { i64::MIN } else { i64::MAX };
                 Some(Slot::number(Kind::Instant, in_micros(number, unit).unwrap_or(most)))
             }
@@ -87,7 +88,7 @@ impl Logical {
         }
     }
 
-    /// Returns what the text at the end of `fields.made`, from `start` on, stands for; `None` where it is text.
+    /// Returns the meaning of the text in `fields.made` from `start` to its end; `None` if it means text.
     pub(crate) fn made_text(self, start: usize, fields: &mut Fields) -> Option<Slot> {
         match self {
             Self::Json => made_json(start, fields),
@@ -102,14 +103,14 @@ impl Logical {
     }
 }
 
-/// The JSON value that the text at the end of `fields.made` is, from `start` on; `None` where it is none.
+/// Returns the JSON value that the text in `fields.made` from `start` to its end is; `None` if it isn't JSON.
 pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     let slot = json::document(&fields.made[start..]).ok()?;
     let start = slot.start + crate::decode::narrow(start);
     Some(Slot { start, flags: slot.flags.with(Flags::MADE), ..slot })
 }
 
-/// A year with a sign or the year 0, and what follows it.
+/// Reads a year that has a sign or is 0. Returns it with the rest.
 fn wide_year(text: &[u8]) -> Option<(i64, &[u8])> {
     let signed = matches!(text.first(), Some(b'+' | b'-'));
     if !signed && !text.starts_with(b"0000-") {
@@ -126,8 +127,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// A count of units as microseconds: `unit` microseconds each, or for a negative one so many to a microsecond, where what is
-/// finer is rounded half to even.
+/// Converts a count of units to microseconds. A positive `unit` is microseconds per unit; a negative one is units per microsecond,
+/// and fractions are rounded half to even.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

@@ -1,4 +1,4 @@
-//! From a schema's text to a schema: the registry's answers, and local files.
+//! Parses schemas from the registry's answers and from local files.
 
 use std::path::{Path, PathBuf};
 
@@ -10,10 +10,10 @@ use super::avro::AvroSchema;
 use super::protobuf::ProtoFile;
 use super::{Parsed, Schema};
 
-/// The name that a registry's schema has while it is compiled.
+/// The file name that a schema of the registry has while it is compiled.
 const MAIN: &str = "schema.proto";
 
-/// Files that Confluent's serializers know without a reference.
+/// Files that Confluent's serializers include without a reference.
 const CONFLUENT: &[(&str, &str)] = &[
     (
         "confluent/meta.proto",
@@ -32,11 +32,11 @@ const CONFLUENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Reads a schema as a registry gives it: `kind` is the type's name, Avro where there is none, and `uses` are the schemas that
-/// it refers to with their names, each before those that use it.
+/// Parses a schema from the registry. `kind` is the name of its type, Avro if `None`; `uses` are the schemas that it refers to,
+/// with their names, each before those that use it.
 ///
 /// # Errors
-/// What is wrong with the schema, for people.
+/// What is wrong with the schema, as text for people.
 pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
     match kind {
         None | Some("AVRO") => {
@@ -56,13 +56,13 @@ pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Res
 /// Reads the `schema_file` of an Avro pipeline.
 ///
 /// # Errors
-/// The file's name, and why it can't be read or what is wrong with its schema.
+/// The file's name, and why it can't be read or parsed.
 pub fn avro_file(file: &Path) -> Result<Schema, String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     AvroSchema::parse(&text, &[]).map(avro).map_err(|why| format!("{}: {why}", file.display()))
 }
 
-/// Reads the `schema_file` of a Protobuf pipeline: a `.proto`, whose imports lie beside it or in `includes`, or a descriptor set.
+/// Reads the `schema_file` of a Protobuf pipeline: a `.proto`, whose imports are beside it or in `includes`, or a descriptor set.
 ///
 /// # Errors
 /// As [`avro_file`].
@@ -82,7 +82,7 @@ pub fn proto_file(file: &Path, includes: &[PathBuf]) -> Result<Schema, String> {
     let bytes = std::fs::read(file).map_err(|error| said(error.to_string()))?;
     let pool = DescriptorPool::decode(bytes.as_slice())
         .map_err(|error| said(format!("neither a .proto file nor a descriptor set: {error}")))?;
-    // protoc writes the files that were asked for last.
+    // protoc writes the requested files last.
     let name = pool.files().last().map(|file| file.name().to_owned());
     let name = name.ok_or_else(|| said("the descriptor set is empty".to_owned()))?;
     ProtoFile::new(&pool, &name).map(protobuf).map_err(said)
@@ -96,7 +96,7 @@ fn protobuf(file: ProtoFile) -> Schema {
     Schema(Parsed::Protobuf(file))
 }
 
-/// Files at hand, by their names.
+/// Files in memory, by name.
 struct InMemory(Vec<(String, String)>);
 
 impl FileResolver for InMemory {

@@ -1,4 +1,4 @@
-//! A Protobuf file's messages, by number, as the walk needs them.
+//! The messages of a Protobuf file, by index, as the decoder needs them.
 
 use std::collections::HashMap;
 
@@ -6,12 +6,12 @@ use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind as Pro
 
 use crate::json::string;
 
-/// A message's place in its file.
+/// The index of a message in its file.
 pub(crate) type MessageId = u32;
 
-/// More than any real schema has.
+/// The highest number of messages: far more than real schemas have.
 const MAX_MESSAGES: usize = 100_000;
-/// Fields a message may have: the walk keeps a bit for each.
+/// The highest number of fields in a message: the decoder keeps a bit for each.
 pub(crate) const MAX_FIELDS: usize = 1024;
 
 /// A type.
@@ -36,7 +36,7 @@ pub(crate) enum FieldKind {
     Enum(u32),
 }
 
-/// A message that means more than its fields.
+/// A well-known message that means a single value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     No,
@@ -56,14 +56,14 @@ pub(crate) enum Known {
 pub(crate) struct Field {
     pub(crate) number: u32,
     pub(crate) name: String,
-    /// As JSON names it, which paths may use too.
+    /// The JSON name, which paths may use too.
     pub(crate) json_name: String,
-    /// `"name":`
+    /// `"name":`, as JSON has it.
     pub(crate) key: Box<[u8]>,
     pub(crate) kind: FieldKind,
     pub(crate) repeated: bool,
     pub(crate) map: bool,
-    /// Whether "not there" and "the default" differ.
+    /// Whether an absent field differs from one that has the default.
     pub(crate) presence: bool,
 }
 
@@ -73,12 +73,12 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<Field>,
     pub(crate) known: Known,
-    /// For each number up to some, the field's place + 1.
+    /// The index of a field plus 1, by field number, for small numbers.
     dense: Vec<u16>,
 }
 
 impl Message {
-    /// The place of a field.
+    /// Returns the index of the field with this number.
     #[inline]
     pub(crate) fn find(&self, number: u32) -> Option<usize> {
         match self.dense.get(number as usize) {
@@ -92,9 +92,9 @@ impl Message {
 /// The names of an enum.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Enum {
-    /// By number, in order.
+    /// Sorted by number.
     values: Vec<(i32, Box<str>)>,
-    /// What a field that isn't there has.
+    /// The name that an absent field has.
     pub(crate) default: Box<str>,
 }
 
@@ -105,21 +105,21 @@ impl Enum {
     }
 }
 
-/// A compiled file with all that it imports.
+/// A compiled file with everything that it imports.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProtoFile {
     messages: Vec<Message>,
     enums: Vec<Enum>,
     names: HashMap<String, MessageId>,
-    /// The file's own messages by their places, from the outermost to the innermost.
+    /// The file's own messages by their path of indexes, from the outermost to the innermost.
     indexes: HashMap<Vec<i64>, MessageId>,
 }
 
 impl ProtoFile {
-    /// Takes a file of the pool with all its messages.
+    /// Takes a file with all its messages from the pool.
     ///
     /// # Errors
-    /// Where it is not there, or larger than is sensible.
+    /// The file doesn't exist, or exceeds a limit.
     pub(crate) fn new(pool: &DescriptorPool, file: &str) -> Result<Self, String> {
         let main = pool.get_file_by_name(file).ok_or_else(|| format!("there is no file {file:?} in it"))?;
         let all: Vec<MessageDescriptor> = pool.all_messages().collect();
@@ -160,19 +160,19 @@ impl ProtoFile {
         self.indexes.get(indexes).copied()
     }
 
-    /// Whether there is a message of this name, its package included.
+    /// Returns whether a message of this name, with its package, exists.
     pub(crate) fn has_message(&self, name: &str) -> bool {
         self.names.contains_key(name)
     }
 
-    /// The names of the file's own messages, for people.
+    /// Returns the names of the file's own messages, for messages to people.
     pub(crate) fn own_messages(&self) -> Vec<&str> {
         let mut own: Vec<_> = self.indexes.iter().collect();
         own.sort();
         own.into_iter().map(|(_, id)| self.message(*id).name.as_str()).collect()
     }
 
-    /// The names of a message's fields, for faults of a mapping: of this one, or of the file's first.
+    /// Returns the field names of this message, or of the file's first one; for faults of a mapping.
     pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
         let id = message.map_or_else(|| self.by_indexes(&[0]), |name| self.by_name(name));
         let fields = id.map(|id| self.message(id).fields.iter());
@@ -197,7 +197,7 @@ fn index(
 fn enum_of(descriptor: &EnumDescriptor) -> Enum {
     let mut values: Vec<(i32, Box<str>)> = Vec::new();
     for value in descriptor.values() {
-        // Of two names for one number the first one counts.
+        // If a number has two names, the first one is used.
         if !values.iter().any(|(number, _)| *number == value.number()) {
             values.push((value.number(), value.name().into()));
         }

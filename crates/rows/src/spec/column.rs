@@ -13,57 +13,57 @@ pub struct Column {
     pub name: String,
     /// What fills it.
     pub source: Source,
-    /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists. Always Postgres' own
-    /// name with its modifier, so that a part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
+    /// `type = "timestamptz"`: for `create`, and compared with the catalog if the table exists. Always Postgres' own name with its
+    /// modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
     pub type_name: Option<String>,
     /// `unit`: numbers are epochs in this unit.
     pub unit: Option<EpochUnit>,
-    /// `zone`: text without a zone is a local time of this one.
+    /// `zone`: text without a zone is a local time in this zone.
     pub zone: Option<TimeZone>,
-    /// `default = …`: stands in for a missing field. A TOML scalar, as JSON text.
+    /// `default = …`: replaces a missing field. A TOML scalar, as JSON text.
     pub default: Option<String>,
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
-    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`. A field that is
-    /// this text is missing. In mode upsert, together with [`Missing::Keep`].
+    /// `keep = …`: text that marks a value which the record leaves out, such as Debezium's `__debezium_unavailable_value`. A field
+    /// with this text counts as missing. Only in mode upsert, together with [`Missing::Keep`].
     pub keep: Option<String>,
-    /// `nul = …`: what a NUL in text means.
+    /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,
     /// `not_null = true`, for `create`.
     pub not_null: bool,
-    /// What is made of a value before it is written.
+    /// The function that is applied to a value before it is written.
     pub function: Option<Function>,
-    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns but the key's have it.
+    /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns except the key's have it.
     pub aggregate: Option<Aggregate>,
 }
 
-/// What is made of a value that is neither missing nor null.
+/// A function of a value that is neither missing nor null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Function {
-    /// `scale` and `offset`: the number times `scale` plus `offset`, exactly.
+    /// `scale` and `offset`: the number times `scale` plus `offset`, computed exactly.
     Linear {
         /// A decimal number.
         scale: String,
         /// A decimal number.
         offset: String,
     },
-    /// `parse = "json"`: text is the JSON that it holds.
+    /// `parse = "json"`: text is parsed as JSON.
     ParseJson,
-    /// `hash = "sha256"`: HMAC-SHA-256 of the value's text under the key of `hash_key_file`, as hexadecimal digits or bytes.
+    /// `hash = "sha256"`: HMAC-SHA-256 of the value's text with the key of `hash_key_file`, as hexadecimal digits or bytes.
     Hash(HashKey),
 }
 
-/// The key of a hash, which is shown nowhere.
+/// The key of a hash. No message shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct HashKey(Vec<u8>);
 
 impl HashKey {
-    /// Hides a key.
+    /// Wraps a key.
     pub fn new(key: &[u8]) -> Self {
         Self(key.to_vec())
     }
 
-    /// The key itself.
+    /// Returns the key itself.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0
     }
@@ -80,30 +80,31 @@ impl fmt::Debug for HashKey {
 pub struct Aggregate {
     /// `aggregate = "sum"`
     pub function: AggregateFunction,
-    /// `where`: other records don't count for this column.
+    /// `where`: only records that match it count for this column.
     pub condition: Option<RowFilter>,
 }
 
-/// What `aggregate` may be. All of them leave missing and null fields out; a key none of whose records count has NULL, and 0
-/// as its count.
+/// The values of `aggregate`. All of them ignore missing and null fields. A key none of whose records count has NULL, and 0 as its
+/// count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
-    /// Exact for integers and numerics. What the column can't hold is a dead letter, and never wraps.
+    /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the sum
+    /// never wraps.
     Sum,
-    /// Records whose field is there and not null; without a field, all.
+    /// The number of records whose field is present and not null; without a field, of all records.
     Count,
     /// The smallest.
     Min,
     /// The largest.
     Max,
-    /// The value of the record whose `by` is smallest, of several the one delivered first; null where that record has none.
+    /// The value of the record with the smallest `by`; of several, the one delivered first. Null if that record has no value.
     First {
-        /// A column of the mapping with `aggregate = "min"`, which keeps the smallest in the row.
+        /// A column of the mapping with `aggregate = "min"`, which holds the smallest.
         by: String,
     },
-    /// The value of the record whose `by` is largest, of several the one delivered last; null where that record has none.
+    /// The value of the record with the largest `by`; of several, the one delivered last. Null if that record has no value.
     Last {
-        /// A column of the mapping with `aggregate = "max"`, which keeps the largest in the row.
+        /// A column of the mapping with `aggregate = "max"`, which holds the largest.
         by: String,
     },
 }
@@ -111,7 +112,7 @@ pub enum AggregateFunction {
 /// What fills a column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// A field: the path from the top, one element a level. `position.lat` is two; a dot in a name is written `\.`.
+    /// A field: its path from the top level, one element per level. `position.lat` has two levels; a dot in a name is written `\.`.
     Field(Vec<String>),
     /// `meta = "topic"`
     Topic,
@@ -119,19 +120,19 @@ pub enum Source {
     Partition,
     /// `meta = "offset"`
     Offset,
-    /// `meta = "ordinal"`: the number of the row within its record, from 1.
+    /// `meta = "ordinal"`: the number of the row in its record, from 1.
     Ordinal,
     /// `meta = "timestamp"`
     Timestamp,
-    /// `meta = "key"`: bytes or text, as the column's type wants.
+    /// `meta = "key"`: bytes or text, as the column's type needs.
     Key,
-    /// `meta = "headers"`: all of them, as a jsonb object of name to text (or array of text where a name repeats).
+    /// `meta = "headers"`: all headers, as a jsonb object of names with their text (an array of texts if a name repeats).
     Headers,
-    /// `meta = "op"`, `"ts_ms"` and `"source.NAME"` of Debezium's envelope: a field of the envelope itself.
+    /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself.
     Envelope(Vec<String>),
-    /// `value = …`: the same in every row. A TOML scalar, as JSON text.
+    /// `value = …`: the same value in every row. A TOML scalar, as JSON text.
     Constant(String),
-    /// `header = "trace-id"`: the last of that name.
+    /// `header = "trace-id"`: the last header with that name.
     Header(String),
     /// Nothing: `aggregate = "count"` without a field counts records.
     Record,
@@ -146,32 +147,31 @@ pub enum EpochUnit {
     Millis,
     /// Microseconds.
     Micros,
-    /// Nanoseconds; cut to Postgres' microseconds by rounding half to even.
+    /// Nanoseconds, rounded half to even to Postgres' microseconds.
     Nanos,
 }
 
-/// What `missing` may be: what a record without a column's field means. Without it a column that has a default in the table takes
-/// that (in mode upsert: [`Missing::Keep`]), and every other column is [`Missing::Null`].
+/// The values of `missing`: what a record without a column's field means. If it isn't configured, a column that has a default in
+/// the table takes that default (in mode upsert: [`Missing::Keep`]), and every other column is [`Missing::Null`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missing {
-    /// The column's default in the table, as INSERT gives it; NULL where the table has none. An upsert sets it also in a row that
-    /// exists.
+    /// The column's default in the table, as with INSERT; NULL if the table has none. An upsert also sets it in a row that exists.
     Default,
-    /// NULL. Where the column is NOT NULL, the record is a dead letter.
+    /// NULL. If the column is NOT NULL, the record is a dead letter.
     Null,
     /// The record is a dead letter.
     DeadLetter,
-    /// An upsert leaves the column of a row that exists as it is. A new row has the column's default.
+    /// An upsert keeps the column's value in a row that exists. A new row has the column's default.
     Keep,
 }
 
-/// What a NUL in text means: Postgres can't store it.
+/// How a NUL in text is handled. Postgres can't store it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NulPolicy {
     /// The record is a dead letter.
     #[default]
     DeadLetter,
-    /// The NUL is left out.
+    /// The NUL is removed.
     Strip,
     /// The NUL becomes U+FFFD.
     Replace,

@@ -10,17 +10,17 @@ use crate::spec::RowFilter;
 /// How values are decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decode {
-    /// `format = "json"`: an object a record, or an array of objects, each of which is a row.
+    /// `format = "json"`: one object per record, or an array of objects, each of which is a row.
     Json,
     /// `format = "json", envelope = "connect"`: `{schema, payload}`, as Kafka Connect's JSON converter writes it.
     ConnectJson,
-    /// `format = "json", envelope = "debezium"`: `{before, after, op, …}`, in Kafka Connect's envelope or not.
+    /// `format = "json", envelope = "debezium"`: `{before, after, op, …}`, with or without Kafka Connect's envelope.
     ChangeJson,
-    /// `format = "ndjson"`: objects one after the other, each of which is a row.
+    /// `format = "ndjson"`: one object after another, each of which is a row.
     NdJson,
-    /// `format = "raw"`: the value as it is, as the field `value`.
+    /// `format = "raw"`: the value unchanged, as the field `value`.
     Raw,
-    /// `format = "csv"`: a row a line.
+    /// `format = "csv"`: one row per line.
     Csv(CsvOptions),
     /// `format = "avro"`
     Avro(SchemaSource),
@@ -28,36 +28,36 @@ pub enum Decode {
     Protobuf(SchemaSource),
 }
 
-/// The structure around a record's fields.
+/// The structure around a record's fields, and its key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shape {
     /// `decode.key_format`: how keys are read.
     pub keys: KeyFormat,
     /// `decode.envelope = "debezium"`: a record is a change, with the row before and after it.
     pub change: bool,
-    /// `decode.rows`: the paths of arrays whose elements are rows, each within the elements of the one before.
+    /// `decode.rows`: the paths of arrays whose elements are rows, each inside the elements of the one before.
     pub rows: Vec<Vec<String>>,
-    /// `table.delete_where`: a record for which it holds deletes the row of its key.
+    /// `table.delete_where`: a record that matches it deletes the row of its key.
     pub delete_where: Option<RowFilter>,
 }
 
 impl Shape {
-    /// Records without a shape of their own.
+    /// The default: values are the fields, without an envelope.
     pub const PLAIN: Shape = Shape { keys: KeyFormat::Auto, change: false, rows: Vec::new(), delete_where: None };
 
-    /// Returns the same, for as long as it takes.
+    /// Returns a reference to [`Self::PLAIN`] that lives as long as the program.
     pub fn plain() -> &'static Self {
         static PLAIN: Shape = Shape::PLAIN;
         &PLAIN
     }
 }
 
-/// How a record's key is read, to delete its row and for `meta = "key"`.
+/// How a record's key is decoded, to delete its row and for `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// As a column wants its bytes: JSON, or text. Keys of formats with a registry may stand behind its frame.
+    /// As its column needs: JSON, or text. If the value's format uses a registry, keys may have its framing.
     Auto,
-    /// `"json"`: an object or a scalar, behind a registry's frame or not, in Kafka Connect's envelope or not.
+    /// `"json"`: an object or a scalar, with or without a registry's framing, with or without Kafka Connect's envelope.
     Json,
     /// `"avro"`
     Avro(SchemaSource),
@@ -65,37 +65,37 @@ pub enum KeyFormat {
     Protobuf(SchemaSource),
     /// `"text"`: UTF-8.
     Text,
-    /// `"bytes"`: as they are.
+    /// `"bytes"`: unchanged.
     Bytes,
-    /// `"int16"`, `"int32"`, `"int64"`: a whole number of so many bytes, the highest first, as Java's serializers write it.
+    /// `"int16"`, `"int32"`, `"int64"`: a big-endian integer with this many bytes, as Java's serializers write it.
     Int(usize),
-    /// `"float32"`, `"float64"`: a float of so many bytes, the highest first.
+    /// `"float32"`, `"float64"`: a big-endian float with this many bytes.
     Float(usize),
-    /// `"uuid"`: sixteen bytes, or text.
+    /// `"uuid"`: 16 bytes, or text.
     Uuid,
 }
 
 impl KeyFormat {
-    /// Returns whether keys have their schemas in a registry.
+    /// Returns whether the keys' schemas are in a registry.
     pub fn needs_registry(&self) -> bool {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 }
 
-/// How CSV looks.
+/// The dialect of CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvOptions {
-    /// `columns`: the fields' names; `None`: each value's first line has them.
+    /// `columns`: the fields' names. `None`: the first line of each value has them.
     pub columns: Option<Vec<String>>,
-    /// Between fields. Default a comma.
+    /// The byte between fields. Default: a comma.
     pub delimiter: u8,
-    /// Around fields. Default a double quote.
+    /// The byte around quoted fields. Default: a double quote.
     pub quote: u8,
-    /// `null`: a field without quotes that is this text is null. Default the empty text.
+    /// `null`: a field without quotes that has this text is null. Default: the empty text.
     pub null: String,
 }
 
-/// Where a format's schemas come from.
+/// Where the schemas of a format come from.
 #[derive(Clone, PartialEq)]
 pub enum SchemaSource {
     /// `[schema_registry]`: each value names its schema.
@@ -106,9 +106,9 @@ pub enum SchemaSource {
         file: PathBuf,
         /// What is in it.
         schema: Arc<Schema>,
-        /// `framing = "confluent"`: values begin with a schema's number all the same.
+        /// `framing = "confluent"`: values have a registry's framing although the schema is local.
         framed: bool,
-        /// `message`: which of a Protobuf file's messages it is.
+        /// `message`: the message of the Protobuf file.
         message: Option<String>,
     },
 }
@@ -129,7 +129,7 @@ impl fmt::Debug for SchemaSource {
 }
 
 impl SchemaSource {
-    /// Whether values begin with a zero byte and their schema's number.
+    /// Returns whether values begin with a zero byte and their schema id.
     pub fn framed(&self) -> bool {
         match self {
             Self::Registry => true,
@@ -137,7 +137,7 @@ impl SchemaSource {
         }
     }
 
-    /// The Protobuf message that is named for all values.
+    /// Returns the Protobuf message that is configured for all values.
     pub fn message(&self) -> Option<&str> {
         match self {
             Self::Registry => None,
@@ -147,12 +147,12 @@ impl SchemaSource {
 }
 
 impl Decode {
-    /// Returns whether the format has its schemas in a registry.
+    /// Returns whether the format's schemas are in a registry.
     pub fn needs_registry(&self) -> bool {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 
-    /// The top-level fields that records can have, where the configuration says it.
+    /// Returns the top-level fields that records can have, if the configuration says so.
     pub(crate) fn field_names(&self) -> Option<Vec<&str>> {
         match self {
             Self::Raw => Some(vec!["value"]),
@@ -168,7 +168,7 @@ impl Decode {
         }
     }
 
-    /// Whose fields these are, for faults.
+    /// Returns whose fields these are, for faults.
     pub(crate) fn whose_fields(&self) -> String {
         match self {
             Self::Raw => "a raw value".to_owned(),

@@ -3,29 +3,29 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-/// Range partitions by time, made ahead of need and let go past a retention.
+/// Range partitions by time. They are created in advance, and removed after their retention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionBy {
-    /// The column that the table is partitioned by: a timestamptz, timestamp or date.
+    /// The column by which the table is partitioned: a timestamptz, timestamp or date.
     pub column: String,
-    /// How much time a partition holds, in UTC.
+    /// How much time a partition covers, in UTC.
     pub interval: Interval,
-    /// How many intervals after the present one have their partition. Default 2.
+    /// For how many intervals after the current one partitions are created in advance. Default 2.
     pub ahead: u32,
-    /// Partitions whose time ended longer ago than this are let go. `None`: they stay.
+    /// Partitions that ended longer ago than this are removed. `None`: they are kept.
     pub retention: Option<Duration>,
-    /// How they are let go.
+    /// How they are removed.
     pub expired: Expiry,
-    /// Make a default partition, which takes what has no other.
+    /// Whether to create a DEFAULT partition, for rows without another partition.
     pub default: bool,
 }
 
-/// How much time a partition holds: so many whole units since 1970 (weeks begin on Monday).
+/// How much time a partition covers: a number of whole units, counted from 1970 (weeks begin on Monday).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interval {
-    /// How many.
+    /// The number of units.
     pub count: NonZeroU32,
-    /// Of what.
+    /// The unit.
     pub unit: IntervalUnit,
 }
 
@@ -42,12 +42,12 @@ pub enum IntervalUnit {
     Month,
 }
 
-/// What becomes of a partition past its retention.
+/// How a partition is removed after its retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Expiry {
-    /// It is detached, and stays as a table of its own.
+    /// It is detached, and remains as a separate table.
     #[default]
     Detach,
-    /// It is dropped with all that is in it.
+    /// It is dropped with all its rows.
     Drop,
 }

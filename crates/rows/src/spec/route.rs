@@ -1,20 +1,21 @@
-//! `table.name = "telemetry_{region}"`: a record names its table.
+//! `table.name = "telemetry_{region}"`: each record names its table.
 
 use crate::spec::Source;
 
-/// How a record names its table. What it says is one identifier, whatever letters it has: it is never read as SQL.
+/// How a record names its table. The text from the record becomes a quoted identifier, whatever it contains, and is never executed
+/// as SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The parts of the schema's name.
     pub schema: Vec<Part>,
     /// The parts of the table's name.
     pub name: Vec<Part>,
-    /// `max_tables`: records that name more tables than this are dead letters.
+    /// `max_tables`: records that would name more tables than this are dead letters.
     pub max_tables: u32,
 }
 
 impl Route {
-    /// Returns whether a field is part of the name, so that a record without a value names no table.
+    /// Returns whether a field is part of the name. Then a record without a value names no table.
     pub fn needs_value(&self) -> bool {
         self.schema.iter().chain(&self.name).any(|part| matches!(part, Part::Value(Source::Field(_))))
     }
@@ -23,8 +24,8 @@ impl Route {
 /// A piece of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// As it stands.
+    /// Literal text.
     Text(String),
-    /// What the record has there: a field, or Kafka's topic, partition, key or a header.
+    /// A value of the record: a field, or Kafka's topic, partition, key or a header.
     Value(Source),
 }

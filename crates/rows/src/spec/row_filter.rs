@@ -1,25 +1,25 @@
-//! `where = { field = "state", equals = "paused" }`: a question to one field of a record.
+//! `where = { field = "state", equals = "paused" }`: tests on one field of a record.
 
-/// A question to one field of a record: all of its tests must hold.
+/// Tests on one field of a record. All of them must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowFilter {
-    /// The path from the top, one element a level.
+    /// The path from the top level, one element per level.
     pub field: Vec<String>,
-    /// At least one.
+    /// The tests; at least one.
     pub tests: Vec<Test>,
 }
 
-/// One test. Values are JSON text: `"paused"`, `3`, `true`.
+/// A test. Values are JSON text: `"paused"`, `3`, `true`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Test {
     /// `equals`: the field is this text, number or boolean. Numbers are equal by value: 1 and 1.0.
     Equals(String),
-    /// `not_equals`: it is anything else, missing and null included.
+    /// `not_equals`: the field is anything else, missing and null included.
     NotEquals(String),
-    /// `exists`: it is there and not null; with `false`, it is not.
+    /// `exists`: the field is present and not null; with `false`, it is missing or null.
     Exists(bool),
-    /// `greater`: it is a number above this one.
+    /// `greater`: the field is a number greater than this one.
     Greater(String),
-    /// `less`: it is a number below this one.
+    /// `less`: the field is a number less than this one.
     Less(String),
 }

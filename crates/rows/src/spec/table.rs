@@ -6,62 +6,64 @@ use crate::spec::{PartitionBy, Route};
 /// The target table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// Its name; the schema is `public` where none is given. Where records name their table, as the configuration has it.
+    /// Its name. The schema is `public` if none is configured. If records name their table, the name as configured, with
+    /// placeholders.
     pub name: TableName,
-    /// How records name their table, where they do.
+    /// Set if records name their table.
     pub route: Option<Route>,
-    /// How rows go in.
+    /// How rows are written.
     pub mode: WriteMode,
-    /// Make the table if it is missing.
+    /// Whether to create the table if it doesn't exist.
     pub create: bool,
-    /// `after_create`: statements that run once, in the transaction that makes the table.
+    /// `after_create`: statements that run once, in the transaction that creates the table.
     pub after_create: Vec<String>,
-    /// `evolve = "add"`: fields that no column takes become columns.
+    /// `evolve = "add"`: whether fields without a column become columns.
     pub evolve: bool,
-    /// `sort_by`: a batch's rows go in in the ascending order of these columns. Append only; empty: as delivered.
+    /// `sort_by`: the rows of a batch are sorted by these columns, ascending. Append only; empty: in the order of delivery.
     pub sort_by: Vec<String>,
-    /// `partition_by`: range partitions made ahead of need, and let go past a retention.
+    /// `partition_by`: range partitions that are created in advance, and removed after their retention.
     pub partition_by: Option<PartitionBy>,
 }
 
 impl Table {
-    /// Returns the same for another table: one of those that records name.
+    /// Returns the same settings for one of the tables that records name.
     #[must_use]
     pub fn named(&self, table: &TableName) -> Self {
         Self { name: table.clone(), ..self.clone() }
     }
 }
 
-/// How rows go in.
+/// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WriteMode {
-    /// COPY straight into the table.
+    /// `append`: COPY directly into the table.
     Append,
-    /// A row whose key is there already is skipped. The key's columns; empty: any unique constraint.
+    /// `insert_new`: a row whose key exists is skipped. Without a key, any unique constraint counts.
     InsertNew {
-        /// `key`, columns with a unique index.
+        /// `key`: columns that have a unique index.
         key: Vec<String>,
     },
-    /// A row replaces what the mapping fills of the row with its key. Of a key's records the one delivered last wins.
+    /// `upsert`: a row replaces the mapped columns of the row with its key. Of several records with one key, the one delivered last
+    /// wins.
     Upsert {
-        /// `key`, columns with a unique index.
+        /// `key`: columns that have a unique index.
         key: Vec<String>,
-        /// `newer_by`: a record replaces a row only where this column isn't smaller than the row's. Between equals the one
-        /// delivered later wins. A NULL is older than everything else.
+        /// `newer_by`: a record replaces a row only if its value in this column isn't smaller than the row's. Of equal ones, the
+        /// one delivered later wins. A NULL is older than every value.
         newer_by: Option<String>,
-        /// `deletes`: a record without a value deletes the row that its key names, whatever `newer_by` says; what is
-        /// delivered after it is a new row.
+        /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record delivered after it
+        /// is a new row.
         deletes: bool,
     },
-    /// Each column but the key's is folded over the records of its key, as its `aggregate` says.
+    /// `aggregate`: each column except the key's combines the records of its key, as its `aggregate` says.
     Aggregate {
-        /// `key`, columns with a unique index.
+        /// `key`: columns that have a unique index.
         key: Vec<String>,
     },
 }
 
 impl WriteMode {
-    /// The word that the configuration has for it.
+    /// Returns the name of the mode in the configuration.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Append => "append",
@@ -71,7 +73,7 @@ impl WriteMode {
         }
     }
 
-    /// The key's columns; empty where there is none.
+    /// Returns the columns of the key; empty if there is none.
     pub fn key(&self) -> &[String] {
         match self {
             Self::Append => &[],
@@ -80,14 +82,14 @@ impl WriteMode {
     }
 }
 
-/// What becomes of fields that no column takes.
+/// What happens to fields without a column.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum UnknownFields {
-    /// Left out.
+    /// They are ignored.
     #[default]
     Ignore,
     /// The record is a dead letter.
     DeadLetter,
-    /// Top-level fields that no column takes, as an object in this jsonb column.
+    /// Top-level fields without a column are written as an object into this jsonb column.
     Column(String),
 }

@@ -1,13 +1,13 @@
-//! The records of a key become one row: folded over the batch, then merged with the row that is there.
+//! Aggregates: the records of a key are combined over the batch, then merged with the row that exists.
 //!
-//! Sums and counts are exact: integers and numerics are added by Postgres, which raises 22003 where a column can't hold the
-//! sum. That is the fault of the record that brings it there, and it alone becomes a dead letter.
+//! Sums and counts are exact. Postgres adds integers and numerics, and raises 22003 if a column can't hold the sum. The record that
+//! takes the sum beyond the range is at fault, and only it becomes a dead letter.
 
 use super::{OLD, ORDER, quoted};
 use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
 use crate::spec::{AggregateFunction, Column};
 
-/// The columns that count.
+/// Returns the columns that count.
 pub(super) fn counts(mapping: &[Column]) -> Vec<&str> {
     let counts = mapping.iter().filter(|column| function(column) == Some(&AggregateFunction::Count));
     counts.map(|column| column.name.as_str()).collect()
@@ -17,9 +17,9 @@ fn function(column: &Column) -> Option<&AggregateFunction> {
     column.aggregate.as_ref().map(|aggregate| &aggregate.function)
 }
 
-/// The merge: one pass over the batch, sorted by key and by what `first` or `last` go by.
+/// Returns the merge: one pass over the batch, sorted by the key and by the columns that `first` and `last` compare.
 ///
-/// `insert` is the head of the statement, and `names` the quoted columns that it fills.
+/// `insert` is the start of the statement, and `names` are the quoted columns that it fills.
 pub(super) fn sql(
     insert: &str,
     names: &str,
@@ -31,7 +31,7 @@ pub(super) fn sql(
     let keys = quoted(key);
     let mut folds = vec![keys.clone()];
     let mut set = Vec::new();
-    // An array of arrays is one array, so that columns of arrays are taken from the record that a join picks.
+    // An array of arrays becomes one array, so columns of arrays are taken from the record that a join picks.
     let mut picks: Vec<(&AggregateFunction, Vec<String>)> = Vec::new();
     for column in mapping {
         let Some(function) = function(column) else { continue };
@@ -39,7 +39,7 @@ pub(super) fn sql(
         let (old, new) = (format!("{OLD}.{name}"), format!("EXCLUDED.{name}"));
         match function {
             AggregateFunction::Sum => {
-                // A record that doesn't count adds nothing to a column that is NOT NULL.
+                // A record that doesn't count adds nothing, even if the column is NOT NULL.
                 let not_null = target(column, catalog).is_some_and(|target| target.not_null);
                 let sum = if not_null {
                     format!("coalesce(sum({name}), {})", zero(column, catalog))
@@ -93,8 +93,8 @@ pub(super) fn sql(
     )
 }
 
-/// The value of the record that `first` or `last` pick: the head of an ordered array, which was faster than a join by up to a
-/// fifth.
+/// Returns the value of the record that `first` or `last` picks: the head of an ordered array, which was up to a fifth faster than
+/// a join.
 fn picked(function: &AggregateFunction, name: &str) -> String {
     let Some((by, direction)) = order(function) else { return name.to_owned() };
     format!("(array_agg({name} ORDER BY {by} {direction}, {ORDER} {direction}) FILTER (WHERE {by} IS NOT NULL))[1]")
@@ -108,7 +108,7 @@ fn order(function: &AggregateFunction) -> Option<(String, &'static str)> {
     }
 }
 
-/// A join with the records that `first` or `last` pick, one a key.
+/// Returns a join with the records that `first` or `last` picks, one per key.
 fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str, stage: &str) -> String {
     let Some((by, direction)) = order(function) else { return String::new() };
     format!(

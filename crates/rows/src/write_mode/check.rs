@@ -1,4 +1,4 @@
-//! A mode held against its table: what can't work, each with its remedy, and what may surprise.
+//! Checks that a mode works with its table: faults with a remedy, and warnings about surprises.
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, quote_identifier};
 use crate::fault::{Faults, hint};
@@ -6,11 +6,11 @@ use crate::spec::{AggregateFunction, Column, PartitionBy, RowSpec, WriteMode};
 
 use super::quoted;
 
-/// Types that add up. Postgres gives the exact sum of all but floats.
+/// Types that can be summed. The sum is exact, except for floats.
 const SUMMED: &[&str] = &["int2", "int4", "int8", "numeric", "float4", "float8", "interval"];
-/// Types that a count fits in.
+/// Types that can hold a count.
 const COUNTED: &[&str] = &["int2", "int4", "int8", "numeric"];
-/// Types of which Postgres has a smallest and a largest; enums and arrays are others.
+/// Types with a minimum and a maximum in Postgres, besides enums and arrays.
 const ORDERED: &[&str] = &[
     "int2",
     "int4",
@@ -30,7 +30,7 @@ const ORDERED: &[&str] = &[
     "inet",
 ];
 
-/// Notes what is wrong with the mode of a pipeline's table.
+/// Reports faults and warnings of the mode of a pipeline's table.
 pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, warnings: &mut Vec<String>) {
     let table = &catalog.table;
     let columns = ("table.key", spec.table.mode.key());
@@ -126,8 +126,8 @@ fn aggregate(
     may_be_null(column, target, mapping, catalog, &key, faults);
 }
 
-/// A row is checked for its NOT NULLs before Postgres looks whether it is there already: a record that gives no value would be
-/// refused or not, depending on which others share its batch.
+/// Checks a NOT NULL column. Postgres checks NOT NULL before it looks whether the row exists. So a record without a value would be
+/// refused or not, depending on the other records of its batch.
 fn may_be_null(
     column: &Column,
     target: &CatalogColumn,

@@ -1,43 +1,43 @@
-//! Of a batch's rows with one key only the winner has to go to Postgres: fewer rows to stage, to sort and to throw away.
+//! Picks the winner of a batch's rows with the same key, so that fewer rows are staged, sorted and discarded in Postgres.
 //!
-//! Keys are compared as bytes. Rows whose keys have the same bytes have the same key, whatever its type; keys that are equal and
-//! have other bytes (`1.0` and `1.00`, letters that a collation takes for one) both go, and the merge decides. So this only
-//! ever leaves out rows that the merge would throw away, and the merge needs to know nothing of it.
+//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal with different bytes (`1.0` and
+//! `1.00`, or letters that a collation treats as equal) are both sent, and the merge decides. So only rows that the merge would
+//! discard are left out, and the merge needs no knowledge of this.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use crate::catalog::{Catalog, TypeKind};
 use crate::spec::WriteMode;
 
-/// How the rows of a plan are told apart.
+/// How the rows of a plan are compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Newest {
-    /// The places of the key's columns, in the order of the row.
+    /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
-    /// The last field says whether the row is a tombstone. A key's last tombstone and its last row both go: between them the
-    /// row is made anew.
+    /// Whether the last field says that the row is a tombstone. Then a key's last tombstone and its last row are both sent: the row
+    /// may be created again after the tombstone.
     marked: bool,
 }
 
-/// A row with its place among the rows that it was found in.
+/// A row with its index among all rows of the input.
 pub type Placed<'a> = (u32, &'a [u8]);
 
-/// What picking takes for each row of a batch, its table and its result among it.
+/// The memory that picking needs per row of a batch, in bytes, its table and its result included.
 pub const BYTES_A_ROW: u64 = 96;
 
-/// What is known of a row.
+/// A row that was read.
 struct Seen<'a> {
     placed: Placed<'a>,
-    /// Its key's.
+    /// The hash of its key.
     hash: u64,
-    /// Nothing is older than everything else.
+    /// `None` is older than every time.
     time: Option<i64>,
     lost: bool,
 }
 
 impl Newest {
-    /// `None` where the mode keeps more than one row of a key, or where what is newer only Postgres can say.
+    /// Returns `None` if the mode keeps more than one row per key, or if only Postgres can tell which row is newer.
     pub(super) fn of(mode: &WriteMode, columns: &[&str], catalog: &Catalog) -> Option<Self> {
         let WriteMode::Upsert { key, newer_by, deletes } = mode else { return None };
         let place = |name: &str| columns.iter().position(|column| *column == name);
@@ -45,7 +45,7 @@ impl Newest {
         places.sort_unstable();
         let newer_by = match newer_by {
             None => None,
-            // A row behind a tombstone wins over a newer one before it.
+            // A row after a tombstone wins over a newer row before it.
             Some(_) if *deletes => return None,
             Some(name) => {
                 let column = catalog.columns.iter().find(|column| column.name == *name)?;
@@ -57,7 +57,7 @@ impl Newest {
         Some(Self { key: places, newer_by, marked: *deletes })
     }
 
-    /// The rows that may win, in the order in which they came.
+    /// Returns the rows that may win, in their order.
     pub fn pick<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Vec<Placed<'a>> {
         let hasher = RandomState::new();
         let seen = |(place, row): Placed<'a>| {
@@ -65,8 +65,8 @@ impl Newest {
             Seen { placed: (place, row), hash, time, lost: false }
         };
         let mut seen: Vec<Seen<'a>> = (0_u32..).zip(rows).map(seen).collect();
-        // Twice as many places as rows, each with a row's number and 1: a chain is rarely longer than a step. `hashbrown::HashTable`
-        // in its place is slower over few keys: see the bench `newest`.
+        // The table has at least twice as many entries as rows, each with the index of a row plus 1, so that a probe rarely takes
+        // more than one step. `hashbrown::HashTable` is slower for few keys: see the benchmark `newest`.
         let mut table = vec![0_u32; (seen.len() * 2).next_power_of_two()];
         let mask = table.len() - 1;
         for at in 0..seen.len() {
@@ -91,7 +91,7 @@ impl Newest {
         seen.into_iter().filter(|row| !row.lost).map(|row| row.placed).collect()
     }
 
-    /// A row's key as a hash, and its time.
+    /// Returns the hash of a row's key, and its time.
     #[inline]
     fn read(&self, row: &[u8], hasher: &RandomState) -> (u64, Option<i64>) {
         let (mut hash, mut time) = (hasher.build_hasher(), None);
@@ -100,7 +100,7 @@ impl Newest {
             if let Some((wanted, rest)) = key.split_first()
                 && *wanted == place
             {
-                // With its length in front, so that no two keys run together to the same bytes.
+                // Hash the length too, so that different keys can't become the same bytes.
                 hash.write(field);
                 key = rest;
             }
@@ -124,7 +124,7 @@ fn number(row: usize) -> u32 {
     u32::try_from(row + 1).expect("a batch counts its rows in 32 bits")
 }
 
-/// A whole number of 2, 4 or 8 bytes.
+/// Reads a whole number of 2, 4 or 8 bytes.
 fn count(field: &[u8]) -> Option<i64> {
     match field.len() {
         8 => field.first_chunk().map(|bytes| i64::from_be_bytes(*bytes)),
@@ -134,7 +134,7 @@ fn count(field: &[u8]) -> Option<i64> {
     }
 }
 
-/// The fields of a row of binary COPY, each with the four bytes of its length.
+/// Iterates over the fields of a row of binary COPY, each with the four bytes of its length.
 fn fields(row: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = row.get(2..).unwrap_or_default();
     std::iter::from_fn(move || {
@@ -145,7 +145,7 @@ fn fields(row: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The rows in a stretch of binary COPY.
+/// Iterates over rows of binary COPY.
 pub fn rows(mut stretch: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let count = u16::from_be_bytes(*stretch.first_chunk()?);
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// A row of (id, note, time, mark).
+    /// Returns a row of (id, note, time, mark).
     fn row(id: i32, note: &str, time: Option<i64>, mark: bool) -> Vec<u8> {
         let mut row = 4_u16.to_be_bytes().to_vec();
         let mut put = |field: Option<&[u8]>| match field {

@@ -1,4 +1,4 @@
-//! Range partitions by time: which partition a time belongs to, what it is called, which are due and which have expired. Pure.
+//! Range partitions by time: which partition a time belongs to, its name, which partitions are due and which have expired. No I/O.
 
 use std::collections::BTreeSet;
 
@@ -12,27 +12,27 @@ use crate::spec::{IntervalUnit, PartitionBy};
 /// Microseconds.
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
-/// 2000-01-01, from where Postgres counts.
+/// Microseconds from 1970 to 2000-01-01, the epoch of Postgres.
 const POSTGRES_EPOCH: i64 = 10_957 * DAY;
-/// So many intervals back a late record may still make its partition, where no retention says it: a clock that was reset must
-/// not make partitions without end.
+/// How many intervals back a late record may create its partition, if no retention limits it: a device whose clock was reset must
+/// not create partitions without limit.
 const LATE_INTERVALS: i64 = 400;
-/// Partitions that the rows of one batch may ask for.
+/// How many partitions the rows of one batch may create.
 const NEEDED_AT_ONCE: usize = 64;
-/// The longest name that Postgres keeps whole.
+/// The longest identifier that Postgres doesn't truncate, in bytes.
 const LONGEST_NAME: usize = 63;
 
-/// What time a partition holds: from, and to before, in microseconds since 1970 UTC.
+/// The time that a partition covers, in microseconds since 1970 UTC: from `from` to before `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bounds {
-    /// The first microsecond in it.
+    /// The first microsecond in the partition.
     pub from: i64,
-    /// The first one after it.
+    /// The first microsecond after the partition.
     pub to: i64,
 }
 
 impl Bounds {
-    /// The partition that this time belongs to; `None` outside of the years 1 to 9999.
+    /// Returns the partition that a time belongs to; `None` outside of the years 1 to 9999.
     pub fn holding(by: &PartitionBy, time: i64) -> Option<Self> {
         let count = i64::from(by.interval.count.get());
         let whole = |length: i64, origin: i64| {
@@ -55,20 +55,21 @@ impl Bounds {
         (years.contains(&date(bounds.from)?.year()) && years.contains(&date(bounds.to)?.year())).then_some(bounds)
     }
 
-    /// A literal of this time, for any of the types that a partition goes by.
+    /// Returns a literal of this time, for any type that a table may be partitioned by.
     fn literal(time: i64) -> String {
-        // The zone is left out of account for timestamp and date, and midnight for date.
+        // Postgres ignores the zone for timestamp and date, and the time of day for date.
         Timestamp::from_microsecond(time)
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }
 
-    /// `FOR VALUES FROM ('…') TO ('…')`
+    /// Returns `FOR VALUES FROM ('…') TO ('…')`.
     pub fn for_values(&self) -> String {
         format!("FOR VALUES FROM ('{}') TO ('{}')", Self::literal(self.from), Self::literal(self.to))
     }
 }
 
-/// `telemetry_p20260131`, in the schema of the table. Long names are cut, with a digest of the whole so that they stay apart.
+/// Returns the partition's name, `telemetry_p20260131`, in the schema of the table. Long names are truncated, with a digest of the
+/// whole name that keeps them distinct.
 pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     let format = match by.interval.unit {
         IntervalUnit::Hour => "_p%Y%m%d%H",
@@ -80,7 +81,7 @@ pub fn name(table: &TableName, by: &PartitionBy, bounds: &Bounds) -> TableName {
     TableName { schema: table.schema.clone(), name: prefix(&table.name, suffix.len()) + &suffix }
 }
 
-/// The name of the default partition.
+/// Returns the name of the DEFAULT partition.
 pub fn default_name(table: &TableName) -> TableName {
     const SUFFIX: &str = "_default";
     TableName { schema: table.schema.clone(), name: prefix(&table.name, SUFFIX.len()) + SUFFIX }
@@ -100,7 +101,7 @@ fn prefix(name: &str, room_for: usize) -> String {
     format!("{}_{digest:08x}", &name[..end])
 }
 
-/// The bounds of a partition by its name; `None` for one that isn't called as we would call it.
+/// Returns the bounds of a partition by its name; `None` if [`Self::name`] wouldn't give it this name.
 pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Option<Bounds> {
     let digits = partition.name.rsplit_once("_p")?.1;
     let number = |range: std::ops::Range<usize>| digits.get(range)?.parse::<i8>().ok();
@@ -111,7 +112,7 @@ pub fn of_name(table: &TableName, by: &PartitionBy, partition: &TableName) -> Op
     (name(table, by, &bounds) == *partition).then_some(bounds)
 }
 
-/// The partitions that should be there at this time: the present one and those ahead.
+/// Returns the partitions that should exist at this time: the current one and those in advance.
 pub fn due(by: &PartitionBy, now: i64) -> Vec<Bounds> {
     let mut due: Vec<Bounds> = Vec::new();
     let mut at = now;
@@ -123,13 +124,13 @@ pub fn due(by: &PartitionBy, now: i64) -> Vec<Bounds> {
     due
 }
 
-/// Whether a partition is past the retention.
+/// Returns whether a partition is past the retention.
 pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
-/// The partitions that encoded rows belong to, as far as a record may ask for them: not those that have expired, nor those
-/// further ahead than we make ourselves, nor those long past. `at` is the column's place in the rows.
+/// Returns the partitions of encoded rows that may be created for a record: not those that have expired, those further in the
+/// future than `ahead`, or those long past. `at` is the column's index in the rows.
 pub fn needed<'a>(by: &PartitionBy, catalog: &Catalog, rows: impl Iterator<Item = (usize, &'a [u8])>) -> Vec<Bounds> {
     let now = Timestamp::now().as_microsecond();
     let is_date = catalog.columns.iter().any(|column| column.name == by.column && column.base_type == "date");
@@ -157,7 +158,7 @@ fn may_be_made(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     bounds.to <= last && bounds.to > now.saturating_sub(oldest)
 }
 
-/// Whether a partition may go by this column.
+/// Returns whether a table may be partitioned by this column.
 pub(super) fn is_time(column: &CatalogColumn) -> bool {
     matches!(column.base_type.as_str(), "timestamptz" | "timestamp" | "date")
 }
@@ -208,7 +209,7 @@ fn midnight(date: Date) -> Option<i64> {
     Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond())
 }
 
-/// The first day of a month, counted from the year 0.
+/// Returns the first day of a month; months are counted from year 0.
 fn first_of(month: i64) -> Option<i64> {
     let year = i16::try_from(month.div_euclid(12)).ok()?;
     let month = i8::try_from(month.rem_euclid(12) + 1).ok()?;

@@ -1,10 +1,11 @@
-//! A window whose rows leave out columns: how each shape is staged, and the merge of them all.
+//! Windows whose rows leave out different columns: how each shape is staged, and one merge for all of them.
 //!
-//! - A column that all rows of the window leave out is no part of the merge, so that Postgres gives new rows its default as to any
-//!   INSERT, and a row that exists keeps what it has.
-//! - A column that only some rows leave out has its default in the staging table. So has a column that the merge goes by: a part of
-//!   the key, `newer_by`, `sort_by`.
-//! - Rows of several shapes carry their turn, since COPY would count each shape by itself.
+//! - A column that all rows of the window leave out is not part of the merge. So Postgres gives new rows its default, as with any
+//!   INSERT, and a row that exists keeps its value.
+//! - A column that only some rows leave out has its default in the staging table. So has a column that the merge compares: a column
+//!   of the key, `newer_by`, `sort_by`.
+//! - If there are several shapes, each row carries its number in the order of delivery, because COPY would count each shape by
+//! itself.
 
 use super::newest::Newest;
 use super::{Deletes, LEFT_OUT, ORDER, Staged, Target};
@@ -13,25 +14,25 @@ use crate::copy::NULL;
 use crate::mapping::mark;
 use crate::spec::WriteMode;
 
-/// The rows of a window that have one mask.
+/// The rows of a window that have the same mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group<'a> {
     /// The mask.
     pub mask: &'a [u8],
-    /// Whether all of them are tombstones, whose columns say nothing but their key.
+    /// Whether all of them are tombstones, of which only the key's columns count.
     pub tombstones: bool,
 }
 
-/// How a window of rows is staged and merged.
+/// How the rows of a window are staged and merged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shaped {
     /// The COPY of each group, in the order of the groups.
     pub copies: Vec<ShapeCopy>,
-    /// What merges them all, behind [`Self::deletes`].
+    /// The merge for all groups, after [`Self::deletes`].
     pub merge: String,
-    /// Where tombstones delete.
+    /// Set if tombstones delete.
     pub deletes: Option<Deletes>,
-    /// Which rows of the only group need not be copied at all.
+    /// Picks the rows that need not be copied, if there is only one group.
     pub newest: Option<Newest>,
 }
 
@@ -40,28 +41,28 @@ pub struct Shaped {
 pub struct ShapeCopy {
     /// The statement.
     pub copy: String,
-    /// What is sent behind the fields of each row.
+    /// What is added to the fields of each row.
     pub behind: Behind,
 }
 
-/// What is sent behind the fields of a row.
+/// The fields that are added to the end of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behind {
-    /// Fields that all rows have alike.
+    /// Fields that are the same for all rows.
     pub fields: Vec<u8>,
-    /// How many fields are added, the row's turn among them.
+    /// How many fields are added, including the row's number in the order of delivery.
     pub count: u16,
-    /// Whether the row's turn follows: an int8.
+    /// Whether the row's number in the order of delivery follows, as an int8.
     pub turn: bool,
 }
 
 impl Behind {
-    /// The bytes that a row grows by.
+    /// Returns how many bytes a row grows by.
     pub fn bytes(&self) -> usize {
         self.fields.len() + if self.turn { 12 } else { 0 }
     }
 
-    /// Appends a row with what is behind it. `turn` is the row's place in the order of delivery.
+    /// Appends a row with the added fields. `turn` is the row's number in the order of delivery.
     #[inline]
     pub fn append(&self, turn: u32, row: &[u8], out: &mut Vec<u8>) {
         match row.split_first_chunk::<2>() {
@@ -79,19 +80,19 @@ impl Behind {
     }
 }
 
-/// Whether the last field of a row is the mark of a tombstone.
+/// Returns whether the last field of a row is the mark of a tombstone.
 pub fn is_tombstone(row: &[u8]) -> bool {
     row.last() == Some(&1)
 }
 
 impl Target<'_> {
-    /// The COPY of rows with this mask straight into `table`, which is SQL.
+    /// Returns the COPY of rows with this mask directly into `table`, which is SQL.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> String {
         let names = super::names(&self.shapes.present(self.columns, mask));
         format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")
     }
 
-    /// How these groups of a window are staged and merged. `None` where the mode copies straight into the table.
+    /// Returns how these groups of a window are staged and merged. `None` if the mode copies directly into the table.
     pub fn shaped(&self, groups: &[Group<'_>]) -> Option<Shaped> {
         let rows: Vec<_> = groups.iter().filter(|group| !group.tombstones).collect();
         let all_leave_out = |bit| !rows.is_empty() && rows.iter().all(|group| mark::has(group.mask, bit));
@@ -103,7 +104,7 @@ impl Target<'_> {
         for (bit, column) in self.shapes.columns() {
             if unmerged(bit, &column.name) {
                 staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
-                // A domain may refuse a NULL.
+                // A domain may forbid NULL.
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
                 let is_nulled = of.is_some_and(|of| of.default.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));
@@ -124,7 +125,7 @@ impl Target<'_> {
         Some(Shaped { copies, merge, deletes, newest })
     }
 
-    /// Whether the merge goes by a column.
+    /// Returns whether the merge compares a column.
     fn goes_by(&self, name: &str) -> bool {
         let table = &self.spec.table;
         let newer_by = match &table.mode {

@@ -1,38 +1,38 @@
-//! The last record of a key wins, or the newest.
+//! Upserts: the last record of a key wins, or the newest.
 
 use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
 use crate::catalog::quote_identifier;
 
-/// What an upsert needs to know. Columns are unquoted, all else is SQL.
+/// The input of an upsert's statements. Columns are unquoted, everything else is SQL.
 pub(super) struct Upsert<'a> {
     pub(super) table: &'a str,
     /// The staging table.
     pub(super) stage: &'a str,
-    /// `INSERT INTO … (…)`, without its rows.
+    /// `INSERT INTO … (…)`, without the rows.
     pub(super) insert: &'a str,
-    /// What is inserted, the key among it.
+    /// The columns that are inserted, including the key.
     pub(super) columns: &'a [&'a str],
-    /// What an update sets to the record's values.
+    /// The columns that an update sets to the record's values.
     pub(super) set: &'a [&'a str],
-    /// What an update sets to the table's defaults.
+    /// The columns that an update sets to the table's defaults.
     pub(super) reset: &'a [&'a str],
-    /// Columns that some records leave as they are, by their bits in the mask.
+    /// Columns that some records leave unchanged, with their bits in the mask.
     pub(super) kept: &'a [(u16, &'a str)],
-    /// Columns that are not inserted, and have a default in the staging table.
+    /// Columns that are not inserted but have a default in the staging table.
     pub(super) nulled: &'a [&'a str],
     pub(super) key: &'a [String],
     pub(super) newer_by: Option<&'a str>,
-    /// Tombstones delete.
+    /// Whether tombstones delete.
     pub(super) deletes: bool,
 }
 
 impl Upsert<'_> {
-    /// As if each record were applied in the order of delivery: what came before a key's last tombstone is gone with the row, what
-    /// came after it is a new row.
+    /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery: a key's last
+    /// tombstone deletes the row with everything before it, and what comes after it is a new row.
     ///
-    /// Rows that are to be deleted, and rows that keep columns, are locked first, in the order of the key. A key that no table has
-    /// can't be locked: where two writers bring the same new keys and delete others, Postgres may end one of them (40P01), and its
-    /// transaction is sent again.
+    /// Rows that will be deleted, and rows that keep columns, are locked first, in the order of the key. A key that the table
+    /// doesn't have can't be locked. So if two writers insert the same new keys and delete others, Postgres may abort one of them
+    /// (40P01), and its transaction is retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {
@@ -48,7 +48,7 @@ impl Upsert<'_> {
         statements.join("; ")
     }
 
-    /// What deletes, where tombstones do. It runs before [`Self::sql`].
+    /// Returns the deletes, if tombstones delete. They run before [`Self::sql`].
     pub(super) fn deletions(&self) -> Option<Deletes> {
         self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
     }
@@ -76,7 +76,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Deletes rows and returns how many of the deleted keys neither the table nor the batch had.
+    /// Deletes rows, and returns how many of the deleted keys were neither in the table nor in the batch.
     fn delete(&self) -> String {
         let (table, stage, key) = (self.table, self.stage, quoted(self.key));
         let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
@@ -92,7 +92,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Leaves out, of the rows `s`, those that a tombstone in `from` comes after.
+    /// Returns a condition on the rows `s`: no tombstone in `from` comes after them.
     fn outlives(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
@@ -100,20 +100,20 @@ impl Upsert<'_> {
         )
     }
 
-    /// Orders a key's rows, the winner first.
+    /// Returns the sort order of a key's rows, the winner first.
     fn precedence(&self) -> String {
         let newest = self.newer_by.map(|column| format!("{} DESC NULLS LAST, ", quote_identifier(column)));
         format!("{}{ORDER} DESC", newest.unwrap_or_default())
     }
 
-    /// Whether a row of the table gives way to one of `new`.
+    /// Returns the condition that a row of the table is replaced by one of `new`.
     fn gives_way(&self, new: &str) -> Option<String> {
         let newer = quote_identifier(self.newer_by?);
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
     }
 
-    /// One row per key goes in, in the order of the key: a second one would be "ON CONFLICT DO UPDATE command cannot affect row a
-    /// second time".
+    /// Inserts or updates one row per key, in the order of the key. A second row would fail with "ON CONFLICT DO UPDATE command
+    /// cannot affect row a second time".
     fn insert_or_update(&self) -> String {
         let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key));
         let rows = if self.deletes {
@@ -132,9 +132,9 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Makes one row of the staged rows of each key: the winner's, with the last value that a record gave to each kept column. Only
-    /// records count that would be applied in the order of delivery: by `newer_by` neither older than the table's row nor than a
-    /// record before them.
+    /// Combines the staged rows of each key into one: the winner's row, with the last value that a record gave to each kept column.
+    /// Only records count that would be applied in the order of delivery: with `newer_by`, those older neither than the table's row
+    /// nor than a record before them.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key), self.precedence());
         let mut rows = match self.deletes {
@@ -172,7 +172,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Inserts the folded rows whose key the table doesn't have, and leaves the others in the staging table.
+    /// Inserts the combined rows whose key the table doesn't have, and leaves the others in the staging table.
     fn insert_new(&self) -> String {
         let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key));
         let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
@@ -185,7 +185,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Updates the rows that exist. It is a statement of its own, so that it sees what another writer has inserted meanwhile.
+    /// Updates the rows that exist. It is a separate statement, so that it sees rows that another writer inserted in the meantime.
     fn update(&self) -> Option<String> {
         let set = |column: &&str| {
             let quoted = quote_identifier(column);

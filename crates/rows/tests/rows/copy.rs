@@ -1,4 +1,4 @@
-//! Each type against an independent reading of its bytes.
+//! Each type is compared with an independent reading of its bytes.
 
 mod decimals;
 mod ranges;
@@ -15,12 +15,12 @@ use uuid::Uuid;
 use crate::fixtures::{encode_one, encode_with, mapped};
 use crate::reference;
 
-/// The field of a value that fits.
+/// Returns the field of a value that fits.
 fn good(type_text: &str, value: &str) -> Vec<u8> {
     encode_one(type_text, value).unwrap_or_else(|rejection| panic!("{}", rejection.detail)).expect("not NULL")
 }
 
-/// The reason of a value that doesn't.
+/// Returns the reason why a value doesn't fit.
 fn bad(type_text: &str, value: &str) -> Reason {
     match encode_one(type_text, value) {
         Ok(field) => panic!("{type_text} took {value} as {field:?}"),

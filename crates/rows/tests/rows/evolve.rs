@@ -1,4 +1,4 @@
-//! Which fields become columns, and of which types.
+//! Which fields become columns, and their types.
 
 use std::collections::BTreeSet;
 

@@ -10,7 +10,7 @@ use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::spec::{Column, Decode, NulPolicy, RowSpec, Shape, Source, Table, UnknownFields, WriteMode};
 use tidegate_rows::value::Rejection;
 
-/// What decides how records become rows of `public.t`.
+/// The settings that decide how records become rows of `public.t`.
 pub(crate) struct Pipeline {
     pub(crate) table: Table,
     pub(crate) columns: Option<Vec<Column>>,
@@ -32,7 +32,7 @@ impl Pipeline {
     }
 }
 
-/// A pipeline `p` into `public.t`.
+/// Returns a pipeline `p` that writes into `public.t`.
 pub(crate) fn pipeline(columns: Option<Vec<Column>>) -> Pipeline {
     let table = Table {
         name: table(),
@@ -51,7 +51,7 @@ pub(crate) fn table() -> TableName {
     TableName { schema: "public".to_owned(), name: "t".to_owned() }
 }
 
-/// A column `name` that takes the field `path`.
+/// Returns a mapped column `name` that takes the field `path`.
 pub(crate) fn mapped(name: &str, path: &str) -> Column {
     Column {
         name: name.to_owned(),
@@ -69,7 +69,7 @@ pub(crate) fn mapped(name: &str, path: &str) -> Column {
     }
 }
 
-/// A nullable column of a type as the mapping names it.
+/// Returns a nullable column; `type_text` is the type's name in the mapping.
 pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
     let parsed = types::parse(type_text).expect("a known type");
     let known = types::by_oid(parsed.oid).expect("a known type");
@@ -105,7 +105,7 @@ pub(crate) fn catalog(columns: Vec<CatalogColumn>) -> Catalog {
     Catalog { table: table(), oid: 16_384, kind: RelationKind::Table, columns, unique: Vec::new() }
 }
 
-/// A record with nothing but a value.
+/// Returns a record that has only a value.
 pub(crate) fn record(value: &[u8]) -> Record<'_> {
     Record {
         topic: "telemetry",
@@ -122,7 +122,7 @@ pub(crate) fn encoder(config: &Pipeline, catalog: &Catalog) -> Result<Encoder, V
     Plan::new(&config.spec(), catalog).map(|plan| Encoder::new(Arc::new(plan)))
 }
 
-/// The fields of one row: `None` is NULL. Panics where lengths don't add up.
+/// Returns the fields of one row; `None` is NULL. Panics if the lengths are inconsistent.
 pub(crate) fn fields(row: &[u8]) -> Vec<Option<Vec<u8>>> {
     let (count, mut rest) = row.split_first_chunk::<2>().expect("a field count");
     let mut fields = Vec::new();
@@ -142,12 +142,12 @@ pub(crate) fn fields(row: &[u8]) -> Vec<Option<Vec<u8>>> {
     fields
 }
 
-/// Encodes a value's field `v` into one column `v` of this type: the field's bytes.
+/// Encodes the field `v` of a value into a column `v` of this type. Returns the field's bytes.
 pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>, Rejection> {
     encode_with(mapped("v", "v"), type_text, value)
 }
 
-/// As [`encode_one`], by this mapping.
+/// As [`encode_one`], with this mapping.
 pub(crate) fn encode_with(mapped: Column, type_text: &str, value: &str) -> Result<Option<Vec<u8>>, Rejection> {
     let name = mapped.name.clone();
     let mut encoder = encoder(&pipeline(Some(vec![mapped])), &catalog(vec![column(&name, type_text)])).expect("a plan");

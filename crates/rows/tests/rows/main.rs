@@ -1,4 +1,4 @@
-//! Records through plans and encoders, as their users call them.
+//! Records through plans and encoders, by the public API.
 
 mod copy;
 mod evolve;

@@ -1,4 +1,4 @@
-//! Plans and rows as a whole; what single types take is tested in `copy`.
+//! Plans and whole rows; single types are tested in `copy`.
 
 use tidegate_protocol::record::{Headers, Record, push_header};
 use tidegate_rows::catalog::{CatalogColumn, RelationKind};
@@ -119,7 +119,7 @@ fn a_column_with_a_default_is_left_out_where_its_field_is_missing() {
     assert_eq!((mask, fields(row)), (&[0][..], vec![int(2), int(3), int(4)]));
     let refused = encoder.encode(&record(b"{\"id\":null}"), &mut rows).expect_err("an explicit null");
     assert_eq!(refused.reason, Reason::NullInNotNull);
-    // The mapping has another word for it.
+    // The mapping says otherwise.
     let mapped = |missing| tidegate_rows::spec::Column { missing: Some(missing), ..mapped("id", "id") };
     for (missing, row) in [(Missing::Null, None), (Missing::DeadLetter, None), (Missing::Default, Some(0))] {
         config.columns = Some(vec![mapped(missing)]);

@@ -1,6 +1,6 @@
-//! Binary fields read back, written from Postgres' `*_recv` functions and sharing nothing with the encoders.
+//! Reads binary fields back. Written from Postgres' `*_recv` functions; shares no code with the encoders.
 
-/// A numeric as text, with as many digits behind the point as its scale says.
+/// Returns a numeric as text, with as many digits after the point as its scale says.
 pub(crate) fn numeric(field: &[u8]) -> String {
     let words: Vec<u16> = field.chunks(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
     let [count, weight, sign, scale] = words[..4] else { panic!("a header of four words") };
@@ -22,14 +22,14 @@ pub(crate) fn numeric(field: &[u8]) -> String {
     }
     if scale > 0 {
         let fraction: String = (1..=i64::from(scale.div_ceil(4))).map(|at| format!("{:04}", group(-at))).collect();
-        // What stands behind the scale would be cut by Postgres.
+        // Postgres would cut digits beyond the scale.
         assert!(fraction[usize::from(scale)..].bytes().all(|digit| digit == b'0'));
         text = format!("{text}.{}", &fraction[..usize::from(scale)]);
     }
     if sign == 0x4000 { format!("-{text}") } else { text }
 }
 
-/// An array: the lengths of its dimensions, its elements' oid, its elements.
+/// Returns an array: the lengths of its dimensions, its elements' oid, its elements.
 pub(crate) fn array(field: &[u8]) -> (Vec<i32>, u32, Vec<Option<Vec<u8>>>) {
     let mut rest = field;
     let mut int = || {
@@ -58,17 +58,17 @@ pub(crate) fn array(field: &[u8]) -> (Vec<i32>, u32, Vec<Option<Vec<u8>>>) {
     (lengths, oid, elements)
 }
 
-/// Eight bytes as Postgres sends an int8.
+/// Returns the integer of eight bytes as Postgres sends an int8.
 pub(crate) fn int8(field: &[u8]) -> i64 {
     i64::from_be_bytes(field.try_into().expect("eight bytes"))
 }
 
-/// Eight bytes as Postgres sends a float8.
+/// Returns the float of eight bytes as Postgres sends a float8.
 pub(crate) fn float8(field: &[u8]) -> f64 {
     f64::from_be_bytes(field.try_into().expect("eight bytes"))
 }
 
-/// Four bytes as Postgres sends a float4.
+/// Returns the float of four bytes as Postgres sends a float4.
 pub(crate) fn float4(field: &[u8]) -> f32 {
     f32::from_be_bytes(field.try_into().expect("four bytes"))
 }

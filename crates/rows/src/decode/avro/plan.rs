@@ -1,4 +1,4 @@
-//! From a writer's schema and the planned paths to what is done with each field on its way.
+//! Plans from a writer's schema and the wanted paths what to do with each field.
 
 use crate::decode::Leftovers;
 use crate::decode::Path;
@@ -7,46 +7,46 @@ use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
 /// How to treat fields without a column, and how many levels below the current record the record's own fields lie.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
-/// What becomes of a value.
+/// What to do with a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Skip,
-    /// A column takes it.
+    /// A column takes the value.
     Slot(u16),
-    /// Columns look into it.
+    /// Columns take parts of the value: the index of its place.
     Into(u32),
-    /// Both.
+    /// A column takes the value, and other columns take parts of it.
     Both(u16, u32),
-    /// It goes to the leftovers.
+    /// The value goes to the leftovers: the index of its key.
     Leftover(u32),
 }
 
-/// A value that columns look into.
+/// A value of which columns take parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Place {
-    /// Each field in the order of the schema.
+    /// A record: each field, in the order of the schema.
     Record(Vec<(NodeId, Target)>),
-    /// The targets of some keys.
+    /// A map: the type of its values, and the targets of the keys that paths name.
     Map(NodeId, Vec<(Box<[u8]>, Target)>),
-    /// Each branch.
+    /// A union: each branch.
     Union(Vec<(NodeId, Target)>),
 }
 
-/// The way through values of one schema.
+/// The plan for values of one schema.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) places: Vec<Place>,
     pub(super) root: Target,
-    /// A field that has no column, where such a record is refused.
+    /// A field without a column, if records with such fields are rejected.
     pub(super) refused: Option<String>,
-    /// `"name":` of fields that go to the leftovers.
+    /// `"name":` of the fields that go to the leftovers.
     pub(super) keys: Vec<Box<[u8]>>,
-    /// A field that paths name in two ways: from one slot to another.
+    /// Slots to copy, as (from, to), for fields that several paths name.
     pub(super) copies: Vec<(u16, u16)>,
 }
 
 impl Plan {
-    /// Looks for each path in the schema; one that isn't there stays missing. The record's own fields lie at `base`.
+    /// Looks up each path in the schema; a path that the schema lacks stays missing. The record's own fields are at `base`.
     pub(super) fn new(schema: &AvroSchema, paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this =
             Self { places: Vec::new(), root: Target::Skip, refused: None, keys: Vec::new(), copies: Vec::new() };
@@ -55,7 +55,7 @@ impl Plan {
         this
     }
 
-    /// What becomes of a value, given what is wanted of it. `leftovers` stands where its fields are the record's own.
+    /// Returns what to do with a value of the type `node`. `leftovers` is set if its fields are the record's own.
     fn target(
         &mut self,
         schema: &AvroSchema,
@@ -70,7 +70,7 @@ impl Plan {
             self.copies.extend(wholes.map(|to| (from, to)));
         }
         let inner: Vec<(u16, &[String])> = wanted.iter().filter(|(_, rest)| !rest.is_empty()).copied().collect();
-        // A union within a union isn't Avro; the bound holds for one that is none.
+        // Avro has no union directly in a union; the depth is limited in case a schema has one.
         let place = if (inner.is_empty() && leftovers.is_none()) || depth > crate::schema::MAX_DEPTH as usize {
             None
         } else {
@@ -79,7 +79,7 @@ impl Plan {
         match (whole, place) {
             (None, None) => Target::Skip,
             (Some(slot), None) => Target::Slot(slot),
-            // A union's branches have the slot themselves.
+            // The branches of a union fill the slot themselves.
             (Some(slot), Some(place)) if !matches!(schema.node(node), Node::Union(_)) => Target::Both(slot, place),
             (_, Some(place)) => Target::Into(place),
         }
@@ -154,7 +154,7 @@ impl Plan {
     }
 }
 
-/// Whether a field is the one of this name: by its own name, or by an alias that no field has for its own.
+/// Returns whether a name refers to `field`: it is the field's own name, or an alias that isn't the name of another field.
 fn is_meant(fields: &[Field], field: &Field, name: &str) -> bool {
     field.name == name
         || field.aliases.iter().any(|alias| alias == name) && !fields.iter().any(|other| other.name == name)

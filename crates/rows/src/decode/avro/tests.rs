@@ -1,4 +1,4 @@
-//! Values as another implementation of Avro writes them, and values that nobody writes.
+//! Values written by another implementation of Avro, and invalid values.
 
 use std::path::PathBuf;
 use std::sync::Arc;

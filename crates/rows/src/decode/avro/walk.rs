@@ -1,7 +1,7 @@
-//! One pass through a value in Avro's binary encoding: planned fields into slots, nested ones as JSON, all others skipped.
+//! Decodes a value of Avro's binary encoding in one pass: planned fields become slots, nested ones JSON, all others are skipped.
 //!
-//! Whatever doesn't hold to the schema is a fault with its place. Counts and lengths are held against the bytes that are left,
-//! and what a value may cost in elements and in JSON is bounded by its size.
+//! Data that doesn't match the schema is a fault with its position. Counts and lengths are compared with the number of bytes left,
+//! and the number of elements and the size of the JSON are limited by the size of the value.
 
 use super::plan::{Place, Plan, Target};
 use crate::decode::Fields;
@@ -13,14 +13,14 @@ use crate::schema::avro::{AvroSchema, Node, NodeId};
 use crate::schema::logical::{Logical, in_micros};
 use crate::value::{Flags, Kind, Slot};
 
-/// The value isn't as its schema says; the walk has the place and the reason.
+/// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Elements that take no bytes (nulls, empty records) are counted against this many for each byte of the value.
+/// Limit on elements that take no bytes (nulls, empty records), per byte of the value.
 const ELEMENTS_PER_BYTE: usize = 8;
-/// JSON made of a value may be so much larger than the value is.
+/// Limit on the JSON made of a value, per byte of the value.
 const JSON_PER_BYTE: usize = 32;
-/// And is never refused below this size.
+/// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
 
 pub(super) struct Walk<'w> {
@@ -32,7 +32,7 @@ pub(super) struct Walk<'w> {
     pub(super) what: &'static str,
     elements: usize,
     made_limit: usize,
-    /// A NUL was seen in text that became JSON.
+    /// Whether text that became JSON contained a NUL.
     nul: bool,
 }
 
@@ -57,7 +57,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// The whole value.
+    /// Decodes the whole value.
     pub(super) fn document(&mut self) -> Result<(), Broken> {
         self.put(self.schema.root, self.plan.root, 0)?;
         if self.at < self.bytes.len() {
@@ -95,7 +95,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// A value that columns look into.
+    /// Decodes a value of which columns take parts.
     fn inside(&mut self, place: u32, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -135,7 +135,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// A value for a column.
+    /// Decodes a value for a column.
     #[inline]
     fn value(&mut self, node: NodeId, depth: u32) -> Result<Slot, Broken> {
         let schema = self.schema;
@@ -169,7 +169,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// Scalars but those that `value` has at hand.
+    /// Decodes a scalar that `value` doesn't handle itself.
     fn scalar(&mut self, node: &Node) -> Result<Slot, Broken> {
         Ok(match node {
             Node::Null => Slot::NULL,
@@ -231,7 +231,7 @@ impl<'w> Walk<'w> {
                 let number = self.long()?;
                 match in_micros(number, *unit) {
                     Some(micros) => Slot { exponent: i32::from(*local), ..Slot::number(Kind::Instant, micros) },
-                    // Beyond Postgres' own limits too, so the column says so.
+                    // The number is beyond Postgres' limits too, so the column rejects it.
                     None => Slot::number(Kind::Instant, if number < 0 { i64::MIN } else { i64::MAX }),
                 }
             }
@@ -240,12 +240,12 @@ impl<'w> Walk<'w> {
         })
     }
 
-    /// A slot for the last `len` bytes.
+    /// Returns a slot for the `len` bytes before the current position.
     fn behind(&self, kind: Kind, len: usize) -> Slot {
         Slot { start: narrow(self.at - len), len: narrow(len), ..Slot::number(kind, 0) }
     }
 
-    /// Months, days and milliseconds, as Postgres has an interval.
+    /// Decodes months, days and milliseconds into the layout of a Postgres interval.
     fn duration(&mut self) -> Result<Slot, Broken> {
         let (months, days, millis): ([u8; 4], [u8; 4], [u8; 4]) = (self.array()?, self.array()?, self.array()?);
         let whole = |bytes| i32::try_from(u32::from_le_bytes(bytes));
@@ -261,7 +261,7 @@ impl<'w> Walk<'w> {
         Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
-    /// Appends a value as JSON to what is made.
+    /// Appends a value as JSON to `made`.
     fn json(&mut self, node: NodeId, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -327,7 +327,7 @@ impl<'w> Walk<'w> {
                 let start = self.fields.made.len();
                 let slot = self.named_text(Logical::Json)?;
                 self.nul |= slot.flags.has(Flags::NUL);
-                // It lies where it belongs; what isn't JSON is a string.
+                // A value that is JSON was written in place; other text becomes a string.
                 if !slot.flags.has(Flags::MADE) {
                     self.fields.made.truncate(start);
                     self.quote(slot);
@@ -403,7 +403,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// The elements of an array or a map: blocks with their counts, up to an empty one.
+    /// Decodes the elements of an array or a map: blocks, each with its count, up to an empty block.
     fn blocks(&mut self, mut element: impl FnMut(&mut Self) -> Result<(), Broken>) -> Result<(), Broken> {
         loop {
             let count = self.long()?;
@@ -456,7 +456,7 @@ impl<'w> Walk<'w> {
         Ok(Slot { kind: Kind::Text, flags, start, len, ..Slot::MISSING })
     }
 
-    /// Text that Debezium has named, as what it stands for.
+    /// Decodes text whose meaning Debezium names in the schema.
     #[inline(never)]
     fn named_text(&mut self, logical: Logical) -> Result<Slot, Broken> {
         let slot = self.text()?;
@@ -465,7 +465,7 @@ impl<'w> Walk<'w> {
         Ok(logical.made_text(start, self.fields).unwrap_or(slot))
     }
 
-    /// Bytes behind their length.
+    /// Reads bytes that are preceded by their length.
     #[inline]
     fn prefixed(&mut self) -> Result<&'w [u8], Broken> {
         match usize::try_from(self.long()?) {
@@ -501,7 +501,7 @@ impl<'w> Walk<'w> {
         if i32::try_from(number).is_ok() { Ok(number) } else { self.fault("an int beyond 32 bits") }
     }
 
-    /// A zigzag number in groups of seven bits, the lowest first.
+    /// Reads a zigzag number in groups of seven bits, the lowest first.
     #[inline]
     fn long(&mut self) -> Result<i64, Broken> {
         let mut number = 0_u64;

@@ -1,22 +1,21 @@
-//! The keys that a decoder knows, and its guess of the key that comes next.
+//! The keys that a decoder knows, and its guess of the next key.
 //!
-//! Records of a topic have the same keys in the same order, mostly. Each key remembers the two keys that followed it last
-//! (two, for fields that come and go, and for topics with two producers); where one of them stands in the text again, it is
-//! found by one comparison. So that the guess also carries over keys that no column takes, these are remembered too, up to a
-//! limit.
+//! Records of a topic mostly have the same keys in the same order. Each key remembers the last two keys that followed it (two,
+//! because of optional fields and of topics with two producers). If one of them occurs in the text again, one comparison finds it.
+//! Keys without a column are remembered too, up to a limit, so that the guess also works across them.
 
 use std::collections::HashMap;
 
 use crate::decode::Path;
 
-/// Keys without a column that an object may teach us.
+/// How many keys without a column are remembered per object.
 const LEARNED_KEYS: u16 = 256;
-/// Longer ones aren't learned.
+/// Keys longer than this, in bytes, aren't remembered.
 const LEARNED_KEY_LEN: usize = 64;
-/// As many bytes of a key are compared in one step.
+/// How many bytes of a key one step compares.
 const HEAD: usize = 16;
 
-/// What to do with a key's value. Both may be set: a column takes the object, and others look into it.
+/// What to do with the value of a key. Both may be set: one column takes the object, and others take parts of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) slot: Option<u16>,
@@ -31,34 +30,34 @@ impl Target {
 /// A key.
 #[derive(Debug)]
 struct Key {
-    /// The first bytes of `text`, and which of them count.
+    /// The first bytes of `text`, and a mask of the bytes that count.
     head: u128,
     mask: u128,
-    /// As it stands in a text without spaces: `"lat":`.
+    /// The key as it occurs in a text without spaces: `"lat":`.
     text: Box<[u8]>,
     target: Target,
     next: Followers,
 }
 
-/// The keys that came last at some place, the newest one first.
+/// The keys that were last found at one position, the latest first.
 type Followers = [KeyId; 2];
 
-/// An object that columns look into.
+/// An object of which columns take parts.
 #[derive(Debug, Default)]
 struct Node {
-    /// By the key's own bytes, without quotes.
+    /// Keys by their own bytes, without quotes.
     keys: HashMap<Box<[u8]>, u16>,
-    /// The keys that came first.
+    /// The keys that the last objects began with.
     first: Followers,
-    /// Slots at and below this object.
+    /// The slots of this object and of those in it.
     slots: Vec<u16>,
     learned: u16,
 }
 
-/// A key's place in the table.
+/// The index of a key in the table.
 pub(super) type KeyId = u16;
 
-/// The keys of all objects that columns look into. Node 0 is the record.
+/// The keys of all objects of which columns take parts. Node 0 is the record.
 #[derive(Debug)]
 pub(super) struct Keys {
     keys: Vec<Key>,
@@ -66,7 +65,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// Slot `i` is for `paths[i]`.
+    /// Makes the table; slot `i` is for `paths[i]`.
     pub(super) fn new(paths: &[Path]) -> Self {
         let mut this = Self { keys: Vec::new(), nodes: vec![Node::default()] };
         for (slot, path) in (0_u16..).zip(paths) {
@@ -85,7 +84,7 @@ impl Keys {
         this
     }
 
-    /// The object that paths look into under this name of another one.
+    /// Returns the node of the object with this name in the object `of`, if paths look into it.
     pub(super) fn node(&self, of: u16, name: &[u8]) -> Option<u16> {
         let id = self.nodes[usize::from(of)].keys.get(name)?;
         self.keys[usize::from(*id)].target.node
@@ -117,7 +116,7 @@ impl Keys {
         node
     }
 
-    /// Before the first record: the order in which the columns stand.
+    /// Before the first record, guesses that keys come in the order of the columns.
     fn guess_declared_order(&mut self) {
         for node in &mut self.nodes {
             let mut ids: Vec<_> = node.keys.values().copied().collect();
@@ -129,7 +128,7 @@ impl Keys {
         }
     }
 
-    /// A key that is likely after `previous`, if the text goes on with it, colon and all: the key, and its length.
+    /// Returns a key that is likely after `previous`, if the text continues with it, colon included: the key, and its length.
     #[inline]
     pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, Target, usize)> {
         let followers = match previous {
@@ -148,7 +147,7 @@ impl Keys {
         })
     }
 
-    /// The key of this name, remembered as the one that follows `previous`.
+    /// Looks up the key with this name, and remembers it as the successor of `previous`.
     pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, Target)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
@@ -167,19 +166,19 @@ impl Keys {
         Some((id, self.keys[usize::from(id)].target))
     }
 
-    /// How many keys are remembered.
+    /// Returns how many keys are remembered.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Slots of fields within this object.
+    /// Returns the slots of the fields in this object.
     pub(super) fn slots_below(&self, node: u16) -> &[u16] {
         &self.nodes[usize::from(node)].slots
     }
 }
 
-/// Whether a key stands in a text as it is, without escapes: only then can a comparison of bytes find it again.
+/// Returns whether a key is written without escapes: otherwise comparing bytes can't find it again.
 fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|b| !matches!(b, 0..0x20 | b'"' | b'\\'))
 }

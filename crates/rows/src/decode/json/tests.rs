@@ -1,4 +1,4 @@
-//! The scanner against `serde_json`, on documents right and wrong.
+//! Compares the scanner with `serde_json`, on valid and invalid documents.
 
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
@@ -11,8 +11,8 @@ use crate::decode::Path;
 use crate::value::Reason;
 use crate::value::{Flags, Kind, Slot};
 
-/// Whether a text is JSON by `serde_json`: its `IgnoredAny` takes lone surrogates, and its `Value` stops at numbers that no
-/// `f64` holds, so then it can't say (`None`).
+/// Returns whether `serde_json` accepts a text as JSON. Its `IgnoredAny` accepts lone surrogates, and its `Value` rejects numbers
+/// that no `f64` holds; for these texts the answer is `None`.
 fn is_json(text: &[u8]) -> Option<bool> {
     if serde_json::from_slice::<IgnoredAny>(text).is_err() || std::str::from_utf8(text).is_err() {
         return Some(false);
@@ -29,12 +29,12 @@ fn paths() -> Vec<Path> {
     ["a", "b.c", "b", "é", "a.x", "\"\n", "b.c.d"].map(path).into()
 }
 
-/// The tree's value at a path.
+/// Returns the value at a path of the tree.
 fn at_path<'t>(tree: &'t Tree, path: &Path) -> Option<&'t Tree> {
     path.iter().try_fold(tree, |tree, name| tree.as_object()?.get(name))
 }
 
-/// A slot's value, read by `serde_json` from where it points.
+/// Returns the value of a slot, parsed by `serde_json` from the bytes it points to.
 fn of_slot(slot: &Slot, text: &[u8]) -> Option<Tree> {
     let value = slot.of(text);
     if value.kind == Kind::Missing {
@@ -61,7 +61,7 @@ fn of_slot(slot: &Slot, text: &[u8]) -> Option<Tree> {
     Some(tree)
 }
 
-/// Whether the escape of a NUL stands in a text, one that isn't itself escaped.
+/// Returns whether a text contains the escape of a NUL that isn't itself escaped.
 fn holds_nul(text: &[u8]) -> bool {
     let mut escaped = false;
     text.iter().enumerate().any(|(at, byte)| {
@@ -160,7 +160,7 @@ fn document() -> impl Strategy<Value = String> {
     (space(), prop_oneof![9 => object, 1 => value], space()).prop_map(|(a, value, b)| a + &value + &b)
 }
 
-/// One edit: a byte changed, put in or taken out, or the rest cut off.
+/// Makes one edit: changes, inserts or removes a byte, or cuts off the rest.
 fn edit(text: &mut Vec<u8>, at: prop::sample::Index, kind: u8, byte: u8) {
     if text.is_empty() {
         return;
@@ -179,7 +179,7 @@ proptest! {
 
     #[test]
     fn documents_and_their_fields_are_read_as_serde_json_reads_them(texts in prop::collection::vec(document(), 1..6)) {
-        // One decoder for several records: what it has learned must never lead it astray.
+        // One decoder reads several records: what it has learned must never change a result.
         let mut decoder = JsonDecoder::new(&paths(), Leftovers::Collect);
         for text in texts.iter().chain(&texts) {
             agree(&mut decoder, text.as_bytes())?;
@@ -285,7 +285,7 @@ fn the_frame_of_a_registry_before_an_object_is_stepped_over() {
     assert_eq!(decoder.decode(framed, &mut fields), Ok(true));
     assert_eq!(fields.slots[0].of(framed).raw, b"\"x\"");
     assert_eq!(decoder.decode(b"\0\0\0\0", &mut fields).expect_err("a refusal").reason, Reason::InvalidJson);
-    // Behind a space a NUL is no frame's first byte.
+    // A NUL after a space isn't the first byte of a frame.
     assert_eq!(decoder.decode(b"\r\0\0\0\0{}", &mut fields).expect_err("a refusal").reason, Reason::InvalidJson);
 }
 

@@ -1,55 +1,55 @@
-//! From a message and the planned paths to what is done with each field.
+//! Plans from a message and the wanted paths what to do with each field.
 
 use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::MAX_DEPTH;
 use crate::schema::protobuf::{Field, FieldKind, Known, MessageId, ProtoFile};
 
-/// What becomes of a field.
+/// What to do with a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Skip,
-    /// A column takes it.
+    /// A column takes the field.
     Slot(u16),
-    /// Columns look into it: a message's place or a map's.
+    /// Columns take parts of the field, a message or a map: the index of its place.
     Into(u32),
-    /// Both.
+    /// A column takes the field, and other columns take parts of it.
     Both(u16, u32),
-    /// It goes to the leftovers.
+    /// The field goes to the leftovers.
     Leftover,
-    /// The record is refused.
+    /// The record is rejected.
     Refuse,
 }
 
-/// A message or a map that columns look into.
+/// A message or a map of which columns take parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) message: MessageId,
-    /// For each field of the message.
+    /// The target of each field of the message.
     pub(super) targets: Vec<Target>,
-    /// For a map: the targets of some keys.
+    /// For a map: the targets of the keys that paths name.
     pub(super) keys: Vec<(Box<[u8]>, Target)>,
-    /// Slots that have a default where their field isn't there, with the field's place.
+    /// Slots that get a default if their field is absent, each with the index of the field.
     pub(super) defaults: Vec<(u16, u16)>,
-    /// All slots that the place or one below it fills.
+    /// All slots that this place and those in it fill.
     pub(super) slots: Vec<u16>,
 }
 
-/// The way through values of one message.
+/// The plan for values of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// The last one is the record's.
+    /// All places; the last one is that of the record.
     pub(super) places: Vec<Place>,
-    /// Whether fields that the schema doesn't have are refused.
+    /// Whether records with fields that the schema lacks are rejected.
     pub(super) refuses: bool,
-    /// A field that paths name in two ways: from one slot to another.
+    /// Slots to copy, as (from, to), for fields that several paths name.
     pub(super) copies: Vec<(u16, u16)>,
     /// The slot of the whole message.
     pub(super) whole: Option<u16>,
 }
 
 impl Plan {
-    /// Looks for each path in the message; one that isn't there stays missing. The record's own fields lie at `base`.
+    /// Looks up each path in the message; a path that the message lacks stays missing. The record's own fields are at `base`.
     pub(super) fn new(
         file: &ProtoFile,
         message: MessageId,
@@ -136,7 +136,7 @@ impl Plan {
         }
     }
 
-    /// A map whose keys are names of paths.
+    /// Plans a map of which paths name some keys.
     fn map(&mut self, file: &ProtoFile, entry: MessageId, inner: &[(u16, &[String])], depth: u32) -> Option<u32> {
         let value = file.message(entry).fields.iter().find(|field| field.number == 2)?;
         let mut names: Vec<&String> = inner.iter().map(|(_, rest)| &rest[0]).collect();
@@ -154,7 +154,7 @@ impl Plan {
     }
 }
 
-/// By its own name, or by the one that JSON has for it, unless another field has that for its own.
+/// Returns whether a name refers to `field`: it is the field's own name, or its JSON name if no other field has that name.
 fn is_meant(fields: &[Field], field: &Field, name: &str) -> bool {
     field.name == name || field.json_name == name && !fields.iter().any(|other| other.name == name)
 }

@@ -1,4 +1,4 @@
-//! Values as another implementation of Protobuf writes them, and values that nobody writes.
+//! Values written by another implementation of Protobuf, and invalid values.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -133,7 +133,7 @@ fn telemetry() -> Vec<u8> {
 }
 
 const PATHS: [(&str, &str, &str); 25] = [
-    // The path, what it is in the value above, and in an empty one.
+    // The path, its value in the message above, and its value in an empty message.
     ("vehicle_id", "-5", "0"),
     ("lat", "52.5", "0"),
     ("speed", "0.1", "0"),
@@ -177,7 +177,7 @@ fn frames_say_which_message_it_is() {
     let mut decoder = decoder(&["n"], Leftovers::Ignore, true);
     // Schema 7; one index, 1 (zigzag 2); field 1 is 5.
     assert_eq!(decode(&mut decoder, &[0, 0, 0, 0, 7, 2, 2, 8, 5]).expect("a value"), ["5"]);
-    // A lone 0 is the first message, which has no such field.
+    // A lone 0 means the first message, which has no such field.
     assert_eq!(decode(&mut decoder, &[0, 0, 0, 0, 7, 0, 8, 5]).expect("a value"), ["missing"]);
     for broken in [&[0, 0, 0, 0, 7][..], &[0, 0, 0, 0, 7, 2, 8], &[0, 0, 0, 0, 7, 0x7f], &[8, 5], &[]] {
         assert_eq!(decode(&mut decoder, broken).expect_err("a refusal").reason, Reason::InvalidFormat);

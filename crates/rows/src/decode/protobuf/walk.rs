@@ -1,7 +1,7 @@
-//! One pass through a message: planned fields into slots, nested ones as JSON, all others skipped.
+//! Decodes a message in one pass: planned fields become slots, nested ones JSON, all others are skipped.
 //!
-//! Of a field that comes twice the last one counts. The elements of a list may lie anywhere in their message: where the first
-//! one is met, the others are gathered. What a value may cost in steps and in JSON is bounded by its size.
+//! If a field occurs twice, the last value wins. The elements of a list may be anywhere in their message: at the first one, the
+//! others are gathered. The number of steps and the size of the JSON are limited by the size of the value.
 
 mod json;
 mod read;
@@ -16,14 +16,15 @@ use crate::schema::logical::in_micros;
 use crate::schema::protobuf::{Field, FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile};
 use crate::value::{Flags, Kind, Slot};
 
-/// The value isn't as its schema says; the walk has the place and the reason.
+/// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Fields may be read again, for lists and for columns that look into what another one takes whole; so often, for each byte.
+/// Limit on steps, per byte of the value. Fields are read more than once for lists, and if one column takes a value and others take
+/// parts of it.
 const STEPS_PER_BYTE: usize = 64;
-/// JSON made of a value may be so much larger than the value is.
+/// Limit on the JSON made of a value, per byte of the value.
 const JSON_PER_BYTE: usize = 32;
-/// And is never refused below this size.
+/// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
 
 pub(super) struct Walk<'w> {
@@ -33,14 +34,14 @@ pub(super) struct Walk<'w> {
     pub(super) at: usize,
     fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// A field without a column, where such records are refused.
+    /// A field without a column, if records with such fields are rejected.
     pub(super) refused: Option<String>,
     steps: usize,
     made_limit: usize,
     nul: bool,
 }
 
-/// Which fields of a message were gathered already.
+/// A bit for each field of a message that was gathered.
 type Seen = [u64; MAX_FIELDS / 64];
 
 impl<'w> Walk<'w> {
@@ -59,7 +60,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// The whole message.
+    /// Decodes the whole message.
     pub(super) fn document(&mut self) -> Result<(), Broken> {
         let (top, start) = (narrow(self.plan.places.len()) - 1, self.at);
         self.message(top, self.bytes.len(), 0, true)?;
@@ -81,7 +82,7 @@ impl<'w> Walk<'w> {
         Err(Broken)
     }
 
-    /// A message that columns look into, up to `end`.
+    /// Decodes a message of which columns take parts, up to `end`.
     fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -124,7 +125,7 @@ impl<'w> Walk<'w> {
         if self.at > end { self.fault("a field goes beyond its message") } else { Ok(()) }
     }
 
-    /// A field that isn't a lone scalar; its tag is at `start`. Where it leaves off doesn't matter.
+    /// Decodes a field that isn't a lone scalar; its tag is at `start`. The position afterwards is undefined.
     fn structure(&mut self, field: &Field, target: Target, start: usize, end: usize, depth: u32) -> Result<(), Broken> {
         if let Target::Slot(slot) | Target::Both(slot, _) = target {
             self.at = start;
@@ -156,7 +157,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// Slots of a place, before its value is read.
+    /// Clears the slots of a place, before its value is read.
     fn clear(&mut self, place: u32) {
         for slot in &self.plan.places[place as usize].slots {
             self.set(*slot, Slot::MISSING);
@@ -170,7 +171,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// The entries of a map whose keys are named, from here on.
+    /// Reads the entries of a map of which paths name some keys, from the current position on.
     fn look_up(&mut self, field: &Field, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
         let (plan, file) = (self.plan, self.file);
         let FieldKind::Message(entry) = field.kind else { return Ok(()) };
@@ -185,7 +186,7 @@ impl<'w> Walk<'w> {
             let inner = self.len(wire, end)?;
             let start = self.at;
             let key = self.map_key(entry, inner, depth)?;
-            let mut digits = Vec::new(); // only keys that are no text are written out
+            let mut digits = Vec::new(); // only keys that aren't text are written out
             let key = match key.kind {
                 Kind::Text => key.of(self.bytes).raw,
                 Kind::True => b"true",
@@ -232,7 +233,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// What fields have that have no presence and aren't there.
+    /// Fills in the defaults of fields without presence that are absent.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[Field]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];
@@ -266,7 +267,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// A value for a column.
+    /// Decodes a value for a column.
     #[inline]
     fn value(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
         match kind {
@@ -288,7 +289,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// A message as one value.
+    /// Decodes a message as one value.
     fn of_message(&mut self, id: MessageId, wire: Wire, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         match file.message(id).known {
@@ -305,7 +306,7 @@ impl<'w> Walk<'w> {
                     Some(b'f') => Kind::False,
                     _ => Kind::Number,
                 };
-                // A lone number of a Value is read by its text, and a lone string may have escapes.
+                // A lone number of a `Value` is read by its text, and a lone string may have escapes.
                 let lone = match kind {
                     Kind::Number => Flags::INEXACT,
                     Kind::String => Flags::ESCAPED,
@@ -323,7 +324,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// A message that means one scalar.
+    /// Decodes a message that means one scalar.
     fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         if known == Known::Wrapper {
@@ -370,7 +371,7 @@ impl<'w> Walk<'w> {
         Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
-    /// A scalar that isn't an enum.
+    /// Decodes a scalar that isn't an enum.
     #[inline]
     fn scalar(&mut self, kind: FieldKind, wire: Wire, end: usize) -> Result<Slot, Broken> {
         Ok(match kind {
@@ -415,7 +416,7 @@ impl<'w> Walk<'w> {
     }
 }
 
-/// Whether a field of a message is met for the first time.
+/// Returns whether a field of a message occurs for the first time.
 fn first(seen: &mut Seen, nth: usize) -> bool {
     let (word, bit) = (nth / 64, 1_u64 << (nth % 64));
     match seen.get_mut(word) {
@@ -427,7 +428,7 @@ fn first(seen: &mut Seen, nth: usize) -> bool {
     }
 }
 
-/// The lower half of a number, as 32-bit types have it.
+/// Returns the lower half of a number, for 32-bit types.
 #[expect(clippy::cast_possible_truncation, reason = "the wire has 32-bit numbers widened to 64, and parsers cut them")]
 fn low(number: u64) -> i32 {
     number as u32 as i32

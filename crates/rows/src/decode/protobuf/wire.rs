@@ -1,6 +1,6 @@
 //! Protobuf's wire format: tags and varints.
 
-/// How a field's bytes are laid out.
+/// How the bytes of a field are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wire {
     Varint,
@@ -11,7 +11,7 @@ pub(super) enum Wire {
     Fixed32,
 }
 
-/// The number at `at`, in groups of seven bits, the lowest first; `None` where it isn't one.
+/// Reads the varint at `at`: groups of seven bits, the lowest first. `None` if it is invalid.
 #[inline]
 pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let first = *bytes.get(*at)?;
@@ -35,7 +35,7 @@ pub(super) fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
     }
 }
 
-/// A field's number and layout.
+/// Reads the number and wire type of a field.
 #[inline]
 pub(super) fn tag(bytes: &[u8], at: &mut usize) -> Option<(u32, Wire)> {
     let tag = u32::try_from(varint(bytes, at)?).ok()?;

@@ -1,4 +1,4 @@
-//! numeric, against arithmetic on text and on `i128`.
+//! numeric, compared with arithmetic on text and on `i128`.
 
 use proptest::prelude::*;
 use tidegate_rows::value::Reason;
@@ -85,7 +85,7 @@ fn numeric_rounds_half_away_from_zero_and_checks_what_comes_out() {
     }
 }
 
-/// A decimal written out: digits, a point, as many digits behind it as it has.
+/// Writes out a decimal without an exponent: digits, a point, and all digits after it.
 fn written_out(negative: bool, whole: &str, fraction: &str, exponent: i32) -> String {
     let digits = format!("{}{whole}{fraction}{}", "0".repeat(100), "0".repeat(100));
     let point = 100 + i32::try_from(whole.len()).expect("short") + exponent;
@@ -122,7 +122,7 @@ proptest! {
         prop_assume!(scale <= precision);
         let magnitude = i128::from(number.unsigned_abs());
         let (power, kept) = (10_i128.pow(places), 10_i128.pow(scale));
-        // Half away from zero, on the magnitude.
+        // Round half away from zero, on the magnitude.
         let rounded = (magnitude * kept * 2 + power) / (power * 2);
         let text = {
             let digits = format!("{magnitude:010}");

@@ -1,4 +1,4 @@
-//! Arrays, points, intervals, enums; and whatever may come, into whatever type.
+//! Arrays, points, intervals and enums; and arbitrary values into every type.
 
 use std::sync::Arc;
 
@@ -74,7 +74,7 @@ fn enums_take_their_labels_alone() {
     assert_eq!((rejection.reason, rejection.detail.as_str()), (Reason::UnknownLabel, "v \"idl\" is no label of mood"));
 }
 
-/// The bytes that a type's fields always have, where they do.
+/// Returns the length of a type's fields in bytes, if it is fixed.
 fn fixed_len(name: &str) -> Option<usize> {
     match name {
         "bool" | "char" => Some(1),
@@ -114,7 +114,7 @@ proptest! {
 
     #[test]
     fn whatever_comes_is_a_whole_field_or_nothing(value in any_json()) {
-        // `encode_one` itself checks that earlier rows stay and that a refused record leaves no byte.
+        // `encode_one` itself checks that earlier rows stay and that a rejected record leaves no byte.
         for known in KNOWN {
             let sql = if known.name == "char" { "\"char\"" } else { known.name };
             if let Ok(Some(field)) = encode_one(sql, &value) {

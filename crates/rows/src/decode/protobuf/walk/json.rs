@@ -1,4 +1,4 @@
-//! Nested messages, lists and maps as JSON, as protobuf's JSON mapping has them.
+//! Writes nested messages, lists and maps as JSON, by protobuf's JSON mapping.
 
 use super::super::wire::Wire;
 use super::{Broken, Seen, Walk, first};
@@ -37,14 +37,14 @@ impl Walk<'_> {
             self.fields.made.truncate(start);
             render::json(&Slot { start: 0, ..value }.of(&interval), &mut self.fields.made);
         } else {
-            // An enum's name, which needs nothing but its quotes.
+            // An enum's name, which needs quotes but no escapes.
             self.fields.made.insert(start, b'"');
             self.fields.made.push(b'"');
         }
         Ok(())
     }
 
-    /// A message's fields as JSON, in the order in which they come.
+    /// Appends the fields of a message as JSON, in the order in which they occur.
     pub(super) fn object(&mut self, id: MessageId, end: usize, depth: u32) -> Result<(), Broken> {
         let file = self.file;
         let message = file.message(id);
@@ -84,7 +84,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A message whose one list or map stands for it.
+    /// Appends a message that is written as its only list or map.
     fn only_list(&mut self, fields: &[Field], empty: &[u8], end: usize, depth: u32) -> Result<(), Broken> {
         match fields.first() {
             Some(field) if self.at < end => self.gather(field, end, depth + 1),
@@ -95,7 +95,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A `google.protobuf.Value`: the one of its fields that is there.
+    /// Appends a `google.protobuf.Value`: the one of its fields that is set.
     fn dynamic(&mut self, fields: &[Field], end: usize, depth: u32) -> Result<(), Broken> {
         let start = self.fields.made.len();
         self.fields.made.extend_from_slice(b"null");
@@ -112,7 +112,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// All elements of a list or entries of a map, from the tag here on to the message's end, as JSON.
+    /// Appends all elements of a list or entries of a map as JSON, from the tag at the current position to the end of the message.
     pub(super) fn gather(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -147,7 +147,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A map's entry as a member of an object.
+    /// Appends an entry of a map as a member of an object.
     fn entry(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
         let FieldKind::Message(id) = field.kind else { return Ok(()) };
         let start = self.at;
@@ -184,7 +184,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The value of an entry that has none.
+    /// Appends the default, for an entry without a value.
     pub(super) fn default_json(&mut self, value: Option<&Field>) {
         let file = self.file;
         match value.map(|value| value.kind) {
@@ -198,7 +198,7 @@ impl Walk<'_> {
         }
     }
 
-    /// An entry's key, or its type's default.
+    /// Reads the key of an entry, or the default of its type.
     pub(super) fn map_key(&mut self, entry: MessageId, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         let field = file.message(entry).fields.iter().find(|field| field.number == 1);
@@ -226,7 +226,7 @@ fn is_packable(kind: FieldKind) -> bool {
     !matches!(kind, FieldKind::Text | FieldKind::Bytes | FieldKind::Message(_))
 }
 
-/// How an element of a packed list is laid out.
+/// Returns the wire type of the elements of a packed list.
 fn plain_wire(kind: FieldKind) -> Wire {
     match kind {
         FieldKind::Double | FieldKind::Fixed64 | FieldKind::Sfixed64 => Wire::Fixed64,

@@ -1,4 +1,4 @@
-//! Tags, numbers and lengths off the wire, each step counted, and what is passed over.
+//! Reads tags, numbers and lengths and skips fields. Each step is counted.
 
 use super::super::wire::{self, Wire};
 use super::{Broken, Walk};
@@ -48,7 +48,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Where the bytes end whose length stands here.
+    /// Reads a length. Returns the position where the bytes with that length end.
     #[inline]
     pub(super) fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
         if wire != Wire::Len {
@@ -61,13 +61,13 @@ impl Walk<'_> {
         }
     }
 
-    /// Passes the field whose tag is here.
+    /// Skips the field whose tag is at the current position.
     pub(super) fn pass(&mut self, end: usize, depth: u32) -> Result<(), Broken> {
         let (number, wire) = self.tag(end)?;
         self.skip(wire, number, end, depth)
     }
 
-    /// Passes a field's bytes.
+    /// Skips the bytes of a field.
     #[inline]
     pub(super) fn skip(&mut self, wire: Wire, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
         match wire {
@@ -81,7 +81,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Passes a group of proto2, which has no length.
+    /// Skips a group of proto2, which has no length.
     #[cold]
     fn group(&mut self, number: u32, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
