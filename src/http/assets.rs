@@ -1,4 +1,4 @@
-//! The page's files, in the binary.
+//! The page's files, embedded in the binary.
 
 use std::sync::Arc;
 
@@ -10,10 +10,10 @@ use axum::routing::get;
 use super::Site;
 
 const INDEX: &str = include_str!("page/index.html");
-/// Where the snapshot goes.
+/// The placeholder that the snapshot replaces.
 const SNAPSHOT: &str = "<!-- snapshot -->";
 
-/// Path, type, content. uPlot is vendored from its npm package, with its licence.
+/// The path, content type and content of each file. uPlot is vendored from its npm package, with its licence.
 const FILES: [(&str, &str, &str); 7] = [
     ("/page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("/page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
@@ -27,14 +27,14 @@ const FILES: [(&str, &str, &str); 7] = [
 pub(super) fn routes() -> Router<Arc<Site>> {
     FILES.iter().fold(Router::new(), |router, (path, kind, content)| {
         let file = move || async move {
-            // An hour old files of another version would not fit the data.
+            // Without this, a browser could use cached files of an older version, which don't fit the data.
             ([(header::CONTENT_TYPE, *kind), (header::CACHE_CONTROL, "no-cache")], *content).into_response()
         };
         router.route(path, get(file))
     })
 }
 
-/// The page around a snapshot in plain text.
+/// Returns the page, with a snapshot in plain text in it.
 pub(super) fn index(snapshot: &str) -> String {
     INDEX.replacen(SNAPSHOT, &escape(snapshot), 1)
 }

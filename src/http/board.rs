@@ -1,17 +1,18 @@
-//! Who reads what, over all instances: from our own pool, the ledger's owners and the instances' rows. Pure.
+//! Which consumer reads which partition, over all instances: from our own consumers, the owners in the ledger, and the instance
+//! rows. No I/O.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A column an instance, a box a consumer in it, a chip a partition in that.
+/// One column per instance, in it one box per consumer, in it one chip per partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Board {
     pub(super) columns: Vec<Column>,
-    /// Places in the list of partitions that no living consumer has.
+    /// Indexes, in the list of partitions, of those without a living consumer.
     pub(super) nobody: Vec<usize>,
-    /// The rule that is seen at work, as a sentence.
+    /// A sentence that explains how the partitions are spread over the consumers.
     pub(super) rule: String,
 }
 
@@ -21,7 +22,7 @@ pub(super) struct Column {
     pub(super) instance: String,
     pub(super) host: String,
     pub(super) url: Option<String>,
-    /// Whether it is the daemon that says this.
+    /// Whether it is the instance that reports this.
     pub(super) this: bool,
     pub(super) consumers: Vec<Seat>,
 }
@@ -30,22 +31,22 @@ pub(super) struct Column {
 #[serde(default)]
 pub(super) struct Seat {
     pub(super) consumer: u32,
-    /// Whether it waits to be taken into its group. Known of the daemon's own consumers alone.
+    /// Whether it waits to be admitted to its group. Known only for the consumers of this instance.
     pub(super) joining: bool,
-    /// Places in the list of partitions.
+    /// Indexes in the list of partitions.
     pub(super) partitions: Vec<usize>,
 }
 
-/// A partition, as far as its reader goes.
+/// The owners of a partition.
 #[derive(Clone, Debug)]
 pub(super) struct Held<'a> {
-    /// The consumer of our own pool that has it.
+    /// The consumer of this instance that has the partition.
     pub(super) ours: Option<u32>,
-    /// `instance/cN`, from the ledger.
+    /// The owner in the ledger, `instance/cN`.
     pub(super) owner: Option<&'a str>,
 }
 
-/// An instance that lives, with its consumers of the pipeline.
+/// A living instance, with its consumers of the pipeline.
 #[derive(Clone, Debug)]
 pub(super) struct Living {
     pub(super) instance: String,
@@ -75,7 +76,7 @@ pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
     for (index, held) in partitions.iter().enumerate() {
         let seat = match (held.ours, held.owner.and_then(split_owner)) {
             (Some(consumer), _) => this.map(|column| (column, consumer)),
-            // The ledger names us, and our pool doesn't have it any more: it is on its way to somebody.
+            // The ledger names this instance, but none of its consumers has the partition: it is moving to another owner.
             (None, Some((instance, consumer))) => {
                 places.get(instance).filter(|place| Some(**place) != this).map(|place| (*place, consumer))
             }
@@ -92,7 +93,7 @@ pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
     Board { columns, nobody, rule }
 }
 
-/// `instance/c3`
+/// Splits `instance/c3` into instance and consumer.
 fn split_owner(owner: &str) -> Option<(&str, u32)> {
     let (instance, consumer) = owner.rsplit_once("/c")?;
     Some((instance, consumer.parse().ok()?))
@@ -107,7 +108,7 @@ fn rule(columns: &[Column], partitions: usize, nobody: usize) -> String {
         seats().map(|seat| seat.partitions.len()).fold((0, usize::MAX), |(a, b), n| (a.max(n), b.min(n)));
     let (p, c) = (count(partitions, "partition"), count(consumers, "consumer"));
     if partitions == 0 {
-        return format!("{c}; no partition is known yet");
+        return format!("{c}; the partitions aren't known yet");
     }
     if joining > 0 {
         return match joining {

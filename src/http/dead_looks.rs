@@ -1,28 +1,28 @@
-//! Which dead letters are news: those after a quiet time, for five minutes, and those that are many. A small share that goes on and on
-//! is no news any more; the page counts it beside the pipeline. Pure.
+//! Decides which dead letters are news: those after a quiet time, for five minutes, and those whose share is large. A small,
+//! constant share is not news; the page only counts it in the pipeline's row. No I/O.
 
 use std::collections::VecDeque;
 
 use super::words::FreshDead;
 
-/// Looks that dead letters count as new for, at one per second.
+/// For how many samples dead letters count as new, at one sample per second.
 const LOOKS: usize = 300;
-/// The share of the records that stays news for as long as it lasts.
+/// A share of the records from which dead letters stay news as long as it lasts.
 const MANY: f64 = 0.01;
 
-/// Rows and dead letters of one pipeline since its start, as the last looks saw them.
+/// The rows and dead letters of one pipeline since its start, as of the last samples.
 #[derive(Debug, Default)]
 pub(super) struct DeadLooks {
-    /// The newest at the end.
+    /// Pairs of rows and dead letters, the newest at the end.
     seen: VecDeque<(u64, u64)>,
-    /// For how many looks there have been dead letters within the last [`LOOKS`].
+    /// For how many samples there have been dead letters within the last [`LOOKS`].
     lasted: usize,
 }
 
 impl DeadLooks {
-    /// Takes what the next look saw. Returns the dead letters of the last five minutes while they are news.
+    /// Adds a sample. Returns the dead letters of the last five minutes if they are news.
     pub(super) fn take(&mut self, rows: u64, dead: u64) -> Option<FreshDead> {
-        // A pipeline that was restarted counts from 0.
+        // The counters of a restarted pipeline begin at 0.
         if self.seen.back().is_some_and(|(rows_before, dead_before)| *rows_before > rows || *dead_before > dead) {
             *self = Self::default();
         }
@@ -30,7 +30,7 @@ impl DeadLooks {
             self.seen.pop_front();
         }
         self.seen.push_back((rows, dead));
-        // The counters of consumers that start are 0: what the first look sees is already news.
+        // The counters of new consumers begin at 0, so everything in the first sample is news.
         let (rows_before, dead_before) = if self.seen.len() > LOOKS { self.seen[0] } else { (0, 0) };
         let (rows, count) = (rows - rows_before, dead - dead_before);
         if count == 0 {
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_small_share_that_goes_on_is_no_news_after_five_minutes_and_is_again_after_a_quiet_time() {
         let mut looks = DeadLooks::default();
-        // One in two thousand.
+        // One dead letter per 2000 records.
         let news = (1..2000).take_while(|n| looks.take(n * 2000, *n).is_some()).count();
         assert_eq!(news, LOOKS);
         (0..=LOOKS).for_each(|_| assert_eq!(looks.take(4_000_000, 2000).filter(|news| news.count == 0), None));

@@ -1,5 +1,5 @@
-//! The document of `/api/status`: what the daemon answers, and what `tidegate status` reads. Its form is versioned: fields are
-//! added, never changed. A field that an older daemon doesn't send has its type's default.
+//! The document of `/api/status`, which the daemon sends and `tidegate status` reads. Its format is versioned: fields are added,
+//! never changed. A field that an older daemon doesn't send has the default of its type.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use crate::status::{PartitionState, PipelineState};
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Status {
-    /// The version of this document's form.
+    /// The version of the document's format.
     pub(super) version: u32,
     pub(super) instance: String,
     pub(super) host: String,
@@ -31,9 +31,9 @@ pub(crate) struct Status {
     pub(super) memory_limit_bytes: u64,
     pub(super) memory: Memory,
     pub(super) ready: bool,
-    /// States in words, the worst first.
+    /// The state as sentences, the worst first.
     pub(super) sentences: Vec<Sentence>,
-    /// The other daemons on this database; old where `instances_seen_ms` is.
+    /// The other daemons on this database. Outdated if `instances_seen_ms` is long ago.
     pub(super) instances: Vec<InstanceView>,
     pub(super) instances_seen_ms: Option<i64>,
     pub(super) pipelines: Vec<PipelineView>,
@@ -71,13 +71,14 @@ pub(super) struct PipelineView {
     pub(super) protocol: GroupProtocol,
     pub(super) state: PipelineState,
     pub(super) state_words: Cow<'static, str>,
-    /// Why it isn't flowing.
+    /// Why the pipeline isn't flowing.
     pub(super) reason: Option<String>,
-    /// Into Kafka, and from there into Postgres by all instances, in records a second; rows a second by this one.
+    /// Rates in records per second: produced into Kafka, and written into Postgres by all instances. Then rows per second written
+    /// by this instance.
     pub(super) into_per_second: Option<f64>,
     pub(super) out_per_second: Option<f64>,
     pub(super) rows_per_second: f64,
-    /// The best minute of the last hour.
+    /// The rate of the best minute of the last hour.
     pub(super) best_per_second: f64,
     pub(super) flow_limit_per_second: Option<u32>,
     pub(super) empty_in_seconds: Option<f64>,
@@ -89,7 +90,7 @@ pub(super) struct PipelineView {
     pub(super) lag_seen_ms: Option<i64>,
     pub(super) lag_trouble: Option<String>,
     pub(super) retention_headroom_seconds: Option<f64>,
-    /// What limits it, as a sentence.
+    /// What limits the pipeline, as a sentence.
     pub(super) limit: Option<String>,
     pub(super) batches: BatchesView,
     pub(super) dead: Vec<DeadView>,
@@ -103,17 +104,17 @@ pub(super) struct PipelineView {
 pub(super) struct ConsumerView {
     pub(super) consumer: u32,
     pub(super) joined: bool,
-    /// Why nothing is taken from Kafka at the moment.
+    /// Why no records are taken from Kafka at the moment.
     pub(super) held: Option<Hold>,
     pub(super) rows: u64,
     pub(super) buffered_bytes: u64,
     pub(super) waiting: Option<WaitingView>,
-    /// Shares of the last ten seconds.
+    /// Shares of the last ten seconds, from 0 to 1.
     pub(super) time: TimeView,
     pub(super) partitions: Vec<OwnedView>,
 }
 
-/// The poll thread's time is the first three, the writer's the others and waiting for a batch.
+/// The first three are the poll thread's time; the others, and waiting for a batch, are the writer's time.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct TimeView {
@@ -147,7 +148,7 @@ pub(super) struct OwnedView {
     pub(super) condition: Option<String>,
 }
 
-/// From the ledger: every partition of the pipeline, whoever owns it.
+/// A partition of the pipeline in the ledger, whoever owns it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct PartitionView {
@@ -165,30 +166,30 @@ pub(super) struct PartitionView {
     pub(super) sign: Sign,
 }
 
-/// How a partition moves.
+/// The state of a partition.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Sign {
-    /// It is read and written, or another instance's and not silent.
+    /// It is read and written, or another instance owns it and advances.
     #[default]
     Flowing,
-    /// Its claim is not granted yet.
+    /// Its claim hasn't been granted yet.
     Claiming,
     /// Its consumer waits for Postgres, Kafka or a schema.
     Waiting,
-    /// Its consumer is held by `flow.max_rows_per_second`.
+    /// `flow.max_rows_per_second` holds back its consumer.
     Held,
-    /// Its consumer's batch is full and the writer is busy.
+    /// Its consumer's batch is full, and the writer is busy.
     Full,
-    /// Another claim replaced ours.
+    /// Another claim has replaced ours.
     Fenced,
     /// A log-loss condition stopped it.
     Stopped,
-    /// It is another instance's, has lag, and its ledger row stands still.
+    /// Another instance owns it, it has lag, and its ledger row doesn't advance.
     Silent,
 }
 
-/// How rows are written, in the words of configuration files.
+/// The write mode, as named in the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mode {
@@ -210,11 +211,11 @@ impl From<&WriteMode> for Mode {
     }
 }
 
-/// An event of the timeline, with the pipeline that it belongs to.
+/// An event of the timeline, with its pipeline.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Entry {
-    /// Grows by 1 with each event of the daemon.
+    /// Increases by 1 with each event of the daemon.
     pub(super) id: u64,
     pub(super) at_ms: i64,
     pub(super) kind: Cow<'static, str>,
@@ -226,13 +227,13 @@ pub(super) struct Entry {
 mod tests {
     use super::*;
 
-    /// The answer of a daemon of version 0.1.0, with every optional field filled at least once.
+    /// The response of a daemon of version 0.1.0, in which every optional field occurs at least once.
     const ANSWER: &str = include_str!("document.json");
 
     #[test]
     fn an_answer_is_read_and_written_byte_for_byte() {
         let status: Status = serde_json::from_str(ANSWER).unwrap();
-        // The daemon sends its document by way of a `Value`, whose keys are sorted.
+        // The daemon sends its document through a `Value`, whose keys are sorted.
         assert_eq!(serde_json::to_value(&status).unwrap().to_string(), ANSWER.trim_end());
     }
 

@@ -1,21 +1,22 @@
-//! What changed between two documents, as a list of places and their new values. Pure.
+//! Computes what changed between two documents, as a list of paths and their new values. No I/O.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-/// Fields that change by themselves with time. Each has a neighbour that says since when, so that a viewer can count along.
+/// Fields that change with time alone. Each has a neighbouring field with the time it counts from, so that a viewer can update it
+/// itself.
 const BY_THEMSELVES: [&str; 6] =
     ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 
-/// One step to a place in a document.
+/// One step of a path in a document.
 #[derive(Clone, Copy, Debug)]
 enum Step<'a> {
     Key(&'a str),
     Index(usize),
 }
 
-/// `[[path, value], …]`: setting each gives `new` from `old`, but for what changes by itself.
+/// Returns `[[path, value], …]`: setting each path in `old` gives `new`, except for the fields that change with time alone.
 pub(super) fn changes(old: &Value, new: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     walk(old, new, &mut Vec::new(), &mut found);
@@ -55,7 +56,7 @@ impl Step<'_> {
     }
 }
 
-/// The same for documents that say the same, whatever the time.
+/// Returns a hash that is equal for documents that differ only in fields that change with time alone.
 pub(super) fn fingerprint(document: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     digest(document, &mut hasher);

@@ -1,7 +1,8 @@
-//! Who may ask, and what the answer forbids.
+//! Decides which requests are answered, and sets the security headers of the answers.
 //!
-//! The page has no password, so a web page elsewhere must not be able to read it through a visitor's browser: a name that its
-//! owner points at our address (DNS rebinding) is refused by the `Host` header. An address can't be rebound, so addresses pass.
+//! The page has no password, so another web page must not be able to read it through a visitor's browser. Its owner could point a
+//! host name at our address (DNS rebinding), so unknown names in the `Host` header are rejected. Addresses can't be rebound, so
+//! they are accepted.
 
 use std::net::IpAddr;
 
@@ -12,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config::Http;
 
-/// Nothing leaves the page's origin, nothing written into the page runs, and nobody frames it.
+/// Browsers may load nothing from other origins, run no script that was injected, and not show the page in a frame.
 const HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -25,12 +26,12 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
-/// The names by which we may be asked.
+/// The host names that requests may use.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     /// The host of `http.url`.
     named: Option<String>,
-    /// Whether only this machine can reach us.
+    /// Whether only this machine can connect.
     loopback: bool,
 }
 
@@ -43,8 +44,8 @@ impl Guard {
         Self { named: config.url.as_ref().map(host), loopback: config.listen.ip().is_loopback() }
     }
 
-    /// Whether a request for `path` with this `Host` is answered. Programs that scrape and probe reach a daemon beyond
-    /// loopback by whatever names their network has; the page and its data are for known names alone.
+    /// Returns whether a request for `path` with this `Host` is answered. Monitoring and probes reach a daemon beyond loopback
+    /// under any name of their network; the page and its data are only for known names.
     fn admits(&self, host: Option<&str>, path: &str) -> bool {
         if !self.loopback && matches!(path, "/metrics" | "/healthz" | "/readyz") {
             return true;
@@ -59,20 +60,20 @@ impl Guard {
     }
 }
 
-/// `host:port` and `[::1]:port` without the port; a bare `::1` has none.
+/// Returns the host without its port: of `host:port` and `[::1]:port`. A bare `::1` has no port.
 fn name_of(host: &str) -> &str {
     let Some((name, port)) = host.rsplit_once(':') else { return host };
     let has_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (name.ends_with(']') || !name.contains(':'));
     if has_port { name } else { host }
 }
 
-/// Refuses strangers, and marks every answer.
+/// Rejects requests with unknown hosts, and adds the security headers to every answer.
 pub(super) async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let mut response = if guard.admits(host, request.uri().path()) {
         next.run(request).await
     } else {
-        let why = "this name is not known here: ask by address, by localhost, or set `http.url` to the name\n";
+        let why = "unknown host name: use an IP address or localhost, or set `http.url` to this name\n";
         (StatusCode::MISDIRECTED_REQUEST, why).into_response()
     };
     for (name, value) in HEADERS {

@@ -1,33 +1,33 @@
-//! What a pipeline did: a ring of seconds and a ring of minutes, of fixed size. 56 kB a pipeline.
+//! The history of a pipeline: a ring of seconds and a ring of minutes, both of fixed size. 56 kB per pipeline.
 
 use serde::{Deserialize, Serialize};
 
-/// 15 minutes of seconds.
+/// 15 minutes in steps of a second: the number of cells, and seconds per cell.
 const FINE: (usize, u32) = (900, 1);
-/// 24 hours of minutes.
+/// 24 hours in steps of a minute: the number of cells, and seconds per cell.
 const COARSE: (usize, u32) = (1440, 60);
 
-/// One stretch of time. Rates are records per second; what isn't known is NaN.
+/// The values of one period. Rates are records per second; unknown values are NaN.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sample {
-    /// Into Kafka.
+    /// The rate into Kafka.
     pub(super) into: f32,
-    /// Out of Kafka and into Postgres.
+    /// The rate from Kafka into Postgres.
     pub(super) out: f32,
-    /// Records not yet written.
+    /// The number of records not written yet.
     pub(super) lag: f32,
-    /// Age of the oldest of them in seconds.
+    /// The age of the oldest of them, in seconds.
     pub(super) wait: f32,
-    /// Seconds until Kafka deletes it.
+    /// How many seconds remain until Kafka deletes it.
     pub(super) headroom: f32,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Cell {
-    /// Seconds since the epoch, in units of the ring's step; 0 for one that was never filled.
+    /// Seconds since the epoch, in steps of the ring; 0 for a cell that was never filled.
     at: u32,
     sample: Sample,
-    /// Seconds that the rates are means of.
+    /// How many seconds the rates are means over.
     seen: u32,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct History {
     coarse: Ring,
 }
 
-/// A stretch of history in columns of equal length, as `/api/history` answers it; what isn't known is null.
+/// A period of the history as columns of equal length, as `/api/history` returns it; unknown values are null.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Columns {
@@ -69,7 +69,7 @@ impl History {
         self.coarse.push(now_ms, sample);
     }
 
-    /// What was seen since `from_ms`: by the second where those reach back that far, else by the minute.
+    /// Returns the history since `from_ms`: by second if the ring of seconds reaches back that far, otherwise by minute.
     pub(super) fn since(&self, pipeline: &str, from_ms: i64, now_ms: i64) -> Columns {
         let reach = i64::from(FINE.1) * 1000 * i64::try_from(FINE.0).unwrap_or(i64::MAX);
         let ring = if from_ms > now_ms - reach - 5_000 { &self.fine } else { &self.coarse };
@@ -92,7 +92,7 @@ impl History {
         }
     }
 
-    /// The best mean rate into Postgres over a minute of the last hour.
+    /// Returns the highest mean rate into Postgres over a minute of the last hour.
     pub(super) fn best_of_the_hour(&self, now_ms: i64) -> f32 {
         let recent = |cell: &&Cell| cell.seen >= 10 && self.coarse.at_ms(cell) > now_ms - 3_600_000;
         self.coarse.cells.iter().filter(recent).map(|cell| cell.sample.out).fold(0.0, f32::max)
@@ -109,7 +109,7 @@ impl Ring {
         i64::from(cell.at) * i64::from(self.step) * 1000
     }
 
-    /// Rates become means over the cell's time; of what is a level, the worst is kept.
+    /// Adds a sample. Rates become means over the time of the cell; of all other values the worst is kept.
     fn push(&mut self, now_ms: i64, sample: Sample) {
         let at = u32::try_from(now_ms / 1000 / i64::from(self.step)).unwrap_or(0);
         let place = at as usize % self.cells.len();

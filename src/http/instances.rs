@@ -1,6 +1,6 @@
-//! The daemons that share our database: each writes a row every few seconds, and reads those of the others.
+//! The daemons that share our database: each updates a row every few seconds, and reads those of the others.
 //!
-//! The ledger says who owns a partition; an idle consumer owns none, and is known by its instance's row alone.
+//! The ledger says who owns a partition. An idle consumer owns none, so only its instance's row shows it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::metrics::epoch_ms;
 use crate::postgres::connect::Connector;
 use crate::status::lock;
 
-/// Between two heartbeats.
+/// The time between two heartbeats.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// The longest that the last word may take.
+/// The longest time for deleting the row at the end.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// What is known of all instances.
+/// What is known about the other instances.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instances {
-    /// The others that were seen in the last 15 s, by id.
+    /// Those seen in the last 15 s, by id.
     pub(super) others: BTreeMap<String, Instance>,
-    /// When we looked last.
+    /// When they were last read.
     pub(super) looked: Option<(Instant, i64)>,
 }
 
@@ -37,12 +37,12 @@ pub(super) struct Instance {
     pub(super) host: String,
     pub(super) url: Option<String>,
     pub(super) version: String,
-    /// Consumers by pipeline.
+    /// The number of consumers of each pipeline.
     pub(super) consumers: BTreeMap<String, u32>,
     pub(super) age_seconds: f64,
 }
 
-/// Tells the others of us and looks for them, until it is dropped.
+/// Updates our row and reads those of the others, until it is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut config = site.daemon.config();
     let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);
@@ -53,7 +53,7 @@ pub(super) async fn run(site: Arc<Site>) {
         ticks.tick().await;
         let now = site.daemon.config();
         if now.postgres != config.postgres {
-            // A reload named another database: our row there grows old.
+            // If a reload names another database, our row in the old one expires.
             (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
         }
         config = now;
@@ -66,20 +66,20 @@ pub(super) async fn run(site: Arc<Site>) {
                 }
             }
             Err(why) => {
-                // Postgres is away, or our tables aren't made yet: the pipelines say so.
-                debug!(why, "no word from other instances");
+                // Postgres can't be reached, or our tables don't exist yet: the pipelines report that.
+                debug!(why, "could not update the row of this instance or read those of the others");
                 connection = None;
             }
         }
     }
 }
 
-/// How many consumers each pipeline has here.
+/// Returns how many consumers each pipeline has here.
 fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }
 
-/// How others reach us.
+/// Returns the URL by which others reach us.
 pub(super) fn url(config: &Config) -> String {
     config.http.url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen))
 }
@@ -92,7 +92,7 @@ async fn beat(
 ) -> Result<BTreeMap<String, Instance>, String> {
     if connection.is_none() {
         let (mut open, _) = connector.open().await.map_err(|error| error.to_string())?;
-        // What ended without a word is no use to anybody after an hour.
+        // An instance that crashed is of no interest after an hour.
         sqlx::query("DELETE FROM tidegate.instance WHERE seen_at < now() - interval '1 hour'")
             .execute(&mut open)
             .await
@@ -136,17 +136,17 @@ async fn beat(
     rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// Takes our row away, so that nobody waits for it to grow old; for at most so long.
+/// Deletes our row, so that the others needn't wait for it to expire. Takes at most `limit`.
 pub(crate) async fn goodbye(config: &Config, instance: &str, limit: Duration) {
     let connector = Connector::new(Arc::new(config.postgres.clone()), None);
     let work = async {
         let Ok((mut connection, _)) = connector.open().await else { return };
         let gone = sqlx::query("DELETE FROM tidegate.instance WHERE id = $1").bind(instance);
         if let Err(error) = gone.execute(&mut connection).await {
-            debug!(%error, "our row stays until it is old");
+            debug!(%error, "could not delete the row of this instance; it expires");
         }
     };
     if timeout(limit.min(GOODBYE), work).await.is_err() {
-        debug!("no time to say goodbye: our row stays until it is old");
+        debug!("no time to delete the row of this instance; it expires");
     }
 }

@@ -1,12 +1,12 @@
-//! The runbook of this version at `/runbook`, so that a sentence of trouble leads to what to do also where no other site is reached.
-//! Headings, links within the page and code become HTML; the rest stays as it is written.
+//! Serves the runbook of this version at `/runbook`, so that the page can link to it even without access to another site. Headings,
+//! links to its own sections and code become HTML; the rest is shown as plain text.
 
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 const TEXT: &str = include_str!("../../docs/runbook.md");
 
-/// Answers with the whole runbook. Each section has its heading's anchor as id.
+/// Returns the whole runbook. The id of each section is its heading's anchor.
 pub(super) async fn answer() -> Response {
     let head = "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
                 content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\"><title>tidegate \
@@ -16,7 +16,7 @@ pub(super) async fn answer() -> Response {
     ([(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")], page).into_response()
 }
 
-/// Returns a heading's anchor, as code forges make it.
+/// Returns a heading's anchor, in the form that code forges use.
 pub(super) fn anchor(heading: &str) -> String {
     let kept = heading.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
@@ -44,7 +44,7 @@ fn body(markdown: &str) -> String {
     html
 }
 
-/// Makes links and code of one line.
+/// Converts the links and code of one line.
 fn inline(line: &str) -> String {
     let mut html = String::new();
     let mut rest = line;
@@ -70,7 +70,7 @@ fn element(text: &str) -> Option<(String, &str)> {
     let (label, after) = text.strip_prefix('[')?.split_once("](")?;
     let (target, after) = after.split_once(')')?;
     let (label, target) = (super::assets::escape(label), super::assets::escape(target));
-    // Other documents are not part of the program.
+    // Other documents are not in the binary.
     let html = match target.strip_prefix('#') {
         Some(section) => format!("<a href=\"#{section}\">{label}</a>"),
         None => format!("{label} (docs/{target})"),

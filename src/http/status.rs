@@ -1,4 +1,4 @@
-//! What `/api/status` and `/readyz` say.
+//! The contents of `/api/status` and `/readyz`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::status::{
     ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WaitCause, WriterState, lock,
 };
 
-/// Another's partition with lag that stands still for so long is worth a question mark, in seconds.
+/// A partition of another instance that has lag and hasn't advanced for this long is marked, in seconds.
 const SILENT: f64 = 12.0;
 
-/// The whole document; without a timeline it is the one that viewers are told changes of, who read a consumer's partitions from
-/// the pipeline's.
+/// Returns the whole document. Without a timeline, it is the document whose changes viewers receive; they find a consumer's
+/// partitions in those of the pipeline.
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
@@ -65,11 +65,11 @@ fn instance_view((instance, seen): (String, instances::Instance)) -> InstanceVie
     InstanceView { instance, host, url, version, consumers, age_seconds }
 }
 
-/// What the system counts as ours, where it says so.
+/// Returns the memory that the system counts as ours, if it says so.
 fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    // Steps of a MiB: a figure that changes with every look is no news.
+    // Rounded down to a MiB: a number that differs in every sample would be sent as a change every second.
     Some((pages * 4096) >> 20 << 20)
 }
 
@@ -143,7 +143,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         limit: match (facts.waiting.as_ref().or(facts.kafka.as_ref()), facts.state) {
             (Some(waiting), _) => Some(words::away(waiting.trouble.cause).to_owned()),
             (None, PipelineState::Flowing) => words::limit(&rates.cycles),
-            // A pipeline that doesn't read is limited by nothing.
+            // A pipeline that doesn't read has no limit to report.
             (
                 None,
                 PipelineState::Starting
@@ -199,7 +199,7 @@ fn facts(
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            // What it waits for is in `waiting`.
+            // `waiting` says what it waits for.
             Phase::Running => None,
             Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
         },
@@ -217,7 +217,7 @@ fn facts(
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
-        // While Postgres or Kafka is away each partition stalls, and one sentence says so already.
+        // While Postgres or Kafka is unavailable, every partition stalls, and one sentence says so already.
         conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
@@ -230,14 +230,14 @@ fn facts(
     }
 }
 
-/// Every instance that has consumers of the pipeline, us among them.
+/// Returns every instance that has consumers of the pipeline, this one included.
 fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living> {
     let consumers = if matches!(pipeline.phase(), Phase::Stopped { .. } | Phase::Drained) {
         0
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    // While Kafka is away a consumer loses its partitions and its place in the group.
+    // While Kafka is unavailable, a consumer loses its partitions and its membership in the group.
     let away = pipeline.kafka.outage().is_some();
     let joins = |consumer: &&Arc<ConsumerStatus>| !consumer.joined() || (away && consumer.partitions().is_empty());
     let joining = pipeline.consumers.iter().filter(joins).map(|consumer| consumer.number);
@@ -254,7 +254,7 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
         host: instance.host.clone(),
         url: instance.url.clone(),
         this: false,
-        // A row is anybody's to write: no more boxes than a page can hold.
+        // Any client could write such a row: limit the boxes to what a page can hold.
         consumers: instance.consumers.get(&*pipeline.name).copied().unwrap_or(0).min(256),
         joining: Vec::new(),
     });
@@ -297,7 +297,7 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
             Some(WaitingView {
                 why: trouble.to_string(),
                 seconds,
-                // To the second, so that it stays what it is.
+                // Rounded to the second, so that it doesn't change between samples.
                 since_ms: (epoch_ms() - millis(seconds) + 500) / 1000 * 1000,
                 attempt,
                 retry_in_seconds: retry_at.saturating_duration_since(now).as_secs_f64(),
@@ -345,7 +345,7 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
     }
 }
 
-/// Why the daemon isn't ready; nothing where every pipeline owns its partitions or is idle by right, and makes progress.
+/// Returns why the daemon isn't ready. Empty if every pipeline owns its partitions or has a reason to be idle, and makes progress.
 pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
     for pipeline in &daemon.pipelines() {

@@ -1,4 +1,4 @@
-//! The page's regions as plain text, from the document of `/api/status`: for `tidegate status`, and for browsers without scripts.
+//! Renders the document of `/api/status` as plain text: for `tidegate status`, and for browsers without scripts.
 
 mod board;
 mod flood;
@@ -13,13 +13,13 @@ use super::history::Columns;
 use super::words::{Level, duration, records, whole, whole_number};
 use crate::config::GroupProtocol;
 
-/// Events shown.
+/// How many events are shown.
 const EVENTS: usize = 20;
 
-/// The seconds of the flood that are drawn.
+/// How many seconds of the rates are drawn.
 pub(crate) const FLOOD_SECONDS: usize = 60;
 
-/// Renders the whole document. `history` answers for a pipeline as `/api/history` does, where it can.
+/// Renders the whole document. `history` returns the same as `/api/history` for a pipeline, if available.
 pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>) -> String {
     let mut text = String::new();
     let others = status.instances.len();
@@ -100,7 +100,7 @@ fn pipelines(text: &mut String, pipelines: &[PipelineView]) {
         let mut cells = String::new();
         for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
             let pad = " ".repeat(width - cell.chars().count());
-            // Numbers to the right, words to the left.
+            // Align numbers to the right, and words to the left.
             let cell = if (2..8).contains(&column) { format!("{pad}{cell}  ") } else { format!("{cell}{pad}  ") };
             cells.push_str(&cell);
         }
@@ -146,7 +146,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
         text,
         &match pipeline.retention_headroom_seconds {
             Some(left) => format!("         Kafka deletes the oldest unwritten in {}", duration(left)),
-            None => "         no age is known at which Kafka deletes".to_owned(),
+            None => "         it is unknown when Kafka deletes them".to_owned(),
         },
     );
     readers(text, pipeline);
@@ -180,7 +180,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
     }
 }
 
-/// Who reads what, and which partitions are behind the most.
+/// Writes which consumer reads which partitions, and which partitions have the most lag.
 fn readers(text: &mut String, pipeline: &PipelineView) {
     let seats = &pipeline.board;
     line(text, &format!("readers: {}", seats.rule));
@@ -200,11 +200,11 @@ fn readers(text: &mut String, pipeline: &PipelineView) {
     }
     let worst = board::behind(&pipeline.partitions);
     if !worst.is_empty() {
-        line(text, &format!("         behind the most: {}", worst.join(", ")));
+        line(text, &format!("         most lag: {}", worst.join(", ")));
     }
 }
 
-/// What the consumers' time goes into, and what limits the pipeline.
+/// Writes what the consumers spend their time on, and what limits the pipeline.
 fn times(text: &mut String, pipeline: &PipelineView) {
     for consumer in &pipeline.consumers {
         let percent = |share: f64| whole(share * 100.0);
@@ -233,7 +233,7 @@ fn heading(text: &mut String, heading: &str) {
     line(text, heading);
 }
 
-/// Names may hold anything; a control character could play with a terminal.
+/// Writes a line. Names may contain control characters, which could manipulate a terminal, so they are replaced.
 fn line(text: &mut String, line: &str) {
     let plain: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     // Writing to a String can't fail.
@@ -256,7 +256,7 @@ fn time(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), duration)
 }
 
-/// `10:42:07`
+/// Returns the time of day, `10:42:07`.
 fn clock(at_ms: i64) -> String {
     let second = at_ms.div_euclid(1000).rem_euclid(86_400);
     format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
@@ -296,7 +296,7 @@ mod tests {
             "into Kafka    ▁█   the last 3 s, up to 80/s",
             "into Postgres ▁▄▄",
             "Kafka deletes the oldest unwritten in 71 h",
-            "behind the most: telemetry/1 5 (0.4 s)",
+            "most lag: telemetry/1 5 (0.4 s)",
             "2 × invalid_json, the newest telemetry/1@7 3.0 s ago",
             "tidegate dead-letters list --config FILE --pipeline rides",
             "10:42:07 UTC",

@@ -1,4 +1,4 @@
-//! The timeline: one line per event of a pipeline, in the order in which they happened. Pure.
+//! The timeline: one line per event of a pipeline, in the order in which they happened. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -6,9 +6,9 @@ use super::document::Entry;
 use crate::status::WaitCause;
 use crate::status::work::Event;
 
-/// Events that are kept.
+/// How many events are kept.
 pub(super) const EVENTS: usize = 500;
-/// Partitions that a line names; further ones are counted.
+/// How many partitions a line names; further ones are counted.
 const PLACES: usize = 4;
 
 /// The last [`EVENTS`] events of the daemon.
@@ -28,7 +28,8 @@ impl Timeline {
         self.events.push_back(Entry { id, at_ms, kind: kind.into(), pipeline, text });
     }
 
-    /// Returns all events, the oldest first. Events of different sources are entered up to a second late, so their ids need not grow.
+    /// Returns all events, the oldest first. Events of different sources are added up to a second late, so their ids need not be
+    /// ascending.
     pub(super) fn in_order(&self) -> Vec<Entry> {
         let mut events: Vec<Entry> = self.events.iter().cloned().collect();
         events.sort_by_key(|entry| entry.at_ms);
@@ -46,7 +47,7 @@ impl Timeline {
     }
 }
 
-/// What the consumers of one pipeline wait for at the moment, so that an outage is one line and not one per consumer.
+/// What the consumers of one pipeline currently wait for, so that an outage is one line and not one line per consumer.
 #[derive(Debug, Default)]
 pub(super) struct Waits(BTreeMap<WaitCause, Wait>);
 
@@ -57,12 +58,12 @@ struct Wait {
 }
 
 impl Waits {
-    /// Makes lines of what the consumers reported since the last call. The first consumer that waits begins an outage, the last one
-    /// that goes on ends it. Moves of partitions become one line, and so do partitions that met the same fate.
+    /// Turns what the consumers reported since the last call into lines. The first consumer that waits begins an outage, and the
+    /// last one that resumes ends it. Partitions that move together share a line, and so do partitions with the same outcome.
     pub(super) fn lines(&mut self, mut events: Vec<(u32, Event)>) -> Vec<Event> {
         events.sort_by_key(|(_, event)| event.at_ms);
         let mut lines: Vec<Event> = Vec::new();
-        // The places of a line that several partitions share, by the line.
+        // The partitions of each line that several partitions share, by the index of the line.
         let mut shared: BTreeMap<usize, (String, Vec<String>)> = BTreeMap::new();
         for (consumer, event) in events {
             match (event.kind, event.cause) {
@@ -110,7 +111,7 @@ impl Waits {
         lines.into_iter().map(Event::cut).collect()
     }
 
-    /// The pipeline ended or starts again: nobody waits any more.
+    /// Forgets all waits, because the pipeline ended or restarts.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }

@@ -1,4 +1,4 @@
-//! Looks once a second at what the rooms say: rates, history, the timeline, and one frame for all viewers.
+//! Samples the state of the pipelines once a second: rates, history, the timeline, and one frame of changes for all viewers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -21,18 +21,18 @@ use crate::pipeline::{Phase, Pipeline};
 use crate::status::work::Event;
 use crate::status::{ConsumerStatus, lock};
 
-/// Between two looks.
+/// The time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Frames that a slow viewer may be behind; then it is cut off and comes again.
+/// How many frames a viewer may be behind. A slower one is disconnected, and reconnects.
 const FRAMES: usize = 8;
-/// Viewers at a time.
+/// How many viewers are served at the same time.
 const VIEWERS: usize = 64;
-/// Looks that shares of time and forecasts are taken over.
+/// Over how many samples shares of time and forecasts are computed.
 const LOOKS: usize = 10;
-/// What is known of the log's ends is old after so long.
+/// The age from which known log ends are out of date.
 const STALE: Duration = Duration::from_secs(5);
 
-/// What the last looks gave.
+/// The results of the last samples.
 #[derive(Debug)]
 pub(super) struct Watch {
     looks: Mutex<BTreeMap<Arc<str>, Look>>,
@@ -43,24 +43,24 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Viewers {
     frames: broadcast::Sender<Arc<str>>,
-    /// What they have been told, while there are any.
+    /// The document that the viewers have, while there are any, and its fingerprint.
     told: Option<(Value, u64)>,
 }
 
-/// What one pipeline's numbers came to.
+/// The numbers of one pipeline in the last sample.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
-    /// Both as means of the last looks, so that what is said of them doesn't change with every second.
+    /// Both rates as means of the last samples, so that sentences about them don't change every second.
     pub(super) mean: Option<(f64, f64)>,
     pub(super) rows: f64,
-    /// Seconds until the backlog is gone at the rates of the last looks.
+    /// Seconds until the backlog is gone, at the rates of the last samples.
     pub(super) empty_in: Option<f64>,
     pub(super) best: f64,
-    /// Shares of each consumer's time, in the order of `work::Phase`.
+    /// The shares of each consumer's time, in the order of `work::Phase`.
     pub(super) cycles: Vec<[f64; 6]>,
-    /// Dead letters of the last five minutes, while they are news.
+    /// The dead letters of the last five minutes, if they are news.
     pub(super) dead: Option<FreshDead>,
 }
 
@@ -84,17 +84,17 @@ impl Watch {
         Self { looks: Mutex::default(), timeline: Mutex::default(), viewers: Mutex::new(viewers) }
     }
 
-    /// The last look's numbers.
+    /// Returns the numbers of the last sample.
     pub(super) fn rates(&self, pipeline: &str) -> Rates {
         lock(&self.looks).get(pipeline).map(|look| look.rates.clone()).unwrap_or_default()
     }
 
-    /// `None` for a pipeline that isn't there.
+    /// Returns the history of a pipeline; `None` if the pipeline doesn't exist.
     pub(super) fn history(&self, pipeline: &str, from_ms: i64) -> Option<Columns> {
         lock(&self.looks).get(pipeline).map(|look| look.history.since(pipeline, from_ms, epoch_ms()))
     }
 
-    /// The last events, the oldest first.
+    /// Returns the last events, the oldest first.
     pub(super) fn timeline(&self) -> Vec<Entry> {
         lock(&self.timeline).in_order()
     }
@@ -133,14 +133,14 @@ impl Watch {
         look.take(pipeline);
     }
 
-    /// A viewer joins: what it must know first, and the frames that follow. `None` where there are too many.
+    /// Adds a viewer. Returns the full document and the frames that follow it; `None` if there are too many viewers.
     pub(super) fn join(&self, site: &Site) -> Option<(Arc<str>, broadcast::Receiver<Arc<str>>)> {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() >= VIEWERS {
             return None;
         }
         let (document, _) = viewers.told.get_or_insert_with(|| self.document(site));
-        // The timeline is told as it is now; events that a next frame repeats are known by their id.
+        // The timeline is that of now. If the next frame repeats events, the viewer recognizes them by their ids.
         let mut whole = document.clone();
         whole["timeline"] = serde_json::to_value(self.timeline()).unwrap_or_default();
         let first = format!("event: status\ndata: {whole}\n\n").into();
@@ -152,7 +152,7 @@ impl Watch {
         (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
-    /// Tells all viewers what changed; costs nothing where there are none.
+    /// Sends all viewers what changed; costs nothing if there are none.
     fn tell(&self, site: &Site) {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() == 0 {
@@ -168,12 +168,12 @@ impl Watch {
             None => return,
         };
         viewers.told = Some(now);
-        // Without receivers nobody misses it.
+        // An error means that there are no receivers.
         drop(viewers.frames.send(format!("event: change\ndata: {frame}\n\n").into()));
     }
 }
 
-/// Looks until it is dropped.
+/// Takes samples until it is dropped.
 pub(super) async fn run(site: Arc<Site>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -189,14 +189,14 @@ pub(super) async fn run(site: Arc<Site>) {
 fn phase_event(before: Option<&Phase>, now: &Phase) -> Option<(&'static str, String)> {
     match now {
         Phase::Starting { waiting_for: None } => Some(("start", "starts".to_owned())),
-        // The reason changes with each retry; the first is told.
+        // The reason changes with each retry; only the first one becomes an event.
         Phase::Starting { waiting_for: Some(why) } => {
             let known = matches!(before, Some(Phase::Starting { waiting_for: Some(_) }));
             (!known).then(|| ("outage", format!("can't start yet: {why}")))
         }
         Phase::Running => Some(("start", "reads".to_owned())),
         Phase::Draining => Some(("stop", "drains".to_owned())),
-        Phase::Drained => Some(("stop", "ended as asked".to_owned())),
+        Phase::Drained => Some(("stop", "ended as requested".to_owned())),
         Phase::Stopped { why } => Some(("stop", format!("stopped: {why}"))),
     }
 }
@@ -242,7 +242,8 @@ impl Look {
         self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
     }
 
-    /// Rates from the change of log ends and ledger since the last look at them; lag, wait and headroom, where they are fresh.
+    /// Computes the rates from the changes of log ends and ledger since the last sample; and lag, wait and headroom, if they are up
+    /// to date.
     fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
         let view = lock(&pipeline.lag);
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);
@@ -265,7 +266,7 @@ impl Look {
                 let (mut into, mut out) = (0, 0);
                 for (source, (next, end)) in &places {
                     if let Some((next_before, end_before)) = self.places.get(source) {
-                        // A ledger that went back has written nothing; neither has a log that was made again.
+                        // A ledger that was rewound has written nothing; nor has a recreated log.
                         out += (next - next_before).max(0);
                         into += (end - end_before).max(0);
                     }
@@ -305,7 +306,7 @@ fn push<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
     queue.push_back(value);
 }
 
-/// Returns the mean rates of the looks, into Kafka and into Postgres; `None` without a look.
+/// Returns the mean rates of the samples, into Kafka and into Postgres; `None` if there are no samples.
 fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
     #[expect(clippy::cast_precision_loss, reason = "at most ten looks")]
     let looks = recent.len() as f64;
@@ -313,7 +314,7 @@ fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
     (looks > 0.0).then(|| (into / looks, out / looks))
 }
 
-/// Returns the seconds until the backlog is gone; `None` where it isn't drained faster than it is filled, or there is hardly any.
+/// Returns the seconds until the backlog is gone. `None` if it doesn't shrink, or there is hardly any.
 fn forecast(lag: f64, (into, out): (f64, f64)) -> Option<f64> {
     (out > into && lag > 2.0 * out).then(|| lag / (out - into))
 }

@@ -1,4 +1,4 @@
-//! States in words: one sentence a trouble, the worst first; when all is well, one calm sentence. Pure.
+//! Describes states in sentences: one sentence per problem, the worst first; if there are none, one sentence that says so. No I/O.
 
 use std::borrow::Cow;
 
@@ -6,28 +6,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{PipelineState, Trouble, WaitCause};
 
-/// Less than this until Kafka deletes what isn't written is worth a sentence, in seconds.
+/// Less time than this until Kafka deletes unwritten records is reported, in seconds.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
-/// A lag that grew for this long is worth a sentence, in seconds.
+/// A lag that has grown for this long is reported, in seconds.
 const BEHIND: f64 = 10.0;
 
-/// A delay by a quota that is worth a sentence, in seconds.
+/// A delay by a quota that is reported, in seconds.
 const THROTTLED: f64 = 0.1;
 
 /// What limits a pipeline that waits for Postgres.
-const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
+const AWAY: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
 
-/// How bad it is.
+/// The severity of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
-    /// Somebody must act, or nothing flows.
+    /// Somebody must act, or nothing is written.
     Bad,
     /// Worth a look.
     Warning,
-    /// It passes by itself.
+    /// It will resolve without action.
     Passing,
-    /// Well.
+    /// No problem.
     #[default]
     Well,
 }
@@ -37,56 +37,56 @@ pub(super) enum Level {
 #[serde(default)]
 pub(super) struct Sentence {
     pub(super) level: Level,
-    /// The pipeline, where it is about one.
+    /// The pipeline that it is about, if it is about one.
     pub(super) pipeline: Option<String>,
-    /// What it is about; stays the same while the numbers move.
+    /// The subject of the sentence; it stays the same while the numbers change.
     pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
-    /// The section of the runbook that says what to do, as its anchor; `None` where nothing is to be done.
+    /// The anchor of the runbook's section that says what to do; `None` if nothing is to be done.
     pub(super) runbook: Option<Cow<'static, str>>,
 }
 
-/// A pipeline, as far as its state in words goes.
+/// The state of a pipeline, as far as sentences depend on it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) name: String,
     pub(super) state: PipelineState,
-    /// Why it can't start, or stopped.
+    /// Why it can't start, or why it stopped.
     pub(super) why: Option<String>,
-    /// The consumer that has waited longest, while one does.
+    /// The wait of the consumer that has waited longest, if one waits.
     pub(super) waiting: Option<Waiting>,
-    /// The wait for Kafka, while Kafka does not serve the running pipeline.
+    /// The wait for Kafka, if Kafka doesn't serve the running pipeline.
     pub(super) kafka: Option<Waiting>,
-    /// The longest delay that a quota of Kafka put on an answer lately, in seconds.
+    /// The longest delay by a quota of Kafka in the last answers, in seconds.
     pub(super) throttled: f64,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
-    /// What keeps us from seeing the lag.
+    /// Why the lag is unknown.
     pub(super) lag_trouble: Option<String>,
     /// Mean rates of the last seconds, in records per second.
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
-    /// Partitions by state of our own pool.
+    /// The number of partitions of this instance, by state.
     pub(super) claiming: usize,
     pub(super) fenced: usize,
     pub(super) joining: usize,
-    /// Stopped partitions and stalls, in words.
+    /// Stopped partitions and stalls, as text.
     pub(super) conditions: Vec<String>,
-    /// Partitions without a reader.
+    /// The partitions that no consumer reads.
     pub(super) nobody: Vec<String>,
-    /// Dead letters that are news, and the newest one's reason.
+    /// The dead letters that are news, and the reason of the newest one.
     pub(super) dead: Option<FreshDead>,
     pub(super) dead_reason: Option<Cow<'static, str>>,
-    /// Consumers held by `flow`.
+    /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,
 }
 
-/// Dead letters of the last five minutes that are worth a sentence.
+/// The dead letters of the last five minutes, if they are news.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct FreshDead {
     pub(super) count: u64,
-    /// Their share of the records of that time, from 0 to 1.
+    /// Their share of the records in that time, from 0 to 1.
     pub(super) share: f64,
 }
 
@@ -97,13 +97,13 @@ pub(super) struct Waiting {
     pub(super) trouble: Trouble,
     /// Seconds since the wait began.
     pub(super) seconds: f64,
-    /// Failures so far.
+    /// The number of failures so far.
     pub(super) attempt: u32,
-    /// Seconds until the next try.
+    /// Seconds until the next attempt.
     pub(super) retry_in: f64,
 }
 
-/// The sentences of one pipeline; none where it is well.
+/// Returns the sentences about one pipeline; none if it has no problems.
 pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     let mut said = Vec::new();
     let name = &facts.name;
@@ -131,7 +131,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             say(Level::Bad, "cannot_start", format!("{name} can't start yet: {why}. It retries. {safe}"))
         }
         PipelineState::Starting => say(Level::Passing, "starting", format!("{name} is starting.")),
-        PipelineState::Draining => say(Level::Passing, "draining", format!("{name} writes what it has, to end.")),
+        PipelineState::Draining => say(Level::Passing, "draining", format!("{name} is writing its remaining records before it ends.")),
         PipelineState::Flowing | PipelineState::Drained => {}
     }
     if let Some(headroom) = facts
@@ -164,7 +164,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
         );
     }
     if let Some(trouble) = &facts.lag_trouble {
-        say(Level::Warning, "lag", format!("{name}: the lag can't be seen: {trouble}."));
+        say(Level::Warning, "lag", format!("{name}: the lag is unknown: {trouble}."));
     }
     if facts.state == PipelineState::Flowing {
         if facts.joining > 0 {
@@ -172,7 +172,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 Level::Passing,
                 "rebalancing",
                 format!(
-                    "{name}: {} for the group to share out the partitions.",
+                    "{name}: {} for the group to assign partitions.",
                     many(facts.joining, "consumer waits", "consumers wait")
                 ),
             );
@@ -181,7 +181,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 Level::Passing,
                 "rebalancing",
                 format!(
-                    "{name}: {} on the move, claimed in a moment.",
+                    "{name}: {} being claimed.",
                     many(facts.claiming, "partition is", "partitions are")
                 ),
             );
@@ -196,7 +196,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 Level::Warning,
                 "throttled",
                 format!(
-                    "{name}: a quota of Kafka delays its answers by up to {}. Raise `consumer_byte_rate` for our user or client, or let the lag grow.",
+                    "{name}: a Kafka quota delays its responses by up to {}. Raise `consumer_byte_rate` for this user or client id, or accept that the lag grows.",
                     duration(facts.throttled)
                 ),
             );
@@ -211,7 +211,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 Level::Warning,
                 "behind",
                 format!(
-                    "{name} falls behind: {} come in a second and {} are written; {} wait. {safe}",
+                    "{name} falls behind: {} records per second arrive and {} are written; {} wait. {safe}",
                     whole(into),
                     whole(out),
                     records(facts.lag_records)
@@ -221,7 +221,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
-        // Beside a wait or a stop it would contradict.
+        // During a wait or a stop, it would be a contradiction.
         let others = if facts.state == PipelineState::Flowing { " The other records are written." } else { "" };
         say(
             Level::Warning,
@@ -236,7 +236,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     said
 }
 
-/// Returns the anchor of the runbook's section about a kind of sentence.
+/// Returns the anchor of the runbook's section for a kind of sentence.
 fn section(kind: &str) -> Option<&'static str> {
     Some(match kind {
         "stopped" => "tidegatepipelinestopped",
@@ -254,7 +254,7 @@ fn section(kind: &str) -> Option<&'static str> {
     })
 }
 
-/// `0.05 %`, `3 %`
+/// Formats a share as `0.05 %` or `3 %`.
 fn percent(share: f64) -> String {
     match share * 100.0 {
         p if p < 0.01 => "under 0.01 %".to_owned(),
@@ -263,7 +263,7 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// All pipelines' sentences, or the calm one.
+/// Returns the sentences of all pipelines, or the one that says that there are no problems.
 pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
     let mut said: Vec<Sentence> = facts.iter().flat_map(troubles).collect();
     said.sort_by_key(|sentence| sentence.level);
@@ -271,7 +271,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
         let (oldest, lag) =
             facts.iter().fold((0.0, 0), |(oldest, lag), f| (f64::max(oldest, f.lag_seconds), lag + f.lag_records));
         let text = if facts.iter().all(|facts| facts.state == PipelineState::Drained) {
-            "Everything is written; the pipelines have ended as asked.".to_owned()
+            "Every record is written, and the pipelines have ended as requested.".to_owned()
         } else if lag == 0 {
             "Everything flows. Every record is written.".to_owned()
         } else if oldest > BEHIND {
@@ -286,7 +286,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
     said
 }
 
-/// One word or two for a table's cell.
+/// Returns one or two words for a cell of a table.
 pub(super) fn state_words(facts: &Facts) -> &'static str {
     let outgrown = facts.into.zip(facts.out).is_some_and(|(into, out)| into > out * 1.1);
     match facts.state {
@@ -310,7 +310,7 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
     }
 }
 
-/// A wait as a sentence without its subject.
+/// Describes a wait, as a sentence without its subject.
 fn waits(waiting: &Waiting) -> String {
     let (waited, what) = (duration(waiting.seconds), waiting.trouble.waited_for());
     match waiting.trouble.cause {
@@ -323,12 +323,12 @@ fn waits(waiting: &Waiting) -> String {
     }
 }
 
-/// What limits a pipeline that waits for this.
+/// Returns what limits a pipeline that waits for this.
 pub(super) fn away(cause: WaitCause) -> &'static str {
     match cause {
-        WaitCause::Kafka => "Kafka is away: no records arrive.",
+        WaitCause::Kafka => "Kafka is unavailable: no records arrive.",
         WaitCause::Postgres => AWAY,
-        WaitCause::Registry => "The schema registry is away: records wait for their schemas.",
+        WaitCause::Registry => "The schema registry is unavailable: records wait for their schemas.",
     }
 }
 
@@ -342,7 +342,7 @@ fn safe(facts: &Facts) -> String {
     }
 }
 
-/// What limits the flow, from the shares of a consumer's time (poll, decode, held, copy, commit, outage).
+/// Returns what limits the flow, from the shares of a consumer's time (poll, decode, held, copy, commit, outage).
 pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
     #[expect(clippy::cast_precision_loss, reason = "a number of consumers")]
     let mean = |phase: usize| cycles.iter().map(|shares| shares[phase]).sum::<f64>() / cycles.len().max(1) as f64;
@@ -354,11 +354,11 @@ pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
         if outage > 0.3 {
             AWAY
         } else if held > 0.3 {
-            "Postgres is the limit: consumers wait for their writers, or for flow."
+            "Postgres is the limit: consumers wait for their writers or for the rate limit."
         } else if decode > 0.7 {
-            "This process is the limit: decoding fills its consumers' time; more consumers help where there are cores."
+            "This process is the limit: decoding takes most of its consumers' time. More consumers help if there are idle cores."
         } else {
-            "Kafka is the limit: consumers wait for records, there is room."
+            "Kafka is the limit: consumers wait for records and have spare capacity."
         }
         .to_owned(),
     )
@@ -372,7 +372,7 @@ pub(super) fn records(n: u64) -> String {
     if n == 1 { "1 record".to_owned() } else { format!("{} records", whole_number(n)) }
 }
 
-/// A rate without its fraction.
+/// Formats a rate without its fraction.
 pub(super) fn whole(rate: f64) -> String {
     #[expect(
         clippy::cast_possible_truncation,
@@ -383,7 +383,7 @@ pub(super) fn whole(rate: f64) -> String {
     whole_number(whole)
 }
 
-/// `912`, `21 004`, `2.1 M`
+/// Formats a count as `912`, `21 004` or `2.1 M`.
 pub(super) fn whole_number(n: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
     match n {

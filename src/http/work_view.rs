@@ -1,4 +1,4 @@
-//! Batches and dead letters of a pool of consumers, as `/api/status` shows them.
+//! The batches and dead letters of a pipeline's consumers, as `/api/status` shows them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::status::work::BatchNote;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct BatchesView {
-    /// Since the start, by what closed them.
+    /// The number of batches since the start, by what closed them.
     pub(super) by_trigger: BTreeMap<Cow<'static, str>, u64>,
     /// Of the last 128 batches of each consumer.
     pub(super) rows_median: Option<u64>,
@@ -25,9 +25,9 @@ pub(super) struct BatchesView {
 #[serde(default)]
 pub(super) struct DeadView {
     pub(super) reason: Cow<'static, str>,
-    /// Since the start, by this instance.
+    /// The number since the start, in this instance.
     pub(super) count: u64,
-    /// Where the newest lie in Kafka; what they hold stays in the database.
+    /// The positions of the newest ones in Kafka. Their contents are only in the database.
     pub(super) newest: Vec<PlaceView>,
 }
 
@@ -72,7 +72,7 @@ pub(super) fn batches(consumers: &[Arc<ConsumerStatus>]) -> BatchesView {
     }
 }
 
-/// The value that so many percent are below or at.
+/// Returns the value that `percent` percent of the values don't exceed.
 fn at<T: Copy>(sorted: &[T], percent: usize) -> Option<T> {
     let rank = (sorted.len() * percent).div_ceil(100).max(1);
     sorted.get(rank - 1).copied()

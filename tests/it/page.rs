@@ -80,7 +80,7 @@ async fn the_status_says_who_reads_what_where_the_time_goes_and_what_was_set_asi
     let status = status_when(&daemon, "shares of time", |status| {
         status["pipelines"][0]["consumers"][0]["time"]["poll"].as_f64().is_some_and(|share| share > 0.5)
     });
-    assert_eq!(status["pipelines"][0]["limit"], "Kafka is the limit: consumers wait for records, there is room.");
+    assert_eq!(status["pipelines"][0]["limit"], "Kafka is the limit: consumers wait for records and have spare capacity.");
     let kinds: Vec<&str> =
         status["timeline"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
     assert!(kinds.contains(&"start") && kinds.contains(&"rebalance"), "{kinds:?}");

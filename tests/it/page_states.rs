@@ -114,7 +114,7 @@ async fn who_falls_behind_is_said_with_both_rates_and_where_kafka_deletes() {
     browser.open(&at);
     browser.await_text("#live", "live");
     select(&mut browser, "slow");
-    browser.await_text("#flood-words", "records a second come into Kafka");
+    browser.await_text("#flood-words", "records per second come into Kafka");
     browser.await_another_second();
     browser.shoot("behind-dark");
     browser.assert_clean();
@@ -137,7 +137,7 @@ async fn partitions_that_are_being_claimed_are_on_the_move() {
     holder.execute("BEGIN; SELECT FROM tidegate.ledger WHERE partition > 0 FOR UPDATE").await.unwrap();
     let (_second, _) = start(&config);
     browser.await_text(&row(&world.name), "rebalancing");
-    browser.await_text("#sentences", "on the move");
+    browser.await_text("#sentences", "being claimed");
     browser.await_text("#board", "⇄");
     browser.shoot("rebalancing");
     holder.execute("COMMIT").await.unwrap();

@@ -1,6 +1,6 @@
 "use strict";
-// The flood: both rates in one unit, the backlog as the area between them, and how long the oldest record waits. The waits'
-// axis goes by powers, so that a second and the days that Kafka keeps a record are both in sight: the red line always is.
+// The chart of both rates in one unit, with the backlog as the area between them, and of how long the oldest record waits. The waits'
+// axis is logarithmic, so that one second and Kafka's retention of days are both visible; the red line always is.
 const Chart = (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const signs = { rebalance: "⇄", outage: "✕", recovered: "✓", fenced: "⎇", rewind: "↶", condition: "!", start: "▸", stop: "■" };
@@ -18,7 +18,7 @@ const Chart = (() => {
     return Math.max(least, rates.length >= 20 && most > 2.5 * usual ? usual * 1.6 : most * 1.15);
   }
 
-  // Seconds in a row above the top are one spike; of each its highest second.
+  // Consecutive seconds above the top are one spike; its highest second counts.
   function spikes(at, into, out, most) {
     const found = [];
     let within = null;
@@ -42,14 +42,14 @@ const Chart = (() => {
       const text = `▲ ${short(spike.rate)}/s`, wide = ctx.measureText(text).width;
       const x = Math.max(free, Math.min(u.valToPos(spike.at, "x", true) + 4 * devicePixelRatio, bbox.left + bbox.width - wide));
       if (x + wide > bbox.left + bbox.width) break;
-      // Below the row of the events' signs.
+      // Leave room for the row of the events' signs.
       ctx.fillText(text, x, bbox.top + 26 * devicePixelRatio);
       free = x + wide + 6 * devicePixelRatio;
     }
     ctx.restore();
   }
 
-  // Hatched, so that it is seen without colour too.
+  // Hatched, so that it is visible without colour too.
   function hatch(context, colour) {
     const tile = document.createElement("canvas");
     tile.width = tile.height = 8;
@@ -70,7 +70,7 @@ const Chart = (() => {
     return seconds < 120 ? `${Math.round(seconds)} s` : seconds < 7200 ? `${Math.round(seconds / 60)} min` : seconds < 345600 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
   }
 
-  // What the red line is, in words beside it.
+  // Label the red line.
   function drawDeletes(u) {
     if (deletes === null) return;
     const { ctx, bbox } = u, y = u.valToPos(power(deletes), "y", true);
@@ -140,7 +140,7 @@ const Chart = (() => {
     }, [[], [], [], []], waitElement);
   }
 
-  // `history`: columns as /api/history gives them. Returns how many spikes are cut, and the highest of them; null where none is.
+  // `history`: columns as /api/history returns them. Returns how many spikes are cut and the highest of them, or null if none is.
   function draw(rateElement, waitElement, history, view) {
     if (typeof uPlot === "undefined" || rateElement.clientWidth === 0) return null;
     if (!rate) build(rateElement, waitElement);
@@ -149,12 +149,12 @@ const Chart = (() => {
       rate.setSize({ width, height: heights.rate });
       wait.setSize({ width, height: heights.wait });
     }
-    // What a daemon that began a moment ago can show fills the chart, from a minute on.
+    // For a daemon that started recently, the chart shows only its time, but at least a minute.
     const now = view.now / 1000, began = history.at_ms.length ? history.at_ms[0] / 1000 : now, from = Math.max(now - view.range, Math.min(began, now - 60));
     const at = [], into = [], out = [], waits = [], gone = [];
     history.at_ms.forEach((ms, i) => {
       if (ms / 1000 < from) return;
-      // A hole in the time is a hole in the line.
+      // A gap in time is a gap in the line.
       if (at.length && ms / 1000 - at[at.length - 1] > history.step_seconds * 3.5) {
         at.push(at[at.length - 1] + history.step_seconds);
         for (const column of [into, out, waits, gone]) column.push(null);
@@ -170,7 +170,7 @@ const Chart = (() => {
     const flat = (value) => at.map(() => value || null);
     high = top(into, out, 10);
     above = spikes(at, into, out, high);
-    // The best rate and the limit are in sight unless that would flatten the flow.
+    // Show the best rate and the limit unless that would flatten the rates.
     for (const line of [view.best, view.limit]) if (!above.length && line && line < 2 * high) high = Math.max(high, line * 1.15);
     rate.batch(() => {
       rate.setData([at, into, out, flat(view.best), flat(view.limit)], false);
@@ -181,7 +181,7 @@ const Chart = (() => {
     if (ahead > 0 && at.length) {
       const last = waits[waits.length - 1] || 0;
       forecast[forecast.length - 1] = last;
-      // On an axis by powers a straight way down is a curve.
+      // On a logarithmic axis, a linear decrease is a curve.
       for (let step = 1; step <= 20; step += 1) {
         times.push(now + ahead * step / 20);
         waits.push(null); gone.push(null);
@@ -195,7 +195,7 @@ const Chart = (() => {
     return above.length ? { spikes: above.length, peak: Math.max(...above.map((spike) => spike.rate)) } : null;
   }
 
-  // Colours are read when a chart is built: another theme builds it anew.
+  // Colours are read when a chart is built, so another theme rebuilds it.
   function forget() {
     for (const chart of [rate, wait]) if (chart) chart.destroy();
     rate = wait = null;

@@ -14,7 +14,7 @@
     element.append(...children);
     return element;
   }
-  // Writes only what differs, so that selections and screen readers are left alone.
+  // Writes only what differs, so that selections and screen readers aren't disturbed.
   function say(element, text) { if (element.textContent !== text) element.textContent = text; }
 
   const whole = (n) => n === null || n === undefined ? "–" : n < 1e4 ? String(Math.round(n)) : n < 1e6 ? Math.round(n).toString().replace(/\B(?=(\d{3})+$)/g, " ") : n < 1e9 ? (n / 1e6).toFixed(1) + " M" : (n / 1e9).toFixed(1) + " G";
@@ -23,7 +23,7 @@
   const date = (ms) => new Date(ms).toISOString().slice(0, 10);
   const bytes = (n) => n === null || n === undefined ? "–" : n < 1e6 ? Math.round(n / 1e3) + " kB" : (n / 1048576).toFixed(0) + " MiB";
   const now = () => Date.now() + page.offset;
-  // What is known of the log's ends is as old as the last answer of Kafka.
+  // The known log ends are as old as the last response of Kafka.
   const stale = (p) => p.lag_seen_ms === null || now() - p.lag_seen_ms > 10000;
   const chosen = () => page.status && page.status.pipelines.find((p) => p.name === page.selected);
 
@@ -41,7 +41,7 @@
       link.hidden = !sentence.runbook;
       if (sentence.runbook) { link.href = `/runbook#${sentence.runbook}`; link.setAttribute("aria-label", `runbook: ${sentence.kind.replaceAll("_", " ")}`); }
     });
-    // Spoken at most every ten seconds, and only where it is about something else than before.
+    // Announced at most every ten seconds, and only if the subject has changed.
     const first = sentences[0], kind = first ? `${first.kind}/${first.pipeline}` : "";
     if (first && kind !== page.spokenKind && Date.now() - page.spoken > 10000) {
       page.spoken = Date.now();
@@ -54,7 +54,7 @@
     say($("where"), `${page.status.instance} · ${others + 1} instance${others ? "s" : ""}${old ? ` (others as seen at ${clock(looked)})` : ""} · v${page.status.tidegate}`);
   }
 
-  // The last minute: of each second its time and both rates.
+  // The last minute: the time and both rates of each second.
   function spark(row, pipeline) {
     const from = now() - 60000, values = (page.sparks.get(pipeline.name) || []).filter(([at]) => at >= from);
     const top = Chart.top(values.map((v) => v[1]), values.map((v) => v[2]), 1);
@@ -85,7 +85,7 @@
         row.children[9].append(el("span"), el("small"));
         body.append(row);
       }
-      const empty = p.empty_in_seconds === null ? (!stale(p) && p.lag_records > 0 && p.lag_seconds > 10 ? "not in sight" : "–") : clock(now() + p.empty_in_seconds * 1000);
+      const empty = p.empty_in_seconds === null ? (!stale(p) && p.lag_records > 0 && p.lag_seconds > 10 ? "not at this rate" : "–") : clock(now() + p.empty_in_seconds * 1000);
       row.dataset.name = p.name;
       const mine = p.name === page.selected;
       row.setAttribute("aria-selected", String(mine));
@@ -95,7 +95,7 @@
         if (text !== null) say(row.children[at], text);
       });
       say(row.children[9].children[0], p.state_words);
-      // What a running pipeline waits for is a sentence above, which moves every second.
+      // A running pipeline's wait is shown in a sentence above, which changes every second.
       const why = (["stopped", "starting"].includes(p.state) && p.reason) || "";
       say(row.children[9].children[1], why);
       row.children[9].title = why;
@@ -105,10 +105,10 @@
   }
 
   function drawFlood(p) {
-    const rates = p.into_per_second === null || p.out_per_second === null ? "The rates aren't known at the moment" : `${whole(p.into_per_second)} records a second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
+    const rates = p.into_per_second === null || p.out_per_second === null ? "The rates are unknown at the moment" : `${whole(p.into_per_second)} records per second come into Kafka, ${whole(p.out_per_second)} go into Postgres`;
     const flow = p.flow_limit_per_second ? ` Flow limit ${whole(p.flow_limit_per_second)}/s.` : "";
-    const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, if it goes on so.`;
-    const kept = p.retention_headroom_seconds === null ? "No age is known at which Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
+    const empty = p.empty_in_seconds === null ? "" : ` Empty at ${clock(now() + p.empty_in_seconds * 1000)}, at these rates.`;
+    const kept = p.retention_headroom_seconds === null ? "It is unknown when Kafka deletes them." : `Kafka deletes the oldest unwritten in ${span(p.retention_headroom_seconds)}.`;
     const waits = `; ${whole(p.lag_records)} wait${p.lag_records ? `, the oldest for ${span(p.lag_seconds)}` : ""}`;
     const lag = p.lag_seen_ms === null ? "." : stale(p) ? `${waits}, as read at ${clock(p.lag_seen_ms)}.` : `${waits}.`;
     say($("flood-words"), `${rates}${lag}${empty} ${p.lag_seen_ms === null ? "" : kept}${flow}`);
@@ -134,8 +134,8 @@
 
   const signs = { flowing: ["▶", "flowing"], claiming: ["⇄", "being claimed"], waiting: ["◷", "waiting"], full: ["‖", "batch full, the writer is busy"], held: ["◼", "held by flow"], fenced: ["✕", "fenced"], stopped: ["✕", "stopped"], silent: ["?", "its reader is silent"] };
   let boardShape = "", chips = new Map();
-  // The bar below a partition, in percent: nothing up to 10 s, from where on a pipeline counts as late, and all of it from an hour on.
-  // By powers, so that a minute (30) is told from ten (70).
+  // The bar below a partition, in percent: 0 up to 10 s, from which a pipeline counts as late, and 100 from one hour.
+  // Logarithmic, so that a minute (30) differs visibly from ten (70).
   const lateness = (x) => x.lag_records ? Math.round(Math.min(1, Math.max(0, Math.log10(x.lag_seconds / 10) / Math.log10(360))) * 100) : 0;
 
   function drawBoard(p) {
@@ -145,7 +145,7 @@
     const name = (x) => others ? `${x.topic}/${x.partition}` : String(x.partition);
     $("nobody").hidden = p.board.nobody.length === 0;
     const unread = p.board.nobody.slice(0, 24).map((i) => p.partitions[i]).map((x) => x.owner ? `${name(x)} (last ${x.owner}, ${span(x.idle_seconds)} ago)` : `${name(x)} (never read)`);
-    say($("nobody"), `nobody reads ${unread.join(", ")}${p.board.nobody.length > 24 ? ` and ${p.board.nobody.length - 24} more` : ""}`);
+    say($("nobody"), `no consumer reads ${unread.join(", ")}${p.board.nobody.length > 24 ? ` and ${p.board.nobody.length - 24} more` : ""}`);
     $("nobody").className = p.board.columns.some((column) => column.consumers.some((seat) => seat.joining)) ? "soon" : "";
     const shape = JSON.stringify([p.name, p.board.columns]);
     if (shape !== boardShape) {
@@ -170,7 +170,7 @@
           return el("div", { class: seat.joining ? "seat joining" : idle ? "seat idle" : "seat", "data-seat": where }, el("h4", { text: `c${seat.consumer} · ${what}` }), list);
         });
         const title = el("h3", { text: column.instance + (column.this ? " (this page)" : "") });
-        // Another instance's page is a link only where it is one.
+        // Make a link only of a valid URL.
         if (column.url && /^https?:\/\//.test(column.url)) title.append(" ", el("a", { href: column.url, text: "its page", rel: "noreferrer" }));
         if (column.host && !column.instance.startsWith(column.host)) title.append(` on ${column.host}`);
         return el("div", { class: "instance", "data-instance": column.instance }, title, el("div", { class: "seats" }, ...seats));
@@ -232,10 +232,10 @@
     const shape = JSON.stringify([p.name, p.dead]);
     if (box.dataset.shape === shape) return;
     box.dataset.shape = shape;
-    const head = el("tr", {}, ...["reason", "since the start", "newest", "where it lies in Kafka"].map((text) => el("th", { scope: "col", class: text === "since the start" ? "n" : "", text })));
+    const head = el("tr", {}, ...["reason", "since the start", "newest", "position in Kafka"].map((text) => el("th", { scope: "col", class: text === "since the start" ? "n" : "", text })));
     const rows = p.dead.map((d) => el("tr", {}, ...[["reason", d.reason], ["since the start", whole(d.count)], ["newest", d.newest.length ? `${date(d.newest[0].at_ms)} ${clock(d.newest[0].at_ms)}` : "–"],
-      ["where it lies in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text], at) => el("td", { "data-label": label, class: ["reason", "n", "newest", "places"][at], text }))));
-    box.replaceChildren(el("table", { class: "cards" }, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "Since this daemon's start; what they hold may be personal and stays in the database: ", copyable(`tidegate dead-letters list --config FILE --pipeline ${p.name}`)));
+      ["position in Kafka", d.newest.map((x) => `${x.topic}/${x.partition}@${x.offset}${x.column ? ` (${x.column})` : ""}`).join(", ")]].map(([label, text], at) => el("td", { "data-label": label, class: ["reason", "n", "newest", "places"][at], text }))));
+    box.replaceChildren(el("table", { class: "cards" }, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "hint" }, "Since this daemon's start. Their contents may be personal data and are only in the database: ", copyable(`tidegate dead-letters list --config FILE --pipeline ${p.name}`)));
   }
 
   function copyable(command) {
@@ -252,7 +252,7 @@
     const list = $("timeline"), events = page.status.timeline, newest = lastId(events);
     if (list.dataset.newest === `${page.status.instance}/${newest}`) return;
     list.dataset.newest = `${page.status.instance}/${newest}`;
-    // Ids tell events apart. The order is that of the time: what one source said late has a later id.
+    // Ids identify events. They are sorted by time, because an event that was reported late has a later id.
     list.replaceChildren(...events.slice().sort((a, b) => b.at_ms - a.at_ms || b.id - a.id).map((e) => el("li", { "data-kind": e.kind }, el("time", { datetime: new Date(e.at_ms).toISOString(), text: `${date(e.at_ms)} ${clock(e.at_ms)}` }), `${e.pipeline ? e.pipeline + ": " : ""}${e.text}`)));
     if (!events.length) list.replaceChildren(el("li", { text: "Nothing yet." }));
   }
@@ -275,7 +275,7 @@
     drawFlood(p);
   }
 
-  // The pipeline of the worst sentence; of several, the one that waits longest. Without trouble the first one.
+  // The pipeline of the worst sentence; of several, the one that has waited longest. Without problems, the first one.
   function mostTroubled() {
     const levels = ["bad", "warning"], at = (p) => {
       const found = page.status.sentences.filter((s) => s.pipeline === p.name).map((s) => levels.indexOf(s.level)).filter((level) => level >= 0);
@@ -293,7 +293,7 @@
     ask();
   }
 
-  // The past, once; the present is added from the frames.
+  // Load the history once; frames add new values.
   function ask() {
     const name = page.selected, asked = ++page.historyAsked, from = Math.round(now() - page.range * 1000);
     fetch(`/api/history?pipeline=${encodeURIComponent(name)}&from=${from}`).then((r) => r.ok ? r.json() : null).then((history) => {
@@ -303,7 +303,7 @@
     }).catch(() => {});
   }
 
-  // The last minute of every pipeline, once. A page with hundreds of pipelines asks for the first ones.
+  // Load the last minute of every pipeline once. With hundreds of pipelines, load only the first ones.
   function askSparks() {
     for (const { name } of page.status.pipelines.slice(0, 64)) {
       fetch(`/api/history?pipeline=${encodeURIComponent(name)}&from=${Math.round(now() - 60000)}`).then((r) => r.ok ? r.json() : null).then((h) => {
@@ -339,7 +339,7 @@
     page.offset = status.now_ms - Date.now();
     if (another) { page.owners.clear(); page.sparks.clear(); boardShape = ""; if (page.selected) ask(); }
     seen();
-    // The stream was cut, or is new: what came in between is in the history.
+    // The stream was interrupted, or is new: load what happened in between from the history.
     if (page.sparksAsked !== stream) { page.sparksAsked = stream; askSparks(); }
   }
 
@@ -363,7 +363,7 @@
     draw();
   }
 
-  // SSE first; where it is cut, polls; where nobody answers, says so and goes on trying.
+  // Uses SSE first, and polls if the stream is cut. If there is no answer, says so and retries.
   let stream = null, poller = 0, cuts = 0;
   function live(state, text) { $("live").dataset.live = state; say($("live"), text); }
 
@@ -381,19 +381,19 @@
     if (page.paused || document.hidden) return;
     fetch("/api/status", { cache: "no-store" }).then((r) => { if (!r.ok) throw new Error(); return r.json(); }).then((status) => {
       whole_status(status);
-      // Something between us may cut streams: then they are tried again only now and then.
+      // A proxy in between may cut streams: then retry them only from time to time.
       if (cuts < 3 || cuts % 15 === 0) { listen(); return; }
       cuts += 1;
-      live("polling", "polls, 2 s");
+      live("polling", "polling, 2 s");
       poller = setTimeout(poll, 2000);
     }).catch(() => { gone(); cuts = Math.min(cuts, 1); poller = setTimeout(poll, 1000); });
   }
 
   function gone() {
     document.body.classList.toggle("gone", page.status !== null);
-    live("gone", page.seen ? `daemon gone, last seen ${clock(page.seen + page.offset)}` : "nobody answers");
+    live("gone", page.seen ? `daemon gone, last seen ${clock(page.seen + page.offset)}` : "no answer");
     if (page.status) {
-      page.status.sentences = [{ level: "bad", pipeline: null, kind: "gone", runbook: null, text: `This daemon has not answered since ${clock(page.seen + page.offset)}. What is below is what it said last. Kafka keeps what isn't written. What to do: docs/runbook.md, TidegateInstanceDown.` }];
+      page.status.sentences = [{ level: "bad", pipeline: null, kind: "gone", runbook: null, text: `This daemon has not answered since ${clock(page.seen + page.offset)}. The page shows its last state. Kafka keeps the records that aren't written. What to do: docs/runbook.md, TidegateInstanceDown.` }];
       drawState();
     }
     $("app").hidden = false;
@@ -404,7 +404,7 @@
     if (stream) { stream.onerror = null; stream.close(); stream = null; }
   }
 
-  // A stream that is open and says nothing is as good as cut.
+  // An open stream that sends nothing is treated as cut.
   setInterval(() => {
     say($("clock"), `${clock(now())} UTC`);
     if (stream && page.seen && Date.now() - page.seen > 5000 && !document.hidden && !page.paused) { page.seen = Date.now(); cuts += 1; close(); poll(); }
@@ -414,7 +414,7 @@
   $("pause").addEventListener("click", () => {
     page.paused = !page.paused;
     $("pause").setAttribute("aria-pressed", String(page.paused));
-    say($("pause"), page.paused ? "go on" : "pause");
+    say($("pause"), page.paused ? "resume" : "pause");
     if (page.paused) { close(); live("paused", "paused"); } else { page.seen = Date.now(); listen(); if (page.selected) ask(); }
   });
 

@@ -1,16 +1,16 @@
-//! Who reads what, and who is behind, in words.
+//! Describes which consumer reads which partitions, and which have the most lag.
 
 use super::super::board::Seat;
 use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, whole_number};
 use super::word;
 
-/// Partitions named in a box; the others are counted.
+/// How many partitions of a consumer are named; the others are counted.
 const PARTITIONS: usize = 24;
-/// Partitions named as those that lag most.
+/// How many partitions with the most lag are named.
 const WORST: usize = 5;
 
-/// The partitions that lag most, the worst first.
+/// Returns the partitions with the most lag, the worst first.
 pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
     let mut worst: Vec<&PartitionView> = partitions.iter().filter(|p| p.lag_records > 0).collect();
     worst.sort_by_key(|partition| std::cmp::Reverse(partition.lag_records));
@@ -21,7 +21,7 @@ pub(super) fn behind(partitions: &[PartitionView]) -> Vec<String> {
         .collect()
 }
 
-/// Partitions that nobody reads, with who read them last.
+/// Returns the partitions that nobody reads, each with its last owner.
 pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
     let name = |partition: &PartitionView| {
         let last = partition.owner.as_ref().map_or_else(
@@ -33,7 +33,7 @@ pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
     named(pipeline, places, name).join(", ")
 }
 
-/// The partitions of one consumer, each with its sign where it doesn't flow.
+/// Returns the partitions of one consumer, each with its sign unless it flows.
 pub(super) fn chips(pipeline: &PipelineView, seat: &Seat) -> String {
     let places = &seat.partitions;
     if places.is_empty() {
@@ -51,7 +51,7 @@ pub(super) fn chips(pipeline: &PipelineView, seat: &Seat) -> String {
     named(pipeline, places, name).join(" ")
 }
 
-/// Names the partitions at these places of the pipeline's list; those beyond [`PARTITIONS`] are counted.
+/// Names the partitions at these indexes of the pipeline's list; those after the first [`PARTITIONS`] are counted.
 fn named(pipeline: &PipelineView, places: &[usize], name: impl Fn(&PartitionView) -> String) -> Vec<String> {
     let shown = places.iter().take(PARTITIONS).filter_map(|place| pipeline.partitions.get(*place));
     let mut names: Vec<String> = shown.map(name).collect();

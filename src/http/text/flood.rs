@@ -1,10 +1,10 @@
-//! The flood of the last minute, as bars in two lines of text.
+//! Draws the rates of the last minute as two lines of bars.
 
 use super::super::history::Columns;
 use super::super::words::whole;
 use super::FLOOD_SECONDS;
 
-/// Both rates over the last minute, as two lines of bars with one scale.
+/// Returns both rates of the last minute, as two lines of bars with a common scale.
 pub(super) fn draw(history: &Columns) -> Vec<String> {
     let column = |rates: &[Option<f32>]| -> Vec<Option<f64>> {
         let last = &rates[rates.len().saturating_sub(FLOOD_SECONDS)..];
@@ -24,7 +24,7 @@ pub(super) fn draw(history: &Columns) -> Vec<String> {
     ]
 }
 
-/// Of a share of the greatest.
+/// Returns the bar for a share of the maximum, from 0 to 1.
 fn bar(share: f64) -> char {
     match share {
         s if s <= 0.0 => '·',

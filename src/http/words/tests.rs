@@ -172,9 +172,9 @@ fn numbers_read_as_people_write_them() {
 fn what_is_the_limit_follows_from_the_time() {
     assert_eq!(
         limit(&[[0.9, 0.1, 0.0, 0.1, 0.0, 0.0]]).unwrap(),
-        "Kafka is the limit: consumers wait for records, there is room."
+        "Kafka is the limit: consumers wait for records and have spare capacity."
     );
     assert!(limit(&[[0.1, 0.2, 0.7, 0.8, 0.1, 0.0]]).unwrap().starts_with("Postgres is the limit"));
-    assert!(limit(&[[0.0, 0.0, 1.0, 0.0, 0.0, 0.9]]).unwrap().starts_with("Postgres is away"));
+    assert!(limit(&[[0.0, 0.0, 1.0, 0.0, 0.0, 0.9]]).unwrap().starts_with("Postgres is unavailable"));
     assert_eq!(limit(&[]), None);
 }
