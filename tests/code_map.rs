@@ -1,14 +1,14 @@
-//! Every module is in the code map of ARCHITECTURE.md, and everything in the map is a module.
+//! Every module is in the code map of ARCHITECTURE.md, and every entry of the map is a module.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The headings of ARCHITECTURE.md that have a table of modules, and whose they are.
+/// The headings of ARCHITECTURE.md that have a table of modules, each with its crate.
 const CRATES: [(&str, &str); 3] =
     [("### `crates/protocol`", "crates/protocol/src"), ("### `crates/rows`", "crates/rows/src"), ("### `src`", "src")];
 
-/// The modules that a section's table names, without the folders' trailing `/`.
+/// Returns the modules in a section's table, without the trailing `/` of folders.
 fn in_the_map(section: &str) -> BTreeSet<String> {
     let rows = section.lines().filter(|line| line.starts_with("| `"));
     let first = rows.filter_map(|row| row.split('|').nth(1));
@@ -16,7 +16,7 @@ fn in_the_map(section: &str) -> BTreeSet<String> {
     names.map(|name| name.trim_end_matches(['/', '…']).trim_end_matches('/').to_owned()).collect()
 }
 
-/// The modules at the top of a crate.
+/// Returns the modules at the top level of a crate.
 fn in_the_source(source: &Path) -> BTreeSet<String> {
     let files = fs::read_dir(source).expect("the crate has source").map(|entry| entry.expect("it is readable").path());
     let modules = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs"));

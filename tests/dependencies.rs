@@ -1,9 +1,9 @@
-//! The two pure crates stay pure: what they depend on is listed here, and no client of the outside world is below them.
+//! The two pure crates stay pure: their dependencies are listed here, and none of them, direct or indirect, does I/O.
 
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// What does I/O, reads configuration or keeps metrics. `mio` is what tokio's sockets stand on.
+/// Crates that do I/O, read configuration or keep metrics. `mio` is the base of tokio's sockets.
 const FORBIDDEN: &[&str] = &[
     "axum",
     "config",
@@ -22,7 +22,7 @@ const FORBIDDEN: &[&str] = &[
     "ureq",
 ];
 
-/// The names that `cargo tree` has for what a crate of the workspace is built from, itself left out.
+/// Returns the names of all crates that a crate of the workspace depends on, as `cargo tree` prints them.
 fn tree(package: &str, arguments: &[&str]) -> BTreeSet<String> {
     let output = Command::new(env!("CARGO"))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -71,7 +71,7 @@ fn rows_depend_on_these_crates_and_on_no_client() {
     holds("tidegate-rows", &direct);
 }
 
-/// What stands between two marks of a file of the repository.
+/// Returns the text between two marks in a file of the repository.
 fn between(file: &str, before: &str, after: &str) -> String {
     let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
         .unwrap_or_else(|error| panic!("{file}: {error}"));

@@ -1,4 +1,4 @@
-//! `docs/faults.md` names tests: each is in the sources, and no fault is without one.
+//! `docs/faults.md` names tests: each of them exists, and every fault has at least one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,7 +17,7 @@ fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Names of functions that carry `#[test]` or `#[tokio::test]`.
+/// Returns the names of the functions with `#[test]` or `#[tokio::test]`.
 fn tests(root: &Path) -> BTreeSet<String> {
     let mut files = Vec::new();
     for folder in ["src", "tests", "crates"] {
@@ -42,7 +42,7 @@ fn tests(root: &Path) -> BTreeSet<String> {
     names
 }
 
-/// What stands between backticks and is a sentence with underscores.
+/// Returns the text between backticks that looks like a test name: words joined by underscores.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let is_name =
         |word: &&str| word.matches('_').count() >= 3 && word.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());

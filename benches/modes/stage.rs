@@ -169,7 +169,7 @@ impl Stage {
         Ok(connection)
     }
 
-    /// Both must produce what the records say, or the figures would mean nothing.
+    /// Checks that both results are correct: otherwise the measurements would mean nothing.
     async fn check(&self, mode: Mode, connection: &mut PgConnection) -> Result<()> {
         let found: String = sqlx::query(mode.digest()).fetch_one(&mut *connection).await?.try_get(0)?;
         connection.execute("CREATE TABLE IF NOT EXISTS digest (mode text PRIMARY KEY, found text)").await?;

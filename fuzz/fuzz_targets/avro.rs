@@ -1,4 +1,4 @@
-//! Any bytes as Avro of a schema with every type, held against another reader.
+//! Decodes arbitrary bytes by an Avro schema with every type, and compares with another reader.
 
 #![no_main]
 
@@ -44,7 +44,7 @@ const SPECS: &[Spec] = &[
     ("tree", "jsonb", "tree"),
     ("extra", "jsonb", ""),
 ];
-/// Columns of other types than the fields': the value's text is read as theirs.
+/// Columns whose types differ from the fields': the value's text is read as the column's type.
 const CROSSED: &[Spec] = &[
     ("small", "int2", "small"),
     ("large", "text", "large"),
@@ -103,7 +103,7 @@ fuzz_target!(|value: &[u8]| {
         for (field, (_, of, _)) in row.iter().zip(SPECS) {
             field.inspect(|field| accepts::check(of, field));
         }
-        // The other reader has no decimal for no bytes, and no time of day that is negative.
+        // The other reader rejects a decimal of no bytes, and a negative time of day.
         match apache_avro::from_avro_datum(&READER, &mut &value[..], None) {
             Ok(Value::Record(members)) => compare(&members, row),
             Ok(other) => panic!("not a record: {other:?}"),

@@ -1,4 +1,5 @@
-//! Any bytes as CSV, with its header or with columns that are given, held against a second reading; and as raw values.
+//! Decodes arbitrary bytes as CSV, with its header or with configured columns, and compares with a second reader; and as raw
+//! values.
 
 #![no_main]
 
@@ -47,7 +48,7 @@ fn given() -> CsvOptions {
     CsvOptions { delimiter: b';', null: "NULL".to_owned(), ..options(columns) }
 }
 
-/// A raw value beside the record's offset, where there is a column `number`.
+/// Returns an encoder of raw values, with the record's offset if there is a column `number`.
 fn raw(specs: &[Spec]) -> Encoder {
     let mut pipeline = Pipeline::of(Decode::Raw, UnknownFields::Ignore, specs);
     for column in pipeline.columns.iter_mut().filter(|column| column.name == "number") {
@@ -56,8 +57,8 @@ fn raw(specs: &[Spec]) -> Encoder {
     pipeline.encoder()
 }
 
-/// Lines of fields, each with whether it was quoted. Only for what is well-formed: a quote stands at a field's ends or twice
-/// within one that is quoted.
+/// Reads lines of fields, each with whether it was quoted. Only for well-formed text: a quote is at the ends of a field, or doubled
+/// in a quoted field.
 fn read(mut rest: &str, delimiter: char) -> Vec<Vec<(String, bool)>> {
     let ends = |rest: &str| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n") || rest == "\r";
     let mut lines = Vec::new();

@@ -1,5 +1,5 @@
-//! Any bytes as JSON, held against another parser: objects, arrays of objects, values behind a registry's frame, Kafka
-//! Connect's envelope, NDJSON, nested arrays and changes.
+//! Decodes arbitrary bytes as JSON, and compares with another parser: objects, arrays of objects, values with a registry's framing,
+//! Kafka Connect's envelope, NDJSON, nested arrays and changes.
 
 #![no_main]
 
@@ -51,14 +51,14 @@ fn made(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encode
         .encoder()
 }
 
-/// The elements of an array within an array are rows.
+/// Returns an encoder for which the elements of nested arrays are rows.
 fn shaped(decode: Decode, levels: &[&str]) -> Encoder {
     let rows = levels.iter().map(|path| common::split(path)).collect();
     let pipeline = Pipeline::of(decode, extra(), SPECS);
     Pipeline { shape: Shape { rows, ..Shape::PLAIN }, ..pipeline }.encoder()
 }
 
-/// Debezium's envelope.
+/// Returns an encoder for Debezium's envelope.
 fn changes() -> Encoder {
     let pipeline = Pipeline::of(Decode::ChangeJson, extra(), SPECS);
     Pipeline { shape: Shape { change: true, ..Shape::PLAIN }, ..pipeline }.encoder()
@@ -66,7 +66,7 @@ fn changes() -> Encoder {
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// What another parser finds: objects, as raw members of which the last of a name counts.
+/// Returns what another parser finds: objects, as raw members. If a name occurs twice, the last one wins.
 fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     let value = if value.first() == Some(&0) && value.len() > 5 { &value[5..] } else { value };
     match serde_json::from_slice(value) {
@@ -75,7 +75,7 @@ fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     }
 }
 
-/// Holds a field of a row against what stands in the object.
+/// Compares a field of a row with the object.
 fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
     let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let (raw, field) = match (raw, field) {

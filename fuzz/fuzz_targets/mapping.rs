@@ -1,5 +1,5 @@
-//! A mapping of any columns and any policies, and two records with keys, headers and tombstones: it is planned or refused, and
-//! what it writes is what Postgres takes of the columns' types.
+//! A mapping of arbitrary columns and policies, and two records with keys, headers and tombstones. The mapping is planned or
+//! rejected, and Postgres accepts what is written for the columns' types.
 
 #![no_main]
 
@@ -43,7 +43,7 @@ const METADATA: [Source; 6] =
     [Source::Topic, Source::Partition, Source::Offset, Source::Timestamp, Source::Key, Source::Headers];
 const CONSTANTS: [&str; 8] = ["1", "-1.5", "\"on\"", "true", "\"2026-01-01\"", "\"\"", "123456789012", "\"1\""];
 
-/// A column: its type, and what fills it.
+/// Makes a column: its type, and its source.
 fn column(u: &mut Unstructured<'_>, name: &str, aggregates: bool) -> Result<(String, Column)> {
     let of = format!("{}{}", u.choose(&TYPES)?, if u.ratio(1, 4)? { "!" } else { "" });
     let source = match u.int_in_range(0..=9)? {
@@ -91,7 +91,7 @@ fn filter(u: &mut Unstructured<'_>) -> Result<RowFilter> {
     Ok(RowFilter { field: path(u)?, tests: vec![test] })
 }
 
-/// How keys are read, what deletes, and where rows lie.
+/// Chooses how keys are read, what deletes, and where the rows are.
 fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape> {
     let keys = match u.int_in_range(0..=7)? {
         0 => KeyFormat::Json,
@@ -107,7 +107,7 @@ fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape>
     Ok(Shape { keys, change, rows, delete_where })
 }
 
-/// What a column makes of its value.
+/// Chooses a column's function.
 fn function(u: &mut Unstructured<'_>) -> Result<Option<Function>> {
     Ok(match u.int_in_range(0..=15)? {
         0 => Some(Function::Linear { scale: "0.1".to_owned(), offset: "-40".to_owned() }),
@@ -156,7 +156,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         pipeline.keep = Some(filter(u)?);
     }
     let Ok(plan) = pipeline.plan() else { return Ok(Corpus::Reject) };
-    // A count takes no value but a mark that there was one.
+    // A count gets no value, only a mark that there was one.
     let counts = |name: &str| {
         let column = pipeline.columns.iter().find(|column| column.name == name);
         let aggregate = column.and_then(|column| column.aggregate.as_ref());
@@ -192,7 +192,7 @@ fn run(input: &[u8]) -> Result<Corpus> {
         let Some(count) = encode_alike(&mut encoder, &record, &mut out) else { continue };
         for row in rows(count, &out) {
             assert_eq!(row.len(), types.len(), "a field a column");
-            // A row that deletes has its key alone.
+            // A row that deletes has only its key.
             let deletes = tombstones && row.last() == Some(&Some(&[1][..]));
             for (field, of) in row.iter().zip(&types) {
                 match field {

@@ -1,4 +1,4 @@
-//! A JSON value into a column of any type: what is written is what Postgres takes, and says what the value said.
+//! Writes a JSON value into a column of any type: Postgres accepts the result, and it means the same as the value.
 
 #![no_main]
 
@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use tidegate_rows::mapping::Encoder;
 use tidegate_rows::spec::{Column, Decode, EpochUnit, NulPolicy, UnknownFields};
 
-/// Which of them it is, the first byte says.
+/// The types; the first byte of the input selects one.
 const TYPES: &[&str] = &[
     "bool",
     "int2",
@@ -79,7 +79,8 @@ fn made(nul: usize) -> Vec<Encoder> {
     TYPES.iter().enumerate().map(one).collect()
 }
 
-/// Digits before the point, digits behind it, and the sign, without zeros that say nothing. `None` where they are too many.
+/// Returns the sign, the digits before the point and those after it, without leading and trailing zeros. `None` if there are too
+/// many.
 fn digits(number: &str) -> Option<(bool, String, String)> {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i64 = exponent.parse().ok().filter(|exponent: &i64| exponent.abs() < 20_000)?;
@@ -112,7 +113,7 @@ fn same(raw: &str, written: &str) {
     }
 }
 
-/// What the value says, as far as another reading of it can tell.
+/// Checks that the field means the same as the value, as far as another reader can tell.
 fn compare(of: &str, raw: &str, nul: usize, field: &[u8]) {
     let text = serde_json::from_str::<String>(raw).ok();
     match (of, text.as_deref()) {
@@ -134,7 +135,7 @@ fn compare(of: &str, raw: &str, nul: usize, field: &[u8]) {
             same(text.unwrap_or(raw).trim_ascii(), &reference::numeric(field));
         }
         ("numeric(10,2)", None) => {
-            // At most ten digits: within a half of the last one that is kept, in a float's reach.
+            // At most ten digits: accurate to half of the last digit kept, which a float can express.
             let shown: f64 = reference::numeric(field).parse().expect("a number");
             let wanted: f64 = raw.parse().expect("a number");
             assert!((shown - wanted).abs() <= 0.005_000_1, "{raw} became {shown}");
@@ -168,7 +169,7 @@ fn compare(of: &str, raw: &str, nul: usize, field: &[u8]) {
             }
         }
         ("timestamptz", Some(text)) => {
-            // Another parser clamps leap seconds, and cuts what is below a microsecond, which Postgres rounds.
+            // The other parser clamps leap seconds, and truncates fractions below a microsecond, which Postgres rounds.
             let fraction = text.split_once('.').map_or("", |(_, rest)| rest);
             let fine = fraction.bytes().take_while(u8::is_ascii_digit).count() > 6;
             if let (Ok(time), false) = (text.parse::<jiff::Timestamp>(), fine || text.contains(":60")) {
@@ -214,7 +215,7 @@ fuzz_target!(|input: &[u8]| {
         let rows = rows(count, &out);
         let [row] = rows.as_slice() else { panic!("one row") };
         let [Some(field)] = row[..] else { return };
-        // The value may close the object and open another member: then it isn't one value.
+        // The value may close the object and open another member; then it isn't one value.
         let raw = serde_json::from_slice::<&serde_json::value::RawValue>(value);
         accepts::check(TYPES[at], field);
         if let Ok(raw) = raw {

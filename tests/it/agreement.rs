@@ -1,5 +1,5 @@
-//! `check` and `run` agree: whatever the environment, `run` flows if and only if `check` says ready. Each line of the table is an
-//! environment, put to both.
+//! `check` and `run` agree: in every environment, `run` flows if and only if `check` says that the pipeline is ready. Each row of
+//! the table is an environment; both commands run in it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,21 +12,22 @@ use crate::agreement_cases::{CASES, Case};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, program};
 
-/// Records of the topic: each is `{"id": n, "name": "v", "lat": 1.5}`. More than the dead letters that any pipeline may have.
+/// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. More than the dead letters that any pipeline may
+/// have.
 pub(crate) const RECORDS: i32 = 300;
-/// Environments at once.
+/// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
-/// Lines of a daemon that waits for what does not come by itself.
+/// Log lines of a daemon that waits for something that won't come without action.
 const WAITS: [&str; 4] = ["can't start yet", "denies access", "waiting for Postgres", "GroupAuthorizationFailed"];
 
-/// One broker, one server and one topic for all environments.
+/// The broker, the server and the topic that all environments share.
 pub(crate) struct Ground {
     pub(crate) bootstrap_servers: String,
     pub(crate) postgres: &'static Postgres,
     pub(crate) topic: String,
 }
 
-/// An environment of its own: a database, a role and a pipeline's name.
+/// One environment, with its own database, role and pipeline name.
 pub(crate) struct Environment<'g> {
     ground: &'g Ground,
     database: String,
@@ -60,7 +61,7 @@ impl<'g> Environment<'g> {
         connection.close().await.expect("it closes");
     }
 
-    /// `pipeline` is what follows the pipeline's name, its topics included.
+    /// `pipeline` is the text after the pipeline's name, topics included.
     fn config(&self, user: &str, name: &str, pipeline: &str, session: &str) -> String {
         let url = self.ground.postgres.url(&self.database).replacen("postgres@", &format!("{user}@"), 1);
         let listen = format!("127.0.0.1:{}", free_port().expect("a free port"));
@@ -77,7 +78,7 @@ impl<'g> Environment<'g> {
     }
 }
 
-/// Whether the daemon drains the topic, and its log.
+/// Runs the daemon. Returns whether it drains the topic, and its log.
 pub(crate) fn flows(config: &str) -> (bool, String) {
     let spec = DaemonSpec::new(program(), config).arg("--until").arg("now");
     let daemon = Daemon::spawn(&spec).expect("the daemon starts");
@@ -86,7 +87,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
         daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
-        // What it waits for may come at once, as after a failed connection.
+        // What it waits for may come at once, for example after a failed connection.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
     let log = daemon.log().join("\n");
@@ -96,7 +97,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
     )
 }
 
-/// What disagrees; nothing if all is well.
+/// Runs both commands in the environment. Fails with a description of the disagreement.
 async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     let environment = Environment::new(ground, case).await;
     environment.sql(case.name, crate::agreement_cases::BASE).await;
@@ -151,7 +152,7 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     println!("{} environments, no disagreement", CASES.len());
 }
 
-/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
+/// Adds an ACL for the brokers' anonymous user, by `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")
@@ -180,7 +181,7 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
     tokio::task::block_in_place(|| {
         let unread = ["--topic", "unread", "--topic", "unread_and_empty"];
         rule(&servers, "--deny-principal", &["--operation", "Describe", "--topic", "unseen"]);
-        // A resource with any rule is closed to all whom no rule allows.
+        // Once a resource has any ACL, only users whom an ACL allows may access it.
         rule(&servers, "--allow-principal", &[&["--operation", "Describe"], &unread[..]].concat());
         rule(&servers, "--deny-principal", &[&["--operation", "Read", "--group", "closed"], &unread[..]].concat());
     });
@@ -200,7 +201,7 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
         let checked = tokio::task::block_in_place(|| tidegate(&config, &["check"]));
         assert_eq!(checked.code == 0, says == "ready", "{topic} {group}: {checked}");
         assert!(checked.out.contains(says), "{topic} {group}: no {says:?} in {checked}");
-        // The log of an empty topic is written to its end without a fetch, so that a bounded run has nothing to do.
+        // The log of an empty topic needs no fetch, so a bounded run has nothing to do.
         if topic != "unread_and_empty" {
             let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
             assert_eq!(flowed, says == "ready", "{topic} {group}: {log}");

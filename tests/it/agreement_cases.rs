@@ -1,25 +1,25 @@
-//! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` are each environment's own.
+//! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` differ in each environment.
 
 /// One environment.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// What follows `CREATE DATABASE name`.
+    /// The text after `CREATE DATABASE name`.
     pub(crate) database: &'static str,
-    /// A drain before `sql`: as whom, the pipeline's name, its lines.
+    /// A drain that runs before `sql`: its role, the pipeline's name, its configuration lines.
     pub(crate) before: Option<(&'static str, &'static str, &'static str)>,
-    /// Run as the superuser, after [`BASE`].
+    /// SQL that the superuser runs after [`BASE`].
     pub(crate) sql: &'static str,
     /// Lines under `[postgres]`.
     pub(crate) session: &'static str,
     /// Lines under `[pipelines.{name}]`.
     pub(crate) pipeline: &'static str,
     pub(crate) ready: bool,
-    /// Words of `check`.
+    /// Text that `check` prints.
     pub(crate) says: &'static str,
 }
 
-/// A table, and a role with what mode `append` needs.
+/// Creates a table, and a role with the rights that mode `append` needs.
 pub(crate) const BASE: &str = "
 CREATE TABLE rides (id bigint NOT NULL, name text, lat float8);
 CREATE SCHEMA tidegate AUTHORIZATION {role};
@@ -37,12 +37,12 @@ const CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"made\", create 
 const DEFAULT: Case =
     Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
 
-/// Ready after this SQL.
+/// Returns a case in which the pipeline is ready after this SQL.
 const fn ready(name: &'static str, sql: &'static str) -> Case {
     Case { name, sql, ..DEFAULT }
 }
 
-/// Not ready after this SQL, and says so by these words.
+/// Returns a case in which the pipeline isn't ready after this SQL, and `check` prints `says`.
 const fn faulty(name: &'static str, sql: &'static str, says: &'static str) -> Case {
     Case { name, sql, ready: false, says, ..DEFAULT }
 }

@@ -1,4 +1,5 @@
-//! How a group shares a topic out: the rules that the first version of this program was held to, on KRaft and on ZooKeeper.
+//! How a group assigns the partitions of a topic, on KRaft and on ZooKeeper. The first version of this program had to follow the
+//! same rules.
 
 use tidegate_harness::{Kafka, shared};
 
@@ -11,19 +12,19 @@ async fn world(kafka: &'static Kafka, partitions: i32) -> World {
     world
 }
 
-/// One daemon with so many consumers: what each owns in the end, and that all records arrive once.
+/// Starts one daemon with several consumers. Checks how many partitions each owns in the end, and that all records arrive once.
 async fn consumers_share(kafka: &'static Kafka, partitions: i32, consumers: usize, expected: &[usize]) {
     let world = world(kafka, partitions).await;
     world.produce(numbered(0, partitions, 25));
     let daemon = world.daemon(&world.config(&format!("consumers = {consumers}\n{COLUMNS}")));
-    // An idle consumer owns nothing and is no reason not to be ready.
+    // An idle consumer owns nothing, and the daemon is ready nevertheless.
     daemon.await_ready(PATIENCE).expect("the daemon is ready");
     await_shares(&world, &world.name, &[&daemon], expected).await;
     await_exact(&world, i64::from(partitions) * 25, &[&daemon]).await;
     assert_eq!(daemon.get("/readyz").expect("the daemon answers").status, 200, "{}", daemon.log_tail());
 }
 
-/// The same group spread over daemons.
+/// Spreads the same group over several daemons.
 async fn daemons_share(kafka: &'static Kafka) {
     let world = world(kafka, 4).await;
     world.produce(numbered(0, 4, 25));

@@ -1,4 +1,4 @@
-//! A batch is bounded by rows, by bytes and by age; memory by its limit; and a small batch is quick.
+//! A batch is bounded by rows, bytes and age; memory is bounded by its limit; small batches are fast.
 
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,8 @@ async fn a_small_batch_is_not_held_up_by_the_network() {
     let quick = daemon.metric("tidegate_write_duration_seconds_bucket", &[("le", "0.025")]).unwrap_or(0.0);
     let all = counted(&daemon, "tidegate_write_duration_seconds_count");
     println!("{quick} of {all} small batches within 25 ms, connections and COMMIT included");
-    // A delayed acknowledgement would cost each of them 40 ms at least, so a few are proof; a busy machine slows most.
+    // A delayed acknowledgement would cost each batch at least 40 ms, so a few fast ones prove it. A busy machine slows down most
+    // of them.
     assert!(quick >= 2.0, "{quick} of {all} within 25 ms");
 }
 

@@ -1,4 +1,4 @@
-//! What every fault test asks in the end: is each record there, and there once? And the settings that make faults quick.
+//! Record accounting for the fault tests: is every record in the table, and only once? And settings that make faults fast.
 
 use std::time::{Duration, Instant};
 
@@ -6,35 +6,35 @@ use tidegate_harness::{Daemon, Record, eventually_async};
 
 use crate::support::{PATIENCE, World};
 
-/// The table of numbered records.
+/// Creates the table of numbered records.
 pub(crate) const NUMBERED: &str = "CREATE TABLE rides (seq bigint, name text)";
 
-/// Deadlines of a test: in the same order as the defaults, and short.
+/// Short deadlines for tests, in the same order as the defaults.
 pub(crate) const SHORT_DEADLINES: &str = "connect_timeout = \"2s\"\nlock_timeout = \"2s\"\nstatement_timeout = \"3s\"\n\
      write_timeout = \"4s\"\nidle_in_transaction_timeout = \"60s\"";
 
-/// Record number `n`, evenly over the partitions.
+/// Returns record number `n`; consecutive numbers go to the partitions in turn.
 pub(crate) fn numbered(n: i32, partitions: i32) -> Record {
     Record::new(format!(r#"{{"seq":{n},"name":"vehicle {n}"}}"#)).to(n % partitions)
 }
 
-/// Lines for `[postgres]` of a configuration.
+/// Adds lines to `[postgres]` of a configuration.
 pub(crate) fn with_postgres(config: &str, lines: &str) -> String {
     config.replacen("[http]", &format!("{lines}\n[http]"), 1)
 }
 
-/// Lines for `[limits]` of a configuration.
+/// Adds lines to `[limits]` of a configuration.
 pub(crate) fn with_limits(config: &str, lines: &str) -> String {
     config.replacen("[http]", &format!("[limits]\n{lines}\n[http]"), 1)
 }
 
-/// A group that notices a dead or stopped member after a second.
+/// Makes the group notice a dead or stopped member after one second.
 pub(crate) fn with_short_sessions(config: &str) -> String {
     let lines = "[kafka.properties]\n\"session.timeout.ms\" = 1000\n\"heartbeat.interval.ms\" = 200\n";
     config.replacen("[postgres]", &format!("{lines}[postgres]"), 1)
 }
 
-/// A metric of a daemon, 0 where it isn't shown yet.
+/// Returns a metric of a daemon; 0 if it isn't there yet.
 pub(crate) fn counted(daemon: &Daemon, name: &str) -> f64 {
     daemon.metric(name, &[]).unwrap_or(0.0)
 }
@@ -46,14 +46,14 @@ pub(crate) fn await_metric(daemon: &Daemon, name: &str, least: f64) {
 }
 
 impl World {
-    /// Produces records `range`, numbered, into so many partitions.
+    /// Produces the numbered records `range` into `partitions` partitions.
     pub(crate) fn produce_numbered(&self, range: std::ops::Range<i32>, partitions: i32) {
         self.produce(range.map(|n| numbered(n, partitions)));
     }
 
-    /// Where the ledger stands, over all partitions; 0 before there is one.
+    /// Returns the sum of the ledger's offsets over all partitions; 0 if there is no ledger yet.
     pub(crate) async fn ledger(&self) -> i64 {
-        // The daemon may not have made the table yet.
+        // The daemon may not have created the table yet.
         let made = "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8";
         if self.number(made).await == 0 {
             return 0;
@@ -62,7 +62,7 @@ impl World {
         self.number(&format!("{sum}'{}'", self.name)).await
     }
 
-    /// Waits until the ledger has reached the logs' ends. `daemon` is shown where it doesn't.
+    /// Waits until the ledger has reached the end of every log. Prints the log of `daemon` otherwise.
     pub(crate) async fn await_written(&self, daemon: &Daemon) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         self.await_ledger(daemon, end).await;
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// Waits for the next commit, for at most so long; how long it took.
+    /// Waits for the next commit, for at most `limit`. Returns how long it took.
     pub(crate) async fn await_next_commit(&self, daemon: &Daemon, limit: Duration) -> Duration {
         let (started, at) = (Instant::now(), self.ledger().await);
         let moved = eventually_async("a next commit", limit, async || self.ledger().await > at).await;
@@ -86,7 +86,8 @@ impl World {
         started.elapsed()
     }
 
-    /// Numbered records `0..n` are in the table, each once; the ledger stands where the logs end; no dead letter.
+    /// Checks that the numbered records `0..n` are in the table, each once, that the ledger is at the end of the logs, and that
+    /// there is no dead letter.
     pub(crate) async fn assert_exact(&self, n: i64) {
         let rows = self.number("SELECT count(*) FROM rides").await;
         let distinct = self.number("SELECT count(DISTINCT seq) FROM rides").await;

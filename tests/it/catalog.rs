@@ -7,7 +7,7 @@ use tidegate_harness::Daemon;
 use crate::books::{NUMBERED, await_metric, with_short_sessions};
 use crate::support::{PATIENCE, World};
 
-/// Every field by name; the rate leaves time for a change in the middle.
+/// Every field goes to the column of its name; the rate leaves time for a change during the drain.
 const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 const RECORDS: i32 = 40_000;
 
@@ -24,7 +24,7 @@ async fn still_exact(world: &World, daemon: &Daemon) {
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// It ends with exit code 70, and its last words name what is wrong.
+/// Checks that the daemon ends with exit code 70, and that its last log lines name the fault.
 async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
     let status = daemon.wait_exit(PATIENCE).expect("it ends");
     let log = daemon.log().join("\n");
@@ -58,7 +58,7 @@ async fn a_mapped_column_that_is_dropped_stops_the_pipeline_by_name() {
     let daemon = flowing(&world, &world.config(&columns));
     world.sql("ALTER TABLE rides DROP COLUMN name").await;
     stops_named(&world, &daemon, &["columns.name", "has no column `name`"]).await;
-    // Mended, it goes on.
+    // After a repair, it continues.
     world.sql("ALTER TABLE rides ADD COLUMN name text").await;
     let (code, log) = world.drain(&world.config(&columns));
     assert_eq!(code, Some(0), "{log}");
@@ -80,7 +80,7 @@ async fn a_table_dropped_and_made_again_stops_the_pipeline_by_name() {
     world.sql(NUMBERED).await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
-    // Nothing of the new table differs but its identity: the next start tells, if not the flow.
+    // The new table differs only in its identity. A running daemon may not notice, but the next start does.
     daemon.terminate().expect("the signal is sent");
     daemon.wait_exit(PATIENCE).expect("it ends");
     let (code, log) = world.drain(&world.config(AUTOMATIC));

@@ -1,11 +1,11 @@
-//! Debezium's changes as they come: JSON with and without schemas, Avro, unwrapped ones, and the types that they carry.
+//! Debezium's changes in all their forms: JSON with and without schemas, Avro, unwrapped, and the types that they carry.
 
 use tidegate_harness::{Record, Registry};
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A change of Debezium's Postgres connector, with a JSON converter that writes no schemas.
+/// Returns a change of Debezium's Postgres connector, from a JSON converter without schemas.
 fn change(op: &str, before: &str, after: &str) -> String {
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"version":"3.0.0.Final","connector":"postgresql","name":"shop",
@@ -76,7 +76,7 @@ async fn an_append_keeps_the_history_where_a_column_says_what_happened() {
     }
 }
 
-/// One struct with each type that Debezium's connectors for Postgres and MySQL name, as its JSON converter describes it.
+/// A struct with each type that Debezium's connectors for Postgres and MySQL name, as the JSON converter describes it.
 const TYPES: &str = r#"{"type":"struct","fields":[
     {"type":"int32","field":"day","name":"io.debezium.time.Date"},
     {"type":"int32","field":"never","name":"io.debezium.time.Date"},
@@ -122,7 +122,7 @@ async fn logical_types_in_the_json_envelope_have_their_meaning() {
     assert_eq!(world.text(SHOWN).await, EXPECTED);
 }
 
-/// Bytes of Avro: a zigzag number, and text behind its length.
+/// Encodes a zigzag number in Avro; text has its length in front.
 fn long(number: i64) -> Vec<u8> {
     let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
     let mut bytes = Vec::new();

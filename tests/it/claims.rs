@@ -1,5 +1,5 @@
-//! Locks of others: a claim or a COPY that waits for a minute costs its partition, or its pipeline, that minute and nothing
-//! else. A minute is longer than a member's session: a poll thread that waited along would be thrown out of its group.
+//! Locks of other sessions: a claim or a COPY that waits for a minute delays only its partition, or its pipeline, by that minute.
+//! The minute is longer than a member's session: a poll thread that waited for the lock would be removed from its group.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, PROTOCOLS, TABLE, await_exact, logs, numbered, owned_by, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// Longer than the 45 s of a session by default.
+/// Longer than the default session timeout of 45 s.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
-/// Between two looks at a pipeline that has a minute to go wrong.
+/// The time between two checks of a pipeline during that minute.
 const LOOK: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_takes_a_minute_keeps_its_group_under_each_protocol() {
     let [cooperative, eager, consumer] = PROTOCOLS.map(a_claim_takes_a_minute);
-    // At the same time, so that it is one minute and not three.
+    // All three at the same time, so that the test takes one minute and not three.
     tokio::join!(cooperative, eager, consumer);
 }
 
@@ -25,7 +25,7 @@ async fn a_claim_takes_a_minute(protocol: &str) {
     world.sql(TABLE).await;
     world.produce(numbered(0, 4, 5));
     let config = world.config(&pipeline(protocol));
-    // The first life leaves a position in each partition, from which the second must go on.
+    // The first run leaves an offset in each partition, from which the second must resume.
     let first = world.daemon(&config);
     await_exact(&world, 20, &[&first]).await;
     first.terminate().expect("the daemon takes a signal");
@@ -80,7 +80,7 @@ async fn a_claim_takes_a_minute(protocol: &str) {
 const OTHERS: &str = "SELECT count(*) FROM rides WHERE part <> 1";
 const LOCKED: &str = "SELECT count(*) FROM rides WHERE part = 1";
 
-/// Partitions of a daemon that wait for their claim.
+/// Returns how many partitions of a daemon wait for their claim.
 fn claims_open(daemon: &Daemon) -> usize {
     let Ok(status) = daemon.status_json() else { return 0 };
     let partitions = status["pipelines"][0]["consumers"][0]["partitions"].as_array().cloned().unwrap_or_default();
@@ -88,8 +88,8 @@ fn claims_open(daemon: &Daemon) -> usize {
     if owned == 3 { partitions.len() - owned } else { 0 }
 }
 
-/// While a claim waits, its partition moves to another member: the claim that nobody waits for any more must not take the
-/// partition from its new owner once the lock is gone.
+/// While a claim waits, its partition moves to another member. The claim is then obsolete, and must not take the partition from its
+/// new owner when the lock is released.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_of_a_partition_that_moved_on_meanwhile_fences_nobody() {
     let world = World::new(4).await;
@@ -116,7 +116,7 @@ async fn a_claim_of_a_partition_that_moved_on_meanwhile_fences_nobody() {
     }
 }
 
-/// One topic, three pipelines, one of them with its table locked for a minute.
+/// One topic with three pipelines; the table of one of them is locked for a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
     let world = World::new(2).await;
@@ -156,7 +156,7 @@ async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
         }
     }
     println!("largest lag of the pipelines beside the locked one: {lag_max} records");
-    // What flows in a minute is behind in one and a batch or two in the others.
+    // After the minute, one pipeline has a large lag, and the others at most a batch or two.
     let behind = daemon.metric("tidegate_lag_records", &[("pipeline", &world.name)]).unwrap_or(0.0);
     assert!(5.0 * lag_max < behind, "{lag_max} records behind beside {behind}\n{}", daemon.log_tail());
     let readyz = daemon.get("/readyz").expect("the daemon answers");

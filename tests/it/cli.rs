@@ -1,10 +1,10 @@
-//! The commands as a user runs them: arguments, exit code, what is printed.
+//! The commands as a user runs them: arguments, exit code, output.
 
 use std::process::{Command, Output};
 
 use crate::support::World;
 
-/// What a command came to.
+/// The result of a command.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) out: String,
@@ -12,19 +12,19 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Standard output as JSON.
+    /// Parses standard output as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self}"))
     }
 
-    /// Holds that it went well.
+    /// Checks that the command succeeded.
     #[track_caller]
     pub(crate) fn ok(self) -> Self {
         assert_eq!(self.code, 0, "{self}");
         self
     }
 
-    /// Holds that it failed with this code and said each of these once.
+    /// Checks that the command failed with this exit code and printed each of `said` once.
     #[track_caller]
     pub(crate) fn fails(self, code: i32, said: &[&str]) -> Self {
         assert_eq!(self.code, code, "{self}");
@@ -34,7 +34,7 @@ impl Ran {
         self
     }
 
-    /// Holds that it printed these.
+    /// Checks that the command printed each of these.
     #[track_caller]
     pub(crate) fn says(self, said: &[&str]) -> Self {
         for words in said {
@@ -50,7 +50,7 @@ impl std::fmt::Display for Ran {
     }
 }
 
-/// Runs `tidegate ARGUMENTS --config FILE`, where the file holds `config`.
+/// Runs `tidegate ARGUMENTS --config FILE`, with `config` as the contents of the file.
 pub(crate) fn tidegate(config: &str, arguments: &[&str]) -> Ran {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("tidegate.toml");
@@ -62,7 +62,7 @@ pub(crate) fn tidegate(config: &str, arguments: &[&str]) -> Ran {
 }
 
 impl World {
-    /// What of ours there is in the database: nothing but `check` may leave it as it was.
+    /// Returns how many schemas of tidegate are in the database: `check` must not create any.
     pub(crate) async fn schemas(&self) -> i64 {
         self.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'tidegate'").await
     }

@@ -1,4 +1,4 @@
-//! `tidegate check`: says before the first start what would be wrong at it, and changes nothing.
+//! `tidegate check`: reports before the first start what would fail then, and changes nothing.
 
 use tidegate_harness::{Record, free_port};
 
@@ -66,7 +66,7 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
         assert_eq!((&letter["reason"], &letter["topic"]), (&reason.into(), &world.topic.as_str().into()), "{letter}");
         assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
     }
-    // Of the newest 10 four are bad, more than a tenth: the pipeline would stop, and check says so.
+    // Four of the newest 10 records are bad, more than a tenth. The pipeline would stop, and `check` says so.
     tidegate(&world.checked(), &["check", "--records", "10"])
         .fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
@@ -81,7 +81,7 @@ async fn check_shows_the_table_that_would_be_made_and_does_not_make_it() {
         world.name
     ));
     let ran = tidegate(&config, &["check"]).ok();
-    // Ten records of five keys: a key seen before is skipped.
+    // Ten records with five keys: a record whose key exists is skipped.
     ran.says(&[
         "CREATE TABLE IF NOT EXISTS \"public\".\"made\"",
         "10 newest records → 5 rows, 0 dead letters",
@@ -140,7 +140,7 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     tidegate(&config, &["check"]).fails(64, &[&insert, &format!("CREATE SCHEMA tidegate AUTHORIZATION {role}")]);
     world.sql(&format!("{insert}; CREATE SCHEMA tidegate AUTHORIZATION {role}")).await;
     tidegate(&config, &["check"]).ok();
-    // COPY refuses row-level security at run time; check says it before.
+    // COPY refuses row-level security at run time; `check` reports it earlier.
     world.sql("ALTER TABLE rides ENABLE ROW LEVEL SECURITY").await;
     tidegate(&config, &["check"]).fails(64, &["row-level security", &format!("ALTER ROLE {role} BYPASSRLS")]);
 }
@@ -191,7 +191,7 @@ async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }
 
-/// A hundred topics are asked for together; one after the other each would cost a second.
+/// A hundred topics are read at the same time; one after another, each would take a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reads_many_topics_says_what_it_asks_and_leaves_no_warning() {
     let world = World::new(1).await;

@@ -1,4 +1,4 @@
-//! `tidegate dead-letters`: nothing of a record is lost, and it becomes a row once.
+//! `tidegate dead-letters`: nothing of a record is lost, and a replay makes it a row once.
 
 use tidegate_harness::Record;
 
@@ -61,7 +61,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     let world = World::new(1).await;
     world.sql(RIDES).await;
     let config = world.append();
-    // Refused by the mapping, by Postgres, and for good.
+    // Rejected by the mapping, refused by Postgres, and one that can never be written.
     world.produce([ride(1, 1), ride(3_000_000_000_u64, 2), ride(2, 95), ride(4, 185), Record::new("{")]);
     world.drained(&config);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 4);
@@ -74,7 +74,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
         (&2.into(), &2.into(), &2.into()),
         "{report}"
     );
-    // The row has the place that its record had in Kafka.
+    // The row has the offset that its record had in Kafka.
     assert_eq!(
         world.text("SELECT string_agg(id || '@' || at, ' ' ORDER BY at) FROM rides").await,
         "1@0 3000000000@1 2@2"
@@ -82,7 +82,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     let left = "SELECT string_agg(record_offset || ' ' || reason || ' ' || replays, ', ' ORDER BY id) FROM tidegate.dead_letter";
     assert_eq!(world.text(left).await, "3 refused_by_postgres 1, 4 invalid_json 1");
     assert!(world.text("SELECT detail FROM tidegate.dead_letter WHERE record_offset = 3").await.contains("lower"));
-    // A second time changes nothing in the table.
+    // A second replay doesn't change the table.
     tidegate(&config, &["dead-letters", "replay", "--all"])
         .ok()
         .says(&["0 dead letters replayed (0 rows), 2 failed again"]);
@@ -108,7 +108,7 @@ async fn records_that_postgres_refuses_are_set_aside_and_replayed_under_insert_n
     let report =
         tidegate(&config, &["dead-letters", "replay", "--reason", "refused_by_postgres", "--json"]).ok().json();
     let report = &report["pipelines"][0];
-    // Ride 1 is there already: its letter goes, and no row comes of it.
+    // Ride 1 exists already: its dead letter is removed, without a new row.
     assert_eq!((&report["replayed"], &report["rows"]), (&3.into(), &2.into()), "{report}");
     assert_eq!(
         world.text("SELECT string_agg(id || ':' || lat, ' ' ORDER BY id) FROM rides").await,

@@ -1,11 +1,11 @@
-//! `tidegate migrate`: a database whose daemons may not change a schema.
+//! `tidegate migrate`: for databases in which daemons may not change a schema.
 
 use tidegate_harness::{Record, unique_name};
 
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// A login that owns nothing and may create nothing, and the configuration that uses it.
+/// Creates a role that owns nothing and may create nothing. Returns the configuration that uses it.
 async fn restricted(world: &World) -> (String, String) {
     let role = unique_name("daemon");
     world

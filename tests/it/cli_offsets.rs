@@ -1,4 +1,4 @@
-//! `tidegate lag` and `tidegate offsets`: where the ledger stands, and moving it without a race.
+//! `tidegate lag` and `tidegate offsets`: show the ledger's offsets, and change them without a race.
 
 use tidegate_harness::{Record, eventually_async};
 
@@ -9,7 +9,7 @@ const TABLE: &str = "CREATE TABLE rides (id bigint)";
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// `count` records numbered from `first`, in turn to the partitions.
+    /// Produces `count` records, numbered from `first`, to the partitions in turn.
     pub(crate) fn rides(&self, first: i64, count: i64, partitions: i64) {
         self.produce((first..first + count).map(|n| {
             let partition = i32::try_from(n % partitions).expect("a small number");
@@ -82,7 +82,7 @@ async fn a_position_that_makes_no_sense_is_refused_and_nothing_moves() {
     set(&["--offset", "5", "--partition", "2"]).fails(64, &["has no partition 2"]);
     set(&["--offset", "5", "--topic", "other"]).fails(64, &["reads no topic `other`", &world.topic]);
     set(&["--offset", "soon"]).fails(64, &["earliest, latest or a time"]);
-    // Append would write the rows twice.
+    // Mode append would write the rows twice.
     set(&["--offset", "earliest"]).fails(64, &["20 records would be read again", "twice", "--yes"]);
     assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 20);
 }
@@ -148,7 +148,7 @@ async fn a_renamed_pipeline_takes_over_positions_and_dead_letters() {
     world.drained(&new);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, 100);
-    // The old name can't feed the table a second time.
+    // The old name can't feed the table again.
     let (code, log) = world.drain(&old);
     assert!(code == Some(70) && log.contains("would be there twice"), "{code:?} {log}");
 }

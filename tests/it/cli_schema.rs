@@ -1,4 +1,4 @@
-//! `tidegate schema`: the first configuration writes itself.
+//! `tidegate schema`: proposes the first configuration.
 
 use std::process::Command;
 
@@ -64,7 +64,7 @@ async fn the_document_for_programs_has_the_counts_the_statement_and_the_configur
         Record::new(r#"{"id":2,"late":null}"#),
         Record::tombstone(),
     ]);
-    // From a configuration that is there, of another pipeline.
+    // Reads the topics from the existing configuration of another pipeline.
     let config = world.config("table.name = \"rides\"");
     let report = tidegate(&config, &["schema", "--topic", &world.topic, "--json"]).ok().json();
     assert_eq!(
@@ -96,7 +96,7 @@ async fn a_topic_that_is_missing_or_holds_no_json_is_told_as_such() {
 }
 
 impl World {
-    /// Runs `schema`, then `check` and `run` by what it proposed, with nothing changed but the database.
+    /// Runs `schema`, then `check` and `run` with its proposal. Only the database's URL is changed.
     fn by_its_proposal(&self, expected: &[&str]) {
         let proposal = schema(self, &["--table", "public.t"]).ok();
         let proposal = proposal.says(expected);

@@ -1,4 +1,4 @@
-//! `tidegate verify`: what is missing or twice is told in numbers, and what only looks like it is not.
+//! `tidegate verify`: reports numbers of missing and duplicate rows, and isn't misled by what only looks like one.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ impl World {
         ))
     }
 
-    /// `count` records in one transaction, which is committed or given up.
+    /// Produces `count` records in one transaction, which is committed or aborted.
     pub(crate) fn transaction(&self, count: i32, commit: bool) {
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", self.kafka.bootstrap_servers())
@@ -53,7 +53,7 @@ async fn a_drained_topic_verifies_with_its_dead_letters_and_its_gaps() {
     world.drained(&config);
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
     let (first, second) = (&report["pipelines"][0]["partitions"][0], &report["pipelines"][0]["partitions"][1]);
-    // 50 + 10 and its mark + 5 given up and their mark + 5.
+    // 50 + 10 and the transaction marker + 5 aborted and their marker + 5.
     assert_eq!(
         (&first["position"], &first["rows"], &first["missing"], &first["twice"]),
         (&72.into(), &65.into(), &0.into(), &0.into()),

@@ -1,7 +1,7 @@
-//! The conformance table, `docs/conformance.md`: each type in each format and each mode, a round trip on the real database held
-//! against the same value by INSERT. The test fails where the page says another thing than it found.
+//! The conformance table, `docs/conformance.md`: every type in every format and mode is written to a real database and compared
+//! with the result of INSERT. The test fails if the page differs from what it found.
 //!
-//! `UPDATE_DOCS=1 cargo test --test it conformance` writes the page anew.
+//! `UPDATE_DOCS=1 cargo test --test it conformance` rewrites the page.
 
 mod avro;
 mod formats;
@@ -21,7 +21,7 @@ use crate::support::World;
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 
-/// What the table's key is in each mode.
+/// The key of the table in each mode.
 const KEYS: [&str; 4] = ["", ", UNIQUE (id, turn)", ", UNIQUE (id)", ", UNIQUE (id)"];
 
 fn definition(columns: &[Column], key: &str) -> String {
@@ -29,7 +29,8 @@ fn definition(columns: &[Column], key: &str) -> String {
     format!("(id int, turn int, {}{key})", columns.join(", "))
 }
 
-/// The table's lines of a mode, `turn`'s mapping, and what stands behind each other column's mapping.
+/// Returns the configuration lines for a mode: the table's, the mapping of `turn`, and what is appended to the mapping of each
+/// other column.
 fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
     match mode {
         "append" => ("", "", ""),
@@ -40,11 +41,11 @@ fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
 }
 
 impl World {
-    /// A configuration with a pipeline for each of the modes. `pipeline` gives its lines.
+    /// Returns a configuration with one pipeline per mode; `pipeline` returns the lines of a mode.
     fn of_modes(&self, modes: &[&str], pipeline: impl Fn(&str) -> String) -> String {
         let mut whole = String::new();
         for mode in modes {
-            // The mapping is a table of its own, and has the pipeline's name.
+            // The mapping is a table of its own in TOML, with the pipeline's name.
             let name = format!("{}_{mode}", self.name);
             let config = self.config(&pipeline(mode).replace("NAME", &self.name)).replace(&self.name, &name);
             match config.find("[pipelines.") {
@@ -71,7 +72,7 @@ impl Format {
         lines
     }
 
-    /// For each column how many of its values came through, mode by mode.
+    /// For each column, how many of its values were stored correctly, by mode.
     async fn round_trips(&self) -> Vec<Vec<String>> {
         let world = World::new(1).await;
         let folder = tempfile::tempdir().expect("a folder");
@@ -92,7 +93,7 @@ impl Format {
         for (column, Column { values, .. }) in self.columns.iter().enumerate() {
             for (bytes, text) in values {
                 let id = records.len() / 2;
-                // An earlier record of the same key, so that a mode that merges has something to do.
+                // Produce an earlier record with the same key, so that the modes that merge have something to merge.
                 records.push(self.record(id, 1, None));
                 records.push(self.record(id, 2, Some((column, bytes))));
                 write!(sql, "INSERT INTO expected (id, turn, c{column}) VALUES ({id}, 2, {});", literal(*text))
@@ -106,7 +107,7 @@ impl Format {
         assert_eq!(code, Some(0), "{}: {log}", self.name);
         let letters = "SELECT coalesce(string_agg(DISTINCT detail, E'\\n'), '') FROM tidegate.dead_letter";
         let letters = world.text(letters).await;
-        // Each id's own column, with NULL and the empty text told apart.
+        // Compare the column of each id, and distinguish NULL from the empty text.
         let same: String = ends.iter().enumerate().fold(String::new(), |mut cases, (n, end)| {
             write!(cases, " WHEN e.id < {end} THEN ROW(r.c{n})::text = ROW(e.c{n})::text").expect("a string takes it");
             cases
@@ -131,12 +132,12 @@ impl Format {
     }
 }
 
-/// A text as SQL has it.
+/// Returns a text as a SQL literal.
 fn literal(text: Option<&str>) -> String {
     text.map_or("NULL".to_owned(), |text| format!("'{}'", text.replace('\'', "''")))
 }
 
-/// Every value that INSERT refuses, with the reason of its dead letter.
+/// Returns every value that INSERT refuses, with the reason of its dead letter.
 async fn refusals() -> Vec<(&'static str, &'static str, String)> {
     let world = World::new(1).await;
     let format = formats::json();
@@ -167,7 +168,7 @@ async fn refusals() -> Vec<(&'static str, &'static str, String)> {
     found
 }
 
-/// For each type without an encoder, what `check` says.
+/// Returns what `check` says about each type without an encoder.
 async fn named_by_check() -> Vec<(&'static str, String)> {
     let world = World::new(1).await;
     let columns: Vec<_> = WITHOUT_ENCODER.iter().enumerate().map(|(n, sql)| format!("c{n} {sql}")).collect();
@@ -182,13 +183,13 @@ async fn named_by_check() -> Vec<(&'static str, String)> {
     WITHOUT_ENCODER.iter().enumerate().map(|(n, sql)| (*sql, said(n))).collect()
 }
 
-/// A cell of Markdown.
+/// Returns a cell of a Markdown table.
 fn code(text: &str) -> String {
     let text = text.replace('|', "\\|").replace('\n', " ");
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
 }
 
-/// A section of the page: a format's columns, each with what came through.
+/// Writes a section of the page: the columns of a format, with the results.
 fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
     let modes = MODES.join(" | ");
     write!(

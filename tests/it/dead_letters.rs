@@ -1,5 +1,5 @@
-//! One bad record costs one record: it is set aside byte for byte, its neighbours go in, and a fault that isn't the records'
-//! own sets nothing aside.
+//! One bad record costs one record: it is dead-lettered byte for byte, its neighbours are written, and a fault that isn't in the
+//! records dead-letters nothing.
 
 use sqlx::Row;
 use tidegate_harness::Record;
@@ -7,7 +7,7 @@ use tidegate_harness::Record;
 use crate::books::{SHORT_DEADLINES, await_metric, with_limits, with_postgres};
 use crate::support::{PATIENCE, World};
 
-/// A dead letter as it stands in the table.
+/// A dead letter as stored in the table.
 #[derive(Debug, PartialEq, Eq)]
 struct Letter {
     place: (String, i32, i64),
@@ -126,23 +126,23 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
         .collect();
     assert_eq!(found, expected);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::try_from(bad.len() + 1).expect("few"));
-    // The escaped text is a backslash and letters, and stays.
+    // The escaped text is a backslash and letters, and is kept.
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE name <> 'a\\u0000'").await, 0);
 }
 
-/// How a table refuses record 7777 of 10 000, and how many COPYs finding it may take.
+/// How a table refuses record 7777 of 10 000, and how many COPYs the search may take.
 struct Refusal {
     table: &'static str,
     create: &'static str,
-    /// Under `table`, beside the name.
+    /// Configuration lines under `table`, besides the name.
     mode: &'static str,
     sqlstate: &'static str,
     copies: i64,
 }
 
-/// The error names the line: the first COPY, what lies before, the record, the rest, and one to spare for a wrong line.
+/// The error names the line: the first COPY, the part before the line, the record, the rest, and one in reserve for a wrong line.
 const NAMED: i64 = 8;
-/// It doesn't: two halves a step, over the 14 steps from 10 000 to 1.
+/// The error names no line: two halves per step, in the 14 steps from 10 000 to 1.
 const UNNAMED: i64 = 2 * 14 + 3;
 
 const REFUSALS: &[Refusal] = &[
@@ -196,7 +196,7 @@ const REFUSALS: &[Refusal] = &[
     },
 ];
 
-/// Counts the statements that bring rows into a table: a sequence isn't rolled back with them.
+/// Counts the statements that insert rows into a table, in a sequence: a rollback doesn't reset it.
 const COUNT_COPIES: &str = "
     CREATE FUNCTION count_copy() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN PERFORM nextval('copies_' || TG_ARGV[0]); RETURN NULL; END $$";
@@ -252,7 +252,7 @@ async fn a_row_that_postgres_refuses_leaves_alone_and_few_copies_find_it() {
              CREATE TRIGGER refuse BEFORE INSERT ON by_p0001 FOR EACH ROW EXECUTE FUNCTION refuse('P0001')",
         )
         .await;
-    // Too random for compression to make it fit into an index.
+    // Random text, which compression can't make small enough for an index entry.
     let pad: String = std::iter::repeat_with(fastrand::alphanumeric).take(9_000).collect();
     world.produce((0..10_000).map(|seq| {
         let is_bad = seq == 7777;
@@ -291,8 +291,8 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    // The first one, and for each: what lies before it, itself alone, and what follows. One copies nothing, to see whether
-    // the table takes rows at all.
+    // The first COPY, and for each bad record: the part before it, the record alone, and the part after it. One more copies
+    // nothing, to check whether the table accepts rows at all.
     assert!(copies <= 17, "{copies} copies");
 }
 
@@ -310,7 +310,7 @@ async fn when_every_row_is_refused_the_budget_stops_the_pipeline_and_nothing_is_
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
     let copies = copies_of(&world, "rides").await;
     assert!(copies <= 1_002, "{copies} copies: {log}");
-    // Once the table takes them, the same daemon writes them all.
+    // Once the table accepts them, the same daemon writes them all.
     world.sql("ALTER TABLE rides DROP CONSTRAINT rides_seq_check").await;
     let (code, log) = world.drain(&world.config(pipeline));
     assert_eq!(code, Some(0), "{log}");
@@ -324,7 +324,7 @@ async fn while_dead_letters_cannot_be_written_the_position_does_not_move() {
     let config = with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES);
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    // A fault that needs a person: it stops. One that passes: it waits.
+    // A fault that needs manual action stops the pipeline; a temporary one makes it wait.
     world
         .sql(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -375,7 +375,7 @@ async fn old_dead_letters_are_removed_and_the_oldest_past_the_cap_and_counted() 
                VALUES ('another', 't', 0, 0, 'invalid_json', '', now() - interval '1 year')",
         )
         .await;
-    // A replay's letters are the pipeline's too.
+    // The dead letters of a replay belong to the pipeline too.
     world
         .sql(&format!(
             "INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, reason, detail, created_at)

@@ -1,4 +1,4 @@
-//! Records arrive: once, all of them, as they are.
+//! All records arrive, once and unchanged.
 
 use tidegate_harness::Record;
 

@@ -1,4 +1,4 @@
-//! What `deploy/` and `docs/runbook.md` say of metrics and alerts is held against a real daemon.
+//! Compares what `deploy/` and `docs/runbook.md` say about metrics and alerts with a real daemon.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, World};
 
 const DASHBOARD: &str = "deploy/grafana/dashboards/tidegate.json";
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
-/// How each series of ours begins; `process_` is the one that Prometheus names.
+/// The prefixes of our series; `process_` is Prometheus' convention.
 const PREFIXES: [&str; 2] = ["tidegate_", "process_"];
 
 fn path(of: &str) -> PathBuf {
@@ -22,13 +22,13 @@ fn read(of: &str) -> String {
     std::fs::read_to_string(path(of)).unwrap_or_else(|error| panic!("{of}: {error}"))
 }
 
-/// The metrics that an expression, or a file of them, asks for.
+/// Returns the metrics that occur in an expression, or in a file of expressions.
 fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words.filter(|word| PREFIXES.iter().any(|prefix| word.starts_with(prefix))).map(str::to_owned).collect()
 }
 
-/// Every expression of the dashboard: of its panels, and of its variables.
+/// Collects every expression of the dashboard: those of its panels, and those of its variables.
 fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     match value {
         serde_json::Value::Object(fields) => {
@@ -46,12 +46,12 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// What follows `key` on the lines of a YAML file, as written there.
+/// Returns the text after `key` on the lines of a YAML file, unparsed.
 fn values<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
     yaml.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
 }
 
-/// What the image's health check says of the daemon of this configuration.
+/// Returns what the image's health check says about the daemon with this configuration.
 fn is_healthy(config: &str, asked: &str) -> bool {
     let (_, listen) = config.split_once("listen = \"127.0.0.1:").expect("the configuration says where to listen");
     let (port, _) = listen.split_once('"').expect("the address ends");
@@ -65,13 +65,13 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     let mut asked = Vec::new();
     expressions(&dashboard, &mut asked);
     assert!(asked.len() > 20, "only {} expressions were found on the dashboard", asked.len());
-    // The alerts' words for people name no metrics, so that the whole file may be looked through.
+    // The texts of the alerts name no metrics, so the whole file can be searched.
     asked.push(read(ALERTS));
     let wanted: BTreeSet<String> = asked.iter().flat_map(|text| metrics_in(text)).collect();
     assert!(wanted.len() > 20, "only {wanted:?}");
 
     let mut world = World::new(2).await;
-    // The harness' brokers keep their logs for ever; headroom needs an end.
+    // The harness' brokers never delete records; headroom needs a retention.
     world.topic = unique_name("week");
     world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "604800000")]).expect("the topic is made");
     world.sql("CREATE TABLE rides (id bigint, lat float8)").await;
@@ -82,7 +82,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
     eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
     let all = || daemon.get("/metrics").expect("the metrics are served").body;
-    // The lag's series come with the first look at the logs, and its age within the second after it.
+    // The lag's series appear with the first look at the logs, and its age within the second after it.
     eventually("the lag is known", PATIENCE, || {
         let page = all();
         ["retention_headroom", "lag_reading_age"]
@@ -102,7 +102,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     assert!(missing.is_empty(), "asked for, and not on /metrics: {missing:?}\n{page}");
     assert_eq!(daemon.metric("tidegate_rows_written_total", &[("pipeline", &world.name)]), Some(1_000.0));
     assert_eq!(daemon.metric("tidegate_records_consumed_total", &[("pipeline", &world.name)]), Some(1_002.0));
-    // Kept beside the build, for `promtool check metrics`.
+    // Keep the file with the build, for `promtool check metrics`.
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.txt");
     std::fs::write(&kept, &page).expect("the page is kept");
 }
@@ -110,7 +110,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
 #[tokio::test(flavor = "multi_thread")]
 async fn series_that_only_move_on_events_are_there_before_any_while_postgres_is_away() {
     let world = World::new(1).await;
-    // Nobody listens there: the pipeline waits for Postgres from its start on.
+    // Nothing listens on this port: the pipeline waits for Postgres from the start.
     let port = free_port().expect("a free port");
     let config = world.config_at(&format!("postgres://nobody@127.0.0.1:{port}/nowhere"), "table.name = \"rides\"");
     let daemon = world.daemon(&config);
@@ -126,7 +126,7 @@ async fn series_that_only_move_on_events_are_there_before_any_while_postgres_is_
             && is("tidegate_end_to_end_latency_seconds_count", &[("pipeline", &world.name)])
     })
     .expect("before the pipeline has ever reached Postgres");
-    // An outage is no reason to restart the container, and yet to be seen.
+    // During an outage the container must not be restarted, but the outage must be visible.
     assert!(is_healthy(&config, "/healthz"));
     assert!(!is_healthy(&config, "/readyz"));
     let state = |state| daemon.metric("tidegate_pipeline_state", &[("pipeline", &world.name), ("state", state)]);
@@ -164,7 +164,7 @@ fn every_alert_has_its_words_and_its_section_in_the_runbook() {
     assert!(untested.is_empty(), "without a unit test: {untested:?}");
 }
 
-/// What the stack's daemon runs on, in the order in which its command names the files.
+/// Returns the configuration of the stack's daemon, from the files in the order of its command.
 fn stack() -> tidegate::config::Config {
     let compose = read("docker-compose.yml");
     let (_, service) = compose.split_once("\n  tidegate:").expect("a service `tidegate`");
@@ -210,7 +210,7 @@ fn whatever_the_stack_and_the_image_take_from_here_is_here() {
     for taken in mounted.iter().chain(&copied) {
         assert!(path(taken).exists(), "{taken}");
     }
-    // What the image copies isn't kept from its build.
+    // What the image copies must not be excluded from its build context.
     for line in read(".dockerignore").lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
         let hidden = line.trim_end_matches('/');
         assert!(copied.iter().all(|copied| !copied.starts_with(hidden)), "{hidden}");

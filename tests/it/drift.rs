@@ -1,4 +1,4 @@
-//! The table changes again and again while a drain runs: nothing is lost, and what no longer fits says why.
+//! The table changes repeatedly during a drain: nothing is lost, and records that no longer fit are dead letters with a reason.
 
 use std::time::Duration;
 
@@ -28,9 +28,9 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
         "ALTER TABLE rides ADD COLUMN note text",
         "ALTER TABLE rides ALTER COLUMN seq TYPE bigint",
         "ALTER TABLE rides DROP COLUMN spare",
-        // From now on a speed above 255 doesn't fit, by a domain that Postgres asks.
+        // From now on a speed above 255 doesn't fit: a domain refuses it in Postgres.
         "BEGIN; LOCK TABLE rides; CREATE DOMAIN byte AS int CHECK (VALUE < 256); UPDATE rides SET speed = 0 WHERE speed > 255; ALTER TABLE rides ALTER COLUMN speed TYPE byte; COMMIT",
-        // And this one our own encoder tells.
+        // And this one our own encoder rejects.
         "ALTER TABLE rides DROP COLUMN speed; ALTER TABLE rides ADD COLUMN speed bool",
         "ALTER TABLE rides DROP COLUMN speed",
     ] {
@@ -49,7 +49,7 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
     world.sql("ALTER TABLE journeys RENAME TO rides").await;
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
-    // Each record is a row or a dead letter, and no one is both.
+    // Each record is either a row or a dead letter.
     let seen = "SELECT count(*) FROM (SELECT seq FROM rides UNION ALL SELECT (convert_from(value, 'UTF8')::jsonb ->> 'seq')::bigint FROM tidegate.dead_letter) s";
     assert_eq!(world.number(seen).await, i64::from(RECORDS));
     let seen = "SELECT count(DISTINCT seq) FROM (SELECT seq FROM rides UNION ALL SELECT (convert_from(value, 'UTF8')::jsonb ->> 'seq')::bigint FROM tidegate.dead_letter) s";

@@ -1,4 +1,4 @@
-//! Faults that have no room of their own: what bit users of other sinks, one test each.
+//! Faults that users of other sinks met and that fit no other file, one test each.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
@@ -8,7 +8,7 @@ use crate::group::{COLUMNS, TABLE, await_shares, logs};
 use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
-/// Sessions of a world's database that wait for a lock.
+/// Counts the sessions of a test's database that wait for a lock.
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
@@ -59,14 +59,14 @@ async fn a_record_of_50_mb_goes_through_between_small_ones() {
     assert!(peak <= LIMIT, "peak RSS {} MiB", peak >> 20);
 }
 
-/// Somebody else inserts the keys of two of our rows the other way round.
+/// Another session inserts the keys of two of our rows in the opposite order.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_is_tried_again_and_nothing_is_set_aside() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint PRIMARY KEY, name text)").await;
     world.produce((0..1000).map(|n| numbered(n, 1)));
     let mut other = world.connect().await;
-    // Ours is the one that looks for a deadlock, after a second.
+    // Our session is the one that detects the deadlock, after a second.
     let begun = "SET deadlock_timeout = '30s'; BEGIN; INSERT INTO rides VALUES (900, 'theirs')";
     other.execute(begun).await.expect("it inserts");
     let daemon = world.daemon(&world.config(TO_RIDES));
@@ -106,7 +106,7 @@ async fn a_database_slower_than_the_poll_interval_evicts_nobody() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     let kafka = "kafka = { \"max.poll.interval.ms\" = 6000, \"session.timeout.ms\" = 6000 }";
-    // Small batches, so that a full one is held while more waits in Kafka.
+    // Small batches, so that a full one is held while more records wait in Kafka.
     let config = world.config(&format!("batch = {{ max_rows = 500 }}\n{kafka}\n{TO_RIDES}"));
     let config = with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"5s\"\nclaim_grace = \"3s\"");
     let daemon = world.daemon(&config);
@@ -115,7 +115,7 @@ async fn a_database_slower_than_the_poll_interval_evicts_nobody() {
     let mut holder = world.connect().await;
     holder.execute("BEGIN; LOCK TABLE rides").await.expect("it locks");
     world.produce_numbered(0..20_000, 2);
-    // Three intervals and more, by the server's clock.
+    // More than three intervals, by the server's clock.
     let since = world.number("SELECT extract(epoch FROM clock_timestamp())::int8").await;
     eventually_async("three poll intervals pass", PATIENCE, async || {
         world.number("SELECT extract(epoch FROM clock_timestamp())::int8").await > since + 20
@@ -148,7 +148,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// Good records, then only tombstones, skipped ones and bad ones: while the good ones wait, so do the positions.
+/// Good records, then only tombstones, skipped and bad records: as long as the good ones wait, the ledger doesn't advance.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_become_no_rows_are_moved_past_only_when_all_below_is_written() {
     let world = World::new(1).await;
@@ -200,7 +200,7 @@ async fn no_lag_is_shown_of_what_another_member_has_written() {
     }
 }
 
-/// What a daemon holds that was stopped (SIGSTOP, a paused machine) in the middle of its migration.
+/// What a daemon that was stopped (SIGSTOP, a paused machine) during its migration still holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_stopped_while_it_migrated_holds_up_no_other() {
     let world = World::new(1).await;

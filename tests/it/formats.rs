@@ -1,4 +1,4 @@
-//! Every format's values become the rows that they mean: arrays and lines fan out, all of a record or none of it.
+//! The values of every format become the rows that they mean. Arrays and lines become several rows: all rows of a record or none.
 
 use std::path::Path;
 
@@ -10,19 +10,19 @@ use crate::cli::tidegate;
 use crate::support::World;
 
 impl World {
-    /// Produces values into partition 0, drains them, and checks that it went well.
+    /// Produces values into partition 0, drains them, and checks that the run succeeded.
     pub(crate) fn drain_values(&self, config: &str, values: impl IntoIterator<Item = Vec<u8>>) {
         self.produce(values.into_iter().map(|value| Record::new(value).to(0)));
         let (code, log) = self.drain(config);
         assert_eq!(code, Some(0), "{log}");
     }
 
-    /// The rows of a query, as one JSON text.
+    /// Returns the rows of a query as one JSON text.
     pub(crate) async fn rows(&self, query: &str) -> String {
         self.text(&format!("SELECT coalesce(json_agg(r), '[]')::text FROM ({query}) r")).await.replace("\n ", "")
     }
 
-    /// Reason and detail of each dead letter, in order.
+    /// Returns reason and detail of each dead letter, in order.
     pub(crate) async fn reasons(&self) -> Vec<(String, String)> {
         let sql = "SELECT reason, detail FROM tidegate.dead_letter ORDER BY partition, record_offset";
         sqlx::query_as(sql).fetch_all(&mut self.connect().await).await.expect("the query runs")
@@ -162,7 +162,7 @@ pub(crate) const AVRO: &str = r#"{"type":"record","name":"Ride","fields":[
     {"name":"tags","type":{"type":"map","values":"string"}},
     {"name":"readings","type":{"type":"array","items":"int"}}]}"#;
 
-/// A ride in Avro.
+/// Encodes a ride in Avro.
 pub(crate) fn avro_ride(id: i64) -> Vec<u8> {
     let schema = Schema::parse_str(AVRO).expect("a schema");
     let mut record = AvroRecord::new(&schema).expect("a record");
@@ -236,7 +236,7 @@ message Position { double lat = 1; float lon = 2; }
 enum State { UNKNOWN = 0; DRIVING = 1; }
 "#;
 
-/// A ride in Protobuf, written by hand: id 1, at noon, in Berlin.
+/// Encodes a ride in Protobuf, by hand: id 1, at noon, in Berlin.
 pub(crate) fn proto_ride(id: u8) -> Vec<u8> {
     let mut value = vec![8, id, 0x12, 9];
     value.extend_from_slice(format!("vehicle {id}").as_bytes());

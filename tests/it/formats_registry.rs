@@ -1,5 +1,5 @@
-//! Schemas from a registry (a stand-in for the real one, see the harness): a registry in trouble is an outage, a schema that
-//! it doesn't have is the record's fault.
+//! Schemas from a registry (a stand-in, see the harness). A registry with problems is an outage; a schema that it doesn't have is
+//! the record's fault.
 
 use tidegate_harness::{Daemon, Record, Registry, eventually_async};
 
@@ -7,7 +7,7 @@ use crate::cli::tidegate;
 use crate::formats::{AVRO, PROTO, RIDE, RIDES, RIDES_COLUMNS, SHOWN, avro_ride, proto_ride};
 use crate::support::{PATIENCE, World};
 
-/// A value behind a registry's frame.
+/// Adds a registry's framing to a value.
 fn framed(id: u32, indexes: &[u8], value: &[u8]) -> Vec<u8> {
     [&[0][..], &id.to_be_bytes(), indexes, value].concat()
 }
@@ -85,7 +85,7 @@ async fn a_registry_in_trouble_is_an_outage_and_no_record_is_set_aside() {
     let registry = Registry::start().expect("the registry starts");
     let id = registry.add("ride", "AVRO", AVRO, &[]);
     let later = registry.add("ride", "AVRO", &AVRO.replace("\"Ride\"", "\"Ride2\""), &[]);
-    // Polled often enough to stay in the group only if nobody waits for the registry on the poll thread.
+    // The member stays in the group only if the poll thread doesn't wait for the registry.
     let poll = "[pipelines.NAME.kafka]\n\"max.poll.interval.ms\" = 30_000\n\"session.timeout.ms\" = 6_000\n";
     let config = world.with_registry(&registry, "timeout = \"2s\"", &format!("{}{poll}", avro_pipeline()));
     world.produce([Record::new(framed(id, &[], &avro_ride(1))).to(0)]);
@@ -152,7 +152,7 @@ async fn protobuf_names_its_message_and_imports_and_the_registry_wants_a_passwor
     let config = world.with_registry(&registry, &lines, pipeline);
     let values = vec![
         framed(id, &[0], &proto_ride(1)),
-        // The message A.B: two indexes, 0 and 0.
+        // The message A.B has two indexes, 0 and 0.
         framed(two, &[4, 0, 0], &[0x18, 2]),
         framed(two, &[2, 6], &[]),
     ];

@@ -1,4 +1,4 @@
-//! A group as a test sees it: what each member owns, records that keep flowing, and whether all of them arrived.
+//! Observes a consumer group: what each member owns, whether records keep flowing, and whether all of them arrived.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -10,33 +10,32 @@ use tidegate_harness::{Daemon, Kafka, Record, eventually_async};
 
 use crate::support::{PATIENCE, World};
 
-/// A table in which a record that is missing, there twice or late shows: its number, where it came from and when its
-/// transaction wrote it.
+/// A table that shows missing, duplicate and late records: number, origin, and the time of the transaction that wrote the row.
 pub(crate) const TABLE: &str =
     "CREATE TABLE rides (id bigint, part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
-/// What goes under a pipeline that fills it; the keys of the pipeline itself go before.
+/// The configuration below a pipeline's own keys, for a pipeline that fills the table.
 pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"50ms\" }\n\
      columns = { id = \"id\", part = { meta = \"partition\" }, src = { meta = \"offset\" } }";
 
-/// The three ways in which a group shares out.
+/// The three rebalance protocols.
 pub(crate) const PROTOCOLS: [&str; 3] = ["cooperative", "eager", "consumer"];
 
-/// A pipeline under a group protocol, whose group notices a killed member within seconds. The broker's own settings say so
-/// under `consumer`.
+/// Returns a pipeline with a group protocol, whose group notices a killed member within seconds. With `consumer`, the broker's
+/// settings decide that.
 pub(crate) fn pipeline(protocol: &str) -> String {
     let session = if protocol == "consumer" { "" } else { "kafka = { \"session.timeout.ms\" = \"6000\" }\n" };
     format!("group_protocol = \"{protocol}\"\n{session}{COLUMNS}")
 }
 
-/// How many partitions each consumer of a daemon owns in a pipeline, `None` while one of them is on its way: not in the
-/// group yet, or with a partition that isn't claimed.
+/// Returns how many partitions of a pipeline each consumer of a daemon owns. `None` while the assignment isn't complete: a consumer
+/// is not in the group, or a partition isn't claimed.
 pub(crate) fn shares(daemon: &Daemon, pipeline: &str) -> Option<Vec<usize>> {
     let status = daemon.status_json().ok()?;
     consumers(&status, pipeline)?.iter().map(owned).collect()
 }
 
-/// How many partitions a daemon owns, claims granted.
+/// Returns how many partitions a daemon owns, with granted claims.
 pub(crate) fn owned_by(daemon: &Daemon, pipeline: &str) -> usize {
     shares(daemon, pipeline).map_or(0, |shares| shares.iter().sum())
 }
@@ -52,11 +51,11 @@ fn owned(consumer: &Value) -> Option<usize> {
     settled.then_some(partitions.len())
 }
 
-/// Waits until the consumers of all `daemons` together own so many partitions each, most first, and the ledger names the same
+/// Waits until the consumers of all `daemons` own these numbers of partitions, in descending order, and the ledger names the same
 /// owners.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
-    // An idle consumer owns no row.
+    // An idle consumer owns no ledger row.
     let owning: Vec<usize> = expected.iter().copied().filter(|&share| share > 0).collect();
     let mut ledger = world.connect().await;
     let settled = eventually_async("the group shares out", PATIENCE, async || {
@@ -69,7 +68,7 @@ pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daem
     assert!(settled.is_ok(), "shares are {seen:?}, by the ledger {named:?}, not {expected:?}\n{}", logs(daemons));
 }
 
-/// Partitions of each owner that the ledger names, most first.
+/// Returns how many partitions each owner has in the ledger, in descending order.
 async fn owners(ledger: &mut PgConnection, pipeline: &str) -> Vec<usize> {
     let sql =
         "SELECT count(*) FROM tidegate.ledger WHERE pipeline = $1 AND owner IS NOT NULL GROUP BY owner ORDER BY 1 DESC";
@@ -81,7 +80,7 @@ pub(crate) fn logs(daemons: &[&Daemon]) -> String {
     daemons.iter().map(|daemon| daemon.log_tail()).collect::<Vec<_>>().join("\n----\n")
 }
 
-/// Numbered records, `per_partition` for each of `partitions`, from number `first`.
+/// Returns numbered records, `per_partition` for each of `partitions`, starting at `first`.
 pub(crate) fn numbered(first: i64, partitions: i32, per_partition: i64) -> impl Iterator<Item = Record> {
     (0..i64::from(partitions) * per_partition).map(move |n| {
         let partition = i32::try_from(n % i64::from(partitions)).expect("a remainder of an i32 is one");
@@ -89,7 +88,7 @@ pub(crate) fn numbered(first: i64, partitions: i32, per_partition: i64) -> impl 
     })
 }
 
-/// Waits until `total` numbered records are in the table, each once, and the ledger stands at the end of each log.
+/// Waits until `total` numbered records are in the table, each once, and the ledger is at the end of each log.
 pub(crate) async fn await_exact(world: &World, total: i64, daemons: &[&Daemon]) {
     let mut connection = world.connect().await;
     let ends: i64 = world.kafka.end_offsets(&world.topic).expect("Kafka knows its ends").iter().sum();
@@ -100,7 +99,7 @@ pub(crate) async fn await_exact(world: &World, total: i64, daemons: &[&Daemon]) 
         let ledger = sqlx::query_scalar("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger")
             .fetch_one(&mut connection)
             .await;
-        // There is no ledger before the first daemon has made it.
+        // There is no ledger before the first daemon has created it.
         seen = (rows.expect("the table is there"), ledger.unwrap_or(0));
         seen.0 >= total && seen.1 >= total
     });
@@ -113,19 +112,19 @@ pub(crate) async fn await_exact(world: &World, total: i64, daemons: &[&Daemon]) 
     assert_eq!((distinct, low, high), (total, 0, total - 1), "numbers without a gap\n{}", logs(daemons));
 }
 
-/// Records that flow into all partitions of a topic until they are stopped, numbered.
+/// Produces numbered records into all partitions of a topic until it is stopped.
 pub(crate) struct Flow {
     stop: Sender<()>,
     thread: JoinHandle<i64>,
 }
 
 impl Flow {
-    /// 5 records a partition about every 50 ms.
+    /// Starts to produce 5 records per partition about every 50 ms.
     pub(crate) fn start(kafka: &'static Kafka, topic: &str, partitions: i32) -> Self {
         Self::start_from(kafka, topic, partitions, 0)
     }
 
-    /// The same where records before number `first` were sent already; [`Flow::stop`] counts them too.
+    /// As [`Flow::start`], if records below number `first` were sent already; [`Flow::stop`] counts them too.
     pub(crate) fn start_from(kafka: &'static Kafka, topic: &str, partitions: i32, first: i64) -> Self {
         let (stop, stopped) = channel();
         let topic = topic.to_owned();
@@ -141,23 +140,23 @@ impl Flow {
         Self { stop, thread }
     }
 
-    /// Ends it; how many records were sent.
+    /// Stops producing. Returns how many records were sent.
     pub(crate) fn stop(self) -> i64 {
         drop(self.stop);
         self.thread.join().expect("the flow ends in order")
     }
 }
 
-/// Someone else's session that holds a lock until it is dropped.
+/// A session of another client, which holds a lock until it is dropped.
 pub(crate) struct Intruder {
     connection: PgConnection,
 }
 
 impl Intruder {
-    /// The name by which it is known in `pg_stat_activity`.
+    /// Its name in `pg_stat_activity`.
     pub(crate) const NAME: &str = "nightly_report";
 
-    /// Opens a transaction that runs `sql`, and leaves it open.
+    /// Opens a transaction, runs `sql` in it, and leaves it open.
     pub(crate) async fn hold(world: &World, sql: &str) -> Self {
         let mut connection = world.connect().await;
         let all = format!("SET application_name = '{}'; BEGIN; {sql}", Self::NAME);

@@ -1,4 +1,4 @@
-//! A row is what INSERT of the record's own fields would make: defaults, identities, text that is a literal, in every mode.
+//! A row is what INSERT would make of the record's own fields: defaults, identities, text that is a literal, in every mode.
 
 use tidegate_harness::Record;
 
@@ -6,7 +6,7 @@ use crate::cli::tidegate;
 use crate::support::World;
 
 impl World {
-    /// Drains these records into `t` by `pipeline`, where `sql` made it. The daemon must end well.
+    /// Drains these records into `t`, which `sql` creates, with `pipeline`. The daemon must succeed.
     async fn inserted(&self, sql: &str, records: &[&str], pipeline: &str) -> String {
         self.sql(sql).await;
         self.produce(records.iter().map(|value| Record::new(*value).to(0)));
@@ -15,7 +15,7 @@ impl World {
         log
     }
 
-    /// The rows of `t`, in this order.
+    /// Returns the rows of `t`, sorted by `order`.
     async fn in_order(&self, columns: &str, order: &str) -> String {
         self.text(&format!("SELECT coalesce(string_agg(concat_ws(':', {columns}), ',' ORDER BY {order}), '') FROM t"))
             .await
@@ -38,7 +38,7 @@ async fn a_first_table_gets_its_serial_and_its_defaults() {
         .inserted(FIRST_TABLE, &[r#"{"v":1}"#, r#"{"v":2,"lbl":null}"#, r#"{"v":3,"lbl":"x","id":70}"#, "{}"], "")
         .await;
     let rows = world.in_order("id, coalesce(v::text, '-'), at IS NOT NULL, coalesce(lbl, 'NULL')", "id").await;
-    // Each shape is one COPY, so the serials of a batch are numbered shape by shape.
+    // Each shape is one COPY, so the serials of a batch are assigned shape by shape.
     assert_eq!(rows, "1:1:t:none,2:-:t:none,3:2:t:NULL,70:3:t:x");
     assert_eq!(world.refused().await, "");
 }
@@ -371,7 +371,7 @@ async fn text_that_is_a_literal_of_its_type_is_that_value() {
     assert_eq!(world.refused().await, reasons);
 }
 
-/// A trigger on `t` that refuses negative values with this SQLSTATE.
+/// Creates a trigger on `t` that refuses negative values with this SQLSTATE.
 fn guard(code: &str) -> String {
     format!(
         "CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -405,7 +405,7 @@ async fn what_refuses_every_row_is_no_records_fault() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_at_its_end_is_an_outage_and_named() {
-    // 2200H of a sequence of int4; 22003 of one that goes on where the column ends.
+    // 2200H comes from an int4 sequence at its end; 22003 from a sequence that continues beyond the column's range.
     for (sequence, says) in [("AS int4", "reached maximum value"), ("AS int8", "integer out of range")] {
         let world = World::new(1).await;
         world.sql(&format!("CREATE TABLE t (id serial, v int); ALTER SEQUENCE t_id_seq {sequence}; SELECT setval('t_id_seq', 2147483647)")).await;

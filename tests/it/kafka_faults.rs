@@ -1,5 +1,4 @@
-//! What `tidegate check` says of a Kafka that it can't connect to: each cause has words of its own, the broker's address and a
-//! remedy.
+//! What `tidegate check` says if it can't connect to Kafka: each cause has its own text, with the broker's address and a remedy.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,9 +10,9 @@ use tidegate_harness::{Kafka, KafkaSpec, free_port, shared};
 use crate::cli::tidegate;
 use crate::kafka_health::{config, with_scram, world_behind};
 
-/// The exit code where something is away.
+/// The exit code if a service is unavailable.
 const UNAVAILABLE: i32 = 69;
-/// The longest that `check` may take to say why Kafka doesn't answer, a build on the same two cores apart.
+/// The longest time that `check` may take to say why Kafka doesn't answer, even if a build runs on the same two cores.
 const SOON: Duration = Duration::from_secs(20);
 
 fn keytool(arguments: &[&str], store: &Path) -> Vec<u8> {
@@ -24,7 +23,8 @@ fn keytool(arguments: &[&str], store: &Path) -> Vec<u8> {
     run.stdout
 }
 
-/// Makes a key pair for `localhost` in `NAME.p12`, with its certificate in `NAME.pem` and as a trusted one in `NAME-trust.p12`.
+/// Makes a key pair for `localhost` in `NAME.p12`, with its certificate in `NAME.pem`, and a trust store for it in
+/// `NAME-trust.p12`.
 fn key_pair(folder: &Path, name: &str) {
     let (store, pem) = (folder.join(format!("{name}.p12")), folder.join(format!("{name}.pem")));
     let subject = ["-dname", "CN=localhost", "-ext", "SAN=dns:localhost", "-validity", "30"];
@@ -34,7 +34,7 @@ fn key_pair(folder: &Path, name: &str) {
     keytool(&import, &folder.join(format!("{name}-trust.p12")));
 }
 
-/// A Kafka whose listener behind the proxy speaks TLS and wants a certificate that it trusts: its own.
+/// Starts a Kafka whose listener behind the proxy uses TLS and requires a client certificate that it trusts: its own.
 fn with_tls(folder: &Path) -> (Kafka, tidegate_harness::Proxy) {
     let mut spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SSL,CONTROLLER:PLAINTEXT")
@@ -102,6 +102,6 @@ async fn each_cause_of_a_failed_connection_has_words_of_its_own() {
         causes.insert(cause);
     }
     assert_eq!(causes.len(), 12);
-    // And with all of it right, it connects.
+    // With everything right, it connects.
     tidegate(&config(&world, &sasl, &as_user("SCRAM-SHA-256", "right")), &["check"]).ok();
 }

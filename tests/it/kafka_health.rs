@@ -1,5 +1,5 @@
-//! Kafka is away, silent or refuses us: a state with its cause on `/metrics`, `/readyz`, the page and in the log, soon after it
-//! begins and no longer than it lasts.
+//! Kafka is unavailable, silent or denies access: the state and its cause appear on `/metrics`, `/readyz`, the page and in the log,
+//! soon after the fault begins, and disappear when it ends.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, fetch, shared};
 use crate::books::{NUMBERED, counted};
 use crate::support::{PATIENCE, World};
 
-/// How soon after a fault the state must say so.
+/// The longest time from a fault to the state.
 const SEEN: Duration = Duration::from_secs(15);
-/// How soon after the end of a fault the state must be over. librdkafka waits for up to 10 s between two connections.
+/// The longest time from the end of a fault to the end of the state. librdkafka waits up to 10 s between two connection attempts.
 const OVER: Duration = Duration::from_secs(15);
 
 /// Runs one of Kafka's own tools.
@@ -34,7 +34,7 @@ fn leak(kafka: Kafka) -> &'static Kafka {
     Box::leak(Box::new(kafka))
 }
 
-/// A world on this Kafka, whose daemons come by the proxy.
+/// Returns a world on this Kafka, whose daemons connect through the proxy.
 pub(crate) async fn world_behind(kafka: Kafka) -> World {
     let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -51,7 +51,7 @@ fn waits(daemon: &Daemon) -> bool {
     daemon.metric("tidegate_pipeline_state", &[("state", "waiting_for_kafka")]) == Some(1.0)
 }
 
-/// Waits until the daemon waits for Kafka, and asks each of its faces for these words.
+/// Waits until the daemon waits for Kafka, and checks that log, page, metrics and readiness contain these words.
 #[track_caller]
 fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     let began = Instant::now();
@@ -70,7 +70,7 @@ fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     daemon.await_until("the log says so", PATIENCE, |daemon| daemon.log().iter().any(logged)).expect("a line");
 }
 
-/// Waits until the daemon flows again, and holds that it said so and lost nothing.
+/// Waits until the daemon flows again, and checks that it reported that and lost nothing.
 async fn flows_again(world: &World, daemon: &Daemon, records: i32) {
     let ended = Instant::now();
     daemon.await_until("it doesn't wait any more", OVER, |daemon| !waits(daemon)).expect("it is over");
@@ -87,7 +87,7 @@ async fn flowing(world: &World, config: &str, records: i32) -> Daemon {
     let daemon = world.daemon(config);
     world.await_written(&daemon).await;
     daemon.await_ready(PATIENCE).expect("it is ready");
-    // Nothing comes in: an idle topic is no outage.
+    // No records arrive: an idle topic is not an outage.
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
     assert!(!waits(&daemon), "an idle topic is no outage");
     daemon
@@ -115,7 +115,7 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
 }
 
-/// A broker that accepts connections and says nothing: no connection fails, so that nothing but the silence tells.
+/// A broker that accepts connections and never answers: no connection fails, only the silence shows the fault.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_broker_is_waited_for() {
     let (kafka, proxies) = Kafka::start_behind_proxies(&KafkaSpec::single()).expect("Kafka starts");
@@ -154,7 +154,7 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
     daemon.await_ready(PATIENCE).expect("it is ready");
     drop(daemon);
 
-    // Fatal to librdkafka under KIP-848: a new client is made until the group may be read.
+    // Under KIP-848 this is fatal to librdkafka: the daemon makes new clients until it may read the group.
     acl(world.kafka, &[&["--add"], &of_group[..]].concat());
     let config = config(&world, servers, "").replacen("topics =", "group_protocol = \"consumer\"\ntopics =", 1);
     let daemon = world.daemon(&config);
@@ -165,7 +165,7 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// A Kafka whose listener behind the proxy wants SCRAM, with this user and password.
+/// Starts a Kafka whose listener behind the proxy requires SCRAM, with this user and password.
 pub(crate) fn with_scram(user: &str, password: &str) -> (Kafka, Proxy) {
     let spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT")
@@ -192,7 +192,7 @@ async fn a_deleted_scram_user_is_waited_for_also_while_records_come_by_another_l
     let entity = ["--alter", "--entity-type", "users", "--entity-name", "rides"];
     let delete = [&entity[..], &["--delete-config", "SCRAM-SHA-256"]].concat();
     tool(world.kafka, "kafka.admin.ConfigCommand", &delete);
-    // Open connections stay; a broker that starts again asks each client who it is.
+    // Open connections stay; a restarted broker authenticates each client again.
     world.kafka.restart(0).expect("it starts again");
     proxy.cut();
     waits_and_says(&daemon, &[&servers, "refuses the user or the password", "sasl.password"]);

@@ -1,4 +1,4 @@
-//! Kafka with TLS and SASL: each way of proving who one is drains a topic, and what must not be trusted isn't.
+//! Kafka with TLS and SASL: every authentication method drains a topic, and untrusted servers are rejected.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use crate::support::{PATIENCE, World, program, spec};
 
 const RECORDS: i32 = 200;
 
-/// The broker that all tests of this file share, and the certificate of a client that it trusts.
+/// The broker that the tests of this file share, and a client certificate that it trusts.
 pub(crate) struct Secured {
     pub(crate) kafka: Kafka,
     authority: Arc<Authority>,
@@ -31,7 +31,7 @@ pub(crate) fn secured() -> &'static Secured {
     })
 }
 
-/// A table and a topic of numbered records on the secured broker.
+/// Returns a world with a table, and a topic of numbered records on the secured broker.
 pub(crate) async fn world() -> World {
     let world = World::on(&secured().kafka, shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -39,7 +39,7 @@ pub(crate) async fn world() -> World {
     world
 }
 
-/// A configuration that reaches the broker by one listener, with these properties.
+/// Returns a configuration that connects to one listener, with these properties.
 pub(crate) fn config(world: &World, listener: Listener, properties: &[(&str, String)]) -> String {
     let address = secured().kafka.secure_address(listener).expect("the listener");
     let plain = format!("bootstrap_servers = \"{}\"", secured().kafka.bootstrap_servers());
@@ -70,7 +70,7 @@ fn sasl(mechanism: &str, password: &str) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Rides are read to their end by a daemon with this configuration.
+/// Checks that a daemon with this configuration drains all rides.
 async fn drains(config: impl FnOnce(&World) -> String) {
     let world = world().await;
     let (code, log) = world.drain(&config(&world));
@@ -113,7 +113,7 @@ async fn each_sasl_mechanism_drains() {
     drains(|world| config(world, Listener::Sasl, &unsigned)).await;
 }
 
-/// The system's file of authorities is replaced for the daemon alone, in a mount namespace of its own.
+/// The system's CA file is replaced for the daemon only, in a mount namespace of its own.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorities_of_the_system_are_trusted_when_none_is_named() {
     let world = world().await;
@@ -158,7 +158,7 @@ async fn what_cannot_be_trusted_is_refused() {
         ("a wrong password of PLAIN", config(&world, Listener::Sasl, &sasl("PLAIN", "driftwood"))),
         ("a wrong password of SCRAM", config(&world, Listener::Sasl, &sasl("SCRAM-SHA-512", "driftwood"))),
     ];
-    // Each waits for Kafka until a deadline, so all do at once.
+    // Each waits for Kafka until a deadline, so they run at the same time.
     std::thread::scope(|scope| {
         for (case, config) in &cases {
             scope.spawn(move || {

@@ -1,4 +1,4 @@
-//! Keys as they come: in envelopes, behind a registry's frame, as Java's integers; and deletes by them.
+//! Keys in all forms: in envelopes, with a registry's framing, as Java's integers; and deletes by key.
 
 use tidegate_harness::{Record, Registry};
 
@@ -9,7 +9,7 @@ const UPSERT: &str =
     "table = { name = \"t\", mode = \"upsert\", key = [\"id\"], deletes = true }\ndead_letters.max_share = 1\n";
 
 impl World {
-    /// Rows 1 to 9, of which the tombstones of a test delete some.
+    /// Writes the rows 1 to 9, some of which the tombstones of a test delete.
     async fn with_rows(&self) {
         self.sql("CREATE TABLE t (id bigint PRIMARY KEY, v text); INSERT INTO t SELECT n, 'old' FROM generate_series(1, 9) n")
             .await;

@@ -1,6 +1,6 @@
-//! The ledger's statements on the real database, between sessions that meet at one row: there is one row a partition, a row
-//! that was moved while somebody waited for it is found where it stands now, and a move costs the same however many versions
-//! of the row a snapshot keeps.
+//! The ledger's statements on the real database, with sessions that compete for one row. There is one row per partition; a session
+//! that waited for a row sees its current state; and an update costs the same however many old versions of the row a snapshot
+//! keeps.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Books {
         books
     }
 
-    /// The same with so many partitions, claimed.
+    /// As above, with this many partitions, all of them claimed.
     async fn claimed(partitions: i32) -> (Self, Vec<Span>) {
         let books = Self::new().await;
         let mut connection = books.connect().await;
@@ -55,14 +55,14 @@ impl Books {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// Where partition 0 stands, a row each.
+    /// Returns the offset in each row of partition 0.
     async fn positions(&self) -> Vec<i64> {
         let sql = "SELECT next_offset FROM tidegate.ledger WHERE partition = 0 ORDER BY next_offset";
         let rows = sqlx::query(sql).fetch_all(&mut self.connect().await).await.expect("the query runs");
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// A writer's store.
+    /// Opens a writer's store.
     async fn store(&self) -> PgStore {
         let config = format!(
             "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"{}\"\n\
@@ -75,7 +75,7 @@ impl Books {
         PgStore::new("rides".into(), connector, Arc::new(plans), WriterMetrics::new(&"rides".into()))
     }
 
-    /// Waits until so many sessions of this database wait for a lock.
+    /// Waits until `count` sessions of this database wait for a lock.
     async fn await_waiting(&self, count: i64) {
         let sql = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -107,7 +107,7 @@ async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
     second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds nothing, and that is no error");
     assert_eq!(books.positions().await, [3]);
 
-    // The first one gives up: then the second's row is the one.
+    // The first session rolls back, so the second one's row remains.
     let mut connection = books.connect().await;
     connection.execute("DELETE FROM tidegate.ledger").await.expect("the row goes");
     let mut transaction = first.begin().await.expect("it begins");
@@ -133,7 +133,7 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
     let refused = refused.as_database_error().expect("the server says so");
     assert_eq!(refused.code().as_deref(), Some("23505"), "{refused}");
     assert_eq!(books.positions().await, [0]);
-    // Where a session sees the same old snapshot all along, looking proves nothing.
+    // A session that keeps the same old snapshot can't prove anything by reading.
     let old = "BEGIN ISOLATION LEVEL REPEATABLE READ;
         INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset) VALUES ('rides', 't', 9, 1)";
     let refused = connection.execute(old).await.expect_err("only under READ COMMITTED");
@@ -224,7 +224,7 @@ async fn a_claim_leaves_out_a_locked_row_and_takes_it_where_it_stands_once_it_is
     assert!(claimed[0].claim.epoch > first[0].claim.epoch, "later claims have higher numbers: {claimed:?}, {first:?}");
 }
 
-/// Pages that a statement looked at, its functions included.
+/// Returns how many pages a statement read, those of its functions included.
 async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     let sql = format!("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, FORMAT YAML) {statement}");
     let plan: String = sqlx::query(&sql).fetch_one(connection).await.expect("it is explained").get(0);
@@ -251,7 +251,7 @@ async fn a_move_costs_the_same_however_many_versions_a_snapshot_keeps() {
             from + 1
         )
     };
-    // So that what is explained reads the ledger in the move alone.
+    // Done in advance, so that the explained statement reads the ledger only to advance it.
     let rows = "CREATE TEMP TABLE rows AS SELECT topic, partition, claim_id FROM tidegate.ledger";
     writer.execute(rows).await.expect("it is made");
     let mut costs = Vec::new();
@@ -266,7 +266,7 @@ async fn a_move_costs_the_same_however_many_versions_a_snapshot_keeps() {
     let kept = "SELECT pg_relation_size('tidegate.ledger') / (20 * $1)";
     let kept: i64 = sqlx::query(kept).bind(MOVES).fetch_one(&mut writer).await.expect("the query runs").get(0);
     assert!(kept > 80, "the snapshot keeps all versions: {kept} bytes for each");
-    // A level of the index more, at most.
+    // At most one more level of the index.
     assert!(costs[1] * 2 < costs[0] * 3, "pages of a move at first and at last: {costs:?}");
     report.execute("COMMIT").await.expect("it ends");
 }

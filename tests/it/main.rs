@@ -1,4 +1,4 @@
-//! Tests on the real broker and the real database: the daemon is a process of its own, as a user runs it.
+//! Tests with a real broker and a real database. The daemon is a separate process, as users run it.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails it as the test itself would")]
 

@@ -1,4 +1,4 @@
-//! Upsert and aggregate: one row a key, right to the last unit, whatever happens on the way.
+//! Upsert and aggregate: one row per key, exact to the last unit, whatever happens in between.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,7 +8,7 @@ use tidegate_harness::{Daemon, Record, eventually_async};
 use crate::books::with_short_sessions;
 use crate::support::{PATIENCE, World};
 
-/// Numbers that look random and are the same in each run (xorshift64, Marsaglia).
+/// Returns numbers that look random and are the same in each run (xorshift64, Marsaglia).
 fn numbers(seed: u64) -> impl Iterator<Item = u64> {
     std::iter::successors(Some(seed), |state| {
         let mut x = *state;
@@ -23,7 +23,7 @@ fn assert_drained(outcome: &(Option<i32>, String)) {
     assert_eq!(outcome.0, Some(0), "{}", outcome.1);
 }
 
-/// A trip's reading: key, time, distance since the last one, state.
+/// A reading of a trip: key, time, distance since the last reading, state.
 #[derive(Clone, Copy)]
 struct Reading {
     trip: u64,
@@ -48,7 +48,7 @@ impl Reading {
             self.trip,
             self.ts,
             self.meters,
-            // Rows of very different sizes: the place of a row in the staging table is not its turn.
+            // Rows of very different sizes: a row's position in the staging table is not the order of delivery.
             "x".repeat(if self.meters == 7 { 7_000 } else { 3 })
         )
     }
@@ -101,7 +101,7 @@ async fn the_last_of_a_key_wins_and_tombstones_delete_in_turn() {
         gone(r#"{"region":"n","id":1}"#), // replaced, deleted
         gone(r#"{"region":"n","id":2}"#),
         row(2, 20),
-        row(2, 21), // deleted, made again
+        row(2, 21), // deleted, created again
         row(3, 30),
         row(3, 31), // replaced twice
         row(4, 40),
@@ -165,14 +165,14 @@ batch.max_rows = 500
 const FARES: &str = "SELECT string_agg(concat_ws(':', trip, records, meters, paused, coalesce(paused_meters, 0), started, \
      ended, first_meters, last_meters, last_state, paused_at, paused_last), ',' ORDER BY trip) FROM fare";
 
-/// What the rows must be. Between equals `first` takes the first and `last` the last, in the order of one partition.
+/// Returns the expected rows. Between equals, `first` takes the first and `last` the last, in the order of one partition.
 fn fares(readings: &[Reading]) -> String {
     let mut trips: BTreeMap<u64, Vec<Reading>> = BTreeMap::new();
     readings.iter().for_each(|reading| trips.entry(reading.trip).or_default().push(*reading));
     let rows = trips.into_iter().map(|(trip, readings)| {
         let paused: Vec<_> = readings.iter().filter(|reading| reading.paused).collect();
         let first = readings.iter().min_by_key(|reading| reading.ts).expect("a trip has readings");
-        // Of equal maxima Iterator::max_by_key gives the last.
+        // Iterator::max_by_key returns the last of equal maxima.
         let last = readings.iter().max_by_key(|reading| reading.ts).expect("a trip has readings");
         let mut row = vec![
             trip.to_string(),
@@ -205,7 +205,7 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     for kill in 1..=4 {
         let daemon = world.daemon(&config());
         let enough = kill * 7_000;
-        // The tables aren't there before the first start.
+        // The tables don't exist before the first start.
         daemon.await_ready(PATIENCE).expect("the daemon reads");
         eventually_async("the ledger moves", PATIENCE, async || world.number(written).await >= enough)
             .await
@@ -217,8 +217,8 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     assert_eq!(world.text(FARES).await, fares(&readings));
 }
 
-/// One round of 60 000 records; `make contention MINUTES=5` makes it as many rounds as fit into five minutes, and shows what it
-/// found.
+/// Runs one round of 60 000 records. With `make contention MINUTES=5`, runs as many rounds as fit into five minutes, and prints the
+/// results.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     const ROUND: usize = 60_000;
@@ -245,10 +245,10 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     loop {
         let round = all.len() / ROUND;
         let mut readings = readings(ROUND, 500, 13 + round as u64);
-        // All records of a key differ in time, so that the end doesn't depend on who comes first.
+        // All records of a key have different times, so the result doesn't depend on which daemon writes first.
         let times = (0..).map(|number| ((round * ROUND) as u64) + number * 7_919 % ROUND as u64);
         readings.iter_mut().zip(times).for_each(|(reading, ts)| reading.ts = ts);
-        // Any record in any partition: both daemons have all keys all the time.
+        // Records go to random partitions, so that both daemons have all keys all the time.
         world.produce(readings.iter().zip(0..).map(|(r, number)| Record::new(r.json()).to(number % 4)));
         all.append(&mut readings);
         let end = i64::try_from(2 * all.len()).unwrap();
@@ -282,7 +282,7 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     eprintln!("both tables are what the records make of them: {} keys, no dead letter", newest.len());
 }
 
-/// What a daemon had to send again, and why.
+/// Returns what a daemon had to retry, and why.
 fn retries(daemon: &Daemon) -> String {
     let metrics = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
     let lines: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("tidegate_retries_total")).collect();

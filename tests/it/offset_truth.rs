@@ -1,5 +1,5 @@
-//! Kafka's log is not the one that the ledger knows: each way has its name, stops the pipeline unless told otherwise, and what is
-//! lost is counted.
+//! Kafka's log is not the one that the ledger knows. Each cause has a name and stops the pipeline unless configured otherwise, and
+//! lost records are counted.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Deletes the topic, and makes it again with records `range`.
+    /// Deletes the topic, and recreates it with the records `range`.
     fn make_again(&self, range: std::ops::Range<i32>) {
         self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
         eventually("the name is free again", PATIENCE, || self.kafka.create_topic(&self.topic, 1, &[]).is_ok())
@@ -26,7 +26,7 @@ impl World {
         assert_eq!(code, Some(0), "{log}");
     }
 
-    /// How many records of the topic's only partition there are to read.
+    /// Returns how many records of the topic's only partition can be read.
     fn readable(&self) -> usize {
         let mut settings = rdkafka::ClientConfig::new();
         settings.set("bootstrap.servers", self.kafka.bootstrap_servers());
@@ -43,7 +43,7 @@ impl World {
         records.count()
     }
 
-    /// The pipeline stops, says all of `words`, and nothing moved.
+    /// Checks that the pipeline stops with all of `words`, and that the ledger doesn't advance.
     async fn stops_by_name(&self, config: &str, words: &[&str]) {
         let (rows, at) = (self.number("SELECT count(*) FROM rides").await, self.ledger().await);
         let (code, log) = self.drain(config);
@@ -54,7 +54,7 @@ impl World {
         assert_eq!((self.number("SELECT count(*) FROM rides").await, self.ledger().await), (rows, at), "nothing moved");
     }
 
-    /// A daemon with this policy goes on and comes to `rows` rows; how many records it counts as lost for this cause.
+    /// Runs a daemon with this policy until the table has `rows` rows. Returns how many records it counts as lost for this cause.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
         daemon.await_log("stepped over by `on_offset_loss`", PATIENCE).expect("it says so");
@@ -155,7 +155,7 @@ async fn a_topic_made_again_with_a_longer_log_stops_the_pipeline_by_name() {
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides WHERE seq BETWEEN 0 AND 349").await, 350);
 }
 
-/// There is nothing to write, and all the same nothing is drained.
+/// There is nothing to write, but the run must not report that it has drained the topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_again_with_as_many_records_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
@@ -175,7 +175,7 @@ async fn a_topic_made_again_is_left_to_its_end_where_the_policy_says_latest() {
     assert_eq!(world.goes_on("latest", "log_replaced", 100).await, 250.0, "what is skipped is counted");
 }
 
-/// The worst case: the new log is longer than our position before the daemon looks again.
+/// The worst case: the new log is longer than our offset before the daemon looks again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_made_again_under_a_running_daemon_is_not_taken_for_the_old_one() {
     let world = World::new(1).await;
@@ -199,7 +199,7 @@ async fn a_topic_made_again_under_a_running_daemon_is_not_taken_for_the_old_one(
     );
 }
 
-/// To a reader, a log that lost its end is one with the same records and fewer of them.
+/// A consumer sees a truncated log as one with the same records, but fewer of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_log_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
@@ -214,7 +214,7 @@ async fn a_truncated_log_stops_the_pipeline_by_name() {
     world.make_again(0..0);
     world.produce(records(0..60));
     world.stops_by_name(&config, &["the log is shorter than the ledger", "truncated"]).await;
-    // Grown again up to the same records, it is the log that we knew, and nothing is read twice.
+    // When it has the same records again, it is the log that we knew, and nothing is read twice.
     world.produce(records(60..150));
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
@@ -256,7 +256,7 @@ async fn a_lost_ledger_row_stops_the_pipeline_unless_the_policy_goes_on() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
 }
 
-/// Compaction takes records out of the middle, and the last committed one with them: the log is the same all the same.
+/// Compaction removes records from the middle, and the last committed one with them: it is still the same log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let kafka = tidegate_harness::shared::kafka().expect("Kafka starts");
@@ -277,7 +277,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     world.produce(keyed(100..200));
-    // A segment is closed by the record that comes after its time, and only closed ones are compacted.
+    // A later record closes a segment, and only closed segments are compacted.
     let mut more = 200;
     eventually("the log is compacted", PATIENCE, || {
         world.produce([crate::books::numbered(more, 1).key("key 0")]);
@@ -297,7 +297,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     );
 }
 
-/// A producer's transaction ends with a mark, which is an offset without a record: behind it there is no lag.
+/// A producer's transaction ends with a marker, an offset without a record: after it, there is no lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_the_mark_of_a_transaction_there_is_no_lag_and_a_drain_ends() {
     let world = World::new(1).await;
@@ -308,7 +308,7 @@ async fn behind_the_mark_of_a_transaction_there_is_no_lag_and_a_drain_ends() {
         let (code, log) = world.drain(&config);
         assert_eq!(code, Some(0), "drain {times}: {log}");
     }
-    // Nobody runs who would know how far was read.
+    // No daemon runs that would know how far it has read.
     let lag = crate::cli::tidegate(&config, &["lag", "--json"]).ok().json();
     assert_eq!(lag["pipelines"][0]["lag_records"], 0, "{lag}");
     world.transaction(5, false);

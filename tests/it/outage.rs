@@ -1,5 +1,5 @@
-//! The database or the broker is away, refuses, or doesn't answer: nothing is set aside, and the flow goes on by itself.
-//! These tests hurt the connection or the session; those in `servers.rs` hurt whole servers.
+//! The database or the broker is unavailable, refuses requests or doesn't answer: nothing is dead-lettered, and the flow resumes
+//! without help. These tests break the connection or the session; those in `servers.rs` break whole servers.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgr
 use crate::support::{PATIENCE, World};
 
 const RECORDS: i32 = 20_000;
-/// How soon after the end of an outage the first commit comes.
+/// The longest time from the end of an outage to the first commit.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A daemon that writes numbered records through a proxy that does something at a message.
+/// A daemon that writes numbered records through a proxy, which acts at a chosen message.
 struct Line {
     world: World,
     proxy: Proxy,
@@ -41,7 +41,7 @@ async fn line(trigger: Trigger, action: Action) -> Line {
 }
 
 impl Line {
-    /// Everything arrives, once; how often a COMMIT's outcome was unknown.
+    /// Waits until everything has arrived once. Returns how often the outcome of a COMMIT was unknown.
     async fn ends_exact(&self) -> f64 {
         self.world.await_written(&self.daemon).await;
         self.world.assert_exact(RECORDS.into()).await;
@@ -49,7 +49,7 @@ impl Line {
         counted(&self.daemon, "tidegate_commit_unknown_total")
     }
 
-    /// Runs a function of Postgres on the backend that is in a COPY.
+    /// Calls a function of Postgres for the backend that runs a COPY.
     async fn signal_copy(&self, function: &str) {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%'";
         let sql = format!("{sql} AND application_name = 'tidegate {}' AND {function}(pid)", self.world.name);
@@ -116,7 +116,7 @@ async fn a_copy_that_is_cancelled_is_an_outage_and_no_dead_letter() {
 async fn whatever_sqlstate_an_outage_has_it_is_waited_out_and_nothing_is_set_aside() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
-    // A sequence counts the tries, since it isn't rolled back with them.
+    // A sequence counts the attempts, because a rollback doesn't reset it.
     world
         .sql(
             "CREATE SEQUENCE tries;
@@ -165,7 +165,7 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 async fn a_batch_that_times_out_by_its_size_is_halved_until_it_goes_in() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // A millisecond a row: of 1 000 rows a quarter is within the deadline, the half is not.
+    // A millisecond per row: a quarter of the 1000 rows is within the deadline, half of them is not.
     world
         .sql(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
@@ -206,7 +206,7 @@ async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() 
     assert_eq!(counted(&daemon, "tidegate_rebalances_total"), rebalances, "it never left its group");
 }
 
-/// Hurts a daemon that is flowing, asks for a reason on `/readyz`, mends it, and asks for a commit soon after.
+/// Breaks a daemon that is flowing, waits for the reason on `/readyz`, repairs it, and expects a commit soon after.
 async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &str, mend: &str) {
     world.produce_numbered(0..RECORDS / 2, 2);
     world.await_written(daemon).await;
@@ -221,7 +221,7 @@ async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &st
     world.produce_numbered(RECORDS / 2..RECORDS, 2);
     let names_it = |daemon: &Daemon| daemon.get("/readyz").is_ok_and(|ready| ready.body.contains(sqlstate));
     daemon.await_until(&format!("`/readyz` names {sqlstate}"), PATIENCE, names_it).expect("it says what it waits for");
-    // Long enough for the waits between two tries to have grown.
+    // Long enough that the delays between attempts have grown.
     await_metric(daemon, "tidegate_retries_total", 6.0);
     admin.execute(mend).await.expect("it can be mended");
     let took = world.await_next_commit(daemon, SOON).await;

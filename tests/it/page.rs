@@ -1,4 +1,4 @@
-//! What the daemon serves for the live page: its JSON, its stream, its history, and who is refused.
+//! What the daemon serves for the live page: its JSON, its stream, its history, and which requests are rejected.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -9,13 +9,13 @@ use tidegate_harness::{Daemon, Record, eventually};
 
 use crate::support::{PATIENCE, World, spec};
 
-/// Where a configuration listens.
+/// Returns the address that a configuration listens on.
 pub(crate) fn address(config: &str) -> String {
     let (_, listen) = config.split_once("listen = \"").unwrap();
     listen.split_once('"').unwrap().0.to_owned()
 }
 
-/// One request with these lines after the first; head and body of the answer.
+/// Sends a request with these header lines. Returns head and body of the response.
 fn ask(address: &str, request: &str) -> (String, String) {
     let mut connection = TcpStream::connect(address).expect("the daemon listens");
     connection.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -1,7 +1,7 @@
-//! The live page in headless Chromium, read as a person would: from what stands on it.
+//! The live page in headless Chromium, checked by the text that a person sees.
 //!
-//! `tests/browser/run.sh` installs the browser and its driver; `TIDEGATE_SKIP_BROWSER=1` leaves these tests out. Screenshots
-//! of each state go to `target/page`.
+//! `tests/browser/run.sh` installs the browser and its driver; `TIDEGATE_SKIP_BROWSER=1` skips these tests. Screenshots of each
+//! state are stored in `target/page`.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// `None` where the tests are to be left out.
+    /// Returns `None` if the tests are to be skipped.
     pub(crate) fn start() -> Option<Self> {
         if std::env::var_os("TIDEGATE_SKIP_BROWSER").is_some_and(|skip| skip == "1") {
             eprintln!("left out: TIDEGATE_SKIP_BROWSER=1");
@@ -77,7 +77,7 @@ impl Browser {
         self.eval(&script).as_str().unwrap_or_default().to_owned()
     }
 
-    /// Waits until an element says so.
+    /// Waits until an element contains this text.
     pub(crate) fn await_text(&mut self, selector: &str, text: &str) {
         let mut last = String::new();
         let found = eventually(&format!("{selector} says {text:?}"), PATIENCE, || {
@@ -87,13 +87,13 @@ impl Browser {
         found.unwrap_or_else(|error| panic!("{error:#}; it says {last:?}"));
     }
 
-    /// Waits until the page's clock has moved.
+    /// Waits until the page's clock has advanced.
     pub(crate) fn await_another_second(&mut self) {
         let second = self.text("#clock");
         eventually("a second passes", PATIENCE, || self.text("#clock") != second).unwrap();
     }
 
-    /// Partitions by box, as they stand on the board: `["c0: 0 1", "c1: idle"]`.
+    /// Returns the partitions of each box on the board: `["c0: 0 1", "c1: idle"]`.
     pub(crate) fn boxes(&mut self) -> Vec<String> {
         let script = "[...document.querySelectorAll('#board .seat')].map((seat) => seat.dataset.seat.split('/').pop() + ': ' + \
              ([...seat.querySelectorAll('.chip')].map((chip) => chip.dataset.partition).join(' ') || 'idle'))";
@@ -107,11 +107,11 @@ impl Browser {
         self.tell(&json!({"do": "shoot", "to": to})).expect("the screenshot is taken");
     }
 
-    /// Takes screenshots of a state as a phone, a laptop and a large screen show it. Nothing may stick out at the side.
+    /// Takes screenshots of a state on a phone, a laptop and a large screen. Nothing may overflow horizontally.
     pub(crate) fn shoot_each(&mut self, name: &str) {
         for width in [320, 1600, 1280] {
             self.tell(&json!({"do": "resize", "width": width, "height": 900})).expect("the window changes");
-            // The charts follow at the next frame; a page whose daemon is gone has none.
+            // The charts are drawn in the next frame; a page without a daemon has none.
             self.await_another_second();
             let sticks_out = "[...document.querySelectorAll('#app *')].filter((e) => !e.closest('.unseen, thead, .uplot, details:not([open]) > table') \
                  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.id} ${e.className}: ${e.textContent.slice(0, 60)}`)";
@@ -120,7 +120,7 @@ impl Browser {
         }
     }
 
-    /// No script failed, nothing was refused by the policy, no dialog came up, nothing left the origin.
+    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request left the origin.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
@@ -134,7 +134,7 @@ impl Drop for Browser {
     }
 }
 
-/// The share of a core that the daemon takes over a stretch of time: ten seconds, or those of `TIDEGATE_MEASURE_SECONDS`.
+/// Returns the share of a core that the daemon uses during ten seconds, or `TIDEGATE_MEASURE_SECONDS`.
 fn cpu_share(daemon: &Daemon) -> f64 {
     let seconds = std::env::var("TIDEGATE_MEASURE_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(10);
     let (started, before) = (Instant::now(), cpu_time(daemon.pid(), false).unwrap());
@@ -165,7 +165,7 @@ pub(crate) fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-/// How many partitions each box has, sorted, and whether each partition is there once.
+/// Returns how many partitions each box has, sorted, and checks that each partition is there once.
 fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
     let mut all: Vec<&str> = Vec::new();
     let mut sizes: Vec<usize> = boxes
@@ -245,7 +245,7 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
     assert_eq!(browser.eval("document.querySelectorAll('#board .instance').length"), 2);
     assert_eq!(shares(&browser.boxes(), 4), [2, 2]);
     browser.shoot_each("two-instances");
-    // A chip that came over says from whom.
+    // A chip that has moved says where it came from.
     second.terminate().unwrap();
     second.wait_exit(PATIENCE).unwrap();
     browser.await_text("#board", "was ");
@@ -275,7 +275,7 @@ async fn an_outage_is_said_in_words_and_passes() {
     browser.await_text("#sentences", "records wait in Kafka");
     browser.await_text("#board", "◷");
     browser.await_text("#pipelines", "waiting for Postgres");
-    // Spoken within ten seconds: more often would be a nuisance.
+    // Announced within ten seconds: more often would be a nuisance.
     browser.await_text("#spoken", "waited");
     browser.await_text("#timeline", "waits: ");
     browser.shoot_each("postgres-away");
@@ -326,10 +326,10 @@ async fn names_and_errors_are_text_whatever_they_hold() {
     let evil = "<img src=x onerror=alert(1)><script>alert(2)</script>";
     let (daemon, at) = start(&pool(&world, 1));
     daemon.await_ready(PATIENCE).unwrap();
-    // Anybody who may write to the table can call an instance anything.
+    // Any client that may write to the table can give an instance any name.
     let consumers = json!({ &world.name: 2 }).to_string();
     world.sql(&format!("INSERT INTO tidegate.instance (id, host, url, version, consumers, seen_at) VALUES ('{evil}', '{evil}', 'javascript:alert(3)', '{evil}', '{consumers}', now() + interval '1 hour')")).await;
-    // And a trigger can raise anything.
+    // And a trigger can raise any text.
     world.sql(&format!("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RAISE EXCEPTION '{}' USING ERRCODE = '53100'; END $f$; CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()", evil.replace('%', "%%"))).await;
     rides(&world, 1, 1);
     browser.open(&at);
@@ -369,8 +369,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // The keyboard: into the table, down, and the regions follow.
-    // The page selected the pipeline in most trouble, which may be either.
+    // The keyboard: into the table, down, and the sections follow. The page has selected the pipeline with the worst problem, which
+    // may be either.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");
@@ -411,7 +411,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     assert_eq!(browser.eval(names), true, "each region has a heading");
 }
 
-/// Sends a record into each of the topic's partitions, again and again: every figure on the page moves.
+/// Sends a record into each of the topic's partitions repeatedly, so that every number on the page changes.
 struct Trickle {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -426,7 +426,7 @@ impl Trickle {
                 let began = Instant::now();
                 let records = (0..partitions).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n));
                 kafka.produce(&topic, records).expect("Kafka takes the records");
-                // The pace of a load, not a wait for an event.
+                // The rate of a load, not a wait for an event.
                 std::thread::sleep(Duration::from_millis(500).saturating_sub(began.elapsed()));
             }
         });
@@ -443,7 +443,7 @@ impl Drop for Trickle {
     }
 }
 
-/// How many changes the stream brings in ten seconds.
+/// Counts the changes that the stream sends in ten seconds.
 const CHANGES: &str = "new Promise((done) => { let n = 0; const stream = new EventSource('/api/events'); \
     stream.addEventListener('change', () => { n += 1; }); setTimeout(() => { stream.close(); done(n); }, 10000); })";
 
@@ -471,11 +471,11 @@ async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     let took = started.elapsed();
     let loaded = browser.eval("performance.getEntriesByType('navigation')[0].loadEventEnd").as_f64().unwrap();
     println!("read in {took:?}, the load event after {loaded:.0} ms");
-    // The suite shares two cores with many servers; a release alone is held to the promise.
+    // The suite shares two cores with many servers; only a release has to keep the promise.
     let is_release = std::env::var_os(PROGRAM).is_some();
     assert!(loaded < if is_release { 1_000.0 } else { 5_000.0 }, "loaded after {loaded} ms");
     browser.shoot("ten-pipelines");
-    // What a viewer costs, while nothing flows and while every figure moves.
+    // The cost of a viewer, while nothing flows and while every number changes.
     let still = cpu_share(&daemon);
     let trickle = Trickle::start(&world, 100);
     let changes = browser.eval(CHANGES).as_u64().unwrap();

@@ -1,4 +1,4 @@
-//! The live page in trouble: each state stands in words at the top, in its pipeline's row and on the board, and is drawn.
+//! The live page with problems: each state is shown in words at the top, in its pipeline's row and on the board, and is drawn.
 
 use serde_json::json;
 use sqlx::Executor;
@@ -16,7 +16,7 @@ pub(crate) fn select(browser: &mut Browser, pipeline: &str) {
     browser.await_text("#readers .which", pipeline);
 }
 
-/// More pipelines on the world's topic, each with its table.
+/// Adds pipelines on the world's topic, each with its own table.
 pub(crate) fn more(world: &World, name: &str, lines: &str) -> String {
     let World { topic, name: unique, .. } = world;
     format!(
@@ -103,7 +103,7 @@ async fn who_falls_behind_is_said_with_both_rates_and_where_kafka_deletes() {
     browser.await_text("#flood-words", "Kafka deletes the oldest unwritten in ");
     browser.await_text("#limit", "Postgres is the limit");
     browser.shoot_each("behind");
-    // A bar is the same length for the same wait, whoever waits longest: a pipeline that keeps up has none.
+    // A bar has the same length for the same wait, whichever partition waits longest; a pipeline without lag has none.
     let bars = "Math.max(...[...document.querySelectorAll('#board .chip')].map((chip) => parseInt(chip.style.getPropertyValue('--lag'))))";
     let longest = browser.eval(bars).as_i64().unwrap();
     assert!((1..=100).contains(&longest), "the bars of a pipeline that is behind: {longest} %");
@@ -132,7 +132,7 @@ async fn partitions_that_are_being_claimed_are_on_the_move() {
     browser.await_text("#sentences", "Every record is written.");
     first.terminate().unwrap();
     first.wait_exit(PATIENCE).unwrap();
-    // Who holds the ledger's rows holds up the claims.
+    // A session that locks the ledger's rows delays the claims.
     let mut holder = world.connect().await;
     holder.execute("BEGIN; SELECT FROM tidegate.ledger WHERE partition > 0 FOR UPDATE").await.unwrap();
     let (_second, _) = start(&config);

@@ -1,5 +1,5 @@
-//! What the live page shows first to somebody who opens it because something is wrong: the right pipeline, why, since when, and what to
-//! do.
+//! What the live page shows first to somebody who opens it because something is wrong: the right pipeline, why, since when, and
+//! what to do.
 
 use serde_json::{Value, json};
 use tidegate_harness::registry::Registry;
@@ -10,7 +10,7 @@ use crate::page_browser::{Browser, pool, rides, start, world};
 use crate::page_states::{more, row, select};
 use crate::support::{PATIENCE, World};
 
-/// How many lines the text of an element takes.
+/// Returns how many lines the text of an element takes.
 fn lines(browser: &mut Browser, selector: &str) -> Value {
     let script = "(() => { const range = document.createRange(); range.selectNodeContents(document.querySelector(SELECTOR)); \
          return new Set([...range.getClientRects()].map((r) => Math.round(r.top))).size; })()";
@@ -43,7 +43,7 @@ async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_
 
     browser.view(json!({}));
     browser.open(&at);
-    // From here on nothing comes by the stream: what is drawn was drawn from the past.
+    // From here on the stream sends nothing: what is drawn comes from the history.
     browser.await_text("#live", "live");
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     assert_eq!(browser.text("#readers .which"), "zz_strict", "the pipeline in trouble is chosen, not the first one");
@@ -56,7 +56,7 @@ async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_
     let says = browser.text("#pipelines");
     assert!(!says.contains('?'), "what isn't known is absent: {says}");
 
-    // Dates, and the newest first.
+    // The times have dates, and the newest is first.
     let times = "[...document.querySelectorAll('#timeline time')].map((time) => time.textContent)";
     let times: Vec<String> = serde_json::from_value(browser.eval(times)).unwrap();
     assert!(times.len() > 4 && times.iter().all(|time| time.len() == "2026-01-31 10:42:07".len()), "{times:?}");
@@ -68,7 +68,7 @@ async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     select(&mut browser, &world.name);
     browser.await_text("#dead", "invalid_json");
-    // A name and its sign, a table and its mode: two lines at most, unless a word is cut.
+    // A name and its sign, a table and its mode: at most two lines, unless a word is broken.
     for column in 1..=2 {
         let cell = format!("{} td:nth-child({column})", row(&world.name));
         let taken = lines(&mut browser, &cell).as_i64().unwrap();
@@ -116,13 +116,13 @@ async fn kafka_away_is_said_by_name_and_a_consumer_that_joins_is_not_idle() {
         "[...document.querySelectorAll('#board .chip')].every((chip) => chip.title.includes('waiting for Kafka'))";
     let named = eventually("each partition says what it waits for", PATIENCE, || browser.eval(titles) == true);
     named.unwrap();
-    // Also where the group has given its partitions up, a consumer isn't idle.
+    // A consumer isn't idle while the group has revoked its partitions.
     assert!(!browser.text("#board").contains("idle"), "{}", browser.text("#board"));
     assert_eq!(
         browser.eval("document.querySelector('#sentences li.bad a').getAttribute('href')"),
         "/runbook#tidegatekafkaunavailable"
     );
-    // The rates are withdrawn with the readings of the log's ends.
+    // The rates disappear together with the known log ends.
     let rate = format!("{} td[data-label=\"in/s\"]", row(&world.name));
     let absent = eventually("the rates are absent", PATIENCE, || browser.text(&rate) == "–");
     absent.unwrap();
@@ -186,7 +186,7 @@ async fn a_spike_is_cut_and_marked_and_the_flow_keeps_its_height() {
     let of_bursts = top(&mut browser, "Array(290).fill(0).concat(Array(5).fill(300))");
     assert!(of_bursts >= 300.0, "a short burst after silence is all there is to see: {of_bursts}");
 
-    // The same by the page's own way: from the history to the words beside the chart.
+    // The same on the page's own path: from the history to the words beside the chart.
     browser.eval(
         "(() => { const ask = window.fetch; window.fetch = (url, ...rest) => String(url).startsWith('/api/history') ? \
          ask(url, ...rest).then((r) => r.json()).then((h) => { const now = Date.now(), n = 200, of = (v) => Array.from({ length: n }, (_, i) => i === 100 ? 50 * v : v); \

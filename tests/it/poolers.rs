@@ -1,4 +1,4 @@
-//! A pgbouncer before Postgres: in session mode all works; in the other modes it is refused by name.
+//! A pgbouncer in front of Postgres: session mode works; the other modes are rejected by name.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -13,14 +13,14 @@ use crate::books::NUMBERED;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// The pooler, which ends when dropped.
+/// A pgbouncer process, which is killed when dropped.
 struct Pooler {
     #[expect(dead_code, reason = "held to live as long as the test")]
     process: Process,
     port: u16,
 }
 
-/// Where pgbouncer is. Installs Debian's package if it is missing.
+/// Returns the path of pgbouncer. Installs Debian's package if it is missing.
 fn pgbouncer() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
@@ -41,7 +41,7 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in a mode, with its defaults otherwise: it refuses startup parameters that it doesn't track.
+    /// Starts pgbouncer in a mode, with defaults otherwise: it rejects startup parameters that it doesn't track.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");
@@ -53,7 +53,7 @@ impl Pooler {
              unix_socket_dir =\nauth_type = any\npool_mode = {mode}\nmax_client_conn = 200\ndefault_pool_size = 100\n"
         );
         fs::write(&file, text).expect("the configuration is written");
-        // It refuses to run as root.
+        // pgbouncer refuses to run as root.
         let owner = fs::metadata(world.postgres.data_dir().expect("the data")).expect("its owner");
         let (uid, gid) = (std::os::unix::fs::MetadataExt::uid(&owner), std::os::unix::fs::MetadataExt::gid(&owner));
         chown(&file, Some(uid), Some(gid)).expect("the configuration is handed over");

@@ -1,4 +1,4 @@
-//! PostgreSQL with TLS: each `sslmode`, certificates of clients and SCRAM, and what must not be trusted isn't.
+//! PostgreSQL with TLS: each `sslmode`, client certificates and SCRAM, and untrusted servers are rejected.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,13 +11,13 @@ use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 
 const RECORDS: i32 = 200;
-/// Comes in with this password, over TLS only.
+/// A user that authenticates with this password, over TLS only.
 const BY_PASSWORD: &str = "by_password";
 const PASSWORD: &str = "kelp-forest-42";
-/// Comes in with a certificate of this common name.
+/// A user that authenticates with a certificate with this common name.
 const BY_CERTIFICATE: &str = "by_certificate";
 
-/// The server that the tests of this file share. Its certificate is for `localhost` and not for its address.
+/// The server that the tests of this file share. Its certificate is for `localhost` but not for its IP address.
 struct Secured {
     postgres: Postgres,
     authority: Arc<Authority>,
@@ -52,7 +52,7 @@ impl Secured {
         format!("sslcert={}&sslkey={}", self.client.certificate.display(), self.client.key.display())
     }
 
-    /// Records, and a table that both users may write.
+    /// Returns a world with records, and a table that both users may write.
     async fn world(&'static self) -> World {
         let world = World::on(shared::kafka().expect("Kafka starts"), &self.postgres, 2).await;
         let roles = "SELECT count(*) FROM pg_roles WHERE rolname = 'by_password'";
@@ -70,7 +70,7 @@ impl Secured {
         world
     }
 
-    /// A configuration that connects as `user`, to `host`, with these parameters.
+    /// Returns a configuration that connects as `user` to `host`, with these parameters.
     fn config(&self, world: &World, user: &str, host: &str, parameters: &str) -> String {
         let (_, port) =
             world.postgres.address().rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).expect("a port");

@@ -1,4 +1,4 @@
-//! Partitions that move while records flow, under each group protocol: nothing is missing and nothing there twice.
+//! Partitions that move while records flow, under each group protocol: nothing is missing or written twice.
 
 use std::time::{Duration, Instant};
 
@@ -7,8 +7,8 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// How long a moved partition may stand still in a graceful hand-over. What it takes is printed; this bounds what a busy
-/// machine may make of it.
+/// The longest time without a write to a moved partition in a graceful hand-over. The test prints the actual time; this is a bound
+/// for busy machines.
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +36,7 @@ async fn a_member_comes_goes_and_dies(protocol: &str) {
     let before = now(&world).await;
     await_new_rows(&world, &[&stays]).await;
     await_new_rows(&world, &[&stays]).await;
-    // What the flow itself and a busy machine leave between two batches.
+    // The usual time between two batches, on this machine.
     let steady = standstill(&world, before, now(&world).await).await;
 
     let before = now(&world).await;
@@ -83,7 +83,7 @@ async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
         .unwrap_or_else(|error| panic!("{error}\n{}", logs(daemons)));
 }
 
-/// The longest time within which nothing was written of some partition.
+/// Returns the longest time in which nothing was written for some partition.
 async fn standstill(world: &World, from: String, to: String) -> Duration {
     let milliseconds = world
         .number(&format!(
@@ -95,13 +95,13 @@ async fn standstill(world: &World, from: String, to: String) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).expect("time goes forward"))
 }
 
-/// The table is locked, a batch of all partitions is on its way: half of them get another owner before it can commit.
+/// The table is locked while a batch of all partitions is being written: half of them get another owner before it can commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() {
     let world = World::new(4).await;
-    // Without a default: a start reads the defaults of a table, for which it waits for the lock.
+    // Without a default: a start reads the defaults of a table, and would wait for the lock.
     world.sql("CREATE TABLE rides (id bigint, part int, src bigint)").await;
-    // All records in one batch: the one that waits.
+    // All records are in one batch: the one that waits.
     let pipeline = pipeline("cooperative").replace("max_age = \"50ms\"", "max_rows = 400, max_age = \"3s\"");
     let slow = world.daemon(&world.config(&pipeline));
     await_shares(&world, &world.name, &[&slow], &[4]).await;
@@ -109,7 +109,7 @@ async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() 
     world.produce(numbered(0, 4, 100));
     slow.await_log("waiting for a lock", PATIENCE).expect("a COPY waits");
     let guest = world.daemon(&world.config(&pipeline));
-    // Claims need the ledger alone.
+    // Claims need only the ledger.
     await_shares(&world, &world.name, &[&slow, &guest], &[2, 2]).await;
     intruder.release().await;
     await_exact(&world, 400, &[&slow, &guest]).await;
@@ -119,14 +119,14 @@ async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() 
     await_exact(&world, 500, &[&slow, &guest]).await;
 }
 
-/// A backlog is drained while a second member comes and goes: partitions leave and return, and go on where they stood.
+/// A second member joins and leaves while a backlog is drained: partitions leave and return, and resume where they were.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() {
     for protocol in ["eager", "cooperative"] {
         let world = World::new(4).await;
         world.sql(TABLE).await;
         world.produce(numbered(0, 4, 25_000));
-        // Slow enough to outlast the guest, whatever the machine.
+        // Slow enough to outlast the guest on any machine.
         let pipeline = pipeline(protocol) + "\nflow = { max_rows_per_second = 12_000 }";
         let stays = world.daemon(&world.config(&pipeline));
         await_shares(&world, &world.name, &[&stays], &[4]).await;
@@ -141,7 +141,7 @@ async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() 
     }
 }
 
-/// `start` is for partitions that exist at the first start: from one that comes later nothing may be left out.
+/// `start` is for partitions that exist at the first start: nothing of a later one may be skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_added_later_are_read_from_their_beginning() {
     let world = World::new(1).await;
@@ -150,7 +150,7 @@ async fn partitions_added_later_are_read_from_their_beginning() {
     let daemon = world.daemon(&world.config(&format!("start = \"latest\"\n{COLUMNS}")));
     await_shares(&world, &world.name, &[&daemon], &[1]).await;
     world.kafka.add_partitions(&world.topic, 3).expect("the topic grows");
-    // Before the daemon can know of them.
+    // Produce before the daemon can know the partitions.
     world.produce(numbered(0, 3, 50));
     eventually_async("all records arrive", PATIENCE, async || world.number("SELECT count(*) FROM rides").await >= 150)
         .await
@@ -161,7 +161,7 @@ async fn partitions_added_later_are_read_from_their_beginning() {
     assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 160);
 }
 
-/// Two members are given new partitions at the same moment, and each finds those of both without a row.
+/// Two members get new partitions at the same moment, and both find no row for any of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_two_members_add_at_once_are_lost_to_nobody() {
     let world = World::new(2).await;

@@ -1,4 +1,4 @@
-//! SIGHUP and `tidegate pipelines resume`: what changed starts again, what stopped is resumed, and the rest keeps flowing.
+//! SIGHUP and `tidegate pipelines resume`: what changed restarts, what stopped is resumed, and the rest keeps flowing.
 
 use std::process::{Command, Stdio};
 
@@ -8,7 +8,7 @@ use crate::books::{numbered, with_limits};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, program};
 
-/// Two pipelines of one topic, into tables of their own; the budget leaves room for a third.
+/// Two pipelines of one topic, each with its own table. The memory budget leaves room for a third.
 struct Pair {
     world: World,
     other: String,
@@ -21,7 +21,7 @@ impl Pair {
         Self { world, other: unique_name("more") }
     }
 
-    /// `first` goes into the first pipeline, `rest` behind the second.
+    /// `first` is added to the first pipeline, and `rest` after the second.
     fn config(&self, first: &str, rest: &str) -> String {
         let second = self.pipeline(&self.other, "more");
         let config = self.world.config(&format!("table.name = \"rides\"\n{first}\n{second}\n{rest}"));
@@ -32,7 +32,7 @@ impl Pair {
         format!("[pipelines.{name}]\ntopics = [\"{}\"]\ntable.name = \"{table}\"", self.world.topic)
     }
 
-    /// The configuration with the address at which the daemon listens already.
+    /// Returns the configuration with the address on which the daemon listens already.
     fn again(&self, daemon: &Daemon, first: &str, rest: &str) -> String {
         let config = self.config(first, rest);
         let (before, after) = config.split_once("listen = \"").expect("it listens");
@@ -79,7 +79,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     pair.await_rows(&daemon, "more", 100).await;
     let undisturbed = rebalances(&daemon, other);
 
-    // One changes, one is added.
+    // One pipeline changes, one is added.
     let third = unique_name("third");
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
     reloads(&daemon, "success", 1.0);
@@ -96,7 +96,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     };
     assert_eq!((consumers(&world.name), consumers(other), consumers(&third)), (2, 1, 1));
 
-    // One is removed: it drains, and its series go with it.
+    // One is removed: it drains, and its series are removed.
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", ""));
     daemon.await_log("the pipeline is removed", PATIENCE).expect("it is removed");
     assert_eq!(daemon.metric("tidegate_pipeline_state", &[("pipeline", &third)]), None);
@@ -125,7 +125,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     pair.await_rows(&daemon, "more", 50).await;
     assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
 
-    // Another address: the pipelines stay, and the key is named.
+    // With another address, the pipelines stay, and the daemon names the key.
     hang_up(&daemon, &pair.config("", ""));
     let named = daemon.await_log("take effect when the process is restarted", PATIENCE).expect("it says so");
     assert!(named.contains("http.listen"), "{named}");
@@ -134,7 +134,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
 }
 
-/// Stops the first pipeline by an error that no wait mends, and mends that.
+/// Stops the first pipeline with an error that waiting doesn't resolve, and repairs the cause.
 async fn stopped(pair: &Pair, daemon: &Daemon) {
     let world = &pair.world;
     world
@@ -182,7 +182,7 @@ async fn a_command_resumes_one_stopped_pipeline_by_its_name() {
     daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
 }
 
-/// Nobody reads what it logs any more, as after a terminal was closed.
+/// Nobody reads its log any more, as after a terminal was closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_terminal_does_not_end_it() {
     let pair = Pair::new().await;

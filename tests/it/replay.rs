@@ -1,4 +1,4 @@
-//! `tidegate replay`: a stretch of a topic once more, exactly once, and only where that is safe.
+//! `tidegate replay`: writes a range of a topic again, exactly once, and only if that is safe.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -48,7 +48,7 @@ async fn a_stretch_by_offset_goes_into_another_table_once_however_often_it_is_as
     world.sql("TRUNCATE again").await;
     tidegate(&config, &[&replay[..], &["--again"]].concat()).ok().says(&["101 records", "100 rows"]);
     assert_eq!(world.ids("again").await, sum(50..150));
-    // The pipeline itself goes on as if nothing had been.
+    // The pipeline itself is not affected.
     world.rides(200, 10, 1);
     world.drained(&config);
     assert_eq!(world.ids("rides").await, sum(0..210));

@@ -1,23 +1,23 @@
-//! Daemons that die and start again: where the group protocol allows it, they have their partitions back at once, and nobody
-//! else loses any. Sessions outlast the tests' patience where nothing may wait for one.
+//! Daemons that are killed and restart: if the group protocol allows it, they get their partitions back at once, and no other
+//! member loses any. Session timeouts exceed the tests' deadlines where nothing may wait for one.
 
 use tidegate_harness::{Daemon, eventually_async};
 
 use crate::group::{COLUMNS, Flow, TABLE, await_exact, await_shares, logs, numbered};
 use crate::support::{PATIENCE, World};
 
-/// A configuration whose sessions time out long after the test.
+/// Returns a configuration whose sessions expire long after the test.
 fn with_endless_sessions(world: &World, protocol: &str, pipeline: &str) -> String {
     let session = "kafka = { \"session.timeout.ms\" = 200_000 }";
     world.config(&format!("group_protocol = \"{protocol}\"\n{session}\n{pipeline}\n{COLUMNS}"))
 }
 
-/// The same under a name of the daemon.
+/// Returns the same configuration with a name of the daemon.
 fn named(name: &str, config: &str) -> String {
     format!("instance = \"{name}\"\n{config}")
 }
 
-/// The claims of the partitions whose owner `daemon` is.
+/// Returns the claims of the partitions that `daemon` owns.
 async fn claims(world: &World, daemon: &Daemon) -> String {
     let sql = format!(
         "SELECT coalesce(string_agg(partition || ' ' || claim_id, ', ' ORDER BY partition), '') FROM tidegate.ledger
@@ -42,7 +42,7 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
         await_shares(&world, &world.name, &[&one, &two, &again], &[1; 6]).await;
     }
     assert_eq!((claims(&world, &one).await, claims(&world, &two).await), others, "the others keep theirs");
-    // All of them at once, as after a loss of power.
+    // All of them at once, as in a power failure.
     let daemons = [one, two, again];
     for daemon in &daemons {
         daemon.kill().expect("the daemon dies");
@@ -84,7 +84,7 @@ async fn a_daemon_that_is_told_to_end_leaves_its_partitions_to_the_others_at_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart() {
-    // Under `consumer` the session is the broker's, and longer than a restart takes.
+    // With `consumer`, the broker sets the session timeout, which is longer than a restart takes.
     for protocol in ["cooperative", "eager", "consumer"] {
         let world = World::new(4).await;
         world.sql(TABLE).await;
@@ -104,7 +104,7 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
     }
 }
 
-/// Who has the name first loses it under the classic protocols; who comes second isn't given it under KIP-848.
+/// Under the classic protocols, the first daemon with the name loses it; under KIP-848, the second one isn't given it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     for protocol in ["cooperative", "eager", "consumer"] {
@@ -134,7 +134,7 @@ async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     }
 }
 
-/// The broker keeps a dead member's place until its own session timeout, and doesn't let anybody have the name.
+/// The broker keeps a dead member until its session times out, and gives its name to nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the_consumer_protocol() {
     for name in ["", "instance = \"tidegate-0\"\n"] {
@@ -154,7 +154,7 @@ async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the
     }
 }
 
-/// The broker gives a returning member its old assignment without a look at its subscription.
+/// The broker gives a returning member its old assignment without checking its subscription.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_that_returns_with_other_topics_reads_those() {
     let world = World::new(1).await;

@@ -1,4 +1,4 @@
-//! `table.name = "telemetry_{region}"`: each record goes to its table, once, whatever happens on the way.
+//! `table.name = "telemetry_{region}"`: each record is written to its table, once, whatever happens in between.
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 
@@ -6,7 +6,7 @@ use crate::books::with_short_sessions;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// `create` needs the types; without them each table may have its own.
+/// With `create`, the types are required; without it, each table may have its own.
 fn routed(create: bool, more: &str) -> String {
     let column = |name: &str, sql: &str| {
         let of_type = if create { format!(", type = \"{sql}\"") } else { String::new() };
@@ -80,7 +80,7 @@ async fn tables_are_made_as_they_are_named_up_to_so_many() {
     let port = free_port().expect("a free port");
     let (before, rest) = config.split_once("listen = \"").expect("it listens");
     let other = format!("{before}listen = \"127.0.0.1:{port}\"{}", rest.split_once('"').expect("its end").1);
-    // Two at once: they must agree on which five.
+    // Two daemons at once: they must agree on the same five tables.
     let daemons: [Daemon; 2] = [world.daemon(&config), world.daemon(&other)];
     world.await_written(&daemons[0]).await;
     assert_eq!(world.number("SELECT count(*) FROM tidegate.route").await, 5);

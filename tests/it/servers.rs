@@ -1,5 +1,5 @@
-//! Whole servers are killed, stopped, filled up or put back in time. All but the broker's test hurt one Postgres of their
-//! own, one after the other.
+//! Whole servers are killed, stopped, filled up or restored to an earlier state. All except the broker's test share one Postgres of
+//! their own, one after another.
 
 use std::fs;
 use std::path::Path;
@@ -13,17 +13,17 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_limits, with_postgres};
 use crate::support::{PATIENCE, World};
 
-/// How soon after the database is back the first commit comes.
+/// The longest time from the database's return to the first commit.
 const SOON: Duration = Duration::from_secs(2);
 
-/// The Postgres that these tests may hurt, for one at a time; it runs.
+/// Returns the Postgres that these tests may break, to one test at a time. It is running.
 async fn own_postgres() -> (MutexGuard<'static, ()>, &'static Postgres) {
     static POSTGRES: OnceLock<Postgres> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
     let postgres = POSTGRES.get_or_init(|| Postgres::start(&PostgresSpec::default()).expect("Postgres starts"));
     if postgres.pid().is_err() {
-        // A test before this one failed while it was down.
+        // An earlier test failed while it was down.
         postgres.start_again().expect("Postgres starts again");
     }
     (turn, postgres)
@@ -77,7 +77,7 @@ async fn a_database_that_went_back_takes_the_daemon_with_it_and_kafka_fills_the_
     postgres.restore_data_dir_from(&backup).expect("the backup is put back");
     postgres.start_again().expect("it starts again");
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 20_000, "the database went back");
-    // No new record tells the daemon: it has to notice by itself.
+    // No new record triggers the daemon: it has to notice the change itself.
     world.await_written(&daemon).await;
     world.assert_exact(50_000).await;
     world.produce_numbered(50_000..60_000, 2);
@@ -86,14 +86,14 @@ async fn a_database_that_went_back_takes_the_daemon_with_it_and_kafka_fills_the_
     assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "it is counted");
 }
 
-/// The backup is older than our claim: what stands in the ledger is nobody who could be waited for.
+/// The backup is older than our claim: the owner in the ledger no longer exists, so waiting for it is useless.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_went_back_to_an_older_claim_is_not_waited_for() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 1).await;
     world.sql(NUMBERED).await;
     let config = with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES);
-    // A fence that is awaited would be awaited for longer than this test has patience.
+    // A daemon that waited for another owner would wait longer than this test allows.
     let config = with_limits(&config, "claim_grace = \"10m\"");
     world.produce_numbered(0..10_000, 1);
     let (code, log) = world.drain(&config);
@@ -118,13 +118,13 @@ async fn a_database_that_went_back_to_an_older_claim_is_not_waited_for() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// Postgres answers COMMIT before it is on disk, and dies: the last rows and the ledger are gone together.
+/// Postgres answers COMMIT before it is on disk, and is killed: the last rows and the ledger are lost together.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_under_synchronous_commit_off_loses_no_record() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 2).await;
     world.sql(NUMBERED).await;
-    // So that commits stay in memory for long.
+    // Keep commits in memory for long.
     world.sql("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
     world.number("SELECT pg_reload_conf()::int::int8").await;
     world.produce_numbered(0..60_000, 2);
@@ -205,7 +205,7 @@ struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// `None` where a disk can't be made: not as root, or within a container that may not mount.
+    /// Returns `None` if a disk can't be made: not as root, or in a container that may not mount.
     fn of(owner: &Path, mebibytes: u32) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let owner = fs::metadata(owner).expect("the owner of the data");
@@ -224,7 +224,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // Postgres may still have its files open: the folder is let go of all the same.
+        // Postgres may still have its files open, so unmount lazily.
         drop(Command::new("umount").arg("-l").arg(self.folder.path()).status());
     }
 }
@@ -241,7 +241,7 @@ async fn a_full_disk_is_waited_for_until_there_is_room() {
     world.sql(&format!("CREATE TABLESPACE {space} LOCATION '{}'", disk.folder.path().display())).await;
     world.sql(&format!("{NUMBERED} TABLESPACE {space}")).await;
     let daemon = world.daemon(&with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES));
-    // About 5 MiB and more.
+    // More than 5 MiB.
     world.produce_numbered(0..150_000, 2);
     let names_it = |d: &tidegate_harness::Daemon| d.get("/readyz").is_ok_and(|ready| ready.body.contains("53100"));
     daemon.await_until("`/readyz` names 53100", PATIENCE, names_it).expect("it says what it waits for");

@@ -1,4 +1,4 @@
-//! `ride_analysis` and its views, each against an answer that the test works out by itself.
+//! `ride_analysis` and its views, each compared with an answer that the test computes itself.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -13,7 +13,7 @@ const DAY: i64 = 86_400_000;
 
 type Trips<'a> = BTreeMap<u64, Vec<&'a Reading>>;
 
-/// From the first reading of a stretch of which `is` holds to the one after it, or to the trip's last; begin and end.
+/// Returns stretches of readings for which `is` holds: from the first one to the one after the last, or to the trip's end.
 fn stretches<'a>(trip: &[&'a Reading], is: impl Fn(&Reading) -> bool) -> Vec<(&'a Reading, i64)> {
     let mut found: Vec<(&Reading, i64)> = Vec::new();
     let mut open = false;
@@ -38,7 +38,7 @@ fn stops(trips: &Trips<'_>) -> String {
                     Region::North => (52_530_000, 14_793),
                     Region::South => (52_400_000, 14_723),
                 };
-                // They stop at crossings, 200 m apart.
+                // The vehicles stop at crossings, 200 m apart.
                 let street = ((first.lon_e6 - 13_330_000) * 1_000_000 + lon_per_mm * 100_000) / (lon_per_mm * 200_000);
                 let avenue = ((first.lat_e6 - south) * 1_000_000 + 8_983 * 100_000) / (8_983 * 200_000);
                 let began = first.ts_ms;
@@ -84,7 +84,7 @@ fn hard_braking(trips: &Trips<'_>) -> String {
     for (id, trip) in trips {
         for pair in trip.windows(2) {
             let slower = i64::from(pair[0].speed_tenths) - i64::from(pair[1].speed_tenths);
-            // 16.2 km/h in a second.
+            // 16.2 km/h within a second.
             if slower * 1_000 > 162 * (pair[1].ts_ms - pair[0].ts_ms) {
                 writeln!(lines, "{id} {}", pair[1].ts_ms).expect("text");
             }
@@ -94,7 +94,7 @@ fn hard_braking(trips: &Trips<'_>) -> String {
 }
 
 fn utilisation(trips: &Trips<'_>) -> String {
-    // Vehicles seen, and seconds of each state.
+    // The vehicles seen, and the seconds in each state.
     type Use = (HashSet<u32>, [u32; 3]);
     let mut hours: BTreeMap<(i64, &str), Use> = BTreeMap::new();
     for reading in trips.values().flatten() {
@@ -113,13 +113,13 @@ fn utilisation(trips: &Trips<'_>) -> String {
     lines
 }
 
-/// Milliseconds of a time.
+/// Returns SQL for a time in milliseconds.
 fn ms(column: &str) -> String {
     format!("(extract(epoch FROM {column}) * 1000)::int8")
 }
 
 impl World {
-    /// The lines of a view: `columns` of each row; `:ms` and `:h` make a time a number.
+    /// Returns the lines of a view: `columns` of each row; `:ms` and `:h` convert a time to a number.
     async fn lines(&self, view: &str, columns: &str, order: &str) -> String {
         let blanks = columns.matches(" ").count() + 1;
         let format = vec!["%s"; blanks].join(" ");
@@ -139,7 +139,7 @@ impl World {
 async fn every_record_is_kept_once_in_the_partition_of_its_day_and_each_view_answers_its_question() {
     let world = World::with_services().await;
     let config = world.services(&["ride_analysis"]);
-    // Through midnight.
+    // The trips cross midnight.
     let midnight = now_ms() / DAY * DAY;
     let driven = world.drive(&Drive::of(40, midnight - 1_000_000, 2_400));
     world.drained(&config);
@@ -200,7 +200,7 @@ async fn every_record_is_kept_once_in_the_partition_of_its_day_and_each_view_ans
     let view = world.number(in_view).await.unsigned_abs();
     assert!(view.abs_diff(paused) <= 1_000 * 40, "{view} ms of {paused}: a pause that isn't over has a second to come");
 
-    // Clocks that were reset or run ahead make no partition, and no dead letter.
+    // Records from clocks that were reset or are ahead create no partition and no dead letter.
     let lying =
         |ts: &str| Record::new(format!(r#"{{"vehicle_id":999,"trip_id":999,"ts":"{ts}","state":"driving"}}"#)).to(0);
     world.produce([lying("1970-01-01T00:00:00Z"), lying("2099-12-31T23:59:59Z")]);

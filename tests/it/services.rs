@@ -1,4 +1,4 @@
-//! The three services of `config/fleet.toml`, as they are delivered, held against the truth of the fleet that feeds them.
+//! The three services of `config/fleet.toml`, unchanged, compared with the truth of the fleet that feeds them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -16,14 +16,14 @@ const CONFIG: &str = include_str!("../../config/fleet.toml");
 const SQL: &str = include_str!("../../config/fleet.sql");
 
 impl World {
-    /// A topic of two partitions, north and south, and a database with the services' tables.
+    /// Returns a world with a topic of two partitions, north and south, and a database with the services' tables.
     pub(crate) async fn with_services() -> Self {
         let world = Self::new(2).await;
         world.sql(SQL).await;
         world
     }
 
-    /// `config/fleet.toml` on this world's servers, topic and groups; only these services.
+    /// Returns `config/fleet.toml` with this world's servers, topic and groups, and only these services.
     pub(crate) fn services(&self, only: &[&str]) -> String {
         let (head, pipelines) = CONFIG.split_once("\n[pipelines.fare]").expect("the first service");
         let pipelines = format!("\n[pipelines.fare]{pipelines}");
@@ -42,7 +42,7 @@ impl World {
         config
     }
 
-    /// Waits until a service has written all that there is.
+    /// Waits until a service has written all records.
     pub(crate) async fn await_service(&self, daemon: &Daemon, service: &str) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         let ledger =
@@ -54,7 +54,7 @@ impl World {
         }
     }
 
-    /// Sends what a fleet sends; what it must come to.
+    /// Produces what a fleet sends. Returns the expected results.
     pub(crate) fn drive(&self, drive: &Drive) -> Driven {
         let fleet = Fleet::new(drive.fleet.clone()).expect("a fleet that can be");
         let mut truth = Truth::new(drive.fleet.clone(), Partitioning::ByRegion);
@@ -74,7 +74,7 @@ impl World {
     }
 }
 
-/// What to send.
+/// The settings of a drive.
 pub(crate) struct Drive {
     pub(crate) fleet: FleetSpec,
     pub(crate) delivery: DeliverySpec,
@@ -82,7 +82,7 @@ pub(crate) struct Drive {
 }
 
 impl Drive {
-    /// Some vehicles that begin at `start_ms`, with late and repeated records.
+    /// Returns a drive of some vehicles that begins at `start_ms`, with late and duplicate records.
     pub(crate) fn of(vehicles: u32, start_ms: i64, seconds: u64) -> Self {
         Self {
             fleet: FleetSpec { vehicles, start_ms, seed: 7, ..FleetSpec::default() },
@@ -92,10 +92,10 @@ impl Drive {
     }
 }
 
-/// What was sent.
+/// The result of a drive.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
-    /// Each once, by trip and time.
+    /// Each reading once, by trip and time.
     pub(crate) readings: BTreeMap<(u64, i64), Reading>,
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn now_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// Each trip's fare is the truth's, and what was charged is the fare once the trip is closed.
+/// Checks that each trip's fare is correct, and that the amount charged is the fare once the trip is closed.
 async fn assert_fares(world: &World, truth: &Truth) {
     let sql = "SELECT trip_id, vehicle_id, driver_id, region, (extract(epoch FROM started_at) * 1000)::int8,
             (extract(epoch FROM last_at) * 1000)::int8, ended_at = last_at, (fare * 100)::int8, (charged * 100)::int8, fare::text
@@ -136,7 +136,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     let driven = world.drive(&Drive::of(40, now_ms() - 1_500_000, 1_500));
     let ended = driven.truth.trips().iter().filter(|trip| trip.ended).count();
     assert!(ended > 50, "{ended} trips ended");
-    // Small batches, so that the kills come in the middle of something.
+    // Small batches, so that the kills interrupt writes.
     let config = world.services(&["fare"]);
     let small =
         config.replace("consumers = 2", "consumers = 2\nbatch.max_rows = 500\nflow.max_rows_per_second = 20_000");
@@ -159,14 +159,14 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     assert_fares(&world, &driven.truth).await;
     assert_eq!(world.text(closed).await, charged, "a replay writes no invoice again");
 
-    // A second service with a table of its own reads everything from the beginning.
+    // A second service with its own table reads everything from the beginning.
     world.sql("CREATE TABLE fare_again (LIKE fare INCLUDING ALL)").await;
     let again = config
         .replace("pipelines.fare", "pipelines.fare_again")
         .replace("public.fare\"", "public.fare_again\"")
         .replace("group = \"fare_", "group = \"fare_again_");
     world.drained(&again);
-    // All but when it was closed, which the first table's trigger notes.
+    // All columns except the time of closing, which the first table's trigger sets.
     let differ = "SELECT count(*) FROM fare f FULL JOIN fare_again a USING (trip_id)
         WHERE to_jsonb(f) - 'closed_at' IS DISTINCT FROM to_jsonb(a) - 'closed_at'";
     assert_eq!(world.number(differ).await, 0);
@@ -174,7 +174,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     assert_eq!(usize::try_from(again), Ok(driven.truth.trips().len()));
 }
 
-/// One record, written out by hand.
+/// A record, built by hand.
 struct Sent<'a> {
     trip: i64,
     partition: i32,
@@ -196,7 +196,7 @@ impl Sent<'_> {
     }
 }
 
-/// A trip's final fare and why it was final, its adjustments, and what was charged in all; in cents.
+/// Returns a trip's final fare and why it was final, its adjustments, and the total charged, in cents.
 async fn invoices(world: &World, trip: i64) -> String {
     let sql = "SELECT format('%s %s, adjusted by %s, charged %s', why, (f.fare * 100)::int8,
             (SELECT coalesce(string_agg((amount * 100)::int8::text, ' ' ORDER BY adjustment_id), 'nothing')
@@ -220,17 +220,18 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 falls silent while trip 2 of its partition goes on. Nobody else drives where trip 3 does: no time passes there.
+    // Trip 1 sends nothing more while trip 2 in its partition continues. No vehicle drives in trip 3's partition, so no time passes
+    // there.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),
         at(2, 0, 0, 0, Some("trip_started")),
         at(2, 0, 19, 12, None),
         at(3, 1, 1, 2, None),
-        // A clock that was reset, and one that runs ahead, are not what anyone is charged by.
+        // Nobody is charged for times of a clock that was reset or is ahead.
         Sent { trip: 2, partition: 0, ts_ms: 0, odometer_mm: 11 * KM, event: None }.record(),
         Sent { trip: 2, partition: 0, ts_ms: 4_102_444_800_000, odometer_mm: 11 * KM, event: None }.record(),
-        // Its first record is still on its way when it ends.
+        // The trip's first record arrives after its end.
         at(4, 1, 2, 1, None),
         at(4, 1, 8, 6, Some("trip_ended")),
     ]);
@@ -246,14 +247,14 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!(invoices(&world, 1).await, format!("silent {0}, adjusted by nothing, charged {0}", cents(5, 9)));
     assert_eq!(world.number("SELECT count(*) FROM fare_final").await, 2);
 
-    // It wasn't over after all, and the other one began earlier than was known. What changes nothing adjusts nothing.
+    // The trip wasn't over after all, and the other one began earlier than known. Records that change nothing adjust nothing.
     world.produce([at(1, 0, 21, 9, Some("trip_ended")), at(4, 1, 0, 0, Some("trip_started")), at(4, 1, 5, 4, None)]);
     world.drained(&config);
     let first = format!("silent {}, adjusted by {}, charged {}", cents(5, 9), cents(9, 21) - cents(5, 9), cents(9, 21));
     let fourth = format!("ended {}, adjusted by {}, charged {}", cents(6, 6), cents(6, 8) - cents(6, 6), cents(6, 8));
     assert_eq!((invoices(&world, 1).await, invoices(&world, 4).await), (first.clone(), fourth.clone()));
 
-    // Nor does everything once more.
+    // Nor does a repetition of everything.
     world.produce([at(1, 0, 21, 9, Some("trip_ended")), at(1, 0, 9, 5, None)]);
     tidegate(&config, &["offsets", "set", "--offset", "earliest"]).ok();
     world.drained(&config);
@@ -261,7 +262,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!((invoices(&world, 1).await, invoices(&world, 4).await), (first, fourth));
     assert_eq!(world.number("SELECT count(*) FROM fare_adjustment").await, 2);
 
-    // A new tariff is for trips that start under it, and two at a time can't be.
+    // A new tariff applies to trips that start under it; two tariffs at a time are impossible.
     let change = start + 40 * MINUTE;
     let since = format!("to_timestamp({change} / 1000.0)");
     world
@@ -285,7 +286,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert!(refused.to_string().contains("one_tariff_at_a_time"), "{refused}");
 }
 
-/// What is told next.
+/// Returns the next notification.
 async fn hear(listener: &mut sqlx::postgres::PgListener) -> String {
     let told = tokio::time::timeout(PATIENCE, listener.recv()).await.expect("a batch is told");
     told.expect("the connection stands").payload().to_owned()
@@ -297,7 +298,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
     let mut listener = sqlx::postgres::PgListener::connect(&world.database.url).await.expect("a listener");
     listener.listen("customer_info").await.expect("it listens");
     let config = world.services(&["customer_info"]).replace("max_rows = 20_000", "max_rows = 3_000");
-    // Without late records each batch has news.
+    // Without late records, each batch has news.
     let start = now_ms() - 1_000_000;
     let on_time = Drive { delivery: DeliverySpec::default(), ..Drive::of(40, start, 500) };
     world.drive(&on_time);
@@ -315,7 +316,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
     assert_eq!(transactions.len(), told as usize, "each batch is told once");
     assert!(told > 5, "{told} batches");
 
-    // Late and repeated ones, the same vehicles from the beginning: the second half of it is new.
+    // Late and duplicate records of the same vehicles from the beginning: the second half is new.
     let driven = world.drive(&Drive::of(40, start, 1_000));
     world.await_service(&daemon, "customer_info").await;
     let sql = "SELECT trip_id, (extract(epoch FROM ts) * 1000)::int8, odometer_mm, state, round(lat * 1e6)::int8,
@@ -334,7 +335,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
         assert_eq!(row.get::<Option<String>, _>(8).as_deref(), newest.event.map(fleet::Event::as_str));
     }
 
-    // A batch of nothing but old news is not worth a word: what is told next is the batch after it.
+    // A batch without news is not notified: the next notification is that of the batch after it.
     let last = world.number("SELECT max(trip_id) FROM customer_info").await;
     let write = async |ts_ms, odometer_mm| {
         world.produce([Sent { trip: last, partition: 0, ts_ms, odometer_mm, event: None }.record()]);
@@ -354,7 +355,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_sees_a_real_fleet_drive() {
     let world = World::with_services().await;
-    // All three, as they are delivered, in one daemon.
+    // All three services, unchanged, in one daemon.
     let daemon = world.daemon(&world.services(&["fare", "ride_analysis", "customer_info"]));
     daemon.await_ready(PATIENCE).expect("it is ready");
     let ended = std::sync::atomic::AtomicBool::new(false);

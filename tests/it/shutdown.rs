@@ -1,4 +1,4 @@
-//! The end of a run: in time whatever is away, with the number of records that are left and an exit code that says so.
+//! The end of a run: in time whatever is unavailable, with the number of remaining records and an exit code that says so.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use crate::support::{PATIENCE, World, spec};
 
 /// `limits.drain_timeout` of these tests.
 const DRAIN: Duration = Duration::from_secs(6);
-/// How much later than `DRAIN` a process may be gone on a busy machine.
+/// How much later than `DRAIN` a process may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
-/// The exit code of a run that ended before all was written.
+/// The exit code of a run that ended before everything was written.
 const UNFINISHED: i32 = 75;
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// A pipeline into `rides` through a proxy, with short deadlines.
+/// Returns a pipeline into `rides` through a proxy, with short deadlines.
 fn through(world: &World, proxy: &Proxy, pipeline: &str) -> String {
     let config = world.config_at(&world.database.url_at(proxy.addr()), pipeline);
     with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"6s\"\nclaim_grace = \"3s\"")
@@ -30,13 +30,13 @@ async fn world_and_proxy(partitions: i32) -> (World, Proxy) {
     (world, proxy)
 }
 
-/// Takes Postgres away.
+/// Makes Postgres unavailable.
 fn away(proxy: &Proxy) {
     proxy.refuse(true);
     proxy.cut();
 }
 
-/// Tells it to end, and holds that it ends in time.
+/// Sends SIGTERM, and checks that the daemon ends in time.
 fn ends_in_time(daemon: &Daemon) -> ExitStatus {
     let told = Instant::now();
     daemon.terminate().expect("it is told");
@@ -63,7 +63,7 @@ async fn told_to_end_while_postgres_is_away_it_ends_in_time_and_says_how_much_is
     let status = ends_in_time(&daemon);
     assert_eq!(status.code(), Some(UNFINISHED), "{}", daemon.log_tail());
     assert!(said(&daemon, "100 records were read and are not written; it waited: "), "{}", daemon.log_tail());
-    // Nothing is lost, and nothing comes twice.
+    // Nothing is lost or written twice.
     let (code, log) = world.drain(&world.config(TO_RIDES));
     assert_eq!(code, Some(0), "{log}");
     world.assert_exact(110).await;
@@ -128,7 +128,7 @@ async fn a_bounded_run_that_is_told_to_end_says_what_is_left_and_is_not_done() {
     let config = world.config("table.name = \"rides\"\nflow.max_rows_per_second = 1");
     let daemon = Daemon::spawn(&spec(&config).arg("--until").arg("now")).expect("the daemon starts");
     await_metric(&daemon, "tidegate_rows_written_total", 1.0);
-    // The run knows its bound only when Kafka has told it.
+    // The run knows its end only when Kafka has returned the log ends.
     daemon.await_log("reading", PATIENCE).expect("it reads");
     daemon
         .await_until("the lag is known", PATIENCE, |d| d.metric("tidegate_lag_records", &[]).is_some())

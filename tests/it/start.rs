@@ -1,4 +1,4 @@
-//! The start: an outage is waited for, and what no wait mends stops the pipeline with its name.
+//! The start: an outage is waited for; a fault that waiting doesn't resolve stops the pipeline with a name.
 
 use tidegate_harness::{Proxy, unique_name};
 
@@ -8,7 +8,7 @@ use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
 
-/// Runs the daemon until it ends; holds that it stopped and said these.
+/// Runs the daemon until it ends. Checks that it stopped and logged each of these.
 fn stops(world: &World, config: &str, said: &[&str]) {
     let daemon = world.daemon(config);
     let status = daemon.wait_exit(PATIENCE).expect("it stops");

@@ -1,4 +1,4 @@
-//! What a stopped pipeline, its dead letters and its missing fields show, while another pipeline of the daemon flows.
+//! What the daemon shows of a stopped pipeline, its dead letters and its missing fields, while another pipeline flows.
 
 use tidegate_harness::{Record, eventually, unique_name};
 
@@ -19,7 +19,7 @@ async fn a_pipeline_stopped_by_its_budget_says_why_and_is_measured_on() {
     world.sql(NUMBERED).await;
     let config = beside(&world, &world.config("table.name = \"rides\"")).await;
     let bad = |n: i32| Record::new(format!(r#"{{"seq":"n/a","name":"vehicle {n}"}}"#)).to(0);
-    // Few enough to be dead-lettered.
+    // Few enough for the dead-letter budget.
     world.produce((0..3).map(bad));
     let daemon = world.daemon(&config);
     let of = [("pipeline", world.name.as_str())];

@@ -6,29 +6,29 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row};
 use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, free_port, shared, unique_name};
 
-/// How long anything may take that should take moments: the suite shares two cores with three servers.
+/// The longest time for anything that should take moments: the suite shares two cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Names another build of the daemon.
+/// The environment variable that selects another build of the daemon.
 pub(crate) const PROGRAM: &str = "TIDEGATE_PROGRAM";
 
-/// One test's own topic and database on the shared servers.
+/// A test's own topic and database on the shared servers.
 pub(crate) struct World {
     pub(crate) kafka: &'static Kafka,
     pub(crate) postgres: &'static Postgres,
     pub(crate) topic: String,
     pub(crate) database: Database,
-    /// Names the pipeline and its group.
+    /// The name of the pipeline and its group.
     pub(crate) name: String,
 }
 
 impl World {
-    /// A topic of so many partitions, and an empty database.
+    /// Creates a topic with this many partitions, and an empty database.
     pub(crate) async fn new(partitions: i32) -> Self {
         Self::on(shared::kafka().expect("Kafka starts"), shared::postgres().expect("Postgres starts"), partitions).await
     }
 
-    /// The same on servers of the test's own.
+    /// As [`World::new`], on other servers.
     pub(crate) async fn on(kafka: &'static Kafka, postgres: &'static Postgres, partitions: i32) -> Self {
         let topic = unique_name("telemetry");
         kafka.create_topic(&topic, partitions, &[]).expect("the topic is made");
@@ -36,18 +36,18 @@ impl World {
         Self { kafka, postgres, topic, database, name: unique_name("rides") }
     }
 
-    /// Runs SQL that gives no rows.
+    /// Runs SQL that returns no rows.
     pub(crate) async fn sql(&self, sql: &str) {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }
 
-    /// One number from SQL.
+    /// Returns one number from SQL.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");
         row.try_get::<i64, _>(0).expect("one bigint")
     }
 
-    /// One text from SQL.
+    /// Returns one text from SQL.
     pub(crate) async fn text(&self, sql: &str) -> String {
         let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");
         row.try_get::<String, _>(0).expect("one text")
@@ -57,12 +57,12 @@ impl World {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// A configuration: `pipeline` goes under `[pipelines.NAME]`, after `topics`.
+    /// Returns a configuration: `pipeline` goes under `[pipelines.NAME]`, after `topics`.
     pub(crate) fn config(&self, pipeline: &str) -> String {
         self.config_at(&self.database.url, pipeline)
     }
 
-    /// The same with another way to the database.
+    /// Returns the same configuration with another URL of the database.
     pub(crate) fn config_at(&self, url: &str, pipeline: &str) -> String {
         format!(
             "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{url}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n\
@@ -79,7 +79,7 @@ impl World {
         Daemon::spawn(&spec(config)).expect("the daemon starts")
     }
 
-    /// Runs `tidegate run --until now` to its end; its exit code and log.
+    /// Runs `tidegate run --until now` to its end. Returns its exit code and log.
     pub(crate) fn drain(&self, config: &str) -> (Option<i32>, String) {
         let daemon = Daemon::spawn(&spec(config).arg("--until").arg("now")).expect("the daemon starts");
         let status =
@@ -93,12 +93,12 @@ impl World {
     }
 }
 
-/// The daemon's program: the one that was built along, or another build, such as a release, that `TIDEGATE_PROGRAM` names.
+/// Returns the daemon's program: the one built with the tests, or the one that `TIDEGATE_PROGRAM` names, such as a release.
 pub(crate) fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
 }
 
-/// How the daemon is started on a configuration.
+/// Returns how to start the daemon with a configuration.
 pub(crate) fn spec(config: &str) -> DaemonSpec {
     let (_, listen) = config.split_once("listen = \"").expect("the configuration says where to listen");
     let (address, _) = listen.split_once('"').expect("the address ends");

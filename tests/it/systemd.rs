@@ -1,4 +1,4 @@
-//! What a service manager is told: `Type=notify` with a watchdog.
+//! What the daemon tells a service manager: `Type=notify` with a watchdog.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -6,7 +6,7 @@ use tidegate_harness::{Daemon, Record};
 
 use crate::support::{PATIENCE, World, spec};
 
-/// Stands for systemd: the socket that it names to the services that it starts.
+/// Stands in for systemd: owns the socket that services notify.
 struct Manager {
     socket: UnixDatagram,
     folder: tempfile::TempDir,
@@ -24,7 +24,7 @@ impl Manager {
         self.folder.path().join("notify").to_string_lossy().into_owned()
     }
 
-    /// The messages up to the first one that `wanted` takes.
+    /// Returns the messages up to the first one that `wanted` accepts.
     fn until(&self, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let mut messages = Vec::new();
         let mut buffer = [0; 4096];

@@ -1,4 +1,4 @@
-//! Every type's value lands as INSERT of the same text would have it; what INSERT refuses is a dead letter.
+//! The value of every type is stored as INSERT of the same text would store it; what INSERT refuses is a dead letter.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use tidegate_harness::Record;
 
 use crate::support::World;
 
-/// A column, its type, the mapping's `unit`, and its values: as JSON, and as the text that INSERT is given.
+/// A column: its type, the mapping's `unit`, and its values as JSON and as the text given to INSERT.
 struct Column {
     name: &'static str,
     sql_type: &'static str,
@@ -237,7 +237,7 @@ async fn every_value_of_every_type_is_what_insert_of_the_same_text_gives() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, id);
 }
 
-/// As JSON, and as text: no column takes them.
+/// Values that no column accepts, as JSON and as text.
 const REFUSED: &[Column] = &[
     column("flag", "bool", "", &[(r#""maybe""#, "maybe"), ("2", "2")]),
     column("small", "int2", "", &[("32768", "32768"), ("-32769", "-32769")]),
@@ -297,7 +297,7 @@ async fn what_insert_refuses_is_a_dead_letter_and_neighbours_go_in() {
     assert_eq!(world.text("SELECT coalesce(string_agg(r::text, E'\\n'), '') FROM rides r WHERE id = -1").await, "");
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, id + 1);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2 = 1").await, id);
-    // All were refused before the COPY, not by it.
+    // All were rejected before the COPY, not by it.
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate IS NOT NULL").await, 0);
 }
 

@@ -1,4 +1,4 @@
-//! Nothing stops silently: a partition that has lag and stands still is named with its reason, and `/readyz` is off meanwhile.
+//! Nothing stops silently: a partition that has lag and doesn't advance is named with its reason, and `/readyz` fails meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use crate::books::{NUMBERED, await_metric, with_limits};
 use crate::support::{PATIENCE, World};
 
-/// A stall is lag without progress for 30 s; the suite is slow besides.
+/// A stall is lag without progress for 30 s; the suite adds time.
 const STALL: Duration = Duration::from_secs(90);
 const NAMED: &str = "a partition with lag makes no progress";
 
-/// Waits until the log names this reason; `/readyz` says these words meanwhile.
+/// Waits until the log names this reason, and `/readyz` contains these words.
 fn await_stall(daemon: &Daemon, reason: &str, words: &str) {
     let line = daemon.await_log(NAMED, STALL).expect("it is named");
     assert!(line.contains(reason), "{line}");
@@ -47,7 +47,7 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_postgres_i
     flows_again(&world, &daemon, 100).await;
 }
 
-/// Somebody set the claim, and nobody else is there: once the grace is over it is taken again.
+/// Somebody else set the claim, and no such owner exists: after the grace period, the partition is claimed again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_partition_that_stands_still_is_named_and_claimed_again() {
     let world = World::new(1).await;
@@ -86,8 +86,8 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_a
     assert_eq!(world.number("SELECT count(*) - count(DISTINCT seq) FROM rides").await, 0, "nothing is there twice");
 }
 
-/// What the watchdog asks for where nothing explains a standstill. Kafka can't be made to deliver nothing and answer everything
-/// else, so the test asks in its place, of a pipeline in its own process.
+/// What the watchdog does if nothing explains a stall. Kafka can't be made to deliver nothing and yet answer everything else, so
+/// the test requests it directly, from a pipeline in its own process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() {
     let world = World::new(2).await;

@@ -1,5 +1,5 @@
-//! A process that was stopped and wakes up late: its partitions have another owner, its write is refused, its locks hold
-//! nobody up.
+//! A process that was stopped and resumes late: its partitions have another owner, its write is rejected, and its locks delay
+//! nobody.
 
 use std::time::{Duration, Instant};
 
@@ -12,20 +12,20 @@ const RECORDS: i32 = 20_000;
 
 /// How a zombie is made.
 struct Zombie {
-    /// The table, and the statement that makes it.
+    /// The table, and the statement that creates it.
     create: &'static str,
-    /// Under `[pipelines.NAME]`.
+    /// Configuration lines under `[pipelines.NAME]`.
     pipeline: &'static str,
-    /// The message that is under way when it is stopped.
+    /// The message that is under way when the process is stopped.
     at: Trigger,
 }
 
-/// Stops one daemon at a message of its own, lets another take over and write all, wakes the first one up, and returns both.
+/// Stops one daemon at one of its messages, lets another take over and write everything, resumes the first one, and returns both.
 async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);
     let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
-    // No deadline of the server's may end the zombie's transaction in place of the new owner.
+    // No deadline of the server may end the zombie's transaction before the new owner does.
     let lines = "lock_timeout = \"2s\"\nidle_in_transaction_timeout = \"10m\"";
     let configure = |url: &str| with_short_sessions(&with_postgres(&world.config_at(url, zombie.pipeline), lines));
     // Not before the first COPY has begun: the start has transactions of its own.
@@ -46,11 +46,11 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     assert!(took < Duration::from_secs(15), "the new owner was held up for {took:?}; {}", owner.log_tail());
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
 
-    // What the zombie had sent before it was stopped arrives now; then it wakes up itself.
+    // What the zombie sent before it was stopped arrives now; then it resumes.
     held.release();
     stopped.resume().expect("it goes on");
     await_metric(&stopped, "tidegate_fenced_total", 1.0);
-    // Proof that it is back: its group counts it in, and whoever owns a partition writes on.
+    // Proof that it is back: the group counts it as a member, and whichever owner has a partition continues to write.
     world.produce_numbered(RECORDS..2 * RECORDS, 2);
     world.await_written(&owner).await;
     world.assert_exact(i64::from(2 * RECORDS)).await;

@@ -1,8 +1,8 @@
-//! What Postgres takes of a binary field, by the rules of its `*_recv` functions; nothing here is shared with the encoders.
+//! What Postgres accepts as a binary field, by the rules of its `*_recv` functions. Shares no code with the encoders.
 
 use super::{LABELS, reference};
 
-/// Days and microseconds from 2000 on: from 4714-11-24 BC to before 5874898-01-01 and 294277-01-01.
+/// Days and microseconds since 2000: from 4714-11-24 BC to before 5874898-01-01 and 294277-01-01.
 const DAYS: std::ops::Range<i32> = -2_451_545..2_145_031_949;
 const MICROS: std::ops::Range<i64> = -211_813_488_000_000_000..9_223_371_331_200_000_000;
 
@@ -10,7 +10,7 @@ fn array<const N: usize>(field: &[u8]) -> [u8; N] {
     field.try_into().unwrap_or_else(|_| panic!("{} bytes where {N} belong", field.len()))
 }
 
-/// Text in a database of UTF-8.
+/// Checks text for a database with the encoding UTF-8.
 pub fn text(field: &[u8]) -> &str {
     let text = std::str::from_utf8(field).expect("UTF-8");
     assert!(!text.contains('\0'), "no NUL in text");
@@ -37,17 +37,18 @@ pub fn micros(field: &[u8]) -> i64 {
     micros
 }
 
-/// JSON as the type json reads it; `jsonb` also reads the escapes in its strings.
+/// Checks JSON as the type json reads it; `binary` is for jsonb, which also reads the escapes in its strings.
 fn json(field: &[u8], binary: bool) {
     let text = if binary { std::str::from_utf8(field).expect("UTF-8") } else { text(field) };
     let valid = serde_json::from_str::<&serde_json::value::RawValue>(text);
     assert!(valid.is_ok(), "it is JSON: {text}");
     if binary {
-        // Keys and strings: no NUL, no half of a surrogate pair, which serde refuses too.
+        // Keys and strings: no NUL, and no half of a surrogate pair, which serde rejects too.
         let tree = serde_json::from_str::<serde_json::Value>(text);
         match tree {
             Ok(tree) => no_nul(&tree),
-            // Numbers beyond a float; a jsonb has numerics. (Beyond these Postgres says no, and the row is found by search.)
+            // The number is beyond a float; jsonb stores numerics. (Beyond these Postgres refuses it, and the poison search finds
+            // the row.)
             Err(error) => {
                 let said = error.to_string();
                 assert!(said.contains("out of range") || said.contains("recursion limit"), "{said}: {text}");
@@ -70,7 +71,7 @@ fn no_nul(value: &serde_json::Value) {
     }
 }
 
-/// Panics where Postgres would refuse the field.
+/// Panics if Postgres would refuse the field.
 pub fn check(of: &str, field: &[u8]) {
     let of = of.trim_end_matches('!');
     if let Some(element) = of.strip_suffix("[]") {
@@ -164,7 +165,7 @@ fn check_range(range: &str, field: &[u8]) {
     if let ([lower, upper], false) = (bounds.as_slice(), element == "numeric") {
         assert!(int(lower) <= int(upper), "the lower bound is not above the upper one");
     }
-    // A range of whole numbers is made `[lower,upper)` by adding one where it is written otherwise.
+    // Postgres converts a range of integers to `[lower,upper)` by adding one to an inclusive upper bound.
     if let ([.., upper], true) = (bounds.as_slice(), matches!(element, "int4" | "int8")) {
         let last = if element == "int4" { i64::from(i32::MAX) } else { i64::MAX };
         assert!(flags & 0x10 != 0 || flags & 0x04 == 0 || int(upper) < last, "the upper bound has a successor");

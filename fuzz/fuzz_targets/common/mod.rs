@@ -1,4 +1,4 @@
-//! What the targets share: encoders of any mapping, and a reading of what they write.
+//! Shared by the targets: encoders of any mapping, and a reader of what they write.
 
 #![allow(dead_code, reason = "each target takes what it needs")]
 
@@ -17,10 +17,10 @@ use tidegate_rows::spec::{
     Column, Decode, NulPolicy, RowFilter, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
 };
 
-/// A column of the table: its name, its type, and the path of the field that fills it; without a path nothing is mapped to it.
+/// A column of the table: its name, its type, and the path of the field that fills it. Without a path, nothing is mapped to it.
 pub type Spec = (&'static str, &'static str, &'static str);
 
-/// What decides how records become rows of `public.t`.
+/// The settings that decide how records become rows of `public.t`.
 pub struct Pipeline {
     pub decode: Decode,
     pub shape: Shape,
@@ -29,12 +29,12 @@ pub struct Pipeline {
     pub unknown_fields: UnknownFields,
     /// The mapping.
     pub columns: Vec<Column>,
-    /// Each column of the table with its type.
+    /// The columns of the table, each with its type.
     pub types: Vec<(String, String)>,
 }
 
 impl Pipeline {
-    /// A mapping of these columns.
+    /// Makes a pipeline with a mapping of these columns.
     pub fn of(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Self {
         let types = specs.iter().map(|(name, of, _)| ((*name).to_owned(), (*of).to_owned())).collect();
         let mapped = specs.iter().filter(|(.., path)| !path.is_empty());
@@ -42,13 +42,13 @@ impl Pipeline {
         Self { decode, shape: Shape::PLAIN, mode: WriteMode::Append, keep: None, unknown_fields, columns, types }
     }
 
-    /// The same with another mapping of one column.
+    /// Returns the pipeline with another mapping of one column.
     pub fn with(mut self, name: &str, change: impl FnOnce(&mut Column)) -> Self {
         change(self.columns.iter_mut().find(|column| column.name == name).expect("a column of the mapping"));
         self
     }
 
-    /// The plan, or what is wrong with it.
+    /// Returns the plan, or its faults.
     pub fn plan(&self) -> Result<Arc<Plan>, Vec<PlanFault>> {
         let table = Table {
             name: TableName { schema: "public".to_owned(), name: "t".to_owned() },
@@ -80,35 +80,35 @@ impl Pipeline {
         Plan::new(&spec, &catalog).map(Arc::new)
     }
 
-    /// An encoder by a plan that must be right.
+    /// Returns an encoder of a plan that must be valid.
     pub fn encoder(&self) -> Encoder {
         self.plan().map(Encoder::new).unwrap_or_else(|faults| panic!("{faults:?}"))
     }
 }
 
-/// An encoder whose table has these columns.
+/// Returns an encoder for a table with these columns.
 pub fn encoder(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) -> Encoder {
     Pipeline::of(decode, unknown_fields, specs).encoder()
 }
 
-/// Fields without a column go to the column `extra`.
+/// Puts fields without a column into the column `extra`.
 pub fn extra() -> UnknownFields {
     UnknownFields::Column("extra".to_owned())
 }
 
-/// A local schema's source; `kind` is the registry's name of its type.
+/// Returns a local schema; `kind` is the registry's name of its type.
 pub fn local(kind: &str, text: &str, message: Option<&str>) -> SchemaSource {
     let schema = schema::of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
     let message = message.map(str::to_owned);
     SchemaSource::Local { file: "fuzz".into(), schema: Arc::new(schema), framed: false, message }
 }
 
-/// A path's levels.
+/// Splits a path into its levels.
 pub fn split(path: &str) -> Vec<String> {
     path.split('.').map(str::to_owned).collect()
 }
 
-/// A column that takes this.
+/// Returns a mapped column with this source.
 pub fn mapping(name: &str, source: Source) -> Column {
     Column {
         name: name.to_owned(),
@@ -126,7 +126,7 @@ pub fn mapping(name: &str, source: Source) -> Column {
     }
 }
 
-/// Types as Postgres' catalog has them: name, oid, the oid of their arrays.
+/// Types as in Postgres' catalog: name, oid, oid of the array type.
 const TYPES: &[(&str, u32, u32)] = &[
     ("bool", 16, 1000),
     ("bytea", 17, 1001),
@@ -166,7 +166,7 @@ const TYPES: &[(&str, u32, u32)] = &[
 /// The labels of the enum `mood`.
 pub const LABELS: [&str; 2] = ["on", "a\"b"];
 
-/// A column of a type: `numeric(10,2)`, `int8[]`, the enum `mood`; `!` behind it for NOT NULL.
+/// Returns a column of a type: `numeric(10,2)`, `int8[]`, the enum `mood`. A `!` at the end means NOT NULL.
 fn column(name: &str, of: &str) -> CatalogColumn {
     let (of, not_null) = (of.trim_end_matches('!'), of.ends_with('!'));
     let (scalar, array) = (of.trim_end_matches("[]"), of.ends_with("[]"));
@@ -204,7 +204,7 @@ fn column(name: &str, of: &str) -> CatalogColumn {
     }
 }
 
-/// A record with nothing but a value.
+/// Returns a record that has only a value.
 pub fn record(value: &[u8]) -> Record<'_> {
     Record {
         topic: "t",
@@ -217,10 +217,10 @@ pub fn record(value: &[u8]) -> Record<'_> {
     }
 }
 
-/// A row's fields; `None` is NULL.
+/// The fields of a row; `None` is NULL.
 pub type Row<'a> = Vec<Option<&'a [u8]>>;
 
-/// Encodes a record, and holds that rows are whole or not there at all. What is refused is `None`.
+/// Encodes a record, and checks that rows are appended completely or not at all. Returns `None` for a rejected record.
 pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     out.clear();
     out.extend_from_slice(b"before");
@@ -238,7 +238,7 @@ pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> 
     }
 }
 
-/// Takes rows apart: as many as were said, each with as many fields as it says.
+/// Splits rows, and checks their number and the number of fields in each.
 pub fn rows(count: u32, mut rest: &[u8]) -> Vec<Row<'_>> {
     let mut rows = Vec::new();
     for _row in 0..count {
@@ -264,7 +264,7 @@ pub fn rows(count: u32, mut rest: &[u8]) -> Vec<Row<'_>> {
     rows
 }
 
-/// Encodes by this encoder and by one that knows nothing yet: what was learned of earlier records changes nothing.
+/// Encodes with this encoder and with a new one, and checks that both agree: what was learned from earlier records changes nothing.
 pub fn encode_alike(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     let count = encode(encoder, record, out);
     let mut fresh = Encoder::new(encoder.plan().clone());

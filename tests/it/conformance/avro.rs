@@ -1,6 +1,6 @@
-//! Avro: the types by what says them most plainly, and the logical types.
+//! Avro: each type in its most direct form, and the logical types.
 //!
-//! Values are written by hand, from the specification, so that no library has a say in what they should be.
+//! The values are encoded by hand from the specification, so that no library decides what is correct.
 
 use serde_json::Value as Json;
 
@@ -57,7 +57,7 @@ fn schema_of(sent_as: &str) -> String {
     }
 }
 
-/// What JSON has, so many levels deep.
+/// Returns the schema of any JSON value, nested `depth` levels deep.
 fn any(depth: usize) -> String {
     let below = match depth.checked_sub(1).map(any) {
         Some(below) => format!(r#",{{"type":"array","items":{below}}},{{"type":"map","values":{below}}}"#),
@@ -70,7 +70,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     let value: Json = serde_json::from_str(json).expect("JSON");
     let value = match sent_as(of) {
         "long or double" | "maps, arrays, text, numbers" => return survives(of, json).then(|| said(&value)),
-        // Text that holds a value is no value of these types.
+        // Text that contains a value isn't a value of these types.
         "boolean" if value.is_string() => return None,
         "boolean" => vec![u8::from(text == "true")],
         "int" | "long" => long(text.parse().ok()?),
@@ -82,7 +82,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     Some(some(&value))
 }
 
-/// A value of `any`.
+/// Encodes a value of the schema `any`.
 fn said(value: &Json) -> Vec<u8> {
     let block = |count: usize| if count == 0 { Vec::new() } else { long(i64::try_from(count).expect("few")) };
     match value {
@@ -109,7 +109,7 @@ fn bytes(bytes: &[u8]) -> Vec<u8> {
     [&long(i64::try_from(bytes.len()).expect("short")), bytes].concat()
 }
 
-/// The second branch of a union with null.
+/// Encodes a value as the second branch of a union with null.
 fn some(value: &[u8]) -> Vec<u8> {
     [&[2], value].concat()
 }
@@ -122,14 +122,14 @@ fn map(members: &[(&str, Vec<u8>)]) -> Vec<u8> {
     array(&members.iter().map(|(key, value)| [bytes(key.as_bytes()), value.clone()].concat()).collect::<Vec<_>>())
 }
 
-/// The bytes of `\x…`; of the empty text none.
+/// Decodes `\x…`; the empty text gives no bytes.
 pub(super) fn unhex(text: &str) -> Vec<u8> {
     let digits = text.trim_start_matches("\\x").as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).expect("digits"), 16).expect("digits");
     digits.chunks(2).map(byte).collect()
 }
 
-/// The logical types: what the page calls them, the schema, and the column with its values.
+/// Returns the logical types: the name on the page, the schema, and the column with its values.
 fn logical() -> Vec<(String, String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();
@@ -138,7 +138,7 @@ fn logical() -> Vec<(String, String, Column)> {
         said.push((long(0), None));
         let example = values[0].1.to_owned();
         let column = Column { sql, unit: "", sent_as: String::new(), below, values: said, example, unsaid: Vec::new() };
-        // Each name of a schema may be given once.
+        // Each name may be defined only once in a schema.
         let schema = schema.replace("NAMED", &format!("Of{}", all.len()));
         all.push((sent_as.to_owned(), schema, column));
     };

@@ -1,4 +1,4 @@
-//! How each format says the values of the types, and the logical types that only it has.
+//! How each format expresses the values of the types, and the logical types that only some formats have.
 
 use serde_json::Value as Json;
 use tidegate_harness::Record;
@@ -6,45 +6,45 @@ use tidegate_harness::Record;
 use super::types::{TYPES, Type};
 use super::{avro, protobuf};
 
-/// A column, and how a format says its values.
+/// A column, and how a format expresses its values.
 pub(super) struct Column {
     pub(super) sql: &'static str,
     /// The mapping's `unit`.
     pub(super) unit: &'static str,
-    /// The field's type in the format's own words.
+    /// The field's type, as the format names it.
     pub(super) sent_as: String,
-    /// Where the column looks into the field.
+    /// The path below the field, if the column takes a part of it.
     pub(super) below: &'static str,
-    /// Each value as it stands in a record, and as INSERT is given it; none is NULL.
+    /// Each value as encoded in a record, and as given to INSERT (`None` is NULL).
     pub(super) values: Vec<(Vec<u8>, Option<&'static str>)>,
     /// A value to show.
     pub(super) example: String,
-    /// Values of the type that the format has no way to say.
+    /// Values of the type that the format can't express.
     pub(super) unsaid: Vec<&'static str>,
 }
 
 /// A format.
 pub(super) struct Format {
     pub(super) name: &'static str,
-    /// `decode = …`; `FILE` stands for the schema's.
+    /// `decode = …`, with `FILE` as placeholder for the schema's file.
     pub(super) decode: String,
-    /// Its schema, if it has one: the name of the file, and what is in it.
+    /// The schema, if the format has one: the file's name and contents.
     pub(super) schema: Option<(&'static str, String)>,
     pub(super) columns: Vec<Column>,
     pub(super) record: Say,
 }
 
-/// Of so many columns, the id, the turn and one column's value to a record's bytes.
+/// Encodes a record: from the number of columns, the id, the turn, and one column's index and value.
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
-    /// The record of a value; without one all columns are absent.
+    /// Returns the record with a value; without one, all columns are absent.
     pub(super) fn record(&self, id: usize, turn: u8, value: Option<(usize, &[u8])>) -> Record {
         Record::new((self.record)(self.columns.len(), id, turn, value)).to(0)
     }
 }
 
-/// All of them but `raw`, which has one field only.
+/// Returns all formats except `raw`, which has only one field.
 pub(super) fn all() -> Vec<Format> {
     vec![json(), csv(), avro::format(), protobuf::format()]
 }
@@ -58,7 +58,7 @@ pub(super) fn json() -> Format {
     Format { name: "JSON", decode: "{ format = \"json\" }".to_owned(), schema: None, columns, record }
 }
 
-/// All fields are quoted, but for NULL, which is the empty text without quotes.
+/// All fields are quoted, except NULL, which is the empty text without quotes.
 fn csv() -> Format {
     let quoted = |of: &Type, json: &str, text: &str| {
         Some(format!("\"{}\"", lexical(of, json, text).replace('"', "\"\"")).into())
@@ -77,8 +77,8 @@ fn csv() -> Format {
     Format { name: "CSV", decode, schema: None, columns, record }
 }
 
-/// The text that stands for a value where a format has nothing but text: JSON's strings without their quotes, and JSON. Of a
-/// range `[1,5]` is Postgres' own text, and means another than JSON's array of two bounds.
+/// Returns the text of a value in a format that only has text: JSON strings without their quotes, and other JSON unchanged. The
+/// range `[1,5]` is written as Postgres does, because as JSON it would be an array of two bounds, with another meaning.
 pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     match serde_json::from_str(json) {
         Ok(Json::Array(_)) if of.sql.ends_with("range") => text.to_owned(),
@@ -87,8 +87,8 @@ pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     }
 }
 
-/// The types' columns. `say` gives a value's bytes in a record, from its JSON and from the text that INSERT has of it, or none
-/// where the format can't say it.
+/// Returns the columns of the types. `say` encodes a value, from its JSON and from the text given to INSERT; it returns `None` if
+/// the format can't express it.
 pub(super) fn of_types(
     sent_as: impl Fn(&Type) -> String,
     say: impl Fn(&Type, &str, &str) -> Option<Vec<u8>>,
@@ -110,8 +110,8 @@ pub(super) fn of_types(
     columns.collect()
 }
 
-/// Whether a value's JSON is the same text when it has been read and written again, as it is where a format knows of objects,
-/// arrays, text and numbers, and nothing of spaces, digits' number and the order of keys.
+/// Returns whether a value's JSON is unchanged after parsing and serializing it. Formats that know objects, arrays, text and
+/// numbers don't keep spaces, the digits of numbers, or the order of keys.
 pub(super) fn survives(of: &Type, json: &str) -> bool {
     let value: Json = serde_json::from_str(json).expect("JSON");
     of.sql != "json" || serde_json::to_string(&value).expect("JSON") == json

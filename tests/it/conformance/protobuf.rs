@@ -1,6 +1,6 @@
-//! Protobuf: the types by what says them most plainly, and the messages that Google and Confluent give a meaning.
+//! Protobuf: each type in its most direct form, and the messages that Google and Confluent give a meaning.
 //!
-//! Values are written by hand, from the description of the wire.
+//! The values are encoded by hand from the description of the wire format.
 
 use serde_json::Value as Json;
 
@@ -8,18 +8,18 @@ use super::avro::unhex;
 use super::formats::{Column, Format, lexical, of_types, survives};
 use super::types::Type;
 
-/// The first column's number in the message.
+/// The field number of the first column.
 const FIRST: usize = 10;
 
 pub(super) fn format() -> Format {
-    // Nothing is written of a field that is null.
+    // A field that is null is not written.
     let mut columns = of_types(|of| sent_as(of).to_owned(), say, b"");
     let mut fields: Vec<_> = columns.iter().map(|column| column.sent_as.clone()).collect();
     for (of_field, column) in known() {
         fields.push(of_field.clone());
         columns.push(Column { sent_as: of_field, ..column });
     }
-    // The number of a field stands in front of its value.
+    // The field's number is in front of its value.
     for (n, column) in columns.iter_mut().enumerate() {
         for (bytes, _) in column.values.iter_mut().filter(|(bytes, _)| !bytes.is_empty()) {
             *bytes = numbered(FIRST + n, bytes);
@@ -63,9 +63,9 @@ fn sent_as(of: &Type) -> &'static str {
     }
 }
 
-/// A value behind the kind that its field's number is written with.
+/// Encodes a value, with its wire type in front.
 fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
-    // Text that holds a value is no value of these types.
+    // Text that contains a value isn't a value of these types.
     let parse = || text.parse::<i64>().ok();
     Some(match sent_as(of) {
         "google.protobuf.Value" => {
@@ -85,7 +85,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     })
 }
 
-/// A `google.protobuf.Value`.
+/// Encodes a `google.protobuf.Value`.
 fn said(value: &Json) -> Vec<u8> {
     match value {
         Json::Null => field(1, &number(0)),
@@ -102,7 +102,7 @@ fn said(value: &Json) -> Vec<u8> {
     }
 }
 
-/// An entry of a map, which is field 1 of its message.
+/// Encodes an entry of a map, which is field 1 of its message.
 fn member(key: &[u8], value: &[u8]) -> Vec<u8> {
     field(1, &delimited(&[field(1, key), field(2, value)].concat()))
 }
@@ -117,7 +117,7 @@ pub(super) fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-// Values, each behind the kind of its wire.
+// Values, each with its wire type in front.
 
 fn number(number: u64) -> Vec<u8> {
     [vec![0], varint(number)].concat()
@@ -147,12 +147,12 @@ fn fixed32(number: u32) -> Vec<u8> {
     [&[5][..], &number.to_le_bytes()].concat()
 }
 
-/// A field: its number, and a value without the kind that stands in front of it.
+/// Encodes a field: its number, and the value without the wire type in front.
 fn field(number: usize, value: &[u8]) -> Vec<u8> {
     [&varint((number as u64) << 3 | u64::from(value[0])), &value[1..]].concat()
 }
 
-/// Several values of one field, each with its length, or one.
+/// Encodes several values of one field, each with its length, or a single value.
 fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     if values[0] == MANY {
         let mut rest = &values[1..];
@@ -167,7 +167,7 @@ fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     field(number, values)
 }
 
-/// No kind of the wire: several values of one field follow.
+/// Not a wire type: several values of one field follow.
 const MANY: u8 = 0xff;
 
 fn many(values: &[Vec<u8>]) -> Vec<u8> {
@@ -175,14 +175,14 @@ fn many(values: &[Vec<u8>]) -> Vec<u8> {
     [vec![MANY], values.iter().flat_map(with_length).collect()].concat()
 }
 
-/// Messages with a meaning, and fields without presence: the field, and the column with its values.
+/// Returns the messages with a meaning, and fields without presence: the field, and the column with its values.
 fn known() -> Vec<(String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();
     let mut add = |sent_as: &str, sql: &'static str, below: &'static str, values: Values| {
         let example = values[0].1.to_owned();
         let mut said: Vec<_> = values.into_iter().map(|(bytes, text)| (bytes, Some(text))).collect();
-        // Of a field without presence that isn't there its default is said: null is not.
+        // An absent field without presence has its default: it can't be null.
         let implicit = ["repeated", "map", "int64", "string", "bool", "State"];
         let unsaid = if implicit.iter().any(|word| sent_as.starts_with(word)) { vec!["null"] } else { Vec::new() };
         if unsaid.is_empty() {

@@ -1,4 +1,4 @@
-//! `raw`: the whole value is one field, so each type has a table of its own, and a header names it.
+//! `raw`: the whole value is one field, so each type has its own table, and a header names it.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::types::{OWN_TYPES, TYPES, Type};
 use super::{KEYS, MODES, literal, of_mode};
 use crate::support::World;
 
-/// Types that somebody may fill from a whole value. The configuration has one `unit` for all tables, so none here.
+/// Types that a whole value may reasonably fill. The configuration has one `unit` for all tables, so there is none here.
 const OF_USE: &[&str] = &[
     "bool",
     "int8",
@@ -40,7 +40,7 @@ fn bytes(of: &Type, json: &str, text: &str) -> Vec<u8> {
     if of.sql == "bytea" { unhex(text) } else { lexical(of, json, text).into_bytes() }
 }
 
-/// Writes the section, and gives each type with its cells.
+/// Writes the section. Returns each type with its cells.
 pub(super) async fn section(page: &mut String) -> Vec<(String, Vec<String>)> {
     let world = World::new(1).await;
     let (mut sql, mut records) = (OWN_TYPES.to_owned(), Vec::new());

@@ -1,4 +1,4 @@
-//! Each type with values that it takes and values that it refuses: as JSON, and as the text that INSERT is given.
+//! Every type with values that it accepts and values that it refuses: as JSON, and as the text given to INSERT.
 
 /// A type as DDL names it.
 pub(super) struct Type {
@@ -6,7 +6,7 @@ pub(super) struct Type {
     /// The mapping's `unit`.
     pub(super) unit: &'static str,
     pub(super) takes: &'static [(&'static str, &'static str)],
-    /// What INSERT refuses.
+    /// Values that INSERT refuses.
     pub(super) refuses: &'static [(&'static str, &'static str)],
 }
 
@@ -349,5 +349,5 @@ pub(super) const TYPES: &[Type] = &[
     of("int4range[]", &[(r#"["[1,5)",{"lower":6},"empty"]"#, r#"{"[1,5)","[6,)",empty}"#)], &[]),
 ];
 
-/// Types without an encoder: `check` names them, and a text column that Postgres makes the value from takes their place.
+/// Types without an encoder. `check` names them; they can be filled from a text column by a generated column.
 pub(super) const WITHOUT_ENCODER: &[&str] = &["money", "xml", "bit(8)", "tsvector", "box", "int4multirange", "pg_lsn"];
