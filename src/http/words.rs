@@ -131,7 +131,9 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             say(Level::Bad, "cannot_start", format!("{name} can't start yet: {why}. It retries. {safe}"))
         }
         PipelineState::Starting => say(Level::Passing, "starting", format!("{name} is starting.")),
-        PipelineState::Draining => say(Level::Passing, "draining", format!("{name} is writing its remaining records before it ends.")),
+        PipelineState::Draining => {
+            say(Level::Passing, "draining", format!("{name} is writing its remaining records before it ends."))
+        }
         PipelineState::Flowing | PipelineState::Drained => {}
     }
     if let Some(headroom) = facts
@@ -180,10 +182,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
             say(
                 Level::Passing,
                 "rebalancing",
-                format!(
-                    "{name}: {} being claimed.",
-                    many(facts.claiming, "partition is", "partitions are")
-                ),
+                format!("{name}: {} being claimed.", many(facts.claiming, "partition is", "partitions are")),
             );
         } else if !facts.nobody.is_empty() {
             let more =

@@ -39,7 +39,7 @@ async fn no_transaction_holds_more_bytes_than_allowed_and_one_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lonely_record_waits_for_company_as_long_as_allowed_and_no_longer() {
+async fn a_single_record_waits_for_max_age_and_no_longer() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint)").await;
     let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch.max_age = \"1500ms\""));

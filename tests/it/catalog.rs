@@ -37,7 +37,7 @@ async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn columns_added_retyped_and_dropped_under_load_are_planned_for_anew() {
+async fn columns_added_retyped_and_dropped_under_load_are_replanned() {
     let world = World::new(2).await;
     world.sql("CREATE TABLE rides (seq int, name text, spare text)").await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
@@ -75,7 +75,7 @@ async fn a_renamed_table_stops_the_pipeline_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_table_dropped_and_made_again_stops_the_pipeline_by_name() {
+async fn a_recreated_table_stops_the_pipeline_by_name() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
@@ -89,7 +89,7 @@ async fn a_table_dropped_and_made_again_stops_the_pipeline_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_daemons_that_make_the_same_tables_at_once_both_go_on() {
+async fn two_daemons_that_create_the_same_tables_at_once_both_continue() {
     let world = World::new(2).await;
     world.produce_numbered(0..RECORDS, 2);
     let pipeline = format!(

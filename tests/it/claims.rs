@@ -91,7 +91,7 @@ fn claims_open(daemon: &Daemon) -> usize {
 /// While a claim waits, its partition moves to another member. The claim is then obsolete, and must not take the partition from its
 /// new owner when the lock is released.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_of_a_partition_that_moved_on_meanwhile_fences_nobody() {
+async fn an_obsolete_claim_fences_nobody() {
     let world = World::new(4).await;
     world.sql(TABLE).await;
     world.produce(numbered(0, 4, 5));

@@ -73,7 +73,7 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_shows_the_table_that_would_be_made_and_does_not_make_it() {
+async fn check_shows_the_table_that_would_be_created_and_does_not_create_it() {
     let world = World::new(1).await;
     world.produce((0..10).map(|n| Record::new(format!(r#"{{"id":{},"name":"x"}}"#, n % 5))));
     let config = world.config(&format!(
@@ -101,7 +101,7 @@ async fn check_reports_every_fault_of_the_mapping_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_a_missing_table_and_a_missing_topic_as_bad_configuration() {
+async fn check_reports_a_missing_table_and_a_missing_topic_as_bad_configuration() {
     let world = World::new(1).await;
     let config = world.checked().replace(&world.topic, "telemetri");
     tidegate(&config, &["check"])
@@ -109,7 +109,7 @@ async fn check_tells_a_missing_table_and_a_missing_topic_as_bad_configuration() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_servers_that_are_away_both_at_once() {
+async fn check_reports_both_servers_that_are_unavailable() {
     let world = World::new(1).await;
     let (kafka, postgres) = (free_port().expect("a port"), free_port().expect("a port"));
     let url = world.database.url_at(format!("127.0.0.1:{postgres}"));
@@ -119,7 +119,7 @@ async fn check_tells_servers_that_are_away_both_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tells_a_database_that_is_not_there_and_shows_no_password() {
+async fn check_reports_a_missing_database_and_shows_no_password() {
     let world = World::new(1).await;
     let url = world.database.url.replace("postgres@", "postgres:hunter2@").replace(&world.database.name, "nowhere");
     let ran = tidegate(&world.config_at(&url, "table.name = \"rides\""), &["check"]);

@@ -96,7 +96,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_postgres_refuses_are_set_aside_and_replayed_under_insert_new_too() {
+async fn records_that_postgres_refuses_are_dead_lettered_and_replayed_under_insert_new_too() {
     let world = World::new(1).await;
     world.sql(&format!("{RIDES}; CREATE UNIQUE INDEX ON rides (id)")).await;
     let config = world.letters_config("{ name = \"rides\", mode = \"insert_new\", key = [\"id\"] }");
@@ -157,7 +157,7 @@ async fn purge_counts_first_and_removes_only_what_was_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_letters_of_a_replay_are_in_reach_and_go_into_the_table_they_were_meant_for() {
+async fn dead_letters_of_a_replay_can_be_replayed_into_their_own_table() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id int, lat float8, at bigint)").await;
     world.sql("CREATE TABLE copies (id int, lat float8 CONSTRAINT low CHECK (lat < 90), at bigint)").await;

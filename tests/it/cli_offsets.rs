@@ -71,7 +71,7 @@ async fn a_position_set_forward_skips_and_one_set_back_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_position_that_makes_no_sense_is_refused_and_nothing_moves() {
+async fn an_invalid_offset_is_rejected_and_nothing_changes() {
     let world = World::new(2).await;
     world.sql(TABLE).await;
     let config = world.config(TO_RIDES);
@@ -88,7 +88,7 @@ async fn a_position_that_makes_no_sense_is_refused_and_nothing_moves() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_ledger_row_is_given_back_by_offsets_set() {
+async fn offsets_set_restores_a_lost_ledger_row() {
     let world = World::new(1).await;
     world.sql(TABLE).await;
     let config = world.config(TO_RIDES);

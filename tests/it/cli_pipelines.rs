@@ -14,7 +14,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipeline_that_is_gone_is_listed_and_forgotten_with_its_replays() {
+async fn a_removed_pipeline_is_listed_and_forgotten_with_its_replays() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.sql("CREATE TABLE copies (seq bigint, name text)").await;

@@ -86,7 +86,7 @@ async fn the_document_for_programs_has_the_counts_the_statement_and_the_configur
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_missing_or_holds_no_json_is_told_as_such() {
+async fn a_missing_topic_and_a_topic_without_json_are_reported() {
     let world = World::new(1).await;
     world.produce([Record::new("1,2,3")]);
     schema(&world, &[]).fails(64, &["none is a JSON object"]);

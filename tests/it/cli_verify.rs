@@ -132,7 +132,7 @@ async fn a_pipeline_that_began_late_misses_nothing_from_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_not_the_one_the_ledger_knows_is_a_fault() {
+async fn a_log_that_differs_from_the_ledger_is_a_fault() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id bigint)").await;
     let config = world.config("table.name = \"rides\"");

@@ -58,7 +58,7 @@ async fn kill_at(world: &World, proxy: &Proxy, trigger: Trigger, arrives: bool) 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_each_step_of_a_write_it_goes_on_where_the_ledger_stands() {
+async fn killed_at_each_step_of_a_write_it_resumes_at_the_ledgers_offset() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..20_000, 2);
@@ -84,7 +84,7 @@ async fn killed_at_each_step_of_a_write_it_goes_on_where_the_ledger_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn asked_to_end_in_the_middle_of_a_drain_it_writes_what_it_has_and_the_next_one_goes_on() {
+async fn ended_in_the_middle_of_a_drain_it_writes_what_it_has_and_the_next_run_resumes() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..100_000, 2);

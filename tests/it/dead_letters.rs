@@ -215,7 +215,7 @@ async fn copies_of(world: &World, table: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_postgres_refuses_leaves_alone_and_few_copies_find_it() {
+async fn a_row_that_postgres_refuses_is_dead_lettered_alone_and_few_copies_find_it() {
     let world = World::new(1).await;
     world
         .sql(&format!(
@@ -297,7 +297,7 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_every_row_is_refused_the_budget_stops_the_pipeline_and_nothing_is_moved_past() {
+async fn when_every_row_is_refused_the_dead_letter_budget_stops_the_pipeline_before_the_ledger_advances() {
     let world = World::new(1).await;
     world.sql(&format!("CREATE TABLE rides (seq bigint CHECK (seq < 0)); {COUNT_COPIES}")).await;
     count_copies(&world, "rides").await;
@@ -318,7 +318,7 @@ async fn when_every_row_is_refused_the_budget_stops_the_pipeline_and_nothing_is_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_dead_letters_cannot_be_written_the_position_does_not_move() {
+async fn while_dead_letters_cannot_be_written_the_ledger_does_not_advance() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint)").await;
     let config = with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES);

@@ -108,7 +108,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn series_that_only_move_on_events_are_there_before_any_while_postgres_is_away() {
+async fn series_of_events_exist_before_any_event_while_postgres_is_down() {
     let world = World::new(1).await;
     // Nothing listens on this port: the pipeline waits for Postgres from the start.
     let port = free_port().expect("a free port");
@@ -179,7 +179,7 @@ fn stack() -> tidegate::config::Config {
 }
 
 #[test]
-fn the_stack_and_its_configuration_speak_of_the_same_things() {
+fn the_stack_and_its_configuration_agree() {
     let (compose, config) = (read("docker-compose.yml"), stack());
     let names: Vec<_> = config.pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     assert_eq!(names, ["customer_info", "fare", "ride_analysis"]);
@@ -198,7 +198,7 @@ fn the_stack_and_its_configuration_speak_of_the_same_things() {
 }
 
 #[test]
-fn whatever_the_stack_and_the_image_take_from_here_is_here() {
+fn every_file_that_the_stack_and_the_image_use_exists() {
     let (compose, dockerfile) = (read("docker-compose.yml"), read("Dockerfile"));
     let mounted = compose.split(['"', ' ', '\n', '[']).filter_map(|word| word.strip_prefix("./"));
     let mounted: Vec<_> = mounted.map(|mount| mount.split(':').next().expect("a path")).collect();

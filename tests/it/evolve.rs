@@ -70,7 +70,7 @@ async fn fields_that_appear_under_load_become_columns_and_no_value_is_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_not_become_a_column_goes_the_way_of_unknown_fields() {
+async fn fields_that_can_not_become_columns_follow_unknown_fields() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id int, \"name\" text, own int DEFAULT 7, words xml, extra jsonb)").await;
     let long = "x".repeat(64);

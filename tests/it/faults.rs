@@ -61,7 +61,7 @@ async fn a_record_of_50_mb_goes_through_between_small_ones() {
 
 /// Another session inserts the keys of two of our rows in the opposite order.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadlock_is_tried_again_and_nothing_is_set_aside() {
+async fn a_deadlock_is_retried_and_nothing_is_dead_lettered() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint PRIMARY KEY, name text)").await;
     world.produce((0..1000).map(|n| numbered(n, 1)));
@@ -83,7 +83,7 @@ async fn a_deadlock_is_tried_again_and_nothing_is_set_aside() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_on_which_a_copy_failed_writes_on_or_is_closed() {
+async fn a_connection_on_which_a_copy_failed_is_reused_or_closed() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint CHECK (seq <> 7), pid int DEFAULT pg_backend_pid())").await;
     let mapping = format!("{TO_RIDES}\n[pipelines.{}.columns]\nseq = \"seq\"", world.name);
@@ -150,7 +150,7 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
 
 /// Good records, then only tombstones, skipped and bad records: as long as the good ones wait, the ledger doesn't advance.
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_become_no_rows_are_moved_past_only_when_all_below_is_written() {
+async fn the_ledger_passes_records_without_rows_only_when_all_before_them_are_written() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let skips = format!("where = {{ field = \"seq\", less = 100 }}\ndead_letters.max_share = 1.0\n{TO_RIDES}");
@@ -178,7 +178,7 @@ async fn records_that_become_no_rows_are_moved_past_only_when_all_below_is_writt
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_lag_is_shown_of_what_another_member_has_written() {
+async fn no_lag_is_shown_for_records_that_another_member_has_written() {
     let world = World::new(4).await;
     world.sql(TABLE).await;
     let stays = world.daemon(&world.config(COLUMNS));

@@ -79,7 +79,7 @@ async fn each_record_is_read_by_the_schema_that_it_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_registry_in_trouble_is_an_outage_and_no_record_is_set_aside() {
+async fn a_failing_registry_is_an_outage_and_no_record_is_dead_lettered() {
     let world = World::new(2).await;
     world.sql(RIDES).await;
     let registry = Registry::start().expect("the registry starts");

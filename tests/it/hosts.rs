@@ -114,7 +114,7 @@ async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
 
 /// The old primary still runs and answers, but refuses writes: the daemon closes its connections to it, even those that only read.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_old_primary_that_was_made_read_only_is_left() {
+async fn a_primary_that_became_read_only_is_abandoned() {
     let mut pair = Pair::start().await;
     pair.world.produce_numbered(0..50_000, 2);
     let daemon = pair.world.daemon(&pair.config);

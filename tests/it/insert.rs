@@ -393,7 +393,7 @@ async fn a_trigger_refuses_a_row_by_any_sqlstate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_refuses_every_row_is_no_records_fault() {
+async fn a_fault_that_refuses_every_row_dead_letters_nothing() {
     let world = World::new(1).await;
     world.sql(&format!("CREATE TABLE t (v int); {}", guard("TG001"))).await;
     world.produce([-1, -2, -3].map(|v| Record::new(format!("{{\"v\":{v}}}")).to(0)));
@@ -423,7 +423,7 @@ async fn a_sequence_at_its_end_is_an_outage_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_follows_the_making_of_a_table_runs_once_and_with_it() {
+async fn after_create_runs_once_in_the_transaction_that_creates_the_table() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE made (at text)").await;
     let pipeline = |after: &str| {

@@ -150,7 +150,7 @@ async fn settling(books: &Books, span: &Span) -> JoinSet<LedgerRow> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_was_moved_while_it_was_settled_is_found_where_it_stands() {
+async fn a_row_advanced_while_it_is_settled_is_found_at_its_current_offset() {
     let (books, spans) = Books::claimed(1).await;
     for (statement, end, verdict, why) in [
         ("UPDATE tidegate.ledger SET next_offset = 10", "ROLLBACK", Verdict::Again, "it wasn't moved after all"),
@@ -178,7 +178,7 @@ async fn a_row_that_was_moved_while_it_was_settled_is_found_where_it_stands() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_move_looks_again_at_a_row_that_it_waited_for() {
+async fn an_update_reads_a_row_again_that_it_waited_for() {
     for (statement, moved) in [
         ("UPDATE tidegate.ledger SET claim_id = gen_random_uuid() WHERE partition = 1", [true, false, true]),
         ("UPDATE tidegate.ledger SET next_offset = 3 WHERE partition = 1", [true, false, true]),
@@ -202,7 +202,7 @@ async fn a_move_looks_again_at_a_row_that_it_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_claim_leaves_out_a_locked_row_and_takes_it_where_it_stands_once_it_is_free() {
+async fn a_claim_skips_a_locked_row_and_takes_it_at_its_current_offset_once_unlocked() {
     let (books, spans) = Books::claimed(2).await;
     let sources: Vec<_> = spans.iter().map(|span| span.source.clone()).collect();
     let (mut other, mut claimer) = (books.connect().await, books.connect().await);
@@ -236,7 +236,7 @@ async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_move_costs_the_same_however_many_versions_a_snapshot_keeps() {
+async fn an_update_costs_the_same_however_many_row_versions_a_snapshot_keeps() {
     const MOVES: i64 = 2000;
     let (books, _) = Books::claimed(20).await;
     let mut report = books.connect().await;

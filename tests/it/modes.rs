@@ -65,7 +65,7 @@ batch.max_rows = 997
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_a_keys_records_the_newest_wins_and_of_equals_the_last() {
+async fn the_newest_record_of_a_key_wins_and_the_last_of_equals() {
     let world = World::new(2).await;
     world.sql("CREATE TABLE latest (trip bigint PRIMARY KEY, ts bigint, meters bigint, pad text, place bigint, own text DEFAULT 'own')").await;
     world.sql("INSERT INTO latest (trip, ts, own) VALUES (0, NULL, 'mine'), (1, 5000, 'mine')").await;
@@ -124,7 +124,7 @@ async fn the_last_of_a_key_wins_and_tombstones_delete_in_turn() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tombstone_of_a_single_key_column_has_it_as_plain_text() {
+async fn a_tombstone_of_a_single_key_column_may_have_a_plain_text_key() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE latest (id bigint PRIMARY KEY, ts int)").await;
     world.sql("INSERT INTO latest VALUES (1, 900), (2, 900), (3, 900)").await;
@@ -290,7 +290,7 @@ fn retries(daemon: &Daemon) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sum_that_overflows_its_column_sets_one_record_aside() {
+async fn a_sum_that_overflows_its_column_dead_letters_one_record() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE t (id int PRIMARY KEY, total int, n int)").await;
     let record = |id: i32, n: i64| Record::new(format!(r#"{{"id":{id},"n":{n}}}"#));
@@ -343,7 +343,7 @@ async fn records_for_which_where_does_not_hold_are_skipped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_goes_in_in_the_order_that_sort_by_says() {
+async fn a_batch_is_written_in_the_order_of_sort_by() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE t (vehicle int, ts int, place serial)").await;
     world.produce(
@@ -390,7 +390,7 @@ async fn first_and_last_take_arrays_and_nulls_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_record_of_a_mode_that_merges_is_set_aside_alone() {
+async fn a_refused_record_of_a_mode_that_merges_is_dead_lettered_alone() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE t (id int PRIMARY KEY, n int CHECK (n <> 77))").await;
     world.produce((0..300).map(|n| Record::new(format!(r#"{{"id":{n},"n":{n}}}"#))));

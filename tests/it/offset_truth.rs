@@ -101,7 +101,7 @@ async fn records_that_kafka_deleted_before_we_came_stop_the_pipeline_and_others_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_that_kafka_deleted_are_stepped_over_where_the_policy_says_so_and_counted() {
+async fn records_that_kafka_deleted_are_skipped_by_policy_and_counted() {
     for (policy, rows, lost) in [("earliest", 150, 50.0), ("latest", 100, 100.0)] {
         let world = World::new(1).await;
         world.sql(NUMBERED).await;
@@ -133,7 +133,7 @@ async fn records_deleted_under_a_running_daemon_are_noticed_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_a_shorter_log_stops_the_pipeline_by_name() {
+async fn a_recreated_topic_with_a_shorter_log_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let config = world.config(TO_RIDES);
@@ -144,7 +144,7 @@ async fn a_topic_made_again_with_a_shorter_log_stops_the_pipeline_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_a_longer_log_stops_the_pipeline_by_name() {
+async fn a_recreated_topic_with_a_longer_log_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let config = world.config(TO_RIDES);
@@ -157,7 +157,7 @@ async fn a_topic_made_again_with_a_longer_log_stops_the_pipeline_by_name() {
 
 /// There is nothing to write, but the run must not report that it has drained the topic.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_with_as_many_records_stops_the_pipeline_by_name() {
+async fn a_recreated_topic_with_as_many_records_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let config = world.config(TO_RIDES);
@@ -167,7 +167,7 @@ async fn a_topic_made_again_with_as_many_records_stops_the_pipeline_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_is_left_to_its_end_where_the_policy_says_latest() {
+async fn a_recreated_topic_is_skipped_to_its_end_with_the_policy_latest() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     world.drained_numbered(0..100, &world.config(TO_RIDES));
@@ -177,7 +177,7 @@ async fn a_topic_made_again_is_left_to_its_end_where_the_policy_says_latest() {
 
 /// The worst case: the new log is longer than our offset before the daemon looks again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_again_under_a_running_daemon_is_not_taken_for_the_old_one() {
+async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..100, 1);
@@ -242,7 +242,7 @@ async fn another_cluster_under_the_same_name_stops_the_pipeline_by_name() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_ledger_row_stops_the_pipeline_unless_the_policy_goes_on() {
+async fn a_lost_ledger_row_stops_the_pipeline_unless_the_policy_continues() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let config = world.config(TO_RIDES);
@@ -299,7 +299,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
 
 /// A producer's transaction ends with a marker, an offset without a record: after it, there is no lag.
 #[tokio::test(flavor = "multi_thread")]
-async fn behind_the_mark_of_a_transaction_there_is_no_lag_and_a_drain_ends() {
+async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id bigint)").await;
     let config = world.config(TO_RIDES);

@@ -68,7 +68,7 @@ async fn a_commit_whose_reply_is_lost_is_settled_by_the_ledger() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_is_lost_on_its_way_is_written_again() {
+async fn a_commit_lost_before_it_reaches_postgres_is_written_again() {
     let line = line(statement("COMMIT"), Action::Cut).await;
     assert_eq!(line.ends_exact().await, 1.0, "{}", line.daemon.log_tail());
 }
@@ -82,14 +82,14 @@ async fn a_commit_that_is_never_answered_is_settled_over_the_silent_transaction(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_falls_silent_in_a_copy_is_given_up_at_its_deadline() {
+async fn a_connection_that_falls_silent_in_a_copy_is_closed_at_its_deadline() {
     let line = line(Trigger::CopyData(2), Action::Hold).await;
     assert_eq!(line.ends_exact().await, 0.0, "no COMMIT was under way");
     assert!(line.daemon.metric("tidegate_retries_total", &[("sqlstate_class", "deadline")]).unwrap_or(0.0) >= 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_is_cut_in_a_copy_is_made_anew() {
+async fn a_connection_cut_in_a_copy_is_reopened() {
     let line = line(Trigger::CopyData(2), Action::CutAfterForward).await;
     assert_eq!(line.ends_exact().await, 0.0);
 }
@@ -113,7 +113,7 @@ async fn a_copy_that_is_cancelled_is_an_outage_and_no_dead_letter() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_sqlstate_an_outage_has_it_is_waited_out_and_nothing_is_set_aside() {
+async fn an_outage_with_any_sqlstate_is_waited_out_and_nothing_is_dead_lettered() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     // A sequence counts the attempts, because a rollback doesn't reset it.
@@ -162,7 +162,7 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_times_out_by_its_size_is_halved_until_it_goes_in() {
+async fn a_batch_too_large_for_the_timeout_is_halved_until_it_is_written() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     // A millisecond per row: a quarter of the 1000 rows is within the deadline, half of them is not.
@@ -231,7 +231,7 @@ async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &st
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_free_connection_it_waits_and_goes_on() {
+async fn without_a_free_connection_it_waits_and_resumes() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     let role = unique_name("gate");

@@ -55,7 +55,7 @@ pub(crate) fn status_when(daemon: &Daemon, what: &str, condition: impl Fn(&Value
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_says_who_reads_what_where_the_time_goes_and_what_was_set_aside() {
+async fn the_status_shows_readers_time_and_dead_letters() {
     let (world, _, daemon) = flowing(4, "consumers = 2\ndead_letters.max_share = 1.0").await;
     rides(&world, 4, 1000);
     world.produce([Record::new("no json").to(2)]);
@@ -80,14 +80,17 @@ async fn the_status_says_who_reads_what_where_the_time_goes_and_what_was_set_asi
     let status = status_when(&daemon, "shares of time", |status| {
         status["pipelines"][0]["consumers"][0]["time"]["poll"].as_f64().is_some_and(|share| share > 0.5)
     });
-    assert_eq!(status["pipelines"][0]["limit"], "Kafka is the limit: consumers wait for records and have spare capacity.");
+    assert_eq!(
+        status["pipelines"][0]["limit"],
+        "Kafka is the limit: consumers wait for records and have spare capacity."
+    );
     let kinds: Vec<&str> =
         status["timeline"].as_array().unwrap().iter().map(|event| event["kind"].as_str().unwrap()).collect();
     assert!(kinds.contains(&"start") && kinds.contains(&"rebalance"), "{kinds:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_status_has_a_tag_by_which_nothing_new_is_said_in_no_bytes() {
+async fn an_unchanged_status_is_not_sent_again() {
     let (_world, address, daemon) = flowing(1, "").await;
     status_when(&daemon, "the lag is seen", |status| status["pipelines"][0]["lag_seen_ms"].is_number());
     let known = eventually("two answers in a row that say the same", PATIENCE, || {
@@ -132,7 +135,7 @@ async fn the_stream_says_everything_first_and_then_what_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_past_is_there_by_the_second_and_by_the_minute() {
+async fn the_history_is_served_by_the_second_and_by_the_minute() {
     let (world, address, daemon) = flowing(2, "").await;
     rides(&world, 2, 5000);
     status_when(&daemon, "all rows", |status| status["pipelines"][0]["rows"] == 5000);

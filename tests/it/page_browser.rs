@@ -184,7 +184,7 @@ fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_group_s_rules_are_read_off_the_page() {
+async fn the_page_explains_how_partitions_are_assigned() {
     let Some(mut browser) = Browser::start() else { return };
     let rules: [(i32, u32, &str, &[usize]); 5] = [
         (1, 1, "1 partition, 1 consumer: it reads it", &[1]),
@@ -256,7 +256,7 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_is_said_in_words_and_passes() {
+async fn an_outage_is_shown_in_words_until_it_ends() {
     let Some(mut browser) = Browser::start() else { return };
     let postgres: &'static Postgres =
         Box::leak(Box::new(Postgres::start(&PostgresSpec::default()).expect("Postgres starts")));

@@ -25,7 +25,7 @@ pub(crate) fn more(world: &World, name: &str, lines: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spent_budget_a_locked_table_and_a_lost_claim_stop_one_pipeline_and_no_other() {
+async fn a_spent_dead_letter_budget_a_locked_table_and_a_lost_claim_affect_one_pipeline_only() {
     let Some(mut browser) = Browser::start() else { return };
     let world = world(4).await;
     world.sql("CREATE TABLE strict (id bigint CHECK (id < 0)); CREATE TABLE fare (id bigint)").await;
@@ -78,7 +78,7 @@ async fn a_spent_budget_a_locked_table_and_a_lost_claim_stop_one_pipeline_and_no
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_falls_behind_is_said_with_both_rates_and_where_kafka_deletes() {
+async fn a_pipeline_that_falls_behind_is_shown_with_both_rates_and_kafkas_deletion() {
     let Some(mut browser) = Browser::start() else { return };
     let mut world = world(2).await;
     world.topic = unique_name("kept_for_days");
@@ -121,7 +121,7 @@ async fn who_falls_behind_is_said_with_both_rates_and_where_kafka_deletes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_that_are_being_claimed_are_on_the_move() {
+async fn partitions_that_are_being_claimed_are_shown_as_claiming() {
     let Some(mut browser) = Browser::start() else { return };
     let world = world(4).await;
     let config = pool(&world, 2);

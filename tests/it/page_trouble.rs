@@ -18,7 +18,7 @@ fn lines(browser: &mut Browser, selector: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_and_what_to_do() {
+async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
     let Some(mut browser) = Browser::start() else { return };
     let world = world(4).await;
     world.sql("CREATE TABLE zz_strict (id bigint CHECK (id < 0))").await;
@@ -89,7 +89,7 @@ async fn whoever_opens_the_page_in_trouble_sees_the_stopped_pipeline_its_reason_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_away_is_said_by_name_and_a_consumer_that_joins_is_not_idle() {
+async fn kafka_down_is_shown_by_name_and_a_joining_consumer_is_not_idle() {
     let Some(mut browser) = Browser::start() else { return };
     let kafka: &'static Kafka = Box::leak(Box::new(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
     let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 3).await;
@@ -134,7 +134,7 @@ async fn kafka_away_is_said_by_name_and_a_consumer_that_joins_is_not_idle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_registry_away_is_said_by_name() {
+async fn the_registry_down_is_shown_by_name() {
     let Some(mut browser) = Browser::start() else { return };
     let world = world(1).await;
     let registry = Registry::start().expect("the registry starts");

@@ -12,7 +12,7 @@ dead_letters.max_share = 1
 "#;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn partitions_are_made_ahead_and_for_late_records_and_let_go() {
+async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when_expired() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
     let day = |days: i32| format!("to_char((now() AT TIME ZONE 'UTC')::date + {days}, 'YYYYMMDD')");
@@ -56,7 +56,7 @@ async fn partitions_are_made_ahead_and_for_late_records_and_let_go() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beside_a_default_partition_late_records_have_one_of_their_own_all_the_same() {
+async fn late_records_get_their_own_partition_despite_a_default_partition() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
     let day = async |days: i32| {

@@ -23,7 +23,7 @@ fn sum(range: std::ops::Range<i64>) -> (i64, i64, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stretch_by_offset_goes_into_another_table_once_however_often_it_is_asked_for() {
+async fn replay_by_offset_fills_another_table_once_however_often_it_runs() {
     let world = World::new(1).await;
     world.sql(TABLE).await;
     let config = world.config("table.name = \"rides\"\ndead_letters.max_share = 1.0");
@@ -87,7 +87,7 @@ async fn a_replay_that_is_killed_again_and_again_goes_on_and_writes_nothing_twic
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stretch_by_time_mends_a_table_that_skips_what_it_has() {
+async fn replay_by_time_repairs_a_table_that_skips_existing_keys() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id bigint PRIMARY KEY)").await;
     let config = world.config("table = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }");

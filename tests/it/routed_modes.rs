@@ -153,7 +153,7 @@ async fn a_header_names_the_table_of_a_tombstone_and_each_table_has_its_own_refu
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_a_key_that_is_there_are_skipped_table_by_table_and_the_commands_know_all_tables() {
+async fn rows_with_an_existing_key_are_skipped_in_each_table_and_the_commands_know_all_tables() {
     let world = World::new(2).await;
     let lines = "table = { name = \"rides_{region}\", mode = \"insert_new\", key = [\"part\", \"off\"], create = true }\n\
         columns.part = { meta = \"partition\", type = \"int4\" }\ncolumns.off = { meta = \"offset\", type = \"int8\" }\n\

@@ -73,7 +73,7 @@ async fn each_record_goes_to_the_table_it_names_and_those_that_name_none_say_so(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tables_are_made_as_they_are_named_up_to_so_many() {
+async fn tables_are_created_when_records_name_them_up_to_max_tables() {
     let world = World::new(4).await;
     world.produce((0..2_000).map(|n| reading(n, &format!("{}", n % 7))));
     let config = with_short_sessions(&world.config(&routed(true, ", max_tables = 5")));
@@ -95,7 +95,7 @@ async fn tables_are_made_as_they_are_named_up_to_so_many() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_on_the_way_leaves_each_record_in_its_table_once() {
+async fn a_kill_during_a_drain_leaves_each_record_in_its_table_once() {
     let world = World::new(4).await;
     world.produce((0..40_000).map(|n| reading(n, &format!("\"r{}\"", n % 5))));
     let config = with_short_sessions(&world.config(&(routed(true, "") + "\nbatch.max_rows = 700")));
@@ -150,7 +150,7 @@ async fn a_table_that_another_pipeline_feeds_from_the_same_topic_stops_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn check_tries_each_record_on_its_own_table_and_makes_none() {
+async fn check_tries_each_record_on_its_own_table_and_creates_none() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE telemetry_a (seq bigint, lat float8)").await;
     world.produce((0..90).map(|n| reading(n, ["\"a\"", "\"b\"", "null"][n as usize % 3]).to(0)));

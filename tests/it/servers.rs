@@ -57,7 +57,7 @@ async fn a_database_killed_in_the_middle_of_a_drain_loses_nothing_and_is_written
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_went_back_takes_the_daemon_with_it_and_kafka_fills_the_gap() {
+async fn a_restored_database_rewinds_the_daemon_and_kafka_fills_the_gap() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 2).await;
     world.sql(NUMBERED).await;
@@ -88,7 +88,7 @@ async fn a_database_that_went_back_takes_the_daemon_with_it_and_kafka_fills_the_
 
 /// The backup is older than our claim: the owner in the ledger no longer exists, so waiting for it is useless.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_went_back_to_an_older_claim_is_not_waited_for() {
+async fn a_database_restored_to_an_older_claim_is_claimed_at_once() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 1).await;
     world.sql(NUMBERED).await;
@@ -162,7 +162,7 @@ async fn a_database_that_is_down_at_the_start_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_and_the_right_one_is_read_from_its_file_when_it_comes() {
+async fn a_wrong_password_is_reported_and_a_new_one_in_the_file_is_used() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 2).await;
     world.sql(NUMBERED).await;

@@ -67,7 +67,7 @@ async fn arrays_within_arrays_give_the_log_records_of_otlp() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lines_of_ndjson_are_rows_and_a_byte_order_mark_is_none_of_the_value() {
+async fn lines_of_ndjson_are_rows_and_a_byte_order_mark_is_skipped() {
     let bom = "\u{feff}";
     for (decode, values, expected) in [
         (

@@ -50,7 +50,7 @@ fn said(daemon: &Daemon, words: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_end_while_postgres_is_away_it_ends_in_time_and_says_how_much_is_left() {
+async fn told_to_end_while_postgres_is_down_it_ends_in_time_and_says_how_much_is_left() {
     let (world, proxy) = world_and_proxy(1).await;
     let daemon = world.daemon(&through(&world, &proxy, TO_RIDES));
     daemon.await_ready(PATIENCE).expect("it is ready");
@@ -79,7 +79,7 @@ async fn told_to_end_before_it_could_start_it_ends_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_end_while_kafka_is_away_it_ends_in_time_with_all_it_read_written() {
+async fn told_to_end_while_kafka_is_down_it_writes_what_it_read_and_ends_in_time() {
     let kafka: &'static Kafka = Box::leak(Box::new(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
     let postgres = tidegate_harness::shared::postgres().expect("Postgres starts");
     for postgres_too in [false, true] {
@@ -109,7 +109,7 @@ async fn told_to_end_while_kafka_is_away_it_ends_in_time_with_all_it_read_writte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipeline_that_stops_for_its_budget_does_not_blame_its_drain() {
+async fn a_pipeline_stopped_by_its_dead_letter_budget_does_not_blame_its_drain() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce((0..2000).map(|n| Record::new("no JSON").to(n % 2)));

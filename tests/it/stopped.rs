@@ -14,7 +14,7 @@ async fn beside(world: &World, config: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipeline_stopped_by_its_budget_says_why_and_is_measured_on() {
+async fn a_pipeline_stopped_by_its_dead_letter_budget_says_why_and_keeps_its_metrics() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let config = beside(&world, &world.config("table.name = \"rides\"")).await;

@@ -272,7 +272,7 @@ const REFUSED: &[Column] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_insert_refuses_is_a_dead_letter_and_neighbours_go_in() {
+async fn what_insert_refuses_is_a_dead_letter_and_its_neighbours_are_written() {
     let world = World::new(1).await;
     world.sql(&format!("CREATE TABLE rides {}", definition(REFUSED))).await;
     let (mut records, mut id) = (vec![Record::new(r#"{"id":0}"#)], 0);

@@ -34,7 +34,7 @@ async fn flows_again(world: &World, daemon: &Daemon, records: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_stands_still_is_named_with_its_reason_while_postgres_is_away() {
+async fn a_stalled_partition_is_named_with_its_reason_while_postgres_is_down() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let daemon = world.daemon(&world.config("table.name = \"rides\""));
@@ -49,7 +49,7 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_postgres_i
 
 /// Somebody else set the claim, and no such owner exists: after the grace period, the partition is claimed again.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fenced_partition_that_stands_still_is_named_and_claimed_again() {
+async fn a_fenced_partition_without_progress_is_named_and_claimed_again() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
     let config = with_limits(&world.config("table.name = \"rides\""), "claim_grace = \"45s\"");
@@ -62,7 +62,7 @@ async fn a_fenced_partition_that_stands_still_is_named_and_claimed_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_away() {
+async fn a_stalled_partition_is_named_with_its_reason_while_kafka_is_down() {
     let kafka: &'static Kafka = Box::leak(Box::new(Kafka::start(&KafkaSpec::single()).expect("Kafka starts")));
     let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 1).await;
     world.sql(NUMBERED).await;
@@ -89,7 +89,7 @@ async fn a_partition_that_stands_still_is_named_with_its_reason_while_kafka_is_a
 /// What the watchdog does if nothing explains a stall. Kafka can't be made to deliver nothing and yet answer everything else, so
 /// the test requests it directly, from a pipeline in its own process.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_is_built_anew_in_the_middle_of_a_drain_loses_nothing() {
+async fn a_consumer_rebuilt_in_the_middle_of_a_drain_loses_nothing() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..60_000, 2);
