@@ -1,4 +1,4 @@
-//! The reconciliation: every record that Kafka holds, read once more, against the table and the dead letters.
+//! Record accounting: compares every record that Kafka holds with the table and the dead letters.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::load::{Content, checksum, reading};
 use crate::stage::{Stage, TOPIC};
 
-/// For the last records to arrive; a campaign that ends with a restore has to fill in what that took.
+/// How long the last records may take; after a restore, a campaign has to write again what was undone.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
@@ -26,13 +26,13 @@ pub(crate) struct Books {
     pub(crate) dead_letters: u64,
     pub(crate) missing: u64,
     pub(crate) twice: u64,
-    /// Rows whose content isn't that of the record at their place, or whose checksum is wrong.
+    /// Rows whose content differs from the record at their offset, or whose checksum is wrong.
     pub(crate) damaged: u64,
-    /// Rows at places where Kafka holds nothing.
+    /// Rows at offsets where Kafka has no record.
     pub(crate) strange: u64,
-    /// Records that Kafka acknowledged and doesn't hold: its own loss, not ours.
+    /// Records that Kafka acknowledged but doesn't have: its loss, not ours.
     pub(crate) lost_by_kafka: u64,
-    /// The first finding of each sort, in words.
+    /// The first findings of each kind, as text.
     pub(crate) findings: Vec<String>,
     pub(crate) drain: Duration,
 }
@@ -188,7 +188,7 @@ impl Found {
     }
 }
 
-/// One bit a record that the log holds.
+/// One bit per record in the log.
 #[derive(Debug, Default)]
 struct Seen(Vec<u64>);
 

@@ -11,17 +11,17 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// How long the next fault waits for the partitions that still stand: later ones meet it.
+/// How long the next fault waits for partitions without progress. Later ones are met by the next fault.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// How often each kind came, and how long it took after it was over.
+/// How often each kind of fault occurred, and how long the recovery took.
 #[derive(Debug, Default)]
 struct Tally {
     outage: bool,
     recoveries: Vec<Recovery>,
 }
 
-/// A fault whose partitions haven't all moved yet.
+/// A fault after which not all partitions have made progress yet.
 struct Open {
     kind: &'static str,
     place: usize,
@@ -57,7 +57,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
             open.push(Open { kind: fault.kind(), place: entry.recoveries.len() - 1, over });
         }
         close(stage, &mut open, &mut tally)?;
-        // Some faults meet a flow at rest, most one that has just begun to flow again.
+        // Some faults meet a flow at rest; most meet one that has just resumed.
         sleep(Duration::from_millis(random.u64(200..2500))).await;
         close(stage, &mut open, &mut tally)?;
     }
@@ -101,7 +101,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
     Ok(good && in_time)
 }
 
-/// Notes which of the open ones have all their partitions moved; one that stands for too long is a finding.
+/// Closes the open faults whose partitions have all made progress. A fault that stays open for too long is a finding.
 fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str, Tally>) -> Result<()> {
     for waiting in std::mem::take(open) {
         let moved = stage.watch.all_moved(waiting.over);
@@ -121,7 +121,7 @@ fn close(stage: &Stage, open: &mut Vec<Open>, tally: &mut BTreeMap<&'static str,
     Ok(())
 }
 
-/// Says what there was; whether every return of the database was followed by a commit soon enough.
+/// Prints the results. Returns whether a commit followed every return of the database soon enough.
 fn report(stage: &Stage, tally: &BTreeMap<&'static str, Tally>, soon: Duration) -> bool {
     let say = |text: String| stage.output.say(text);
     say(format!(

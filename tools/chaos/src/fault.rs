@@ -6,29 +6,29 @@ use std::time::Duration;
 /// One fault, with everything that was drawn for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// SIGKILL of a daemon, and another in its place.
+    /// SIGKILL of a daemon, which is then replaced.
     KillDaemon { daemon: usize },
-    /// SIGTERM of a daemon, and another in its place.
+    /// SIGTERM of a daemon, which is then replaced.
     EndDaemon { daemon: usize },
-    /// SIGSTOP of a daemon for so long, past its session.
+    /// SIGSTOP of a daemon for `length`, longer than its session.
     StopDaemon { daemon: usize, length: Duration },
-    /// One daemon more, or one less.
+    /// Adds or removes a daemon.
     ChangeDaemons { daemon: usize },
-    /// `pg_terminate_backend` of one of ours.
+    /// `pg_terminate_backend` for one backend of a daemon.
     TerminateBackend,
-    /// `pg_cancel_backend` of all of ours.
+    /// `pg_cancel_backend` for all backends of the daemons.
     CancelBackends,
     /// The database crashes and starts again.
     CrashDatabase,
     /// The database restarts.
     RestartDatabase,
-    /// The database's processes stand still.
+    /// SIGSTOP of the database's processes.
     PauseDatabase { length: Duration },
-    /// An older copy of the database is put back, as a restore does.
+    /// An older copy of the database is restored.
     RestoreDatabase,
     /// One of three brokers crashes and starts again.
     CrashBroker { broker: usize },
-    /// One of three brokers stands still.
+    /// SIGSTOP of one of three brokers.
     PauseBroker { broker: usize, length: Duration },
     /// All connections to the database are cut.
     CutDatabase,
@@ -36,38 +36,38 @@ pub(crate) enum Fault {
     HoldDatabase { length: Duration },
     /// All connections of one daemon to the database are cut.
     CutOne { daemon: usize },
-    /// The network between one daemon and the database goes silent: the others take over nothing, since Kafka is there.
+    /// The network between one daemon and the database goes silent. The others take over nothing, because it still reaches Kafka.
     HoldOne { daemon: usize, length: Duration },
-    /// A COMMIT is carried out and its reply lost.
+    /// A COMMIT is executed, but its reply is lost.
     LoseCommitReply { daemon: usize },
-    /// A connection is lost just before COMMIT.
+    /// The connection is lost just before COMMIT.
     LoseCommit { daemon: usize },
     /// The network to a broker is cut.
     CutBroker { broker: usize },
     /// The network to a broker goes silent.
     HoldBroker { broker: usize, length: Duration },
-    /// A partition more.
+    /// A partition is added.
     AddPartition,
     /// A column is added, retyped or dropped.
     AlterTable { step: usize },
-    /// Somebody locks the table.
+    /// Another session locks the table.
     LockTable { length: Duration },
-    /// Somebody locks the ledger.
+    /// Another session locks the ledger.
     LockLedger { length: Duration },
 }
 
-/// A deck that faults are drawn from: every kind comes before the first comes again as often as it should, in an order that
-/// the seed gives.
+/// The deck from which faults are drawn, in an order that depends on the seed. Every kind is drawn as often as its weight before
+/// the deck is shuffled again.
 #[derive(Debug, Default)]
 pub(crate) struct Deck {
     left: Vec<u32>,
 }
 
-/// Those that take longest come less often, so that a campaign sees many.
+/// Faults that take longest are drawn less often, so that a campaign has many faults.
 const CARDS: u32 = 42;
 
 impl Deck {
-    /// Draws the next one.
+    /// Draws the next fault.
     pub(crate) fn draw(&mut self, random: &mut fastrand::Rng) -> Fault {
         if self.left.is_empty() {
             self.left = (0..CARDS).collect();
@@ -112,7 +112,7 @@ impl Fault {
         }
     }
 
-    /// Whether it took the database away from all daemons, so that its end is the database's being back.
+    /// Returns whether the fault makes the database unavailable to all daemons, so that it ends when the database is back.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self,
@@ -127,7 +127,7 @@ impl Fault {
         )
     }
 
-    /// Its name, for the tally.
+    /// Returns the name of the kind.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::KillDaemon { .. } => "daemon: kill -9",

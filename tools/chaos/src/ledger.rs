@@ -1,7 +1,7 @@
-//! What the ledger costs while somebody holds a snapshot open: a report that runs for ten minutes keeps every version of every
-//! ledger row, and a thousand partitions at five batches a second make five thousand versions a second.
+//! Measures the cost of the ledger while a session holds a snapshot open. A report that runs for ten minutes keeps every version of
+//! every ledger row, and a thousand partitions with five batches per second make five thousand versions per second.
 //!
-//! The writes are the daemon's own, without Kafka: the store's COPY of one row a partition, its move of the ledger, its COMMIT.
+//! The writes are the daemon's own, without Kafka: the store's COPY of one row per partition, its ledger update, its COMMIT.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use tokio::time::interval;
 
 use crate::output::Output;
 
-/// Five batches a second.
+/// Five batches per second.
 const EVERY: Duration = Duration::from_millis(200);
-/// Before the snapshot is taken, and after it is gone.
+/// How long is measured before the snapshot is taken, and after it is released.
 const BESIDE: Duration = Duration::from_secs(60);
-/// Between two looks at the medians.
+/// The time between two reports.
 const REPORT: Duration = Duration::from_secs(30);
-/// How much more a batch may cost at the end of the snapshot than before it.
+/// The highest allowed ratio of a batch's cost at the end of the snapshot to its cost before.
 const FLAT: f64 = 1.5;
 
 const CONFIG: &str = "[kafka]\nbootstrap_servers = \"127.0.0.1:9\"\n[postgres]\nurl = \"URL\"\n\
@@ -47,7 +47,7 @@ struct Times {
     whole: Vec<Duration>,
 }
 
-/// Runs it with so many partitions; whether the cost stayed flat.
+/// Runs the scenario with this many partitions. Returns whether the cost stayed flat.
 pub(crate) async fn run(output: &Output, minutes: f64, partitions: i32) -> Result<bool> {
     let postgres = Postgres::start(&PostgresSpec::default().without_fsync())?;
     let database = postgres.create_database().await?;
@@ -98,7 +98,7 @@ impl Bench {
         Ok(Self { store, claims, next: 0, looker: database.connect().await? })
     }
 
-    /// Writes at a steady pace for so long, and reports; what a batch cost at the end of it, by the median.
+    /// Writes at a constant rate for a while, and reports. Returns the median cost of a batch at the end.
     async fn measure(
         &mut self,
         output: &Output,
@@ -138,7 +138,7 @@ impl Bench {
         Ok(last)
     }
 
-    /// One batch of one record a partition; how long its move of the ledger took, and the whole of it.
+    /// Writes one batch with one record per partition. Returns how long the ledger update took, and how long everything took.
     async fn write(&mut self) -> Result<(Duration, Duration), WriteError> {
         let mut batch = Batch::new();
         batch.plan_version = self.store.newest_plan();

@@ -12,9 +12,9 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-/// Brokers that are away are part of the campaign: no record may be given up for them.
+/// Unavailable brokers are part of the campaign: no record may be given up because of them.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
-/// Between two looks at how many partitions there are.
+/// How often the number of partitions is read.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -26,11 +26,11 @@ pub(crate) struct Content {
     pub(crate) checksum: i64,
 }
 
-/// Letters of more than one byte, and those that JSON escapes.
+/// Characters of more than one byte, and characters that JSON escapes.
 const LETTERS: [&str; 10] = ["a", "Z", "7", " ", "\"", "\\", "\t", "é", "日", "𝄞"];
 
 impl Content {
-    /// The content of record `seq`, always the same.
+    /// Returns the content of record `seq`, which is always the same.
     pub(crate) fn of(seq: i64) -> Self {
         let mut random = fastrand::Rng::with_seed(seq.unsigned_abs());
         let text: String = (0..random.usize(10..60)).map(|_| LETTERS[random.usize(..LETTERS.len())]).collect();
@@ -38,7 +38,7 @@ impl Content {
         Self { seq, text, checksum }
     }
 
-    /// As JSON. `reading` fits a `real` and a `double precision` alike.
+    /// Returns the content as JSON. `reading` fits a `real` and a `double precision` alike.
     fn json(&self) -> String {
         let mut text = String::new();
         for letter in self.text.chars() {
@@ -54,23 +54,23 @@ impl Content {
     }
 }
 
-/// A number that a `real` holds exactly.
+/// Returns a number that a `real` holds exactly.
 #[expect(clippy::cast_precision_loss, reason = "below 2^20")]
 pub(crate) fn reading(seq: i64) -> f64 {
     (seq % (1 << 20)) as f64 / 8.0
 }
 
-/// FNV-1a, 64 bits (Fowler, Noll, Vo), over number and text.
+/// Returns FNV-1a, 64 bits (Fowler, Noll, Vo), of number and text.
 pub(crate) fn checksum(seq: i64, text: &str) -> i64 {
     let fold = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let hash = seq.to_le_bytes().iter().chain(text.as_bytes()).fold(0xcbf2_9ce4_8422_2325, fold);
     i64::from_ne_bytes(hash.to_ne_bytes())
 }
 
-/// What Kafka said it has.
+/// The records that Kafka acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    /// One bit a record.
+    /// One bit per record.
     acked: Vec<u64>,
     pub(crate) count: u64,
     pub(crate) failed: u64,
@@ -86,7 +86,7 @@ impl Delivered {
 
 #[derive(Debug, Default)]
 struct Acks {
-    /// Contended by nobody: the sending thread serves the reports.
+    /// The sending thread serves the delivery reports too, so the lock is never contended.
     delivered: Mutex<Delivered>,
 }
 
@@ -117,7 +117,7 @@ impl ProducerContext for Acks {
     }
 }
 
-/// A producer on a thread of its own.
+/// A producer on its own thread.
 #[derive(Debug)]
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
@@ -126,7 +126,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Sends `rate` records a second until it is ended.
+    /// Sends `rate` records per second until it is stopped.
     pub(crate) fn start(bootstrap_servers: &str, topic: &str, rate: f64) -> Result<Self> {
         let producer: BaseProducer<Acks> = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
@@ -143,12 +143,12 @@ impl Load {
         Ok(Self { stop, sent, thread: Some(thread) })
     }
 
-    /// Records sent so far.
+    /// Returns how many records were sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Sends no more, and waits for Kafka's word on all that was sent.
+    /// Stops sending, and waits for Kafka's reports on all records.
     pub(crate) fn end(&mut self) -> Result<Delivered> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("the producer has ended before")?;
@@ -170,7 +170,7 @@ fn produce(
     while !stop.load(Ordering::Relaxed) {
         if Instant::now() >= look_at || partitions == 0 {
             look_at = Instant::now() + LOOK_EVERY;
-            // A broker that is away answers the next time.
+            // If the broker is unavailable, the next attempt counts.
             if let Ok(metadata) = producer.client().fetch_metadata(Some(topic), Duration::from_secs(1)) {
                 let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
                 partitions = partitions.max(i32::try_from(found)?);
@@ -185,7 +185,7 @@ fn produce(
             match producer.send(record) {
                 Ok(()) => seq += 1,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => break,
-                // A partition that this producer hasn't heard of yet.
+                // This producer doesn't know the partition yet.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), _)) => partitions -= 1,
                 Err((error, _)) => return Err(error.into()),
             }

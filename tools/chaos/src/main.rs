@@ -1,9 +1,9 @@
-//! `make chaos`: a fleet produces, several daemons drain, and a seeded schedule hurts everything between. At the end every
-//! record is compared with the table.
+//! `make chaos`: a fleet produces, several daemons drain, and a seeded schedule of faults breaks the parts in between. At the end,
+//! every record is compared with the table.
 //!
-//! A seed gives the same faults in the same order; what they meet depends on the clock, as in life. `SCENARIO=outage` instead
-//! takes the database away once, for long, at full input; `SCENARIO=ledger` holds a snapshot open over a thousand partitions;
-//! `SCENARIO=restarts` measures how long partitions stand still when a daemon ends and starts.
+//! A seed gives the same faults in the same order; what they interrupt depends on the clock, as in production. `SCENARIO=outage`
+//! instead stops the database once, for long, at full input. `SCENARIO=ledger` holds a snapshot open over a thousand partitions.
+//! `SCENARIO=restarts` measures how long partitions make no progress when a daemon ends and starts.
 
 mod books;
 mod campaign;
@@ -32,47 +32,48 @@ struct Arguments {
     /// The scenario.
     #[arg(long, env = "SCENARIO", default_value = "campaign")]
     scenario: Scenario,
-    /// How long faults go on, or the database is away.
+    /// How long faults are injected, or the database is unavailable.
     #[arg(long, env = "MINUTES", default_value_t = 5.0)]
     minutes: f64,
-    /// The seed of the schedule; by default from the clock.
+    /// The seed of the schedule; by default taken from the clock.
     #[arg(long, env = "SEED")]
     seed: Option<u64>,
-    /// Records a second; by default 2000, in an outage 20000.
+    /// Records per second; by default 2000, in an outage 20000.
     #[arg(long, env = "RATE")]
     rate: Option<f64>,
-    /// Seconds within which the first commit must come after the database was away: the promise, on a machine that has the time.
+    /// The limit in seconds for the first commit after the database was unavailable: the promise, for a machine that isn't
+    /// overloaded.
     #[arg(long, env = "RECOVERY", default_value_t = 2.0)]
     recovery: f64,
-    /// `group_protocol` of the daemons: cooperative, eager, consumer. The restarts take several, with commas between.
+    /// `group_protocol` of the daemons: cooperative, eager, consumer. The scenario `restarts` accepts several, separated by commas.
     #[arg(long, env = "PROTOCOL", default_value = "cooperative")]
     protocol: String,
-    /// Of the ledger's scenario.
+    /// The number of partitions in the scenario `ledger`.
     #[arg(long, env = "PARTITIONS", default_value_t = 1000)]
     partitions: i32,
-    /// Daemons at the start.
+    /// The number of daemons at the start.
     #[arg(long, env = "DAEMONS", default_value_t = 3)]
     daemons: usize,
-    /// Of the restarts: how often each is measured.
+    /// How often the scenario `restarts` measures each case.
     #[arg(long, env = "ROUNDS", default_value_t = 5)]
     rounds: usize,
-    /// Of the restarts: how the daemons have their names, `derived`, `set`, or both.
+    /// How daemons get their names in the scenario `restarts`: `derived`, `set`, or both.
     #[arg(long, env = "NAMES", default_value = "derived,set")]
     names: String,
-    /// The daemon; by default the one beside this program.
+    /// The daemon's program; by default the one in this program's folder.
     #[arg(long)]
     tidegate: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
-    /// Faults of all kinds, one after the other.
+    /// Faults of all kinds, one after another.
     Campaign,
-    /// The database is away for `MINUTES`, at full input.
+    /// The database is unavailable for `MINUTES`, at full input.
     Outage,
     /// A snapshot is held open for `MINUTES`, over a thousand partitions.
     Ledger,
-    /// Daemons are ended and started, and the standstill is measured.
+    /// Daemons are stopped and started, and the time without progress is measured.
     Restarts,
 }
 
@@ -131,7 +132,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             rate: arguments.rate.unwrap_or(20_000.0),
             memory: "128MiB".to_owned(),
             batch: "{ max_rows = 20_000, max_age = \"500ms\" }".to_owned(),
-            // So that there is a headroom to move.
+            // So that there is a headroom to measure.
             topic: vec![("retention.ms", "14400000".to_owned())],
         },
     };

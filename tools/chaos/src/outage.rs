@@ -1,5 +1,5 @@
-//! The database is away for long, at full input: memory stays under its bound, the group is kept, lag and headroom go on
-//! moving; then the drain, at full speed.
+//! The database is unavailable for long, at full input: memory stays within its limit, the group membership is kept, and lag and
+//! headroom are updated. Then everything is drained at full speed.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const FLOW_BEFORE: Duration = Duration::from_secs(15);
 const DRAIN_LOOK: Duration = Duration::from_secs(1);
 const DRAIN_DEADLINE: Duration = Duration::from_secs(1800);
-/// The lag at which the drain counts as caught up: about one second of input.
+/// The lag at which the drain has caught up: about one second of input.
 const CAUGHT_UP_SECONDS: f64 = 1.5;
 
-/// One look at the daemon.
+/// A sample of the daemon's metrics.
 #[derive(Clone, Copy, Debug)]
 struct Look {
     rss: u64,
@@ -33,7 +33,7 @@ impl Stage {
         Ok(Look {
             rss: rss_bytes(daemon.pid())?,
             lag: metric("tidegate_lag_records")?,
-            // The sum over the partitions, of which each moves on its own.
+            // The sum over the partitions, each of which has its own value.
             headroom: metric("tidegate_retention_headroom_seconds")? / f64::from(self.partitions),
             rebalances: metric("tidegate_rebalances_total")?,
             written: metric("tidegate_rows_written_total")?,
@@ -41,7 +41,7 @@ impl Stage {
     }
 }
 
-/// Runs it; whether all of the above held.
+/// Runs the scenario. Returns whether all of the above held.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
     sleep(FLOW_BEFORE).await;
     stage.check_daemons()?;

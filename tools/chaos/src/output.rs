@@ -1,4 +1,4 @@
-//! A campaign's output goes to the terminal and into a file, so that a long run leaves its evidence.
+//! Writes a campaign's output to the terminal and to a file, so that a long run leaves evidence.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,16 +7,16 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-/// The folder of one campaign: `target/chaos/NAME`, with what was said and the logs of the daemons.
+/// The folder of one campaign, `target/chaos/NAME`, with the output and the logs of the daemons.
 #[derive(Debug)]
 pub(crate) struct Output {
     folder: PathBuf,
-    /// Contended by nobody; `say` needs no `&mut` this way.
+    /// Never contended; the lock only spares `say` a `&mut`.
     file: Mutex<File>,
 }
 
 impl Output {
-    /// Makes the folder, beside the folder of this program.
+    /// Creates the folder, next to that of this program.
     pub(crate) fn new(name: &str) -> Result<Self> {
         let program = std::env::current_exe()?;
         let target = program.parent().and_then(Path::parent).context("this program lies in no target folder")?;
@@ -33,14 +33,14 @@ impl Output {
         &self.folder
     }
 
-    /// One line, or several.
+    /// Prints one or several lines.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         println!("{}", text.as_ref());
-        // A full disk must not end a campaign; the terminal has it all the same.
+        // A full disk must not end a campaign; the terminal still shows the line.
         drop(writeln!(self.file.lock().unwrap_or_else(PoisonError::into_inner), "{}", text.as_ref()));
     }
 
-    /// Keeps what a daemon wrote.
+    /// Stores the log of a daemon.
     pub(crate) fn keep(&self, name: &str, lines: &[String]) {
         drop(std::fs::write(self.folder.join(format!("{name}.log")), lines.join("\n") + "\n"));
     }

@@ -1,7 +1,8 @@
-//! How long partitions stand still when a daemon ends, and whether it comes back: by SIGTERM and SIGKILL, under each group
-//! protocol, for one daemon and for three, with names that are derived and names that are set; and what a rolling restart moves.
+//! Measures how long partitions make no progress when a daemon ends, and whether it returns: by SIGTERM and SIGKILL, under each
+//! group protocol, for one daemon and for three, with derived and with configured names. Also measures how many partitions a
+//! rolling restart moves.
 //!
-//! The figures come from the database: each row has the time of its write, and a trigger notes each claim.
+//! The numbers come from the database: each row has the time of its write, and a trigger records each claim.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,13 +21,13 @@ use tidegate_harness::{free_port, unique_name};
 use crate::output::Output;
 
 const PARTITIONS: i32 = 6;
-/// Of each daemon.
+/// Consumers per daemon.
 const CONSUMERS: usize = 2;
-/// Between two records of a partition.
+/// The time between two records of a partition.
 const EVERY: Duration = Duration::from_millis(20);
 /// The longest that a group may take to settle.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The broker's session timeout under KIP-848, in milliseconds. Its own default is 45000.
+/// The broker's session timeout under KIP-848, in milliseconds. The broker's default is 45000.
 const BROKER_SESSION_MS: &str = "10000";
 const TABLE: &str = "CREATE TABLE rides (part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp());
     CREATE INDEX ON rides (part, at)";
@@ -46,7 +47,7 @@ enum Fate {
     KillAndStart,
     Term,
     Kill,
-    /// SIGTERM and start, one daemon after the other.
+    /// SIGTERM and start, one daemon after another.
     Rolling,
 }
 
@@ -62,16 +63,16 @@ impl Fate {
     }
 }
 
-/// What to measure.
+/// What is measured.
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,
-    /// `derived`, `set`
+    /// `derived`, `set`, or both.
     pub(crate) names: Vec<&'a str>,
     pub(crate) rounds: usize,
 }
 
-/// Runs it and prints a table.
+/// Runs the measurements, and prints a table.
 pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
     let spec = KafkaSpec::single()
         .property("group.consumer.session.timeout.ms", BROKER_SESSION_MS)
@@ -121,7 +122,7 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
 struct Group {
     specs: Vec<DaemonSpec>,
     daemons: Vec<Option<Daemon>>,
-    /// Which place a process has or had.
+    /// The slot that a process has or had, by process.
     places: HashMap<String, usize>,
     load: Load,
     looker: PgConnection,
@@ -179,8 +180,8 @@ impl Group {
         Ok(())
     }
 
-    /// Lets it happen to one daemon, or to all in turn, and returns the longest standstill in seconds and the moves. All daemons
-    /// run and own partitions afterwards.
+    /// Applies it to one daemon, or to all in turn. Returns the longest time without progress in seconds, and the number of moves.
+    /// Afterwards all daemons run and own partitions.
     async fn meet(&mut self, output: &Output, fate: Fate) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;
@@ -207,7 +208,7 @@ impl Group {
         Ok((gap, moves))
     }
 
-    /// Waits until every consumer of the daemons that run owns a partition and nobody else does, and every partition flows.
+    /// Waits until every consumer of the running daemons owns a partition, no other consumer owns one, and every partition flows.
     async fn settle(&mut self) -> Result<()> {
         let pids: Vec<String> = self.daemons.iter().flatten().map(|daemon| daemon.pid().to_string()).collect();
         let expected = pids.len() * CONSUMERS;
@@ -232,7 +233,7 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// The longest time without a row of some partition that ended after `since`.
+    /// Returns the longest time without a row of some partition, among those that ended after `since`.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides
@@ -240,7 +241,7 @@ impl Group {
         Ok(sqlx::query_scalar(sql).bind(since).fetch_one(&mut self.looker).await?)
     }
 
-    /// How often a partition was claimed by another daemon than the one that had it.
+    /// Returns how often a partition was claimed by another daemon than its owner.
     async fn moves(&mut self, since: &str) -> Result<u32> {
         let sql = "SELECT before, owner FROM claims WHERE at > $1::timestamptz";
         let claims = sqlx::query(sql).bind(since).fetch_all(&mut self.looker).await?;
@@ -252,7 +253,7 @@ impl Group {
         Ok(moves)
     }
 
-    /// Ends the load and the daemons, and compares the table with what was sent.
+    /// Stops the load and the daemons, and compares the table with what was sent.
     async fn end(mut self) -> Result<()> {
         let sent = self.load.stop()?;
         let looker = &mut self.looker;
@@ -275,7 +276,7 @@ impl Group {
     }
 }
 
-/// The owners in the ledger, and how many partitions have rows since then.
+/// Returns the owners in the ledger, and how many partitions have rows since `since`.
 async fn look(looker: &mut PgConnection, since: &str) -> Result<(Vec<String>, i64)> {
     let owners = sqlx::query_scalar("SELECT DISTINCT owner FROM tidegate.ledger WHERE owner IS NOT NULL");
     let owners = owners.fetch_all(&mut *looker).await?;
@@ -283,12 +284,12 @@ async fn look(looker: &mut PgConnection, since: &str) -> Result<(Vec<String>, i6
     Ok((owners, sqlx::query_scalar(sql).bind(since).fetch_one(looker).await?))
 }
 
-/// The process id in an owner, which is `HOST-PID-RANDOM/cN`.
+/// Returns the process id in an owner of the form `HOST-PID-RANDOM/cN`.
 fn pid(owner: &str) -> String {
     owner.rsplit('-').nth(1).unwrap_or_default().to_owned()
 }
 
-/// A record for each partition every [`EVERY`].
+/// Produces a record for each partition every [`EVERY`].
 struct Load {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Result<i64>>>,
@@ -319,7 +320,7 @@ impl Load {
         Ok(Self { stop, thread: Some(thread) })
     }
 
-    /// Ends it and returns how many records were sent.
+    /// Stops producing. Returns how many records were sent.
     fn stop(&mut self) -> Result<i64> {
         self.stop.store(true, Ordering::Relaxed);
         let thread = self.thread.take().context("it runs")?;

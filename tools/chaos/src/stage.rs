@@ -1,4 +1,4 @@
-//! Three brokers, a database, daemons and a fleet, with a network between them that fails when told to.
+//! Three brokers, a database, daemons and a fleet. The network between them can be made to fail.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,22 +23,22 @@ pub(crate) struct Cast {
     /// The daemon's program.
     pub(crate) binary: PathBuf,
     pub(crate) daemons: usize,
-    /// Consumers of each daemon at the start.
+    /// The number of consumers of each daemon at the start.
     pub(crate) consumers: usize,
     pub(crate) partitions: i32,
     /// `group_protocol`
     pub(crate) protocol: String,
-    /// Records a second.
+    /// Records per second.
     pub(crate) rate: f64,
     /// `limits.memory`
     pub(crate) memory: String,
-    /// Of the pipeline.
+    /// The `batch` settings of the pipeline.
     pub(crate) batch: String,
-    /// Settings of the topic.
+    /// The settings of the topic.
     pub(crate) topic: Vec<(&'static str, String)>,
 }
 
-/// A daemon with its own way to the database.
+/// A daemon with its own proxy to the database.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) daemon: Daemon,
@@ -46,7 +46,7 @@ pub(crate) struct Member {
     number: usize,
 }
 
-/// Everything that can be hurt.
+/// Everything that faults can break.
 pub(crate) struct Stage {
     pub(crate) cast: Cast,
     pub(crate) kafka: Kafka,
@@ -55,7 +55,7 @@ pub(crate) struct Stage {
     pub(crate) database: Database,
     pub(crate) members: Vec<Member>,
     pub(crate) partitions: i32,
-    /// Holds the copy that a restore brings back.
+    /// The folder with the copy that a restore uses.
     folder: TempDir,
     pub(crate) load: Load,
     pub(crate) watch: Watch,
@@ -66,7 +66,8 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(cast: Cast, output: Output) -> Result<Self> {
         let (kafka, brokers) = Kafka::start_behind_proxies(&KafkaSpec::cluster())?;
-        // Little is kept of the log: each restore copies it. A crash here is the process's, not the machine's.
+        // Little of the write-ahead log is kept, because each restore copies it. Crashes here are those of processes, not of the
+        // machine.
         let postgres = Postgres::start(
             &PostgresSpec::default().setting("max_wal_size = 192MB").setting("min_wal_size = 64MB").without_fsync(),
         )?;
@@ -102,7 +103,7 @@ impl Stage {
         let network = Proxy::start_postgres(self.postgres.address())?;
         let servers: Vec<String> = self.brokers.iter().map(|proxy| proxy.addr().to_string()).collect();
         let Cast { protocol, memory, batch, .. } = &self.cast;
-        // The new protocol leaves the session to the broker.
+        // The new protocol leaves the session timeout to the broker.
         let session = if protocol == "consumer" { "" } else { "\"session.timeout.ms\" = 6000\n" };
         let config = format!(
             "[kafka.properties]\n{session}[postgres]\nlock_timeout = \"2s\"\n[limits]\nmemory = \"{memory}\"\n\
@@ -118,7 +119,7 @@ impl Stage {
         Ok(())
     }
 
-    /// A daemon leaves the stage; what it wrote is kept.
+    /// Removes a daemon; its log is kept.
     pub(crate) fn remove(&mut self, index: usize) {
         let member = self.members.swap_remove(index);
         self.output.keep(&format!("daemon-{}", member.number), &member.daemon.log());
@@ -131,12 +132,12 @@ impl Stage {
         Ok(())
     }
 
-    /// Where the older copy of the database lies.
+    /// Returns the path of the older copy of the database.
     pub(crate) fn copy(&self) -> PathBuf {
         self.folder.path().join("data")
     }
 
-    /// The database as it is now becomes what a restore brings back. It must be stopped.
+    /// Copies the current database, which must be stopped, for the next restore.
     pub(crate) fn copy_database(&self) -> Result<()> {
         if self.copy().exists() {
             std::fs::remove_dir_all(self.copy())?;
@@ -157,12 +158,12 @@ impl Stage {
         }
     }
 
-    /// The last words of all daemons.
+    /// Returns the last log lines of all daemons.
     pub(crate) fn last_words(&self) -> String {
         self.members.iter().map(|member| member.daemon.log_tail()).collect::<Vec<_>>().join("\n--\n")
     }
 
-    /// Bytes on disk: of the brokers and of the database.
+    /// Returns the bytes on disk: of the brokers, and of the database.
     pub(crate) async fn disk(&self) -> Result<(u64, i64, i64)> {
         use sqlx::Row;
         let sql =

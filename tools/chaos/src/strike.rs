@@ -14,9 +14,9 @@ use crate::watch::Recovery;
 const PARTITIONS_MAX: i32 = 12;
 const DAEMONS_MAX: usize = 5;
 const CONSUMERS_MAX: usize = 3;
-/// Without a commit for so long after a fault is over, the campaign has found something.
+/// If there is no commit within this time after the end of a fault, the campaign has a finding.
 pub(crate) const RECOVERY_DEADLINE: Duration = Duration::from_secs(180);
-/// For a COMMIT to come by on one daemon's way; one that owns no partition sends none.
+/// How long to wait for a COMMIT of one daemon; a daemon that owns no partition sends none.
 const COMMIT_WITHIN: Duration = Duration::from_secs(5);
 const ALTERS: [&str; 4] = [
     "ALTER TABLE rides ADD COLUMN IF NOT EXISTS note text",
@@ -24,11 +24,11 @@ const ALTERS: [&str; 4] = [
     "ALTER TABLE rides DROP COLUMN IF EXISTS note",
     "ALTER TABLE rides ALTER COLUMN reading TYPE float8",
 ];
-/// Our own statements wait for the daemons' locks, and may be the ones that a deadlock ends.
+/// Our own statements wait for the daemons' locks, and may be chosen as the victims of a deadlock.
 const TRIES: u32 = 20;
 
 impl Stage {
-    /// Lets it happen; when it was over.
+    /// Injects a fault. Returns when it was over.
     pub(crate) async fn strike(&mut self, fault: &Fault) -> Result<Instant> {
         match fault {
             Fault::KillDaemon { daemon } => {
@@ -73,7 +73,7 @@ impl Stage {
             }
             Fault::RestoreDatabase => {
                 self.postgres.stop()?;
-                // The copy that is restored is some faults old; the current state is restored the next time.
+                // The restored copy is some faults old; the next restore uses the current state.
                 let old = self.copy().with_extension("old");
                 std::fs::rename(self.copy(), &old)?;
                 self.copy_database()?;
@@ -129,7 +129,7 @@ impl Stage {
         daemon % self.members.len()
     }
 
-    /// Loses a COMMIT or its answer, of the first daemon from this one on that sends one.
+    /// Loses a COMMIT or its reply, of the first daemon from index `daemon` on that sends one.
     async fn lose(&self, daemon: usize, trigger: &Trigger, action: Action) -> Result<()> {
         let started = Instant::now();
         for index in daemon.. {
@@ -172,7 +172,7 @@ impl Stage {
         Err(last.context("no try at all")?).with_context(|| sql.to_owned())
     }
 
-    /// Waits for the first commit after a fault was over. Where none comes, the daemons' last words are the finding.
+    /// Waits for the first commit after the end of a fault. If none comes, the daemons' last log lines are the finding.
     pub(crate) async fn await_first_commit(&self, over: Instant) -> Result<Duration> {
         loop {
             if let Some(at) = self.watch.first_move(over) {
@@ -186,7 +186,7 @@ impl Stage {
         }
     }
 
-    /// Waits until every partition has moved, or for so long that it counts as later; all of them move within the deadline.
+    /// Waits until every partition has made progress, at most for `patience`; all of them must do so within the deadline.
     pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
         let first = self.await_first_commit(over).await?;
         while !self.watch.all_moved(over) {

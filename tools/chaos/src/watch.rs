@@ -1,4 +1,4 @@
-//! Looks at the ledger all the time, past every proxy: when each partition moved last, and so how long a recovery took.
+//! Reads the ledger continuously, without a proxy: when each partition last advanced, and so how long a recovery took.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// A database that stands still answers nothing; then it is asked again on a new connection.
+/// A suspended database never answers; then it is asked again on a new connection.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Where a partition stands, and since when.
+/// The offset of a partition, and since when it has been there.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     next: i64,
@@ -26,16 +26,16 @@ struct View {
     last_move: Option<Instant>,
 }
 
-/// Since the end of a fault.
+/// Durations since the end of a fault.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recovery {
-    /// Until the first commit.
+    /// The time until the first commit.
     pub(crate) first: Duration,
-    /// Until every partition had moved.
+    /// The time until every partition had advanced.
     pub(crate) all: Duration,
 }
 
-/// The look-out. Dropping it ends it.
+/// The task that reads the ledger. It ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     view: Arc<Mutex<View>>,
@@ -50,25 +50,25 @@ impl Watch {
         Self { view, _task: task }
     }
 
-    /// When the first commit after `since` was seen.
+    /// Returns when the first commit after `since` was seen.
     pub(crate) fn first_move(&self, since: Instant) -> Option<Instant> {
         lock(&self.view).last_move.filter(|at| *at > since)
     }
 
-    /// Whether every partition has moved since then.
+    /// Returns whether every partition has advanced since `since`.
     pub(crate) fn all_moved(&self, since: Instant) -> bool {
         let view = lock(&self.view);
         !view.partitions.is_empty() && view.partitions.values().all(|seen| seen.moved_at > since)
     }
 
-    /// Partitions that haven't moved since then, for people.
+    /// Returns the partitions that haven't advanced since `since`, for messages.
     pub(crate) fn standing(&self, since: Instant) -> Vec<(i32, i64)> {
         let view = lock(&self.view);
         view.partitions.iter().filter(|(_, seen)| seen.moved_at <= since).map(|(p, seen)| (*p, seen.next)).collect()
     }
 }
 
-/// Contended by the look-out and the schedule; never held across an await.
+/// Contended by the reading task and the schedule; never held across an await.
 fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -88,13 +88,13 @@ async fn look(database: Database, view: Arc<Mutex<View>>) {
             connection = Some(open);
             anyhow::Ok(places)
         };
-        // A database that is away is a part of the campaign.
+        // An unavailable database is part of the campaign.
         let Ok(Ok(places)) = timeout(PATIENCE, work).await else { continue };
         let now = Instant::now();
         let mut view = lock(&view);
         for (partition, next) in places {
             let seen = view.partitions.entry(partition).or_insert(Seen { next: -1, moved_at: now });
-            // Backwards is no progress: a database that was put back has moved by itself.
+            // A smaller offset is no progress: it comes from a restored database.
             let forward = next > seen.next;
             if next != seen.next {
                 seen.next = next;

@@ -1,4 +1,4 @@
-//! A time as sqlx binds it, alone and in arrays.
+//! A timestamp that sqlx can bind, alone and in arrays.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo};
 use sqlx::{Encode, Postgres, Type};
 
-/// Of `pg_type`; they never change.
+/// The oid in `pg_type`; it never changes.
 const TIMESTAMPTZ: Oid = Oid(1184);
 const TIMESTAMPTZ_ARRAY: Oid = Oid(1185);
 const MICROS_1970_TO_2000: i64 = 946_684_800_000_000;
@@ -22,7 +22,7 @@ impl Timestamptz {
         Self(at)
     }
 
-    /// As Postgres has it on the wire.
+    /// Returns the value as in Postgres' binary format.
     pub(crate) fn micros_since_2000(self) -> i64 {
         self.0.as_microsecond() - MICROS_1970_TO_2000
     }

@@ -1,4 +1,4 @@
-//! The plots, drawn from the raw files alone.
+//! Draws the plots from the raw files only.
 
 mod flood;
 mod ladder;
@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::raw::Table;
 
-/// Draws every plot whose raw files are in `folder`, into it; returns their names.
+/// Draws every plot whose raw files are in `folder` into that folder. Returns their names.
 pub(crate) fn draw(folder: &Path) -> Result<Vec<&'static str>> {
     let mut drawn = Vec::new();
     let mut save = |name: &'static str, svg: String| -> Result<()> {

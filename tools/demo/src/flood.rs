@@ -1,5 +1,5 @@
-//! Experiment B, the flood: the same open-loop load on four arrangements, one after the other, through a rush hour, a database
-//! that is away, and a writer that is killed.
+//! Experiment B, the flood: the same open-loop load for four arrangements, one after another, through a rush hour, a database
+//! outage, and the kill of a writer.
 
 pub(crate) mod acts;
 mod around;
@@ -25,13 +25,13 @@ use crate::stage::Stage;
 use acts::Acts;
 use column::{Column, Outcome};
 
-/// Of every arrangement's bounded buffer, counted in bytes of JSON.
+/// The size of every arrangement's bounded buffer, in bytes of JSON.
 pub(crate) const BUFFER_BYTES: u64 = 64 << 20;
 pub(crate) const PARTITIONS: u32 = 2;
 /// The width of a bin of the raw series, in microseconds.
 const BIN_US: u32 = 500_000;
 
-/// The four, in the order of the columns.
+/// The arrangements, in the order of the columns.
 const COLUMNS: [(Column, Rung); 4] = [
     (Column::Insert, Rung::Insert),
     (Column::MultiRow, Rung::Unnest),
@@ -39,7 +39,7 @@ const COLUMNS: [(Column, Rung); 4] = [
     (Column::Tidegate, Rung::Tidegate),
 ];
 
-/// Runs them, and leaves `flood.csv`, `flood-series.csv` and `flood-events.csv` in `folder`.
+/// Runs the experiment. Writes `flood.csv`, `flood-series.csv` and `flood-events.csv` into `folder`.
 pub(crate) async fn flood(
     stage: &Arc<Stage>,
     screen: &Screen,
@@ -136,7 +136,7 @@ impl Sheets {
         let ms = |us: u32| f64::from(us) / 1e3;
         let optional = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
         let (p50, p99) = outcome.commit_latency.unzip();
-        // A buffer that is bounded by bytes has no bound in time, and the reverse.
+        // A buffer limited in bytes has no limit in time, and vice versa.
         let (reservoir_bytes, reservoir_s) = match way {
             Column::Tidegate => (String::new(), column::RETENTION.as_secs().to_string()),
             Column::Insert | Column::MultiRow | Column::Buffer => (BUFFER_BYTES.to_string(), String::new()),

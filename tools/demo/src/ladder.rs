@@ -1,7 +1,7 @@
-//! Experiment A, the ladder: what batching is worth, and what Kafka has no part in.
+//! Experiment A, the ladder: how much batching gains, without Kafka.
 //!
-//! Every rung writes the same rows into the same table with the same indexes, from this machine, with `fsync` on. Each takes the
-//! best setting of a short probe and then runs several times, the rungs shuffled within each round.
+//! Every rung writes the same rows into the same table with the same indexes, from this machine, with `fsync` on. Each uses the
+//! best setting of a short probe, and runs several times. The order of the rungs is shuffled in each round.
 
 mod direct;
 mod through_kafka;
@@ -28,10 +28,10 @@ pub(crate) const RUNGS: [Rung; 7] =
 const RUNS: usize = 5;
 const RECORDS: u64 = 400_000;
 const VEHICLES: u32 = 10_000;
-/// Rows of one COPY: as many as Tidegate's batch may have.
+/// Rows per COPY: the limit of Tidegate's batch.
 const COPY_ROWS: usize = 50_000;
 
-/// One way to get the rows in.
+/// A way to write the rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Rung {
     Insert,
@@ -47,7 +47,7 @@ pub(crate) enum Rung {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) clients: usize,
-    /// Of a transaction.
+    /// Rows per transaction.
     pub(crate) rows: usize,
 }
 
@@ -56,16 +56,16 @@ pub(crate) struct Setting {
 pub(crate) struct Sample {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
-    /// CPU time of the database, of the client (Tidegate's own, where it is the client) and of Kafka.
+    /// CPU time of the database, of the client (Tidegate, if it is the client) and of Kafka.
     pub(crate) database_cpu: f64,
     pub(crate) client_cpu: f64,
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
-    /// Rows that the costs are of; more than `rows` where the rate leaves out a start.
+    /// The rows that the costs include; more than `rows` if the rate excludes the start.
     pub(crate) rows_of_costs: u64,
 }
 
-/// The part that the flood needs.
+/// The results that the flood needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Ladder {
     best: Vec<(Rung, Setting, Spread)>,
@@ -93,7 +93,7 @@ impl fmt::Display for Setting {
 }
 
 impl Rung {
-    /// None where Tidegate writes.
+    /// Returns `None` for Tidegate.
     fn way(self) -> Option<Way> {
         match self {
             Self::Insert | Self::InsertAsync => Some(Way::Insert),
@@ -105,7 +105,7 @@ impl Rung {
         }
     }
 
-    /// The settings that the probe tries.
+    /// Returns the settings that the probe tries.
     fn settings(self) -> Vec<Setting> {
         let grid = |clients: &[usize], rows: &[usize]| {
             clients.iter().flat_map(|&clients| rows.iter().map(move |&rows| Setting { clients, rows })).collect()
@@ -115,20 +115,20 @@ impl Rung {
             Self::Values => grid(&[1, 2, 4], &[10, 100, 1_000, MAX_VALUES_ROWS]),
             Self::Unnest => grid(&[1, 2, 4], &[10, 100, 1_000, 10_000]),
             Self::CopyText | Self::CopyBinary => grid(&[1, 2, 4], &[COPY_ROWS]),
-            // Its consumers are in config/demo.toml.
+            // The number of its consumers is in config/demo.toml.
             Self::Tidegate => grid(&[2], &[COPY_ROWS]),
         }
     }
 }
 
 impl Ladder {
-    /// How a rung was tuned, and what it reached.
+    /// Returns how a rung was tuned, and its results.
     pub(crate) fn of(&self, rung: Rung) -> Option<(Setting, Spread)> {
         self.best.iter().find(|(other, ..)| *other == rung).map(|(_, setting, spread)| (*setting, *spread))
     }
 }
 
-/// Climbs it, and leaves `ladder.csv` and `ladder-probe.csv` in `folder`.
+/// Runs the experiment. Writes `ladder.csv` and `ladder-probe.csv` into `folder`.
 pub(crate) async fn climb(stage: &Stage, screen: &Screen, folder: &Path, seed: u64, scale: f64) -> Result<Ladder> {
     let run = Duration::from_millis(800).mul_f64(scale);
     let rows = Arc::new(rows(seed)?);
@@ -180,7 +180,7 @@ pub(crate) async fn climb(stage: &Stage, screen: &Screen, folder: &Path, seed: u
     Ok(Ladder { best: best.collect() })
 }
 
-/// The best setting of each rung, by one short run each.
+/// Finds the best setting of each rung, by one short run each.
 async fn probe(
     stage: &Stage,
     screen: &Screen,
@@ -220,12 +220,12 @@ impl Sample {
     }
 }
 
-/// The same fleet for every rung.
+/// Returns the fleet that all rungs use.
 fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }
 
-/// The rows that Kafka has as JSON, for the ways that get them ready-made.
+/// Returns the rows that Kafka has as JSON, for the rungs that get them decoded.
 fn rows(seed: u64) -> Result<Vec<Row>> {
     let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
     let readings = Fleet::new(fleet(seed))?.take(usize::try_from(RECORDS)?);

@@ -6,7 +6,7 @@
 //!              └────────────────────────┴── raw CSV files + run.json ────┴──► draw, report: read them back
 //! ```
 //!
-//! Nothing that is drawn or said comes from elsewhere than the raw files: `demo --redraw` makes the same from them.
+//! All plots and texts are made from the raw files: `demo --redraw` makes the same from them.
 
 mod bind;
 mod draw;
@@ -37,7 +37,7 @@ use services::Services;
 use stage::Stage;
 use tidegate_harness::free_port;
 
-/// A fleet, Kafka, Tidegate, Postgres: what batching is worth, what Kafka is worth, and what they cost.
+/// A fleet, Kafka, Tidegate, Postgres: what batching gains, what Kafka gains, and what they cost.
 #[derive(Debug, Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -45,25 +45,26 @@ struct Arguments {
     /// The seed of all randomness.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Shortens every act and every run, for trials: 0.2 is a fifth. The figures of a full run are those of 1.
+    /// Shortens every act and every run, for trials: 0.2 is a fifth. Published figures need 1.
     #[arg(long, env = "DEMO_SCALE", default_value_t = 1.0)]
     scale: f64,
-    /// Goes on until Ctrl-C.
+    /// Continues until Ctrl-C.
     #[arg(long, env = "KEEP", value_parser = |text: &str| Ok::<_, String>(!matches!(text, "" | "0" | "false")), default_value = "0")]
     keep: bool,
-    /// Where the report, the plots and the raw files go.
+    /// The folder for the report, the plots and the raw files.
     #[arg(long, default_value = "target/demo")]
     out: PathBuf,
-    /// Runs nothing: draws plots and report again from the raw files.
+    /// Runs nothing: makes plots and report again from the raw files.
     #[arg(long)]
     redraw: bool,
-    /// Runs nothing: draws again, copies raw files and plots into this folder, and writes the run's figures into the README.
+    /// Runs nothing: makes plots and report again, copies raw files and plots into this folder, and writes the run's figures into
+    /// the README.
     #[arg(long, value_name = "FOLDER")]
     publish: Option<PathBuf>,
     /// The README whose figures `--publish` replaces.
     #[arg(long, default_value = "README.md")]
     readme: PathBuf,
-    /// The daemon; by default the one beside this program.
+    /// The daemon's program; by default the one in this program's folder.
     #[arg(long)]
     tidegate: Option<PathBuf>,
 }
@@ -99,7 +100,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs it; whether the verdict is good.
+/// Runs the demo. Returns whether the verdict is good.
 async fn demo(arguments: &Arguments) -> Result<bool> {
     let Arguments { seed, scale, out, .. } = arguments;
     let screen = Screen::new();
@@ -136,7 +137,7 @@ async fn demo(arguments: &Arguments) -> Result<bool> {
     tell(&screen, out)
 }
 
-/// Draws, writes and says what the raw files hold; whether the verdict is good.
+/// Draws the plots, writes the report, and prints it. Returns whether the verdict is good.
 fn tell(screen: &Screen, out: &Path) -> Result<bool> {
     let plots = draw::draw(out)?;
     let report = Report::read(out)?;
@@ -151,7 +152,7 @@ fn tell(screen: &Screen, out: &Path) -> Result<bool> {
     Ok(is_good)
 }
 
-/// Takes a run into the repository: what it is drawn from, the plots, and its figures in the README.
+/// Copies a run into the repository: its raw files and plots, and its figures into the README.
 fn publish(screen: &Screen, out: &Path, folder: &Path, readme: &Path) -> Result<()> {
     let text = std::fs::read_to_string(readme).with_context(|| format!("could not read `{}`", readme.display()))?;
     let text = report::readme::with_figures(&text, &Report::read(out)?)?;

@@ -1,6 +1,6 @@
-//! Few figures that stand for many, and how they are written for people.
+//! Summaries of many numbers, and numbers formatted for people.
 
-/// The least, the middle and the greatest of some runs.
+/// The minimum, the median and the maximum of some runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) min: f64,
@@ -9,7 +9,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// None of nothing.
+    /// Returns `None` if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -21,7 +21,8 @@ impl Spread {
     }
 }
 
-/// The least value that a `share` of all of them don't exceed: the nearest rank. None of nothing. Puts `values` in order.
+/// Returns the smallest value that at least a `share` of the values don't exceed (nearest rank); `None` if there are no values.
+/// Sorts `values`.
 pub(crate) fn quantile(values: &mut [u32], share: f64) -> Option<u32> {
     let last = values.len().checked_sub(1)?;
     let rank = to_u64((share.clamp(0.0, 1.0) * values.len() as f64).ceil()).saturating_sub(1);
@@ -30,13 +31,13 @@ pub(crate) fn quantile(values: &mut [u32], share: f64) -> Option<u32> {
     Some(*value)
 }
 
-/// Cuts off what is below the point; what is negative or no number is 0.
+/// Cuts off the fraction; negative values and NaN become 0.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates, and that is what is wanted")]
 pub(crate) fn to_u64(value: f64) -> u64 {
     value as u64
 }
 
-/// `1 234 567`.
+/// Formats a number as `1 234 567`.
 pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut out = String::new();
@@ -52,7 +53,7 @@ pub(crate) fn grouped(value: f64) -> String {
     out
 }
 
-/// `0.41 ms`, `23 ms`, `1.3 s`, `42 s`.
+/// Formats a time as `0.41 ms`, `23 ms`, `1.3 s` or `42 s`.
 pub(crate) fn duration(ms: f64) -> String {
     match ms {
         ms if ms < 10.0 => format!("{ms:.2} ms"),
@@ -62,7 +63,7 @@ pub(crate) fn duration(ms: f64) -> String {
     }
 }
 
-/// `640 kB`, `12.5 MiB`.
+/// Formats a size as `640 kB` or `12.5 MiB`.
 pub(crate) fn bytes(bytes: f64) -> String {
     if bytes < 1_048_576.0 { format!("{:.0} kiB", bytes / 1_024.0) } else { format!("{:.1} MiB", bytes / 1_048_576.0) }
 }

@@ -1,4 +1,4 @@
-//! The raw files: what was measured, one CSV a kind. Everything that is drawn or said is read back from them.
+//! The raw files: the measurements, one CSV file per kind. Plots and texts are made from them.
 
 use std::fmt::Display;
 use std::fs;
@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// A file being filled. No value holds a comma or a line's end; those that do get a space for it.
+/// A file being written. Commas and line ends in values are replaced by spaces.
 #[derive(Debug)]
 pub(crate) struct Sheet {
     columns: usize,
@@ -85,18 +85,18 @@ impl Table {
 }
 
 impl<'a> Line<'a> {
-    /// A value; empty where there is no such column.
+    /// Returns a value; empty if there is no such column.
     pub(crate) fn text(&self, column: &str) -> &'a str {
         let at = self.columns.iter().position(|name| name == column);
         at.and_then(|at| self.values.get(at)).map_or("", String::as_str)
     }
 
-    /// A number; none where the value is empty or no number.
+    /// Returns a number; `None` if the value is empty or not a number.
     pub(crate) fn number(&self, column: &str) -> Option<f64> {
         self.text(column).parse().ok()
     }
 
-    /// A number; 0 where there is none.
+    /// Returns a number; 0 if there is none.
     pub(crate) fn count(&self, column: &str) -> f64 {
         self.number(column).unwrap_or(0.0)
     }

@@ -1,4 +1,4 @@
-//! From raw files to plots and page, and nothing else.
+//! Plots and page are made from raw files and nothing else.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn the_same_files_give_the_same_plots_and_page() {
     draw::draw(folder.path()).unwrap();
     assert_eq!(page, read());
     assert!(page.contains("&quot;seed&quot;: 7"), "{page}");
-    // Words from a file are shown and never run.
+    // Text from a file is shown and never executed.
     assert!(page.contains("fares &lt;b&gt;of 90 trips") && !page.contains("fares <b>"), "{page}");
 }
 

@@ -1,4 +1,4 @@
-//! The report of a run: sentences and a page, from the raw files alone.
+//! The report of a run: sentences and a page, from the raw files only.
 
 mod flood;
 mod html;
@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::raw::Table;
 pub(crate) use html::escaped;
 
-/// How a sentence reads.
+/// The kind of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     /// A promise that was kept.
@@ -24,7 +24,7 @@ pub(crate) enum Tone {
     Broken,
     /// A figure.
     Plain,
-    /// Where Tidegate, or Kafka, does worse.
+    /// A comparison in which Tidegate, or Kafka, is worse.
     Worse,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Sentence {
     pub(crate) text: String,
 }
 
-/// All that was read and found.
+/// All data and sentences of the report.
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) ladder: Vec<Sentence>,
@@ -63,7 +63,7 @@ impl Sentence {
 }
 
 impl Report {
-    /// Reads what is in `folder`.
+    /// Reads the raw files in `folder`.
     pub(crate) fn read(folder: &Path) -> Result<Self> {
         let table = |name: &str| -> Result<Option<Table>> {
             let path = folder.join(name);
@@ -90,7 +90,7 @@ impl Report {
         self.ladder.iter().chain(&self.flood).chain(&self.services)
     }
 
-    /// Whether no promise was broken.
+    /// Returns whether no promise was broken.
     pub(crate) fn is_good(&self) -> bool {
         self.sentences().all(|sentence| sentence.tone != Tone::Broken)
     }

@@ -1,23 +1,23 @@
-//! The one table that every way writes into, and its rows: taken from the fleet's JSON, put into binary and textual COPY.
+//! The table that every way writes into, and its rows: decoded from the fleet's JSON, encoded for binary and textual COPY.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
 
 use crate::bind::Timestamptz;
 
-/// In the order of everything below.
+/// The columns, in the order used below.
 pub(crate) const COLUMNS: &str =
     "vehicle_id, driver_id, trip_id, region, ts, lat, lon, speed_kmh, odometer_mm, paused_ms, state, event, seq";
 const COLUMN_COUNT: i16 = 13;
 
-/// Makes it anew, with its indexes: a btree as lookups of a vehicle want it, and a BRIN on the time.
+/// Recreates the table with its indexes: a btree for lookups of a vehicle, and a BRIN on the time.
 pub(crate) const FRESH_TABLE: &str = "DROP TABLE IF EXISTS ride;
     CREATE TABLE ride (vehicle_id int8, driver_id int8, trip_id int8, region text, ts timestamptz, lat float8, lon float8,
         speed_kmh float4, odometer_mm int8, paused_ms int8, state text, event text, seq int8);
     CREATE INDEX ON ride (vehicle_id, ts);
     CREATE INDEX ON ride USING brin (ts);";
 
-/// One record, as a program has it once the JSON is decoded.
+/// A decoded record.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Row {
     pub(crate) vehicle_id: i64,
@@ -95,7 +95,7 @@ pub(crate) fn text_row(row: &Row, out: &mut Vec<u8>) {
         vehicle_id, driver_id, trip_id, region, ts, lat, lon, speed_kmh, odometer_mm, paused_ms, state, seq, ..
     } = row;
     let event = row.event.as_deref().unwrap_or("\\N");
-    // A vector takes everything.
+    // Writing into a vector can't fail.
     drop(writeln!(
         out,
         "{vehicle_id}\t{driver_id}\t{trip_id}\t{region}\t{ts}\t{lat}\t{lon}\t{speed_kmh}\t{odometer_mm}\t{paused_ms}\t\

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::numbers::to_u64;
 
-/// Lines that stay, and one that is written over on a terminal; elsewhere it is written anew every few seconds.
+/// Prints permanent lines, and one line that is overwritten on a terminal; elsewhere that line is printed every few seconds.
 #[derive(Debug)]
 pub(crate) struct Screen {
     terminal: bool,
@@ -14,7 +14,7 @@ pub(crate) struct Screen {
     last_step: Mutex<Option<Instant>>,
 }
 
-/// Between two steps where they don't overwrite each other.
+/// The time between two progress lines that don't overwrite each other.
 const STEP: Duration = Duration::from_secs(2);
 const BAR: u64 = 12;
 
@@ -23,13 +23,13 @@ impl Screen {
         Self { terminal: std::io::stdout().is_terminal(), started: Instant::now(), last_step: Mutex::new(None) }
     }
 
-    /// A heading.
+    /// Prints a heading.
     pub(crate) fn head(&self, text: &str) {
         let (bold, plain) = if self.terminal { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         self.line(&format!("\n{bold}{:>4.0} s  {text}{plain}", self.started.elapsed().as_secs_f64()));
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub(crate) fn say(&self, text: &str) {
         self.line(&format!("        {text}"));
     }
@@ -38,11 +38,11 @@ impl Screen {
         println!("{}{text}", if self.terminal { "\r\x1b[2K" } else { "" });
     }
 
-    /// How it goes at the moment.
+    /// Prints the current progress.
     pub(crate) fn step(&self, text: &str) {
         if self.terminal {
             print!("\r\x1b[2K{:>4.0} s  {text}", self.started.elapsed().as_secs_f64());
-            // A closed terminal is no reason to stop.
+            // A closed terminal must not stop the demo.
             drop(std::io::stdout().flush());
             return;
         }

@@ -1,7 +1,7 @@
-//! The story: one topic, three services, each a consumer group of its own.
+//! The services: one topic, three services, each with its own consumer group.
 //!
-//! They run from the beginning of the demo to its end, behind the live page: first a glimpse, after the experiments the whole of
-//! it, with `KEEP=1` until Ctrl-C. The expected result of each is known from the fleet's own truth.
+//! They run from the beginning of the demo to its end, with the live page: first briefly, after the experiments completely, with
+//! `KEEP=1` until Ctrl-C. The fleet's truth gives the expected results.
 
 mod checks;
 mod lags;
@@ -31,11 +31,11 @@ const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// Few vehicles at a high rate: their time runs five times as fast as ours, so that trips end, and cost more than the minimum,
-/// while one watches.
+/// Few vehicles at a high rate: the simulated time runs five times as fast as the clock, so that trips end, and cost more than the
+/// minimum, during the demo.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
-/// Where one watches for hours each vehicle sends once a second, by the clock.
+/// With `KEEP=1`, each vehicle sends once per second of real time.
 const VEHICLES_KEPT: u32 = 5_000;
 const BURST: f64 = 8.0;
 const BURST_AFTER: f64 = 3.0;
@@ -43,12 +43,12 @@ const BURST_AFTER: f64 = 3.0;
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long Kafka keeps what was sent: the end of the reservoir, a red line on the page. As in docker-compose.yml.
+/// How long Kafka keeps records; the page shows it as a red line. The same as in docker-compose.yml.
 const RETENTION_MS: &str = "259200000";
-/// How often trips are looked for that fell silent, as docs/fleet.md asks for.
+/// How often silent trips are closed, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
-/// The first vehicles send for some seconds, and never again. The simulated clock of those that come after them is later by more
-/// than the ten minutes of silence that close a trip, and none of it lies in the future.
+/// The first vehicles send for some seconds and then never again. The simulated clock of later vehicles is ahead of theirs by more
+/// than the ten minutes of silence that close a trip, and still not in the future.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
@@ -58,18 +58,18 @@ pub(crate) struct Services {
     stage: Arc<Stage>,
     database: Database,
     daemon: Daemon,
-    /// Of the live page.
+    /// The address of the live page.
     pub(crate) listen: String,
     lags: Lags,
     checks: Checks,
-    /// Fleets so far; each has vehicles of its own.
+    /// How many fleets have started; each has its own vehicles.
     fleets: u32,
-    /// Closes trips that fell silent; when it did so last.
+    /// Closes silent trips; and when it last did so.
     closer: Reconnecting,
     closed: Instant,
 }
 
-/// A moment of the story, at a second of it.
+/// An event of the story, at a fixed second.
 struct Moment {
     second: f64,
     event: Event,
@@ -79,7 +79,7 @@ struct Moment {
 enum Event {
     Burst,
     Add,
-    /// Says who reads what.
+    /// Prints which instance reads what.
     Board,
     Kill,
     Lock,
@@ -87,7 +87,7 @@ enum Event {
 }
 
 impl Event {
-    /// In the raw file.
+    /// Returns the name in the raw file.
     fn name(self) -> &'static str {
         match self {
             Self::Burst => "burst",
@@ -103,7 +103,7 @@ impl Event {
 type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
 
 impl Services {
-    /// Makes the tables and starts the daemon; its page is at `listen` a moment later.
+    /// Creates the tables and starts the daemon; its page is soon available at `listen`.
     pub(crate) async fn start(stage: &Arc<Stage>, listen: String) -> Result<Self> {
         stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[("retention.ms", RETENTION_MS)])?;
         let database = stage.postgres.create_database().await?;
@@ -117,7 +117,7 @@ impl Services {
         Ok(Self { stage, database, daemon, listen, lags, checks, fleets: 0, closer, closed })
     }
 
-    /// Warm: rows land within seconds of the start.
+    /// The warm-up: rows are written within seconds of the start.
     pub(crate) async fn glimpse(&mut self, screen: &Screen, scale: f64) -> Result<()> {
         let seconds = 5.0 * scale;
         let fleet = self.send(Profile::Steady, seconds, FIRST_STARTS_MS);
@@ -137,7 +137,7 @@ impl Services {
         Ok(())
     }
 
-    /// The whole of it; leaves `services-series.csv` and `services-events.csv`.
+    /// Runs the whole story. Writes `services-series.csv` and `services-events.csv`.
     pub(crate) async fn story(&mut self, screen: &Screen, folder: &Path, scale: f64) -> Result<()> {
         self.lags.begin();
         let at = |second: f64, event| Moment { second: second * scale, event };
@@ -157,7 +157,7 @@ impl Services {
         self.lags.save(folder)
     }
 
-    /// A steady fleet until Ctrl-C.
+    /// Runs a steady fleet until Ctrl-C.
     pub(crate) async fn keep(&mut self, screen: &Screen) -> Result<()> {
         let stop = Arc::new(AtomicBool::new(false));
         let fleet = self.send_until(VEHICLES_KEPT, Profile::Steady, None, None, Arc::clone(&stop));
@@ -184,7 +184,7 @@ impl Services {
         self.send_until(VEHICLES, profile, Some(seconds), Some(starts_ms), Arc::default())
     }
 
-    /// The vehicles' clock begins so long from now, or, where it isn't said, with the first record.
+    /// The vehicles' clock begins at this offset from now, or with the first record if there is none.
     fn send_until(
         &mut self,
         vehicles: u32,
@@ -195,7 +195,7 @@ impl Services {
     ) -> Fleet {
         let mut spec = ProduceSpec::new(self.stage.kafka.bootstrap_servers(), TOPIC);
         spec.fleet.vehicles = vehicles;
-        // Fleets apart, so that their trips are.
+        // Fleets have different vehicles, so that their trips differ.
         spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES_KEPT;
         spec.fleet.seed = u64::from(self.fleets) + 1;
         spec.fleet.start_ms = now_ms() + starts_ms.unwrap_or(0);
@@ -212,13 +212,13 @@ impl Services {
         std::thread::spawn(move || fleet::produce(&spec, &stop, |_| {}))
     }
 
-    /// Keeps what must have become of a fleet that has sent everything.
+    /// Stores the expected result of a fleet that has sent everything.
     fn park(&mut self, fleet: Fleet) -> Result<()> {
         let outcome = fleet.join().map_err(|_| anyhow!("the fleet panicked"))??;
         self.checks.expect(&outcome)
     }
 
-    /// Watches until the fleet has ended and each service has read everything; lets the moments happen in their time.
+    /// Runs until the fleet has ended and each service has read everything; triggers the events at their times.
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);
@@ -286,7 +286,7 @@ impl Services {
 
 /// Starts a daemon that serves its page at `listen`, or on a free port.
 fn spawn(stage: &Stage, database: &Database, listen: Option<&str>) -> Result<Daemon> {
-    // A consumer that was killed keeps its partitions until its session ends; 45 s, the default, is long for a demo.
+    // A killed consumer keeps its partitions until its session ends; the default of 45 s is long for a demo.
     let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
     let spec = listen.into_iter().fold(spec, |spec, address| spec.http_address(address));
     Daemon::spawn(&spec.on(stage.kafka.bootstrap_servers(), &database.url)?)

@@ -19,7 +19,7 @@ const MEASURED: &str = include_str!("../../../config/demo.toml");
 pub(crate) struct Stage {
     pub(crate) kafka: Kafka,
     pub(crate) postgres: Postgres,
-    /// Of the experiments.
+    /// The database of the experiments.
     pub(crate) database: Database,
     /// The daemon's program.
     pub(crate) tidegate: PathBuf,
@@ -27,8 +27,8 @@ pub(crate) struct Stage {
     postgres_pid: AtomicU32,
 }
 
-/// Settings of Postgres that differ from what ships; shown in the report. All else is as it ships, `fsync` and
-/// `synchronous_commit` above all.
+/// The settings of Postgres that differ from its defaults, which the report shows. All others are defaults, in particular `fsync`
+/// and `synchronous_commit`.
 pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
     ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
 
@@ -48,12 +48,12 @@ impl Stage {
         Ok(Self { kafka, postgres, database, tidegate, postgres_pid })
     }
 
-    /// None while it is stopped.
+    /// Returns `None` while it is stopped.
     pub(crate) fn postgres_pid(&self) -> Option<u32> {
         Some(self.postgres_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Stops the database in order, for `how_long`; `told` hears of both ends. Blocks.
+    /// Stops the database with a clean shutdown for `how_long`; `told` is called at both ends. Blocks.
     pub(crate) fn stop_database(&self, how_long: Duration, told: impl Fn(&'static str)) -> Result<()> {
         self.postgres_pid.store(0, Ordering::Relaxed);
         told("database stopped");
@@ -66,7 +66,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The table anew, empty and with its indexes; no ledger of an earlier run.
+    /// Recreates the table, empty and with its indexes, without the ledger of an earlier run.
     pub(crate) async fn fresh_table(&self) -> Result<PgConnection> {
         let mut connection = self.database.connect().await?;
         connection.execute("SET client_min_messages = warning").await?;
@@ -75,7 +75,7 @@ impl Stage {
         Ok(connection)
     }
 
-    /// The measured daemon, reading `topic` in a group of its own.
+    /// Starts the measured daemon, which reads `topic` in a group of its own.
     pub(crate) fn daemon(&self, topic: &str, group: &str) -> Result<Daemon> {
         let spec = DaemonSpec::new(&self.tidegate, MEASURED)
             .env("TIDEGATE__PIPELINES__RIDE__TOPICS", topic)
@@ -84,7 +84,7 @@ impl Stage {
         Daemon::spawn(&spec)
     }
 
-    /// Bytes of a topic's log on the broker's disk.
+    /// Returns the size of a topic's log on the broker's disk, in bytes.
     pub(crate) fn log_bytes(&self, topic: &str) -> Result<u64> {
         let mut bytes = 0;
         for folder in std::fs::read_dir(self.kafka.data_dir(0)?)?.flatten() {
@@ -100,12 +100,12 @@ impl Stage {
     }
 }
 
-/// Where the write-ahead log stands, in bytes.
+/// Returns the position of the write-ahead log, in bytes.
 pub(crate) async fn wal_position(connection: &mut PgConnection) -> Result<i64> {
     number(connection, "SELECT (pg_current_wal_lsn() - '0/0')::int8").await
 }
 
-/// A connection that is made again when the last one broke.
+/// A connection that reopens after it broke.
 #[derive(Debug)]
 pub(crate) struct Reconnecting {
     url: String,
@@ -117,7 +117,7 @@ impl Reconnecting {
         Self { url: url.to_owned(), connection: None }
     }
 
-    /// None while the database is away.
+    /// Returns `None` while the database is unavailable.
     pub(crate) async fn number(&mut self, sql: &str) -> Option<i64> {
         if self.connection.is_none() {
             self.connection = PgConnection::connect(&self.url).await.ok();

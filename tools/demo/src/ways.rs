@@ -1,4 +1,4 @@
-//! The ways into the table that need no Kafka, each over one connection and in one transaction a call.
+//! The ways to write the table without Kafka, each with one connection and one transaction per call.
 
 use anyhow::Result;
 use sqlx::query::Query;
@@ -6,28 +6,28 @@ use sqlx::{PgConnection, Postgres};
 
 use crate::rows::{self, COLUMNS, Row};
 
-/// Bind parameters that one statement may have, by the protocol.
+/// How many parameters one statement may have, by the protocol.
 const MAX_PARAMETERS: usize = 65_535;
 const PARAMETERS: usize = 13;
-/// The most rows of one `VALUES`.
+/// How many rows one `VALUES` may have.
 pub(crate) const MAX_VALUES_ROWS: usize = MAX_PARAMETERS / PARAMETERS;
-/// Bytes handed to a COPY at once.
+/// How many bytes are passed to a COPY at once.
 const CHUNK: usize = 256 << 10;
 
-/// How rows get in.
+/// A way to write rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// `INSERT … VALUES (…)`, prepared.
     Insert,
     /// `INSERT … VALUES (…), (…), …`, prepared for a number of rows.
     Values,
-    /// `INSERT … SELECT * FROM unnest(…)`, prepared, one array a column.
+    /// `INSERT … SELECT * FROM unnest(…)`, prepared, one array per column.
     Unnest,
     CopyText,
     CopyBinary,
 }
 
-/// The statement of `rows` rows; a COPY's doesn't depend on it.
+/// Returns the statement for `rows` rows; that of a COPY doesn't depend on it.
 pub(crate) fn statement(way: Way, rows: usize) -> String {
     match way {
         Way::Insert => values_sql(1),
@@ -50,10 +50,10 @@ fn values_sql(rows: usize) -> String {
     format!("INSERT INTO ride ({COLUMNS}) VALUES {}", tuples.collect::<Vec<_>>().join(", "))
 }
 
-/// Writes `rows` and waits until they are committed. `statement` is that of [`statement`] for as many rows.
+/// Writes `rows` and waits until they are committed. `statement` must be that of [`statement`] for this number of rows.
 ///
 /// # Errors
-/// When Postgres refuses or is gone. Whether the rows are in is then unknown.
+/// Postgres refuses the rows or is unavailable. Then it is unknown whether they were written.
 pub(crate) async fn write(way: Way, statement: &str, rows: &[&Row], connection: &mut PgConnection) -> Result<()> {
     match way {
         Way::Insert | Way::Values => {

@@ -1,4 +1,4 @@
-//! How many records a second one core simulates and writes: `cargo run --release --example
+//! Measures how many records per second one core simulates and encodes: `cargo run --release --example
 //! generation_rate [vehicles]`.
 
 use std::hint::black_box;

@@ -1,7 +1,7 @@
 //! The view of a customer who waits for a vehicle, computed from its latest states.
 //!
-//! Pure: the time is an argument. How long a vehicle has been standing isn't in a state; it follows from two states with the same
-//! odometer, since the odometer only grows: between them the vehicle hasn't moved, whatever was missed.
+//! No I/O: the time is an argument. A state doesn't say how long a vehicle has been standing. It follows from two states with the
+//! same odometer: the odometer never decreases, so between them the vehicle hasn't moved, whatever was missed.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use crate::report::Delays;
 use crate::street::{CROSSINGS, Crossing, Heading};
 use crate::{Quantiles, Region};
 
-/// Through a city, lights and stops included.
+/// The average speed in a city, stops included.
 const CITY_KMH: f64 = 20.0;
-/// Nearer than this, the vehicle is here.
+/// Within this distance, the vehicle has arrived.
 const HERE_METRES: f64 = 100.0;
-/// Without news for longer, the customer is told so. A vehicle sends once a second.
+/// After this time without news, the customer is told so. A vehicle sends once per second.
 const NO_NEWS_MS: i64 = 10_000;
 
-/// The latest state of a trip, as it was read. Times are in milliseconds since the epoch.
+/// The latest state of a trip, as read. Times are in milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {
     /// When the vehicle measured it.
@@ -32,7 +32,7 @@ pub struct Sighting {
     pub at: (i64, i64),
     /// Speed in km/h.
     pub speed_kmh: f64,
-    /// Distance since the trip's start.
+    /// Distance since the trip's start, in millimetres.
     pub odometer_mm: i64,
     /// `driving`, `stopped` or `paused`.
     pub state: String,
@@ -40,17 +40,17 @@ pub struct Sighting {
     pub ended: bool,
 }
 
-/// The readings of one watch, and how old each was when it could be read.
+/// The readings of one watch, and how old each was when it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct WatchSummary {
-    /// Readings that were news.
+    /// How many readings were new.
     pub readings: u64,
-    /// From the vehicle's measurement to the customer's eyes.
+    /// From the vehicle's measurement to the customer's screen.
     pub since_measured_ms: Option<Quantiles>,
-    /// From the hand-over to Kafka to the customer's eyes.
+    /// From the hand-over to Kafka to the customer's screen.
     pub since_sent_ms: Option<Quantiles>,
-    /// Readings whose time was ahead of the clock; they count as 0 ms old. A fleet that sends faster than once a second and
-    /// vehicle makes its time run ahead.
+    /// Readings whose time was ahead of the clock; they count as 0 ms old. If a fleet sends faster than once per second and
+    /// vehicle, its time runs ahead.
     pub ahead_of_clock: u64,
 }
 
@@ -74,12 +74,12 @@ impl fmt::Display for WatchSummary {
     }
 }
 
-/// Waits at a place, looks at a trip, and remembers what it needs to.
+/// A customer who waits at a place, watches a trip, and remembers what is needed.
 #[derive(Debug, Default)]
 pub struct Customer {
     at: Option<(i64, i64)>,
     last: Option<Sighting>,
-    /// Since when the odometer has stood where it stands, by the vehicle's time.
+    /// Since when the odometer hasn't changed, by the vehicle's time.
     unmoved_since_ms: i64,
     said: String,
     readings: u64,
@@ -94,7 +94,7 @@ impl Customer {
         Self { at, ..Self::default() }
     }
 
-    /// Takes in what was read at `now_ms`, and has a sentence where there is another one to say than before.
+    /// Processes what was read at `now_ms`. Returns a sentence if it differs from the previous one.
     pub fn see(&mut self, sighting: Option<&Sighting>, now_ms: i64) -> Option<String> {
         let Some(sighting) = sighting else { return self.say("no such trip yet".to_owned()) };
         match &self.last {
@@ -106,7 +106,7 @@ impl Customer {
                 self.time(sighting, now_ms);
                 self.last = Some(sighting.clone());
             }
-            // The age of rows from before the watch began means nothing.
+            // The age of rows from before the watch began is meaningless.
             None => {
                 self.unmoved_since_ms = sighting.ts_ms;
                 self.last = Some(sighting.clone());
@@ -116,7 +116,7 @@ impl Customer {
         self.say(words)
     }
 
-    /// Readings that were news.
+    /// Returns how many readings were new.
     pub fn readings(&self) -> u64 {
         self.readings
     }
@@ -126,7 +126,7 @@ impl Customer {
         self.last.as_ref().is_some_and(|last| last.ended)
     }
 
-    /// The readings so far.
+    /// Returns the summary of the readings so far.
     pub fn summary(&self) -> WatchSummary {
         WatchSummary {
             readings: self.readings,
@@ -162,7 +162,7 @@ impl Customer {
         let away = if metres < HERE_METRES { "here".to_owned() } else { format!("{:.0} min away", minutes.ceil()) };
         let silent_ms = now_ms.saturating_sub(last.sent_ms.max(last.ts_ms));
         if silent_ms > NO_NEWS_MS {
-            // In steps, so that it isn't said anew every second.
+            // Rounded, so that the sentence doesn't change every second.
             return format!("{away}, no news for {}", spoken(silent_ms / NO_NEWS_MS * NO_NEWS_MS));
         }
         let standing_ms = last.ts_ms - self.unmoved_since_ms;
@@ -184,7 +184,7 @@ fn middle(region: &str) -> (i64, i64) {
     Crossing { east: CROSSINGS / 2, north: CROSSINGS / 2 }.position(Heading::North, 0, region)
 }
 
-/// Along streets that run north and avenues that run east, between two places in millionths of a degree.
+/// Returns the distance in metres along a grid of streets and avenues, between two places in millionths of a degree.
 fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
     const METRES_PER_MILLIONTH: f64 = 0.111_32;
     let north = (to.0 - from.0) as f64;
@@ -196,7 +196,7 @@ fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
 mod tests {
     use super::*;
 
-    /// A vehicle 1.9 km of streets from the middle of the north, `second` seconds after the first sighting.
+    /// Returns a vehicle 1.9 km of streets from the middle of the north, `second` seconds after the first sighting.
     fn sighting(second: i64, odometer_mm: i64, state: &str) -> Sighting {
         let (lat, lon) = middle("north");
         Sighting {
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(see(60, 600, "stopped"), None);
         assert_eq!(see(61, 600, "stopped").as_deref(), Some("6 min away, stopped 1 min"));
         assert_eq!(see(150, 600, "paused").as_deref(), Some("6 min away, paused 2 min"));
-        // It moved between two looks: it hasn't been standing for long.
+        // It moved between two sightings, so it hasn't been standing for long.
         assert_eq!(see(200, 700, "stopped").as_deref(), Some("6 min away, stopped"));
     }
 
@@ -249,7 +249,7 @@ mod tests {
         customer.see(Some(&sighting(0, 0, "driving")), 60_000);
         assert_eq!(customer.summary(), WatchSummary::default());
         customer.see(Some(&sighting(1, 0, "driving")), 1_300);
-        // Read again, and one that came late: no news.
+        // A repeated reading, and a late one: nothing new.
         customer.see(Some(&sighting(1, 0, "driving")), 9_000);
         customer.see(Some(&sighting(0, 0, "driving")), 9_000);
         let summary = customer.summary();

@@ -1,7 +1,7 @@
-//! The way from the vehicle to Kafka, as a real fleet has it: some readings come late and out of
-//! order, some come twice. None is lost here.
+//! The way from the vehicle to Kafka, as in a real fleet: some readings arrive late and out of order, some arrive twice. None is
+//! lost here.
 //!
-//! Delays run on the simulated clock, so they are the same for a seed at whatever rate is sent.
+//! Delays use the simulated clock, so they are the same for a seed at any rate.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,12 +10,12 @@ use fastrand::Rng;
 
 use crate::{Fleet, Reading};
 
-/// How imperfect the way is.
+/// How many readings are late or repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct DeliverySpec {
-    /// The share of readings that come late, by 2 s to 256 s; shorter delays are more frequent.
+    /// The share of readings that arrive late, by 2 s to 256 s; shorter delays are more frequent.
     pub late: f64,
-    /// The share of readings that come twice: half of them at once, the others 1 s to 30 s later.
+    /// The share of readings that arrive twice: half of them at once, the others 1 s to 30 s later.
     pub repeat: f64,
 }
 
@@ -35,11 +35,11 @@ pub struct Delivery {
     pub reading: Reading,
     /// First or second time.
     pub arrival: Arrival,
-    /// Whether it comes behind readings that are younger; a late reading or its repetition.
+    /// Whether it arrives after readings that are younger: a late reading or its repetition.
     pub late: bool,
 }
 
-/// Waits for its time; ordered by it, then by the reading, then first before repeated.
+/// A reading under way; ordered by arrival time, then by reading, then first before repeated.
 #[derive(Debug, Clone)]
 struct Pending {
     at_ms: i64,
@@ -82,24 +82,24 @@ pub struct Deliveries {
     spec: DeliverySpec,
     rng: Rng,
     pending: BinaryHeap<Reverse<Pending>>,
-    /// Records still to be begun; those under way are no longer in it.
+    /// How many records still have to be started; those under way are not included.
     left: u64,
 }
 
 impl Deliveries {
-    /// Exactly `records` records, repetitions included, or without end. The last of them are the
-    /// late ones still under way.
+    /// Yields exactly `records` records, repetitions included, or an endless stream. The last ones are late readings still under
+    /// way.
     pub fn new(fleet: Fleet, spec: DeliverySpec, records: Option<u64>) -> Self {
         let rng = Rng::with_seed(fleet.spec().seed ^ 0x6c61_7465);
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }
     }
 
-    /// No new readings; only those under way are yet to come.
+    /// Starts no new readings; only those under way will arrive.
     pub fn close(&mut self) {
         self.left = 0;
     }
 
-    /// The one under way whose time has come before the fleet's next reading.
+    /// Returns the reading under way whose time comes before the fleet's next reading.
     fn arrived(&mut self) -> Option<Delivery> {
         let Reverse(first) = self.pending.peek()?;
         let is_due = self.left == 0 || first.at_ms <= self.fleet.next_ts_ms();

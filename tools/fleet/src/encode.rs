@@ -1,4 +1,4 @@
-//! Readings as JSON, several million a second on a core.
+//! Encodes readings as JSON, several million per second on one core.
 //!
 //! The fields are written by hand into a buffer that the caller reuses: nothing is allocated once
 //! the buffer has grown to a record's size.

@@ -32,7 +32,7 @@ pub struct Tariff {
     pub per_minute_cents: u32,
     /// For each paused minute.
     pub per_paused_minute_cents: u32,
-    /// The least that a trip costs.
+    /// The lowest price of a trip.
     pub minimum_cents: u32,
 }
 

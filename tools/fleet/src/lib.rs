@@ -7,11 +7,11 @@
 //!                                        └──first of each──▶ Truth ──▶ JSON or CSV
 //! ```
 //!
-//! and, at the other end, `customer_info` ──Sighting──▶ [`Customer`] ──▶ what it says, and how old that was.
+//! and, at the other end, `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of what was seen.
 //!
-//! All but [`produce()`], [`create_topic`] and [`watch()`] is pure: the same spec and seed give the same bytes,
-//! on any machine. The simulation never reads the clock; it starts where [`FleetSpec::start_ms`]
-//! says and advances by one second each time that all vehicles have sent once.
+//! Everything except [`produce()`], [`create_topic`] and [`watch()`] is pure: the same spec and seed give the same bytes on any
+//! machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one second whenever all
+//! vehicles have sent once.
 
 mod customer;
 mod delivery;

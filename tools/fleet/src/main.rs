@@ -28,11 +28,11 @@ struct Cli {
 enum Command {
     /// Sends telemetry at a rate, and reports how it went.
     Produce(Box<ProduceArgs>),
-    /// Shows a trip as its customer sees it, from the table `customer_info`, and how old that is.
+    /// Shows a trip as its customer sees it, from the table `customer_info`, and how old the data is.
     Watch(WatchArgs),
-    /// Prints telemetry, a record a line, and sends nothing.
+    /// Prints telemetry, one record per line, and sends nothing.
     Print(PrintArgs),
-    /// Creates a topic, unless it is there already.
+    /// Creates a topic if it doesn't exist.
     Topic(TopicArgs),
 }
 
@@ -41,7 +41,7 @@ struct FleetArgs {
     /// How many vehicles; each sends once per simulated second.
     #[arg(long, default_value_t = 1_000)]
     vehicles: u32,
-    /// Decides everything that chance decides; the same seed sends the same records.
+    /// The seed of all randomness: the same seed sends the same records.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// The simulation's first instant: RFC 3339, or `now`, when the first record is sent.
@@ -65,7 +65,7 @@ struct FleetArgs {
     /// `region` (north 0, south 1) or `vehicle:N`.
     #[arg(long, default_value = "region")]
     partitioning: Partitioning,
-    /// Writes what consumers must end up with: trips as CSV if it ends in `.csv`, else all as JSON.
+    /// Writes the expected results of consumers: trips as CSV if the file ends in `.csv`, otherwise everything as JSON.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
     /// For the truth's fares: BASE,PER_KM,PER_MINUTE,PER_PAUSED_MINUTE,MINIMUM in cents.
@@ -78,19 +78,19 @@ struct ProduceArgs {
     /// `host:port`, or several with commas.
     #[arg(long, default_value = "localhost:9092")]
     bootstrap_servers: String,
-    /// Where to; it must exist.
+    /// The topic, which must exist.
     #[arg(long)]
     topic: String,
     #[command(flatten)]
     fleet: FleetArgs,
-    /// Records a second; 0 is as fast as possible. By default the number of vehicles: real time. At a higher rate `ts`
-    /// runs ahead of the clock; Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as possible. By default the number of vehicles: real time. At a higher rate `ts` runs
+    /// ahead of the clock; Kafka's timestamp is always the time of sending.
     #[arg(long)]
     rate: Option<f64>,
-    /// Ends after so many records, repetitions included.
+    /// Ends after this many records, repetitions included.
     #[arg(long)]
     records: Option<u64>,
-    /// Ends after so many seconds.
+    /// Ends after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
     /// `steady`, `rush-hour:PEAK:SECONDS` or `burst:FACTOR:AFTER:SECONDS`, in multiples of the rate.
@@ -99,19 +99,19 @@ struct ProduceArgs {
     /// `lz4` or `none`.
     #[arg(long, default_value = "lz4")]
     compression: Compression,
-    /// Bounds the producer's queue.
+    /// The size of the producer's queue, in KiB.
     #[arg(long, default_value_t = 65_536)]
     queue_kib: u32,
-    /// Drops records that find the queue full; otherwise they wait.
+    /// Drops records if the queue is full; otherwise they wait.
     #[arg(long)]
     refuse_when_full: bool,
-    /// A setting of librdkafka; may be repeated.
+    /// A setting of librdkafka, `KEY=VALUE`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<(String, String)>,
     /// Prints the summary as JSON.
     #[arg(long)]
     json: bool,
-    /// No progress on stderr.
+    /// Prints no progress on stderr.
     #[arg(long)]
     quiet: bool,
 }
@@ -120,14 +120,14 @@ struct ProduceArgs {
 struct PrintArgs {
     #[command(flatten)]
     fleet: FleetArgs,
-    /// How many, repetitions included.
+    /// The number of records, repetitions included.
     #[arg(long, default_value_t = 10)]
     records: u64,
 }
 
 #[derive(Args)]
 struct WatchArgs {
-    /// Which trip; a vehicle's first one has the vehicle's number.
+    /// The trip; a vehicle's first trip has the vehicle's number.
     #[arg(long)]
     trip: u64,
     /// Where the customer waits; by default in the middle of the vehicle's region.
@@ -141,10 +141,10 @@ struct WatchArgs {
         hide_env_values = true
     )]
     database_url: String,
-    /// Ends after so many readings; by default when the trip has ended.
+    /// Ends after this many readings; by default when the trip has ended.
     #[arg(long)]
     readings: Option<u64>,
-    /// Ends after so many seconds.
+    /// Ends after this many seconds.
     #[arg(long)]
     seconds: Option<f64>,
     /// Prints the summary as JSON.
@@ -157,10 +157,10 @@ struct TopicArgs {
     /// `host:port`, or several with commas.
     #[arg(long, default_value = "localhost:9092")]
     bootstrap_servers: String,
-    /// Its name.
+    /// The topic's name.
     #[arg(long)]
     topic: String,
-    /// How many.
+    /// The number of partitions.
     #[arg(long, default_value_t = 2)]
     partitions: u16,
 }
@@ -235,7 +235,7 @@ async fn run_watch(args: WatchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Waits for SIGINT, as of Ctrl-C, or SIGTERM, as of whoever runs the container.
+/// Waits for SIGINT (Ctrl-C) or SIGTERM (container runtimes).
 async fn asked_to_end() -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -302,7 +302,7 @@ impl ProduceArgs {
     }
 }
 
-/// One line that is written over on a terminal; a line each elsewhere.
+/// A line that is overwritten on a terminal; elsewhere each update is a new line.
 struct ProgressLine {
     shown: bool,
     live: bool,
@@ -332,7 +332,7 @@ fn write_truth(path: &Path, truth: &Truth, tariff: &Tariff) -> Result<()> {
     File::create(path).and_then(write).with_context(|| format!("could not write the truth to `{}`", path.display()))
 }
 
-/// Where the simulated clock begins.
+/// When the simulated clock begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
     Now,
@@ -340,7 +340,7 @@ enum Start {
 }
 
 impl Start {
-    /// Milliseconds since the epoch.
+    /// Returns milliseconds since the epoch.
     fn ms(self) -> i64 {
         match self {
             Self::Now => jiff::Timestamp::now().as_millisecond(),

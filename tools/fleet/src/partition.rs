@@ -1,4 +1,4 @@
-//! Which partition a reading belongs to.
+//! Decides which partition a reading belongs to.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::{ParseError, Reading, Region};
 
-/// Decided here and not by Kafka's hash, so that the truth knows it as well.
+/// Decided here and not by Kafka's hash, so that the truth knows the partition too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partitioning {
     /// North is partition 0, south is partition 1.
@@ -16,7 +16,7 @@ pub enum Partitioning {
 }
 
 impl Partitioning {
-    /// How many partitions it writes to.
+    /// Returns how many partitions are written to.
     pub fn count(self) -> u16 {
         match self {
             Self::ByRegion => 2,
@@ -24,7 +24,7 @@ impl Partitioning {
         }
     }
 
-    /// The reading's partition; the same for all readings of a vehicle, which keeps their order.
+    /// Returns the partition of a reading. It is the same for all readings of a vehicle, which keeps their order.
     pub fn of(self, reading: &Reading) -> u16 {
         match (self, reading.region) {
             (Self::ByRegion, Region::North) => 0,

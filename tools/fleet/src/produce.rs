@@ -1,8 +1,7 @@
 //! Sends a fleet's readings to Kafka, each at its intended time.
 //!
-//! Open loop: the schedule is fixed before the first record and never moves. Where the receiver or
-//! this machine is slow, records go out behind their time, and that is measured and reported; what
-//! is intended does not become less. One thread does it all: it encodes, sends, and serves the
+//! Open loop: the schedule is fixed before the first record and never moves. If the receiver or this machine is slow, records are
+//! sent late, which is measured and reported; the intended rate doesn't decrease. One thread encodes, sends, and serves the
 //! delivery reports between records.
 
 use std::collections::HashSet;
@@ -17,7 +16,7 @@ use crate::{
 };
 
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
-/// Delivery reports are served at least once in so many records.
+/// Delivery reports are served at least once per this many records.
 const SERVE_EVERY: u64 = 64;
 
 /// The result of a run.
@@ -25,16 +24,15 @@ const SERVE_EVERY: u64 = 64;
 pub struct Outcome {
     /// Counts and delays.
     pub summary: Summary,
-    /// What consumers must end up with; when it was asked for. A record that failed without being
-    /// refused is in it, since Kafka may have it all the same: with `failed > refused` do not
-    /// compare to the last record.
+    /// The expected results of consumers, if requested. It includes records that failed without being refused, because Kafka may
+    /// have them nevertheless: if `failed > refused`, an exact comparison isn't possible.
     pub truth: Option<Truth>,
 }
 
-/// Runs until the limit, or until `stop` is set; reports to `progress` twice a second.
+/// Runs until the limit, or until `stop` is set; calls `progress` twice per second.
 ///
 /// # Errors
-/// Only before the first record.
+/// Returned only before the first record.
 pub fn produce(
     spec: &ProduceSpec,
     stop: &AtomicBool,
@@ -79,7 +77,7 @@ struct Run<'a, P> {
     spec: &'a ProduceSpec,
     stop: &'a AtomicBool,
     progress: P,
-    /// None: as fast as possible.
+    /// `None` means as fast as possible.
     schedule: Option<Schedule>,
     records: Option<u64>,
     truth: Option<Truth>,
@@ -88,7 +86,7 @@ struct Run<'a, P> {
     send_delays: Delays,
     /// Indexes of readings whose first record was refused; a repetition is then the first.
     never_sent: HashSet<u64>,
-    /// When, and how many were sent by then.
+    /// The time of the last report, and how many were sent by then.
     reported: (Duration, u64),
     behind: Duration,
 }
@@ -133,7 +131,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.finish()
     }
 
-    /// Serves the producer until `due`. Late by up to a millisecond, since it sleeps in such steps.
+    /// Serves the producer until `due`. It may be up to a millisecond late, because it sleeps in such steps.
     fn wait(&mut self, due: Option<Duration>) -> Duration {
         let mut now = self.sender.now();
         while let Some(early) = due.and_then(|due| due.checked_sub(now)) {
@@ -147,7 +145,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         now
     }
 
-    /// When it was taken, which is later than `record.now` if it had to wait for room.
+    /// Sends a record. Returns when the queue accepted it, which is later than `record.now` if it had to wait for room.
     fn send(&mut self, mut record: Outgoing<'_>) -> Result<Duration, Refusal> {
         loop {
             match self.sender.send(&record) {
@@ -190,7 +188,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Records whose time had come, whatever became of them.
+    /// Returns how many records were due, whatever happened to them.
     fn intended(&self, now: Duration) -> u64 {
         match &self.schedule {
             Some(schedule) => schedule.intended(now).min(self.records.unwrap_or(u64::MAX)),

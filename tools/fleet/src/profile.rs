@@ -1,4 +1,4 @@
-//! When each record should be sent: an open-loop schedule that knows nothing of the receiver.
+//! Decides when each record should be sent: an open-loop schedule, independent of the receiver.
 //!
 //! A schedule is a rate over time in straight pieces; its integral is the number of records that
 //! should have been sent, and its inverse is each record's intended send time.
@@ -8,22 +8,20 @@ use std::time::Duration;
 
 use crate::ParseError;
 
-/// The shape of the rate over time, in multiples of the base rate. Past the shape's end the base
-/// rate goes on.
+/// The rate over time, in multiples of the base rate. After its end, the base rate continues.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Profile {
     /// The base rate throughout.
     #[default]
     Steady,
-    /// Rises to `peak` times the base, stays, and falls again; two fifths of the time rising, two
-    /// falling.
+    /// Rises to `peak` times the base rate, stays there, and falls again: two fifths of the time rising, two fifths falling.
     RushHour {
-        /// Multiple of the base rate.
+        /// The peak, as a multiple of the base rate.
         peak: f64,
         /// Seconds from the base rate back to the base rate.
         seconds: f64,
     },
-    /// `factor` times the base rate, at once.
+    /// Jumps to `factor` times the base rate.
     Burst {
         /// Multiple of the base rate; 0 is a gap.
         factor: f64,
@@ -62,7 +60,7 @@ struct Piece {
     start: f64,
     /// Records intended before it.
     before: f64,
-    /// Records a second at its start.
+    /// Records per second at its start.
     rate: f64,
     /// By how much the rate grows each second.
     slope: f64,
@@ -71,12 +69,12 @@ struct Piece {
 /// A profile at a given base rate.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    /// In the order of time; the last one never ends. Never empty.
+    /// In order of time; the last one never ends. Never empty.
     pieces: Vec<Piece>,
 }
 
 impl Schedule {
-    /// `rate` is the base, in records a second; it must be positive and finite.
+    /// `rate` is the base, in records per second; it must be positive and finite.
     pub fn new(profile: Profile, rate: f64) -> Self {
         assert!(rate > 0.0 && rate.is_finite(), "a schedule needs a positive rate, not {rate}");
         // Length, rate at the start, rate at the end.
@@ -111,7 +109,7 @@ impl Schedule {
         whole((count - 1e-6).ceil())
     }
 
-    /// The rate at `at`, in records a second.
+    /// The rate at `at`, in records per second.
     pub fn rate(&self, at: Duration) -> f64 {
         let at = at.as_secs_f64();
         let piece = self.last(|piece| piece.start <= at);

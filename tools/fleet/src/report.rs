@@ -6,7 +6,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Durations from a microsecond to a day, to three significant digits; a longer one counts as a day. The longest is exact.
+/// Durations from a microsecond to a day, with three significant digits; longer ones count as a day. The maximum is exact.
 #[derive(Debug)]
 pub(crate) struct Delays {
     micros: Histogram<u64>,
@@ -28,19 +28,19 @@ impl Delays {
     }
 }
 
-/// Milliseconds that half of them, 99 % of them, and all of them stayed within.
+/// The median, the 99th percentile and the maximum, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Quantiles {
     /// The median.
     pub p50: f64,
-    /// 99 of a hundred.
+    /// The 99th percentile.
     pub p99: f64,
-    /// The worst.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Quantiles {
-    /// Returns none if nothing was recorded.
+    /// Returns `None` if nothing was recorded.
     pub(crate) fn of(delays: &Delays) -> Option<Self> {
         let max = delays.max.as_secs_f64() * 1_000.0;
         // A quantile is the end of its bucket, which may lie beyond the longest.
@@ -55,24 +55,24 @@ impl fmt::Display for Quantiles {
     }
 }
 
-/// A run so far, twice a second.
+/// The progress of a run, reported twice per second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Progress {
-    /// Since the run's start.
+    /// Seconds since the run's start.
     pub seconds: f64,
-    /// Records whose time to be sent has come.
+    /// Records that were due so far.
     pub intended: u64,
-    /// Taken by the producer's queue.
+    /// Records that the producer's queue accepted.
     pub sent: u64,
-    /// Acknowledged by Kafka.
+    /// Records that Kafka acknowledged.
     pub acked: u64,
-    /// Given up by the producer, or not taken into its queue.
+    /// Records that the producer gave up, or that its queue refused.
     pub failed: u64,
-    /// The rate that is asked for at this moment; none where it is as fast as possible.
+    /// The intended rate at this moment; `None` if it is as fast as possible.
     pub intended_per_second: Option<f64>,
-    /// Records sent each second since the last report.
+    /// Records sent per second since the last report.
     pub sent_per_second: f64,
-    /// How far behind its intended time the latest record was sent, in milliseconds.
+    /// How late the latest record was sent, in milliseconds.
     pub behind_ms: f64,
 }
 
@@ -90,12 +90,12 @@ impl fmt::Display for Progress {
     }
 }
 
-/// A whole run. `sent` is `acked + failed - refused + unacked`.
+/// The results of a whole run. `sent` is `acked + failed - refused + unacked`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Summary {
-    /// From the first record to the last acknowledgement.
+    /// Seconds from the first record to the last acknowledgement.
     pub seconds: f64,
-    /// Records whose time to be sent had come; equal to `sent + refused` unless interrupted.
+    /// Records that were due; equals `sent + refused` unless the run was interrupted.
     pub intended: u64,
     /// Taken by the producer's queue.
     pub sent: u64,
@@ -103,17 +103,17 @@ pub struct Summary {
     pub acked: u64,
     /// Given up by the producer, whether or not Kafka has them, or refused.
     pub failed: u64,
-    /// Those of the failed that the producer's queue did not take; Kafka never saw them.
+    /// Failed records that the producer's queue refused; Kafka never saw them.
     pub refused: u64,
     /// Neither acknowledged nor failed when the run ended.
     pub unacked: u64,
-    /// Of the sent: readings that were sent before.
+    /// Sent records whose reading was sent before.
     pub repeated: u64,
-    /// Of the sent: those behind younger ones.
+    /// Sent records that came after younger ones.
     pub late: u64,
-    /// Of the payloads sent.
+    /// The size of the sent payloads.
     pub bytes: u64,
-    /// Acknowledged records a second.
+    /// Acknowledged records per second.
     pub acked_per_second: f64,
     /// From a record's intended time to its sending; none without a rate.
     pub send_delay_ms: Option<Quantiles>,
@@ -121,7 +121,7 @@ pub struct Summary {
     pub ack_delay_ms: Option<Quantiles>,
     /// Whether it was stopped before its end.
     pub interrupted: bool,
-    /// The latest trouble that Kafka or the producer told of, though it may have passed.
+    /// The last error that Kafka or the producer reported; it may be over.
     pub last_error: Option<String>,
 }
 

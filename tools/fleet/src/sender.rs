@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, Prod
 use crate::report::Delays;
 use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 
-/// How long a cluster may take to tell of a topic.
+/// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the delivery reports said. They are served on the sending thread, so only librdkafka's own
@@ -88,7 +88,7 @@ pub(crate) struct Sender<'a> {
     topic: &'a str,
     started: Instant,
     started_ms: i64,
-    /// How long it took until the start.
+    /// How long connecting took.
     connecting: Duration,
 }
 
@@ -129,23 +129,23 @@ impl<'a> Sender<'a> {
         self.producer.context()
     }
 
-    /// Records that are neither acknowledged nor given up.
+    /// Returns how many records are neither acknowledged nor given up.
     pub(crate) fn in_flight(&self) -> u64 {
         self.producer.in_flight_count().max(0).unsigned_abs().into()
     }
 
-    /// Serves delivery reports that have come, without waiting.
+    /// Serves the available delivery reports, without waiting.
     pub(crate) fn serve(&self) {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Serves, and then sleeps: librdkafka's own wait turns for what is left of a millisecond.
+    /// Serves reports, and then sleeps: librdkafka's own wait would spin for the rest of a millisecond.
     pub(crate) fn rest(&self, for_: Duration) {
         self.serve();
         thread::sleep(for_.clamp(Duration::from_micros(500), Duration::from_millis(50)));
     }
 
-    /// Takes the record into the queue; the reports tell of the rest.
+    /// Puts a record into the queue; delivery reports tell the outcome.
     pub(crate) fn send(&self, record: &Outgoing<'_>) -> Result<(), Refusal> {
         let intended = self.connecting + record.intended;
         let intended_us = usize::try_from(intended.as_micros()).unwrap_or(usize::MAX);
@@ -167,12 +167,12 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Why the producer did not take a record.
+/// Why the producer refused a record.
 pub(crate) enum Refusal {
     QueueFull,
-    /// This one is at fault.
+    /// This record is at fault.
     Record,
-    /// None will ever be taken again.
+    /// The producer will never accept a record again.
     Fatal,
 }
 

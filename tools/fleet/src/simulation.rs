@@ -1,15 +1,14 @@
 //! The fleet: all vehicles, one simulated second at a time.
 //!
-//! Vehicles send one after the other, spread evenly over each second, so the readings come in the
-//! order of their time.
+//! Vehicles send one after another, spread evenly over each second, so the readings are in order of time.
 
 use crate::vehicle::Vehicle;
 use crate::{Reading, Region};
 
-/// Trip ids of one vehicle are so far apart; it bounds the vehicle ids too.
+/// The distance between the trip ids of one vehicle; it limits the vehicle ids too.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
-/// The end of year 9999, past which RFC 3339 has no dates; less a century of running.
+/// The latest start: a century before the end of year 9999, the last year that RFC 3339 can express.
 const LATEST_START_MS: i64 = 250_000_000_000_000;
 
 /// The parameters of a fleet. The same parameters give the same readings.
@@ -17,7 +16,7 @@ const LATEST_START_MS: i64 = 250_000_000_000_000;
 pub struct FleetSpec {
     /// How many; each sends once per simulated second.
     pub vehicles: u32,
-    /// Id of the first; fleets with ranges apart have vehicles and trips apart.
+    /// The id of the first vehicle; fleets with disjoint ids have different vehicles and trips.
     pub first_vehicle: u32,
     /// Decides every turn and every stop.
     pub seed: u64,
@@ -43,24 +42,24 @@ impl Default for FleetSpec {
     }
 }
 
-/// A fleet that cannot be.
+/// Why a fleet's parameters are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
-    /// Ids beyond the stride would make two trips one.
+    /// Vehicle ids beyond the stride would give two trips the same id.
     #[error("`vehicles` must be at least 1, and the last id below {TRIP_STRIDE}")]
     Vehicles,
-    /// Outside of what RFC 3339 can say.
+    /// The start is outside of what RFC 3339 can express.
     #[error("`start` must lie between the years 1970 and 9800")]
     Start,
-    /// More than all of them.
+    /// There are more vehicles in the north than vehicles.
     #[error("`north_permille` must be at most 1000")]
     North,
-    /// A trip must lead somewhere, and its millimetres fit in 32 bits.
+    /// A trip's length must be positive, and its millimetres must fit in 32 bits.
     #[error("`trip_metres` must be a range within 10 to 1000000")]
     TripMetres,
 }
 
-/// Yields readings without end; [`Fleet::tick`] takes them a second at a time.
+/// An endless iterator of readings; [`Fleet::tick`] returns them one second at a time.
 #[derive(Debug, Clone)]
 pub struct Fleet {
     spec: FleetSpec,
@@ -102,7 +101,7 @@ impl Fleet {
         }
     }
 
-    /// The time of the reading to come.
+    /// Returns the time of the next reading.
     pub fn next_ts_ms(&self) -> i64 {
         let phase = u64::from(self.turn) * 1_000 / u64::from(self.spec.vehicles);
         self.spec.start_ms + (self.second * 1_000 + phase).cast_signed()
@@ -167,7 +166,7 @@ impl Iterator for Fleet {
     }
 }
 
-/// Spreads the regions evenly among the ids, whatever their shares.
+/// Distributes the regions evenly over the ids.
 fn region(turn: u32, north_permille: u32) -> Region {
     let north = u64::from(north_permille);
     let turn = u64::from(turn);

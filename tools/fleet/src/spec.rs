@@ -32,15 +32,14 @@ impl FromStr for Compression {
 /// How to treat a record that finds the producer's queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {
-    /// It waits, and those behind it; all go out behind their time, none is lost.
+    /// It waits, and so do those after it: they are sent late, but none is lost.
     #[default]
     Wait,
-    /// It is dropped and counted as refused, as a device with a full buffer would. The truth does
-    /// not hold it.
+    /// It is dropped and counted as refused, like in a device with a full buffer. The truth does not include it.
     Refuse,
 }
 
-/// When a run ends; at the first that is reached. Without either, at the stop flag.
+/// When a run ends: at the first limit that is reached. Without limits, when the stop flag is set.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limit {
     /// Records sent, repetitions included.
@@ -54,38 +53,37 @@ pub struct Limit {
 pub struct ProduceSpec {
     /// `host:port`, or several with commas.
     pub bootstrap_servers: String,
-    /// Must exist, with the partitioning's number of partitions or more.
+    /// The topic, which must have at least as many partitions as the partitioning needs.
     pub topic: String,
-    /// The vehicle that measures.
+    /// The vehicles that measure.
     pub fleet: FleetSpec,
-    /// The simulation begins when the first record is sent, whatever `fleet.start_ms` says: with a rate of as many as there
-    /// are vehicles, a reading's `ts` is then the time at which it should be sent.
+    /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If the rate equals the number
+    /// of vehicles, the `ts` of a reading is then the time at which it should be sent.
     pub start_now: bool,
-    /// How it arrives.
+    /// How many readings arrive late or twice.
     pub delivery: DeliverySpec,
-    /// Records a second; 0 is as fast as the queue takes them. With as many as there are vehicles, the simulated clock
-    /// runs in real time; at a higher rate, as in a burst, the readings' `ts` runs ahead of the clock on the wall.
-    /// Kafka's timestamp is always the time of sending.
+    /// Records per second; 0 means as fast as the queue accepts them. If it equals the number of vehicles, the simulated clock runs
+    /// in real time; at a higher rate, the readings' `ts` runs ahead of the clock. Kafka's timestamp is always the time of sending.
     pub rate: f64,
-    /// How the rate changes; without meaning when it is 0.
+    /// How the rate changes; ignored if the rate is 0.
     pub profile: Profile,
-    /// When to end.
+    /// When the run ends.
     pub limit: Limit,
-    /// Where to.
+    /// How readings are assigned to partitions.
     pub partitioning: Partitioning,
-    /// As what.
+    /// The format of the records.
     pub format: Format,
-    /// How small.
+    /// The compression of the batches.
     pub compression: Compression,
-    /// Bounds the producer's queue.
+    /// The size of the producer's queue, in KiB.
     pub queue_kib: u32,
-    /// Beyond that bound.
+    /// What happens to a record if the queue is full.
     pub when_full: WhenFull,
     /// How long to wait for acknowledgements once the last record is sent.
     pub flush_timeout: Duration,
-    /// Whether to keep the [`Truth`](crate::Truth); about 100 bytes for each trip.
+    /// Whether to keep the [`Truth`](crate::Truth), which takes about 100 bytes per trip.
     pub keep_truth: bool,
-    /// Settings of librdkafka, over those from here.
+    /// Settings of librdkafka, which override ours.
     pub settings: Vec<(String, String)>,
 }
 
@@ -113,26 +111,26 @@ impl ProduceSpec {
     }
 }
 
-/// Why a run did not begin. Once it has begun, troubles are counted in its [`Summary`](crate::Summary).
+/// Why a run did not begin. After it has begun, errors are counted in its [`Summary`](crate::Summary).
 #[derive(Debug, thiserror::Error)]
 pub enum ProduceError {
-    /// The fleet cannot be.
+    /// The fleet's parameters are invalid.
     #[error(transparent)]
     Fleet(#[from] InvalidSpec),
-    /// A rate that is no rate.
+    /// The rate is invalid.
     #[error("`rate` must be zero or positive, not {0}")]
     Rate(f64),
     /// A setting is wrong, or the cluster was not reached.
     #[error("could not start the producer")]
     Kafka(#[from] KafkaError),
-    /// Records would have nowhere to go.
+    /// The topic is missing, or has too few partitions.
     #[error("topic `{topic}` has {found} partitions, of {needed} needed; create it first")]
     Partitions {
-        /// The one asked for.
+        /// The requested topic.
         topic: String,
-        /// Zero when there is no such topic.
+        /// 0 if there is no such topic.
         found: usize,
-        /// By the partitioning.
+        /// The number that the partitioning needs.
         needed: u16,
     },
 }

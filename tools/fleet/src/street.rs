@@ -1,6 +1,6 @@
 //! The street grid: square blocks, one grid for each region.
 //!
-//! Geometry only. `vehicle` decides who drives where, and how fast.
+//! Geometry only. `vehicle` decides where a vehicle drives, and how fast.
 
 use crate::Region;
 

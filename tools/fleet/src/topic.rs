@@ -1,4 +1,4 @@
-//! Makes a topic, for demos and benches.
+//! Creates a topic, for demos and benches.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// How long a cluster may take to tell of a topic.
+/// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// 20 s of them.
+/// How often the topic's metadata is requested: for 20 s.
 const LOOKS: u32 = 400;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// Creates `topic` with so many partitions on a cluster's default replication. Says whether it
-/// was made, once its partitions are known: `false` when it was there before, with however many.
+/// Creates `topic` with `partitions` partitions and the cluster's default replication. Returns whether it was created, once its
+/// partitions are known: `false` if it existed, with any number of partitions.
 ///
 /// # Errors
 /// When the cluster cannot be reached, or refuses.
@@ -33,8 +33,8 @@ pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result
     }
 }
 
-/// Waits until the cluster tells of the topic: a broker answers that it is made before it knows it, and who produces at once
-/// would find no such topic. Not for longer than its looks take; then the producer says what is missing.
+/// Waits until the cluster knows the topic: a broker reports that it is created before it knows it, and a producer that starts at
+/// once would find no topic. Gives up after some attempts; then the producer reports what is missing.
 async fn await_known(
     admin: &AdminClient<DefaultClientContext>,
     topic: &str,

@@ -1,8 +1,7 @@
-//! The result that a consumer must have, however late and often the records reach it.
+//! The expected result of every consumer, however late and often the records reach it.
 //!
-//! Fed with each delivery that was sent; it counts a reading at its first and keeps, for each
-//! trip, the least and the greatest. It knows nothing of Kafka, and Kafka's consumers must not
-//! read it: it is what they are checked against.
+//! Each delivery that was sent is added. A reading counts once, and each trip has its first and last values. It knows nothing of
+//! Kafka, and consumers must not read it, because they are compared with it.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -21,13 +20,13 @@ pub struct TripTruth {
     pub vehicle_id: u32,
     /// The driver of the trip.
     pub driver_id: u32,
-    /// Where.
+    /// The region of the trip.
     #[serde(serialize_with = "region")]
     pub region: Region,
     /// The earliest reading's time, in milliseconds since the epoch; RFC 3339 in the file.
     #[serde(rename = "start_ts", serialize_with = "rfc3339")]
     pub start_ms: i64,
-    /// The latest reading's time, likewise.
+    /// The latest reading's time, in milliseconds since the epoch; RFC 3339 in the file.
     #[serde(rename = "end_ts", serialize_with = "rfc3339")]
     pub end_ms: i64,
     /// The greatest odometer.

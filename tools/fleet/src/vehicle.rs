@@ -1,6 +1,6 @@
 //! How one vehicle moves: a second at a time, in millimetres, without floats.
 //!
-//! A million of these are kept in memory, so the state is small; what can be computed is not kept.
+//! A million of these are kept in memory, so the state is small; what can be computed is not stored.
 
 use fastrand::Rng;
 
@@ -14,9 +14,9 @@ const CREEP: u32 = 2_000;
 const ACCELERATION: u32 = 1_800;
 const BRAKING: u32 = 2_000;
 const HARD_BRAKING: std::ops::Range<u32> = 5_000..8_000;
-/// Slower than this, nobody needs to brake hard.
+/// Below this speed, in mm/s, hard braking doesn't occur.
 const HARD_BRAKING_FROM: u32 = 9_000;
-/// One driving second in so many has a hard braking.
+/// Hard braking occurs in one of this many driving seconds.
 const HARD_BRAKING_ODDS: u32 = 400;
 const TRIPS_PER_SHIFT: u32 = 8;
 
@@ -31,7 +31,7 @@ enum Mode {
     Pausing,
 }
 
-/// The event at the end of the current block, or, for `Finish`, within it.
+/// The event at the end of the current block, or, for `Finish`, inside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,
@@ -83,7 +83,7 @@ impl Vehicle {
         }
     }
 
-    /// Lives one second. The first after a trip's end begins the next trip.
+    /// Advances by one second. The first second after a trip's end begins the next trip.
     pub(crate) fn step(&mut self, trip_metres: [u32; 2]) -> Option<Event> {
         match self.mode {
             Mode::Parked => {
@@ -126,12 +126,12 @@ impl Vehicle {
         self.paused_ms
     }
 
-    /// Counts from 0. Only to be asked after the first step.
+    /// Returns the number of the current trip, from 0. Valid only after the first step.
     pub(crate) fn trip(&self) -> u32 {
         self.trips - 1
     }
 
-    /// Which of the vehicle's two drivers is on shift, 0 or 1.
+    /// Returns which of the vehicle's two drivers is on shift, 0 or 1.
     pub(crate) fn shift(&self) -> u32 {
         self.trip() / TRIPS_PER_SHIFT % 2
     }
@@ -172,7 +172,7 @@ impl Vehicle {
         None
     }
 
-    /// As fast as the street allows, and no faster than braking before its end allows.
+    /// Returns the highest speed that the street and the braking distance allow.
     fn next_speed(&mut self, ahead: u32) -> u32 {
         if self.speed >= HARD_BRAKING_FROM && self.rng.u32(..HARD_BRAKING_ODDS) == 0 {
             return self.speed - self.rng.u32(HARD_BRAKING);
@@ -182,7 +182,7 @@ impl Vehicle {
             Plan::Turn => TURN_SPEED,
             Plan::Halt | Plan::Finish => 0,
         };
-        // The coming second is driven before the brakes act, hence the room is less by it.
+        // The brakes act after the coming second, so the room is smaller by its distance.
         let room = ahead.saturating_sub(self.speed);
         let brakeable = (exit * exit + 2 * BRAKING * room).isqrt();
         self.toward(self.cruise.min(brakeable.max(CREEP)))
@@ -192,7 +192,7 @@ impl Vehicle {
         wanted.clamp(self.speed.saturating_sub(BRAKING * 3 / 2), self.speed + ACCELERATION)
     }
 
-    /// Passes the crossing ahead, with what was driven beyond it.
+    /// Passes the crossing, with the distance that was driven beyond it.
     fn enter_block(&mut self) {
         let here = self.at.next(self.heading).unwrap_or(self.at);
         self.at = here;
@@ -212,7 +212,7 @@ impl Vehicle {
     /// Chooses the speed for this block, and what to do at its end.
     fn settle(&mut self) {
         self.cruise = CRUISES[self.rng.usize(..CRUISES.len())];
-        // A goal too near to brake for moves on a little; it stays within the block.
+        // A goal within the braking distance is moved a little; it stays inside the block.
         let braking_mm = self.speed * self.speed / (2 * BRAKING) + self.speed;
         self.goal_mm = self.goal_mm.max(self.odometer_mm + braking_mm);
         let goal_ahead = self.goal_mm - self.odometer_mm;

@@ -1,6 +1,6 @@
-//! A trip as its customer sees it: reads `customer_info` each time that a batch is announced, and times what it sees.
+//! A trip as its customer sees it: reads `customer_info` whenever a batch is announced, and measures how old the data is.
 //!
-//! [`Customer`] is pure and decides what to print and what to time; [`watch`] only listens and reads.
+//! [`Customer`] is pure, and decides what to print and measure; [`watch`] only listens and reads.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ use tokio::time::{sleep, timeout};
 
 use crate::customer::{Customer, Sighting, WatchSummary};
 
-/// The channel that `customer_info` tells of its batches on.
+/// The channel on which `customer_info` announces its batches.
 const CHANNEL: &str = "customer_info";
-/// Without news the row is read all the same: notifications are lost with their connection.
+/// Without notifications, the row is read at least this often: notifications are lost with their connection.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Times in milliseconds since the epoch, so that one clock is asked for all.
+/// Times in milliseconds since the epoch, all from the same clock.
 const SIGHTING: &str = "
 SELECT (extract(epoch FROM ts) * 1000)::int8, (extract(epoch FROM sent_at) * 1000)::int8, region,
     round(lat * 1e6)::int8, round(lon * 1e6)::int8, speed_kmh::float8, odometer_mm, state, event IS NOT DISTINCT FROM 'trip_ended'
@@ -32,12 +32,12 @@ pub struct WatchSpec {
     pub trip_id: u64,
     /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
     pub at: Option<(i64, i64)>,
-    /// Ends after so many readings.
+    /// Ends after this many readings.
     pub readings: Option<u64>,
 }
 
-/// Watches until the trip has ended or the readings were seen; `say` gets a sentence each time that there is another one to
-/// say. An outage of the database is told, and waited out.
+/// Watches until the trip has ended or the number of readings is reached; `say` gets each new sentence. An outage of the database
+/// is reported and waited out.
 ///
 /// # Errors
 /// When the database can't be reached at the start.
@@ -79,7 +79,7 @@ async fn listen(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
     Ok(listener)
 }
 
-/// Waits for a batch; several that have come meanwhile are one piece of news.
+/// Waits for the announcement of a batch; several of them count as one.
 async fn news(listener: &mut PgListener) -> Result<(), sqlx::Error> {
     listener.recv().await?;
     while let Ok(more) = timeout(Duration::ZERO, listener.recv()).await {
@@ -104,7 +104,7 @@ async fn look(pool: &PgPool, trip_id: u64) -> Result<Option<Sighting>, sqlx::Err
     }))
 }
 
-/// Watches until its end, or until `stop` comes; what was seen.
+/// Watches until its end, or until `stop`. Returns what was seen.
 ///
 /// # Errors
 /// As [`watch`].

@@ -1,4 +1,4 @@
-//! The producer against a real Kafka: what it says it sent is what Kafka has.
+//! The producer with a real Kafka: Kafka has exactly what the producer reports.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};

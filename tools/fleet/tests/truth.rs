@@ -1,4 +1,4 @@
-//! The truth against a consumer that knows nothing but the records' bytes.
+//! Compares the truth with a consumer that knows only the records' bytes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ struct Trip {
     readings: u64,
 }
 
-/// Reads every record, drops what it has seen, and adds up the rest.
+/// Reads every record, drops duplicates, and adds up the rest.
 #[derive(Default)]
 struct Consumer {
     seen: HashSet<(u64, u64)>,
@@ -87,7 +87,7 @@ proptest! {
                 readings: trip.readings,
             };
             prop_assert_eq!(consumer.trips.get(&trip.trip_id), Some(&expected));
-            // One reading a second, none missing: also when they came late.
+            // One reading per second, none missing, even if they arrived late.
             prop_assert_eq!(trip.duration_ms(), (trip.readings - 1) * 1_000);
         }
     }

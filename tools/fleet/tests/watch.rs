@@ -1,4 +1,4 @@
-//! A customer at the real Postgres, and the program's end when it is asked to.
+//! A customer at the real Postgres, and the end of the program on a signal.
 
 use std::io::Read;
 use std::process::ExitStatus;
@@ -60,7 +60,7 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;
-        // The vehicle's time stands behind the clock, so that each look finds it silent; it is the end that can't be missed.
+        // The vehicle's time is behind the clock, so each reading counts as silent; only the trip's end is certain to be reported.
         sever(&database).await;
         write(&database, 5, 1_500_000, "stopped", Some("trip_ended")).await;
     };
@@ -73,7 +73,7 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
     connect(&database).await.close().await.expect("closed");
 }
 
-/// Ends the connections of the one who listens.
+/// Closes the connections of the listener.
 async fn sever(database: &Database) {
     let sql = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN%'";
@@ -102,9 +102,9 @@ impl Started {
         Self { _run: run, process }
     }
 
-    /// Asks it to end; how it ended, and what it printed.
+    /// Sends a signal. Returns how the program ended, and what it printed.
     fn end(self, signal: Signal) -> (ExitStatus, String) {
-        // The other pipe stays open to its end: what it says there must not meet a closed one.
+        // The other pipe stays open until the end, so that writing to it can't fail.
         let (mut out, _said) = self.process.take_pipes().expect("its pipes");
         self.process.signal(signal).expect("asked");
         let status = self.process.await_exit(PATIENCE).expect("it ends");

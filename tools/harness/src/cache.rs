@@ -1,4 +1,4 @@
-//! Where what was fetched is kept between runs.
+//! The cache folder, in which fetched servers are kept between runs.
 
 use std::env;
 use std::os::unix::fs::PermissionsExt;
@@ -8,13 +8,14 @@ use anyhow::{Context, Result, bail};
 
 /// Names the cache folder.
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// Used when we are root and root's home is closed to others.
+/// Used if we are root and root's home is closed to other users.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
-/// The cache folder, made when missing: `$TIDEGATE_CACHE`, else `$XDG_CACHE_HOME/tidegate`, else `~/.cache/tidegate`.
+/// Returns the cache folder, which is created if missing: `$TIDEGATE_CACHE`, else `$XDG_CACHE_HOME/tidegate`, else
+/// `~/.cache/tidegate`.
 ///
-/// Where we are root, Postgres runs as another user and must be able to read it; a default that is closed to others gives
-/// way to `/var/cache/tidegate`.
+/// If we are root, Postgres runs as another user, which must be able to read it; a default that is closed to other users is
+/// replaced by `/var/cache/tidegate`.
 ///
 /// # Errors
 /// When it can't be made, or when `$TIDEGATE_CACHE` names a folder that Postgres could not read.
@@ -52,7 +53,7 @@ fn non_empty(variable: &str) -> Option<PathBuf> {
     env::var_os(variable).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-/// Whether others may enter every folder of `path` that exists already. Those that don't exist are made by us, open.
+/// Returns whether other users may enter every existing folder of `path`. Missing ones are created with open permissions.
 fn is_open_to_others(path: &Path) -> bool {
     const OTHERS_MAY_ENTER: u32 = 0o001;
     path.ancestors()

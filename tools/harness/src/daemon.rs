@@ -1,4 +1,4 @@
-//! The binary under test, as a user runs it: a configuration file, signals, logs and HTTP.
+//! The daemon under test, as a user runs it: a configuration file, signals, logs and HTTP.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -17,7 +17,7 @@ use crate::process::{Output, Process, Program, Run, Signal};
 const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 const LINES_SHOWN: usize = 40;
 
-/// How to run it.
+/// How to start a daemon.
 #[derive(Debug, Clone)]
 pub struct DaemonSpec {
     binary: PathBuf,
@@ -39,15 +39,14 @@ impl DaemonSpec {
         }
     }
 
-    /// Where `config` makes it serve HTTP (`host:port`), so that [`Daemon::get`] knows.
+    /// Sets the address that `config` makes it serve HTTP on (`host:port`), for [`Daemon::get`].
     #[must_use]
     pub fn http_address(mut self, address: impl Into<String>) -> Self {
         self.http_address = Some(address.into());
         self
     }
 
-    /// Connects it to these servers through its environment. It serves HTTP at [`DaemonSpec::http_address`], or on a free
-    /// port where none was given.
+    /// Connects it to these servers by environment variables. It serves HTTP at [`DaemonSpec::http_address`], or on a free port.
     ///
     /// # Errors
     /// When no port is free.
@@ -63,14 +62,14 @@ impl DaemonSpec {
             .http_address(listen))
     }
 
-    /// One more argument, after those above.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// A variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.push((name.to_owned(), value.into()));
@@ -85,12 +84,12 @@ pub struct Daemon {
     run: Arc<Run>,
     http_address: Option<String>,
     lines: Arc<Mutex<Vec<String>>>,
-    /// One a pipe; they end with the daemon.
+    /// One per pipe; they end with the daemon.
     readers: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Daemon {
-    /// Starts it; that it is ready is for the caller to await.
+    /// Starts the daemon. The caller must wait until it is ready.
     ///
     /// # Errors
     /// When the binary isn't there or can't be started.
@@ -199,7 +198,7 @@ impl Daemon {
         self.process.resume()
     }
 
-    /// How it ended, if it has.
+    /// Returns how it ended, if it has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.process.exit_status()
     }
@@ -283,7 +282,7 @@ impl Daemon {
     fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            // Asked before the look: what it wrote last counts.
+            // Checked before the log is read, so that its last lines count.
             let ended = self.exit_status();
             if let Some(value) = look() {
                 return Ok(value);

@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::kafka::template;
 use crate::{cache, versions};
 
-/// Pinned, since Maven's own default differs between its versions and the oldest can't unpack.
+/// Pinned: Maven's default version varies, and the oldest can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 const MARKER: &str = "complete";
-/// Brokers log through slf4j and bring no backend for it; without one a broker that fails says nothing.
+/// Brokers log with slf4j but include no backend for it; without one, a failing broker prints nothing.
 const LOGGING: &str = "org.slf4j:slf4j-simple:1.7.36";
 
 /// A package of jars: what `java -cp` needs to run a broker.
@@ -104,7 +104,7 @@ fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     let lock_path = cache.join(format!("{name}.lock"));
     let lock = File::create(&lock_path).with_context(|| format!("could not open `{}`", lock_path.display()))?;
     lock.lock().with_context(|| format!("could not lock `{}`", lock_path.display()))?;
-    // Someone else may have filled it while we waited.
+    // Another process may have filled it while we waited.
     if is_whole(&folder) {
         return Ok(folder);
     }
@@ -118,7 +118,7 @@ fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     Ok(folder)
 }
 
-/// One line a file: size, a space, and its path below `folder`.
+/// Writes one line per file: size, a space, and its path below `folder`.
 fn write_marker(folder: &Path) -> Result<()> {
     let mut lines = String::new();
     let mut to_visit = vec![folder.to_owned()];
@@ -196,7 +196,7 @@ pub(crate) fn run(command: &mut Command, when_missing: &str) -> Result<()> {
     Ok(())
 }
 
-/// Fails when there is no Java runtime to be found, before anything is started that needs it.
+/// Fails early if there is no Java runtime.
 pub(crate) fn require_java() -> Result<()> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     ensure!(

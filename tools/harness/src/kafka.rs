@@ -1,4 +1,4 @@
-//! The real Kafka: one broker or three in KRaft mode, or one with ZooKeeper.
+//! A real Kafka: one broker or three in KRaft mode, or one with ZooKeeper.
 //!
 //! A broker keeps its port and its data over [`Kafka::stop`], [`Kafka::kill`] and [`Kafka::start_again`]. Brokers are
 //! named by their index, from 0.
@@ -27,7 +27,7 @@ use crate::{Proxy, TunedFor, fetch, free_port};
 /// Two cores may be busy with a build while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// A port can be lost between the look and the start, and ZooKeeper remembers a killed broker until its session ends.
+/// Another process may take a port between the check and the start, and ZooKeeper remembers a killed broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
 /// A running Kafka. Dropping it kills its processes and removes its data.
@@ -53,7 +53,7 @@ struct Broker {
     run: Arc<Run>,
     program: Program,
     port: u16,
-    /// Of the listener that tells clients the address of a proxy.
+    /// The port of the listener that gives clients the address of a proxy.
     proxied_port: Option<u16>,
     secure_ports: Vec<(Listener, u16)>,
     process: Option<Process>,
@@ -74,13 +74,13 @@ impl Kafka {
         }
     }
 
-    /// [`Kafka::start`] with a proxy before each broker, by index. A client that connects to one of the proxies is sent on
-    /// to the proxies; [`Kafka::bootstrap_servers`] still leads past them.
+    /// As [`Kafka::start`], with a proxy in front of each broker, by index. A client that connects to one of the proxies stays on
+    /// the proxies; [`Kafka::bootstrap_servers`] still bypasses them.
     ///
     /// # Errors
     /// As [`Kafka::start`].
     pub fn start_behind_proxies(spec: &KafkaSpec) -> Result<(Self, Vec<Proxy>)> {
-        // Before the brokers, which have to tell the proxies' addresses.
+        // Started before the brokers, which need the proxies' addresses.
         let proxies: Vec<Proxy> = (0..spec.brokers()).map(|_| Proxy::start("127.0.0.1:1")).collect::<Result<_>>()?;
         let spec = KafkaSpec { proxies: proxies.iter().map(Proxy::addr).collect(), ..spec.clone() };
         let kafka = Self::start(&spec)?;
@@ -113,7 +113,7 @@ impl Kafka {
             brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, secure_ports, process: None });
         }
         let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        // All before the first is waited for: a quorum of three needs two.
+        // All brokers are started before waiting for the first: a quorum of three needs two.
         for broker in &mut brokers {
             broker.spawn()?;
         }
@@ -127,7 +127,7 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// A Kafka that someone else runs: topics can be made and records sent, but no broker stopped.
+    /// A Kafka that was started elsewhere: topics can be created and records produced, but no broker stopped.
     pub fn external(bootstrap_servers: &str) -> Self {
         Self { bootstrap_servers: bootstrap_servers.to_owned(), own: None }
     }
@@ -159,16 +159,16 @@ impl Kafka {
         Ok(self.broker(broker)?.running()?.pid())
     }
 
-    /// Where a broker's data is.
+    /// Returns the folder of a broker's data.
     ///
     /// # Errors
     /// When this Kafka is external or has no such broker.
     pub fn data_dir(&self, broker: usize) -> Result<std::path::PathBuf> {
-        // Nodes are numbered from 1.
+        // Node ids begin at 1.
         Ok(self.broker(broker)?.run.folder().join(format!("data-{}", broker + 1)))
     }
 
-    /// Ends a broker in order (SIGTERM): it hands its partitions over and flushes.
+    /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over and flushes.
     ///
     /// # Errors
     /// When it isn't running or takes longer than a minute.
@@ -181,7 +181,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Ends a broker at once (SIGKILL).
+    /// Kills a broker (SIGKILL).
     ///
     /// # Errors
     /// When it isn't running.
@@ -192,7 +192,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Starts a broker that was stopped or killed, on its port and its data, and waits until it serves.
+    /// Starts a broker that was stopped or killed, on the same port and data, and waits until it serves.
     ///
     /// # Errors
     /// When it is running already or doesn't start.
@@ -212,7 +212,7 @@ impl Kafka {
         self.await_a_broker(START_DEADLINE)
     }
 
-    /// [`Kafka::stop`] and [`Kafka::start_again`].
+    /// Stops a broker and starts it again; see [`Kafka::stop`] and [`Kafka::start_again`].
     ///
     /// # Errors
     /// As those two.
@@ -221,15 +221,15 @@ impl Kafka {
         self.start_again(broker)
     }
 
-    /// Stops a broker where it is (SIGSTOP): its connections stay open and silent.
+    /// Suspends a broker (SIGSTOP): its connections stay open and silent.
     ///
     /// # Errors
-    /// When it isn't running.
+    /// The broker isn't running.
     pub fn pause(&self, broker: usize) -> Result<()> {
         self.broker(broker)?.running()?.pause()
     }
 
-    /// Lets a paused broker go on (SIGCONT).
+    /// Resumes a suspended broker (SIGCONT).
     ///
     /// # Errors
     /// When it isn't running.
@@ -287,7 +287,7 @@ fn java(
     log: std::path::PathBuf,
 ) -> Program {
     let flags: &[&str] = match tuned_for {
-        // Compiled quickly rather than well, one collector thread, little memory.
+        // Fast compilation rather than fast code, one collector thread, little memory.
         TunedFor::Tests => &["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
         // The flags of Kafka's own start script.
         TunedFor::Speed => {

@@ -6,8 +6,8 @@
 //! use together. [`proxy::Proxy`] stands before either of them and loses connections at a chosen moment;
 //! [`daemon::Daemon`] runs the binary under test.
 //!
-//! Starting, stopping and everything about Kafka blocks and may be called from anywhere, also from inside a tokio runtime.
-//! The parts that speak SQL are async, since they run on sqlx.
+//! Starting, stopping and everything about Kafka blocks, and may be called from anywhere, even inside a tokio runtime.
+//! The functions that use SQL are async, because sqlx is.
 
 pub mod cache;
 pub mod daemon;
@@ -40,14 +40,14 @@ pub use wait::{eventually, eventually_async};
 /// The purpose that a server's settings are chosen for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TunedFor {
-    /// A quick start and a small footprint: the suite starts servers often and asks little of each.
+    /// A quick start and low memory use: the suite starts servers often and puts little load on them.
     #[default]
     Tests,
-    /// The settings one would measure with: full compilation and room for caches.
+    /// Settings for measurements: full compilation and room for caches.
     Speed,
 }
 
-/// Starts Kafka and Postgres side by side.
+/// Starts Kafka and Postgres at the same time.
 ///
 /// # Errors
 /// When one of them does not start.
@@ -60,7 +60,7 @@ pub fn start_both(kafka: &KafkaSpec, postgres: &PostgresSpec) -> anyhow::Result<
     })
 }
 
-/// A name that no other test uses: `prefix_` and 12 random characters that Kafka and Postgres both take unquoted.
+/// Returns a name that no other test uses: `prefix_` and 12 random characters that Kafka and Postgres accept unquoted.
 pub fn unique_name(prefix: &str) -> String {
     let random: String = std::iter::repeat_with(fastrand::lowercase).take(12).collect();
     format!("{prefix}_{random}")

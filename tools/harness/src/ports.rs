@@ -1,8 +1,8 @@
 //! Free ports on loopback.
 //!
-//! They are taken from below the range that the system hands out to outgoing connections. A server that is restarted
-//! keeps its port, and while it is down a client that tries to reconnect from the same range may be given that very port
-//! and then connects to itself: the server could not come back. Port 0 has this fault, so it is not used.
+//! Ports are chosen below the range that the system uses for outgoing connections. A restarted server keeps its port. While it is
+//! down, a client that reconnects may be given a port of that range: if it is the server's own, the client connects to itself, and
+//! the server can't start. A server on port 0 would get such a port.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -14,10 +14,10 @@ use anyhow::{Result, bail};
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
 
-/// Contended by tests that start servers in parallel: two of them must not be told the same port.
+/// Contended by tests that start servers in parallel: two of them must not get the same port.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// A port on 127.0.0.1 that nobody listened on a moment ago and that this process was not given before.
+/// Returns a port on 127.0.0.1 that was free a moment ago and that this process hasn't been given before.
 ///
 /// # Errors
 /// When a thousand random candidates were all taken.

@@ -1,7 +1,7 @@
-//! The real PostgreSQL, with settings, a crash and a way back in time.
+//! A real PostgreSQL, with settings, crashes, and restores to an earlier state.
 //!
 //! It trusts every connection from this machine as `postgres`, over TCP on 127.0.0.1 and over a socket in its folder.
-//! Where we are root it runs as `nobody`, since it refuses to run as root.
+//! If we are root it runs as `nobody`, because it refuses to run as root.
 
 mod cluster;
 mod spec;
@@ -20,21 +20,21 @@ use crate::process::{Output, Process, Program, Run, Signal};
 use crate::tls::{Authority, Identity};
 use crate::{fetch, free_port, unique_name, usage};
 
-/// Two cores may be busy with a build, and recovery after a crash takes as long as there is to recover.
+/// Two cores may be busy with a build, and recovery after a crash takes time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// A port can be lost between the look and the start.
+/// Another process may take a port between the check and the start.
 const START_ATTEMPTS: usize = 3;
 
 /// A running Postgres. Dropping it kills its processes and removes its data.
 #[derive(Debug)]
 pub struct Postgres {
-    /// Of a database named `{}`, up to that name, and what follows it.
+    /// The URL up to the database's name, and the rest after it.
     url: (String, String),
     own: Option<Own>,
 }
 
-/// State of a Postgres that we started ourselves.
+/// The state of a Postgres that we started ourselves.
 #[derive(Debug)]
 struct Own {
     run: Arc<Run>,
@@ -44,7 +44,7 @@ struct Own {
     process: Mutex<Option<Process>>,
 }
 
-/// A database of one test's own.
+/// A test's own database.
 #[derive(Debug, Clone)]
 pub struct Database {
     /// Its name.
@@ -62,7 +62,7 @@ impl Database {
         PgConnection::connect(&self.url).await.with_context(|| format!("could not connect to database `{}`", self.name))
     }
 
-    /// Its connection string with another address, such as that of a proxy.
+    /// Returns its connection string with another address, such as that of a proxy.
     pub fn url_at(&self, address: impl std::fmt::Display) -> String {
         let (scheme_and_user, rest) = self.url.rsplit_once('@').unwrap_or(("postgres://postgres", &self.url));
         let path = rest.split_once('/').map_or("", |(_, path)| path);
@@ -71,7 +71,7 @@ impl Database {
 }
 
 impl Postgres {
-    /// Makes a new cluster, starts it and waits until it serves.
+    /// Creates a new cluster, starts it, and waits until it serves.
     ///
     /// # Errors
     /// When Postgres can't be fetched or doesn't start; the error shows the end of its log.
@@ -87,8 +87,8 @@ impl Postgres {
         }
     }
 
-    /// Starts a streaming replica of this Postgres, on a copy of its data, for which this one is stopped and started again.
-    /// What it hasn't received is lost when it is promoted: this one doesn't wait for it.
+    /// Starts a streaming replica on a copy of this Postgres' data; this one is stopped and restarted for the copy. Replication is
+    /// asynchronous: what the replica hasn't received is lost when it is promoted.
     ///
     /// # Errors
     /// When either doesn't start, and when this Postgres is external.
@@ -107,7 +107,7 @@ impl Postgres {
         Self::start_on(&spec.clone().setting(&follow), prepare).context("could not start a replica")
     }
 
-    /// Makes a replica a primary, and waits until it is.
+    /// Promotes a replica to primary, and waits until that is done.
     ///
     /// # Errors
     /// When it is none, or takes longer than a minute.
@@ -126,7 +126,7 @@ impl Postgres {
         })
     }
 
-    /// `prepare` makes the data folder.
+    /// Starts a server on the data folder that `prepare` creates.
     fn start_on(spec: &PostgresSpec, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let binaries = fetch::postgres()?.join("bin");
         let run = Run::start("postgres")?;
@@ -154,7 +154,7 @@ impl Postgres {
         Ok(Self { url, own: Some(own) })
     }
 
-    /// A Postgres that someone else runs: databases can be made, but it can't be stopped.
+    /// A Postgres that was started elsewhere: databases can be created, but it can't be stopped.
     ///
     /// # Errors
     /// When `url` is no connection string of the form `postgres://…/database`.
@@ -175,7 +175,7 @@ impl Postgres {
         format!("{before}{database}{after}")
     }
 
-    /// Whether it was started by someone else, so that it can't be stopped or killed.
+    /// Returns whether it was started elsewhere, so that it can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
@@ -189,7 +189,7 @@ impl Postgres {
         if host.contains(':') { host.to_owned() } else { format!("{host}:{DEFAULT_PORT}") }
     }
 
-    /// A new, empty database with a name of its own.
+    /// Creates an empty database with a unique name.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -202,7 +202,7 @@ impl Postgres {
         Ok(Database { url: self.url(&name), name })
     }
 
-    /// A new connection to a database.
+    /// Opens a connection to a database.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -211,10 +211,11 @@ impl Postgres {
         connected.with_context(|| format!("could not connect to database `{database}`"))
     }
 
-    /// Ends it in order, without waiting for clients ("fast").
+    /// Shuts it down without waiting for clients ("fast").
     ///
     /// # Errors
-    /// When it isn't running or takes longer than a minute; and when this Postgres is external, as everything below that
+    /// It isn't running, or takes longer than a minute; or this Postgres is external, as for all functions below about its
+    /// processes and data.
     /// is about its processes or its data.
     pub fn stop(&self) -> Result<()> {
         let mut process = self.own()?.process();
@@ -244,7 +245,7 @@ impl Postgres {
         self.own()?.start().context("could not start Postgres again")
     }
 
-    /// [`Postgres::stop`] and [`Postgres::start_again`].
+    /// Stops it and starts it again; see [`Postgres::stop`] and [`Postgres::start_again`].
     ///
     /// # Errors
     /// As those two.
@@ -253,7 +254,7 @@ impl Postgres {
         self.start_again()
     }
 
-    /// Stops it and its children where they are (SIGSTOP): connections stay open and silent.
+    /// Suspends it and its children (SIGSTOP): connections stay open and silent.
     ///
     /// # Errors
     /// When it isn't running.
@@ -261,7 +262,7 @@ impl Postgres {
         self.own()?.process().as_ref().context(NOT_RUNNING)?.pause()
     }
 
-    /// Lets a paused one go on (SIGCONT).
+    /// Resumes a suspended server (SIGCONT).
     ///
     /// # Errors
     /// When it isn't running.
@@ -277,7 +278,7 @@ impl Postgres {
         Ok(self.own()?.process().as_ref().context(NOT_RUNNING)?.pid())
     }
 
-    /// The process ids of the postmaster's children: those that serve connections and those that keep house.
+    /// Returns the process ids of the postmaster's children: backends and background processes.
     ///
     /// # Errors
     /// When it isn't running.
@@ -285,7 +286,7 @@ impl Postgres {
         Ok(usage::descendants(self.pid()?))
     }
 
-    /// Where its data is.
+    /// Returns its data folder.
     ///
     /// # Errors
     /// When this Postgres is external.
@@ -301,7 +302,7 @@ impl Postgres {
         self.own()?.data.parent().context("its data has no parent folder")
     }
 
-    /// Shows another certificate from its next start on; it was started with [`PostgresSpec::tls`].
+    /// Uses another certificate from its next start on; it must have been started with [`PostgresSpec::tls`].
     ///
     /// # Errors
     /// When the files can't be written.
@@ -321,7 +322,7 @@ impl Postgres {
         copy(&own.data, path)
     }
 
-    /// Puts a backup made by [`Postgres::copy_data_dir_to`] in the place of its data. It must be stopped.
+    /// Replaces its data with a backup made by [`Postgres::copy_data_dir_to`]. It must be stopped.
     ///
     /// # Errors
     /// When it is running, or the copy fails.

@@ -1,4 +1,4 @@
-//! The flood: a column an arrangement, a row a quantity, and the same axes along each row.
+//! The flood plot: one column per arrangement, one row per quantity, and the same axes in each row.
 
 use anyhow::Result;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
@@ -15,17 +15,17 @@ use crate::raw::{Line, Table};
 const LEFT: i32 = 84;
 const TOP: i32 = 134;
 const SIZE: (u32, u32) = (262, 132);
-/// From a panel to the next.
+/// The distance between two panels, in pixels.
 const STEP: (i32, i32) = (280, 174);
 const MIB: f64 = 1_048_576.0;
-/// About what a character of a heading takes, in tenths of a pixel.
+/// The approximate width of a character of a heading, in tenths of a pixel.
 const CHARACTER: i32 = 84;
-/// Bins that a rate is the mean of: batches of half a second would make a comb of it.
+/// How many bins a rate is averaged over: batches of half a second would make it jagged.
 const SMOOTH: usize = 3;
 const RUSH: RGBColor = RGBColor(0xff, 0xf3, 0xd1);
 const AWAY: RGBColor = RGBColor(0xf3, 0xd9, 0xd9);
 
-/// A quantity: its heading, its legend, its axis, and the curves with their colours and widths.
+/// A quantity: heading, legend, axis, and its curves with colours and widths.
 struct Quantity {
     title: &'static str,
     legend: &'static str,
@@ -38,9 +38,9 @@ struct Quantity {
 
 #[derive(Clone, Copy)]
 enum Axis {
-    /// From 0 to at least so much.
+    /// From 0 to at least this value.
     Linear(f64),
-    /// By decades, from so much.
+    /// Logarithmic, from this value.
     Decades(f64),
 }
 
@@ -139,13 +139,13 @@ pub(super) fn draw(flood: &Table, series: &Table, events: &Table) -> Result<Stri
     })
 }
 
-/// The divisor of the series' values.
+/// Returns the divisor of the series' values.
 fn unit(quantity: &Quantity, series: &Table) -> f64 {
     let bin = || series.lines().next().map_or(1.0, |line| line.count("second")).max(1e-3);
     quantity.unit.unwrap_or_else(bin)
 }
 
-/// One quantity of one way.
+/// Draws one quantity of one arrangement.
 fn panel<Y>(
     paper: &Area<'_>,
     frame: Frame,
@@ -168,7 +168,7 @@ where
     let lines = || files.series.lines().filter(|line| line.text("way") == way);
     let unit = unit(quantity, files.series);
     for (name, colour, width) in quantity.curves {
-        // Where nothing was refused there is no line for it.
+        // If nothing was refused, its curve is left out.
         let is_there = |value: &f64| *name != "refused" || *value > 0.0;
         let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
         let mut points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
@@ -195,7 +195,7 @@ where
     Ok(())
 }
 
-/// A short summary of what happened to an arrangement's records.
+/// Returns a short summary of what happened to an arrangement's records.
 fn outcome(flood: &Table, way: &str) -> (Look, String) {
     let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =
@@ -212,7 +212,7 @@ fn outcome(flood: &Table, way: &str) -> (Look, String) {
     }
 }
 
-/// Each value as the mean of itself and its neighbours.
+/// Returns each value as the mean of itself and its neighbours.
 fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     let mean = |at: usize| {
         let near = &points[at.saturating_sub(SMOOTH / 2)..points.len().min(at + SMOOTH / 2 + 1)];
@@ -222,7 +222,7 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
 }
 
-/// Where what takes the backlog is full: a line, or words where it is out of sight.
+/// Marks the capacity of what holds the backlog: with a line, or with a text if it is beyond the axis.
 fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -255,7 +255,7 @@ fn subtitle(flood: &Table) -> String {
     )
 }
 
-/// The rush hour, seen by what was intended, and the outage, by what happened.
+/// Shades the rush hour, as intended, and the outage, as it happened.
 fn background<Y>(chart: &mut Chart<'_, Y>, way: &str, files: &Files<'_>) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -303,11 +303,11 @@ mod tests {
         // Four quantities; the outage of one way in each.
         assert_eq!(svg.matches("fill=\"#F3D9D9\"").count(), 4);
         assert_eq!(svg.matches("fill=\"#FFF3D1\"").count(), 8);
-        // The longest wait was not measured: no curve for it.
+        // The longest wait was not measured, so it has no curve.
         assert_eq!(svg.matches("stroke=\"#DA1E28\" stroke-width=\"1\" points=\"84,").count(), 0);
         assert_eq!(svg.matches("stroke=\"#B28600\"").count(), 2);
         assert!(svg.contains("in the rush hour 20 000/s"));
-        // The end of memory is a line, the end of Kafka's retention out of sight.
+        // The memory limit is a line; the end of Kafka's retention is beyond the axis.
         assert_eq!(svg.matches("stroke=\"#DA1E28\" stroke-width=\"2\"").count(), 1, "and none was refused");
         assert_eq!(svg.matches("\nnone refused, none lost, none twice\n").count(), 2);
         assert!(svg.contains("full at 5\n") && svg.contains("▲ 72 h of rush hour: 5.2 G records"), "{svg}");

@@ -1,4 +1,4 @@
-//! The ladder: a bar a rung on a logarithmic axis, with the least and the greatest run, and the costs beside it.
+//! The ladder plot: one bar per rung on a logarithmic axis, with the slowest and fastest run, and the costs next to it.
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;
@@ -14,7 +14,7 @@ const LEFT: i32 = 290;
 const BARS: u32 = 420;
 const ROW: i32 = 44;
 const TOP: i32 = 92;
-/// The columns beside the bars: content, unit and right edge.
+/// The columns next to the bars: content, unit and right edge.
 const COLUMNS: [(&str, &str, i32); 3] = [
     ("database CPU-s", "per M rows", 865),
     ("client + Kafka", "CPU-s per M rows", 985),
@@ -24,7 +24,7 @@ const BAR: RGBColor = RGBColor(0x8f, 0xb8, 0xde);
 const OURS: RGBColor = RGBColor(0x74, 0xb8, 0x7f);
 
 pub(super) fn draw(ladder: &Table) -> Result<String> {
-    // From the bottom up, though the runs were shuffled.
+    // In the order of the ladder, although the runs were shuffled.
     let present = ladder.distinct("rung");
     let rungs: Vec<String> =
         RUNGS.map(|rung| rung.to_string()).into_iter().filter(|rung| present.contains(rung)).collect();

@@ -15,7 +15,7 @@ use crate::report::escaped;
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 pub(super) type Chart<'a, Y> = ChartContext<'a, SVGBackend<'a>, Cartesian2d<RangedCoordf64, Y>>;
 
-// Most eyes tell these apart; lines that may cover each other differ in width as well.
+// Colours that most people can distinguish; curves that may overlap differ in width too.
 pub(super) const BLUE: RGBColor = RGBColor(0x1f, 0x6f, 0xb4);
 pub(super) const VIOLET: RGBColor = RGBColor(0x8a, 0x3f, 0xfc);
 pub(super) const GREEN: RGBColor = RGBColor(0x19, 0x80, 0x38);
@@ -26,7 +26,7 @@ pub(super) const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 const DIM: RGBColor = RGBColor(0x66, 0x66, 0x66);
 pub(super) const GRID: RGBColor = RGBColor(0xdd, 0xdd, 0xdd);
 
-/// How a text looks: its size in pixels, its colour, whether it is bold.
+/// The appearance of a text: size in pixels, colour, bold or not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Look(f64, RGBColor, bool);
 
@@ -38,17 +38,17 @@ pub(super) const WARN: Look = Look(11.0, RED, false);
 pub(super) const GOOD: Look = Look(11.0, GREEN, false);
 
 impl Look {
-    /// The style of a text whose middle is at its point's height.
+    /// Returns the style of a text that is vertically centred on its point.
     pub(super) fn style(self, align: HPos) -> TextStyle<'static> {
         let Self(size, colour, is_bold) = self;
         let font = if is_bold { FontStyle::Bold } else { FontStyle::Normal };
-        // The crate divides every size by this.
+        // plotters divides every size by this factor.
         let font = FontDesc::new(FontFamily::Name("system-ui, sans-serif"), size * 1.24, font);
         font.color(&colour).pos(Pos::new(align, VPos::Center))
     }
 }
 
-/// Draws on white paper, which dark pages need as well; returns the SVG. `title` is for screen readers.
+/// Draws on a white background, which dark pages need too. Returns the SVG. `title` is for screen readers.
 pub(super) fn paint(title: &str, size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
     let mut svg = String::new();
     let paper = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -63,26 +63,26 @@ pub(super) fn write(area: &Area<'_>, text: &str, look: Look, align: HPos, at: (i
     Ok(area.draw_text(text, &look.style(align), at)?)
 }
 
-/// The title and the line below it.
+/// Draws the title and the line below it.
 pub(super) fn head(area: &Area<'_>, title: &str, note: &str) -> Result<()> {
     write(area, title, TITLE, HPos::Left, (20, 24))?;
     write(area, note, NOTE, HPos::Left, (20, 46))
 }
 
-/// Round bounds of a logarithmic axis that begins at `min` and holds everything up to `max`, with the number of its marks.
+/// Returns round bounds of a logarithmic axis from `min` to at least `max`, and the number of its marks.
 pub(super) fn decades(min: f64, max: f64) -> (Range<f64>, usize) {
     let decades = (max.max(min * 10.0) / min).log10().ceil();
     (min..min * 10_f64.powf(decades), usize::try_from(to_u64(decades)).unwrap_or(0) + 1)
 }
 
-/// Where a panel is on the paper, and its axes' lengths.
+/// The position of a panel, and the lengths of its axes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     pub(super) at: (i32, i32),
     pub(super) size: (u32, u32),
-    /// Room for the labels on the left; none without labels.
+    /// The space for labels on the left, in pixels; 0 without labels.
     pub(super) left: u32,
-    /// Whether the seconds are written below.
+    /// Whether the seconds are labelled.
     pub(super) is_last: bool,
     pub(super) seconds: f64,
 }
@@ -101,7 +101,7 @@ impl Frame {
         Ok(builder.build_cartesian_2d(0.0..self.seconds, values)?)
     }
 
-    /// Draws lines across at about `marks` round values.
+    /// Draws about `marks` horizontal lines at round values.
     pub(super) fn grid<Y>(&self, chart: &mut Chart<'_, Y>, marks: usize, word: &dyn Fn(&f64) -> String) -> Result<()>
     where
         Y: Ranged<ValueType = f64> + ValueFormatter<f64>,
@@ -113,7 +113,7 @@ impl Frame {
     }
 }
 
-/// A stretch of time, behind everything.
+/// Shades a period, behind the curves.
 pub(super) fn shade<Y>(chart: &mut Chart<'_, Y>, (from, to): (f64, f64), colour: RGBColor) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -123,7 +123,7 @@ where
     Ok(())
 }
 
-/// A moment, from the bottom to the top.
+/// Draws a vertical line at one second.
 pub(super) fn moment<Y>(chart: &mut Chart<'_, Y>, second: f64) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -134,7 +134,7 @@ where
     Ok(())
 }
 
-/// A line through the values; it breaks where there is none, and what lies outside the axis is drawn on its end.
+/// Draws a curve through the values. It is interrupted where there is none; values beyond the axis are drawn at its end.
 pub(super) fn curve<Y>(chart: &mut Chart<'_, Y>, points: &[(f64, Option<f64>)], style: ShapeStyle) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -145,7 +145,7 @@ where
     Ok(())
 }
 
-/// The points between the holes, on the axis.
+/// Splits the points at the gaps, and clamps them to the axis.
 pub(super) fn runs(points: &[(f64, Option<f64>)], values: &Range<f64>) -> Vec<Vec<(f64, f64)>> {
     let on_axis = |&(second, value): &(f64, Option<f64>)| Some((second, value?.clamp(values.start, values.end)));
     let runs = points.split(|(_, value)| value.is_none()).filter(|run| !run.is_empty());

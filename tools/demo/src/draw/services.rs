@@ -1,4 +1,4 @@
-//! The story: how far behind each service is, over time, with what happened.
+//! The plot of the services: the lag of each over time, with the events.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -13,7 +13,7 @@ const LEFT: i32 = 100;
 const TOP: i32 = 84;
 const HEIGHT: u32 = 96;
 const ROW: i32 = 132;
-/// Letters of an event's line that surely fit.
+/// How many characters of an event's line fit for certain.
 const LETTERS: usize = 150;
 
 pub(super) fn draw(series: &Table, events: &Table) -> Result<String> {
@@ -58,7 +58,7 @@ pub(super) fn draw(series: &Table, events: &Table) -> Result<String> {
     })
 }
 
-/// A text in lines that fit, broken between words.
+/// Breaks a text between words into lines that fit.
 fn folded(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {

@@ -1,4 +1,4 @@
-//! The four acts, and each record's intended time. It is fixed before the first record and knows nothing of who takes it.
+//! The four acts, and the intended time of each record. The times are fixed before the first record, independent of the receiver.
 
 use std::time::Duration;
 
@@ -7,30 +7,30 @@ use fleet::{Profile, Schedule};
 /// The load and faults in one second of each act.
 pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
 
-/// When the acts begin and at which rates, the same for every arrangement.
+/// The times and rates of the acts, the same for every arrangement.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Acts {
-    /// Records a second outside of the rush hour.
+    /// Records per second outside of the rush hour.
     pub(crate) steady: f64,
-    /// Records a second in acts 2 and 3.
+    /// Records per second in acts 2 and 3.
     pub(crate) rush: f64,
-    /// How long each lasts.
+    /// The length of each act.
     pub(crate) lengths: [Duration; 4],
 }
 
 impl Acts {
-    /// `scale` shortens all of them, for trials; a full run is 1.
+    /// `scale` shortens all acts, for trials; a full run has 1.
     pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
         let lengths = [4, 5, 20, 10].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
         Self { steady, rush: rush.max(steady), lengths }
     }
 
-    /// When an act begins, counted from 0; the fourth index is the end.
+    /// Returns when an act begins, counted from 0; index 4 is the end.
     pub(crate) fn begins(&self, act: usize) -> Duration {
         self.lengths.iter().take(act).sum()
     }
 
-    /// Which act it is.
+    /// Returns the act at a time.
     pub(crate) fn at(&self, time: Duration) -> usize {
         (0..4).rev().find(|act| self.begins(*act) <= time).unwrap_or(0)
     }
@@ -39,7 +39,7 @@ impl Acts {
         self.begins(4)
     }
 
-    /// When the writer is killed: in the middle of act 4, when the database has been back for as long.
+    /// Returns when the writer is killed: in the middle of act 4, after the database has been back for some time.
     pub(crate) fn kill(&self) -> Duration {
         self.begins(3) + self.lengths[3] / 2
     }
@@ -51,19 +51,19 @@ impl Acts {
         Schedule::new(profile, self.steady)
     }
 
-    /// All records of a run.
+    /// Returns the number of records of a run.
     pub(crate) fn records(&self) -> u64 {
         self.schedule().intended(self.end())
     }
 }
 
-/// A rate that everyone copes with: half of what INSERTs reach at their best, in whole hundreds, at most 5 000.
+/// Returns a rate that every arrangement can write: half of the best rate of INSERTs, in whole hundreds, at most 5 000.
 pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
 
-/// A rush hour that INSERTs can't take: 1.6 times their best, in whole thousands, and at least 20 000. Above 60 000 records a
-/// second the load itself would need a good part of a small machine.
+/// Returns a rate that INSERTs can't write: 1.6 times their best rate, in whole thousands, and at least 20 000. Above 60 000
+/// records per second the load itself would need much of a small machine.
 pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
     ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
 }

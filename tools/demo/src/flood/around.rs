@@ -1,4 +1,4 @@
-//! Events around the sender: the database's outage, the count of CPU time, and the progress that is shown.
+//! Events around the sender: the database's outage, the measurement of CPU time, and the display of progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +20,7 @@ pub(super) struct Around<'a> {
     stage: Arc<Stage>,
     screen: &'a Screen,
     pub(super) acts: Acts,
-    /// Where Tidegate writes: the ledger says when all is written.
+    /// A connection to Tidegate's database: the ledger says when everything is written.
     ledger: Option<Reconnecting>,
     meter: Meter,
     events: Arc<Mutex<Vec<(Instant, &'static str)>>>,
@@ -45,17 +45,17 @@ impl<'a> Around<'a> {
         })
     }
 
-    /// Waits until the outage is over, should it still last.
+    /// Waits until the outage is over, if it still lasts.
     pub(super) fn await_database(&mut self) -> Result<()> {
         self.outage.take().map_or(Ok(()), |outage| outage.join().map_err(|_| anyhow!("the outage panicked"))?)
     }
 
-    /// Of writer, database and Kafka.
+    /// Returns the CPU seconds of writer, database and Kafka.
     pub(super) fn cpu_seconds(&self) -> [f64; 3] {
         [WRITER, POSTGRES, KAFKA].map(|part| self.meter.seconds(part))
     }
 
-    /// The events, in microseconds since `started`.
+    /// Returns the events, in microseconds since `started`.
     pub(super) fn events_since(&self, started: Instant) -> Vec<(u32, String)> {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         let micros =

@@ -1,32 +1,32 @@
 //! The history of each record: when it was due, sent, answered and committed, and how often.
 //!
-//! Pure. Times are microseconds since the schedule's start.
+//! No I/O. Times are microseconds since the schedule's start.
 
 use crate::numbers::quantile;
 
-/// Not yet, or never.
+/// The time of something that hasn't happened.
 pub(crate) const NEVER: u32 = u32::MAX;
 
 /// One record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
-    /// When it was meant to be sent. All waiting counts from here.
+    /// The intended time. All waits count from here.
     pub(crate) due: u32,
-    /// When it was handed over, or refused.
+    /// When it was sent, or refused.
     pub(crate) sent: u32,
     /// When the sender was told that it is safe.
     pub(crate) acked: u32,
     /// When it left the bounded buffer.
     pub(crate) freed: u32,
-    /// When its first row was committed, by Postgres' own book.
+    /// When its first row was committed, by Postgres' commit timestamp.
     pub(crate) committed: u32,
-    /// When the process went down that had taken it into its memory and answered for it.
+    /// When the process was killed that had acknowledged it and held it only in memory.
     pub(crate) lost: u32,
-    /// Its JSON's.
+    /// The length of its JSON.
     pub(crate) bytes: u16,
-    /// Rows of it.
+    /// How many rows it has.
     pub(crate) copies: u8,
-    /// Whether it found the buffer full, and was dropped.
+    /// Whether it was dropped because the buffer was full.
     pub(crate) refused: bool,
 }
 
@@ -36,10 +36,10 @@ pub(crate) struct Book {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// Half a second of the run, or whatever the width of the bins is.
+/// Half a second of the run, or another width.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bin {
-    /// Seconds since the start, at its end.
+    /// The end of the bin, in seconds since the start.
     pub(crate) second: f64,
     /// Records due, handed over, acknowledged, refused and committed in it.
     pub(crate) intended: u64,
@@ -47,9 +47,9 @@ pub(crate) struct Bin {
     pub(crate) acked: u64,
     pub(crate) refused: u64,
     pub(crate) committed: u64,
-    /// Taken and not in the table, at its end.
+    /// Records acknowledged but not in the table, at the end of the bin.
     pub(crate) backlog: u64,
-    /// In the bounded buffer, at its end.
+    /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
     /// From the due time to the answer, for the records due in the bin, in microseconds. A record without an answer waited until
     /// the end; refused records are not counted.
@@ -58,27 +58,27 @@ pub(crate) struct Bin {
     pub(crate) wait_max: Option<u32>,
 }
 
-/// The reconciliation.
+/// The record accounting of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) intended: u64,
     pub(crate) refused: u64,
     pub(crate) acked: u64,
-    /// Rows, and the records that they are of.
+    /// Rows, and the distinct records in them.
     pub(crate) rows: u64,
     pub(crate) in_table: u64,
-    /// Rows too many.
+    /// The number of duplicate rows.
     pub(crate) twice: u64,
-    /// Acknowledged, and not in the table: a promise that was broken.
+    /// Acknowledged but not in the table: a broken promise.
     pub(crate) missing: u64,
     /// Neither acknowledged nor refused nor in the table when the run ended.
     pub(crate) waiting: u64,
-    /// The longest from intended time to answer, in microseconds; of those still waiting, so far.
+    /// The longest time from intended time to acknowledgement, in microseconds; for records that still wait, the time so far.
     pub(crate) longest_wait: u32,
 }
 
 impl Book {
-    /// Notes that it was handed over; it is the next one.
+    /// Adds a record that was sent; records are added in order.
     pub(crate) fn sent(&mut self, due: u32, sent: u32, bytes: usize) {
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         let (acked, freed, committed, lost) = (NEVER, NEVER, NEVER, NEVER);
@@ -89,7 +89,7 @@ impl Book {
         self.marks.get_mut(index as usize)
     }
 
-    /// Notes a row of the table.
+    /// Adds a row of the table.
     pub(crate) fn row(&mut self, index: u32, committed: u32) {
         if let Some(mark) = self.mark(index) {
             mark.committed = mark.committed.min(committed);
@@ -97,13 +97,14 @@ impl Book {
         }
     }
 
-    /// Acknowledged and not in the table at `at`. A record that was lost with a killed writer leaves at the time of the kill.
+    /// Returns how many records are acknowledged but not in the table at `at`. Records lost with a killed writer count until the
+    /// kill.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64
     }
 
-    /// The first look after `from`, in steps of 50 ms up to `end`, at which no more than `rest` records wait.
+    /// Returns the first time after `from`, in steps of 50 ms up to `end`, at which at most `rest` records wait.
     pub(crate) fn caught_up(&self, from: u32, end: u32, rest: u64) -> Option<u32> {
         const STEP: usize = 50_000;
         let mut change = vec![0i64; (end as usize) / STEP + 2];
@@ -118,7 +119,7 @@ impl Book {
         let mut backlog = 0;
         for (step, change) in change.iter().enumerate() {
             backlog += change;
-            // The last look may be in the middle of a step.
+            // The last time may be in the middle of a step.
             let at = u32::try_from((step + 1) * STEP).unwrap_or(NEVER).min(end);
             if at > from && backlog.unsigned_abs() <= rest {
                 return Some(at);
@@ -127,7 +128,7 @@ impl Book {
         None
     }
 
-    /// The run in bins of `width` microseconds.
+    /// Returns the run in bins of `width` microseconds.
     pub(crate) fn bins(&self, width: u32, end: u32) -> Vec<Bin> {
         let count = end.div_ceil(width) as usize;
         let mut bins = vec![Bin::default(); count];
@@ -164,7 +165,7 @@ impl Book {
         bins
     }
 
-    /// Holds what was promised against what is there.
+    /// Compares what was promised with the table.
     pub(crate) fn tally(&self, end: u32) -> Tally {
         let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
         for mark in &self.marks {
@@ -185,7 +186,8 @@ impl Book {
         tally
     }
 
-    /// From the intended time to the commit, of the records due before `until` that are in the table: median and 99 of 100.
+    /// Returns the time from intended time to commit of the records due before `until` that are in the table: median and 99th
+    /// percentile.
     pub(crate) fn commit_latency(&self, until: u32) -> Option<(u32, u32)> {
         let early = self.marks.iter().filter(|mark| mark.due < until && mark.committed != NEVER);
         let mut latencies: Vec<u32> = early.map(|mark| mark.committed.saturating_sub(mark.due)).collect();
@@ -194,7 +196,7 @@ impl Book {
 }
 
 impl Mark {
-    /// When it stopped being backlog.
+    /// Returns when the record left the backlog.
     fn left(&self) -> u32 {
         if self.committed == NEVER { self.lost } else { self.committed }
     }

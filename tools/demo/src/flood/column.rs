@@ -22,16 +22,16 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// How long the rest may take once the last record is sent. What is left in a program's memory then still waits; what is left in
-/// Kafka isn't at risk, and is counted when it has been drained.
+/// How long remaining records may take after the last one was sent. What is then still in a program's memory counts as waiting;
+/// what is in Kafka is safe, and counts when it has been drained.
 const SETTLE: Duration = Duration::from_secs(8);
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
-/// How long Kafka keeps a record: where its reservoir ends, unless its disk ends before.
+/// How long Kafka keeps a record, unless its disk is full earlier.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when no record waits longer than this, beside a batch's age.
+/// An arrangement has caught up when no record waits longer than this plus the age of a batch.
 const UNDER_WAY: Duration = Duration::from_millis(200);
-/// The bounds of the buffer before it writes: the same as Tidegate's batch in config/demo.toml.
+/// The limits of the buffer before it writes: the same as those of Tidegate's batch in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -62,7 +62,7 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) bins: Vec<Bin>,
     pub(crate) events: Vec<(u32, String)>,
-    /// Median and 99 of 100, from intended time to commit in act 1.
+    /// The time from intended time to commit in act 1: median and 99th percentile.
     pub(crate) commit_latency: Option<(u32, u32)>,
     pub(crate) end: u32,
     pub(crate) returned: u32,
@@ -73,7 +73,7 @@ pub(crate) struct Outcome {
     pub(crate) buffered_at_kill: u64,
     pub(crate) buffered_at_return: u64,
     pub(crate) bytes_per_record: f64,
-    /// Of writer, database and Kafka, in seconds.
+    /// CPU seconds of writer, database and Kafka.
     pub(crate) cpu: [f64; 3],
     pub(crate) log_bytes: u64,
     pub(crate) table_bytes: i64,
@@ -112,7 +112,7 @@ pub(crate) async fn run(
     drop(stage.fresh_table().await?);
     let fleet = FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() };
     let mut around = Around::new(stage, screen, acts, column == Column::Tidegate)?;
-    // The sender has a thread to itself, as vehicles don't wait for each other.
+    // The sender has its own thread, because vehicles don't wait for each other.
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {

@@ -1,4 +1,4 @@
-//! The open loop: records go out at their intended times, whatever became of those before.
+//! The open loop: records are sent at their intended times, regardless of what happened to earlier ones.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use super::acts::Acts;
 use super::book::Book;
 use super::link::{Answer, Intake, Word};
 
-/// How long the sender sleeps when nothing is due; so late may a record be sent by our own doing.
+/// How long the sender sleeps when nothing is due. It may delay a record by up to this time.
 const REST: Duration = Duration::from_millis(1);
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -26,11 +26,11 @@ pub(crate) struct Look {
 
 /// Events around the sender, with their times.
 pub(crate) trait Surroundings {
-    /// Called once, when act 3 begins; must not wait.
+    /// Called once, when act 3 begins; must not block.
     fn stop_database(&mut self) -> Result<()>;
-    /// Twice a second.
+    /// Called twice per second, with the progress and the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Whether all that was taken is written, asked once the last record is sent.
+    /// Returns whether all accepted records are written; called after the last record is sent.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 
@@ -38,7 +38,7 @@ pub(crate) trait Surroundings {
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,
-    /// The start, and the same by the clock that Postgres shares, in microseconds since the epoch.
+    /// The start, as a monotonic time and in microseconds since the epoch, for comparison with Postgres' clock.
     pub(crate) started: Instant,
     pub(crate) started_us: i64,
     /// When the writer was killed, and when the run ended, in microseconds since its start.
@@ -58,7 +58,7 @@ struct Run<'a> {
     freed: u64,
 }
 
-/// Sends everything that `acts` intend, kills the writer in its time, and waits up to `settle` for the rest.
+/// Sends all records of `acts`, kills the writer at its time, and waits up to `settle` for the rest.
 pub(crate) fn drive(
     fleet: FleetSpec,
     acts: &Acts,
@@ -95,7 +95,7 @@ pub(crate) fn drive(
         }
         let due = schedule.intended(now).min(total);
         let next = sent;
-        // In portions, so that answers are taken meanwhile when there is much to make good.
+        // In portions, so that acknowledgements are read even when many records are late.
         for n in next..due.min(next + 4_096) {
             let Some(reading) = fleet.next() else { break };
             json.clear();

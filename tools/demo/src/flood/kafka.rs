@@ -1,4 +1,4 @@
-//! The arrangement with Kafka: the sender is a producer whose queue is bounded by the same bytes, and Tidegate writes.
+//! The arrangement with Kafka: the sender is a producer whose queue has the same limit in bytes, and Tidegate writes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// `start` starts the daemon, now and after it was killed.
+    /// `start` starts the daemon, at the beginning and after it was killed.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)
@@ -52,7 +52,7 @@ impl<'a> KafkaLink<'a> {
             .set("queue.buffering.max.kbytes", (BUFFER_BYTES / 1024).to_string())
             .set("queue.buffering.max.messages", "1000000")
             .create_with_context(Reports::default())?;
-        // Connects and learns of the topic, as a program does that has been running.
+        // Connects and loads the topic's metadata, like a program that has been running for a while.
         producer.client().fetch_metadata(Some(topic), Duration::from_secs(10)).context("the topic is not there")?;
         let daemon = start()?;
         Ok(Self { producer, topic: topic.to_owned(), daemon, start: Box::new(start) })
@@ -78,7 +78,7 @@ impl Intake for KafkaLink<'_> {
     }
 
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()> {
-        // One call serves one of librdkafka's events, which may tell of many records.
+        // One call serves one event of librdkafka, which may report many records.
         loop {
             self.producer.poll(Duration::ZERO);
             let mut reports = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The receiver of records, as the sender sees it. One receiver is a writer process of ours at the other end of two pipes.
+//! The receiver of records, as the sender sees it. One kind of receiver is a writer process, connected by two pipes.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
@@ -14,15 +14,15 @@ use super::writer::{ACKED, ANSWER_BYTES, BOTH, FREED, WriterArguments};
 /// The receiver's answer to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// It is safe, as this taker means it.
+    /// The record is safe, by the receiver's own standard.
     Acked,
     /// It is out of the bounded buffer.
     Freed,
     /// Both at once.
     Both,
-    /// It was given up.
+    /// The receiver has given it up.
     Failed,
-    /// It was acknowledged, and went down with a killed process's memory.
+    /// It was acknowledged, and lost with the memory of a killed process.
     Lost,
 }
 
@@ -35,16 +35,16 @@ pub(crate) struct Answer {
 
 /// One arrangement's receiving end.
 pub(crate) trait Intake {
-    /// Hands a record over, or says that there is no room. Never waits.
+    /// Offers a record. Returns false if there is no room. Never blocks.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
 
-    /// Answers since the last call.
+    /// Reads the answers since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
-    /// Kills what writes into the database (SIGKILL) and starts it anew.
+    /// Kills the process that writes into the database (SIGKILL) and restarts it.
     fn kill(&mut self) -> Result<()>;
 
-    /// The process that writes into the database, for the count of their CPU time.
+    /// Returns the process that writes into the database, to measure its CPU time.
     fn pid(&self) -> Option<u32>;
 }
 
@@ -54,7 +54,7 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// Records without an answer, to be sent again when the writer died, as a client would.
+    /// Records without an answer. They are sent again after the writer was killed, as a client would do.
     unacked: BTreeMap<u32, Box<[u8]>>,
     /// Records that are acknowledged and still in the writer's memory.
     in_memory: std::collections::BTreeSet<u32>,
@@ -112,7 +112,7 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // Answers that it sent before it died count; its pipe is at its end now.
+        // Answers that it sent before it was killed count; its pipe has been read to the end.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();
@@ -149,7 +149,7 @@ impl Running {
         let mut output = child.stdout.take().context("the writer has no output")?;
         let to = std::thread::spawn(move || {
             let mut input = BufWriter::with_capacity(64 << 10, input);
-            // Ends when the writer is gone, or when there will be no more.
+            // Ends when the writer has exited, or when there are no more records.
             while let Ok(frame) = next(&mut waiting, &mut input) {
                 if input.write_all(&frame).is_err() {
                     return;
@@ -179,7 +179,7 @@ impl Running {
         frame.extend_from_slice(&index.to_le_bytes());
         frame.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
         frame.extend_from_slice(json);
-        // A writer that died is noticed by who waits for its answers.
+        // If the writer has exited, reading its answers reports that.
         drop(self.frames.send(frame));
     }
 
@@ -194,7 +194,7 @@ impl Running {
     }
 }
 
-/// The next frame; what is written so far goes out before it waits for one.
+/// Returns the next frame. Flushes the frames written so far before it waits.
 fn next(
     waiting: &mut Receiver<Vec<u8>>,
     input: &mut BufWriter<std::process::ChildStdin>,
@@ -202,7 +202,7 @@ fn next(
     if let Ok(frame) = waiting.try_recv() {
         return Ok(frame);
     }
-    // One that is gone is noticed at the next write.
+    // If the writer has exited, the next write reports that.
     drop(input.flush());
     waiting.recv()
 }

@@ -1,4 +1,4 @@
-//! CPU time of parts whose processes come and go.
+//! CPU time of parts whose processes restart.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ pub(crate) const WRITER: usize = 0;
 pub(crate) const POSTGRES: usize = 1;
 pub(crate) const KAFKA: usize = 2;
 
-/// Sums up what each part used, over restarts. Looked at twice a second; what a process used since the last look before its end
-/// isn't counted.
+/// Adds up what each part used, over restarts. It is sampled twice per second; what a process uses after its last sample isn't
+/// counted.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: [Option<(u32, Duration)>; 3],
@@ -17,14 +17,14 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Counts what `part`, now the process `pid`, has used since the last look.
+    /// Adds what `part`, now the process `pid`, has used since the last sample.
     pub(crate) fn count(&mut self, part: usize, pid: Option<u32>) {
         let Some(pid) = pid else { return };
         let Ok(used) = usage::cpu_time(pid, true) else { return };
         self.note(part, pid, used);
     }
 
-    /// Begins with a process that has run before.
+    /// Starts with a process that has run before.
     pub(crate) fn begin(&mut self, part: usize, pid: u32) {
         if let Ok(used) = usage::cpu_time(pid, true) {
             self.last[part] = Some((pid, used));
@@ -40,7 +40,7 @@ impl Meter {
         self.last[part] = Some((pid, used));
     }
 
-    /// Seconds of CPU time.
+    /// Returns seconds of CPU time.
     pub(crate) fn seconds(&self, part: usize) -> f64 {
         self.total[part].as_secs_f64()
     }

@@ -10,8 +10,8 @@ use crate::stage::Stage;
 const ROWS: &str = "COPY (SELECT vehicle_id, seq,
     (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8 FROM ride) TO STDOUT";
 
-/// Notes every row. `started_us` is the schedule's start, in microseconds since the epoch; `vehicles` are numbered from 1 and
-/// send in turn, so number and sequence name the record.
+/// Adds every row to the book. `started_us` is the schedule's start, in microseconds since the epoch. `vehicles` are numbered from
+/// 1 and send in turn, so number and sequence identify the record.
 pub(super) async fn read(stage: &Stage, book: &mut Book, started_us: i64, vehicles: u32) -> Result<()> {
     let mut connection = stage.database.connect().await?;
     let mut chunks = connection.copy_out_raw(ROWS).await?;
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_row_names_its_record_and_when_it_was_committed() {
         assert_eq!(row("3\t2\t1700000000000500", 1_700_000_000_000_000, 10).unwrap(), (22, 500));
-        // Clocks of two processes may differ by a hair.
+        // The clocks of two processes may differ slightly.
         assert_eq!(row("1\t0\t1699999999999999", 1_700_000_000_000_000, 10).unwrap(), (0, 0));
         assert!(row("1\t0", 0, 10).is_err());
     }

@@ -1,7 +1,8 @@
-//! The writer process of the arrangements without Kafka (`demo writer`): JSON in by a pipe, rows into Postgres, answers out.
+//! The writer process of the arrangements without Kafka (`demo writer`): reads JSON from a pipe, writes rows into Postgres, and
+//! writes answers.
 //!
-//! A frame is index, length and JSON, an answer one byte and the index, all little-endian. A write whose outcome is unknown is
-//! tried again, as programs do that must not lose a record; so it may be there twice.
+//! A frame is index, length and JSON; an answer is one byte and the index; all numbers are little-endian. A write with an unknown
+//! outcome is retried, as in programs that must not lose a record, so its rows may be there twice.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -24,31 +25,31 @@ pub(crate) const FREED: u8 = b'f';
 pub(crate) const BOTH: u8 = b'b';
 const FAILED: u8 = b'x';
 
-/// Between two attempts to reach a database that is away.
+/// The time between two attempts to reach an unavailable database.
 const RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Arrangement {
-    /// A record an INSERT; answered when it is committed.
+    /// One record per INSERT; acknowledged when it is committed.
     Insert,
-    /// As many as wait in one INSERT; answered when they are committed.
+    /// All waiting records in one INSERT; acknowledged when they are committed.
     MultiRow,
-    /// Answered when they are in memory; written by COPY.
+    /// Acknowledged when they are in memory; written by COPY.
     Buffer,
 }
 
-/// A message to a writer.
+/// The arguments of a writer.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct WriterArguments {
     #[arg(long, value_enum)]
     pub(crate) arrangement: Arrangement,
-    /// Connections.
+    /// The number of connections.
     #[arg(long)]
     pub(crate) clients: usize,
-    /// The most rows of a transaction.
+    /// The highest number of rows per transaction.
     #[arg(long)]
     pub(crate) rows: usize,
-    /// How old a batch may get before it is written, in milliseconds.
+    /// How old a batch may become before it is written, in milliseconds.
     #[arg(long)]
     pub(crate) max_age_ms: u64,
     #[arg(long)]
@@ -80,7 +81,7 @@ struct Queue {
     more: Notify,
 }
 
-/// Runs until its input ends, and then ends at once: what it holds by then is for its master to count.
+/// Runs until its input ends, and then exits at once: the parent counts what it still held.
 pub(crate) async fn run(arguments: WriterArguments) -> Result<()> {
     let queue = Arc::new(Queue::default());
     let (answers, outgoing) = channel();
@@ -172,7 +173,7 @@ async fn write(
 }
 
 impl Queue {
-    /// At least one record; then as many as there are, or all that come within `max_age`, up to `most`.
+    /// Returns at least one record: as many as wait, or all that arrive within `max_age`, up to `most`.
     async fn take(&self, most: usize, max_age: Duration) -> Vec<(u32, Row)> {
         let mut batch = self.pop(most);
         while batch.is_empty() {
@@ -186,7 +187,7 @@ impl Queue {
             }
             batch.append(&mut self.pop(most - batch.len()));
         }
-        // Others may sleep while there is work left.
+        // Wake others that may sleep while work is left.
         if self.has_more() {
             self.more.notify_one();
         }

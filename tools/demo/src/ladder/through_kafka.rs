@@ -1,4 +1,4 @@
-//! The last rung: the same rows, from Kafka, as JSON, by the daemon with its ledger.
+//! The last rung: the daemon with its ledger writes the same rows, from JSON in Kafka.
 
 use std::num::NonZeroU16;
 use std::sync::atomic::AtomicBool;
@@ -14,7 +14,7 @@ use crate::stage::{Stage, wal_position};
 
 const TOPIC: &str = "ladder";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(2).expect("two is not zero");
-/// Between two looks at the ledger.
+/// The time between two readings of the ledger.
 const LOOK: Duration = Duration::from_millis(10);
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -31,8 +31,8 @@ pub(super) fn load(stage: &Stage, fleet: FleetSpec, records: u64) -> Result<()> 
     Ok(())
 }
 
-/// Drains from the first commit until one that is later by `run`, or until all is drained. The rate leaves out the start of the
-/// daemon and its first batch; the costs hold them.
+/// Drains from the first commit until one that is at least `run` later, or until everything is drained. The rate excludes the start
+/// of the daemon and its first batch; the costs include them.
 pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Result<Sample> {
     let mut watcher = stage.fresh_table().await?;
     let wal = wal_position(&mut watcher).await?;
@@ -41,7 +41,7 @@ pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Resul
     let daemon = stage.daemon(TOPIC, &unique_name("ladder"))?;
     let started = Instant::now();
     let (mut first, mut before) = (None, 0);
-    // From a commit to a commit, so that what is begun and not committed counts at neither end.
+    // Measured from commit to commit, so that uncommitted records count at neither end.
     let (first_rows, began, rows, last) = loop {
         let (rows, now) = (committed_records(&mut watcher, "ride").await?, Instant::now());
         if rows > before {

@@ -18,7 +18,7 @@ pub(super) fn sentences(flood: &Table, series: &Table, events: &Table) -> Vec<Se
     said
 }
 
-/// Missing, twice, waiting and refused are broken promises where they are ours.
+/// Missing, duplicate, waiting and refused records of Tidegate are broken promises.
 fn tone(line: Line<'_>, counts: &[&str]) -> Tone {
     let is_clean = counts.iter().all(|column| line.count(column) == 0.0);
     match (line.text("way") == OURS, is_clean) {
@@ -68,7 +68,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     for line in flood.lines() {
         let way = line.text("way");
         let ((refused, _), (_, backlog)) = (before(way, "refused"), before(way, "backlog"));
-        // The records of one second are written in batches of half a second.
+        // Batches are written every half second, so one second of records may be under way.
         let copes = refused == 0.0 && backlog <= line.count("rush_per_second");
         said.push(Sentence::new(
             Tone::Plain,
@@ -84,7 +84,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     let (buffer, ours) = (before(BUFFER, "backlog").1, before(OURS, "backlog").1);
     let refused = before(BUFFER, "refused").0 + before(OURS, "refused").0;
     if refused == 0.0 {
-        // Half as much again is within what two short runs differ by.
+        // Two short runs may differ by half.
         let equal = ours <= buffer * 1.5;
         let (tone, verb) = if equal { (Tone::Plain, "equals") } else { (Tone::Worse, "does better than") };
         let text = format!(

@@ -1,4 +1,4 @@
-//! The page: the plots in the text, the tables, and where everything comes from.
+//! The page: texts with plots and tables, and the origin of the data.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;mar
     @media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}th,td{border-color:#444}.Kept{color:#6fdc8c}\
     .Broken{color:#ff8389}.Worse{color:#f1c21b}svg{background:#fff;border-radius:6px}footer{color:#aaa}}";
 
-/// Text of the design, not of a run: what was compared with what.
+/// The comparison's rules; they don't depend on a run.
 const FAIRNESS: [&str; 9] = [
     "Open loop: each vehicle has its time, and every wait counts from that time, also for who was sent late.",
     "All four arrangements get the same JSON, decode it, and have the same 64 MiB for what is not yet safe, counted in bytes of JSON.",
@@ -32,7 +32,7 @@ const FAIRNESS: [&str; 9] = [
     "When a record was committed is Postgres' own word (track_commit_timestamp), for all alike.",
 ];
 
-/// How each plot is read, for who sees such a one for the first time.
+/// How to read each plot, for readers who see one for the first time.
 const LADDER: &str = "Each bar is one way to put the same rows into the same table. A step of the axis to the right is ten times as \
     fast. From the top down the program sends the database more rows at a time; nothing else changes. Kafka appears in the last \
     bar alone.";
@@ -156,7 +156,7 @@ fn services_table(services: &Table) -> String {
     )
 }
 
-/// Returns the text as it is written in HTML and SVG, also in attributes.
+/// Returns text escaped for HTML and SVG, attributes included.
 pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

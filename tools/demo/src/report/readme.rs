@@ -1,4 +1,4 @@
-//! The figures of a run as the README shows them: a block between two marks, made from the raw files alone.
+//! Writes the figures of a run into the README: a block between two marks, made from the raw files only.
 
 use anyhow::{Context, Result, ensure};
 
@@ -9,10 +9,10 @@ use crate::raw::Table;
 const BEGINS: &str = "<!-- figures of docs/demo, written by `make demo-docs` -->\n";
 const ENDS: &str = "<!-- end of the figures -->\n";
 
-/// Puts the figures of `report` in the place of those between the marks.
+/// Replaces the text between the marks with the figures of `report`.
 ///
 /// # Errors
-/// When the marks aren't there, or the run is none to show: a shortened one, one of a dev build, or one that broke a promise.
+/// The marks are missing, or the run can't be published: it was shortened, used a dev build, or broke a promise.
 pub(crate) fn with_figures(readme: &str, report: &Report) -> Result<String> {
     ensure!(report.run["scale"] == 1.0, "a shortened run: its figures are those of a trial");
     ensure!(report.run["versions"]["build"] == "release", "a run of a dev build");

@@ -40,10 +40,10 @@ struct Story<'a> {
     events: &'a Table,
 }
 
-/// A service within a stretch of time.
+/// A service during a period.
 struct Stretch {
     service: String,
-    /// Records behind at the most, and written and sent a second.
+    /// The highest lag in records, and the records written and sent per second.
     most_behind: f64,
     written: f64,
     sent: f64,
@@ -97,7 +97,7 @@ impl Story<'_> {
             let looks = self.series.lines().filter(|line| line.text("service") == stretch.service);
             let behind =
                 looks.filter(|line| is_within(line.count("second")) && line.count("lag") > stretch.sent.max(1.0));
-            // A second's records or less is as good as none.
+            // At most one second of records counts as no lag.
             let back = match behind.last().map(|line| line.count("second")) {
                 None => "never more than a second".to_owned(),
                 Some(last) => format!("for {:.0} s", last - killed),
@@ -110,7 +110,7 @@ impl Story<'_> {
         (!of_each.is_empty()).then(|| Sentence::new(Tone::Worse, text))
     }
 
-    /// The others must go on at least at half the rate at which records come.
+    /// The others must continue with at least half of the rate at which records arrive.
     fn locked(&self) -> Option<Sentence> {
         let (from, to) = (self.when("locked")?, self.when("unlocked")?);
         let (locked, others): (Vec<_>, Vec<_>) =

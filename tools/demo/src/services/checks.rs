@@ -1,4 +1,4 @@
-//! The result that each service must have, by the fleet's own truth, and the result that it has.
+//! The expected results of each service, from the fleet's truth, and the actual results.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::SERVICES;
 use super::lags::Lags;
 use crate::raw::Sheet;
 
-/// Of close_silent_trips() in config/fleet.sql, and what the clocks of a topic's partitions may differ by.
+/// The limit in close_silent_trips() of config/fleet.sql, and how much the clocks of a topic's partitions may differ.
 const SILENCE_MS: i64 = 10 * 60_000;
 const ABOUT_MS: i64 = 10_000;
 
@@ -22,33 +22,34 @@ pub(super) struct Checks {
     trips: HashMap<i64, TripTruth>,
 }
 
-/// A trip as the tables have it.
+/// A trip in the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// In cents, by the counters; none where there is no row.
+    /// In cents, computed from the counters; `None` if there is no row.
     pub(crate) fare: Option<i64>,
-    /// In cents, with all adjustments; none while the trip isn't closed.
+    /// In cents, with all adjustments; `None` while the trip isn't closed.
     pub(crate) charged: Option<i64>,
     /// The latest reading's time that the customer sees, in milliseconds since the epoch.
     pub(crate) seen_ms: Option<i64>,
 }
 
-/// The books of the trips.
+/// The accounting of the trips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
-    /// That fell silent, and must be closed for it.
+    /// Trips that fell silent and must be closed for that.
     pub(crate) silent: u64,
-    /// Without a row of `fare`, of `customer_info`.
+    /// Trips without a row in `fare`, and in `customer_info`.
     pub(crate) missing_fares: u64,
     pub(crate) missing_customers: u64,
-    /// Trips whose fare differs from the truth; or ended or silent and not charged the fare, or neither and charged.
+    /// Trips whose fare differs from the truth; then those that ended or fell silent without being charged the fare, and those
+    /// charged too early.
     pub(crate) wrong_fares: u64,
     pub(crate) wrong_charges: u64,
-    /// Where the customer sees another reading than the latest.
+    /// Trips for which the customer sees another reading than the latest.
     pub(crate) stale_customers: u64,
-    /// Which cost more than the minimum: of the others the meter isn't seen.
+    /// Trips that cost more than the minimum: the others don't show the meter.
     pub(crate) above_minimum: u64,
     /// The sums, in cents.
     pub(crate) true_cents: i128,
@@ -56,7 +57,7 @@ pub(crate) struct Trips {
 }
 
 impl Trips {
-    /// Holds what was found against the truth.
+    /// Compares the tables with the truth.
     pub(crate) fn reconcile<'a>(
         truth: impl IntoIterator<Item = &'a TripTruth> + Clone,
         found: &HashMap<i64, Found>,
@@ -82,7 +83,7 @@ impl Trips {
             let is_charged_right = if trip.ended || is_silent {
                 found.charged.map(i128::from) == Some(cents)
             } else {
-                // Trips silent for about the limit may be charged already, or not yet.
+                // A trip that was silent for about the limit may be charged already or not yet.
                 found.charged.is_none() || silent_ms > -ABOUT_MS
             };
             trips.wrong_charges += u64::from(!is_charged_right);
@@ -104,7 +105,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Asks every table, and leaves `services.csv` in `folder`. Whether all is well.
+    /// Queries every table, and writes `services.csv` into `folder`. Returns whether all is well.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -158,7 +159,7 @@ impl Checks {
                     (expected, i64::try_from(trips.missing_customers)?, in_table - expected, wrong, what)
                 }
             };
-            // A row too many among trips shows as one above those expected; one that is missing is counted already.
+            // An extra row increases the count above the expected one; missing rows are counted already.
             let twice = if *service == "ride_analysis" { twice } else { (twice + missing).max(0) };
             is_well &= [missing, twice, wrong, dead].iter().all(|count| *count == 0);
             let largest = lags.largest(at);
@@ -189,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// A fleet's trips, and tables that hold just what they should.
+    /// Returns a fleet's trips, and tables with exactly the expected rows.
     fn books() -> (Truth, HashMap<i64, Found>) {
         let spec = FleetSpec { vehicles: 20, trip_metres: [100, 500], ..FleetSpec::default() };
         let mut truth = Truth::new(spec.clone(), Partitioning::ByRegion);

@@ -1,4 +1,4 @@
-//! How far each service is, by the ledger, against the log's end, by Kafka.
+//! The progress of each service in the ledger, compared with the log ends in Kafka.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::raw::Sheet;
 use crate::screen::bar;
 use crate::stage::Stage;
 
-/// A lag whose bar is full.
+/// The lag at which a bar is full, in records.
 const FULL_BAR: f64 = 200_000.0;
 
 /// One look.
@@ -40,7 +40,7 @@ impl Lags {
         Self { topic, url: url.to_owned(), connection: None, began: Instant::now(), looks, events }
     }
 
-    /// The story is what happens from now on.
+    /// Starts the story's time.
     pub(super) fn begin(&mut self) {
         self.began = Instant::now();
         self.looks.clear();
@@ -51,7 +51,7 @@ impl Lags {
         self.events.push((self.began.elapsed().as_secs_f64(), kind, event.to_owned()));
     }
 
-    /// The owner of each partition, from the ledger, which names the owners.
+    /// Returns the owner of each partition, from the ledger.
     pub(super) async fn board(&mut self) -> Result<String> {
         let sql = "SELECT pipeline, owner, string_agg(partition::text, ' ' ORDER BY partition) FROM tidegate.ledger
             WHERE owner IS NOT NULL GROUP BY pipeline, owner ORDER BY pipeline, min(partition)";
@@ -64,17 +64,17 @@ impl Lags {
         self.last().sent
     }
 
-    /// Records that each service has got past, by the ledger.
+    /// Returns how many records each service has passed, by the ledger.
     pub(super) fn written(&self) -> [i64; 3] {
         self.last().written
     }
 
-    /// When rows of every service were seen first, since it began.
+    /// Returns how long after the start rows of every service were first seen.
     pub(super) fn first_seen(&self) -> Option<Duration> {
         self.looks.iter().find(|look| look.written.iter().all(|written| *written > 0)).map(|look| look.at)
     }
 
-    /// Whether everything that was sent is written by all.
+    /// Returns whether all services have written everything that was sent.
     pub(super) fn are_gone(&self) -> bool {
         let last = self.last();
         last.sent > 0 && last.written.iter().all(|written| *written >= last.sent)
@@ -114,7 +114,7 @@ impl Lags {
         self.looks.last().copied().unwrap_or_default()
     }
 
-    /// How it is at the moment, for people.
+    /// Returns the current progress, as text.
     pub(super) fn line(&self) -> String {
         let last = self.last();
         let lags = SERVICES.iter().zip(last.written).map(|(service, written)| {
@@ -124,7 +124,7 @@ impl Lags {
         format!("sent {:>9}  {}", grouped(last.sent as f64), lags.collect::<Vec<_>>().join("  "))
     }
 
-    /// The largest lag of a service, in records.
+    /// Returns the highest lag of a service, in records.
     pub(super) fn largest(&self, service: usize) -> i64 {
         self.looks.iter().map(|look| look.sent - look.written[service]).max().unwrap_or(0)
     }
@@ -146,8 +146,8 @@ impl Lags {
     }
 }
 
-/// The partitions that each owner reads, by service. Instances have long random names, `NAME/cN` is a consumer of one: the
-/// letters A, B, … in the order in which they are met are enough.
+/// Returns the partitions that each owner reads, by service. Instances have long random names (`NAME/cN` is a consumer of one), so
+/// they are shown as letters A, B, … in the order of their first occurrence.
 fn told(board: &[(String, String, String)]) -> String {
     let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();
     for (service, owner, partitions) in board {

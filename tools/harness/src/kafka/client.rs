@@ -1,4 +1,4 @@
-//! Topics and offsets: what tests ask of a Kafka that runs.
+//! Topics and offsets: the requests that tests make to a running Kafka.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 const ONE_REQUEST: Duration = Duration::from_secs(5);
 
 impl Kafka {
-    /// Makes a topic with the brokers' replication factor and waits until each partition has a leader.
+    /// Creates a topic with the brokers' replication factor, and waits until each partition has a leader.
     ///
     /// # Errors
     /// When the brokers refuse, or no leader is found within 30 seconds.
@@ -29,7 +29,7 @@ impl Kafka {
         self.await_leaders(name, partitions)
     }
 
-    /// Deletes a topic. The brokers answer before its data is gone.
+    /// Deletes a topic. The brokers acknowledge before its data is deleted.
     ///
     /// # Errors
     /// When the brokers refuse.
@@ -38,7 +38,7 @@ impl Kafka {
             .with_context(|| format!("could not delete topic `{name}`"))
     }
 
-    /// Gives a topic more partitions, `total` in the end, and waits until each has a leader.
+    /// Increases a topic's partitions to `total`, and waits until each has a leader.
     ///
     /// # Errors
     /// When the brokers refuse, or no leader is found within 30 seconds.
@@ -49,7 +49,7 @@ impl Kafka {
         self.await_leaders(topic, total)
     }
 
-    /// Deletes the records of a partition that lie before `before_offset`, as retention does.
+    /// Deletes the records of a partition before `before_offset`, as retention does.
     ///
     /// # Errors
     /// When the brokers refuse.
@@ -63,7 +63,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// The offset after the last record of each partition, by partition.
+    /// Returns the log end of each partition.
     ///
     /// # Errors
     /// When the topic or one of its leaders is missing.
@@ -72,7 +72,7 @@ impl Kafka {
         Ok(watermarks.into_iter().map(|(_, end)| end).collect())
     }
 
-    /// The offset of the first record that is still there, of each partition, by partition.
+    /// Returns the offset of each partition's first record that still exists.
     ///
     /// # Errors
     /// When the topic or one of its leaders is missing.
@@ -81,7 +81,7 @@ impl Kafka {
         Ok(watermarks.into_iter().map(|(start, _)| start).collect())
     }
 
-    /// The offsets that a group has committed, by partition; `None` where it has not.
+    /// Returns the offsets that a group has committed, by partition; `None` for partitions without one.
     ///
     /// # Errors
     /// When the topic or the group's coordinator is missing.
@@ -109,7 +109,7 @@ impl Kafka {
         Ok(i32::try_from(partitions)?)
     }
 
-    /// Waits until every broker of ours is known to the others.
+    /// Waits until all our brokers know each other.
     pub(super) fn await_brokers(&self, deadline: Duration) -> Result<()> {
         let expected = self.bootstrap_servers().split(',').count();
         self.await_metadata("the brokers find each other", None, deadline, |metadata| {
@@ -158,7 +158,7 @@ impl Kafka {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.bootstrap_servers());
         config.set("reconnect.backoff.ms", "20").set("reconnect.backoff.max.ms", "200");
-        // The brokers are started and stopped on purpose; that is no news.
+        // Tests start and stop brokers on purpose, so errors about them aren't logged.
         config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
         config
     }

@@ -16,7 +16,7 @@ const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
 /// A record to send.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
-    /// Where it goes; by key, or anywhere, where `None`.
+    /// The partition. `None`: chosen by key, or at random without a key.
     pub partition: Option<i32>,
     /// Its key.
     pub key: Option<Vec<u8>>,
@@ -24,7 +24,7 @@ pub struct Record {
     pub payload: Option<Vec<u8>>,
     /// Its headers, in order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
-    /// Its time in milliseconds since 1970; now, where `None`.
+    /// The timestamp in milliseconds since 1970. `None`: the time of sending.
     pub timestamp_ms: Option<i64>,
 }
 
@@ -60,7 +60,7 @@ impl Record {
         self
     }
 
-    /// Gives it a time, in milliseconds since 1970.
+    /// Sets the timestamp, in milliseconds since 1970.
     #[must_use]
     pub fn at_ms(mut self, timestamp_ms: i64) -> Self {
         self.timestamp_ms = Some(timestamp_ms);
@@ -69,9 +69,9 @@ impl Record {
 }
 
 impl Kafka {
-    /// Sends records, idempotently and with all acknowledgements, and returns how many when the last is acknowledged.
+    /// Sends records, idempotently and with acks=all. Returns their number when the last one is acknowledged.
     ///
-    /// A million small records take a second or two; records of one partition keep their order.
+    /// A million small records take one or two seconds. Records of one partition keep their order.
     ///
     /// # Errors
     /// When any record is refused, or not acknowledged within two minutes.
@@ -82,7 +82,7 @@ impl Kafka {
             .set("linger.ms", "5")
             .set("batch.num.messages", "20000")
             .set("queue.buffering.max.messages", "500000")
-            // How large a record may be is the topic's to say.
+            // The topic's setting limits the size of a record.
             .set("message.max.bytes", "67108864")
             .create_with_context(FirstFailure::default())?;
         let mut sent = 0;
@@ -128,10 +128,10 @@ fn send(producer: &BaseProducer<FirstFailure>, topic: &str, record: &Record) -> 
     }
 }
 
-/// Remembers why the first record was refused.
+/// Stores why the first record was refused.
 #[derive(Debug, Default)]
 struct FirstFailure {
-    /// Contended by the thread that polls and the one that asks, which are the same.
+    /// The thread that polls is the one that reads it, so the lock is never contended.
     error: Mutex<Option<KafkaError>>,
 }
 

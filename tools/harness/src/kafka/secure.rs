@@ -1,4 +1,4 @@
-//! Listeners with TLS and SASL beside the plain one, for tests of clients that must prove who they are.
+//! Listeners with TLS and SASL in addition to the plain one, for tests of clients that authenticate.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::Kafka;
 use crate::fetch::{self, JAVA_MISSING};
 use crate::tls::Authority;
 
-/// Who may come in by SASL PLAIN, from the start; for SCRAM see [`Kafka::set_scram_password`].
+/// The user who may authenticate with SASL PLAIN from the start; for SCRAM see [`Kafka::set_scram_password`].
 pub const SASL_USER: &str = "tidegate";
 /// The password of [`SASL_USER`].
 pub const SASL_PASSWORD: &str = "kelp-forest-42";
@@ -82,7 +82,7 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
-            // A session ends with its token, unless the client proves itself anew before.
+            // A session ends when its token expires, unless the client authenticates again before.
             set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }
@@ -100,7 +100,7 @@ impl Kafka {
         Ok(format!("127.0.0.1:{}", port.context("the broker was started without secure listeners")?))
     }
 
-    /// The authority whose certificates the secure listeners show and ask for.
+    /// Returns the authority that signs the listeners' certificates and those of clients.
     ///
     /// # Errors
     /// As [`Kafka::secure_address`].
@@ -109,7 +109,7 @@ impl Kafka {
         authority.context("the broker was started without secure listeners")
     }
 
-    /// Sets the password by which a user comes in with SCRAM-SHA-256 and SCRAM-SHA-512.
+    /// Sets a user's password for SCRAM-SHA-256 and SCRAM-SHA-512.
     ///
     /// # Errors
     /// When the broker refuses.

@@ -16,7 +16,7 @@ pub(super) struct Node {
     pub(super) port: u16,
     pub(super) proxied_port: Option<u16>,
     pub(super) secure_ports: Vec<(Listener, u16)>,
-    /// The id of the cluster, where the data folder has to be formatted.
+    /// The id of the cluster, if the data folder must be formatted.
     cluster_id: Option<String>,
     properties: Vec<(String, String)>,
 }
@@ -67,7 +67,7 @@ pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<V
             (Layout::ZooKeeper, Some(zookeeper_port)) => {
                 set("broker.id", id.to_string());
                 set("zookeeper.connect", format!("127.0.0.1:{zookeeper_port}"));
-                // A killed broker comes back only once its old session has ended.
+                // A killed broker can only return after its old session has ended.
                 set("zookeeper.session.timeout.ms", "3000".to_owned());
             }
             (Layout::ZooKeeper, None) => bail!("no ZooKeeper to connect to"),
@@ -98,14 +98,14 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
         ("offsets.topic.num.partitions", "4"),
         ("transaction.state.log.num.partitions", "4"),
         ("share.coordinator.state.topic.num.partitions", "4"),
-        // Tests send records with old timestamps; they must not be deleted for their age.
+        // Tests produce records with old timestamps, which must not be deleted for their age.
         ("log.retention.ms", "-1"),
-        // A group assigns at once, and tests may choose short sessions under each group protocol.
+        // A group assigns at once, and tests may use short sessions under each group protocol.
         ("group.initial.rebalance.delay.ms", "0"),
         ("group.min.session.timeout.ms", "1000"),
         ("group.consumer.min.session.timeout.ms", "1000"),
         ("group.consumer.min.heartbeat.interval.ms", "200"),
-        // A broker that died is noticed soon.
+        // The death of a broker is noticed soon.
         ("broker.session.timeout.ms", "4000"),
         ("broker.heartbeat.interval.ms", "500"),
     ];
@@ -116,7 +116,7 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
             ("background.threads", "2"),
             ("group.consumer.session.timeout.ms", "6000"),
             ("group.consumer.heartbeat.interval.ms", "500"),
-            // Allocated at once, out of a small heap.
+            // Allocated at the start, from a small heap.
             ("log.cleaner.dedupe.buffer.size", "4194304"),
             ("log.segment.bytes", "16777216"),
             ("log.index.size.max.bytes", "1048576"),

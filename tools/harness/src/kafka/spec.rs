@@ -12,9 +12,9 @@ pub struct KafkaSpec {
     pub(super) layout: Layout,
     pub(super) tuned_for: TunedFor,
     pub(super) properties: Vec<(String, String)>,
-    /// One a broker, or none.
+    /// One per broker, or none.
     pub(super) proxies: Vec<SocketAddr>,
-    /// Signs the certificates of the secure listeners, where there are any.
+    /// Signs the certificates of the secure listeners, if there are any.
     pub(super) authority: Option<Arc<Authority>>,
 }
 
@@ -60,7 +60,7 @@ impl KafkaSpec {
         self
     }
 
-    /// A broker property, set on every broker over the harness's own.
+    /// Sets a broker property on every broker; it overrides the harness' own.
     #[must_use]
     pub fn property(mut self, name: &str, value: &str) -> Self {
         self.properties.push((name.to_owned(), value.to_owned()));

@@ -1,4 +1,4 @@
-//! The data directory that every broker of one version starts from, made once after the download.
+//! The data folder that every broker of one version starts with, created once after the download.
 
 use std::fs;
 use std::path::Path;
@@ -13,8 +13,8 @@ use crate::process::{Process, Run, Signal};
 
 const CLUSTER_ID: &str = "dGVtcGxhdGVvZmFsbGRhdA";
 
-/// Formats a data folder and keeps what all data folders have in common, since the formatter takes as long as a broker to
-/// start. Then runs a broker once and keeps its loaded classes, which halves the time that each later one takes to start.
+/// Formats a data folder and keeps what all data folders have in common, because the formatter takes as long as the start of a
+/// broker. Then runs a broker once and saves its loaded classes, which halves the time of every later start.
 pub(crate) fn prepare(jars: &Jars) -> Result<()> {
     let run = Run::start("template")?;
     let port = free_port()?;
