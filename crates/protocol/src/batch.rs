@@ -1,12 +1,11 @@
-//! A batch: encoded rows beside the raw records they came from, in the order of delivery. Pure.
+//! A batch: encoded rows together with the raw records they came from, in the order of delivery. No I/O.
 //!
-//! Everything lies in a few large buffers that are used again, whatever the number of partitions: the rows as COPY sends
-//! them, an arena of raw records, one entry per record, and *runs*, which map stretches of records to segments.
-//! A [`Segment`] is one claim of one partition, with the offsets that its records cover. A partition that is revoked or
-//! superseded is dropped by leaving its runs out; the raw bytes make dead letters exact, and let rows be encoded again after
-//! the catalog changed.
+//! Everything is stored in a few large, reused buffers, whatever the number of partitions: the rows as COPY sends them, an arena of
+//! raw records, one entry per record, and *runs*, which map ranges of records to segments. A [`Segment`] is one claim of one
+//! partition, with the offsets that its records cover. A revoked or fenced partition is dropped by leaving out its runs. The raw
+//! bytes make dead letters exact, and allow the rows to be encoded again after a catalog change.
 //!
-//! The books balance: every record has rows, or is a reject, or was skipped by rule. [`Batch::seal`] asserts it.
+//! Record accounting: every record has rows, or is rejected, or was skipped by rule. [`Batch::seal`] asserts it.
 
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -15,23 +14,23 @@ use std::time::{Duration, Instant};
 use crate::position::{Claim, Offset, TopicPartition};
 use crate::record::{Headers, Record};
 
-/// When a batch is closed: whichever comes first.
+/// The limits at which a batch is closed; the first one reached counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchLimits {
-    /// Rows. Default 50 000.
+    /// The number of rows. Default 50 000.
     pub max_rows: NonZeroU32,
     /// Encoded rows and raw records together, in bytes; one record always fits. Default 8 MiB.
     pub max_bytes: u64,
-    /// Since the first record joined. Default 500 ms.
+    /// The time since the first record was added. Default 500 ms.
     pub max_age: Duration,
 }
 
-/// A record as it is delivered, before it joins a batch.
+/// A record as delivered, before it is added to a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming<'a> {
     /// Its offset.
     pub offset: Offset,
-    /// Milliseconds since the epoch.
+    /// The timestamp in milliseconds since the epoch.
     pub timestamp_ms: Option<i64>,
     /// The key.
     pub key: Option<&'a [u8]>,
@@ -39,68 +38,68 @@ pub struct Incoming<'a> {
     pub value: Option<&'a [u8]>,
 }
 
-/// A record that doesn't become rows: why, in a code for the metric and words for a person.
+/// A record that can't become rows, with a reason code for the metric and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    /// The record's place in the batch.
+    /// The index of the record in the batch.
     pub record: u32,
-    /// A stable code: the label of `dead_letters_total`.
+    /// The stable reason code: a label value of `dead_letters_total`.
     pub reason: &'static str,
-    /// The SQLSTATE, where Postgres refused it.
+    /// The SQLSTATE, if Postgres refused the record.
     pub sqlstate: Option<Box<str>>,
-    /// The column, where one is at fault.
+    /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
-    /// What, where and why.
+    /// The message: what, where and why.
     pub detail: Box<str>,
 }
 
-/// One claim of one partition within a batch. Its records may lie in several runs.
+/// The part of a batch that belongs to one claim of one partition. Its records may be in several runs.
 #[derive(Clone, Debug)]
 pub struct Segment {
     /// The partition.
     pub source: TopicPartition,
     /// The claim under which it was consumed.
     pub claim: Claim,
-    /// Where the ledger stands when all earlier batches are written.
+    /// The offset of the ledger when all earlier batches are written.
     pub from: Offset,
-    /// Where it stands after this batch: the last delivered offset's successor.
+    /// The offset of the ledger after this batch: the successor of the last delivered offset.
     pub to: Offset,
-    /// False once the partition was revoked or superseded: its records are left out.
+    /// False once the partition was revoked or fenced: its records are left out.
     pub live: bool,
-    /// Records delivered.
+    /// The number of delivered records.
     pub records: u32,
     last_record: u32,
 }
 
-/// The step by which a write advances one segment's partition in the ledger.
+/// The range of offsets by which a write advances the ledger of one segment's partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Span {
-    /// The segment's place in the batch.
+    /// The index of the segment in the batch.
     pub segment: usize,
     /// The partition.
     pub source: TopicPartition,
     /// The claim under which it was consumed.
     pub claim: Claim,
-    /// Where the ledger must stand.
+    /// The offset at which the ledger must be before the write.
     pub from: Offset,
-    /// Where it will stand.
+    /// The offset at which the ledger will be after the write.
     pub to: Offset,
-    /// The last record that the span covers, by which the log is known again.
+    /// The last record that the span covers. It identifies the log later.
     pub last: LastRecord,
 }
 
-/// A record by which a log is known again: the last one committed.
+/// The last committed record, which identifies a log: a recreated log has another record at its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRecord {
     /// Its offset.
     pub offset: Offset,
     /// Its timestamp.
     pub timestamp_ms: Option<i64>,
-    /// FNV-1a over key and value.
+    /// FNV-1a of key and value.
     pub digest: i64,
 }
 
-/// Why a batch was closed: the label of `batches_total`.
+/// Why a batch was closed: a label value of `batches_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
     /// `max_rows`
@@ -109,14 +108,14 @@ pub enum Trigger {
     Bytes,
     /// `max_age`
     Age,
-    /// A partition is leaving.
+    /// A partition is being revoked.
     Revoke,
     /// The daemon is ending.
     Shutdown,
 }
 
 impl Trigger {
-    /// The metric's label.
+    /// Returns the metric's label value.
     pub fn label(self) -> &'static str {
         match self {
             Self::Rows => "rows",
@@ -134,10 +133,10 @@ struct Entry {
     timestamp_ms: i64,
     key_len: i32,
     value_len: i32,
-    /// Ends, not starts: the start is the entry before.
+    /// The end in the arena; the start is the end of the previous entry.
     arena_end: u32,
     rows_end: u32,
-    /// Rows of this and all earlier records.
+    /// The number of rows of this and all earlier records.
     row_count: u32,
 }
 
@@ -161,18 +160,18 @@ pub struct Batch {
     skipped: u32,
     opened_at: Option<Instant>,
     sealed: Option<Trigger>,
-    /// The plan that the rows were encoded by: a writer that knows a newer one encodes again.
+    /// The version of the plan that encoded the rows. A writer with a newer plan encodes them again.
     pub plan_version: u64,
 }
 
 impl Batch {
-    /// An empty batch; buffers grow as records come.
+    /// Makes an empty batch; its buffers grow with the records.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Empties it for use again. Buffers keep their memory up to `keep_bytes` each, so that one huge record isn't paid for
-    /// ever.
+    /// Clears the batch for reuse. Each buffer keeps at most `keep_bytes` of memory, so that one huge record doesn't take memory
+    /// forever.
     pub fn clear(&mut self, keep_bytes: usize) {
         fn reset<T>(buffer: &mut Vec<T>, keep_bytes: usize) {
             buffer.clear();
@@ -191,17 +190,17 @@ impl Batch {
         self.sealed = None;
     }
 
-    /// Opens a segment whose first record will be pushed next.
+    /// Opens a segment; its first record is pushed next.
     pub fn open_segment(&mut self, source: TopicPartition, claim: Claim, from: Offset) -> usize {
         self.segments.push(Segment { source, claim, from, to: from, live: true, records: 0, last_record: 0 });
         self.segments.len() - 1
     }
 
-    /// Adds a record to a segment: the raw bytes go into the arena, `headers` appends those (in the arena's form), and `encode`
-    /// makes rows of what lies there. Returns whether the record was accepted by `encode`.
+    /// Adds a record to a segment: the raw bytes go into the arena, `headers` appends the headers (in the arena's form), and
+    /// `encode` makes rows of them. Returns whether `encode` accepted the record.
     ///
     /// # Panics
-    /// Where the offset lies before the segment's end: the caller sorts out what was delivered twice.
+    /// If the offset is before the segment's end: the caller must filter out records that are delivered twice.
     pub fn push(
         &mut self,
         segment: usize,
@@ -255,7 +254,7 @@ impl Batch {
         accepted
     }
 
-    /// Makes all rows anew, after the catalog changed. Records that fail now become rejects, and the other way round.
+    /// Encodes all rows again, after the catalog changed. A record that fails now becomes a rejected record, and vice versa.
     pub fn encode_again(&mut self, mut encode: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>) {
         self.rows.clear();
         self.rejects.clear();
@@ -296,7 +295,7 @@ impl Batch {
         self.sealed = Some(trigger);
     }
 
-    /// Why it was closed, once it is.
+    /// Returns why the batch was closed; `None` while it is open.
     pub fn trigger(&self) -> Option<Trigger> {
         self.sealed
     }
@@ -306,49 +305,49 @@ impl Batch {
         self.segments[segment].live = false;
     }
 
-    /// The segments, in the order in which they were opened.
+    /// Returns the segments, in the order in which they were opened.
     pub fn segments(&self) -> &[Segment] {
         &self.segments
     }
 
-    /// Records, dropped segments included.
+    /// Returns the number of records, dropped segments included.
     pub fn len(&self) -> u32 {
         narrow(self.entries.len())
     }
 
-    /// Whether it holds no record.
+    /// Returns whether the batch has no records.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Rows, dropped segments included.
+    /// Returns the number of rows, dropped segments included.
     pub fn row_count(&self) -> u32 {
         self.entries.last().map_or(0, |entry| entry.row_count)
     }
 
-    /// Bytes held: rows, raw records and the entries that describe them.
+    /// Returns the memory used, in bytes: rows, raw records, and the entries that describe them.
     pub fn bytes(&self) -> usize {
         self.rows.len() + self.arena.len() + self.entries.len() * size_of::<Entry>()
     }
 
-    /// Bytes of the encoded rows.
+    /// Returns the size of the encoded rows, in bytes.
     pub fn row_bytes(&self) -> usize {
         self.rows.len()
     }
 
-    /// When the first record joined: the promise is a bound on staleness, so age counts from the first, not the last.
+    /// Returns when the first record was added. The age counts from the first record, because `max_age` limits staleness.
     pub fn opened_at(&self) -> Option<Instant> {
         self.opened_at
     }
 
-    /// Rejects of live segments within a window of records, in order.
+    /// Returns the rejected records of live segments in a window of records, in order.
     pub fn rejects(&self, window: Range<u32>) -> impl Iterator<Item = &Reject> {
         self.rejects
             .iter()
             .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
     }
 
-    /// One record's raw bytes.
+    /// Returns the raw bytes of a record.
     pub fn record(&self, index: u32) -> Record<'_> {
         let index = index as usize;
         let start = if index == 0 { 0 } else { self.entries[index - 1].arena_end as usize };
@@ -357,13 +356,13 @@ impl Batch {
         record_of(entry, &self.arena[start..entry.arena_end as usize], &self.segments[segment].source)
     }
 
-    /// The segment that a record belongs to.
+    /// Returns the segment of a record.
     pub fn segment_of(&self, record: u32) -> usize {
         let run = self.runs.partition_point(|run| run.start <= record);
         self.runs[run - 1].segment as usize
     }
 
-    /// The record that wrote the `nth` row (from 0) of what [`Batch::copy_ranges`] gives for the same window.
+    /// Returns the record that produced row `nth` (from 0) of what [`Batch::copy_ranges`] returns for the same window.
     pub fn record_of_row(&self, window: Range<u32>, nth: u32) -> Option<u32> {
         let mut left = nth;
         for (_, records) in self.live_runs(window) {
@@ -378,7 +377,7 @@ impl Batch {
         None
     }
 
-    /// The encoded rows of live segments within a window of records: few large slices, one where nothing was dropped.
+    /// Returns the encoded rows of live segments in a window of records: few large slices, one if nothing was dropped.
     pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
         let mut runs = self.live_runs(window).peekable();
         std::iter::from_fn(move || {
@@ -390,20 +389,20 @@ impl Batch {
         })
     }
 
-    /// Rows of live segments within a window of records.
+    /// Returns the number of rows of live segments in a window of records.
     pub fn rows_in(&self, window: Range<u32>) -> u32 {
         self.live_runs(window).map(|(_, run)| self.rows_before(run.end) - self.rows_before(run.start)).sum()
     }
 
-    /// Records of live segments within a window.
+    /// Returns the number of records of live segments in a window.
     pub fn records_in(&self, window: Range<u32>) -> u32 {
         self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
     }
 
-    /// What the ledger moves when the live records of a window are written, one span a segment, in order of topic and
-    /// partition: the order in which every writer takes the ledger's locks.
+    /// Returns by how much the ledger advances when the live records of a window are written: one span per segment, in order of
+    /// topic and partition. Every writer locks ledger rows in this order.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
-        // By segment: where it stands before the window, and its last record in it.
+        // By segment: its offset before the window, and its last record in the window.
         let mut covered: Vec<Option<(Offset, u32)>> = vec![None; self.segments.len()];
         for (segment, records) in self.live_runs(window.clone()) {
             let from = covered[segment].map_or_else(|| self.end_before(segment, window.start), |(from, _)| from);
@@ -423,7 +422,7 @@ impl Batch {
         spans
     }
 
-    /// Timestamps of the live records of a window, for the latency from record to commit.
+    /// Returns the timestamps of the live records of a window, for the latency from record to commit.
     pub fn timestamps(&self, window: Range<u32>) -> impl Iterator<Item = i64> {
         self.live_runs(window)
             .flat_map(|(_, run)| self.entries[run.start as usize..run.end as usize].iter())
@@ -431,7 +430,7 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Where a segment stands before a record: the end of its last record before, or where it began.
+    /// Returns the offset of a segment before a record: the end of its previous record, or where it began.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {
@@ -468,9 +467,9 @@ impl Batch {
     }
 }
 
-/// The mark by which a log is known again.
+/// Returns what identifies the log at this record.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines, and one record a batch needs no faster one.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. With one record per batch, speed doesn't matter.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());
@@ -500,7 +499,7 @@ fn record_of<'a>(entry: &Entry, bytes: &'a [u8], source: &'a TopicPartition) -> 
     }
 }
 
-/// -1 stands for null, as in Kafka's own protocol.
+/// -1 means null, as in Kafka's protocol.
 fn signed_len(bytes: Option<&[u8]>) -> i32 {
     bytes.map_or(-1, |bytes| i32::try_from(bytes.len()).expect("Kafka's lengths are 32-bit"))
 }

@@ -1,10 +1,11 @@
-//! The claim loop: from "Kafka assigned this partition" to "fetch from here under this claim", for all consumers of a pipeline.
+//! The claim loop: makes claims for the partitions that Kafka assigned to a pipeline's consumers, and tells where to start
+//! fetching.
 //!
-//! It has a connection of its own, so that a claim waits neither for a COPY nor for another claim: rows that others have locked
-//! are left out and tried again, while a second connection waits at one of them and looks for the blocker. What waits there
-//! takes no claim: a claim that was queued at a lock could come after the partition went to another member, and would fence
-//! it. A claim is asked for again until it is granted, refused or withdrawn; an answer that comes too late is recognised by its
-//! request's id.
+//! It has a connection of its own, so that a claim waits neither for a COPY nor for another claim. Rows that others have locked are
+//! skipped and retried, while a second connection waits for one of these locks and identifies the blocker. The waiting connection
+//! makes no claim: a claim queued behind a lock could be made after the partition moved to another member, and would fence that
+//! member. A claim is requested again until it is granted, refused or withdrawn; the request id identifies answers that come too
+//! late.
 
 use std::collections::{BTreeSet, HashMap};
 use std::error::Error;
@@ -26,27 +27,27 @@ use crate::retry::{Backoff, Disposition};
 use crate::stopped::Stopped;
 use crate::store::WriteError;
 
-/// How long rows that others hold are only tried again, before the blocker is looked for.
+/// How long locked rows are only retried, before the blocker is identified.
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
-/// Between two tries at rows that others hold.
+/// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The same while the lock is waited for, whose end ends the pause too.
+/// The same while another connection waits for the lock; the end of the lock ends this pause.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
-/// The policy for a Kafka log that is not the one that the ledger knows.
+/// The policy for a Kafka log that doesn't match the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum OffsetLossPolicy {
-    /// The pipeline stops, with the condition's name.
+    /// The pipeline stops with the name of the condition.
     #[default]
     Fail,
-    /// Go on at the oldest record that Kafka has, and count what is lost.
+    /// Continue at the oldest record that Kafka has, and count the lost records.
     Earliest,
-    /// Go on at the end of the log, and count what is lost.
+    /// Continue at the end of the log, and count the lost records.
     Latest,
 }
 
 impl OffsetLossPolicy {
-    /// Where to go on, in a log from `low` to `high`; `None` where the pipeline stops.
+    /// Returns where to continue in a log from `low` to `high`; `None` if the pipeline must stop.
     fn go_on_at(self, low: Offset, high: Offset) -> Option<Offset> {
         match self {
             Self::Fail => None,
@@ -61,22 +62,22 @@ impl OffsetLossPolicy {
 pub struct ClaimRequest {
     /// The partitions.
     pub wanted: Vec<Wanted>,
-    /// Partitions that this owner asked for before and lost meanwhile: their claims must not be made any more.
+    /// Partitions that this owner requested before and lost since: their claims must not be made any more.
     pub withdrawn: Vec<TopicPartition>,
-    /// The future owner's name, for display.
+    /// The name of the future owner, for display.
     pub owner: Arc<str>,
-    /// Where the answers go.
+    /// Where the answers are sent.
     pub answers: Sender<Message>,
 }
 
-/// One partition that is asked for.
+/// A requested partition.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// The partition.
     pub source: TopicPartition,
-    /// Matches the answer to this request.
+    /// The request id, which its answer repeats.
     pub request: u64,
-    /// A condition that came up while reading, for the policy to step over.
+    /// A log-loss condition that was found while reading, which the policy shall skip.
     pub step_over: Option<Condition>,
 }
 
@@ -87,7 +88,7 @@ pub struct ClaimAnswer {
     pub source: TopicPartition,
     /// The request's id.
     pub request: u64,
-    /// The claim, or the log-loss condition that it met and that the policy doesn't step over.
+    /// The claim, or the log-loss condition that it met and that the policy doesn't skip.
     pub answer: Result<Grant, Condition>,
 }
 
@@ -98,79 +99,78 @@ pub struct Claimed {
     pub source: TopicPartition,
     /// The new claim.
     pub claim: Claim,
-    /// The offset at which the ledger is.
+    /// The offset of the ledger.
     pub next: Offset,
     /// The last committed record.
     pub last: Option<LastRecord>,
 }
 
-/// The ledger's rows as the claim loop uses them, over one connection that is opened when it is needed.
+/// The ledger rows as the claim loop uses them, over one connection that is opened when needed.
 ///
-/// None of the futures is cancel safe, but for [`ClaimLedger::wait_at_lock`]: a dropped one leaves replies unread, so the caller
-/// disconnects before it asks for anything else. A claim whose answer was lost is in the ledger all the same, and the next one
-/// takes its place.
+/// No future except [`ClaimLedger::wait_at_lock`] is cancel safe: a dropped one leaves replies unread, so the caller must
+/// disconnect before the next call. A claim whose reply was lost is in the ledger nevertheless, and the next claim replaces it.
 pub trait ClaimLedger: Send {
-    /// Whether a connection is open.
+    /// Returns whether a connection is open.
     fn is_connected(&self) -> bool;
     /// Drops the connection.
     fn disconnect(&mut self);
-    /// Returns those of the partitions that have no row.
+    /// Returns the partitions that have no row.
     fn without_row(
         &mut self,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds rows for partitions that the pipeline has never had a row for, at these offsets. Returns those that it has had one
+    /// Adds rows with these offsets for partitions that the pipeline never had a row for. Returns the partitions that it had a row
     /// for: their row is lost.
     fn extend(
         &mut self,
         starts: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<Vec<TopicPartition>, WriteError>> + Send;
-    /// Adds lost rows, at these offsets.
+    /// Adds lost rows with these offsets.
     fn insert_rows(
         &mut self,
         places: &[(TopicPartition, Offset)],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Claims the partitions that have a row which nobody has locked, each atomically; the others are left out.
+    /// Claims the partitions whose row exists and isn't locked, each atomically; the others are left out.
     fn claim(
         &mut self,
         owner: &str,
         sources: &[TopicPartition],
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
-    /// Moves a claimed row to `to` under a new claim and clears the last record, which the new log doesn't have. Returns the new
-    /// claim; `None` if the claim was no longer ours or the row had moved. With a new claim a database that is restored to the
-    /// moment before the step is recognized, even if the old log's position equals a position of the new log.
+    /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have. Returns the new
+    /// claim; `None` if the claim was no longer ours or the row had changed. Because of the new claim, a database that is restored
+    /// to the moment before this step is recognized, even if an offset of the old log equals one of the new log.
     fn step_over(
         &mut self,
         claimed: &Claimed,
         to: Offset,
     ) -> impl Future<Output = Result<Option<Claim>, WriteError>> + Send;
-    /// Waits, on a connection of its own, until nobody holds a partition's row, for a bounded time. Ends connections that are
-    /// left over from us and hold it, and reports who else does. Takes no claim. `waits` counts the calls for this lock.
+    /// Waits, on a separate connection and for a limited time, until nobody holds the lock on a partition's row. Terminates our own
+    /// leftover connections that hold it, and reports other holders. Makes no claim. `waits` counts the calls for this lock.
     ///
     /// # Cancel safety
     /// May be dropped at any point.
     fn wait_at_lock(&self, source: TopicPartition, waits: u32) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// Which end of a log.
+/// One of the two ends of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The oldest record that Kafka still has.
     Low,
-    /// Behind the newest record.
+    /// The offset after the newest record.
     High,
 }
 
-/// An end of each partition for which Kafka answers.
+/// One end of each partition for which Kafka answers.
 pub type Ends = HashMap<TopicPartition, Offset>;
 
-/// Says where Kafka's logs begin and end.
+/// Returns where Kafka's logs begin and end.
 pub trait LogEnds: Send + Sync {
     /// Returns the end of each partition for which Kafka answers.
     fn ends(&self, sources: &[TopicPartition], end: End) -> impl Future<Output = Result<Ends, LogEndsError>> + Send;
 }
 
-/// Kafka doesn't say where its logs begin and end.
+/// Kafka didn't return where its logs begin and end.
 #[derive(Debug, thiserror::Error)]
 #[error("Kafka doesn't say where its logs begin and end: {0}")]
 pub struct LogEndsError(#[source] pub Box<dyn Error + Send + Sync>);
@@ -193,7 +193,7 @@ enum RoundError {
     NoBeginning,
 }
 
-/// One pipeline's claims.
+/// The claim loop of one pipeline.
 #[expect(missing_debug_implementations, reason = "the parts that are passed in need none")]
 pub struct ClaimLoop<C, K> {
     ledger: C,
@@ -202,23 +202,23 @@ pub struct ClaimLoop<C, K> {
     random: Rng,
     listener: Arc<dyn Listener>,
     pending: Vec<Pending>,
-    /// Answers of this round, not sent yet.
+    /// The answers of this round that were not sent yet.
     answered: Vec<(Sender<Message>, Vec<ClaimAnswer>)>,
 }
 
 impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
-    /// For one pipeline. `random` is for the jitter of waits.
+    /// Makes the claim loop of a pipeline. `random` is used for the jitter of waits.
     pub fn new(ledger: C, log_ends: K, policy: OffsetLossPolicy, random: Rng, listener: Arc<dyn Listener>) -> Self {
         Self { ledger, log_ends, policy, random, listener, pending: Vec::new(), answered: Vec::new() }
     }
 
-    /// Serves claims until nobody can ask any more.
+    /// Serves claims until all senders of requests are gone.
     ///
     /// # Errors
-    /// [`Stopped`] where Postgres refuses a claim for a reason that no wait removes.
+    /// [`Stopped`] if Postgres refuses a claim for a reason that waiting doesn't resolve.
     ///
     /// # Cancel safety
-    /// May be dropped at any point: a claim that is in the ledger and wasn't answered is taken over by the next.
+    /// May be dropped at any point: the next claim replaces one that is in the ledger without an answer.
     pub async fn run(mut self, mut requests: Receiver<ClaimRequest>) -> Result<(), Stopped> {
         let mut backoff = Backoff::new();
         let mut lock_wait = JoinSet::new();
@@ -237,7 +237,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             }
             let was_connected = self.ledger.is_connected();
             let round = self.round().await;
-            // Also after a round that failed: what it granted is in the ledger.
+            // Also after a failed round: what it granted is in the ledger.
             for (answers, answered) in std::mem::take(&mut self.answered) {
                 // A consumer that is gone needs no answer: its claim is taken over by the next.
                 let _gone = answers.send(Message::Claims(answered)).await.is_err();
@@ -271,7 +271,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 lock_waits += 1;
                 lock_wait.spawn(self.ledger.wait_at_lock(p.wanted.source.clone(), lock_waits));
             }
-            // Whatever comes first is a reason to look again.
+            // Any of these events is a reason to try again.
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
@@ -284,9 +284,9 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
     }
 
-    /// Takes a request in. A later request for a partition replaces an earlier one.
+    /// Enqueues a request. A later request for a partition replaces an earlier one.
     fn enqueue(&mut self, request: ClaimRequest) {
-        // By owner: another consumer of this process may have been assigned the partition, and asked, meanwhile.
+        // By owner: another consumer of this process may have been assigned the partition since, and have requested it.
         self.pending.retain(|p| p.owner != request.owner || !request.withdrawn.contains(&p.wanted.source));
         for wanted in request.wanted {
             self.pending.retain(|p| p.wanted.source != wanted.source);
@@ -299,14 +299,14 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
     }
 
-    /// One round over all that is pending; what is answered leaves.
+    /// Runs one round for all pending requests; those that are answered are removed.
     async fn round(&mut self) -> Result<(), RoundError> {
         let sources: Vec<TopicPartition> = self.pending.iter().map(|p| p.wanted.source.clone()).collect();
         let missing = self.ledger.without_row(&sources).await?;
         if !missing.is_empty() {
             self.add_rows(&missing).await?;
         }
-        // In a fixed order, so that the same events give the same run of a simulation.
+        // In a fixed order, so that a simulation is reproducible.
         let mut owners: Vec<(Arc<str>, Vec<TopicPartition>)> = Vec::new();
         for p in &self.pending {
             let source = p.wanted.source.clone();
@@ -322,10 +322,10 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Adds rows for partitions without one. New ones begin at the oldest record: with `latest` they would lose what came
-    /// before we noticed them. One that has had a row is the condition "ledger lost".
+    /// Adds rows for partitions without one. New partitions begin at the oldest record: `latest` would lose the records from before
+    /// we noticed them. A partition that had a row is the condition "ledger lost".
     async fn add_rows(&mut self, missing: &[TopicPartition]) -> Result<(), RoundError> {
-        // All partitions of a topic up to the highest at once: the number that is noted down says that those below have rows.
+        // All partitions of a topic up to the highest one at once: the stored number says that all below it have rows.
         let mut all = BTreeSet::new();
         for source in missing {
             all.extend((0..=source.partition).map(|n| TopicPartition::new(Arc::clone(&source.topic), n)));
@@ -363,15 +363,15 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Asks for both ends, the high one first. If the topic is recreated in between, the new log's low end is not behind the last
-    /// committed record, so that fetching begins there and the record is compared. The other order would take the old log's low
-    /// end for the new one's, and a new log that has grown past our position for the old one.
+    /// Reads both ends, the high end first. If the topic is recreated in between, the new log's low end is not after the last
+    /// committed record, so fetching begins there and the record is compared. In the other order, the old log's low end would be
+    /// used for the new log, and a new log that has grown beyond our offset would be taken for the old one.
     async fn both_ends(&self, sources: &[TopicPartition]) -> Result<(Ends, Ends), LogEndsError> {
         let high = self.log_ends.ends(sources, End::High).await?;
         Ok((self.log_ends.ends(sources, End::Low).await?, high))
     }
 
-    /// Compares what was claimed with Kafka's logs, and answers.
+    /// Compares the granted claims with Kafka's logs, and answers.
     async fn answer(&mut self, claimed: Vec<Claimed>) -> Result<(), RoundError> {
         if claimed.is_empty() {
             return Ok(());
@@ -379,7 +379,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         let sources: Vec<_> = claimed.iter().map(|claimed| claimed.source.clone()).collect();
         let (low, high) = self.both_ends(&sources).await?;
         for claimed in claimed {
-            // Without an answer for this one it stays pending, and is claimed again.
+            // Without an answer for this partition, its request stays pending and is claimed again.
             let (Some(&low), Some(&high)) = (low.get(&claimed.source), high.get(&claimed.source)) else { continue };
             let Some(pending) = self.pending.iter().find(|p| p.wanted.source == claimed.source) else { continue };
             let found = match pending.wanted.step_over.clone() {
@@ -394,7 +394,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                         continue;
                     };
                     let Some(claim) = self.ledger.step_over(&claimed, to).await? else {
-                        // Claimed by someone else meanwhile: asked again in the next round.
+                        // Another owner has claimed it since: request it again in the next round.
                         continue;
                     };
                     let (source, lost) = (&claimed.source, condition.lost(low, to));
@@ -409,7 +409,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         Ok(())
     }
 
-    /// Answers what is pending for a partition, at the end of the round.
+    /// Stores the answer for a partition, which is sent at the end of the round.
     fn reply(&mut self, source: &TopicPartition, answer: Result<Grant, Condition>) {
         let Some(index) = self.pending.iter().position(|p| p.wanted.source == *source) else { return };
         let Pending { wanted, answers, .. } = self.pending.remove(index);

@@ -1,5 +1,5 @@
-//! The dead-letter budget: if the share of dead letters is too high, more of them would hide a fault that is not in the data.
-//! Pure.
+//! The dead-letter budget: if the share of dead letters is too high, the fault is probably not in the data, and more dead letters
+//! would hide it. No I/O.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -9,24 +9,24 @@ use std::time::{Duration, Instant};
 use crate::batch::{Batch, Reject};
 use crate::record::Record;
 
-/// The bounds beyond which the pipeline stops rather than dead-letter more records.
+/// The limits beyond which the pipeline stops instead of dead-lettering more records.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeadLetterLimits {
-    /// The largest share of records within the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
+    /// The highest share of records in the window, `(0.0, 1.0]`; 1.0 never stops. Default 0.1.
     pub max_share: f64,
-    /// The window. Default 5 min.
+    /// The length of the window. Default 5 min.
     pub window: Duration,
-    /// Below this many dead letters in the window the share isn't asked. Default 100.
+    /// With fewer dead letters than this in the window, the share isn't checked. Default 100.
     pub min_count: u64,
 }
 
-/// Groups of dead letters that a summary names.
+/// How many groups of dead letters a summary names.
 const NAMED_GROUPS: usize = 3;
-/// Characters of an example's detail that a summary holds.
+/// How many characters of an example's detail a summary has.
 const DETAIL_MAX: usize = 200;
 
-/// Says what is wrong with these records of a batch: the most frequent reasons with their column, each with the first record as
-/// an example.
+/// Describes what is wrong with these records of a batch: the most frequent reasons with their column, each with its first record
+/// as an example.
 pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Reject>) -> String {
     let mut groups: Vec<(u64, &Reject)> = Vec::new();
     for reject in rejects {
@@ -51,7 +51,7 @@ pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Rejec
     text
 }
 
-/// Counts over a sliding window, in slices of a thirtieth of it.
+/// Counts records and dead letters in a sliding window, in slices of a thirtieth of it.
 #[derive(Debug)]
 pub struct DeadLetterBudget {
     limits: DeadLetterLimits,
@@ -66,13 +66,13 @@ struct Slice {
 }
 
 impl DeadLetterBudget {
-    /// Nothing counted yet.
+    /// Makes a budget that has counted nothing.
     pub fn new(limits: DeadLetterLimits) -> Self {
         Self { limits, slices: VecDeque::new() }
     }
 
-    /// Returns what to tell the operator if `dead` more dead letters among `records` more records would pass the budget. `why`
-    /// says what is wrong with these dead letters.
+    /// Returns a message for the operator if `dead` more dead letters among `records` more records would exceed the budget. `why`
+    /// describes these dead letters.
     pub fn refuses(&mut self, records: u64, dead: u64, now: Instant, why: impl FnOnce() -> String) -> Option<String> {
         if dead == 0 {
             return None;

@@ -18,12 +18,12 @@ pub trait Listener: Send + Sync {
     fn on(&self, event: &Event<'_>);
 }
 
-/// Something that a person, a metric or a status page may want to know.
+/// An event that may matter to a log, a metric or a status page.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The group assigned these partitions.
     Assigned(&'a [TopicPartition]),
-    /// The assignment of partitions, be it empty, is visible in a [`Snapshot`]: the consumer is a member of the group.
+    /// The assignment, which may be empty, is visible in a [`Snapshot`]: the consumer is a member of the group.
     Joined,
     /// The group revoked these partitions.
     Revoked {
@@ -32,26 +32,26 @@ pub enum Event<'a> {
         /// Whether other members may own them already.
         lost: bool,
     },
-    /// Why the poll loop takes no records; `None` once it takes them again.
+    /// Why the poll loop takes no records; `None` when it takes them again.
     Held(Option<Hold>),
-    /// The state of the poll loop, a few times per second.
+    /// The state of the poll loop, reported a few times per second.
     Snapshot(&'a Snapshot<'a>),
     /// Kafka reported an error that the client retries by itself.
     KafkaRetries(&'a (dyn Error + 'static)),
-    /// A position lies outside of Kafka's log: each partition is compared with the ledger.
+    /// An offset is outside of Kafka's log: each partition is compared with the ledger.
     PositionOutOfRange(&'a (dyn Error + 'static)),
     /// A log became shorter: each partition is compared with the ledger.
     LogCut,
-    /// The consumer failed and is built again.
+    /// The consumer failed and is rebuilt.
     Rebuilding {
         /// Why.
         why: &'a str,
     },
-    /// The drain at the end is over. What is not written by now is read again by the next owner.
+    /// The drain at the end is over. The next owner reads again what isn't written by now.
     DrainEnded {
-        /// Records of the open batch, which no writer has seen.
+        /// Records of the open batch, which never reached the writer.
         open: u32,
-        /// Records of the batch that the writer still works on: a [`Event::BatchWritten`] may follow.
+        /// Records of the batch that the writer still handles: a [`Event::BatchWritten`] may follow.
         in_flight: u32,
     },
     /// A claim was granted.
@@ -70,7 +70,7 @@ pub enum Event<'a> {
         /// The condition.
         condition: &'a Condition,
     },
-    /// `on_offset_loss` went past a log-loss condition.
+    /// `on_offset_loss` skipped a log-loss condition.
     SteppedOver {
         /// The partition.
         source: &'a TopicPartition,
@@ -81,41 +81,41 @@ pub enum Event<'a> {
         /// Records that are known to be lost.
         lost: u64,
     },
-    /// A round of claims failed and is repeated.
+    /// A round of claims failed and is retried.
     ClaimsWait {
         /// Why.
         error: &'a (dyn Error + 'static),
-        /// Partitions that wait.
+        /// How many partitions wait.
         partitions: usize,
         /// Failures so far.
         attempt: u32,
     },
-    /// Another claim replaced ours.
+    /// Another claim has replaced ours.
     Fenced {
         /// The partition.
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` where the ledger was read outside of a write.
+        /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
         from: Option<Offset>,
     },
     /// The ledger is behind what we saw committed: the database was restored. The partition is claimed again.
     Rewound {
         /// The partition.
         source: &'a TopicPartition,
-        /// The offset at which the dropped part of the batch began; `None` where the ledger was read outside of a write.
+        /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
         from: Option<Offset>,
     },
     /// A transaction committed.
     Committed(Committed<'a>),
-    /// All segments of a batch have their outcome.
+    /// The outcome of every segment of a batch is known.
     BatchWritten {
         /// The batch.
         batch: &'a Batch,
-        /// Since the writer received it.
+        /// The time since the writer received it.
         took: Duration,
     },
-    /// The answer to a COMMIT is missing: the ledger will tell its outcome.
+    /// The reply to a COMMIT is missing: the outcome will be read from the ledger.
     CommitUnknown(&'a WriteError),
-    /// The catalog changed: a new plan is made and the batch encoded again.
+    /// The catalog changed: the plan is rebuilt and the batch re-encoded.
     CatalogChanged(&'a WriteError),
     /// The same transaction timed out repeatedly: the next ones are smaller.
     WindowHalved {
@@ -124,12 +124,12 @@ pub enum Event<'a> {
     },
     /// The poison search ended.
     PoisonFound {
-        /// COPYs that it took.
+        /// How many COPYs it took.
         copies: u32,
-        /// Records that Postgres refuses.
+        /// How many records Postgres refuses.
         records: usize,
     },
-    /// The writer waits before it tries again.
+    /// The writer waits before it retries.
     WriterWaits {
         /// Why.
         error: &'a WriteError,
@@ -138,14 +138,14 @@ pub enum Event<'a> {
         /// The wait.
         delay: Duration,
     },
-    /// Time went into this.
+    /// How long an activity took.
     Spent(Phase, Duration),
 }
 
 /// A committed transaction.
 #[derive(Debug)]
 pub struct Committed<'a> {
-    /// The batch that it is a part of.
+    /// The batch that it belongs to.
     pub batch: &'a Batch,
     /// The records that it covers.
     pub window: Range<u32>,
@@ -158,9 +158,9 @@ pub struct Committed<'a> {
 /// A record that became a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLettered {
-    /// The record's place in the batch.
+    /// The index of the record in the batch.
     pub record: u32,
-    /// The label of `dead_letters_total`.
+    /// A label value of `dead_letters_total`.
     pub reason: &'static str,
     /// The column at fault, if one is.
     pub column: Option<Box<str>>,
@@ -169,11 +169,11 @@ pub struct DeadLettered {
 /// The activities that a consumer's time is divided into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// `COPY`, with the poison search where there is one.
+    /// `COPY`, including the poison search if there is one.
     Copy,
     /// The ledger and `COMMIT`.
     Commit,
-    /// The wait between two tries.
+    /// The wait between two attempts.
     Outage,
 }
 
@@ -193,27 +193,27 @@ pub enum Hold {
 pub struct Snapshot<'a> {
     /// The partitions and the open batch.
     pub session: &'a Session,
-    /// Partitions that are assigned but not read, because the loop has been held for long.
+    /// How many assigned partitions aren't read because the loop has been held for long.
     pub paused: usize,
     /// Whether records wait for a schema.
     pub waits_for_schema: bool,
-    /// Records taken since the last snapshot.
+    /// How many records were taken since the last snapshot.
     pub consumed: u64,
-    /// Where the time since the last snapshot went.
+    /// What the time since the last snapshot was spent on.
     pub spent: Spent,
     /// The time of this snapshot.
     pub now: Instant,
 }
 
-/// Where a poll loop's time went.
+/// What a poll loop's time was spent on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
     /// Waiting for Kafka.
     pub poll: Duration,
     /// Decoding and encoding records.
     pub work: Duration,
-    /// Held, for whatever reason.
+    /// Held, for any reason.
     pub held: Duration,
-    /// Held by the rate limit or a missing schema; part of `held`.
+    /// Held by the rate limit or a missing schema; included in `held`.
     pub flow: Duration,
 }

@@ -1,8 +1,8 @@
-//! How long a batch takes from its closing to its commit, and how much earlier it is closed for that. Pure.
+//! The flush deadline: how long a batch takes from its closing to its commit, and how much earlier it must be closed. No I/O.
 //!
-//! `batch.max_age` is what a user says about staleness, and a user reads staleness in the table. So a batch is closed before
-//! its age is up, by the time that its write will likely take. The estimate is that of RFC 6298, section 2, for round trips:
-//! a moving mean and a moving mean deviation.
+//! `batch.max_age` is a promise about staleness, which users observe in the table. So a batch is closed before it reaches this age,
+//! by the expected time of its write. The estimate is that of RFC 6298, section 2, for round trips: a moving mean and a moving mean
+//! deviation.
 
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ pub struct FlushDeadline {
 }
 
 impl FlushDeadline {
-    /// A batch was committed `sample` after it was closed. What is longer than half of `max_age` counts as that: more is never
-    /// taken off, and an outage must not be remembered for as long as it took.
+    /// Adds a sample: a batch was committed `sample` after it was closed. Samples above half of `max_age` count as half: the
+    /// deadline is never moved further than that, and a long outage must not distort the estimate.
     pub fn took(&mut self, sample: Duration, max_age: Duration) {
         let sample = sample.min(max_age / 2);
         if self.seen {
@@ -27,8 +27,8 @@ impl FlushDeadline {
         }
     }
 
-    /// How old the first record may be when its batch is closed: `max_age` without the time of the write, and half of
-    /// `max_age` at least, since a slow database is served by larger batches, not by smaller ones.
+    /// Returns how old the first record may be when its batch is closed: `max_age` minus the expected time of the write, but at
+    /// least half of `max_age`, because a slow database needs larger batches, not smaller ones.
     pub fn close_at(&self, max_age: Duration) -> Duration {
         max_age - (self.mean + self.deviation * 2).min(max_age / 2)
     }

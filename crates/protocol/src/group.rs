@@ -1,4 +1,4 @@
-//! The seam between the poll loop and Kafka: membership of a consumer group, and records in bulk.
+//! The interface between the poll loop and Kafka: membership of a consumer group, and records in bulk.
 
 use std::error::Error;
 use std::time::Duration;
@@ -11,19 +11,19 @@ pub trait Group: Send {
     /// A membership.
     type Client: GroupClient;
 
-    /// Creates a client that joins the group. Joining goes on in the background; its result is the first assignment.
+    /// Creates a client that joins the group. Joining continues in the background; its result is the first assignment.
     ///
     /// # Errors
-    /// Where the settings are refused.
+    /// If the settings are invalid.
     fn join(&mut self) -> Result<Self::Client, Box<dyn Error + Send + Sync>>;
 }
 
 /// A decision of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GroupEvent {
-    /// It assigned these partitions.
+    /// The group assigned these partitions.
     Assigned(Vec<TopicPartition>),
-    /// It revoked these partitions.
+    /// The group revoked these partitions.
     Revoked {
         /// The partitions.
         sources: Vec<TopicPartition>,
@@ -37,7 +37,7 @@ pub enum GroupEvent {
 pub enum Assigning {
     /// Partitions are added and removed one by one.
     Incremental,
-    /// Each change gives the whole list, which starts all of them again at the given offsets.
+    /// Each change contains the whole list, and restarts all of its partitions at the given offsets.
     Whole,
 }
 
@@ -46,19 +46,19 @@ pub enum Assigning {
 pub enum Visit {
     /// It took the record.
     Taken,
-    /// It can't take the record now: the same record comes first at the next [`GroupClient::read`].
+    /// The visitor can't take the record now: the next [`GroupClient::read`] offers it first.
     NotNow,
 }
 
 /// Takes the records of a [`GroupClient::read`].
 pub trait Visitor {
-    /// Announces that the records that follow are of this partition, until the next announcement.
+    /// Announces the partition of the records that follow, until the next announcement.
     fn partition(&mut self, topic: &str, partition: i32);
     /// Offers a record. `headers` appends them in the arena's form.
     fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit;
 }
 
-/// An error that Kafka's client reported in place of a record.
+/// An error that Kafka's client reported instead of a record.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct ReadError {
@@ -71,28 +71,28 @@ pub struct ReadError {
 /// How the poll loop must react to an error of Kafka's client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadErrorKind {
-    /// A position lies outside of the log. The error names no partition.
+    /// An offset is outside of the log. The error names no partition.
     OutOfRange,
-    /// The client tries again.
+    /// The client retries.
     Retried,
-    /// The client works no more; a new one may.
+    /// The client is broken; a new one may work.
     Broken,
-    /// Kafka ended this consumer for good, and a new one would end in the same way.
+    /// Kafka ended this consumer for good, and would end a new one too.
     Fatal,
 }
 
 /// One member of a consumer group.
 ///
-/// Records of a partition come in the order of their offsets, each at most once per [`GroupClient::fetch`] of the partition.
+/// Records of a partition are offered in the order of their offsets, each at most once per [`GroupClient::fetch`] of the partition.
 /// After [`GroupClient::stop`] or a new `fetch` of a partition, [`GroupClient::read`] offers no record of it that was fetched
 /// before.
 pub trait GroupClient: Send {
-    /// Waits until a record or an event may be there, for `wait` at most. Serves the group meanwhile.
+    /// Waits until a record or an event may be available, for at most `wait`. Serves the group meanwhile.
     ///
     /// # Cancel safety
     /// May be dropped at any point: nothing is lost.
     fn ready(&mut self, wait: Duration) -> impl Future<Output = ()> + Send;
-    /// Serves the group without waiting: what it decided is then in [`GroupClient::take_events`].
+    /// Serves the group without waiting: its decisions are then in [`GroupClient::take_events`].
     ///
     /// # Errors
     /// An error that isn't about a record.
@@ -105,21 +105,21 @@ pub trait GroupClient: Send {
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
     /// Returns what the group decided since the last call.
     fn take_events(&mut self) -> Vec<GroupEvent>;
-    /// Returns up to where logs were read, for partitions whose records have all been offered and taken. Such an offset lies
-    /// behind the last record where transactions' marks or aborted records are between.
+    /// Returns the offsets up to which logs were read, for partitions whose records have all been offered and taken. Such an offset
+    /// may be after the last record, because of transaction markers or aborted records.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
-    /// How an assignment is changed.
+    /// Returns how an assignment is changed.
     fn assigning(&self) -> Assigning;
-    /// Answers an assignment; nothing is fetched before [`GroupClient::fetch`].
+    /// Confirms an assignment; nothing is fetched before [`GroupClient::fetch`].
     fn accept(&mut self);
-    /// Answers a revocation: the partitions are fetched no more, and belong to the group again.
+    /// Confirms a revocation: the partitions are no longer fetched, and belong to the group again.
     fn release(&mut self, sources: &[TopicPartition]);
-    /// Starts to fetch partitions at these offsets. `all` holds the whole list with [`Assigning::Whole`], and is empty otherwise.
+    /// Starts to fetch partitions at these offsets. `all` is the whole list with [`Assigning::Whole`], and empty otherwise.
     fn fetch(&mut self, starts: &[(TopicPartition, Offset)], all: &[(TopicPartition, Offset)]);
-    /// Stops fetching partitions, which stay ours. `rest` holds what is still fetched with [`Assigning::Whole`].
+    /// Stops fetching partitions, which stay assigned. `rest` is what is still fetched with [`Assigning::Whole`].
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
-    /// Tells Kafka where the ledger is, for tools that show lag. Nobody waits for the answer.
+    /// Commits the ledger's offsets to Kafka, for tools that show lag. The result isn't awaited.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);
-    /// Sends the commits that are under way, then leaves the group, all within a bounded time.
+    /// Sends the pending commits, then leaves the group, all within a limited time.
     fn leave(self) -> impl Future<Output = ()> + Send;
 }

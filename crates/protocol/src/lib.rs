@@ -1,8 +1,8 @@
-//! How Tidegate stays exact.
+//! The protocol of Tidegate: how every record is written exactly once.
 //!
-//! This crate decides: where a consumer starts to read, when a batch is closed, what one transaction writes, and what an error
-//! means. It has no Kafka client, no database driver, no clock and no random source of its own: time, randomness and I/O come
-//! in as arguments or through traits.
+//! This crate decides where a consumer starts to read, when a batch is closed, what one transaction writes, and what an error
+//! means. It has no Kafka client, no database driver, no clock and no random source: time, randomness and I/O are arguments or
+//! traits.
 
 pub mod batch;
 pub mod claim_loop;
@@ -22,7 +22,7 @@ pub mod stopped;
 pub mod store;
 pub mod writer;
 
-/// The time now, by the clock that a simulation can hold still.
+/// Returns the current time, by a clock that a simulation can pause.
 fn now() -> std::time::Instant {
     tokio::time::Instant::now().into_std()
 }

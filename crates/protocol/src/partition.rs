@@ -1,4 +1,4 @@
-//! One partition, from assignment to revoke: the state machine that `ARCHITECTURE.md` draws. Pure.
+//! One partition, from assignment to revocation: the state machine that `ARCHITECTURE.md` draws. No I/O.
 
 use std::fmt;
 use std::time::Instant;
@@ -7,38 +7,39 @@ use crate::batch::LastRecord;
 use crate::position::{Claim, Offset, TopicPartition};
 use crate::store::{Holder, LedgerRow};
 
-/// A partition that Kafka says is ours.
+/// A partition that Kafka has assigned to us.
 #[derive(Debug)]
 pub struct Partition {
-    /// Which one.
+    /// The topic and the partition.
     pub source: TopicPartition,
-    /// Where it stands.
+    /// The current state.
     pub state: State,
-    /// Bumped with each assignment and each claim asked for: a reply to an earlier question changes nothing.
+    /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests are
+    /// ignored.
     pub question: u64,
     /// When it last made progress: a grant, a record, a commit.
     pub progress_at: Instant,
 }
 
-/// Where a partition stands. An unassigned one has no `Partition` at all; "in doubt" is the writer's, between a COMMIT that
-/// wasn't answered and the ledger's word.
+/// The state of a partition. An unassigned one has no `Partition` at all. The writer handles the state "in doubt", between a COMMIT
+/// without a reply and the reading of the ledger.
 #[derive(Debug)]
 pub enum State {
-    /// A claim was asked for; nothing is fetched before it is granted.
+    /// A claim was requested; nothing is fetched before it is granted.
     Claiming {
         /// Since when.
         since: Instant,
     },
-    /// Claimed: records are consumed, and written under this claim.
+    /// Claimed: records are consumed and written under this claim.
     Owned(Owned),
-    /// Another claim took its place, while Kafka still says it is ours: nothing is fetched, the revoke is awaited.
+    /// Another claim has replaced ours, while Kafka still assigns the partition to us: nothing is fetched until the revocation.
     Fenced {
         /// Since when.
         since: Instant,
         /// The claim that we had.
         ours: Claim,
     },
-    /// A named condition that its policy doesn't step over: nothing is fetched.
+    /// A log-loss condition that the policy doesn't skip: nothing is fetched.
     Stopped(Condition),
 }
 
@@ -47,43 +48,43 @@ pub enum State {
 pub struct Owned {
     /// Our claim.
     pub claim: Claim,
-    /// The next offset to deliver: what all batches so far end at.
+    /// The next offset to deliver: the end of all batches so far.
     pub next: Offset,
-    /// The ledger's position, as far as it is known.
+    /// The ledger's offset, as far as it is known.
     pub committed: Offset,
-    /// The last committed record, still to be compared with what Kafka delivers for its offset.
+    /// The last committed record, if it must still be compared with the record that Kafka delivers at its offset.
     pub verify: Option<LastRecord>,
-    /// Up to where Kafka's log was read, where that lies beyond `next`: what is between are marks of transactions and records
-    /// of aborted ones, which nobody delivers.
+    /// The offset up to which Kafka's log was read, if that is after `next`. In between are transaction markers and aborted
+    /// records, which are never delivered.
     pub read_to: Offset,
 }
 
-/// The caller's duty after a change of a partition's state.
+/// What the caller must do after a state change of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Then {
-    /// Nothing was fetched, so nothing is to be stopped.
+    /// Nothing was fetched, so there is nothing to stop.
     Nothing,
-    /// The partition was fetched: fetching ends, and its records leave the open batch.
+    /// The partition was fetched: stop fetching it, and remove its records from the open batch.
     StopFetching,
 }
 
 impl Partition {
-    /// Asks for a claim by this request id; the answers to earlier requests no longer count.
+    /// Requests a claim with this request id; answers to earlier requests no longer count.
     pub fn ask(&mut self, request: u64, now: Instant) -> Then {
         self.question = request;
         self.leave_for(State::Claiming { since: now })
     }
 
-    /// Whether a claim's answer is for the request that is open.
+    /// Returns whether an answer is for the current request.
     pub fn awaits(&self, request: u64) -> bool {
         matches!(self.state, State::Claiming { .. }) && self.question == request
     }
 
-    /// Takes a claim over.
+    /// Applies a granted claim.
     ///
     /// # Panics
-    /// Where no claim was asked for.
+    /// If no claim was requested.
     pub fn grant(&mut self, grant: &Grant, now: Instant) {
         assert!(matches!(self.state, State::Claiming { .. }), "{}: a grant that nobody asked for", self.source);
         let Grant { claim, next, verify, .. } = *grant;
@@ -99,7 +100,7 @@ impl Partition {
     /// Notes that a transaction advanced the ledger from `from` to `to`.
     ///
     /// # Panics
-    /// Where the partition isn't owned, or the ledger was not at `from`: acknowledgements came out of order.
+    /// If the partition isn't owned, or the ledger was not at `from`: acknowledgements were out of order.
     pub fn commit(&mut self, from: Offset, to: Offset, now: Instant) {
         let State::Owned(owned) = &mut self.state else { panic!("{}: a commit without a claim", self.source) };
         assert_eq!(owned.committed, from, "{}: an acknowledgement out of order", self.source);
@@ -108,7 +109,7 @@ impl Partition {
         self.progress_at = now;
     }
 
-    /// Ends our claim because a later one exists: the revoke is awaited.
+    /// Ends our claim because a later one exists. The revocation will follow.
     pub fn fence(&mut self, now: Instant) -> Then {
         let (State::Owned(Owned { claim: ours, .. }) | State::Fenced { ours, .. }) = self.state else {
             return Then::Nothing;
@@ -116,19 +117,19 @@ impl Partition {
         self.leave_for(State::Fenced { since: now, ours })
     }
 
-    /// Compares a ledger row that was read after `asked_at` with our state; `None` where it says nothing new. What happened
-    /// since `asked_at` the reader may not have seen.
+    /// Compares a ledger row that was read after `asked_at` with our state; `None` if it contains nothing new. The row may not
+    /// reflect what happened since `asked_at`.
     pub fn judge(&self, row: LedgerRow, asked_at: Instant) -> Option<Outcome> {
         match &self.state {
             State::Owned(_) if asked_at <= self.progress_at => None,
             State::Owned(owned) => match row.holder(owned.claim) {
-                // What is in flight may have advanced it already, up to what was delivered. A position beyond that is one of
-                // before a step over a log-loss condition.
+                // A write in flight may have advanced it already, up to what was delivered. An offset beyond that is from before a
+                // log-loss condition was skipped.
                 Holder::Us(next) if owned.committed <= next && next <= owned.next => None,
                 Holder::Us(_) | Holder::Rewound => Some(Outcome::Rewound),
                 Holder::Fenced => Some(Outcome::Fenced),
             },
-            // No row may be a restore that is still under way: the grace ends in a claim, which sees it.
+            // A missing row may be a restore in progress: the grace period ends with a claim, which notices it.
             State::Fenced { since, ours } if asked_at > *since && row != LedgerRow::Missing => {
                 (row.holder(*ours) == Holder::Rewound).then_some(Outcome::Rewound)
             }
@@ -145,57 +146,57 @@ impl Partition {
 /// The outcome of one segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is in the table, and the ledger is at this offset.
+    /// The segment is in the table, and the ledger is at this offset.
     Committed(Offset),
-    /// A later claim holds the partition: we wrote nothing of the segment.
+    /// A later claim holds the partition: nothing of the segment was written.
     Fenced,
-    /// The ledger isn't where we saw it committed: the database was restored, or someone set the position. The partition is
-    /// claimed again.
+    /// The ledger isn't where we saw it committed: the database was restored, or somebody set the offset. The partition is claimed
+    /// again.
     Rewound,
 }
 
 impl Owned {
-    /// Where fetching goes on: at the next offset to deliver, or at the last committed record while it is still to be compared.
+    /// Returns where fetching starts: at the next offset to deliver, or at the last committed record if it must still be compared.
     pub fn fetch_at(&self) -> Offset {
         self.verify.map_or(self.next, |last| last.offset)
     }
 }
 
-/// A claim that was granted.
+/// A granted claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The claim, which the ledger now holds.
     pub claim: Claim,
-    /// Where the ledger stands.
+    /// The offset of the ledger.
     pub next: Offset,
-    /// Where fetching begins: at `next`, or at the last committed record to know the log again.
+    /// Where fetching begins: at `next`, or at the last committed record to compare it.
     pub fetch: Offset,
-    /// That record.
+    /// The last committed record, if it is to be compared.
     pub verify: Option<LastRecord>,
 }
 
-/// What Kafka and the ledger can disagree about. Each has a policy; what is lost is counted.
+/// Log-loss conditions: how Kafka and the ledger can disagree. Each has a policy, and lost records are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// The pipeline knew this partition, and the ledger's row is gone.
+    /// The pipeline knew this partition, but its ledger row is missing.
     LedgerLost,
     /// Kafka deleted records that the ledger says are still to be read.
     RetentionPassed {
-        /// Where the ledger stands.
+        /// The offset of the ledger.
         next: Offset,
         /// The oldest offset that Kafka has.
         low: Offset,
     },
-    /// The log ends before the ledger's position: it was truncated, or the topic was made again.
+    /// The log ends before the ledger's offset: it was truncated, or the topic was recreated.
     LogShorter {
-        /// Where the ledger stands.
+        /// The offset of the ledger.
         next: Offset,
         /// The log's end.
         high: Offset,
     },
-    /// At the last committed offset lies another record: the topic was made again, or this is another cluster.
+    /// Another record is at the last committed offset: the topic was recreated, or this is another cluster.
     LogReplaced {
-        /// The record that was committed last, as the ledger knows it.
+        /// The last committed record, as stored in the ledger.
         last: LastRecord,
     },
 }
@@ -204,7 +205,7 @@ impl Condition {
     /// Every [`Condition::cause`].
     pub const CAUSES: [&str; 4] = ["ledger_lost", "retention", "log_shorter", "log_replaced"];
 
-    /// The label of `records_lost_total`.
+    /// Returns the label value for `records_lost_total`.
     pub fn cause(&self) -> &'static str {
         match self {
             Self::LedgerLost => "ledger_lost",
@@ -214,8 +215,8 @@ impl Condition {
         }
     }
 
-    /// Records known to be lost when the policy goes on at `to` in a log that begins at `low`: those that are deleted, and those
-    /// that it skips. A count that cannot be known is 0.
+    /// Returns how many records are known to be lost if the policy continues at `to` in a log that begins at `low`: deleted records
+    /// and skipped ones. An unknown number counts as 0.
     pub fn lost(&self, low: Offset, to: Offset) -> u64 {
         match self {
             Self::RetentionPassed { next, .. } => to.distance_from(*next),
@@ -225,9 +226,9 @@ impl Condition {
 }
 
 impl Condition {
-    /// Whether a claim that shall step over this condition, found under an earlier one, still meets it: `last` is what the ledger
-    /// knows now. A claim may come late, from a process that stood still meanwhile, or may be tried again after its answer was
-    /// lost; then the ledger may know another log, and stepping over that one would read it a second time or leave it out.
+    /// Returns whether a claim that shall skip this condition, which was found under an earlier claim, still meets it. `last` is
+    /// what the ledger has now. The claim may be late, from a process that was suspended, or may be a retry after its reply was
+    /// lost. The ledger may then belong to another log; skipping there would read that log twice or leave records out.
     pub fn still_met(&self, last: Option<LastRecord>) -> bool {
         matches!(self, Self::LogReplaced { last: known } if last == Some(*known))
     }
@@ -257,13 +258,13 @@ impl fmt::Display for Condition {
     }
 }
 
-/// Where to fetch from, given what the ledger says and what Kafka has (`low` is the oldest offset, `high` the log's end).
+/// Returns where to start fetching, from the ledger's offset and Kafka's log (`low` is the oldest offset, `high` the log end).
 ///
-/// The last committed record is read again where it still exists, so that a log of the same length with other records is
+/// The last committed record is read again if it still exists, which detects a log of the same length with other records.
 /// noticed.
 ///
 /// # Errors
-/// The named condition, where the ledger's position doesn't lie within the log.
+/// The log-loss condition, if the ledger's offset isn't in the log.
 pub fn resolve_start(
     next: Offset,
     last: Option<LastRecord>,

@@ -1,16 +1,15 @@
-//! Finds the records that Postgres refuses, with few COPYs. Pure.
+//! The poison search: finds the records that Postgres refuses, with few COPYs. No I/O.
 //!
-//! The search walks the batch from front to back inside one transaction: whatever lies before the next step is settled,
-//! either copied or known to be bad. So the order of rows in the table is the order of delivery, and the walk can end at any
-//! step with a prefix that is whole. The error's `line N` is a hint only: a range is halved where there is none, and a record
-//! is bad only when it fails alone.
+//! The search goes through the window from front to back in one transaction: everything before the next step is settled, either
+//! copied or known to be refused. So rows are in the order of delivery, and the search can end after any step with a complete
+//! prefix. The error's `line N` is only a hint: without one, a range is halved. A record is refused only when it fails alone.
 
 use std::ops::Range;
 
-/// The walk over records `0..len` of a window.
+/// The search over records `0..len` of a window.
 #[derive(Debug)]
 pub struct Search {
-    /// Ranges still to be copied, the next one last.
+    /// The ranges still to be copied, the next one last.
     todo: Vec<Range<u32>>,
     /// The end of the settled prefix once nothing is left to do.
     end: u32,
@@ -22,10 +21,10 @@ pub struct Search {
 /// The next step of the search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Copy these records under a savepoint, then say [`Search::copied`] or [`Search::failed`].
+    /// Copy these records under a savepoint, then call [`Search::copied`] or [`Search::failed`].
     Copy(Range<u32>),
-    /// All records are settled, or the attempts are used up: those before `settled` can be committed, the rest is for a next
-    /// transaction.
+    /// All records are settled, or the attempts are used up: the records before `settled` can be committed, and the next
+    /// transaction handles the rest.
     Done {
         /// The end of the settled prefix.
         settled: u32,
@@ -33,8 +32,8 @@ pub enum Step {
 }
 
 impl Search {
-    /// Starts after a COPY of all records failed, with the record that the error pointed to, if it did. `attempts_max` bounds
-    /// the COPYs of one transaction; at least one record is settled whatever the bound.
+    /// Starts a search after a COPY of all records failed. `hint` is the record that the error named, if it named one.
+    /// `attempts_max` limits the COPYs of one transaction; at least one record is settled regardless of the limit.
     pub fn new(len: u32, hint: Option<u32>, attempts_max: u32) -> Self {
         let todo = Vec::from_iter((len > 0).then_some(0..len));
         let mut search = Self { todo, end: len, bad: Vec::new(), attempts: 0, attempts_max };
@@ -44,7 +43,7 @@ impl Search {
         search
     }
 
-    /// The next step.
+    /// Returns the next step.
     pub fn step(&self) -> Step {
         match self.todo.last() {
             Some(range) if self.attempts < self.attempts_max || range.start == 0 => Step::Copy(range.clone()),
@@ -53,13 +52,13 @@ impl Search {
         }
     }
 
-    /// The range of the last [`Step::Copy`] went in.
+    /// Reports that the range of the last [`Step::Copy`] was copied.
     pub fn copied(&mut self) {
         self.attempts += 1;
         self.todo.pop();
     }
 
-    /// The range of the last [`Step::Copy`] was refused; `hint` is the record that the error pointed to.
+    /// Reports that the range of the last [`Step::Copy`] was refused; `hint` is the record that the error named.
     pub fn failed(&mut self, hint: Option<u32>) {
         self.attempts += 1;
         match self.todo.last() {
@@ -72,17 +71,17 @@ impl Search {
         }
     }
 
-    /// Records that failed alone, in order.
+    /// Returns the records that failed alone, in order.
     pub fn bad(&self) -> &[u32] {
         &self.bad
     }
 
-    /// COPYs so far.
+    /// Returns the number of COPYs so far.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// Puts smaller ranges in the place of the next one, which has more than one record.
+    /// Replaces the next range, which has more than one record, by smaller ones.
     fn split(&mut self, hint: Option<u32>) {
         let Some(range) = self.todo.pop() else { return };
         let mut push = |part: Range<u32>| {
@@ -111,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    /// Runs a whole search against records of which `bad` are refused; `hint_of` is what the error would point to.
+    /// Runs a whole search over records of which `bad` are refused; `hint_of` returns the record that the error names.
     fn run(len: u32, bad: &BTreeSet<u32>, hint_of: impl Fn(u32) -> Option<u32>, cap: u32) -> (Vec<u32>, Search, u32) {
         let first_bad = |range: &Range<u32>| bad.range(range.clone()).next().copied();
         let mut search = Search::new(len, first_bad(&(0..len)).and_then(&hint_of), cap);
@@ -149,7 +148,7 @@ mod tests {
         let bad = BTreeSet::from([1, 2_000, 2_001, 5_000, 9_999]);
         let (table, search, settled) = run(10_000, &bad, |_| None, 1_000);
         assert_eq!((table.len(), settled), (9_995, 10_000));
-        // Two copies for each of 14 halvings, at the most.
+        // At most two copies for each of 14 halvings.
         assert!(search.attempts() <= 5 * 2 * 14, "{} copies", search.attempts());
     }
 

@@ -1,8 +1,8 @@
-//! The poll loop: takes records from Kafka, puts them into the session's open batch, hands full batches to the writer.
+//! The poll loop: takes records from Kafka, adds them to the session's open batch, and hands full batches to the writer.
 //!
-//! It owns the group client and the session, and never stops serving the group: while the open batch is full and the writer
+//! It owns the group client and the session, and never stops serving the group. While the open batch is full and the writer is
 //! busy, it takes no records, and Kafka's client stops fetching when its queue is full. Acknowledgements and answers to claims
-//! come by one channel.
+//! arrive on one channel.
 
 mod assignment;
 mod take;
@@ -30,37 +30,37 @@ use crate::stopped::Stopped;
 use crate::store::LedgerRow;
 use crate::writer::WaitFlag;
 
-/// The longest wait when nothing is expected. Deadlines that depend on the session are looked at this often.
+/// The longest wait if nothing is expected. Deadlines that depend on the session are checked this often.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
-/// Committed offsets are for tools that show lag: they may be this old.
+/// How old committed offsets may be; they are only for tools that show lag.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How old a snapshot may be.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_millis(250);
-/// The longest wait of a revoke for what is on its way. A batch that isn't written by then is fenced by the next owner.
+/// How long a revocation waits for the current batch. If the batch isn't written by then, the next owner's claim fences it.
 const REVOKE_WAIT: Duration = Duration::from_secs(5);
-/// The wait before a consumer that failed is built again.
+/// The wait before a failed consumer is rebuilt.
 const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 
-/// Makes rows of records on the poll loop's side.
+/// Encodes records as rows in the poll loop.
 pub trait RecordEncoder: Send {
-    /// Whether the record can't be encoded before a schema is known that is being asked for.
+    /// Returns whether the record needs a schema that isn't known yet; it has been requested.
     fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool;
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
     /// Why the record can't become rows: it will be a dead letter.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::Reject>;
-    /// The version of the plan by which rows are made.
+    /// Returns the version of the plan that encodes rows.
     fn version(&self) -> u64;
-    /// Switches to the newest plan of the pipeline. Called between two batches only.
+    /// Switches to the pipeline's newest plan. Only called between two batches.
     fn renew(&mut self);
 }
 
 /// Ledger rows that were read outside of writes.
 pub trait LedgerReadings: Send {
-    /// How often logs were seen to become shorter; the count only grows.
+    /// Returns how often logs became shorter; the count only grows.
     fn cuts(&self) -> u32;
-    /// Visits the newest rows, each with the time before which it was asked for.
+    /// Visits the newest rows, each with the time before it was requested.
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, Instant));
 }
 
@@ -71,7 +71,7 @@ pub enum Message {
     Ack(Box<Ack>),
     /// From the claim loop: all answers of one round, so that fetching starts for all of them at once.
     Claims(Vec<ClaimAnswer>),
-    /// The consumer is to leave the group and join it again, for this reason.
+    /// A request that the consumer leaves the group and joins again, for this reason.
     Rebuild(&'static str),
 }
 
@@ -84,31 +84,31 @@ impl From<Ack> for Message {
 /// The parts of a poll loop.
 #[expect(missing_debug_implementations, reason = "the parts that are passed in need none")]
 pub struct PollLoop<G: Group, E, L> {
-    /// Joins the group.
+    /// Creates members of the group.
     pub group: G,
-    /// Makes rows.
+    /// Encodes rows.
     pub encoder: E,
-    /// Ledger rows that are read outside of writes.
+    /// Ledger rows that were read outside of writes.
     pub readings: L,
     /// The consumer's partitions and batches.
     pub session: Session,
-    /// The policy for a log-loss condition that comes up while reading.
+    /// The policy for a log-loss condition that is found while reading.
     pub on_offset_loss: OffsetLossPolicy,
-    /// The longest time between `stop` and the end of the drain. Leaving the group comes after it.
+    /// The longest time from `stop` to the end of the drain. Leaving the group follows it.
     pub drain_timeout: Duration,
     /// Our name in the ledger, for display.
     pub owner: Arc<str>,
-    /// To the writer; it holds one batch.
+    /// The channel to the writer, which holds one batch.
     pub outbox: Sender<Batch>,
     /// Whether the writer waits for Postgres.
     pub writer_waits: Arc<WaitFlag>,
-    /// To the claim loop.
+    /// The channel to the claim loop.
     pub claims: Sender<ClaimRequest>,
-    /// For the answers of the claim loop.
+    /// Where the claim loop sends its answers.
     pub answers: Sender<Message>,
-    /// Where acknowledgements and answers come.
+    /// Receives acknowledgements and answers.
     pub inbox: Receiver<Message>,
-    /// Shared by all consumers of the pipeline.
+    /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
     /// Receives the events.
     pub listener: Arc<dyn Listener>,
@@ -120,15 +120,15 @@ pub struct PollLoop<G: Group, E, L> {
 enum Ended {
     /// As asked.
     Stopped,
-    /// This client can't go on, and another one may.
+    /// This client is broken, and a new one may work.
     Rebuild(String),
 }
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
-    /// Reads until `stop`, then drains and leaves the group. A client that fails is replaced.
+    /// Reads until `stop`, then drains and leaves the group. A failed client is replaced.
     ///
     /// # Errors
-    /// [`Stopped`] where waiting can't help.
+    /// [`Stopped`] if waiting doesn't help.
     ///
     /// # Cancel safety
     /// May be dropped at any point: what isn't committed is still in Kafka.
@@ -158,7 +158,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> PollLoop<G, E, L> {
         }
     }
 
-    /// Waits before the next client, and takes the acknowledgement that may come meanwhile.
+    /// Waits before the next client is created, and handles an acknowledgement that arrives meanwhile.
     async fn pause(&mut self) {
         let until = now() + REBUILD_PAUSE;
         while let Ok(Some(message)) = timeout(until.saturating_duration_since(now()), self.inbox.recv()).await {
@@ -178,21 +178,21 @@ struct Member<G: Group, E, L> {
     held_since: Option<Instant>,
     /// Whether the next record waits for its schema.
     wants_schema: bool,
-    /// Claims that shall step over a condition.
+    /// Claims that shall skip a log-loss condition.
     stepping: HashMap<TopicPartition, Condition>,
-    /// Requests for claims that the claim loop's channel had no room for.
+    /// Claim requests for which the claim loop's channel had no room.
     unasked: Vec<ClaimRequest>,
-    /// The positions that Kafka was told last.
+    /// The offsets that were last committed to Kafka.
     told: HashMap<TopicPartition, Offset>,
     cuts: u32,
     commit_at: Instant,
     snapshot_at: Instant,
-    /// Rows that the rate limit still allows.
+    /// How many rows the rate limit still allows.
     allowance: u64,
     consumed: u64,
     spent: Spent,
     rebuild: Option<String>,
-    /// When `stop` was first seen, from which the drain's time counts.
+    /// When `stop` was first noticed; the drain's time counts from then.
     stop_seen: Option<Instant>,
 }
 
@@ -234,7 +234,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(Ended::Stopped)
     }
 
-    /// Everything that isn't a record.
+    /// Handles everything except records.
     async fn serve(&mut self) -> Result<(), Stopped> {
         if let Err(error) = self.client.serve() {
             self.failed(error)?;
@@ -273,7 +273,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             ReadErrorKind::Fatal => return Err(Stopped::Kafka(error.source)),
             ReadErrorKind::Broken => self.rebuild = Some(error.source.to_string()),
             ReadErrorKind::OutOfRange => {
-                // The claims compare each partition with its log.
+                // The claims will compare each partition with its log.
                 self.on(&Event::PositionOutOfRange(&*error.source));
                 self.parts.session.claim_all_again(now());
                 self.carry_out()?;
@@ -283,12 +283,12 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Compares what we know to be committed with what the ledger says.
+    /// Compares what we know to be committed with the ledger.
     fn compare(&mut self, now: Instant) {
         let cuts = self.parts.readings.cuts();
         if std::mem::replace(&mut self.cuts, cuts) < cuts {
-            // A claim compares the log with the last committed record. Without it a new log that has grown past our position
-            // would be taken for the old one.
+            // A claim compares the log with the last committed record. Otherwise a new log that has grown beyond our offset would
+            // be taken for the old one.
             self.on(&Event::LogCut);
             self.parts.session.claim_all_again(now);
             return;
@@ -304,11 +304,11 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     fn seal(&mut self, trigger: Trigger) {
         let Some(mut batch) = self.parts.session.seal(trigger, now()) else { return };
         batch.plan_version = self.parts.encoder.version();
-        // A newer plan takes over between two batches; the writer encodes again what is older.
+        // A newer plan is used from the next batch on; the writer re-encodes older batches.
         self.parts.encoder.renew();
         match self.parts.outbox.try_send(batch) {
             Ok(()) => {}
-            // A writer that ended by a fault of its own ends this loop by `stop`; the records stay in Kafka.
+            // If the writer ended by its own fault, `stop` ends this loop; the records stay in Kafka.
             Err(TrySendError::Closed(_)) => {}
             Err(TrySendError::Full(_)) => unreachable!("the session has one batch in flight at most"),
         }
@@ -330,7 +330,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Does what the session asks for.
+    /// Performs the session's actions.
     fn carry_out(&mut self) -> Result<(), Stopped> {
         let mut actions = self.parts.session.take_actions();
         if !actions.is_empty() {
@@ -359,7 +359,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Takes back the requests for partitions that leave: a claim that came later would fence the next owner.
+    /// Withdraws the requests for partitions that are revoked: a later claim would fence the next owner.
     fn withdraw(&mut self, leaves: impl Fn(&TopicPartition) -> bool) {
         let withdrawn: Vec<_> = self.parts.session.claiming().filter(|source| leaves(source)).cloned().collect();
         if !withdrawn.is_empty() {
@@ -373,8 +373,8 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.send_requests();
     }
 
-    /// Sends requests in their order, as many as the claim loop's channel has room for. The loop never waits for it: the claim
-    /// loop may be waiting for this inbox.
+    /// Sends requests in order, as many as fit into the claim loop's channel. It never waits for room, because the claim loop may
+    /// be waiting for this inbox.
     fn send_requests(&mut self) {
         let mut requests = std::mem::take(&mut self.unasked).into_iter();
         while let Some(request) = requests.next() {
@@ -385,17 +385,17 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                     self.unasked.extend(requests);
                     return;
                 }
-                // Nobody claims any more: the pipeline is ending.
+                // The claim loop has ended: the pipeline is ending.
                 Err(TrySendError::Closed(_)) => return,
             }
         }
     }
 
-    /// Writes what is open and waits for the writer, unless the writer waits for Postgres itself: then nobody knows how long.
+    /// Writes the open batch and waits for the writer, unless the writer itself waits for Postgres: then the time is unknown.
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {
-            // A revoke's flush that is under way at the stop is part of the drain, and its time counts.
+            // If a revocation is being flushed when the stop comes, its time is part of the drain.
             if self.parts.stop.is_cancelled() {
                 let seen = *self.stop_seen.get_or_insert_with(now);
                 deadline = deadline.min(seen + self.parts.drain_timeout);
@@ -427,7 +427,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.on(&Event::Snapshot(&Snapshot { session, paused, waits_for_schema, consumed, spent, now }));
     }
 
-    /// Tells Kafka where the ledger is, for tools that show lag.
+    /// Commits the ledger's offsets to Kafka, for tools that show lag.
     fn commit(&mut self) {
         let positions = self.parts.session.positions();
         let moved: Vec<_> = positions
@@ -440,11 +440,11 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Drains where all is well, and leaves the group.
+    /// Drains if all is well, and leaves the group.
     async fn leave(mut self, drain: bool) -> PollLoop<G, E, L> {
         if drain {
             self.flush(Trigger::Shutdown, self.parts.drain_timeout).await;
-            // A writer that ended by a fault has said why; its records are no matter of the drain.
+            // A writer that failed has reported why; its records are not part of the drain.
             if !self.parts.outbox.is_closed() {
                 let session = &self.parts.session;
                 let (open, in_flight) = (session.open_records(), session.records_in_flight());

@@ -1,7 +1,7 @@
-//! Where we are in Kafka: partitions, offsets, claims.
+//! Positions in Kafka: partitions, offsets, claims.
 //!
-//! Kafka's "next to read" and "last read" differ by one. Here an [`Offset`] names one record or the next one to read, and
-//! [`Offset::successor`] is the only way to step, so that no caller adds or subtracts one by hand.
+//! "Next to read" and "last read" differ by one. An [`Offset`] here names one record, or the next one to read.
+//! [`Offset::successor`] is the only way to advance, so that no caller adds or subtracts one.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl fmt::Debug for TopicPartition {
     }
 }
 
-/// The place of a record in its partition's log, from 0.
+/// The position of a record in its partition's log, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Offset(i64);
 
@@ -42,12 +42,12 @@ impl Offset {
     /// The first offset that a log can have.
     pub const ZERO: Offset = Offset(0);
 
-    /// Wraps an offset as Kafka gives it. Negative values are Kafka's special marks, never a place: they become 0.
+    /// Wraps Kafka's number. Negative values are Kafka's special markers, never positions: they become 0.
     pub fn new(raw: i64) -> Self {
         Self(raw.max(0))
     }
 
-    /// The number, as Kafka and the ledger write it.
+    /// Returns the number as Kafka and the ledger write it.
     pub fn get(self) -> i64 {
         self.0
     }
@@ -58,7 +58,7 @@ impl Offset {
         Self(self.0 + 1)
     }
 
-    /// How many offsets lie from `earlier` up to this one; 0 when this one is not later.
+    /// Returns the number of offsets from `earlier` to this one; 0 if this one is not later.
     pub fn distance_from(self, earlier: Offset) -> u64 {
         u64::try_from(self.0 - earlier.0).unwrap_or(0)
     }
@@ -76,16 +76,16 @@ impl fmt::Debug for Offset {
     }
 }
 
-/// Identifies a claim. It is random, so that no two claims ever share one, whatever copy of the database they are made in.
+/// Identifies a claim. It is random, so that no two claims share one, even in copies of a database.
 pub type ClaimId = uuid::Uuid;
 
-/// Ownership of a partition in the ledger. A write advances the ledger only while the ledger holds the same claim, so a later
-/// claim fences every earlier one.
+/// Ownership of a partition in the ledger. A write advances the ledger only if the ledger holds the same claim, so a later claim
+/// fences all earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
     /// The fencing token.
     pub id: ClaimId,
-    /// The claim's number. Numbers of one partition only grow, so an older number in the ledger than our own means that the
+    /// The claim's number. The numbers of a partition only increase, so a lower number in the ledger than ours means that the
     /// database was restored.
     pub epoch: i64,
 }

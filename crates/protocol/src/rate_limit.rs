@@ -1,20 +1,20 @@
-//! `flow.max_rows_per_second`: a token bucket that all consumers of a pipeline draw from. Pure but for its lock.
+//! `flow.max_rows_per_second`: a token bucket that all consumers of a pipeline share.
 
 use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Tokens are handed out in portions of this much time: smooth within a second, and few looks at the bucket.
+/// Tokens are handed out in portions of this duration: smooth within a second, with few accesses to the bucket.
 const PORTION: Duration = Duration::from_millis(20);
-/// The most that may be saved up while no record flows.
+/// The most that is saved up while no records flow.
 const SAVED: Duration = Duration::from_millis(100);
 
-/// Lets so many records a second pass.
+/// Limits the records per second.
 #[derive(Debug)]
 pub struct RateLimit {
-    /// Records a second; `None` lets everything pass.
+    /// Records per second; `None` means no limit.
     rate: Option<f64>,
-    /// The contenders are the pipeline's poll threads, each some fifty times a second.
+    /// Contended by the pipeline's poll threads, each about fifty times per second.
     bucket: Mutex<Bucket>,
 }
 
@@ -25,7 +25,7 @@ struct Bucket {
 }
 
 impl RateLimit {
-    /// A gate of this rate.
+    /// Makes a rate limit.
     pub fn new(rate: Option<NonZeroU32>) -> Self {
         Self {
             rate: rate.map(|rate| f64::from(rate.get())),
@@ -33,12 +33,12 @@ impl RateLimit {
         }
     }
 
-    /// Whether there is a limit.
+    /// Returns whether there is a limit.
     pub fn limits(&self) -> bool {
         self.rate.is_some()
     }
 
-    /// How many records may pass now: a portion, or none.
+    /// Returns how many records may pass now: a portion, or none.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tokens are between 0 and the rate")]
     pub fn take(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else { return u64::MAX };
@@ -53,7 +53,7 @@ impl RateLimit {
         granted as u64
     }
 
-    /// How long until a portion is there.
+    /// Returns how long until a portion is available.
     pub fn opens_in(&self, now: Instant) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
         let bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ impl RateLimit {
 mod tests {
     use super::*;
 
-    /// Asks every millisecond for `seconds`; what passed, by second.
+    /// Takes every millisecond for `seconds`. Returns what passed in each second.
     fn pass(rate: u32, seconds: u64) -> Vec<u64> {
         let gate = RateLimit::new(NonZeroU32::new(rate));
         let start = Instant::now();
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    /// Poll threads ask when they get to it, none of them later than a portion of what is saved.
+    /// Poll threads take whenever they can, none of them later than the saved portion allows.
     #[test]
     fn several_consumers_that_ask_at_odd_times_share_the_rate_exactly() {
         for (rate, seed) in [(50, 1), (2_000, 2), (100_000, 3)] {

@@ -1,7 +1,6 @@
-//! A Kafka record as the data rooms see it: borrowed bytes and the metadata that came with them.
+//! A Kafka record as the crate `tidegate-rows` sees it: borrowed bytes with metadata.
 
-/// One record. Borrows from the batch's arena, so that the first encoding and a later one (after the catalog changed) read
-/// the same bytes.
+/// One record. It borrows from the batch's arena, so that encoding it again after a catalog change reads the same bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// The topic's name.
@@ -10,17 +9,17 @@ pub struct Record<'a> {
     pub partition: i32,
     /// The record's offset.
     pub offset: i64,
-    /// Milliseconds since the epoch; `None` where the broker has no timestamp.
+    /// The timestamp in milliseconds since the epoch; `None` if the record has none.
     pub timestamp_ms: Option<i64>,
-    /// The key, as it came.
+    /// The key, unchanged.
     pub key: Option<&'a [u8]>,
-    /// The value, as it came; `None` is a tombstone.
+    /// The value, unchanged; `None` is a tombstone.
     pub value: Option<&'a [u8]>,
     /// The headers, in order.
     pub headers: Headers<'a>,
 }
 
-/// Headers in the arena's own form: for each `u32` name length, name, `i32` value length (-1 for null), value; little endian.
+/// Headers in the arena's form. For each: `u32` name length, name, `i32` value length (-1 for null), value; little-endian.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a>(&'a [u8]);
 
@@ -30,12 +29,12 @@ impl<'a> Headers<'a> {
         Self(bytes)
     }
 
-    /// The headers' bytes in the arena's form.
+    /// Returns the headers' bytes in the arena's form.
     pub fn as_bytes(&self) -> &'a [u8] {
         self.0
     }
 
-    /// The headers in order; a name may come more than once.
+    /// Returns the headers in order; a name may occur more than once.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + use<'a> {
         let mut rest = self.0;
         std::iter::from_fn(move || {

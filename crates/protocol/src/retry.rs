@@ -1,24 +1,24 @@
-//! The meaning of an error, and the time of the next attempt. Pure.
+//! Decides what an error means, and when the next attempt is made. No I/O.
 //!
-//! Errors are told apart by blast radius, from (stage, severity, SQLSTATE): one record, the plan, an outage, anything else.
-//! The table is `design.md`'s; the SQLSTATEs are those of PostgreSQL's appendix A.
+//! Errors are classified by what they affect, from (stage, severity, SQLSTATE): one record, the plan, an outage, anything else. The
+//! SQLSTATEs are those of PostgreSQL's appendix A.
 
 use std::time::Duration;
 
-/// Where in the transaction an error came.
+/// The part of the transaction in which an error occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Reaching the server, logging in, setting the session up.
+    /// Connecting, logging in, setting up the session.
     Connect,
     /// `BEGIN`, savepoints, `SET CONSTRAINTS`.
     Begin,
-    /// COPY into the table, or into staging and the merge from there.
+    /// COPY into the table, or into the staging table and the merge.
     Copy,
-    /// The defaults that Postgres gives to rows, made without a row.
+    /// The default values that Postgres gives to rows, evaluated without a row.
     Defaults,
-    /// The dead letters.
+    /// Writing the dead letters.
     DeadLetters,
-    /// The ledger's move.
+    /// Advancing the ledger.
     Ledger,
     /// `COMMIT`: its outcome may be unknown.
     Commit,
@@ -35,26 +35,27 @@ pub enum Severity {
     Panic,
 }
 
-/// The meaning of an error for the flow.
+/// What an error means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
-    /// One record's own fault if Postgres takes the others, as where a trigger raises an error of its own; else as [`Self::Stop`].
+    /// One record's own fault if Postgres accepts the others, for example when a trigger raises its own error; otherwise as
+    /// [`Self::Stop`].
     Suspect,
-    /// The catalog isn't what we planned for: read it again and encode again.
+    /// The catalog isn't the one that was planned for: read it again and re-encode.
     Plan,
-    /// Not the data's fault: wait and send the whole transaction again, without end.
+    /// Not the data's fault: wait, and retry the whole transaction without limit.
     Outage,
-    /// Nothing we know: the pipeline stops, named.
+    /// Unknown: the pipeline stops, and names the error.
     Stop,
 }
 
-/// Sorts an error that the server sent.
+/// Classifies an error from the server.
 ///
-/// A fault of one record can only come from the data: at [`Stage::Copy`], or at [`Stage::Commit`] where deferred constraints
-/// are checked. The same SQLSTATE from our own statements is a fault of ours (the dead letters' table can't hold it, say), and
-/// is never a reason to dead-letter records.
+/// The fault of a record can only come from the data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred constraints are
+/// checked. The same SQLSTATE from our own statements is our fault (for example, the dead-letter table can't store it), and never a
+/// reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     // A refused login is an outage too: a wrong password may be rotated, a missing database restored.
     if severity != Severity::Error {
@@ -62,7 +63,7 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
     }
     let class = sqlstate.get(..2).unwrap_or_default();
     match (class, sqlstate) {
-        // Binary COPY data that the server can't read: we encoded for another catalog than it has.
+        // The server can't read the binary COPY data: it was encoded for another catalog.
         (_, "22P03" | "22P04" | "08P01") => Disposition::Plan,
         // Undefined column or table, wrong type, ON CONFLICT without its index, a cached plan that is no longer valid.
         (_, "42703" | "42P01" | "42804" | "42P10" | "0A000") => Disposition::Plan,
@@ -72,24 +73,24 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         ("40" | "53" | "57" | "58" | "08" | "XX" | "28" | "3D", _) => Disposition::Outage,
         // 25P02 only echoes an earlier error of the same transaction, which a trigger or a pooler may have hidden.
         ("25", _) => Disposition::Outage,
-        // A sequence that a trigger asks is at its end; and what no row has a part in.
+        // A sequence used by a trigger is exhausted; and errors that don't depend on a row.
         (_, "2200H") => Disposition::Outage,
         _ if stage == Stage::Defaults => Disposition::Outage,
         // Data exceptions, integrity constraints, an index row too large, WITH CHECK OPTION, RAISE in a user's trigger.
         ("22" | "23" | "44" | "P0", _) | (_, "54000") if matches!(stage, Stage::Copy | Stage::Commit) => {
             Disposition::Record
         }
-        // Row security, a trigger with an error of its own, or something that refuses all rows: the others tell.
+        // Row security, a trigger's own error, or something that refuses all rows: the other records show which.
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
-        // A fault that we can't name must stop, not spin: rights (42501) and whatever comes with later versions.
+        // An unknown fault must stop, not loop: missing rights (42501), and errors of later versions.
         _ => Disposition::Stop,
     }
 }
 
-/// Sorts an error that the server sent at a start, where nothing has worked yet.
+/// Classifies an error from the server at a start, when nothing has worked yet.
 ///
-/// A running pipeline waits for whatever ends its session, since it has worked before. At a start a database that doesn't exist
-/// and a role without the right to connect are mistakes. A refused password may be one that is being rotated: it is waited for.
+/// A running pipeline waits for anything that ends its session, because it has worked before. At a start, a missing database and a
+/// role without the right to connect are mistakes. A refused password may be under rotation, so it is waited for.
 pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     match (stage, sqlstate) {
         (Stage::Connect, "3D000" | "42501") => Disposition::Stop,
@@ -97,31 +98,31 @@ pub fn classify_at_start(stage: Stage, severity: Severity, sqlstate: &str) -> Di
     }
 }
 
-/// Exponential backoff with full jitter on its upper half, without end.
+/// Exponential backoff with jitter on the upper half of each wait, without a limit on attempts.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     attempt: u32,
 }
 
-/// The first wait: short, since a dropped connection alone needs no more.
+/// The first wait: short, because a dropped connection needs no more.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait. The first commit after an outage comes within 2 s of its end, also where the database went back and what was
-/// at hand is to be claimed and read anew.
+/// The longest wait. The first commit comes within 2 s of the end of an outage, even if the database was restored and partitions
+/// must be claimed and records read again.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {
-    /// Before the first failure.
+    /// Starts before the first failure.
     pub fn new() -> Self {
         Self { attempt: 0 }
     }
 
-    /// Failures so far.
+    /// Returns the number of failures so far.
     pub fn attempts(&self) -> u32 {
         self.attempt
     }
 
-    /// Counts a failure and says how long to wait. `jitter` is random in `0.0..1.0`; half of the wait depends on it, so that
-    /// a fleet of daemons doesn't come back at the same instant.
+    /// Counts a failure and returns how long to wait. `jitter` is random in `0.0..1.0`; half of the wait depends on it, so that a
+    /// fleet of daemons doesn't retry at the same instant.
     pub fn next(&mut self, jitter: f64) -> Duration {
         let exponent = self.attempt.min(16);
         self.attempt = self.attempt.saturating_add(1);
@@ -129,7 +130,7 @@ impl Backoff {
         full.mul_f64(0.5 + 0.5 * jitter.clamp(0.0, 1.0))
     }
 
-    /// After a success.
+    /// Resets the backoff after a success.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }

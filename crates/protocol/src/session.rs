@@ -1,8 +1,8 @@
-//! The state of one consumer: its partitions, the open batch, and the batch that is being written. Pure.
+//! The state of one consumer: its partitions, the open batch, and the batch that is being written. No I/O.
 //!
-//! The poll thread owns it and feeds it calls: assigned, granted, delivered, acked, revoked. What follows for Kafka (claims to
-//! ask for, offsets to fetch from, fetching to stop) collects in [`Actions`], which the poll thread carries out. Time is an
-//! argument. Everything about a partition goes with its assignment; nothing is reset in place.
+//! The poll thread owns it and calls it: assigned, granted, delivered, acked, revoked. The resulting actions for Kafka (claims to
+//! request, offsets to fetch from, fetching to stop) collect in [`Actions`], which the poll thread performs. Time is an argument. A
+//! partition's state ends with its assignment; nothing is reset in place.
 
 mod index;
 
@@ -31,7 +31,7 @@ pub struct Session {
     questions: u64,
 }
 
-/// The batch that is at the writer.
+/// The batch that the writer has.
 #[derive(Clone, Copy, Debug)]
 struct InFlight {
     sealed_at: Instant,
@@ -45,21 +45,21 @@ struct Slot {
     segment: Option<usize>,
 }
 
-/// The poll thread's duties for the session.
+/// The actions that the poll thread must perform.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Actions {
-    /// Claims to ask for, each with the number that its reply must carry.
+    /// Claims to request, each with the request id that its answer must have.
     pub claim: Vec<(TopicPartition, u64)>,
-    /// Partitions to fetch, and from where.
+    /// Partitions to fetch, with their start offsets.
     pub fetch: Vec<(TopicPartition, Offset)>,
     /// Partitions to stop fetching.
     pub stop: Vec<TopicPartition>,
-    /// Conditions that came up.
+    /// Log-loss conditions that were found.
     pub conditions: Vec<(TopicPartition, Condition)>,
 }
 
 impl Actions {
-    /// Whether there is nothing to do.
+    /// Returns whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -79,22 +79,22 @@ pub enum Delivery {
     Accepted,
     /// It will be a dead letter.
     Rejected,
-    /// It isn't ours to write: read to know the log again, or of a partition that isn't owned now.
+    /// It must not be written: it was read only to identify the log, or its partition isn't owned now.
     Ignored,
 }
 
-/// The writer's answer to a batch: the only backward edge.
+/// The writer's answer to a batch.
 #[derive(Debug)]
 pub struct Ack {
     /// The outcome of each segment of the batch, in order; `None` for one that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
-    /// The batch, for its buffers.
+    /// The batch, so that its buffers are reused.
     pub batch: Batch,
 }
 
 impl Session {
-    /// A consumer that owns nothing yet. A fenced partition awaits its revoke for `claim_grace` before it is claimed again:
-    /// longer than `lock_timeout`, so that a claim of the new owner that still waits for a lock isn't fenced in turn.
+    /// Makes a consumer that owns nothing. A fenced partition waits `claim_grace` for its revocation before it is claimed again.
+    /// This is longer than `lock_timeout`, so that a claim of the new owner that still waits for a lock isn't fenced in turn.
     pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
         Self {
             limits,
@@ -110,7 +110,7 @@ impl Session {
         }
     }
 
-    /// The remains of a consumer that is rebuilt: it owns no partition, and a batch that is still at the writer is awaited.
+    /// Resets a consumer that is rebuilt: it owns no partition, but still waits for a batch that the writer has.
     #[must_use]
     pub fn restart(self) -> Self {
         Self {
@@ -122,7 +122,7 @@ impl Session {
         }
     }
 
-    /// Kafka gave us these: ask for their claims. Those that we have already stay as they are.
+    /// Kafka assigned these partitions: request their claims. Partitions that were assigned before are unchanged.
     pub fn assigned(&mut self, sources: impl IntoIterator<Item = TopicPartition>, now: Instant) {
         for source in sources {
             if self.index.of(&source).is_some() {
@@ -140,9 +140,9 @@ impl Session {
         }
     }
 
-    /// Kafka took these away. Their records leave the open batch; a batch in flight is fenced by the next owner's claim. What
-    /// was still to be done for them is done no more: a claim would fence the next owner, a fetch would read on where nobody
-    /// looks, and a condition would step over what the next assignment finds in order.
+    /// Kafka revoked these partitions. Their records are removed from the open batch; the next owner's claim fences a batch in
+    /// flight. Their pending actions are dropped: a claim would fence the next owner, a fetch would read records that nobody
+    /// handles, and a log-loss condition might be skipped that the next assignment doesn't have.
     pub fn revoked<'a>(&mut self, sources: impl IntoIterator<Item = &'a TopicPartition>) {
         for source in sources {
             let Some(slot) = self.index.remove(source) else { continue };
@@ -155,15 +155,15 @@ impl Session {
         }
     }
 
-    /// A claim was granted. A reply to an earlier question (the partition left and came back meanwhile) is not for us: its
-    /// claim stands in the ledger, and the one that is still to come will take its place.
+    /// A claim was granted. If the answer is for an earlier request (the partition was revoked and assigned again since), it is
+    /// ignored: its claim is in the ledger, and the pending one will replace it.
     pub fn granted(&mut self, source: &TopicPartition, question: u64, grant: &Grant, now: Instant) {
         let Some(partition) = self.awaited(source, question) else { return };
         partition.grant(grant, now);
         self.actions.fetch.push((source.clone(), grant.fetch));
     }
 
-    /// A claim met a condition that the policy doesn't step over.
+    /// A claim met a log-loss condition that the policy doesn't skip.
     pub fn refused(&mut self, source: &TopicPartition, question: u64, condition: Condition) {
         let Some(partition) = self.awaited(source, question) else { return };
         let Then::Nothing = partition.stop(condition.clone()) else {
@@ -172,8 +172,8 @@ impl Session {
         self.actions.conditions.push((source.clone(), condition));
     }
 
-    /// Takes a record of the partition in this slot, which [`Session::slot_of`] gave after the last revocation. `headers`
-    /// appends them in the arena's form.
+    /// Handles a record of the partition in this slot, which [`Session::slot_of`] returned after the last revocation. `headers`
+    /// appends its headers in the arena's form.
     pub fn deliver(
         &mut self,
         slot: usize,
@@ -194,7 +194,7 @@ impl Session {
                 value: incoming.value,
                 headers: Headers::default(),
             };
-            // A later offset means that the record is gone (compacted away): then the log can't be known by it.
+            // A later offset means that the record was compacted away: then it can't identify the log.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = Condition::LogReplaced { last };
                 self.stop(slot, condition);
@@ -215,14 +215,14 @@ impl Session {
         }
     }
 
-    /// Why the open batch must be closed now, if it must.
+    /// Returns why the open batch must be closed now, if it must.
     pub fn due(&self, now: Instant) -> Option<Trigger> {
         let aged = |opened| now.duration_since(opened) >= self.close_at();
         self.full().or_else(|| self.open.opened_at().is_some_and(aged).then_some(Trigger::Age))
     }
 
-    /// By which limit the open batch is full. Records that give no row (skipped, rejected) count too, at half: a batch of them
-    /// ends all the same.
+    /// Returns the limit at which the open batch is full. Records without rows (skipped or rejected) count as half a row each, so
+    /// that a batch of them ends too.
     #[inline]
     fn full(&self) -> Option<Trigger> {
         let max_rows = self.limits.max_rows.get();
@@ -235,12 +235,12 @@ impl Session {
         }
     }
 
-    /// Whether the open batch is full, so that nothing more may be taken from Kafka.
+    /// Returns whether the open batch is full, so that no more records may be taken from Kafka.
     pub fn is_full(&self) -> bool {
         self.full().is_some()
     }
 
-    /// How long until the open batch is due by age.
+    /// Returns how long until the open batch reaches its deadline.
     pub fn due_in(&self, now: Instant) -> Option<Duration> {
         let opened = self.open.opened_at()?;
         Some((opened + self.close_at()).saturating_duration_since(now))
@@ -250,17 +250,17 @@ impl Session {
         self.flush_deadline.close_at(self.limits.max_age)
     }
 
-    /// Whether a batch may be handed over: one is in flight at most.
+    /// Returns whether a batch may be handed over: at most one is in flight.
     pub fn can_seal(&self) -> bool {
         !self.in_flight() && !self.open.is_empty()
     }
 
-    /// Whether a batch is at the writer.
+    /// Returns whether the writer has a batch.
     pub fn in_flight(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// Closes the open batch and counts it as in flight. `None` where there is nothing to write.
+    /// Closes the open batch and counts it as in flight. Returns `None` if there is nothing to write.
     pub fn seal(&mut self, trigger: Trigger, now: Instant) -> Option<Batch> {
         if !self.can_seal() {
             return None;
@@ -274,7 +274,7 @@ impl Session {
         Some(batch)
     }
 
-    /// The writer answered.
+    /// Handles the writer's answer.
     pub fn acked(&mut self, ack: Ack, now: Instant) {
         let Ack { outcomes, mut batch } = ack;
         if let Some(InFlight { sealed_at, .. }) = self.in_flight.take() {
@@ -284,7 +284,7 @@ impl Session {
         for (segment, outcome) in batch.segments().iter().zip(outcomes) {
             let (Some(index), Some(outcome)) = (self.index.of(&segment.source), outcome) else { continue };
             let partition = &mut self.partitions[index].partition;
-            // An ack of an earlier claim moves nothing.
+            // An answer for an earlier claim changes nothing.
             let State::Owned(owned) = &partition.state else { continue };
             if owned.claim != segment.claim {
                 continue;
@@ -299,7 +299,7 @@ impl Session {
         self.spare.push(batch);
     }
 
-    /// Kafka's log was read up to here, and everything in it that is delivered at all has been delivered.
+    /// Kafka's log was read up to this offset, and every record that will be delivered has been delivered.
     pub fn read_to(&mut self, source: &TopicPartition, offset: Offset) {
         let Some(index) = self.index.of(source) else { return };
         if let State::Owned(owned) = &mut self.partitions[index].partition.state {
@@ -307,9 +307,9 @@ impl Session {
         }
     }
 
-    /// Compares a ledger row that was read after `asked_at` with our state, and returns what changed, if anything did. A write
-    /// finds out by itself when the database was restored or another claim took over; a partition that waits for its next
-    /// record would not, and what the database lost of it would stay lost for as long.
+    /// Compares a ledger row that was read after `asked_at` with our state. Returns what changed, if anything did. A write notices
+    /// a restored database or another claim itself. A partition without new records would not notice it, and what the database lost
+    /// of it would stay lost until the next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
@@ -326,7 +326,7 @@ impl Session {
         Some(outcome)
     }
 
-    /// Kafka says that some position is out of range, without saying whose: claim all again, which compares each with the log.
+    /// Kafka reports an offset out of range, without the partition: claim all again, which compares each with its log.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {
@@ -335,14 +335,14 @@ impl Session {
         }
     }
 
-    /// Claims one again, to step over the condition that it met.
+    /// Claims a partition again, to skip the log-loss condition that it met.
     pub fn claim_again(&mut self, source: &TopicPartition, now: Instant) {
         if let Some(index) = self.index.of(source) {
             self.ask(index, now);
         }
     }
 
-    /// Claims again what has been fenced for so long that Kafka must mean it.
+    /// Claims partitions again that have been fenced for so long that the assignment must be intended.
     pub fn tick(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if let State::Fenced { since, .. } = self.partitions[index].partition.state
@@ -353,17 +353,17 @@ impl Session {
         }
     }
 
-    /// Returns each pending duty once.
+    /// Returns the pending actions, each once.
     pub fn take_actions(&mut self) -> Actions {
         std::mem::take(&mut self.actions)
     }
 
-    /// All partitions that Kafka says are ours.
+    /// Returns all partitions that Kafka has assigned to us.
     pub fn partitions(&self) -> impl Iterator<Item = &Partition> {
         self.partitions.iter().map(|slot| &slot.partition)
     }
 
-    /// Where each owned partition would go on: what all batches so far end at.
+    /// Returns where each owned partition would resume: the end of all batches so far.
     pub fn positions(&self) -> impl Iterator<Item = (&TopicPartition, &Owned)> {
         self.partitions().filter_map(|partition| match &partition.state {
             State::Owned(owned) => Some((&partition.source, owned)),
@@ -371,39 +371,39 @@ impl Session {
         })
     }
 
-    /// Partitions whose claim is asked for and not answered.
+    /// Returns the partitions whose claim is requested and not answered.
     pub fn claiming(&self) -> impl Iterator<Item = &TopicPartition> {
         let claiming = |partition: &&Partition| matches!(partition.state, State::Claiming { .. });
         self.partitions().filter(claiming).map(|partition| &partition.source)
     }
 
-    /// Whether a record at this offset would join the batch: its partition is owned, and it wasn't delivered before.
+    /// Returns whether a record at this offset would be added to the batch: its partition is owned, and it wasn't delivered before.
     pub fn takes(&self, slot: usize, offset: Offset) -> bool {
         matches!(&self.partitions[slot].partition.state, State::Owned(owned) if offset >= owned.next)
     }
 
-    /// The slot of a partition that is ours. It is valid until the next call of [`Session::revoked`].
+    /// Returns the slot of an assigned partition. It is valid until the next call of [`Session::revoked`].
     #[inline]
     pub fn slot_of(&self, topic: &str, partition: i32) -> Option<usize> {
         self.index.get(topic, partition)
     }
 
-    /// Rows in the open batch.
+    /// Returns the number of rows in the open batch.
     pub fn open_rows(&self) -> u32 {
         self.open.row_count()
     }
 
-    /// Bytes held by the open batch.
+    /// Returns the memory of the open batch, in bytes.
     pub fn open_bytes(&self) -> usize {
         self.open.bytes()
     }
 
-    /// Records in the open batch.
+    /// Returns the number of records in the open batch.
     pub fn open_records(&self) -> u32 {
         self.open.len()
     }
 
-    /// Records of the batch that is at the writer; 0 without one.
+    /// Returns the number of records of the batch that the writer has; 0 without one.
     pub fn records_in_flight(&self) -> u32 {
         self.in_flight.map_or(0, |batch| batch.records)
     }

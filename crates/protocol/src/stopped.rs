@@ -1,4 +1,4 @@
-//! Why a pipeline stops: what waiting can't mend.
+//! Why a pipeline stops: problems that waiting doesn't resolve.
 
 use std::error::Error;
 
@@ -17,22 +17,22 @@ pub enum Stopped {
         /// The fault.
         condition: Condition,
     },
-    /// Postgres refuses what we ask for, for a reason that no wait removes.
+    /// Postgres refuses a request for a reason that waiting doesn't resolve.
     #[error("{0}")]
     Refused(#[source] Box<WriteError>),
-    /// Postgres is away, and the writer was told not to wait.
+    /// Postgres is unavailable, and the writer was told not to wait.
     #[error("{0}")]
     Outage(#[source] Box<WriteError>),
     /// Postgres refuses the rows of a batch together, but no record alone.
     #[error("{0}, and no record of the batch is refused alone")]
     NoRecordAlone(#[source] Box<WriteError>),
-    /// A new plan has the fault of the one before.
+    /// A new plan has the same fault as the one before.
     #[error("{0}, also after the catalog was read again")]
     PlanUnmended(#[source] Box<WriteError>),
-    /// The table is gone, is another one, or the mapping no longer fits it.
+    /// The table is missing, is another one, or no longer fits the mapping.
     #[error("{0}")]
     Unplannable(String),
-    /// The dead-letter budget is spent.
+    /// The dead-letter budget is used up.
     #[error("{0}")]
     DeadLetterBudget(String),
     /// Kafka ended the consumer for good.
@@ -41,7 +41,7 @@ pub enum Stopped {
     /// The pipeline can't start, and waiting doesn't help.
     #[error("{0}")]
     Start(#[source] Box<dyn Error + Send + Sync>),
-    /// The configuration is refused when it is used.
+    /// The configuration turned out to be invalid when it was used.
     #[error("{0}")]
     Configuration(String),
     /// A defect of Tidegate.

@@ -1,8 +1,7 @@
-//! The seam between the writer and the database, split by concern: [`Transaction`], [`Ledger`], [`Planner`].
+//! The interface between the writer and the database, by concern: [`Transaction`], [`Ledger`], [`Planner`].
 //!
-//! A store holds at most one connection and one transaction at a time. After any error but one of a record inside a savepoint
-//! the caller calls [`Transaction::disconnect`] or [`Transaction::rollback`]; the ledger tells what a lost connection left
-//! behind.
+//! A store has at most one connection and one transaction at a time. After any error except that of a record under a savepoint, the
+//! caller calls [`Transaction::disconnect`] or [`Transaction::rollback`]. The ledger says what happened on a lost connection.
 
 use std::fmt;
 use std::future::Future;
@@ -14,24 +13,23 @@ use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
 use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
 
-/// One transaction after the other on one connection, with everything that a batch puts into it.
+/// Transactions, one after another on one connection, and everything that a batch writes in them.
 ///
-/// None of the futures is cancel safe: a dropped one leaves replies unread, so the caller disconnects before it asks for
-/// anything else.
+/// No future is cancel safe: a dropped one leaves replies unread, so the caller must disconnect before the next call.
 pub trait Transaction: Send {
     /// Opens a connection if there is none, and `BEGIN ISOLATION LEVEL READ COMMITTED`.
     fn begin(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Copies the rows of a window's live segments into the table and returns their number.
+    /// Copies the rows of a window's live segments into the table. Returns their number.
     fn copy(&mut self, batch: &Batch, window: Range<u32>) -> impl Future<Output = Result<u64, WriteError>> + Send;
     /// `SAVEPOINT`
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// `ROLLBACK TO SAVEPOINT`, which also mends a transaction that a record's fault has failed.
+    /// `ROLLBACK TO SAVEPOINT`, which also restores a transaction that failed by a record's fault.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Finds out whether Postgres takes rows at all, whatever is in them: it copies none, and has Postgres make the defaults that it
-    /// gives to rows. Runs under a savepoint, which the caller rolls back.
+    /// Checks whether Postgres accepts rows at all, regardless of their contents: it copies no row, and makes Postgres evaluate the
+    /// defaults of rows. Runs under a savepoint, which the caller rolls back.
     ///
     /// # Errors
-    /// What keeps every row out: [`Stage::Defaults`] for a default that can't be made, [`Stage::Begin`] for the table itself.
+    /// What prevents every row: [`Stage::Defaults`] for a default that fails, [`Stage::Begin`] for the table itself.
     fn probe(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
@@ -43,27 +41,27 @@ pub trait Transaction: Send {
         batch: &Batch,
         rejects: &[&Reject],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Locks the spans' ledger rows in their order, advances those that are at `claim` and `from`, and returns which it advanced.
+    /// Locks the spans' ledger rows in order, and advances those that are at `claim` and `from`. Returns which ones it advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
     /// `COMMIT`
     fn commit(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// `ROLLBACK`; where that fails, drops the connection.
+    /// `ROLLBACK`; drops the connection if that fails.
     fn rollback(&mut self) -> impl Future<Output = ()> + Send;
-    /// Drops the connection without a word to the server.
+    /// Drops the connection without notifying the server.
     fn disconnect(&mut self);
 }
 
-/// Reads the ledger after a write whose outcome isn't known.
+/// Reads the ledger after a write whose outcome is unknown.
 pub trait Ledger: Send {
-    /// Reads the spans' ledger rows, waiting for whoever holds their locks: a transaction of ours whose outcome is unknown, and
-    /// whose connection is dropped, has ended by then, one way or the other. Not cancel safe, as [`Transaction`].
+    /// Reads the spans' ledger rows, and waits for locks on them: so a transaction of ours with a dropped connection and an unknown
+    /// outcome has ended by then, committed or not. Not cancel safe, as [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
-/// Makes rows by a plan, and new plans when the catalog changes.
+/// Encodes rows with a plan, and makes new plans when the catalog changes.
 pub trait Planner: Send {
-    /// Applies the changes of the tables that the batch needs (columns for fields that appeared), outside of any transaction.
-    /// If it changed something, the newest plan has another version, and the batch must be encoded again.
+    /// Applies the table changes that the batch needs (columns for new fields), outside of any transaction. If it changed
+    /// something, the newest plan has another version, and the batch must be encoded again.
     fn prepare(&mut self, batch: &Batch) -> impl Future<Output = Result<(), ReplanError>> + Send {
         // By default a batch needs nothing.
         let _needs_nothing = batch;
@@ -71,9 +69,9 @@ pub trait Planner: Send {
     }
     /// Reads the catalog again and makes a new plan.
     fn replan(&mut self) -> impl Future<Output = Result<(), ReplanError>> + Send;
-    /// Switches [`Planner::encode`] to the newest plan that any writer of the pipeline has made, and returns its version.
+    /// Switches [`Planner::encode`] to the newest plan of the pipeline's writers. Returns its version.
     fn newest_plan(&mut self) -> u64;
-    /// Appends a record's rows and returns their number.
+    /// Appends a record's rows. Returns their number.
     ///
     /// # Errors
     /// Why the record can't become rows: it will be a dead letter.
@@ -94,39 +92,39 @@ pub enum LedgerRow {
     Found {
         /// The claim that may advance it.
         claim: Option<ClaimId>,
-        /// That claim's number. Claims only count up.
+        /// The number of that claim. Claims only count up.
         epoch: i64,
-        /// Where it stands.
+        /// The offset of the ledger.
         next: Offset,
     },
 }
 
-/// The state of a span according to the ledger.
+/// The outcome of a span, from the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Ours and at `to`: it was committed.
+    /// The ledger has our claim and is at `to`: the span was committed.
     Done,
-    /// Ours and at `from`: send it again.
+    /// The ledger has our claim and is at `from`: write it again.
     Again,
-    /// The database was restored to before our claim or to another position of it, or someone set the position.
+    /// The database was restored to before our claim or to another offset of it, or somebody set the offset.
     Rewound,
-    /// A later claim than ours holds the partition.
+    /// A later claim holds the partition.
     Fenced,
 }
 
-/// The holder of a ledger row, compared with a claim of ours.
+/// The holder of a ledger row, compared with our claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// Our claim, with the ledger at this offset.
+    /// Our claim; the ledger is at this offset.
     Us(Offset),
     /// A later claim.
     Fenced,
-    /// An older claim, or no row: the database was restored to before our claim. Nobody is to be waited for.
+    /// An older claim, or no row: the database was restored to before our claim. There is no owner to wait for.
     Rewound,
 }
 
 impl LedgerRow {
-    /// Compares the row with a claim of ours. This is the one place that judges an older claim.
+    /// Compares the row with our claim. Only this function judges an older claim.
     pub fn holder(self, ours: Claim) -> Holder {
         match self {
             Self::Found { claim, next, .. } if claim == Some(ours.id) => Holder::Us(next),
@@ -135,7 +133,7 @@ impl LedgerRow {
         }
     }
 
-    /// Compares the row with a span whose transaction may or may not have been committed.
+    /// Compares the row with a span whose transaction may have been committed or not.
     pub fn verdict(self, span: &Span) -> Verdict {
         match self.holder(span.claim) {
             Holder::Us(next) if next == span.to => Verdict::Done,
@@ -146,49 +144,49 @@ impl LedgerRow {
     }
 }
 
-/// A write that failed.
+/// A failed write.
 #[derive(Debug)]
 pub struct WriteError {
-    /// Where.
+    /// The stage that failed.
     pub stage: Stage,
-    /// Why.
+    /// The cause of the failure.
     pub cause: Cause,
 }
 
 /// Why a write failed.
 #[derive(Debug)]
 pub enum Cause {
-    /// The connection broke, or spoke what we don't understand.
+    /// The connection broke, or the server's reply could not be parsed.
     Connection(String),
-    /// No answer within a deadline of ours; with what else there is to know.
+    /// No reply within one of our deadlines; with further information, if there is any.
     Deadline(Duration, Option<String>),
-    /// The server said so.
+    /// The server reported an error.
     Postgres(PostgresError),
-    /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
+    /// No partition of the table accepts a row; the store creates missing partitions when it plans again.
     NoPartition(Box<PostgresError>),
-    /// Someone else changed what the transaction is about, which no wait mends: what, and what to do.
+    /// Another client changed something that the transaction needs, and waiting doesn't resolve it: what, and what to do.
     Conflict(String),
 }
 
-/// An error as the server sent it.
+/// An error from the server.
 #[derive(Clone, Debug)]
 pub struct PostgresError {
     /// Its severity.
     pub severity: Severity,
     /// Its SQLSTATE.
     pub sqlstate: String,
-    /// Its message, and its detail where it has one.
+    /// Its message, with its detail if it has one.
     pub message: String,
-    /// The row of the COPY that it points to, from 0.
+    /// The row of the COPY that it names, from 0.
     pub row: Option<u32>,
-    /// The column it names.
+    /// The column that it names.
     pub column: Option<String>,
     /// Further details, such as the holder of a lock.
     pub note: Option<String>,
 }
 
 impl WriteError {
-    /// The meaning for the flow.
+    /// Returns what the error means.
     pub fn disposition(&self) -> Disposition {
         match &self.cause {
             Cause::Connection(_) | Cause::Deadline(..) => Disposition::Outage,
@@ -198,7 +196,7 @@ impl WriteError {
         }
     }
 
-    /// What it means where nothing has worked yet: at the start of a pipeline, and for a command.
+    /// Returns what the error means if nothing has worked yet: at the start of a pipeline, and for a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),
@@ -206,15 +204,14 @@ impl WriteError {
         }
     }
 
-    /// Whether the transaction may have been committed all the same: COMMIT was sent, and the answer isn't one that only a
-    /// transaction that was rolled back can give.
+    /// Returns whether the transaction may have been committed: COMMIT was sent, and the reply isn't one that proves a rollback.
     pub fn outcome_unknown(&self) -> bool {
         self.stage == Stage::Commit
             && !matches!(&self.cause, Cause::Postgres(error)
                 if error.severity == Severity::Error && matches!(error.sqlstate.get(..2), Some("23" | "40")))
     }
 
-    /// The server's error, if it is one.
+    /// Returns the server's error, if it is one.
     pub fn postgres(&self) -> Option<&PostgresError> {
         match &self.cause {
             Cause::Postgres(error) => Some(error),
@@ -223,7 +220,7 @@ impl WriteError {
         }
     }
 
-    /// Whether the work itself took too long, so that less of it at a time may get through.
+    /// Returns whether the work itself took too long, so that a smaller part of it may succeed.
     pub fn timed_out(&self) -> bool {
         match &self.cause {
             Cause::Deadline(..) => true,
@@ -232,7 +229,7 @@ impl WriteError {
         }
     }
 
-    /// Says that this one record alone takes too long, and what can be done.
+    /// Adds that this one record takes too long, and what can be done.
     pub fn blame(&mut self, record: &Record<'_>) {
         let Record { topic, partition, offset, .. } = record;
         let about = format!(
@@ -248,7 +245,7 @@ impl WriteError {
         }
     }
 
-    /// The label of `retries_total`.
+    /// Returns the label value for `retries_total`.
     pub fn sqlstate_class(&self) -> String {
         match &self.cause {
             Cause::Connection(_) => "connection".to_owned(),
@@ -289,11 +286,11 @@ impl fmt::Display for WriteError {
 
 impl std::error::Error for WriteError {}
 
-/// A new plan could not be made.
+/// Why a new plan could not be made.
 #[derive(Debug)]
 pub enum ReplanError {
     /// The catalog couldn't be read.
     Write(WriteError),
-    /// The table is gone, is another one, or the mapping no longer fits it: what, and what to do.
+    /// The table is missing, is another one, or no longer fits the mapping: what, and what to do.
     Unplannable(String),
 }

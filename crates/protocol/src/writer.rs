@@ -1,8 +1,8 @@
-//! Batch → Store → Ack: the ledger protocol of one consumer's writes. Knows no Kafka and no SQL.
+//! Writes the batches of one consumer: batch → store → ack. Knows neither Kafka nor SQL.
 //!
-//! One batch at a time, and of it one *window* of records a transaction: the whole batch as a rule, less of it after timeouts
-//! or where a search for bad records used up its attempts. A transaction is copy, dead letters, ledger, COMMIT. Whatever
-//! happens to it, the ledger's row says what became of it: [`crate::store::LedgerRow::verdict`].
+//! It writes one batch at a time, and one *window* of its records per transaction: normally the whole batch, less after timeouts or
+//! if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and COMMIT. Whatever happens to
+//! it, the ledger row says how it ended: [`crate::store::LedgerRow::verdict`].
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use crate::session::Ack;
 use crate::stopped::Stopped;
 use crate::store::{Cause, PostgresError, ReplanError, Store, Verdict, WriteError};
 
-/// COPYs that one transaction may spend on the search for bad records; what is left of the batch goes into a next one.
+/// How many COPYs the poison search of one transaction may use; the rest of the batch goes into the next transaction.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
 
-/// Times that the same window may time out before half of it is tried.
+/// How often the same window may time out before half of it is tried.
 const TIMEOUTS_BEFORE_HALVING: u32 = 2;
 
 /// Writes one consumer's batches.
@@ -35,34 +35,34 @@ pub struct Writer<S> {
     store: S,
     budget: DeadLetterBudget,
     backoff: Backoff,
-    /// For the jitter of waits.
+    /// The random source for the jitter of waits.
     random: Rng,
     listener: Arc<dyn Listener>,
     waits: Arc<WaitFlag>,
     patience: Patience,
-    /// Records per transaction at the moment; halved by timeouts, doubled by success.
+    /// Current number of records per transaction; halved by timeouts, doubled by success.
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Postgres has taken rows since the last time that it refused a lone record for a reason that might be everybody's.
+    /// Postgres has accepted rows since it last refused a lone record for a reason that may affect all records.
     takes_rows: bool,
-    /// Every refusal is the fault of its record.
+    /// Every refusal counts as the fault of its record.
     blames_records: bool,
 }
 
-/// How long an outage of Postgres is waited for.
+/// How long to wait for an outage of Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     Forever,
     None,
 }
 
-/// Says whether a writer waits for Postgres, to the poll loop that may wait for the writer.
+/// Tells the poll loop, which may wait for the writer, whether the writer waits for Postgres.
 #[derive(Debug, Default)]
 pub struct WaitFlag(AtomicBool);
 
 impl WaitFlag {
-    /// Whether the writer waits between two tries.
+    /// Returns whether the writer waits between two attempts.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -77,9 +77,9 @@ impl WaitFlag {
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
-    /// Postgres took rows, whether or not they are in the table.
+    /// Postgres accepted rows, whether or not they are in the table.
     accepted: bool,
-    /// Records are among the dead letters whose fault might be everybody's.
+    /// Some dead letters have a fault that may affect all records.
     suspects: bool,
 }
 
@@ -87,27 +87,27 @@ struct Contents {
 enum Attempt {
     /// Committed up to this record.
     Committed { until: u32 },
-    /// The ledger didn't move these spans: rolled back.
+    /// The ledger didn't advance these spans: rolled back.
     Refused(Vec<Span>),
 }
 
-/// Why the ledger is asked.
+/// Why the ledger must be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Doubt {
-    /// A COMMIT's outcome is unknown: where all spans are done, it was carried out.
+    /// The outcome of a COMMIT is unknown: if all spans are done, it was executed.
     Commit,
-    /// It didn't move these spans: whatever it says of them, this transaction wrote none of them.
+    /// The ledger didn't advance these spans: whatever it says, this transaction wrote none of them.
     Refusal,
 }
 
-/// Why one transaction failed, and how much of the window it was about to commit.
+/// Why a transaction failed, and how much of the window it was about to commit.
 enum Failure {
     Write { error: WriteError, until: u32 },
     DeadLetterBudget(String),
 }
 
 impl<S: Store> Writer<S> {
-    /// A writer with its own store. `random` is for the jitter of its waits.
+    /// Makes a writer with its own store. `random` is used for the jitter of its waits.
     pub fn new(store: S, budget: DeadLetterBudget, random: Rng, listener: Arc<dyn Listener>) -> Self {
         Self {
             store,
@@ -124,47 +124,47 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Ends with [`Stopped::Outage`] where it would wait for Postgres: for commands, which a person awaits. Only the outcome of
-    /// a COMMIT is waited for all the same.
+    /// Makes the writer end with [`Stopped::Outage`] instead of waiting for Postgres: for commands that a person runs. It still
+    /// waits for the outcome of a COMMIT.
     #[must_use]
     pub fn impatient(self) -> Self {
         Self { patience: Patience::None, ..self }
     }
 
-    /// Takes each refusal for the fault of its record, also where Postgres took no other: for commands whose records a person looks
-    /// at.
+    /// Treats each refusal as the fault of its record, even if Postgres accepted no other: for commands whose records a person
+    /// checks.
     #[must_use]
     pub fn blaming_records(self) -> Self {
         Self { blames_records: true, ..self }
     }
 
-    /// The flag that says whether this writer waits for Postgres.
+    /// Returns the flag that says whether this writer waits for Postgres.
     pub fn wait_flag(&self) -> Arc<WaitFlag> {
         Arc::clone(&self.waits)
     }
 
-    /// Writes what comes until upstream is done. Each batch is answered, however long the database is away.
+    /// Writes batches until the sender is gone. Each batch is answered, however long the database is unavailable.
     ///
     /// # Errors
-    /// [`Stopped`] where only a person can help; what isn't acked is still Kafka's.
+    /// [`Stopped`] if manual action is required; what isn't acknowledged is still in Kafka.
     ///
     /// # Cancel safety
-    /// May be dropped at any point: what was in doubt is settled by the next claim.
+    /// May be dropped at any point: the next claim settles an unknown outcome.
     pub async fn run<M: From<Ack>>(mut self, mut batches: Receiver<Batch>, acks: Sender<M>) -> Result<(), Stopped> {
         while let Some(mut batch) = batches.recv().await {
             let outcomes = self.write(&mut batch).await?;
             if acks.send(M::from(Ack { outcomes, batch })).await.is_err() {
-                // The consumer is gone: the ledger knows all that the ack would have said.
+                // The consumer is gone: the ledger has everything that the ack would have said.
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Writes a batch to the end; for each segment what became of it, `None` for one that was dropped before.
+    /// Writes a whole batch. Returns the outcome of each segment, `None` for one that was dropped before.
     ///
     /// # Errors
-    /// [`Stopped`] where only a person can help.
+    /// [`Stopped`] if manual action is required.
     pub async fn write(&mut self, batch: &mut Batch) -> Result<Vec<Option<Outcome>>, Stopped> {
         let started = now();
         let mut outcomes = vec![None; batch.segments().len()];
@@ -177,7 +177,7 @@ impl<S: Store> Writer<S> {
         Ok(outcomes)
     }
 
-    /// Writes the records from `start`, as many as one transaction takes; where the next one starts.
+    /// Writes as many records from `start` on as one transaction takes. Returns where the next transaction starts.
     async fn write_window(
         &mut self,
         batch: &mut Batch,
@@ -187,7 +187,7 @@ impl<S: Store> Writer<S> {
         let mut hint = None;
         let mut replanned_for: Option<String> = None;
         let mut timeouts = 0;
-        // The catalog fits the plan, and errors that say otherwise may be a trigger's.
+        // The catalog fits the plan, and errors that say otherwise may come from a trigger.
         let mut plan_is_right = false;
         let mut prepared_for = None;
         loop {
@@ -195,7 +195,7 @@ impl<S: Store> Writer<S> {
             if batch.plan_version != newest {
                 batch.encode_again(|record, rows| self.store.encode(record, rows));
                 batch.plan_version = newest;
-                // It named a row of the earlier encoding.
+                // The hint named a row of the earlier encoding.
                 hint = None;
             }
             if prepared_for != Some(batch.plan_version) {
@@ -221,8 +221,8 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
-                    // A late write of a superseded claim meets the rows of the new owner, and a unique index refuses them
-                    // all: that is no fault of the records. Only who still owns all that it writes stops for the budget.
+                    // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all, which
+                    // isn't the records' fault. So the budget stops the pipeline only if it still owns everything that it writes.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
                     self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
@@ -240,12 +240,12 @@ impl<S: Store> Writer<S> {
                     }
                 }
                 Err(Failure::Write { error, .. }) => match error.disposition() {
-                    // A search catches these where they come; one that comes all the same names no record.
+                    // The poison search handles these where they occur. One that occurs here names no record.
                     Disposition::Record if hint.is_some() => {
                         self.store.disconnect();
                         return Err(Stopped::NoRecordAlone(error.into()));
                     }
-                    // No other record of the window was taken.
+                    // Postgres accepted no other record of the window.
                     Disposition::Suspect if hint.is_some() => {
                         self.store.disconnect();
                         return Err(Stopped::Refused(error.into()));
@@ -260,7 +260,7 @@ impl<S: Store> Writer<S> {
                             Stage::Copy => self.store.rollback().await,
                             _ => self.store.disconnect(),
                         }
-                        // Another writer of the pipeline may have met the same, and planned anew.
+                        // Another writer of the pipeline may have had the same error, and replanned.
                         if self.store.newest_plan() != batch.plan_version {
                             continue;
                         }
@@ -300,7 +300,7 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// One transaction. `hint` is set once a record of the window is known to be refused, with the row that the error named.
+    /// Runs one transaction. `hint` is set once a record of the window is known to be refused, with the row that the error named.
     async fn attempt(
         &mut self,
         batch: &Batch,
@@ -345,7 +345,7 @@ impl<S: Store> Writer<S> {
         Ok(Attempt::Committed { until })
     }
 
-    /// Copies the window piece by piece, so that the records that Postgres refuses end up alone.
+    /// Copies the window piece by piece, so that each record that Postgres refuses ends up alone.
     async fn search(
         &mut self,
         batch: &Batch,
@@ -362,7 +362,7 @@ impl<S: Store> Writer<S> {
         let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
         let mut refused: Vec<Reject> = Vec::new();
         self.contents = Contents::default();
-        // The first error that might be everybody's.
+        // The first error that may affect all records.
         let mut suspect: Option<WriteError> = None;
         let mut probed = false;
         loop {
@@ -414,8 +414,9 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
-    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
+    /// Returns whether a refusal that may affect all records is the record's own fault: Postgres accepted another record of the
+    /// window, or, if the window has only one record, the ones before it. An error that says that the plan is wrong may have become
+    /// true since then.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
@@ -440,8 +441,8 @@ impl<S: Store> Writer<S> {
         self.listener.on(&Event::Committed(Committed { batch, window, rows, dead_letters: &dead_letters }));
     }
 
-    /// Asks the ledger what became of these spans, for as long as it takes, and notes it. `last` says that the batch ends with
-    /// these spans. True where they were committed.
+    /// Reads the outcome of these spans from the ledger, for as long as it takes, and stores it. `last` says that the batch ends
+    /// with these spans. Returns whether they were committed.
     async fn settle(
         &mut self,
         batch: &mut Batch,
@@ -463,8 +464,8 @@ impl<S: Store> Writer<S> {
             let Span { segment, source, from, to, .. } = span;
             let outcome = match verdict {
                 Verdict::Again => continue,
-                // Some moved and some not, which no transaction of ours leaves behind: someone's hand was in it. What follows
-                // in this batch would start from a position that we didn't see committed, so the ledger is asked again.
+                // Some were advanced and others not, which no transaction of ours does: somebody changed the ledger. The rest of
+                // this batch would start at an offset that we didn't see committed, so the ledger is read again.
                 Verdict::Done if !all_done && !last => Outcome::Rewound,
                 Verdict::Done => Outcome::Committed(*to),
                 Verdict::Fenced => Outcome::Fenced,
@@ -483,7 +484,7 @@ impl<S: Store> Writer<S> {
         Ok(all_done)
     }
 
-    /// Sees to what the batch asks of the tables, for as long as Postgres is away.
+    /// Applies the table changes that the batch needs, and retries while Postgres is unavailable.
     async fn prepare(&mut self, batch: &Batch) -> Result<(), Stopped> {
         loop {
             match self.store.prepare(batch).await {
@@ -494,7 +495,7 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Plans anew, for as long as the catalog can't be read.
+    /// Replans, and retries while the catalog can't be read.
     async fn replan(&mut self) -> Result<(), Stopped> {
         loop {
             match self.store.replan().await {
@@ -505,10 +506,10 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Waits where that can help and is wanted.
+    /// Waits if waiting can help and is wanted.
     ///
     /// # Errors
-    /// [`Stopped::Refused`] where it can't help, [`Stopped::Outage`] where it isn't wanted.
+    /// [`Stopped::Refused`] if it can't help, [`Stopped::Outage`] if it isn't wanted.
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();
@@ -522,7 +523,7 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Waits for the end of an outage: drops the connection, reports why, sleeps.
+    /// Waits for an outage: drops the connection, reports why, sleeps.
     async fn wait(&mut self, error: &WriteError) {
         self.store.disconnect();
         let delay: Duration = self.backoff.next(self.random.f64());
@@ -539,8 +540,8 @@ impl From<&Reject> for DeadLettered {
     }
 }
 
-/// Whether an error may be the fault of one of the records that were copied. Once the plan is known to be right, so may one that
-/// says that it is not.
+/// Returns whether an error may be the fault of one of the copied records. Once the plan is known to be right, this includes errors
+/// that say that it isn't.
 fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     match error.disposition() {
         Disposition::Record | Disposition::Suspect => true,
@@ -549,7 +550,7 @@ fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     }
 }
 
-/// A record that Postgres refused when it was copied alone.
+/// Makes the rejected record for a record that Postgres refused alone.
 fn reject_of(record: u32, error: &PostgresError) -> Reject {
     Reject {
         record,

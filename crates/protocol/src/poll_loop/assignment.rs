@@ -1,4 +1,4 @@
-//! Assignments and revocations of the group, and fetching: no partition is fetched before its claim.
+//! Assignments and revocations, and fetching: no partition is fetched before it is claimed.
 
 use super::{LedgerReadings, RecordEncoder};
 use super::{Member, PollLoop, REVOKE_WAIT};
@@ -16,7 +16,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                 self.on(&Event::Assigned(&sources));
                 self.client.accept();
                 self.parts.session.assigned(sources, now());
-                // In this order: a consumer that has joined shows what it was assigned.
+                // In this order, so that a consumer that has joined shows its assignment.
                 self.snapshot(now());
                 self.on(&Event::Joined);
             }
@@ -56,7 +56,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Returns all fetched partitions, where the client needs the whole list.
+    /// Returns all fetched partitions, if the client needs the whole list.
     fn whole(&self) -> Vec<(TopicPartition, Offset)> {
         let PollLoop { session, .. } = &self.parts;
         match self.client.assigning() {

@@ -1,4 +1,4 @@
-//! Taking records: a bulk from Kafka into the session, or holding while nothing may be taken.
+//! Takes records from Kafka into the session, or holds while nothing may be taken.
 
 use std::time::{Duration, Instant};
 
@@ -12,9 +12,9 @@ use crate::now;
 use crate::session::{Delivery, Session};
 use crate::stopped::Stopped;
 
-/// After this time without taking records a consumer's partitions are reported as paused.
+/// A consumer that takes no records for this long reports its partitions as paused.
 const PAUSED_AFTER: Duration = Duration::from_secs(1);
-/// Between two looks for a schema that is being asked for.
+/// The time between two checks for a requested schema.
 const SCHEMA_WAIT: Duration = Duration::from_millis(5);
 
 impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
@@ -41,7 +41,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         Ok(())
     }
 
-    /// Why nothing may be taken from Kafka now.
+    /// Returns why nothing may be taken from Kafka now.
     fn hold(&mut self, now: Instant) -> Option<Hold> {
         if self.parts.session.is_full() {
             return Some(Hold::Full);
@@ -93,12 +93,12 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Whether records have not been taken for long.
+    /// Returns whether no records have been taken for long.
     pub(super) fn is_paused(&self, now: Instant) -> bool {
         self.held_since.is_some_and(|since| now.saturating_duration_since(since) >= PAUSED_AFTER)
     }
 
-    /// Takes one bulk; whether there was a record.
+    /// Takes one bulk. Returns whether there was a record.
     fn take_bulk(&mut self, now: Instant) -> Result<bool, Stopped> {
         let PollLoop { session, encoder, .. } = &mut self.parts;
         let mut taker =
@@ -118,7 +118,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     }
 }
 
-/// Puts records into the session.
+/// Adds records to the session.
 struct Taker<'a, E> {
     session: &'a mut Session,
     encoder: &'a mut E,
@@ -136,12 +136,12 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
 
     #[inline]
     fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit {
-        // Records of a partition that isn't ours are left out.
+        // Skip records of a partition that isn't ours.
         let Some(slot) = self.slot else { return Visit::Taken };
         if self.allowance == 0 || self.session.is_full() {
             return Visit::NotNow;
         }
-        // A record that we must not write is compared or skipped at once: that requires no schema.
+        // A record that must not be written is compared or skipped at once, without a schema.
         if self.encoder.wants(record.key, record.value) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;
@@ -151,7 +151,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
         let encode = |record: &crate::record::Record<'_>, rows: &mut Vec<u8>| encoder.encode(record, rows);
         if self.session.deliver(slot, record, self.now, headers, encode) != Delivery::Ignored {
             self.consumed += 1;
-            // A record without rows counts as one.
+            // A record without rows counts as one row.
             let rows = u64::from(self.session.open_rows().saturating_sub(rows)).max(1);
             self.allowance = self.allowance.saturating_sub(rows);
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::position::TopicPartition;
 
-/// From partitions to slots.
+/// Maps partitions to slots.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Per topic, by partition number: Kafka numbers partitions from 0 without gaps.
@@ -13,13 +13,13 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// The slot of a partition.
+    /// Returns the slot of a partition.
     #[inline]
     pub(super) fn get(&self, topic: &str, partition: i32) -> Option<usize> {
         *self.topics.get(topic)?.get(usize::try_from(partition).ok()?)?
     }
 
-    /// The slot of a partition.
+    /// Returns the slot of a partition.
     pub(super) fn of(&self, source: &TopicPartition) -> Option<usize> {
         self.get(&source.topic, source.partition)
     }
@@ -27,7 +27,7 @@ impl Index {
     /// Sets the slot of a partition.
     ///
     /// # Panics
-    /// Where the partition's number is negative: Kafka assigns no such partition.
+    /// If the partition's number is negative: Kafka assigns no such partition.
     pub(super) fn insert(&mut self, source: &TopicPartition, slot: usize) {
         let number = usize::try_from(source.partition).expect("an assigned partition has a number");
         let slots = self.topics.entry(Arc::clone(&source.topic)).or_default();
