@@ -50,7 +50,7 @@ pub(super) struct Rehearsal {
     make_table: Option<String>,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
-    /// The dead letters of the current transaction: counted when it would be committed.
+    /// The dead letters of the current transaction. They count once the transaction would be committed.
     letters: Vec<Letter>,
 }
 

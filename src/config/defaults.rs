@@ -51,7 +51,7 @@ pub const CONSUMERS: NonZeroU32 = NonZeroU32::MIN;
 /// The most consumers that a pipeline may have in one process: each has a thread, a connection and a share of the memory.
 pub const MAX_CONSUMERS: u32 = 256;
 
-/// `pipelines.NAME.batch`: large enough that the COMMIT costs little, and often enough that the table is nearly current.
+/// `pipelines.NAME.batch`: large enough that a COMMIT costs little per record, and closed often enough that the table is nearly current.
 pub const BATCH: BatchLimits = BatchLimits {
     max_rows: NonZeroU32::new(50_000).expect("50 000 is not 0"),
     max_bytes: 8 << 20,

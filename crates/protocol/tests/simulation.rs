@@ -1,9 +1,9 @@
-//! Seeded simulation of the exactly-once protocol: the real `Session`, `Batch`, `Writer`, `resolve_start` and verdicts, on
-//! paused time, between a fake Kafka and a fake Postgres.
+//! Seeded simulation of the exactly-once protocol: the real `Session`, `Batch`, `Writer`, `resolve_start` and outcomes, in
+//! simulated time, between a fake Kafka and a fake Postgres.
 //!
-//! A run is a schedule of records, rebalances and faults drawn from its seed; then all heals, and must drain within bounds.
-//! After every COMMIT and at the end the oracle compares the database with every log. A failing seed prints how to replay it
-//! (`TIDEGATE_SEED=…`); `TIDEGATE_SEEDS=…` runs more or fewer than the default.
+//! A run is a schedule of records, rebalances and faults drawn from its seed. Then all faults end, and everything must be written
+//! within a limit. After every COMMIT and at the end, the oracle compares the database with every log. A failing seed prints how to
+//! replay it (`TIDEGATE_SEED=…`); `TIDEGATE_SEEDS=…` sets the number of runs.
 //!
 //! | invariant | planted bugs that break it |
 //! |---|---|
@@ -13,14 +13,14 @@
 //! | the log is the one that the ledger knew | `LogNotVerified` |
 //! | progress once all healed | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
-//! Two that were planted show nothing, because the ledger heals them: an unknown COMMIT taken for done (the next write finds
-//! the ledger elsewhere), and a claim's answer taken for that of another question (its claim is fenced, or holds).
+//! Two planted bugs have no effect, because the ledger corrects them: an unknown COMMIT taken for done (the next write finds
+//! another offset in the ledger), and the answer to a claim taken for that of another request (its claim is fenced, or valid).
 //!
-//! `AdvanceDoesNotLookAgain`, a ledger move that doesn't look at the row again once it has the lock, is found by a schedule that
-//! aims at it (`aimed.rs`): old and new owner seldom wait for the same row by chance.
+//! `AdvanceDoesNotLookAgain`, a ledger update that doesn't read the row again after it got the lock, is found by a schedule made
+//! for it (`aimed.rs`): old and new owner rarely wait for the same row by chance.
 //!
-//! These bugs are planted in what the rooms stand on. Those inside of them (session, batch, writer, retry) are listed in
-//! `planted.list`; `make planted` puts each into a copy of the source and asks for a seed that fails.
+//! These bugs are planted in what the crate's modules use. Those inside the modules (session, batch, writer, retry) are listed in
+//! `planted.list`; `make planted` puts each of them into a copy of the source and requires a seed that fails.
 
 #[path = "simulation/aimed.rs"]
 mod aimed;
@@ -52,7 +52,7 @@ use world::Bug;
 const SEEDS: u64 = 10_000;
 const SHARDS: u64 = 2;
 
-/// The events that the loops must report in some run: a schedule that never causes one does not test it.
+/// The events that the loops must report in some run: a schedule that never causes an event doesn't test it.
 const EVENTS: [&str; 24] = [
     "assigned",
     "revoked",
@@ -84,7 +84,7 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-/// The result of a shard's runs.
+/// The totals of a shard's runs.
 #[derive(Debug, Default)]
 struct Sum {
     rows: usize,
@@ -151,7 +151,7 @@ fn the_same_seed_gives_the_same_run() {
     }
 }
 
-/// The first seed whose run shows the bug.
+/// Returns the first seed whose run shows the bug.
 fn found(bug: Bug, within: u64) {
     let found = (0..within).find_map(|seed| run(seed, Some(bug)).violation.map(|what| (seed, what)));
     let (seed, what) = found.unwrap_or_else(|| panic!("{bug:?} was not found within {within} seeds"));
@@ -210,7 +210,8 @@ fn a_step_over_does_not_outlive_the_revoke_of_its_partition() {
     }
 }
 
-/// Lies that the ledger heals: whoever believes one is put right by the next move or look, and nothing is lost or there twice.
+/// Wrong answers that the ledger corrects: whoever believes one notices it at the next write or reading, and nothing is lost or
+/// duplicated.
 #[test]
 fn a_wrong_word_about_a_commit_is_healed_by_the_ledger() {
     for bug in [Bug::SettleSaysDone, Bug::UnknownCommitTakenAsFailed] {

@@ -30,7 +30,7 @@ fn push(batch: &mut Batch, segment: usize, offset: i64) {
     batch.push(segment, &incoming, Instant::now(), |_| {}, encode);
 }
 
-/// Interleaved records of three partitions with gaps, as compaction leaves them.
+/// Returns a batch of interleaved records of three partitions, with gaps as after compaction.
 fn batch_of(steps: &[(usize, i64)]) -> Batch {
     let mut batch = Batch::new();
     for partition in 0..3 {
@@ -94,7 +94,7 @@ fn the_mark_of_a_record_is_the_same_for_ever() {
         value,
         headers: Headers::default(),
     };
-    // Ledgers hold these numbers: computed by another FNV-1a, over both lengths, key and value.
+    // Ledgers contain these digests: computed by another implementation of FNV-1a, over both lengths, key and value.
     let mark = |key, value| last_record(&record(key, value)).digest;
     assert_eq!(mark(Some(&b"k"[..]), Some(&b"v"[..])), 3337082642361160612);
     assert_eq!(mark(None, Some(&b""[..])), 5673037472935113441);
@@ -139,7 +139,7 @@ fn a_cleared_batch_is_as_new_and_gives_large_buffers_back() {
     push_again(&mut batch);
 }
 
-/// The books begin anew: what a batch skipped and refused before it was cleared counts no more.
+/// Pushes records after a clear: the record accounting starts again, and earlier skipped or rejected records don't count.
 fn push_again(batch: &mut Batch) {
     let segment = batch.open_segment(source(1), Claim::default(), Offset::ZERO);
     push(batch, segment, 1);
@@ -147,7 +147,7 @@ fn push_again(batch: &mut Batch) {
     assert_eq!(text(batch, 0..1), "1:1;");
 }
 
-/// As after the catalog changed: what was refused has rows now, what was skipped is refused, and the rest is skipped.
+/// As after a catalog change: rejected records have rows now, skipped ones are rejected, and the rest is skipped.
 #[test]
 fn encoding_again_goes_by_the_new_plan() {
     let mut batch = batch_of(&[(0, 0), (0, 0), (1, 5), (1, 6)]);

@@ -1,4 +1,4 @@
-//! Events in the orders that hurt: an answer and a revoke, a revoke and a return, an ack of an earlier claim.
+//! Difficult orders of events: an answer and a revocation, a revocation and a new assignment, an ack of an earlier claim.
 
 mod went_back;
 
@@ -26,7 +26,7 @@ fn at(offset: i64) -> Offset {
     Offset::new(offset)
 }
 
-/// A session under test, with a clock of its own.
+/// A session under test, with its own clock.
 struct Bench {
     session: Session,
     now: Instant,
@@ -42,13 +42,13 @@ impl Bench {
         self.now += by;
     }
 
-    /// Assigns a partition; the number of the question that followed.
+    /// Assigns a partition. Returns the id of the claim request that followed.
     fn assign(&mut self, partition: i32) -> u64 {
         self.session.assigned([source(partition)], self.now);
         self.asked(partition)
     }
 
-    /// The number of the claim that is to be asked for; nothing else is to be done.
+    /// Returns the id of the requested claim, and checks that there are no other actions.
     fn asked(&mut self, partition: i32) -> u64 {
         let actions = self.session.take_actions();
         let [(asked, question)] = &actions.claim[..] else { panic!("one claim: {actions:?}") };
@@ -65,7 +65,7 @@ impl Bench {
         claim
     }
 
-    /// Assigns, grants, and takes what follows.
+    /// Assigns and grants a partition, and takes the resulting actions.
     fn own(&mut self, partition: i32, next: i64) -> Claim {
         let question = self.assign(partition);
         let claim = self.grant(partition, question, next, None);
@@ -96,7 +96,7 @@ impl Bench {
         self.session.seal(Trigger::Rows, self.now).expect("a batch")
     }
 
-    /// Acknowledges a batch, each segment with this outcome.
+    /// Acknowledges a batch, with this outcome for each segment.
     fn ack(&mut self, batch: Batch, outcome: Outcome) {
         let outcomes = vec![Some(outcome); batch.segments().len()];
         self.session.acked(Ack { outcomes, batch }, self.now);
@@ -127,10 +127,10 @@ fn a_step_over_that_is_pending_when_its_partition_is_revoked_is_forgotten() {
     bench.session.take_actions();
     bench.deliver_as(0, 7, b"other", |_, _| Ok(1));
     assert!(matches!(bench.state(0), State::Stopped(Condition::LogReplaced { .. })));
-    // The revoke is served before what the record brought about.
+    // The revocation is handled before the actions of the record.
     bench.session.revoked([&source(0)]);
     assert_eq!(bench.session.take_actions(), Actions::default());
-    // Nor does a late word about it step over anything once the partition is back.
+    // Nor does a late report of the condition skip anything after the partition was assigned again.
     bench.session.claim_again(&source(0), bench.now);
     let question = bench.assign(0);
     bench.session.claim_again(&source(1), bench.now);
@@ -272,7 +272,7 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
         let outcome = bench.session.ledger_seen(&source(0), row_of(claim), asked_at, bench.now);
         (outcome, bench.session.take_actions())
     };
-    // Asked at the instant of our last news, or before: it may be older than that.
+    // Requested at the instant of our last progress, or before: the row may be older than that.
     assert_eq!(seen(&|claim| row(claim, 4), 0).0, None);
     assert_eq!(seen(&|claim| row(claim, 5), 1).0, None);
     assert_eq!(seen(&|claim| row(claim, 6), 1).0, Some(Outcome::Rewound), "nothing of ours leads there");
@@ -354,7 +354,7 @@ fn a_batch_is_due_by_rows_bytes_and_age() {
     bench.deliver_as(0, 0, &vec![0; 1 << 20], |_, _| Ok(1));
     assert_eq!((bench.session.due(bench.now), bench.session.is_full()), (Some(Trigger::Bytes), true));
 
-    // Skipped ones count at half, so that a batch of them ends.
+    // Skipped records count as half a row, so that a batch of them ends.
     let mut bench = Bench::new(3);
     bench.own(0, 0);
     for offset in 0..6 {

@@ -1,4 +1,4 @@
-//! Schedules that a run of chance seldom meets, aimed at one race each; the seed draws their timing.
+//! Schedules for races that are rare in random runs; the seed determines their timing.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -27,8 +27,8 @@ use crate::world::{Bug, Sim};
 
 const PARTITIONS: usize = 2;
 
-/// The old owner's move waits at one row while the new owner takes the other: claims it, writes it, commits. When the first row
-/// is free at last, what the old owner's statement saw of the second one is long past.
+/// The old owner's ledger update waits at one row while the new owner claims the other one, writes it and commits. When the first
+/// row is unlocked, what the old owner's statement saw of the second row is out of date.
 pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -72,8 +72,8 @@ pub(crate) fn two_owners(seed: u64, bug: Option<Bug>) -> Option<String> {
     })
 }
 
-/// A condition comes up, its partition is revoked and comes back in order: the step-over must not outlive the revoke. What the
-/// session would have done with a log that is whole, in words.
+/// A log-loss condition is found, then its partition is revoked and assigned again without the condition: skipping it must not
+/// survive the revocation. Returns what the session would have done to an intact log, as text.
 pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let mut dice = Rng::with_seed(seed);
     let limits = BatchLimits {
@@ -88,7 +88,7 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let next = Offset::new(dice.i64(1..50));
     session.assigned([source.clone()], now);
     let asked = session.take_actions().claim[0].1;
-    // Any of the ways to a condition, in the order in which the poll thread meets them: an answer, then the revoke.
+    // Any of the ways to a log-loss condition, in the order in which the poll thread meets them: an answer, then the revocation.
     if dice.bool() {
         session.refused(&source, asked, Condition::LedgerLost);
     } else {
@@ -132,7 +132,7 @@ impl Listener for Deaf {
     fn on(&self, _: &Event<'_>) {}
 }
 
-/// All records of these partitions, from the start, under these claims.
+/// Returns all records of these partitions, from the start, under these claims.
 fn batch(sim: &Arc<Sim>, partitions: &[usize], claims: &[Claim]) -> Batch {
     let world = sim.w();
     let plan = world.server.catalog;

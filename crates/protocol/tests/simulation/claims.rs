@@ -1,4 +1,4 @@
-//! The claim loop's seams: its statements against the fake Postgres, and its questions to the fake Kafka.
+//! The claim loop's interfaces: its statements for the fake Postgres, and its requests to the fake Kafka.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -14,10 +14,10 @@ use crate::postgres::{Cell, Op, Reply};
 use crate::store::{Connection, call, connect};
 use crate::world::{Bug, Sim};
 
-/// In which log each partition's end was seen last: hidden from the claim loop, for the oracle.
+/// The log in which each partition's end was last read: hidden from the claim loop, for the oracle.
 pub(crate) type SeenLogs = Arc<Mutex<HashMap<usize, usize>>>;
 
-/// One daemon's claims.
+/// The claims of one daemon.
 pub(crate) struct SimLedger {
     pub(crate) sim: Arc<Sim>,
     pub(crate) daemon: u64,
@@ -35,7 +35,7 @@ impl SimLedger {
 
     fn partitions(&self, sources: &[TopicPartition]) -> Vec<usize> {
         let world = self.sim.w();
-        // The statement knows only partitions that are there.
+        // The statement only knows existing partitions.
         sources.iter().filter_map(|source| world.kafka.sources.iter().position(|s| s == source)).collect()
     }
 
@@ -117,7 +117,7 @@ impl ClaimLedger for SimLedger {
                 return sleep(Duration::from_millis(250)).await;
             };
             let partition = sim.w().kafka.partition_of(&source);
-            // Whatever the answer is, the row is tried again.
+            // Whatever the answer is, the row is retried.
             let _answer = call(&mut Some(connection), Stage::Ledger, Op::Settle(vec![partition])).await;
         }
     }

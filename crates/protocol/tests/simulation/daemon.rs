@@ -1,5 +1,4 @@
-//! One daemon: the product's own poll loop, claim loop and writer, and a process around them that can be stopped, go on, and be
-//! killed at any point.
+//! One daemon: the real poll loop, claim loop and writer, in a process that can be suspended, resumed and killed at any point.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -38,7 +37,7 @@ use crate::world::{Bug, Sim};
 const CLAIM_GRACE: Duration = Duration::from_secs(3);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Whether a process runs, or is stopped and by whom it is to be woken.
+/// Whether a process runs or is suspended, and what wakes it.
 #[derive(Debug, Default)]
 pub(crate) struct Process {
     stopped: Mutex<Option<Vec<Waker>>>,
@@ -54,7 +53,7 @@ impl Process {
         wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
-    /// Runs, but not while the process is stopped.
+    /// Runs `work`, but not while the process is suspended.
     pub(crate) async fn run<T>(self: Arc<Self>, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         std::future::poll_fn(|context| {
@@ -73,9 +72,9 @@ impl Process {
 pub(crate) struct Daemon {
     pub(crate) process: Arc<Process>,
     pub(crate) tasks: JoinSet<Result<(), Stopped>>,
-    /// Asks for a drain.
+    /// Requests a drain.
     pub(crate) leave: CancellationToken,
-    /// To the poll loop, as from outside of it.
+    /// The channel to the poll loop, for messages from outside.
     pub(crate) inbox: mpsc::Sender<Message>,
 }
 
@@ -84,7 +83,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     let leave = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (outbox, batches) = mpsc::channel(1);
-    // Small, so that a full inbox or a full queue of requests is seen too.
+    // Small, so that a full inbox and a full queue of requests occur too.
     let (inbox, messages) = mpsc::channel(2);
     let (claims, requests) = mpsc::channel(1);
     let (plan, limits, assigning, rate, policy, seed, bug) = {
@@ -112,7 +111,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     let listener = Arc::new(Watch { sim: Arc::clone(sim), number });
     let plans = Arc::new(AtomicU64::new(plan));
     let store = SimStore::new(Arc::clone(sim), number, Arc::clone(&plans));
-    // The budget has tests of its own; here nothing is bad enough to stop for.
+    // The budget has its own tests; here no share of dead letters stops the pipeline.
     let budget = DeadLetterBudget::new(DeadLetterLimits {
         max_share: 1.0,
         window: Duration::from_secs(60),
@@ -149,7 +148,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     Daemon { process, tasks, leave, inbox }
 }
 
-/// A bug between the loops: what comes back isn't what was sent.
+/// A bug between the loops: changes a message on its way.
 async fn falsify(
     sim: Arc<Sim>,
     bug: Bug,
@@ -180,7 +179,7 @@ async fn falsify(
     Ok(())
 }
 
-/// Has the ledger read, now and then, and looks whether a log became shorter.
+/// Reads the ledger from time to time, and checks whether a log became shorter.
 async fn look(sim: Arc<Sim>, readings: SimReadings, leave: CancellationToken) -> Result<(), Stopped> {
     let mut ends: HashMap<usize, Offset> = HashMap::new();
     while !leave.is_cancelled() {
@@ -234,7 +233,7 @@ impl LedgerReadings for SimReadings {
     }
 }
 
-/// Makes rows on the poll loop's side. Records of one kind need a schema, which comes some time after the first of them.
+/// Encodes rows for the poll loop. Records of one kind need a schema, which is available some time after the first of them.
 struct SimEncoder {
     sim: Arc<Sim>,
     plan: u64,
@@ -268,7 +267,7 @@ impl RecordEncoder for SimEncoder {
     }
 }
 
-/// Watches what the loops report.
+/// Records what the loops report.
 struct Watch {
     sim: Arc<Sim>,
     number: u64,
@@ -294,7 +293,7 @@ impl Listener for Watch {
     }
 }
 
-/// The event's name.
+/// Returns the event's name.
 fn kind_of(event: &Event<'_>) -> &'static str {
     match event {
         Event::Assigned(_) => "assigned",

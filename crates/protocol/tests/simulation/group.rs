@@ -1,4 +1,4 @@
-//! The group client against the fake Kafka: bulks of records, offered until the loop can't take one.
+//! The group client of the fake Kafka: bulks of records, offered until the loop can't take one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::error::Error;
@@ -59,8 +59,7 @@ pub(crate) struct SimClient {
     seen: SeenLogs,
     /// The partitions that the group assigned.
     held: BTreeSet<usize>,
-    /// The next offset to fetch, and the log in which fetching began: a topic that was made again answers no fetch of the
-    /// earlier one.
+    /// The next offset to fetch, and the log in which fetching began: a recreated topic doesn't answer fetches of the earlier one.
     fetching: BTreeMap<usize, (Offset, usize)>,
     /// Records that were fetched and not taken yet.
     bulk: VecDeque<Fetched>,
@@ -84,7 +83,8 @@ impl SimClient {
     fn start(&mut self, source: &TopicPartition, from: Offset) {
         let partition = self.partition_of(source);
         self.forget(partition);
-        // The claim was compared with this log. A topic that is made again since then answers no fetch: Kafka knows it by its id.
+        // The claim was compared with this log. A topic that was recreated since then answers no fetch: Kafka identifies it by its
+        // id.
         let log = self.seen.lock().expect("one thread")[&partition];
         self.fetching.insert(partition, (from, log));
     }
@@ -104,7 +104,7 @@ impl SimClient {
         }
     }
 
-    /// Fetches a bulk, of some partitions, each for a stretch.
+    /// Fetches a bulk: a range of offsets from each of some partitions.
     fn fill(&mut self) -> Result<(), ReadError> {
         let mut world = self.sim.w();
         let world = &mut *world;
@@ -233,7 +233,7 @@ impl GroupClient for SimClient {
             Assigning::Incremental => {
                 for (source, from) in starts {
                     let partition = self.partition_of(source);
-                    // As librdkafka: what is fetched already isn't assigned a second time, and goes on where it is.
+                    // As in librdkafka: a partition that is fetched already isn't assigned again, and continues where it is.
                     if !self.fetching.contains_key(&partition) {
                         self.start(source, *from);
                     }

@@ -1,4 +1,4 @@
-//! A fake Kafka: logs with gaps, and a group that gives partitions, takes them, and takes them for lost.
+//! A fake Kafka: logs with gaps, and a group that assigns partitions, revokes them, and removes silent members.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use fastrand::Rng;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tokio::time::Instant;
 
-/// A member that does not poll for so long is removed from the group.
+/// A member that does not poll for this long is removed from the group.
 pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// The purpose of a record.
@@ -23,7 +23,7 @@ pub(crate) enum Kind {
     Refused,
     /// A deferred constraint refuses it at COMMIT.
     RefusedAtCommit,
-    /// Can't be encoded by plans of an odd version.
+    /// Can't be encoded by plans with an odd version.
     Moody,
 }
 
@@ -35,7 +35,7 @@ impl Kind {
         Self::ALL[usize::from(byte)]
     }
 
-    /// The rows that it must have in the table, where it isn't a dead letter.
+    /// How many rows it must have in the table, unless it is a dead letter.
     pub(crate) fn rows(self) -> u8 {
         match self {
             Self::Good | Self::Moody => 1,
@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// The history of a place in a log.
+/// The history of an offset in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
@@ -57,17 +57,17 @@ pub(crate) enum Place {
     Gap,
     /// Retention deleted it.
     Expired,
-    /// A policy stepped over it.
+    /// A policy skipped it.
     Excused,
 }
 
-/// One log. A topic made again has a new one.
+/// One log. A recreated topic has a new one.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) partition: usize,
     pub(crate) places: Vec<Place>,
     pub(crate) low: usize,
-    /// Records before this place need not be written, though they may not exist yet.
+    /// Records before this offset need not be written, even those that don't exist yet.
     pub(crate) excused_to: usize,
 }
 
@@ -80,7 +80,7 @@ impl Log {
         offset(self.places.len())
     }
 
-    /// The first record at or after `at`.
+    /// Returns the first record at or after `at`.
     pub(crate) fn next(&self, at: Offset) -> Option<(Offset, Kind)> {
         (index(at).max(self.low)..self.places.len()).find_map(|at| match self.places[at] {
             Place::Live(kind) => Some((offset(at), kind)),
@@ -97,7 +97,7 @@ pub(crate) fn index(offset: Offset) -> usize {
     usize::try_from(offset.get()).expect("offsets are not negative")
 }
 
-/// A record's value names its place, so that a row of one log is never taken for that of another.
+/// Returns a record's value, which contains its offset and log, so that a row of one log is never taken for that of another.
 pub(crate) fn value(log: usize, at: Offset, kind: Kind) -> [u8; 13] {
     let mut value = [0; 13];
     value[0] = kind as u8;
@@ -117,7 +117,7 @@ struct Member {
     polled_at: Instant,
 }
 
-/// The broker: every log that ever was, which of them each partition has now, and the group.
+/// The broker: every log that ever existed, the current log of each partition, and the group.
 #[derive(Debug)]
 pub(crate) struct Kafka {
     pub(crate) sources: Vec<TopicPartition>,
@@ -165,7 +165,7 @@ impl Kafka {
         let excused = log.places.len() < log.excused_to;
         log.places.push(if excused { Place::Excused } else { Place::Live(kind) });
         if dice.u8(0..8) == 0 {
-            // The mark of a transaction's end, or a transaction that was aborted.
+            // Transaction markers, or aborted records.
             log.places.extend(std::iter::repeat_n(Place::Gap, dice.usize(1..4)));
         }
     }
@@ -190,7 +190,7 @@ impl Kafka {
         log.low = low;
     }
 
-    /// Deletes the topic and makes it again, with some records already: the group loses the partition meanwhile.
+    /// Deletes and recreates the topic, with some records: the group loses the partition meanwhile.
     pub(crate) fn recreate(&mut self, partition: usize, dice: &mut Rng) {
         for place in &mut self.logs[self.current[partition]].places {
             *place = Place::Gap;
@@ -236,7 +236,7 @@ impl Kafka {
         }
     }
 
-    /// Throws out who was silent for too long.
+    /// Removes members that were silent for too long.
     pub(crate) fn tick(&mut self, dice: &mut Rng) {
         let now = Instant::now();
         let silent: Vec<u64> =
@@ -273,7 +273,7 @@ impl Kafka {
         (!given.is_empty()).then_some(Event::Assigned(given))
     }
 
-    /// A member answered a revoke.
+    /// A member has confirmed a revocation.
     pub(crate) fn released(&mut self, member: u64, partitions: &[usize]) {
         for partition in partitions {
             if self.owner[*partition] == Some(member) {

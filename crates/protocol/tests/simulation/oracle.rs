@@ -1,5 +1,5 @@
-//! What must hold. In every state of the database: what lies in the table and the dead letters is, in order and once, what
-//! the log holds up to the ledger's position. At the end: that position is the log's end.
+//! The invariants. In every state of the database, the table and the dead letters contain exactly the log's records up to the
+//! ledger's offset, in order and once. At the end, that offset is the log's end.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::kafka::{Kafka, Kind, Place, index};
 use crate::postgres::{Data, Row};
 use crate::world::World;
 
-/// Before a COMMIT: a transaction that goes on in another log than the ledger knew, though it could have known.
+/// Called before a COMMIT: finds a transaction that continues in another log than the one in the ledger, although it could have
+/// known.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {
@@ -32,7 +33,7 @@ pub(crate) fn before_commit(world: &mut World, backend: u64) {
     }
 }
 
-/// Holds the database, as it is now, against Kafka.
+/// Compares the current database with Kafka.
 pub(crate) fn audit(world: &mut World) {
     if let Err(what) = check(&world.kafka, &world.server.data) {
         world.violated(what);
@@ -85,7 +86,7 @@ struct Found {
     rows: u8,
 }
 
-/// By record, with order and repetition checked: no row comes twice, none before an earlier one.
+/// Counts rows by record. Checks that no row is duplicated, and none precedes an earlier one.
 fn counted(partition: usize, rows: &[Row], what: &str) -> Result<BTreeMap<(usize, usize), Found>, String> {
     let mut found: BTreeMap<(usize, usize), Found> = BTreeMap::new();
     for pair in rows.windows(2) {
@@ -101,19 +102,19 @@ fn counted(partition: usize, rows: &[Row], what: &str) -> Result<BTreeMap<(usize
     Ok(found)
 }
 
-/// Whether everything that Kafka holds is written.
+/// Returns whether everything that Kafka holds is written.
 pub(crate) fn drained(world: &World) -> bool {
     world.kafka.current.iter().zip(&world.server.data.ledger).all(|(current, cell)| {
         let Some(cell) = cell else { return false };
         let log = &world.kafka.logs[*current];
-        // A log that can't be known again passes for the one that the ledger knew.
+        // A log that can't be identified counts as the one in the ledger.
         let known = cell.last.is_some_and(|last| matches!(log.places.get(index(last.offset)), Some(Place::Live(_))));
         let same = cell.log == *current || (!known && log.high() >= cell.next);
         if same { log.next(cell.next).is_none() } else { log.next(Offset::ZERO).is_none() }
     })
 }
 
-/// Returns the unwritten records, in words.
+/// Returns the unwritten records, as text.
 pub(crate) fn undrained(world: &World) -> String {
     let ledger = world.server.data.ledger.iter().zip(&world.kafka.current);
     let left = ledger.map(|(cell, log)| match cell {

@@ -1,5 +1,5 @@
 //! A fake Postgres: the table, the dead letters and the ledger, with row locks, transactions that outlive their client, READ
-//! COMMITTED, and a past to go back to.
+//! COMMITTED, and earlier states that can be restored.
 
 use std::collections::BTreeMap;
 use std::task::Poll;
@@ -17,7 +17,7 @@ use crate::world::Bug;
 /// How long a transaction of ours may stay idle before the server ends it.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(3);
 
-/// A row of the table, or a dead letter: what it was made of.
+/// A row of the table, or a dead letter: the record it was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Row {
     pub(crate) partition: usize,
@@ -35,14 +35,14 @@ pub(crate) struct Cell {
     pub(crate) claim: Option<ClaimId>,
     pub(crate) epoch: i64,
     pub(crate) last: Option<LastRecord>,
-    /// Hidden from the daemons: the log that `next` is a place of.
+    /// Hidden from the daemons: the log to which `next` belongs.
     pub(crate) log: usize,
 }
 
-/// The state that a failover or a restore takes back as a whole.
+/// The state that a failover or a restore replaces as a whole.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Data {
-    /// `None` where the row is gone.
+    /// `None` if the row is missing.
     pub(crate) ledger: Vec<Option<Cell>>,
     /// A row that an operator deleted from the ledger and will put back.
     lost: Vec<Option<Cell>>,
@@ -52,7 +52,7 @@ pub(crate) struct Data {
     pub(crate) dead: Vec<Vec<Row>>,
 }
 
-/// One step of a span in the ledger.
+/// The update of one span in the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Move {
     pub(crate) partition: usize,
@@ -103,7 +103,7 @@ pub(crate) enum Reply {
     Stepped(Option<i64>),
 }
 
-/// How far an operation that waits for locks has come.
+/// How far an operation that waits for locks has progressed.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     candidates: Option<Vec<bool>>,
@@ -143,7 +143,7 @@ pub(crate) struct Server {
     pub(crate) data: Data,
     pub(crate) past: Vec<Data>,
     pub(crate) outage: Option<Outage>,
-    /// The catalog's version: rows of another plan aren't taken.
+    /// The catalog's version: rows of another plan are refused.
     pub(crate) catalog: u64,
     backends: BTreeMap<u64, Backend>,
     locks: Vec<Option<u64>>,
@@ -160,7 +160,7 @@ type Outcome = Result<Reply, PostgresError>;
 
 impl Server {
     pub(crate) fn new(partitions: usize) -> Self {
-        // The last partition of several is one that the pipeline hasn't met yet.
+        // The last of several partitions is new to the pipeline.
         let known: Vec<bool> = (0..partitions).map(|at| at == 0 || at + 1 < partitions).collect();
         let cell =
             |log: usize| known[log].then_some(Cell { next: Offset::ZERO, claim: None, epoch: 0, last: None, log });
@@ -195,7 +195,7 @@ impl Server {
         Ok(self.last_backend)
     }
 
-    /// The client is gone; the server notices by then, when it next listens.
+    /// The client has disconnected; the server notices at `by` at the latest.
     pub(crate) fn client_gone(&mut self, backend: u64, by: Instant) {
         if let Some(backend) = self.backends.get_mut(&backend) {
             backend.client_gone_at = Some(by);
@@ -208,7 +208,7 @@ impl Server {
         }
     }
 
-    /// Ends a backend: what it hasn't committed is gone, its locks are free.
+    /// Ends a backend: rolls back what it hasn't committed, and releases its locks.
     pub(crate) fn end(&mut self, backend: u64) {
         self.backends.remove(&backend);
         self.unlock(backend);
@@ -223,21 +223,21 @@ impl Server {
         self.backends.keys().copied().collect()
     }
 
-    /// Ends a blocker of the pipeline's own whose client is silent.
+    /// Ends an idle blocker of the pipeline itself.
     pub(crate) fn end_if_idle(&mut self, backend: u64) {
         if self.backends.get(&backend).is_some_and(|b| b.daemon != STRANGER && b.idle_since.is_some()) {
             self.end(backend);
         }
     }
 
-    /// The database becomes an earlier or another self.
+    /// Replaces the database by an earlier or another state.
     pub(crate) fn become_past(&mut self, which: usize) {
         self.past.push(self.data.clone());
         self.data = self.past[which].clone();
         self.end_all();
     }
 
-    /// Every partition has its row.
+    /// Gives every partition a row.
     pub(crate) fn know_all(&mut self) {
         for log in 0..self.data.ledger.len() {
             self.data.known[log] = true;
@@ -246,7 +246,7 @@ impl Server {
         self.past = vec![self.data.clone()];
     }
 
-    /// Someone deletes a row of the ledger.
+    /// Deletes a row of the ledger.
     pub(crate) fn lose(&mut self, partition: usize) {
         if self.locks[partition].is_none()
             && let Some(cell) = self.data.ledger[partition].take()
@@ -255,7 +255,7 @@ impl Server {
         }
     }
 
-    /// And puts back what was lost.
+    /// Restores deleted rows.
     pub(crate) fn restore_lost(&mut self) {
         for (cell, lost) in self.data.ledger.iter_mut().zip(&mut self.data.lost) {
             if let (None, Some(lost)) = (&cell, lost.take()) {
@@ -264,7 +264,7 @@ impl Server {
         }
     }
 
-    /// Someone else's transaction locks a ledger row.
+    /// Locks a ledger row in another client's transaction.
     pub(crate) fn lock_by_stranger(&mut self, partition: usize) -> Option<u64> {
         if !self.is_free(partition, 0, &mut Progress::default()) {
             return None;
@@ -275,7 +275,7 @@ impl Server {
         Some(backend)
     }
 
-    /// The ledger rows that a transaction is about to advance.
+    /// Returns the ledger rows that a transaction is about to advance.
     pub(crate) fn moves_of(&self, backend: u64) -> &[Move] {
         let transaction = self.backends.get(&backend).and_then(|b| b.transaction.as_ref()).filter(|t| !t.failed);
         transaction.map_or(&[], |t| &t.moves)
@@ -305,14 +305,14 @@ impl Server {
         }
     }
 
-    /// An error fails the transaction.
+    /// Marks the transaction as failed by an error.
     pub(crate) fn fail(&mut self, backend: u64) {
         if let Some(transaction) = self.backends.get_mut(&backend).and_then(|b| b.transaction.as_mut()) {
             transaction.failed = true;
         }
     }
 
-    /// Runs a statement as far as locks let it. `hint` is what the COPY's error will point to, of the right row.
+    /// Runs a statement as far as locks allow. `hint` is the row that the COPY's error will name.
     pub(crate) fn run(
         &mut self,
         backend: u64,
@@ -424,7 +424,7 @@ impl Server {
             Op::Commit => {
                 let transaction = self.backends.get_mut(&backend).and_then(|b| b.transaction.take());
                 self.unlock(backend);
-                // COMMIT of a failed transaction rolls back, and says nothing worse than so.
+                // COMMIT of a failed transaction rolls back, without an error.
                 let Some(transaction) = transaction.filter(|t| !t.failed) else { return Poll::Ready(Ok(Reply::Done)) };
                 if transaction.rows.iter().any(|row| Kind::of(row.kind) == Kind::RefusedAtCommit) {
                     return Poll::Ready(Err(error(Severity::Error, "23503", None)));
@@ -513,7 +513,7 @@ impl Server {
         self.data.ledger[partition] = Some(Cell { next, claim: None, epoch: 0, last: None, log });
     }
 
-    /// The row that the statement saw when it began is read again once the lock is granted.
+    /// Reads the row again, after the lock is granted, that the statement saw when it began.
     fn advance(&mut self, backend: u64, moves: &[Move], progress: &mut Progress, bug: Option<Bug>) -> Poll<Outcome> {
         let fits = |data: &Data, span: &Move| {
             data.ledger[span.partition].as_ref().is_some_and(|cell| {
@@ -569,5 +569,5 @@ impl Server {
     }
 }
 
-/// No daemon of ours.
+/// The backend of another client.
 pub(crate) const STRANGER: u64 = 0;

@@ -1,4 +1,5 @@
-//! One run: a seeded schedule of records, rebalances and faults; then all heals, and must drain within bounds.
+//! One run: a seeded schedule of records, rebalances and faults. Then all faults end, and everything must be written within a
+//! limit.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::oracle;
 use crate::postgres::Outage;
 use crate::world::{Bug, Sim};
 
-/// Longer than every deadline, grace and session timeout one after the other, a few times over.
+/// Several times longer than all deadlines, grace periods and session timeouts together.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
 /// The result of a run.
@@ -28,14 +29,14 @@ pub(crate) struct Run {
     pub(crate) dead: usize,
     /// Virtual time.
     pub(crate) took: Duration,
-    /// Where each daemon stood last, in a replay: `Debug` shows it.
+    /// The last state of each daemon, in a replay, printed with `Debug`.
     #[expect(dead_code, reason = "shown by a replay")]
     pub(crate) notes: BTreeMap<u64, String>,
     /// How often each event was reported.
     pub(crate) events: BTreeMap<&'static str, u64>,
 }
 
-/// Runs a seed on a clock of its own. The same seed gives the same run.
+/// Runs a seed in simulated time. The same seed gives the same run.
 pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Run {
     fastrand::seed(seed);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
@@ -62,9 +63,9 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Run {
 
 struct Fleet {
     sim: Arc<Sim>,
-    /// By place: a daemon, or when the next one starts there.
+    /// By slot: a daemon, or when the next one starts there.
     daemons: Vec<Result<Daemon, Instant>>,
-    /// When stopped processes go on.
+    /// When suspended processes resume.
     asleep: Vec<Option<Instant>>,
     outage_until: Option<Instant>,
     stranger: Option<(u64, Instant)>,
@@ -77,7 +78,7 @@ impl Fleet {
     fn new(sim: Arc<Sim>) -> Self {
         let (count, allowed) = {
             let mut world = sim.w();
-            // A fault of any kind in about half of the runs; some runs have all, some none.
+            // Each kind of fault is allowed in about half of the runs; some runs have all kinds, some none.
             let allowed = world.dice.u32(..) | if world.chance(20) { u32::MAX } else { 0 };
             (world.dice.usize(1..=3), if world.chance(5) { 0 } else { allowed })
         };
@@ -103,7 +104,7 @@ impl Fleet {
         }
     }
 
-    /// Events without a cause in the schedule: daemons restart, outages end, the group removes silent members.
+    /// Handles what the schedule doesn't cause: daemons restart, outages end, the group removes silent members.
     fn keep_up(&mut self) {
         let now = Instant::now();
         {
@@ -144,7 +145,7 @@ impl Fleet {
         }
     }
 
-    /// A pipeline stopped for a reason that no wait removes: a person removes it.
+    /// A pipeline stopped for a reason that waiting doesn't resolve: removes the reason, as an operator would.
     fn stopped(&self, why: &Stopped) {
         let mut world = self.sim.w();
         match why {
@@ -189,7 +190,7 @@ impl Fleet {
         if self.allowed >> kind & 1 == 0 {
             return;
         }
-        // A daemon's end needs the world, so it comes last.
+        // The end of a daemon needs the world, so it is done last.
         let mut killed = None;
         let sim = Arc::clone(&self.sim);
         let mut guard = sim.w();
@@ -201,7 +202,7 @@ impl Fleet {
         match kind {
             1..=4 => world.kafka.rebalance(&mut world.dice),
             5..=8 => {
-                // Short; past the transaction's timeout; past the group's.
+                // Short; longer than the transaction's timeout; longer than the group's.
                 let stops = [50..1000, 2000..6000, 8000..20_000];
                 let which = world.dice.usize(0..3);
                 let until = now + world.ms(stops[which].clone());
@@ -213,7 +214,7 @@ impl Fleet {
             9 | 10 => killed = Some(place),
             11 if world.chance(30) => {
                 if let Ok(daemon) = &self.daemons[place] {
-                    // A full inbox is as good as no request.
+                    // A full inbox means that no request is sent.
                     let _asked = daemon.inbox.try_send(Message::Rebuild("simulated"));
                 }
             }
@@ -237,13 +238,13 @@ impl Fleet {
                 }
             }
             16 | 17 => {
-                // A failover loses a little; a restore may bring anything that ever was.
+                // A failover loses a little; a restore may return any earlier state.
                 let past = world.server.past.len();
                 let oldest = if world.chance(70) { past.saturating_sub(4) } else { 0 };
                 let which = world.dice.usize(oldest..past);
                 world.server.become_past(which);
                 if world.policy != OffsetLossPolicy::Fail {
-                    // Any other policy would read such a partition a second time, as it says.
+                    // Any other policy would read such a partition twice, as documented.
                     world.server.restore_lost();
                 }
             }
@@ -269,7 +270,7 @@ impl Fleet {
         }
     }
 
-    /// From now on nothing is in the way.
+    /// Ends all faults.
     fn heal(&mut self) {
         {
             let mut world = self.sim.w();
@@ -302,7 +303,7 @@ impl Fleet {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        // A message that is still on its way (a zombie's COMMIT, say) must change nothing.
+        // A message that is still under way (such as a zombie's COMMIT) must change nothing.
         sleep(Duration::from_secs(10)).await;
         oracle::audit(&mut self.sim.w());
     }

@@ -1,4 +1,4 @@
-//! The writer's store against the fake Postgres: every statement may be lost, cut, held or refused, before and after it ran.
+//! The writer's store for the fake Postgres: every statement may be lost, cut, delayed or refused, before or after it ran.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::world::{Bug, Sim, Trouble};
 
 const WRITE_DEADLINE: Duration = Duration::from_secs(4);
 const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
-/// A transaction that waits for a lock for so long looks for the blocker.
+/// A transaction that waits for a lock for this long identifies the blocker.
 const BLOCKER_PATIENCE: Duration = Duration::from_millis(800);
 const ROW_BYTES: usize = 18;
 
-/// A client's end of a connection. Dropping it tells the server, sooner or later.
+/// A client's end of a connection. Dropping it notifies the server sooner or later.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sim: Arc<Sim>,
@@ -35,7 +35,7 @@ pub(crate) struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut world = self.sim.w();
-        // As a rule the server hears of it; a cut cable it notices late.
+        // Normally the server notices soon; a cut cable it notices late.
         let slow = world.chance(10);
         let after = world.ms(if slow { 1000..6000 } else { 0..20 });
         world.server.client_gone(self.backend, Instant::now() + after);
@@ -52,7 +52,7 @@ pub(crate) async fn connect(sim: &Arc<Sim>, daemon: u64) -> Result<Connection, W
     }
 }
 
-/// One statement and its answer. The server works on it whether or not the client is still there.
+/// Sends one statement and returns its reply. The server executes it even if the client has disconnected.
 pub(crate) async fn call(connection: &mut Option<Connection>, stage: Stage, op: Op) -> Result<Reply, WriteError> {
     let failed = |cause| Err(WriteError { stage, cause });
     let Some(live) = connection.take() else { return failed(Cause::Connection("no transaction".to_owned())) };
@@ -126,7 +126,7 @@ async fn serve(sim: Arc<Sim>, backend: u64, op: Op, answer: oneshot::Sender<Resu
     }
     sim.w().server.busy(backend, false);
     sleep(back).await;
-    // A client that is gone needs no answer.
+    // A client that has disconnected needs no reply.
     answer.send(outcome).ok();
 }
 
@@ -150,7 +150,7 @@ impl SimStore {
         self.sim.w().bug
     }
 
-    /// Connects where there is no connection.
+    /// Connects if there is no connection.
     async fn open(&mut self) -> Result<(), WriteError> {
         if self.connection.is_none() {
             self.connection = Some(connect(&self.sim, self.daemon).await?);
@@ -176,7 +176,7 @@ impl SimStore {
     }
 }
 
-/// Makes a record's rows by a plan. Every field of the row is of the record's own bytes, so that a mix-up shows.
+/// Encodes a record's rows with a plan. All fields come from the record's own bytes, which makes a mix-up visible.
 pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Result<u32, Reject> {
     let kind = Kind::of(record.value.expect("records have values")[0]);
     match kind {
@@ -205,7 +205,7 @@ fn row_bytes(record: &Record<'_>, nth: u8, plan: u64, rows: &mut Vec<u8>) {
 fn parse(bytes: &[u8]) -> Row {
     let number = |range: Range<usize>| u32::from_le_bytes(bytes[range].try_into().expect("four bytes"));
     Row {
-        // The key names the partition; rows of one partition lie in its log, whose number is enough here.
+        // The key names the partition. Rows of one partition are in its log, whose number is enough here.
         partition: usize::MAX,
         kind: bytes[0],
         log: number(1..5) as usize,

@@ -1,4 +1,4 @@
-//! The state that a run shares: the dice, Kafka, Postgres, the planted bug, and the first violation seen.
+//! The state that a run shares: the random source, Kafka, Postgres, the planted bug, and the first violation.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::kafka::{Kafka, Place, index};
 use crate::oracle;
 use crate::postgres::{Op, Outage, Progress, Reply, Server, error};
 
-/// Bugs to plant: each breaks one invariant, and each must be found.
+/// The bugs that can be planted: each breaks one invariant, and each must be found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
     AdvanceIgnoresClaim,
@@ -40,23 +40,23 @@ pub(crate) enum Bug {
     LogNotVerified,
     RetentionUnseen,
     LedgerUnseen,
-    /// Records that were fetched before a partition stopped are offered after it.
+    /// Records that were fetched before a partition was stopped are offered afterwards.
     StaleBulk,
 }
 
-/// How the way to the server and back may fail.
+/// How a statement or its reply can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
     None,
     /// The connection is cut before the statement arrives.
     CutBefore,
-    /// The statement never arrives, and nobody says so.
+    /// The statement never arrives, without any error.
     SilentBefore,
     /// The server refuses the statement.
     Refused(Severity, &'static str),
-    /// The statement is done, and the connection cut before the reply arrives.
+    /// The statement is executed, and the connection is cut before the reply arrives.
     CutAfter,
-    /// The statement is done, and the reply never arrives.
+    /// The statement is executed, and the reply never arrives.
     SilentAfter,
 }
 
@@ -67,12 +67,12 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) bug: Option<Bug>,
     pub(crate) policy: OffsetLossPolicy,
-    /// Troubles in 1000 statements.
+    /// How many of 1000 statements have trouble.
     pub(crate) trouble: u32,
     pub(crate) violation: Option<String>,
     pub(crate) stops: Vec<String>,
     pub(crate) catalog_changes: u32,
-    /// A replay shows where each daemon stood last.
+    /// Whether a replay shows the last state of each daemon.
     pub(crate) verbose: bool,
     pub(crate) notes: BTreeMap<u64, String>,
     /// How often each event was reported.
@@ -162,8 +162,8 @@ impl World {
         {
             let from = if cell.log == *log { index(cell.next) } else { 0 };
             self.excuse(*log, from, index(*to));
-            // The topic was recreated between the question for its ends and the step. A step to a place that the new log doesn't have
-            // yet skips records to come. Offsets alone cannot tell; only Kafka's topic ids could.
+            // The topic was recreated between the request for its ends and the update. An update to an offset that the new log
+            // doesn't have yet skips future records. Offsets alone can't show that; only Kafka's topic ids could.
             let log = &mut self.kafka.logs[*log];
             log.excused_to = log.excused_to.max(index(*to));
         }
@@ -173,7 +173,7 @@ impl World {
         outcome
     }
 
-    /// The whole ledger, where the server answers.
+    /// Returns the whole ledger, if the server answers.
     pub(crate) fn ledger_rows(&self) -> Option<Vec<(TopicPartition, LedgerRow)>> {
         let rows = self.kafka.sources.iter().zip(&self.server.data.ledger).map(|(source, cell)| {
             let row =
@@ -183,12 +183,13 @@ impl World {
         (self.server.outage != Some(Outage::Down)).then(|| rows.collect())
     }
 
-    /// The partition that a log is or was of.
+    /// Returns the partition to which a log belongs or belonged.
     pub(crate) fn partition_of_log(&self, log: usize) -> usize {
         self.kafka.logs[log].partition
     }
 
-    /// A policy, or a log that couldn't be known again, leaves these out: none of them need be there.
+    /// Excuses records that a policy skipped, or that can't be checked because the log can't be identified: they need not be in the
+    /// table.
     pub(crate) fn excuse(&mut self, log: usize, from: usize, to: usize) {
         let places = &mut self.kafka.logs[log].places;
         let to = to.min(places.len());
@@ -200,7 +201,7 @@ impl World {
     }
 }
 
-/// A run's world, shared by all its tasks. They run on one thread: the lock is never waited for.
+/// A run's world, shared by all its tasks. They run on one thread, so the lock is never contended.
 #[derive(Debug)]
 pub(crate) struct Sim {
     world: Mutex<World>,

@@ -1,4 +1,4 @@
-//! A database that went back to before our claim.
+//! A database that was restored to before our claim.
 
 use std::num::NonZeroU32;
 
@@ -13,7 +13,7 @@ fn source() -> TopicPartition {
     TopicPartition::new("t", 0)
 }
 
-/// A session that owns a partition since `now`, by its claim number 5.
+/// Returns a session that owns a partition since `now`, with claim number 5.
 fn owning(now: Instant) -> Session {
     let limits = BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1 << 20, max_age: Duration::from_secs(1) };
     let mut session = Session::new(limits, Duration::from_secs(600));
@@ -26,7 +26,7 @@ fn owning(now: Instant) -> Session {
     session
 }
 
-/// The ledger's row under another claim than ours.
+/// Returns the ledger's row under another claim than ours.
 fn held_by(epoch: i64) -> LedgerRow {
     LedgerRow::Found { claim: Some(ClaimId::from_u128(1)), epoch, next: Offset::new(3) }
 }
@@ -49,7 +49,7 @@ fn an_older_claim_in_the_ledger_is_nobody_to_wait_for() {
 fn a_fenced_partition_is_claimed_at_once_where_the_database_went_back() {
     let start = Instant::now();
     let mut session = owning(start);
-    // Another daemon has claimed it since: by that number nobody can tell.
+    // Another daemon has claimed it since: the number doesn't tell what happened.
     let outcome = session.ledger_seen(&source(), held_by(EPOCH), start + MS, start + 2 * MS);
     assert_eq!(outcome, Some(Outcome::Fenced));
     session.take_actions();
