@@ -85,7 +85,8 @@ impl Filter {
             && older_than.is_none()
     }
 
-    /// Binds the parameters of a statement that [`matching`] made. `keys` selects whose dead letters, as [`keys`] returns them.
+    /// Binds the parameters of a statement that [`matching`] made. `keys` are the pipelines and replays whose dead letters are
+    /// selected; see [`keys`].
     fn bind<'q>(&self, sql: &'q str, keys: &[String]) -> Query<'q, Postgres, PgArguments> {
         let until = self.older_than.map(|age| epoch_ms() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX));
         sqlx::query(sql)

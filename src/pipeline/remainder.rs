@@ -46,13 +46,13 @@ enum State {
 pub struct Remainder {
     /// Records that were read and not written when the drain timed out.
     pub unwritten: u64,
-    /// Records that a bounded run had still to write; `None` if all is written or the run isn't bounded.
+    /// How many records a bounded run has not written yet, if known. `None` if all is written or the run isn't bounded.
     pub left: Option<Left>,
     /// The system that the pipeline waited for at its end, if any.
     pub waiting_for: Option<String>,
 }
 
-/// Records that a bounded run had still to write.
+/// How many records a bounded run has not written yet, if known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
     /// The run never learned the log ends.
