@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// What does I/O, reads configuration or keeps metrics. `mio` is what tokio's sockets stand on.
+/// Crates that do I/O, read configuration or keep metrics. tokio's sockets use `mio`.
 const FORBIDDEN: &[&str] = &[
     "axum",
     "config",
@@ -71,7 +71,7 @@ fn rows_depend_on_these_crates_and_on_no_client() {
     holds("tidegate-rows", &direct);
 }
 
-/// What stands between two marks of a file of the repository.
+/// Returns the text between two marks of a file of the repository.
 fn between(file: &str, before: &str, after: &str) -> String {
     let text = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
         .unwrap_or_else(|error| panic!("{file}: {error}"));

@@ -42,7 +42,7 @@ fn tests(root: &Path) -> BTreeSet<String> {
     names
 }
 
-/// What stands between backticks and is a sentence with underscores.
+/// The names of tests between backticks: words with at least three underscores.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let is_name =
         |word: &&str| word.matches('_').count() >= 3 && word.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());

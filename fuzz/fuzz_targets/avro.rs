@@ -1,4 +1,4 @@
-//! Any bytes as Avro of a schema with every type, held against another reader.
+//! Any bytes as Avro of a schema with every type, compared with another reader.
 
 #![no_main]
 

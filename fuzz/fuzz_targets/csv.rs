@@ -1,4 +1,4 @@
-//! Any bytes as CSV, with its header or with columns that are given, held against a second reading; and as raw values.
+//! Any bytes as CSV, with its header or with columns that are given, compared with a second reading; and as raw values.
 
 #![no_main]
 

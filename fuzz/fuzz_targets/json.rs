@@ -1,4 +1,4 @@
-//! Any bytes as JSON, held against another parser: objects, arrays of objects, values behind a registry's frame, Kafka
+//! Any bytes as JSON, compared with another parser: objects, arrays of objects, values behind a registry's frame, Kafka
 //! Connect's envelope, NDJSON, nested arrays and changes.
 
 #![no_main]
@@ -66,7 +66,7 @@ fn changes() -> Encoder {
 
 type Members<'a> = BTreeMap<String, &'a RawValue>;
 
-/// What another parser finds: objects, as raw members of which the last of a name counts.
+/// Returns what another parser finds: objects, as raw members of which the last of a name counts.
 fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     let value = if value.first() == Some(&0) && value.len() > 5 { &value[5..] } else { value };
     match serde_json::from_slice(value) {
@@ -75,7 +75,7 @@ fn objects(value: &[u8]) -> Option<Vec<Members<'_>>> {
     }
 }
 
-/// Holds a field of a row against what stands in the object.
+/// Compares a field of a row with the object's member.
 fn compare(members: &Members<'_>, column: usize, field: Option<&[u8]>) {
     let raw = members.get(SPECS[column].2).map(|raw| raw.get()).filter(|raw| *raw != "null");
     let (raw, field) = match (raw, field) {

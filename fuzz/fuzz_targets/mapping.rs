@@ -107,7 +107,7 @@ fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape>
     Ok(Shape { keys, change, rows, delete_where })
 }
 
-/// What a column makes of its value.
+/// The function that a column applies to its value.
 fn function(u: &mut Unstructured<'_>) -> Result<Option<Function>> {
     Ok(match u.int_in_range(0..=15)? {
         0 => Some(Function::Linear { scale: "0.1".to_owned(), offset: "-40".to_owned() }),

@@ -1,4 +1,4 @@
-//! Any bytes as Protobuf of a message with every type, held against another reader.
+//! Any bytes as Protobuf of a message with every type, compared with another reader.
 
 #![no_main]
 
@@ -109,7 +109,7 @@ fuzz_target!(|value: &[u8]| {
         for (field, (_, of, _)) in row.iter().zip(SPECS) {
             field.inspect(|field| accepts::check(of, field));
         }
-        // What stands deep within it the other reader may still refuse: columns look at the top alone.
+        // The other reader may still refuse nested parts: columns read only the top level.
         if let Ok(message) = DynamicMessage::decode(READER.clone(), value) {
             compare(&message, row);
         }

@@ -112,7 +112,7 @@ fn same(raw: &str, written: &str) {
     }
 }
 
-/// What the value says, as far as another reading of it can tell.
+/// Returns the value, as far as another reading of it can tell.
 fn compare(of: &str, raw: &str, nul: usize, field: &[u8]) {
     let text = serde_json::from_str::<String>(raw).ok();
     match (of, text.as_deref()) {

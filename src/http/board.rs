@@ -1,10 +1,10 @@
-//! Who reads what, over all instances: from our own pool, the ledger's owners and the instances' rows. Pure.
+//! Which consumer reads which partitions, over all instances: from our own pool, the ledger's owners and the instances' rows. Pure.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// A column an instance, a box a consumer in it, a chip a partition in that.
+/// One column per instance, in it one box per consumer, in that one chip per partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Board {

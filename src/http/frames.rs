@@ -1,4 +1,4 @@
-//! What changed between two documents, as a list of places and their new values. Pure.
+//! The changes between two documents, as a list of places and their new values. Pure.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

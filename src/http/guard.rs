@@ -1,4 +1,4 @@
-//! Who may ask, and what the answer forbids.
+//! Checks which requests are answered, and sets the headers that restrict the answer.
 //!
 //! The page has no password, so a web page elsewhere must not be able to read it through a visitor's browser: a name that its
 //! owner points at our address (DNS rebinding) is refused by the `Host` header. An address can't be rebound, so addresses pass.

@@ -1,4 +1,4 @@
-//! What a pipeline did: a ring of seconds and a ring of minutes, of fixed size. 56 kB a pipeline.
+//! A pipeline's history: a ring of seconds and a ring of minutes, of fixed size. 56 kB per pipeline.
 
 use serde::{Deserialize, Serialize};
 
@@ -69,7 +69,7 @@ impl History {
         self.coarse.push(now_ms, sample);
     }
 
-    /// What was seen since `from_ms`: by the second where those reach back that far, else by the minute.
+    /// Returns the samples since `from_ms`: by the second where those reach back that far, else by the minute.
     pub(super) fn since(&self, pipeline: &str, from_ms: i64, now_ms: i64) -> Columns {
         let reach = i64::from(FINE.1) * 1000 * i64::try_from(FINE.0).unwrap_or(i64::MAX);
         let ring = if from_ms > now_ms - reach - 5_000 { &self.fine } else { &self.coarse };

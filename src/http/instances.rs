@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// The longest that the last word may take.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// What is known of all instances.
+/// The last known state of all instances.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instances {
     /// The others that were seen in the last 15 s, by id.
@@ -92,7 +92,7 @@ async fn beat(
 ) -> Result<BTreeMap<String, Instance>, String> {
     if connection.is_none() {
         let (mut open, _) = connector.open().await.map_err(|error| error.to_string())?;
-        // What ended without a word is no use to anybody after an hour.
+        // An instance that ended without deleting its row is forgotten after an hour.
         sqlx::query("DELETE FROM tidegate.instance WHERE seen_at < now() - interval '1 hour'")
             .execute(&mut open)
             .await

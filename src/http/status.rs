@@ -65,7 +65,7 @@ fn instance_view((instance, seen): (String, instances::Instance)) -> InstanceVie
     InstanceView { instance, host, url, version, consumers, age_seconds }
 }
 
-/// What the system counts as ours, where it says so.
+/// Returns the resident memory of this process, where the system reports it.
 fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
@@ -199,7 +199,7 @@ fn facts(
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            // What it waits for is in `waiting`.
+            // `waiting` has the cause of a wait.
             Phase::Running => None,
             Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
         },

@@ -180,7 +180,7 @@ fn one(text: &mut String, pipeline: &PipelineView, now_ms: i64, history: Option<
     }
 }
 
-/// Who reads what, and which partitions are behind the most.
+/// Writes which consumer reads which partitions, and which partitions have the most lag.
 fn readers(text: &mut String, pipeline: &PipelineView) {
     let seats = &pipeline.board;
     line(text, &format!("readers: {}", seats.rule));
@@ -204,7 +204,7 @@ fn readers(text: &mut String, pipeline: &PipelineView) {
     }
 }
 
-/// What the consumers' time goes into, and what limits the pipeline.
+/// Writes how the consumers spend their time, and what limits the pipeline.
 fn times(text: &mut String, pipeline: &PipelineView) {
     for consumer in &pipeline.consumers {
         let percent = |share: f64| whole(share * 100.0);

@@ -46,7 +46,7 @@ impl Timeline {
     }
 }
 
-/// What the consumers of one pipeline wait for at the moment, so that an outage is one line and not one per consumer.
+/// The causes that the consumers of one pipeline wait for at the moment, so that an outage is one line and not one per consumer.
 #[derive(Debug, Default)]
 pub(super) struct Waits(BTreeMap<WaitCause, Wait>);
 

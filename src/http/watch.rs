@@ -1,4 +1,4 @@
-//! Looks once a second at what the rooms say: rates, history, the timeline, and one frame for all viewers.
+//! Looks once a second at what the pipelines report: rates, history, the timeline, and one frame for all viewers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -29,10 +29,10 @@ const FRAMES: usize = 8;
 const VIEWERS: usize = 64;
 /// Looks that shares of time and forecasts are taken over.
 const LOOKS: usize = 10;
-/// What is known of the log's ends is old after so long.
+/// Known log ends are stale after this time.
 const STALE: Duration = Duration::from_secs(5);
 
-/// What the last looks gave.
+/// The results of the last looks.
 #[derive(Debug)]
 pub(super) struct Watch {
     looks: Mutex<BTreeMap<Arc<str>, Look>>,
@@ -43,11 +43,11 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Viewers {
     frames: broadcast::Sender<Arc<str>>,
-    /// What they have been told, while there are any.
+    /// The document that viewers have, while there are any.
     told: Option<(Value, u64)>,
 }
 
-/// What one pipeline's numbers came to.
+/// The figures of one pipeline.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Rates {
     pub(super) into: Option<f64>,

@@ -14,7 +14,7 @@ const BEHIND: f64 = 10.0;
 /// A delay by a quota that is worth a sentence, in seconds.
 const THROTTLED: f64 = 0.1;
 
-/// What limits a pipeline that waits for Postgres.
+/// The limit of a pipeline that waits for Postgres.
 const AWAY: &str = "Postgres is away or blocked: records wait in Kafka.";
 
 /// How bad it is.
@@ -39,7 +39,7 @@ pub(super) struct Sentence {
     pub(super) level: Level,
     /// The pipeline, where it is about one.
     pub(super) pipeline: Option<String>,
-    /// What it is about; stays the same while the numbers move.
+    /// The subject; it stays the same while the numbers change.
     pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
     /// The section of the runbook that says what to do, as its anchor; `None` where nothing is to be done.
@@ -62,7 +62,7 @@ pub(super) struct Facts {
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
-    /// What keeps us from seeing the lag.
+    /// The cause for which the lag is unknown.
     pub(super) lag_trouble: Option<String>,
     /// Mean rates of the last seconds, in records per second.
     pub(super) into: Option<f64>,
@@ -93,7 +93,7 @@ pub(super) struct FreshDead {
 /// A consumer's wait.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    /// What it waits for, with the last error.
+    /// The cause of the wait, with the last error.
     pub(super) trouble: Trouble,
     /// Seconds since the wait began.
     pub(super) seconds: f64,
@@ -323,7 +323,7 @@ fn waits(waiting: &Waiting) -> String {
     }
 }
 
-/// What limits a pipeline that waits for this.
+/// Returns the limit of a pipeline that waits for this.
 pub(super) fn away(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is away: no records arrive.",
@@ -342,7 +342,7 @@ fn safe(facts: &Facts) -> String {
     }
 }
 
-/// What limits the flow, from the shares of a consumer's time (poll, decode, held, copy, commit, outage).
+/// Returns what limits the flow, from the shares of a consumer's time (poll, decode, held, copy, commit, outage).
 pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
     #[expect(clippy::cast_precision_loss, reason = "a number of consumers")]
     let mean = |phase: usize| cycles.iter().map(|shares| shares[phase]).sum::<f64>() / cycles.len().max(1) as f64;

@@ -86,7 +86,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
         daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
-        // What it waits for may come at once, as after a failed connection.
+        // The event that it waits for may come at once, as after a failed connection.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
     let log = daemon.log().join("\n");
@@ -96,7 +96,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
     )
 }
 
-/// What disagrees; nothing if all is well.
+/// Returns what disagrees; empty if all is well.
 async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     let environment = Environment::new(ground, case).await;
     environment.sql(case.name, crate::agreement_cases::BASE).await;

@@ -156,7 +156,7 @@ async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
         }
     }
     println!("largest lag of the pipelines beside the locked one: {lag_max} records");
-    // What flows in a minute is behind in one and a batch or two in the others.
+    // One pipeline is behind by a minute of records, the others by a batch or two.
     let behind = daemon.metric("tidegate_lag_records", &[("pipeline", &world.name)]).unwrap_or(0.0);
     assert!(5.0 * lag_max < behind, "{lag_max} records behind beside {behind}\n{}", daemon.log_tail());
     let readyz = daemon.get("/readyz").expect("the daemon answers");

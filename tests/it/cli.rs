@@ -4,7 +4,7 @@ use std::process::{Command, Output};
 
 use crate::support::World;
 
-/// What a command came to.
+/// The result of a command.
 pub(crate) struct Ran {
     pub(crate) code: i32,
     pub(crate) out: String,
@@ -62,7 +62,7 @@ pub(crate) fn tidegate(config: &str, arguments: &[&str]) -> Ran {
 }
 
 impl World {
-    /// What of ours there is in the database: nothing but `check` may leave it as it was.
+    /// Counts our schemas in the database: only `check` must leave the count as it was.
     pub(crate) async fn schemas(&self) -> i64 {
         self.number("SELECT count(*) FROM pg_namespace WHERE nspname = 'tidegate'").await
     }

@@ -1,7 +1,7 @@
 //! The conformance table, `docs/conformance.md`: each type in each format and each mode, a round trip on the real database held
 //! against the same value by INSERT. The test fails where the page says another thing than it found.
 //!
-//! `UPDATE_DOCS=1 cargo test --test it conformance` writes the page anew.
+//! `UPDATE_DOCS=1 cargo test --test it conformance` writes the page again.
 
 mod avro;
 mod formats;
@@ -21,7 +21,7 @@ use crate::support::World;
 
 const MODES: [&str; 4] = ["append", "insert_new", "upsert", "aggregate"];
 
-/// What the table's key is in each mode.
+/// The table's key in each mode.
 const KEYS: [&str; 4] = ["", ", UNIQUE (id, turn)", ", UNIQUE (id)", ", UNIQUE (id)"];
 
 fn definition(columns: &[Column], key: &str) -> String {
@@ -222,7 +222,7 @@ fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_conformance_table_says_what_the_database_has() {
     let mut page = "# Conformance\n\n\
-        Made by `UPDATE_DOCS=1 cargo test --test it conformance`, and held against the real Kafka and the real Postgres by the same\n\
+        Made by `UPDATE_DOCS=1 cargo test --test it conformance`, and compared with the real Kafka and the real Postgres by the same\n\
         test on every run. Each cell: so many values came through equal to what INSERT of the same text gives, of so many tried, NULL\n\
         among them. Modes that merge get an earlier record of each key first.\n\n\
         What a format has no way to say stands below its table. JSON has no NaN and no infinities: they are text there. Avro's and\n\

@@ -1,5 +1,5 @@
-//! One bad record costs one record: it is set aside byte for byte, its neighbours go in, and a fault that isn't the records'
-//! own sets nothing aside.
+//! One bad record costs one record: it is dead-lettered byte for byte, its neighbours go in, and a fault that isn't the records'
+//! own makes no dead letter.
 
 use sqlx::Row;
 use tidegate_harness::Record;

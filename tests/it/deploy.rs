@@ -1,4 +1,4 @@
-//! What `deploy/` and `docs/runbook.md` say of metrics and alerts is held against a real daemon.
+//! What `deploy/` and `docs/runbook.md` say of metrics and alerts is compared with a real daemon.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -46,12 +46,12 @@ fn expressions(value: &serde_json::Value, found: &mut Vec<String>) {
     }
 }
 
-/// What follows `key` on the lines of a YAML file, as written there.
+/// Returns the text after `key` on the lines of a YAML file, as written there.
 fn values<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
     yaml.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
 }
 
-/// What the image's health check says of the daemon of this configuration.
+/// Returns the result of the image's health check for the daemon of this configuration.
 fn is_healthy(config: &str, asked: &str) -> bool {
     let (_, listen) = config.split_once("listen = \"127.0.0.1:").expect("the configuration says where to listen");
     let (port, _) = listen.split_once('"').expect("the address ends");
@@ -164,7 +164,7 @@ fn every_alert_has_its_words_and_its_section_in_the_runbook() {
     assert!(untested.is_empty(), "without a unit test: {untested:?}");
 }
 
-/// What the stack's daemon runs on, in the order in which its command names the files.
+/// The files that the stack's daemon reads, in the order in which its command names the files.
 fn stack() -> tidegate::config::Config {
     let compose = read("docker-compose.yml");
     let (_, service) = compose.split_once("\n  tidegate:").expect("a service `tidegate`");
@@ -210,7 +210,7 @@ fn whatever_the_stack_and_the_image_take_from_here_is_here() {
     for taken in mounted.iter().chain(&copied) {
         assert!(path(taken).exists(), "{taken}");
     }
-    // What the image copies isn't kept from its build.
+    // Files that the image copies must not be excluded from its build.
     for line in read(".dockerignore").lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
         let hidden = line.trim_end_matches('/');
         assert!(copied.iter().all(|copied| !copied.starts_with(hidden)), "{hidden}");

@@ -1,4 +1,4 @@
-//! Faults that have no room of their own: what bit users of other sinks, one test each.
+//! Faults that have no test file of their own: what bit users of other sinks, one test each.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
@@ -200,7 +200,7 @@ async fn no_lag_is_shown_of_what_another_member_has_written() {
     }
 }
 
-/// What a daemon holds that was stopped (SIGSTOP, a paused machine) in the middle of its migration.
+/// A daemon that was stopped (SIGSTOP, a paused machine) in the middle of its migration holds locks.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_stopped_while_it_migrated_holds_up_no_other() {
     let world = World::new(1).await;

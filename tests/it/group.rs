@@ -15,7 +15,7 @@ use crate::support::{PATIENCE, World};
 pub(crate) const TABLE: &str =
     "CREATE TABLE rides (id bigint, part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
-/// What goes under a pipeline that fills it; the keys of the pipeline itself go before.
+/// Sections of a pipeline that fills the table; the keys of the pipeline itself go before them.
 pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"50ms\" }\n\
      columns = { id = \"id\", part = { meta = \"partition\" }, src = { meta = \"offset\" } }";
 
@@ -120,7 +120,7 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
-    /// 5 records a partition about every 50 ms.
+    /// 5 records per partition about every 50 ms.
     pub(crate) fn start(kafka: &'static Kafka, topic: &str, partitions: i32) -> Self {
         Self::start_from(kafka, topic, partitions, 0)
     }

@@ -40,7 +40,7 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
     let (shown, left) =
         (lag["pipelines"][0]["partitions"][0]["retention_headroom_seconds"].as_f64().expect("a number"), truth());
     assert!((shown - left).abs() < 5.0, "`tidegate lag` shows {shown} s, and {left} s are left");
-    // What is written closes the segment that is to be deleted.
+    // These records close the segment that is to be deleted.
     world.produce([numbered(100, 1)]);
     let (mut last, started) = (shown, Instant::now());
     eventually("Kafka deletes", PATIENCE, || {

@@ -90,7 +90,7 @@ async fn after_a_failover_the_promoted_replica_is_written_to_and_nothing_is_lost
     pair.ends_exact(&daemon, promoted, 200_000).await;
 }
 
-/// What the replica has not received is taken back by the promotion: rows and ledger alike, so that Kafka fills the gap.
+/// The promotion takes back the commits that the replica has not received: rows and ledger alike, so that Kafka fills the gap.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
     let mut pair = Pair::start().await;

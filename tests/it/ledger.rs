@@ -1,4 +1,4 @@
-//! The ledger's statements on the real database, between sessions that meet at one row: there is one row a partition, a row
+//! The ledger's statements on the real database, between sessions that meet at one row: there is one row per partition, a row
 //! that was moved while somebody waited for it is found where it stands now, and a move costs the same however many versions
 //! of the row a snapshot keeps.
 

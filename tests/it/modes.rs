@@ -1,4 +1,4 @@
-//! Upsert and aggregate: one row a key, right to the last unit, whatever happens on the way.
+//! Upsert and aggregate: one row per key, right to the last unit, whatever happens on the way.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ batch.max_rows = 500
 const FARES: &str = "SELECT string_agg(concat_ws(':', trip, records, meters, paused, coalesce(paused_meters, 0), started, \
      ended, first_meters, last_meters, last_state, paused_at, paused_last), ',' ORDER BY trip) FROM fare";
 
-/// What the rows must be. Between equals `first` takes the first and `last` the last, in the order of one partition.
+/// Returns the rows that the table must have. Between equals `first` takes the first and `last` the last, in the order of one partition.
 fn fares(readings: &[Reading]) -> String {
     let mut trips: BTreeMap<u64, Vec<Reading>> = BTreeMap::new();
     readings.iter().for_each(|reading| trips.entry(reading.trip).or_default().push(*reading));
@@ -282,7 +282,7 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     eprintln!("both tables are what the records make of them: {} keys, no dead letter", newest.len());
 }
 
-/// What a daemon had to send again, and why.
+/// The batches that a daemon had to send again, and why.
 fn retries(daemon: &Daemon) -> String {
     let metrics = daemon.get("/metrics").map(|answer| answer.body).unwrap_or_default();
     let lines: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix("tidegate_retries_total")).collect();

@@ -1,4 +1,4 @@
-//! The database or the broker is away, refuses, or doesn't answer: nothing is set aside, and the flow goes on by itself.
+//! The database or the broker is away, refuses, or doesn't answer: nothing is dead-lettered, and the flow resumes by itself.
 //! These tests hurt the connection or the session; those in `servers.rs` hurt whole servers.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What the daemon serves for the live page: its JSON, its stream, its history, and who is refused.
+//! The endpoints behind the live page: its JSON, its stream, its history, and who is refused.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -475,7 +475,7 @@ async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     let is_release = std::env::var_os(PROGRAM).is_some();
     assert!(loaded < if is_release { 1_000.0 } else { 5_000.0 }, "loaded after {loaded} ms");
     browser.shoot("ten-pipelines");
-    // What a viewer costs, while nothing flows and while every figure moves.
+    // The cost of a viewer, while nothing flows and while every figure moves.
     let still = cpu_share(&daemon);
     let trickle = Trickle::start(&world, 100);
     let changes = browser.eval(CHANGES).as_u64().unwrap();

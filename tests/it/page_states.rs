@@ -132,7 +132,7 @@ async fn partitions_that_are_being_claimed_are_on_the_move() {
     browser.await_text("#sentences", "Every record is written.");
     first.terminate().unwrap();
     first.wait_exit(PATIENCE).unwrap();
-    // Who holds the ledger's rows holds up the claims.
+    // A session that locks the ledger's rows delays the claims.
     let mut holder = world.connect().await;
     holder.execute("BEGIN; SELECT FROM tidegate.ledger WHERE partition > 0 FOR UPDATE").await.unwrap();
     let (_second, _) = start(&config);

@@ -104,7 +104,7 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
     }
 }
 
-/// Who has the name first loses it under the classic protocols; who comes second isn't given it under KIP-848.
+/// The first member with the name loses it under the classic protocols; under KIP-848 the second doesn't get it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     for protocol in ["cooperative", "eager", "consumer"] {

@@ -1,4 +1,4 @@
-//! The three services of `config/fleet.toml`, as they are delivered, held against the truth of the fleet that feeds them.
+//! The three services of `config/fleet.toml`, as they are delivered, compared with the truth of the fleet that feeds them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -74,7 +74,7 @@ impl World {
     }
 }
 
-/// What to send.
+/// The reading to send.
 pub(crate) struct Drive {
     pub(crate) fleet: FleetSpec,
     pub(crate) delivery: DeliverySpec,
@@ -92,7 +92,7 @@ impl Drive {
     }
 }
 
-/// What was sent.
+/// The readings that were sent.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
     /// Each once, by trip and time.
@@ -246,7 +246,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!(invoices(&world, 1).await, format!("silent {0}, adjusted by nothing, charged {0}", cents(5, 9)));
     assert_eq!(world.number("SELECT count(*) FROM fare_final").await, 2);
 
-    // It wasn't over after all, and the other one began earlier than was known. What changes nothing adjusts nothing.
+    // It wasn't over after all, and the other one began earlier than was known. A record that changes no fare adjusts none.
     world.produce([at(1, 0, 21, 9, Some("trip_ended")), at(4, 1, 0, 0, Some("trip_started")), at(4, 1, 5, 4, None)]);
     world.drained(&config);
     let first = format!("silent {}, adjusted by {}, charged {}", cents(5, 9), cents(9, 21) - cents(5, 9), cents(9, 21));
@@ -285,7 +285,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert!(refused.to_string().contains("one_tariff_at_a_time"), "{refused}");
 }
 
-/// What is told next.
+/// Waits for the next notification.
 async fn hear(listener: &mut sqlx::postgres::PgListener) -> String {
     let told = tokio::time::timeout(PATIENCE, listener.recv()).await.expect("a batch is told");
     told.expect("the connection stands").payload().to_owned()

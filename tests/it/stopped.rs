@@ -1,4 +1,4 @@
-//! What a stopped pipeline, its dead letters and its missing fields show, while another pipeline of the daemon flows.
+//! The page of a stopped pipeline, its dead letters and its missing fields, while another pipeline of the daemon flows.
 
 use tidegate_harness::{Record, eventually, unique_name};
 

@@ -1,4 +1,4 @@
-//! What a service manager is told: `Type=notify` with a watchdog.
+//! Notifications to the service manager: `Type=notify` with a watchdog.
 
 use std::os::unix::net::UnixDatagram;
 

@@ -6,7 +6,7 @@
 //! superseded is dropped by leaving its runs out; the raw bytes make dead letters exact, and let rows be encoded again after
 //! the catalog changed.
 //!
-//! The books balance: every record has rows, or is a reject, or was skipped by rule. [`Batch::seal`] asserts it.
+//! The record accounting: every record has rows, or is a reject, or was skipped by rule. [`Batch::seal`] asserts it.
 
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -255,7 +255,7 @@ impl Batch {
         accepted
     }
 
-    /// Makes all rows anew, after the catalog changed. Records that fail now become rejects, and the other way round.
+    /// Encodes all rows again, after the catalog changed. Records that fail now become rejects, and the other way round.
     pub fn encode_again(&mut self, mut encode: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>) {
         self.rows.clear();
         self.rejects.clear();
@@ -400,7 +400,7 @@ impl Batch {
         self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
     }
 
-    /// What the ledger moves when the live records of a window are written, one span a segment, in order of topic and
+    /// What the ledger moves when the live records of a window are written, one span per segment, in order of topic and
     /// partition: the order in which every writer takes the ledger's locks.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
         // By segment: where it stands before the window, and its last record in it.
@@ -470,7 +470,7 @@ impl Batch {
 
 /// The mark by which a log is known again.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines, and one record a batch needs no faster one.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines, and one record per batch needs no faster one.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());

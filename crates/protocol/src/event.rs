@@ -47,7 +47,7 @@ pub enum Event<'a> {
         /// Why.
         why: &'a str,
     },
-    /// The drain at the end is over. What is not written by now is read again by the next owner.
+    /// The drain at the end is over. The next owner reads again the records that are not written yet.
     DrainEnded {
         /// Records of the open batch, which no writer has seen.
         open: u32,

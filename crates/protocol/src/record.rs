@@ -1,4 +1,4 @@
-//! A Kafka record as the data rooms see it: borrowed bytes and the metadata that came with them.
+//! A Kafka record as the pure core sees it: borrowed bytes and the metadata that came with them.
 
 /// One record. Borrows from the batch's arena, so that the first encoding and a later one (after the catalog changed) read
 /// the same bytes.

@@ -105,8 +105,8 @@ pub struct Backoff {
 
 /// The first wait: short, since a dropped connection alone needs no more.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// The longest wait. The first commit after an outage comes within 2 s of its end, also where the database went back and what was
-/// at hand is to be claimed and read anew.
+/// The longest wait. The first commit after an outage comes within 2 s of its end, also if the database went back and the records in
+/// memory must be claimed and read again.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {

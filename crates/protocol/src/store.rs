@@ -31,7 +31,7 @@ pub trait Transaction: Send {
     /// gives to rows. Runs under a savepoint, which the caller rolls back.
     ///
     /// # Errors
-    /// What keeps every row out: [`Stage::Defaults`] for a default that can't be made, [`Stage::Begin`] for the table itself.
+    /// The fault that keeps every row out: [`Stage::Defaults`] for a default that can't be made, [`Stage::Begin`] for the table itself.
     fn probe(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
@@ -164,7 +164,7 @@ pub enum Cause {
     Deadline(Duration, Option<String>),
     /// The server said so.
     Postgres(PostgresError),
-    /// No partition of the table takes a row, and the store makes the missing ones when it plans anew.
+    /// No partition of the table takes a row, and the store creates the missing ones when it plans again.
     NoPartition(Box<PostgresError>),
     /// Someone else changed what the transaction is about, which no wait mends: what, and what to do.
     Conflict(String),
@@ -198,7 +198,7 @@ impl WriteError {
         }
     }
 
-    /// What it means where nothing has worked yet: at the start of a pipeline, and for a command.
+    /// Returns the disposition where nothing has worked yet: at the start of a pipeline, and for a command.
     pub fn disposition_at_start(&self) -> Disposition {
         match &self.cause {
             Cause::Postgres(error) => classify_at_start(self.stage, error.severity, &error.sqlstate),

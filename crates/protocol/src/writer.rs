@@ -260,7 +260,7 @@ impl<S: Store> Writer<S> {
                             Stage::Copy => self.store.rollback().await,
                             _ => self.store.disconnect(),
                         }
-                        // Another writer of the pipeline may have met the same, and planned anew.
+                        // Another writer of the pipeline may have met the same, and planned again.
                         if self.store.newest_plan() != batch.plan_version {
                             continue;
                         }
@@ -415,7 +415,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
-    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
+    /// has one record only, took the ones before it. An error of the plan may be newer than those.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
@@ -483,7 +483,7 @@ impl<S: Store> Writer<S> {
         Ok(all_done)
     }
 
-    /// Sees to what the batch asks of the tables, for as long as Postgres is away.
+    /// Applies the schema changes that the batch needs; retries while Postgres is away.
     async fn prepare(&mut self, batch: &Batch) -> Result<(), Stopped> {
         loop {
             match self.store.prepare(batch).await {
@@ -494,7 +494,7 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Plans anew, for as long as the catalog can't be read.
+    /// Plans again; retries while the catalog can't be read.
     async fn replan(&mut self) -> Result<(), Stopped> {
         loop {
             match self.store.replan().await {

@@ -19,7 +19,7 @@
 //! `AdvanceDoesNotLookAgain`, a ledger move that doesn't look at the row again once it has the lock, is found by a schedule that
 //! aims at it (`aimed.rs`): old and new owner seldom wait for the same row by chance.
 //!
-//! These bugs are planted in what the rooms stand on. Those inside of them (session, batch, writer, retry) are listed in
+//! These bugs are planted in what the pure core is built on. Those inside of them (session, batch, writer, retry) are listed in
 //! `planted.list`; `make planted` puts each into a copy of the source and asks for a seed that fails.
 
 #[path = "simulation/aimed.rs"]

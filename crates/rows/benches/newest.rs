@@ -1,4 +1,4 @@
-//! What picking a batch's newest rows costs, over many keys and over few.
+//! The cost of picking a batch's newest rows, over many keys and over few.
 
 use std::hint::black_box;
 

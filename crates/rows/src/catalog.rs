@@ -35,7 +35,7 @@ pub struct CatalogColumn {
     pub base_type_oid: u32,
     /// `format_type(atttypid, atttypmod)`, for people: `character varying(16)`.
     pub type_text: String,
-    /// What kind of type the base type is.
+    /// The kind of the base type.
     pub kind: TypeKind,
     /// `atttypmod` of the base type, -1 without one: the length of varchar(n), precision and scale of numeric.
     pub typmod: i32,
@@ -51,7 +51,7 @@ pub struct CatalogColumn {
     pub identity_always: bool,
 }
 
-/// What a name in `pg_class` stands for.
+/// The kind of relation that a name in `pg_class` stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelationKind {
     /// An ordinary table.
@@ -66,7 +66,7 @@ pub enum RelationKind {
     Other,
 }
 
-/// What kind of type a column's base type is.
+/// The kind of a column's base type.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum TypeKind {
     /// A type of its own or a range, known by its oid.

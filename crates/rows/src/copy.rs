@@ -27,10 +27,10 @@ pub(crate) use array::Element;
 pub(crate) use numeric::NumericLimits;
 pub(crate) use time::Times;
 
-/// What a binary COPY begins with: signature, no flags, no extension.
+/// The header of a binary COPY: signature, no flags, no extension.
 pub const HEADER: [u8; 19] = *b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
-/// What a binary COPY ends with.
+/// The trailer of a binary COPY.
 pub const TRAILER: [u8; 2] = [0xff, 0xff];
 
 /// A field that is NULL.
@@ -153,7 +153,7 @@ impl Encoding {
         matches!(self, Self::Text | Self::Limited(_) | Self::Name)
     }
 
-    /// Appends a value that is neither missing nor null, its length first. What is in `out` after an error is undefined.
+    /// Appends a value that is neither missing nor null, its length first. The content of `out` after an error is undefined.
     #[inline]
     pub(crate) fn put(
         &self,

@@ -33,7 +33,7 @@ use crate::value::{DecodeFault, Flags, Slot, Value};
 /// A field's path from the top, one element a level.
 pub(crate) type Path = Vec<String>;
 
-/// What the decoder does with top-level fields that no path begins with.
+/// The decoder's policy for top-level fields that no path begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,
@@ -41,7 +41,7 @@ pub(crate) enum Leftovers {
     Collect,
 }
 
-/// What decoding leaves: slots that point into the payload, in the order of the paths.
+/// The result of decoding: slots that point into the payload, in the order of the paths.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     pub(crate) slots: Vec<Slot>,
@@ -67,7 +67,7 @@ impl Fields {
         self.more = false;
     }
 
-    /// A slot with its bytes at hand.
+    /// A slot together with its bytes.
     #[inline]
     pub(crate) fn value<'a>(&'a self, slot: u16, payload: &'a [u8]) -> Value<'a> {
         match self.slots.get(usize::from(slot)) {

@@ -57,9 +57,9 @@ pub struct Encoder {
     scratch: Scratch,
     /// Text made up for a column: an offset's digits, the headers as an object.
     made: Vec<u8>,
-    /// What a column's function made.
+    /// The value that a column's function made.
     computed: Vec<u8>,
-    /// The table that the record at hand names.
+    /// The table that the current record names.
     named: Vec<u8>,
     /// Text without its escapes, for a `where` to compare.
     compared: Vec<u8>,
@@ -218,7 +218,7 @@ impl Encoder {
         }
     }
 
-    /// What follows the first row.
+    /// The rows after the first.
     #[inline(never)]
     fn more_rows(
         &mut self,

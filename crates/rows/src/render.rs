@@ -10,7 +10,7 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// Longer unscaled numbers than any decimal of a schema has aren't written out.
 const DECIMAL_BYTES: usize = 1 << 10;
 
-/// What a value's text is.
+/// The text of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     /// A JSON number.

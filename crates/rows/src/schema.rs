@@ -20,7 +20,7 @@ pub(crate) const MAX_DEPTH: u32 = 128;
 #[derive(Debug, PartialEq)]
 pub struct Schema(pub(crate) Parsed);
 
-/// What a schema's text says.
+/// The parsed text of a schema.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
     /// Avro's.
@@ -63,14 +63,14 @@ impl Schema {
         }
     }
 
-    /// What a record is told that has a schema of another format.
+    /// The message for a record whose schema has another format.
     pub(crate) fn is_not(&self, wanted: &str, id: u32) -> DecodeFault {
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
         DecodeFault::new(Reason::UnknownSchema, detail)
     }
 }
 
-/// What is known of a schema's number.
+/// The state of a schema id in the cache.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// It is here.

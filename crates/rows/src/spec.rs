@@ -1,4 +1,4 @@
-//! What the configuration says about rows, checked. The binary's crate reads the files and makes these types.
+//! The part of the configuration that concerns rows, checked. The binary's crate reads the files and makes these types.
 
 mod column;
 mod decode;
@@ -14,7 +14,7 @@ pub use route::{Part, Route};
 pub use row_filter::{RowFilter, Test};
 pub use table::{Table, UnknownFields, WriteMode};
 
-/// What decides how a pipeline's records become rows of one table.
+/// The settings by which a pipeline's records become rows of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSpec<'a> {
     /// The pipeline's name: faults name their keys below `pipelines.NAME`.
@@ -29,7 +29,7 @@ pub struct RowSpec<'a> {
     pub columns: Option<&'a [Column]>,
     /// `where`: records for which it doesn't hold have no rows.
     pub keep: Option<&'a RowFilter>,
-    /// What becomes of fields that no column takes.
+    /// The policy for fields that no column takes.
     pub unknown_fields: &'a UnknownFields,
     /// `batch.max_bytes`: the rows of one record may take as many bytes as a batch.
     pub max_bytes: u64,

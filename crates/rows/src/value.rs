@@ -1,11 +1,11 @@
-//! What decoding leaves and encoding reads: slots that point into the payload, and the reasons why a record is no row.
+//! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is no row.
 //!
 //! A `Slot` has no lifetime, so that an encoder keeps its slots from record to record and allocates nothing. A `Value`
-//! is a slot with its bytes at hand. Numbers stay lexemes: what a number means is up to the column that takes it.
+//! is a slot together with its bytes. Numbers stay lexemes: what a number means is up to the column that takes it.
 
 use std::fmt;
 
-/// What a slot holds.
+/// The kind of value in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The field is not in the record.
@@ -46,7 +46,7 @@ pub enum Kind {
     Object,
 }
 
-/// What decoding saw on its way through a value.
+/// Properties of a value that decoding noticed on its way through it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Flags(u8);
 
@@ -82,7 +82,7 @@ impl Flags {
         Flags(self.0 | other.0)
     }
 
-    /// What a structure inherits from what it holds.
+    /// Adds the properties that a structure inherits from its members.
     #[inline]
     pub fn inherited(self) -> Flags {
         Flags(self.0 & Flags::NUL.0)
@@ -92,7 +92,7 @@ impl Flags {
 /// One field of a record, as the decoder found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
-    /// What the value is.
+    /// The value.
     pub kind: Kind,
     pub(crate) flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags say `INEXACT`.
@@ -131,12 +131,12 @@ impl Slot {
     }
 }
 
-/// A slot with its bytes at hand.
+/// A slot together with its bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
-    /// What the value is.
+    /// The value.
     pub kind: Kind,
-    /// What decoding saw of the value.
+    /// Properties of the value that decoding noticed.
     pub flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags say `INEXACT`.
     pub exponent: i32,

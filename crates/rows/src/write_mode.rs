@@ -55,7 +55,7 @@ pub struct Merge {
     pub newest: Option<Newest>,
 }
 
-/// What deletes the rows that tombstones name, before the merge.
+/// The statement that deletes the rows that tombstones name, before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
     /// Locks the rows of the batch's keys.
@@ -84,7 +84,7 @@ pub struct Target<'a> {
     pub number: Option<u16>,
 }
 
-/// What a merge has to know of the rows that are staged.
+/// The facts about staged rows that a merge depends on.
 #[derive(Debug, Default)]
 struct Staged<'a> {
     /// The columns that are merged; the others are left to the target's defaults.
@@ -99,7 +99,7 @@ struct Staged<'a> {
 }
 
 impl Target<'_> {
-    /// What follows the COPY; `None` where it goes straight into the table.
+    /// Returns the statements that follow the COPY; `None` if it goes straight into the table.
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;

@@ -1,4 +1,4 @@
-//! What the targets share: encoders of any mapping, and a reading of what they write.
+//! Helpers that the targets share: encoders of any mapping, and a reading of what they write.
 
 #![allow(dead_code, reason = "each target takes what it needs")]
 
@@ -20,7 +20,7 @@ use tidegate_rows::spec::{
 /// A column of the table: its name, its type, and the path of the field that fills it; without a path nothing is mapped to it.
 pub type Spec = (&'static str, &'static str, &'static str);
 
-/// What decides how records become rows of `public.t`.
+/// The settings by which records become rows of `public.t`.
 pub struct Pipeline {
     pub decode: Decode,
     pub shape: Shape,
@@ -220,7 +220,7 @@ pub fn record(value: &[u8]) -> Record<'_> {
 /// A row's fields; `None` is NULL.
 pub type Row<'a> = Vec<Option<&'a [u8]>>;
 
-/// Encodes a record, and holds that rows are whole or not there at all. What is refused is `None`.
+/// Encodes a record, and checks that rows are whole or absent. A rejected record is `None`.
 pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     out.clear();
     out.extend_from_slice(b"before");

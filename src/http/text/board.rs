@@ -1,4 +1,4 @@
-//! Who reads what, and who is behind, in words.
+//! Which consumer reads which partitions, and which one has lag, as text.
 
 use super::super::board::Seat;
 use super::super::document::{PartitionView, PipelineView, Sign};

@@ -1,7 +1,7 @@
 //! What the ledger costs while somebody holds a snapshot open: a report that runs for ten minutes keeps every version of every
 //! ledger row, and a thousand partitions at five batches a second make five thousand versions a second.
 //!
-//! The writes are the daemon's own, without Kafka: the store's COPY of one row a partition, its move of the ledger, its COMMIT.
+//! The writes are the daemon's own, without Kafka: the store's COPY of one row per partition, its move of the ledger, its COMMIT.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -138,7 +138,7 @@ impl Bench {
         Ok(last)
     }
 
-    /// One batch of one record a partition; how long its move of the ledger took, and the whole of it.
+    /// One batch of one record per partition; how long its move of the ledger took, and the whole of it.
     async fn write(&mut self) -> Result<(Duration, Duration), WriteError> {
         let mut batch = Batch::new();
         batch.plan_version = self.store.newest_plan();

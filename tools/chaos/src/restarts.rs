@@ -39,7 +39,7 @@ const CLAIMS: &str =
     CREATE TRIGGER note_claim AFTER UPDATE ON tidegate.ledger FOR EACH ROW
         WHEN (OLD.claim_id IS DISTINCT FROM NEW.claim_id) EXECUTE FUNCTION note_claim()";
 
-/// What happens to a daemon.
+/// The action on a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     TermAndStart,
@@ -62,7 +62,7 @@ impl Fate {
     }
 }
 
-/// What to measure.
+/// The measurement to make.
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,

@@ -10,7 +10,7 @@ pub(crate) const COLUMNS: &str =
     "vehicle_id, driver_id, trip_id, region, ts, lat, lon, speed_kmh, odometer_mm, paused_ms, state, event, seq";
 const COLUMN_COUNT: i16 = 13;
 
-/// Makes it anew, with its indexes: a btree as lookups of a vehicle want it, and a BRIN on the time.
+/// Recreates it, with its indexes: a btree as lookups of a vehicle want it, and a BRIN on the time.
 pub(crate) const FRESH_TABLE: &str = "DROP TABLE IF EXISTS ride;
     CREATE TABLE ride (vehicle_id int8, driver_id int8, trip_id int8, region text, ts timestamptz, lat float8, lon float8,
         speed_kmh float4, odometer_mm int8, paused_ms int8, state text, event text, seq int8);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::numbers::to_u64;
 
-/// Lines that stay, and one that is written over on a terminal; elsewhere it is written anew every few seconds.
+/// Lines that stay, and one that is written over on a terminal; elsewhere it is written again every few seconds.
 #[derive(Debug)]
 pub(crate) struct Screen {
     terminal: bool,

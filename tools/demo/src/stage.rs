@@ -66,7 +66,7 @@ impl Stage {
         Ok(())
     }
 
-    /// The table anew, empty and with its indexes; no ledger of an earlier run.
+    /// Recreates the table, empty and with its indexes; no ledger of an earlier run.
     pub(crate) async fn fresh_table(&self) -> Result<PgConnection> {
         let mut connection = self.database.connect().await?;
         connection.execute("SET client_min_messages = warning").await?;

@@ -21,7 +21,7 @@ pub(crate) enum Way {
     Insert,
     /// `INSERT … VALUES (…), (…), …`, prepared for a number of rows.
     Values,
-    /// `INSERT … SELECT * FROM unnest(…)`, prepared, one array a column.
+    /// `INSERT … SELECT * FROM unnest(…)`, prepared, one array per column.
     Unnest,
     CopyText,
     CopyBinary,

@@ -162,7 +162,7 @@ impl Customer {
         let away = if metres < HERE_METRES { "here".to_owned() } else { format!("{:.0} min away", minutes.ceil()) };
         let silent_ms = now_ms.saturating_sub(last.sent_ms.max(last.ts_ms));
         if silent_ms > NO_NEWS_MS {
-            // In steps, so that it isn't said anew every second.
+            // In steps, so that it isn't repeated every second.
             return format!("{away}, no news for {}", spoken(silent_ms / NO_NEWS_MS * NO_NEWS_MS));
         }
         let standing_ms = last.ts_ms - self.unmoved_since_ms;

@@ -88,7 +88,7 @@ impl Postgres {
     }
 
     /// Starts a streaming replica of this Postgres, on a copy of its data, for which this one is stopped and started again.
-    /// What it hasn't received is lost when it is promoted: this one doesn't wait for it.
+    /// Commits that it hasn't received are lost when it is promoted: this one doesn't wait for it.
     ///
     /// # Errors
     /// When either doesn't start, and when this Postgres is external.

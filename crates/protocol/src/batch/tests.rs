@@ -139,7 +139,7 @@ fn a_cleared_batch_is_as_new_and_gives_large_buffers_back() {
     push_again(&mut batch);
 }
 
-/// The books begin anew: what a batch skipped and refused before it was cleared counts no more.
+/// The accounting begins again: what a batch skipped and refused before it was cleared counts no more.
 fn push_again(batch: &mut Batch) {
     let segment = batch.open_segment(source(1), Claim::default(), Offset::ZERO);
     push(batch, segment, 1);

@@ -8,7 +8,7 @@ use crate::value::{Kind, Reason, Value};
 /// Postgres' limit.
 const MAX_DIMENSIONS: usize = 6;
 
-/// What an array's elements are.
+/// The element type of an array.
 #[derive(Clone, Debug)]
 pub(crate) struct Element {
     pub(crate) encoding: Box<Encoding>,

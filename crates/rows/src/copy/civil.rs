@@ -89,7 +89,7 @@ pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     Some(checked_days(year, month, day)? * MICROS_PER_DAY + of_day)
 }
 
-/// What is left of a text.
+/// The rest of a text.
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
@@ -221,7 +221,7 @@ pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = Reader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {
-        // What is no date makes the whole no time.
+        // A text whose date is invalid is no time at all.
         timestamp(text)?;
         reader.0 = &text[at + 1..];
     }

@@ -9,7 +9,7 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// What is cut off below the last digit that is kept.
+/// The part that is cut off below the last digit that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -79,7 +79,7 @@ impl<'a> Decimal<'a> {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
 
-    /// What the digits from this place on amount to.
+    /// Returns the remainder that the digits from this place on amount to.
     pub(super) fn remainder(&self, from: i64) -> Remainder {
         let Ok(at) = usize::try_from(from) else {
             // Zeros stand between the cut and the first digit.

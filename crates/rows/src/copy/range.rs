@@ -14,7 +14,7 @@ const UPPER_INCLUSIVE: u8 = 0x04;
 const LOWER_INFINITE: u8 = 0x08;
 const UPPER_INFINITE: u8 = 0x10;
 
-/// What a range is made of.
+/// The element type of a range.
 struct Bounds<'a> {
     lower: Value<'a>,
     upper: Value<'a>,

@@ -13,7 +13,7 @@ pub(super) fn field(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// What a text column stores: a string's text; the JSON text of everything else.
+/// The text that a text column stores: a string's text; the JSON text of everything else.
 #[inline]
 fn stored<'a>(value: &Value<'a>) -> &'a [u8] {
     value.as_text().unwrap_or(value.raw)

@@ -1,6 +1,6 @@
 //! The types that have an encoder: their names, as SQL and people write them, and their oids, which Postgres never changes.
 
-/// What may stand in brackets behind a type's name.
+/// The modifier in parentheses after a type's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modifier {
     /// Nothing.

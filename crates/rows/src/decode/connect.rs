@@ -132,7 +132,7 @@ impl ConnectDecoder {
     }
 }
 
-/// What the schema says of the field at a path.
+/// Returns the logical type that the schema gives the field at a path.
 fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     let mut at = schema;
     for name in path {
@@ -154,7 +154,7 @@ fn whole(value: &Value<'_>) -> Option<i64> {
     Some(if value.flags.has(Flags::NEGATIVE) { -number } else { number })
 }
 
-/// What a value means. What isn't as the schema says stays as it is, and its column judges it.
+/// Applies a logical type to a value. A value that doesn't fit the type stays as it is, and its column judges it.
 fn apply(logical: Logical, value: &Value<'_>, fields: &mut Fields) -> Option<Slot> {
     match logical {
         // A number stays one, where the converter writes decimals so.

@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeFault;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// What a column of the CSV is for.
+/// The use of a column of the CSV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
     Slot(u16),
@@ -47,7 +47,7 @@ pub(crate) struct CsvDecoder {
 struct Field {
     slot: Slot,
     quoted: bool,
-    /// What stands behind it: another field, or the line's end.
+    /// The token after it: another field, or the end of the line.
     last: bool,
 }
 
@@ -171,7 +171,7 @@ impl CsvDecoder {
         Ok(())
     }
 
-    /// The first line. Where it is the one that came last, nothing is done anew.
+    /// The first line. Where it is the one that came last, nothing is parsed again.
     fn read_header(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
         fields.reset(0);
         if !self.skip_empty_lines(payload) {

@@ -57,5 +57,5 @@ impl EitherDecoder {
     }
 }
 
-/// What a change is: `c`, `u`, `d`, `r`, `t` or `m`.
+/// The kind of a change: `c`, `u`, `d`, `r`, `t` or `m`.
 pub(crate) const OP: &str = "op";

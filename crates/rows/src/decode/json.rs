@@ -217,7 +217,7 @@ struct Walk<'w, 'p> {
     refused: Option<usize>,
 }
 
-/// What stands at a place in an array.
+/// The element at a place in an array.
 enum Element {
     /// An object, with the array's end behind it or not.
     Object { last: bool },

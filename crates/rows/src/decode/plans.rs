@@ -11,7 +11,7 @@ use crate::value::Reason;
 /// Plans that are kept; beyond it, those of schemas that come again are made again.
 const KEPT: usize = 1024;
 
-/// What was made of each schema that came.
+/// The plan, or the fault, of each schema seen so far.
 #[derive(Debug)]
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
@@ -59,7 +59,7 @@ impl<P> Plans<P> {
     fn find(&mut self, id: u32, make: impl Fn(Arc<Schema>, u32) -> Result<P, DecodeFault>) -> Option<u32> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == id) {
-            // What the registry didn't know it is asked for again from time to time.
+            // The registry is asked again from time to time for a schema that it didn't know.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;
@@ -115,7 +115,7 @@ impl<P> Plans<P> {
     }
 }
 
-/// Whose schema a value doesn't hold to, for people.
+/// Returns a name for the schema that a value doesn't match, for people.
 pub(super) fn whose(id: u32) -> String {
     if id == 0 { "the local schema".to_owned() } else { format!("schema {id}") }
 }

@@ -2,7 +2,7 @@
 //!
 //! With a registry each record names its schema and which of its messages it is; with a local file the configuration does.
 //! A field of proto3 without presence that isn't there has its default, as the format has it: zero, the empty text, an
-//! enum's first name, an empty list. What has presence (`optional`, messages, `oneof`) and isn't there is missing.
+//! enum's first name, an empty list. An absent field with presence (`optional`, messages, `oneof`) is missing.
 
 mod plan;
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! `evolve = "add"`: fields that no column takes become columns. Which, and of which type; the table is changed elsewhere. Pure.
 //!
 //! A record with such a field is refused at first (`new_field`), with its raw bytes kept like those of any refused record. Before
-//! the batch is written, the columns are added, the plan is made anew and the batch is encoded again: so the first value of a
+//! the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again: so the first value of a
 //! field is in its column too.
 //!
 //! The rule: `true` and `false` make a bool, numbers a numeric (which holds any number that JSON can say), text a text, all else
-//! a jsonb; where the records at hand differ, a jsonb. A field that is null everywhere waits for its first value.
+//! a jsonb; if the records of the batch differ, a jsonb. A field that is null everywhere waits for its first value.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ impl Default for GivenUp {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewFields(pub BTreeMap<String, NewType>);
 
-/// What a column is made as.
+/// The type of a new column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NewType {
     /// For fields that were booleans only.
@@ -65,7 +65,7 @@ impl NewType {
             Kind::True | Kind::False => Some(Self::Bool),
             Kind::Number | Kind::Float | Kind::Decimal => Some(Self::Numeric),
             Kind::String | Kind::Text | Kind::Bytes | Kind::Lexical => Some(Self::Text),
-            // What is left over of a record is JSON, whatever its format; there these are strings.
+            // Leftover fields of a record are JSON, whatever its format; there these are strings.
             Kind::Instant | Kind::Day | Kind::Clock | Kind::Span | Kind::Uuid => Some(Self::Text),
             Kind::Array | Kind::Object => Some(Self::Jsonb),
         }
@@ -109,7 +109,7 @@ impl NewFields {
         }
     }
 
-    /// What is to be added to this table: those that have a name it can take, as far as there is room, in order of name.
+    /// Returns the columns to add to this table: those with a name that it can take, up to the limit, in order of name.
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);

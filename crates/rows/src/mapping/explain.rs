@@ -13,11 +13,11 @@ pub struct Described<'a> {
     pub column: &'a str,
     /// Its type.
     pub type_text: &'a str,
-    /// What fills it: `field position.lat`, `meta offset`, `header trace-id`.
+    /// The source of its values: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,
     /// Whether a record without a value for it is refused.
     pub not_null: bool,
-    /// What a record without its field means; empty where that can't be.
+    /// The meaning of a record without its field; empty where the field can't be missing.
     pub missing: &'static str,
 }
 
@@ -108,7 +108,7 @@ pub(super) fn sentence(plan: &Plan, column: &PlannedColumn, reason: Reason, valu
     }
 }
 
-/// What would have been right, where that isn't plain from the type's name.
+/// Returns an example of a right value, where the type's name doesn't make it plain.
 fn wanted(encoding: &Encoding, kind: Kind) -> &'static str {
     match (encoding, kind) {
         (

@@ -1,4 +1,4 @@
-//! What a record gives to an aggregate: its value, a mark that it counts, or nothing.
+//! The contribution of a record to an aggregate: its value, a mark that it counts, or nothing.
 
 use crate::copy::NULL;
 use crate::decode::Fields;

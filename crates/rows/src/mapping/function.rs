@@ -1,4 +1,4 @@
-//! What a column makes of its value before it is written: `scale` and `offset`, `parse = "json"`, `hash = "sha256"`.
+//! The function that a column applies to its value before it is written: `scale` and `offset`, `parse = "json"`, `hash = "sha256"`.
 
 use std::io::Write as _;
 
@@ -92,7 +92,7 @@ impl Applied {
     /// Checks a function against the column that it is for.
     ///
     /// # Errors
-    /// What is wrong, for people.
+    /// The fault, for people.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {

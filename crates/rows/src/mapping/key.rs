@@ -38,7 +38,7 @@ pub(super) struct KeyReader {
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
     protobuf: Option<ProtobufDecoder>,
-    /// What the schemas are that came; few.
+    /// The kinds of the schemas seen so far; few.
     kinds: Vec<(u32, Framed)>,
     fields: Fields,
     /// The key is neither framed nor JSON: a column reads it as it wants.

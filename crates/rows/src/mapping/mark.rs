@@ -1,4 +1,4 @@
-//! What stands in front of a row in the batch where rows of one pipeline differ: in their table, or in the columns that they have.
+//! The mark in front of a row in the batch where rows of one pipeline differ: in their table, or in the columns that they have.
 //!
 //! A mark has the number of the row's table in the plan, the length of what follows, and a mask. The mask has one bit for each
 //! column of the table that a record may leave to Postgres, set where this row does: the row has no field for such a column. Its

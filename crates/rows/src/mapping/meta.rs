@@ -1,4 +1,4 @@
-//! What doesn't come from the value's fields: Kafka's metadata, keys, headers, leftovers.
+//! Sources other than the value's fields: Kafka's metadata, keys, headers, leftovers.
 
 use std::collections::HashMap;
 use std::io::Write;

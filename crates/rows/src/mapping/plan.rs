@@ -25,7 +25,7 @@ use crate::write_mode;
 /// The rows of one record may take as much as a batch, and this at least.
 const RECORD_BYTES: usize = 1 << 20;
 
-/// What fills a column.
+/// The source of a column's values.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
     /// A slot: the path of this index.
@@ -48,7 +48,7 @@ pub(super) enum Feed {
     },
 }
 
-/// What a record without a column's field means for its row.
+/// The meaning of a record without a column's field, for its row.
 #[derive(Clone, Debug)]
 pub(super) enum WhenMissing {
     /// NULL, or a dead letter where the column is NOT NULL.
@@ -71,7 +71,7 @@ pub(super) struct PlannedColumn {
     pub(super) feed: Feed,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
-    /// What a missing field means.
+    /// The policy for a missing field.
     pub(super) missing: WhenMissing,
     /// Part of the key, in a mode where a row without its key has no place.
     pub(super) in_key: bool,
@@ -79,9 +79,9 @@ pub(super) struct PlannedColumn {
     pub(super) key_from: Vec<u16>,
     /// Text that stands for a value that the record leaves out.
     pub(super) keep: Option<Box<[u8]>>,
-    /// What is made of a value before it is written.
+    /// The function that is applied to a value before it is written.
     pub(super) function: Option<Box<Applied>>,
-    /// What a record gives to an aggregate.
+    /// The contribution of a record to an aggregate.
     pub(super) fold: Option<Box<Fold>>,
 }
 
@@ -136,7 +136,7 @@ pub struct Plan {
     pub(super) reads_keys: bool,
     /// Where schemas come from, for formats that have theirs in a registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
-    /// What the rows of one record may take beyond the first.
+    /// The bytes that the rows of one record may take beyond the first.
     pub(super) record_bytes: usize,
     pub(super) leftovers: Leftovers,
     /// Records for which it doesn't hold have no rows.
@@ -147,7 +147,7 @@ pub struct Plan {
     pub(super) evolves: Option<GivenUp>,
     /// Records name their table.
     pub(super) router: Option<Router>,
-    /// `unknown_fields = "dead_letter"`, where the decoder doesn't see to it.
+    /// `unknown_fields = "dead_letter"`, if the decoder doesn't handle it.
     pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
@@ -243,7 +243,7 @@ impl Plan {
     /// also the tables that take rows, in the order of their numbers.
     ///
     /// # Errors
-    /// What is wrong whatever the table.
+    /// Returns the faults that don't depend on the table.
     pub fn routed(
         spec: &RowSpec<'_>,
         catalogs: Vec<Catalog>,
@@ -367,7 +367,7 @@ impl Plan {
         self.router.is_some()
     }
 
-    /// What works and may surprise, for people: a sum of floats.
+    /// Returns warnings about what works and may surprise, for people: a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

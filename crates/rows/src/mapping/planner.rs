@@ -1,4 +1,4 @@
-//! The plan's columns one by one: the source of each held against its column's type.
+//! The plan's columns one by one: the source of each compared with its column's type.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
 use crate::copy::{Encoding, Scratch, Times, types};
@@ -113,7 +113,7 @@ impl<'a> Planner<'a> {
         Some(planned)
     }
 
-    /// What a missing field means for this column, which has no constant in the mapping.
+    /// Returns the meaning of a missing field for this column, which has no constant in the mapping.
     fn missing(
         &mut self,
         key: &str,
@@ -124,7 +124,7 @@ impl<'a> Planner<'a> {
     ) -> WhenMissing {
         let upserts = matches!(self.mode, WriteMode::Upsert { .. });
         let own = if upserts && !in_key { Missing::Keep } else { Missing::Default };
-        // What an aggregate folds is a record's value or nothing; `default` and `keep` are faults of the configuration there.
+        // An aggregate folds a record's value or nothing; `default` and `keep` are faults of the configuration there.
         let own = (column.has_default && mapped.aggregate.is_none()).then_some(own);
         match mapped.missing.or(own) {
             Some(Missing::DeadLetter) => WhenMissing::DeadLetter,

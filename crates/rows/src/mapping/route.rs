@@ -162,7 +162,7 @@ fn of_key(named: &[u8]) -> TableName {
     TableName { schema: text(&named[..at]), name: text(named.get(at + 1..).unwrap_or_default()) }
 }
 
-/// What a placeholder stands for: text as it is, a number or a bool as it is written.
+/// Appends the text of a placeholder: text as it is, a number or a bool as it is written.
 fn append(
     feed: &Feed,
     record: &Record<'_>,

@@ -80,7 +80,7 @@ impl Encoder {
         }
         let (columns, mark) = match &self.plan.router {
             None => (&self.plan.columns, self.plan.open(rows)),
-            // The configuration sees to it that no field names the table: there is none.
+            // The configuration ensures that no field names the table: there is none.
             Some(router) => {
                 router.name(record, &self.fields, &mut self.made, &mut self.named)?;
                 let target = router.target(&self.named)?;

@@ -92,7 +92,7 @@ impl AvroSchema {
     /// Reads a schema. `references` are schemas whose names it uses, those first that others use.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// The fault, for people.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = Reader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {

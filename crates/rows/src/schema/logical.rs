@@ -13,7 +13,7 @@ const INFINITY: i64 = 9_223_372_036_825_200_000;
 /// And up to here its negative one.
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
 
-/// What values of a type stand for.
+/// The logical type of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Logical {
     /// Days since 1970. The extremes of 32 bits are the infinities.

@@ -36,7 +36,7 @@ const CONFLUENT: &[(&str, &str)] = &[
 /// it refers to with their names, each before those that use it.
 ///
 /// # Errors
-/// What is wrong with the schema, for people.
+/// The schema's fault, for people.
 pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
     match kind {
         None | Some("AVRO") => {
@@ -96,7 +96,7 @@ fn protobuf(file: ProtoFile) -> Schema {
     Schema(Parsed::Protobuf(file))
 }
 
-/// Files at hand, by their names.
+/// The files that are given, by their names.
 struct InMemory(Vec<(String, String)>);
 
 impl FileResolver for InMemory {

@@ -94,7 +94,7 @@ impl Message {
 pub(crate) struct Enum {
     /// By number, in order.
     values: Vec<(i32, Box<str>)>,
-    /// What a field that isn't there has.
+    /// The default of an absent field.
     pub(crate) default: Box<str>,
 }
 

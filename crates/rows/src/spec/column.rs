@@ -11,7 +11,7 @@ use crate::spec::RowFilter;
 pub struct Column {
     /// The column's name in the table.
     pub name: String,
-    /// What fills it.
+    /// The source of its values.
     pub source: Source,
     /// `type = "timestamptz"`: for `create`, and checked against the catalog where the table exists. Always Postgres' own
     /// name with its modifier, so that a part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
@@ -31,13 +31,13 @@ pub struct Column {
     pub nul: NulPolicy,
     /// `not_null = true`, for `create`.
     pub not_null: bool,
-    /// What is made of a value before it is written.
+    /// The function that is applied to a value before it is written.
     pub function: Option<Function>,
     /// `aggregate = …`: how the records of a key become one value. In mode aggregate, all columns but the key's have it.
     pub aggregate: Option<Aggregate>,
 }
 
-/// What is made of a value that is neither missing nor null.
+/// The function that is applied to a value that is neither missing nor null.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Function {
     /// `scale` and `offset`: the number times `scale` plus `offset`, exactly.
@@ -88,7 +88,7 @@ pub struct Aggregate {
 /// as its count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
-    /// Exact for integers and numerics. What the column can't hold is a dead letter, and never wraps.
+    /// Exact for integers and numerics. A sum that the column can't hold is a dead letter, and never wraps.
     Sum,
     /// Records whose field is there and not null; without a field, all.
     Count,
@@ -108,7 +108,7 @@ pub enum AggregateFunction {
     },
 }
 
-/// What fills a column.
+/// The source of a column's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A field: the path from the top, one element a level. `position.lat` is two; a dot in a name is written `\.`.
@@ -165,7 +165,7 @@ pub enum Missing {
     Keep,
 }
 
-/// What a NUL in text means: Postgres can't store it.
+/// The policy for a NUL in text, which Postgres can't store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum NulPolicy {
     /// The record is a dead letter.

@@ -10,7 +10,7 @@ use crate::spec::RowFilter;
 /// How values are decoded.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decode {
-    /// `format = "json"`: an object a record, or an array of objects, each of which is a row.
+    /// `format = "json"`: one object per record, or an array of objects, each of which is a row.
     Json,
     /// `format = "json", envelope = "connect"`: `{schema, payload}`, as Kafka Connect's JSON converter writes it.
     ConnectJson,
@@ -104,7 +104,7 @@ pub enum SchemaSource {
     Local {
         /// The file.
         file: PathBuf,
-        /// What is in it.
+        /// The parsed schema.
         schema: Arc<Schema>,
         /// `framing = "confluent"`: values begin with a schema's number all the same.
         framed: bool,
@@ -168,7 +168,7 @@ impl Decode {
         }
     }
 
-    /// Whose fields these are, for faults.
+    /// Returns a name for the owner of these fields, for faults.
     pub(crate) fn whose_fields(&self) -> String {
         match self {
             Self::Raw => "a raw value".to_owned(),

@@ -42,7 +42,7 @@ pub enum IntervalUnit {
     Month,
 }
 
-/// What becomes of a partition past its retention.
+/// The policy for a partition past its retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Expiry {
     /// It is detached, and stays as a table of its own.

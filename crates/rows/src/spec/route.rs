@@ -2,7 +2,7 @@
 
 use crate::spec::Source;
 
-/// How a record names its table. What it says is one identifier, whatever letters it has: it is never read as SQL.
+/// How a record names its table. The name is one identifier, whatever characters it has: it is never read as SQL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The parts of the schema's name.
@@ -25,6 +25,6 @@ impl Route {
 pub enum Part {
     /// As it stands.
     Text(String),
-    /// What the record has there: a field, or Kafka's topic, partition, key or a header.
+    /// The part of the record that fills a placeholder: a field, or Kafka's topic, partition, key or a header.
     Value(Source),
 }

@@ -80,7 +80,7 @@ impl WriteMode {
     }
 }
 
-/// What becomes of fields that no column takes.
+/// The policy for fields that no column takes.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum UnknownFields {
     /// Left out.

@@ -1,4 +1,4 @@
-//! A mode held against its table: what can't work, each with its remedy, and what may surprise.
+//! A mode compared with its table: what can't work, each with its remedy, and what may surprise.
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, quote_identifier};
 use crate::fault::{Faults, hint};

@@ -16,17 +16,17 @@ pub struct Newest {
     key: Vec<usize>,
     newer_by: Option<usize>,
     /// The last field says whether the row is a tombstone. A key's last tombstone and its last row both go: between them the
-    /// row is made anew.
+    /// row is created again.
     marked: bool,
 }
 
 /// A row with its place among the rows that it was found in.
 pub type Placed<'a> = (u32, &'a [u8]);
 
-/// What picking takes for each row of a batch, its table and its result among it.
+/// Bytes that picking takes per row of a batch, including its table and its result.
 pub const BYTES_A_ROW: u64 = 96;
 
-/// What is known of a row.
+/// A row that was seen already.
 struct Seen<'a> {
     placed: Placed<'a>,
     /// Its key's.

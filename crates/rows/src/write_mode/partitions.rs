@@ -22,7 +22,7 @@ const NEEDED_AT_ONCE: usize = 64;
 /// The longest name that Postgres keeps whole.
 const LONGEST_NAME: usize = 63;
 
-/// What time a partition holds: from, and to before, in microseconds since 1970 UTC.
+/// The time range of a partition: inclusive start and exclusive end, in microseconds since 1970 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bounds {
     /// The first microsecond in it.

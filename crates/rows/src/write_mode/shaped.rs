@@ -27,7 +27,7 @@ pub struct Group<'a> {
 pub struct Shaped {
     /// The COPY of each group, in the order of the groups.
     pub copies: Vec<ShapeCopy>,
-    /// What merges them all, behind [`Self::deletes`].
+    /// The statement that merges them all, after [`Self::deletes`].
     pub merge: String,
     /// Where tombstones delete.
     pub deletes: Option<Deletes>,
@@ -40,11 +40,11 @@ pub struct Shaped {
 pub struct ShapeCopy {
     /// The statement.
     pub copy: String,
-    /// What is sent behind the fields of each row.
+    /// The fields that are sent after those of each row.
     pub behind: Behind,
 }
 
-/// What is sent behind the fields of a row.
+/// The fields that are sent after those of a row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behind {
     /// Fields that all rows have alike.

@@ -3,18 +3,18 @@
 use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
 use crate::catalog::quote_identifier;
 
-/// What an upsert needs to know. Columns are unquoted, all else is SQL.
+/// The names that the SQL of an upsert needs. Columns are unquoted, all else is SQL.
 pub(super) struct Upsert<'a> {
     pub(super) table: &'a str,
     /// The staging table.
     pub(super) stage: &'a str,
     /// `INSERT INTO … (…)`, without its rows.
     pub(super) insert: &'a str,
-    /// What is inserted, the key among it.
+    /// The columns that are inserted, the key among them.
     pub(super) columns: &'a [&'a str],
-    /// What an update sets to the record's values.
+    /// The columns that an update sets to the record's values.
     pub(super) set: &'a [&'a str],
-    /// What an update sets to the table's defaults.
+    /// The columns that an update sets to the table's defaults.
     pub(super) reset: &'a [&'a str],
     /// Columns that some records leave as they are, by their bits in the mask.
     pub(super) kept: &'a [(u16, &'a str)],
@@ -48,7 +48,7 @@ impl Upsert<'_> {
         statements.join("; ")
     }
 
-    /// What deletes, where tombstones do. It runs before [`Self::sql`].
+    /// The statement that deletes the rows of tombstones, if they delete. It runs before [`Self::sql`].
     pub(super) fn deletions(&self) -> Option<Deletes> {
         self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
     }

@@ -10,7 +10,7 @@ use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::spec::{Column, Decode, NulPolicy, RowSpec, Shape, Source, Table, UnknownFields, WriteMode};
 use tidegate_rows::value::Rejection;
 
-/// What decides how records become rows of `public.t`.
+/// The settings by which records become rows of `public.t`.
 pub(crate) struct Pipeline {
     pub(crate) table: Table,
     pub(crate) columns: Option<Vec<Column>>,

@@ -22,7 +22,7 @@ pub(crate) fn numeric(field: &[u8]) -> String {
     }
     if scale > 0 {
         let fraction: String = (1..=i64::from(scale.div_ceil(4))).map(|at| format!("{:04}", group(-at))).collect();
-        // What stands behind the scale would be cut by Postgres.
+        // Postgres would cut the digits beyond the scale.
         assert!(fraction[usize::from(scale)..].bytes().all(|digit| digit == b'0'));
         text = format!("{text}.{}", &fraction[..usize::from(scale)]);
     }

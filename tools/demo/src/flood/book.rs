@@ -164,7 +164,7 @@ impl Book {
         bins
     }
 
-    /// Holds what was promised against what is there.
+    /// Compares the promised records with the stored ones.
     pub(crate) fn tally(&self, end: u32) -> Tally {
         let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
         for mark in &self.marks {

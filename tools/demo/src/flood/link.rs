@@ -41,7 +41,7 @@ pub(crate) trait Intake {
     /// Answers since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
-    /// Kills what writes into the database (SIGKILL) and starts it anew.
+    /// Kills what writes into the database (SIGKILL) and starts it again.
     fn kill(&mut self) -> Result<()>;
 
     /// The process that writes into the database, for the count of their CPU time.

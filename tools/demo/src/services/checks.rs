@@ -33,7 +33,7 @@ pub(crate) struct Found {
     pub(crate) seen_ms: Option<i64>,
 }
 
-/// The books of the trips.
+/// The expected totals of the trips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Trips {
     pub(crate) expected: u64,
@@ -56,7 +56,7 @@ pub(crate) struct Trips {
 }
 
 impl Trips {
-    /// Holds what was found against the truth.
+    /// Compares the results with the truth.
     pub(crate) fn reconcile<'a>(
         truth: impl IntoIterator<Item = &'a TripTruth> + Clone,
         found: &HashMap<i64, Found>,

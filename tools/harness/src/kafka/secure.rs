@@ -9,7 +9,7 @@ use super::Kafka;
 use crate::fetch::{self, JAVA_MISSING};
 use crate::tls::Authority;
 
-/// Who may come in by SASL PLAIN, from the start; for SCRAM see [`Kafka::set_scram_password`].
+/// The user of SASL PLAIN, from the start; for SCRAM see [`Kafka::set_scram_password`].
 pub const SASL_USER: &str = "tidegate";
 /// The password of [`SASL_USER`].
 pub const SASL_PASSWORD: &str = "kelp-forest-42";
@@ -82,7 +82,7 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
-            // A session ends with its token, unless the client proves itself anew before.
+            // A session ends with its token, unless the client authenticates again before.
             set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }

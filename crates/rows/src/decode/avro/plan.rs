@@ -7,7 +7,7 @@ use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
 /// How to treat fields without a column, and how many levels below the current record the record's own fields lie.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
-/// What becomes of a value.
+/// The action for a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Skip,
@@ -55,7 +55,7 @@ impl Plan {
         this
     }
 
-    /// What becomes of a value, given what is wanted of it. `leftovers` stands where its fields are the record's own.
+    /// Returns the action for a value, given what is wanted of it. `leftovers` stands where its fields are the record's own.
     fn target(
         &mut self,
         schema: &AvroSchema,

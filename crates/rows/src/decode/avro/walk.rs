@@ -1,6 +1,6 @@
 //! One pass through a value in Avro's binary encoding: planned fields into slots, nested ones as JSON, all others skipped.
 //!
-//! Whatever doesn't hold to the schema is a fault with its place. Counts and lengths are held against the bytes that are left,
+//! Whatever doesn't hold to the schema is a fault with its place. Counts and lengths are compared with the bytes that are left,
 //! and what a value may cost in elements and in JSON is bounded by its size.
 
 use super::plan::{Place, Plan, Target};
@@ -169,7 +169,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// Scalars but those that `value` has at hand.
+    /// Scalars, except those that `value` handles itself.
     fn scalar(&mut self, node: &Node) -> Result<Slot, Broken> {
         Ok(match node {
             Node::Null => Slot::NULL,

@@ -16,7 +16,7 @@ const LEARNED_KEY_LEN: usize = 64;
 /// As many bytes of a key are compared in one step.
 const HEAD: usize = 16;
 
-/// What to do with a key's value. Both may be set: a column takes the object, and others look into it.
+/// The action for a key's value. Both parts may be set: a column takes the object, and others look into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) slot: Option<u16>,

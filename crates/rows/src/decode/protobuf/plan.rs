@@ -5,7 +5,7 @@ use crate::decode::Path;
 use crate::schema::MAX_DEPTH;
 use crate::schema::protobuf::{Field, FieldKind, Known, MessageId, ProtoFile};
 
-/// What becomes of a field.
+/// The action for a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Skip,

@@ -1,7 +1,7 @@
 //! One pass through a message: planned fields into slots, nested ones as JSON, all others skipped.
 //!
 //! Of a field that comes twice the last one counts. The elements of a list may lie anywhere in their message: where the first
-//! one is met, the others are gathered. What a value may cost in steps and in JSON is bounded by its size.
+//! one is met, the others are gathered. The steps and the JSON that a value may cost are bounded by its size.
 
 mod json;
 mod read;
@@ -232,7 +232,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    /// What fields have that have no presence and aren't there.
+    /// The default of absent fields without presence.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[Field]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];
