@@ -177,4 +177,4 @@ lint: book ## Formatting, lints, the book, its links and its words; warnings are
 	@# The fuzz targets are no part of the workspace. A check links nothing, so it needs no libFuzzer, which is C++.
 	RUSTFLAGS='-D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
 	@# The whole workspace, as in `make test`, which then compiles nothing again.
-	$(CARGO) test --workspace --locked --test book --test config_doc
+	$(CARGO) test --workspace --locked --test book --test config_doc --test words
