@@ -42,14 +42,14 @@ const RULES: &[Rule] = &[
         good: "an aside",
     },
     Rule {
-        pattern: r"(?i)\b(hold|holds|held|holding) (\w+ ){0,6}against\b",
+        pattern: r"\b[Hh](old|olds|eld|olding) (\w+ ){0,6}against\b",
         instead: "compare with",
         bad: "Holds the table against the ledger.",
         good: "Compares the table with the ledger.",
     },
     Rule { pattern: r"\banew\b", instead: "again, recreate, rebuild", bad: "Makes all rows anew.", good: "Renewed." },
     Rule {
-        pattern: r"(?i)\bsees? to\b|\bseen to(\.|,|;| before)",
+        pattern: r"\b[Ss]ees? to\b|\bseen to(\.|,|;| before)",
         instead: "handle, make sure",
         bad: "Sees to the tables.",
         good: "The log was seen to become shorter.",
@@ -67,7 +67,7 @@ const RULES: &[Rule] = &[
         good: "It makes room for the next one.",
     },
     Rule {
-        pattern: r"(?i)\bthe books\b",
+        pattern: r"\b[Tt]he books\b",
         instead: "record accounting",
         bad: "The books balance.",
         good: "The accounting balances.",
