@@ -65,7 +65,8 @@ fn normal(path: &Path) -> Option<PathBuf> {
     for component in path.components() {
         match component {
             Component::Normal(name) => normal.push(name),
-            Component::ParentDir => _ = normal.pop().then_some(())?,
+            Component::ParentDir if normal.pop() => {}
+            Component::ParentDir => return None,
             _ => {}
         }
     }

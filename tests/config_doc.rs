@@ -236,7 +236,7 @@ fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
         };
         let columns = sections.iter().find(|section| section.path.ends_with(".columns"));
         let comments = columns.iter().flat_map(|section| &section.entries).flat_map(|entry| &entry.comment);
-        if !comments.filter(|comment| comment.contains(": ")).any(|comment| begins(&comment)) {
+        if !comments.filter(|comment| comment.contains(": ")).any(begins) {
             faults.push(format!("columns.NAME.{name} has no line `# {name}: …` in config/tidegate.toml"));
         }
     }
