@@ -74,6 +74,29 @@ const RULES: &[Rule] = &[
     },
 ];
 
+/// A doc comment of up to three words, which say no more than the name.
+const NOISE: &str = r"^\s*//[/!] \S+( \S+){0,2}\.$";
+
+/// Makes a short doc comment worth its line: a number, code, a link, a unit, a bound.
+const WORTH: &str = r"[0-9`\[<]|\b(milli|micro|nano)?seconds?\b|\b[Mm]inutes\b|\b([Kk]ilo|[Kk]i)?[Bb]ytes\b|\bUTC\b|\bUnix\b|\b[Uu]nquoted\b|\b([Ii]n|[Ee]x)clusive\b|\b[Ss]orted\b|\bPure\b|\b(Never|Always|Not|No|Only|At|Without|May|Must)\b|\bnever\b|\bmay\b|\bmust\b|\bat (least|most)\b";
+
+/// Returns the numbers of the lines whose doc comment says no more than the name, from 1. The help of a command is shown to
+/// users, who don't see the name.
+fn noise(text: &str) -> Vec<usize> {
+    if text.contains("clap") {
+        return Vec::new();
+    }
+    let (noise, worth) = (Regex::new(NOISE).expect("a pattern"), Regex::new(WORTH).expect("a pattern"));
+    let lines: Vec<&str> = text.lines().collect();
+    let is_doc = |at: Option<usize>| {
+        at.and_then(|at| lines.get(at))
+            .is_some_and(|line| ["///", "//!"].iter().any(|sign| line.trim().starts_with(sign)))
+    };
+    let is_alone = |at: usize| !is_doc(at.checked_sub(1)) && !is_doc(Some(at + 1));
+    let is_noise = |at: &usize| noise.is_match(lines[*at]) && !worth.is_match(lines[*at]) && is_alone(*at);
+    (0..lines.len()).filter(is_noise).map(|at| at + 1).collect()
+}
+
 /// Files with prose, and whether only their comments are.
 fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     let mut found = Vec::new();
@@ -126,6 +149,10 @@ fn prose_follows_the_rules() {
     for (path, comments_only) in files(root) {
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let place = path.strip_prefix(root).expect("it lies below the root").display().to_string();
+        if path.extension().is_some_and(|extension| extension == "rs") {
+            let lines = noise(&text).into_iter();
+            faults.extend(lines.map(|line| format!("{place}:{line}: the comment says no more than the name")));
+        }
         for (number, line) in text.lines().enumerate() {
             let Some(prose) = prose(line, comments_only) else { continue };
             for (pattern, rule) in &rules {
@@ -144,5 +171,22 @@ fn each_rule_finds_what_it_is_for() {
         let pattern = Regex::new(pattern).expect("the pattern is one");
         assert!(pattern.is_match(bad), "{pattern} misses {bad:?}");
         assert!(!pattern.is_match(good), "{pattern} forbids {good:?}");
+    }
+}
+
+#[test]
+fn noise_is_a_comment_of_three_words_that_stands_alone() {
+    assert_eq!(
+        noise("struct A {\n    /// Its offset.\n    offset: u64,\n    /// Which.\n    which: bool,\n}\n"),
+        [2, 4]
+    );
+    for kept in [
+        "/// Returns the offset of the next record.\nfn next() {}\n",
+        "/// Returns the offset of the record that comes after\n/// the last one.\nfn next() {}\n",
+        "/// Unix milliseconds.\ntime: i64,\n",
+        "/// Never 0.\ncount: u64,\n",
+        "use clap::Args;\n/// The shell.\nshell: Shell,\n",
+    ] {
+        assert_eq!(noise(kept), [0; 0], "{kept}");
     }
 }
