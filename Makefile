@@ -46,7 +46,7 @@ test: tools ## All tests: pure crates, simulation, the daemon on the real server
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 
-# How long two daemons a pipeline write the same keys.
+# How long two daemons per pipeline write the same keys.
 MINUTES ?= 5
 .PHONY: contention
 contention: tools ## Upsert and aggregate, two daemons each on the same keys, for MINUTES; deadlocks, retries, and the end
@@ -58,13 +58,13 @@ bench: tools ## Micro-benches, then the drain against a bare COPY
 
 # MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES,
 # SCENARIO=ledger holds a snapshot open for as long, over PARTITIONS=1000. RECOVERY=2 is how many seconds after the database's
-# return the first commit may come. What it says, and what the daemons wrote, is kept in target/chaos.
+# return the first commit may come. Its output and the daemons' are kept in target/chaos.
 .PHONY: chaos
-chaos: tools ## A campaign of faults, and the books at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
+chaos: tools ## A campaign of faults, and the record accounting at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
 	$(CARGO) build --release --locked -p tidegate -p chaos
 	$(RELEASE)/chaos
 
-# PROTOCOL=cooperative,eager,consumer, NAMES=derived,set, ROUNDS=5. What it says is kept in target/chaos.
+# PROTOCOL=cooperative,eager,consumer, NAMES=derived,set, ROUNDS=5. Its output is kept in target/chaos.
 .PHONY: restarts
 restarts: tools ## How long partitions stand still when a daemon ends, by SIGTERM and SIGKILL, and starts again
 	$(CARGO) build --release --locked -p tidegate -p chaos
@@ -165,10 +165,16 @@ deb-check: tools ## Installs the package into an empty Debian in a folder and dr
 image-check: tools ## Builds the image's file system without Docker and drains with it; needs root and debootstrap
 	deploy/image-check.sh
 
+.PHONY: book
+book: ## The documentation as a book in target/book; needs python3, or compiles mdBook
+	tools/book.sh
+
 .PHONY: lint
-lint: ## Formatting and lints, warnings are errors
+lint: book ## Formatting, lints, the book, its links and its words; warnings are errors
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --workspace --no-deps --locked
 	@# The fuzz targets are no part of the workspace. A check links nothing, so it needs no libFuzzer, which is C++.
 	RUSTFLAGS='-D warnings' CUSTOM_LIBFUZZER_PATH=./none $(CARGO) check --locked --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
+	@# The whole workspace, as in `make test`, which then compiles nothing again.
+	$(CARGO) test --workspace --locked --test book --test config_doc --test words

@@ -40,7 +40,7 @@ pub(crate) use document::Status;
 pub(crate) use instances::goodbye;
 pub(crate) use words::duration;
 
-/// What the handlers answer from.
+/// The state that the handlers answer from.
 #[derive(Debug)]
 struct Site {
     daemon: Arc<Daemon>,
@@ -133,7 +133,7 @@ async fn events(State(site): State<Arc<Site>>) -> Response {
     let Some((first, frames)) = site.watch.join(&site) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many viewers\n").into_response();
     };
-    // Who can't keep up is cut off, and its browser comes again.
+    // A viewer that can't keep up is disconnected, and its browser reconnects.
     let frames = stream::unfold((Some(first), frames), |(first, mut frames)| async {
         let frame = match first {
             Some(first) => first,

@@ -20,7 +20,7 @@ POSTGRES = ["13.22.0", "14.19.0", "15.14.0", "16.10.0", "17.6.0", NEWEST_POSTGRE
 KAFKA = ["2.8.2-zookeeper", "3.3.2", "3.9.1-zookeeper", "3.9.1", "4.0.0", "4.4.0"]
 PAIRS = [(postgres, NEWEST_KAFKA) for postgres in POSTGRES]
 PAIRS += [(NEWEST_POSTGRES, kafka) for kafka in KAFKA] + [(POSTGRES[0], KAFKA[0]), (POSTGRES[2], "3.9.1")]
-# What depends on the servers: everything but the page, the services built on views, and what starts servers of its own.
+# The tests that depend on the servers: all but the page, the services built on views, and what starts servers of its own.
 CORE = ["batches::", "claims::", "cli_offsets::", "cli_verify::", "crash::", "dead_letters::", "delivery::", "evolve::",
         "ledger::", "modes::", "offset_truth::", "outage::", "partitions::", "rebalance::", "replay::", "routes::", "types::"]
 

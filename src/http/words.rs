@@ -93,7 +93,7 @@ pub(super) struct FreshDead {
 /// A consumer's wait.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    /// What it waits for, with the last error.
+    /// The cause of the wait, with the last error.
     pub(super) trouble: Trouble,
     /// Seconds since the wait began.
     pub(super) seconds: f64,

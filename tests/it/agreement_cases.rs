@@ -55,7 +55,7 @@ const KEY: &str = "CREATE UNIQUE INDEX ON rides (id);";
 const KEY_AND_RIGHTS: &str = "CREATE UNIQUE INDEX ON rides (id); GRANT SELECT, UPDATE, DELETE ON rides TO {role}";
 
 pub(crate) const CASES: &[Case] = &[
-    ready("the rights that the README names", ""),
+    ready("the rights that docs/operate.md names", ""),
     // Rights on the table.
     faulty("no INSERT", "REVOKE INSERT ON rides FROM {role}", "GRANT INSERT ON \"public\".\"rides\" TO {role}"),
     ready("INSERT by column", "REVOKE INSERT ON rides FROM {role}; GRANT INSERT (id, name, lat) ON rides TO {role}"),

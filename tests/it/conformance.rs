@@ -223,7 +223,7 @@ fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_conformance_table_says_what_the_database_has() {
     let mut page = "# Conformance\n\n\
-        Made by `UPDATE_DOCS=1 cargo test --test it conformance`, and held against the real Kafka and the real Postgres by the same\n\
+        Made by `UPDATE_DOCS=1 cargo test --test it conformance`, and compared with the real Kafka and the real Postgres by the same\n\
         test on every run. Each cell: so many values came through equal to what INSERT of the same text gives, of so many tried, NULL\n\
         among them. Modes that merge get an earlier record of each key first.\n\n\
         What a format has no way to say stands below its table. JSON has no NaN and no infinities: they are text there. Avro's and\n\

@@ -200,7 +200,7 @@ async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() 
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", daemon.log_tail()));
     println!("a new topic was picked up after {:?}", started.elapsed());
-    // What a consumer holds is published every 250 ms; the rows may be there before.
+    // A consumer publishes its partitions every 250 ms; the rows may be visible before.
     await_shares(&world, &world.name, &[&daemon], &[3]).await;
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 110);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);

@@ -33,7 +33,7 @@ use crate::value::{DecodeFault, Flags, Slot, Value};
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
 
-/// What the decoder does with top-level fields that no path begins with.
+/// The decoder's policy for top-level fields that no path begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leftovers {
     Ignore,

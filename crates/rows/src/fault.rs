@@ -1,4 +1,4 @@
-//! What is wrong with a plan.
+//! The faults of a plan.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use std::fmt;
 pub struct PlanFault {
     /// The configuration's key: `pipelines.ride_history.columns.lat.type`.
     pub key: String,
-    /// What is wrong, and the remedy.
+    /// The fault and its remedy.
     pub message: String,
 }
 

@@ -92,7 +92,7 @@ impl Flags {
 /// One field of a record, as the decoder found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
-    /// What the value is.
+    /// The value.
     pub kind: Kind,
     pub(crate) flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
@@ -134,7 +134,7 @@ impl Slot {
 /// A slot with the bytes that it points to.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
-    /// What the value is.
+    /// The value.
     pub kind: Kind,
     /// Properties that decoding noticed.
     pub flags: Flags,

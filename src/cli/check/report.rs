@@ -48,7 +48,7 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) from: String,
     pub(super) not_null: bool,
-    /// What a record without the field means; empty where that can't be.
+    /// The meaning of a record without the field; empty where the field can't be missing.
     pub(super) missing: &'static str,
 }
 

@@ -9,7 +9,7 @@ mod values;
 
 use super::{Config, Faults};
 
-/// What a configuration can't be without; [`with`] adds to it.
+/// The keys that a configuration requires; [`with`] adds to it.
 const BASE: &str = r#"
 [kafka]
 bootstrap_servers = "127.0.0.1:9092"

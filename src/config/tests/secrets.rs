@@ -1,4 +1,4 @@
-//! What is secret shows nowhere.
+//! Secrets show nowhere.
 
 use super::{BASE, load, load_faults, parse, with};
 use crate::config::PostgresUrl;

@@ -1,4 +1,4 @@
-//! What the keys come to.
+//! The values that keys get.
 
 use std::time::Duration;
 

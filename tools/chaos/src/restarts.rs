@@ -40,7 +40,7 @@ const CLAIMS: &str =
     CREATE TRIGGER note_claim AFTER UPDATE ON tidegate.ledger FOR EACH ROW
         WHEN (OLD.claim_id IS DISTINCT FROM NEW.claim_id) EXECUTE FUNCTION note_claim()";
 
-/// What happens to a daemon.
+/// The action on a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     TermAndStart,

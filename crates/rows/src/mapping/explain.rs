@@ -13,7 +13,7 @@ pub struct Described<'a> {
     pub column: &'a str,
     /// Its type.
     pub type_text: &'a str,
-    /// What fills it: `field position.lat`, `meta offset`, `header trace-id`.
+    /// The source of its values: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,
     /// Whether a record without a value for it is rejected.
     pub not_null: bool,

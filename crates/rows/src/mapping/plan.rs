@@ -25,7 +25,7 @@ use crate::write_mode;
 /// The lowest limit on the rows of one record, in bytes; the limit is otherwise `batch.max_bytes`.
 const RECORD_BYTES: usize = 1 << 20;
 
-/// What fills a column.
+/// The source of a column's values.
 #[derive(Clone, Debug)]
 pub(super) enum Feed {
     /// A field: the index of its path, which is its slot.
@@ -71,7 +71,7 @@ pub(super) struct PlannedColumn {
     pub(super) feed: Feed,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
-    /// What a missing field means.
+    /// The policy for a missing field.
     pub(super) missing: WhenMissing,
     /// Whether the column is part of the key, in a mode that requires a key.
     pub(super) in_key: bool,

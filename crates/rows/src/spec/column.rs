@@ -11,7 +11,7 @@ use crate::spec::RowFilter;
 pub struct Column {
     /// The column's name in the table.
     pub name: String,
-    /// What fills it.
+    /// The source of its values.
     pub source: Source,
     /// `type = "timestamptz"`: for `create`, and compared with the catalog if the table exists. Always Postgres' own name with its
     /// modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
@@ -109,7 +109,7 @@ pub enum AggregateFunction {
     },
 }
 
-/// What fills a column.
+/// The source of a column's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A field: its path from the top level, one element per level. `position.lat` has two levels; a dot in a name is written `\.`.

@@ -104,7 +104,7 @@ pub enum SchemaSource {
     Local {
         /// The file.
         file: PathBuf,
-        /// What is in it.
+        /// The parsed schema.
         schema: Arc<Schema>,
         /// `framing = "confluent"`: values have a registry's framing although the schema is local.
         framed: bool,
