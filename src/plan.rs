@@ -11,7 +11,7 @@ use tidegate_protocol::poll_loop::RecordEncoder;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{ReplanError, WriteError};
-use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, TableName};
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::evolve::{GivenUp, NewFields};
 use tidegate_rows::mapping::shapes::Shapes;
@@ -87,15 +87,12 @@ impl PlannedTable {
         planned
     }
 
-    /// Statements that make the defaults which Postgres may give to a row of this table.
-    pub fn defaults(&self) -> Vec<String> {
+    /// The columns to which Postgres may give their own default in a row of this table.
+    pub fn may_default(&self) -> impl Iterator<Item = &CatalogColumn> {
         let given = |name: &str| {
             !self.columns.iter().any(|column| column == name) || self.shapes.columns().any(|(_, of)| of.name == name)
         };
-        let columns = self.catalog.columns.iter().filter(|column| !column.generated && given(&column.name));
-        columns
-            .filter_map(|column| Some(format!("SELECT CAST(({}) AS {})", column.default.as_ref()?, column.type_text)))
-            .collect()
+        self.catalog.columns.iter().filter(move |column| column.default_oid.is_some() && given(&column.name))
     }
 
     /// Asks for a statement for this table. `spec` is the pipeline's.
@@ -356,10 +353,8 @@ fn plan_routes(
     let plan = plan.with_schemas(schemas);
     let routes = taken.into_iter().zip(0_u16..).map(|(taken, number)| PlannedTable::new(config, taken, Some(number)));
     let routes = routes.collect();
-    let table = config.table.name.clone();
-    let catalog = Catalog { table, oid: 0, kind: RelationKind::Table, columns: Vec::new(), unique: Vec::new() };
     let table = PlannedTable {
-        catalog,
+        catalog: Catalog::without_columns(config.table.name.clone()),
         columns: Vec::new(),
         copy: String::new(),
         merge: None,

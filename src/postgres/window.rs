@@ -12,7 +12,7 @@ use tidegate_rows::write_mode::newest::{self, Placed};
 use tidegate_rows::write_mode::shaped::{self, Behind};
 use tidegate_rows::write_mode::{Deletes, Merge};
 
-use super::Live;
+use super::{Live, catalog};
 use crate::plan::{Planned, PlannedTable};
 
 /// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
@@ -94,11 +94,11 @@ pub(super) async fn copy(
     };
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
-        stage(live, 0, merge).await?;
+        stage(live, 0, table, merge).await?;
         picked(&mut live.connection, &merge.copy, &rows, &Behind::default(), placed).await?;
         u64::from(batch.rows_in(window))
     } else {
-        stage(live, 0, merge).await?;
+        stage(live, 0, table, merge).await?;
         whole(&mut live.connection, &merge.copy, batch.copy_ranges(window)).await?
     };
     let (merged, unmatched) = merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
@@ -129,7 +129,7 @@ fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable
 pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let (number, table) = last_written(live, planned);
     if let Some(merge) = &table.merge {
-        stage(live, number, merge).await?;
+        stage(live, number, table, merge).await?;
         merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
     } else {
         whole(&mut live.connection, &table.copy, std::iter::empty()).await?;
@@ -139,7 +139,14 @@ pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(
 
 /// Makes the defaults that Postgres may give to the rows of the table that was written last.
 pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
-    for sql in last_written(live, planned).1.defaults() {
+    let table = last_written(live, planned).1;
+    if table.may_default().next().is_none() {
+        return Ok(());
+    }
+    let defaults = catalog::defaults(&mut live.connection, table.catalog.oid).await?;
+    for column in table.may_default() {
+        let Some((_, sql)) = defaults.iter().find(|(name, _)| *name == column.name) else { continue };
+        let sql = format!("SELECT CAST(({sql}) AS {})", column.type_text);
         match live.connection.execute(sql.as_str()).await {
             // INSERT moves an identity's sequence without a right to it, which we can't.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => return Ok(()),
@@ -248,7 +255,7 @@ async fn by_shape(
         }
         return Ok(Copied { rows: all, unmatched: 0 });
     };
-    stage(live, number, merge).await?;
+    stage(live, number, table, merge).await?;
     let shapes: Vec<_> =
         groups.iter().map(|Group { mask, tombstones, .. }| shaped::Group { mask, tombstones: *tombstones }).collect();
     let Some(shaped) = table.with(spec, |target| target.shaped(&shapes)) else {
@@ -268,11 +275,28 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
+/// Creates the staging table, with the defaults of its target.
+pub(super) async fn create(
+    connection: &mut PgConnection,
+    table: &PlannedTable,
+    merge: &Merge,
+) -> Result<(), sqlx::Error> {
+    connection.execute(merge.create.as_str()).await?;
+    if merge.defaults.is_empty() {
+        return Ok(());
+    }
+    let defaults = catalog::defaults(connection, table.catalog.oid).await?;
+    match merge.set_defaults(&defaults) {
+        Some(alter) => connection.execute(alter.as_str()).await.map(|_| ()),
+        None => Ok(()),
+    }
+}
+
 /// Creates the staging table if it doesn't exist, and empties it if it holds rows of this transaction.
-async fn stage(live: &mut Live, number: u16, merge: &Merge) -> Result<(), sqlx::Error> {
+async fn stage(live: &mut Live, number: u16, table: &PlannedTable, merge: &Merge) -> Result<(), sqlx::Error> {
     let Live { connection, stages, .. } = live;
     if !stages.there.contains(&number) {
-        connection.execute(merge.create.as_str()).await?;
+        create(connection, table, merge).await?;
         stages.there.insert(number);
         stages.new.insert(number);
     } else if stages.filled.contains(&number) {

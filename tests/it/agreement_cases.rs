@@ -27,6 +27,8 @@ GRANT INSERT ON rides TO {role};";
 
 const APPEND: &str =
     "topics = [\"{topic}\"]\ntable.name = \"rides\"\ncolumns = { id = \"id\", name = \"name\", lat = \"lat\" }";
+const SORTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", sort_by = [\"id\"] }\n\
+                      columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"id\"] }\n\
                       columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const INSERT_NEW: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }\n\
@@ -244,7 +246,27 @@ pub(crate) const CASES: &[Case] = &[
         "ALTER TABLE rides ALTER COLUMN name TYPE int4 USING 1",
         "would be dead letters",
     ),
-    faulty("row-level security and COPY", "ALTER TABLE rides ENABLE ROW LEVEL SECURITY", "BYPASSRLS"),
+    ready(
+        "row-level security that a policy opens",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON rides FOR INSERT WITH CHECK (true)",
+    ),
+    faulty(
+        "row-level security without a policy",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY",
+        "new row violates row-level security policy",
+    ),
+    faulty(
+        "row-level security without INSERT",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON rides WITH CHECK (true); REVOKE INSERT ON rides FROM {role}",
+        "may not insert into",
+    ),
+    faulty(
+        "row-level security without TEMP",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON rides WITH CHECK (true); REVOKE TEMP ON DATABASE {db} FROM public",
+        "GRANT TEMP ON DATABASE",
+    ),
+    with(SORTED, ready("sort_by with INSERT alone", "")),
+    with(SORTED, faulty("sort_by without TEMP", "REVOKE TEMP ON DATABASE {db} FROM public", "GRANT TEMP ON DATABASE")),
     with(
         UPSERT,
         ready(

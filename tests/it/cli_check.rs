@@ -140,9 +140,10 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
     tidegate(&config, &["check"]).fails(64, &[&insert, &format!("CREATE SCHEMA tidegate AUTHORIZATION {role}")]);
     world.sql(&format!("{insert}; CREATE SCHEMA tidegate AUTHORIZATION {role}")).await;
     tidegate(&config, &["check"]).ok();
-    // COPY refuses row-level security at run time; check says it before.
+    // COPY refuses a table with row-level security: check says that rows are written by INSERT.
     world.sql("ALTER TABLE rides ENABLE ROW LEVEL SECURITY").await;
-    tidegate(&config, &["check"]).fails(64, &["row-level security", &format!("ALTER ROLE {role} BYPASSRLS")]);
+    let ran = tidegate(&config, &["check"]).ok();
+    assert!(ran.out.contains(&format!("row-level security of `public.rides` applies to `{role}`")), "{ran}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

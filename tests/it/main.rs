@@ -55,6 +55,7 @@ mod replay;
 mod restart;
 mod routed_modes;
 mod routes;
+mod row_security;
 mod servers;
 mod service_views;
 mod services;

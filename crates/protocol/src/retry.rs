@@ -79,7 +79,7 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         ("22" | "23" | "44" | "P0", _) | (_, "54000") if matches!(stage, Stage::Copy | Stage::Commit) => {
             Disposition::Record
         }
-        // Row security, a trigger with an error of its own, or something that refuses all rows: the others tell.
+        // A trigger with an error of its own, or something that refuses all rows, such as a missing right: the others tell.
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
         // A fault that we can't name must stop, not spin: rights (42501) and whatever comes with later versions.
         _ => Disposition::Stop,

@@ -78,11 +78,18 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
         typmod: -1,
         not_null: true,
         has_default: defaults,
-        default: None,
+        default_oid: None,
         generated: false,
         identity_always: false,
     });
-    let catalog = Catalog { table, oid: 1, kind: RelationKind::Table, columns: columns.collect(), unique: Vec::new() };
+    let catalog = Catalog {
+        table,
+        oid: 1,
+        kind: RelationKind::Table,
+        row_security: false,
+        columns: columns.collect(),
+        unique: Vec::new(),
+    };
     Encoder::new(Arc::new(Plan::new(&spec, &catalog).expect("the plan fits the table")))
 }
 

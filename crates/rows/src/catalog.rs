@@ -9,6 +9,8 @@ pub struct Catalog {
     pub oid: u32,
     /// Table, partitioned table, view and so on: COPY doesn't go into all of them.
     pub kind: RelationKind,
+    /// Whether row-level security applies to our role. COPY refuses such a table, and INSERT asks the policies for each row.
+    pub row_security: bool,
     /// Columns that exist, dropped ones left out.
     pub columns: Vec<CatalogColumn>,
     /// The columns of each unique index that `ON CONFLICT` may go by: valid, at once, of plain columns, of all rows.
@@ -16,6 +18,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Returns the catalog of a table about which nothing but its name is known.
+    pub fn without_columns(table: TableName) -> Self {
+        let (kind, columns, unique) = (RelationKind::Table, Vec::new(), Vec::new());
+        Self { table, oid: 0, kind, row_security: false, columns, unique }
+    }
+
     /// Whether a unique index has these columns and no others.
     pub fn is_unique(&self, key: &[String]) -> bool {
         self.unique.iter().any(|index| index.len() == key.len() && key.iter().all(|column| index.contains(column)))
@@ -43,8 +51,9 @@ pub struct CatalogColumn {
     pub not_null: bool,
     /// Whether the column, its domain or its identity gives a row a value of its own where INSERT leaves the column out.
     pub has_default: bool,
-    /// The expression of the column's own default or identity, as SQL; `None` without one, and for a domain's default.
-    pub default: Option<String>,
+    /// The oid of the column's own default, which changes with the default, or of its identity's sequence; `None` without one, and
+    /// for a domain's default.
+    pub default_oid: Option<u32>,
     /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill it.
     pub generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY`: COPY fills it, INSERT only with `OVERRIDING SYSTEM VALUE`, and UPDATE never.

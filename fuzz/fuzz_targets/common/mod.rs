@@ -74,6 +74,7 @@ impl Pipeline {
             table: table.name.clone(),
             oid: 1,
             kind: RelationKind::Table,
+            row_security: false,
             columns: self.types.iter().map(|(name, of)| column(name, of)).collect(),
             unique: vec![vec![self.types[0].0.clone()]],
         };
@@ -198,7 +199,7 @@ fn column(name: &str, of: &str) -> CatalogColumn {
         typmod,
         not_null,
         has_default: false,
-        default: None,
+        default_oid: None,
         generated: false,
         identity_always: false,
     }

@@ -12,6 +12,7 @@ use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier}
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::Plan;
 use tidegate_rows::spec::WriteMode;
+use tidegate_rows::write_mode::is_staged;
 
 use super::KafkaReport;
 use super::report::PipelineReport;
@@ -245,16 +246,17 @@ async fn table(
     let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
     rights::on_table(connection, pipeline, found, report).await?;
     let row = sqlx::query(
-        "SELECT row_security_active(c.oid), c.relpersistence::text, quote_ident(current_user),
+        "SELECT c.relpersistence::text,
              NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
          FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
     );
     let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
-    let (secured, persistence, user): (bool, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (persistence, without_partitions): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
     let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
-    if secured && !rights::is_staged(pipeline) {
-        report.faults.push(format!(
-            "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
+    if found.row_security {
+        report.warnings.push(format!(
+            "row-level security of `{name}` applies to `{}`: rows are written by INSERT, since COPY refuses such a table, and a row that a policy refuses becomes a dead letter",
+            report.postgres.as_ref().map_or("", |postgres| &postgres.user)
         ));
     }
     if !key.is_empty() && !has_unique_index(connection, found, key).await? {
@@ -265,7 +267,7 @@ async fn table(
             key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
         ));
     }
-    if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && row.try_get::<bool, _>(3)? {
+    if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && without_partitions {
         report.faults.push(format!(
             "`{name}` is partitioned and has no partition, so it accepts no row; create its partitions, or set pipelines.{}.table.partition_by",
             pipeline.name
@@ -308,6 +310,9 @@ async fn surprises(
     }
     if let Some(rules) = row.try_get::<Option<String>, _>(1)? {
         match pipeline.table.mode {
+            WriteMode::Append if is_staged(&pipeline.rows(), found) => {
+                report.warnings.push(format!("`{name}` has rules ({rules}), which change what an INSERT does"));
+            }
             WriteMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}): COPY goes past them")),
             _ => report.faults.push(format!(
                 "mode {} merges by ON CONFLICT, which Postgres refuses for `{name}`, since it has rules on insert or update ({rules}); drop them, or use triggers",

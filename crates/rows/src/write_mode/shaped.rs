@@ -105,7 +105,7 @@ impl Target<'_> {
                 staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
                 // A domain may refuse a NULL.
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
-                let is_nulled = of.is_some_and(|of| of.default.is_some() && of.type_oid == of.base_type_oid);
+                let is_nulled = of.is_some_and(|of| of.default_oid.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));
             } else if column.keeps && some_leave_out(bit) && !self.goes_by(&column.name) {
                 staged.kept.push((bit, column.name.as_str()));
