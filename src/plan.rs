@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use sqlx::{Connection, Executor, PgConnection};
 use tidegate_protocol::batch::Reject;
 use tidegate_protocol::poll_loop::RecordEncoder;
-use tidegate_protocol::record::Record;
+use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_rows::catalog::{Catalog, CatalogColumn, TableName};
@@ -517,8 +517,12 @@ impl PlannedEncoder {
 
 impl RecordEncoder for PlannedEncoder {
     #[inline]
-    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
-        self.encoder.wants(key, value).is_some()
+    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> bool {
+        self.encoder.wants(key, value, headers).is_some()
+    }
+
+    fn reads_headers(&self) -> bool {
+        self.encoder.reads_headers()
     }
 
     #[inline]

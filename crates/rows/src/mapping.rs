@@ -35,8 +35,10 @@ use crate::catalog::TableName;
 use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
+use crate::decode::frame;
 use crate::json::members::Members;
 use crate::json::string;
+use crate::schema::SchemaId;
 use crate::value::DecodeFault;
 use crate::value::{Flags, Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
@@ -46,7 +48,7 @@ use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
-use tidegate_protocol::record::Record;
+use tidegate_protocol::record::{Headers, Record};
 
 /// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.
 #[derive(Debug)]
@@ -72,6 +74,8 @@ pub struct Encoder {
     /// Rows, and by slot those of them without the field, since [`Encoder::take_missing`].
     seen: u64,
     missing: Vec<u64>,
+    /// Headers may name the schemas of records.
+    reads_headers: bool,
 }
 
 /// A column whose field was missing in some rows.
@@ -108,6 +112,7 @@ impl Encoder {
         let missing = vec![0; plan.paths.len()];
         let keys = (plan.deletes || plan.reads_keys)
             .then(|| KeyReader::new(&plan.keys, &plan.decode, &plan.key_paths, plan.schemas.as_ref()));
+        let reads_headers = plan.decode.may_be_framed() || keys.as_ref().is_some_and(KeyReader::reads_header);
         Self {
             plan,
             decoder,
@@ -122,6 +127,7 @@ impl Encoder {
             deletes: 0,
             seen: 0,
             missing,
+            reads_headers,
         }
     }
 
@@ -152,13 +158,30 @@ impl Encoder {
         std::mem::take(&mut self.seen)
     }
 
-    /// The number of the schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
+    /// The schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
     /// and with it all that come after it.
     #[inline]
-    pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<u32> {
-        let of_value = value.and_then(|value| self.decoder.wants(value));
+    pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
+        let header = self.header(headers, frame::VALUE_HEADER);
+        let of_value = value.and_then(|value| self.decoder.wants(value, header));
+        if of_value.is_some() {
+            return of_value;
+        }
         // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
-        if of_value.is_some() { of_value } else { self.keys.as_mut()?.wants(key?) }
+        let header = self.header(headers, frame::KEY_HEADER);
+        self.keys.as_mut()?.wants(key?, header)
+    }
+
+    /// Whether headers may name the schemas of records.
+    #[inline]
+    pub fn reads_headers(&self) -> bool {
+        self.reads_headers
+    }
+
+    /// The header that names a schema.
+    #[inline]
+    fn header<'a>(&self, headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
+        if self.reads_headers { frame::header(headers, name) } else { None }
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer, and says how many there are.
@@ -191,7 +214,8 @@ impl Encoder {
         if self.plan.deletes && tombstone::is_spelled_out(payload) {
             return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         }
-        match self.decoder.decode(payload, &mut self.fields) {
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        match self.decoder.decode(payload, header, &mut self.fields) {
             Ok(true) => {}
             Ok(false) => return Ok(0),
             // A tombstone that the format has spelled out.
@@ -212,8 +236,9 @@ impl Encoder {
 
     #[inline(never)]
     fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeFault> {
+        let header = self.header(record.headers, frame::KEY_HEADER);
         match (&mut self.keys, record.key) {
-            (Some(keys), Some(key)) => keys.read(key),
+            (Some(keys), Some(key)) => keys.read(key, header),
             _ => Ok(()),
         }
     }
@@ -355,7 +380,8 @@ impl Encoder {
             }
             return unknown;
         };
-        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
         while more {
             if router.name(record, &self.fields, &mut self.made, &mut self.named).is_ok() {
                 unknown.extend(router.unknown(&self.named));
@@ -369,7 +395,8 @@ impl Encoder {
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
-        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
         while more {
             found.note(&self.fields.leftovers, given_up);
             more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);

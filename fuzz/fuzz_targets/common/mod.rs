@@ -225,7 +225,7 @@ pub type Row<'a> = Vec<Option<&'a [u8]>>;
 pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     out.clear();
     out.extend_from_slice(b"before");
-    assert_eq!(encoder.wants(record.key, record.value), None, "no schema is missing");
+    assert_eq!(encoder.wants(record.key, record.value, record.headers), None, "no schema is missing");
     let result = encoder.encode(record, out);
     assert!(out.starts_with(b"before"), "earlier rows are left alone");
     out.drain(..6);

@@ -175,12 +175,12 @@ pub(super) async fn named_tables(
         for (source, range) in &ranges {
             reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
                 let Incoming { offset, timestamp_ms, key, value } = incoming(message);
-                if trouble.is_ok() {
-                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(key, value));
-                }
                 let mut arena = Vec::new();
                 push_headers(message, &mut arena);
                 let headers = Headers::from_arena(&arena);
+                if trouble.is_ok() {
+                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(key, value, headers));
+                }
                 let (topic, partition, offset) = (&*source.topic, source.partition, offset.get());
                 let record = Record { topic, partition, offset, timestamp_ms, key, value, headers };
                 named.extend(encoder.unknown_tables(&record));
@@ -265,11 +265,14 @@ fn read(
                 let source = TopicPartition::new(Arc::clone(topic), message.partition());
                 batch.open_segment(source, Claim::default(), record.offset)
             });
+            let mut headers = Vec::new();
+            push_headers(message, &mut headers);
             if trouble.is_ok() {
-                trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value));
+                let headers = Headers::from_arena(&headers);
+                trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value, headers));
             }
             fields.add(record.value);
-            let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+            let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
                 encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))

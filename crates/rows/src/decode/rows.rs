@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::decode::json::JsonDecoder;
 use crate::decode::{Decoder, Fields, Leftovers, Path};
-use crate::schema::Schemas;
+use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
 use crate::value::{DecodeFault, Flags, Kind, Reason, Slot, shown};
 
@@ -84,13 +84,18 @@ impl RowsDecoder {
         }
     }
 
-    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
-        self.inner.wants(payload)
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+        self.inner.wants(payload, header)
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        header: Option<&[u8]>,
+        fields: &mut Fields,
+    ) -> Result<bool, DecodeFault> {
         self.array = None;
-        if !self.inner.decode(payload, fields)? {
+        if !self.inner.decode(payload, header, fields)? {
             return Ok(false);
         }
         self.enter(payload, fields)?;
@@ -179,7 +184,7 @@ mod tests {
         let mut decoder = RowsDecoder::new(&Decode::Json, &paths, Leftovers::Collect, None, (&levels, by_name));
         let mut fields = Fields::default();
         let mut found = Vec::new();
-        let mut more = decoder.decode(value.as_bytes(), &mut fields)?;
+        let mut more = decoder.decode(value.as_bytes(), None, &mut fields)?;
         while more {
             let values = (0_u16..).take(paths.len()).map(|slot| fields.value(slot, value.as_bytes()).raw);
             let mut row = values.map(|raw| String::from_utf8_lossy(raw).into_owned()).collect::<Vec<_>>().join("|");
