@@ -197,6 +197,9 @@ async fn ask_kafka(
             acl(config, pipeline, "group", &pipeline.group)
         ));
     }
+    if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
+        report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
+    }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {
         report.faults.push(format!(

@@ -35,6 +35,9 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// A consumer that has committed nothing for this long commits a position again. That changes nothing, but Kafka's answer says
 /// whether the group and the topic may still be read: Kafka reports a denied heartbeat to nobody, and a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
+/// What to do about brokers that offer `group_protocol = "consumer"` and refuse it.
+const DISABLED: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
+    (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
 
 /// Joins a consumer group.
 #[derive(Debug)]
@@ -86,6 +89,7 @@ impl Group for KafkaGroup {
             queue,
             consumer,
             ready,
+            protocol: self.protocol,
             assigning,
             membership,
             fetching,
@@ -104,6 +108,7 @@ pub struct KafkaClient {
     consumer: Arc<BaseConsumer<Notes>>,
     /// Notified when a record or an event may have arrived.
     ready: Arc<Notify>,
+    protocol: GroupProtocol,
     assigning: Assigning,
     membership: Option<Membership>,
     /// The fetched partitions, and whether librdkafka has reported statistics since the fetch began. The first report may
@@ -135,6 +140,10 @@ impl KafkaClient {
         if code == Code::GroupAuthorizationFailed {
             self.consumer.context().group_denied();
             return Some(ReadError { kind: ReadErrorKind::Broken, source: text.into() });
+        }
+        if code == Code::UnsupportedVersion && self.protocol == GroupProtocol::Consumer {
+            let why = format!("{text}; {DISABLED}");
+            return Some(ReadError { kind: ReadErrorKind::Fatal, source: why.into() });
         }
         let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
         Some(match lost {

@@ -143,6 +143,12 @@ impl Observer {
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
     }
 
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    pub fn no_consumer_protocol(&self) -> Option<Fault> {
+        self.serve();
+        self.health.no_consumer_protocol()
+    }
+
     /// Returns the cluster's id.
     pub fn cluster_id(&self) -> Option<String> {
         self.serve();
