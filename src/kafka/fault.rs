@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+/// What to do about brokers that offer `group_protocol = "consumer"` and refuse it.
+pub const CONSUMER_PROTOCOL_OFF: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
+    (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
+
 /// A connection that failed, or a request that Kafka refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {

@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::fault::CONSUMER_PROTOCOL_OFF;
 use super::health::KafkaHealth;
 use super::membership::Membership;
 use super::rebalance::Notes;
@@ -35,9 +36,6 @@ const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// A consumer that has committed nothing for this long commits a position again. That changes nothing, but Kafka's answer says
 /// whether the group and the topic may still be read: Kafka reports a denied heartbeat to nobody, and a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
-/// What to do about brokers that offer `group_protocol = "consumer"` and refuse it.
-const DISABLED: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
-    (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
 
 /// Joins a consumer group.
 #[derive(Debug)]
@@ -142,7 +140,7 @@ impl KafkaClient {
             return Some(ReadError { kind: ReadErrorKind::Broken, source: text.into() });
         }
         if code == Code::UnsupportedVersion && self.protocol == GroupProtocol::Consumer {
-            let why = format!("{text}; {DISABLED}");
+            let why = format!("{text}; {CONSUMER_PROTOCOL_OFF}");
             return Some(ReadError { kind: ReadErrorKind::Fatal, source: why.into() });
         }
         let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
