@@ -136,9 +136,9 @@ fn kafka(table: &Node<'_>) -> Kafka {
     if servers.text().is_some() && !text.split(',').all(is_server) {
         servers.fault("not a list of brokers; write host:port,host:port");
     }
-    let (properties, files) = properties::read(&table.at("properties"));
+    let (properties, files, contents) = properties::read(&table.at("properties"));
     let token_command = table.at("token_command").command();
-    Kafka { bootstrap_servers: text.to_owned(), properties, files, token_command }
+    Kafka { bootstrap_servers: text.to_owned(), properties, files, contents, token_command }
 }
 
 fn postgres(table: &Node<'_>) -> Postgres {

@@ -5,11 +5,11 @@ use std::process::Command;
 use tidegate_harness::Record;
 
 use crate::cli::{Ran, tidegate};
-use crate::support::World;
+use crate::support::{World, program};
 
 /// Runs `tidegate schema` without a configuration.
 fn schema(world: &World, arguments: &[&str]) -> Ran {
-    let run = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+    let run = Command::new(program())
         .args(["schema", "--topic", &world.topic, "--bootstrap-servers", world.kafka.bootstrap_servers()])
         .args(arguments)
         .output()
