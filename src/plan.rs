@@ -60,7 +60,7 @@ pub struct Planned {
 }
 
 /// A table that rows go into.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlannedTable {
     /// The table.
     pub catalog: Catalog,
@@ -96,6 +96,13 @@ impl PlannedTable {
         columns
             .filter_map(|column| Some(format!("SELECT CAST(({}) AS {})", column.default.as_ref()?, column.type_text)))
             .collect()
+    }
+
+    /// The same rows into another table or view with the same columns.
+    fn on(&self, config: &Pipeline, catalog: Catalog) -> Self {
+        let Self { columns, copy, shapes, number, .. } = self;
+        let taken = Taken { catalog, columns: columns.clone(), copy: copy.clone(), shapes: shapes.clone() };
+        Self::new(config, taken, *number)
     }
 
     /// Asks for a statement for this table. `spec` is the pipeline's.
@@ -172,6 +179,25 @@ impl PlanSource {
         let mut planned = plan(config, catalog, 1, schemas.clone())?;
         planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(GivenUp::All));
         Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
+    }
+
+    /// Returns the same plan with tables replaced, by their oids: for a trial.
+    pub fn retargeted(&self, targets: &BTreeMap<u32, Catalog>) -> Self {
+        let current = self.current();
+        let on = |table: &PlannedTable| {
+            let catalog = targets.get(&table.catalog.oid).unwrap_or(&table.catalog);
+            table.on(&self.config, catalog.clone())
+        };
+        let is_routed = current.plan.is_routed();
+        let planned = Planned {
+            version: current.version,
+            plan: Arc::clone(&current.plan),
+            table: if is_routed { current.table.clone() } else { on(&current.table) },
+            routes: current.routes.iter().map(on).collect(),
+            known: current.known.clone(),
+        };
+        let given_up = Mutex::new(lock(&self.given_up).clone());
+        Self { given_up, ..Self::starting_with(&self.config, planned, self.schemas.clone()) }
     }
 
     /// Returns the pipeline that is planned for.

@@ -6,6 +6,7 @@ mod fields;
 mod report;
 mod rights;
 mod sample;
+mod stand_in;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,8 @@ use crate::error::FatalError;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
+use sample::{Ranges, Tried};
+use stand_in::{Setup, Trials};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -155,18 +158,69 @@ async fn trial(
         pipeline.name,
         show::counted(u64::from(records), "record", "records")
     ));
+    let ranges = sample::ranges(config, pipeline, topics, records).await?;
     let plans = match &pipeline.table.route {
         None => Some(plans),
         Some(_) => {
-            let named = sample::named_tables(config, pipeline, &plans, topics, records).await?;
+            let named = sample::named_tables(config, pipeline, &plans.source, ranges.clone()).await?;
             database::for_named(config, pipeline, &named, report).await?
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let (mut sample, fields) = sample::try_newest(config, pipeline, plans, topics, records).await?;
+    let trials = database::trials(config, pipeline, &plans.source, report).await?;
+    let Some(trials) = trials else { return Ok(None) };
+    let tried = attempts(config, pipeline, &plans, &trials, ranges, report).await?;
+    let Tried::Done(done) = tried else {
+        return Err(FatalError::Config("the trial of the newest records: the table changed meanwhile; check again".to_owned()));
+    };
+    let (mut sample, fields) = *done;
     sample.fields = fields.judged(pipeline, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
+}
+
+/// Makes the trials that apply, and warns of what none of them could try.
+async fn attempts(
+    config: &Config,
+    pipeline: &Pipeline,
+    plans: &database::Plans,
+    trials: &Trials,
+    ranges: Ranges,
+    report: &mut PipelineReport,
+) -> Result<Tried, FatalError> {
+    let attempt = async |setup: &Setup| {
+        let make = plans.make_table.as_deref();
+        Box::pin(sample::try_records(config, pipeline, &plans.source, make, setup, ranges.clone())).await
+    };
+    const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
+    let suspects = trials.suspects.join("; ");
+    if !trials.suspects.is_empty() {
+        let why = match &trials.guarded {
+            None => trials.untriable.clone().unwrap_or_default(),
+            Some(guarded) => match (attempt(guarded).await?, &trials.untriable) {
+                (Tried::WouldChange(why), _) => why,
+                (tried, Some(why)) => {
+                    report.warnings.push(format!("{APART}: {why}"));
+                    return Ok(tried);
+                }
+                (Tried::Done(_), None) => String::new(),
+                (Tried::LacksPartition, None) => return Ok(Tried::LacksPartition),
+            },
+        };
+        if !why.is_empty() {
+            report.warnings.push(format!(
+                "not tried, since it may change what no rollback undoes: {suspects} ({why}). Also, {APART}"
+            ));
+            return attempt(&trials.bare).await;
+        }
+    }
+    match attempt(&trials.direct).await? {
+        Tried::LacksPartition => {
+            report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
+            attempt(&trials.bare).await
+        }
+        tried => Ok(tried),
+    }
 }
 
 async fn ask_kafka(

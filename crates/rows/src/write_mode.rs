@@ -20,7 +20,7 @@ pub mod partitions;
 pub mod shaped;
 mod upsert;
 
-use crate::catalog::{Catalog, quote_identifier};
+use crate::catalog::{Catalog, RelationKind, quote_identifier};
 use crate::mapping::shapes::Shapes;
 use crate::spec::{RowSpec, WriteMode};
 pub(crate) use check::check;
@@ -103,12 +103,14 @@ impl Target<'_> {
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
+        // A read-only transaction, in which a trial may run, refuses TRUNCATE.
+        let clear = if self.catalog.kind == RelationKind::View { "DELETE FROM" } else { "TRUNCATE" };
         Some(Merge {
             merge,
             deletes,
             create: self.create(),
             copy: self.copy(self.columns, &[]),
-            clear: format!("TRUNCATE {}", self.stage()),
+            clear: format!("{clear} {}", self.stage()),
             skips: matches!(self.spec.table.mode, WriteMode::InsertNew { .. }),
             newest: Newest::of(&self.spec.table.mode, self.columns, self.catalog),
         })
@@ -139,14 +141,19 @@ impl Target<'_> {
         // An identity that is always generated takes a record's value only so.
         let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
-        let overriding = if staged.columns.iter().any(is_fixed) { " OVERRIDING SYSTEM VALUE" } else { "" };
+        // A view may give it a default of the view's own.
+        let is_view = catalog.kind == RelationKind::View;
+        let overrides = staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
+        let overriding = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let insert = |table: &str| format!("INSERT INTO {table} ({names}){overriding}");
         let mut deleting = None;
         let merge = match &spec.table.mode {
-            WriteMode::Append if spec.table.sort_by.is_empty() => return None,
+            // COPY doesn't go into a view.
+            WriteMode::Append if spec.table.sort_by.is_empty() && !is_view => return None,
             WriteMode::Append => {
-                let sort = quoted(&spec.table.sort_by);
-                format!("{} SELECT {names} FROM {stage} ORDER BY {sort}, {ORDER}", insert(table))
+                let sort = spec.table.sort_by.iter().map(|column| quote_identifier(column));
+                let sort = sort.chain([ORDER.to_owned()]).collect::<Vec<_>>().join(", ");
+                format!("{} SELECT {names} FROM {stage} ORDER BY {sort}", insert(table))
             }
             WriteMode::InsertNew { key } => insert_new(&insert(table), stage, names, key),
             WriteMode::Upsert { key, newer_by, deletes } => {
