@@ -72,8 +72,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let mut pipelines = Vec::new();
     let progress = Progress::start("check");
     for pipeline in arguments.common.pipelines(&config)? {
-        progress.doing(format!("pipeline `{}`", pipeline.name));
-        pipelines.push(Box::pin(check(&config, pipeline, arguments)).await);
+        pipelines.push(Box::pin(check(&config, pipeline, arguments, &progress)).await);
     }
     drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
@@ -96,7 +95,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     })
 }
 
-async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> PipelineReport {
+async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, progress: &Progress) -> PipelineReport {
     let records = arguments.records;
     let mut report = PipelineReport::of(config, pipeline);
     match limits::share(config, pipeline) {
@@ -108,6 +107,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
         report.offline = true;
         return report;
     }
+    progress.step(format!("{}: asking Kafka for topics and group", pipeline.name));
     let kafka = match ask_kafka(config, pipeline, &mut report).await {
         Ok(kafka) => {
             report.missing_topics(pipeline, &kafka);
@@ -118,7 +118,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
             None
         }
     };
-    show::progress(&format!("{}: reading rights and the table from Postgres", pipeline.name));
+    progress.step(format!("{}: reading rights and the table from Postgres", pipeline.name));
     let plans = match database::check(config, pipeline, &mut report).await {
         Ok(plans) => plans,
         Err(error) => {
@@ -135,6 +135,8 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
         && records > 0
     {
         let topics = kafka.topics.iter().map(|(topic, found)| (topic.clone(), found.partitions)).collect();
+        let count = show::counted(u64::from(records), "record", "records");
+        progress.step(format!("{}: trying the newest {count}", pipeline.name));
         match trial(config, pipeline, plans, &topics, records, &mut report).await {
             Ok(sample) => report.sample = sample,
             Err(error) => report.fault(&error),
@@ -153,11 +155,6 @@ async fn trial(
     records: u32,
     report: &mut PipelineReport,
 ) -> Result<Option<sample::Sample>, FatalError> {
-    show::progress(&format!(
-        "{}: trying the newest {}",
-        pipeline.name,
-        show::counted(u64::from(records), "record", "records")
-    ));
     let ranges = sample::ranges(config, pipeline, topics, records).await?;
     let plans = match &pipeline.table.route {
         None => Some(plans),
@@ -171,13 +168,18 @@ async fn trial(
     let Some(trials) = trials else { return Ok(None) };
     let tried = attempts(config, pipeline, &plans, &trials, ranges, report).await?;
     let Tried::Done(done) = tried else {
-        return Err(FatalError::Config("the trial of the newest records: the table changed meanwhile; check again".to_owned()));
+        return Err(FatalError::Config(
+            "the trial of the newest records: the table changed meanwhile; check again".to_owned(),
+        ));
     };
     let (mut sample, fields) = *done;
     sample.fields = fields.judged(pipeline, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }
+
+/// What a trial on a temporary table leaves open.
+const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
 /// Makes the trials that apply, and warns of what none of them could try.
 async fn attempts(
@@ -192,7 +194,6 @@ async fn attempts(
         let make = plans.make_table.as_deref();
         Box::pin(sample::try_records(config, pipeline, &plans.source, make, setup, ranges.clone())).await
     };
-    const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
     let suspects = trials.suspects.join("; ");
     if !trials.suspects.is_empty() {
         let why = match &trials.guarded {
@@ -228,7 +229,6 @@ async fn ask_kafka(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<KafkaReport, FatalError> {
-    show::progress(&format!("{}: asking Kafka for topics and group", pipeline.name));
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     let sources = partitions_of(&topics);

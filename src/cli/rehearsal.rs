@@ -61,12 +61,7 @@ pub(super) struct Rehearsal {
 
 impl Rehearsal {
     /// Makes a store. `make` is run in each transaction; the first `shown` dead letters are kept.
-    pub(super) fn new(
-        inner: PgStore,
-        make: Option<String>,
-        findings: Arc<Mutex<Findings>>,
-        shown: usize,
-    ) -> Self {
+    pub(super) fn new(inner: PgStore, make: Option<String>, findings: Arc<Mutex<Findings>>, shown: usize) -> Self {
         Self { inner, make, guarded: false, findings, shown, letters: Vec::new() }
     }
 

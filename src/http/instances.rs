@@ -85,7 +85,9 @@ fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Durat
         let alive = before.others.contains_key(id) && other.age_seconds < since.as_secs_f64();
         if alive && InstanceName::is_shared(ours, id) && told.insert(id.clone()) {
             let what = format!("{id} on {} has the same instance name as this daemon ({ours})", other.host);
-            warn!("{what}: one of them works without its name until its next start; set `instance` to a name of its own for each");
+            warn!(
+                "{what}: one of them works without its name until its next start; set `instance` to a name of its own for each"
+            );
             site.watch.twin(what);
         }
     }

@@ -160,7 +160,9 @@ fn failing(world: &World, folder: &Path) -> Vec<Parts> {
         password(&away, "password_file = \"/nonexistent/file\""),
         password(&plain, &format!("password_command = [{tell:?}]")),
         password(&plain, &format!("password_command = [{junk:?}]")),
-        of().rest("columns.id = { field = \"id\", type = \"text\", hash = \"sha256\", hash_key_file = \"/nonexistent\" }"),
+        of().rest(
+            "columns.id = { field = \"id\", type = \"text\", hash = \"sha256\", hash_key_file = \"/nonexistent\" }",
+        ),
         of().rest(&format!(
             "columns.id = {{ field = \"id\", type = \"text\", hash = \"sha256\", hash_key_file = {:?} }}",
             file(folder, "canary-of-1")
@@ -221,7 +223,8 @@ async fn a_daemon_that_runs_with_every_secret_shows_none() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (id text, name int)").await;
     let registry = Registry::start().expect("the registry starts");
-    let schema = r#"{"type":"record","name":"R","fields":[{"name":"id","type":"string"},{"name":"name","type":"string"}]}"#;
+    let schema =
+        r#"{"type":"record","name":"R","fields":[{"name":"id","type":"string"},{"name":"name","type":"string"}]}"#;
     let id = registry.add("ride", "AVRO", schema, &[]);
     registry.require(Some("Bearer canary-of-token"));
     let folder = tempfile::tempdir().expect("a folder");
@@ -241,10 +244,8 @@ async fn a_daemon_that_runs_with_every_secret_shows_none() {
         "\"ssl.keystore.password\" = \"canary-of-keystore\"",
     ]);
     let url = world.database.url.replacen("postgres@", "postgres:canary-of-url@", 1);
-    let parts = Parts::of(&world)
-        .kafka(&unused)
-        .postgres(&format!("url = {url:?}\npassword_command = [{told:?}]"))
-        .rest(&rest);
+    let parts =
+        Parts::of(&world).kafka(&unused).postgres(&format!("url = {url:?}\npassword_command = [{told:?}]")).rest(&rest);
     let config = parts.text(&world);
     let mut value = vec![0];
     value.extend(id.to_be_bytes());
@@ -268,7 +269,9 @@ async fn a_daemon_that_runs_with_every_secret_shows_none() {
         config.replace(&url, "postgres://u:canary-of-bad/url@h/db?pasword=canary-of-unknown"),
         config.replace("canary-of-key\"", "canary-of-key"),
     ] {
-        let refused = |daemon: &Daemon| daemon.log().iter().filter(|line| line.contains("the new configuration is refused")).count();
+        let refused = |daemon: &Daemon| {
+            daemon.log().iter().filter(|line| line.contains("the new configuration is refused")).count()
+        };
         let before = refused(&daemon);
         daemon.write_config(&bad).expect("it is written");
         daemon.hang_up().expect("it is told");

@@ -93,7 +93,9 @@ async fn a_check_runs_no_trigger_that_draws_or_writes_elsewhere() {
         let ran = world.checked_without_a_trace(&append).await.ok();
         ran.says(&["not tried, since it may change what no rollback undoes", suspect, "49 rows, 1 dead letter"]);
         assert_eq!(world.number("SELECT count(*) FROM log").await, 0);
-        world.sql("DROP TRIGGER IF EXISTS a ON rides; ALTER TABLE rides ALTER n DROP DEFAULT, ALTER n DROP NOT NULL").await;
+        world
+            .sql("DROP TRIGGER IF EXISTS a ON rides; ALTER TABLE rides ALTER n DROP DEFAULT, ALTER n DROP NOT NULL")
+            .await;
     }
 }
 

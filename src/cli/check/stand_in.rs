@@ -144,12 +144,13 @@ impl StandIn<'_> {
     }
 
     /// COPY doesn't go into a view, so that rows are staged whatever the mode: a temporary table is called one, too.
-    fn stands_in(&self, setup: &mut Setup) {
+    fn stands_in(&self, setup: &mut Setup, with_suspects: bool) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
         let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
         for column in &mut catalog.columns {
             let ours = self.columns.iter().find(|of| of.name == column.name);
-            column.default = ours.filter(|of| !of.generated).and_then(|of| of.expression.clone());
+            column.default =
+                ours.filter(|of| !of.generated && (with_suspects || !of.suspect)).and_then(|of| of.expression.clone());
         }
         setup.targets.insert(self.found.oid, catalog);
     }
@@ -168,7 +169,7 @@ impl StandIn<'_> {
                 setup.make.push(format!("ALTER VIEW pg_temp.{name} ALTER COLUMN {quoted} SET DEFAULT {default}"));
             }
         }
-        self.stands_in(setup);
+        self.stands_in(setup, true);
     }
 
     /// A temporary table with the same columns and checks; with the triggers too, unless only what is known to change nothing
@@ -189,7 +190,7 @@ impl StandIn<'_> {
         if triggers.is_some() {
             setup.make.push(format!("ALTER TABLE pg_temp.{name} ENABLE ALWAYS TRIGGER USER"));
         }
-        self.stands_in(setup);
+        self.stands_in(setup, triggers.is_some());
         if let Some(catalog) = setup.targets.get_mut(&self.found.oid) {
             for column in &mut catalog.columns {
                 column.identity_always = false;
