@@ -17,7 +17,12 @@ WITH RECURSIVE columns AS (
            a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity_always,
            CASE WHEN a.attgenerated <> '' THEN NULL
                 WHEN a.attidentity <> '' THEN pg_catalog.format('pg_catalog.nextval(%L)',
-                     pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname::text))
+                     -- pg_get_serial_sequence requires USAGE on the schema, which `check` has to find missing.
+                     (SELECT pg_catalog.format('%I.%I', n.nspname, s.relname) FROM pg_catalog.pg_depend d
+                      JOIN pg_catalog.pg_class s ON s.oid = d.objid
+                      JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+                      WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = d.classid
+                          AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i'))
                 ELSE pg_catalog.pg_get_expr(x.adbin, x.adrelid) END AS own_default,
            pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text, 0 AS depth
     FROM pg_catalog.pg_attribute a

@@ -188,7 +188,7 @@ impl Case<'_> {
         if verified.code != 0 {
             assert!(verified.err.contains("GRANT SELECT ON"), "{}: {verified}", self.scenario.name);
         }
-        if self.scenario.name == "upsert" {
+        if self.scenario.name == "insert_new" {
             tidegate(&self.config, &["replay", "--from", "earliest"]).ok();
         }
         tidegate(&self.config, &["offsets", "set", "--offset", "earliest", "--yes"]).ok();

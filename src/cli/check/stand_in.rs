@@ -187,9 +187,6 @@ impl StandIn<'_> {
         for trigger in triggers.into_iter().flatten() {
             setup.make.push(trigger.clone());
         }
-        if triggers.is_some() {
-            setup.make.push(format!("ALTER TABLE pg_temp.{name} ENABLE ALWAYS TRIGGER USER"));
-        }
         self.stands_in(setup, triggers.is_some());
         if let Some(catalog) = setup.targets.get_mut(&self.found.oid) {
             for column in &mut catalog.columns {
@@ -436,7 +433,7 @@ async fn triggers(
     let rows = sqlx::query(
         "SELECT 'trigger `' || t.tgname::text || '`', pg_catalog.pg_get_triggerdef(t.oid),
              pg_catalog.format(' ON %I.%I ', n.nspname, c.relname), t.tgtype & $2 <> 0,
-             t.tgrelid = $1::int8::oid AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')
+             t.tgrelid = $1::int8::oid AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE'), pg_catalog.quote_ident(t.tgname)
          FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
@@ -445,20 +442,23 @@ async fn triggers(
              AND NOT t.tgisinternal AND l.lanname NOT IN ('internal', 'c') AND t.tgtype & (4 | $2) <> 0
              AND t.tgenabled IN ('A', CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
        UNION ALL
-         SELECT 'rule `' || r.rulename::text || '`', '', '', false, false FROM pg_catalog.pg_rewrite r
+         SELECT 'rule `' || r.rulename::text || '`', '', '', false, false, '' FROM pg_catalog.pg_rewrite r
          WHERE r.ev_class = $1::int8::oid AND $3 AND r.ev_type IN ('2', '3', '4') AND r.ev_enabled <> 'D'
        ORDER BY 1",
     );
     let rows = rows.bind(i64::from(found.oid)).bind(existing).bind(inserts).fetch_all(connection).await?;
-    let ours = format!(" ON pg_temp.tidegate_trial_{} ", found.oid);
+    let ours = format!("pg_temp.tidegate_trial_{}", found.oid);
     let trigger = |row: &sqlx::postgres::PgRow| {
-        let (definition, on): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+        let (definition, on, name): (String, String, &str) = (row.try_get(1)?, row.try_get(2)?, row.try_get(5)?);
         let reach = match (row.try_get(4)?, row.try_get(3)?) {
             (false, _) => Reach::Nowhere,
             (true, true) => Reach::Existing,
             (true, false) => Reach::Anywhere,
         };
-        Ok(Trigger { title: row.try_get(0)?, create: definition.replacen(&on, &ours, 1), reach })
+        let create = definition.replacen(&on, &format!(" ON {ours} "), 1);
+        // Those that the session runs are selected above, whatever its `session_replication_role`.
+        let create = format!("{create};\nALTER TABLE {ours} ENABLE ALWAYS TRIGGER {name}");
+        Ok(Trigger { title: row.try_get(0)?, create, reach })
     };
     rows.iter().map(trigger).collect()
 }
