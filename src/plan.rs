@@ -59,7 +59,7 @@ pub struct Planned {
 }
 
 /// A table that rows go into.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PlannedTable {
     /// The table.
     pub catalog: Catalog,
@@ -92,6 +92,13 @@ impl PlannedTable {
             !self.columns.iter().any(|column| column == name) || self.shapes.columns().any(|(_, of)| of.name == name)
         };
         self.catalog.columns.iter().filter(move |column| column.default_oid.is_some() && given(&column.name))
+    }
+
+    /// The same rows into another table or view with the same columns.
+    fn on(&self, config: &Pipeline, catalog: Catalog) -> Self {
+        let Self { columns, copy, shapes, number, .. } = self;
+        let taken = Taken { catalog, columns: columns.clone(), copy: copy.clone(), shapes: shapes.clone() };
+        Self::new(config, taken, *number)
     }
 
     /// Asks for a statement for this table. `spec` is the pipeline's.
@@ -168,6 +175,25 @@ impl PlanSource {
         let mut planned = plan(config, catalog, 1, schemas.clone())?;
         planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(GivenUp::All));
         Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
+    }
+
+    /// Returns the same plan with tables replaced, by their oids: for a trial.
+    pub fn retargeted(&self, targets: &BTreeMap<u32, Catalog>) -> Self {
+        let current = self.current();
+        let on = |table: &PlannedTable| {
+            let catalog = targets.get(&table.catalog.oid).unwrap_or(&table.catalog);
+            table.on(&self.config, catalog.clone())
+        };
+        let is_routed = current.plan.is_routed();
+        let planned = Planned {
+            version: current.version,
+            plan: Arc::clone(&current.plan),
+            table: if is_routed { current.table.clone() } else { on(&current.table) },
+            routes: current.routes.iter().map(on).collect(),
+            known: current.known.clone(),
+        };
+        let given_up = Mutex::new(lock(&self.given_up).clone());
+        Self { given_up, ..Self::starting_with(&self.config, planned, self.schemas.clone()) }
     }
 
     /// Returns the pipeline that is planned for.

@@ -12,7 +12,12 @@ WHERE n.nspname = $1 AND c.relname = $2";
 const DEFAULTS: &str = "
 SELECT a.attname::text,
        CASE WHEN a.attidentity <> '' THEN pg_catalog.format('pg_catalog.nextval(%L)',
-                 pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname::text))
+                 -- pg_get_serial_sequence requires USAGE on the schema, which `check` has to find missing.
+                 (SELECT pg_catalog.format('%I.%I', n.nspname, s.relname) FROM pg_catalog.pg_depend d
+                  JOIN pg_catalog.pg_class s ON s.oid = d.objid
+                  JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = d.classid
+                      AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i'))
             ELSE pg_catalog.pg_get_expr(x.adbin, x.adrelid) END
 FROM pg_catalog.pg_attribute a
 LEFT JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum

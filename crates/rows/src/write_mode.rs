@@ -20,7 +20,7 @@ pub mod partitions;
 pub mod shaped;
 mod upsert;
 
-use crate::catalog::{Catalog, quote_identifier};
+use crate::catalog::{Catalog, RelationKind, quote_identifier};
 use crate::mapping::shapes::Shapes;
 use crate::spec::{RowSpec, WriteMode};
 pub(crate) use check::check;
@@ -80,10 +80,13 @@ pub struct Deletes {
     pub delete: String,
 }
 
-/// Returns whether rows reach the table by a staging table and a statement that merges, and not by COPY alone. COPY refuses a table
-/// whose row-level security applies, and INSERT doesn't.
+/// Returns whether rows reach the table by a staging table and a statement that merges, and not by COPY alone. COPY refuses
+/// a view and a table whose row-level security applies, and INSERT doesn't.
 pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
-    !matches!(spec.table.mode, WriteMode::Append) || !spec.table.sort_by.is_empty() || catalog.row_security
+    !matches!(spec.table.mode, WriteMode::Append)
+        || !spec.table.sort_by.is_empty()
+        || catalog.row_security
+        || catalog.kind == RelationKind::View
 }
 
 /// The staging table of a connection; where records name their table, one for each, by its number.
@@ -125,6 +128,8 @@ impl Target<'_> {
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
+        // A read-only transaction, in which a trial may run, refuses TRUNCATE.
+        let clear = if self.catalog.kind == RelationKind::View { "DELETE FROM" } else { "TRUNCATE" };
         Some(Merge {
             merge,
             deletes,
@@ -137,7 +142,7 @@ impl Target<'_> {
                 .filter(|name| self.has_own(name))
                 .collect(),
             copy: self.copy(self.columns, &[]),
-            clear: format!("TRUNCATE {}", self.stage()),
+            clear: format!("{clear} {}", self.stage()),
             skips: matches!(self.spec.table.mode, WriteMode::InsertNew { .. }),
             newest: Newest::of(&self.spec.table.mode, self.columns, self.catalog),
         })
@@ -173,7 +178,10 @@ impl Target<'_> {
         // An identity that is always generated takes a record's value only so.
         let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
-        let overriding = if staged.columns.iter().any(is_fixed) { " OVERRIDING SYSTEM VALUE" } else { "" };
+        // A view may give it a default of the view's own.
+        let is_view = catalog.kind == RelationKind::View;
+        let overrides = staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
+        let overriding = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let insert = |table: &str| format!("INSERT INTO {table} ({names}){overriding}");
         let mut deleting = None;
         let merge = match &spec.table.mode {

@@ -17,6 +17,7 @@ use tidegate_rows::write_mode::is_staged;
 use super::KafkaReport;
 use super::report::PipelineReport;
 use super::rights;
+use super::stand_in::Trials;
 use crate::cli::reach;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -145,6 +146,36 @@ pub(super) async fn for_named(
     report.ddl.clone_from(&make_table);
     let source = planned(PlanSource::of_routes(pipeline, catalogs), report)?;
     Ok(source.map(|source| Plans { source, make_table }))
+}
+
+/// Returns how the newest records can be tried without a lasting change; `None` if they can't be.
+pub(super) async fn trials(
+    config: &Config,
+    pipeline: &Pipeline,
+    source: &PlanSource,
+    report: &mut PipelineReport,
+) -> Result<Option<Trials>, FatalError> {
+    let failed = |error| reach::failed("can't look at the database", error);
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let open = &mut connection;
+    let (planned, mut trials) = (source.current(), Trials::default());
+    let single = (!planned.plan.is_routed()).then_some(&planned.table);
+    for table in planned.routes.iter().chain(single) {
+        trials.add(open, pipeline, &table.catalog).await.map_err(failed)?;
+    }
+    if !trials.exhausted.is_empty() {
+        let faults = trials.exhausted.iter().map(|what| format!("pipelines.{}.table: {what}", pipeline.name));
+        report.faults.extend(faults);
+        return Ok(None);
+    }
+    if trials.needs_temp() && !rights::may_stage(open).await.map_err(failed)? {
+        report.warnings.push(
+            "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and the role may not create the temporary table that replaces it (GRANT TEMP ON DATABASE)"
+                .to_owned(),
+        );
+        return Ok(None);
+    }
+    Ok(Some(trials))
 }
 
 async fn server(

@@ -133,6 +133,12 @@ pub(super) async fn to_make(
     Ok(exists && usage && create)
 }
 
+/// Returns whether the role may create temporary tables.
+pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("SELECT has_database_privilege(current_database(), 'TEMP')");
+    row.fetch_one(connection).await?.try_get(0)
+}
+
 /// Reports that the role may not create the staging table.
 async fn to_stage(
     connection: &mut PgConnection,
@@ -193,12 +199,15 @@ pub(super) async fn on_table(
         verbs.push(("UPDATE", "update"));
     }
     let mut lacking = Vec::new();
+    // An owner has all of them.
+    let will_own = pipeline.table.evolve || pipeline.table.partition_by.is_some();
     for (right, verb) in verbs {
-        if !has_on_columns(connection, pipeline, found, right).await? {
+        if !will_own && !has_on_columns(connection, pipeline, found, right).await? {
             lacking.push((right, verb));
         }
     }
     if matches!(pipeline.table.mode, WriteMode::Upsert { deletes: true, .. })
+        && !will_own
         && !has_on_table(connection, found, "DELETE").await?
     {
         lacking.push(("DELETE", "delete from"));

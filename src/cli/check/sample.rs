@@ -19,8 +19,8 @@ use tidegate_rows::mapping::evolve::NewFields;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::database::Plans;
 use super::fields::{self, Fields};
+use super::stand_in::Setup;
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
@@ -29,7 +29,7 @@ use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings::{self, Settings};
 use crate::metrics::WriterMetrics;
-use crate::plan::{Planned, reject_of};
+use crate::plan::{PlanSource, Planned, reject_of};
 use crate::postgres::{PgStore, evolve};
 use crate::registry::{self, CachedSchemas};
 use crate::report::Counts;
@@ -103,18 +103,33 @@ impl Sample {
     }
 }
 
-/// Tries the newest `records` records of all topics together.
-pub(super) async fn try_newest(
+/// The records of a trial: a range of each log.
+pub(super) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
+
+/// The outcome of a trial.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// All records were tried.
+    Done(Box<(Sample, Fields)>),
+    /// The trial was read-only, and Postgres refused a change for this reason.
+    WouldChange(String),
+    /// Rows lack a partition that the daemon would create.
+    LacksPartition,
+}
+
+/// Tries these records. `make` is what creates missing tables.
+pub(super) async fn try_records(
     config: &Config,
     pipeline: &Pipeline,
-    plans: Plans,
-    topics: &BTreeMap<String, i32>,
-    records: u32,
-) -> Result<(Sample, Fields), FatalError> {
-    let ranges = ranges(config, pipeline, topics, records).await?;
-    let planned = plans.source.current();
-    let catalog = planned.table.catalog.clone();
-    let schemas = plans.source.schemas().cloned();
+    source: &PlanSource,
+    make: Option<&str>,
+    setup: &Setup,
+    ranges: Ranges,
+) -> Result<Tried, FatalError> {
+    let catalog = source.current().table.catalog.clone();
+    let source = source.retargeted(&setup.targets);
+    let planned = source.current();
+    let schemas = source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
@@ -124,10 +139,12 @@ pub(super) async fn try_newest(
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
-    let store = PgStore::new(name, reach::connector(config), Arc::new(plans.source), metrics);
+    let store = PgStore::new(name, reach::connector(config), Arc::new(source), metrics);
     let findings = Arc::default();
+    let make: Vec<&str> = make.into_iter().chain(setup.make.iter().map(String::as_str)).collect();
+    let make = (!make.is_empty()).then(|| make.join(";\n"));
     let counts = Arc::new(Counts::default());
-    let store = Rehearsal::new(store, plans.make_table, Arc::clone(&findings), SHOWN);
+    let store = Rehearsal::new(store, make, Arc::clone(&findings), SHOWN).guarded(setup.read_only);
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
@@ -135,7 +152,12 @@ pub(super) async fn try_newest(
     while let Some(mut batch) = batches.recv().await {
         tried += u64::from(batch.len());
         if let Err(stopped) = writer.write(&mut batch).await {
-            return Err(trouble(&stopped));
+            let mut findings = lock(&findings);
+            return match findings.would_change.take() {
+                Some(what) => Ok(Tried::WouldChange(what)),
+                None if findings.lacks_partition => Ok(Tried::LacksPartition),
+                None => Err(trouble(&stopped)),
+            };
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
@@ -153,20 +175,18 @@ pub(super) async fn try_newest(
         fields: Vec::new(),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     };
-    Ok((sample, counted))
+    Ok(Tried::Done(Box::new((sample, counted))))
 }
 
 /// Returns the tables that the newest records name.
 pub(super) async fn named_tables(
     config: &Config,
     pipeline: &Pipeline,
-    plans: &Plans,
-    topics: &BTreeMap<String, i32>,
-    records: u32,
+    source: &PlanSource,
+    ranges: Ranges,
 ) -> Result<BTreeSet<TableName>, FatalError> {
-    let ranges = ranges(config, pipeline, topics, records).await?;
-    let (reader, planned) = (settings::reader(&config.kafka, pipeline), plans.source.current());
-    let schemas = plans.source.schemas().cloned();
+    let (reader, planned) = (settings::reader(&config.kafka, pipeline), source.current());
+    let schemas = source.schemas().cloned();
     let reading = spawn_blocking(move || {
         let reader = Reader::new(&reader)?;
         let mut encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -193,12 +213,12 @@ pub(super) async fn named_tables(
 }
 
 /// Returns the ranges of the newest records.
-async fn ranges(
+pub(super) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
     topics: &BTreeMap<String, i32>,
     records: u32,
-) -> Result<Vec<(TopicPartition, std::ops::Range<Offset>)>, FatalError> {
+) -> Result<Ranges, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let sources = partitions_of(topics);
     let (low, high) = reach::ask(config, &observer, move |observer| {
