@@ -173,8 +173,8 @@ async fn trial(
             "the trial of the newest records: the table changed meanwhile; check again".to_owned(),
         ));
     };
-    let (mut sample, fields) = *done;
-    sample.fields = fields.judged(pipeline, report);
+    let (mut sample, fields, plan) = *done;
+    sample.fields = fields.judged(pipeline, &plan, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }

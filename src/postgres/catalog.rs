@@ -21,7 +21,7 @@ SELECT a.attname::text,
             ELSE pg_catalog.pg_get_expr(x.adbin, x.adrelid) END
 FROM pg_catalog.pg_attribute a
 LEFT JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
-WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
   AND (x.oid IS NOT NULL OR a.attidentity <> '')
 ORDER BY a.attnum";
 
@@ -110,8 +110,8 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
 ///
 /// # Errors
 /// If Postgres can't be queried.
-pub(super) async fn defaults(conn: &mut PgConnection, oid: u32) -> Result<Vec<(String, String)>, sqlx::Error> {
-    let rows = sqlx::query(DEFAULTS).bind(i64::from(oid)).fetch_all(conn).await?;
+pub(super) async fn defaults(conn: &mut PgConnection, table: &TableName) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let rows = sqlx::query(DEFAULTS).bind(table.quoted()).fetch_all(conn).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 

@@ -144,7 +144,7 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
     if table.may_default().next().is_none() {
         return Ok(());
     }
-    let defaults = catalog::defaults(&mut live.connection, table.catalog.oid).await?;
+    let defaults = catalog::defaults(&mut live.connection, &table.catalog.table).await?;
     for column in table.may_default() {
         let Some((_, sql)) = defaults.iter().find(|(name, _)| *name == column.name) else { continue };
         let sql = format!("SELECT CAST(({sql}) AS {})", column.type_text);
@@ -288,7 +288,7 @@ pub(super) async fn create(
     }
     // First, so that a default that changes in between is noticed later.
     let oids = catalog::default_oids(connection, table.catalog.oid).await?;
-    let defaults = catalog::defaults(connection, table.catalog.oid).await?;
+    let defaults = catalog::defaults(connection, &table.catalog.table).await?;
     if let Some(alter) = merge.set_defaults(&defaults) {
         connection.execute(alter.as_str()).await?;
     }

@@ -59,6 +59,8 @@ mod restart;
 mod routed_modes;
 mod routes;
 mod row_security;
+mod schema_cdc;
+mod schema_shapes;
 mod servers;
 mod service_views;
 mod services;

@@ -25,6 +25,7 @@ pub mod mark;
 mod meta;
 mod plan;
 mod planner;
+mod presence;
 pub mod route;
 mod row_filter;
 pub mod shapes;
@@ -48,6 +49,7 @@ use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
+pub use presence::Presence;
 use tidegate_protocol::record::{Headers, Record};
 
 /// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.

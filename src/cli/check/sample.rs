@@ -14,7 +14,7 @@ use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
-use tidegate_rows::mapping::Encoder;
+use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::mapping::evolve::NewFields;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -51,8 +51,11 @@ pub(super) struct Sample {
     pub(super) letters: Vec<Letter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
-    /// How many records have the field of each column.
+    /// How many rows have the field of each column.
     pub(super) fields: Vec<fields::Share>,
+    /// What these rows are called: records, or rows.
+    #[serde(skip)]
+    counted: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
@@ -81,9 +84,10 @@ impl Sample {
         }
         for fields::Share { column, field, present, records, .. } in &self.fields {
             text += &format!(
-                "    column {column}: {} of {} records have {}\n",
+                "    column {column}: {} of {} {} have {}\n",
                 show::count(*present),
                 show::count(*records),
+                self.counted,
                 show::safe(field)
             );
         }
@@ -110,7 +114,7 @@ pub(super) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
 #[derive(Debug)]
 pub(super) enum Tried {
     /// All records were tried.
-    Done(Box<(Sample, Fields)>),
+    Done(Box<(Sample, Fields, Arc<Plan>)>),
     /// The trial was read-only, and Postgres refused a change for this reason.
     WouldChange(String),
     /// Rows lack a partition that the daemon would create.
@@ -129,6 +133,7 @@ pub(super) async fn try_records(
     let catalog = source.current().table.catalog.clone();
     let source = source.retargeted(&setup.targets);
     let planned = source.current();
+    let plan = Arc::clone(&planned.plan);
     let schemas = source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
@@ -173,9 +178,10 @@ pub(super) async fn try_records(
         letters: std::mem::take(&mut findings.letters),
         first_rows: std::mem::take(&mut findings.rows),
         fields: Vec::new(),
+        counted: fields::records(pipeline),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     };
-    Ok(Tried::Done(Box::new((sample, counted))))
+    Ok(Tried::Done(Box::new((sample, counted, plan))))
 }
 
 /// Returns the tables that the newest records name.
@@ -291,9 +297,9 @@ fn read(
                 let headers = Headers::from_arena(&headers);
                 trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value, headers));
             }
-            fields.add(record.value);
             let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
+                fields.add(record, &mut encoder);
                 encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
             });

@@ -144,18 +144,14 @@ impl StandIn<'_> {
     }
 
     /// COPY doesn't go into a view, so that rows are staged whatever the mode: a temporary table is called one, too.
-    fn stands_in(&self, setup: &mut Setup, with_suspects: bool) {
+    fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
-        let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
-        for column in &mut catalog.columns {
-            let ours = self.columns.iter().find(|of| of.name == column.name);
-            column.default =
-                ours.filter(|of| !of.generated && (with_suspects || !of.suspect)).and_then(|of| of.expression.clone());
-        }
+        let catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
         setup.targets.insert(self.found.oid, catalog);
     }
 
-    /// A view of the table with the defaults that draw replaced. Nothing if none draws.
+    /// A view of the table with the defaults that draw replaced. Nothing if none draws. It has all other defaults too, because the
+    /// staging table takes those of the view.
     fn view(&self, setup: &mut Setup) {
         if self.drawing.is_empty() {
             return;
@@ -163,13 +159,13 @@ impl StandIn<'_> {
         let name = self.name();
         setup.make.extend_from_slice(&self.numbers);
         setup.make.push(format!("CREATE TEMP VIEW {name} AS SELECT * FROM {}", self.found.table.quoted()));
-        for column in self.columns.iter().filter(|column| self.drawing.contains(&column.name)) {
+        for column in self.columns.iter().filter(|column| !column.generated) {
             if let Some(default) = &column.expression {
                 let quoted = quote_identifier(&column.name);
                 setup.make.push(format!("ALTER VIEW pg_temp.{name} ALTER COLUMN {quoted} SET DEFAULT {default}"));
             }
         }
-        self.stands_in(setup, true);
+        self.stands_in(setup);
     }
 
     /// A temporary table with the same columns and checks; with the triggers too, unless only what is known to change nothing
@@ -187,7 +183,7 @@ impl StandIn<'_> {
         for trigger in triggers.into_iter().flatten() {
             setup.make.push(trigger.clone());
         }
-        self.stands_in(setup, triggers.is_some());
+        self.stands_in(setup);
         if let Some(catalog) = setup.targets.get_mut(&self.found.oid) {
             for column in &mut catalog.columns {
                 column.identity_always = false;
@@ -218,7 +214,7 @@ impl Column {
             not_null: column.not_null,
             generated: false,
             stored: false,
-            expression: column.default.clone(),
+            expression: None,
             functions: Vec::new(),
             suspect: false,
         }
