@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+mod content;
 mod deadlines;
 pub mod defaults;
 mod environment;
@@ -40,6 +42,7 @@ pub mod token;
 pub mod units;
 pub(crate) mod url_parameters;
 
+pub use content::Content;
 pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
@@ -75,6 +78,8 @@ pub struct Config {
     pub log: Log,
     /// `[limits]`
     pub limits: Limits,
+    /// `[schema_registry]`
+    pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// `[pipelines.NAME]`, sorted by name; at least one.
     pub pipelines: Vec<Pipeline>,
 }
@@ -125,6 +130,8 @@ pub struct Kafka {
     pub properties: BTreeMap<String, Secret>,
     /// The files that values of `properties` were read from.
     pub files: BTreeMap<String, PathBuf>,
+    /// The contents of the certificates and keys that `properties` name.
+    pub contents: BTreeMap<String, Content>,
     /// `token_command`: a program, with its arguments, that prints tokens for SASL OAUTHBEARER.
     pub token_command: Option<Vec<String>>,
 }

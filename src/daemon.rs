@@ -27,7 +27,7 @@ use supervisor::Supervisor;
 /// The state of a daemon that its HTTP server shows.
 #[derive(Debug)]
 pub struct Daemon {
-    /// The instance's id: host, process, and a random part.
+    /// The instance's id: its name, its process, and a random part.
     pub instance: Arc<str>,
     /// Renders `/metrics`.
     pub prometheus: PrometheusHandle,
@@ -104,8 +104,8 @@ pub async fn run<S: Future<Output = ()>>(
             config.http.listen
         ))
     })?;
-    let instance: Arc<str> = instance_id().into();
     let name = InstanceName::new(&config, &host_name());
+    let instance: Arc<str> = name.id().into();
     metrics::process(config.limits.memory);
     info!(%instance, listen = %config.http.listen, memory_mib = config.limits.memory >> 20, "tidegate {}", env!("CARGO_PKG_VERSION"));
     if let Some(warning) = cgroup::warning(config.limits.memory) {
@@ -158,10 +158,4 @@ async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
 pub(crate) fn host_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     host.trim().to_owned()
-}
-
-fn instance_id() -> String {
-    let host = host_name();
-    let host = if host.is_empty() { "tidegate" } else { &host };
-    format!("{host}-{}-{:04x}", std::process::id(), fastrand::u16(..))
 }

@@ -397,16 +397,6 @@ pub fn remember(pipeline: &str) {
     lock(&FORGOTTEN).remove(pipeline);
 }
 
-/// Removes the lines of series that belong to one of these pipelines.
-fn without(text: &mut String, pipelines: &BTreeSet<String>) {
-    if pipelines.is_empty() {
-        return;
-    }
-    let labels: Vec<String> = pipelines.iter().map(|name| format!("pipeline=\"{name}\"")).collect();
-    let kept = text.lines().filter(|line| line.starts_with('#') || !labels.iter().any(|label| line.contains(label)));
-    *text = kept.fold(String::with_capacity(text.len()), |kept, line| kept + line + "\n");
-}
-
 /// Returns the milliseconds since the epoch.
 pub fn epoch_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -446,16 +436,27 @@ const UNKNOWN: f64 = f64::NAN;
 /// Returns the text of `/metrics`. The recorder's counters are whole numbers, so the seconds of `CYCLE` are kept in gauges;
 /// they only grow, and are exported as counters.
 pub fn render(handle: &PrometheusHandle) -> String {
-    let mut text = known(&handle.render());
-    text = text.replacen(&format!("# TYPE {CYCLE} gauge"), &format!("# TYPE {CYCLE} counter"), 1);
+    let mut text = handle.render();
     latency::render(&mut text, "Seconds from a record's timestamp to its commit");
-    without(&mut text, &lock(&FORGOTTEN));
-    text
+    exported(&text, &lock(&FORGOTTEN))
 }
 
-/// Removes the samples whose value isn't known.
-fn known(text: &str) -> String {
-    text.split_inclusive('\n').filter(|line| line.starts_with('#') || !line.trim_end().ends_with(" NaN")).collect()
+/// Removes the samples whose value isn't known and the series of removed pipelines, and calls the gauge `CYCLE` the counter that it
+/// is.
+fn exported(text: &str, removed: &BTreeSet<String>) -> String {
+    let labels: Vec<String> = removed.iter().map(|name| format!("pipeline=\"{name}\"")).collect();
+    let (cycle, counter) = (format!("# TYPE {CYCLE} gauge"), format!("# TYPE {CYCLE} counter\n"));
+    let mut exported = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        if line.trim_end() == cycle {
+            exported.push_str(&counter);
+        } else if line.starts_with('#')
+            || !line.trim_end().ends_with(" NaN") && !labels.iter().any(|label| line.contains(label))
+        {
+            exported.push_str(line);
+        }
+    }
+    exported
 }
 
 /// Returns the memory that the kernel counts for us, to compare with `limits.memory`; `None` if the kernel doesn't say.
@@ -478,15 +479,14 @@ mod tests {
 
     #[test]
     fn the_series_of_a_removed_pipeline_are_gone() {
-        let mut text = "# TYPE a gauge\na{pipeline=\"x\"} 1\na{pipeline=\"xy\"} 2\nb 3\n".to_owned();
-        without(&mut text, &BTreeSet::from(["x".to_owned()]));
-        assert_eq!(text, "# TYPE a gauge\na{pipeline=\"xy\"} 2\nb 3\n");
+        let text = "# TYPE a gauge\na{pipeline=\"x\"} 1\na{pipeline=\"xy\"} 2\nb 3\n";
+        assert_eq!(exported(text, &BTreeSet::from(["x".to_owned()])), "# TYPE a gauge\na{pipeline=\"xy\"} 2\nb 3\n");
     }
 
     #[test]
     fn a_gauge_that_is_not_known_is_absent() {
         let text = "# TYPE lag gauge\nlag{p=\"0\"} NaN\nlag{p=\"1\"} 3\n\n";
-        assert_eq!(known(text), "# TYPE lag gauge\nlag{p=\"1\"} 3\n\n");
+        assert_eq!(exported(text, &BTreeSet::new()), "# TYPE lag gauge\nlag{p=\"1\"} 3\n\n");
     }
 
     #[test]

@@ -149,7 +149,8 @@ impl PgStore {
     }
 
     /// Creates the staging table if the plan has one and the connection doesn't. This happens outside of a transaction, so that
-    /// no rollback removes it. If records name their table, each staging table is created at its first row.
+    /// no rollback removes it. If records name their table, each staging table is created at its first row. Whoever locks the
+    /// table is waited for, and named.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;
@@ -158,11 +159,15 @@ impl PgStore {
             self.live = Some(live);
             return Ok(());
         };
-        let result = timeout(self.connector.write_deadline(), live.connection.execute(merge.create.as_str())).await;
-        if matches!(result, Ok(Ok(_))) {
-            live.stages.made_for_good(0);
+        let pid = live.pid;
+        let creating = window::create(&mut live.connection, &planned.table, merge);
+        let work = timeout(self.connector.write_deadline(), creating);
+        let (result, note) = blockers::watch(&self.connector, pid, work).await;
+        let defaults = self.keep(Stage::Begin, live, result, note)?;
+        if let Some(live) = &mut self.live {
+            live.stages.made_for_good(0, defaults);
         }
-        self.keep(Stage::Begin, live, result, None).map(|_| ())
+        Ok(())
     }
 
     /// Returns whether rows of this window lack partitions that may be created; notes which.

@@ -1,4 +1,4 @@
-//! Schemas by id, from a registry with Confluent's REST interface.
+//! Schemas by number or GUID, from a registry with Confluent's REST interface.
 //!
 //! A poll thread calls `CachedSchemas::find` and never waits for it: an unknown schema is requested by a thread of this module,
 //! and the record waits at the poll thread meanwhile. A registry that is down, failing or denying access is an outage: requests
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use client::{Client, FetchError};
 use tidegate_protocol::retry::Backoff;
-use tidegate_rows::schema::{self, Found, Schema};
+use tidegate_rows::schema::{self, Found, Schema, SchemaId};
 use tidegate_rows::value::{DecodeFault, Reason};
 use tracing::{info, warn};
 
@@ -44,7 +44,10 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's error.
-pub fn await_schema(schemas: Option<&CachedSchemas>, mut wants: impl FnMut() -> Option<u32>) -> Result<(), String> {
+pub fn await_schema(
+    schemas: Option<&CachedSchemas>,
+    mut wants: impl FnMut() -> Option<SchemaId>,
+) -> Result<(), String> {
     let asked_at = Instant::now();
     while let Some(id) = wants() {
         if asked_at.elapsed() > PATIENCE {
@@ -69,7 +72,7 @@ enum Entry {
 
 #[derive(Debug, Default)]
 struct State {
-    entries: HashMap<u32, Entry>,
+    entries: HashMap<SchemaId, Entry>,
     unknown: usize,
     /// Why the registry doesn't answer, while it doesn't.
     trouble: Option<Trouble>,
@@ -83,7 +86,7 @@ pub struct CachedSchemas {
     pipeline: Box<str>,
     /// Locked briefly: by poll threads once per new id, and by the requesting thread.
     state: Mutex<State>,
-    requests: Mutex<Sender<u32>>,
+    requests: Mutex<Sender<SchemaId>>,
 }
 
 impl CachedSchemas {
@@ -107,7 +110,7 @@ impl CachedSchemas {
         lock(&self.state).trouble.clone()
     }
 
-    fn answer(&self, id: u32, entry: Entry) {
+    fn answer(&self, id: SchemaId, entry: Entry) {
         let mut state = lock(&self.state);
         if matches!(entry, Entry::Unknown(..)) {
             if state.unknown >= UNKNOWN_KEPT {
@@ -134,7 +137,7 @@ impl CachedSchemas {
 }
 
 impl schema::Schemas for CachedSchemas {
-    fn find(&self, id: u32) -> Found {
+    fn find(&self, id: SchemaId) -> Found {
         let mut state = lock(&self.state);
         match state.entries.get(&id) {
             Some(Entry::Here(schema)) => return Found::Schema(Arc::clone(schema)),
@@ -151,7 +154,7 @@ impl schema::Schemas for CachedSchemas {
         Found::Wanted
     }
 
-    fn forgot(&self, id: u32) -> bool {
+    fn forgot(&self, id: SchemaId) -> bool {
         match lock(&self.state).entries.get(&id) {
             Some(Entry::Unknown(_, at)) => at.elapsed() >= UNKNOWN_FOR,
             Some(Entry::Unusable(_)) => false,
@@ -170,7 +173,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn run(mut self, asked: &Receiver<u32>) {
+    fn run(mut self, asked: &Receiver<SchemaId>) {
         while let Ok(id) = asked.recv() {
             let mut backoff = Backoff::new();
             let entry = loop {
@@ -191,7 +194,7 @@ impl Worker {
     }
 
     /// Requests one schema, with its references.
-    fn ask(&mut self, id: u32) -> Result<Entry, Trouble> {
+    fn ask(&mut self, id: SchemaId) -> Result<Entry, Trouble> {
         let document = match self.client.schema(id) {
             Err(FetchError::Unknown(_)) if self.trusted_until.is_none_or(|until| until <= Instant::now()) => {
                 thread::sleep(SECOND_QUESTION);
@@ -202,13 +205,13 @@ impl Worker {
         let pipeline = &*self.pipeline;
         let unusable = |why: String| {
             let detail = format!("its schema {id} can't be used: {why}");
-            warn!(pipeline, id, why, "a schema of the registry can't be used: its records are dead letters");
+            warn!(pipeline, %id, why, "a schema of the registry can't be used: its records are dead letters");
             Entry::Unusable(DecodeFault::new(Reason::UnknownSchema, detail))
         };
         match document {
             Ok(document) => match schema::of_text(document.kind.as_deref(), &document.schema, &document.uses) {
                 Ok(schema) => {
-                    info!(pipeline, id, kind = schema.kind(), "read a schema from the registry");
+                    info!(pipeline, %id, kind = schema.kind(), "read a schema from the registry");
                     Ok(Entry::Here(Arc::new(schema)))
                 }
                 Err(why) => Ok(unusable(why)),

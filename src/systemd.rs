@@ -1,10 +1,13 @@
-//! Messages to systemd for a service of `Type=notify`: ready, status, stopping, and the watchdog's keep-alive.
+//! Messages to systemd for a service of `Type=notify` or `Type=notify-reload`: ready, reloading, status, stopping, and the
+//! watchdog's keep-alive.
 
 use std::ffi::OsString;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// The service manager's socket. Without one, every message is dropped.
 #[derive(Debug)]
@@ -28,6 +31,14 @@ impl Manager {
     /// waited with it would restart it.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
+    }
+
+    /// Reports that the configuration is read again; [`Manager::ready`] ends that. The time tells the manager that the message
+    /// answers its latest signal.
+    pub(crate) fn reloading(&self) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={micros}"));
     }
 
     /// Reports that the daemon drains, and then ends.

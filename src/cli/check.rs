@@ -6,6 +6,7 @@ mod fields;
 mod report;
 mod rights;
 mod sample;
+mod stand_in;
 
 use std::collections::BTreeMap;
 
@@ -17,11 +18,14 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::cgroup;
-use crate::config::{Config, Pipeline, Topics};
+use crate::config::{Config, GroupProtocol, Pipeline, Topics};
 use crate::error::FatalError;
+use crate::kafka::fault::CONSUMER_PROTOCOL_OFF;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
+use sample::{Ranges, Tried};
+use stand_in::{Setup, Trials};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -69,8 +73,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let mut pipelines = Vec::new();
     let progress = Progress::start("check");
     for pipeline in arguments.common.pipelines(&config)? {
-        progress.doing(format!("pipeline `{}`", pipeline.name));
-        pipelines.push(Box::pin(check(&config, pipeline, arguments)).await);
+        pipelines.push(Box::pin(check(&config, pipeline, arguments, &progress)).await);
     }
     drop(progress);
     let report = Report { ok: pipelines.iter().all(|pipeline| pipeline.faults.is_empty()), pipelines };
@@ -93,7 +96,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     })
 }
 
-async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> PipelineReport {
+async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, progress: &Progress) -> PipelineReport {
     let records = arguments.records;
     let mut report = PipelineReport::of(config, pipeline);
     match limits::share(config, pipeline) {
@@ -105,6 +108,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
         report.offline = true;
         return report;
     }
+    progress.step(format!("{}: asking Kafka for topics and group", pipeline.name));
     let kafka = match ask_kafka(config, pipeline, &mut report).await {
         Ok(kafka) => {
             report.missing_topics(pipeline, &kafka);
@@ -115,7 +119,7 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
             None
         }
     };
-    show::progress(&format!("{}: reading rights and the table from Postgres", pipeline.name));
+    progress.step(format!("{}: reading rights and the table from Postgres", pipeline.name));
     let plans = match database::check(config, pipeline, &mut report).await {
         Ok(plans) => plans,
         Err(error) => {
@@ -132,6 +136,8 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> P
         && records > 0
     {
         let topics = kafka.topics.iter().map(|(topic, found)| (topic.clone(), found.partitions)).collect();
+        let count = show::counted(u64::from(records), "record", "records");
+        progress.step(format!("{}: trying the newest {count}", pipeline.name));
         match trial(config, pipeline, plans, &topics, records, &mut report).await {
             Ok(sample) => report.sample = sample,
             Err(error) => report.fault(&error),
@@ -150,23 +156,73 @@ async fn trial(
     records: u32,
     report: &mut PipelineReport,
 ) -> Result<Option<sample::Sample>, FatalError> {
-    show::progress(&format!(
-        "{}: trying the newest {}",
-        pipeline.name,
-        show::counted(u64::from(records), "record", "records")
-    ));
+    let ranges = sample::ranges(config, pipeline, topics, records).await?;
     let plans = match &pipeline.table.route {
         None => Some(plans),
         Some(_) => {
-            let named = sample::named_tables(config, pipeline, &plans, topics, records).await?;
+            let named = sample::named_tables(config, pipeline, &plans.source, ranges.clone()).await?;
             database::for_named(config, pipeline, &named, report).await?
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let (mut sample, fields) = sample::try_newest(config, pipeline, plans, topics, records).await?;
-    sample.fields = fields.judged(pipeline, report);
+    let trials = database::trials(config, pipeline, &plans.source, report).await?;
+    let Some(trials) = trials else { return Ok(None) };
+    let tried = attempts(config, pipeline, &plans, &trials, ranges, report).await?;
+    let Tried::Done(done) = tried else {
+        return Err(FatalError::Config(
+            "the trial of the newest records: the table changed meanwhile; check again".to_owned(),
+        ));
+    };
+    let (mut sample, fields, plan) = *done;
+    sample.fields = fields.judged(pipeline, &plan, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
+}
+
+/// What a trial on a temporary table leaves open.
+const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
+
+/// Makes the trials that apply, and warns of what none of them could try.
+async fn attempts(
+    config: &Config,
+    pipeline: &Pipeline,
+    plans: &database::Plans,
+    trials: &Trials,
+    ranges: Ranges,
+    report: &mut PipelineReport,
+) -> Result<Tried, FatalError> {
+    let attempt = async |setup: &Setup| {
+        let make = plans.make_table.as_deref();
+        Box::pin(sample::try_records(config, pipeline, &plans.source, make, setup, ranges.clone())).await
+    };
+    let suspects = trials.suspects.join("; ");
+    if !trials.suspects.is_empty() {
+        let why = match &trials.guarded {
+            None => trials.untriable.clone().unwrap_or_default(),
+            Some(guarded) => match (attempt(guarded).await?, &trials.untriable) {
+                (Tried::WouldChange(why), _) => why,
+                (tried, Some(why)) => {
+                    report.warnings.push(format!("{APART}: {why}"));
+                    return Ok(tried);
+                }
+                (Tried::Done(_), None) => String::new(),
+                (Tried::LacksPartition, None) => return Ok(Tried::LacksPartition),
+            },
+        };
+        if !why.is_empty() {
+            report.warnings.push(format!(
+                "not tried, since it may change what no rollback undoes: {suspects} ({why}). Also, {APART}"
+            ));
+            return attempt(&trials.bare).await;
+        }
+    }
+    match attempt(&trials.direct).await? {
+        Tried::LacksPartition => {
+            report.warnings.push(format!("rows need partitions that the daemon will create; {APART}"));
+            attempt(&trials.bare).await
+        }
+        tried => Ok(tried),
+    }
 }
 
 async fn ask_kafka(
@@ -174,7 +230,6 @@ async fn ask_kafka(
     pipeline: &Pipeline,
     report: &mut PipelineReport,
 ) -> Result<KafkaReport, FatalError> {
-    show::progress(&format!("{}: asking Kafka for topics and group", pipeline.name));
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     let sources = partitions_of(&topics);
@@ -196,6 +251,14 @@ async fn ask_kafka(
             pipeline.group,
             acl(config, pipeline, "group", &pipeline.group)
         ));
+    }
+    if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
+        report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
+    } else if pipeline.group_protocol == GroupProtocol::Consumer
+        && let Some(topic) = topics.keys().next().cloned()
+        && reach::ask(config, &observer, move |observer| observer.is_consumer_protocol_off(&topic)).await?
+    {
+        report.faults.push(format!("pipelines.{}.group_protocol: {CONSUMER_PROTOCOL_OFF}", pipeline.name));
     }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {

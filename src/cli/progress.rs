@@ -69,6 +69,14 @@ impl Progress {
         *lock(&self.state.doing) = what.into();
     }
 
+    /// Sets the current step, and says so at once: an answer may take ten seconds.
+    pub(super) fn step(&self, what: String) {
+        if !self.terminal {
+            eprintln!("{}: {what} …", self.state.command);
+        }
+        self.doing(what);
+    }
+
     /// Sets the total number of records.
     pub(super) fn expect(&self, records: u64) {
         self.state.total.store(records, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use tidegate_protocol::batch::{Batch, Reject, Span};
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::Stage;
-use tidegate_protocol::store::{Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
+use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
 
 use crate::postgres::PgStore;
 use crate::status::lock;
@@ -36,6 +36,10 @@ pub(super) struct Findings {
     pub(super) letters: Vec<Letter>,
     /// The first rows, as JSON objects.
     pub(super) rows: Vec<String>,
+    /// What Postgres refused because it would have changed something; see [`Rehearsal::guarded`].
+    pub(super) would_change: Option<String>,
+    /// Rows lack a partition that the daemon would create.
+    pub(super) lacks_partition: bool,
 }
 
 /// A dead-letter budget that is never spent: someone is watching.
@@ -47,7 +51,8 @@ pub(super) fn boundless() -> DeadLetterLimits {
 #[derive(Debug)]
 pub(super) struct Rehearsal {
     inner: PgStore,
-    make_table: Option<String>,
+    make: Option<String>,
+    guarded: bool,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
     /// The dead letters of the current transaction. They count once the transaction would be committed.
@@ -55,28 +60,49 @@ pub(super) struct Rehearsal {
 }
 
 impl Rehearsal {
-    /// Makes a store. `make_table` is run in each transaction; the first `shown` dead letters are kept.
-    pub(super) fn new(
-        inner: PgStore,
-        make_table: Option<String>,
-        findings: Arc<Mutex<Findings>>,
-        shown: usize,
-    ) -> Self {
-        Self { inner, make_table, findings, shown, letters: Vec::new() }
+    /// Makes a store. `make` is run in each transaction; the first `shown` dead letters are kept.
+    pub(super) fn new(inner: PgStore, make: Option<String>, findings: Arc<Mutex<Findings>>, shown: usize) -> Self {
+        Self { inner, make, guarded: false, findings, shown, letters: Vec::new() }
+    }
+
+    /// Makes each transaction read-only once its own tables exist: what would change anything else is refused, and noted.
+    #[must_use]
+    pub(super) fn guarded(self, guarded: bool) -> Self {
+        Self { guarded, ..self }
+    }
+
+    /// Notes an error that isn't about a record.
+    fn noted<T>(&self, outcome: Result<T, WriteError>) -> Result<T, WriteError> {
+        match outcome.as_ref().map_err(|error| &error.cause) {
+            Err(Cause::Postgres(error)) if self.guarded && error.sqlstate == READ_ONLY => {
+                lock(&self.findings).would_change = Some(error.message.clone());
+            }
+            Err(Cause::NoPartition(_)) => lock(&self.findings).lacks_partition = true,
+            _ => {}
+        }
+        outcome
     }
 }
+
+/// `read_only_sql_transaction`.
+const READ_ONLY: &str = "25006";
 
 impl Transaction for Rehearsal {
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.letters.clear();
-        match &self.make_table {
-            Some(sql) => self.inner.begin_with(sql).await,
-            None => self.inner.begin().await,
+        match &self.make {
+            Some(sql) => self.inner.begin_with(sql).await?,
+            None => self.inner.begin().await?,
         }
+        if self.guarded {
+            self.inner.rows(Stage::Begin, sqlx::query("SET TRANSACTION READ ONLY")).await?;
+        }
+        Ok(())
     }
 
     async fn copy(&mut self, batch: &Batch, window: Range<u32>) -> Result<u64, WriteError> {
-        let copied = self.inner.copy(batch, window.clone()).await?;
+        let copied = self.inner.copy(batch, window.clone()).await;
+        let copied = self.noted(copied)?;
         let wanted = lock(&self.findings).rows.is_empty();
         if wanted && copied > 0 {
             let rows = self.inner.preview(batch, window).await;
@@ -94,11 +120,13 @@ impl Transaction for Rehearsal {
     }
 
     async fn check_at_once(&mut self) -> Result<(), WriteError> {
-        self.inner.check_at_once().await
+        let checked = self.inner.check_at_once().await;
+        self.noted(checked)
     }
 
     async fn probe(&mut self) -> Result<(), WriteError> {
-        self.inner.probe().await
+        let probed = self.inner.probe().await;
+        self.noted(probed)
     }
 
     async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
@@ -124,7 +152,8 @@ impl Transaction for Rehearsal {
 
     /// Deferred constraints report errors here, as at COMMIT.
     async fn commit(&mut self) -> Result<(), WriteError> {
-        self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await?;
+        let checked = self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await;
+        self.noted(checked)?;
         self.rollback().await;
         let mut findings = lock(&self.findings);
         for letter in self.letters.drain(..) {
@@ -138,7 +167,7 @@ impl Transaction for Rehearsal {
 
     async fn rollback(&mut self) {
         self.inner.rollback().await;
-        if self.make_table.is_some() {
+        if self.make.is_some() {
             self.inner.disconnect();
         }
     }
@@ -158,8 +187,9 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
+    /// The daemon would create partitions here, and read the catalog again.
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        self.inner.replan().await
+        Err(ReplanError::Unplannable("the table does not fit the plan any more; check again".to_owned()))
     }
 
     fn newest_plan(&mut self) -> u64 {

@@ -13,11 +13,6 @@ pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     print(&text)
 }
 
-/// Prints on standard error what is being requested: an answer may take ten seconds.
-pub(super) fn progress(what: &str) {
-    eprintln!("{what} …");
-}
-
 /// Prints; a reader that is gone (`| head`) is no error.
 pub(super) fn print(text: &str) -> Result<(), FatalError> {
     use std::io::Write as _;

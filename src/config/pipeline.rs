@@ -12,7 +12,7 @@ use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_rows::spec::{Column, Decode, RowFilter, RowSpec, Shape, Table, UnknownFields};
 
-use super::{SchemaRegistry, Secret};
+use super::{Content, SchemaRegistry, Secret};
 
 /// `[pipelines.NAME]`: topics that are written into a table, read by their own consumer group.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +57,8 @@ pub struct Pipeline {
     pub kafka_properties: BTreeMap<String, Secret>,
     /// The files that values of `kafka_properties` were read from.
     pub kafka_files: BTreeMap<String, PathBuf>,
+    /// The contents of the certificates and keys that `kafka_properties` name.
+    pub kafka_contents: BTreeMap<String, Content>,
 }
 
 impl Pipeline {

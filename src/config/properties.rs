@@ -1,16 +1,15 @@
 //! librdkafka's properties: which ones may be set, and why others may not.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rdkafka::{ClientConfig, error::KafkaError};
 
-use super::Secret;
 use super::environment::fold;
 use super::fault::nearest;
 use super::node::Node;
 use super::property_names::{NAMES, POINTERS};
-use super::token;
+use super::{Content, Secret, token};
 
 /// The suffix by which a property's value comes from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
@@ -98,9 +97,16 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// Checks a table of properties and reads the files that values come from. Returns the values, and the files by property.
-pub(super) fn read(table: &Node<'_>) -> (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>) {
-    let (mut properties, mut files) = (BTreeMap::new(), BTreeMap::new());
+/// The files that librdkafka reads when a client is created. Folders and `probe` have no content.
+const READ_ONCE: &[&str] =
+    &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
+
+/// The values of properties, the files that values come from, and the contents of the files that values name.
+type Read = (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>, BTreeMap<String, Content>);
+
+/// Checks a table of properties and reads the files that values come from. Each result is by property.
+pub(super) fn read(table: &Node<'_>) -> Read {
+    let (mut properties, mut files, mut contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, node) in table.entries() {
         let (name, from_file) = match name.strip_suffix(FILE) {
             Some(property) if !NAMES.contains(&name) => (property, true),
@@ -128,9 +134,15 @@ pub(super) fn read(table: &Node<'_>) -> (BTreeMap<String, Secret>, BTreeMap<Stri
         if let Some(file) = node.file().filter(|_| from_file) {
             files.insert(name.to_owned(), file);
         }
+        // For a file that can't be read, librdkafka says why when the client is created.
+        if READ_ONCE.contains(&name)
+            && let Ok(content) = Content::of(Path::new(&value))
+        {
+            contents.insert(name.to_owned(), content);
+        }
         properties.insert(name.to_owned(), Secret::new(value));
     }
-    (properties, files)
+    (properties, files, contents)
 }
 
 /// Returns whether librdkafka accepts the value; the fuzzer is built without librdkafka.

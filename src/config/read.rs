@@ -82,6 +82,7 @@ pub(super) fn config<'f>(
 
 fn whole(top: &Node<'_>) -> Config {
     top.check(ROOT);
+    let registry = read_decode::schema_registry(&top.at("schema_registry"));
     let config = Config {
         instance: instance(&top.at("instance")),
         kafka: kafka(&top.at("kafka")),
@@ -89,10 +90,8 @@ fn whole(top: &Node<'_>) -> Config {
         http: http(&top.at("http")),
         log: log(&top.at("log")),
         limits: limits(&top.at("limits")),
-        pipelines: read_pipeline::all(
-            &top.at("pipelines"),
-            read_decode::schema_registry(&top.at("schema_registry")).as_ref(),
-        ),
+        pipelines: read_pipeline::all(&top.at("pipelines"), registry.as_ref()),
+        schema_registry: registry,
     };
     deadlines::check(
         top,
@@ -136,9 +135,9 @@ fn kafka(table: &Node<'_>) -> Kafka {
     if servers.text().is_some() && !text.split(',').all(is_server) {
         servers.fault("not a list of brokers; write host:port,host:port");
     }
-    let (properties, files) = properties::read(&table.at("properties"));
+    let (properties, files, contents) = properties::read(&table.at("properties"));
     let token_command = table.at("token_command").command();
-    Kafka { bootstrap_servers: text.to_owned(), properties, files, token_command }
+    Kafka { bootstrap_servers: text.to_owned(), properties, files, contents, token_command }
 }
 
 fn postgres(table: &Node<'_>) -> Postgres {

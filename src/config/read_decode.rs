@@ -7,7 +7,7 @@ use tidegate_rows::spec::{CsvOptions, Decode, KeyFormat, SchemaSource, Shape};
 
 use super::node::Node;
 use super::read::ANY_WAIT;
-use super::{SchemaRegistry, Secret, SecretSource, defaults, names, row_filter};
+use super::{Content, SchemaRegistry, Secret, SecretSource, defaults, names, row_filter};
 
 /// Reads `[schema_registry]`, if it is set.
 pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
@@ -48,6 +48,13 @@ pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
         username: username.text().map(str::to_owned),
         password,
         token,
+        ca_content: ca_file.file().and_then(|file| match Content::of(&file) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                ca_file.fault(format!("{} can't be read: {error}", file.display()));
+                None
+            }
+        }),
         ca_file: ca_file.file(),
         timeout: table.at("timeout").duration(ANY_WAIT, defaults::REGISTRY_TIMEOUT),
     }))

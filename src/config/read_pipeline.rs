@@ -86,7 +86,7 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
     let shape = read_decode::shape(node, registry);
     let columns = read_columns::all(&node.at("columns"));
     let unknown_fields = unknown_fields(&node.at("unknown_fields"), columns.as_deref());
-    let (kafka_properties, kafka_files) = properties::read(&node.at("kafka"));
+    let (kafka_properties, kafka_files, kafka_contents) = properties::read(&node.at("kafka"));
     Pipeline {
         name: name.to_owned(),
         topics: topics(node),
@@ -108,6 +108,7 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
         keep_letters: keep_letters(&node.at("dead_letters")),
         kafka_properties,
         kafka_files,
+        kafka_contents,
     }
 }
 

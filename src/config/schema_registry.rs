@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Secret;
+use super::{Content, Secret};
 
 /// A secret text, or the file that contains it and is read for each use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct SchemaRegistry {
     pub token: Option<SecretSource>,
     /// `ca_file`: CA certificates (PEM) that verify the registry. `None`: the system trust store.
     pub ca_file: Option<PathBuf>,
+    /// The content of `ca_file`, which the registry's client reads when it is created.
+    pub ca_content: Option<Content>,
     /// The longest wait for one answer. Default [`REGISTRY_TIMEOUT`](super::defaults::REGISTRY_TIMEOUT).
     pub timeout: Duration,
 }

@@ -74,9 +74,9 @@ pub(super) fn changes(
 fn difference(old: &Config, new: &Config, name: &str) -> Option<&'static str> {
     let of = |config: &Config| config.pipelines.iter().find(|pipeline| pipeline.name == name).cloned();
     if of(old) != of(new) {
-        Some("its configuration changed")
+        Some("its configuration changed, or a file that it names")
     } else if old.kafka != new.kafka {
-        Some("`[kafka]` changed")
+        Some("`[kafka]` changed, or a file that it names")
     } else if old.postgres != new.postgres {
         Some("`[postgres]` changed")
     } else if (old.limits.drain_timeout, old.limits.claim_grace) != (new.limits.drain_timeout, new.limits.claim_grace) {
@@ -126,7 +126,7 @@ mod tests {
         let new = config(&[("a", ""), ("b", "consumers = 3"), ("d", "")], LARGE);
         let changes = compare(&old, &new);
         assert_eq!(changes.kept, ["a".into()]);
-        assert_eq!(changes.restarted, [("b".into(), "its configuration changed")]);
+        assert_eq!(changes.restarted, [("b".into(), "its configuration changed, or a file that it names")]);
         assert_eq!((changes.started, changes.removed), (vec!["d".into()], vec!["c".into()]));
         assert!(changes.needs_restart.is_empty());
     }

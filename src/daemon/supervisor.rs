@@ -15,7 +15,10 @@ use super::reload::{self, Changes};
 use super::{Control, Daemon, Until};
 use crate::config::Config;
 use crate::error::FatalError;
+use crate::kafka::health::KafkaHealth;
 use crate::kafka::membership::InstanceName;
+use crate::kafka::observer::Observer;
+use crate::kafka::settings;
 use crate::metrics;
 use crate::pipeline::{Phase, Pipeline, Remainder};
 use crate::postgres::connect::Connector;
@@ -92,7 +95,9 @@ impl Supervisor {
                 }
                 Some(()) = reloads.recv() => {
                     if told_at.is_none() {
+                        self.manager.reloading();
                         self.reload(&*load);
+                        self.manager.ready();
                     }
                 }
                 Some(Ok(name)) = self.resumes.join_next() => self.resume(&name),
@@ -215,6 +220,9 @@ impl Supervisor {
             (Arc::clone(name), reload::Running { config: &running.config, share: &running.pipeline.share })
         });
         let changes = reload::changes(&old, &new, &stays.collect())?;
+        for (name, _) in &changes.restarted {
+            can_connect(&new, name)?;
+        }
         metrics::process(new.limits.memory);
         lock(&self.daemon.live).config = Arc::new(new);
         self.waiting = changes.started.iter().cloned().collect();
@@ -256,6 +264,15 @@ impl Supervisor {
             (false, left) => Err(FatalError::Stopped(reasons.into_iter().chain(left).collect::<Vec<_>>().join("\n"))),
         }
     }
+}
+
+/// Returns why no client for Kafka can be created with a new configuration: while certificates are being replaced, a key may not
+/// belong to its certificate. A pipeline that runs is then not ended.
+fn can_connect(config: &Config, name: &str) -> Result<(), String> {
+    let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else { return Ok(()) };
+    let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
+    let created = Observer::new(&settings::observer(&config.kafka, pipeline), Arc::new(health));
+    created.map(drop).map_err(|error| format!("pipelines.{name}: no client for Kafka can be created: {error}"))
 }
 
 /// Waits until `tidegate pipelines resume` asks for this pipeline. Returns its name.

@@ -2,17 +2,18 @@
 //!
 //! The ledger says who owns a partition. An idle consumer owns none, so only its instance's row shows it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Row};
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::Site;
 use crate::config::Config;
 use crate::daemon::{Daemon, host_name};
+use crate::kafka::membership::InstanceName;
 use crate::metrics::epoch_ms;
 use crate::postgres::connect::Connector;
 use crate::status::lock;
@@ -47,6 +48,7 @@ pub(super) async fn run(site: Arc<Site>) {
     let mut config = site.daemon.config();
     let mut connector = Connector::new(Arc::new(config.postgres.clone()), None);
     let mut connection = None;
+    let mut twins = BTreeSet::new();
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -61,8 +63,9 @@ pub(super) async fn run(site: Arc<Site>) {
             Ok(others) => {
                 let seen = Instances { others, looked: Some((Instant::now(), epoch_ms())) };
                 let before = std::mem::replace(&mut *lock(&site.instances), seen.clone());
-                if before.looked.is_some() {
+                if let Some((looked, _)) = before.looked {
                     site.watch.instances_changed(&before.others, &seen.others);
+                    warn_of_twins(&site, &before, &seen, looked.elapsed(), &mut twins);
                 }
             }
             Err(why) => {
@@ -74,7 +77,23 @@ pub(super) async fn run(site: Arc<Site>) {
     }
 }
 
-/// Returns how many consumers each pipeline has here.
+/// Says once of each other daemon that it has our name. The one that loses the name hears it from the broker; this one would not. A
+/// row of a dead predecessor isn't written again.
+fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Duration, told: &mut BTreeSet<String>) {
+    let ours = &site.daemon.instance;
+    for (id, other) in &seen.others {
+        let alive = before.others.contains_key(id) && other.age_seconds < since.as_secs_f64();
+        if alive && InstanceName::is_shared(ours, id) && told.insert(id.clone()) {
+            let what = format!("{id} on {} has the same instance name as this daemon ({ours})", other.host);
+            warn!(
+                "{what}: one of them works without its name until its next start; set `instance` to a name of its own for each"
+            );
+            site.watch.twin(what);
+        }
+    }
+}
+
+/// How many consumers each pipeline has here.
 fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }

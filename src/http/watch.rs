@@ -107,6 +107,11 @@ impl Watch {
         }
     }
 
+    /// Another daemon has our name.
+    pub(super) fn twin(&self, what: String) {
+        self.enter(None, Event::now("instance", what));
+    }
+
     fn enter(&self, pipeline: Option<&str>, event: Event) {
         lock(&self.timeline).enter(pipeline, event);
     }

@@ -5,6 +5,10 @@
 
 use std::fmt;
 
+/// What to do about brokers that offer `group_protocol = "consumer"` and refuse it.
+pub const CONSUMER_PROTOCOL_OFF: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
+    (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
+
 /// A connection that failed, or a request that Kafka refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -59,6 +63,8 @@ pub enum Cause {
     GroupDenied,
     /// The topic may not be read or described.
     TopicDenied,
+    /// The broker doesn't offer the group protocol `consumer`.
+    NoConsumerProtocol,
     /// Something else.
     Other,
 }
@@ -93,6 +99,7 @@ impl Cause {
             Self::Closed => "the broker closed the connection",
             Self::GroupDenied => "Kafka denies access to the group",
             Self::TopicDenied => "Kafka denies access to the topic",
+            Self::NoConsumerProtocol => "the broker does not offer `group_protocol = \"consumer\"`",
             Self::Other => "Kafka gave an error",
         }
     }
@@ -133,6 +140,9 @@ impl Cause {
             Self::Closed => "look at the broker's log",
             Self::GroupDenied => "grant READ on the group to our user",
             Self::TopicDenied => "grant READ and DESCRIBE on the topic to our user",
+            Self::NoConsumerProtocol => {
+                "set `group_protocol = \"cooperative\"`, or upgrade all brokers to Kafka 4.0 or later"
+            }
             Self::Other => "look at the broker's log, and check `kafka.properties`",
         }
     }
@@ -178,6 +188,12 @@ impl Fault {
         Self { broker: None, cause: Cause::TopicDenied, text: format!("topic `{topic}`") }
     }
 
+    /// Returns the fault of a broker without the group protocol `consumer`.
+    pub fn no_consumer_protocol(broker: &str) -> Self {
+        let text = "it is older than Kafka 4.0".to_owned();
+        Self { broker: Some(broker.to_owned()), cause: Cause::NoConsumerProtocol, text }
+    }
+
     /// Returns the fault of servers that don't answer, without a failed connection that would say why.
     pub fn silent(servers: &str) -> Self {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
@@ -211,6 +227,18 @@ impl fmt::Display for Fault {
         }
         write!(f, "{} ({}); {}", self.cause.words(), self.text, self.cause.remedy())
     }
+}
+
+/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker answers. Returns the
+/// broker, and whether it offers the group protocol `consumer`. The list of a broker begins with a line that means no, and one
+/// of its lines may then mean yes. Kafka 3.8 has version 0 of the request, which librdkafka doesn't send.
+pub fn consumer_protocol(line: &str) -> Option<(String, bool)> {
+    if !line.contains("Broker API support:") && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
+        return None;
+    }
+    let Fault { broker, text, .. } = Fault::parse(line);
+    let newest = text.rsplit_once("..").and_then(|(_, newest)| newest.trim().parse::<i16>().ok());
+    Some((broker?, newest.is_some_and(|newest| newest >= 1)))
 }
 
 /// Returns `host:port` of a broker's name as librdkafka writes it: `sasl_ssl://host:port/7`, `host:port/bootstrap`.
@@ -392,6 +420,21 @@ mod tests {
         assert_eq!(address("ssl://[::1]:9092/bootstrap"), Some("[::1]:9092"));
         assert_eq!(address("Connect to ipv4#127.0.0.1:39999 failed"), None);
         assert_eq!(of("2/3 brokers are down"), (None, Cause::Other));
+    }
+
+    #[test]
+    fn a_brokers_list_of_requests_says_whether_it_offers_the_consumer_protocol() {
+        for (line, offers) in [
+            ("[thrd:h:1/bootstrap]: h:1/bootstrap: Broker API support:", Some(false)),
+            ("[thrd:h:1/1]: h:1/1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..0", Some(false)),
+            (
+                "[thrd:GroupCoordinator]: GroupCoordinator/1: h:1:   ApiKey ConsumerGroupHeartbeat (68) Versions 0..1",
+                Some(true),
+            ),
+            ("[thrd:h:1/1]: h:1/1:   ApiKey Heartbeat (12) Versions 0..4", None),
+        ] {
+            assert_eq!(consumer_protocol(line), offers.map(|offers| ("h:1".to_owned(), offers)), "{line}");
+        }
     }
 
     #[test]

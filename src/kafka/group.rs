@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use super::fault::CONSUMER_PROTOCOL_OFF;
 use super::health::KafkaHealth;
 use super::membership::Membership;
 use super::rebalance::Notes;
@@ -86,6 +87,7 @@ impl Group for KafkaGroup {
             queue,
             consumer,
             ready,
+            protocol: self.protocol,
             assigning,
             membership,
             fetching,
@@ -104,6 +106,7 @@ pub struct KafkaClient {
     consumer: Arc<BaseConsumer<Notes>>,
     /// Notified when a record or an event may have arrived.
     ready: Arc<Notify>,
+    protocol: GroupProtocol,
     assigning: Assigning,
     membership: Option<Membership>,
     /// The fetched partitions, and whether librdkafka has reported statistics since the fetch began. The first report may
@@ -135,6 +138,10 @@ impl KafkaClient {
         if code == Code::GroupAuthorizationFailed {
             self.consumer.context().group_denied();
             return Some(ReadError { kind: ReadErrorKind::Broken, source: text.into() });
+        }
+        if code == Code::UnsupportedVersion && self.protocol == GroupProtocol::Consumer {
+            let why = format!("{text}; {CONSUMER_PROTOCOL_OFF}");
+            return Some(ReadError { kind: ReadErrorKind::Fatal, source: why.into() });
         }
         let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
         Some(match lost {

@@ -1,11 +1,12 @@
 //! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, which all its clients update.
 //!
-//! Three signals decide, and each of them also shows the end of the outage. First, a request of the [observer](super::observer)
+//! Four signals decide, and each of them also shows the end of the outage. First, a request of the [observer](super::observer)
 //! that isn't answered; the observer makes requests about idle topics too. Second, a consumer's group without a coordinator, by
-//! librdkafka's statistics. Third, a denied request: consumers repeat it every few seconds while it is denied. What librdkafka
+//! librdkafka's statistics. Third, a denied request: consumers repeat it every few seconds while it is denied.
+//! Fourth, a broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses it isn't a settled member. What librdkafka
 //! logs about connections is only shown as the cause: one of several brokers may be down without harm.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ struct State {
     /// The newest fault of each broker's connections that isn't known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
     consumers: BTreeMap<u32, Consumer>,
+    /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use it.
+    only_classic: BTreeSet<String>,
     outage: Option<Outage>,
 }
 
@@ -57,6 +60,8 @@ struct State {
 struct Consumer {
     /// Since when its group has had no coordinator.
     no_coordinator: Option<Instant>,
+    /// Whether it was a settled member of its group at the last statistics; `None` before the first.
+    is_settled: Option<bool>,
     /// What Kafka denies it, and when it last did.
     denied: Vec<(Fault, Instant)>,
     /// How long Kafka's quotas delay its answers.
@@ -171,6 +176,21 @@ impl KafkaHealth {
         lock(&self.state).connections.insert(fault.broker.clone().unwrap_or_default(), (Instant::now(), fault));
     }
 
+    /// Records whether a broker offers the group protocol `consumer`, which this pipeline uses.
+    pub fn consumer_protocol(&self, broker: String, is_offered: bool) {
+        let mut state = lock(&self.state);
+        if is_offered {
+            state.only_classic.remove(&broker);
+        } else {
+            state.only_classic.insert(broker);
+        }
+    }
+
+    /// Returns the fault of a broker that doesn't offer the group protocol, if there is one.
+    pub fn no_consumer_protocol(&self) -> Option<Fault> {
+        lock(&self.state).only_classic.first().map(|broker| Fault::no_consumer_protocol(broker))
+    }
+
     /// Records that Kafka denied a consumer a request.
     pub fn denied(&self, consumer: u32, fault: Fault) {
         self.once(&fault.to_string(), |repeated| {
@@ -206,6 +226,7 @@ impl KafkaHealth {
             _ if sight.has_coordinator => None,
             before => before.or(Some(now)),
         };
+        consumer.is_settled = Some(sight.is_settled);
         if sight.is_settled {
             consumer.denied.retain(|(_, at)| now.duration_since(*at) < DENIED_FOR);
         }
@@ -216,6 +237,7 @@ impl KafkaHealth {
     pub fn left(&self, consumer: u32) {
         if let Some(consumer) = lock(&self.state).consumers.get_mut(&consumer) {
             consumer.no_coordinator = None;
+            consumer.is_settled = None;
             consumer.throttled = Duration::ZERO;
         }
     }
@@ -331,6 +353,11 @@ impl State {
         }
         if let Some((fault, at)) = self.consumers.values().flat_map(|consumer| &consumer.denied).next() {
             return Some((*at, fault.clone()));
+        }
+        if let Some(broker) = self.only_classic.first()
+            && self.consumers.values().any(|consumer| consumer.is_settled == Some(false))
+        {
+            return Some((now, Fault::no_consumer_protocol(broker)));
         }
         let no_coordinator = self.consumers.values().filter_map(|consumer| consumer.no_coordinator);
         let since = no_coordinator.min().filter(|since| past(since, NO_COORDINATOR_AFTER))?;

@@ -37,6 +37,17 @@ impl InstanceName {
         }
     }
 
+    /// Returns an id of this process, which contains the name.
+    pub fn id(&self) -> String {
+        format!("{}-{}-{:04x}", self.text, std::process::id(), fastrand::u16(..))
+    }
+
+    /// Returns whether the ids are of two processes with one name.
+    pub fn is_shared(one: &str, other: &str) -> bool {
+        let name = |id: &str| id.rsplitn(3, '-').nth(2).map(str::to_owned);
+        one != other && name(one).is_some_and(|name| !name.is_empty()) && name(one) == name(other)
+    }
+
     /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the daemon is told to end.
     ///
     /// `None` if a name is useless: with KIP-848 the broker keeps the place of a dead member until its session times out, with
@@ -121,6 +132,14 @@ impl Membership {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_ids_of_one_name_are_told_apart_from_those_of_two() {
+        let shared = InstanceName::is_shared;
+        assert!(shared("tide-0-17-00ff", "tide-0-9-1234"));
+        assert!(!shared("tide-0-17-00ff", "tide-1-17-00ff") && !shared("tide-0-17-00ff", "tide-0-17-00ff"));
+        assert!(!shared("tide-0-17-00ff", "tide-17-00ff"), "an id of another form has another name");
+    }
 
     fn pipeline(lines: &str) -> (Config, Pipeline) {
         let toml = format!(

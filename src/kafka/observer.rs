@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -46,6 +46,8 @@ pub struct Group {
 
 /// How long a metadata request waits before a failed connection ends it.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
+/// The broker's setting that lists its group protocols.
+const PROTOCOLS: &str = "group.coordinator.rebalance.protocols";
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -141,6 +143,43 @@ impl Observer {
             credentials.serve(&client, |client| client.client());
         }
         Ok(Self { health, client, admin: OnceLock::new(), settings: config.clone() })
+    }
+
+    /// Requests the settings of topics or brokers. A resource whose settings may not be read has an error of its own.
+    fn describe(&self, topic: &str, resources: &[ResourceSpecifier<'_>]) -> Answer<Vec<ConfigResourceResult>> {
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let runtime = tokio::runtime::Handle::current();
+        self.question(topic, || {
+            let admin = match self.admin.get() {
+                Some(admin) => admin,
+                None => {
+                    let made: Arc<AdminClient<DefaultClientContext>> = Arc::new(self.settings.create()?);
+                    if let Some(credentials) = &self.settings.credentials {
+                        credentials.serve(&made, |admin| admin.inner());
+                    }
+                    self.admin.get_or_init(|| made)
+                }
+            };
+            runtime.block_on(admin.describe_configs(resources, &options))
+        })
+    }
+
+    /// Returns whether a broker has the group protocol `consumer` switched off. `false` if its settings may not be read.
+    ///
+    /// # Errors
+    /// The error of Kafka.
+    pub fn is_consumer_protocol_off(&self, topic: &str) -> Answer<bool> {
+        let metadata = self.metadata(Some(topic))?;
+        let Some(broker) = metadata.brokers().first() else { return Ok(false) };
+        let answers = self.describe(topic, &[ResourceSpecifier::Broker(broker.id())])?;
+        let mut protocols = answers.iter().flatten().filter_map(|broker| broker.get(PROTOCOLS)?.value.as_deref());
+        Ok(protocols.any(|protocols| !protocols.split(',').any(|protocol| protocol.trim() == "consumer")))
+    }
+
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    pub fn no_consumer_protocol(&self) -> Option<Fault> {
+        self.serve();
+        self.health.no_consumer_protocol()
     }
 
     /// Returns the cluster's id.
@@ -360,21 +399,7 @@ impl Observer {
             return Ok(BTreeMap::new());
         }
         let resources: Vec<_> = topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-        let runtime = tokio::runtime::Handle::current();
-        let answers = self.question(&topics[0], || {
-            let admin = match self.admin.get() {
-                Some(admin) => admin,
-                None => {
-                    let made: Arc<AdminClient<DefaultClientContext>> = Arc::new(self.settings.create()?);
-                    if let Some(credentials) = &self.settings.credentials {
-                        credentials.serve(&made, |admin| admin.inner());
-                    }
-                    self.admin.get_or_init(|| made)
-                }
-            };
-            runtime.block_on(admin.describe_configs(&resources, &options))
-        })?;
+        let answers = self.describe(&topics[0], &resources)?;
         let mut kept = BTreeMap::new();
         for resource in answers.into_iter().flatten() {
             let OwnedResourceSpecifier::Topic(topic) = &resource.specifier else { continue };

@@ -20,7 +20,7 @@ use tidegate_protocol::group::GroupEvent;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, error};
 
-use super::fault::Fault;
+use super::fault::{self, Fault};
 use super::health::{KafkaHealth, Sight};
 use crate::status::lock;
 
@@ -143,6 +143,12 @@ impl ClientContext for Notes {
             self.health.connection_failed(self.consumer, message);
             return;
         }
+        if fac == REQUESTS_OFFERED {
+            if let Some((broker, is_offered)) = fault::consumer_protocol(message) {
+                self.health.consumer_protocol(broker, is_offered);
+            }
+            return;
+        }
         let consumer = self.consumer;
         match level {
             RDKafkaLogLevel::Emerg
@@ -200,6 +206,8 @@ impl ClientContext for Notes {
 
 /// The facility under which librdkafka logs that a connection failed.
 const CONNECTION_FAILED: &str = "FAIL";
+/// The facility under which it logs, one line each, the requests that a broker answers.
+const REQUESTS_OFFERED: &str = "APIVERSION";
 
 fn sight(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> Sight {
     let mut sight = Sight {

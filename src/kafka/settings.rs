@@ -161,6 +161,13 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     set_default(&mut config, "reconnect.backoff.max.ms", RECONNECT_MAX_MS.to_string());
     // A connection that a broker closes is logged at level info, and is often the only sign of a wrong protocol or port.
     config.set_log_level(RDKafkaLogLevel::Info);
+    if pipeline.group_protocol == GroupProtocol::Consumer {
+        // Only a debug log, of some lines per connection, says that a broker doesn't offer the protocol: librdkafka asks such
+        // a group's coordinator for ever.
+        let debug = config.get("debug").map_or_else(|| "feature".to_owned(), |debug| format!("{debug},feature"));
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
+    }
     Settings { config, credentials: credentials::keeper(kafka, pipeline) }
 }
 

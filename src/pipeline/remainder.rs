@@ -153,6 +153,12 @@ impl Pipeline {
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());
+    if ends.is_empty() {
+        // A member whose pattern matches nothing never joins the group, so there is no assignment to wait for.
+        *lock(&pipeline.goal.0) = State::Reached;
+        warn!(pipeline = &*pipeline.name, topics = ?pipeline.config.topics, "no topic matches, so there is nothing to write");
+        return stop.cancel();
+    }
     loop {
         let is_known = |p: &PartitionStatus| match p.state {
             PartitionState::Fenced => true,

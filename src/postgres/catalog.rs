@@ -4,9 +4,26 @@ use sqlx::{PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
 
 const TABLE: &str = "
-SELECT c.oid::int8 AS oid, c.relkind::text AS relkind
+SELECT c.oid::int8 AS oid, c.relkind::text AS relkind, pg_catalog.row_security_active(c.oid) AS row_security
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
+
+/// Reads the defaults of columns as SQL. It takes a lock: `pg_get_expr` opens the table.
+const DEFAULTS: &str = "
+SELECT a.attname::text,
+       CASE WHEN a.attidentity <> '' THEN pg_catalog.format('pg_catalog.nextval(%L)',
+                 -- pg_get_serial_sequence requires USAGE on the schema, which `check` has to find missing.
+                 (SELECT pg_catalog.format('%I.%I', n.nspname, s.relname) FROM pg_catalog.pg_depend d
+                  JOIN pg_catalog.pg_class s ON s.oid = d.objid
+                  JOIN pg_catalog.pg_namespace n ON n.oid = s.relnamespace
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refclassid = d.classid
+                      AND d.refobjid = a.attrelid AND d.refobjsubid = a.attnum AND d.deptype = 'i'))
+            ELSE pg_catalog.pg_get_expr(x.adbin, x.adrelid) END
+FROM pg_catalog.pg_attribute a
+LEFT JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
+WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+  AND (x.oid IS NOT NULL OR a.attidentity <> '')
+ORDER BY a.attnum";
 
 /// Reads columns with their types. Domains are followed down to their base type: the innermost modifier and every NOT NULL on
 /// the way apply.
@@ -16,23 +33,24 @@ WITH RECURSIVE columns AS (
            a.attnotnull AS not_null, a.atthasdef OR a.attidentity <> '' AS has_default,
            a.attgenerated <> '' AS generated, a.attidentity = 'a' AS identity_always,
            CASE WHEN a.attgenerated <> '' THEN NULL
-                WHEN a.attidentity <> '' THEN pg_catalog.format('pg_catalog.nextval(%L)',
-                     pg_catalog.pg_get_serial_sequence(a.attrelid::pg_catalog.regclass::text, a.attname::text))
-                ELSE pg_catalog.pg_get_expr(x.adbin, x.adrelid) END AS own_default,
+                WHEN a.attidentity <> '' THEN (SELECT s.objid FROM pg_catalog.pg_depend s
+                     WHERE s.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND s.refclassid = s.classid
+                     AND s.refobjid = a.attrelid AND s.refobjsubid = a.attnum AND s.deptype = 'i')
+                ELSE x.oid END AS default_oid,
            pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_text, 0 AS depth
     FROM pg_catalog.pg_attribute a
     LEFT JOIN pg_catalog.pg_attrdef x ON x.adrelid = a.attrelid AND x.adnum = a.attnum
     WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped
   UNION ALL
     SELECT c.attnum, c.name, c.own, t.typbasetype, CASE WHEN t.typtypmod >= 0 THEN t.typtypmod ELSE c.typmod END,
-           c.not_null OR t.typnotnull, c.has_default, c.generated, c.identity_always, c.own_default, c.type_text, c.depth + 1
+           c.not_null OR t.typnotnull, c.has_default, c.generated, c.identity_always, c.default_oid, c.type_text, c.depth + 1
     FROM columns c JOIN pg_catalog.pg_type t ON t.oid = c.base AND t.typtype = 'd'
 ), innermost AS (
     SELECT DISTINCT ON (attnum) * FROM columns ORDER BY attnum, depth DESC
 )
 SELECT i.name, i.own::int8 AS own, t.oid::int8 AS base_oid, t.typname::text AS base_type, i.type_text, i.typmod, i.not_null,
        i.has_default OR (d.typtype = 'd' AND d.typdefault IS NOT NULL) AS has_default, i.generated,
-       i.identity_always, i.own_default,
+       i.identity_always, i.default_oid::int8 AS default_oid,
        t.typtype::text AS typtype, e.oid::int8 AS element_oid, f.oid::int8 AS element_base_oid,
        f.typname::text AS element_type, f.typtype::text AS element_typtype, f.typmod AS element_typmod,
        ARRAY(SELECT l.enumlabel::text FROM pg_catalog.pg_enum l WHERE l.enumtypid = COALESCE(f.oid, t.oid)
@@ -63,7 +81,8 @@ WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimm
   AND i.indpred IS NULL AND i.indexprs IS NULL
 ORDER BY i.indexrelid";
 
-/// Reads the table's catalog; `None` if no relation has that name. Views and the like are reported as what they are.
+/// Reads the table's catalog; `None` if no relation has that name. Views and the like are reported as what they are. Takes no lock
+/// of the table, so that a start doesn't wait for whoever holds one.
 ///
 /// # Errors
 /// If Postgres can't be queried.
@@ -78,11 +97,31 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
         "f" => RelationKind::Foreign,
         _ => RelationKind::Other,
     };
+    let row_security = row.try_get("row_security")?;
     let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *conn).await?;
     let columns = rows.iter().map(column).collect::<Result<_, _>>()?;
     let unique = sqlx::query(UNIQUE).bind(oid).fetch_all(&mut *conn).await?;
     let unique = unique.iter().map(|row| row.try_get("columns")).collect::<Result<_, _>>()?;
-    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, columns, unique }))
+    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique }))
+}
+
+/// Reads the own defaults of a table's columns, generated columns left out: each column's name, and its default as SQL. Waits
+/// where another session holds the table in ACCESS EXCLUSIVE mode.
+///
+/// # Errors
+/// If Postgres can't be queried.
+pub(super) async fn defaults(conn: &mut PgConnection, table: &TableName) -> Result<Vec<(String, String)>, sqlx::Error> {
+    let rows = sqlx::query(DEFAULTS).bind(table.quoted()).fetch_all(conn).await?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+}
+
+/// Reads the oids of a table's defaults. Takes no lock.
+///
+/// # Errors
+/// If Postgres can't be queried.
+pub(super) async fn default_oids(conn: &mut PgConnection, oid: u32) -> Result<Vec<i64>, sqlx::Error> {
+    let rows = sqlx::query("SELECT oid::int8 FROM pg_catalog.pg_attrdef WHERE adrelid = $1::int8::oid ORDER BY adnum");
+    rows.bind(i64::from(oid)).fetch_all(conn).await?.iter().map(|row| row.try_get(0)).collect()
 }
 
 fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
@@ -115,7 +154,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
         typmod,
         not_null: row.try_get("not_null")?,
         has_default: row.try_get("has_default")?,
-        default: row.try_get("own_default")?,
+        default_oid: row.try_get::<Option<i64>, _>("default_oid")?.map(as_oid),
         generated: row.try_get("generated")?,
         identity_always: row.try_get("identity_always")?,
     })

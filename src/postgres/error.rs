@@ -31,6 +31,7 @@ pub(super) fn only_the_default() -> PostgresError {
         message: "some rows have no partition but the default one".to_owned(),
         row: None,
         column: None,
+        policy: false,
         note: None,
     }
 }
@@ -50,6 +51,8 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
         message,
         row: error.r#where().and_then(copy_line).map(|line| line - 1),
         column: error.column().map(str::to_owned).or_else(|| error.r#where().and_then(copy_column)),
+        // Texts are in the server's language: the routine tells a policy from a missing right.
+        policy: error.routine() == Some("ExecWithCheckOptions"),
         note: None,
     }
 }

@@ -9,8 +9,8 @@ const BY_TEXT: &[(&str, &str)] = &[
         "the server's certificate is signed by an authority that is not trusted: name the authority's certificate in \
          `sslrootcert` of the URL, or add it to those of the system",
     ),
-    ("not valid for name", "connect by a host name that the server's certificate is for"),
-    ("NotValidForName", "connect by a host name that the server's certificate is for"),
+    ("not valid for name", WRONG_NAME),
+    ("NotValidForName", WRONG_NAME),
     ("expired", "renew the server's certificate, or set this machine's clock right"),
     ("Expired", "renew the server's certificate, or set this machine's clock right"),
     ("NotValidYet", "the server's certificate is not valid yet: set this machine's clock right"),
@@ -20,6 +20,9 @@ const BY_TEXT: &[(&str, &str)] = &[
         "the server refuses our side of TLS: check the client certificate in `sslcert` and `sslkey` of the URL",
     ),
 ];
+
+const WRONG_NAME: &str = "connect by a host name that the server's certificate is for; `sslmode=verify-ca` checks the name too, \
+                          unlike in libpq";
 
 /// Adds a remedy, if one is known, to the error of a connection that could not be opened.
 pub(super) fn add(cause: &mut Cause) {

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use tidegate_rows::base64;
+use tidegate_rows::schema::SchemaId;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
@@ -13,6 +14,8 @@ use crate::trust;
 const REFERENCES_MAX: usize = 1_000;
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
+/// The path of a schema by its GUID.
+const BY_GUID: &str = "/schemas/guids/";
 /// "Schema not found", "subject not found", "version not found".
 const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
 
@@ -77,9 +80,12 @@ impl Client {
         Ok(Self { agent: settings.build().new_agent(), config: config.clone() })
     }
 
-    /// Requests a schema by its id, with its references.
-    pub(super) fn schema(&self, id: u32) -> Result<Document, FetchError> {
-        let mut document = self.get(&format!("/schemas/ids/{id}"))?;
+    /// Requests a schema with its references.
+    pub(super) fn schema(&self, id: SchemaId) -> Result<Document, FetchError> {
+        let mut document = self.get(&match id {
+            SchemaId::Number(number) => format!("/schemas/ids/{number}"),
+            SchemaId::Guid(_) => format!("{BY_GUID}{id}"),
+        })?;
         let mut known = Vec::new();
         let mut uses = Vec::new();
         self.references(&document.references, &mut known, &mut uses)?;
@@ -142,6 +148,9 @@ impl Client {
             _ if status == 401 || status == 403 => Err(outage(format!(
                 "it refuses us ({status}); check `schema_registry.username` and its password, or its token"
             ))),
+            _ if status == 404 && path.starts_with(BY_GUID) => Err(outage(
+                "records name their schemas by GUID, and this registry answers no question by GUID (status 404); it must be of a version that does".to_owned(),
+            )),
             Some(Refusal { message, .. }) => Err(outage(format!("status {status}: {message}"))),
             None if status == 404 => Err(outage("status 404; is `schema_registry.url` right?".to_owned())),
             None => Err(outage(format!("status {status}"))),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection as _;
-use tidegate_harness::{Daemon, DaemonSpec, Postgres, Record, free_port, shared, unique_name};
+use tidegate_harness::{Daemon, DaemonSpec, Postgres, PostgresSpec, Record, free_port, shared, unique_name};
 
 use crate::agreement_cases::{CASES, Case};
 use crate::cli::tidegate;
@@ -51,7 +51,9 @@ impl<'g> Environment<'g> {
 
     fn filled(&self, text: &str) -> String {
         let text = text.replace("{role}", &self.role).replace("{db}", &self.database);
-        text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic)
+        let text = text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic);
+        // A field of the record, as `table.name` names it.
+        text.replace("{NAME}", "{name}")
     }
 
     async fn sql(&self, case: &str, sql: &str) {
@@ -152,7 +154,36 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     println!("{} environments, no disagreement", CASES.len());
 }
 
-/// Adds an ACL for the brokers' anonymous user, by `--allow-principal` or `--deny-principal`.
+/// A standby takes no write, and `run` waits for it to be promoted; of several servers the one that takes writes is used.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_standby_is_named_by_check_and_run_does_not_flow() {
+    let kafka = shared::kafka().expect("Kafka starts");
+    let topic = unique_name("standby");
+    kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
+    kafka.produce(&topic, [Record::new(r#"{"id":1,"name":"v","lat":1.5}"#)]).expect("Kafka takes it");
+    let bootstrap_servers = kafka.bootstrap_servers().to_owned();
+    let primary = Box::leak(Box::new(Postgres::start(&PostgresSpec::default()).expect("the primary starts")));
+    let ground = Ground { bootstrap_servers, postgres: primary, topic };
+    let environment = Environment::new(&ground, &CASES[0]).await;
+    environment.sql("standby", crate::agreement_cases::BASE).await;
+    let replica = primary.start_replica(&PostgresSpec::default()).expect("the replica starts");
+    let config = environment.config("{role}", "{name}", crate::agreement_cases::APPEND, "");
+    let both = format!("{},{}", replica.address(), primary.address());
+    for (servers, parameters, ready) in [
+        (replica.address(), "", false),
+        (replica.address(), "?target_session_attrs=read-write", false),
+        (both.clone(), "?target_session_attrs=read-write", true),
+        (both, "", true),
+    ] {
+        let url = format!("{}{parameters}\"", environment.database);
+        let config = config.replace(&primary.address(), &servers).replace(&format!("{}\"", environment.database), &url);
+        let (checked, (flowed, log)) = tokio::task::block_in_place(|| (tidegate(&config, &["check"]), flows(&config)));
+        assert_eq!((checked.code == 0, flowed), (ready, ready), "{servers}{parameters}: {checked}\n--- run\n{log}");
+        assert!(ready || format!("{}{}", checked.out, checked.err).contains("standby"), "{checked}");
+    }
+}
+
+/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")

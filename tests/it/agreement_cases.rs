@@ -25,14 +25,25 @@ CREATE TABLE rides (id bigint NOT NULL, name text, lat float8);
 CREATE SCHEMA tidegate AUTHORIZATION {role};
 GRANT INSERT ON rides TO {role};";
 
-const APPEND: &str =
+pub(crate) const APPEND: &str =
     "topics = [\"{topic}\"]\ntable.name = \"rides\"\ncolumns = { id = \"id\", name = \"name\", lat = \"lat\" }";
+const SORTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", sort_by = [\"id\"] }\n\
+                      columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"id\"] }\n\
                       columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const INSERT_NEW: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }\n\
                           columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"made\", create = true }\n\
                       columns = { id = { field = \"id\", type = \"int8\" }, name = { field = \"name\", type = \"text\" } }";
+
+const EVOLVE: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", evolve = \"add\" }";
+const BY_TIME: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", partition_by = { column = \"at\", interval = \"1 day\" } }\n\
+                       columns = { id = \"id\", at = { meta = \"timestamp\" } }";
+const ROUTED: &str = "topics = [\"{topic}\"]\ntable.name = \"rides_{NAME}\"\ncolumns = { id = \"id\", lat = \"lat\" }";
+const ROUTED_CREATE: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides_{NAME}\", create = true }\n\
+                             columns.id = { field = \"id\", type = \"int8\" }";
+const ROUTED_UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides_{NAME}\", mode = \"upsert\", key = [\"id\"] }\n\
+                             columns = { id = \"id\", lat = \"lat\" }";
 
 const DEFAULT: Case =
     Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
@@ -244,7 +255,27 @@ pub(crate) const CASES: &[Case] = &[
         "ALTER TABLE rides ALTER COLUMN name TYPE int4 USING 1",
         "would be dead letters",
     ),
-    faulty("row-level security and COPY", "ALTER TABLE rides ENABLE ROW LEVEL SECURITY", "BYPASSRLS"),
+    ready(
+        "row-level security that a policy opens",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON rides FOR INSERT WITH CHECK (true)",
+    ),
+    faulty(
+        "row-level security without a policy",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY",
+        "new row violates row-level security policy",
+    ),
+    faulty(
+        "row-level security without INSERT",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON rides WITH CHECK (true); REVOKE INSERT ON rides FROM {role}",
+        "may not insert into",
+    ),
+    faulty(
+        "row-level security without TEMP",
+        "ALTER TABLE rides ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON rides WITH CHECK (true); REVOKE TEMP ON DATABASE {db} FROM public",
+        "GRANT TEMP ON DATABASE",
+    ),
+    with(SORTED, ready("sort_by with INSERT alone", "")),
+    with(SORTED, faulty("sort_by without TEMP", "REVOKE TEMP ON DATABASE {db} FROM public", "GRANT TEMP ON DATABASE")),
     with(
         UPSERT,
         ready(
@@ -272,7 +303,128 @@ pub(crate) const CASES: &[Case] = &[
             "has rules",
         ),
     ),
+    // Triggers and defaults that draw from sequences.
+    ready(
+        "a trigger that numbers rows",
+        "CREATE SEQUENCE numbers; ALTER TABLE rides ADD COLUMN n bigint; GRANT INSERT ON rides TO {role}; GRANT USAGE ON SEQUENCE numbers TO {role}; CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.n := nextval('public.numbers'); RETURN NEW; END$$; CREATE TRIGGER number BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION number()",
+    ),
+    faulty(
+        "a trigger that may not number rows",
+        "CREATE SEQUENCE numbers; ALTER TABLE rides ADD COLUMN n bigint; CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN NEW.n := nextval('public.numbers'); RETURN NEW; END$$; CREATE TRIGGER number BEFORE INSERT ON rides FOR EACH ROW EXECUTE FUNCTION number()",
+        "permission denied for sequence numbers",
+    ),
+    ready(
+        "a trigger that writes a log",
+        "CREATE TABLE log (n bigserial, id bigint); GRANT INSERT ON log TO {role}; GRANT USAGE ON SEQUENCE log_n_seq TO {role}; CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO public.log (id) VALUES (NEW.id); RETURN NULL; END$$; CREATE TRIGGER log AFTER INSERT ON rides FOR EACH ROW EXECUTE FUNCTION log()",
+    ),
+    ready("a default of a function", "ALTER TABLE rides ADD COLUMN made uuid NOT NULL DEFAULT gen_random_uuid()"),
+    faulty(
+        "a sequence at its end",
+        "ALTER TABLE rides ADD COLUMN pk serial; GRANT USAGE ON SEQUENCE rides_pk_seq TO {role}; SELECT setval('rides_pk_seq', 2147483647)",
+        "has no number left",
+    ),
+    // Columns, partitions and tables that are created.
+    with(EVOLVE, ready("evolve", "ALTER TABLE rides DROP COLUMN lat; ALTER TABLE rides OWNER TO {role}")),
+    with(
+        EVOLVE,
+        faulty(
+            "evolve by another role than the owner",
+            "ALTER TABLE rides DROP COLUMN lat",
+            "only an owner adds columns",
+        ),
+    ),
+    with(
+        BY_TIME,
+        ready(
+            "partition_by",
+            "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); ALTER TABLE rides OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}",
+        ),
+    ),
+    with(
+        BY_TIME,
+        faulty(
+            "partition_by by another role than the owner",
+            "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); GRANT INSERT ON rides TO {role}; GRANT CREATE ON SCHEMA public TO {role}",
+            "only an owner adds partitions",
+        ),
+    ),
+    with(
+        BY_TIME,
+        faulty(
+            "partition_by without CREATE on the schema",
+            "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL) PARTITION BY RANGE (at); ALTER TABLE rides OWNER TO {role}",
+            "GRANT CREATE ON SCHEMA",
+        ),
+    ),
+    with(
+        BY_TIME,
+        faulty(
+            "partition_by of one table",
+            "DROP TABLE rides; CREATE TABLE rides (id bigint, at timestamptz NOT NULL); ALTER TABLE rides OWNER TO {role}; GRANT CREATE ON SCHEMA public TO {role}",
+            "is one table",
+        ),
+    ),
+    with(
+        ROUTED,
+        ready("a routed table", "CREATE TABLE rides_v (id bigint, lat float8); GRANT INSERT ON rides_v TO {role}"),
+    ),
+    with(
+        ROUTED,
+        ready(
+            "a routed table with a serial column",
+            "CREATE TABLE rides_v (id bigint, lat float8, pk bigserial); GRANT INSERT ON rides_v TO {role}; GRANT USAGE ON SEQUENCE rides_v_pk_seq TO {role}",
+        ),
+    ),
+    with(
+        ROUTED,
+        faulty(
+            "a routed table without INSERT",
+            "CREATE TABLE rides_v (id bigint, lat float8)",
+            "GRANT INSERT ON \"public\".\"rides_v\" TO {role}",
+        ),
+    ),
+    with(ROUTED, faulty("a routed table that is missing", "", "would be dead letters")),
+    with(ROUTED_CREATE, ready("a routed table that is created", "GRANT CREATE ON SCHEMA public TO {role}")),
+    with(
+        ROUTED_CREATE,
+        faulty("a routed table that may not be created", "", "GRANT USAGE, CREATE ON SCHEMA \"public\""),
+    ),
+    with(
+        ROUTED_UPSERT,
+        ready(
+            "a routed upsert",
+            "CREATE TABLE rides_v (id bigint PRIMARY KEY, lat float8); GRANT SELECT, INSERT, UPDATE ON rides_v TO {role}",
+        ),
+    ),
+    with(
+        ROUTED_UPSERT,
+        faulty(
+            "a routed upsert without UPDATE",
+            "CREATE TABLE rides_v (id bigint PRIMARY KEY, lat float8); GRANT SELECT, INSERT ON rides_v TO {role}",
+            "GRANT UPDATE ON",
+        ),
+    ),
     // Registrations.
+    Case {
+        before: Some(("{role}", "{name}", APPEND)),
+        ..faulty(
+            "registered with another cluster",
+            "UPDATE tidegate.pipeline SET cluster_id = 'another'",
+            "registered with the Kafka cluster `another`",
+        )
+    },
+    Case {
+        before: Some(("{role}", "{name}", APPEND)),
+        ..faulty(
+            "the ledger of another cluster, whose logs are longer",
+            "UPDATE tidegate.pipeline SET cluster_id = 'another'; UPDATE tidegate.ledger SET next_offset = 100000",
+            "registered with the Kafka cluster `another`",
+        )
+    },
+    Case {
+        before: Some(("{role}", "{name}", APPEND)),
+        ..faulty("the ledger of another table", "UPDATE tidegate.pipeline SET target_oid = 1", "dropped and made again")
+    },
     Case {
         before: Some(("{role}", "{name}", APPEND)),
         pipeline: INSERT_NEW,

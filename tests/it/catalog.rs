@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tidegate_harness::Daemon;
+use tidegate_harness::{Daemon, Record, eventually_async};
 
 use crate::books::{NUMBERED, await_metric, with_short_sessions};
+use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 
 /// Every field goes to the column of its name; the rate leaves time for a change during the drain.
@@ -105,5 +106,30 @@ async fn two_daemons_that_create_the_same_tables_at_once_both_continue() {
     world.assert_exact(RECORDS.into()).await;
     for daemon in &daemons {
         assert_eq!(daemon.exit_status(), None, "{}", daemon.log_tail());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_does_not_wait_for_a_lock_of_a_table_with_defaults_and_the_write_that_waits_is_named() {
+    for mode in ["mode = \"append\"", "mode = \"upsert\"\ntable.key = [\"seq\"]"] {
+        let world = World::new(1).await;
+        world
+            .sql(
+                "CREATE TABLE rides (seq int PRIMARY KEY, id bigserial, nth int GENERATED ALWAYS AS IDENTITY,
+                 at timestamptz DEFAULT now(), label text DEFAULT 'none' || '!')",
+            )
+            .await;
+        let intruder = Intruder::hold(&world, "LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await;
+        let daemon = world.daemon(&world.config(&format!("table.name = \"rides\"\ntable.{mode}")));
+        // It has planned, and holds its claim.
+        await_shares(&world, &world.name, &[&daemon], &[1]).await;
+        world.produce([r#"{"seq":1}"#, r#"{"seq":2,"label":"x"}"#].map(|value| Record::new(value).to(0)));
+        daemon.await_log("waiting for a lock", PATIENCE).expect("the write waits");
+        daemon.await_log(Intruder::NAME, PATIENCE).expect("the holder is named");
+        intruder.release().await;
+        let there = async || world.number("SELECT count(*) FROM rides").await == 2;
+        eventually_async("the rows come", PATIENCE, there).await.expect("they come");
+        let rows = "SELECT string_agg(concat_ws(':', id, nth, at IS NOT NULL, label), ',' ORDER BY seq) FROM rides";
+        assert_eq!(world.text(rows).await, "1:1:t:none!,2:2:t:x", "{mode}");
     }
 }

@@ -10,8 +10,6 @@ use crate::support::{PATIENCE, World};
 
 /// Longer than the default session timeout of 45 s.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
-/// The time between two checks of a pipeline during that minute.
-const LOOK: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_takes_a_minute_keeps_its_group_under_each_protocol() {
@@ -45,7 +43,6 @@ async fn a_claim_takes_a_minute(protocol: &str) {
     while started.elapsed() < LOCKED_FOR {
         let mut rows = rows_before;
         eventually_async("the other partitions flow", PATIENCE, async || {
-            tokio::time::sleep(LOOK).await;
             rows = world.number(OTHERS).await;
             rows > rows_before
         })
@@ -141,7 +138,6 @@ async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
     let mut before = [0, 0];
     let mut lag_max = 0.0_f64;
     while started.elapsed() < LOCKED_FOR {
-        tokio::time::sleep(LOOK).await;
         let mut now = before;
         eventually_async("the other two flow", PATIENCE, async || {
             now = [world.number(&rows("left_alone")).await, world.number(&rows("left_alone_too")).await];

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use crate::support::World;
+use crate::support::{World, program};
 
 /// The result of a command.
 pub(crate) struct Ran {
@@ -55,7 +55,7 @@ pub(crate) fn tidegate(config: &str, arguments: &[&str]) -> Ran {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("tidegate.toml");
     std::fs::write(&file, config).expect("the configuration is written");
-    let run = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).arg("--config").arg(&file).output();
+    let run = Command::new(program()).args(arguments).arg("--config").arg(&file).output();
     let Output { status, stdout, stderr } = run.expect("tidegate runs");
     let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
     Ran { code: status.code().expect("an exit code"), out: text(stdout), err: text(stderr) }

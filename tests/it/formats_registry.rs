@@ -207,3 +207,101 @@ async fn partitions_that_move_while_their_records_wait_lose_and_double_nothing()
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 60);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
+
+/// A record whose value's schema is named by a header.
+fn headed(header: impl Into<Vec<u8>>, value: Vec<u8>) -> Record {
+    Record::new(value).header("__value_schema_id", header).to(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_names_the_schema_by_guid_or_id_and_records_with_a_frame_lie_beside() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let registry = Registry::start().expect("the registry starts");
+    let old =
+        registry.add("ride", "AVRO", r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"int"}]}"#, &[]);
+    let new = registry.add("ride", "AVRO", AVRO, &[]);
+    let key = r#"{"type":"record","name":"K","fields":[{"name":"id","type":"long"}]}"#;
+    let key = registry.add("ride-key", "AVRO", key, &[]);
+    let keyed = |record: Record| record.key([8]).header("__key_schema_id", Registry::guid_header(key));
+    let config = world.with_registry(
+        &registry,
+        "",
+        &avro_pipeline()
+            .replace("[pipelines", "table.mode = \"upsert\"\ntable.key = [\"id\"]\ntable.deletes = true\n[pipelines"),
+    );
+    world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
+    world.produce([
+        headed(Registry::guid_header(new), avro_ride(1)),
+        headed([&[0][..], &old.to_be_bytes()].concat(), vec![4]),
+        Record::new(framed(new, &[], &avro_ride(3))).to(0),
+        // Deleted below, by a key whose schema a header names.
+        headed(Registry::guid_header(old), vec![8]),
+        // The last header of a name counts.
+        headed(Registry::guid_header(new), vec![12]).header("__value_schema_id", Registry::guid_header(old)),
+        headed(Registry::guid_header(4711), vec![4]),
+        headed(*b"ride-value", avro_ride(5)),
+        keyed(Record::tombstone().to(0)),
+    ]);
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text(SHOWN).await, RIDE);
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,6");
+    let reasons = world.reasons().await;
+    let codes: Vec<_> = reasons.iter().map(|(reason, _)| reason.as_str()).collect();
+    assert_eq!(codes, ["unknown_schema", "invalid_format"], "{reasons:?}");
+    assert!(reasons[0].1.contains("f00dbabe-0123-4567-89ab-cdef00001267 is not in the registry"), "{reasons:?}");
+    assert!(reasons[1].1.contains("the header that names its schema has 10 bytes"), "{reasons:?}");
+    let report = tidegate(&config, &["check", "--json"]).ok().json();
+    assert_eq!(report["pipelines"][0]["sample"]["dead_letters"], 2, "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_says_which_message_of_a_protobuf_file_it_is() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, name text)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let one = registry.add("ride", "PROTOBUF", PROTO, &[]);
+    let text = "syntax = \"proto3\"; message A { message B { int64 id = 3; } } message C { int64 id = 1; }";
+    let two = registry.add("ride", "PROTOBUF", text, &[]);
+    let pipeline = "table.name = \"rides\"\ndead_letters.max_share = 1.0\ndecode.format = \"protobuf\"\n\
+        [pipelines.NAME.columns]\nid = \"id\"\nname = \"name\"";
+    let named = |id: u32, indexes: &[u8]| [&Registry::guid_header(id)[..], indexes].concat();
+    world.produce([
+        headed(named(one, &[0]), proto_ride(1)),
+        headed(named(two, &[4, 0, 0]), vec![0x18, 2]),
+        headed(named(two, &[2, 2]), vec![8, 3]),
+        headed(named(one, &[]), proto_ride(4)),
+        headed(named(two, &[2, 6]), vec![]),
+    ]);
+    let (code, log) = world.drain(&world.with_registry(&registry, "", pipeline));
+    assert_eq!(code, Some(0), "{log}");
+    let rows = world.text("SELECT string_agg(concat_ws('|', id, name), ' / ' ORDER BY id) FROM rides").await;
+    assert_eq!(rows, "1|vehicle 1 / 2 / 3 / 4|vehicle 4");
+    let reasons = world.reasons().await;
+    assert!(reasons.len() == 1 && reasons[0].1.contains("names the message [3]"), "{reasons:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_needs_no_header_and_a_registry_without_guids_is_waited_for_by_name() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let id = registry.add("ride", "JSON", "{}", &[]);
+    world.produce([headed(Registry::guid_header(id), br#"{"id":1}"#.to_vec())]);
+    let (code, log) = world.drain(&world.config("table.name = \"rides\""));
+    assert_eq!((code, world.number("SELECT count(*) FROM rides").await), (Some(0), 1), "{log}");
+
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    let id = registry.add("ride", "AVRO", AVRO, &[]);
+    registry.without_guids(true);
+    world.produce([headed(Registry::guid_header(id), avro_ride(1))]);
+    let daemon = world.daemon(&world.with_registry(&registry, "", &avro_pipeline()));
+    daemon.await_log("answers no question by GUID", PATIENCE).expect("it is named");
+    registry.without_guids(false);
+    eventually_async("the row comes", PATIENCE, async || world.number("SELECT count(*) FROM rides").await == 1)
+        .await
+        .expect("it comes by itself");
+    assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
+}

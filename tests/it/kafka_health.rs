@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, fetch, shared};
 
 use crate::books::{NUMBERED, counted};
+use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
 /// The longest time from a fault to the state.
@@ -26,11 +27,11 @@ fn tool(kafka: &Kafka, class: &str, arguments: &[&str]) {
     assert!(run.status.success(), "{class} {arguments:?}: {}", String::from_utf8_lossy(&run.stderr));
 }
 
-fn acl(kafka: &Kafka, arguments: &[&str]) {
+pub(crate) fn acl(kafka: &Kafka, arguments: &[&str]) {
     tool(kafka, "org.apache.kafka.tools.AclCommand", arguments);
 }
 
-fn leak(kafka: Kafka) -> &'static Kafka {
+pub(crate) fn leak(kafka: Kafka) -> &'static Kafka {
     Box::leak(Box::new(kafka))
 }
 
@@ -115,7 +116,36 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
 }
 
-/// A broker that accepts connections and never answers: no connection fails, only the silence shows the fault.
+/// librdkafka asks such a broker's coordinator for ever, and reports nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
+    let world = world_behind(Kafka::start(&KafkaSpec::of_version("3.9.1")).expect("Kafka starts")).await;
+    let servers = world.kafka.bootstrap_servers();
+    world.produce_numbered(0..500, 2);
+    let words = [servers, "does not offer `group_protocol = \"consumer\"`", "upgrade all brokers to Kafka 4.0"];
+    let config = world.config("table.name = \"rides\"\ngroup_protocol = \"consumer\"");
+    tidegate(&config, &["check"]).fails(64, &words);
+    let daemon = world.daemon(&config);
+    waits_and_says(&daemon, &words);
+    drop(daemon);
+    let (code, log) = world.drain(&world.config("table.name = \"rides\"\ngroup_protocol = \"cooperative\""));
+    assert_eq!(code, Some(0), "the remedy: {log}");
+    world.assert_exact(500).await;
+}
+
+/// Kafka 4 with the protocol switched off answers that the request is not supported.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
+    let spec = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
+    let world = world_behind(Kafka::start(&spec).expect("Kafka starts")).await;
+    let config = world.config("table.name = \"rides\"\ngroup_protocol = \"consumer\"");
+    tidegate(&config, &["check"]).fails(64, &["the brokers have this protocol switched off"]);
+    let daemon = world.daemon(&config);
+    assert_eq!(daemon.wait_exit(PATIENCE).expect("it ends").code(), Some(70));
+    daemon.await_log("the brokers have this protocol switched off", PATIENCE).expect("the log says so");
+}
+
+/// A broker that accepts connections and says nothing: no connection fails, so that nothing but the silence tells.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_broker_is_waited_for() {
     let (kafka, proxies) = Kafka::start_behind_proxies(&KafkaSpec::single()).expect("Kafka starts");

@@ -1,6 +1,6 @@
 //! Kafka with TLS and SASL: every authentication method drains a topic, and untrusted servers are rejected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use tidegate_harness::kafka::{SASL_PASSWORD, SASL_USER};
@@ -9,6 +9,7 @@ use tidegate_harness::{Authority, Daemon, DaemonSpec, Kafka, KafkaSpec, Listener
 
 use crate::books::NUMBERED;
 use crate::cli::tidegate;
+use crate::kafka_health::{acl, leak};
 use crate::support::{PATIENCE, World, program, spec};
 
 const RECORDS: i32 = 200;
@@ -97,6 +98,63 @@ async fn a_clients_certificate_drains_from_files_or_in_place() {
     let in_place =
         [authority(), ("ssl.certificate.pem", text(&client.certificate)), ("ssl.key.pem", text(&client.key))];
     drains(|world| config(world, Listener::MutualTls, &in_place)).await;
+}
+
+/// Replaces a file as tools for certificates do: a reader sees the old content or the new one.
+fn replace(file: &Path, by: &Path) {
+    let new = file.with_extension("new");
+    std::fs::copy(by, &new).expect("it is copied");
+    std::fs::rename(new, file).expect("it is replaced");
+}
+
+/// The broker denies the first certificate once the second is in place, so that only a client with the second one drains.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clients_certificate_that_is_replaced_is_used_after_sighup_and_half_a_replacement_changes_nothing() {
+    let authority = Arc::new(Authority::new().expect("an authority"));
+    let [first, second] = ["first", "second"].map(|name| authority.client(name).expect("a client's certificate"));
+    let spec = KafkaSpec::single()
+        .secured(&authority)
+        .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        .property("allow.everyone.if.no.acl.found", "true");
+    let kafka = leak(Kafka::start(&spec).expect("Kafka starts"));
+    let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 2).await;
+    world.sql(NUMBERED).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let [certificate, key] = ["client.crt", "client.key"].map(|name| folder.path().join(name));
+    replace(&certificate, &first.certificate);
+    replace(&key, &first.key);
+    let address = kafka.secure_address(Listener::MutualTls).expect("the listener");
+    let config = world.config("table.name = \"rides\"").replacen(kafka.bootstrap_servers(), &address, 1).replacen(
+        "[postgres]",
+        &format!(
+            "[kafka.properties]\n\"security.protocol\" = \"SSL\"\n\"ssl.ca.location\" = \"{}\"\n\
+             \"ssl.certificate.location\" = \"{}\"\n\"ssl.key.location\" = \"{}\"\n[postgres]",
+            authority.certificate().display(),
+            certificate.display(),
+            key.display()
+        ),
+        1,
+    );
+    world.produce_numbered(0..RECORDS, 2);
+    let daemon = world.daemon(&config);
+    world.await_written(&daemon).await;
+
+    replace(&certificate, &second.certificate);
+    daemon.hang_up().expect("it gets the signal");
+    let refused = daemon.await_log("the new configuration is refused", PATIENCE).expect("the key belongs to the first");
+    assert!(refused.contains("no client for Kafka can be created"), "{refused}");
+    world.produce_numbered(RECORDS..2 * RECORDS, 2);
+    world.await_written(&daemon).await;
+
+    replace(&key, &second.key);
+    daemon.hang_up().expect("it gets the signal");
+    daemon.await_log("a file that it names", PATIENCE).expect("it says why the pipeline restarts");
+    let rules = ["--add", "--deny-principal", "User:CN=first", "--allow-principal", "User:*", "--operation", "All"];
+    acl(kafka, &[&rules[..], &["--topic", &world.topic]].concat());
+    world.produce_numbered(2 * RECORDS..3 * RECORDS, 2);
+    world.await_written(&daemon).await;
+    daemon.drain(PATIENCE).expect("it ends");
+    world.assert_exact(i64::from(3 * RECORDS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

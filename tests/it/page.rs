@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tidegate_harness::{Daemon, Record, eventually};
 
-use crate::support::{PATIENCE, World, spec};
+use crate::support::{PATIENCE, World, program, spec};
 
 /// Returns the address that a configuration listens on.
 pub(crate) fn address(config: &str) -> String {
@@ -191,7 +191,7 @@ async fn without_scripts_the_page_is_a_snapshot_and_the_command_prints_the_same(
     assert!(page.contains(rule), "{page}");
     let config = daemon.folder().join("tidegate.toml");
     let run = |arguments: &[&str]| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let output = std::process::Command::new(program())
             .arg("status")
             .arg("--config")
             .arg(&config)

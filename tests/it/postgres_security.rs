@@ -124,12 +124,14 @@ async fn what_cannot_be_trusted_is_refused_with_a_remedy() {
     let (_turn, secured) = secured().await;
     let world = secured.world().await;
     let full = format!("sslmode=verify-full&{}", secured.authority());
+    let ca = format!("sslmode=verify-ca&{}", secured.authority());
     let right = with_password();
     let wrong = format!("{BY_PASSWORD}:driftwood");
     for (user, host, parameters, words) in [
         (&right, "localhost", "sslmode=verify-full", "an authority that is not trusted"),
         (&right, "localhost", "sslmode=verify-ca", "an authority that is not trusted"),
         (&right, "127.0.0.1", full.as_str(), "a host name that the server's certificate is for"),
+        (&right, "127.0.0.1", ca.as_str(), "`sslmode=verify-ca` checks the name too"),
         (&right, "localhost", "sslmode=disable", "takes this user with TLS only"),
         (&wrong, "localhost", "sslmode=require", "check the user and the password"),
         (&BY_CERTIFICATE.to_owned(), "localhost", "sslmode=require", "name a client certificate"),

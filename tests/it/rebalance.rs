@@ -99,9 +99,8 @@ async fn standstill(world: &World, from: String, to: String) -> Duration {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() {
     let world = World::new(4).await;
-    // Without a default: a start reads the defaults of a table, and would wait for the lock.
-    world.sql("CREATE TABLE rides (id bigint, part int, src bigint)").await;
-    // All records are in one batch: the one that waits.
+    world.sql(TABLE).await;
+    // All records in one batch: the one that waits.
     let pipeline = pipeline("cooperative").replace("max_age = \"50ms\"", "max_rows = 400, max_age = \"3s\"");
     let slow = world.daemon(&world.config(&pipeline));
     await_shares(&world, &world.name, &[&slow], &[4]).await;

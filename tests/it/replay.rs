@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use tidegate_harness::{Record, eventually_async};
 
 use crate::cli::tidegate;
-use crate::support::{PATIENCE, World};
+use crate::support::{PATIENCE, World, program};
 
 const TABLE: &str = "CREATE TABLE rides (id bigint); CREATE TABLE again (id bigint)";
 
@@ -67,7 +67,7 @@ async fn a_replay_that_is_killed_again_and_again_goes_on_and_writes_nothing_twic
     let replay = ["replay", "--from", "earliest", "--into", "again"];
     let mut at = 0;
     for _ in 0..3 {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        let mut child = Command::new(program())
             .args(replay)
             .arg("--config")
             .arg(&file)

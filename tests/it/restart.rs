@@ -123,6 +123,9 @@ async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
         let line = loser.await_log(words, PATIENCE).expect("the loser of the name says so");
         assert!(line.contains("instance name `twin`, set `instance`"), "{line}");
         await_shares(&world, &world.name, &[&first, &second], &[1; 4]).await;
+        for daemon in [&first, &second] {
+            daemon.await_log("has the same instance name as this daemon", PATIENCE).expect("both are told");
+        }
         await_exact(&world, flow.stop(), &[&first, &second]).await;
         let told = |daemon: &Daemon| daemon.log().iter().filter(|line| line.contains("joins without a name")).count();
         assert_eq!(

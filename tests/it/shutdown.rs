@@ -146,6 +146,18 @@ async fn a_bounded_run_that_is_told_to_end_says_what_is_left_and_is_not_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bounded_run_whose_pattern_matches_no_topic_has_nothing_to_write_and_says_so() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let topics = format!("topics = [\"{}\"]", world.topic);
+    let config = world.config(TO_RIDES);
+    assert!(config.contains(&topics), "{config}");
+    let (code, log) = world.drain(&config.replace(&topics, &format!("topic_pattern = \"^no-{}$\"", world.topic)));
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("no topic matches, so there is nothing to write"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_bounded_run_gives_up_when_its_time_is_over() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;

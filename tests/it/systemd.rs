@@ -56,6 +56,33 @@ async fn systemd_is_told_that_the_daemon_is_ready_lives_works_and_ends() {
     assert!(daemon.wait_exit(PATIENCE).expect("the daemon ends").success());
 }
 
+/// systemd compares the time with that of its signal, and waits for READY=1 also where the new configuration has faults.
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_is_told_when_a_reload_begins_and_ends() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint)").await;
+    let manager = Manager::new();
+    let config = world.config("table.name = \"rides\"");
+    let daemon = Daemon::spawn(&spec(&config).env("NOTIFY_SOCKET", manager.name())).expect("the daemon starts");
+    manager.until(|message| message == "READY=1");
+    for config in [config.clone(), config.replace("table.name", "table.nam")] {
+        daemon.write_config(&config).expect("the file is written");
+        let signalled = monotonic_micros();
+        daemon.hang_up().expect("the daemon gets the signal");
+        let messages = manager.until(|message| message.starts_with("RELOADING=1"));
+        let began = messages.last().and_then(|message| message.strip_prefix("RELOADING=1\nMONOTONIC_USEC="));
+        let began: i64 = began.expect("the time is told").parse().expect("a number");
+        assert!(signalled <= began && began <= monotonic_micros(), "{signalled} {began}");
+        manager.until(|message| message == "READY=1");
+    }
+}
+
+/// The clock by which systemd notes its signals.
+fn monotonic_micros() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1_000
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_is_ready_for_systemd_while_postgres_is_away_and_without_a_watchdog_none_is_fed() {
     let world = World::new(1).await;

@@ -24,7 +24,7 @@ use crate::now;
 use crate::partition::{Condition, Outcome};
 use crate::position::{Offset, TopicPartition};
 use crate::rate_limit::RateLimit;
-use crate::record::Record;
+use crate::record::{Headers, Record};
 use crate::session::{Ack, Session};
 use crate::stopped::Stopped;
 use crate::store::LedgerRow;
@@ -43,8 +43,11 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Encodes records as rows in the poll loop.
 pub trait RecordEncoder: Send {
-    /// Returns whether the record needs a schema that isn't known yet; it has been requested.
-    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> bool;
+    /// Whether the record can't be encoded before a schema is known that is being asked for. `headers` is empty where
+    /// [`Self::reads_headers`] says no.
+    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> bool;
+    /// Whether headers may name the schemas of records.
+    fn reads_headers(&self) -> bool;
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
@@ -178,7 +181,9 @@ struct Member<G: Group, E, L> {
     held_since: Option<Instant>,
     /// Whether the next record waits for its schema.
     wants_schema: bool,
-    /// Claims that shall skip a log-loss condition.
+    /// The headers of the record that is being taken, where the encoder reads them before it is.
+    headers: Vec<u8>,
+    /// Claims that shall step over a condition.
     stepping: HashMap<TopicPartition, Condition>,
     /// Claim requests for which the claim loop's channel had no room.
     unasked: Vec<ClaimRequest>,
@@ -205,6 +210,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             fetching: HashSet::new(),
             held_since: None,
             wants_schema: false,
+            headers: Vec::new(),
             stepping: HashMap::new(),
             unasked: Vec::new(),
             told: HashMap::new(),

@@ -80,7 +80,7 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         ("22" | "23" | "44" | "P0", _) | (_, "54000") if matches!(stage, Stage::Copy | Stage::Commit) => {
             Disposition::Record
         }
-        // Row security, a trigger's own error, or something that refuses all rows: the other records show which.
+        // A trigger with an error of its own, or something that refuses all rows, such as a missing right: the others tell.
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
         // An unknown fault must stop, not loop: missing rights (42501), and errors of later versions.
         _ => Disposition::Stop,

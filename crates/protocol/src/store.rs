@@ -181,6 +181,9 @@ pub struct PostgresError {
     pub row: Option<u32>,
     /// The column that it names.
     pub column: Option<String>,
+    /// Whether a policy of row-level security, or the check option of a view, refused a row. Its SQLSTATE, 42501, is also that of a
+    /// missing right.
+    pub policy: bool,
     /// Further details, such as the holder of a lock.
     pub note: Option<String>,
 }
@@ -192,6 +195,9 @@ impl WriteError {
             Cause::Connection(_) | Cause::Deadline(..) => Disposition::Outage,
             Cause::NoPartition(_) => Disposition::Plan,
             Cause::Conflict(_) => Disposition::Stop,
+            Cause::Postgres(error) if error.policy && matches!(self.stage, Stage::Copy | Stage::Commit) => {
+                Disposition::Record
+            }
             Cause::Postgres(error) => classify(self.stage, error.severity, &error.sqlstate),
         }
     }

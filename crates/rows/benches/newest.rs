@@ -44,7 +44,14 @@ fn newest(c: &mut Criterion) {
         unknown_fields: &UnknownFields::Ignore,
         max_bytes: 1,
     };
-    let catalog = Catalog { table: name, oid: 1, kind: RelationKind::Table, columns: Vec::new(), unique: Vec::new() };
+    let catalog = Catalog {
+        table: name,
+        oid: 1,
+        kind: RelationKind::Table,
+        row_security: false,
+        columns: Vec::new(),
+        unique: Vec::new(),
+    };
     let shapes = Shapes::default();
     let target = Target { spec: &spec, catalog: &catalog, columns: &["id", "note"], shapes: &shapes, number: None };
     let merge = target.merge().expect("an upsert merges");

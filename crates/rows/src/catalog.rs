@@ -9,14 +9,22 @@ pub struct Catalog {
     pub oid: u32,
     /// Table, partitioned table, view and so on: COPY can't write into all of them.
     pub kind: RelationKind,
-    /// The columns that exist; dropped columns are left out.
+    /// Whether row-level security applies to our role. COPY refuses such a table, and INSERT asks the policies for each row.
+    pub row_security: bool,
+    /// Columns that exist, dropped ones left out.
     pub columns: Vec<CatalogColumn>,
     /// The columns of each unique index that `ON CONFLICT` can use: valid, not deferrable, on plain columns, not partial.
     pub unique: Vec<Vec<String>>,
 }
 
 impl Catalog {
-    /// Returns whether a unique index has exactly the columns of `key`.
+    /// Returns the catalog of a table about which nothing but its name is known.
+    pub fn without_columns(table: TableName) -> Self {
+        let (kind, columns, unique) = (RelationKind::Table, Vec::new(), Vec::new());
+        Self { table, oid: 0, kind, row_security: false, columns, unique }
+    }
+
+    /// Whether a unique index has these columns and no others.
     pub fn is_unique(&self, key: &[String]) -> bool {
         self.unique.iter().any(|index| index.len() == key.len() && key.iter().all(|column| index.contains(column)))
     }
@@ -44,8 +52,9 @@ pub struct CatalogColumn {
     /// Whether Postgres gives the column a value if INSERT leaves it out: from the column's default, its domain's default or its
     /// identity.
     pub has_default: bool,
-    /// The SQL expression of the column's own default or identity. `None` if it has none, and for a domain's default.
-    pub default: Option<String>,
+    /// The oid of the column's own default, which changes with the default, or of its identity's sequence; `None` without one, and
+    /// for a domain's default.
+    pub default_oid: Option<u32>,
     /// `GENERATED ALWAYS AS (expression)`: neither COPY nor INSERT may fill it.
     pub generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY`: COPY fills it, INSERT only with `OVERRIDING SYSTEM VALUE`, and UPDATE never.

@@ -26,7 +26,7 @@ use crate::decode::either::EitherDecoder;
 use crate::decode::json::JsonDecoder;
 use crate::decode::protobuf::ProtobufDecoder;
 use crate::decode::rows::RowsDecoder;
-use crate::schema::Schemas;
+use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
 use crate::value::{DecodeFault, Flags, Slot, Value};
 
@@ -49,9 +49,9 @@ pub(crate) struct Fields {
     pub(crate) made: Vec<u8>,
     /// Top-level members that no path begins with, as `"key":value`, each followed by a comma.
     pub(crate) leftovers: Vec<u8>,
-    /// Whether one of the leftovers contains a NUL.
-    pub(crate) leftovers_hold_nul: bool,
-    /// Whether the value may hold another row.
+    /// What an object of them inherits.
+    pub(crate) leftovers_flags: Flags,
+    /// The value may hold another row.
     pub(crate) more: bool,
 }
 
@@ -63,7 +63,7 @@ impl Fields {
         self.slots.resize(slots, Slot::MISSING);
         self.made.clear();
         self.leftovers.clear();
-        self.leftovers_hold_nul = false;
+        self.leftovers_flags = Flags::NONE;
         self.more = false;
     }
 
@@ -142,30 +142,36 @@ impl Decoder {
         }
     }
 
-    /// Returns the id of the schema that this value needs, if it isn't loaded yet. It has been requested, and the record must wait.
+    /// The schema that this value needs and that isn't here yet: it has been asked for, and the record must wait. `header` is the
+    /// one that names a value's schema, if the record has it and the format reads it.
     #[inline]
-    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         match self {
             Self::Json(_) | Self::Connect(_) | Self::Either(_) | Self::Lines(_) | Self::Raw(_) | Self::Csv(_) => None,
-            Self::Rows(rows) => rows.wants(payload),
-            Self::Avro(avro) => avro.wants(payload),
-            Self::Protobuf(protobuf) => protobuf.wants(payload),
+            Self::Rows(rows) => rows.wants(payload, header),
+            Self::Avro(avro) => avro.wants(payload, header),
+            Self::Protobuf(protobuf) => protobuf.wants(payload, header),
         }
     }
 
     /// Fills `fields` with the first row of a payload. Returns whether there is one.
     #[inline]
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        header: Option<&[u8]>,
+        fields: &mut Fields,
+    ) -> Result<bool, DecodeFault> {
         match self {
             Self::Json(json) => json.decode(payload, fields),
             Self::Connect(connect) => connect.decode(payload, fields).map(|()| true),
             Self::Lines(lines) => lines.first_line(payload, fields),
-            Self::Rows(rows) => rows.decode(payload, fields),
+            Self::Rows(rows) => rows.decode(payload, header, fields),
             Self::Either(either) => either.decode(payload, fields).map(|()| true),
             Self::Raw(raw) => raw.decode(payload, fields).map(|()| true),
             Self::Csv(csv) => csv.decode(payload, fields),
-            Self::Avro(avro) => avro.decode(payload, fields).map(|()| true),
-            Self::Protobuf(protobuf) => protobuf.decode(payload, fields).map(|()| true),
+            Self::Avro(avro) => avro.decode(payload, header, fields).map(|()| true),
+            Self::Protobuf(protobuf) => protobuf.decode(payload, header, fields).map(|()| true),
         }
     }
 

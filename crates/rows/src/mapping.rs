@@ -19,11 +19,13 @@ pub mod evolve;
 mod explain;
 mod fold;
 mod function;
+mod keep;
 mod key;
 pub mod mark;
 mod meta;
 mod plan;
 mod planner;
+mod presence;
 pub mod route;
 mod row_filter;
 pub mod shapes;
@@ -35,10 +37,11 @@ use crate::catalog::TableName;
 use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
+use crate::decode::frame;
 use crate::json::members::Members;
-use crate::json::string;
+use crate::schema::SchemaId;
 use crate::value::DecodeFault;
-use crate::value::{Flags, Kind, Reason, Rejection, Value, shown};
+use crate::value::{Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 use key::KeyReader;
@@ -46,7 +49,8 @@ use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
-use tidegate_protocol::record::Record;
+pub use presence::Presence;
+use tidegate_protocol::record::{Headers, Record};
 
 /// Encodes records as rows of binary COPY. One per thread: it keeps buffers and what it learned about the keys of the records.
 #[derive(Debug)]
@@ -72,6 +76,8 @@ pub struct Encoder {
     /// How many rows were encoded since [`Encoder::take_missing`], and for each slot, how many of them lacked the field.
     seen: u64,
     missing: Vec<u64>,
+    /// Headers may name the schemas of records.
+    reads_headers: bool,
 }
 
 /// A column whose field was missing in some rows.
@@ -108,6 +114,7 @@ impl Encoder {
         let missing = vec![0; plan.paths.len()];
         let keys = (plan.deletes || plan.reads_keys)
             .then(|| KeyReader::new(&plan.keys, &plan.decode, &plan.key_paths, plan.schemas.as_ref()));
+        let reads_headers = plan.decode.may_be_framed() || keys.as_ref().is_some_and(KeyReader::reads_header);
         Self {
             plan,
             decoder,
@@ -122,6 +129,7 @@ impl Encoder {
             deletes: 0,
             seen: 0,
             missing,
+            reads_headers,
         }
     }
 
@@ -152,13 +160,30 @@ impl Encoder {
         std::mem::take(&mut self.seen)
     }
 
-    /// Returns the id of the schema that this record needs, if it isn't loaded yet. It has been requested. The record must wait,
-    /// and so must all records after it.
+    /// The schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
+    /// and with it all that come after it.
     #[inline]
-    pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<u32> {
-        let of_value = value.and_then(|value| self.decoder.wants(value));
-        // A value may turn out to delete by its record's key, so the key's schema is requested at once if it may be needed.
-        if of_value.is_some() { of_value } else { self.keys.as_mut()?.wants(key?) }
+    pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
+        let header = self.header(headers, frame::VALUE_HEADER);
+        let of_value = value.and_then(|value| self.decoder.wants(value, header));
+        if of_value.is_some() {
+            return of_value;
+        }
+        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        let header = self.header(headers, frame::KEY_HEADER);
+        self.keys.as_mut()?.wants(key?, header)
+    }
+
+    /// Whether headers may name the schemas of records.
+    #[inline]
+    pub fn reads_headers(&self) -> bool {
+        self.reads_headers
+    }
+
+    /// The header that names a schema.
+    #[inline]
+    fn header<'a>(&self, headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
+        if self.reads_headers { frame::header(headers, name) } else { None }
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.
@@ -191,7 +216,8 @@ impl Encoder {
         if self.plan.deletes && tombstone::is_spelled_out(payload) {
             return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         }
-        match self.decoder.decode(payload, &mut self.fields) {
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        match self.decoder.decode(payload, header, &mut self.fields) {
             Ok(true) => {}
             Ok(false) => return Ok(0),
             // A tombstone in the form of an empty envelope.
@@ -212,8 +238,9 @@ impl Encoder {
 
     #[inline(never)]
     fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeFault> {
+        let header = self.header(record.headers, frame::KEY_HEADER);
         match (&mut self.keys, record.key) {
-            (Some(keys), Some(key)) => keys.read(key),
+            (Some(keys), Some(key)) => keys.read(key, header),
             _ => Ok(()),
         }
     }
@@ -273,7 +300,12 @@ impl Encoder {
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
-                    value if column.keep.as_deref().is_some_and(|text| is_text(&value, text, &mut self.compared)) => {
+                    value
+                        if column
+                            .keep
+                            .as_deref()
+                            .is_some_and(|text| keep::stands_for_missing(&value, text, &mut self.compared)) =>
+                    {
                         Value::MISSING
                     }
                     value if value.kind != Kind::Lexical => value,
@@ -356,7 +388,8 @@ impl Encoder {
             }
             return unknown;
         };
-        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
         while more {
             if router.name(record, &self.fields, &mut self.made, &mut self.named).is_ok() {
                 unknown.extend(router.unknown(&self.named));
@@ -370,7 +403,8 @@ impl Encoder {
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
-        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
         while more {
             found.note(&self.fields.leftovers, given_up);
             more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
@@ -406,22 +440,7 @@ impl Encoder {
     }
 }
 
-/// Returns whether a value equals `text`. `scratch` is for text with escapes.
-#[inline(never)]
-fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
-    match (value.kind, value.as_text()) {
-        (_, Some(escaped)) if value.flags.has(Flags::ESCAPED) => {
-            scratch.clear();
-            string::unescape(escaped, scratch);
-            scratch.as_slice() == text
-        }
-        (_, Some(inside)) => inside == text,
-        (Kind::Lexical | Kind::Bytes, None) => value.raw == text,
-        _ => false,
-    }
-}
-
-/// Writes the default, NULL or nothing for a value that is missing or null, or rejects the record.
+/// A missing or null value: the default, NULL, no field at all, or a refusal.
 #[inline(never)]
 fn absent(column: &PlannedColumn, kind: Kind, mark: Option<Mark>, rows: &mut Vec<u8>) -> Result<(), Reason> {
     match (kind, &column.missing, mark) {

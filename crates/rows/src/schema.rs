@@ -2,14 +2,16 @@
 
 pub(crate) mod avro;
 pub(crate) mod logical;
+mod outline;
 mod parse;
 pub(crate) mod protobuf;
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::Arc;
 
 use crate::value::{DecodeFault, Reason};
 use avro::AvroSchema;
+pub use outline::Outline;
 pub use parse::{avro_file, of_text, proto_file};
 use protobuf::ProtoFile;
 
@@ -63,14 +65,37 @@ impl Schema {
         }
     }
 
-    /// Returns the fault of a record whose schema has another format than `wanted`.
-    pub(crate) fn is_not(&self, wanted: &str, id: u32) -> DecodeFault {
+    /// What a record is told that has a schema of another format.
+    pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeFault {
+        let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
         DecodeFault::new(Reason::UnknownSchema, detail)
     }
 }
 
-/// The result of looking up a schema id.
+/// The name of a schema in a registry, as a record has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SchemaId {
+    /// The number in the frame of a value, or in a header.
+    Number(u32),
+    /// The GUID in a header.
+    Guid(u128),
+}
+
+impl Display for SchemaId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Guid(guid) => {
+                let digits = format!("{guid:032x}");
+                let parts = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
+                f.write_str(&parts.join("-"))
+            }
+        }
+    }
+}
+
+/// What is known of a schema.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// The schema is loaded.
@@ -81,12 +106,12 @@ pub enum Found {
     Wanted,
 }
 
-/// The schemas of a registry, by id. A decoder calls it when it meets an id for which it has no plan, and never again for a schema
-/// that it got.
+/// The schemas of a registry. A decoder asks when it meets the name of one that it has no plan for: never twice for a schema that
+/// it got.
 pub trait Schemas: Debug + Send + Sync {
-    /// Returns the schema with this id, if it is loaded, and requests it otherwise. Doesn't wait.
-    fn find(&self, id: u32) -> Found;
+    /// Returns what is known of a schema, and asks the registry where nothing is. Doesn't wait.
+    fn find(&self, id: SchemaId) -> Found;
 
-    /// Returns whether an id without a usable schema may have one by now, so that [`Self::find`] should be called again.
-    fn forgot(&self, id: u32) -> bool;
+    /// Returns whether a name that had no usable schema may have one by now, so that [`Self::find`] is to be asked again.
+    fn forgot(&self, id: SchemaId) -> bool;
 }

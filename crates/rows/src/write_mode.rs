@@ -20,7 +20,7 @@ pub mod partitions;
 pub mod shaped;
 mod upsert;
 
-use crate::catalog::{Catalog, quote_identifier};
+use crate::catalog::{Catalog, RelationKind, quote_identifier};
 use crate::mapping::shapes::Shapes;
 use crate::spec::{RowSpec, WriteMode};
 pub(crate) use check::check;
@@ -39,9 +39,13 @@ const OLD: &str = "tidegate_old";
 /// The statements of a mode that stages rows in a temporary table of the connection and merges them into the target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Merge {
-    /// Creates the staging table, once per connection and outside of any transaction.
+    /// The staging table, as SQL names it.
+    pub stage: String,
+    /// Creates it, once per connection and outside of any transaction; then [`Self::set_defaults`].
     pub create: String,
-    /// The COPY for rows that leave no column out.
+    /// Its columns that take the target's own defaults: those that a row may leave out.
+    pub defaults: Vec<String>,
+    /// The COPY of rows that leave no column out.
     pub copy: String,
     /// Merges the staged rows, after [`Self::deletes`]; one statement or several. For rows that leave no column out.
     pub merge: String,
@@ -55,7 +59,19 @@ pub struct Merge {
     pub newest: Option<Newest>,
 }
 
-/// The statements that delete the rows which tombstones name, before the merge.
+impl Merge {
+    /// Returns what gives the staging table the defaults of its target: a column's name, and its default as SQL. `None` where no
+    /// column takes one. The text of a default is read when the staging table is created, and isn't part of the plan, because
+    /// Postgres locks the table to tell it.
+    pub fn set_defaults(&self, of_target: &[(String, String)]) -> Option<String> {
+        let taken = of_target.iter().filter(|(name, _)| self.defaults.contains(name));
+        let alter: Vec<_> =
+            taken.map(|(name, sql)| format!("ALTER COLUMN {} SET DEFAULT {sql}", quote_identifier(name))).collect();
+        (!alter.is_empty()).then(|| format!("ALTER TABLE {} {}", self.stage, alter.join(", ")))
+    }
+}
+
+/// What deletes the rows that tombstones name, before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
     /// Locks the rows of the batch's keys.
@@ -64,7 +80,16 @@ pub struct Deletes {
     pub delete: String,
 }
 
-/// Returns the name of the staging table. If records name their table, there is one per table, by its index.
+/// Returns whether rows reach the table by a staging table and a statement that merges, and not by COPY alone. COPY refuses
+/// a view and a table whose row-level security applies, and INSERT doesn't.
+pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
+    !matches!(spec.table.mode, WriteMode::Append)
+        || !spec.table.sort_by.is_empty()
+        || catalog.row_security
+        || catalog.kind == RelationKind::View
+}
+
+/// The staging table of a connection; where records name their table, one for each, by its number.
 pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
@@ -103,12 +128,21 @@ impl Target<'_> {
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
+        // A read-only transaction, in which a trial may run, refuses TRUNCATE.
+        let clear = if self.catalog.kind == RelationKind::View { "DELETE FROM" } else { "TRUNCATE" };
         Some(Merge {
             merge,
             deletes,
+            stage: self.stage(),
             create: self.create(),
+            defaults: self
+                .shapes
+                .columns()
+                .map(|(_, column)| column.name.clone())
+                .filter(|name| self.has_own(name))
+                .collect(),
             copy: self.copy(self.columns, &[]),
-            clear: format!("TRUNCATE {}", self.stage()),
+            clear: format!("{clear} {}", self.stage()),
             skips: matches!(self.spec.table.mode, WriteMode::InsertNew { .. }),
             newest: Newest::of(&self.spec.table.mode, self.columns, self.catalog),
         })
@@ -116,6 +150,11 @@ impl Target<'_> {
 
     fn stage(&self) -> String {
         format!("pg_temp.{}", stage(self.number))
+    }
+
+    /// Whether a column has a default of its own.
+    fn has_own(&self, name: &str) -> bool {
+        self.catalog.columns.iter().any(|of| of.name == name && of.default_oid.is_some())
     }
 
     fn deletes(&self) -> bool {
@@ -139,14 +178,17 @@ impl Target<'_> {
         // INSERT can only fill an identity GENERATED ALWAYS with OVERRIDING SYSTEM VALUE.
         let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
-        let overriding = if staged.columns.iter().any(is_fixed) { " OVERRIDING SYSTEM VALUE" } else { "" };
+        // A view may give it a default of the view's own.
+        let is_view = catalog.kind == RelationKind::View;
+        let overrides = staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
+        let overriding = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let insert = |table: &str| format!("INSERT INTO {table} ({names}){overriding}");
         let mut deleting = None;
         let merge = match &spec.table.mode {
-            WriteMode::Append if spec.table.sort_by.is_empty() => return None,
+            WriteMode::Append if !is_staged(spec, catalog) => return None,
             WriteMode::Append => {
-                let sort = quoted(&spec.table.sort_by);
-                format!("{} SELECT {names} FROM {stage} ORDER BY {sort}, {ORDER}", insert(table))
+                let sort = spec.table.sort_by.iter().map(|column| quote_identifier(column) + ", ").collect::<String>();
+                format!("{} SELECT {names} FROM {stage} ORDER BY {sort}{ORDER}", insert(table))
             }
             WriteMode::InsertNew { key } => insert_new(&insert(table), stage, names, key),
             WriteMode::Upsert { key, newer_by, deletes } => {
@@ -192,20 +234,11 @@ impl Target<'_> {
         if self.shapes.columns().any(|(_, column)| column.keeps) {
             columns.push(format!("NULL::bit({}) AS {LEFT_OUT}", self.shapes.bits()));
         }
-        let mut alter = vec![format!("ADD COLUMN {ORDER} int8 GENERATED BY DEFAULT AS IDENTITY (CACHE 1000)")];
-        for (_, column) in self.shapes.columns() {
-            let default =
-                self.catalog.columns.iter().find(|of| of.name == column.name).and_then(|of| of.default.as_ref());
-            alter.extend(
-                default.map(|sql| format!("ALTER COLUMN {} SET DEFAULT {sql}", quote_identifier(&column.name))),
-            );
-        }
         format!(
             "DROP TABLE IF EXISTS pg_temp.{stage}; \
              CREATE TEMP TABLE {stage} ON COMMIT DELETE ROWS AS SELECT {} FROM {table} WITH NO DATA; \
-             ALTER TABLE pg_temp.{stage} {}",
-            columns.join(", "),
-            alter.join(", ")
+             ALTER TABLE pg_temp.{stage} ADD COLUMN {ORDER} int8 GENERATED BY DEFAULT AS IDENTITY (CACHE 1000)",
+            columns.join(", ")
         )
     }
 }

@@ -74,6 +74,7 @@ impl Pipeline {
             table: table.name.clone(),
             oid: 1,
             kind: RelationKind::Table,
+            row_security: false,
             columns: self.types.iter().map(|(name, of)| column(name, of)).collect(),
             unique: vec![vec![self.types[0].0.clone()]],
         };
@@ -198,7 +199,7 @@ fn column(name: &str, of: &str) -> CatalogColumn {
         typmod,
         not_null,
         has_default: false,
-        default: None,
+        default_oid: None,
         generated: false,
         identity_always: false,
     }
@@ -224,7 +225,7 @@ pub type Row<'a> = Vec<Option<&'a [u8]>>;
 pub fn encode(encoder: &mut Encoder, record: &Record<'_>, out: &mut Vec<u8>) -> Option<u32> {
     out.clear();
     out.extend_from_slice(b"before");
-    assert_eq!(encoder.wants(record.key, record.value), None, "no schema is missing");
+    assert_eq!(encoder.wants(record.key, record.value, record.headers), None, "no schema is missing");
     let result = encoder.encode(record, out);
     assert!(out.starts_with(b"before"), "earlier rows are left alone");
     out.drain(..6);

@@ -12,10 +12,12 @@ use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier}
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::Plan;
 use tidegate_rows::spec::WriteMode;
+use tidegate_rows::write_mode::is_staged;
 
 use super::KafkaReport;
 use super::report::PipelineReport;
 use super::rights;
+use super::stand_in::Trials;
 use crate::cli::reach;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -146,6 +148,36 @@ pub(super) async fn for_named(
     Ok(source.map(|source| Plans { source, make_table }))
 }
 
+/// Returns how the newest records can be tried without a lasting change; `None` if they can't be.
+pub(super) async fn trials(
+    config: &Config,
+    pipeline: &Pipeline,
+    source: &PlanSource,
+    report: &mut PipelineReport,
+) -> Result<Option<Trials>, FatalError> {
+    let failed = |error| reach::failed("can't look at the database", error);
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let open = &mut connection;
+    let (planned, mut trials) = (source.current(), Trials::default());
+    let single = (!planned.plan.is_routed()).then_some(&planned.table);
+    for table in planned.routes.iter().chain(single) {
+        trials.add(open, pipeline, &table.catalog).await.map_err(failed)?;
+    }
+    if !trials.exhausted.is_empty() {
+        let faults = trials.exhausted.iter().map(|what| format!("pipelines.{}.table: {what}", pipeline.name));
+        report.faults.extend(faults);
+        return Ok(None);
+    }
+    if trials.needs_temp() && !rights::may_stage(open).await.map_err(failed)? {
+        report.warnings.push(
+            "the newest records were not tried: the table's defaults or triggers may draw from sequences, which no rollback undoes, and the role may not create the temporary table that replaces it (GRANT TEMP ON DATABASE)"
+                .to_owned(),
+        );
+        return Ok(None);
+    }
+    Ok(Some(trials))
+}
+
 async fn server(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -245,16 +277,17 @@ async fn table(
     let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
     rights::on_table(connection, pipeline, found, report).await?;
     let row = sqlx::query(
-        "SELECT row_security_active(c.oid), c.relpersistence::text, quote_ident(current_user),
+        "SELECT c.relpersistence::text,
              NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid)
          FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
     );
     let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
-    let (secured, persistence, user): (bool, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    let (persistence, without_partitions): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
     let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
-    if secured && !rights::is_staged(pipeline) {
-        report.faults.push(format!(
-            "`{name}` has row-level security that holds for `{user}`, and COPY refuses such a table; run: ALTER ROLE {user} BYPASSRLS, or write by the table's owner without FORCE ROW LEVEL SECURITY"
+    if found.row_security {
+        report.warnings.push(format!(
+            "row-level security of `{name}` applies to `{}`: rows are written by INSERT, since COPY refuses such a table, and a row that a policy refuses becomes a dead letter",
+            report.postgres.as_ref().map_or("", |postgres| &postgres.user)
         ));
     }
     if !key.is_empty() && !has_unique_index(connection, found, key).await? {
@@ -265,7 +298,7 @@ async fn table(
             key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
         ));
     }
-    if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && row.try_get::<bool, _>(3)? {
+    if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && without_partitions {
         report.faults.push(format!(
             "`{name}` is partitioned and has no partition, so it accepts no row; create its partitions, or set pipelines.{}.table.partition_by",
             pipeline.name
@@ -308,6 +341,9 @@ async fn surprises(
     }
     if let Some(rules) = row.try_get::<Option<String>, _>(1)? {
         match pipeline.table.mode {
+            WriteMode::Append if is_staged(&pipeline.rows(), found) => {
+                report.warnings.push(format!("`{name}` has rules ({rules}), which change what an INSERT does"));
+            }
             WriteMode::Append => report.warnings.push(format!("`{name}` has rules ({rules}): COPY goes past them")),
             _ => report.faults.push(format!(
                 "mode {} merges by ON CONFLICT, which Postgres refuses for `{name}`, since it has rules on insert or update ({rules}); drop them, or use triggers",

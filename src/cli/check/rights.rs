@@ -3,6 +3,7 @@
 use sqlx::{PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, TableName, quote_identifier};
 use tidegate_rows::spec::{UnknownFields, WriteMode};
+use tidegate_rows::write_mode::is_staged;
 
 use super::report::PipelineReport;
 use crate::config::Pipeline;
@@ -128,22 +129,24 @@ pub(super) async fn to_make(
             format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {user}"),
         );
     }
-    to_stage(connection, pipeline, report).await?;
+    to_stage(connection, pipeline, &Catalog::without_columns(name.clone()), report).await?;
     Ok(exists && usage && create)
 }
 
-/// Returns whether rows go through a staging table.
-pub(super) fn is_staged(pipeline: &Pipeline) -> bool {
-    !matches!(pipeline.table.mode, WriteMode::Append) || !pipeline.table.sort_by.is_empty()
+/// Returns whether the role may create temporary tables.
+pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let row = sqlx::query("SELECT has_database_privilege(current_database(), 'TEMP')");
+    row.fetch_one(connection).await?.try_get(0)
 }
 
 /// Reports that the role may not create the staging table.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
+    found: &Catalog,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
-    if !is_staged(pipeline) {
+    if !is_staged(&pipeline.rows(), found) {
         return Ok(());
     }
     let row = sqlx::query(
@@ -152,11 +155,13 @@ async fn to_stage(
     let row = row.fetch_one(connection).await?;
     if !row.try_get::<bool, _>(0)? {
         let (user, database): (String, String) = (row.try_get(1)?, row.try_get(2)?);
+        let why = match pipeline.table.mode {
+            WriteMode::Append if found.row_security => format!("row-level security on `{}`", found.table),
+            WriteMode::Append => format!("pipelines.{}.table.sort_by", pipeline.name),
+            _ => format!("mode {}", pipeline.table.mode.word()),
+        };
         report.lacks(
-            format!(
-                "mode {} stages rows in a temporary table, which `{user}` may not create",
-                pipeline.table.mode.word()
-            ),
+            format!("{why} requires that rows are staged in a temporary table, which `{user}` may not create"),
             format!("GRANT TEMP ON DATABASE {database} TO {user}"),
         );
     }
@@ -187,19 +192,22 @@ pub(super) async fn on_table(
         );
     }
     let mut verbs = vec![("INSERT", "insert into")];
-    if is_staged(pipeline) {
+    if !matches!(pipeline.table.mode, WriteMode::Append) {
         verbs.push(("SELECT", "read"));
     }
     if matches!(pipeline.table.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. }) {
         verbs.push(("UPDATE", "update"));
     }
     let mut lacking = Vec::new();
+    // An owner has all of them.
+    let will_own = pipeline.table.evolve || pipeline.table.partition_by.is_some();
     for (right, verb) in verbs {
-        if !has_on_columns(connection, pipeline, found, right).await? {
+        if !will_own && !has_on_columns(connection, pipeline, found, right).await? {
             lacking.push((right, verb));
         }
     }
     if matches!(pipeline.table.mode, WriteMode::Upsert { deletes: true, .. })
+        && !will_own
         && !has_on_table(connection, found, "DELETE").await?
     {
         lacking.push(("DELETE", "delete from"));
@@ -213,7 +221,7 @@ pub(super) async fn on_table(
         );
     }
     sequences(connection, found, &user, report).await?;
-    to_stage(connection, pipeline, report).await?;
+    to_stage(connection, pipeline, found, report).await?;
     if pipeline.table.evolve && !owns {
         report.lacks(
             format!(

@@ -14,13 +14,13 @@ use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
-use tidegate_rows::mapping::Encoder;
+use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::mapping::evolve::NewFields;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use super::database::Plans;
 use super::fields::{self, Fields};
+use super::stand_in::Setup;
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
@@ -29,7 +29,7 @@ use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings::{self, Settings};
 use crate::metrics::WriterMetrics;
-use crate::plan::{Planned, reject_of};
+use crate::plan::{PlanSource, Planned, reject_of};
 use crate::postgres::{PgStore, evolve};
 use crate::registry::{self, CachedSchemas};
 use crate::report::Counts;
@@ -51,8 +51,11 @@ pub(super) struct Sample {
     pub(super) letters: Vec<Letter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
-    /// How many records have the field of each column.
+    /// How many rows have the field of each column.
     pub(super) fields: Vec<fields::Share>,
+    /// What these rows are called: records, or rows.
+    #[serde(skip)]
+    counted: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
@@ -81,9 +84,10 @@ impl Sample {
         }
         for fields::Share { column, field, present, records, .. } in &self.fields {
             text += &format!(
-                "    column {column}: {} of {} records have {}\n",
+                "    column {column}: {} of {} {} have {}\n",
                 show::count(*present),
                 show::count(*records),
+                self.counted,
                 show::safe(field)
             );
         }
@@ -103,18 +107,34 @@ impl Sample {
     }
 }
 
-/// Tries the newest `records` records of all topics together.
-pub(super) async fn try_newest(
+/// The records of a trial: a range of each log.
+pub(super) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
+
+/// The outcome of a trial.
+#[derive(Debug)]
+pub(super) enum Tried {
+    /// All records were tried.
+    Done(Box<(Sample, Fields, Arc<Plan>)>),
+    /// The trial was read-only, and Postgres refused a change for this reason.
+    WouldChange(String),
+    /// Rows lack a partition that the daemon would create.
+    LacksPartition,
+}
+
+/// Tries these records. `make` is what creates missing tables.
+pub(super) async fn try_records(
     config: &Config,
     pipeline: &Pipeline,
-    plans: Plans,
-    topics: &BTreeMap<String, i32>,
-    records: u32,
-) -> Result<(Sample, Fields), FatalError> {
-    let ranges = ranges(config, pipeline, topics, records).await?;
-    let planned = plans.source.current();
-    let catalog = planned.table.catalog.clone();
-    let schemas = plans.source.schemas().cloned();
+    source: &PlanSource,
+    make: Option<&str>,
+    setup: &Setup,
+    ranges: Ranges,
+) -> Result<Tried, FatalError> {
+    let catalog = source.current().table.catalog.clone();
+    let source = source.retargeted(&setup.targets);
+    let planned = source.current();
+    let plan = Arc::clone(&planned.plan);
+    let schemas = source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
     let (outbox, mut batches) = mpsc::channel::<Batch>(1);
@@ -124,10 +144,12 @@ pub(super) async fn try_newest(
 
     let name: Arc<str> = pipeline.name.as_str().into();
     let metrics = WriterMetrics::new(&name);
-    let store = PgStore::new(name, reach::connector(config), Arc::new(plans.source), metrics);
+    let store = PgStore::new(name, reach::connector(config), Arc::new(source), metrics);
     let findings = Arc::default();
+    let make: Vec<&str> = make.into_iter().chain(setup.make.iter().map(String::as_str)).collect();
+    let make = (!make.is_empty()).then(|| make.join(";\n"));
     let counts = Arc::new(Counts::default());
-    let store = Rehearsal::new(store, plans.make_table, Arc::clone(&findings), SHOWN);
+    let store = Rehearsal::new(store, make, Arc::clone(&findings), SHOWN).guarded(setup.read_only);
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
@@ -135,7 +157,12 @@ pub(super) async fn try_newest(
     while let Some(mut batch) = batches.recv().await {
         tried += u64::from(batch.len());
         if let Err(stopped) = writer.write(&mut batch).await {
-            return Err(trouble(&stopped));
+            let mut findings = lock(&findings);
+            return match findings.would_change.take() {
+                Some(what) => Ok(Tried::WouldChange(what)),
+                None if findings.lacks_partition => Ok(Tried::LacksPartition),
+                None => Err(trouble(&stopped)),
+            };
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
@@ -151,22 +178,21 @@ pub(super) async fn try_newest(
         letters: std::mem::take(&mut findings.letters),
         first_rows: std::mem::take(&mut findings.rows),
         fields: Vec::new(),
+        counted: fields::records(pipeline),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     };
-    Ok((sample, counted))
+    Ok(Tried::Done(Box::new((sample, counted, plan))))
 }
 
 /// Returns the tables that the newest records name.
 pub(super) async fn named_tables(
     config: &Config,
     pipeline: &Pipeline,
-    plans: &Plans,
-    topics: &BTreeMap<String, i32>,
-    records: u32,
+    source: &PlanSource,
+    ranges: Ranges,
 ) -> Result<BTreeSet<TableName>, FatalError> {
-    let ranges = ranges(config, pipeline, topics, records).await?;
-    let (reader, planned) = (settings::reader(&config.kafka, pipeline), plans.source.current());
-    let schemas = plans.source.schemas().cloned();
+    let (reader, planned) = (settings::reader(&config.kafka, pipeline), source.current());
+    let schemas = source.schemas().cloned();
     let reading = spawn_blocking(move || {
         let reader = Reader::new(&reader)?;
         let mut encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -175,12 +201,12 @@ pub(super) async fn named_tables(
         for (source, range) in &ranges {
             reader.read(&source.topic, &[(source.partition, range.clone())], |message| {
                 let Incoming { offset, timestamp_ms, key, value } = incoming(message);
-                if trouble.is_ok() {
-                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(key, value));
-                }
                 let mut arena = Vec::new();
                 push_headers(message, &mut arena);
                 let headers = Headers::from_arena(&arena);
+                if trouble.is_ok() {
+                    trouble = registry::await_schema(schemas.as_deref(), || encoder.wants(key, value, headers));
+                }
                 let (topic, partition, offset) = (&*source.topic, source.partition, offset.get());
                 let record = Record { topic, partition, offset, timestamp_ms, key, value, headers };
                 named.extend(encoder.unknown_tables(&record));
@@ -193,12 +219,12 @@ pub(super) async fn named_tables(
 }
 
 /// Returns the ranges of the newest records.
-async fn ranges(
+pub(super) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
     topics: &BTreeMap<String, i32>,
     records: u32,
-) -> Result<Vec<(TopicPartition, std::ops::Range<Offset>)>, FatalError> {
+) -> Result<Ranges, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let sources = partitions_of(topics);
     let (low, high) = reach::ask(config, &observer, move |observer| {
@@ -265,12 +291,15 @@ fn read(
                 let source = TopicPartition::new(Arc::clone(topic), message.partition());
                 batch.open_segment(source, Claim::default(), record.offset)
             });
+            let mut headers = Vec::new();
+            push_headers(message, &mut headers);
             if trouble.is_ok() {
-                trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value));
+                let headers = Headers::from_arena(&headers);
+                trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value, headers));
             }
-            fields.add(record.value);
-            let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
+            let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
+                fields.add(record, &mut encoder);
                 encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
             });

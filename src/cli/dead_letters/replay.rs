@@ -15,7 +15,7 @@ use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::{Batch, Incoming, Reject, Span, Trigger};
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
-use tidegate_protocol::record::{Record, push_header};
+use tidegate_protocol::record::{Headers, Record, push_header};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
@@ -245,19 +245,19 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
         let (names, values): (Vec<Vec<u8>>, Vec<Option<Vec<u8>>>) = (row.try_get(7)?, row.try_get(8)?);
         let (key, value): (Option<&[u8]>, Option<&[u8]>) = (row.try_get(5)?, row.try_get(6)?);
         let incoming = Incoming { offset, timestamp_ms: row.try_get(4)?, key, value };
-        let headers = |arena: &mut Vec<u8>| {
-            for (name, value) in names.iter().zip(&values) {
-                push_header(arena, name, value.as_deref());
-            }
-        };
+        let mut headers = Vec::new();
+        for (name, value) in names.iter().zip(&values) {
+            push_header(&mut headers, name, value.as_deref());
+        }
         let asked_at = Instant::now();
-        while let Some(id) = encoder.wants(key, value) {
+        while let Some(id) = encoder.wants(key, value, Headers::from_arena(&headers)) {
             if asked_at.elapsed() > registry::PATIENCE {
                 let why = format!("schema {id} has not come from the registry; nothing is lost, try again");
                 return Err(sqlx::Error::Io(std::io::Error::other(why)));
             }
             tokio::time::sleep(registry::LOOK_AGAIN).await;
         }
+        let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
         let segment = loaded.batch.open_segment(source, Claim::default(), offset);
         loaded.batch.push(segment, &incoming, Instant::now(), headers, |record, rows| {
             encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))

@@ -70,6 +70,7 @@ fn what_the_reference_has_switched_off_is_right_too() {
             "schema_registry.username: a token is set too; keep one of the two",
             "schema_registry.password_file: password is set too; keep one of the two",
             "schema_registry.token_file: token is set too; keep one of the two",
+            "schema_registry.ca_file: /etc/ssl/certs/registry-ca.pem can't be read: No such file or directory (os error 2)",
             "pipelines.ride_history.topic_pattern: topics is set too; keep one of the two",
             "pipelines.ride_history.decode.columns: belongs to format \"csv\", and this is \"json\"",
             "pipelines.ride_history.decode.delimiter: belongs to format \"csv\", and this is \"json\"",

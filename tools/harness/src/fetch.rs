@@ -31,9 +31,10 @@ impl Jars {
         format!("{}/*", self.folder.join("jars").display())
     }
 
-    /// The features of a freshly formatted KRaft cluster, which every new data folder gets a copy of. Kafka 4 only.
-    pub fn bootstrap_checkpoint(&self) -> PathBuf {
-        self.folder.join("bootstrap.checkpoint")
+    /// The features of a freshly formatted KRaft cluster, which every new data folder gets a copy of: where the file is kept,
+    /// by its path in a data folder.
+    pub(crate) fn checkpoint(&self, in_data: &str) -> PathBuf {
+        self.folder.join(in_data)
     }
 
     /// The classes of a broker as the Java runtime had them in memory, where it could save them. Kafka 4 only.
@@ -47,7 +48,14 @@ impl Jars {
 /// # Errors
 /// When `mvn` or `java` is missing or fails.
 pub fn kafka() -> Result<Jars> {
-    let version = versions::kraft();
+    kafka_of(&versions::kraft())
+}
+
+/// Apache Kafka in KRaft mode, of this version.
+///
+/// # Errors
+/// When `mvn` or `java` is missing or fails.
+pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
     let coordinates = [
         format!("org.apache.kafka:kafka_2.13:{version}"),
         format!("org.apache.kafka:kafka-tools:{version}"),
@@ -60,12 +68,11 @@ pub fn kafka() -> Result<Jars> {
     Ok(Jars { folder })
 }
 
-/// Apache Kafka with the ZooKeeper that comes with it, of the version that [`crate::versions`] names.
+/// Apache Kafka with the ZooKeeper that comes with it, of this version.
 ///
 /// # Errors
 /// When `mvn` or `java` is missing or fails.
-pub fn kafka_with_zookeeper() -> Result<Jars> {
-    let version = versions::zookeeper();
+pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
     // Without the template of KRaft mode, so it is a package of its own.
     let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;

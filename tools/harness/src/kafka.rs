@@ -95,9 +95,9 @@ impl Kafka {
         fetch::require_java()?;
         let run = Run::start("kafka")?;
         let (jars, zookeeper) = match spec.layout {
-            Layout::Kraft { .. } => (fetch::kafka()?, None),
+            Layout::Kraft { .. } => (fetch::kafka_of(&spec.version)?, None),
             Layout::ZooKeeper => {
-                let jars = fetch::kafka_with_zookeeper()?;
+                let jars = fetch::kafka_with_zookeeper(&spec.version)?;
                 let zookeeper = start_zookeeper(&run, &jars, spec.tuned_for)?;
                 (jars, Some(zookeeper))
             }

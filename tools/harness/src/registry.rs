@@ -28,6 +28,8 @@ struct State {
     failing: Option<u16>,
     /// What `Authorization` must be.
     authorization: Option<String>,
+    /// Knows no GUIDs, as before Confluent's 8.0.
+    without_guids: bool,
     /// Every question's path.
     asked: Vec<String>,
 }
@@ -87,6 +89,16 @@ impl Registry {
         self.lock().authorization = authorization.map(str::to_owned);
     }
 
+    /// Returns the value of the header by which a serializer names this schema by its GUID.
+    pub fn guid_header(id: u32) -> Vec<u8> {
+        [&[1][..], &guid(id)].concat()
+    }
+
+    /// Knows no GUIDs from now on, or does again.
+    pub fn without_guids(&self, without: bool) {
+        self.lock().without_guids = without;
+    }
+
     /// The paths that were asked for, in order.
     pub fn asked(&self) -> Vec<String> {
         self.lock().asked.clone()
@@ -138,6 +150,14 @@ impl Registry {
                 Some(answer) => (200, answer.clone()),
                 None => (404, json!({ "error_code": 40403, "message": format!("Schema {id} not found") })),
             },
+            ["schemas", "guids", guid] => {
+                let known = state.schemas.iter().find(|(id, _)| guid_text(**id) == *guid);
+                match known.filter(|_| !state.without_guids) {
+                    Some((_, answer)) => (200, answer.clone()),
+                    None if state.without_guids => (404, json!({ "error_code": 404, "message": "HTTP 404 Not Found" })),
+                    None => (404, json!({ "error_code": 40403, "message": format!("Schema {guid} not found") })),
+                }
+            }
             ["subjects", subject, "versions", version] => {
                 let Some(ids) = state.subjects.get(*subject) else {
                     return (404, json!({ "error_code": 40401, "message": format!("Subject '{subject}' not found.") }));
@@ -156,4 +176,17 @@ impl Registry {
             _ => (404, json!({ "error_code": 404, "message": "HTTP 404 Not Found" })),
         }
     }
+}
+
+/// Returns the GUID of a schema: any sixteen bytes that differ by schema, and that have no order which a reader might mix up.
+fn guid(id: u32) -> [u8; 16] {
+    let mut guid = *b"\xf0\x0d\xba\xbe\x01\x23\x45\x67\x89\xab\xcd\xef\0\0\0\0";
+    guid[12..].copy_from_slice(&id.to_be_bytes());
+    guid
+}
+
+/// Returns a GUID as the registry's paths have it.
+fn guid_text(id: u32) -> String {
+    let digits: String = guid(id).iter().map(|byte| format!("{byte:02x}")).collect();
+    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")
 }

@@ -9,6 +9,7 @@ use crate::batch::Incoming;
 use crate::event::{Event, Hold};
 use crate::group::{Group, GroupClient, Visit, Visitor};
 use crate::now;
+use crate::record::Headers;
 use crate::session::{Delivery, Session};
 use crate::stopped::Stopped;
 
@@ -101,8 +102,17 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     /// Takes one bulk. Returns whether there was a record.
     fn take_bulk(&mut self, now: Instant) -> Result<bool, Stopped> {
         let PollLoop { session, encoder, .. } = &mut self.parts;
-        let mut taker =
-            Taker { session, encoder, now, allowance: self.allowance, consumed: 0, slot: None, wants_schema: false };
+        let mut taker = Taker {
+            session,
+            reads_headers: encoder.reads_headers(),
+            encoder,
+            now,
+            allowance: self.allowance,
+            consumed: 0,
+            slot: None,
+            wants_schema: false,
+            headers: &mut self.headers,
+        };
         let read = self.client.read(&mut taker);
         let Taker { allowance, consumed, wants_schema, .. } = taker;
         self.allowance = allowance;
@@ -127,6 +137,8 @@ struct Taker<'a, E> {
     consumed: u64,
     slot: Option<usize>,
     wants_schema: bool,
+    reads_headers: bool,
+    headers: &'a mut Vec<u8>,
 }
 
 impl<E: RecordEncoder> Visitor for Taker<'_, E> {
@@ -141,13 +153,26 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
         if self.allowance == 0 || self.session.is_full() {
             return Visit::NotNow;
         }
-        // A record that must not be written is compared or skipped at once, without a schema.
-        if self.encoder.wants(record.key, record.value) && self.session.takes(slot, record.offset) {
+        let mut headers = Some(headers);
+        let read = &mut *self.headers;
+        if self.reads_headers
+            && let Some(headers) = headers.take()
+        {
+            read.clear();
+            headers(read);
+        }
+        let of_record = if self.reads_headers { Headers::from_arena(read) } else { Headers::default() };
+        // A record that we must not write is compared or skipped at once: that requires no schema.
+        if self.encoder.wants(record.key, record.value, of_record) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;
         }
         let rows = self.session.open_rows();
         let encoder = &mut *self.encoder;
+        let headers = |arena: &mut Vec<u8>| match headers {
+            Some(headers) => headers(arena),
+            None => arena.extend_from_slice(read),
+        };
         let encode = |record: &crate::record::Record<'_>, rows: &mut Vec<u8>| encoder.encode(record, rows);
         if self.session.deliver(slot, record, self.now, headers, encode) != Delivery::Ignored {
             self.consumed += 1;

@@ -18,7 +18,7 @@ use tidegate_protocol::group::Assigning;
 use tidegate_protocol::poll_loop::{LedgerReadings, Message, PollLoop, RecordEncoder};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::rate_limit::RateLimit;
-use tidegate_protocol::record::Record;
+use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::session::Session;
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::LedgerRow;
@@ -242,7 +242,11 @@ struct SimEncoder {
 }
 
 impl RecordEncoder for SimEncoder {
-    fn wants(&mut self, _key: Option<&[u8]>, value: Option<&[u8]>) -> bool {
+    fn reads_headers(&self) -> bool {
+        false
+    }
+
+    fn wants(&mut self, _key: Option<&[u8]>, value: Option<&[u8]>, _headers: Headers<'_>) -> bool {
         if Kind::of(value.expect("records have values")[0]) != Kind::Double {
             return false;
         }

@@ -153,7 +153,7 @@ pub(crate) struct Server {
 
 pub(crate) fn error(severity: Severity, sqlstate: &str, row: Option<u32>) -> PostgresError {
     let message = format!("simulated {sqlstate}");
-    PostgresError { severity, sqlstate: sqlstate.to_owned(), message, row, column: None, note: None }
+    PostgresError { severity, sqlstate: sqlstate.to_owned(), message, row, column: None, policy: false, note: None }
 }
 
 type Outcome = Result<Reply, PostgresError>;

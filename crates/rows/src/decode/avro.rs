@@ -13,8 +13,8 @@ use std::sync::Arc;
 use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
-use crate::decode::plans::{Plans, whose};
-use crate::schema::{Parsed, Schema, Schemas};
+use crate::decode::plans::{Framed, Plans, whose};
+use crate::schema::{Parsed, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
 use crate::value::DecodeFault;
 use crate::value::{Reason, Slot};
@@ -45,15 +45,22 @@ impl AvroDecoder {
 
     /// Returns the id of the schema that this value needs, if it isn't loaded yet.
     #[inline]
-    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         let Self { paths, leftovers, base, plans } = self;
-        plans.wants(payload, |schema, id| plan(schema, id, paths, *leftovers, base))
+        plans.wants(payload, header, |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    /// Decodes a value. `header` is the one that names its schema, if the record has it.
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        header: Option<&[u8]>,
+        fields: &mut Fields,
+    ) -> Result<(), DecodeFault> {
         let Self { paths, leftovers, base, plans } = self;
         fields.reset(paths.len());
-        let (start, id) = plans.open(payload, |schema, id| plan(schema, id, paths, *leftovers, base))?;
+        let Framed { id, start, .. } =
+            plans.open(payload, header, |schema, id| plan(schema, id, paths, *leftovers, base))?;
         let (schema, plan) = plans.current()?;
         let Parsed::Avro(schema) = &schema.0 else { return Err(schema.is_not("avro", id)) };
         if let Some(name) = &plan.refused {
@@ -69,7 +76,7 @@ impl AvroDecoder {
 
 fn plan(
     schema: Arc<Schema>,
-    id: u32,
+    id: Option<SchemaId>,
     paths: &[Path],
     leftovers: Leftovers,
     base: &[String],
@@ -84,7 +91,7 @@ fn plan(
 }
 
 #[cold]
-fn broken(at: usize, what: &str, id: u32) -> DecodeFault {
+fn broken(at: usize, what: &str, id: Option<SchemaId>) -> DecodeFault {
     let whose = whose(id);
     DecodeFault::new(Reason::InvalidFormat, format!("the value is not Avro of {whose}: byte {at}: {what}"))
 }

@@ -1,7 +1,11 @@
-//! A schema registry's framing: a zero byte, the schema id in four bytes, and for Protobuf the path of the message.
+//! How a record names its schema in a registry. In front of the value: a zero byte, the schema's number in four bytes, and for
+//! Protobuf which of its messages. Or in a header: a one and the schema's GUID in sixteen bytes, or the same as in front of a value;
+//! the value is bare then.
 
-use crate::value::DecodeFault;
-use crate::value::{Reason, shown};
+use tidegate_protocol::record::Headers;
+
+use crate::schema::SchemaId;
+use crate::value::{DecodeFault, Reason, shown};
 
 /// The length of the zero byte and the schema id.
 pub(crate) const HEAD: usize = 5;
@@ -13,6 +17,36 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
         [0, a, b, c, d, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])),
         _ => None,
     }
+}
+
+/// The header that names a value's schema.
+pub(crate) const VALUE_HEADER: &[u8] = b"__value_schema_id";
+/// The header that names a key's schema.
+pub(crate) const KEY_HEADER: &[u8] = b"__key_schema_id";
+
+/// Returns the value of the last header of this name, as the registry's own readers take it.
+pub(crate) fn header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
+    headers.iter().filter(|(of, _)| *of == name).last().and_then(|(_, value)| value)
+}
+
+/// Returns the schema that a header names, and where the bytes behind the name begin.
+pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
+    match header.split_first()? {
+        (0, rest) => Some((SchemaId::Number(u32::from_be_bytes(*rest.first_chunk()?)), HEAD)),
+        (1, rest) => Some((SchemaId::Guid(u128::from_be_bytes(*rest.first_chunk()?)), 17)),
+        _ => None,
+    }
+}
+
+#[cold]
+pub(crate) fn not_of_header(header: &[u8]) -> DecodeFault {
+    let start = shown(header.get(..header.len().min(20)).unwrap_or_default());
+    let detail = format!(
+        "the header that names its schema has {} bytes, \"{start}\", and neither a one with a GUID of 16 bytes nor a zero with a \
+         number of 4 bytes",
+        header.len()
+    );
+    DecodeFault::new(Reason::InvalidFormat, detail)
 }
 
 #[cold]

@@ -1,9 +1,9 @@
-//! Plans by the id of the writer's schema.
+//! Plans by the name of the writer's schema.
 
 use std::sync::Arc;
 
 use crate::decode::frame;
-use crate::schema::{Found, Schema, Schemas};
+use crate::schema::{Found, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
 use crate::value::DecodeFault;
 use crate::value::Reason;
@@ -16,24 +16,32 @@ const KEPT: usize = 1024;
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// In the order of first use. There are few, and the one used last is checked first.
-    made: Vec<(u32, Result<P, DecodeFault>)>,
+    /// In the order in which they came; few, and the last one is asked first. A local one has no name.
+    made: Vec<(Option<SchemaId>, Result<P, DecodeFault>)>,
     last: usize,
 }
 
-/// Where the value begins after the frame, and its schema id; 0 for a local schema.
-pub(super) type Framed = (usize, u32);
+/// A value whose schema is known.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Framed<'a> {
+    /// The schema's name; `None` for a local one.
+    pub(super) id: Option<SchemaId>,
+    /// Where the value's own bytes begin, a frame's message indexes among them.
+    pub(super) start: usize,
+    /// The message indexes, where a header has them.
+    pub(super) indexes: Option<&'a [u8]>,
+}
 
 impl<P> Plans<P> {
     /// Makes the plans of a source's schemas: a local schema is planned at once.
     pub(super) fn new(
         source: &SchemaSource,
         registry: Option<&Arc<dyn Schemas>>,
-        make: impl Fn(Arc<Schema>, u32) -> Result<P, DecodeFault>,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
     ) -> Self {
         let mut this = Self { registry: None, framed: source.framed(), made: Vec::new(), last: 0 };
         match source {
-            SchemaSource::Local { schema, .. } => this.made.push((0, make(Arc::clone(schema), 0))),
+            SchemaSource::Local { schema, .. } => this.made.push((None, make(Arc::clone(schema), None))),
             SchemaSource::Registry => this.registry = registry.cloned(),
         }
         this
@@ -44,11 +52,15 @@ impl<P> Plans<P> {
     pub(super) fn wants(
         &mut self,
         payload: &[u8],
-        make: impl Fn(Arc<Schema>, u32) -> Result<P, DecodeFault>,
-    ) -> Option<u32> {
+        header: Option<&[u8]>,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
+    ) -> Option<SchemaId> {
         self.registry.as_ref()?;
-        let id = frame::schema_id(payload)?;
-        if self.made.get(self.last).is_some_and(|(known, made)| *known == id && made.is_ok()) {
+        let id = match header {
+            None => SchemaId::Number(frame::schema_id(payload)?),
+            Some(header) => frame::of_header(header)?.0,
+        };
+        if self.made.get(self.last).is_some_and(|(known, made)| *known == Some(id) && made.is_ok()) {
             return None;
         }
         self.find(id, make)
@@ -56,10 +68,14 @@ impl<P> Plans<P> {
 
     /// Sets `last` to the index of this schema's plan. Returns the id if the schema isn't loaded yet.
     #[inline(never)]
-    fn find(&mut self, id: u32, make: impl Fn(Arc<Schema>, u32) -> Result<P, DecodeFault>) -> Option<u32> {
+    fn find(
+        &mut self,
+        id: SchemaId,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
+    ) -> Option<SchemaId> {
         let registry = self.registry.as_ref()?;
-        if let Some(at) = self.made.iter().position(|(known, _)| *known == id) {
-            // Ask again from time to time for a schema that the registry didn't know.
+        if let Some(at) = self.made.iter().position(|(known, _)| *known == Some(id)) {
+            // What the registry didn't know it is asked for again from time to time.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;
@@ -68,40 +84,50 @@ impl<P> Plans<P> {
         }
         let made = match registry.find(id) {
             Found::Wanted => return Some(id),
-            Found::Schema(schema) => make(schema, id),
+            Found::Schema(schema) => make(schema, Some(id)),
             Found::Fault(fault) => Err(fault),
         };
         if self.made.len() >= KEPT {
             self.made.clear();
         }
         self.last = self.made.len();
-        self.made.push((id, made));
+        self.made.push((Some(id), made));
         None
     }
 
     /// Reads the frame of a value, and selects the plan that [`Self::current`] returns.
     #[inline]
-    pub(super) fn open(
+    pub(super) fn open<'a>(
         &mut self,
         payload: &[u8],
-        make: impl Fn(Arc<Schema>, u32) -> Result<P, DecodeFault>,
-    ) -> Result<Framed, DecodeFault> {
+        header: Option<&'a [u8]>,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
+    ) -> Result<Framed<'a>, DecodeFault> {
         if u32::try_from(payload.len()).is_err() {
             return Err(DecodeFault::new(Reason::TooLarge, "the value is larger than 4 GiB"));
         }
         if !self.framed {
-            return Ok((0, 0));
+            return Ok(Framed { id: None, start: 0, indexes: None });
         }
-        let id = frame::schema_id(payload).ok_or_else(|| frame::not_framed(payload))?;
+        let (id, start, indexes) = match header {
+            None => {
+                let id = frame::schema_id(payload).ok_or_else(|| frame::not_framed(payload))?;
+                (SchemaId::Number(id), frame::HEAD, None)
+            }
+            Some(header) => {
+                let (id, behind) = frame::of_header(header).ok_or_else(|| frame::not_of_header(header))?;
+                (id, 0, Some(&header[behind..]))
+            }
+        };
         if self.registry.is_none() {
-            return Ok((frame::HEAD, 0));
+            return Ok(Framed { id: None, start, indexes });
         }
-        let known = self.made.get(self.last).is_some_and(|(known, _)| *known == id);
-        // Records wait until their schema is loaded, so it is. If it were not, this fault would still lose no record.
+        let known = self.made.get(self.last).is_some_and(|(known, _)| *known == Some(id));
+        // Records wait until their schema is here, so this one is; were it not, no record would be lost by saying so.
         if !known && self.find(id, make).is_some() {
             return Err(DecodeFault::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
         }
-        Ok((frame::HEAD, id))
+        Ok(Framed { id: Some(id), start, indexes })
     }
 
     /// Returns the plan of the value that was opened last.
@@ -115,7 +141,7 @@ impl<P> Plans<P> {
     }
 }
 
-/// Returns whose schema a value doesn't match, for messages.
-pub(super) fn whose(id: u32) -> String {
-    if id == 0 { "the local schema".to_owned() } else { format!("schema {id}") }
+/// Whose schema a value doesn't hold to, for people.
+pub(super) fn whose(id: Option<SchemaId>) -> String {
+    id.map_or_else(|| "the local schema".to_owned(), |id| format!("schema {id}"))
 }

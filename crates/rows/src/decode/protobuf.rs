@@ -15,9 +15,9 @@ use std::sync::Arc;
 use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
-use crate::decode::plans::{Plans, whose};
-use crate::schema::protobuf::MessageId;
-use crate::schema::{Parsed, Schema, Schemas};
+use crate::decode::plans::{Framed, Plans, whose};
+use crate::schema::protobuf::{MessageId, ProtoFile};
+use crate::schema::{Parsed, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
 use crate::value::DecodeFault;
 use crate::value::{Reason, Slot};
@@ -63,22 +63,35 @@ impl ProtobufDecoder {
 
     /// Returns the id of the schema that this value needs, if it isn't loaded yet.
     #[inline]
-    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
-        self.plans.wants(payload, make)
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+        self.plans.wants(payload, header, make)
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    /// Decodes a value. `header` is the one that names its schema, if the record has it.
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        header: Option<&[u8]>,
+        fields: &mut Fields,
+    ) -> Result<(), DecodeFault> {
         let Self { paths, leftovers, base, framed, message, plans } = self;
         fields.reset(paths.len());
-        let (start, id) = plans.open(payload, make)?;
+        let Framed { id, start, indexes: of_header } = plans.open(payload, header, make)?;
         let (schema, made) = plans.current()?;
         let Parsed::Protobuf(file) = &schema.0 else { return Err(schema.is_not("protobuf", id)) };
         let mut indexes = [0; INDEXES_MAX];
-        let (start, indexes) = if *framed {
-            let (at, count) = message_indexes(payload, start, &mut indexes)?;
-            (at, Some(&indexes[..count]))
-        } else {
-            (start, None)
+        let (start, indexes) = match of_header {
+            // A header that has no indexes means the first message.
+            Some([]) => (start, None),
+            Some(bytes) => {
+                let (_, count) = message_indexes(bytes, 0, &mut indexes)?;
+                (start, Some(&indexes[..count]))
+            }
+            None if *framed => {
+                let (at, count) = message_indexes(payload, start, &mut indexes)?;
+                (at, Some(&indexes[..count]))
+            }
+            None => (start, None),
         };
         // For a local schema, the configured message takes precedence over the frame's.
         let wanted = match (message, indexes) {
@@ -87,8 +100,9 @@ impl ProtobufDecoder {
             (None, None) => file.by_indexes(&[0]),
         };
         let Some(wanted) = wanted else {
-            let whose = whose(id);
-            let detail = format!("its frame names the message {indexes:?}, which {whose} doesn't have");
+            let (whose, indexes) = (whose(id), indexes.unwrap_or_default());
+            let where_from = if header.is_some() { "header" } else { "frame" };
+            let detail = format!("its {where_from} names the message {indexes:?}, which {whose} doesn't have");
             return Err(DecodeFault::new(Reason::InvalidFormat, detail));
         };
         let at = match made.iter().position(|(known, _)| *known == wanted) {
@@ -111,15 +125,21 @@ impl ProtobufDecoder {
     }
 }
 
-fn make(schema: Arc<Schema>, id: u32) -> Result<Made, DecodeFault> {
+fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeFault> {
     match &schema.0 {
         Parsed::Protobuf(_) => Ok((schema, Vec::new())),
         _ => Err(schema.is_not("protobuf", id)),
     }
 }
 
-/// Reads the path of the message, from the outermost to the innermost: a zigzag count and that many zigzag indexes. A lone 0 means
-/// the first message.
+/// The message of a value, whose frame says which of the file's it is.
+pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
+    let mut indexes = [0; INDEXES_MAX];
+    let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;
+    file.by_indexes(&indexes[..count])
+}
+
+/// Which message it is, from the outermost to the innermost: a count and so many numbers, zigzag; a lone 0 is the first one.
 fn message_indexes(
     payload: &[u8],
     start: usize,
@@ -138,7 +158,7 @@ fn message_indexes(
 }
 
 #[cold]
-fn broken(at: usize, what: &str, id: u32) -> DecodeFault {
+fn broken(at: usize, what: &str, id: Option<SchemaId>) -> DecodeFault {
     let whose = whose(id);
     DecodeFault::new(Reason::InvalidFormat, format!("the value is not Protobuf of {whose}: byte {at}: {what}"))
 }

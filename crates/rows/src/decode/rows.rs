@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::decode::json::JsonDecoder;
 use crate::decode::{Decoder, Fields, Leftovers, Path};
-use crate::schema::Schemas;
+use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
 use crate::value::{DecodeFault, Flags, Kind, Reason, Slot, shown};
 
@@ -85,13 +85,18 @@ impl RowsDecoder {
         }
     }
 
-    pub(crate) fn wants(&mut self, payload: &[u8]) -> Option<u32> {
-        self.inner.wants(payload)
+    pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+        self.inner.wants(payload, header)
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn decode(
+        &mut self,
+        payload: &[u8],
+        header: Option<&[u8]>,
+        fields: &mut Fields,
+    ) -> Result<bool, DecodeFault> {
         self.array = None;
-        if !self.inner.decode(payload, fields)? {
+        if !self.inner.decode(payload, header, fields)? {
             return Ok(false);
         }
         self.enter(payload, fields)?;
@@ -102,7 +107,7 @@ impl RowsDecoder {
     fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
         std::mem::swap(&mut self.around.slots, &mut fields.slots);
         std::mem::swap(&mut self.around.leftovers, &mut fields.leftovers);
-        (self.around.leftovers_hold_nul, self.around.more) = (fields.leftovers_hold_nul, fields.more);
+        (self.around.leftovers_flags, self.around.more) = (fields.leftovers_flags, fields.more);
         let slot = self.around.slots.get(self.slot).copied().unwrap_or(Slot::MISSING);
         let made = slot.flags.has(Flags::MADE);
         match slot.kind {
@@ -161,7 +166,7 @@ impl RowsDecoder {
         fields.leftovers.clear();
         fields.leftovers.extend_from_slice(&self.around.leftovers);
         fields.leftovers.extend_from_slice(&self.element.leftovers);
-        fields.leftovers_hold_nul = self.around.leftovers_hold_nul || self.element.leftovers_hold_nul;
+        fields.leftovers_flags = self.around.leftovers_flags.with(self.element.leftovers_flags);
         fields.more = self.array.is_some() || self.around.more;
     }
 }
@@ -180,7 +185,7 @@ mod tests {
         let mut decoder = RowsDecoder::new(&Decode::Json, &paths, Leftovers::Collect, None, (&levels, by_name));
         let mut fields = Fields::default();
         let mut found = Vec::new();
-        let mut more = decoder.decode(value.as_bytes(), &mut fields)?;
+        let mut more = decoder.decode(value.as_bytes(), None, &mut fields)?;
         while more {
             let values = (0_u16..).take(paths.len()).map(|slot| fields.value(slot, value.as_bytes()).raw);
             let mut row = values.map(|raw| String::from_utf8_lossy(raw).into_owned()).collect::<Vec<_>>().join("|");

@@ -23,7 +23,7 @@ fn decoders() -> Vec<Decoder> {
 fn feed(payload: &[u8]) -> Result<(), TestCaseError> {
     let mut fields = Fields::default();
     for mut decoder in decoders() {
-        let mut outcome = decoder.decode(payload, &mut fields);
+        let mut outcome = decoder.decode(payload, None, &mut fields);
         let mut rows = 0;
         while outcome == Ok(true) {
             rows += 1;

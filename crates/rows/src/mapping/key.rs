@@ -10,7 +10,7 @@ use crate::decode::protobuf::ProtobufDecoder;
 use crate::decode::{Fields, Leftovers, Path, frame, narrow};
 use crate::json;
 use crate::mapping::meta;
-use crate::schema::{Found, Schemas};
+use crate::schema::{Found, SchemaId, Schemas};
 use crate::spec::{Decode, KeyFormat, SchemaSource};
 use crate::value::{DecodeFault, Flags, Kind, Reason, Slot, Value};
 
@@ -38,8 +38,8 @@ pub(super) struct KeyReader {
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
     protobuf: Option<ProtobufDecoder>,
-    /// The format of each schema that occurred; there are few.
-    kinds: Vec<(u32, Framed)>,
+    /// What the schemas are that came; few.
+    kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
     /// The key is neither framed nor JSON: each column reads its bytes by its own type.
     plain: bool,
@@ -72,13 +72,13 @@ impl KeyReader {
         }
     }
 
-    /// Returns the id of the schema that this key needs, if it isn't loaded yet.
-    pub(super) fn wants(&mut self, key: &[u8]) -> Option<u32> {
+    /// The schema that this key needs and that isn't here yet.
+    pub(super) fn wants(&mut self, key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         match self.format {
-            KeyFormat::Avro(_) => self.avro.as_mut()?.wants(key),
-            KeyFormat::Protobuf(_) => self.protobuf.as_mut()?.wants(key),
+            KeyFormat::Avro(_) => self.avro.as_mut()?.wants(key, header),
+            KeyFormat::Protobuf(_) => self.protobuf.as_mut()?.wants(key, header),
             KeyFormat::Auto if self.framed => {
-                let id = registered(key)?;
+                let id = named(key, header)?;
                 if self.kinds.iter().all(|(known, _)| *known != id) {
                     match self.schemas.as_ref()?.find(id) {
                         Found::Wanted => return Some(id),
@@ -95,8 +95,8 @@ impl KeyReader {
                     }
                 }
                 match self.kind(id) {
-                    Framed::Avro => self.avro.as_mut()?.wants(key),
-                    Framed::Protobuf => self.protobuf.as_mut()?.wants(key),
+                    Framed::Avro => self.avro.as_mut()?.wants(key, header),
+                    Framed::Protobuf => self.protobuf.as_mut()?.wants(key, header),
                     Framed::Json => None,
                 }
             }
@@ -104,26 +104,33 @@ impl KeyReader {
         }
     }
 
-    fn kind(&self, id: u32) -> Framed {
+    fn kind(&self, id: SchemaId) -> Framed {
         self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind)
     }
 
-    /// Decodes a key.
+    /// Whether a header may name the schema of keys.
+    pub(super) fn reads_header(&self) -> bool {
+        self.avro.is_some() || self.protobuf.is_some()
+    }
+
+    /// Reads a key. `header` is the one that names its schema, if the record has it.
     ///
     /// # Errors
-    /// The key doesn't match its format.
-    pub(super) fn read(&mut self, key: &[u8]) -> Result<(), DecodeFault> {
+    /// The key isn't what its format says.
+    pub(super) fn read(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeFault> {
         self.plain = false;
         let Self { format, avro, protobuf, fields, .. } = self;
         let slot = match (&*format, key.len()) {
-            (KeyFormat::Auto, _) => return self.guess(key),
+            (KeyFormat::Auto, _) => return self.guess(key, header),
             (KeyFormat::Json, _) => {
-                let start = if registered(key).is_some() { frame::HEAD } else { 0 };
+                let start = if header.is_none() && registered(key).is_some() { frame::HEAD } else { 0 };
                 return self.json(key, start);
             }
-            (KeyFormat::Avro(_), _) => return in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, fields))),
+            (KeyFormat::Avro(_), _) => {
+                return in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, header, fields)));
+            }
             (KeyFormat::Protobuf(_), _) => {
-                return in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, fields)));
+                return in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, header, fields)));
             }
             (KeyFormat::Text, _) => {
                 text(key)?;
@@ -158,14 +165,16 @@ impl KeyReader {
         Ok(())
     }
 
-    /// Decodes a key without a configured format: by its framing, as JSON, or else as raw bytes that each column reads.
-    fn guess(&mut self, key: &[u8]) -> Result<(), DecodeFault> {
-        if let (true, Some(id)) = (self.framed, registered(key)) {
+    /// A key whose format isn't stated: as its frame says, or JSON, or else as each column wants it.
+    fn guess(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeFault> {
+        if let (true, Some(id)) = (self.framed, named(key, header)) {
             let Self { avro, protobuf, fields, .. } = self;
             return match self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind) {
-                Framed::Avro => in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, fields))),
-                Framed::Protobuf => in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, fields))),
-                Framed::Json => self.json(key, frame::HEAD),
+                Framed::Avro => in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, header, fields))),
+                Framed::Protobuf => {
+                    in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, header, fields)))
+                }
+                Framed::Json => self.json(key, if header.is_some() { 0 } else { frame::HEAD }),
             };
         }
         let start = if registered(key).is_some() && begins_json(&key[frame::HEAD..]) { frame::HEAD } else { 0 };
@@ -219,7 +228,15 @@ impl KeyReader {
     }
 }
 
-/// Returns the schema id of a framed key. No schema has the id 0, so small numbers in eight bytes aren't taken for a frame.
+/// The schema that a key's header or frame names.
+fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
+    match header {
+        Some(header) => frame::of_header(header).map(|(id, _)| id),
+        None => registered(key).map(SchemaId::Number),
+    }
+}
+
+/// The number of a registry's schema. None has the number 0, so small numbers in eight bytes aren't taken for a frame.
 fn registered(key: &[u8]) -> Option<u32> {
     frame::schema_id(key).filter(|id| *id != 0 && key.len() > frame::HEAD)
 }
@@ -259,7 +276,7 @@ mod tests {
         let paths = ["", "after.id", "id"]
             .map(|path| path.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect());
         let mut reader = KeyReader::new(format, &Decode::Json, &paths, None);
-        reader.read(key)?;
+        reader.read(key, None)?;
         let shown = |value: Value<'_>| {
             let mut out = Vec::new();
             crate::render::text(&value, &mut out);

@@ -283,13 +283,7 @@ impl Plan {
     /// Plans only the slots; this plan writes no rows.
     fn without_table(spec: &RowSpec<'_>) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.name.clone();
-        let catalog = Catalog {
-            table: table.clone(),
-            oid: 0,
-            kind: RelationKind::Table,
-            columns: Vec::new(),
-            unique: Vec::new(),
-        };
+        let catalog = Catalog::without_columns(table.clone());
         let faults = Faults::of(spec.pipeline);
         let mut planner = Planner::new(spec, &catalog, false, faults);
         let keep = spec.keep.and_then(|filter| planner.check(filter));

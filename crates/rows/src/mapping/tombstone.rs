@@ -3,7 +3,7 @@
 use tidegate_protocol::record::Record;
 
 use crate::copy::NULL;
-use crate::decode::Fields;
+use crate::decode::{Fields, frame};
 use crate::mapping::plan::{Feed, PlannedColumn, WhenMissing};
 use crate::mapping::{Encoder, meta};
 use crate::value::DecodeFault;
@@ -75,8 +75,9 @@ impl Encoder {
         let whole =
             payload.is_some() && self.plan.columns.iter().filter(from_field).all(|column| here(column, &self.fields));
         let key = record.key.filter(|_| !whole);
+        let header = self.header(record.headers, frame::KEY_HEADER);
         if let (Some(keys), Some(key)) = (&mut self.keys, key) {
-            keys.read(key)?;
+            keys.read(key, header)?;
         }
         let (columns, mark) = match &self.plan.router {
             None => (&self.plan.columns, self.plan.open(rows)),

@@ -24,8 +24,9 @@ pub struct Column {
     pub default: Option<String>,
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
-    /// `keep = …`: text that marks a value which the record leaves out, such as Debezium's `__debezium_unavailable_value`. A field
-    /// with this text counts as missing. Only in mode upsert, together with [`Missing::Keep`].
+    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`, also as the only
+    /// element of an array, as the bytes of an array of numbers, and as a map of the text to itself. A field that is
+    /// this text is missing. In mode upsert, together with [`Missing::Keep`].
     pub keep: Option<String>,
     /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,

@@ -34,6 +34,8 @@ pub struct Shaped {
     pub deletes: Option<Deletes>,
     /// Picks the rows that need not be copied, if there is only one group.
     pub newest: Option<Newest>,
+    /// Staged rows take defaults of the staging table, which must be those that the target has now.
+    pub defaults: bool,
 }
 
 /// The COPY of one group.
@@ -106,7 +108,7 @@ impl Target<'_> {
                 staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
                 // A domain may forbid NULL.
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
-                let is_nulled = of.is_some_and(|of| of.default.is_some() && of.type_oid == of.base_type_oid);
+                let is_nulled = of.is_some_and(|of| of.default_oid.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));
             } else if column.keeps && some_leave_out(bit) && !self.goes_by(&column.name) {
                 staged.kept.push((bit, column.name.as_str()));
@@ -120,9 +122,12 @@ impl Target<'_> {
             }
             _ => None,
         };
+        let staged_default =
+            |(bit, name): (u16, &str)| some_leave_out(bit) && !unmerged(bit, name) && self.has_own(name);
+        let defaults = self.shapes.columns().any(|(bit, column)| staged_default((bit, &column.name)));
         let turn = groups.len() > 1;
         let copies = groups.iter().map(|group| self.copy_of_group(group, &staged, turn)).collect();
-        Some(Shaped { copies, merge, deletes, newest })
+        Some(Shaped { copies, merge, deletes, newest, defaults })
     }
 
     /// Returns whether the merge compares a column.

@@ -95,14 +95,14 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
         typmod,
         not_null: false,
         has_default: false,
-        default: None,
+        default_oid: None,
         generated: false,
         identity_always: false,
     }
 }
 
 pub(crate) fn catalog(columns: Vec<CatalogColumn>) -> Catalog {
-    Catalog { table: table(), oid: 16_384, kind: RelationKind::Table, columns, unique: Vec::new() }
+    Catalog { table: table(), oid: 16_384, kind: RelationKind::Table, row_security: false, columns, unique: Vec::new() }
 }
 
 /// Returns a record that has only a value.

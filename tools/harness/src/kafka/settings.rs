@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 
 use super::secure::{self, Listener};
 use super::spec::{KafkaSpec, Layout};
+use super::template;
 use crate::fetch::Jars;
 use crate::{TunedFor, free_port};
 
@@ -136,7 +137,7 @@ impl Node {
                 data.join("meta.properties"),
                 format!("version=1\ncluster.id={cluster_id}\nnode.id={id}\ndirectory.id={directory_id}\n"),
             )?;
-            fs::copy(jars.bootstrap_checkpoint(), data.join("bootstrap.checkpoint"))?;
+            template::copy_checkpoint(|path| jars.checkpoint(path), |path| data.join(path))?;
         }
         let mut text = format!("log.dirs={}\n", data.display());
         for (name, value) in &self.properties {

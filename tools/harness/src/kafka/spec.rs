@@ -10,6 +10,8 @@ use crate::{TunedFor, versions};
 #[derive(Debug, Clone)]
 pub struct KafkaSpec {
     pub(super) layout: Layout,
+    /// The version of the Maven packages.
+    pub(super) version: String,
     pub(super) tuned_for: TunedFor,
     pub(super) properties: Vec<(String, String)>,
     /// One per broker, or none.
@@ -29,6 +31,7 @@ impl KafkaSpec {
     pub fn single() -> Self {
         Self {
             layout: if versions::with_zookeeper() { Layout::ZooKeeper } else { Layout::Kraft { brokers: 1 } },
+            version: if versions::with_zookeeper() { versions::zookeeper() } else { versions::kraft() },
             tuned_for: TunedFor::Tests,
             properties: Vec::new(),
             proxies: Vec::new(),
@@ -38,12 +41,17 @@ impl KafkaSpec {
 
     /// Three brokers in KRaft mode, replication factor 3, two in-sync replicas wanted for a write.
     pub fn cluster() -> Self {
-        Self { layout: Layout::Kraft { brokers: 3 }, ..Self::single() }
+        Self { layout: Layout::Kraft { brokers: 3 }, version: versions::kraft(), ..Self::single() }
     }
 
     /// One broker with ZooKeeper, as before Kafka 4.
     pub fn zookeeper() -> Self {
-        Self { layout: Layout::ZooKeeper, ..Self::single() }
+        Self { layout: Layout::ZooKeeper, version: versions::zookeeper(), ..Self::single() }
+    }
+
+    /// One broker in KRaft mode of this version, whatever [`crate::versions`] says.
+    pub fn of_version(version: &str) -> Self {
+        Self { layout: Layout::Kraft { brokers: 1 }, version: version.to_owned(), ..Self::single() }
     }
 
     /// The purpose of the settings; tests, unless set otherwise.

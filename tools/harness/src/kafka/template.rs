@@ -1,10 +1,10 @@
 //! The data folder that every broker of one version starts with, created once after the download.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{START_DEADLINE, STOP_DEADLINE, TunedFor, is_listening, java};
 use crate::fetch::{JAVA_MISSING, Jars, run};
@@ -31,10 +31,23 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
         ),
     )?;
     format(jars, &properties)?;
-    fs::copy(data.join("bootstrap.checkpoint"), jars.bootstrap_checkpoint())?;
+    copy_checkpoint(|path| data.join(path), |path| jars.checkpoint(path))?;
     if let Err(error) = save_classes(&run, jars, &properties, port) {
         eprintln!("brokers will start slowly, their classes could not be saved: {error:#}");
     }
+    Ok(())
+}
+
+/// Where the formatter puts the features of the cluster: up to Kafka 4.2, and since.
+const CHECKPOINTS: [&str; 2] =
+    ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
+
+/// Copies the features of a formatted cluster between two folders, given the place of each possible file in them.
+pub(super) fn copy_checkpoint(from: impl Fn(&str) -> PathBuf, to: impl Fn(&str) -> PathBuf) -> Result<()> {
+    let path = CHECKPOINTS.into_iter().find(|path| from(path).is_file()).context("the formatter left no checkpoint")?;
+    let target = to(path);
+    target.parent().map_or(Ok(()), fs::create_dir_all)?;
+    fs::copy(from(path), target)?;
     Ok(())
 }
 

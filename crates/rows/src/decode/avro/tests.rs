@@ -33,7 +33,7 @@ fn shown(value: &Value<'_>) -> String {
 
 fn decode(decoder: &mut AvroDecoder, payload: &[u8]) -> Result<Vec<String>, DecodeFault> {
     let mut fields = Fields::default();
-    decoder.decode(payload, &mut fields)?;
+    decoder.decode(payload, None, &mut fields)?;
     let slots = u16::try_from(fields.slots.len()).expect("few");
     Ok((0..slots).map(|slot| shown(&fields.value(slot, payload))).collect())
 }
@@ -179,7 +179,7 @@ fn fields_are_found_by_name_or_alias_and_others_are_refused_or_kept() {
     assert_eq!((fault.reason, fault.detail.as_str()), (Reason::UnknownField, "the field \"extra\" has no column"));
     let mut collecting = decoder(schema, &["speed"], Leftovers::Collect);
     let mut fields = Fields::default();
-    collecting.decode(&payload, &mut fields).expect("a value");
+    collecting.decode(&payload, None, &mut fields).expect("a value");
     assert_eq!(fields.leftovers, b"\"extra\":\"x\",");
 }
 

@@ -85,7 +85,7 @@ fn shown(value: &Value<'_>) -> String {
 
 fn decode(decoder: &mut ProtobufDecoder, payload: &[u8]) -> Result<Vec<String>, DecodeFault> {
     let mut fields = Fields::default();
-    decoder.decode(payload, &mut fields)?;
+    decoder.decode(payload, None, &mut fields)?;
     let slots = u16::try_from(fields.slots.len()).expect("few");
     Ok((0..slots).map(|slot| shown(&fields.value(slot, payload))).collect())
 }
@@ -224,6 +224,6 @@ fn fields_without_a_column_are_refused_or_kept() {
     assert_eq!((fault.reason, fault.detail.as_str()), (Reason::UnknownField, "the field \"state\" has no column"));
     let mut collecting = decoder(&["vehicle_id"], Leftovers::Collect, false);
     let mut fields = Fields::default();
-    collecting.decode(&payload, &mut fields).expect("a value");
+    collecting.decode(&payload, None, &mut fields).expect("a value");
     assert_eq!(fields.leftovers, b"\"state\":\"x\",\"list\":[3],");
 }

@@ -1,0 +1,460 @@
+//! Where the trial of `check` writes, so that it leaves nothing behind. ROLLBACK undoes rows, but no `nextval`: a rolled-back row
+//! of a serial column still takes a number.
+//!
+//! - Defaults that draw from a sequence: the rows go through a temporary view of the table. Its defaults draw from temporary
+//!   sequences. Constraints, triggers, row security and the rows that exist are the table's own.
+//! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
+//!   transaction, in which Postgres refuses every draw and every write. Only rows that pass are then tried on the table itself.
+//! - What does not pass is named, and left out of a trial on a temporary table.
+
+use std::collections::BTreeMap;
+
+use sqlx::{PgConnection, Row};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
+use tidegate_rows::spec::WriteMode;
+
+use crate::config::Pipeline;
+
+/// The trial's numbers begin so many steps behind the sequence, so that clients that use the table meanwhile don't draw the same.
+const AHEAD: i128 = 1_000_000;
+
+/// What replaces tables in one trial.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Setup {
+    /// Statements that create the replacements, run in each transaction.
+    pub(super) make: Vec<String>,
+    /// The replacements, by the oid of the table that they stand for.
+    pub(super) targets: BTreeMap<u32, Catalog>,
+    /// Whether the transaction is read-only once they exist.
+    pub(super) read_only: bool,
+}
+
+/// The trials of a pipeline's tables, the first that applies first.
+#[derive(Debug, Default)]
+pub(super) struct Trials {
+    /// Runs triggers and functions where they can change nothing. `None` if there are none, or if that isn't possible.
+    pub(super) guarded: Option<Setup>,
+    /// Writes to the tables themselves.
+    pub(super) direct: Setup,
+    /// Writes to temporary tables, runs no trigger, and calls no function that may change anything.
+    pub(super) bare: Setup,
+    /// What may change something, for people: triggers and defaults.
+    pub(super) suspects: Vec<String>,
+    /// Why the tables themselves can't be tried whatever the guarded trial says: triggers that only run where a row exists.
+    pub(super) untriable: Option<String>,
+    /// Sequences that have no number left, with the columns that draw from them.
+    pub(super) exhausted: Vec<String>,
+}
+
+impl Trials {
+    /// Whether the first trial needs a temporary relation.
+    pub(super) fn needs_temp(&self) -> bool {
+        !self.suspects.is_empty() || !self.direct.targets.is_empty()
+    }
+
+    /// Reads what a table's defaults, triggers and rules may do, and adds what its trials need.
+    ///
+    /// # Errors
+    /// As a query fails.
+    pub(super) async fn add(
+        &mut self,
+        connection: &mut PgConnection,
+        pipeline: &Pipeline,
+        found: &Catalog,
+    ) -> Result<(), sqlx::Error> {
+        let mut columns = columns(connection, found).await?;
+        if columns.is_empty() {
+            // The table would be created.
+            columns = found.columns.iter().filter(|column| !column.generated).map(Column::of).collect();
+        }
+        let mut table = StandIn { found, columns, numbers: Vec::new(), drawing: Vec::new() };
+        for column in &mut table.columns {
+            let functions = std::mem::take(&mut column.functions);
+            if !functions.is_empty() {
+                self.suspects.push(format!("the default of `{}`, which calls {}", column.name, functions.join(", ")));
+                column.suspect = true;
+            }
+        }
+        let filled = |name: &str| pipeline.columns.iter().flatten().any(|column| column.name == name);
+        for sequence in sequences(connection, found).await? {
+            let Some(column) = table.columns.iter_mut().find(|column| column.name == sequence.column) else { continue };
+            let Some(twin) = sequence.twin(found) else {
+                if !filled(&sequence.column) {
+                    self.exhausted.push(format!(
+                        "sequence `{}` of column `{}` has no number left; run: ALTER SEQUENCE {} MAXVALUE …",
+                        sequence.name, sequence.column, sequence.name
+                    ));
+                }
+                continue;
+            };
+            column.draw(&sequence);
+            table.drawing.push(sequence.column);
+            table.numbers.push(twin);
+        }
+        for column in &mut table.columns {
+            // A sequence that is named by text at run time is no dependency that the catalog knows.
+            let draws = |sql: &String| sql.contains("nextval(") || sql.contains("setval(");
+            let twinned = |sql: &String| sql.replace(OURS, "");
+            if !column.generated && column.expression.as_ref().map(twinned).is_some_and(|sql| draws(&sql)) {
+                self.suspects.push(format!("the default of `{}`, which draws from a sequence", column.name));
+                column.suspect = true;
+            }
+        }
+        let triggers = triggers(connection, found, pipeline, !table.drawing.is_empty()).await?;
+        self.suspects.extend(triggers.iter().map(|trigger| trigger.title.clone()));
+        let key = pipeline.table.mode.key();
+        let checks = checks(connection, found).await?;
+        table.view(&mut self.direct);
+        table.temporary(&mut self.bare, key, &checks, None);
+        if triggers.is_empty() && !table.columns.iter().any(|column| column.suspect) {
+            return Ok(());
+        }
+        let apart = |reach: Reach| triggers.iter().find(|trigger| trigger.reach == reach);
+        if pipeline.table.route.is_some() || apart(Reach::Nowhere).is_some() {
+            self.untriable = Some("they can't run apart from the table".to_owned());
+            return Ok(());
+        }
+        if let Some(trigger) = apart(Reach::Existing) {
+            self.untriable = Some(format!("{} runs where a row exists", trigger.title));
+        }
+        let creates: Vec<_> = triggers.into_iter().map(|trigger| trigger.create).collect();
+        let mut guarded = Setup { read_only: true, ..Setup::default() };
+        table.temporary(&mut guarded, key, &checks, Some(&creates));
+        self.guarded = Some(guarded);
+        Ok(())
+    }
+}
+
+/// How the temporary sequences are drawn from.
+const OURS: &str = "nextval('pg_temp.";
+
+/// A table and what its defaults become.
+struct StandIn<'a> {
+    found: &'a Catalog,
+    columns: Vec<Column>,
+    /// Statements that create the temporary sequences.
+    numbers: Vec<String>,
+    /// The columns whose defaults draw from them.
+    drawing: Vec<String>,
+}
+
+impl StandIn<'_> {
+    fn name(&self) -> String {
+        format!("tidegate_trial_{}", self.found.oid)
+    }
+
+    /// COPY doesn't go into a view, so that rows are staged whatever the mode: a temporary table is called one, too.
+    fn stands_in(&self, setup: &mut Setup) {
+        let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
+        let catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
+        setup.targets.insert(self.found.oid, catalog);
+    }
+
+    /// A view of the table with the defaults that draw replaced. Nothing if none draws. It has all other defaults too, because the
+    /// staging table takes those of the view.
+    fn view(&self, setup: &mut Setup) {
+        if self.drawing.is_empty() {
+            return;
+        }
+        let name = self.name();
+        setup.make.extend_from_slice(&self.numbers);
+        setup.make.push(format!("CREATE TEMP VIEW {name} AS SELECT * FROM {}", self.found.table.quoted()));
+        for column in self.columns.iter().filter(|column| !column.generated) {
+            if let Some(default) = &column.expression {
+                let quoted = quote_identifier(&column.name);
+                setup.make.push(format!("ALTER VIEW pg_temp.{name} ALTER COLUMN {quoted} SET DEFAULT {default}"));
+            }
+        }
+        self.stands_in(setup);
+    }
+
+    /// A temporary table with the same columns and checks; with the triggers too, unless only what is known to change nothing
+    /// shall run. LIKE would require the right to read the table, which `append` doesn't.
+    fn temporary(&self, setup: &mut Setup, key: &[String], checks: &[String], triggers: Option<&[String]>) {
+        let name = self.name();
+        let columns = self.columns.iter().map(|column| column.definition(triggers.is_some()));
+        let parts: Vec<_> = columns.chain(checks.iter().cloned()).collect();
+        setup.make.extend_from_slice(&self.numbers);
+        setup.make.push(format!("CREATE TEMP TABLE {name} ({})", parts.join(", ")));
+        if !key.is_empty() {
+            let key: Vec<_> = key.iter().map(|column| quote_identifier(column)).collect();
+            setup.make.push(format!("CREATE UNIQUE INDEX ON pg_temp.{name} ({})", key.join(", ")));
+        }
+        for trigger in triggers.into_iter().flatten() {
+            setup.make.push(trigger.clone());
+        }
+        self.stands_in(setup);
+        if let Some(catalog) = setup.targets.get_mut(&self.found.oid) {
+            for column in &mut catalog.columns {
+                column.identity_always = false;
+            }
+        }
+    }
+}
+
+/// A column with what fills it where a row leaves it out.
+struct Column {
+    name: String,
+    type_text: String,
+    not_null: bool,
+    /// STORED or VIRTUAL, if [`Self::expression`] is what it is generated from.
+    generated: bool,
+    stored: bool,
+    expression: Option<String>,
+    /// Functions that a default calls and that may do anything.
+    functions: Vec<String>,
+    suspect: bool,
+}
+
+impl Column {
+    fn of(column: &CatalogColumn) -> Self {
+        Self {
+            name: column.name.clone(),
+            type_text: column.type_text.clone(),
+            not_null: column.not_null,
+            generated: false,
+            stored: false,
+            expression: None,
+            functions: Vec::new(),
+            suspect: false,
+        }
+    }
+
+    /// Replaces the draw of a sequence with one of its temporary twin.
+    fn draw(&mut self, sequence: &Sequence) {
+        let ours = format!("{OURS}{}'::regclass)", sequence.twin_name());
+        self.expression = Some(match self.expression.take() {
+            Some(sql) => sql.replace(&sequence.draw, &ours),
+            None => ours,
+        });
+    }
+
+    fn definition(&self, with_suspects: bool) -> String {
+        let Self { name, type_text, not_null, generated, stored, expression, suspect, .. } = self;
+        let mut sql = format!("{} {type_text}", quote_identifier(name));
+        let left_out = *suspect && !with_suspects;
+        match expression {
+            Some(from) if *generated => {
+                sql += &format!(" GENERATED ALWAYS AS ({from}) {}", if *stored { "STORED" } else { "VIRTUAL" });
+            }
+            Some(default) if !left_out => sql += &format!(" DEFAULT {default}"),
+            _ => {}
+        }
+        if *not_null && !left_out {
+            sql += " NOT NULL";
+        }
+        sql
+    }
+}
+
+/// A sequence that a default draws from.
+struct Sequence {
+    column: String,
+    oid: i64,
+    name: String,
+    /// As a default's text calls it.
+    draw: String,
+    increment: i64,
+    min: i64,
+    max: i64,
+    start: i64,
+    cycle: bool,
+    /// `None` if nothing was drawn yet, or if the role may not know.
+    last: Option<i64>,
+    may_look: bool,
+}
+
+impl Sequence {
+    fn twin_name(&self) -> String {
+        format!("tidegate_numbers_{}", self.oid)
+    }
+
+    /// Returns the statement that creates a temporary sequence like it; `None` if it has no number left. Its first number lies
+    /// ahead of those that others may draw during the trial, but not far: a default may make a text of limited length of it.
+    fn twin(&self, found: &Catalog) -> Option<String> {
+        let of = found.columns.iter().find(|column| column.name == self.column);
+        let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {
+            Some("int2") => (i64::from(i16::MIN), i64::from(i16::MAX)),
+            Some("int4") => (i64::from(i32::MIN), i64::from(i32::MAX)),
+            _ => (i64::MIN, i64::MAX),
+        };
+        let (min, max) = (self.min.max(lowest), self.max.min(highest));
+        let increment = i128::from(self.increment);
+        let end = i128::from(if self.increment > 0 { max } else { min });
+        let mut next = self.last.map_or(i128::from(self.start), |last| i128::from(last) + increment);
+        let mut room = (end - next) / increment;
+        if (end - next) * increment.signum() < 0 {
+            if !self.cycle {
+                return None;
+            }
+            next = i128::from(if self.increment > 0 { min } else { max });
+            room = (end - next) / increment;
+        }
+        let ahead = if self.may_look { AHEAD.min(room / 2) } else { room / 2 };
+        let Self { increment: step, .. } = self;
+        let start = next + increment * ahead;
+        let cycle = if self.cycle { " CYCLE" } else { "" };
+        let name = self.twin_name();
+        // Two columns may draw from one sequence.
+        Some(format!(
+            "CREATE TEMP SEQUENCE IF NOT EXISTS {name} INCREMENT {step} MINVALUE {min} MAXVALUE {max} START {start}{cycle}"
+        ))
+    }
+}
+
+/// Reads columns, each with its default: its own, or else its domain's. Functions written in C are taken to draw nothing: those of
+/// extensions make uuids and the like.
+async fn columns(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<Column>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text,
+             CASE WHEN d.oid IS NOT NULL THEN pg_catalog.pg_get_expr(d.adbin, d.adrelid)
+                  WHEN a.attidentity = '' THEN pg_catalog.pg_get_expr(t.typdefaultbin, 0) END,
+             ARRAY(SELECT DISTINCT p.oid::pg_catalog.regprocedure::text FROM pg_catalog.pg_depend e
+                 JOIN pg_catalog.pg_proc p ON p.oid = e.refobjid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+                 WHERE e.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass
+                     AND l.lanname NOT IN ('internal', 'c') AND p.provolatile <> 'i' AND a.attgenerated = ''
+                     AND (e.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND e.objid = d.oid
+                          OR d.oid IS NULL AND e.classid = 'pg_catalog.pg_type'::pg_catalog.regclass
+                              AND e.objid = t.oid AND t.typdefaultbin IS NOT NULL))
+         FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+         LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+         WHERE a.attrelid = $1::int8::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+    );
+    let rows = rows.bind(i64::from(found.oid)).fetch_all(connection).await?;
+    let column = |row: &sqlx::postgres::PgRow| {
+        let generated: &str = row.try_get(3)?;
+        Ok(Column {
+            name: row.try_get(0)?,
+            type_text: row.try_get(1)?,
+            not_null: row.try_get(2)?,
+            generated: !generated.is_empty(),
+            stored: generated == "s",
+            expression: row.try_get(4)?,
+            functions: row.try_get(5)?,
+            suspect: false,
+        })
+    };
+    rows.iter().map(column).collect()
+}
+
+/// Reads the sequences of serial and identity columns, and those that other defaults name.
+async fn sequences(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<Sequence>, sqlx::Error> {
+    let rows = sqlx::query(
+        "WITH used AS (
+             SELECT a.attname::text AS name, e.refobjid AS sequence
+             FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+             LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+             JOIN pg_catalog.pg_depend e ON e.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND (e.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND e.objid = d.oid
+                      OR d.oid IS NULL AND a.attidentity = '' AND e.objid = t.oid
+                          AND e.classid = 'pg_catalog.pg_type'::pg_catalog.regclass)
+             WHERE a.attrelid = $1::int8::oid AND a.attgenerated = ''
+           UNION
+             SELECT a.attname::text, e.objid
+             FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_depend e ON e.refobjid = a.attrelid
+                 AND e.refobjsubid = a.attnum AND e.deptype = 'i'
+                 AND e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                 AND e.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+             WHERE a.attrelid = $1::int8::oid AND a.attidentity <> '')
+         SELECT u.name, s.seqrelid::int8, s.seqrelid::pg_catalog.regclass::text,
+             pg_catalog.format('nextval(%L::regclass)', s.seqrelid::pg_catalog.regclass::text),
+             s.seqincrement, s.seqmin, s.seqmax, s.seqstart, s.seqcycle, r.may_look,
+             CASE WHEN r.may_look THEN pg_catalog.pg_sequence_last_value(s.seqrelid) END
+         FROM used u JOIN pg_catalog.pg_sequence s ON s.seqrelid = u.sequence,
+             LATERAL (SELECT pg_catalog.has_sequence_privilege(s.seqrelid, 'USAGE, SELECT') AS may_look) r
+         ORDER BY 1, 2",
+    );
+    let rows = rows.bind(i64::from(found.oid)).fetch_all(connection).await?;
+    let sequence = |row: &sqlx::postgres::PgRow| {
+        Ok(Sequence {
+            column: row.try_get(0)?,
+            oid: row.try_get(1)?,
+            name: row.try_get(2)?,
+            draw: row.try_get(3)?,
+            increment: row.try_get(4)?,
+            min: row.try_get(5)?,
+            max: row.try_get(6)?,
+            start: row.try_get(7)?,
+            cycle: row.try_get(8)?,
+            may_look: row.try_get(9)?,
+            last: row.try_get(10)?,
+        })
+    };
+    rows.iter().map(sequence).collect()
+}
+
+/// Reads the CHECK constraints, as a table's definition has them.
+async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT pg_catalog.format('CONSTRAINT %I %s', c.conname, replace(pg_catalog.pg_get_constraintdef(c.oid), ' NOT VALID', ''))
+         FROM pg_catalog.pg_constraint c WHERE c.conrelid = $1::int8::oid AND c.contype = 'c' ORDER BY c.conname",
+    );
+    let rows = rows.bind(i64::from(found.oid)).fetch_all(connection).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// Where a trigger can run without the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// On a table of the trial's own.
+    Anywhere,
+    /// There too, but a part of it only runs where a row exists: on UPDATE or DELETE.
+    Existing,
+    /// Only where it is: on one partition, a rule, or a function that the role may not call.
+    Nowhere,
+}
+
+/// A trigger whose function may do anything.
+struct Trigger {
+    /// For people.
+    title: String,
+    /// Creates it on the temporary table.
+    create: String,
+    reach: Reach,
+}
+
+/// Reads the triggers that the pipeline's statements run, and the rules: COPY goes past those, an INSERT of the trial doesn't.
+async fn triggers(
+    connection: &mut PgConnection,
+    found: &Catalog,
+    pipeline: &Pipeline,
+    inserts: bool,
+) -> Result<Vec<Trigger>, sqlx::Error> {
+    // Bits of tgtype: 4 INSERT, 8 DELETE, 16 UPDATE.
+    let existing = match pipeline.table.mode {
+        WriteMode::Append | WriteMode::InsertNew { .. } => 0_i16,
+        WriteMode::Upsert { deletes: true, .. } => 8 | 16,
+        WriteMode::Upsert { .. } | WriteMode::Aggregate { .. } => 16,
+    };
+    let rows = sqlx::query(
+        "SELECT 'trigger `' || t.tgname::text || '`', pg_catalog.pg_get_triggerdef(t.oid),
+             pg_catalog.format(' ON %I.%I ', n.nspname, c.relname), t.tgtype & $2 <> 0,
+             t.tgrelid = $1::int8::oid AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE'), pg_catalog.quote_ident(t.tgname)
+         FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+         WHERE (t.tgrelid = $1::int8::oid OR t.tgparentid = 0
+                AND t.tgrelid IN (SELECT relid FROM pg_catalog.pg_partition_tree($1::int8::oid::pg_catalog.regclass)))
+             AND NOT t.tgisinternal AND l.lanname NOT IN ('internal', 'c') AND t.tgtype & (4 | $2) <> 0
+             AND t.tgenabled IN ('A', CASE pg_catalog.current_setting('session_replication_role') WHEN 'replica' THEN 'R' ELSE 'O' END)
+       UNION ALL
+         SELECT 'rule `' || r.rulename::text || '`', '', '', false, false, '' FROM pg_catalog.pg_rewrite r
+         WHERE r.ev_class = $1::int8::oid AND $3 AND r.ev_type IN ('2', '3', '4') AND r.ev_enabled <> 'D'
+       ORDER BY 1",
+    );
+    let rows = rows.bind(i64::from(found.oid)).bind(existing).bind(inserts).fetch_all(connection).await?;
+    let ours = format!("pg_temp.tidegate_trial_{}", found.oid);
+    let trigger = |row: &sqlx::postgres::PgRow| {
+        let (definition, on, name): (String, String, &str) = (row.try_get(1)?, row.try_get(2)?, row.try_get(5)?);
+        let reach = match (row.try_get(4)?, row.try_get(3)?) {
+            (false, _) => Reach::Nowhere,
+            (true, true) => Reach::Existing,
+            (true, false) => Reach::Anywhere,
+        };
+        let create = definition.replacen(&on, &format!(" ON {ours} "), 1);
+        // Those that the session runs are selected above, whatever its `session_replication_role`.
+        let create = format!("{create};\nALTER TABLE {ours} ENABLE ALWAYS TRIGGER {name}");
+        Ok(Trigger { title: row.try_get(0)?, create, reach })
+    };
+    rows.iter().map(trigger).collect()
+}

@@ -1,0 +1,22 @@
+//! What is in the files that a client reads when it is created and never again: certificates, keys and certificate authorities.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
+use std::path::Path;
+
+/// A digest of a file's content, by which a reload notices that the file was replaced. Two configurations that name the same
+/// file are equal only if its content is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Content(u64);
+
+impl Content {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// If it can't be read.
+    pub(super) fn of(file: &Path) -> io::Result<Self> {
+        let mut hasher = DefaultHasher::new();
+        std::fs::read(file)?.hash(&mut hasher);
+        Ok(Self(hasher.finish()))
+    }
+}
