@@ -1,28 +1,27 @@
 //! The plan of a pipeline, shared by its poll threads and writers: made from configuration and catalog, and made again when the
 //! catalog has changed.
 
+mod encoder;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection, Executor, PgConnection};
-use tidegate_protocol::batch::Reject;
-use tidegate_protocol::poll_loop::RecordEncoder;
-use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{ReplanError, WriteError};
 use tidegate_rows::catalog::{Catalog, CatalogColumn, TableName};
 use tidegate_rows::ddl;
 use tidegate_rows::mapping::evolve::{GivenUp, NewFields};
 use tidegate_rows::mapping::shapes::Shapes;
-use tidegate_rows::mapping::{Encoder, Plan, Taken};
+use tidegate_rows::mapping::{Plan, Taken};
 use tidegate_rows::spec::RowSpec;
-use tidegate_rows::value::Rejection;
 use tidegate_rows::write_mode::{Merge, Target};
 use tracing::{info, warn};
 
+pub use encoder::{PlannedEncoder, reject_of};
+
 use crate::config::Pipeline;
-use crate::metrics;
 use crate::postgres::connect::lock_for_session;
 use crate::postgres::routes::{self, Claim};
 use crate::postgres::{catalog, error};
@@ -445,111 +444,4 @@ fn plan(
 fn unplannable(faults: &[tidegate_rows::fault::PlanFault]) -> ReplanError {
     let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
     ReplanError::Unplannable(lines.join("\n"))
-}
-
-/// A field that is absent from this many consecutive rows is named in the log.
-const NEVER_SEEN_AFTER: u64 = 1000;
-
-/// Encodes rows by one plan at a time, for a poll loop or a writer.
-#[derive(Debug)]
-pub struct PlannedEncoder {
-    pub(crate) plans: Arc<PlanSource>,
-    /// The plan in use.
-    pub(crate) planned: Arc<Planned>,
-    pub(crate) encoder: Encoder,
-    /// Rows encoded by this plan, and for each column without a default its field's path and the number of rows without the
-    /// field.
-    seen: u64,
-    missing: BTreeMap<String, (String, u64)>,
-    /// Whether the fields that no record has were already named.
-    named: bool,
-}
-
-impl PlannedEncoder {
-    /// Makes an encoder that uses the plans of this source.
-    pub fn new(plans: Arc<PlanSource>) -> Self {
-        let planned = plans.current();
-        let encoder = Encoder::new(Arc::clone(&planned.plan));
-        let mut this = Self { encoder, planned, plans, seen: 0, missing: BTreeMap::new(), named: false };
-        // Each series begins at 0.
-        this.count_missing();
-        this
-    }
-
-    /// Adds the rows since the last call that lacked a column's field to the metrics, and names the fields that no record has,
-    /// once.
-    fn count_missing(&mut self) {
-        let (pipeline, missing) = (&self.plans.config.name, &mut self.missing);
-        self.seen += self.encoder.take_missing(|field| {
-            metrics::fields_missing(pipeline, field.column, field.rows);
-            match missing.get_mut(field.column) {
-                Some((_, rows)) => *rows += field.rows,
-                None if field.has_default => {}
-                None => {
-                    missing.insert(field.column.to_owned(), (field.path.join("."), field.rows));
-                }
-            }
-        });
-        if self.named || self.seen < NEVER_SEEN_AFTER {
-            return;
-        }
-        let never = self.missing.iter().filter(|(_, (_, rows))| *rows >= self.seen);
-        let fields: Vec<_> = never.map(|(column, (path, _))| format!("`{path}` (column `{column}`)")).collect();
-        if !fields.is_empty() {
-            self.named = true;
-            warn!(
-                pipeline,
-                rows = self.seen,
-                fields = fields.join(", "),
-                "no record so far has these fields, so their columns are NULL; if that is not intended, correct `columns`"
-            );
-        }
-    }
-
-    /// Switches to this plan.
-    pub(crate) fn switch_to(&mut self, planned: Arc<Planned>) {
-        self.encoder = Encoder::new(Arc::clone(&planned.plan));
-        self.planned = planned;
-        self.seen = 0;
-        self.missing.clear();
-    }
-}
-
-impl RecordEncoder for PlannedEncoder {
-    #[inline]
-    fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> bool {
-        self.encoder.wants(key, value, headers).is_some()
-    }
-
-    fn reads_headers(&self) -> bool {
-        self.encoder.reads_headers()
-    }
-
-    #[inline]
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
-        self.encoder.encode(record, rows).map_err(|rejection| reject_of(&self.planned.plan, rejection))
-    }
-
-    fn version(&self) -> u64 {
-        self.planned.version
-    }
-
-    fn renew(&mut self) {
-        self.count_missing();
-        if self.planned.version != self.plans.version() {
-            self.switch_to(self.plans.current());
-        }
-    }
-}
-
-/// Formats a rejection, with the names that the plan knows.
-#[cold]
-pub fn reject_of(plan: &Plan, rejection: Rejection) -> Reject {
-    Reject {
-        record: 0,
-        reason: rejection.reason.code(),
-        sqlstate: None,
-        column: rejection.column.and_then(|column| plan.column_name(column)).map(Into::into),
-        detail: rejection.detail.into(),
-    }
 }

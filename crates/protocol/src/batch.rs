@@ -8,8 +8,9 @@
 //!
 //! The books balance: every record has rows, or is a reject, or was skipped by rule. [`Batch::seal`] asserts it.
 
+mod window;
+
 use std::num::NonZeroU32;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::position::{Claim, Offset, TopicPartition};
@@ -341,13 +342,6 @@ impl Batch {
         self.opened_at
     }
 
-    /// Rejects of live segments within a window of records, in order.
-    pub fn rejects(&self, window: Range<u32>) -> impl Iterator<Item = &Reject> {
-        self.rejects
-            .iter()
-            .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
-    }
-
     /// One record's raw bytes.
     pub fn record(&self, index: u32) -> Record<'_> {
         let index = index as usize;
@@ -361,110 +355,6 @@ impl Batch {
     pub fn segment_of(&self, record: u32) -> usize {
         let run = self.runs.partition_point(|run| run.start <= record);
         self.runs[run - 1].segment as usize
-    }
-
-    /// The record that wrote the `nth` row (from 0) of what [`Batch::copy_ranges`] gives for the same window.
-    pub fn record_of_row(&self, window: Range<u32>, nth: u32) -> Option<u32> {
-        let mut left = nth;
-        for (_, records) in self.live_runs(window) {
-            let base = self.rows_before(records.start);
-            let rows = self.rows_before(records.end) - base;
-            if left < rows {
-                let row = base + left;
-                return Some(narrow(self.entries.partition_point(|entry| entry.row_count <= row)));
-            }
-            left -= rows;
-        }
-        None
-    }
-
-    /// The encoded rows of live segments within a window of records: few large slices, one where nothing was dropped.
-    pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
-        let mut runs = self.live_runs(window).peekable();
-        std::iter::from_fn(move || {
-            let (_, mut records) = runs.next()?;
-            while let Some((_, next)) = runs.next_if(|(_, next)| next.start == records.end) {
-                records.end = next.end;
-            }
-            Some(&self.rows[self.bytes_before(records.start)..self.bytes_before(records.end)])
-        })
-    }
-
-    /// Rows of live segments within a window of records.
-    pub fn rows_in(&self, window: Range<u32>) -> u32 {
-        self.live_runs(window).map(|(_, run)| self.rows_before(run.end) - self.rows_before(run.start)).sum()
-    }
-
-    /// Records of live segments within a window.
-    pub fn records_in(&self, window: Range<u32>) -> u32 {
-        self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
-    }
-
-    /// What the ledger moves when the live records of a window are written, one span a segment, in order of topic and
-    /// partition: the order in which every writer takes the ledger's locks.
-    pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
-        // By segment: where it stands before the window, and its last record in it.
-        let mut covered: Vec<Option<(Offset, u32)>> = vec![None; self.segments.len()];
-        for (segment, records) in self.live_runs(window.clone()) {
-            let from = covered[segment].map_or_else(|| self.end_before(segment, window.start), |(from, _)| from);
-            covered[segment] = Some((from, records.end - 1));
-        }
-        let mut spans: Vec<Span> = covered
-            .into_iter()
-            .enumerate()
-            .filter_map(|(segment, covered)| {
-                let (from, last) = covered?;
-                let last = last_record(&self.record(last));
-                let Segment { source, claim, .. } = &self.segments[segment];
-                Some(Span { segment, source: source.clone(), claim: *claim, from, to: last.offset.successor(), last })
-            })
-            .collect();
-        spans.sort_by(|a, b| a.source.cmp(&b.source));
-        spans
-    }
-
-    /// Timestamps of the live records of a window, for the latency from record to commit.
-    pub fn timestamps(&self, window: Range<u32>) -> impl Iterator<Item = i64> {
-        self.live_runs(window)
-            .flat_map(|(_, run)| self.entries[run.start as usize..run.end as usize].iter())
-            .map(|entry| entry.timestamp_ms)
-            .filter(|timestamp| *timestamp != NO_TIMESTAMP)
-    }
-
-    /// Where a segment stands before a record: the end of its last record before, or where it began.
-    fn end_before(&self, segment: usize, record: u32) -> Offset {
-        let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
-        match earlier.last() {
-            Some((_, run)) => Offset::new(self.entries[run.end.min(record) as usize - 1].offset).successor(),
-            None => self.segments[segment].from,
-        }
-    }
-
-    fn rows_before(&self, record: u32) -> u32 {
-        if record == 0 { 0 } else { self.entries[record as usize - 1].row_count }
-    }
-
-    fn bytes_before(&self, record: u32) -> usize {
-        if record == 0 { 0 } else { self.entries[record as usize - 1].rows_end as usize }
-    }
-
-    fn all_runs(&self) -> impl Iterator<Item = (usize, Range<u32>)> + '_ {
-        let ends = self.runs.iter().skip(1).map(|run| run.start).chain(std::iter::once(self.len()));
-        self.runs.iter().zip(ends).map(|(run, end)| (run.segment as usize, run.start..end))
-    }
-
-    fn runs_owned(&self) -> Vec<(usize, Range<u32>)> {
-        self.all_runs().collect()
-    }
-
-    fn live_runs(&self, window: Range<u32>) -> impl Iterator<Item = (usize, Range<u32>)> + '_ {
-        let first = self.runs.partition_point(|run| run.start <= window.start).saturating_sub(1);
-        self.all_runs()
-            .skip(first)
-            .take_while(move |(_, run)| run.start < window.end)
-            .filter(|(segment, _)| self.segments[*segment].live)
-            .map(move |(segment, run)| (segment, run.start.max(window.start)..run.end.min(window.end)))
-            .filter(|(_, run)| !run.is_empty())
     }
 }
 

@@ -4,6 +4,8 @@
 //! or where a search for bad records used up its attempts. A transaction is copy, dead letters, ledger, COMMIT. Whatever
 //! happens to it, the ledger's row says what became of it: [`crate::store::LedgerRow::verdict`].
 
+mod refused;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +20,10 @@ use crate::dead_letter_budget::{DeadLetterBudget, summary};
 use crate::event::{Committed, DeadLettered, Event, Listener, Phase};
 use crate::now;
 use crate::partition::Outcome;
-use crate::poison_search::{Search, Step};
 use crate::retry::{Backoff, Disposition, Stage};
 use crate::session::Ack;
 use crate::stopped::Stopped;
-use crate::store::{Cause, PostgresError, ReplanError, Store, Verdict, WriteError};
+use crate::store::{Cause, ReplanError, Store, Verdict, WriteError};
 
 /// COPYs that one transaction may spend on the search for bad records; what is left of the batch goes into a next one.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
@@ -345,82 +346,6 @@ impl<S: Store> Writer<S> {
         Ok(Attempt::Committed { until })
     }
 
-    /// Copies the window piece by piece, so that the records that Postgres refuses end up alone.
-    async fn search(
-        &mut self,
-        batch: &Batch,
-        window: Range<u32>,
-        row: Option<u32>,
-        plan_is_right: bool,
-    ) -> Result<(u32, Vec<Reject>), Failure> {
-        let failed = |error| Failure::Write { error, until: window.end };
-        let relative = |window: &Range<u32>, row: u32, start: u32| {
-            batch.record_of_row(window.clone(), row).map(|record| record - start)
-        };
-        self.store.check_at_once().await.map_err(failed)?;
-        let hint = row.and_then(|row| relative(&window, row, window.start));
-        let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
-        let mut refused: Vec<Reject> = Vec::new();
-        self.contents = Contents::default();
-        // The first error that might be everybody's.
-        let mut suspect: Option<WriteError> = None;
-        let mut probed = false;
-        loop {
-            let range = match search.step() {
-                Step::Copy(range) => window.start + range.start..window.start + range.end,
-                Step::Done { settled } => {
-                    if let Some(error) = suspect.filter(|error| !self.tells_apart(error, batch, &window)) {
-                        return Err(failed(error));
-                    }
-                    self.listener.on(&Event::PoisonFound { copies: search.attempts(), records: refused.len() });
-                    return Ok((window.start + settled, refused));
-                }
-            };
-            if batch.rows_in(range.clone()) == 0 {
-                search.copied();
-                continue;
-            }
-            self.store.savepoint().await.map_err(failed)?;
-            match self.store.copy(batch, range.clone()).await {
-                Ok(rows) => {
-                    self.contents.rows += rows;
-                    self.contents.accepted = true;
-                    search.copied();
-                }
-                Err(error) if is_record(&error, plan_is_right) => {
-                    self.store.rollback_to_savepoint().await.map_err(failed)?;
-                    let alone = range.len() == 1;
-                    let row = error.postgres().and_then(|error| error.row);
-                    search.failed(row.and_then(|row| relative(&range, row, window.start)));
-                    if !alone {
-                        continue;
-                    }
-                    if !std::mem::replace(&mut probed, true) {
-                        self.store.probe().await.map_err(failed)?;
-                        self.store.rollback_to_savepoint().await.map_err(failed)?;
-                    }
-                    refused.extend(error.postgres().map(|error| reject_of(range.start, error)));
-                    if error.disposition() != Disposition::Record {
-                        self.contents.suspects = true;
-                        suspect.get_or_insert(error);
-                    }
-                    if suspect.is_none() || self.contents.accepted {
-                        let refused: Vec<&Reject> = refused.iter().collect();
-                        self.ask_budget(batch, &window, &refused)?;
-                    }
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-    }
-
-    /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
-    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
-    fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
-        let before = self.takes_rows && error.disposition() != Disposition::Plan;
-        self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
-    }
-
     fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&Reject]) -> Result<(), Failure> {
         let records = u64::from(batch.records_in(window.clone()));
         let why = || summary(batch, dead.iter().copied());
@@ -536,26 +461,5 @@ impl<S: Store> Writer<S> {
 impl From<&Reject> for DeadLettered {
     fn from(reject: &Reject) -> Self {
         Self { record: reject.record, reason: reject.reason, column: reject.column.clone() }
-    }
-}
-
-/// Whether an error may be the fault of one of the records that were copied. Once the plan is known to be right, so may one that
-/// says that it is not.
-fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
-    match error.disposition() {
-        Disposition::Record | Disposition::Suspect => true,
-        Disposition::Plan => plan_is_right && matches!(error.cause, Cause::Postgres(_)),
-        Disposition::Outage | Disposition::Stop => false,
-    }
-}
-
-/// A record that Postgres refused when it was copied alone.
-fn reject_of(record: u32, error: &PostgresError) -> Reject {
-    Reject {
-        record,
-        reason: "refused_by_postgres",
-        sqlstate: Some(error.sqlstate.as_str().into()),
-        column: error.column.as_deref().map(Into::into),
-        detail: error.message.as_str().into(),
     }
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::position::ClaimId;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 fn source(partition: i32) -> TopicPartition {
     TopicPartition::new("t", partition)

@@ -1,0 +1,110 @@
+//! The search for the records of a window that Postgres refuses: copies it piece by piece under savepoints, so that a refused record
+//! ends up alone, and tells a fault of a record from one that everybody has.
+
+use std::ops::Range;
+
+use super::{Contents, Failure, SEARCH_ATTEMPTS_MAX, Writer};
+use crate::batch::{Batch, Reject};
+use crate::event::Event;
+use crate::poison_search::{Search, Step};
+use crate::retry::Disposition;
+use crate::store::{Cause, PostgresError, Store, WriteError};
+
+impl<S: Store> Writer<S> {
+    /// Copies the window piece by piece, so that the records that Postgres refuses end up alone.
+    pub(super) async fn search(
+        &mut self,
+        batch: &Batch,
+        window: Range<u32>,
+        row: Option<u32>,
+        plan_is_right: bool,
+    ) -> Result<(u32, Vec<Reject>), Failure> {
+        let failed = |error| Failure::Write { error, until: window.end };
+        let relative = |window: &Range<u32>, row: u32, start: u32| {
+            batch.record_of_row(window.clone(), row).map(|record| record - start)
+        };
+        self.store.check_at_once().await.map_err(failed)?;
+        let hint = row.and_then(|row| relative(&window, row, window.start));
+        let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
+        let mut refused: Vec<Reject> = Vec::new();
+        self.contents = Contents::default();
+        // The first error that might be everybody's.
+        let mut suspect: Option<WriteError> = None;
+        let mut probed = false;
+        loop {
+            let range = match search.step() {
+                Step::Copy(range) => window.start + range.start..window.start + range.end,
+                Step::Done { settled } => {
+                    if let Some(error) = suspect.filter(|error| !self.tells_apart(error, batch, &window)) {
+                        return Err(failed(error));
+                    }
+                    self.listener.on(&Event::PoisonFound { copies: search.attempts(), records: refused.len() });
+                    return Ok((window.start + settled, refused));
+                }
+            };
+            if batch.rows_in(range.clone()) == 0 {
+                search.copied();
+                continue;
+            }
+            self.store.savepoint().await.map_err(failed)?;
+            match self.store.copy(batch, range.clone()).await {
+                Ok(rows) => {
+                    self.contents.rows += rows;
+                    self.contents.accepted = true;
+                    search.copied();
+                }
+                Err(error) if is_record(&error, plan_is_right) => {
+                    self.store.rollback_to_savepoint().await.map_err(failed)?;
+                    let alone = range.len() == 1;
+                    let row = error.postgres().and_then(|error| error.row);
+                    search.failed(row.and_then(|row| relative(&range, row, window.start)));
+                    if !alone {
+                        continue;
+                    }
+                    if !std::mem::replace(&mut probed, true) {
+                        self.store.probe().await.map_err(failed)?;
+                        self.store.rollback_to_savepoint().await.map_err(failed)?;
+                    }
+                    refused.extend(error.postgres().map(|error| reject_of(range.start, error)));
+                    if error.disposition() != Disposition::Record {
+                        self.contents.suspects = true;
+                        suspect.get_or_insert(error);
+                    }
+                    if suspect.is_none() || self.contents.accepted {
+                        let refused: Vec<&Reject> = refused.iter().collect();
+                        self.ask_budget(batch, &window, &refused)?;
+                    }
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+    }
+
+    /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
+    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
+    fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
+        let before = self.takes_rows && error.disposition() != Disposition::Plan;
+        self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
+    }
+}
+
+/// Whether an error may be the fault of one of the records that were copied. Once the plan is known to be right, so may one that
+/// says that it is not.
+fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
+    match error.disposition() {
+        Disposition::Record | Disposition::Suspect => true,
+        Disposition::Plan => plan_is_right && matches!(error.cause, Cause::Postgres(_)),
+        Disposition::Outage | Disposition::Stop => false,
+    }
+}
+
+/// A record that Postgres refused when it was copied alone.
+fn reject_of(record: u32, error: &PostgresError) -> Reject {
+    Reject {
+        record,
+        reason: "refused_by_postgres",
+        sqlstate: Some(error.sqlstate.as_str().into()),
+        column: error.column.as_deref().map(Into::into),
+        detail: error.message.as_str().into(),
+    }
+}
