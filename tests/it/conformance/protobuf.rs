@@ -30,6 +30,8 @@ pub(super) fn format() -> Format {
         "syntax = \"proto3\";\npackage trials;\nimport \"google/protobuf/timestamp.proto\";\n\
          import \"google/protobuf/duration.proto\";\nimport \"google/protobuf/wrappers.proto\";\n\
          import \"google/protobuf/struct.proto\";\nimport \"confluent/type/decimal.proto\";\n\
+         import \"google/type/date.proto\";\nimport \"google/type/timeofday.proto\";\nimport \"google/type/latlng.proto\";\n\
+         import \"google/type/decimal.proto\";\nmessage VariableScaleDecimal {{ int32 scale = 1; bytes value = 2; }}\n\
          enum State {{ sad = 0; ok = 1; }}\nmessage Place {{ double lat = 1; double lon = 2; }}\n\
          message Bounds {{ sint32 lower = 1; optional sint32 upper = 2; }}\n\
          message Rich {{ google.protobuf.Timestamp at = 1; confluent.type.Decimal price = 2; bytes raw = 3; uint64 big = 4;\n\
@@ -266,6 +268,64 @@ fn known() -> Vec<(String, Column)> {
             ),
             "[1,null]",
         )],
+    );
+    let three = |numbers: [i64; 3]| {
+        let fields = (1..).zip(numbers).filter(|(_, of)| *of != 0).map(|(n, of)| field(n, &number(minus(of))));
+        delimited(&fields.collect::<Vec<_>>().concat())
+    };
+    add(
+        "google.type.Date",
+        "date",
+        "",
+        vec![
+            (three([2026, 1, 31]), "2026-01-31"),
+            (three([1, 1, 1]), "0001-01-01"),
+            (three([9999, 12, 31]), "9999-12-31"),
+        ],
+    );
+    add("google.type.Date", "text", "", vec![(three([0, 5, 1]), "0000-05-01"), (nothing(), "0000-00-00")]);
+    let clock = |numbers: [u64; 4]| {
+        let fields = (1..).zip(numbers).filter(|(_, of)| *of != 0).map(|(n, of)| field(n, &number(of)));
+        delimited(&fields.collect::<Vec<_>>().concat())
+    };
+    add(
+        "google.type.TimeOfDay",
+        "time",
+        "",
+        vec![
+            (clock([23, 59, 59, 999_999_000]), "23:59:59.999999"),
+            (clock([1, 2, 3, 4_500]), "01:02:03.000004"),
+            (clock([24, 0, 0, 0]), "24:00:00"),
+            (clock([23, 59, 60, 0]), "23:59:60"),
+            (nothing(), "00:00:00"),
+        ],
+    );
+    add("google.type.TimeOfDay", "text", "", vec![(clock([25, 0, 0, 1]), "25:00:00.000000001")]);
+    add(
+        "google.type.Decimal",
+        "numeric",
+        "",
+        vec![(one(&delimited(b"-12.50")), "-12.50"), (one(&delimited(b"1e3")), "1000")],
+    );
+    let at = |lat: f64, lon: f64| {
+        let fields = (1..).zip([lat, lon]).filter(|(_, of)| *of != 0.0).map(|(n, of)| field(n, &double(of)));
+        delimited(&fields.collect::<Vec<_>>().concat())
+    };
+    add(
+        "google.type.LatLng",
+        "point",
+        "",
+        vec![(at(52.5, 13.25), "(13.25,52.5)"), (at(0.0, 13.25), "(13.25,0)"), (nothing(), "(0,0)")],
+    );
+    add("google.type.LatLng", "jsonb", "", vec![(at(0.0, 13.25), r#"{"latitude":0,"longitude":13.25}"#)]);
+    let variable = |scale: i64, unscaled: &[u8]| {
+        delimited(&[field(1, &number(minus(scale))), field(2, &delimited(unscaled))].concat())
+    };
+    add(
+        "VariableScaleDecimal",
+        "numeric",
+        "",
+        vec![(variable(2, &[0x30, 0x39]), "123.45"), (variable(-2, &[0xff]), "-100")],
     );
     let place = delimited(&[field(1, &double(52.5)), field(2, &double(13.25))].concat());
     add("Place", "jsonb", "", vec![(place.clone(), r#"{"lat":52.5,"lon":13.25}"#)]);

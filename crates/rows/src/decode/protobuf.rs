@@ -100,8 +100,9 @@ impl ProtobufDecoder {
             (None, None) => file.by_indexes(&[0]),
         };
         let Some(wanted) = wanted else {
-            let whose = whose(id);
-            let detail = format!("its frame names the message {indexes:?}, which {whose} doesn't have");
+            let (whose, indexes) = (whose(id), indexes.unwrap_or_default());
+            let where_from = if header.is_some() { "header" } else { "frame" };
+            let detail = format!("its {where_from} names the message {indexes:?}, which {whose} doesn't have");
             return Err(DecodeFault::new(Reason::InvalidFormat, detail));
         };
         let at = match made.iter().position(|(known, _)| *known == wanted) {

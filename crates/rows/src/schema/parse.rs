@@ -13,7 +13,8 @@ use super::{Parsed, Schema};
 /// The name that a registry's schema has while it is compiled.
 const MAIN: &str = "schema.proto";
 
-/// Files that Confluent's serializers know without a reference.
+/// Files that Confluent's serializers know, and import without a reference: its own, and those of `google/type` that records use.
+/// Kafka Connect writes dates and times of day as the messages of these.
 const CONFLUENT: &[(&str, &str)] = &[
     (
         "confluent/meta.proto",
@@ -29,6 +30,47 @@ const CONFLUENT: &[(&str, &str)] = &[
         "confluent/type/decimal.proto",
         "syntax = \"proto3\"; package confluent.type;
          message Decimal { bytes value = 1; uint32 precision = 2; int32 scale = 3; }",
+    ),
+    (
+        "google/type/date.proto",
+        "syntax = \"proto3\"; package google.type; message Date { int32 year = 1; int32 month = 2; int32 day = 3; }",
+    ),
+    (
+        "google/type/timeofday.proto",
+        "syntax = \"proto3\"; package google.type;
+         message TimeOfDay { int32 hours = 1; int32 minutes = 2; int32 seconds = 3; int32 nanos = 4; }",
+    ),
+    (
+        "google/type/datetime.proto",
+        "syntax = \"proto3\"; package google.type; import \"google/protobuf/duration.proto\";
+         message DateTime { int32 year = 1; int32 month = 2; int32 day = 3; int32 hours = 4; int32 minutes = 5; int32 seconds = 6;
+         int32 nanos = 7; oneof time_offset { google.protobuf.Duration utc_offset = 8; TimeZone time_zone = 9; } }
+         message TimeZone { string id = 1; string version = 2; }",
+    ),
+    ("google/type/decimal.proto", "syntax = \"proto3\"; package google.type; message Decimal { string value = 1; }"),
+    (
+        "google/type/latlng.proto",
+        "syntax = \"proto3\"; package google.type; message LatLng { double latitude = 1; double longitude = 2; }",
+    ),
+    (
+        "google/type/money.proto",
+        "syntax = \"proto3\"; package google.type;
+         message Money { string currency_code = 1; int64 units = 2; int32 nanos = 3; }",
+    ),
+    (
+        "google/type/interval.proto",
+        "syntax = \"proto3\"; package google.type; import \"google/protobuf/timestamp.proto\";
+         message Interval { google.protobuf.Timestamp start_time = 1; google.protobuf.Timestamp end_time = 2; }",
+    ),
+    (
+        "google/type/dayofweek.proto",
+        "syntax = \"proto3\"; package google.type; enum DayOfWeek { DAY_OF_WEEK_UNSPECIFIED = 0; MONDAY = 1; TUESDAY = 2;
+         WEDNESDAY = 3; THURSDAY = 4; FRIDAY = 5; SATURDAY = 6; SUNDAY = 7; }",
+    ),
+    (
+        "google/type/month.proto",
+        "syntax = \"proto3\"; package google.type; enum Month { MONTH_UNSPECIFIED = 0; JANUARY = 1; FEBRUARY = 2; MARCH = 3;
+         APRIL = 4; MAY = 5; JUNE = 6; JULY = 7; AUGUST = 8; SEPTEMBER = 9; OCTOBER = 10; NOVEMBER = 11; DECEMBER = 12; }",
     ),
 ];
 

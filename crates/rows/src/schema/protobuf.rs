@@ -46,6 +46,14 @@ pub(crate) enum Known {
     Wrapper,
     /// `confluent.type.Decimal`
     Decimal,
+    /// Debezium's `VariableScaleDecimal`
+    VariableDecimal,
+    /// `google.type.Date`
+    Date,
+    /// `google.type.TimeOfDay`
+    TimeOfDay,
+    /// `google.type.LatLng`
+    LatLng,
     Struct,
     Value,
     ListValue,
@@ -233,6 +241,17 @@ fn message_of(
         "google.protobuf.Value" => Known::Value,
         "google.protobuf.ListValue" => Known::ListValue,
         "confluent.type.Decimal" => Known::Decimal,
+        "google.type.Date" => Known::Date,
+        "google.type.TimeOfDay" => Known::TimeOfDay,
+        "google.type.LatLng" => Known::LatLng,
+        "google.type.Decimal" if fields.len() == 1 => Known::Wrapper,
+        // Its package and its numbers are those that the converter gave it.
+        _ if message.name() == "VariableScaleDecimal"
+            && fields.iter().any(|field| field.name == "scale" && field.kind == FieldKind::Int32)
+            && fields.iter().any(|field| field.name == "value" && field.kind == FieldKind::Bytes) =>
+        {
+            Known::VariableDecimal
+        }
         _ if message.package_name() == "google.protobuf"
             && message.name().ends_with("Value")
             && fields.len() == 1

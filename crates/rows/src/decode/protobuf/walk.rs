@@ -4,6 +4,7 @@
 //! one is met, the others are gathered. What a value may cost in steps and in JSON is bounded by its size.
 
 mod json;
+mod known;
 mod read;
 
 use super::plan::{Plan, Target};
@@ -12,7 +13,6 @@ use crate::decode::Fields;
 use crate::decode::narrow;
 use crate::render;
 use crate::schema::MAX_DEPTH;
-use crate::schema::logical::in_micros;
 use crate::schema::protobuf::{Field, FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile};
 use crate::value::{Flags, Kind, Slot};
 
@@ -321,53 +321,6 @@ impl<'w> Walk<'w> {
                 Ok(value)
             }
         }
-    }
-
-    /// A message that means one scalar.
-    fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
-        let file = self.file;
-        if known == Known::Wrapper {
-            let field = &file.message(id).fields[0];
-            let mut value = self.default(field.kind);
-            while self.at < end {
-                let (number, wire) = self.tag(end)?;
-                if number == field.number {
-                    value = self.scalar(field.kind, wire, end)?;
-                } else {
-                    self.skip(wire, number, end, depth)?;
-                }
-            }
-            return Ok(value);
-        }
-        let mut numbers = [0_u64; 4];
-        let mut unscaled = Slot::number(Kind::Decimal, 0);
-        while self.at < end {
-            let (number, wire) = self.tag(end)?;
-            match (number, wire) {
-                (1..=3, Wire::Varint) => numbers[number as usize] = self.number(wire, end)?,
-                (1, Wire::Len) if known == Known::Decimal => {
-                    let inner = self.len(wire, end)?;
-                    unscaled = Slot { start: narrow(self.at), len: narrow(inner - self.at), ..unscaled };
-                    self.at = inner;
-                }
-                _ => self.skip(wire, number, end, depth)?,
-            }
-        }
-        if known == Known::Decimal {
-            return Ok(Slot { exponent: low(numbers[3]).saturating_neg(), ..unscaled });
-        }
-        let (seconds, nanos) = (numbers[1].cast_signed(), i64::from(low(numbers[2])));
-        let micros = seconds.checked_mul(1_000_000).zip(in_micros(nanos, -1_000)).and_then(|(s, n)| s.checked_add(n));
-        let Some(micros) = micros else {
-            return self.fault("a time that is out of range");
-        };
-        if known == Known::Timestamp {
-            return Ok(Slot::number(Kind::Instant, micros));
-        }
-        let start = self.fields.made.len();
-        self.fields.made.extend_from_slice(&micros.to_be_bytes());
-        self.fields.made.extend_from_slice(&[0; 8]);
-        Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
     /// A scalar that isn't an enum.

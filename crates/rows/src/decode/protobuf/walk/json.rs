@@ -36,8 +36,8 @@ impl Walk<'_> {
             interval.copy_from_slice(&self.fields.made[start..start + 16]);
             self.fields.made.truncate(start);
             render::json(&Slot { start: 0, ..value }.of(&interval), &mut self.fields.made);
-        } else {
-            // An enum's name, which needs nothing but its quotes.
+        } else if value.kind != Kind::Object {
+            // An enum's name or a date, which needs nothing but its quotes.
             self.fields.made.insert(start, b'"');
             self.fields.made.push(b'"');
         }
