@@ -163,10 +163,11 @@ impl PgStore {
         let creating = window::create(&mut live.connection, &planned.table, merge);
         let work = timeout(self.connector.write_deadline(), creating);
         let (result, note) = blockers::watch(&self.connector, pid, work).await;
-        if matches!(result, Ok(Ok(()))) {
-            live.stages.made_for_good(0);
+        let defaults = self.keep(Stage::Begin, live, result, note)?;
+        if let Some(live) = &mut self.live {
+            live.stages.made_for_good(0, defaults);
         }
-        self.keep(Stage::Begin, live, result, note)
+        Ok(())
     }
 
     /// Returns whether rows of this window lack partitions that may be created; notes which.

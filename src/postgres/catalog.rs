@@ -110,6 +110,15 @@ pub(super) async fn defaults(conn: &mut PgConnection, oid: u32) -> Result<Vec<(S
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
+/// Reads the oids of a table's defaults. Takes no lock.
+///
+/// # Errors
+/// If Postgres can't be queried.
+pub(super) async fn default_oids(conn: &mut PgConnection, oid: u32) -> Result<Vec<i64>, sqlx::Error> {
+    let rows = sqlx::query("SELECT oid::int8 FROM pg_catalog.pg_attrdef WHERE adrelid = $1::int8::oid ORDER BY adnum");
+    rows.bind(i64::from(oid)).fetch_all(conn).await?.iter().map(|row| row.try_get(0)).collect()
+}
+
 fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
     let labels: Vec<String> = row.try_get("labels")?;
     let element_oid: Option<i64> = row.try_get("element_oid")?;

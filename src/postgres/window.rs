@@ -1,6 +1,6 @@
 //! Sends the rows of a window: one COPY per table and shape of row, and the merge that follows.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use sqlx::{Executor, PgConnection, Row as _};
@@ -23,7 +23,8 @@ const CHUNK: usize = 256 * 1024;
 pub(super) struct Stages {
     /// The version of the plan that they were made for.
     version: u64,
-    there: BTreeSet<u16>,
+    /// Each with the oids of the defaults that it was given.
+    there: BTreeMap<u16, Vec<i64>>,
     /// Those that the current transaction made.
     new: BTreeSet<u16>,
     /// Those that hold rows of the current transaction.
@@ -39,16 +40,16 @@ impl Stages {
         self.new.clear();
         self.filled.clear();
         if self.version != version {
-            (self.version, self.there) = (version, BTreeSet::new());
+            (self.version, self.there) = (version, BTreeMap::new());
         }
     }
 
     pub(super) fn has(&self, number: u16) -> bool {
-        self.there.contains(&number)
+        self.there.contains_key(&number)
     }
 
-    pub(super) fn made_for_good(&mut self, number: u16) {
-        self.there.insert(number);
+    pub(super) fn made_for_good(&mut self, number: u16, defaults: Vec<i64>) {
+        self.there.insert(number, defaults);
     }
 
     /// Forgets what a rollback, or a rollback to a savepoint, undoes. A table made before the savepoint is created once more,
@@ -94,11 +95,11 @@ pub(super) async fn copy(
     };
     let copied = if let Some(newest) = &merge.newest {
         let rows = newest.pick(batch.copy_ranges(window.clone()).flat_map(newest::rows));
-        stage(live, 0, table, merge).await?;
+        stage(live, 0, table, merge, false).await?;
         picked(&mut live.connection, &merge.copy, &rows, &Behind::default(), placed).await?;
         u64::from(batch.rows_in(window))
     } else {
-        stage(live, 0, table, merge).await?;
+        stage(live, 0, table, merge, false).await?;
         whole(&mut live.connection, &merge.copy, batch.copy_ranges(window)).await?
     };
     let (merged, unmatched) = merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
@@ -129,7 +130,7 @@ fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable
 pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let (number, table) = last_written(live, planned);
     if let Some(merge) = &table.merge {
-        stage(live, number, table, merge).await?;
+        stage(live, number, table, merge, false).await?;
         merge_staged(&mut live.connection, merge.deletes.as_ref(), &merge.merge).await?;
     } else {
         whole(&mut live.connection, &table.copy, std::iter::empty()).await?;
@@ -255,12 +256,12 @@ async fn by_shape(
         }
         return Ok(Copied { rows: all, unmatched: 0 });
     };
-    stage(live, number, table, merge).await?;
     let shapes: Vec<_> =
         groups.iter().map(|Group { mask, tombstones, .. }| shaped::Group { mask, tombstones: *tombstones }).collect();
     let Some(shaped) = table.with(spec, |target| target.shaped(&shapes)) else {
         return Ok(Copied::default());
     };
+    stage(live, number, table, merge, shaped.defaults).await?;
     for (Group { rows, .. }, copy) in groups.iter().zip(&shaped.copies) {
         match &shaped.newest {
             None => picked(&mut live.connection, &copy.copy, rows, &copy.behind, placed).await?,
@@ -275,29 +276,43 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
-/// Creates the staging table, with the defaults of its target.
+/// Creates the staging table, with the defaults of its target. Returns their oids.
 pub(super) async fn create(
     connection: &mut PgConnection,
     table: &PlannedTable,
     merge: &Merge,
-) -> Result<(), sqlx::Error> {
+) -> Result<Vec<i64>, sqlx::Error> {
     connection.execute(merge.create.as_str()).await?;
     if merge.defaults.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
+    // First, so that a default that changes in between is noticed later.
+    let oids = catalog::default_oids(connection, table.catalog.oid).await?;
     let defaults = catalog::defaults(connection, table.catalog.oid).await?;
-    match merge.set_defaults(&defaults) {
-        Some(alter) => connection.execute(alter.as_str()).await.map(|_| ()),
-        None => Ok(()),
+    if let Some(alter) = merge.set_defaults(&defaults) {
+        connection.execute(alter.as_str()).await?;
     }
+    Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it holds rows of this transaction.
-async fn stage(live: &mut Live, number: u16, table: &PlannedTable, merge: &Merge) -> Result<(), sqlx::Error> {
+/// Creates the staging table if it doesn't exist, and empties it if it holds rows of this transaction. If rows will take
+/// `defaults` of it, creates it again if those of the target have changed.
+async fn stage(
+    live: &mut Live,
+    number: u16,
+    table: &PlannedTable,
+    merge: &Merge,
+    defaults: bool,
+) -> Result<(), sqlx::Error> {
     let Live { connection, stages, .. } = live;
-    if !stages.there.contains(&number) {
-        create(connection, table, merge).await?;
-        stages.there.insert(number);
+    let fits = match stages.there.get(&number) {
+        Some(of) if defaults => *of == catalog::default_oids(connection, table.catalog.oid).await?,
+        Some(_) => true,
+        None => false,
+    };
+    if !fits {
+        let of = create(connection, table, merge).await?;
+        stages.there.insert(number, of);
         stages.new.insert(number);
     } else if stages.filled.contains(&number) {
         connection.execute(merge.clear.as_str()).await?;

@@ -61,6 +61,7 @@ mod service_views;
 mod services;
 mod shapes_in;
 mod shutdown;
+mod siblings;
 mod start;
 mod stopped;
 mod support;

@@ -184,3 +184,67 @@ async fn row_security_that_comes_and_a_right_that_goes_are_told_apart() {
     daemon.await_log("permission denied for table t", PATIENCE).expect("the right is named");
     assert_eq!(tenants.refused().await, BY_POLICY, "no record is blamed for a missing right");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_asks_a_setting_or_fails_by_itself_judges_each_row() {
+    let tenants = Tenants::new("(id int, tenant text, v int)", "INSERT").await;
+    tenants
+        .world
+        .sql(
+            "DROP POLICY own ON t; CREATE POLICY ours ON t WITH CHECK (tenant = current_setting('app.tenant'));
+              CREATE POLICY odd ON t AS RESTRICTIVE WITH CHECK (100 / coalesce(v, 1) > 0)",
+        )
+        .await;
+    tenants.produce(&[
+        r#"{"id":1,"tenant":"a","v":1}"#,
+        r#"{"id":2,"tenant":"b","v":1}"#,
+        r#"{"id":3,"tenant":"a","v":0}"#,
+        r#"{"id":4,"tenant":"a","v":200}"#,
+        r#"{"id":5,"tenant":"a"}"#,
+    ]);
+    let config = tenants.config("").replacen("[http]", "session.\"app.tenant\" = \"a\"\n[http]", 1);
+    let (code, log) = tenants.world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(tenants.rows().await, "1:a:1,5:a");
+    let refused = tenants.refused().await;
+    let codes: Vec<_> = refused.split(',').map(|letter| letter.rsplitn(2, ":").last().unwrap_or_default()).collect();
+    assert_eq!(codes.len(), 3, "{refused}");
+    assert!(
+        refused.contains("1:42501") && refused.contains("2:22012") && refused.contains("policy \"odd\""),
+        "{refused}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_asks_a_table_without_a_right_to_it_stops_by_name_and_check_says_so() {
+    let tenants = Tenants::new("(id int, tenant text, v int)", "INSERT").await;
+    tenants
+        .world
+        .sql(
+            "CREATE TABLE tenants (name text); DROP POLICY own ON t;
+              CREATE POLICY known ON t WITH CHECK (EXISTS (SELECT FROM tenants WHERE name = tenant))",
+        )
+        .await;
+    tenants.produce(&RECORDS);
+    let config = tenants.config("");
+    let ran = tidegate(&config, &["check"]);
+    assert!(ran.code != 0 && ran.out.contains("permission denied for table tenants"), "{ran}");
+    let (code, log) = tenants.world.drain(&config);
+    assert_eq!(code, Some(70), "{log}");
+    assert!(log.contains("permission denied for table tenants"), "{log}");
+    assert_eq!(tenants.refused().await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_a_policy_refused_is_replayed_once_the_policy_takes_it() {
+    let tenants = Tenants::new("(id int, tenant text, v int)", "INSERT").await;
+    tenants.produce(&RECORDS);
+    tenants.drained("");
+    let config = tenants.config("");
+    tidegate(&config, &["dead-letters", "replay", "--all"])
+        .ok()
+        .says(&["0 dead letters replayed (0 rows), 1 failed again"]);
+    tenants.world.sql("CREATE POLICY more ON t WITH CHECK (tenant = 'b')").await;
+    tidegate(&config, &["dead-letters", "replay", "--all"]).ok().says(&["1 dead letter replayed (1 row), 0 failed"]);
+    assert_eq!(tenants.rows().await, "1:a,2:b,3:a,4:a:9");
+}

@@ -33,6 +33,8 @@ pub struct Shaped {
     pub deletes: Option<Deletes>,
     /// Which rows of the only group need not be copied at all.
     pub newest: Option<Newest>,
+    /// Staged rows take defaults of the staging table, which must be those that the target has now.
+    pub defaults: bool,
 }
 
 /// The COPY of one group.
@@ -119,9 +121,12 @@ impl Target<'_> {
             }
             _ => None,
         };
+        let staged_default =
+            |(bit, name): (u16, &str)| some_leave_out(bit) && !unmerged(bit, name) && self.has_own(name);
+        let defaults = self.shapes.columns().any(|(bit, column)| staged_default((bit, &column.name)));
         let turn = groups.len() > 1;
         let copies = groups.iter().map(|group| self.copy_of_group(group, &staged, turn)).collect();
-        Some(Shaped { copies, merge, deletes, newest })
+        Some(Shaped { copies, merge, deletes, newest, defaults })
     }
 
     /// Whether the merge goes by a column.
