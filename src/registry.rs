@@ -44,7 +44,10 @@ pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's error.
-pub fn await_schema(schemas: Option<&CachedSchemas>, mut wants: impl FnMut() -> Option<SchemaId>) -> Result<(), String> {
+pub fn await_schema(
+    schemas: Option<&CachedSchemas>,
+    mut wants: impl FnMut() -> Option<SchemaId>,
+) -> Result<(), String> {
     let asked_at = Instant::now();
     while let Some(id) = wants() {
         if asked_at.elapsed() > PATIENCE {

@@ -4,7 +4,9 @@
 //! `UPDATE_DOCS=1 cargo test --test it conformance` writes the page anew.
 
 mod avro;
+mod connect;
 mod formats;
+mod functions;
 mod protobuf;
 mod raw;
 mod types;
@@ -63,10 +65,13 @@ impl Format {
             "decode = {decode}\n{more}table = {{ name = \"by_{mode}\", mode = \"{mode}\"{table} }}\n\
              [pipelines.NAME.columns]\nid = \"id\"\nturn = {{ field = \"turn\"{turn} }}\n"
         );
-        for (n, Column { unit, below, .. }) in self.columns.iter().enumerate() {
-            let unit = if unit.is_empty() { String::new() } else { format!(", unit = \"{unit}\"") };
+        for (n, Column { mapping, below, .. }) in self.columns.iter().enumerate() {
             let dot = if below.is_empty() { "" } else { "." };
-            writeln!(lines, "c{n} = {{ field = \"c{n}{dot}{below}\"{unit}{behind} }}").expect("a string takes it");
+            let field = format!("field = \"c{n}{dot}{below}\"");
+            // A constant has no field.
+            let parts = [field.as_str(), mapping].into_iter().filter(|part| !part.is_empty());
+            let parts: Vec<_> = parts.filter(|part| *part != field || !mapping.starts_with("value")).collect();
+            writeln!(lines, "c{n} = {{ {}{behind} }}", parts.join(", ")).expect("a string takes it");
         }
         lines
     }
@@ -83,6 +88,9 @@ impl Format {
                 self.decode.replace("FILE", &format!("{:?}", file.display().to_string()))
             }
         };
+        let key_file = folder.path().join("key");
+        std::fs::write(&key_file, functions::KEY).expect("the key is written");
+        let key_file = format!("{:?}", key_file.display().to_string());
         let mut sql = OWN_TYPES.to_owned();
         for (table, key) in [("expected", "")].into_iter().chain(MODES.into_iter().zip(KEYS)) {
             let prefix = if table == "expected" { "" } else { "by_" };
@@ -102,7 +110,9 @@ impl Format {
         }
         world.sql(&sql).await;
         world.produce(records);
-        let (code, log) = world.drain(&world.of_modes(&MODES, |mode| self.pipeline(mode, &decode, "")));
+        let (code, log) = world.drain(
+            &world.of_modes(&MODES, |mode| self.pipeline(mode, &decode, "").replace("= KEY", &format!("= {key_file}"))),
+        );
         assert_eq!(code, Some(0), "{}: {log}", self.name);
         let letters = "SELECT coalesce(string_agg(DISTINCT detail, E'\\n'), '') FROM tidegate.dead_letter";
         let letters = world.text(letters).await;
@@ -193,14 +203,15 @@ fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
     let modes = MODES.join(" | ");
     write!(
         page,
-        "\n## {}\n\n| type | unit | sent as | for example | {modes} |\n|---|---|---|---|---|---|---|---|\n",
+        "\n## {}\n\n| type | mapping | sent as | for example | {modes} |\n|---|---|---|---|---|---|---|---|\n",
         format.name
     )
     .expect("a string takes it");
-    for (Column { sql, unit, sent_as, below, example, .. }, cells) in format.columns.iter().zip(cells) {
+    for (Column { sql, mapping, sent_as, below, example, .. }, cells) in format.columns.iter().zip(cells) {
         let below = if below.is_empty() { String::new() } else { format!(", its `{below}`") };
         let (sent_as, example) = (sent_as.replace('|', "\\|"), code(example));
-        writeln!(page, "| {sql} | {unit} | {sent_as}{below} | {example} | {} |", cells.join(" | "))
+        let mapping = if mapping.is_empty() { String::new() } else { code(mapping) };
+        writeln!(page, "| {sql} | {mapping} | {sent_as}{below} | {example} | {} |", cells.join(" | "))
             .expect("a string takes it");
     }
     let unsaid: Vec<_> = format.columns.iter().filter(|column| !column.unsaid.is_empty()).collect();
@@ -225,7 +236,7 @@ async fn the_conformance_table_says_what_the_database_has() {
         Made by `UPDATE_DOCS=1 cargo test --test it conformance`, and held against the real Kafka and the real Postgres by the same\n\
         test on every run. Each cell: so many values came through equal to what INSERT of the same text gives, of so many tried, NULL\n\
         among them. Modes that merge get an earlier record of each key first.\n\n\
-        What a format has no way to say stands below its table. JSON has no NaN and no infinities: they are text there. Avro's and\n\
+        What a format has no way to say stands below its table. JSON has no NaN and no infinities: they are text there, or bare as Python writes them. Avro's and\n\
         Protobuf's tables end with the types that only they have, each into a column that fits it. CSV and raw values are Postgres' own\n\
         text, or JSON for json, points, arrays and for a range's bounds as an object.\n\n\
         `mood` is an enum, `feeling` a domain over it, `percent` a domain with a check, `price` a domain over `numeric(8,2)`,\n\

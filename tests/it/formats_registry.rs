@@ -224,7 +224,12 @@ async fn a_header_names_the_schema_by_guid_or_id_and_records_with_a_frame_lie_be
     let key = r#"{"type":"record","name":"K","fields":[{"name":"id","type":"long"}]}"#;
     let key = registry.add("ride-key", "AVRO", key, &[]);
     let keyed = |record: Record| record.key([8]).header("__key_schema_id", Registry::guid_header(key));
-    let config = world.with_registry(&registry, "", &avro_pipeline().replace("[pipelines", "table.mode = \"upsert\"\ntable.key = [\"id\"]\ntable.deletes = true\n[pipelines"));
+    let config = world.with_registry(
+        &registry,
+        "",
+        &avro_pipeline()
+            .replace("[pipelines", "table.mode = \"upsert\"\ntable.key = [\"id\"]\ntable.deletes = true\n[pipelines"),
+    );
     world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
     world.produce([
         headed(Registry::guid_header(new), avro_ride(1)),

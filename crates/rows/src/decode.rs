@@ -49,8 +49,8 @@ pub(crate) struct Fields {
     pub(crate) made: Vec<u8>,
     /// Top-level members that no path begins with, as `"key":value` each with a comma behind it.
     pub(crate) leftovers: Vec<u8>,
-    /// One of them stands for a NUL.
-    pub(crate) leftovers_hold_nul: bool,
+    /// What an object of them inherits.
+    pub(crate) leftovers_flags: Flags,
     /// The value may hold another row.
     pub(crate) more: bool,
 }
@@ -63,7 +63,7 @@ impl Fields {
         self.slots.resize(slots, Slot::MISSING);
         self.made.clear();
         self.leftovers.clear();
-        self.leftovers_hold_nul = false;
+        self.leftovers_flags = Flags::NONE;
         self.more = false;
     }
 

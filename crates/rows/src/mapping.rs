@@ -36,7 +36,7 @@ use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
 use crate::decode::frame;
-use crate::json::members::Members;
+use crate::json::members::{Elements, Members, RawMembers};
 use crate::json::string;
 use crate::schema::SchemaId;
 use crate::value::DecodeFault;
@@ -298,7 +298,12 @@ impl Encoder {
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
-                    value if column.keep.as_deref().is_some_and(|text| is_text(&value, text, &mut self.compared)) => {
+                    value
+                        if column
+                            .keep
+                            .as_deref()
+                            .is_some_and(|text| stands_for_missing(&value, text, &mut self.compared)) =>
+                    {
                         Value::MISSING
                     }
                     value if value.kind != Kind::Lexical => value,
@@ -445,6 +450,42 @@ fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
         (Kind::Lexical | Kind::Bytes, None) => value.raw == text,
         _ => false,
     }
+}
+
+/// Whether a value says by this text that the record leaves it out. Debezium writes an array as a list of the text alone, an array of
+/// numbers as the text's bytes, and a map as the text by itself.
+#[inline(never)]
+fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
+    match value.kind {
+        Kind::Array => {
+            let mut elements = Elements::of(value.raw);
+            let first = elements.next();
+            if let (Some(first), None) = (&first, elements.next())
+                && is_text(first, text, scratch)
+            {
+                return true;
+            }
+            let mut bytes = text.iter();
+            Elements::of(value.raw).all(|element| bytes.next().is_some_and(|byte| is_number(&element, *byte)))
+                && bytes.next().is_none()
+        }
+        Kind::Object => {
+            let mut members = RawMembers::of(value.raw);
+            let first = members.next();
+            members.next().is_none()
+                && first.is_some_and(|(name, _, value)| name == text && is_text(&value, text, scratch))
+        }
+        _ => is_text(value, text, scratch),
+    }
+}
+
+/// Whether a value is this byte as Java has it: a whole number from -128 to 127.
+fn is_number(value: &Value<'_>, byte: u8) -> bool {
+    let number = byte.cast_signed();
+    value.kind == Kind::Number
+        && value.exponent == 0
+        && value.mantissa == u64::from(number.unsigned_abs())
+        && value.flags.has(Flags::NEGATIVE) == (number < 0)
 }
 
 /// A missing or null value: the default, NULL, no field at all, or a refusal.

@@ -48,7 +48,7 @@ pub enum Kind {
 
 /// What decoding saw on its way through a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Flags(u8);
+pub struct Flags(u16);
 
 impl Flags {
     /// No flag.
@@ -69,6 +69,8 @@ impl Flags {
     pub const SINGLE: Flags = Flags(64);
     /// The text of a field is a JSON number too, and `mantissa` and `exponent` are that number's.
     pub const NUMERIC: Flags = Flags(128);
+    /// JSON's text is, or the structure has in it, a bare `NaN`, `Infinity` or `-Infinity`, which many writers write and JSON lacks.
+    pub const SPECIAL: Flags = Flags(256);
 
     /// Returns whether any of the other flags is set.
     #[inline]
@@ -82,10 +84,15 @@ impl Flags {
         Flags(self.0 | other.0)
     }
 
+    /// Returns these flags without the others.
+    pub(crate) fn without(self, other: Flags) -> Flags {
+        Flags(self.0 & !other.0)
+    }
+
     /// What a structure inherits from what it holds.
     #[inline]
     pub fn inherited(self) -> Flags {
-        Flags(self.0 & Flags::NUL.0)
+        Flags(self.0 & (Flags::NUL.0 | Flags::SPECIAL.0))
     }
 }
 

@@ -137,7 +137,15 @@ fn logical() -> Vec<(String, String, Column)> {
         let mut said: Vec<_> = values.iter().map(|(bytes, text)| (some(bytes), Some(*text))).collect();
         said.push((long(0), None));
         let example = values[0].1.to_owned();
-        let column = Column { sql, unit: "", sent_as: String::new(), below, values: said, example, unsaid: Vec::new() };
+        let column = Column {
+            sql,
+            mapping: String::new(),
+            sent_as: String::new(),
+            below,
+            values: said,
+            example,
+            unsaid: Vec::new(),
+        };
         // Each name of a schema may be given once.
         let schema = schema.replace("NAMED", &format!("Of{}", all.len()));
         all.push((sent_as.to_owned(), schema, column));

@@ -4,13 +4,13 @@ use serde_json::Value as Json;
 use tidegate_harness::Record;
 
 use super::types::{TYPES, Type};
-use super::{avro, protobuf};
+use super::{avro, connect, functions, protobuf};
 
 /// A column, and how a format says its values.
 pub(super) struct Column {
     pub(super) sql: &'static str,
-    /// The mapping's `unit`.
-    pub(super) unit: &'static str,
+    /// What the mapping has beside the field, in the configuration's words.
+    pub(super) mapping: String,
     /// The field's type in the format's own words.
     pub(super) sent_as: String,
     /// Where the column looks into the field.
@@ -46,7 +46,16 @@ impl Format {
 
 /// All of them but `raw`, which has one field only.
 pub(super) fn all() -> Vec<Format> {
-    vec![json(), csv(), avro::format(), protobuf::format()]
+    vec![
+        json(),
+        csv(),
+        avro::format(),
+        protobuf::format(),
+        connect::json(),
+        connect::avro(),
+        functions::format(),
+        functions::specials(),
+    ]
 }
 
 pub(super) fn json() -> Format {
@@ -105,7 +114,8 @@ pub(super) fn of_types(
         }
         values.push((null.to_vec(), None));
         let example = of.takes.first().map_or("", |(json, _)| json).to_owned();
-        Column { sql: of.sql, unit: of.unit, sent_as: sent_as(of), below: "", values, example, unsaid }
+        let mapping = if of.unit.is_empty() { String::new() } else { format!("unit = \"{}\"", of.unit) };
+        Column { sql: of.sql, mapping, sent_as: sent_as(of), below: "", values, example, unsaid }
     });
     columns.collect()
 }

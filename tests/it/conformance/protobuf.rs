@@ -192,7 +192,7 @@ fn known() -> Vec<(String, Column)> {
         }
         all.push((
             sent_as.to_owned(),
-            Column { sql, unit: "", sent_as: String::new(), below, values: said, example, unsaid },
+            Column { sql, mapping: String::new(), sent_as: String::new(), below, values: said, example, unsaid },
         ));
     };
     let pair = |one: u64, other: u64| delimited(&[field(1, &number(one)), field(2, &number(other))].concat());

@@ -18,6 +18,9 @@ pub(super) fn json(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resul
     if !is_json(&value) {
         return Err(Reason::TypeMismatch);
     }
+    if value.flags.has(Flags::SPECIAL) {
+        return special(&value, nul, false, out);
+    }
     if !value.flags.has(Flags::NUL) || nul == NulPolicy::DeadLetter {
         return field(value.raw, out);
     }
@@ -35,6 +38,9 @@ pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resu
     if !is_json(&value) {
         return Err(Reason::TypeMismatch);
     }
+    if value.flags.has(Flags::SPECIAL) {
+        return special(&value, nul, true, out);
+    }
     let len_at = out.len();
     out.extend_from_slice(&[0, 0, 0, 0, 1]);
     match (value.flags.has(Flags::NUL), nul) {
@@ -44,6 +50,16 @@ pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resu
         (true, NulPolicy::Replace) => string::without_nul_escapes(value.raw, true, out),
     }
     patch_len(len_at, out)
+}
+
+/// A structure with floats in it that JSON lacks: they become strings, as they do from binary formats.
+#[cold]
+#[inline(never)]
+fn special(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
+    let mut quoted = Vec::with_capacity(value.raw.len() + 16);
+    string::quote_specials(value.raw, &mut quoted);
+    let value = Value { flags: value.flags.without(Flags::SPECIAL), raw: &quoted, ..*value };
+    if binary { jsonb(value, nul, out) } else { json(value, nul, out) }
 }
 
 /// Text that isn't JSON's: it becomes a JSON string.

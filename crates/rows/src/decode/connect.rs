@@ -150,8 +150,8 @@ fn logical(schema: &Json, path: &Path) -> Option<Logical> {
 /// A whole number that JSON has written out.
 fn whole(value: &Value<'_>) -> Option<i64> {
     let plain = value.kind == Kind::Number && value.exponent == 0 && !value.flags.has(Flags::INEXACT);
-    let number = i64::try_from(value.mantissa).ok().filter(|_| plain)?;
-    Some(if value.flags.has(Flags::NEGATIVE) { -number } else { number })
+    let number = i128::from(value.mantissa);
+    i64::try_from(if value.flags.has(Flags::NEGATIVE) { -number } else { number }).ok().filter(|_| plain)
 }
 
 /// What a value means. What isn't as the schema says stays as it is, and its column judges it.

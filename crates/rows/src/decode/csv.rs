@@ -165,7 +165,9 @@ impl CsvDecoder {
                     string::quote(raw, &mut fields.leftovers);
                 }
                 fields.leftovers.push(b',');
-                fields.leftovers_hold_nul |= hold_nul;
+                if hold_nul {
+                    fields.leftovers_flags = Flags::NUL;
+                }
             }
         }
         Ok(())
@@ -455,7 +457,7 @@ mod tests {
         let mut fields = Fields::default();
         for (text, nul) in [("a,z\n1,2", false), ("a,z\0\n1,2", true), ("a,z\n1,\0", true), ("a\0,b\n1,2", true)] {
             assert_eq!(collecting.decode(text.as_bytes(), &mut fields), Ok(true));
-            assert_eq!(fields.leftovers_hold_nul, nul, "{text:?}");
+            assert_eq!(fields.leftovers_flags.has(Flags::NUL), nul, "{text:?}");
         }
     }
 }

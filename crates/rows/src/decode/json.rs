@@ -164,7 +164,7 @@ impl JsonDecoder {
             refused: None,
             slots: &mut fields.slots,
             leftovers: &mut fields.leftovers,
-            leftovers_hold_nul: &mut fields.leftovers_hold_nul,
+            leftovers_flags: &mut fields.leftovers_flags,
         }
     }
 
@@ -187,7 +187,7 @@ impl JsonDecoder {
             refused: None,
             slots: &mut fields.slots,
             leftovers: &mut fields.leftovers,
-            leftovers_hold_nul: &mut fields.leftovers_hold_nul,
+            leftovers_flags: &mut fields.leftovers_flags,
         };
         match walk.document() {
             Ok(true) => walk.refused.map_or(Ok(()), |at| Err(unknown_field(payload, at))),
@@ -210,7 +210,7 @@ struct Walk<'w, 'p> {
     scratch: &'w mut Vec<u8>,
     slots: &'w mut [Slot],
     leftovers: &'w mut Vec<u8>,
-    leftovers_hold_nul: &'w mut bool,
+    leftovers_flags: &'w mut Flags,
     policy: Leftovers,
     top: u16,
     /// Where the first key stands that no column takes, if that matters.
@@ -421,7 +421,7 @@ impl Walk<'_, '_> {
         }
         self.leftovers.extend_from_slice(&self.scan.bytes[key_at..self.scan.at]);
         self.leftovers.push(b',');
-        *self.leftovers_hold_nul |= flags.has(Flags::NUL);
+        *self.leftovers_flags = self.leftovers_flags.with(flags.inherited());
     }
 }
 

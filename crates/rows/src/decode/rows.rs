@@ -106,7 +106,7 @@ impl RowsDecoder {
     fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
         std::mem::swap(&mut self.around.slots, &mut fields.slots);
         std::mem::swap(&mut self.around.leftovers, &mut fields.leftovers);
-        (self.around.leftovers_hold_nul, self.around.more) = (fields.leftovers_hold_nul, fields.more);
+        (self.around.leftovers_flags, self.around.more) = (fields.leftovers_flags, fields.more);
         let slot = self.around.slots.get(self.slot).copied().unwrap_or(Slot::MISSING);
         let made = slot.flags.has(Flags::MADE);
         match slot.kind {
@@ -165,7 +165,7 @@ impl RowsDecoder {
         fields.leftovers.clear();
         fields.leftovers.extend_from_slice(&self.around.leftovers);
         fields.leftovers.extend_from_slice(&self.element.leftovers);
-        fields.leftovers_hold_nul = self.around.leftovers_hold_nul || self.element.leftovers_hold_nul;
+        fields.leftovers_flags = self.around.leftovers_flags.with(self.element.leftovers_flags);
         fields.more = self.array.is_some() || self.around.more;
     }
 }

@@ -1,4 +1,5 @@
-//! Tokens of RFC 8259, strictly: whatever isn't JSON is a [`Fault`] with its place.
+//! Tokens of RFC 8259, strictly: whatever isn't JSON is a [`Fault`] with its place. Three tokens more are read, which Python and
+//! others write for floats that JSON lacks: `NaN`, `Infinity` and `-Infinity`.
 //!
 //! Eight bytes are looked at in one step: the runs of digits and the ends of strings come without a branch a byte, so their
 //! lengths, which nobody can predict, cost no mispredictions. The input is UTF-8 already.
@@ -125,10 +126,13 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let (kind, flags) = match self.peek() {
             b'"' => (Kind::String, self.string()?),
-            b'-' | b'0'..=b'9' => (Kind::Number, self.number::<true>(slot)?),
+            b'-' | b'0'..=b'9' => match self.number::<true>(slot) {
+                Ok(flags) => (Kind::Number, flags),
+                Err(Broken) => (Kind::Float, self.minus_infinity(start, slot)?),
+            },
             b'{' => (Kind::Object, self.container(depth)?),
             b'[' => (Kind::Array, self.container(depth)?),
-            _ => (self.literal()?, Flags::NONE),
+            _ => self.literal(slot)?,
         };
         self.mark(slot, kind, flags, start);
         Ok(flags)
@@ -139,21 +143,46 @@ impl<'a> Scanner<'a> {
     pub(crate) fn skip(&mut self, depth: u32) -> Result<Flags, Broken> {
         match self.peek() {
             b'"' => self.string(),
-            b'-' | b'0'..=b'9' => self.number::<false>(&mut Slot { ..Slot::MISSING }),
+            b'-' | b'0'..=b'9' => {
+                let start = self.at;
+                let mut slot = Slot { ..Slot::MISSING };
+                self.number::<false>(&mut slot).or_else(|Broken| self.minus_infinity(start, &mut slot))
+            }
             b'{' | b'[' => self.container(depth),
-            _ => self.literal().map(|_| Flags::NONE),
+            _ => self.literal(&mut Slot { ..Slot::MISSING }).map(|(_, flags)| flags),
         }
     }
 
-    fn literal(&mut self) -> Result<Kind, Broken> {
+    fn literal(&mut self, slot: &mut Slot) -> Result<(Kind, Flags), Broken> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         for (text, kind) in [(&b"null"[..], Kind::Null), (b"true", Kind::True), (b"false", Kind::False)] {
             if rest.starts_with(text) {
                 self.at += text.len();
-                return Ok(kind);
+                return Ok((kind, Flags::NONE));
+            }
+        }
+        for (text, float) in [(&b"NaN"[..], f64::NAN), (b"Infinity", f64::INFINITY)] {
+            if rest.starts_with(text) {
+                self.at += text.len();
+                slot.mantissa = float.to_bits();
+                return Ok((Kind::Float, Flags::BINARY.with(Flags::SPECIAL)));
             }
         }
         self.fault("expected a value")
+    }
+
+    /// What began like a number at `start`, and is none.
+    #[cold]
+    #[inline(never)]
+    fn minus_infinity(&mut self, start: usize, slot: &mut Slot) -> Result<Flags, Broken> {
+        const TEXT: &[u8] = b"-Infinity";
+        if !self.bytes.get(start..).unwrap_or_default().starts_with(TEXT) {
+            return Err(Broken);
+        }
+        self.at = start + TEXT.len();
+        slot.mantissa = f64::NEG_INFINITY.to_bits();
+        slot.exponent = 0;
+        Ok(Flags::BINARY.with(Flags::SPECIAL))
     }
 
     /// A string, from its opening quote to behind its closing one.

@@ -77,3 +77,48 @@ pub(crate) fn quote(text: &[u8], out: &mut Vec<u8>) {
     }
     out.push(b'"');
 }
+
+/// Appends JSON text that has been scanned, with each bare `NaN`, `Infinity` and `-Infinity` in quotes.
+pub(crate) fn quote_specials(raw: &[u8], out: &mut Vec<u8>) {
+    let mut at = 0;
+    while let Some(rest) = raw.get(at..).filter(|rest| !rest.is_empty()) {
+        let special = [&b"NaN"[..], b"Infinity", b"-Infinity"].into_iter().find(|text| rest.starts_with(text));
+        let len = match (rest[0], special) {
+            (b'"', _) => {
+                let mut scan = super::scan::Scanner::new(rest);
+                // It has been scanned once.
+                if scan.string().is_ok() { scan.at } else { rest.len() }
+            }
+            (_, Some(text)) => {
+                out.push(b'"');
+                out.extend_from_slice(text);
+                out.push(b'"');
+                at += text.len();
+                continue;
+            }
+            _ => 1,
+        };
+        out.extend_from_slice(&rest[..len]);
+        at += len;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn specials_are_quoted_outside_of_strings_only() {
+        for (raw, quoted) in [
+            (
+                r#"{"a":NaN,"NaN":[-Infinity, Infinity,"NaN\\"]}"#,
+                r#"{"a":"NaN","NaN":["-Infinity", "Infinity","NaN\\"]}"#,
+            ),
+            (r#"{"b":"\"NaN","c":NaN}"#, r#"{"b":"\"NaN","c":"NaN"}"#),
+            ("[1,null,-2e5]", "[1,null,-2e5]"),
+            ("NaN", r#""NaN""#),
+        ] {
+            let mut out = Vec::new();
+            super::quote_specials(raw.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), quoted);
+        }
+    }
+}

@@ -159,6 +159,10 @@ impl Applied {
                 }
                 plain(&value, made);
                 match json::document(made) {
+                    // As INSERT of the text: a null of JSON, and not NULL.
+                    Ok(slot) if slot.kind == Kind::Null && matches!(encoding, Encoding::Json | Encoding::Jsonb) => {
+                        Ok(Value { kind: Kind::Object, ..slot.of(made) })
+                    }
                     Ok(slot) => Ok(slot.of(made)),
                     Err(DecodeFault { reason, detail }) => {
                         Err(DecodeFault { reason, detail: detail.replacen("the value", "the text", 1) })

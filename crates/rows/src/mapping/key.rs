@@ -126,7 +126,9 @@ impl KeyReader {
                 let start = if header.is_none() && registered(key).is_some() { frame::HEAD } else { 0 };
                 return self.json(key, start);
             }
-            (KeyFormat::Avro(_), _) => return in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, header, fields))),
+            (KeyFormat::Avro(_), _) => {
+                return in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, header, fields)));
+            }
             (KeyFormat::Protobuf(_), _) => {
                 return in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, header, fields)));
             }
@@ -169,7 +171,9 @@ impl KeyReader {
             let Self { avro, protobuf, fields, .. } = self;
             return match self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind) {
                 Framed::Avro => in_key(avro.as_mut().map_or(Ok(()), |avro| avro.decode(key, header, fields))),
-                Framed::Protobuf => in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, header, fields))),
+                Framed::Protobuf => {
+                    in_key(protobuf.as_mut().map_or(Ok(()), |protobuf| protobuf.decode(key, header, fields)))
+                }
                 Framed::Json => self.json(key, if header.is_some() { 0 } else { frame::HEAD }),
             };
         }

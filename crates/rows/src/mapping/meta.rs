@@ -286,6 +286,5 @@ fn leftovers<'a>(fields: &Fields, empty: bool, made: &'a mut Vec<u8>) -> Value<'
     made.push(b'{');
     made.extend_from_slice(&fields.leftovers);
     close(b'}', made);
-    let flags = if fields.leftovers_hold_nul { Flags::NUL } else { Flags::NONE };
-    Value { kind: Kind::Object, flags, exponent: 0, mantissa: 0, raw: made }
+    Value { kind: Kind::Object, flags: fields.leftovers_flags, exponent: 0, mantissa: 0, raw: made }
 }

@@ -102,11 +102,13 @@ impl Logical {
     }
 }
 
-/// The JSON value that the text at the end of `fields.made` is, from `start` on; `None` where it is none.
+/// The JSON value that the text at the end of `fields.made` is, from `start` on; `None` where it is none. A null that a text holds is a
+/// value, and not the missing one that NULL is.
 pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     let slot = json::document(&fields.made[start..]).ok()?;
     let start = slot.start + crate::decode::narrow(start);
-    Some(Slot { start, flags: slot.flags.with(Flags::MADE), ..slot })
+    let kind = if slot.kind == Kind::Null { Kind::Object } else { slot.kind };
+    Some(Slot { kind, start, flags: slot.flags.with(Flags::MADE), ..slot })
 }
 
 /// A year with a sign or the year 0, and what follows it.

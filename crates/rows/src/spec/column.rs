@@ -24,7 +24,8 @@ pub struct Column {
     pub default: Option<String>,
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
-    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`. A field that is
+    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`, also as the only
+    /// element of an array, as the bytes of an array of numbers, and as a map of the text to itself. A field that is
     /// this text is missing. In mode upsert, together with [`Missing::Keep`].
     pub keep: Option<String>,
     /// `nul = …`: what a NUL in text means.

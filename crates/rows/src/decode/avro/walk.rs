@@ -131,7 +131,9 @@ impl<'w> Walk<'w> {
         leftovers.extend_from_slice(&made[start..]);
         leftovers.push(b',');
         made.truncate(start);
-        self.fields.leftovers_hold_nul |= self.nul;
+        if self.nul {
+            self.fields.leftovers_flags = Flags::NUL;
+        }
         Ok(())
     }
 
