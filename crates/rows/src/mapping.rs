@@ -19,6 +19,7 @@ pub mod evolve;
 mod explain;
 mod fold;
 mod function;
+mod keep;
 mod key;
 pub mod mark;
 mod meta;
@@ -36,11 +37,10 @@ use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
 use crate::decode::frame;
-use crate::json::members::{Elements, Members, RawMembers};
-use crate::json::string;
+use crate::json::members::Members;
 use crate::schema::SchemaId;
 use crate::value::DecodeFault;
-use crate::value::{Flags, Kind, Reason, Rejection, Value, shown};
+use crate::value::{Kind, Reason, Rejection, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 use key::KeyReader;
@@ -302,7 +302,7 @@ impl Encoder {
                         if column
                             .keep
                             .as_deref()
-                            .is_some_and(|text| stands_for_missing(&value, text, &mut self.compared)) =>
+                            .is_some_and(|text| keep::stands_for_missing(&value, text, &mut self.compared)) =>
                     {
                         Value::MISSING
                     }
@@ -435,57 +435,6 @@ impl Encoder {
         };
         Rejection { reason, column: Some(at), detail: of_row + &explain::sentence(&self.plan, column, reason, &value) }
     }
-}
-
-/// Whether a value is this text. `scratch` is for text with escapes.
-#[inline(never)]
-fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
-    match (value.kind, value.as_text()) {
-        (_, Some(escaped)) if value.flags.has(Flags::ESCAPED) => {
-            scratch.clear();
-            string::unescape(escaped, scratch);
-            scratch.as_slice() == text
-        }
-        (_, Some(inside)) => inside == text,
-        (Kind::Lexical | Kind::Bytes, None) => value.raw == text,
-        _ => false,
-    }
-}
-
-/// Whether a value says by this text that the record leaves it out. Debezium writes an array as a list of the text alone, an array of
-/// numbers as the text's bytes, and a map as the text by itself.
-#[inline(never)]
-fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
-    match value.kind {
-        Kind::Array => {
-            let mut elements = Elements::of(value.raw);
-            let first = elements.next();
-            if let (Some(first), None) = (&first, elements.next())
-                && is_text(first, text, scratch)
-            {
-                return true;
-            }
-            let mut bytes = text.iter();
-            Elements::of(value.raw).all(|element| bytes.next().is_some_and(|byte| is_number(&element, *byte)))
-                && bytes.next().is_none()
-        }
-        Kind::Object => {
-            let mut members = RawMembers::of(value.raw);
-            let first = members.next();
-            members.next().is_none()
-                && first.is_some_and(|(name, _, value)| name == text && is_text(&value, text, scratch))
-        }
-        _ => is_text(value, text, scratch),
-    }
-}
-
-/// Whether a value is this byte as Java has it: a whole number from -128 to 127.
-fn is_number(value: &Value<'_>, byte: u8) -> bool {
-    let number = byte.cast_signed();
-    value.kind == Kind::Number
-        && value.exponent == 0
-        && value.mantissa == u64::from(number.unsigned_abs())
-        && value.flags.has(Flags::NEGATIVE) == (number < 0)
 }
 
 /// A missing or null value: the default, NULL, no field at all, or a refusal.

@@ -153,7 +153,6 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
         if self.allowance == 0 || self.session.is_full() {
             return Visit::NotNow;
         }
-        // A record that we must not write is compared or skipped at once: that requires no schema.
         let mut headers = Some(headers);
         let read = &mut *self.headers;
         if self.reads_headers
@@ -163,6 +162,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             headers(read);
         }
         let of_record = if self.reads_headers { Headers::from_arena(read) } else { Headers::default() };
+        // A record that we must not write is compared or skipped at once: that requires no schema.
         if self.encoder.wants(record.key, record.value, of_record) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;
