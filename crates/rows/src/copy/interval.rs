@@ -1,4 +1,5 @@
-//! interval: ISO 8601 durations (`P1DT2H30M`), and text as Postgres prints intervals (`1 year 2 mons 3 days 04:05:06.789`).
+//! interval: ISO 8601 durations (`P1DT2H30M`), text as Postgres prints intervals (`1 year 2 mons 3 days 04:05:06.789`), and
+//! durations as Protobuf and Go write them (`1.5s`, `1h30m`).
 
 use crate::copy::decimal::{Decimal, Remainder};
 use crate::value::{Reason, Value};
@@ -107,11 +108,24 @@ fn words(text: &str) -> Option<Interval> {
     while let Some(word) = words.next() {
         if word.contains(':') {
             clock(word, &mut sum)?;
+        } else if word.ends_with(|c: char| c.is_ascii_alphabetic()) {
+            compact(word, &mut sum)?;
         } else {
             add(&mut sum, word, unit(words.next()?)?)?;
         }
     }
     Some(sum)
+}
+
+/// `1.5s`, as Protobuf writes a duration in JSON, or `1h30m`: numbers with their units right behind.
+fn compact(mut word: &str, sum: &mut Interval) -> Option<()> {
+    while !word.is_empty() {
+        let (number, rest) = word.split_at(word.find(|c: char| c.is_ascii_alphabetic())?);
+        let (name, rest) = rest.split_at(rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len()));
+        add(sum, number, unit(name)?)?;
+        word = rest;
+    }
+    Some(())
 }
 
 /// `[-]hours:minutes[:seconds]`
@@ -151,6 +165,8 @@ mod tests {
         assert_eq!(words("1 year 2 mons 3 days 04:05:06.789"), Some(expected));
         assert_eq!(words("-1 days -00:00:01"), Some(Interval { months: 0, days: -1, micros: -1_000_000 }));
         assert_eq!(iso("T-1.5S"), Some(Interval { months: 0, days: 0, micros: -1_500_000 }));
+        assert_eq!(words("-1.5s"), Some(Interval { months: 0, days: 0, micros: -1_500_000 }));
+        assert_eq!(words("1d 2h30m"), Some(Interval { months: 0, days: 1, micros: 9_000_000_000 }));
         assert_eq!(iso("2W"), Some(Interval { months: 0, days: 14, micros: 0 }));
     }
 
@@ -159,7 +175,9 @@ mod tests {
         for text in ["", "T", "1", "1D2", "0.5M", "1H", "T1D", "DT1H", "1d"] {
             assert_eq!(iso(text), None, "{text}");
         }
-        for text in ["", "5", "1.5 months", "12:61", "1:2:3:4", "1 day ago", "tomorrow", "12:3a"] {
+        for text in
+            ["", "5", "1.5 months", "12:61", "1:2:3:4", "1 day ago", "tomorrow", "12:3a", "s", "1s2", "1.5mon", "1e3"]
+        {
             assert_eq!(words(text), None, "{text}");
         }
     }
