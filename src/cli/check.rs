@@ -163,8 +163,7 @@ async fn trial(
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let (mut sample, fields) = sample::try_newest(config, pipeline, plans, topics, records).await?;
-    sample.fields = fields.judged(pipeline, report);
+    let sample = sample::try_newest(config, pipeline, plans, topics, records, report).await?;
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }

@@ -222,6 +222,57 @@ async fn check_shows_how_many_records_have_each_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_counts_fields_in_every_format() {
+    // A format's options, the values, the paths of both columns, and how many rows have the second.
+    let debezium =
+        |op: &str, before: &str, after: &str| format!(r#"{{"before":{before},"after":{after},"op":"{op}"}}"#);
+    let cases = [
+        ("format = \"csv\"", vec!["id,v\n1,2\n3,4".to_owned(), "id\n5".to_owned()], ["id", "v"], "2 of 3 rows"),
+        ("format = \"ndjson\"", vec!["{\"id\":1}\n{\"id\":2,\"v\":3}".to_owned()], ["id", "v"], "1 of 2 rows"),
+        (
+            "format = \"json\", rows = \"l\"",
+            vec![r#"{"id":1,"l":[{"v":1},{},{"v":null}]}"#.to_owned()],
+            ["id", "l.v"],
+            "2 of 3 rows",
+        ),
+        (
+            "format = \"json\", envelope = \"debezium\"",
+            vec![
+                debezium("c", "null", r#"{"id":1,"v":1}"#),
+                debezium("u", "null", r#"{"id":1}"#),
+                debezium("d", r#"{"id":1}"#, "null"),
+            ],
+            ["id", "v"],
+            "1 of 2 records",
+        ),
+        (
+            "format = \"json\", envelope = \"connect\"",
+            vec![
+                r#"{"schema":null,"payload":{"id":1}}"#.to_owned(),
+                r#"{"schema":null,"payload":{"id":1,"v":2}}"#.to_owned(),
+            ],
+            ["id", "v"],
+            "1 of 2 records",
+        ),
+    ];
+    for (decode, values, [id, v], expected) in cases {
+        let world = World::new(1).await;
+        world.sql("CREATE TABLE t (id int, v int)").await;
+        world.produce(values.into_iter().map(Record::new));
+        let config = |v: &str| {
+            world.config(&format!(
+                "table.name = \"t\"\ndecode = {{ {decode} }}\ncolumns.id = \"{id}\"\ncolumns.v = \"{v}\""
+            ))
+        };
+        tidegate(&config(v), &["check"]).ok().says(&[&format!("column v: {expected} have {v}")]);
+        // A name that no row has.
+        let wrong = tidegate(&config(&format!("{v}v")), &["check"]);
+        let rows = if expected.ends_with("rows") { "rows" } else { "records" };
+        wrong.fails(64, &["none of the", &format!("newest {rows} has field `{v}v`")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn check_offline_asks_no_server() {
     let world = World::new(1).await;
     let (kafka, postgres) = (free_port().expect("a port"), free_port().expect("a port"));

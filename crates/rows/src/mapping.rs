@@ -24,6 +24,7 @@ pub mod mark;
 mod meta;
 mod plan;
 mod planner;
+mod presence;
 pub mod route;
 mod row_filter;
 pub mod shapes;
@@ -46,6 +47,7 @@ use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
+pub use presence::Presence;
 use tidegate_protocol::record::Record;
 
 /// Turns records into rows of binary COPY. One a thread: it keeps scratch, and what it learns of the records' shape.

@@ -1,9 +1,11 @@
-//! Counts how many of the sampled records have the field of each column. Pure.
+//! Counts how many of the sampled rows have the field of each column, in any format. Pure.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Deserializer, Value};
+use tidegate_protocol::record::Record;
+use tidegate_rows::mapping::{Encoder, Plan, Presence};
 use tidegate_rows::spec::{Decode, Source};
 
 use super::report::PipelineReport;
@@ -21,71 +23,57 @@ const DEPTH_MAX: usize = 8;
 pub(super) struct Share {
     pub(super) column: String,
     pub(super) field: String,
-    /// Records that have the field, even if it is null.
+    /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Records that were read; each element of an array is one.
+    /// Rows that were read: records, or each element of an array. Records that only delete are none.
     pub(super) records: u64,
+    /// The mapping names the field. Without a mapping a column may be without a field.
     #[serde(skip)]
-    path: Vec<String>,
+    is_mapped: bool,
 }
 
 /// Counts fields over a sample.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    shares: Vec<Share>,
+    presence: Presence,
+    /// The names of the fields that JSON records have.
     seen: BTreeSet<String>,
     in_payload: bool,
+    in_change: bool,
 }
 
 impl Fields {
-    /// Counts for the pipeline's own mapping; counts nothing for formats other than JSON, for changes and nested arrays, and if
-    /// every field goes to the column of its name.
     pub(super) fn of(pipeline: &Pipeline) -> Self {
-        let in_payload = matches!(pipeline.decode, Decode::ConnectJson);
-        // The fields of a nested array's elements, and those of a change's row, lie elsewhere in the value.
-        let is_plain = !pipeline.shape.change && pipeline.shape.rows.is_empty();
-        if !is_plain || !in_payload && !matches!(pipeline.decode, Decode::Json) {
-            return Self::default();
-        }
-        let shares = pipeline.columns.iter().flatten().filter_map(|column| match &column.source {
-            Source::Field(path) => Some(Share {
-                column: column.name.clone(),
-                field: path.join("."),
-                present: 0,
-                records: 0,
-                path: path.clone(),
-            }),
-            _ => None,
-        });
-        Self { shares: shares.collect(), seen: BTreeSet::new(), in_payload }
-    }
-
-    /// Counts the fields of a record's value. A value that isn't JSON is counted elsewhere.
-    pub(super) fn add(&mut self, value: Option<&[u8]>) {
-        if self.shares.is_empty() {
-            return;
-        }
-        let Some(Ok(value)) = value.map(serde_json::from_slice::<Value>) else { return };
-        let value = if self.in_payload { value.get("payload").unwrap_or(&value) } else { &value };
-        match value {
-            Value::Array(records) => records.iter().for_each(|record| self.record(record)),
-            record => self.record(record),
+        Self {
+            in_payload: matches!(pipeline.decode, Decode::ConnectJson | Decode::ChangeJson),
+            in_change: pipeline.shape.change,
+            ..Self::default()
         }
     }
 
-    fn record(&mut self, record: &Value) {
-        if !record.is_object() {
-            return;
+    /// Counts the fields of a record's rows.
+    pub(super) fn add(&mut self, record: &Record<'_>, encoder: &mut Encoder) {
+        encoder.count_fields(record, &mut self.presence);
+        // What isn't JSON has no names to suggest.
+        let value = record.value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
+        for value in value.into_iter().flat_map(|value| Deserializer::from_slice(value).into_iter::<Value>()) {
+            let Ok(value) = value else { return };
+            let value = if self.in_payload { value.get("payload").unwrap_or(&value) } else { &value };
+            let rows = ["after", "before"].iter().filter_map(|name| value.get(name).filter(|row| row.is_object()));
+            let row = if self.in_change { rows.into_iter().next() } else { Some(value) };
+            if let Some(row) = row {
+                self.note(row, "", 0);
+            }
         }
-        for share in &mut self.shares {
-            share.records += 1;
-            share.present += u64::from(find(record, &share.path).is_some());
-        }
-        self.note(record, "", 0);
     }
 
     fn note(&mut self, value: &Value, prefix: &str, depth: usize) {
-        let Value::Object(members) = value else { return };
+        let members = match value {
+            Value::Object(members) => members,
+            // A path goes to the elements of an array whose elements are rows.
+            Value::Array(elements) => return elements.iter().for_each(|element| self.note(element, prefix, depth + 1)),
+            _ => return,
+        };
         for (name, member) in members {
             if self.seen.len() >= SEEN_MAX || depth >= DEPTH_MAX {
                 return;
@@ -96,39 +84,59 @@ impl Fields {
         }
     }
 
-    /// Reports columns whose field no record has, or few have, and returns the counts.
-    pub(super) fn judged(self, pipeline: &Pipeline, report: &mut PipelineReport) -> Vec<Share> {
-        for Share { column, field, present, records, .. } in &self.shares {
-            if *records == 0 {
-                continue;
-            }
+    /// Reports columns whose field no record has, or few have, and returns the counts. `plan` is the one that records were
+    /// counted by.
+    pub(super) fn judged(self, pipeline: &Pipeline, plan: &Plan, report: &mut PipelineReport) -> Vec<Share> {
+        let records = self.presence.rows();
+        if records == 0 {
+            return Vec::new();
+        }
+        let shares = self.shares(pipeline, plan);
+        for Share { column, field, present, .. } in shares.iter().filter(|share| share.is_mapped) {
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
+            let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
                 // The field of that name is at another level, or it is spelled differently.
                 let last = field.rsplit('.').next().unwrap_or(field);
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
                     .or_else(|| self.seen.iter().find(ends).map(String::as_str));
-                let hint = meant.map_or_else(
-                    || format!("; the records have {}", some_of(&self.seen)),
-                    |meant| format!("; did you mean `{meant}`?"),
-                );
-                report.faults.push(format!("{key}: none of the {records} newest records has field `{field}`{hint}"));
-            } else if share(*present, *records) < FEW {
-                report
-                    .warnings
-                    .push(format!("{key}: only {present} of the {records} newest records have field `{field}`"));
+                let hint = match meant {
+                    Some(meant) => format!("; did you mean `{meant}`?"),
+                    None if self.seen.is_empty() => String::new(),
+                    None => format!("; the records have {}", some_of(&self.seen)),
+                };
+                report.faults.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
+            } else if share(*present, records) < FEW {
+                report.warnings.push(format!("{key}: only {present} of the {whose} have field `{field}`"));
             }
         }
-        self.shares
+        shares
+    }
+
+    fn shares(&self, pipeline: &Pipeline, plan: &Plan) -> Vec<Share> {
+        let share = |column: &str, path: &[String], is_mapped| {
+            let (column, field, records) = (column.to_owned(), path.join("."), self.presence.rows());
+            let present = self.presence.of(plan, path)?;
+            Some(Share { column, field, present, records, is_mapped })
+        };
+        match &pipeline.columns {
+            Some(columns) => {
+                let fields = columns.iter().filter_map(|column| match &column.source {
+                    Source::Field(path) => share(&column.name, path, true),
+                    _ => None,
+                });
+                fields.collect()
+            }
+            None => plan.fields().filter_map(|(column, path)| share(column, path, false)).collect(),
+        }
     }
 }
 
-fn find<'v>(value: &'v Value, path: &[String]) -> Option<&'v Value> {
-    path.iter().try_fold(value, |value, name| match value {
-        Value::Array(items) => items.get(name.parse::<usize>().ok()?),
-        other => other.get(name),
-    })
+/// Returns what the counted rows are called.
+pub(super) fn records(pipeline: &Pipeline) -> &'static str {
+    let is_several = !pipeline.shape.rows.is_empty() || matches!(pipeline.decode, Decode::NdJson | Decode::Csv(_));
+    if is_several { "rows" } else { "records" }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a sample is far below 2^53 records")]
@@ -137,6 +145,5 @@ fn share(present: u64, records: u64) -> f64 {
 }
 
 fn some_of(seen: &BTreeSet<String>) -> String {
-    let some: Vec<String> = seen.iter().take(10).map(|name| format!("`{name}`")).collect();
-    if some.is_empty() { "no field at all".to_owned() } else { some.join(", ") }
+    seen.iter().take(10).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }

@@ -21,6 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::database::Plans;
 use super::fields::{self, Fields};
+use super::report::PipelineReport;
 use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
@@ -51,8 +52,11 @@ pub(super) struct Sample {
     pub(super) letters: Vec<Letter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
-    /// How many records have the field of each column.
+    /// How many rows have the field of each column.
     pub(super) fields: Vec<fields::Share>,
+    /// What these rows are called: records, or rows.
+    #[serde(skip)]
+    counted: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.
     pub(super) evolve: Option<String>,
 }
@@ -81,9 +85,10 @@ impl Sample {
         }
         for fields::Share { column, field, present, records, .. } in &self.fields {
             text += &format!(
-                "    column {column}: {} of {} records have {}\n",
+                "    column {column}: {} of {} {} have {}\n",
                 show::count(*present),
                 show::count(*records),
+                self.counted,
                 show::safe(field)
             );
         }
@@ -110,10 +115,11 @@ pub(super) async fn try_newest(
     plans: Plans,
     topics: &BTreeMap<String, i32>,
     records: u32,
-) -> Result<(Sample, Fields), FatalError> {
+    report: &mut PipelineReport,
+) -> Result<Sample, FatalError> {
     let ranges = ranges(config, pipeline, topics, records).await?;
     let planned = plans.source.current();
-    let catalog = planned.table.catalog.clone();
+    let (catalog, plan) = (planned.table.catalog.clone(), Arc::clone(&planned.plan));
     let schemas = plans.source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
@@ -150,10 +156,11 @@ pub(super) async fn try_newest(
         reasons: std::mem::take(&mut findings.reasons),
         letters: std::mem::take(&mut findings.letters),
         first_rows: std::mem::take(&mut findings.rows),
-        fields: Vec::new(),
+        fields: counted.judged(pipeline, &plan, report),
+        counted: fields::records(pipeline),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     };
-    Ok((sample, counted))
+    Ok(sample)
 }
 
 /// Returns the tables that the newest records name.
@@ -268,9 +275,9 @@ fn read(
             if trouble.is_ok() {
                 trouble = registry::await_schema(schemas, || encoder.wants(record.key, record.value));
             }
-            fields.add(record.value);
             let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
+                fields.add(record, &mut encoder);
                 encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
             });

@@ -1,0 +1,73 @@
+//! How many rows have the field of each column, for the trial of `check`.
+
+use tidegate_protocol::record::Record;
+
+use crate::decode::Path;
+use crate::mapping::plan::{Feed, Plan};
+use crate::mapping::{Encoder, tombstone};
+use crate::value::Kind;
+
+/// Counts, over records of one plan, the rows that have each field.
+#[derive(Debug, Default)]
+pub struct Presence {
+    rows: u64,
+    /// By slot.
+    present: Vec<u64>,
+}
+
+impl Presence {
+    /// Returns how many rows were counted.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Returns how many of them have the field of this path, null or not; `None` if no column takes such a field. The path is the
+    /// mapping's.
+    pub fn of(&self, plan: &Plan, path: &[String]) -> Option<u64> {
+        let slot = plan.paths.iter().position(|known| plan.within_row(known) == Some(path))?;
+        Some(self.present.get(slot).copied().unwrap_or(0))
+    }
+}
+
+impl Plan {
+    /// Visits the columns that fields fill, with the paths of these as a mapping writes them. Where records name their table there
+    /// are none.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.columns.iter().filter_map(|column| match column.feed {
+            Feed::Field(slot) => Some((&*column.name, self.within_row(self.paths.get(usize::from(slot))?)?)),
+            _ => None,
+        })
+    }
+
+    /// Returns a path as a mapping writes it: in a change it begins at the row, which lies in `after`.
+    fn within_row<'p>(&self, path: &'p Path) -> Option<&'p [String]> {
+        match &self.change {
+            Some(_) => path.split_first().filter(|(first, _)| *first == "after").map(|(_, rest)| rest),
+            None => Some(path),
+        }
+    }
+}
+
+impl Encoder {
+    /// Counts the fields of a record's rows. Records that can't be decoded have none, and neither have those that only delete.
+    pub fn count_fields(&mut self, record: &Record<'_>, presence: &mut Presence) {
+        let Some(payload) = record.value.filter(|payload| !tombstone::is_spelled_out(payload)) else { return };
+        let mut more = self.decoder.decode(payload, &mut self.fields) == Ok(true);
+        while more {
+            if self.changes_row(payload) {
+                presence.rows += 1;
+                presence.present.resize(self.fields.slots.len(), 0);
+                for (count, slot) in presence.present.iter_mut().zip(&self.fields.slots) {
+                    *count += u64::from(slot.kind != Kind::Missing);
+                }
+            }
+            more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
+        }
+    }
+
+    /// Returns whether the decoded record has a row after it, which a change may lack.
+    fn changes_row(&self, payload: &[u8]) -> bool {
+        let op = self.plan.change.as_ref().map(|change| self.fields.value(change.op, payload));
+        op.is_none_or(|op| matches!(op.as_text(), Some(b"c" | b"r" | b"u")))
+    }
+}
