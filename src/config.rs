@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 mod deadlines;
@@ -75,6 +76,8 @@ pub struct Config {
     pub log: Log,
     /// `[limits]`
     pub limits: Limits,
+    /// `[schema_registry]`
+    pub schema_registry: Option<Arc<SchemaRegistry>>,
     /// `[pipelines.NAME]`, sorted by name; at least one.
     pub pipelines: Vec<Pipeline>,
 }

@@ -1,17 +1,25 @@
 //! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
 //! configuration that `tidegate check` accepts. Changes nothing, and doesn't connect to Postgres.
 
+mod columns;
 mod infer;
+mod keys;
+mod names;
+mod print;
 mod shape;
+mod tree;
+mod values;
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use infer::{Proposal, Proposed, Sample};
+use columns::Proposed;
+use infer::Sample;
+use print::{path_text, quoted};
 use rdkafka::message::Message as _;
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
 use tidegate_rows::ddl;
+use tidegate_rows::schema::{Found, Schemas as _};
 use tokio::task::spawn_blocking;
 
 use super::check::newest;
@@ -22,6 +30,7 @@ use crate::error::FatalError;
 use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
+use crate::registry::{self, CachedSchemas};
 
 /// Arguments of `schema`.
 #[derive(Debug, clap::Args)]
@@ -35,7 +44,10 @@ pub(super) struct Arguments {
     /// A librdkafka property, for clusters that require a password. May be given several times.
     #[arg(long = "property", value_name = "NAME=VALUE", conflicts_with = "config")]
     properties: Vec<String>,
-    /// A configuration that already has a pipeline: brokers and their properties are taken from it.
+    /// The URL of a schema registry, if values or keys begin with the id of a schema.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    schema_registry: Option<String>,
+    /// A configuration that already has a pipeline: brokers and their properties are taken from it, and the schema registry.
     #[arg(long, value_name = "FILE")]
     config: Vec<std::path::PathBuf>,
     /// The table to propose; the topic's name by default.
@@ -68,16 +80,12 @@ struct Report {
 struct Column {
     column: String,
     #[serde(rename = "type")]
-    type_text: &'static str,
+    type_text: String,
     unit: Option<&'static str>,
     field: String,
-    /// Records that have the field with a value other than null.
+    /// How many rows have the field with a value other than null; in Avro and Protobuf how many have it in their schema.
     with_value: u64,
 }
-
-/// Columns that identify a row's record: `verify` looks records up by them.
-const PLACE: &str = "kafka_partition = { meta = \"partition\", type = \"int4\" }\n\
-                     kafka_offset = { meta = \"offset\", type = \"int8\" }\n";
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let name = pipeline_name(&arguments.topic);
@@ -90,13 +98,20 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let sample = look(&config, pipeline, &arguments.topic, arguments.records).await?;
     drop(progress);
     let Some(proposal) = sample.propose() else {
+        let remedy = match sample.unknown_schemas {
+            0 => String::new(),
+            count => format!(
+                "; {} with the id of a schema: state the schema registry by --schema-registry or in the file of --config",
+                show::counted(count, "value begins", "values begin")
+            ),
+        };
         return Err(FatalError::Config(format!(
-            "of the newest {} of topic `{}` none is a JSON object with a field that has a value; a table can't be proposed from them",
+            "of the newest {} of topic `{}` none is a JSON object with a field that has a value; a table can't be proposed from them{remedy}",
             show::counted(sample.records, "record", "records"),
             arguments.topic
         )));
     };
-    let block = block(&arguments.topic, &name, &table, &proposal, &sample);
+    let block = print::block(&arguments.topic, &name, &table, &proposal, &sample);
     let toml = head.clone() + &block;
     let proposed = Config::parse("the proposal", &(connections(&config, &head) + &block));
     let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
@@ -130,10 +145,10 @@ impl Column {
     fn of(proposed: &Proposed) -> Self {
         Self {
             column: proposed.name.clone(),
-            type_text: proposed.type_name,
-            unit: proposed.unit,
+            type_text: proposed.typed.name.to_string(),
+            unit: proposed.typed.unit,
             field: path_text(&proposed.path),
-            with_value: proposed.present - proposed.nulls,
+            with_value: proposed.with_value,
         }
     }
 }
@@ -158,6 +173,9 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
             };
             head += &format!("{} = {}\n", quoted(name), quoted(value));
         }
+        if let Some(url) = &arguments.schema_registry {
+            head += &format!("\n[schema_registry]\nurl = {}\n", quoted(url));
+        }
         head +=
             "\n[postgres]\n# Change this to your database.\nurl = \"postgres://tidegate@127.0.0.1:5432/telemetry\"\n\n";
         let config = Config::parse("--bootstrap-servers", &(head.clone() + &pipeline));
@@ -177,8 +195,10 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
 /// them.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
+        let registry =
+            config.schema_registry.as_ref().map_or("", |_| "[schema_registry]\nurl = \"http://127.0.0.1\"\n");
         format!(
-            "[kafka]\nbootstrap_servers = {}\n[postgres]\nurl = \"postgres://\"\n",
+            "[kafka]\nbootstrap_servers = {}\n[postgres]\nurl = \"postgres://\"\n{registry}",
             quoted(&config.kafka.bootstrap_servers)
         )
     } else {
@@ -204,89 +224,26 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -
     let ranges = newest(logs.collect(), u64::from(records));
     let ranges: Vec<_> = ranges.into_iter().map(|(source, range)| (source.partition, range)).collect();
     let (reader, topic): (_, Arc<str>) = (settings::reader(&config.kafka, pipeline), topic.into());
+    let schemas = config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &pipeline.name));
+    let schemas = schemas.transpose().map_err(FatalError::Config)?;
     let reading = spawn_blocking(move || {
         let mut sample = Sample::default();
-        Reader::new(&reader)?.read(&topic, &ranges, |message| sample.add(message.key(), message.payload()))?;
-        Ok(sample)
+        let mut trouble = Ok(());
+        Reader::new(&reader)?.read(&topic, &ranges, |message| {
+            sample.add(message.key(), message.payload(), |id| {
+                let schemas = schemas.as_deref().filter(|_| trouble.is_ok())?;
+                let wants = || matches!(schemas.find(id), Found::Wanted).then_some(id);
+                trouble = registry::await_schema(Some(schemas), wants);
+                match schemas.find(id) {
+                    Found::Schema(schema) => Some(schema),
+                    Found::Fault(_) | Found::Wanted => None,
+                }
+            });
+        })?;
+        trouble.map(|()| sample)
     });
     let read = reading.await.map_err(|error| bug(&error.to_string()))?;
     read.map_err(FatalError::Unavailable)
-}
-
-/// Returns the pipeline's tables.
-fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, sample: &Sample) -> String {
-    let Proposal { shape, rows, columns, key: key_columns, count, complete } = proposal;
-    let mut text =
-        format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));
-    let deletes = !key_columns.is_empty();
-    let tombstones = if deletes { 0 } else { sample.tombstones };
-    if tombstones + sample.odd() > 0 {
-        let _infallible = write!(
-            text,
-            ", of which {} without a value and {} no JSON object: those would be dead letters",
-            show::count(tombstones),
-            show::count(sample.odd())
-        );
-    }
-    text += ".\n";
-    let rest = if *complete { "Fields that appear later" } else { "Fields that appear later or found no column below" };
-    let extra = free_name(columns, "extra");
-    let _infallible = write!(
-        text,
-        "[pipelines.{name}]\ntopics = [{}]\n# {rest} are kept in this jsonb column.\nunknown_fields = {{ column = {} }}\n\n",
-        quoted(topic),
-        quoted(&extra),
-    );
-    let mut decode = shape.decode().to_owned();
-    if let Some(rows) = rows {
-        let path = quoted(&path_text(std::slice::from_ref(rows)));
-        let _infallible = writeln!(decode, "# Each element of this array is a row.\nrows = {path}");
-    }
-    if !decode.is_empty() {
-        let _infallible = write!(text, "[pipelines.{name}.decode]\n{decode}\n");
-    }
-    let _infallible = write!(text, "[pipelines.{name}.table]\nname = {}\ncreate = true\n", quoted(table));
-    if deletes {
-        let names = key_columns.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
-        let _infallible = write!(
-            text,
-            "# The fields of the records' keys. Deletes are applied.\nmode = \"upsert\"\nkey = [{names}]\n"
-        );
-    }
-    let _infallible = write!(text, "\n[pipelines.{name}.columns]\n");
-    for column in columns {
-        let unit = column.unit.map_or(String::new(), |unit| format!(", unit = \"{unit}\""));
-        let with_value = column.present - column.nulls;
-        let note = if with_value < *count && !column.is_element {
-            format!(" # in {} of {count}", show::count(with_value))
-        } else {
-            String::new()
-        };
-        let _infallible = writeln!(
-            text,
-            "{} = {{ field = {}, type = \"{}\"{unit} }}{note}",
-            key(&column.name),
-            quoted(&path_text(&column.path)),
-            column.type_name
-        );
-    }
-    let taken = |name: &str| columns.iter().any(|column| column.name == name);
-    if !taken("kafka_partition") && !taken("kafka_offset") {
-        text += PLACE;
-        if (rows.is_some() || *shape == shape::Shape::Lines) && !taken("kafka_row") {
-            text += "kafka_row = { meta = \"ordinal\", type = \"int4\" }\n";
-        }
-    }
-    text
-}
-
-/// Returns `wanted`, followed by as many underscores as make it unique among the columns.
-fn free_name(columns: &[Proposed], wanted: &str) -> String {
-    let mut name = wanted.to_owned();
-    while columns.iter().any(|column| column.name == name) {
-        name.push('_');
-    }
-    name
 }
 
 /// Converts the topic's name to the characters that a pipeline's name may have.
@@ -297,30 +254,4 @@ fn pipeline_name(topic: &str) -> String {
 /// Formats a table's name as the configuration reads it.
 fn quote_table(name: &str) -> String {
     if name.contains('-') { format!("\"{name}\"") } else { name.to_owned() }
-}
-
-/// Formats a path as the configuration reads it.
-fn path_text(path: &[String]) -> String {
-    path.iter().map(|name| name.replace('\\', "\\\\").replace('.', "\\.")).collect::<Vec<_>>().join(".")
-}
-
-/// Formats a TOML key.
-fn key(name: &str) -> String {
-    let bare = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
-    if !name.is_empty() && name.bytes().all(bare) { name.to_owned() } else { quoted(name) }
-}
-
-/// Formats a basic TOML string.
-fn quoted(text: &str) -> String {
-    let mut quoted = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => quoted.extend(['\\', c]),
-            c if c.is_control() => {
-                let _infallible = write!(quoted, "\\u{:04X}", u32::from(c));
-            }
-            c => quoted.push(c),
-        }
-    }
-    quoted + "\""
 }

@@ -82,6 +82,7 @@ pub(super) fn config<'f>(
 
 fn whole(top: &Node<'_>) -> Config {
     top.check(ROOT);
+    let registry = read_decode::schema_registry(&top.at("schema_registry"));
     let config = Config {
         instance: instance(&top.at("instance")),
         kafka: kafka(&top.at("kafka")),
@@ -89,10 +90,8 @@ fn whole(top: &Node<'_>) -> Config {
         http: http(&top.at("http")),
         log: log(&top.at("log")),
         limits: limits(&top.at("limits")),
-        pipelines: read_pipeline::all(
-            &top.at("pipelines"),
-            read_decode::schema_registry(&top.at("schema_registry")).as_ref(),
-        ),
+        pipelines: read_pipeline::all(&top.at("pipelines"), registry.as_ref()),
+        schema_registry: registry,
     };
     deadlines::check(
         top,

@@ -123,7 +123,7 @@ async fn logical_types_in_the_json_envelope_have_their_meaning() {
 }
 
 /// Bytes of Avro: a zigzag number, and text behind its length.
-fn long(number: i64) -> Vec<u8> {
+pub(crate) fn long(number: i64) -> Vec<u8> {
     let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
     let mut bytes = Vec::new();
     while rest >= 0x80 {
@@ -134,7 +134,7 @@ fn long(number: i64) -> Vec<u8> {
     bytes
 }
 
-fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
+pub(crate) fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
     [long(text.as_ref().len() as i64), text.as_ref().to_vec()].concat()
 }
 

@@ -8,7 +8,7 @@ use crate::cli::{Ran, tidegate};
 use crate::support::World;
 
 /// Runs `tidegate schema` without a configuration.
-fn schema(world: &World, arguments: &[&str]) -> Ran {
+pub(crate) fn schema(world: &World, arguments: &[&str]) -> Ran {
     let run = Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(["schema", "--topic", &world.topic, "--bootstrap-servers", world.kafka.bootstrap_servers()])
         .args(arguments)
@@ -96,16 +96,39 @@ async fn a_topic_that_is_missing_or_holds_no_json_is_told_as_such() {
 }
 
 impl World {
-    /// Runs `schema`, then `check` and `run` by what it proposed, with nothing changed but the database.
-    fn by_its_proposal(&self, expected: &[&str]) {
-        let proposal = schema(self, &["--table", "public.t"]).ok();
+    /// Runs `schema`, then `check` and `run` by what it proposed, with nothing changed but the database. No record becomes a dead
+    /// letter, and no field is left over. `arguments` are those of `schema`, and the proposal has the `expected` lines. Returns
+    /// what `check` said.
+    pub(crate) async fn by_its_proposal(&self, arguments: &[&str], expected: &[&str]) -> Ran {
+        let proposal = schema(self, &[&["--table", "public.t"], arguments].concat()).ok();
         let proposal = proposal.says(expected);
         let config = proposal.out.replace("postgres://tidegate@127.0.0.1:5432/telemetry", &self.database.url);
         let port = tidegate_harness::free_port().expect("a free port");
         let config = format!("[http]\nlisten = \"127.0.0.1:{port}\"\n{config}");
-        tidegate(&config, &["check"]).ok().says(&["0 dead letters", "ready"]);
+        let check = tidegate(&config, &["check"]).ok().says(&[" 0 dead letters", "ready"]);
         let (code, log) = self.drain(&config);
         assert_eq!(code, Some(0), "{log}");
+        assert_eq!(self.reasons().await, [], "{config}");
+        assert_eq!(self.number("SELECT count(*) FROM t WHERE extra IS NOT NULL").await, 0, "{config}");
+        check
+    }
+
+    /// Returns the columns of `t` with their types, those of Kafka's metadata aside.
+    pub(crate) async fn columns(&self) -> String {
+        let sql = "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute \
+             WHERE attrelid = 't'::regclass AND attnum > 0 AND attname NOT IN ('extra', 'kafka_partition', 'kafka_offset', 'kafka_row')";
+        let long = self.text(sql).await;
+        [
+            (" with time zone", "tz"),
+            ("double precision", "float8"),
+            ("bigint", "int8"),
+            ("integer", "int4"),
+            ("smallint", "int2"),
+            ("boolean", "bool"),
+            (" without time zone", ""),
+        ]
+        .iter()
+        .fold(long, |text, (long, short)| text.replace(long, short))
     }
 }
 
@@ -141,7 +164,9 @@ async fn changes_of_debezium_get_their_table_and_their_key() {
         change(2, &row(2), "null", "d"),
         Record::tombstone().key(key(2)),
     ]);
-    world.by_its_proposal(&["envelope = \"debezium\"", "mode = \"upsert\"", "key = [\"id\"]", "type = \"date\""]);
+    world
+        .by_its_proposal(&[], &["envelope = \"debezium\"", "mode = \"upsert\"", "key = [\"id\"]", "type = \"date\""])
+        .await;
     assert_eq!(
         world.text("SELECT string_agg(concat_ws('|', id, name, born, seen, credit), ' ') FROM t").await,
         "1|Ada|1815-12-09|2026-01-31 12:00:00.123456|-123.45"
@@ -158,7 +183,9 @@ async fn nested_readings_and_lines_get_a_row_each() {
         ]
         .map(Record::new),
     );
-    world.by_its_proposal(&["rows = \"readings\"", "celsius = { field = \"readings.celsius\", type = \"float8\" }"]);
+    world
+        .by_its_proposal(&[], &["rows = \"readings\"", "celsius = { field = \"readings.celsius\", type = \"float8\" }"])
+        .await;
     assert_eq!(
         world.text("SELECT string_agg(concat_ws(':', gateway, kafka_row, sensor, celsius), ' ' ORDER BY gateway, kafka_row) FROM t").await,
         "g1:1:1:21.5 g1:2:2:19 g2:1:1:20.5"
@@ -169,6 +196,10 @@ async fn nested_readings_and_lines_get_a_row_each() {
         Record::new(format!("{}\n{}\n", line(1), line(2))),
         Record::new(format!("{}\n{}\n", line(3), line(4))),
     ]);
-    world.by_its_proposal(&["format = \"ndjson\"", "log = { field = \"log\", type = \"text\" }"]);
-    assert_eq!(world.text("SELECT string_agg(log, ',' ORDER BY log) FROM t").await, "line 1,line 2,line 3,line 4");
+    world.by_its_proposal(&[], &["format = \"ndjson\"", "log = { field = \"log\", type = \"text\" }"]).await;
+    assert_eq!(world.columns().await, "date timestamptz, log text, stream text");
+    assert_eq!(
+        world.text("SELECT string_agg(extract(epoch from date) || log || kafka_row, ',' ORDER BY log) FROM t").await,
+        "1769860800.001000line 11,1769860800.002000line 22,1769860800.003000line 31,1769860800.004000line 42"
+    );
 }

@@ -55,6 +55,8 @@ mod replay;
 mod restart;
 mod routed_modes;
 mod routes;
+mod schema_cdc;
+mod schema_shapes;
 mod servers;
 mod service_views;
 mod services;

@@ -2,6 +2,7 @@
 
 pub(crate) mod avro;
 pub(crate) mod logical;
+mod outline;
 mod parse;
 pub(crate) mod protobuf;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use crate::value::{DecodeFault, Reason};
 use avro::AvroSchema;
+pub use outline::Outline;
 pub use parse::{avro_file, of_text, proto_file};
 use protobuf::ProtoFile;
 

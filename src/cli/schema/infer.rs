@@ -1,410 +1,155 @@
-//! Infers, from a sample of JSON records, the column for each of their fields. Pure.
+//! Infers, from a sample of records, the column for each of their fields. Pure.
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use tidegate_rows::catalog::can_name_a_column;
-use tidegate_rows::json::members::{Elements, Members};
-use tidegate_rows::value::{Flags, Kind, Value};
+use tidegate_rows::schema::Schema;
 
+use super::columns::{Columns, Proposed};
+use super::keys::{KeyPlan, Keys};
 use super::shape::{self, Shape};
+use super::tree::Node;
+use super::values::Typed;
 
-/// The most fields in a proposal; further ones go into the column for the rest.
-const FIELDS_MAX: usize = 200;
+/// The field by which Debezium's transform marks the rows that it unwrapped from deletes.
+const DELETED: &str = "__deleted";
 
 /// A sample of records.
 #[derive(Debug, Default)]
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// Values that hold no JSON object.
-    others: u64,
+    /// Values behind a registry's frame whose schema isn't known.
+    pub(super) unknown_schemas: u64,
     shapes: BTreeMap<Shape, Rows>,
-    /// The fields of keys, if all keys so far have the same.
-    key: Option<Vec<String>>,
+    keys: Keys,
 }
 
-/// The rows of all records with one shape.
+/// The rows of all records with one structure.
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
-    count: u64,
-    fields: Vec<Field>,
-    /// Elements of arrays of objects: the first name of a path is the array's.
-    elements: Vec<Field>,
+    /// All rows, each an object.
+    root: Node,
 }
 
 /// A proposal.
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) shape: Shape,
-    /// The array whose elements are the rows.
-    pub(super) rows: Option<String>,
+    /// The arrays whose elements are the rows, each within the elements of the one before: their paths within these.
+    pub(super) levels: Vec<Vec<String>>,
     pub(super) columns: Vec<Proposed>,
-    /// The columns that identify a row, if keys have them.
-    pub(super) key: Vec<String>,
-    /// How many rows, and how many elements of the array, were read.
-    pub(super) count: u64,
     /// Whether every field has its column.
     pub(super) complete: bool,
+    /// `decode.key_format`
+    pub(super) key_format: Option<&'static str>,
+    /// The type of a column that takes the key.
+    pub(super) key_column: Option<Typed>,
+    pub(super) mode: Mode,
 }
 
-/// A field, in the order of its first appearance.
-#[derive(Debug)]
-struct Field {
-    path: Vec<String>,
-    seen: Seen,
-    /// The type by the record's schema.
-    declared: Option<&'static str>,
-}
-
-/// The values of a field.
-#[derive(Debug, Default)]
-struct Seen {
-    present: u64,
-    nulls: u64,
-    bools: u64,
-    numbers: Numbers,
-    texts: Texts,
-    objects: u64,
-    arrays: u64,
-    /// The elements of all its arrays.
-    elements: Option<Box<Seen>>,
-    /// Whether there was an array within an array, or an object within an array.
-    nested: bool,
-}
-
-#[derive(Debug, Default)]
-struct Numbers {
-    count: u64,
-    /// Whether all are whole numbers.
-    fractions: u64,
-    /// Whether there was one beyond an int8, or with more digits than a float8 keeps.
-    exact: u64,
-    least: i64,
-    most: i64,
-}
-
-#[derive(Debug, Default)]
-struct Texts {
-    count: u64,
-    instants: u64,
-    dates: u64,
-    uuids: u64,
-}
-
-/// A column of the proposal.
+/// How rows are written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Proposed {
-    pub(super) name: String,
-    pub(super) path: Vec<String>,
-    pub(super) type_name: &'static str,
-    pub(super) unit: Option<&'static str>,
-    /// Records that have the field.
-    pub(super) present: u64,
-    /// Those of these records in which it is null.
-    pub(super) nulls: u64,
-    /// Whether the field is one of the array's elements.
-    pub(super) is_element: bool,
+pub(super) enum Mode {
+    /// Each record makes rows.
+    Append,
+    /// Records without a value delete the row of their key, and so do records that say so in a field.
+    Upsert {
+        /// The columns of the key; empty: the column that takes the record's key.
+        key: Vec<String>,
+        /// The field that says that a record deletes.
+        delete_where: Option<&'static str>,
+    },
 }
 
 impl Sample {
-    /// Adds one record to the sample.
-    pub(super) fn add(&mut self, key: Option<&[u8]>, value: Option<&[u8]>) {
+    /// Adds one record to the sample. `schemas` finds the schema of a number that a key or a value begins with.
+    pub(super) fn add<S>(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, mut schemas: impl FnMut(u32) -> Option<S>)
+    where
+        S: AsRef<Schema>,
+    {
         self.records += 1;
-        let names = key.map(shape::key_fields).unwrap_or_default();
-        match &self.key {
-            Some(known) if *known != names => self.key = Some(Vec::new()),
-            Some(_) => {}
-            None => self.key = Some(names),
-        }
-        let Some(value) = value else {
+        let mut named = |bytes: Option<&[u8]>| bytes.and_then(shape::schema_id).and_then(&mut schemas);
+        let of_key = named(key);
+        let of_key = of_key.as_ref().map(AsRef::as_ref);
+        let Some(value) = value.filter(|value| !shape::is_tombstone(value)) else {
             self.tombstones += 1;
-            return;
+            return self.keys.add(key, of_key, None);
         };
+        if let Some(schema) = named(Some(value))
+            && let Some((shape, outline)) = shape::by_schema(schema.as_ref(), value)
+        {
+            let rows = self.shapes.entry(shape).or_default();
+            rows.records += 1;
+            rows.root.outlined(&outline);
+            return self.keys.add(key, of_key, None);
+        }
         let Some(looked) = shape::look(value) else {
-            self.others += 1;
-            return;
+            self.unknown_schemas += u64::from(shape::schema_id(value).is_some());
+            return self.keys.add(key, of_key, None);
         };
+        let row = if let [row] = looked.rows[..] { Some(row) } else { None };
+        self.keys.add(key, of_key, row);
         let rows = self.shapes.entry(looked.shape).or_default();
         rows.records += 1;
-        for row in looked.rows {
-            rows.count += 1;
-            rows.object(&mut Vec::new(), row, looked.schema.as_ref());
-        }
+        looked.rows.iter().for_each(|row| rows.root.row(row, looked.schema.as_ref()));
     }
 
-    /// Returns the shape of most records, with columns for their fields; `None` if no field has a value.
+    /// Returns the structure of most records, with columns for their fields; `None` if no field has a value.
     pub(super) fn propose(&self) -> Option<Proposal> {
         let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
-        let array = rows.array();
-        let (columns, complete) = rows.columns(array);
-        let is_column = |name: &&String| columns.iter().any(|column| column.path == [(*name).clone()]);
-        let key = self.key.iter().flatten().filter(is_column).cloned().collect::<Vec<_>>();
-        let whole = self.key.as_ref().is_some_and(|names| names.len() == key.len());
-        let array = array.map(str::to_owned);
-        let count = rows.count;
-        let key = if *shape == Shape::Debezium && whole { key } else { Vec::new() };
-        (!columns.is_empty()).then_some(Proposal { shape: *shape, rows: array, columns, key, count, complete })
+        let Columns { columns, incomplete, levels } = Columns::of(&rows.root);
+        if columns.is_empty() {
+            return None;
+        }
+        let several = !levels.is_empty() || shape.has_several();
+        let KeyPlan { names, column, format, complete } = self.keys.plan(&columns, several, shape.is_registered());
+        let is_flag = |(name, node): &&(String, Node)| name == DELETED && node.seen.is_flag_in_text();
+        let delete_where = rows.root.members.iter().find(is_flag).map(|_| DELETED);
+        let deletes = shape.is_change() || self.tombstones > 0 || delete_where.is_some();
+        let has_key = complete && !several && (!names.is_empty() || column.is_some());
+        let mode = match deletes && has_key && (column.is_none() || !shape.is_change()) {
+            true => Mode::Upsert { key: names, delete_where },
+            false => Mode::Append,
+        };
+        // A key that rows have in a field matters for deletes only.
+        let key_format = format.filter(|_| column.is_some() || mode != Mode::Append);
+        Some(Proposal { shape: *shape, levels, columns, complete: !incomplete, key_format, key_column: column, mode })
     }
 
-    /// Returns the records that the proposal would refuse.
+    /// Returns the records with a value that the proposal would refuse.
     pub(super) fn odd(&self) -> u64 {
         let most = self.shapes.values().map(|rows| rows.records).max().unwrap_or(0);
         self.records - self.tombstones - most
     }
 }
 
-impl Rows {
-    fn object(&mut self, path: &mut Vec<String>, raw: &[u8], schema: Option<&serde_json::Value>) {
-        for (name, value) in Members::of(raw) {
-            path.push(name);
-            let declared = schema.and_then(|schema| shape::declared(schema, &path[0])).filter(|_| path.len() == 1);
-            note(&mut self.fields, path, &value, declared);
-            // Only one level down: deeper structures become a document.
-            if value.kind == Kind::Object && path.len() == 1 && declared.is_none() {
-                self.object(path, value.raw, schema);
-            }
-            if value.kind == Kind::Array && path.len() == 1 && declared.is_none() {
-                for element in Elements::of(value.raw).filter(|element| element.kind == Kind::Object) {
-                    for (name, value) in Members::of(element.raw) {
-                        path.push(name);
-                        note(&mut self.elements, path, &value, None);
-                        path.pop();
-                    }
-                }
-            }
-            path.pop();
-        }
-    }
-
-    /// Returns the only field that is an array of objects, if its elements make better rows than the record itself.
-    fn array(&self) -> Option<&str> {
-        let is_rows = |field: &&Field| {
-            let elements = field.seen.elements.as_deref();
-            field.path.len() == 1
-                && field.seen.arrays > 0
-                && field.seen.arrays + field.seen.nulls == self.count
-                && elements.is_some_and(|elements| elements.present > 0 && elements.objects == elements.present)
-        };
-        let mut arrays = self.fields.iter().filter(is_rows);
-        let array = arrays.next().filter(|_| arrays.next().is_none())?;
-        array.path.first().map(String::as_str)
-    }
-
-    /// Returns the columns for the fields, and whether all have one.
-    fn columns(&self, array: Option<&str>) -> (Vec<Proposed>, bool) {
-        let mut columns: Vec<Proposed> = Vec::new();
-        let mut complete = true;
-        let is_array = |field: &&Field| array.is_some_and(|array| field.path[0] == array);
-        let elements = self.elements.iter().filter(is_array).map(|field| (field, true));
-        for (Field { path, seen, declared }, is_element) in
-            self.fields.iter().filter(|field| !is_array(field)).map(|field| (field, false)).chain(elements)
-        {
-            let whole = |path: &[String]| self.is_spread(path);
-            let wanted = match path.as_slice() {
-                _ if is_element => true,
-                [_] => !whole(path),
-                [top, ..] => whole(std::slice::from_ref(top)),
-                [] => false,
-            };
-            let has_type = seen.present > seen.nulls || declared.is_some();
-            if !wanted || !has_type {
-                // A field that was always null has no type.
-                complete &= !wanted;
-                continue;
-            }
-            let is_taken = |name: &str| columns.iter().any(|column| column.name == name);
-            let short = path.get(1..).filter(|_| is_element).and_then(|path| name_of(path, is_taken));
-            match short.or_else(|| name_of(path, is_taken)) {
-                Some(name) if columns.len() < FIELDS_MAX => {
-                    let inferred = seen.type_of(path.last().map_or("", String::as_str));
-                    let (type_name, unit) = declared.map_or(inferred, |declared| (declared, None));
-                    let Seen { present, nulls, .. } = *seen;
-                    columns.push(Proposed { name, path: path.clone(), type_name, unit, present, nulls, is_element });
-                }
-                _ => complete = false,
-            }
-        }
-        (columns, complete)
-    }
-
-    /// Returns whether an object's members become columns: it is an object in all records, and holds only scalars.
-    fn is_spread(&self, top: &[String]) -> bool {
-        let Some(field) = self.fields.iter().find(|field| field.path == top) else { return false };
-        let members: Vec<_> =
-            self.fields.iter().filter(|field| field.path.len() == 2 && field.path.first() == top.first()).collect();
-        field.seen.objects + field.seen.nulls == field.seen.present
-            && (1..=16).contains(&members.len())
-            && members.iter().all(|member| member.seen.objects == 0 && member.seen.arrays == 0)
-    }
-}
-
-fn note(fields: &mut Vec<Field>, path: &[String], value: &Value<'_>, declared: Option<&'static str>) {
-    let at = fields.iter().position(|field| field.path == path).or_else(|| {
-        let room = fields.len() < 2 * FIELDS_MAX;
-        room.then(|| fields.push(Field { path: path.to_vec(), seen: Seen::default(), declared }));
-        room.then(|| fields.len() - 1)
-    });
-    if let Some(field) = at.and_then(|at| fields.get_mut(at)) {
-        field.seen.add(value);
-    }
-}
-
-impl Seen {
-    fn add(&mut self, value: &Value<'_>) {
-        self.present += 1;
-        match value.kind {
-            Kind::Null | Kind::Missing => self.nulls += 1,
-            Kind::True | Kind::False => self.bools += 1,
-            Kind::Number => self.numbers.add(value),
-            // The kinds below don't occur in JSON, the only format of a sample.
-            Kind::Lexical
-            | Kind::Float
-            | Kind::Instant
-            | Kind::Day
-            | Kind::Clock
-            | Kind::Span
-            | Kind::Uuid
-            | Kind::Decimal => {}
-            Kind::String | Kind::Text | Kind::Bytes => self.texts.add(value.as_text().unwrap_or_default()),
-            Kind::Object => self.objects += 1,
-            Kind::Array => {
-                self.arrays += 1;
-                let elements = self.elements.get_or_insert_default();
-                for element in Elements::of(value.raw) {
-                    self.nested |= matches!(element.kind, Kind::Array | Kind::Object);
-                    elements.add(&element);
-                }
-            }
-        }
-    }
-
-    /// Returns the type that accepts all values, and the unit if it is an epoch.
-    fn type_of(&self, name: &str) -> (&'static str, Option<&'static str>) {
-        let kinds = [self.bools, self.numbers.count, self.texts.count, self.objects + self.arrays];
-        if kinds.iter().filter(|count| **count > 0).count() != 1 {
-            // Both text and numbers: a text column accepts both. If there are structures too, it must be a document.
-            let text = self.objects + self.arrays == 0 && self.texts.count > 0;
-            return (if text { "text" } else { "jsonb" }, None);
-        }
-        match () {
-            () if self.bools > 0 => ("bool", None),
-            () if self.numbers.count > 0 => self.numbers.type_of(name),
-            () if self.texts.count > 0 => (self.texts.type_of(), None),
-            () if self.arrays > 0 && self.objects == 0 && !self.nested => {
-                let element = self.elements.as_deref().filter(|elements| elements.present > elements.nulls);
-                (element.map_or("jsonb", |element| array_of(element.type_of("").0)), None)
-            }
-            () => ("jsonb", None),
-        }
-    }
-}
-
-impl Numbers {
-    fn add(&mut self, value: &Value<'_>) {
-        let first = self.count == 0;
-        self.count += 1;
-        let whole = (value.exponent == 0 && !value.flags.has(Flags::INEXACT))
-            .then(|| i64::try_from(value.mantissa).ok())
-            .flatten()
-            .map(|number| if value.flags.has(Flags::NEGATIVE) { -number } else { number });
-        match whole {
-            Some(number) => {
-                self.least = if first { number } else { self.least.min(number) };
-                self.most = if first { number } else { self.most.max(number) };
-            }
-            None if value.exponent == 0 || value.flags.has(Flags::INEXACT) => self.exact += 1,
-            None => self.fractions += 1,
-        }
-    }
-
-    fn type_of(&self, name: &str) -> (&'static str, Option<&'static str>) {
-        match () {
-            () if self.exact > 0 => ("numeric", None),
-            () if self.fractions > 0 => ("float8", None),
-            () => match epoch_unit(name, self.least, self.most) {
-                Some(unit) => ("timestamptz", Some(unit)),
-                None => ("int8", None),
-            },
-        }
-    }
-}
-
-impl Texts {
-    fn add(&mut self, text: &[u8]) {
-        self.count += 1;
-        let text = std::str::from_utf8(text).unwrap_or_default();
-        let is_instant = text.len() >= 20 && text.as_bytes()[10] == b'T' && text.parse::<Timestamp>().is_ok();
-        let is_date = text.len() == 10 && text.parse::<jiff::civil::Date>().is_ok();
-        let is_uuid = text.len() == 36 && text.parse::<uuid::Uuid>().is_ok();
-        self.instants += u64::from(is_instant);
-        self.dates += u64::from(is_date);
-        self.uuids += u64::from(is_uuid);
-    }
-
-    fn type_of(&self) -> &'static str {
-        match self.count {
-            n if n == self.instants => "timestamptz",
-            n if n == self.dates => "date",
-            n if n == self.uuids => "uuid",
-            _ => "text",
-        }
-    }
-}
-
-fn array_of(element: &str) -> &'static str {
-    match element {
-        "bool" => "bool[]",
-        "int8" => "int8[]",
-        "float8" => "float8[]",
-        "numeric" => "numeric[]",
-        "text" => "text[]",
-        "timestamptz" => "timestamptz[]",
-        "date" => "date[]",
-        "uuid" => "uuid[]",
-        _ => "jsonb",
-    }
-}
-
-/// Returns the unit of whole numbers whose name suggests a time and that all lie between the years 2000 and 2100 in that unit.
-fn epoch_unit(name: &str, least: i64, most: i64) -> Option<&'static str> {
-    const SINCE: i128 = 946_684_800;
-    const UNTIL: i128 = 4_102_444_800;
-    let name = name.to_ascii_lowercase();
-    let of_time = ["ts", "t", "at", "time", "when", "date", "epoch"].contains(&name.as_str())
-        || ["timestamp", "time_ms", "time_us", "time_ns"].iter().any(|part| name.contains(part))
-        || ["_at", "_ts", "_time", "_on"].iter().any(|end| name.ends_with(end));
-    let units = [("s", 1), ("ms", 1_000), ("us", 1_000_000), ("ns", 1_000_000_000)];
-    let fits = |per_second: i128| i128::from(least) >= SINCE * per_second && i128::from(most) < UNTIL * per_second;
-    units.into_iter().find(|(_, per_second)| of_time && fits(*per_second)).map(|(unit, _)| unit)
-}
-
-/// Converts `position.lat` to `position_lat`, and `ctid` to `ctid_`; `None` if that is taken, or Postgres would truncate it.
-fn name_of(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
-    let mut name = path.join("_");
-    if name.is_empty() {
-        return None;
-    }
-    if !can_name_a_column(&name) {
-        // A system column's name is free with a letter more.
-        name.push('_');
-    }
-    (can_name_a_column(&name) && !is_taken(&name)).then_some(name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn columns(records: &[&str]) -> Vec<String> {
+    fn sample(records: &[(Option<&str>, Option<&str>)]) -> Sample {
         let mut sample = Sample::default();
-        records.iter().for_each(|record| sample.add(None, Some(record.as_bytes())));
+        for (key, value) in records {
+            let bytes = |text: &Option<&str>| text.map(|text| text.as_bytes().to_vec());
+            sample.add(bytes(key).as_deref(), bytes(value).as_deref(), |_| None::<std::sync::Arc<Schema>>);
+        }
+        sample
+    }
+
+    fn columns(records: &[&str]) -> Vec<String> {
+        let records: Vec<_> = records.iter().map(|value| (None, Some(*value))).collect();
         let show = |column: Proposed| {
-            let unit = column.unit.map_or(String::new(), |unit| format!("/{unit}"));
-            format!("{} {}{unit}", column.name, column.type_name)
+            let unit = column.typed.unit.map_or(String::new(), |unit| format!("/{unit}"));
+            format!("{} {}{unit}", column.name, column.typed.name)
         };
-        sample.propose().map(|proposal| proposal.columns).unwrap_or_default().into_iter().map(show).collect()
+        sample(&records).propose().map(|proposal| proposal.columns).unwrap_or_default().into_iter().map(show).collect()
+    }
+
+    fn levels(records: &[&str]) -> Vec<String> {
+        let records: Vec<_> = records.iter().map(|value| (None, Some(*value))).collect();
+        let levels = sample(&records).propose().map(|proposal| proposal.levels).unwrap_or_default();
+        levels.iter().map(|path| path.join(".")).collect()
     }
 
     #[test]
@@ -433,6 +178,7 @@ mod tests {
         assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":2.5}"#, r#"{"v":null}"#]), ["v float8"]);
         assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":"n/a"}"#]), ["v text"]);
         assert_eq!(columns(&[r#"{"v":1}"#, r#"{"v":{"x":1}}"#]), ["v jsonb"]);
+        assert_eq!(columns(&[r#"{"v":[1]}"#, r#"{"v":1}"#]), ["v jsonb"]);
         assert_eq!(columns(&[r#"{"v":"2026-01-31T12:00:00Z"}"#, r#"{"v":"soon"}"#]), ["v text"]);
         assert_eq!(columns(&[r#"{"v":true}"#, r#"{"v":0}"#]), ["v jsonb"]);
     }
@@ -441,14 +187,19 @@ mod tests {
     fn a_name_that_no_column_can_have_gets_one_or_is_left_to_the_rest() {
         let long = "x".repeat(64);
         let record = format!(r#"{{"ctid":1,"select":2,"a.b":3,"A":4,"a":5,"{long}":6,"":7,"xmin_":8,"xmin":9}}"#);
-        assert_eq!(columns(&[&record]), ["ctid_ int8", "select int8", "a.b int8", "A int8", "a int8", "xmin_ int8"]);
+        let cut = format!("{} int8", "x".repeat(63));
+        let expected =
+            ["ctid_ int8", "select int8", "a.b int8", "A int8", "a int8", cut.as_str(), "xmin_ int8", "xmin__ int8"];
+        assert_eq!(columns(&[&record]), expected);
+        // The other field of that name isn't lost.
+        assert_eq!(columns(&[r#"{"a_b":1,"a":{"b":2}}"#]), ["a_b int8", "a_b_ int8"]);
     }
 
     #[test]
     fn an_object_of_scalars_is_spread_and_any_other_is_kept_whole() {
         assert_eq!(
-            columns(&[r#"{"p":{"lat":1.5,"lon":2.5},"q":{"x":{"y":1}}}"#, r#"{"p":null}"#]),
-            ["p_lat float8", "p_lon float8", "q jsonb"]
+            columns(&[r#"{"p":{"lat":1.5,"lon":2.5,"alt":null},"q":{"x":{"y":1}}}"#, r#"{"p":null}"#]),
+            ["p_lat float8", "p_lon float8", "p_alt jsonb", "q jsonb"]
         );
     }
 
@@ -465,27 +216,85 @@ mod tests {
     }
 
     #[test]
+    fn objects_that_name_the_type_of_their_value_are_that_value() {
+        let record = r#"{"_id":{"$oid":"507f1f77bcf86cd799439011"},"at":{"$date":"2026-01-31T12:00:00Z"},
+            "since":{"$date":{"$numberLong":"1769860800123"}},"until":{"$date":1769860800123},"n":{"$numberLong":"5"},
+            "price":{"$numberDecimal":"9.90"},"pic":{"$binary":{"base64":"AAE=","subType":"00"}},
+            "geo":{"lat":{"$numberDouble":"1.5"},"lon":2.5},"body":{"stringValue":"a"}}"#;
+        let expected = [
+            "_id text",
+            "at timestamptz",
+            "since timestamptz/ms",
+            "until timestamptz/ms",
+            "n int8",
+            "price numeric",
+            "pic bytea",
+            "geo_lat float8",
+            "geo_lon float8",
+            "body jsonb",
+        ];
+        assert_eq!(columns(&[record]), expected);
+    }
+
+    #[test]
     fn what_is_no_object_is_counted() {
-        let mut sample = Sample::default();
-        [Some(&b"{}"[..]), Some(b"[1]"), Some(b"\xff"), None].into_iter().for_each(|value| sample.add(None, value));
+        let sample = sample(&[(None, Some("{}")), (None, Some("[1]")), (None, Some("7")), (None, None)]);
         assert_eq!((sample.records, sample.tombstones, sample.odd()), (4, 1, 2));
     }
 
     #[test]
-    fn an_array_of_objects_is_rows_and_changes_give_their_table() {
+    fn an_array_of_objects_is_rows() {
         let records = [r#"{"device":7,"readings":[{"t":1,"device":2},{"t":2}]}"#, r#"{"device":8,"readings":[]}"#];
         assert_eq!(columns(&records), ["device int8", "t int8", "readings_device int8"]);
-        // Two such arrays: neither one makes the record's rows.
+        // Two such arrays: neither one makes the record's rows. Nor do the pairs of a map, or what only some records have.
         assert_eq!(columns(&[r#"{"a":[{"x":1}],"b":[{"y":1}]}"#]), ["a jsonb", "b jsonb"]);
-        let mut sample = Sample::default();
+        assert_eq!(columns(&[r#"{"id":1,"tags":[{"key":"a","value":"b"}]}"#]), ["id int8", "tags jsonb"]);
+        assert_eq!(columns(&[r#"{"id":1,"l":[{"a":1}]}"#, r#"{"id":2}"#]), ["id int8", "l jsonb"]);
+        // A record that says much by itself is one row.
+        let order = r#"{"id":1,"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"items":[{"sku":"x"}]}"#;
+        assert_eq!(levels(&[order]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn arrays_within_arrays_are_walked_to_their_ends() {
+        let logs = r#"{"resourceLogs":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"gate"}}]},
+            "scopeLogs":[{"scope":{"name":"one"},"logRecords":[{"timeUnixNano":"1769860800123456789","severityNumber":9,
+            "body":{"stringValue":"a"},"attributes":[]}]}]}]}"#;
+        assert_eq!(levels(&[logs]), ["resourceLogs", "scopeLogs", "logRecords"]);
+        let expected =
+            ["resource jsonb", "scope_name text", "timeUnixNano timestamptz/ns", "severityNumber int8", "body jsonb"];
+        assert_eq!(columns(&[logs])[..5], expected);
+        let metrics = r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"temp","unit":"C","gauge":{"dataPoints":[
+            {"asDouble":21.5,"timeUnixNano":"1769860800000000000"}]}}]}]}]}"#;
+        assert_eq!(levels(&[metrics]), ["resourceMetrics", "scopeMetrics", "metrics", "gauge.dataPoints"]);
+    }
+
+    #[test]
+    fn changes_give_their_table_and_its_key() {
         let schema = r#"{"fields":[{"field":"after","fields":[{"field":"day","type":"int32","name":"io.debezium.time.Date"}]}]}"#;
         let value =
             format!(r#"{{"schema":{schema},"payload":{{"before":null,"after":{{"id":1,"day":20484}},"op":"c"}}}}"#);
-        sample.add(Some(br#"{"schema":{},"payload":{"id":1}}"#), Some(value.as_bytes()));
-        sample.add(Some(br#"{"schema":{},"payload":{"id":1}}"#), None);
-        let proposal = sample.propose().expect("a proposal");
-        let types: Vec<_> = proposal.columns.iter().map(|column| (&*column.name, column.type_name)).collect();
+        let key = Some(r#"{"schema":{},"payload":{"id":1}}"#);
+        let proposal = sample(&[(key, Some(&value)), (key, None)]).propose().expect("a proposal");
+        let types: Vec<_> = proposal.columns.iter().map(|column| (&*column.name, &*column.typed.name)).collect();
         assert_eq!(types, [("id", "int8"), ("day", "date")]);
-        assert_eq!((proposal.shape, proposal.key), (Shape::Debezium, vec!["id".to_owned()]));
+        let upsert = |delete_where| Mode::Upsert { key: vec!["id".to_owned()], delete_where };
+        assert_eq!((proposal.shape, proposal.mode), (Shape::Debezium, upsert(None)));
+        // Without a key there is no row to change.
+        let proposal = sample(&[(None, Some(&value))]).propose().expect("a proposal");
+        assert_eq!(proposal.mode, Mode::Append);
+        // Unwrapped by a transform.
+        let unwrapped = (Some(r#"{"id":1}"#), Some(r#"{"id":1,"__deleted":"true"}"#));
+        assert_eq!(sample(&[unwrapped]).propose().expect("a proposal").mode, upsert(Some(DELETED)));
+    }
+
+    #[test]
+    fn records_without_a_value_delete_by_their_keys() {
+        let value = Some(r#"{"n":1}"#);
+        let proposal = sample(&[(Some("a"), value), (Some("b"), Some("null"))]).propose().expect("a proposal");
+        assert_eq!(proposal.mode, Mode::Upsert { key: Vec::new(), delete_where: None });
+        assert_eq!(proposal.key_column, Some(Typed::plain("text")));
+        let proposal = sample(&[(Some("a"), value)]).propose().expect("a proposal");
+        assert_eq!((proposal.mode, proposal.key_column), (Mode::Append, Some(Typed::plain("text"))));
     }
 }

@@ -1,28 +1,57 @@
-//! The structure around a record's fields: lines, Kafka Connect's envelope, Debezium's changes. Pure.
+//! The structure around a record's fields: arrays, lines, a registry's frame, Kafka Connect's envelope, Debezium's changes. Pure.
 
 use serde_json::Value as Json;
 use tidegate_rows::json;
-use tidegate_rows::json::members::Members;
+use tidegate_rows::json::members::{Elements, Members};
+use tidegate_rows::schema::{Outline, Schema};
 use tidegate_rows::value::{Kind, Value};
+
+/// A registry's frame: a zero byte and the schema's number.
+const FRAME: usize = 5;
 
 /// The structure of a topic's records; a proposal handles one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     /// One object.
     Plain,
+    /// An array of objects.
+    Array,
     /// Several objects one after the other.
     Lines,
     /// `{schema, payload}`
     Connect,
     /// `{before, after, op}`, wrapped or not.
     Debezium,
+    /// Avro, or a change in Avro.
+    Avro { change: bool },
+    /// Protobuf, or a change in Protobuf.
+    Protobuf { change: bool },
 }
 
 impl Shape {
-    /// Returns the setting of `decode` for it.
+    /// Returns whether records are changes of rows.
+    pub(super) fn is_change(self) -> bool {
+        matches!(self, Self::Debezium | Self::Avro { change: true } | Self::Protobuf { change: true })
+    }
+
+    /// Returns whether a record may have several rows, arrays within it aside.
+    pub(super) fn has_several(self) -> bool {
+        matches!(self, Self::Array | Self::Lines)
+    }
+
+    /// Returns whether schemas are in a registry.
+    pub(super) fn is_registered(self) -> bool {
+        matches!(self, Self::Avro { .. } | Self::Protobuf { .. })
+    }
+
+    /// Returns the settings of `decode` for it.
     pub(super) fn decode(self) -> &'static str {
         match self {
-            Self::Plain => "",
+            Self::Plain | Self::Array => "",
+            Self::Avro { change: false } => "format = \"avro\"\n",
+            Self::Avro { change: true } => "format = \"avro\"\nenvelope = \"debezium\"\n",
+            Self::Protobuf { change: false } => "format = \"protobuf\"\n",
+            Self::Protobuf { change: true } => "format = \"protobuf\"\nenvelope = \"debezium\"\n",
             Self::Lines => "format = \"ndjson\"\n",
             Self::Connect => "format = \"json\"\nenvelope = \"connect\"\n",
             Self::Debezium => "format = \"json\"\nenvelope = \"debezium\"\n",
@@ -37,10 +66,55 @@ pub(super) struct Looked<'a> {
     pub(super) schema: Option<Json>,
 }
 
+/// Returns the number of the schema that a value or a key begins with.
+pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
+    match bytes {
+        [0, a, b, c, d, _, ..] => Some(u32::from_be_bytes([*a, *b, *c, *d])).filter(|id| *id != 0),
+        _ => None,
+    }
+}
+
+/// Returns the JSON of a value or a key behind a registry's frame or a byte order mark.
+pub(super) fn unframed(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let behind = schema_id(bytes).and_then(|_| bytes.get(FRAME..));
+    behind.filter(|rest| json::document(rest).is_ok()).unwrap_or(bytes)
+}
+
+/// Returns the structure of a value by its schema, and the fields of its row; `None` if these are no fields.
+pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline)> {
+    let Outline::Record(fields) = schema.outline(value)? else { return None };
+    let find = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, outline)| outline);
+    let row = match (find("op"), find("before"), find("after")) {
+        (Some(_), Some(_), Some(row @ Outline::Record(_))) => Some(row.clone()),
+        _ => None,
+    };
+    let change = row.is_some();
+    let shape = if schema.kind() == "AVRO" { Shape::Avro { change } } else { Shape::Protobuf { change } };
+    Some((shape, row.unwrap_or(Outline::Record(fields))))
+}
+
+/// Returns whether a value says that there is none: JSON's null, or the same in Kafka Connect's envelope.
+pub(super) fn is_tombstone(value: &[u8]) -> bool {
+    let Ok(slot) = json::document(value) else { return false };
+    let null = |name: &str| member(slot.of(value).raw, name).is_some_and(|member| member.kind == Kind::Null);
+    match slot.kind {
+        Kind::Null => true,
+        Kind::Object => value.len() <= 64 && null("schema") && null("payload"),
+        _ => false,
+    }
+}
+
 /// Reads a value; `None` if it holds no rows.
 pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
-    let value = value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value);
+    let value = unframed(value);
     let Ok(slot) = json::document(value) else { return lines(value) };
+    if slot.kind == Kind::Array {
+        let elements: Vec<_> = Elements::of(slot.of(value).raw).collect();
+        let is_rows = !elements.is_empty() && elements.iter().all(|element| element.kind == Kind::Object);
+        let rows = elements.iter().map(|element| element.raw).collect();
+        return is_rows.then_some(Looked { shape: Shape::Array, rows, schema: None });
+    }
     if slot.kind != Kind::Object {
         return None;
     }
@@ -61,12 +135,13 @@ pub(super) fn look(value: &[u8]) -> Option<Looked<'_>> {
     }
 }
 
-/// Returns the names of a key's fields, if it is an object, with or without an envelope.
-pub(super) fn key_fields(key: &[u8]) -> Vec<String> {
-    let Some(slot) = json::document(key).ok().filter(|slot| slot.kind == Kind::Object) else { return Vec::new() };
-    let object = slot.of(key).raw;
-    let inner = envelope(object).map_or(object, |(_, payload)| payload);
-    Members::of(inner).map(|(name, _)| name).collect()
+/// Returns the payload of a key in Kafka Connect's envelope, or the key itself.
+pub(super) fn key_payload(key: &[u8]) -> Option<Value<'_>> {
+    let whole = json::document(key).ok()?.of(key);
+    if whole.kind != Kind::Object || Members::of(whole.raw).any(|(name, _)| name != "schema" && name != "payload") {
+        return Some(whole);
+    }
+    member(whole.raw, "schema").and(member(whole.raw, "payload")).or(Some(whole))
 }
 
 fn lines(value: &[u8]) -> Option<Looked<'_>> {
@@ -121,6 +196,7 @@ pub(super) fn declared(schema: &Json, name: &str) -> Option<&'static str> {
             "Timestamp" if of_connect => Some("timestamptz"),
             "Timestamp" | "MicroTimestamp" | "NanoTimestamp" => Some("timestamp"),
             "ZonedTimestamp" => Some("timestamptz"),
+            "ZonedTime" => Some("timetz"),
             "MicroDuration" | "NanoDuration" | "Interval" => Some("interval"),
             "Decimal" | "VariableScaleDecimal" => Some("numeric"),
             "Json" => Some("jsonb"),
@@ -131,18 +207,31 @@ pub(super) fn declared(schema: &Json, name: &str) -> Option<&'static str> {
             return known;
         }
     }
+    let scalar = |name: &str| SCALARS.iter().find(|(known, ..)| *known == name);
     Some(match field.get("type")?.as_str()? {
-        "boolean" => "bool",
-        "int8" | "int16" => "int2",
-        "int32" => "int4",
-        "int64" => "int8",
-        "float" | "float32" => "float4",
-        "double" | "float64" => "float8",
-        "string" => "text",
-        "bytes" => "bytea",
-        _ => "jsonb",
+        "array" => {
+            let items = field.get("items")?;
+            let element = items.get("type")?.as_str().filter(|_| items.get("name").is_none()).and_then(scalar);
+            element.map_or("jsonb", |(.., array)| array)
+        }
+        name => scalar(name).map_or("jsonb", |(_, column, _)| column),
     })
 }
+
+/// Kafka Connect's types, with the types of columns for them and for arrays of them.
+const SCALARS: [(&str, &str, &str); 11] = [
+    ("boolean", "bool", "bool[]"),
+    ("int8", "int2", "int2[]"),
+    ("int16", "int2", "int2[]"),
+    ("int32", "int4", "int4[]"),
+    ("int64", "int8", "int8[]"),
+    ("float", "float4", "float4[]"),
+    ("float32", "float4", "float4[]"),
+    ("double", "float8", "float8[]"),
+    ("float64", "float8", "float8[]"),
+    ("string", "text", "text[]"),
+    ("bytes", "bytea", "bytea[]"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -165,21 +254,26 @@ mod tests {
             Some((Shape::Debezium, 1))
         );
         assert_eq!(shape(r#"{"op":"add","after":{"a":1}}"#), Some((Shape::Plain, 1)));
+        assert_eq!(shape(r#"[{"a":1},{"a":2}]"#), Some((Shape::Array, 2)));
+        assert_eq!(shape("\0\0\0\0\x07{\"a\":1}"), Some((Shape::Plain, 1)));
         assert_eq!(shape("[1]"), None);
         assert_eq!(shape("{\"a\":1}\n[2]"), None);
     }
 
     #[test]
-    fn keys_and_types_are_read_from_their_schemas() {
-        assert_eq!(key_fields(br#"{"schema":{},"payload":{"id":1}}"#), ["id"]);
-        assert_eq!(key_fields(br#"{"region":"n","id":1}"#), ["region", "id"]);
-        assert_eq!(key_fields(b"7"), Vec::<String>::new());
+    fn tombstones_are_told_and_types_are_read_from_their_schemas() {
+        assert!(is_tombstone(b"null") && is_tombstone(br#"{"schema":null,"payload":null}"#));
+        assert!(!is_tombstone(b"{}") && !is_tombstone(br#"{"payload":null}"#));
         let schema: Json = serde_json::from_str(
             r#"{"fields":[{"field":"a","type":"int32","name":"io.debezium.time.Date"},{"field":"b","type":"int32"},
-                {"field":"c","type":"string","name":"io.debezium.data.Enum"}]}"#,
+                {"field":"c","type":"string","name":"io.debezium.data.Enum"},
+                {"field":"e","type":"array","items":{"type":"int32"}},
+                {"field":"f","type":"array","items":{"type":"int32","name":"io.debezium.time.Date"}},
+                {"field":"g","type":"string","name":"io.debezium.time.ZonedTime"}]}"#,
         )
         .expect("JSON");
-        let types = ["a", "b", "c", "d"].map(|name| declared(&schema, name));
-        assert_eq!(types, [Some("date"), Some("int4"), Some("text"), None]);
+        let types = ["a", "b", "c", "e", "f", "g"].map(|name| declared(&schema, name).unwrap_or_default());
+        assert_eq!(types, ["date", "int4", "text", "int4[]", "jsonb", "timetz"]);
+        assert_eq!(declared(&schema, "d"), None);
     }
 }

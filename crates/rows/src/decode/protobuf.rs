@@ -16,7 +16,7 @@ use crate::decode::Fields;
 use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::decode::plans::{Plans, whose};
-use crate::schema::protobuf::MessageId;
+use crate::schema::protobuf::{MessageId, ProtoFile};
 use crate::schema::{Parsed, Schema, Schemas};
 use crate::spec::SchemaSource;
 use crate::value::DecodeFault;
@@ -116,6 +116,13 @@ fn make(schema: Arc<Schema>, id: u32) -> Result<Made, DecodeFault> {
         Parsed::Protobuf(_) => Ok((schema, Vec::new())),
         _ => Err(schema.is_not("protobuf", id)),
     }
+}
+
+/// The message of a value, whose frame says which of the file's it is.
+pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
+    let mut indexes = [0; INDEXES_MAX];
+    let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;
+    file.by_indexes(&indexes[..count])
 }
 
 /// Which message it is, from the outermost to the innermost: a count and so many numbers, zigzag; a lone 0 is the first one.

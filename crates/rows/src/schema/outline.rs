@@ -1,0 +1,159 @@
+//! The fields of a schema with the types of the columns that take them, for the proposal of a table.
+
+use super::avro::{AvroSchema, Node, NodeId};
+use super::logical::Logical;
+use super::protobuf::{FieldKind, Known, MessageId, ProtoFile};
+use super::{Parsed, Schema};
+use crate::decode::{frame, protobuf};
+
+/// How deep records are described, and how many types there are in all; what is beyond is a document. A record may hold itself.
+const DEPTH_MAX: usize = 8;
+const TYPES_MAX: usize = 2000;
+
+/// What the values of a schema are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outline {
+    /// A column of this Postgres type takes them: `int8`, `jsonb`.
+    Type(&'static str),
+    /// Records with these fields.
+    Record(Vec<(String, Outline)>),
+    /// Arrays of these.
+    Array(Box<Outline>),
+}
+
+impl Schema {
+    /// Returns the fields of a value behind a registry's frame, whose schema this is. A Protobuf value says which of the file's
+    /// messages it is. `None` for types of schemas that aren't read, and for a message that the file doesn't have.
+    pub fn outline(&self, framed: &[u8]) -> Option<Outline> {
+        match &self.0 {
+            Parsed::Avro(avro) => Some(of_avro(avro, avro.root, 0, &mut { TYPES_MAX })),
+            Parsed::Protobuf(file) => {
+                let message = protobuf::message_of(file, framed.get(frame::HEAD..)?)?;
+                Some(of_message(file, message, 0, &mut { TYPES_MAX }))
+            }
+            Parsed::Other(_) => None,
+        }
+    }
+}
+
+fn of_avro(schema: &AvroSchema, id: NodeId, depth: usize, left: &mut usize) -> Outline {
+    *left = left.saturating_sub(1);
+    Outline::Type(match schema.node(id) {
+        _ if depth > DEPTH_MAX || *left == 0 => "jsonb",
+        Node::Record { fields, .. } => {
+            let fields = fields.iter().map(|field| (field.name.clone(), of_avro(schema, field.node, depth + 1, left)));
+            return Outline::Record(fields.collect());
+        }
+        Node::Array(element) => return Outline::Array(Box::new(of_avro(schema, *element, depth + 1, left))),
+        Node::Union(branches) => {
+            let mut branches = branches.iter().filter(|branch| *schema.node(**branch) != Node::Null);
+            match (branches.next(), branches.next()) {
+                (Some(only), None) => return of_avro(schema, *only, depth + 1, left),
+                _ => "jsonb",
+            }
+        }
+        Node::Null | Node::Map(_) => "jsonb",
+        Node::Boolean => "bool",
+        Node::Long { int: true } => "int4",
+        Node::Long { int: false } => "int8",
+        Node::Float => "float4",
+        Node::Double => "float8",
+        Node::Bytes | Node::Fixed(_) => "bytea",
+        Node::Text | Node::Enum(_) => "text",
+        Node::Decimal { .. } | Node::VariableDecimal => "numeric",
+        Node::Day => "date",
+        Node::Clock { .. } => "time",
+        Node::Instant { local: true, .. } => "timestamp",
+        Node::Instant { local: false, .. } => "timestamptz",
+        Node::Uuid | Node::FixedUuid => "uuid",
+        Node::Duration => "interval",
+        Node::Named { logical, .. } | Node::NamedText(logical) => match logical {
+            Logical::Day => "date",
+            Logical::Clock(_) => "time",
+            // Debezium's: the column that it read had no zone.
+            Logical::Instant(_) => "timestamp",
+            Logical::Span(_) => "interval",
+            Logical::Decimal(_) | Logical::VariableDecimal => "numeric",
+            Logical::Json => "jsonb",
+            Logical::ZonedTimestamp => "timestamptz",
+        },
+    })
+}
+
+fn of_message(file: &ProtoFile, id: MessageId, depth: usize, left: &mut usize) -> Outline {
+    *left = left.saturating_sub(1);
+    let message = file.message(id);
+    let is_full = *left == 0;
+    let mut of_kind = |kind: FieldKind| match kind {
+        FieldKind::Message(id) => of_message(file, id, depth + 1, left),
+        FieldKind::Double => Outline::Type("float8"),
+        FieldKind::Float => Outline::Type("float4"),
+        FieldKind::Int32 | FieldKind::Sint32 | FieldKind::Sfixed32 => Outline::Type("int4"),
+        FieldKind::Int64 | FieldKind::Sint64 | FieldKind::Sfixed64 => Outline::Type("int8"),
+        FieldKind::Uint32 | FieldKind::Fixed32 => Outline::Type("int8"),
+        FieldKind::Uint64 | FieldKind::Fixed64 => Outline::Type("numeric"),
+        FieldKind::Bool => Outline::Type("bool"),
+        FieldKind::Text | FieldKind::Enum(_) => Outline::Type("text"),
+        FieldKind::Bytes => Outline::Type("bytea"),
+    };
+    match message.known {
+        Known::Timestamp => Outline::Type("timestamptz"),
+        Known::Duration => Outline::Type("interval"),
+        Known::Decimal => Outline::Type("numeric"),
+        Known::Struct | Known::Value | Known::ListValue => Outline::Type("jsonb"),
+        Known::Wrapper => message.fields.first().map_or(Outline::Type("jsonb"), |field| of_kind(field.kind)),
+        Known::No if depth > DEPTH_MAX || is_full => Outline::Type("jsonb"),
+        Known::No => {
+            let mut field = |field: &super::protobuf::Field| {
+                let outline = match (field.map, field.repeated) {
+                    (true, _) => Outline::Type("jsonb"),
+                    (false, true) => Outline::Array(Box::new(of_kind(field.kind))),
+                    (false, false) => of_kind(field.kind),
+                };
+                (field.name.clone(), outline)
+            };
+            Outline::Record(message.fields.iter().map(&mut field).collect())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::of_text;
+
+    fn shown(outline: &Outline) -> String {
+        match outline {
+            Outline::Type(name) => (*name).to_owned(),
+            Outline::Array(element) => format!("[{}]", shown(element)),
+            Outline::Record(fields) => {
+                let fields = fields.iter().map(|(name, field)| format!("{name} {}", shown(field)));
+                format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    #[test]
+    fn schemas_say_which_columns_take_their_fields() {
+        let avro = r#"{"type":"record","name":"R","fields":[{"name":"id","type":"int"},
+            {"name":"at","type":["null",{"type":"long","logicalType":"timestamp-micros"}]},
+            {"name":"seen","type":{"type":"long","connect.name":"io.debezium.time.MicroTimestamp"}},
+            {"name":"tags","type":{"type":"array","items":"string"}},{"name":"any","type":["int","string"]},
+            {"name":"next","type":["null","R"]}]}"#;
+        let schema = of_text(None, avro, &[]).expect("a schema");
+        let outline = shown(&schema.outline(b"").expect("an outline"));
+        let start = "{id int4, at timestamptz, seen timestamp, tags [text], any jsonb, next {id int4, ";
+        assert!(outline.starts_with(start), "{outline}");
+        assert!(outline.ends_with("next jsonb}}}}}") && outline.len() < 2000, "{outline}");
+        let proto = r#"syntax = "proto3"; import "google/protobuf/timestamp.proto"; import "google/protobuf/wrappers.proto";
+            message Other { string x = 1; }
+            message M { uint64 id = 1; google.protobuf.Timestamp at = 2; google.protobuf.Int32Value n = 3;
+                repeated Other others = 4; map<string, string> labels = 5; }"#;
+        let schema = of_text(Some("PROTOBUF"), proto, &[]).expect("a schema");
+        let outline = |value: &[u8]| schema.outline(value).map(|outline| shown(&outline));
+        let second = outline(&[0, 0, 0, 0, 1, 2, 2]);
+        assert_eq!(second.as_deref(), Some("{id numeric, at timestamptz, n int4, others [{x text}], labels jsonb}"));
+        assert_eq!(outline(&[0, 0, 0, 0, 1, 0]).as_deref(), Some("{x text}"));
+        assert_eq!(outline(&[0, 0, 0, 0, 1, 2, 8]), None);
+    }
+}
