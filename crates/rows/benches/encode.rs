@@ -12,7 +12,8 @@ use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, Ty
 use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::schema;
 use tidegate_rows::spec::{
-    Column, CsvOptions, Decode, NulPolicy, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields, WriteMode,
+    Column, CsvOptions, Decode, KeyFormat, NulPolicy, RowSpec, SchemaSource, Shape, Source, Table, UnknownFields,
+    WriteMode,
 };
 
 const RECORDS: usize = 4096;
@@ -32,10 +33,18 @@ const TELEMETRY: &[Spec] = &[
 
 /// `defaults`: each column has a default in the table, so that a row leaves it out whose record does.
 fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
+    shaped_encoder(specs, decode, Shape::plain(), defaults)
+}
+
+/// A column of the path `$key` takes the record's key.
+fn shaped_encoder(specs: &[Spec], decode: &Decode, shape: &Shape, defaults: bool) -> Encoder {
     let table = TableName { schema: "public".to_owned(), name: "ride_history".to_owned() };
     let mapped = specs.iter().map(|(name, path, ..)| Column {
         name: (*name).to_owned(),
-        source: Source::Field(path.split('.').map(str::to_owned).collect()),
+        source: match *path {
+            "$key" => Source::Key,
+            path => Source::Field(path.split('.').map(str::to_owned).collect()),
+        },
         type_name: None,
         unit: None,
         default: None,
@@ -61,7 +70,7 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     let spec = RowSpec {
         pipeline: "ride_history",
         decode,
-        shape: Shape::plain(),
+        shape,
         table: &target,
         columns: Some(&mapped),
         keep: None,
@@ -86,9 +95,10 @@ fn encoder(specs: &[Spec], decode: &Decode, defaults: bool) -> Encoder {
     Encoder::new(Arc::new(Plan::new(&spec, &catalog).expect("the plan fits the table")))
 }
 
-fn record(value: &[u8]) -> Record<'_> {
+fn record<'a>((key, value): &'a (Vec<u8>, Vec<u8>)) -> Record<'a> {
     let (topic, partition, offset, timestamp_ms) = ("telemetry", 0, 1, Some(1_767_225_600_000));
-    Record { topic, partition, offset, timestamp_ms, key: None, value: Some(value), headers: Headers::default() }
+    let key = Some(key.as_slice()).filter(|key| !key.is_empty());
+    Record { topic, partition, offset, timestamp_ms, key, value: Some(value), headers: Headers::default() }
 }
 
 /// The fleet's record, 134 bytes on average.
@@ -137,15 +147,20 @@ fn bench_format(
     bench_records(c, name, encoder(specs, decode, false), make);
 }
 
-fn bench_records(
+fn bench_records(c: &mut Criterion, name: &str, encoder: Encoder, mut make: impl FnMut(&mut fastrand::Rng) -> Vec<u8>) {
+    bench_keyed(c, name, encoder, |rng| (Vec::new(), make(rng)));
+}
+
+/// Records of a key, none where it is empty, and a value.
+fn bench_keyed(
     c: &mut Criterion,
     name: &str,
     mut encoder: Encoder,
-    mut make: impl FnMut(&mut fastrand::Rng) -> Vec<u8>,
+    mut make: impl FnMut(&mut fastrand::Rng) -> (Vec<u8>, Vec<u8>),
 ) {
     let mut rng = fastrand::Rng::with_seed(1);
-    let payloads: Vec<Vec<u8>> = (0..RECORDS).map(|_| make(&mut rng)).collect();
-    let mut rows = Vec::with_capacity(payloads.iter().map(Vec::len).sum::<usize>() * 4);
+    let payloads: Vec<_> = (0..RECORDS).map(|_| make(&mut rng)).collect();
+    let mut rows = Vec::with_capacity(payloads.iter().map(|(_, value)| value.len()).sum::<usize>() * 4);
     let mut group = c.benchmark_group("encode");
     group.throughput(Throughput::Elements(RECORDS as u64));
     group.bench_function(name, |b| {
@@ -293,5 +308,51 @@ fn encode(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, encode, formats);
+/// The fleet's record, whose vehicle is the record's key in one format or another.
+fn keys(c: &mut Criterion) {
+    let mut specs = TELEMETRY.to_vec();
+    specs[0].1 = "$key";
+    let formats: [(&str, KeyFormat, fn(u32) -> Vec<u8>); 4] = [
+        ("telemetry_with_a_key_of_text", KeyFormat::Text, |id| id.to_string().into_bytes()),
+        ("telemetry_with_a_key_of_json", KeyFormat::Json, |id| id.to_string().into_bytes()),
+        ("telemetry_with_a_key_of_int64", KeyFormat::Int(8), |id| u64::from(id).to_be_bytes().to_vec()),
+        ("telemetry_with_a_guessed_key", KeyFormat::Auto, |id| id.to_string().into_bytes()),
+    ];
+    for (name, keys, key) in formats {
+        let shape = Shape { keys, ..Shape::PLAIN };
+        let encoder = shaped_encoder(&specs, &Decode::Json, &shape, false);
+        bench_keyed(c, name, encoder, |rng| (key(rng.u32(1..1_000_000)), telemetry(rng).into_bytes()));
+    }
+}
+
+/// Ten readings of a gateway in one record; and the same in two arrays, one within the other.
+fn nested_rows(c: &mut Criterion) {
+    let reading =
+        |rng: &mut fastrand::Rng| format!(r#"{{"sensor":{},"celsius":{:.2}}}"#, rng.u32(..100), rng.f64() * 40.0);
+    let list = |rng: &mut fastrand::Rng, count: usize| (0..count).map(|_| reading(rng)).collect::<Vec<_>>().join(",");
+    let path = |text: &str| text.split('.').map(str::to_owned).collect::<Vec<_>>();
+    let specs: &[Spec] = &[
+        ("gateway", "gateway", "int8", 20),
+        ("sensor", "readings.sensor", "int8", 20),
+        ("celsius", "readings.celsius", "float8", 701),
+    ];
+    let shape = Shape { rows: vec![path("readings")], ..Shape::PLAIN };
+    let encoder = shaped_encoder(specs, &Decode::Json, &shape, false);
+    bench_records(c, "ten_nested_rows", encoder, |rng| {
+        format!(r#"{{"gateway":{},"readings":[{}]}}"#, rng.u32(..), list(rng, 10)).into_bytes()
+    });
+    let specs: &[Spec] = &[
+        ("gateway", "gateway", "int8", 20),
+        ("sensor", "groups.readings.sensor", "int8", 20),
+        ("celsius", "groups.readings.celsius", "float8", 701),
+    ];
+    let shape = Shape { rows: vec![path("groups"), path("groups.readings")], ..Shape::PLAIN };
+    let encoder = shaped_encoder(specs, &Decode::Json, &shape, false);
+    bench_records(c, "ten_rows_of_two_levels", encoder, |rng| {
+        let (a, b) = (list(rng, 5), list(rng, 5));
+        format!(r#"{{"gateway":{},"groups":[{{"readings":[{a}]}},{{"readings":[{b}]}}]}}"#, rng.u32(..)).into_bytes()
+    });
+}
+
+criterion_group!(benches, encode, formats, keys, nested_rows);
 criterion_main!(benches);
