@@ -80,7 +80,8 @@ planted: ## Plants bugs in the protocol crate, one after the other: the simulati
 mutants: ## Mutants of the protocol crate: a test must find each; needs `cargo install cargo-mutants`
 	TIDEGATE_SEEDS=$${TIDEGATE_SEEDS:-1500} $(CARGO) mutants -p tidegate-protocol --output target $(MUTANTS)
 
-# json, csv, avro, protobuf: any bytes as a value of the format. values: JSON into columns of every type. mapping: any mapping.
+# json, csv, avro, protobuf: any bytes as a value of the format. keys: any bytes as a key. values: JSON into columns of every type.
+# mapping: any mapping.
 TARGET ?= json
 .PHONY: fuzz
 fuzz: ## Fuzzes a TARGET of fuzz/ for MINUTES, 10 by default; needs `cargo install cargo-fuzz`
