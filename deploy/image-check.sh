@@ -43,5 +43,5 @@ exec chroot --userspec="$RUN_AS" "$ROOT" tidegate run --config /etc/tidegate/tid
 RUN
 chmod +x "$work/tidegate"
 ROOT=$root RUN_AS=$user TIDEGATE_PROGRAM=$work/tidegate RUST_TEST_THREADS=1 \
-    cargo test --locked --workspace --test it -- delivery:: crash::asked_to_end
+    cargo test --locked --workspace --test it -- delivery:: crash::asked_to_end --nocapture
 rm -rf "$root"

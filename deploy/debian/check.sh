@@ -42,7 +42,7 @@ exec chroot --userspec=tidegate:tidegate "$ROOT" $(sed -n 's/^ExecStart=//p' "$R
 RUN
 chmod +x "$work/tidegate"
 ROOT=$root TIDEGATE_PROGRAM=$work/tidegate RUST_TEST_THREADS=1 cargo test --locked --workspace --test it -- \
-    delivery:: crash::asked_to_end
+    delivery:: crash::asked_to_end --nocapture
 
 chroot "$root" dpkg --purge tidegate
 [[ ! -e $root/etc/tidegate && ! -e $root/usr/bin/tidegate ]]

@@ -1,5 +1,7 @@
 //! Records arrive: once, all of them, as they are.
 
+use std::time::Instant;
+
 use tidegate_harness::Record;
 
 use crate::support::World;
@@ -11,7 +13,10 @@ async fn what_is_in_kafka_is_in_postgres_after_a_drain() {
     world.produce(
         (0..10_000).map(|n: i32| Record::new(format!(r#"{{"id":{n},"name":"vehicle {n}","lat":52.5}}"#)).to(n % 2)),
     );
+    let started = Instant::now();
     let (code, log) = world.drain(&world.config("table.name = \"rides\""));
+    // `make deb-check` and `make image-check` show it.
+    println!("10,000 rows {:?} after the daemon was started", started.elapsed());
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 10_000);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE name = 'vehicle ' || id").await, 10_000);
