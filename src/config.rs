@@ -62,7 +62,6 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
     })
 }
 
-/// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `instance`: a name of this daemon that it keeps across restarts. `None`: derived from the host's name and the port of
@@ -216,7 +215,6 @@ pub struct Log {
 /// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// For people.
     #[default]
     Text,
     /// One JSON object per line, for programs.

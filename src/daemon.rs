@@ -72,7 +72,6 @@ pub struct Control<S> {
     pub shutdown: S,
     /// Makes it read its configuration again.
     pub reloads: mpsc::Receiver<()>,
-    /// Reads the configuration.
     pub load: Box<dyn Fn() -> Result<Config, Faults> + Send + Sync>,
 }
 

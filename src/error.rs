@@ -1,6 +1,5 @@
 //! The reasons for which the process ends, and their exit codes.
 
-/// All was drained.
 pub const DRAINED: u8 = 0;
 /// Bad configuration or usage: `EX_USAGE` of `sysexits.h`.
 pub const USAGE: u8 = 64;

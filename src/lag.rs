@@ -38,7 +38,6 @@ const SAMPLES: usize = 900;
 /// Log ends from which the inflow is computed: those of about a minute.
 const INFLOW_SAMPLES: usize = 60;
 
-/// The last reading.
 #[derive(Clone, Debug, Default)]
 pub struct LagView {
     /// The lag by partition.
@@ -84,9 +83,7 @@ impl LedgerReadings for LagReadings {
 /// The lag of one partition.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PartitionLag {
-    /// The ledger's position.
     pub next: Offset,
-    /// The log's end.
     pub end: Offset,
     /// The offset of the oldest record that Kafka has.
     pub low: Offset,
@@ -100,7 +97,6 @@ pub struct PartitionLag {
     pub claim: Option<ClaimId>,
     /// The owner that claimed it last.
     pub owner: Option<String>,
-    /// The claim's number.
     pub epoch: i64,
     /// Seconds since the ledger's row last changed.
     pub idle_seconds: f64,

@@ -30,7 +30,6 @@ const GROWTH_PERCENT: u64 = 150;
 const SMALLEST_ROW: u64 = 32;
 /// The connection's own buffers.
 const CONNECTION_BYTES: u64 = 1 << 20;
-/// The allocator's overhead.
 const ALLOCATOR_PERCENT: u64 = 125;
 /// The process without any consumer: code, runtime, metrics, the page.
 const PROCESS_BYTES: u64 = 24 << 20;

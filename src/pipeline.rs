@@ -41,15 +41,11 @@ use crate::watchdog;
 /// A pipeline as the page and the commands see it.
 #[derive(Debug)]
 pub struct Pipeline {
-    /// Its configuration.
     pub config: config::Pipeline,
-    /// Its name.
     pub name: Arc<str>,
     /// Its share of the memory.
     pub share: Share,
-    /// Its consumers.
     pub consumers: Vec<Arc<ConsumerStatus>>,
-    /// Its lag.
     pub lag: Arc<Mutex<LagView>>,
     /// Whether Kafka serves it.
     pub kafka: Arc<KafkaHealth>,
@@ -77,10 +73,7 @@ pub enum Phase {
     /// The pipeline ended as asked.
     Drained,
     /// The pipeline stopped: manual action is required.
-    Stopped {
-        /// The reason.
-        why: String,
-    },
+    Stopped { why: String },
 }
 
 /// How many requests for claims may wait for the claim loop; a poll loop keeps those that don't fit.
@@ -111,7 +104,6 @@ impl Pipeline {
         })
     }
 
-    /// Returns its phase.
     pub fn phase(&self) -> Phase {
         self.phase_since().0
     }

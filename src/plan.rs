@@ -61,7 +61,6 @@ pub struct Planned {
 /// A table that rows go into.
 #[derive(Clone, Debug)]
 pub struct PlannedTable {
-    /// The table.
     pub catalog: Catalog,
     /// The columns of a row that leaves none out.
     columns: Vec<String>,

@@ -56,7 +56,6 @@ const ROUTING_DEADLINE: Duration = Duration::from_secs(60);
 /// A statement with its parameters.
 pub type Statement<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-/// One writer's store.
 #[derive(Debug)]
 pub struct PgStore {
     pipeline: Arc<str>,
@@ -77,7 +76,6 @@ pub struct PgStore {
     seen_to: BTreeSet<Bounds>,
 }
 
-/// An open connection.
 #[derive(Debug)]
 struct Live {
     connection: PgConnection,

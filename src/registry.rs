@@ -163,7 +163,6 @@ impl schema::Schemas for CachedSchemas {
     }
 }
 
-/// The requesting thread.
 struct Worker {
     client: Client,
     pipeline: Box<str>,

@@ -22,7 +22,6 @@ const NAMED_PARTITIONS: usize = 8;
 /// Listens to the events of one consumer: its poll loop and its writer.
 #[derive(Debug)]
 pub struct ConsumerReport {
-    /// The pipeline's name.
     pub pipeline: Arc<str>,
     /// Metrics of the writer.
     pub writer: WriterMetrics,
@@ -228,12 +227,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Rows committed.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Dead letters committed.
     pub fn dead_letters(&self) -> u64 {
         self.dead_letters.load(Ordering::Relaxed)
     }

@@ -66,9 +66,7 @@ pub enum WriterState {
 /// One partition of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionStatus {
-    /// The partition.
     pub source: TopicPartition,
-    /// Its state.
     pub state: PartitionState,
     /// The next offset to deliver.
     pub next: Option<Offset>,
@@ -78,7 +76,6 @@ pub struct PartitionStatus {
     pub read_to: Option<Offset>,
     /// Whether the log was compared with the last committed record, or no longer has that record.
     pub known: bool,
-    /// The claim's number.
     pub epoch: Option<i64>,
     /// Why it is stopped, if it is.
     pub condition: Option<String>,

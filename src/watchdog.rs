@@ -32,13 +32,11 @@ pub enum Stall {
     HeldByFlow,
     /// Its batch is full, and the writer is still busy with the previous one.
     HeldByBudget,
-    /// Kafka doesn't answer.
     KafkaSilent(String),
     /// Its claim isn't granted yet.
     Claiming,
     /// Another claim has replaced its claim.
     Fenced,
-    /// A named condition.
     Stopped(String),
     /// Its poll thread hangs in a call.
     PollStuck,
@@ -70,9 +68,7 @@ impl fmt::Display for Stall {
 /// The facts that one check has about a partition.
 #[derive(Debug)]
 pub struct Look<'a> {
-    /// The partition.
     pub partition: &'a PartitionStatus,
-    /// Its writer.
     pub writer: &'a WriterState,
     /// When its poll thread was last active.
     pub polled_at: Instant,

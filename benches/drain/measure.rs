@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-/// One contender's turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     /// Rows per second between 10 % and 90 % of the rows.

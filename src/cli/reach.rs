@@ -34,7 +34,6 @@ pub(super) fn connector(config: &Config) -> Connector {
     Connector::new(Arc::new(config.postgres.clone()), None)
 }
 
-/// Opens a connection.
 pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalError> {
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {

@@ -8,11 +8,21 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
     /// A whole file, by its number among the layers.
-    File { layer: usize, file: PathBuf },
+    File {
+        layer: usize,
+        file: PathBuf,
+    },
     /// A line and column in a file, both from 1.
-    Line { layer: usize, file: PathBuf, line: usize, column: usize },
-    /// An environment variable.
-    Variable { layer: usize, name: String },
+    Line {
+        layer: usize,
+        file: PathBuf,
+        line: usize,
+        column: usize,
+    },
+    Variable {
+        layer: usize,
+        name: String,
+    },
     /// No file was given.
     Nowhere,
 }

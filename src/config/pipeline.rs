@@ -41,7 +41,6 @@ pub struct Pipeline {
     pub max_rows_per_second: Option<NonZeroU32>,
     /// `where`: records that don't match are skipped.
     pub keep: Option<RowFilter>,
-    /// The target table.
     pub table: Table,
     /// The mapping; `None`: every top-level field goes to the column of its name.
     pub columns: Option<Vec<Column>>,

@@ -22,7 +22,6 @@ pub struct Servers {
     pub has_authorities: bool,
 }
 
-/// One server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     /// `host:port` or the path of the socket's folder, shown in messages.

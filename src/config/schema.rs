@@ -3,13 +3,10 @@
 /// The type of a key's value.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Kind {
-    /// Any text.
     Text,
     /// Secret text, which no fault may repeat.
     Secret,
-    /// A whole number.
     Integer,
-    /// A number.
     Float,
     /// `true` or `false`.
     Bool,

@@ -1,5 +1,3 @@
-//! Secret text.
-
 use std::fmt;
 
 /// Text that is never shown: not in logs, the page, metrics or panics.

@@ -45,13 +45,9 @@ pub enum TokenSource {
 /// A token endpoint and the contents of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Oidc {
-    /// The endpoint's URL.
     pub endpoint: String,
-    /// The client id.
     pub client_id: String,
-    /// The client secret.
     pub client_secret: SecretSource,
-    /// The requested scope.
     pub scope: Option<String>,
     /// SASL extensions: names and values.
     pub extensions: Vec<(String, String)>,

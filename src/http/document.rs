@@ -23,7 +23,6 @@ pub(crate) struct Status {
     pub(super) instance: String,
     pub(super) host: String,
     pub(super) url: String,
-    /// The daemon's version.
     pub(super) tidegate: Cow<'static, str>,
     pub(super) started_ms: i64,
     /// The daemon's time, in milliseconds since the epoch.

@@ -37,7 +37,6 @@ struct Ring {
     cells: Vec<Cell>,
 }
 
-/// Both rings.
 #[derive(Debug)]
 pub(super) struct History {
     fine: Ring,

@@ -32,7 +32,6 @@ pub(super) struct Instances {
     pub(super) looked: Option<(Instant, i64)>,
 }
 
-/// Another daemon.
 #[derive(Clone, Debug)]
 pub(super) struct Instance {
     pub(super) host: String,

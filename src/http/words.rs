@@ -14,7 +14,7 @@ const BEHIND: f64 = 10.0;
 /// A delay by a quota that is reported, in seconds.
 const THROTTLED: f64 = 0.1;
 
-/// What limits a pipeline that waits for Postgres.
+/// The limit of a pipeline that waits for Postgres.
 const AWAY: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
 
 /// The severity of a sentence.
@@ -23,7 +23,6 @@ const AWAY: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
 pub(super) enum Level {
     /// Somebody must act, or nothing is written.
     Bad,
-    /// Worth a look.
     Warning,
     /// It will resolve without action.
     Passing,
@@ -32,7 +31,6 @@ pub(super) enum Level {
     Well,
 }
 
-/// One sentence.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Sentence {
@@ -90,7 +88,6 @@ pub(super) struct FreshDead {
     pub(super) share: f64,
 }
 
-/// A consumer's wait.
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
     /// The cause of the wait, with the last error.

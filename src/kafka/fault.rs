@@ -14,7 +14,6 @@ pub const CONSUMER_PROTOCOL_OFF: &str = "the brokers have this protocol switched
 pub struct Fault {
     /// The broker's `host:port`; `None` if the text names none.
     pub broker: Option<String>,
-    /// The cause.
     pub cause: Cause,
     /// librdkafka's text without the names of brokers and threads.
     text: String,
@@ -53,7 +52,6 @@ pub enum Cause {
     SaslMechanism,
     /// We use SASL, and the listener doesn't support it.
     SaslNotOffered,
-    /// Requests aren't answered.
     TimedOut,
     /// No broker coordinates the group.
     NoCoordinator,
@@ -65,7 +63,6 @@ pub enum Cause {
     TopicDenied,
     /// The broker doesn't offer the group protocol `consumer`.
     NoConsumerProtocol,
-    /// Something else.
     Other,
 }
 

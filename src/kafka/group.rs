@@ -44,7 +44,6 @@ pub struct KafkaGroup {
     pub health: Arc<KafkaHealth>,
     /// The consumer's number within the pipeline and this process, from 0.
     pub consumer: u32,
-    /// librdkafka's settings.
     pub settings: Settings,
     /// The topics to read.
     pub topics: Topics,
@@ -117,7 +116,6 @@ pub struct KafkaClient {
     /// The partition whose position was last committed again.
     probed: Option<TopicPartition>,
     probe_at: Instant,
-    /// The consumer's number.
     number: u32,
 }
 

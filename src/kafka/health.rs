@@ -32,7 +32,6 @@ pub struct KafkaHealth {
     pipeline: Arc<str>,
     /// `kafka.bootstrap_servers`.
     servers: String,
-    /// The pipeline's group.
     group: String,
     /// Whether faults are logged as they occur; a command reports them itself, at its end.
     logs: bool,
@@ -73,7 +72,6 @@ struct Consumer {
 pub struct Outage {
     /// The start of the outage.
     pub since: Instant,
-    /// The cause.
     pub trouble: Trouble,
 }
 

@@ -86,7 +86,6 @@ pub enum AskError<E> {
     /// The request returned this error.
     #[error("{0}")]
     Answer(E),
-    /// The request panicked.
     #[error("a bug of ours: {0}")]
     Panicked(JoinError),
 }

@@ -22,9 +22,7 @@ const ANSWER_MAX: u64 = 1 << 20;
 /// A token, in librdkafka's form.
 #[derive(Clone, Debug)]
 pub struct Token {
-    /// The token itself.
     pub value: Secret,
-    /// The principal.
     pub principal: String,
     /// When it expires, in milliseconds since 1970.
     pub expires_at_ms: i64,

@@ -100,7 +100,6 @@ pub(super) enum StartError {
     /// The tables of schema `tidegate` can't be brought up to date.
     #[error(transparent)]
     Migration(#[from] MigrationError),
-    /// Kafka doesn't answer.
     #[error("{}", Trouble::kafka(.0))]
     Kafka(#[source] Unanswered),
     /// Something is missing that may appear later.
@@ -118,7 +117,6 @@ pub(super) enum StartError {
 enum Fault {
     /// Without end.
     Outage,
-    /// Once.
     FinalIfRepeated,
     /// Never.
     Final,

@@ -10,13 +10,9 @@ use super::claims;
 /// The meaning of a pipeline's name. Any difference at a later start stops the pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// The pipeline.
     pub pipeline: String,
-    /// Kafka's cluster id.
     pub cluster_id: String,
-    /// The consumer group.
     pub group_id: String,
-    /// The table, schema-qualified.
     pub target: String,
     /// The table's oid; 0 if records name their table.
     pub target_oid: u32,

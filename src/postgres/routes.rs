@@ -12,10 +12,7 @@ pub(crate) enum Claim {
     /// The pipeline may write into it.
     Ours,
     /// This pipeline feeds it from a topic that ours reads too: every record would be written twice.
-    Fed {
-        /// The other pipeline.
-        by: String,
-    },
+    Fed { by: String },
     /// The pipeline has as many tables as it may.
     Full,
 }

@@ -38,7 +38,6 @@ pub enum MigrationError {
     /// Postgres is down or refuses a statement.
     #[error("can't bring the tables of schema `tidegate` up to date: {cause}{}", remedy(.cause, .pending))]
     Postgres {
-        /// The fault.
         #[source]
         cause: WriteError,
         /// The names of the missing migrations, as far as the role may read them.
@@ -90,7 +89,6 @@ fn remedy(error: &WriteError, pending: &[String]) -> String {
 /// The result of comparing our tables with what this version needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Nothing is missing.
     Current,
     /// The tables are missing, or some of this version's migrations are.
     Behind,

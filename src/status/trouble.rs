@@ -5,18 +5,14 @@ use std::fmt;
 /// The system that something waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCause {
-    /// The Kafka cluster.
     Kafka,
-    /// The Postgres server.
     Postgres,
-    /// The schema registry.
     Registry,
 }
 
 /// A system that doesn't do what we requested, so that we wait and retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// The system.
     pub cause: WaitCause,
     /// The last error. Errors of Kafka and of the registry begin with its address; errors of Postgres name Postgres themselves.
     error: String,

@@ -24,13 +24,10 @@ const EVENT_TEXT: usize = 300;
 /// The phases that take time. The first three are the poll thread's and fill its time; the others are the writer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Waiting for Kafka.
     Poll,
-    /// Decoding and encoding.
     Decode,
     /// Held up by the writer or by `flow`.
     Held,
-    /// COPY.
     Copy,
     /// The ledger and COMMIT.
     Commit,
@@ -73,10 +70,8 @@ pub struct Batches {
     pub recent: VecDeque<BatchNote>,
 }
 
-/// One written batch.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchNote {
-    /// Its rows.
     pub rows: u64,
     /// Bytes of its encoded rows.
     pub bytes: u64,
@@ -96,9 +91,7 @@ pub struct DeadLetters {
 /// The origin of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {
-    /// Its partition.
     pub source: TopicPartition,
-    /// Its offset.
     pub offset: Offset,
     /// The column at fault, if there is one.
     pub column: Option<Box<str>>,
@@ -115,7 +108,6 @@ pub struct Event {
     pub kind: &'static str,
     /// The system that a consumer began or ceased to wait for.
     pub cause: Option<WaitCause>,
-    /// The description.
     pub text: String,
 }
 

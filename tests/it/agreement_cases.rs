@@ -1,6 +1,5 @@
 //! The environments of `agreement.rs`. `{role}`, `{db}`, `{name}` and `{topic}` differ in each environment.
 
-/// One environment.
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,

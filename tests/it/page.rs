@@ -1,4 +1,4 @@
-//! What the daemon serves for the live page: its JSON, its stream, its history, and which requests are rejected.
+//! The endpoints behind the live page: its JSON, its stream, its history, and which requests are rejected.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -30,7 +30,6 @@ async fn world_and_proxy(partitions: i32) -> (World, Proxy) {
     (world, proxy)
 }
 
-/// Makes Postgres unavailable.
 fn away(proxy: &Proxy) {
     proxy.refuse(true);
     proxy.cut();

@@ -74,7 +74,6 @@ impl World {
         )
     }
 
-    /// Starts the daemon.
     pub(crate) fn daemon(&self, config: &str) -> Daemon {
         Daemon::spawn(&spec(config)).expect("the daemon starts")
     }
@@ -87,7 +86,6 @@ impl World {
         (status.code(), daemon.log().join("\n"))
     }
 
-    /// Produces records.
     pub(crate) fn produce(&self, records: impl IntoIterator<Item = Record>) {
         self.kafka.produce(&self.topic, records).expect("Kafka takes the records");
     }

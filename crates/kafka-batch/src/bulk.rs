@@ -61,11 +61,9 @@ impl Drop for Bulk<'_> {
 
 /// Consecutive records of one partition.
 pub struct Run<'b> {
-    /// The topic's name.
     pub topic: &'b str,
     /// The partition, 0 or greater.
     pub partition: i32,
-    /// The records.
     pub records: Records<'b>,
 }
 

@@ -15,7 +15,6 @@ const ERROR_SIZE: usize = 512;
 pub struct OAuthToken<'a> {
     /// The token itself. Secret.
     pub value: &'a str,
-    /// The principal.
     pub principal: &'a str,
     /// When it expires, in milliseconds since 1970.
     pub expires_at_ms: i64,

@@ -156,7 +156,6 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         self.messages.untaken()
     }
 
-    /// Returns the consumer.
     pub fn consumer(&self) -> &Arc<BaseConsumer<C>> {
         &self.consumer
     }

@@ -29,13 +29,10 @@ pub struct BatchLimits {
 /// A record as delivered, before it is added to a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming<'a> {
-    /// Its offset.
     pub offset: Offset,
     /// The timestamp in milliseconds since the epoch.
     pub timestamp_ms: Option<i64>,
-    /// The key.
     pub key: Option<&'a [u8]>,
-    /// The value.
     pub value: Option<&'a [u8]>,
 }
 
@@ -57,7 +54,6 @@ pub struct Reject {
 /// The part of a batch that belongs to one claim of one partition. Its records may be in several runs.
 #[derive(Clone, Debug)]
 pub struct Segment {
-    /// The partition.
     pub source: TopicPartition,
     /// The claim under which it was consumed.
     pub claim: Claim,
@@ -77,7 +73,6 @@ pub struct Segment {
 pub struct Span {
     /// The index of the segment in the batch.
     pub segment: usize,
-    /// The partition.
     pub source: TopicPartition,
     /// The claim under which it was consumed.
     pub claim: Claim,
@@ -92,9 +87,7 @@ pub struct Span {
 /// The last committed record, which identifies a log: a recreated log has another record at its offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastRecord {
-    /// Its offset.
     pub offset: Offset,
-    /// Its timestamp.
     pub timestamp_ms: Option<i64>,
     /// FNV-1a of key and value.
     pub digest: i64,

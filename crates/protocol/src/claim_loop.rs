@@ -60,7 +60,6 @@ impl OffsetLossPolicy {
 /// A consumer's request for claims.
 #[derive(Debug)]
 pub struct ClaimRequest {
-    /// The partitions.
     pub wanted: Vec<Wanted>,
     /// Partitions that this owner requested before and lost since: their claims must not be made any more.
     pub withdrawn: Vec<TopicPartition>,
@@ -70,10 +69,8 @@ pub struct ClaimRequest {
     pub answers: Sender<Message>,
 }
 
-/// A requested partition.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// The partition.
     pub source: TopicPartition,
     /// The request id, which its answer repeats.
     pub request: u64,
@@ -84,9 +81,7 @@ pub struct Wanted {
 /// The answer to a request for one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimAnswer {
-    /// The partition.
     pub source: TopicPartition,
-    /// The request's id.
     pub request: u64,
     /// The claim, or the log-loss condition that it met and that the policy doesn't skip.
     pub answer: Result<Grant, Condition>,
@@ -95,9 +90,7 @@ pub struct ClaimAnswer {
 /// A granted claim, with the ledger row that it read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claimed {
-    /// The partition.
     pub source: TopicPartition,
-    /// The new claim.
     pub claim: Claim,
     /// The offset of the ledger.
     pub next: Offset,
@@ -112,7 +105,6 @@ pub struct Claimed {
 pub trait ClaimLedger: Send {
     /// Returns whether a connection is open.
     fn is_connected(&self) -> bool;
-    /// Drops the connection.
     fn disconnect(&mut self);
     /// Returns the partitions that have no row.
     fn without_row(

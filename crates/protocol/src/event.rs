@@ -14,7 +14,6 @@ use crate::store::WriteError;
 ///
 /// Events are reported per transaction, per turn of a loop or more rarely, never per record. An implementation must not block.
 pub trait Listener: Send + Sync {
-    /// Handles one event.
     fn on(&self, event: &Event<'_>);
 }
 
@@ -27,7 +26,6 @@ pub enum Event<'a> {
     Joined,
     /// The group revoked these partitions.
     Revoked {
-        /// The partitions.
         sources: &'a [TopicPartition],
         /// Whether other members may own them already.
         lost: bool,
@@ -44,7 +42,6 @@ pub enum Event<'a> {
     LogCut,
     /// The consumer failed and is rebuilt.
     Rebuilding {
-        /// Why.
         why: &'a str,
     },
     /// The drain at the end is over. The next owner reads again what isn't written by now.
@@ -56,25 +53,19 @@ pub enum Event<'a> {
     },
     /// A claim was granted.
     Claimed {
-        /// The partition.
         source: &'a TopicPartition,
         /// The offset at which the ledger is.
         next: Offset,
-        /// The claim's number.
         epoch: i64,
     },
     /// A claim or a delivered record met a log-loss condition.
     LogLoss {
-        /// The partition.
         source: &'a TopicPartition,
-        /// The condition.
         condition: &'a Condition,
     },
     /// `on_offset_loss` skipped a log-loss condition.
     SteppedOver {
-        /// The partition.
         source: &'a TopicPartition,
-        /// The condition.
         condition: &'a Condition,
         /// The offset from which the partition is read now.
         to: Offset,
@@ -83,32 +74,26 @@ pub enum Event<'a> {
     },
     /// A round of claims failed and is retried.
     ClaimsWait {
-        /// Why.
         error: &'a (dyn Error + 'static),
         /// How many partitions wait.
         partitions: usize,
-        /// Failures so far.
         attempt: u32,
     },
     /// Another claim has replaced ours.
     Fenced {
-        /// The partition.
         source: &'a TopicPartition,
         /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
         from: Option<Offset>,
     },
     /// The ledger is behind what we saw committed: the database was restored. The partition is claimed again.
     Rewound {
-        /// The partition.
         source: &'a TopicPartition,
         /// The offset at which the dropped part of the batch began; `None` if the ledger was read without a write.
         from: Option<Offset>,
     },
-    /// A transaction committed.
     Committed(Committed<'a>),
     /// The outcome of every segment of a batch is known.
     BatchWritten {
-        /// The batch.
         batch: &'a Batch,
         /// The time since the writer received it.
         took: Duration,
@@ -131,18 +116,14 @@ pub enum Event<'a> {
     },
     /// The writer waits before it retries.
     WriterWaits {
-        /// Why.
         error: &'a WriteError,
-        /// Failures so far.
         attempt: u32,
-        /// The wait.
         delay: Duration,
     },
     /// How long an activity took.
     Spent(Phase, Duration),
 }
 
-/// A committed transaction.
 #[derive(Debug)]
 pub struct Committed<'a> {
     /// The batch that it belongs to.
@@ -151,7 +132,6 @@ pub struct Committed<'a> {
     pub window: Range<u32>,
     /// Rows that it put into the table.
     pub rows: u64,
-    /// Its dead letters.
     pub dead_letters: &'a [DeadLettered],
 }
 
@@ -208,7 +188,6 @@ pub struct Snapshot<'a> {
 /// What a poll loop's time was spent on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
-    /// Waiting for Kafka.
     pub poll: Duration,
     /// Decoding and encoding records.
     pub work: Duration,

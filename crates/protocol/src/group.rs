@@ -6,9 +6,7 @@ use std::time::Duration;
 use crate::batch::Incoming;
 use crate::position::{Offset, TopicPartition};
 
-/// Joins the group.
 pub trait Group: Send {
-    /// A membership.
     type Client: GroupClient;
 
     /// Creates a client that joins the group. Joining continues in the background; its result is the first assignment.
@@ -25,7 +23,6 @@ pub enum GroupEvent {
     Assigned(Vec<TopicPartition>),
     /// The group revoked these partitions.
     Revoked {
-        /// The partitions.
         sources: Vec<TopicPartition>,
         /// Whether other members may own them already.
         lost: bool,
@@ -64,7 +61,6 @@ pub trait Visitor {
 pub struct ReadError {
     /// How the poll loop must react.
     pub kind: ReadErrorKind,
-    /// The client's error.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
@@ -73,7 +69,6 @@ pub struct ReadError {
 pub enum ReadErrorKind {
     /// An offset is outside of the log. The error names no partition.
     OutOfRange,
-    /// The client retries.
     Retried,
     /// The client is broken; a new one may work.
     Broken,

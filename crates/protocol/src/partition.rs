@@ -12,7 +12,6 @@ use crate::store::{Holder, LedgerRow};
 pub struct Partition {
     /// The topic and the partition.
     pub source: TopicPartition,
-    /// The current state.
     pub state: State,
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests are
     /// ignored.
@@ -26,15 +25,11 @@ pub struct Partition {
 #[derive(Debug)]
 pub enum State {
     /// A claim was requested; nothing is fetched before it is granted.
-    Claiming {
-        /// Since when.
-        since: Instant,
-    },
+    Claiming { since: Instant },
     /// Claimed: records are consumed and written under this claim.
     Owned(Owned),
     /// Another claim has replaced ours, while Kafka still assigns the partition to us: nothing is fetched until the revocation.
     Fenced {
-        /// Since when.
         since: Instant,
         /// The claim that we had.
         ours: Claim,
@@ -43,10 +38,8 @@ pub enum State {
     Stopped(Condition),
 }
 
-/// A claimed partition.
 #[derive(Debug)]
 pub struct Owned {
-    /// Our claim.
     pub claim: Claim,
     /// The next offset to deliver: the end of all batches so far.
     pub next: Offset,
@@ -162,7 +155,6 @@ impl Owned {
     }
 }
 
-/// A granted claim.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// The claim, which the ledger now holds.
@@ -191,7 +183,6 @@ pub enum Condition {
     LogShorter {
         /// The offset of the ledger.
         next: Offset,
-        /// The log's end.
         high: Offset,
     },
     /// Another record is at the last committed offset: the topic was recreated, or this is another cluster.

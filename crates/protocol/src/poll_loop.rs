@@ -70,7 +70,6 @@ pub trait LedgerReadings: Send {
 /// The messages that other tasks send to a poll loop.
 #[derive(Debug)]
 pub enum Message {
-    /// From the writer.
     Ack(Box<Ack>),
     /// From the claim loop: all answers of one round, so that fetching starts for all of them at once.
     Claims(Vec<ClaimAnswer>),
@@ -89,7 +88,6 @@ impl From<Ack> for Message {
 pub struct PollLoop<G: Group, E, L> {
     /// Creates members of the group.
     pub group: G,
-    /// Encodes rows.
     pub encoder: E,
     /// Ledger rows that were read outside of writes.
     pub readings: L,
@@ -113,7 +111,6 @@ pub struct PollLoop<G: Group, E, L> {
     pub inbox: Receiver<Message>,
     /// The rate limit that all consumers of the pipeline share.
     pub rate_limit: Arc<RateLimit>,
-    /// Receives the events.
     pub listener: Arc<dyn Listener>,
     /// Ends the loop, with a drain.
     pub stop: CancellationToken,
@@ -121,7 +118,6 @@ pub struct PollLoop<G: Group, E, L> {
 
 /// How a membership ended.
 enum Ended {
-    /// As asked.
     Stopped,
     /// This client is broken, and a new one may work.
     Rebuild(String),

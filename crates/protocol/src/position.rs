@@ -9,14 +9,12 @@ use std::sync::Arc;
 /// One partition of one topic. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
-    /// The topic's name.
     pub topic: Arc<str>,
     /// The partition's number, from 0.
     pub partition: i32,
 }
 
 impl TopicPartition {
-    /// Names a partition.
     pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> Self {
         Self { topic: topic.into(), partition }
     }
@@ -83,7 +81,6 @@ pub type ClaimId = uuid::Uuid;
 /// fences all earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// The fencing token.
     pub id: ClaimId,
     /// The claim's number. The numbers of a partition only increase, so a lower number in the ledger than ours means that the
     /// database was restored.

@@ -3,15 +3,11 @@
 /// One record. It borrows from the batch's arena, so that encoding it again after a catalog change reads the same bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
-    /// The topic's name.
     pub topic: &'a str,
-    /// The partition's number.
     pub partition: i32,
-    /// The record's offset.
     pub offset: i64,
     /// The timestamp in milliseconds since the epoch; `None` if the record has none.
     pub timestamp_ms: Option<i64>,
-    /// The key, unchanged.
     pub key: Option<&'a [u8]>,
     /// The value, unchanged; `None` is a tombstone.
     pub value: Option<&'a [u8]>,

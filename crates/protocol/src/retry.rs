@@ -18,7 +18,6 @@ pub enum Stage {
     Defaults,
     /// Writing the dead letters.
     DeadLetters,
-    /// Advancing the ledger.
     Ledger,
     /// `COMMIT`: its outcome may be unknown.
     Commit,
@@ -29,9 +28,7 @@ pub enum Stage {
 pub enum Severity {
     /// The statement failed, the session lives.
     Error,
-    /// The session ended.
     Fatal,
-    /// The server ended.
     Panic,
 }
 

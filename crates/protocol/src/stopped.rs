@@ -11,12 +11,7 @@ use crate::store::WriteError;
 pub enum Stopped {
     /// Kafka's log isn't the one that the ledger knows, and `on_offset_loss` is `fail`.
     #[error("{partition}: {condition}")]
-    LogLoss {
-        /// The partition.
-        partition: TopicPartition,
-        /// The fault.
-        condition: Condition,
-    },
+    LogLoss { partition: TopicPartition, condition: Condition },
     /// Postgres refuses a request for a reason that waiting doesn't resolve.
     #[error("{0}")]
     Refused(#[source] Box<WriteError>),

@@ -35,7 +35,6 @@ pub trait Transaction: Send {
     }
     /// `SET CONSTRAINTS ALL IMMEDIATE`, so that a deferred constraint is checked when its record is copied.
     fn check_at_once(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Writes dead letters.
     fn dead_letter(
         &mut self,
         batch: &Batch,
@@ -117,7 +116,6 @@ pub enum Verdict {
 pub enum Holder {
     /// Our claim; the ledger is at this offset.
     Us(Offset),
-    /// A later claim.
     Fenced,
     /// An older claim, or no row: the database was restored to before our claim. There is no owner to wait for.
     Rewound,
@@ -144,7 +142,6 @@ impl LedgerRow {
     }
 }
 
-/// A failed write.
 #[derive(Debug)]
 pub struct WriteError {
     /// The stage that failed.
@@ -171,9 +168,7 @@ pub enum Cause {
 /// An error from the server.
 #[derive(Clone, Debug)]
 pub struct PostgresError {
-    /// Its severity.
     pub severity: Severity,
-    /// Its SQLSTATE.
     pub sqlstate: String,
     /// Its message, with its detail if it has one.
     pub message: String,

@@ -64,13 +64,10 @@ pub struct CatalogColumn {
 /// The kind of a relation in `pg_class`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RelationKind {
-    /// An ordinary table.
     Table,
-    /// A partitioned table.
     Partitioned,
     /// A view, materialized or not.
     View,
-    /// A foreign table.
     Foreign,
     /// An index, a sequence or a composite type: rows can't be written into it.
     Other,
@@ -82,12 +79,10 @@ pub enum TypeKind {
     /// A base type or a range, known by its oid.
     #[default]
     Scalar,
-    /// An enum.
     Enum {
         /// Its labels, in order.
         labels: Vec<String>,
     },
-    /// An array.
     Array {
         /// `pg_type.typname` of the elements' base type.
         element_type: String,
@@ -105,9 +100,7 @@ pub enum TypeKind {
 /// A table's schema-qualified name, unquoted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TableName {
-    /// The schema.
     pub schema: String,
-    /// The table.
     pub name: String,
 }
 

@@ -83,7 +83,6 @@ pub struct Encoder {
 /// A column whose field was missing in some rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MissingField<'a> {
-    /// The column's name.
     pub column: &'a str,
     /// The field's path, from the top.
     pub path: &'a [String],

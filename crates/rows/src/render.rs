@@ -10,12 +10,9 @@ const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// Unscaled numbers longer than this, in bytes, aren't rendered: decimals in schemas are shorter.
 const DECIMAL_BYTES: usize = 1 << 10;
 
-/// What was rendered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// A JSON number.
     Number,
-    /// Text without quotes.
     Text,
     /// Nothing, because there is no text for it: bytes that aren't UTF-8, a decimal that is too long.
     None,

@@ -25,9 +25,7 @@ pub struct Schema(pub(crate) Parsed);
 /// A schema, by its format.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Parsed {
-    /// Avro's.
     Avro(AvroSchema),
-    /// Protobuf's.
     Protobuf(ProtoFile),
     /// A schema of a type that isn't used for decoding.
     Other(String),
@@ -65,7 +63,7 @@ impl Schema {
         }
     }
 
-    /// What a record is told that has a schema of another format.
+    /// The message for a record whose schema has another format.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeFault {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());

@@ -23,7 +23,6 @@ pub struct RowSpec<'a> {
     pub decode: &'a Decode,
     /// The structure around the fields of a record, and its key.
     pub shape: &'a Shape,
-    /// The target.
     pub table: &'a Table,
     /// The mapping. `None`: every top-level field goes to the column of its name.
     pub columns: Option<&'a [Column]>,

@@ -12,9 +12,7 @@ pub enum Kind {
     Missing,
     /// JSON's null, or the null of another format.
     Null,
-    /// The boolean false.
     False,
-    /// The boolean true.
     True,
     /// A number: digits in the payload, or a whole number of a binary format.
     Number,
@@ -89,7 +87,7 @@ impl Flags {
         Flags(self.0 & !other.0)
     }
 
-    /// What a structure inherits from what it holds.
+    /// Adds the properties that a structure inherits from its members.
     #[inline]
     pub fn inherited(self) -> Flags {
         Flags(self.0 & (Flags::NUL.0 | Flags::SPECIAL.0))
@@ -99,7 +97,6 @@ impl Flags {
 /// One field of a record, as the decoder found it.
 #[derive(Clone, Copy, Debug)]
 pub struct Slot {
-    /// The value.
     pub kind: Kind,
     pub(crate) flags: Flags,
     /// For numbers: the value is ±`mantissa` × 10^`exponent`, unless the flags include `INEXACT`.
@@ -120,14 +117,12 @@ impl Slot {
         Slot { kind, flags: Flags::BINARY, mantissa: number.cast_unsigned(), ..Slot::MISSING }
     }
 
-    /// A whole number.
     #[inline]
     pub(crate) fn integer(number: i64) -> Slot {
         let sign = if number < 0 { Flags::NEGATIVE } else { Flags::NONE };
         Slot { kind: Kind::Number, flags: Flags::BINARY.with(sign), mantissa: number.unsigned_abs(), ..Slot::MISSING }
     }
 
-    /// Null.
     pub(crate) const NULL: Slot = Slot { kind: Kind::Null, ..Slot::MISSING };
 
     /// Returns the slot with the bytes that it points to.
@@ -141,7 +136,6 @@ impl Slot {
 /// A slot with the bytes that it points to.
 #[derive(Clone, Copy, Debug)]
 pub struct Value<'a> {
-    /// The value.
     pub kind: Kind,
     /// Properties that decoding noticed.
     pub flags: Flags,

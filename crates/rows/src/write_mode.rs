@@ -71,7 +71,7 @@ impl Merge {
     }
 }
 
-/// What deletes the rows that tombstones name, before the merge.
+/// The statement that deletes the rows that tombstones name, before the merge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deletes {
     /// Locks the rows of the batch's keys.
@@ -99,7 +99,6 @@ pub fn stage(of: Option<u16>) -> String {
 pub struct Target<'a> {
     /// The configuration of the rows, and the mode.
     pub spec: &'a RowSpec<'a>,
-    /// The target.
     pub catalog: &'a Catalog,
     /// The columns of a row that leaves none out, unquoted, in order.
     pub columns: &'a [&'a str],
@@ -180,7 +179,8 @@ impl Target<'_> {
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
         // A view may give it a default of the view's own.
         let is_view = catalog.kind == RelationKind::View;
-        let overrides = staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
+        let overrides =
+            staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
         let overriding = if overrides { " OVERRIDING SYSTEM VALUE" } else { "" };
         let insert = |table: &str| format!("INSERT INTO {table} ({names}){overriding}");
         let mut deleting = None;

@@ -27,7 +27,6 @@ pub struct Pipeline {
     pub mode: WriteMode,
     pub keep: Option<RowFilter>,
     pub unknown_fields: UnknownFields,
-    /// The mapping.
     pub columns: Vec<Column>,
     /// The columns of the table, each with its type.
     pub types: Vec<(String, String)>,

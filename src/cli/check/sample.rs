@@ -14,8 +14,8 @@ use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
-use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::mapping::evolve::NewFields;
+use tidegate_rows::mapping::{Encoder, Plan};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 

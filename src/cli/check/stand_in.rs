@@ -406,7 +406,6 @@ enum Reach {
 
 /// A trigger whose function may do anything.
 struct Trigger {
-    /// For people.
     title: String,
     /// Creates it on the temporary table.
     create: String,

@@ -32,7 +32,6 @@ struct Rows {
     root: Node,
 }
 
-/// A proposal.
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) shape: Shape,

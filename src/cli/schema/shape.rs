@@ -12,7 +12,6 @@ const FRAME: usize = 5;
 /// The structure of a topic's records; a proposal handles one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
-    /// One object.
     Plain,
     /// An array of objects.
     Array,
@@ -23,9 +22,13 @@ pub(super) enum Shape {
     /// `{before, after, op}`, wrapped or not.
     Debezium,
     /// Avro, or a change in Avro.
-    Avro { change: bool },
+    Avro {
+        change: bool,
+    },
     /// Protobuf, or a change in Protobuf.
-    Protobuf { change: bool },
+    Protobuf {
+        change: bool,
+    },
 }
 
 impl Shape {

@@ -27,7 +27,6 @@ pub(super) struct PartitionReport {
     pub(super) partition: i32,
     /// The offset where the pipeline began.
     pub(super) first: Option<i64>,
-    /// The ledger's position.
     pub(super) position: i64,
     pub(super) low: Option<i64>,
     pub(super) end: Option<i64>,

@@ -26,7 +26,6 @@ pub(super) struct Columns {
 pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) dead_letters: u64,
-    /// Distinct offsets.
     pub(super) distinct: u64,
     /// Rows and dead letters of a record that has another one already.
     pub(super) twice: u64,

@@ -1,5 +1,3 @@
-//! Secrets show nowhere.
-
 use super::{BASE, load, load_faults, parse, with};
 use crate::config::PostgresUrl;
 

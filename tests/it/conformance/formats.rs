@@ -23,7 +23,6 @@ pub(super) struct Column {
     pub(super) unsaid: Vec<&'static str>,
 }
 
-/// A format.
 pub(super) struct Format {
     pub(super) name: &'static str,
     /// `decode = …`, with `FILE` as placeholder for the schema's file.

@@ -7,53 +7,90 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL of a daemon, which is then replaced.
-    KillDaemon { daemon: usize },
+    KillDaemon {
+        daemon: usize,
+    },
     /// SIGTERM of a daemon, which is then replaced.
-    EndDaemon { daemon: usize },
+    EndDaemon {
+        daemon: usize,
+    },
     /// SIGSTOP of a daemon for `length`, longer than its session.
-    StopDaemon { daemon: usize, length: Duration },
+    StopDaemon {
+        daemon: usize,
+        length: Duration,
+    },
     /// Adds or removes a daemon.
-    ChangeDaemons { daemon: usize },
+    ChangeDaemons {
+        daemon: usize,
+    },
     /// `pg_terminate_backend` for one backend of a daemon.
     TerminateBackend,
     /// `pg_cancel_backend` for all backends of the daemons.
     CancelBackends,
     /// The database crashes and starts again.
     CrashDatabase,
-    /// The database restarts.
     RestartDatabase,
     /// SIGSTOP of the database's processes.
-    PauseDatabase { length: Duration },
+    PauseDatabase {
+        length: Duration,
+    },
     /// An older copy of the database is restored.
     RestoreDatabase,
     /// One of three brokers crashes and starts again.
-    CrashBroker { broker: usize },
+    CrashBroker {
+        broker: usize,
+    },
     /// SIGSTOP of one of three brokers.
-    PauseBroker { broker: usize, length: Duration },
+    PauseBroker {
+        broker: usize,
+        length: Duration,
+    },
     /// All connections to the database are cut.
     CutDatabase,
     /// The network to the database goes silent.
-    HoldDatabase { length: Duration },
+    HoldDatabase {
+        length: Duration,
+    },
     /// All connections of one daemon to the database are cut.
-    CutOne { daemon: usize },
+    CutOne {
+        daemon: usize,
+    },
     /// The network between one daemon and the database goes silent. The others take over nothing, because it still reaches Kafka.
-    HoldOne { daemon: usize, length: Duration },
+    HoldOne {
+        daemon: usize,
+        length: Duration,
+    },
     /// A COMMIT is executed, but its reply is lost.
-    LoseCommitReply { daemon: usize },
+    LoseCommitReply {
+        daemon: usize,
+    },
     /// The connection is lost just before COMMIT.
-    LoseCommit { daemon: usize },
+    LoseCommit {
+        daemon: usize,
+    },
     /// The network to a broker is cut.
-    CutBroker { broker: usize },
+    CutBroker {
+        broker: usize,
+    },
     /// The network to a broker goes silent.
-    HoldBroker { broker: usize, length: Duration },
+    HoldBroker {
+        broker: usize,
+        length: Duration,
+    },
     /// A partition is added.
     AddPartition,
     /// A column is added, retyped or dropped.
-    AlterTable { step: usize },
+    AlterTable {
+        step: usize,
+    },
     /// Another session locks the table.
-    LockTable { length: Duration },
+    LockTable {
+        length: Duration,
+    },
     /// Another session locks the ledger.
-    LockLedger { length: Duration },
+    LockLedger {
+        length: Duration,
+    },
 }
 
 /// The deck from which faults are drawn, in an order that depends on the seed. Every kind is drawn as often as its weight before

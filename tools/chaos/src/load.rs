@@ -18,7 +18,6 @@ const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 
-/// A record's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) seq: i64,

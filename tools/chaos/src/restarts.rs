@@ -21,7 +21,6 @@ use tidegate_harness::{free_port, unique_name};
 use crate::output::Output;
 
 const PARTITIONS: i32 = 6;
-/// Consumers per daemon.
 const CONSUMERS: usize = 2;
 /// The time between two records of a partition.
 const EVERY: Duration = Duration::from_millis(20);
@@ -63,7 +62,6 @@ impl Fate {
     }
 }
 
-/// What is measured.
 pub(crate) struct Plan<'a> {
     pub(crate) binary: &'a Path,
     pub(crate) protocols: Vec<&'a str>,

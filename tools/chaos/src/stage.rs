@@ -20,7 +20,6 @@ const END_DEADLINE: Duration = Duration::from_secs(90);
 /// The size of a stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Cast {
-    /// The daemon's program.
     pub(crate) binary: PathBuf,
     pub(crate) daemons: usize,
     /// The number of consumers of each daemon at the start.

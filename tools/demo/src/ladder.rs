@@ -47,11 +47,9 @@ pub(crate) enum Rung {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Setting {
     pub(crate) clients: usize,
-    /// Rows per transaction.
     pub(crate) rows: usize,
 }
 
-/// One run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sample {
     pub(crate) rows: u64,

@@ -18,7 +18,6 @@ impl Sheet {
         Self { columns: columns.len(), text: columns.join(",") + "\n" }
     }
 
-    /// Adds a line.
     pub(crate) fn push(&mut self, values: &[&dyn Display]) {
         assert_eq!(values.len(), self.columns, "a line has as many values as there are columns");
         let values: Vec<String> =

@@ -22,7 +22,6 @@ pub(crate) enum Tone {
     Kept,
     /// One that was broken: the verdict is bad.
     Broken,
-    /// A figure.
     Plain,
     /// A comparison in which Tidegate, or Kafka, is worse.
     Worse,
@@ -95,7 +94,6 @@ impl Report {
         self.sentences().all(|sentence| sentence.tone != Tone::Broken)
     }
 
-    /// Writes the page.
     pub(crate) fn save(&self, folder: &Path) -> Result<()> {
         let path = folder.join("report.html");
         fs::write(&path, html::page(self, folder)).with_context(|| format!("could not write `{}`", path.display()))

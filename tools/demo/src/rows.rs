@@ -17,7 +17,6 @@ pub(crate) const FRESH_TABLE: &str = "DROP TABLE IF EXISTS ride;
     CREATE INDEX ON ride (vehicle_id, ts);
     CREATE INDEX ON ride USING brin (ts);";
 
-/// A decoded record.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub(crate) struct Row {
     pub(crate) vehicle_id: i64,

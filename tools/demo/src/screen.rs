@@ -23,7 +23,6 @@ impl Screen {
         Self { terminal: std::io::stdout().is_terminal(), started: Instant::now(), last_step: Mutex::new(None) }
     }
 
-    /// Prints a heading.
     pub(crate) fn head(&self, text: &str) {
         let (bold, plain) = if self.terminal { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
         self.line(&format!("\n{bold}{:>4.0} s  {text}{plain}", self.started.elapsed().as_secs_f64()));

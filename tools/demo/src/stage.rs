@@ -21,7 +21,6 @@ pub(crate) struct Stage {
     pub(crate) postgres: Postgres,
     /// The database of the experiments.
     pub(crate) database: Database,
-    /// The daemon's program.
     pub(crate) tidegate: PathBuf,
     /// The postmaster's process id; 0 while it is stopped.
     postgres_pid: AtomicU32,

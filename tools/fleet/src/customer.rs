@@ -30,7 +30,6 @@ pub struct Sighting {
     pub region: String,
     /// Latitude and longitude in millionths of a degree.
     pub at: (i64, i64),
-    /// Speed in km/h.
     pub speed_kmh: f64,
     /// Distance since the trip's start, in millimetres.
     pub odometer_mm: i64,

@@ -31,7 +31,6 @@ pub enum Arrival {
 /// One record to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
-    /// The vehicle's measurements.
     pub reading: Reading,
     /// First or second time.
     pub arrival: Arrival,

@@ -24,9 +24,7 @@ use crate::ParseError;
 /// Prices in integer cents; none is negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Tariff {
-    /// For getting in.
     pub base_cents: u32,
-    /// For each kilometre.
     pub per_km_cents: u32,
     /// For each minute that was not paused.
     pub per_minute_cents: u32,

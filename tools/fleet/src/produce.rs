@@ -22,7 +22,6 @@ const SERVE_EVERY: u64 = 64;
 /// The result of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Counts and delays.
     pub summary: Summary,
     /// The expected results of consumers, if requested. It includes records that failed without being refused, because Kafka may
     /// have them nevertheless: if `failed > refused`, an exact comparison isn't possible.

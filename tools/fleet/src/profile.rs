@@ -25,7 +25,6 @@ pub enum Profile {
     Burst {
         /// Multiple of the base rate; 0 is a gap.
         factor: f64,
-        /// Seconds before it.
         after: f64,
         /// Seconds that it lasts.
         seconds: f64,

@@ -24,7 +24,6 @@ impl Region {
 /// The vehicle's activity at the instant of the reading.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// It moves.
     Driving,
     /// It stands, at a light or for a passenger; no paused time runs.
     Stopped,

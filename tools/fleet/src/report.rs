@@ -31,11 +31,9 @@ impl Delays {
 /// The median, the 99th percentile and the maximum, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
 pub struct Quantiles {
-    /// The median.
     pub p50: f64,
     /// The 99th percentile.
     pub p99: f64,
-    /// The maximum.
     pub max: f64,
 }
 
@@ -99,7 +97,6 @@ pub struct Summary {
     pub intended: u64,
     /// Taken by the producer's queue.
     pub sent: u64,
-    /// Acknowledged by Kafka.
     pub acked: u64,
     /// Given up by the producer, whether or not Kafka has them, or refused.
     pub failed: u64,

@@ -126,7 +126,6 @@ pub enum ProduceError {
     /// The topic is missing, or has too few partitions.
     #[error("topic `{topic}` has {found} partitions, of {needed} needed; create it first")]
     Partitions {
-        /// The requested topic.
         topic: String,
         /// 0 if there is no such topic.
         found: usize,

@@ -16,7 +16,6 @@ use crate::{Arrival, Delivery, Event, FleetSpec, Partitioning, Reading, Region, 
 pub struct TripTruth {
     /// Unique in the fleet.
     pub trip_id: u64,
-    /// The vehicle.
     pub vehicle_id: u32,
     /// The driver of the trip.
     pub driver_id: u32,
@@ -29,13 +28,11 @@ pub struct TripTruth {
     /// The latest reading's time, in milliseconds since the epoch; RFC 3339 in the file.
     #[serde(rename = "end_ts", serialize_with = "rfc3339")]
     pub end_ms: i64,
-    /// The greatest odometer.
     pub odometer_mm: u64,
     /// The greatest paused time.
     pub paused_ms: u64,
     /// Whether the trip's end was among the readings.
     pub ended: bool,
-    /// Distinct readings.
     pub readings: u64,
 }
 
@@ -75,12 +72,9 @@ impl TripTruth {
     }
 }
 
-/// One partition's share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PartitionTruth {
-    /// Records, repetitions included.
     pub sent: u64,
-    /// Readings.
     pub distinct: u64,
 }
 
@@ -94,7 +88,6 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// Nothing sent yet.
     pub fn new(fleet: FleetSpec, partitioning: Partitioning) -> Self {
         let partitions = vec![PartitionTruth::default(); usize::from(partitioning.count())];
         Self { fleet, partitioning, partitions, trips: HashMap::new() }
@@ -111,17 +104,14 @@ impl Truth {
         }
     }
 
-    /// Records, repetitions included.
     pub fn sent(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.sent).sum()
     }
 
-    /// Readings.
     pub fn distinct(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.distinct).sum()
     }
 
-    /// By partition number.
     pub fn partitions(&self) -> &[PartitionTruth] {
         &self.partitions
     }

@@ -22,12 +22,10 @@ const TRIPS_PER_SHIFT: u32 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// Between two trips.
     Parked,
     Driving,
     /// At a light, or for a passenger.
     Waiting,
-    /// The driver's break.
     Pausing,
 }
 
@@ -49,7 +47,6 @@ pub(crate) struct Vehicle {
     along_mm: u32,
     speed: u32,
     cruise: u32,
-    /// Trips begun.
     trips: u32,
     /// Seconds until a wait or a break is over.
     left_s: u32,

@@ -62,7 +62,6 @@ impl DaemonSpec {
             .http_address(listen))
     }
 
-    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
@@ -116,7 +115,6 @@ impl Daemon {
         Ok(Self { process, run, http_address: spec.http_address.clone(), lines, readers: Mutex::new(readers) })
     }
 
-    /// Its process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }

@@ -9,7 +9,6 @@ use anyhow::{Context, Result};
 const DEADLINE: Duration = Duration::from_secs(10);
 const MAX_BYTES: u64 = 64 << 20;
 
-/// The server's answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// The status code, such as 200.

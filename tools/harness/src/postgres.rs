@@ -47,9 +47,7 @@ struct Own {
 /// A test's own database.
 #[derive(Debug, Clone)]
 pub struct Database {
-    /// Its name.
     pub name: String,
-    /// Its connection string.
     pub url: String,
 }
 

@@ -89,7 +89,6 @@ impl Drop for Run {
 /// A user to run a program as.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
-    /// The user's id.
     pub uid: u32,
     /// The id of the user's main group.
     pub gid: u32,
@@ -109,13 +108,11 @@ pub enum Output {
 pub struct Program {
     /// A path, or a name to be found on `PATH`.
     pub binary: OsString,
-    /// Its arguments.
     pub args: Vec<OsString>,
     /// Variables set beside those of this process.
     pub env: Vec<(String, String)>,
     /// The user that it runs as, if not ours. Requires root.
     pub user: Option<User>,
-    /// Where it writes.
     pub output: Output,
     /// The signal that is tried for two seconds before SIGKILL, when it is dropped or the harness ends.
     pub last_signal: Signal,

@@ -86,7 +86,6 @@ impl Proxy {
         Ok(Self { address, state, runtime: Some(runtime) })
     }
 
-    /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.address
     }

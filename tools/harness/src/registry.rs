@@ -30,7 +30,6 @@ struct State {
     authorization: Option<String>,
     /// Knows no GUIDs, as before Confluent's 8.0.
     without_guids: bool,
-    /// Every question's path.
     asked: Vec<String>,
 }
 
@@ -53,7 +52,6 @@ impl Registry {
         Ok(this)
     }
 
-    /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -51,7 +51,6 @@ impl TokenServer {
         Ok(this)
     }
 
-    /// Its URL.
     pub fn url(&self) -> String {
         format!("http://{}/oauth2/token", self.address)
     }

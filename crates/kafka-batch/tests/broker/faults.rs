@@ -10,7 +10,6 @@ use tidegate_kafka_batch::{BatchQueue, Item};
 
 use crate::support::{Notes, PATIENCE, at, kafka, numbered, offsets_up_to, reader, topic};
 
-/// A fault's fields.
 struct Said {
     code: RDKafkaErrorCode,
     error: KafkaError,

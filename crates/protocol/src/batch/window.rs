@@ -50,7 +50,7 @@ impl Batch {
         self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
     }
 
-    /// What the ledger moves when the live records of a window are written, one span a segment, in order of topic and
+    /// What the ledger moves when the live records of a window are written, one span per segment, in order of topic and
     /// partition: the order in which every writer takes the ledger's locks.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
         // By segment: where it stands before the window, and its last record in it.

@@ -81,7 +81,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
-    /// has one record only, took the ones before it. What says that the plan is wrong may have become true since those.
+    /// has one record only, took the ones before it. An error of the plan may be newer than those.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1

@@ -72,7 +72,6 @@ impl Process {
 pub(crate) struct Daemon {
     pub(crate) process: Arc<Process>,
     pub(crate) tasks: JoinSet<Result<(), Stopped>>,
-    /// Requests a drain.
     pub(crate) leave: CancellationToken,
     /// The channel to the poll loop, for messages from outside.
     pub(crate) inbox: mpsc::Sender<Message>,

@@ -51,7 +51,6 @@ struct Fetched {
     kind: Kind,
 }
 
-/// One member.
 pub(crate) struct SimClient {
     sim: Arc<Sim>,
     number: u64,

@@ -14,7 +14,6 @@ pub(crate) const SESSION_TIMEOUT: Duration = Duration::from_secs(9);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Good,
-    /// Gives two rows.
     Double,
     /// Skipped by rule: no row, no dead letter.
     Skipped,
@@ -55,7 +54,6 @@ pub(crate) enum Place {
     Live(Kind),
     /// A control record, an aborted transaction's record, or one that compaction removed.
     Gap,
-    /// Retention deleted it.
     Expired,
     /// A policy skipped it.
     Excused,

@@ -255,7 +255,6 @@ impl Server {
         }
     }
 
-    /// Restores deleted rows.
     pub(crate) fn restore_lost(&mut self) {
         for (cell, lost) in self.data.ledger.iter_mut().zip(&mut self.data.lost) {
             if let (None, Some(lost)) = (&cell, lost.take()) {

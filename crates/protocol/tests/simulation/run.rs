@@ -27,7 +27,6 @@ pub(crate) struct Run {
     pub(crate) stops: Vec<String>,
     pub(crate) rows: usize,
     pub(crate) dead: usize,
-    /// Virtual time.
     pub(crate) took: Duration,
     /// The last state of each daemon, in a replay, printed with `Debug`.
     #[expect(dead_code, reason = "shown by a replay")]
@@ -270,7 +269,6 @@ impl Fleet {
         }
     }
 
-    /// Ends all faults.
     fn heal(&mut self) {
         {
             let mut world = self.sim.w();

@@ -130,7 +130,6 @@ async fn serve(sim: Arc<Sim>, backend: u64, op: Op, answer: oneshot::Sender<Resu
     answer.send(outcome).ok();
 }
 
-/// One daemon's store.
 #[derive(Debug)]
 pub(crate) struct SimStore {
     sim: Arc<Sim>,

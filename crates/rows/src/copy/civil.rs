@@ -8,7 +8,6 @@ pub(super) enum Zone {
     None,
     /// `Z`
     Utc,
-    /// East of Greenwich.
     Seconds(i64),
 }
 

@@ -1,5 +1,3 @@
-//! inet, cidr, macaddr.
-
 use std::net::IpAddr;
 
 use crate::copy::number::fixed;

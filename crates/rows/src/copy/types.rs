@@ -3,7 +3,6 @@
 /// The modifier that may follow a type's name in parentheses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Modifier {
-    /// Nothing.
     None,
     /// `varchar(16)`
     Length,

@@ -23,7 +23,6 @@ enum Target {
     Nothing,
 }
 
-/// Reads lines.
 #[derive(Debug)]
 pub(crate) struct CsvDecoder {
     options: CsvOptions,

@@ -30,7 +30,6 @@ pub(crate) struct JsonDecoder {
     top: u16,
     /// The slot of an array element itself, which then may be another value than an object.
     whole: Option<u16>,
-    /// An unescaped key.
     scratch: Vec<u8>,
     /// In an array: where the next element begins, and its index.
     cursor: usize,

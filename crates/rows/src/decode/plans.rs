@@ -75,7 +75,7 @@ impl<P> Plans<P> {
     ) -> Option<SchemaId> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == Some(id)) {
-            // What the registry didn't know it is asked for again from time to time.
+            // The registry is asked again from time to time for a schema that it didn't know.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;
@@ -141,7 +141,7 @@ impl<P> Plans<P> {
     }
 }
 
-/// Whose schema a value doesn't hold to, for people.
+/// Returns a name for the schema that a value doesn't match, for people.
 pub(super) fn whose(id: Option<SchemaId>) -> String {
     id.map_or_else(|| "the local schema".to_owned(), |id| format!("schema {id}"))
 }

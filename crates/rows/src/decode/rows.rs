@@ -21,7 +21,6 @@ enum Origin {
     Either(u16, u16),
 }
 
-/// The current array.
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,

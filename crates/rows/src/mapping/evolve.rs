@@ -41,9 +41,7 @@ pub struct NewFields(pub BTreeMap<String, NewType>);
 pub enum NewType {
     /// For fields that were only booleans.
     Bool,
-    /// For numbers.
     Numeric,
-    /// For text.
     Text,
     /// For arrays and objects, and for fields of several types.
     Jsonb,

@@ -9,9 +9,7 @@ use crate::value::{Flags, Kind, Reason, Value, shown};
 /// A column of a plan, described for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Described<'a> {
-    /// The column.
     pub column: &'a str,
-    /// Its type.
     pub type_text: &'a str,
     /// The source of its values: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,

@@ -38,7 +38,7 @@ pub(super) struct KeyReader {
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
     protobuf: Option<ProtobufDecoder>,
-    /// What the schemas are that came; few.
+    /// The kinds of the schemas seen so far; few.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
     /// The key is neither framed nor JSON: each column reads its bytes by its own type.

@@ -22,7 +22,6 @@ pub(crate) enum Reading {
     Bytes,
     /// As UTF-8 text.
     Text,
-    /// As JSON.
     Json,
     /// As a JSON number or bool if it is one, otherwise as text.
     Literal,

@@ -88,7 +88,6 @@ pub(super) struct PlannedColumn {
 /// A table that receives rows.
 #[derive(Debug)]
 pub struct Taken {
-    /// The table.
     pub catalog: Catalog,
     /// The names of the columns that are filled, in the order of the rows.
     pub columns: Vec<String>,

@@ -37,7 +37,6 @@ pub(super) struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    /// Plans nothing yet.
     pub(super) fn new(spec: &RowSpec<'a>, catalog: &'a Catalog, automatic: bool, faults: Faults) -> Self {
         let base = if spec.shape.change { vec!["after".to_owned()] } else { Vec::new() };
         Self {

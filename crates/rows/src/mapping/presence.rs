@@ -11,7 +11,6 @@ use crate::value::Kind;
 #[derive(Debug, Default)]
 pub struct Presence {
     rows: u64,
-    /// By slot.
     present: Vec<u64>,
 }
 

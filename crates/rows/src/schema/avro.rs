@@ -17,7 +17,6 @@ pub(crate) type NodeId = u32;
 /// The highest number of nodes: far more than real schemas have.
 const MAX_NODES: usize = 100_000;
 
-/// A type.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Node {
     Null,
@@ -47,7 +46,6 @@ pub(crate) enum Node {
         unit: i64,
         local: bool,
     },
-    /// As text.
     Uuid,
     /// Sixteen bytes.
     FixedUuid,
@@ -71,7 +69,6 @@ pub(crate) enum Node {
     Union(Vec<NodeId>),
 }
 
-/// A record's field.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Field {
     pub(crate) name: String,
@@ -81,7 +78,6 @@ pub(crate) struct Field {
     pub(crate) node: NodeId,
 }
 
-/// A writer's schema.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AvroSchema {
     pub(crate) nodes: Vec<Node>,

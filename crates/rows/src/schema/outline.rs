@@ -17,7 +17,6 @@ pub enum Outline {
     Type(&'static str),
     /// Records with these fields.
     Record(Vec<(String, Outline)>),
-    /// Arrays of these.
     Array(Box<Outline>),
 }
 

@@ -14,7 +14,6 @@ const MAX_MESSAGES: usize = 100_000;
 /// The highest number of fields in a message: the decoder keeps a bit for each.
 pub(crate) const MAX_FIELDS: usize = 1024;
 
-/// A type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldKind {
     Double,
@@ -59,7 +58,6 @@ pub(crate) enum Known {
     ListValue,
 }
 
-/// A field.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Field {
     pub(crate) number: u32,
@@ -75,7 +73,6 @@ pub(crate) struct Field {
     pub(crate) presence: bool,
 }
 
-/// A message.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     pub(crate) name: String,

@@ -42,12 +42,7 @@ pub struct Column {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Function {
     /// `scale` and `offset`: the number times `scale` plus `offset`, computed exactly.
-    Linear {
-        /// A decimal number.
-        scale: String,
-        /// A decimal number.
-        offset: String,
-    },
+    Linear { scale: String, offset: String },
     /// `parse = "json"`: text is parsed as JSON.
     ParseJson,
     /// `hash = "sha256"`: HMAC-SHA-256 of the value's text with the key of `hash_key_file`, as hexadecimal digits or bytes.
@@ -59,7 +54,6 @@ pub enum Function {
 pub struct HashKey(Vec<u8>);
 
 impl HashKey {
-    /// Wraps a key.
     pub fn new(key: &[u8]) -> Self {
         Self(key.to_vec())
     }
@@ -94,9 +88,7 @@ pub enum AggregateFunction {
     Sum,
     /// The number of records whose field is present and not null; without a field, of all records.
     Count,
-    /// The smallest.
     Min,
-    /// The largest.
     Max,
     /// The value of the record with the smallest `by`; of several, the one delivered first. Null if that record has no value.
     First {
@@ -142,11 +134,8 @@ pub enum Source {
 /// The unit of a number that is an epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EpochUnit {
-    /// Seconds.
     Seconds,
-    /// Milliseconds.
     Millis,
-    /// Microseconds.
     Micros,
     /// Nanoseconds, rounded half to even to Postgres' microseconds.
     Nanos,

@@ -102,9 +102,7 @@ pub enum SchemaSource {
     Registry,
     /// `schema_file`
     Local {
-        /// The file.
         file: PathBuf,
-        /// The parsed schema.
         schema: Arc<Schema>,
         /// `framing = "confluent"`: values have a registry's framing although the schema is local.
         framed: bool,

@@ -25,7 +25,6 @@ pub struct PartitionBy {
 pub struct Interval {
     /// The number of units.
     pub count: NonZeroU32,
-    /// The unit.
     pub unit: IntervalUnit,
 }
 

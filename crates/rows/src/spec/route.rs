@@ -24,7 +24,6 @@ impl Route {
 /// A piece of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// Literal text.
     Text(String),
     /// A value of the record: a field, or Kafka's topic, partition, key or a header.
     Value(Source),

@@ -3,7 +3,6 @@
 use crate::catalog::TableName;
 use crate::spec::{PartitionBy, Route};
 
-/// The target table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
     /// Its name. The schema is `public` if none is configured. If records name their table, the name as configured, with
@@ -85,7 +84,6 @@ impl WriteMode {
 /// What happens to fields without a column.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum UnknownFields {
-    /// They are ignored.
     #[default]
     Ignore,
     /// The record is a dead letter.

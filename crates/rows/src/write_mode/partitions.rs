@@ -9,7 +9,6 @@ use jiff::tz::TimeZone;
 use crate::catalog::{Catalog, CatalogColumn, TableName};
 use crate::spec::{IntervalUnit, PartitionBy};
 
-/// Microseconds.
 const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 /// Microseconds from 1970 to 2000-01-01, the epoch of Postgres.

@@ -17,7 +17,6 @@ use crate::spec::WriteMode;
 /// The rows of a window that have the same mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group<'a> {
-    /// The mask.
     pub mask: &'a [u8],
     /// Whether all of them are tombstones, of which only the key's columns count.
     pub tombstones: bool,
@@ -41,7 +40,6 @@ pub struct Shaped {
 /// The COPY of one group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapeCopy {
-    /// The statement.
     pub copy: String,
     /// What is added to the fields of each row.
     pub behind: Behind,

@@ -6,7 +6,6 @@ use crate::catalog::quote_identifier;
 /// The input of an upsert's statements. Columns are unquoted, everything else is SQL.
 pub(super) struct Upsert<'a> {
     pub(super) table: &'a str,
-    /// The staging table.
     pub(super) stage: &'a str,
     /// `INSERT INTO … (…)`, without the rows.
     pub(super) insert: &'a str,
@@ -22,7 +21,6 @@ pub(super) struct Upsert<'a> {
     pub(super) nulled: &'a [&'a str],
     pub(super) key: &'a [String],
     pub(super) newer_by: Option<&'a str>,
-    /// Whether tombstones delete.
     pub(super) deletes: bool,
 }
 

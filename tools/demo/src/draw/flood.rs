@@ -85,7 +85,6 @@ const QUANTITIES: [Quantity; 4] = [
     },
 ];
 
-/// The raw files.
 struct Files<'a> {
     flood: &'a Table,
     series: &'a Table,

@@ -7,7 +7,6 @@ use crate::numbers::quantile;
 /// The time of something that hasn't happened.
 pub(crate) const NEVER: u32 = u32::MAX;
 
-/// One record.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
     /// The intended time. All waits count from here.

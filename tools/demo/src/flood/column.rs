@@ -35,7 +35,6 @@ const UNDER_WAY: Duration = Duration::from_millis(200);
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
-/// The arrangements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Column {
     Insert,

@@ -22,7 +22,6 @@ impl ClientContext for Reports {
 }
 
 impl ProducerContext for Reports {
-    /// The record's index.
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {

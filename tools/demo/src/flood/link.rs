@@ -18,7 +18,6 @@ pub(crate) enum Word {
     Acked,
     /// It is out of the bounded buffer.
     Freed,
-    /// Both at once.
     Both,
     /// The receiver has given it up.
     Failed,
@@ -48,7 +47,6 @@ pub(crate) trait Intake {
     fn pid(&self) -> Option<u32>;
 }
 
-/// A writer process.
 #[derive(Debug)]
 pub(crate) struct WriterLink {
     arguments: WriterArguments,

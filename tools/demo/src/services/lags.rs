@@ -16,7 +16,6 @@ use crate::stage::Stage;
 /// The lag at which a bar is full, in records.
 const FULL_BAR: f64 = 200_000.0;
 
-/// One look.
 #[derive(Clone, Copy, Debug, Default)]
 struct Look {
     at: Duration,

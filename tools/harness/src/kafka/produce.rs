@@ -1,5 +1,3 @@
-//! Sending records.
-
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +16,6 @@ const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
 pub struct Record {
     /// The partition. `None`: chosen by key, or at random without a key.
     pub partition: Option<i32>,
-    /// Its key.
     pub key: Option<Vec<u8>>,
     /// Its value; `None` is a tombstone.
     pub payload: Option<Vec<u8>>,
@@ -53,7 +50,6 @@ impl Record {
         self
     }
 
-    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: impl Into<Vec<u8>>) -> Self {
         self.headers.push((name.to_owned(), Some(value.into())));

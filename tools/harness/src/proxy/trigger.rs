@@ -139,7 +139,6 @@ impl Armed {
         self.watched.released.send_replace(true);
     }
 
-    /// Acts no more.
     pub fn disarm(&self) {
         self.watched.left.store(0, Ordering::Release);
     }

@@ -27,7 +27,6 @@ impl Target {
     pub(super) const NONE: Target = Target { slot: None, node: None };
 }
 
-/// A key.
 #[derive(Debug)]
 struct Key {
     /// The first bytes of `text`, and a mask of the bytes that count.
