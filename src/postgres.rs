@@ -147,8 +147,8 @@ impl PgStore {
     }
 
     /// Creates the staging table if the plan has one and the connection doesn't. This happens outside of a transaction, so that
-    /// no rollback removes it. If records name their table, each staging table is created at its first row. Whoever locks the
-    /// table is waited for, and named.
+    /// no rollback removes it. If records name their table, each staging table is created at its first row. If another
+    /// session locks the table, this waits for that session and names it.
     async fn stage(&mut self) -> Result<(), WriteError> {
         let planned = Arc::clone(&self.rows.planned);
         let mut live = self.take(Stage::Begin)?;

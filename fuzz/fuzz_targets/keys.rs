@@ -63,7 +63,7 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     encoders
 }
 
-/// What a key of a fixed width is, as an integer's column has it.
+/// Returns the number that an integer column has for a key of 2, 4 or 8 bytes.
 fn number(format: &KeyFormat, key: &[u8]) -> Option<i64> {
     match (format, key) {
         (KeyFormat::Int(2), [a, b]) => Some(i16::from_be_bytes([*a, *b]).into()),

@@ -179,7 +179,7 @@ async fn trial(
     Ok(Some(sample))
 }
 
-/// What a trial on a temporary table leaves open.
+/// Names the checks that a trial on a temporary table can't make.
 const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
 /// Makes the trials that apply, and warns of what none of them could try.

@@ -1,4 +1,4 @@
-//! What is in the files that a client reads when it is created and never again: certificates, keys and certificate authorities.
+//! The content of files that a client reads only when it is created: certificates, keys and certificate authorities.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;

@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(3);
 /// The longest time for deleting the row at the end.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// What is known about the other instances.
+/// The other instances, as last read from the database.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instances {
     /// Those seen in the last 15 s, by id.

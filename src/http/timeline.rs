@@ -47,7 +47,7 @@ impl Timeline {
     }
 }
 
-/// What the consumers of one pipeline currently wait for, so that an outage is one line and not one line per consumer.
+/// The current waits of a pipeline's consumers, by cause, so that an outage is one line and not one line per consumer.
 #[derive(Debug, Default)]
 pub(super) struct Waits(BTreeMap<WaitCause, Wait>);
 

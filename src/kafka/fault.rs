@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-/// What to do about brokers that offer `group_protocol = "consumer"` and refuse it.
+/// Advises users whose brokers offer `group_protocol = "consumer"` and refuse it.
 pub const CONSUMER_PROTOCOL_OFF: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
     (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
 
@@ -187,7 +187,7 @@ impl Fault {
 
     /// Returns the fault of a broker without the group protocol `consumer`.
     pub fn no_consumer_protocol(broker: &str) -> Self {
-        let text = "it is older than Kafka 4.0".to_owned();
+        let text = "it is older than Kafka 4.0, or has the protocol switched off".to_owned();
         Self { broker: Some(broker.to_owned()), cause: Cause::NoConsumerProtocol, text }
     }
 

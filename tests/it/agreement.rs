@@ -89,7 +89,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
         daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
-        // What it waits for may come at once, for example after a failed connection.
+        // The daemon may stop waiting and end at once, for example after a failed connection.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
     let log = daemon.log().join("\n");

@@ -92,7 +92,7 @@ fn properties(lines: &[&str]) -> String {
     format!("[kafka.properties]\ndebug = \"all\"\n{}", lines.join("\n"))
 }
 
-/// Each fails at another place, with secrets at hand.
+/// Returns configurations that contain secrets. Each of them fails at another place.
 fn failing(world: &World, folder: &Path) -> Vec<Parts> {
     let of = || Parts::of(world);
     let dead = format!("127.0.0.1:{}", free_port().expect("a port"));

@@ -5,7 +5,7 @@ use tidegate_harness::Record;
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// What every sequence of the database is at, those of schema `tidegate` apart.
+/// Reads the last value of every sequence of the database, except those of schema `tidegate`.
 const SEQUENCES: &str = "SELECT coalesce(string_agg(format('%s.%s=%s', schemaname, sequencename, coalesce(last_value, 0)), ' ' ORDER BY 1), '')
     FROM pg_sequences WHERE schemaname <> 'tidegate'";
 

@@ -210,7 +210,7 @@ fn every_file_that_the_stack_and_the_image_use_exists() {
     for taken in mounted.iter().chain(&copied) {
         assert!(path(taken).exists(), "{taken}");
     }
-    // What the image copies must not be excluded from its build context.
+    // The build context must not exclude files that the image copies.
     for line in read(".dockerignore").lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '!'])) {
         let hidden = line.trim_end_matches('/');
         assert!(copied.iter().all(|copied| !copied.starts_with(hidden)), "{hidden}");

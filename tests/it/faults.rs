@@ -200,7 +200,7 @@ async fn no_lag_is_shown_for_records_that_another_member_has_written() {
     }
 }
 
-/// What a daemon that was stopped (SIGSTOP, a paused machine) during its migration still holds.
+/// A daemon that was stopped (SIGSTOP, a paused machine) during its migration still holds the migration's lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_stopped_while_it_migrated_holds_up_no_other() {
     let world = World::new(1).await;

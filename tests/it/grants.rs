@@ -173,7 +173,7 @@ async fn grants_are_exact(scenarios: &[Scenario]) {
 }
 
 impl Case<'_> {
-    /// What a command needs beyond the drain's own rights, it names.
+    /// The other commands succeed with the drain's rights; `verify` may fail, and then names the right that it lacks.
     async fn serves_the_commands(&self) {
         for arguments in [&["lag"][..], &["offsets", "show"], &["pipelines", "list"], &["dead-letters", "list"]] {
             tidegate(&self.config, arguments).ok();

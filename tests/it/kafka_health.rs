@@ -139,7 +139,8 @@ async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     let spec = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
     let world = world_behind(Kafka::start(&spec).expect("Kafka starts")).await;
     let config = world.config("table.name = \"rides\"\ngroup_protocol = \"consumer\"");
-    tidegate(&config, &["check"]).fails(64, &["the brokers have this protocol switched off"]);
+    tidegate(&config, &["check"])
+        .fails(64, &["does not offer `group_protocol = \"consumer\"`", "or has the protocol switched off"]);
     let daemon = world.daemon(&config);
     assert_eq!(daemon.wait_exit(PATIENCE).expect("it ends").code(), Some(70));
     daemon.await_log("the brokers have this protocol switched off", PATIENCE).expect("the log says so");

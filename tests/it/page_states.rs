@@ -45,7 +45,7 @@ async fn a_spent_dead_letter_budget_a_locked_table_and_a_lost_claim_affect_one_p
     browser.await_text("#sentences", "Manual action required.");
     browser.await_text(&row("strict"), "stopped");
     select(&mut browser, "strict");
-    browser.await_text("#nobody", "nobody reads 0");
+    browser.await_text("#nobody", "no consumer reads 0");
     browser.shoot_each("stopped");
 
     let mut holder = world.connect().await;

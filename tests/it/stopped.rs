@@ -1,4 +1,4 @@
-//! What the daemon shows of a stopped pipeline, its dead letters and its missing fields, while another pipeline flows.
+//! The daemon shows a stopped pipeline, its dead letters and its missing fields, while another pipeline flows.
 
 use tidegate_harness::{Record, eventually, unique_name};
 

@@ -1,4 +1,4 @@
-//! What the daemon tells a service manager: `Type=notify` with a watchdog.
+//! The daemon reports its state to a service manager: `Type=notify` with a watchdog.
 
 use std::os::unix::net::UnixDatagram;
 

@@ -46,7 +46,7 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     assert!(took < Duration::from_secs(15), "the new owner was held up for {took:?}; {}", owner.log_tail());
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
 
-    // What the zombie sent before it was stopped arrives now; then it resumes.
+    // The bytes that the zombie sent before it was stopped arrive now; then it resumes.
     held.release();
     stopped.resume().expect("it goes on");
     await_metric(&stopped, "tidegate_fenced_total", 1.0);

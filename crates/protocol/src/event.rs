@@ -179,13 +179,13 @@ pub struct Snapshot<'a> {
     pub waits_for_schema: bool,
     /// How many records were taken since the last snapshot.
     pub consumed: u64,
-    /// What the time since the last snapshot was spent on.
+    /// How the time since the last snapshot was spent.
     pub spent: Spent,
     /// The time of this snapshot.
     pub now: Instant,
 }
 
-/// What a poll loop's time was spent on.
+/// How a poll loop spent its time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Spent {
     pub poll: Duration,

@@ -52,7 +52,7 @@ pub struct Owned {
     pub read_to: Offset,
 }
 
-/// What the caller must do after a state change of a partition.
+/// The action that the caller must take after a state change of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Then {

@@ -32,7 +32,7 @@ pub enum Severity {
     Panic,
 }
 
-/// What an error means.
+/// How to react to an error, by its cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
     /// One record's own fault: find the record and dead-letter it; the others are written.

@@ -29,7 +29,7 @@ pub trait Transaction: Send {
     /// defaults of rows. Runs under a savepoint, which the caller rolls back.
     ///
     /// # Errors
-    /// What prevents every row: [`Stage::Defaults`] for a default that fails, [`Stage::Begin`] for the table itself.
+    /// Fails if every row would: at [`Stage::Defaults`] by a default, at [`Stage::Begin`] by the table itself.
     fn probe(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }

@@ -316,11 +316,14 @@ fn encode(c: &mut Criterion) {
     });
 }
 
+/// Returns the key of a record by its number.
+type MakeKey = fn(u32) -> Vec<u8>;
+
 /// The fleet's record, whose vehicle is the record's key in one format or another.
 fn keys(c: &mut Criterion) {
     let mut specs = TELEMETRY.to_vec();
     specs[0].1 = "$key";
-    let formats: [(&str, KeyFormat, fn(u32) -> Vec<u8>); 4] = [
+    let formats: [(&str, KeyFormat, MakeKey); 4] = [
         ("telemetry_with_a_key_of_text", KeyFormat::Text, |id| id.to_string().into_bytes()),
         ("telemetry_with_a_key_of_json", KeyFormat::Json, |id| id.to_string().into_bytes()),
         ("telemetry_with_a_key_of_int64", KeyFormat::Int(8), |id| u64::from(id).to_be_bytes().to_vec()),

@@ -49,7 +49,7 @@ pub(crate) struct Fields {
     pub(crate) made: Vec<u8>,
     /// Top-level members that no path begins with, as `"key":value`, each followed by a comma.
     pub(crate) leftovers: Vec<u8>,
-    /// What an object of them inherits.
+    /// The flags that an object of the leftovers inherits from its members.
     pub(crate) leftovers_flags: Flags,
     /// The value may hold another row.
     pub(crate) more: bool,

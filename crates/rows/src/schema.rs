@@ -93,7 +93,7 @@ impl Display for SchemaId {
     }
 }
 
-/// What is known of a schema.
+/// The result of looking up a schema.
 #[derive(Clone, Debug)]
 pub enum Found {
     /// The schema is loaded.

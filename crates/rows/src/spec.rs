@@ -28,7 +28,7 @@ pub struct RowSpec<'a> {
     pub columns: Option<&'a [Column]>,
     /// `where`: records that don't match it have no rows.
     pub keep: Option<&'a RowFilter>,
-    /// What happens to fields without a column.
+    /// How to treat fields without a column.
     pub unknown_fields: &'a UnknownFields,
     /// `batch.max_bytes`: the limit on the rows of one record, in bytes.
     pub max_bytes: u64,

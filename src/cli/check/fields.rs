@@ -38,6 +38,7 @@ pub(super) struct Fields {
     presence: Presence,
     /// The names of the fields that JSON records have.
     seen: BTreeSet<String>,
+    is_json: bool,
     in_payload: bool,
     in_change: bool,
 }
@@ -45,6 +46,10 @@ pub(super) struct Fields {
 impl Fields {
     pub(super) fn of(pipeline: &Pipeline) -> Self {
         Self {
+            is_json: matches!(
+                pipeline.decode,
+                Decode::Json | Decode::ConnectJson | Decode::ChangeJson | Decode::NdJson
+            ),
             in_payload: matches!(pipeline.decode, Decode::ConnectJson | Decode::ChangeJson),
             in_change: pipeline.shape.change,
             ..Self::default()
@@ -54,8 +59,9 @@ impl Fields {
     /// Counts the fields of a record's rows.
     pub(super) fn add(&mut self, record: &Record<'_>, encoder: &mut Encoder) {
         encoder.count_fields(record, &mut self.presence);
-        // What isn't JSON has no names to suggest.
-        let value = record.value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
+        // Other formats have no names to suggest.
+        let value = record.value.filter(|_| self.is_json);
+        let value = value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
         for value in value.into_iter().flat_map(|value| Deserializer::from_slice(value).into_iter::<Value>()) {
             let Ok(value) = value else { return };
             let value = if self.in_payload { value.get("payload").unwrap_or(&value) } else { &value };
@@ -106,7 +112,10 @@ impl Fields {
                     None if self.seen.is_empty() => String::new(),
                     None => format!("; the records have {}", some_of(&self.seen)),
                 };
-                report.faults.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
+                // Records of Protobuf leave out what isn't set, so the field may well exist.
+                let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_));
+                let to = if is_doubtful { &mut report.warnings } else { &mut report.faults };
+                to.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
             } else if share(*present, records) < FEW {
                 report.warnings.push(format!("{key}: only {present} of the {whose} have field `{field}`"));
             }

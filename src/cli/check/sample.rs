@@ -53,7 +53,7 @@ pub(super) struct Sample {
     pub(super) first_rows: Vec<String>,
     /// How many rows have the field of each column.
     pub(super) fields: Vec<fields::Share>,
-    /// What these rows are called: records, or rows.
+    /// The name of the counted rows in the text: `records` or `rows`.
     #[serde(skip)]
     counted: &'static str,
     /// The statement that `evolve` would run for fields that have no column yet.

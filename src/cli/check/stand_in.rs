@@ -18,7 +18,7 @@ use crate::config::Pipeline;
 /// The trial's numbers begin so many steps behind the sequence, so that clients that use the table meanwhile don't draw the same.
 const AHEAD: i128 = 1_000_000;
 
-/// What replaces tables in one trial.
+/// The replacements for tables in one trial.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Setup {
     /// Statements that create the replacements, run in each transaction.
@@ -38,7 +38,7 @@ pub(super) struct Trials {
     pub(super) direct: Setup,
     /// Writes to temporary tables, runs no trigger, and calls no function that may change anything.
     pub(super) bare: Setup,
-    /// What may change something, for people: triggers and defaults.
+    /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
     /// Why the tables themselves can't be tried whatever the guarded trial says: triggers that only run where a row exists.
     pub(super) untriable: Option<String>,

@@ -44,7 +44,7 @@ struct Binary {
     uuids: u64,
 }
 
-/// What to make of keys.
+/// The columns and the format that suit a topic's keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyPlan {
     /// The columns of fields that identify a row.
@@ -178,7 +178,7 @@ impl Keys {
 impl Binary {
     fn add(&mut self, key: &[u8]) {
         self.count += 1;
-        // What a float has in eight bytes is far beyond as a whole number.
+        // The eight bytes of a float, read as a whole number, are nearly always far beyond 2^53.
         self.integers += u64::from(integer(key).is_some_and(|number| number.unsigned_abs() < 1 << 53));
         let float = match key.len() {
             8 => key.try_into().ok().map(f64::from_be_bytes),

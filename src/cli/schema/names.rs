@@ -1,4 +1,4 @@
-//! What the names of fields say, and the names of columns. Pure.
+//! The meaning of field names, and the names of columns. Pure.
 
 use tidegate_rows::catalog::{NAME_MAX, can_name_a_column};
 

@@ -214,7 +214,7 @@ impl Texts {
         }
         match numbers.type_of(name) {
             _ if self.special > 0 => Typed::plain("float8"),
-            // Who writes a fraction in text wants it exact.
+            // Producers that write a fraction as text want it exact.
             Typed { unit: None, .. } if numbers.fractions > 0 => Typed::plain("numeric"),
             typed => typed,
         }

@@ -211,7 +211,10 @@ fn avro_schema() -> String {
         let of = match *kind {
             "int32" => r#""type":"int""#.to_owned(),
             "int64" => r#""type":"long""#.to_owned(),
-            "bytes" => r#""type":"bytes","connect.parameters":{"scale":"2"},"scale":2"#.to_owned(),
+            "bytes" if *name == "org.apache.kafka.connect.data.Decimal" => {
+                r#""type":"bytes","logicalType":"decimal","precision":64,"scale":2"#.to_owned()
+            }
+            "bytes" => r#""type":"bytes""#.to_owned(),
             "struct" => {
                 let fields = r#"[{"name":"scale","type":"int"},{"name":"value","type":"bytes"}]"#;
                 format!(r#""type":"record","name":"S{n}","fields":{fields}"#)

@@ -9,7 +9,7 @@ use super::{avro, connect, functions, protobuf};
 /// A column, and how a format expresses its values.
 pub(super) struct Column {
     pub(super) sql: &'static str,
-    /// What the mapping has beside the field, in the configuration's words.
+    /// The settings that the mapping has beside the field, as in the configuration.
     pub(super) mapping: String,
     /// The field's type in the format's own words.
     pub(super) sent_as: String,

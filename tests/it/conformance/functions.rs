@@ -1,4 +1,4 @@
-//! What columns make of their values: `value`, `parse`, `hash`, `scale` and `offset`.
+//! The functions that columns apply to their values: `value`, `parse`, `hash`, `scale` and `offset`.
 
 use super::formats::{Column, Format};
 

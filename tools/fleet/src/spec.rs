@@ -77,7 +77,7 @@ pub struct ProduceSpec {
     pub compression: Compression,
     /// The size of the producer's queue, in KiB.
     pub queue_kib: u32,
-    /// What happens to a record if the queue is full.
+    /// How to treat a record if the queue is full.
     pub when_full: WhenFull,
     /// How long to wait for acknowledgements once the last record is sent.
     pub flush_timeout: Duration,

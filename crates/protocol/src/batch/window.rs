@@ -1,4 +1,4 @@
-//! What one transaction writes of a batch: the rows, rejects and spans of the live segments within a window of records.
+//! The part of a batch that one transaction writes: the rows, rejects and spans of the live segments within a window.
 
 use std::ops::Range;
 

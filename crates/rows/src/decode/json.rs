@@ -216,7 +216,7 @@ struct Walk<'w, 'p> {
     refused: Option<usize>,
 }
 
-/// What was found at a position in an array.
+/// The kind of element at a position in an array.
 enum Element {
     /// An object. `last`: the array ends after it.
     Object { last: bool },

@@ -171,7 +171,7 @@ impl<'a> Scanner<'a> {
         self.fault("expected a value")
     }
 
-    /// What began like a number at `start`, and is none.
+    /// Reads `-Infinity` at `start`, where the text began like a number. Any other text is broken.
     #[cold]
     #[inline(never)]
     fn minus_infinity(&mut self, start: usize, slot: &mut Slot) -> Result<Flags, Broken> {

@@ -15,7 +15,7 @@ pub struct Described<'a> {
     pub source: String,
     /// Whether a record without a value for it is rejected.
     pub not_null: bool,
-    /// What a record without its field means; empty if that can't happen.
+    /// How a record without its field is treated; empty if that can't happen.
     pub missing: &'static str,
 }
 

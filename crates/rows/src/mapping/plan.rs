@@ -48,7 +48,7 @@ pub(super) enum Feed {
     },
 }
 
-/// What a missing field means for its column.
+/// How a column treats a record without its field.
 #[derive(Clone, Debug)]
 pub(super) enum WhenMissing {
     /// NULL; if the column is NOT NULL, the record is a dead letter.

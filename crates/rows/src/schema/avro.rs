@@ -88,7 +88,7 @@ impl AvroSchema {
     /// Parses a schema. `references` are schemas whose names it uses, each before those that use it.
     ///
     /// # Errors
-    /// What is wrong with the schema, as text for people.
+    /// Returns what is wrong with the schema, as text for people.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = Reader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {

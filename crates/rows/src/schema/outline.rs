@@ -10,7 +10,7 @@ use crate::decode::{frame, protobuf};
 const DEPTH_MAX: usize = 8;
 const TYPES_MAX: usize = 2000;
 
-/// What the values of a schema are.
+/// The structure of a schema's values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outline {
     /// A column of this Postgres type takes them: `int8`, `jsonb`.

@@ -78,7 +78,7 @@ const CONFLUENT: &[(&str, &str)] = &[
 /// with their names, each before those that use it.
 ///
 /// # Errors
-/// What is wrong with the schema, as text for people.
+/// Returns what is wrong with the schema, as text for people.
 pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
     match kind {
         None | Some("AVRO") => {

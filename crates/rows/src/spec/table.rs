@@ -81,7 +81,7 @@ impl WriteMode {
     }
 }
 
-/// What happens to fields without a column.
+/// How to treat fields without a column.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum UnknownFields {
     #[default]

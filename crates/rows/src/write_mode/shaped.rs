@@ -5,7 +5,7 @@
 //! - A column that only some rows leave out has its default in the staging table. So has a column that the merge compares: a column
 //!   of the key, `newer_by`, `sort_by`.
 //! - If there are several shapes, each row carries its number in the order of delivery, because COPY would count each shape by
-//! itself.
+//!   itself.
 
 use super::newest::Newest;
 use super::{Deletes, LEFT_OUT, ORDER, Staged, Target};
@@ -41,7 +41,7 @@ pub struct Shaped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShapeCopy {
     pub copy: String,
-    /// What is added to the fields of each row.
+    /// The fields that are added to the end of each row.
     pub behind: Behind,
 }
 

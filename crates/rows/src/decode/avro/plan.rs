@@ -7,7 +7,7 @@ use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
 /// How to treat fields without a column, and how many levels below the current record the record's own fields lie.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
-/// What to do with a value.
+/// How to treat a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Skip,

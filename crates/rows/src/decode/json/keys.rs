@@ -15,7 +15,7 @@ const LEARNED_KEY_LEN: usize = 64;
 /// How many bytes of a key one step compares.
 const HEAD: usize = 16;
 
-/// What to do with the value of a key. Both may be set: one column takes the object, and others take parts of it.
+/// How to treat the value of a key. Both may be set: one column takes the object, and others take parts of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) slot: Option<u16>,

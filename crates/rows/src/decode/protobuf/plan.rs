@@ -5,7 +5,7 @@ use crate::decode::Path;
 use crate::schema::MAX_DEPTH;
 use crate::schema::protobuf::{Field, FieldKind, Known, MessageId, ProtoFile};
 
-/// What to do with a field.
+/// How to treat a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Skip,
