@@ -267,7 +267,7 @@ async fn the_conformance_table_says_what_the_database_has() {
         std::fs::write(&file, &page).expect("the page is written");
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(committed, page, "docs/conformance.md differs from what was found; UPDATE_DOCS=1 writes it anew");
+    assert_eq!(committed, page, "docs/conformance.md differs from what was found; UPDATE_DOCS=1 writes it again");
     for (name, cells) in all {
         for cell in cells {
             let (equal, of) = cell.split_once(" of ").expect("a cell");

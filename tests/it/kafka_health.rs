@@ -248,7 +248,7 @@ async fn a_quota_that_delays_answers_is_shown() {
     let delayed = |daemon: &Daemon| {
         let status = daemon.status_json().unwrap_or_default();
         let sentence = status["sentences"][0]["text"].as_str().unwrap_or_default().to_owned();
-        counted(daemon, "tidegate_kafka_throttle_seconds") >= 0.1 && sentence.contains("a quota of Kafka delays")
+        counted(daemon, "tidegate_kafka_throttle_seconds") >= 0.1 && sentence.contains("a Kafka quota delays")
     };
     daemon.await_until("the delay is shown", PATIENCE, delayed).expect("on the page and on `/metrics`");
     tool(world.kafka, "kafka.admin.ConfigCommand", &[&quota[..], &["--delete-config", "consumer_byte_rate"]].concat());
