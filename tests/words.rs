@@ -30,7 +30,7 @@ const RULES: &[Rule] = &[
         good: "What is each trip's fare?",
     },
     Rule {
-        pattern: r"\b([0-9]+|an?|one|two|no) (\w+ )?(allocations?|locks?|[kMG]?i?B|bytes|rows?|records?|spans?|statements?|buffers?|arrays?|boxe?s?|chips?|objects?|daemons|entry|encoder|transaction|COPY|NOTIFY|call|ns|µs|ms|s) an? (record|row|batch|second|minute|hour|message|partition|pipeline|consumer|instance|segment|window|column|claim|key|table|type)\b",
+        pattern: r"\b([0-9]+|an?|one|two|no) (\w+ )?(allocations?|locks?|[kMG]?i?B|bytes|rows?|records?|spans?|statements?|buffers?|arrays?|box(?:es)?|chips?|objects?|daemons|entry|encoder|transaction|COPY|NOTIFY|call|ns|µs|ms|s) an? (record|row|batch|second|minute|hour|message|partition|pipeline|consumer|instance|segment|window|column|claim|key|table|type)\b",
         instead: "\"per\": one transaction per batch",
         bad: "one transaction a batch",
         good: "one transaction per batch",
