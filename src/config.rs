@@ -84,8 +84,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads files of which later ones override earlier ones (tables merge by name, anything else is replaced), and then the
-    /// variables of `env` that begin with [`ENVIRONMENT_PREFIX`], which override all files. Pass [`variables`].
+    /// Reads the files in order. A later file overrides an earlier one: tables merge by name, anything else is
+    /// replaced. Then reads the variables of `env` that begin with [`ENVIRONMENT_PREFIX`]; they override all files.
+    /// Pass [`variables`].
     ///
     /// # Errors
     /// All faults together. If a file can't be read or isn't TOML, only that fault.

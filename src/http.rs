@@ -80,7 +80,7 @@ async fn metrics(State(site): State<Arc<Site>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 
-/// The process lives. Asks nobody, so that an outage restarts nothing.
+/// Answers that the process is alive. Doesn't ask Kafka or Postgres, so an outage never leads to a restart.
 async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -93,7 +93,7 @@ async fn readyz(State(site): State<Arc<Site>>) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n").into_response()
 }
 
-/// The page, with the present state as text for who runs no script.
+/// Serves the page, with the current state as text for browsers without scripts.
 async fn page(State(site): State<Arc<Site>>) -> Response {
     let now = status::of(&site, Some(site.watch.timeline()));
     let minute = epoch_ms() - 60_000;
@@ -128,7 +128,7 @@ async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Stretch>) 
     }
 }
 
-/// Server-sent events: the whole document first, then once a second what changed.
+/// Serves server-sent events: first the whole document, then once per second the changes.
 async fn events(State(site): State<Arc<Site>>) -> Response {
     let Some((first, frames)) = site.watch.join(&site) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many viewers\n").into_response();

@@ -1,8 +1,10 @@
 //! The memory budget of the process, divided into what each consumer may hold. Pure.
 //!
-//! A consumer holds at most: the records that librdkafka has fetched (their bytes, and its own bookkeeping, which it doesn't
-//! count), the replies being fetched, the one whose records are being taken, and its batches: the open one, the one in flight,
-//! and the largest record beside them. The allocator needs a quarter more.
+//! The memory of a consumer is at most the sum of these parts, and a quarter more for the allocator:
+//!
+//! - the records that librdkafka has queued: their bytes, and bookkeeping that librdkafka doesn't count;
+//! - the fetch replies that are arriving, and the reply whose records the poll loop takes;
+//! - the open batch, the batch in flight, and the largest record beside them.
 
 use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::newest::BYTES_A_ROW;

@@ -108,7 +108,7 @@ impl Pipeline {
         self.phase_since().0
     }
 
-    /// Where it is in its life, and since when, in milliseconds since the epoch.
+    /// Returns the pipeline's phase, and since when it has been in it, in milliseconds since 1970.
     pub fn phase_since(&self) -> (Phase, i64) {
         lock(&self.phase).clone()
     }

@@ -62,15 +62,15 @@ pub struct Planned {
 #[derive(Clone, Debug)]
 pub struct PlannedTable {
     pub catalog: Catalog,
-    /// The columns of a row that leaves none out.
+    /// The columns of a complete row: one that leaves no column out.
     columns: Vec<String>,
-    /// The COPY of such rows.
+    /// The COPY of complete rows.
     pub copy: String,
     /// The merge after the COPY, for modes that don't copy straight into the table.
     pub merge: Option<Merge>,
     /// The columns that a row may leave out.
     pub shapes: Shapes,
-    /// Its number, where records name their table.
+    /// The index of the table, if records name their table. `None` if the pipeline has one table.
     number: Option<u16>,
 }
 
@@ -85,7 +85,7 @@ impl PlannedTable {
         planned
     }
 
-    /// The columns to which Postgres may give their own default in a row of this table.
+    /// Returns the columns that Postgres may fill with their default in some row of this table.
     pub fn may_default(&self) -> impl Iterator<Item = &CatalogColumn> {
         let given = |name: &str| {
             !self.columns.iter().any(|column| column == name) || self.shapes.columns().any(|(_, of)| of.name == name)
@@ -93,14 +93,14 @@ impl PlannedTable {
         self.catalog.columns.iter().filter(move |column| column.default_oid.is_some() && given(&column.name))
     }
 
-    /// The same rows into another table or view with the same columns.
+    /// Returns a plan that writes the same rows into another table or view with the same columns.
     fn on(&self, config: &Pipeline, catalog: Catalog) -> Self {
         let Self { columns, copy, shapes, number, .. } = self;
         let taken = Taken { catalog, columns: columns.clone(), copy: copy.clone(), shapes: shapes.clone() };
         Self::new(config, taken, *number)
     }
 
-    /// Asks for a statement for this table. `spec` is the pipeline's.
+    /// Calls `ask`, which builds a statement for this table. `spec` is the pipeline's.
     pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(Target<'_>) -> T) -> T {
         let Self { catalog, columns, shapes, number, .. } = self;
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();

@@ -214,7 +214,7 @@ impl PgStore {
         self.keep(stage, live, result, None)
     }
 
-    /// Whether the encoding of the database has every letter, in the transaction that is open.
+    /// Returns whether the database's encoding has every character of Unicode. Runs in the open transaction.
     ///
     /// # Errors
     /// As the statement fails.

@@ -42,7 +42,7 @@ pub(super) struct Findings {
     pub(super) lacks_partition: bool,
 }
 
-/// A dead-letter budget that is never spent: someone is watching.
+/// Returns a dead-letter budget that is never spent: someone is watching.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }

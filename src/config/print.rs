@@ -1,4 +1,5 @@
-//! The configuration as text: what files and environment set together, and the schema of what they may set.
+//! Prints the configuration: the settings that files and environment give together, and the JSON schema of all
+//! settings.
 
 use config::{Map, Value, ValueKind};
 use serde_json::json;
@@ -56,7 +57,7 @@ fn item(name: &str, value: &Value, kind: Option<Kind>) -> Item {
     }
 }
 
-/// Whether the value of a property of librdkafka may be secret, by its name.
+/// Returns whether the value of a property of librdkafka may be secret, by its name.
 fn may_be_secret(name: &str) -> bool {
     let is_path = name.ends_with("_file") || name.ends_with(".location");
     let parts = ["password", "secret", "token", "jaas", "pem", "oauthbearer.config", "ssl.key"];

@@ -10,7 +10,7 @@ const FIRST_MARK: u32 = 0xf_0000;
 /// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;
 
-/// A table's name, with the fields of records that fill its placeholders.
+/// Returns a table's name, with the fields of records that fill its placeholders.
 pub(super) fn template(text: &str, max_tables: u32) -> Result<(TableName, Option<Route>), String> {
     let (marked, values) = placeholders(text)?;
     let TableName { schema, name } = names::table(&marked)?;

@@ -1,11 +1,12 @@
-//! Which consumer reads which partition, over all instances: from our own consumers, the owners in the ledger, and the instance
-//! rows. No I/O.
+//! Determines which consumer of which instance reads each partition, from our own consumers, the owners in the ledger,
+//! and the rows of `tidegate.instance`. No I/O.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// One column per instance, in it one box per consumer, in it one chip per partition.
+/// The status page's view of a pipeline's consumers: one column per instance, with one box per consumer. The box shows
+/// one chip per partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Board {

@@ -92,7 +92,7 @@ fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Durat
     }
 }
 
-/// How many consumers each pipeline has here.
+/// Returns the number of consumers of each pipeline in this process.
 fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }

@@ -1,4 +1,5 @@
-//! Samples the state of the pipelines once a second: rates, history, the timeline, and one frame of changes for all viewers.
+//! Samples the state of the pipelines once per second: rates, history, the timeline, and one frame of changes for all
+//! viewers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};

@@ -20,7 +20,7 @@ use crate::status::lock;
 const PASSWORD_LOOK: Duration = Duration::from_secs(1);
 /// The first and the longest wait after a failed attempt to get a token.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// The longest time until a keeper notices that it has no clients.
+/// The longest time until a [`Keeper`] notices that it has no clients.
 const NAP: Duration = Duration::from_secs(2);
 
 /// The source of credentials that change while a client runs.
@@ -37,7 +37,7 @@ enum Given {
     Password { user: Secret, password: Secret },
 }
 
-/// Returns whether the client still exists.
+/// Passes new credentials to one client. Returns whether the client still exists.
 type Give = Box<dyn Fn(&Given) -> bool + Send>;
 
 /// Keeps the credentials of one source current.

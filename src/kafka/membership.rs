@@ -103,8 +103,8 @@ impl Membership {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }
 
-    /// Whether another member has the name. This consumer then joins without one: if it took the name back, the other one would
-    /// do the same, and neither could work.
+    /// Returns whether another member has the name. This consumer then joins without one: if it took the name back, the
+    /// other one would do the same, and neither could work.
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Relaxed)
     }

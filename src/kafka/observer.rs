@@ -437,7 +437,8 @@ impl Observer {
         Ok(search.into_iter().map(|(low, _)| low).collect())
     }
 
-    /// Returns those of these ranges that hold no record that is ever delivered: only transaction markers, and aborted records.
+    /// Returns the ranges without a record that Kafka would deliver. They hold only transaction markers and aborted
+    /// records.
     ///
     /// # Errors
     /// If Kafka doesn't answer.

@@ -126,7 +126,8 @@ impl Notes {
         std::mem::take(&mut *lock(&self.events))
     }
 
-    /// Takes how far logs were read, from librdkafka's statistics every few seconds; for partitions with nothing undelivered.
+    /// Takes the offsets up to which logs were read, for partitions without a record that is still to be delivered.
+    /// librdkafka's statistics report them every few seconds.
     pub fn take_read(&self) -> Vec<(TopicPartition, Offset)> {
         std::mem::take(&mut *lock(&self.read))
     }

@@ -22,7 +22,7 @@ pub(super) struct Latencies {
 static ALL: Mutex<Vec<(Arc<str>, Arc<Latencies>)>> = Mutex::new(Vec::new());
 
 impl Latencies {
-    /// The latencies of a pipeline, shared by all its writers.
+    /// Returns the latencies of a pipeline, shared by all its writers.
     pub(super) fn of(pipeline: &Arc<str>) -> Arc<Self> {
         let mut all = lock(&ALL);
         if let Some((_, known)) = all.iter().find(|(name, _)| name == pipeline) {

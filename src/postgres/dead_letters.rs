@@ -88,14 +88,14 @@ async fn insert_some(
     Ok(())
 }
 
-/// Whether the encoding of the database has every letter that a record may bring.
+/// Returns whether the database's encoding has every character that a record may contain.
 pub(super) async fn has_any_letter(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let encoding = sqlx::query("SELECT current_setting('server_encoding')").fetch_one(connection).await?;
     Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
 }
 
-/// A detail as its column takes it: a detail may quote a NUL, which no text column takes, or letters that the database can't encode.
-/// The record itself is stored as bytes.
+/// Returns a detail as its text column can store it. A detail may quote a NUL, which no text column can store, or
+/// characters that the database's encoding lacks. The record itself is stored as bytes.
 pub(crate) fn storable(detail: &str, any_letter: bool) -> String {
     let detail = detail.replace('\0', "\\0");
     if any_letter || detail.is_ascii() {

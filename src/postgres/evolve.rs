@@ -43,8 +43,8 @@ pub(super) async fn add_columns(
     Ok(())
 }
 
-/// Whether Postgres refuses a column for its name alone: one that another session made at the same time (42701), or one that the
-/// encoding of the database lacks letters for (22P05).
+/// Returns whether Postgres refuses a column for its name alone: one that another session made at the same time
+/// (42701), or one with characters that the database's encoding lacks (22P05).
 fn is_of_a_name(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("42701" | "22P05" | "22021" | "42602" | "42622"))

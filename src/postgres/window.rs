@@ -121,7 +121,7 @@ async fn merge_staged(
     Ok((connection.execute(merge).await?.rows_affected(), unmatched))
 }
 
-/// The table that was written last, and its number.
+/// Returns the table that was written last, and its number.
 fn last_written<'p>(live: &Live, planned: &'p Planned) -> (u16, &'p PlannedTable) {
     planned.routes.get(usize::from(live.stages.last)).map_or((0, &planned.table), |table| (live.stages.last, table))
 }
@@ -157,7 +157,7 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
     Ok(())
 }
 
-/// The marked rows of a window: each one's table, and its mask with the row behind it.
+/// Returns the marked rows of a window: each one's table, and its mask with the row behind it.
 pub(super) fn marked(batch: &Batch, window: Range<u32>) -> impl Iterator<Item = (u16, &[u8])> {
     batch.copy_ranges(window).flat_map(|rows| mark::marked(rows).map(move |(table, row)| (table, &rows[row])))
 }

@@ -5,10 +5,11 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use tidegate_harness::{Record, free_port, unique_name};
+use tidegate_harness::registry::Registry;
+use tidegate_harness::{Daemon, Record, eventually_async, free_port, unique_name};
 
 use crate::cli::tidegate;
-use crate::support::World;
+use crate::support::{PATIENCE, World, spec};
 
 /// Every secret begins with this, so that one search finds all, with their names.
 const CANARY: &str = "canary-of-";
@@ -206,4 +207,81 @@ async fn no_failure_shows_a_secret() {
         }
     };
     tokio::task::block_in_place(|| std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work)))));
+}
+
+/// All that a daemon shows.
+fn shown(daemon: &Daemon) -> String {
+    let mut shown = daemon.log().join("\n");
+    for path in ["/metrics", "/readyz", "/healthz", "/api/status", "/api/history", "/"] {
+        shown += &daemon.get(path).expect("it answers").body;
+    }
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_runs_with_every_secret_shows_none() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id text, name int)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let schema =
+        r#"{"type":"record","name":"R","fields":[{"name":"id","type":"string"},{"name":"name","type":"string"}]}"#;
+    let id = registry.add("ride", "AVRO", schema, &[]);
+    registry.require(Some("Bearer canary-of-token"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = file(folder.path(), "canary-of-hash-key");
+    let told = script(folder.path(), "echo '{\"password\": \"canary-of-command\", \"lifetime_seconds\": 1}'");
+    let rest = format!(
+        "decode.format = \"avro\"\ndead_letters.max_share = 1.0\n\
+         columns = {{ id = {{ field = \"id\", type = \"text\", hash = \"sha256\", hash_key_file = {key:?} }}, name = {{ field = \"name\", type = \"int4\" }} }}\n\
+         [schema_registry]\nurl = \"{}\"\ntoken_file = {:?}",
+        registry.url(),
+        file(folder.path(), "canary-of-token")
+    );
+    let unused = properties(&[
+        "\"sasl.password\" = \"canary-of-sasl\"",
+        "\"sasl.username\" = \"u\"",
+        "\"ssl.key.password\" = \"canary-of-key\"",
+        "\"ssl.keystore.password\" = \"canary-of-keystore\"",
+    ]);
+    let url = world.database.url.replacen("postgres@", "postgres:canary-of-url@", 1);
+    let parts =
+        Parts::of(&world).kafka(&unused).postgres(&format!("url = {url:?}\npassword_command = [{told:?}]")).rest(&rest);
+    let config = parts.text(&world);
+    let mut value = vec![0];
+    value.extend(id.to_be_bytes());
+    value.extend([2, b'1', 2, b'x']);
+    world.produce([Record::new(value), Record::new("{")]);
+    let by_environment = spec(&config).env("TIDEGATE__KAFKA__PROPERTIES__SASL_PASSWORD", "canary-of-environment");
+    let daemon = Daemon::spawn(&by_environment).expect("the daemon starts");
+    let letters = "SELECT count(*) FROM tidegate.dead_letter";
+    daemon.await_ready(PATIENCE).expect("it flows");
+    eventually_async("two dead letters", PATIENCE, async || world.number(letters).await == 2)
+        .await
+        .unwrap_or_else(|error| panic!("{error}: {}", daemon.log_tail()));
+    let refusals = "tidegate_config_reloads_total";
+    for (nth, bad) in (1..).zip([
+        config.replace("token_file", "token_fil"),
+        config.replace("\"canary-of-keystore\"", "[\"canary-of-list\"]"),
+        config.replace(&url, "postgres://u:canary-of-bad/url@h/db?pasword=canary-of-unknown"),
+        config.replace("canary-of-key\"", "canary-of-key"),
+    ]) {
+        daemon.write_config(&bad).expect("it is written");
+        daemon.hang_up().expect("it is told");
+        // Not by the log: at this level a look at all of its lines takes long.
+        let refused = |daemon: &Daemon| daemon.metric(refusals, &[("result", "failure")]) == Some(f64::from(nth));
+        daemon.await_until("the configuration is refused", PATIENCE, refused).expect("a counter says so");
+    }
+    let letters = world.text("SELECT string_agg(l::text, ' ') FROM tidegate.dead_letter l").await;
+    let status = tidegate(&config, &["status"]);
+    for (what, text) in [
+        ("the daemon", shown(&daemon)),
+        ("a dead letter", letters),
+        ("status", status.to_string()),
+        ("check", tidegate(&config, &["check"]).to_string()),
+        ("the list", tidegate(&config, &["dead-letters", "list", "--json"]).to_string()),
+        ("config print", tidegate(&config, &["config", "print"]).to_string()),
+        ("the ledger", world.text("SELECT string_agg(p::text, ' ') FROM tidegate.pipeline p").await),
+    ] {
+        assert_clean(what, &text);
+    }
 }

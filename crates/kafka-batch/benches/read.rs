@@ -1,4 +1,4 @@
-//! CPU time of reading a topic by `BaseConsumer::poll` and by bulks, in turns.
+//! Measures the CPU time of reading a topic: in turn by `BaseConsumer::poll` and in bulk.
 //!
 //! `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch` are the defaults; each value has about 100 bytes.
 //! The CPU time is that of the whole process, librdkafka's threads included.

@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// A client without a server.
+    /// Returns a client that has no server to connect to.
     fn client(mechanism: &str) -> BaseConsumer {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", "127.0.0.1:1").set("security.protocol", "SASL_PLAINTEXT");

@@ -135,8 +135,8 @@ impl Messages {
         }
     }
 
-    /// Reads up to `limit` messages after those that are held. Waits until all of them have arrived, the queue is woken, or
-    /// `wait` has passed. Returns how many have arrived.
+    /// Appends up to `limit` messages to those already in the bulk. Waits until `limit` messages have arrived, the
+    /// queue is woken, or `wait` has passed. Returns how many have arrived.
     ///
     /// # Errors
     /// The error that librdkafka reports.

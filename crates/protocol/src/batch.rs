@@ -334,7 +334,7 @@ impl Batch {
         self.opened_at
     }
 
-    /// One record's raw bytes.
+    /// Returns one record's raw bytes.
     pub fn record(&self, index: u32) -> Record<'_> {
         let index = index as usize;
         let start = if index == 0 { 0 } else { self.entries[index - 1].arena_end as usize };

@@ -109,9 +109,11 @@ pub trait GroupClient: Send {
     fn accept(&mut self);
     /// Confirms a revocation: the partitions are no longer fetched, and belong to the group again.
     fn release(&mut self, sources: &[TopicPartition]);
-    /// Starts to fetch partitions at these offsets. `all` is the whole list with [`Assigning::Whole`], and empty otherwise.
+    /// Starts to fetch the partitions `starts`, each at its offset. With [`Assigning::Whole`], `all` has every
+    /// partition that is fetched afterwards; otherwise it is empty.
     fn fetch(&mut self, starts: &[(TopicPartition, Offset)], all: &[(TopicPartition, Offset)]);
-    /// Stops fetching partitions, which stay assigned. `rest` is what is still fetched with [`Assigning::Whole`].
+    /// Stops fetching the partitions `sources`; they stay assigned. With [`Assigning::Whole`], `rest` has every
+    /// partition that is still fetched; otherwise it is empty.
     fn stop(&mut self, sources: &[TopicPartition], rest: &[(TopicPartition, Offset)]);
     /// Commits the ledger's offsets to Kafka, for tools that show lag. The result isn't awaited.
     fn commit(&mut self, positions: &[(TopicPartition, Offset)]);

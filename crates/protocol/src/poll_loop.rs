@@ -43,10 +43,10 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Encodes records as rows in the poll loop.
 pub trait RecordEncoder: Send {
-    /// Whether the record can't be encoded before a schema is known that is being asked for. `headers` is empty where
-    /// [`Self::reads_headers`] says no.
+    /// Returns whether the record must wait for a schema that was requested and isn't known yet. `headers` is empty if
+    /// [`Self::reads_headers`] returns `false`.
     fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> bool;
-    /// Whether headers may name the schemas of records.
+    /// Returns whether headers may name the schemas of records.
     fn reads_headers(&self) -> bool;
     /// Appends a record's rows and returns their number.
     ///

@@ -50,9 +50,9 @@ pub enum Disposition {
 
 /// Classifies an error from the server.
 ///
-/// The fault of a record can only come from the data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred constraints are
-/// checked. The same SQLSTATE from our own statements is our fault (for example, the dead-letter table can't store it), and never a
-/// reason to dead-letter records.
+/// A record can only be at fault where Postgres reads its data: at [`Stage::Copy`], or at [`Stage::Commit`] if deferred
+/// constraints are checked. The same SQLSTATE from one of our own statements (for example, if the dead-letter table
+/// can't store a record) is a fault of Tidegate, and never a reason to dead-letter records.
 pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition {
     // A refused login is an outage too: a wrong password may be rotated, a missing database restored.
     if severity != Severity::Error {

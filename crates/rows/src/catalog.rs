@@ -24,7 +24,7 @@ impl Catalog {
         Self { table, oid: 0, kind, row_security: false, columns, unique }
     }
 
-    /// Whether a unique index has these columns and no others.
+    /// Returns whether a unique index has these columns and no others.
     pub fn is_unique(&self, key: &[String]) -> bool {
         self.unique.iter().any(|index| index.len() == key.len() && key.iter().all(|column| index.contains(column)))
     }

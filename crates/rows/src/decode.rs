@@ -142,8 +142,9 @@ impl Decoder {
         }
     }
 
-    /// The schema that this value needs and that isn't here yet: it has been asked for, and the record must wait. `header` is the
-    /// one that names a value's schema, if the record has it and the format reads it.
+    /// Returns the id of the schema that this value needs, if the schema isn't loaded yet. It has been requested, and
+    /// the record must wait. `header` names the value's schema, if the record has such a header and the format reads
+    /// it.
     #[inline]
     pub(crate) fn wants(&mut self, payload: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         match self {

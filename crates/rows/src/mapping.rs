@@ -159,8 +159,8 @@ impl Encoder {
         std::mem::take(&mut self.seen)
     }
 
-    /// The schema that this record needs and that isn't here yet: it has been asked for. The record must wait,
-    /// and with it all that come after it.
+    /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. It has been requested;
+    /// until it is loaded, this record and all later ones must wait.
     #[inline]
     pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
         let header = self.header(headers, frame::VALUE_HEADER);
@@ -173,13 +173,13 @@ impl Encoder {
         self.keys.as_mut()?.wants(key?, header)
     }
 
-    /// Whether headers may name the schemas of records.
+    /// Returns whether headers may name the schemas of records.
     #[inline]
     pub fn reads_headers(&self) -> bool {
         self.reads_headers
     }
 
-    /// The header that names a schema.
+    /// Returns the value of the header that names a schema.
     #[inline]
     fn header<'a>(&self, headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
         if self.reads_headers { frame::header(headers, name) } else { None }
@@ -439,7 +439,10 @@ impl Encoder {
     }
 }
 
-/// A missing or null value: the default, NULL, no field at all, or a refusal.
+/// Writes the column of a missing or null value: its default, NULL, or nothing.
+///
+/// # Errors
+/// The reason for which the record is rejected.
 #[inline(never)]
 fn absent(column: &PlannedColumn, kind: Kind, mark: Option<Mark>, rows: &mut Vec<u8>) -> Result<(), Reason> {
     match (kind, &column.missing, mark) {

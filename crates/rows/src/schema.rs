@@ -63,7 +63,7 @@ impl Schema {
         }
     }
 
-    /// The message for a record whose schema has another format.
+    /// Returns the message for a record whose schema has another format.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeFault {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());

@@ -89,7 +89,7 @@ pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
         || catalog.kind == RelationKind::View
 }
 
-/// The staging table of a connection; where records name their table, one for each, by its number.
+/// Returns the name of a connection's staging table. If records name their table, each table has its own, by its index.
 pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
@@ -100,7 +100,7 @@ pub struct Target<'a> {
     /// The configuration of the rows, and the mode.
     pub spec: &'a RowSpec<'a>,
     pub catalog: &'a Catalog,
-    /// The columns of a row that leaves none out, unquoted, in order.
+    /// The columns of a complete row (one that leaves no column out), unquoted, in order.
     pub columns: &'a [&'a str],
     /// The columns that a row may leave out.
     pub shapes: &'a Shapes,
@@ -151,7 +151,7 @@ impl Target<'_> {
         format!("pg_temp.{}", stage(self.number))
     }
 
-    /// Whether a column has a default of its own.
+    /// Returns whether a column has a default of its own.
     fn has_own(&self, name: &str) -> bool {
         self.catalog.columns.iter().any(|of| of.name == name && of.default_oid.is_some())
     }
@@ -243,7 +243,7 @@ impl Target<'_> {
     }
 }
 
-/// Of several rows with one key, the first one delivered stays.
+/// Returns the merge of `insert_new`: of several rows with one key, the first one delivered stays.
 fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),

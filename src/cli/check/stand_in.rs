@@ -47,7 +47,7 @@ pub(super) struct Trials {
 }
 
 impl Trials {
-    /// Whether the first trial needs a temporary relation.
+    /// Returns whether the first trial needs a temporary relation.
     pub(super) fn needs_temp(&self) -> bool {
         !self.suspects.is_empty() || !self.direct.targets.is_empty()
     }

@@ -400,8 +400,9 @@ impl Transaction for Letters {
 }
 
 impl Ledger for Letters {
-    /// A transaction in doubt holds the letters' locks until it has ended; then they are deleted or exist. A transaction that
-    /// deleted none only changed reasons, which may be repeated.
+    /// Finds out whether a transaction in doubt was committed. Locks its dead letters, and so waits until it has ended.
+    /// If it was committed, they are deleted; if not, they still exist. A transaction that deleted none only changed
+    /// reasons: it counts as not committed, since the change may be repeated.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;

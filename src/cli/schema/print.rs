@@ -6,7 +6,7 @@ use super::columns::Proposed;
 use super::infer::{Mode, Proposal, Sample};
 use crate::cli::show;
 
-/// Returns the pipeline's tables.
+/// Returns the TOML text of `[pipelines.NAME]` and the tables below it.
 pub(super) fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, sample: &Sample) -> String {
     let columns = &proposal.columns;
     let key_column = free_name(columns, "kafka_key");

@@ -245,8 +245,8 @@ fn is_span(text: &str) -> bool {
     }
 }
 
-/// Whether text is a number as a program writes it, within 64 bits if it is whole. Codes that only look like numbers often have
-/// zeros in front or more digits.
+/// Returns whether text is a number as a program writes it, within 64 bits if it is whole. Codes that only look like
+/// numbers often have zeros in front or more digits.
 fn is_number(text: &str) -> bool {
     let is_whole = !text.contains('.');
     json_number(text)

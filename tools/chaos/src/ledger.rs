@@ -23,7 +23,7 @@ use crate::output::Output;
 
 /// Five batches per second.
 const EVERY: Duration = Duration::from_millis(200);
-/// How long is measured before the snapshot is taken, and after it is released.
+/// How long batches are measured before the snapshot is taken, and again after it is released.
 const BESIDE: Duration = Duration::from_secs(60);
 /// The time between two reports.
 const REPORT: Duration = Duration::from_secs(30);

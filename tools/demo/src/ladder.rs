@@ -91,7 +91,7 @@ impl fmt::Display for Setting {
 }
 
 impl Rung {
-    /// Returns `None` for Tidegate.
+    /// Returns the way in which our own clients write rows on this rung; `None` for Tidegate, which is a daemon.
     fn way(self) -> Option<Way> {
         match self {
             Self::Insert | Self::InsertAsync => Some(Way::Insert),
@@ -223,7 +223,7 @@ fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }
 
-/// Returns the rows that Kafka has as JSON, for the rungs that get them decoded.
+/// Returns the rows whose JSON is in Kafka. The rungs without Kafka write them from memory, already decoded.
 fn rows(seed: u64) -> Result<Vec<Row>> {
     let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
     let readings = Fleet::new(fleet(seed))?.take(usize::try_from(RECORDS)?);

@@ -70,7 +70,7 @@ impl Table {
         self.rows.iter().map(|values| Line { columns: &self.columns, values })
     }
 
-    /// The values of a column, each once, in the order of their first line.
+    /// Returns the values of a column, each once, in the order of their first line.
     pub(crate) fn distinct(&self, column: &str) -> Vec<String> {
         let mut seen = Vec::new();
         for line in self.lines() {

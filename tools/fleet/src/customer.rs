@@ -44,9 +44,9 @@ pub struct Sighting {
 pub struct WatchSummary {
     /// How many readings were new.
     pub readings: u64,
-    /// From the vehicle's measurement to the customer's screen.
+    /// The time from the vehicle's measurement to the customer's screen.
     pub since_measured_ms: Option<Quantiles>,
-    /// From the hand-over to Kafka to the customer's screen.
+    /// The time from the hand-over to Kafka to the customer's screen.
     pub since_sent_ms: Option<Quantiles>,
     /// Readings whose time was ahead of the clock; they count as 0 ms old. If a fleet sends faster than once per second and
     /// vehicle, its time runs ahead.
@@ -120,7 +120,7 @@ impl Customer {
         self.readings
     }
 
-    /// Whether the trip is over.
+    /// Returns whether the trip is over.
     pub fn is_done(&self) -> bool {
         self.last.as_ref().is_some_and(|last| last.ended)
     }
@@ -177,7 +177,7 @@ fn spoken(ms: i64) -> String {
     if ms < 60_000 { format!("{} s", ms / 1_000) } else { format!("{} min", ms / 60_000) }
 }
 
-/// The middle of a region's grid.
+/// Returns the middle of a region's grid.
 fn middle(region: &str) -> (i64, i64) {
     let region = if region == Region::North.as_str() { Region::North } else { Region::South };
     Crossing { east: CROSSINGS / 2, north: CROSSINGS / 2 }.position(Heading::North, 0, region)

@@ -22,9 +22,9 @@ pub struct DeliverySpec {
 /// Whether the reading was sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arrival {
-    /// Not yet.
+    /// It was not sent before.
     First,
-    /// Yes: the same reading, byte for byte.
+    /// It was sent before, byte for byte the same.
     Repeat,
 }
 
@@ -38,7 +38,7 @@ pub struct Delivery {
     pub late: bool,
 }
 
-/// A reading under way; ordered by arrival time, then by reading, then first before repeated.
+/// A reading on its way to Kafka; ordered by arrival time, then by reading, then first before repeated.
 #[derive(Debug, Clone)]
 struct Pending {
     at_ms: i64,

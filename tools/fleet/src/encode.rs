@@ -42,7 +42,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for `format`.
+    /// Returns an encoder for `format`.
     pub fn new(format: Format) -> Self {
         Self { format, second: 0, date: *b"1970-01-01T00:00:00." }
     }

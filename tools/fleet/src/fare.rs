@@ -47,7 +47,7 @@ impl Default for Tariff {
 }
 
 impl Tariff {
-    /// The fare in cents.
+    /// Returns the fare in cents.
     pub fn fare_cents(&self, odometer_mm: u64, duration_ms: u64, paused_ms: u64) -> i128 {
         // A cent has 3 000 000 parts: the least common multiple of mm per km and ms per minute.
         const PARTS: i128 = 3_000_000;

@@ -68,7 +68,7 @@ struct FleetArgs {
     /// Writes the expected results of consumers: trips as CSV if the file ends in `.csv`, otherwise everything as JSON.
     #[arg(long, value_name = "FILE")]
     truth: Option<PathBuf>,
-    /// For the truth's fares: BASE,PER_KM,PER_MINUTE,PER_PAUSED_MINUTE,MINIMUM in cents.
+    /// Prices in cents for the fares in `--truth`: BASE,PER_KM,PER_MINUTE,PER_PAUSED_MINUTE,MINIMUM.
     #[arg(long, default_value = "250,180,35,20,600")]
     tariff: Tariff,
 }

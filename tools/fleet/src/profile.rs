@@ -99,7 +99,7 @@ impl Schedule {
         Self { pieces }
     }
 
-    /// The number of records that should have been sent before `at`.
+    /// Returns the number of records that should have been sent before `at`.
     pub fn intended(&self, at: Duration) -> u64 {
         let at = at.as_secs_f64();
         let piece = self.last(|piece| piece.start <= at);
@@ -108,7 +108,7 @@ impl Schedule {
         whole((count - 1e-6).ceil())
     }
 
-    /// The rate at `at`, in records per second.
+    /// Returns the rate at `at`, in records per second.
     pub fn rate(&self, at: Duration) -> f64 {
         let at = at.as_secs_f64();
         let piece = self.last(|piece| piece.start <= at);

@@ -12,7 +12,7 @@ pub enum Region {
 }
 
 impl Region {
-    /// The word in the record.
+    /// Returns its name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::North => "north",
@@ -32,7 +32,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word in the record.
+    /// Returns its name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Driving => "driving",
@@ -52,7 +52,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// The word in the record.
+    /// Returns its name in the record.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::TripStarted => "trip_started",

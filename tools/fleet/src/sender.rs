@@ -116,7 +116,7 @@ impl<'a> Sender<'a> {
         Ok(Self { producer, topic, started, started_ms, connecting })
     }
 
-    /// Its start in milliseconds since the epoch.
+    /// Returns its start in milliseconds since the epoch.
     pub(crate) fn started_ms(&self) -> i64 {
         self.started_ms
     }

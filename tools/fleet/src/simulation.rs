@@ -29,7 +29,7 @@ pub struct FleetSpec {
 }
 
 impl Default for FleetSpec {
-    /// A thousand vehicles from 2026 on, half of them north, on trips of two to twenty minutes.
+    /// Returns a thousand vehicles from 2026 on, half of them north, on trips of two to twenty minutes.
     fn default() -> Self {
         Self {
             vehicles: 1_000,
@@ -119,7 +119,7 @@ impl Fleet {
         Ok(self)
     }
 
-    /// The parameters that the fleet was made from.
+    /// Returns the parameters that the fleet was made from.
     pub fn spec(&self) -> &FleetSpec {
         &self.spec
     }
@@ -173,7 +173,7 @@ fn region(turn: u32, north_permille: u32) -> Region {
     if (turn + 1) * north / 1_000 > turn * north / 1_000 { Region::North } else { Region::South }
 }
 
-/// A seed for each vehicle, unlike its neighbour's (the finalizer of splitmix64).
+/// Returns a seed for each vehicle, unlike its neighbour's (the finalizer of splitmix64).
 fn scatter(seed: u64, id: u64) -> u64 {
     let mut mixed = seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

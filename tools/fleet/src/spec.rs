@@ -88,7 +88,7 @@ pub struct ProduceSpec {
 }
 
 impl ProduceSpec {
-    /// A thousand vehicles in real time, into `north` and `south`, until it is stopped.
+    /// Returns a thousand vehicles in real time, into `north` and `south`, until it is stopped.
     pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),

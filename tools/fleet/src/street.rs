@@ -42,7 +42,7 @@ pub(crate) struct Crossing {
 }
 
 impl Crossing {
-    /// The next crossing that way, or none at the city's edge.
+    /// Returns the next crossing that way, or none at the city's edge.
     pub(crate) fn next(self, heading: Heading) -> Option<Self> {
         let Self { east, north } = self;
         let (east, north) = match heading {
@@ -54,7 +54,7 @@ impl Crossing {
         (east < CROSSINGS && north < CROSSINGS).then_some(Self { east, north })
     }
 
-    /// Latitude and longitude, in millionths of a degree, `along_mm` past this crossing.
+    /// Returns latitude and longitude, in millionths of a degree, `along_mm` past this crossing.
     pub(crate) fn position(self, heading: Heading, along_mm: u32, region: Region) -> (i64, i64) {
         let along = i64::from(along_mm);
         let east = i64::from(self.east) * i64::from(BLOCK_MM);

@@ -66,7 +66,7 @@ impl TripTruth {
         (self.end_ms - self.start_ms).unsigned_abs()
     }
 
-    /// The fare so far.
+    /// Returns the fare so far.
     pub fn fare_cents(&self, tariff: &Tariff) -> i128 {
         tariff.fare_cents(self.odometer_mm, self.duration_ms(), self.paused_ms)
     }
@@ -116,19 +116,19 @@ impl Truth {
         &self.partitions
     }
 
-    /// One trip, if any of its readings was sent.
+    /// Returns one trip, if any of its readings was sent.
     pub fn trip(&self, trip_id: u64) -> Option<&TripTruth> {
         self.trips.get(&trip_id)
     }
 
-    /// All trips, by id.
+    /// Returns all trips, by id.
     pub fn trips(&self) -> Vec<&TripTruth> {
         let mut trips: Vec<_> = self.trips.values().collect();
         trips.sort_unstable_by_key(|trip| trip.trip_id);
         trips
     }
 
-    /// One JSON object: the totals, the partitions, and the trips with their fares.
+    /// Returns one JSON object: the totals, the partitions, and the trips with their fares.
     ///
     /// # Errors
     /// When `out` cannot be written to.
@@ -149,7 +149,7 @@ impl Truth {
         out.flush()
     }
 
-    /// One line for each trip, with a heading.
+    /// Returns one line for each trip, with a heading.
     ///
     /// # Errors
     /// When `out` cannot be written to.

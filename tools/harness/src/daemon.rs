@@ -119,7 +119,7 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// Its folder, with its configuration and its log. Gone when the daemon is dropped.
+    /// Returns its folder, with its configuration and its log. The folder is deleted when the daemon is dropped.
     pub fn folder(&self) -> &Path {
         self.run.folder()
     }
@@ -143,7 +143,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Where it serves HTTP (`host:port`), if the specification said so.
+    /// Returns the address (`host:port`) at which it serves HTTP, if the specification sets one.
     pub fn http_address(&self) -> Option<&str> {
         self.http_address.as_deref()
     }
@@ -255,7 +255,7 @@ impl Daemon {
         http::get(address, path)
     }
 
-    /// The body of `/api/status`.
+    /// Returns the body of `/api/status`.
     ///
     /// # Errors
     /// When it doesn't answer with JSON.
@@ -265,13 +265,13 @@ impl Daemon {
         serde_json::from_str(&response.body).context("`/api/status` is no JSON")
     }
 
-    /// The sum of the series of `/metrics` named `name` that carry all of `labels`; `None` when there is none, or no
-    /// answer.
+    /// Returns the sum of the series of `/metrics` named `name` that carry all of `labels`; `None` when there is none,
+    /// or no answer.
     pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         http::metric(&self.get("/metrics").ok()?.body, name, labels)
     }
 
-    /// The end of its log, for a test's own failures.
+    /// Returns the end of its log, for a test's own failures.
     pub fn log_tail(&self) -> String {
         let lines = lock(&self.lines);
         format!("the daemon's log ends with:\n{}", lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"))
@@ -313,7 +313,7 @@ fn read_lines(
     })
 }
 
-/// Contended by the readers of the two pipes and by tests that look.
+/// Locks the log. Contended by the readers of the two pipes and by tests that read it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -26,18 +26,18 @@ pub struct Jars {
 }
 
 impl Jars {
-    /// The value of `java -cp`.
+    /// Returns the value of `java -cp`.
     pub fn classpath(&self) -> String {
         format!("{}/*", self.folder.join("jars").display())
     }
 
-    /// The features of a freshly formatted KRaft cluster, which every new data folder gets a copy of: where the file is kept,
-    /// by its path in a data folder.
+    /// Returns the features of a freshly formatted KRaft cluster, which every new data folder gets a copy of: where the
+    /// file is kept, by its path in a data folder.
     pub(crate) fn checkpoint(&self, in_data: &str) -> PathBuf {
         self.folder.join(in_data)
     }
 
-    /// The classes of a broker as the Java runtime had them in memory, where it could save them. Kafka 4 only.
+    /// Returns the classes of a broker as the Java runtime had them in memory, where it could save them. Kafka 4 only.
     pub fn class_archive(&self) -> PathBuf {
         self.folder.join("classes.jsa")
     }
@@ -101,7 +101,7 @@ pub fn postgres() -> Result<PathBuf> {
     })
 }
 
-/// The folder of a package, filled by `fill` unless it is there and whole.
+/// Returns the folder of a package. If it doesn't exist or isn't complete, `fill` fills it first.
 fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     let cache = cache::folder()?;
     let folder = cache.join(name);

@@ -40,7 +40,8 @@ fn parse(answer: &str) -> Option<Response> {
     Some(Response { status, body: body.to_owned() })
 }
 
-/// The sum of the series named `name` that carry all of `labels`, in a text of metrics; `None` when there is none.
+/// Returns the sum of the series named `name` that carry all of `labels`, in a text of metrics; `None` when there is
+/// none.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let matching = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;

@@ -127,22 +127,22 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// A Kafka that was started elsewhere: topics can be created and records produced, but no broker stopped.
+    /// Returns a Kafka that was started elsewhere: topics can be created and records produced, but no broker stopped.
     pub fn external(bootstrap_servers: &str) -> Self {
         Self { bootstrap_servers: bootstrap_servers.to_owned(), own: None }
     }
 
-    /// The value of `bootstrap.servers`: every broker.
+    /// Returns the value of `bootstrap.servers`: every broker.
     pub fn bootstrap_servers(&self) -> &str {
         &self.bootstrap_servers
     }
 
-    /// Whether it was started by someone else, so that its brokers can't be stopped or killed.
+    /// Returns whether it was started by someone else, so that its brokers can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
 
-    /// The address of one broker, for a proxy before it.
+    /// Returns the address of one broker, for a proxy before it.
     ///
     /// # Errors
     /// When this Kafka is external or has no such broker.
@@ -150,7 +150,7 @@ impl Kafka {
         Ok(format!("127.0.0.1:{}", self.broker(broker)?.port))
     }
 
-    /// The process id of a broker.
+    /// Returns the process id of a broker.
     ///
     /// # Errors
     /// When the broker isn't running, and as for every method that takes a broker, when this Kafka is external or has no

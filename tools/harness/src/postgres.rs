@@ -52,7 +52,7 @@ pub struct Database {
 }
 
 impl Database {
-    /// A new connection to it.
+    /// Returns a new connection to it.
     ///
     /// # Errors
     /// When Postgres refuses.
@@ -152,7 +152,7 @@ impl Postgres {
         Ok(Self { url, own: Some(own) })
     }
 
-    /// A Postgres that was started elsewhere: databases can be created, but it can't be stopped.
+    /// Returns a Postgres that was started elsewhere: databases can be created, but it can't be stopped.
     ///
     /// # Errors
     /// When `url` is no connection string of the form `postgres://…/database`.
@@ -167,7 +167,7 @@ impl Postgres {
         Ok(Self { url: (format!("{}/", &base[..end]), parameters.to_owned()), own: None })
     }
 
-    /// The connection string of a database of this server.
+    /// Returns the connection string of a database of this server.
     pub fn url(&self, database: &str) -> String {
         let (before, after) = &self.url;
         format!("{before}{database}{after}")
@@ -178,7 +178,7 @@ impl Postgres {
         self.own.is_none()
     }
 
-    /// Its address (`host:port`), for a proxy before it.
+    /// Returns its address (`host:port`), for a proxy before it.
     pub fn address(&self) -> String {
         const DEFAULT_PORT: u16 = 5432;
         let before = &self.url.0;
@@ -268,7 +268,7 @@ impl Postgres {
         self.own()?.process().as_ref().context(NOT_RUNNING)?.resume()
     }
 
-    /// The process id of the postmaster.
+    /// Returns the process id of the postmaster.
     ///
     /// # Errors
     /// When it isn't running.
@@ -292,7 +292,7 @@ impl Postgres {
         Ok(&self.own()?.data)
     }
 
-    /// The folder of its Unix socket.
+    /// Returns the folder of its Unix socket.
     ///
     /// # Errors
     /// When this Postgres is external.

@@ -66,7 +66,7 @@ impl Run {
         Ok(Arc::new(Self { folder, guard: Mutex::new(guard), orders: Mutex::new(orders) }))
     }
 
-    /// Where this run keeps its files.
+    /// Returns the folder in which this run keeps its files.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -169,12 +169,12 @@ impl Process {
         Ok(process)
     }
 
-    /// The id of the program's process.
+    /// Returns the id of the program's process.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status, if the process has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         // It is ours and waited for here alone, so the call can't fail.
         lock(&self.child).try_wait().ok().flatten()
@@ -268,7 +268,7 @@ impl Process {
         Ok(())
     }
 
-    /// Standard output and standard error of a process that was started with [`Output::Pipes`], once.
+    /// Returns standard output and standard error of a process that was started with [`Output::Pipes`], once.
     pub fn take_pipes(&self) -> Option<(ChildStdout, ChildStderr)> {
         let mut child = lock(&self.child);
         child.stdout.take().zip(child.stderr.take())
@@ -293,7 +293,7 @@ impl Drop for Process {
     }
 }
 
-/// The last lines of a log, made ready to be put at the end of an error.
+/// Returns the last lines of a log, made ready to be put at the end of an error.
 pub fn log_tail(path: &Path) -> String {
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);

@@ -101,18 +101,18 @@ impl Proxy {
         self.state.control.send_modify(|control| control.cuts += 1);
     }
 
-    /// Whether new connections are reset at once.
+    /// Sets whether new connections are reset at once.
     pub fn refuse(&self, refuse: bool) {
         self.state.control.send_modify(|control| control.refuse = refuse);
     }
 
-    /// Whether it is silent: connections are accepted and stay open, and nothing is forwarded in either direction. What
-    /// came in meanwhile is forwarded afterwards.
+    /// Sets whether the proxy is silent: it accepts connections and keeps them open, but forwards nothing in either
+    /// direction. Data that arrives meanwhile is forwarded afterwards.
     pub fn hold(&self, hold: bool) {
         self.state.control.send_modify(|control| control.hold = hold);
     }
 
-    /// How many connections are open.
+    /// Returns how many connections are open.
     pub fn connections(&self) -> usize {
         *self.state.open.borrow()
     }
@@ -123,7 +123,7 @@ impl Proxy {
         self.arm_times(trigger, action, 1)
     }
 
-    /// [`Proxy::arm`] for the next `times` such messages.
+    /// Acts as [`Proxy::arm`] does, on the next `times` such messages.
     pub fn arm_times(&self, trigger: Trigger, action: Action, times: u64) -> Armed {
         let (watched, armed) = trigger::arm(trigger, action, times);
         self.state.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);

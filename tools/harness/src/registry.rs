@@ -97,7 +97,7 @@ impl Registry {
         self.lock().without_guids = without;
     }
 
-    /// The paths that were asked for, in order.
+    /// Returns the paths that were asked for, in order.
     pub fn asked(&self) -> Vec<String> {
         self.lock().asked.clone()
     }

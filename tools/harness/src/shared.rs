@@ -13,7 +13,7 @@ use crate::{Kafka, KafkaSpec, Postgres, PostgresSpec};
 /// A start that failed is not tried again: the next test would wait for the same failure.
 type Once<T> = OnceLock<Result<T, String>>;
 
-/// One Kafka broker in KRaft mode, or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.
+/// Returns one Kafka broker in KRaft mode, or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.
 ///
 /// # Errors
 /// When it could not be started.
@@ -34,7 +34,7 @@ pub fn kafka_cluster() -> Result<&'static Kafka> {
     once(&CLUSTER, || Kafka::start(&KafkaSpec::cluster()))
 }
 
-/// One Kafka broker with ZooKeeper.
+/// Returns one Kafka broker with ZooKeeper.
 ///
 /// # Errors
 /// When it could not be started.
@@ -43,7 +43,7 @@ pub fn zookeeper_kafka() -> Result<&'static Kafka> {
     once(&ZOOKEEPER, || Kafka::start(&KafkaSpec::zookeeper()))
 }
 
-/// A Postgres, or the one that `DATABASE_URL` names.
+/// Returns a Postgres, or the one that `DATABASE_URL` names.
 ///
 /// # Errors
 /// When it could not be started.

@@ -1,4 +1,4 @@
-//! A certificate authority of the run's own, and the certificates that it signs.
+//! A certificate authority that is created for one test run, and the certificates that it signs.
 //!
 //! Keys are P-256 in PKCS#8, which Kafka, PostgreSQL, OpenSSL and rustls all read. Nothing here is meant to stay secret.
 
@@ -50,12 +50,12 @@ impl Authority {
         Ok(Self { folder, issuer: Issuer::new(params, key) })
     }
 
-    /// The authority's own certificate, in PEM: what a client must trust.
+    /// Returns the authority's own certificate, in PEM: what a client must trust.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
 
-    /// A server's certificate for these names and addresses, valid for decades.
+    /// Returns a server's certificate for these names and addresses, valid for decades.
     ///
     /// # Errors
     /// When the files can't be written.
@@ -63,7 +63,7 @@ impl Authority {
         self.sign(file, names, false)
     }
 
-    /// A server's certificate that expired years ago.
+    /// Returns a server's certificate that expired years ago.
     ///
     /// # Errors
     /// When the files can't be written.
@@ -71,7 +71,7 @@ impl Authority {
         self.sign(file, names, true)
     }
 
-    /// A client's certificate, whose common name is `name`.
+    /// Returns a client's certificate, whose common name is `name`.
     ///
     /// # Errors
     /// When the files can't be written.

@@ -55,17 +55,17 @@ impl TokenServer {
         format!("http://{}/oauth2/token", self.address)
     }
 
-    /// The tokens that it has given out.
+    /// Returns the tokens that it has given out.
     pub fn issued(&self) -> Vec<String> {
         self.state().issued.clone()
     }
 
-    /// How many requests it has refused.
+    /// Returns how many requests it has refused.
     pub fn refused(&self) -> usize {
         self.state().refused
     }
 
-    /// The form that came last.
+    /// Returns the form that came last.
     pub fn last_form(&self) -> String {
         self.state().last_form.clone()
     }
@@ -116,7 +116,7 @@ impl TokenServer {
     }
 }
 
-/// A JSON Web Token without a signature, for a subject, from now on.
+/// Returns a JSON Web Token without a signature, for a subject, from now on.
 ///
 /// # Errors
 /// When the clock is before 1970.

@@ -23,7 +23,7 @@ pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// The largest resident memory that a process ever had, in bytes.
+/// Returns the largest resident memory that a process ever had, in bytes.
 ///
 /// # Errors
 /// When the process is gone.
@@ -31,7 +31,7 @@ pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmHWM:")
 }
 
-/// The resident memory of a process now, in bytes.
+/// Returns the resident memory of a process now, in bytes.
 ///
 /// # Errors
 /// When the process is gone.
@@ -39,7 +39,7 @@ pub fn rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmRSS:")
 }
 
-/// The processes below `pid`, parents before their children.
+/// Returns the processes below `pid`, parents before their children.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut children_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -57,7 +57,7 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Whether the process runs, sleeps or is stopped, rather than being gone or dead and not yet reaped.
+/// Returns whether the process runs, sleeps or is stopped, rather than being gone or dead and not yet reaped.
 pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }

@@ -16,23 +16,23 @@ fn chosen(variable: &str) -> Option<String> {
     env::var(variable).ok().filter(|version| !version.is_empty())
 }
 
-/// The version of a Kafka in KRaft mode.
+/// Returns the version of a Kafka in KRaft mode.
 pub fn kraft() -> String {
     chosen("TIDEGATE_KAFKA").filter(|version| !version.ends_with(ZOOKEEPER)).unwrap_or_else(|| KRAFT.to_owned())
 }
 
-/// The version of a Kafka with ZooKeeper.
+/// Returns the version of a Kafka with ZooKeeper.
 pub fn zookeeper() -> String {
     let chosen = chosen("TIDEGATE_KAFKA").and_then(|version| version.strip_suffix(ZOOKEEPER).map(str::to_owned));
     chosen.unwrap_or_else(|| WITH_ZOOKEEPER.to_owned())
 }
 
-/// Whether a single broker runs with ZooKeeper.
+/// Returns whether a single broker runs with ZooKeeper.
 pub fn with_zookeeper() -> bool {
     chosen("TIDEGATE_KAFKA").is_some_and(|version| version.ends_with(ZOOKEEPER))
 }
 
-/// The version of Postgres.
+/// Returns the version of Postgres.
 pub fn postgres() -> String {
     chosen("TIDEGATE_POSTGRES").unwrap_or_else(|| POSTGRES.to_owned())
 }

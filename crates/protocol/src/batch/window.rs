@@ -13,7 +13,8 @@ impl Batch {
             .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
     }
 
-    /// The record that wrote the `nth` row (from 0) of what [`Batch::copy_ranges`] gives for the same window.
+    /// Returns the record of the `nth` row (from 0) among the rows that [`Batch::copy_ranges`] yields for the same
+    /// window.
     pub fn record_of_row(&self, window: Range<u32>, nth: u32) -> Option<u32> {
         let mut left = nth;
         for (_, records) in self.live_runs(window) {
@@ -28,7 +29,8 @@ impl Batch {
         None
     }
 
-    /// The encoded rows of live segments within a window of records: few large slices, one where nothing was dropped.
+    /// Returns the encoded rows of live segments within a window of records: few large slices; one if nothing was
+    /// dropped.
     pub fn copy_ranges(&self, window: Range<u32>) -> impl Iterator<Item = &[u8]> {
         let mut runs = self.live_runs(window).peekable();
         std::iter::from_fn(move || {
@@ -40,18 +42,18 @@ impl Batch {
         })
     }
 
-    /// Rows of live segments within a window of records.
+    /// Returns the number of rows of live segments within a window of records.
     pub fn rows_in(&self, window: Range<u32>) -> u32 {
         self.live_runs(window).map(|(_, run)| self.rows_before(run.end) - self.rows_before(run.start)).sum()
     }
 
-    /// Records of live segments within a window.
+    /// Returns the number of records of live segments within a window.
     pub fn records_in(&self, window: Range<u32>) -> u32 {
         self.live_runs(window).map(|(_, run)| run.end - run.start).sum()
     }
 
-    /// What the ledger moves when the live records of a window are written, one span per segment, in order of topic and
-    /// partition: the order in which every writer takes the ledger's locks.
+    /// Returns the spans by which the ledger advances when the window's live records are written: one per segment, in
+    /// order of topic and partition. All writers lock ledger rows in this order, so they can't deadlock.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
         // By segment: where it stands before the window, and its last record in it.
         let mut covered: Vec<Option<(Offset, u32)>> = vec![None; self.segments.len()];
@@ -81,7 +83,8 @@ impl Batch {
             .filter(|timestamp| *timestamp != NO_TIMESTAMP)
     }
 
-    /// Where a segment stands before a record: the end of its last record before, or where it began.
+    /// Returns a segment's offset before a record: the end of its last earlier record, or the offset at which it
+    /// begins.
     fn end_before(&self, segment: usize, record: u32) -> Offset {
         let earlier = self.all_runs().take_while(|(_, run)| run.start < record).filter(|(index, _)| *index == segment);
         match earlier.last() {

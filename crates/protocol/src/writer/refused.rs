@@ -80,16 +80,17 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Whether a refusal that might be everybody's is a record's own: Postgres took another record of the window, or, where the window
-    /// has one record only, took the ones before it. An error of the plan may be newer than those.
+    /// Returns whether a refusal is the fault of this record alone, and not of something that would refuse every
+    /// record. It is if Postgres accepted another record of the window; if the window has one record only, an earlier
+    /// record counts. An error of the plan may be newer than the earlier records.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 }
 
-/// Whether an error may be the fault of one of the records that were copied. Once the plan is known to be right, so may one that
-/// says that it is not.
+/// Returns whether an error may be the fault of one of the copied records. An error that blames the plan may be too,
+/// once the plan is known to be right.
 fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     match error.disposition() {
         Disposition::Record | Disposition::Suspect => true,
@@ -98,7 +99,7 @@ fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     }
 }
 
-/// A record that Postgres refused when it was copied alone.
+/// Returns the dead letter of a record that Postgres refused when it was copied alone.
 fn reject_of(record: u32, error: &PostgresError) -> Reject {
     Reject {
         record,

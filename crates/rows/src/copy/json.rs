@@ -52,7 +52,7 @@ pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resu
     patch_len(len_at, out)
 }
 
-/// A structure with floats in it that JSON lacks: they become strings, as they do from binary formats.
+/// Writes a structure that contains floats which JSON lacks. They become strings, as those of binary formats do.
 #[cold]
 #[inline(never)]
 fn special(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
@@ -62,7 +62,7 @@ fn special(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -
     if binary { jsonb(value, nul, out) } else { json(value, nul, out) }
 }
 
-/// Text that isn't JSON's: it becomes a JSON string.
+/// Writes text that isn't JSON as a JSON string.
 #[inline(never)]
 fn text(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {
     let mut quoted = Vec::with_capacity(value.raw.len() + 2);

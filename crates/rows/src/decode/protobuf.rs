@@ -132,14 +132,16 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeFault> 
     }
 }
 
-/// The message of a value, whose frame says which of the file's it is.
+/// Returns the message type of a value. Its frame names it by its position in the file.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     let mut indexes = [0; INDEXES_MAX];
     let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;
     file.by_indexes(&indexes[..count])
 }
 
-/// Which message it is, from the outermost to the innermost: a count and so many numbers, zigzag; a lone 0 is the first one.
+/// Reads the message indexes of a frame, from the outermost message to the innermost: a count, then as many indexes,
+/// all of them zigzag varints. A count of 0 means the file's first message. Returns where the payload begins, and the
+/// number of indexes.
 fn message_indexes(
     payload: &[u8],
     start: usize,

@@ -1,8 +1,8 @@
 //! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
-//! The decoder of the format finds the array and the fields around it. The elements are read as JSON, which the decoders of binary
-//! formats have already made of them. For an array inside the elements of another one, a second decoder of this kind wraps the
-//! first.
+//! The decoder of the format finds the array and the fields around it. The elements are read as JSON, since the
+//! decoders of binary formats have already rendered the array as JSON. If an array lies in the elements of another one,
+//! a second decoder of this kind wraps the first.
 
 use std::sync::Arc;
 
@@ -44,8 +44,9 @@ pub(crate) struct RowsDecoder {
 }
 
 impl RowsDecoder {
-    /// Plans the search for `paths`. `levels` are the paths of the arrays, each inside the elements of the one before; at least
-    /// one. With `by_name`, a field is the element's if the element has a field of that name.
+    /// Plans the search for `paths`. `levels` has the path of at least one array; each further array lies in the
+    /// elements of the one before it. With `by_name`, a field is taken from the element if it has the field, else from
+    /// around the array.
     pub(crate) fn new(
         format: &Decode,
         paths: &[Path],

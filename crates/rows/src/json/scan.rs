@@ -185,7 +185,7 @@ impl<'a> Scanner<'a> {
         Ok(Flags::BINARY.with(Flags::SPECIAL))
     }
 
-    /// A string, from its opening quote to behind its closing one.
+    /// Reads a string, from its opening quote to after its closing one.
     #[inline]
     pub(crate) fn string(&mut self) -> Result<Flags, Broken> {
         self.at += 1;

@@ -4,7 +4,7 @@ use crate::json::members::{Elements, RawMembers};
 use crate::json::string;
 use crate::value::{Flags, Kind, Value};
 
-/// Whether a value is this text. `scratch` is for text with escapes.
+/// Returns whether a value is this text. `scratch` is for text with escapes.
 #[inline(never)]
 fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match (value.kind, value.as_text()) {
@@ -19,8 +19,9 @@ fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Whether a value says by this text that the record leaves it out. Debezium writes an array as a list of the text alone, an array of
-/// numbers as the text's bytes, and a map as the text by itself.
+/// Returns whether a value is this placeholder, by which Debezium says that the record leaves the value out. For an
+/// array, Debezium writes a list with the placeholder alone; for an array of numbers, the placeholder's bytes; for a
+/// map, the placeholder.
 #[inline(never)]
 pub(super) fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match value.kind {
@@ -46,7 +47,7 @@ pub(super) fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut V
     }
 }
 
-/// Whether a value is this byte as Java has it: a whole number from -128 to 127.
+/// Returns whether a value is this byte as a signed number, as in Java: from -128 to 127.
 fn is_number(value: &Value<'_>, byte: u8) -> bool {
     let number = byte.cast_signed();
     value.kind == Kind::Number

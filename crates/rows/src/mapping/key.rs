@@ -46,7 +46,7 @@ pub(super) struct KeyReader {
 }
 
 impl KeyReader {
-    /// Reads the fields `paths` of keys; the first path is empty, for the whole key.
+    /// Returns a reader that finds the fields `paths` in keys. The first path is empty: it stands for the whole key.
     pub(super) fn new(format: &KeyFormat, value: &Decode, paths: &[Path], schemas: Option<&Arc<dyn Schemas>>) -> Self {
         let framed = matches!(format, KeyFormat::Auto) && value.needs_registry();
         let avro = |source: &SchemaSource| AvroDecoder::new(source, paths, Leftovers::Ignore, &[], schemas);
@@ -72,7 +72,7 @@ impl KeyReader {
         }
     }
 
-    /// The schema that this key needs and that isn't here yet.
+    /// Returns the id of the schema that this key needs, if the schema isn't loaded yet.
     pub(super) fn wants(&mut self, key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
         match self.format {
             KeyFormat::Avro(_) => self.avro.as_mut()?.wants(key, header),
@@ -108,7 +108,7 @@ impl KeyReader {
         self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind)
     }
 
-    /// Whether a header may name the schema of keys.
+    /// Returns whether a header may name the schema of keys.
     pub(super) fn reads_header(&self) -> bool {
         self.avro.is_some() || self.protobuf.is_some()
     }
@@ -165,7 +165,7 @@ impl KeyReader {
         Ok(())
     }
 
-    /// A key whose format isn't stated: as its frame says, or JSON, or else as each column wants it.
+    /// Reads a key of the format `auto`: by the schema of its frame, else as JSON, else as each column requires.
     fn guess(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeFault> {
         if let (true, Some(id)) = (self.framed, named(key, header)) {
             let Self { avro, protobuf, fields, .. } = self;
@@ -228,7 +228,7 @@ impl KeyReader {
     }
 }
 
-/// The schema that a key's header or frame names.
+/// Returns the schema that the key's header or, without one, its frame names.
 fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
     match header {
         Some(header) => frame::of_header(header).map(|(id, _)| id),
@@ -236,7 +236,8 @@ fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
     }
 }
 
-/// The number of a registry's schema. None has the number 0, so small numbers in eight bytes aren't taken for a frame.
+/// Returns the schema id in the key's frame, if it has one. Id 0 doesn't count: no registry assigns it, and an
+/// eight-byte integer below 2^24 begins with the same zero bytes.
 fn registered(key: &[u8]) -> Option<u32> {
     frame::schema_id(key).filter(|id| *id != 0 && key.len() > frame::HEAD)
 }

@@ -1,4 +1,4 @@
-//! How many rows have the field of each column, for the trial of `check`.
+//! Counts how many rows have the field of each column, for the records that `check` tries.
 
 use tidegate_protocol::record::Record;
 
@@ -20,8 +20,8 @@ impl Presence {
         self.rows
     }
 
-    /// Returns how many of them have the field of this path, null or not; `None` if no column takes such a field. The path is the
-    /// mapping's.
+    /// Returns how many of the counted rows have the field at `path`, null or not; `None` if no column is filled from
+    /// `path`. `path` is written as in the mapping.
     pub fn of(&self, plan: &Plan, path: &[String]) -> Option<u64> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == Some(path))?;
         Some(self.present.get(slot).copied().unwrap_or(0))
@@ -29,8 +29,8 @@ impl Presence {
 }
 
 impl Plan {
-    /// Visits the columns that fields fill, with the paths of these as a mapping writes them. Where records name their table there
-    /// are none.
+    /// Visits the columns that are filled from a field, with the field's path as a mapping writes it. Visits none if
+    /// records name their table.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.columns.iter().filter_map(|column| match column.feed {
             Feed::Field(slot) => Some((&*column.name, self.within_row(self.paths.get(usize::from(slot))?)?)),
@@ -38,7 +38,8 @@ impl Plan {
         })
     }
 
-    /// Returns a path as a mapping writes it: in a change it begins at the row, which lies in `after`.
+    /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping
+    /// leaves out.
     fn within_row<'p>(&self, path: &'p Path) -> Option<&'p [String]> {
         match &self.change {
             Some(_) => path.split_first().filter(|(first, _)| *first == "after").map(|(_, rest)| rest),

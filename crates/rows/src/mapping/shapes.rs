@@ -10,7 +10,7 @@ use crate::mapping::mark;
 pub struct LeftOut {
     /// The column's name, unquoted.
     pub name: String,
-    /// Its index among the columns of a row that leaves nothing out.
+    /// Its index in a complete row.
     pub place: usize,
     /// Whether an upsert keeps the column's value in a row that exists.
     pub keeps: bool,
@@ -54,13 +54,14 @@ impl Shapes {
         (0_u16..).zip(&self.columns)
     }
 
-    /// Filters `columns`, those of a row that leaves nothing out, to the columns of a row with this mask.
+    /// Filters `columns`, the columns of a complete row, to those of a row with this mask.
     pub fn present<'a>(&self, columns: &[&'a str], mask: &[u8]) -> Vec<&'a str> {
         let left_out = |place: usize| self.columns().any(|(bit, column)| column.place == place && mark::has(mask, bit));
         columns.iter().enumerate().filter(|(place, _)| !left_out(*place)).map(|(_, name)| *name).collect()
     }
 
-    /// Returns the index in a row with this mask of the column at `place` in a complete row; `None` if the row leaves it out.
+    /// Converts `place`, a column's index in a complete row, to its index in a row with this mask. Returns `None` if
+    /// that row leaves the column out.
     pub fn place_in(&self, place: usize, mask: &[u8]) -> Option<usize> {
         let mut before = 0;
         for (_, column) in self.columns().filter(|(bit, _)| mark::has(mask, *bit)) {

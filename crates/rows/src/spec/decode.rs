@@ -150,12 +150,12 @@ impl Decode {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 
-    /// Whether a value may have a frame, or a header in its place.
+    /// Returns whether a value may have a frame, or a header in its place.
     pub(crate) fn may_be_framed(&self) -> bool {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }
 
-    /// The top-level fields that records can have, where the configuration says it.
+    /// Returns the top-level fields that records can have; `None` if the configuration doesn't list them.
     pub(crate) fn field_names(&self) -> Option<Vec<&str>> {
         match self {
             Self::Raw => Some(vec!["value"]),

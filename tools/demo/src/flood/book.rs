@@ -11,7 +11,7 @@ pub(crate) const NEVER: u32 = u32::MAX;
 pub(crate) struct Mark {
     /// The intended time. All waits count from here.
     pub(crate) due: u32,
-    /// When it was sent, or refused.
+    /// When it was sent or refused.
     pub(crate) sent: u32,
     /// When the sender was told that it is safe.
     pub(crate) acked: u32,
@@ -35,7 +35,7 @@ pub(crate) struct Book {
     pub(crate) marks: Vec<Mark>,
 }
 
-/// Half a second of the run, or another width.
+/// The counts of one interval of the run, usually half a second.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bin {
     /// The end of the bin, in seconds since the start.
@@ -50,8 +50,8 @@ pub(crate) struct Bin {
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
-    /// From the due time to the answer, for the records due in the bin, in microseconds. A record without an answer waited until
-    /// the end; refused records are not counted.
+    /// The time from due time to answer of the records due in the bin, in microseconds. A record without an answer
+    /// counts as waiting until the run ended; refused records are not counted.
     pub(crate) wait_p50: Option<u32>,
     pub(crate) wait_p99: Option<u32>,
     pub(crate) wait_max: Option<u32>,

@@ -26,12 +26,12 @@ pub struct Record {
 }
 
 impl Record {
-    /// A record that has a payload and nothing else.
+    /// Returns a record that has a payload and nothing else.
     pub fn new(payload: impl Into<Vec<u8>>) -> Self {
         Self { payload: Some(payload.into()), ..Self::default() }
     }
 
-    /// A record that has no payload.
+    /// Returns a record that has no payload.
     pub fn tombstone() -> Self {
         Self::default()
     }

@@ -47,7 +47,7 @@ impl Listener {
     }
 }
 
-/// The properties that the listeners of one broker need.
+/// Returns the properties that the listeners of one broker need.
 pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>> {
     let mut properties = Vec::new();
     let ca = authority.certificate().display().to_string();
@@ -90,7 +90,7 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
 }
 
 impl Kafka {
-    /// The address (`host:port`) of a listener of the first broker.
+    /// Returns the address (`host:port`) of a listener of the first broker.
     ///
     /// # Errors
     /// When the broker was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).

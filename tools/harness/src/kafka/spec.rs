@@ -27,7 +27,7 @@ pub(super) enum Layout {
 }
 
 impl KafkaSpec {
-    /// One broker in KRaft mode, or with ZooKeeper where [`crate::versions`] says so.
+    /// Returns one broker in KRaft mode, or with ZooKeeper where [`crate::versions`] says so.
     pub fn single() -> Self {
         Self {
             layout: if versions::with_zookeeper() { Layout::ZooKeeper } else { Layout::Kraft { brokers: 1 } },
@@ -44,17 +44,17 @@ impl KafkaSpec {
         Self { layout: Layout::Kraft { brokers: 3 }, version: versions::kraft(), ..Self::single() }
     }
 
-    /// One broker with ZooKeeper, as before Kafka 4.
+    /// Returns one broker with ZooKeeper, as before Kafka 4.
     pub fn zookeeper() -> Self {
         Self { layout: Layout::ZooKeeper, version: versions::zookeeper(), ..Self::single() }
     }
 
-    /// One broker in KRaft mode of this version, whatever [`crate::versions`] says.
+    /// Returns one broker in KRaft mode of this version, whatever [`crate::versions`] says.
     pub fn of_version(version: &str) -> Self {
         Self { layout: Layout::Kraft { brokers: 1 }, version: version.to_owned(), ..Self::single() }
     }
 
-    /// The purpose of the settings; tests, unless set otherwise.
+    /// Returns the purpose of the settings; tests, unless set otherwise.
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;

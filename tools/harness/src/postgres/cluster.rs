@@ -96,7 +96,7 @@ pub(super) fn make_folder_for(user: Option<User>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// With owners and permissions, which Postgres is particular about.
+/// Copies a folder with its owners and permissions, which Postgres checks.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     ensure!(!to.exists(), "`{}` exists already", to.display());
     let mut cp = Command::new("cp");
@@ -104,8 +104,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     fetch::run(&mut cp, "install it (Debian: apt-get install coreutils)")
 }
 
-/// Whether `postmaster.pid` is of this very process and says that it takes connections. One that a crash left behind says
-/// so too, but names another.
+/// Returns whether `postmaster.pid` is of this very process and says that it takes connections. One that a crash left
+/// behind says so too, but names another.
 pub(super) fn says_ready(data: &Path, pid: u32) -> bool {
     const STATUS_LINE: usize = 7;
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };

@@ -17,7 +17,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// Why a connection ends before either side closes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Both sides are reset: what is under way is lost.
+    /// Both sides are reset: data that is not yet forwarded is lost.
     Reset,
     /// The server sees the end of the stream after all that was forwarded; the client is reset.
     ResetClient,
@@ -101,7 +101,7 @@ async fn write(state: &State, to: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<()
     Ok(())
 }
 
-/// One side has said all; the other direction goes on.
+/// Ends the stream to one side after the other side has ended its own. The opposite direction continues.
 async fn close(to: &mut WriteHalf<'_>) -> Result<(), End> {
     // The other side may be gone already.
     drop(to.shutdown().await);
@@ -228,7 +228,7 @@ impl Down<'_> {
         lock(self.dialog).next_of_server(frames)
     }
 
-    /// Whether the message is part of a reply to be dropped; the end of that reply ends the connection.
+    /// Returns whether the message is part of a reply to be dropped; the end of that reply ends the connection.
     fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
         match lock(self.dialog).hear_server(message) {
             Fate::Passes => Ok(false),

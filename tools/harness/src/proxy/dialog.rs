@@ -60,7 +60,7 @@ impl Dialog {
         if self.opaque { None } else { frames.next_typed() }
     }
 
-    /// The server's answer to a request for encryption, where one is due.
+    /// Returns the server's answer to a request for encryption, where one is due.
     pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
         const REFUSED: u8 = b'N';
         if !std::mem::take(&mut self.answer_due) {
@@ -134,7 +134,7 @@ impl Dialog {
     }
 }
 
-/// The tag of a message with which the server says that a statement is done.
+/// Returns the tag of a message with which the server says that a statement is done.
 pub(super) fn command_tag(message: &[u8]) -> Option<String> {
     (message.first() == Some(&b'C')).then(|| text(body(message)).0)
 }

@@ -19,24 +19,24 @@ impl Frames {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message that has a type.
+    /// Takes the next whole message that has a type.
     pub(super) fn next_typed(&mut self) -> Option<Vec<u8>> {
         self.take(TYPE_BYTES)
     }
 
-    /// The next whole message of those that a client starts with, which have no type.
+    /// Takes the next whole startup message of a client. Startup messages have no type byte.
     pub(super) fn next_untyped(&mut self) -> Option<Vec<u8>> {
         self.take(0)
     }
 
-    /// The next byte, for the answer to a request for encryption, which is no message.
+    /// Takes the next byte: the answer to a request for encryption is a byte and not a message.
     pub(super) fn next_byte(&mut self) -> Option<u8> {
         let byte = *self.buffer.get(self.taken)?;
         self.taken += 1;
         Some(byte)
     }
 
-    /// All that is left, whole messages or not.
+    /// Takes all remaining bytes, whole messages or not.
     pub(super) fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.buffer.split_off(self.taken);
         self.buffer.clear();
@@ -54,18 +54,18 @@ impl Frames {
     }
 }
 
-/// The body of a message that has a type.
+/// Returns the body of a message that has a type.
 pub(super) fn body(message: &[u8]) -> &[u8] {
     message.get(TYPE_BYTES + LENGTH_BYTES..).unwrap_or_default()
 }
 
-/// The code of a message that a client starts with.
+/// Returns the code of a client's startup message.
 pub(super) fn start_code(message: &[u8]) -> Option<u32> {
     let code = message.get(LENGTH_BYTES..2 * LENGTH_BYTES)?;
     Some(u32::from_be_bytes(code.try_into().ok()?))
 }
 
-/// The text up to the next zero byte, and what follows it.
+/// Returns the text up to the next zero byte, and what follows it.
 pub(super) fn text(bytes: &[u8]) -> (String, &[u8]) {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     (String::from_utf8_lossy(&bytes[..end]).into_owned(), bytes.get(end + 1..).unwrap_or_default())

@@ -54,7 +54,8 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Whether this is a message to act on. Each time that it is counts as one of those it was armed for.
+    /// Returns whether this is a message to act on. Each such message counts as one of the times for which it was
+    /// armed.
     pub(super) fn takes(&self, seen: Seen<'_>) -> bool {
         let matches = match (&self.trigger, seen) {
             (Trigger::FrontendQueryContains(text), Seen::Statement(statement)) => statement.contains(text.as_str()),
@@ -129,7 +130,7 @@ impl Armed {
         Ok(())
     }
 
-    /// How often it has acted.
+    /// Returns how often it has acted.
     pub fn count(&self) -> u64 {
         *self.watched.fired.borrow()
     }

@@ -326,7 +326,7 @@ impl<'w> Walk<'w> {
         }
     }
 
-    /// A scalar that isn't an enum.
+    /// Reads a scalar that isn't an enum.
     #[inline]
     fn scalar(&mut self, kind: FieldKind, wire: Wire, end: usize) -> Result<Slot, Broken> {
         Ok(match kind {

@@ -1,4 +1,4 @@
-//! Messages that mean one value: those of `google.protobuf` and `google.type`, and decimals.
+//! Decodes the messages that stand for one scalar value: those of `google.protobuf` and `google.type`, and decimals.
 
 use std::fmt;
 use std::io::Write as _;
@@ -12,7 +12,7 @@ use crate::schema::protobuf::{Known, MessageId};
 use crate::value::{Flags, Kind, Slot};
 
 impl Walk<'_> {
-    /// A message that means one scalar.
+    /// Reads a message that stands for one scalar value, such as `google.protobuf.Timestamp`. It ends at `end`.
     pub(super) fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         if known == Known::Wrapper {
@@ -60,7 +60,7 @@ impl Walk<'_> {
         Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
-    /// A decimal: its unscaled number as bytes, and its scale.
+    /// Reads a decimal: its unscaled number as bytes, and its scale.
     fn decimal(&mut self, id: MessageId, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         let number_of =
@@ -82,12 +82,12 @@ impl Walk<'_> {
         Ok(unscaled)
     }
 
-    /// A date as text, so that one without a year or a day is refused by the column, by what it says.
+    /// Renders a date as text, so that the column rejects a date without a year or a day, and the reason quotes it.
     fn date(&mut self, [_, year, month, day, _]: [i32; 5]) -> Slot {
         self.made_text(format_args!("{year:04}-{month:02}-{day:02}"))
     }
 
-    /// A time of day; what is none is text, which the column refuses.
+    /// Reads a time of day. An invalid one becomes text, which the column rejects.
     fn time_of_day(&mut self, [_, hours, minutes, seconds, nanos]: [i32; 5]) -> Slot {
         let whole = (i64::from(hours) * 60 + i64::from(minutes)) * 60 + i64::from(seconds);
         let micros =
@@ -102,7 +102,7 @@ impl Walk<'_> {
         }
     }
 
-    /// A position as an object with both coordinates: one that is 0 isn't written.
+    /// Reads a position as an object with both coordinates. Protobuf omits a coordinate that is 0.
     fn lat_lng(&mut self, end: usize, depth: u32) -> Result<Slot, Broken> {
         let mut numbers = [0_f64; 2];
         while self.at < end {
