@@ -138,6 +138,23 @@ pub(crate) fn text(text: impl AsRef<[u8]>) -> Vec<u8> {
     [long(text.as_ref().len() as i64), text.as_ref().to_vec()].concat()
 }
 
+/// Adds the schemas of changes of a table, as Debezium writes them, with these fields. Returns the ids of value and key.
+pub(crate) fn add_changes(registry: &Registry, fields: &[String]) -> (u32, u32) {
+    let row = format!(
+        r#"{{"type":"record","name":"Value","fields":[{}],"connect.name":"shop.public.t.Value"}}"#,
+        fields.join(",")
+    );
+    let envelope = format!(
+        r#"{{"type":"record","name":"Envelope","namespace":"shop.public.t","fields":[
+            {{"name":"before","type":["null",{row}],"default":null}},{{"name":"after","type":["null","Value"],"default":null}},
+            {{"name":"op","type":"string"}},{{"name":"ts_ms","type":["null","long"],"default":null}}]}}"#
+    );
+    let value = registry.add("t-value", "AVRO", &envelope, &[]);
+    let key = r#"{"type":"record","name":"Key","namespace":"shop.public.t","fields":[{"name":"id","type":"int"}]}"#;
+    let key = registry.add("t-key", "AVRO", key, &[]);
+    (value, key)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_types_by_avro_and_a_registry() {
     let world = World::new(1).await;
@@ -166,18 +183,7 @@ async fn the_same_types_by_avro_and_a_registry() {
         named("state", "string", "io.debezium.data.Enum"),
         named("year", "int", "io.debezium.time.Year"),
     ];
-    let row = format!(
-        r#"{{"type":"record","name":"Value","fields":[{}],"connect.name":"shop.public.t.Value"}}"#,
-        fields.join(",")
-    );
-    let envelope = format!(
-        r#"{{"type":"record","name":"Envelope","namespace":"shop.public.t","fields":[
-            {{"name":"before","type":["null",{row}],"default":null}},{{"name":"after","type":["null","Value"],"default":null}},
-            {{"name":"op","type":"string"}},{{"name":"ts_ms","type":["null","long"],"default":null}}]}}"#
-    );
-    let value = registry.add("t-value", "AVRO", &envelope, &[]);
-    let key = r#"{"type":"record","name":"Key","namespace":"shop.public.t","fields":[{"name":"id","type":"int"}]}"#;
-    let key = registry.add("t-key", "AVRO", key, &[]);
+    let (value, key) = add_changes(&registry, &fields);
     let row = |id: i64| {
         [
             long(id),

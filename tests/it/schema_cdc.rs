@@ -2,7 +2,7 @@
 
 use tidegate_harness::{Record, Registry};
 
-use crate::cdc::{long, text};
+use crate::cdc::{add_changes, long, text};
 use crate::support::World;
 
 /// A change without Connect's envelope. `source` are the fields that the connector adds.
@@ -200,18 +200,7 @@ async fn changes_of_debezium_in_avro() {
         r#"{"name":"price","type":["null",{"type":"bytes","scale":2,"precision":10,"connect.name":"org.apache.kafka.connect.data.Decimal","logicalType":"decimal"}],"default":null}"#.to_owned(),
         r#"{"name":"tags","type":["null",{"type":"array","items":["null","string"]}],"default":null}"#.to_owned(),
     ];
-    let row = format!(
-        r#"{{"type":"record","name":"Value","fields":[{}],"connect.name":"shop.public.t.Value"}}"#,
-        fields.join(",")
-    );
-    let envelope = format!(
-        r#"{{"type":"record","name":"Envelope","namespace":"shop.public.t","fields":[
-            {{"name":"before","type":["null",{row}],"default":null}},{{"name":"after","type":["null","Value"],"default":null}},
-            {{"name":"op","type":"string"}},{{"name":"ts_ms","type":["null","long"],"default":null}}]}}"#
-    );
-    let value = registry.add("t-value", "AVRO", &envelope, &[]);
-    let key = r#"{"type":"record","name":"Key","namespace":"shop.public.t","fields":[{"name":"id","type":"int"}]}"#;
-    let key = registry.add("t-key", "AVRO", key, &[]);
+    let (value, key) = add_changes(&registry, &fields);
     let some = |bytes: Vec<u8>| [long(1), bytes].concat();
     let row = |id: i64, name: &str| {
         let tags = [long(1), some(text("x")), long(0)].concat();

@@ -387,14 +387,11 @@ impl Encoder {
             }
             return unknown;
         };
-        let header = self.header(record.headers, frame::VALUE_HEADER);
-        let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
-        while more {
-            if router.name(record, &self.fields, &mut self.made, &mut self.named).is_ok() {
-                unknown.extend(router.unknown(&self.named));
+        self.each_row(record, payload, |this| {
+            if router.name(record, &this.fields, &mut this.made, &mut this.named).is_ok() {
+                unknown.extend(router.unknown(&this.named));
             }
-            more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
-        }
+        });
         unknown
     }
 
@@ -402,10 +399,15 @@ impl Encoder {
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
+        self.each_row(record, payload, |this| found.note(&this.fields.leftovers, given_up));
+    }
+
+    /// Visits the rows of a record's value, each decoded into `self.fields`. Ends at the first that can't be decoded.
+    fn each_row(&mut self, record: &Record<'_>, payload: &[u8], mut visit: impl FnMut(&mut Self)) {
         let header = self.header(record.headers, frame::VALUE_HEADER);
         let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
         while more {
-            found.note(&self.fields.leftovers, given_up);
+            visit(self);
             more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
         }
     }

@@ -2,7 +2,7 @@
 
 use tidegate_protocol::record::Record;
 
-use crate::decode::{Path, frame};
+use crate::decode::Path;
 use crate::mapping::plan::{Feed, Plan};
 use crate::mapping::{Encoder, tombstone};
 use crate::value::Kind;
@@ -52,18 +52,15 @@ impl Encoder {
     /// Counts the fields of a record's rows. Records that can't be decoded have none, and neither have those that only delete.
     pub fn count_fields(&mut self, record: &Record<'_>, presence: &mut Presence) {
         let Some(payload) = record.value.filter(|payload| !tombstone::is_spelled_out(payload)) else { return };
-        let header = self.header(record.headers, frame::VALUE_HEADER);
-        let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
-        while more {
-            if self.changes_row(payload) {
+        self.each_row(record, payload, |this| {
+            if this.changes_row(payload) {
                 presence.rows += 1;
-                presence.present.resize(self.fields.slots.len(), 0);
-                for (count, slot) in presence.present.iter_mut().zip(&self.fields.slots) {
+                presence.present.resize(this.fields.slots.len(), 0);
+                for (count, slot) in presence.present.iter_mut().zip(&this.fields.slots) {
                     *count += u64::from(slot.kind != Kind::Missing);
                 }
             }
-            more = self.fields.more && self.decoder.next(payload, &mut self.fields) == Ok(true);
-        }
+        });
     }
 
     /// Returns whether the decoded record has a row after it, which a change may lack.
