@@ -46,7 +46,7 @@ pub use content::Content;
 pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
-pub use pipeline::{GroupProtocol, KeepLetters, Pipeline, Start, Topics};
+pub use pipeline::{DeadLetterRetention, GroupProtocol, Pipeline, Start, Topics};
 pub use print::json_schema;
 pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;

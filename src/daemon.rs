@@ -129,7 +129,7 @@ pub async fn run<S: Future<Output = ()>>(
     side.shutdown().await;
     let config = daemon.config();
     let left = told_at.map(|at| (at + config.limits.drain_timeout).saturating_duration_since(Instant::now()));
-    http::goodbye(&config, &instance, left.unwrap_or(config.limits.drain_timeout)).await;
+    http::deregister(&config, &instance, left.unwrap_or(config.limits.drain_timeout)).await;
     outcome
 }
 

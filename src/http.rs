@@ -3,7 +3,7 @@
 
 mod assets;
 mod board;
-mod dead_looks;
+mod dead_letter_news;
 mod document;
 mod frames;
 mod guard;
@@ -37,7 +37,7 @@ use instances::Instances;
 use watch::Watch;
 
 pub(crate) use document::Status;
-pub(crate) use instances::goodbye;
+pub(crate) use instances::deregister;
 pub(crate) use words::duration;
 
 /// The state that the handlers answer from.
@@ -51,7 +51,7 @@ struct Site {
 /// Serves until it is dropped.
 ///
 /// # Cancel safety
-/// May be dropped at any point; `goodbye` takes our row of `tidegate.instance` away.
+/// May be dropped at any point; `deregister` takes our row of `tidegate.instance` away.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
     let guard = guard::Guard::new(&daemon.config().http);
     let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });
@@ -114,14 +114,14 @@ async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
 }
 
 #[derive(serde::Deserialize)]
-struct Stretch {
+struct Period {
     pipeline: String,
     /// Milliseconds since the epoch.
     #[serde(default)]
     from: i64,
 }
 
-async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Stretch>) -> Response {
+async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Period>) -> Response {
     match site.watch.history(&stretch.pipeline, stretch.from) {
         Some(columns) => axum::Json(columns).into_response(),
         None => (StatusCode::NOT_FOUND, "no such pipeline\n").into_response(),

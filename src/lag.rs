@@ -3,8 +3,8 @@
 //! librdkafka's own figures don't change while a partition is paused; these do. The ledger is read for every partition of the
 //! pipeline, whichever instance owns it, so every instance shows the whole pipeline.
 
-mod asked;
 pub mod headroom;
+mod requests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Display;
@@ -20,7 +20,7 @@ use tidegate_protocol::store::LedgerRow;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::debug;
 
-use self::headroom::{Place, Retentions};
+use self::headroom::{PartitionRetention, Retentions};
 use crate::config::Topics;
 use crate::kafka::observer::{Observer, SharedObserver, partitions_of};
 use crate::metrics::{self, epoch_ms};
@@ -242,8 +242,8 @@ impl LagWatch {
             let sources = self.sources.clone();
             self.low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
             let names: Vec<_> = topics.into_keys().collect();
-            let asked = names.clone();
-            let retention = self.ask(move |observer| observer.retention(&asked)).await;
+            let requests = names.clone();
+            let retention = self.ask(move |observer| observer.retention(&requests)).await;
             self.keep_retention(&names, retention);
         }
         let sources = self.sources.clone();
@@ -351,7 +351,7 @@ impl LagWatch {
             _ => (now - since).max(0) as f64 / 1000.0,
         };
         let low = self.low.get(source).copied().unwrap_or(Offset::ZERO);
-        let place = Place {
+        let place = PartitionRetention {
             age: seconds,
             behind: row.next.distance_from(low),
             cut: low > Offset::ZERO,

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tidegate_protocol::batch::{Batch, Trigger};
-use tidegate_protocol::partition::Condition;
+use tidegate_protocol::partition::LossCondition;
 use tidegate_protocol::position::TopicPartition;
 use tidegate_protocol::store::WriteError;
 use tidegate_rows::value::Reason;
@@ -422,7 +422,7 @@ pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     for cause in ["age", "size"] {
         touch(PURGED, "cause", cause);
     }
-    for cause in Condition::CAUSES {
+    for cause in LossCondition::CAUSES {
         touch(RECORDS_LOST, "cause", cause);
     }
     for class in RETRIED_CLASSES {

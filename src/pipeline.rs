@@ -33,7 +33,7 @@ use crate::metrics::{self, ConsumerMetrics, WriterMetrics};
 use crate::plan::PlannedEncoder;
 use crate::postgres::claim_ledger::PgClaimLedger;
 use crate::postgres::connect::Connector;
-use crate::postgres::{PgStore, letters, partitions};
+use crate::postgres::{PgStore, dead_letter_cleanup, partitions};
 use crate::report::{ClaimReport, ConsumerReport};
 use crate::status::{ConsumerStatus, PipelineState, WriterState, lock};
 use crate::watchdog;
@@ -52,7 +52,7 @@ pub struct Pipeline {
     /// The tasks that keep running when the pipeline stops: a stopped pipeline's lag still grows.
     measuring: Mutex<JoinSet<()>>,
     /// With the time at which it was entered, in milliseconds since the epoch.
-    phase: Mutex<(Phase, i64)>,
+    phase: Mutex<(PipelinePhase, i64)>,
     goal: Goal,
     /// How many requests to resume the pipeline there had been when it started; `None` until that is read.
     resumes: Mutex<Option<i64>>,
@@ -60,7 +60,7 @@ pub struct Pipeline {
 
 /// The phase of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum PipelinePhase {
     /// The pipeline reaches Kafka and Postgres, and registers.
     Starting {
         /// The reason for waiting, if it waits.
@@ -97,19 +97,19 @@ impl Pipeline {
             share,
             consumers: (0..pipeline.consumers.get()).map(|number| Arc::new(ConsumerStatus::new(number))).collect(),
             lag: Arc::default(),
-            phase: Mutex::new((Phase::Starting { waiting_for: None }, metrics::epoch_ms())),
+            phase: Mutex::new((PipelinePhase::Starting { waiting_for: None }, metrics::epoch_ms())),
             goal: Goal::default(),
             resumes: Mutex::default(),
             config: pipeline.clone(),
         })
     }
 
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> PipelinePhase {
         self.phase_since().0
     }
 
     /// Returns the pipeline's phase, and since when it has been in it, in milliseconds since 1970.
-    pub fn phase_since(&self) -> (Phase, i64) {
+    pub fn phase_since(&self) -> (PipelinePhase, i64) {
         lock(&self.phase).clone()
     }
 
@@ -117,11 +117,11 @@ impl Pipeline {
     /// Postgres, the state is that of Postgres.
     pub fn state(&self) -> PipelineState {
         match self.phase() {
-            Phase::Starting { .. } => PipelineState::Starting,
-            Phase::Draining => PipelineState::Draining,
-            Phase::Drained => PipelineState::Drained,
-            Phase::Stopped { .. } => PipelineState::Stopped,
-            Phase::Running => {
+            PipelinePhase::Starting { .. } => PipelineState::Starting,
+            PipelinePhase::Draining => PipelineState::Draining,
+            PipelinePhase::Drained => PipelineState::Drained,
+            PipelinePhase::Stopped { .. } => PipelineState::Stopped,
+            PipelinePhase::Running => {
                 let waits = |c: &Arc<ConsumerStatus>| matches!(c.writer(), WriterState::Waiting { .. });
                 if self.consumers.iter().any(waits) {
                     PipelineState::Waiting
@@ -141,10 +141,10 @@ impl Pipeline {
 
     /// Records that the pipeline stopped for this reason.
     pub fn stopped(&self, why: &Stopped) {
-        self.enter(Phase::Stopped { why: why.to_string() });
+        self.enter(PipelinePhase::Stopped { why: why.to_string() });
     }
 
-    fn enter(&self, phase: Phase) {
+    fn enter(&self, phase: PipelinePhase) {
         *lock(&self.phase) = (phase, metrics::epoch_ms());
     }
 
@@ -172,7 +172,7 @@ impl Pipeline {
         }
         let outcome = outcome.map(|()| self.remainder(self.waits_for()));
         match &outcome {
-            Ok(remainder) if remainder.unwritten == 0 => self.enter(Phase::Drained),
+            Ok(remainder) if remainder.unwritten == 0 => self.enter(PipelinePhase::Drained),
             Ok(_) => {}
             Err(stopped) => self.stopped(stopped),
         }
@@ -197,7 +197,7 @@ impl Pipeline {
         };
         self.measure(&connector, &observer);
         let plans = started?;
-        self.enter(Phase::Running);
+        self.enter(PipelinePhase::Running);
         info!(
             pipeline = &*self.name,
             consumers = self.consumers.len(),
@@ -212,7 +212,7 @@ impl Pipeline {
         let mut helpers = JoinSet::new();
         let policy = self.config.on_offset_loss;
         helpers.spawn(watchdog::watch(Arc::clone(&self)));
-        helpers.spawn(letters::keep(connector.clone(), self.config.clone()));
+        helpers.spawn(dead_letter_cleanup::keep(connector.clone(), self.config.clone()));
         if self.config.table.partition_by.is_some() {
             helpers.spawn(partitions::keep(connector.clone(), self.config.clone()));
         }
@@ -294,7 +294,7 @@ impl Pipeline {
         );
         let mut measuring = JoinSet::new();
         measuring.spawn(watch.run());
-        measuring.spawn(letters::measure(connector.clone(), Arc::clone(&self.name)));
+        measuring.spawn(dead_letter_cleanup::measure(connector.clone(), Arc::clone(&self.name)));
         // The tasks of an earlier start end with their set.
         *lock(&self.measuring) = measuring;
     }
@@ -326,7 +326,7 @@ impl Pipeline {
             let ended = tokio::select! {
                 ended = workers.join_next() => ended,
                 () = stop.cancelled(), if deadline.is_none() => {
-                    self.enter(Phase::Draining);
+                    self.enter(PipelinePhase::Draining);
                     deadline = Some(Instant::now() + limit);
                     continue;
                 }

@@ -16,14 +16,14 @@ use tidegate_rows::mapping::evolve::{GivenUp, NewFields};
 use tidegate_rows::mapping::shapes::Shapes;
 use tidegate_rows::mapping::{Plan, Taken};
 use tidegate_rows::spec::RowSpec;
-use tidegate_rows::write_mode::{Merge, Target};
+use tidegate_rows::write_mode::{Merge, MergeTarget};
 use tracing::{info, warn};
 
-pub use encoder::{PlannedEncoder, reject_of};
+pub use encoder::{PlannedEncoder, rejected_record};
 
 use crate::config::Pipeline;
 use crate::postgres::connect::lock_for_session;
-use crate::postgres::routes::{self, Claim};
+use crate::postgres::routes::{self, TableClaim};
 use crate::postgres::{catalog, error};
 use crate::registry::CachedSchemas;
 use crate::status::lock;
@@ -101,10 +101,10 @@ impl PlannedTable {
     }
 
     /// Calls `ask`, which builds a statement for this table. `spec` is the pipeline's.
-    pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(Target<'_>) -> T) -> T {
+    pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(MergeTarget<'_>) -> T) -> T {
         let Self { catalog, columns, shapes, number, .. } = self;
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        ask(Target { spec, catalog, columns: &columns, shapes, number: *number })
+        ask(MergeTarget { spec, catalog, columns: &columns, shapes, number: *number })
     }
 }
 
@@ -276,9 +276,9 @@ impl PlanSource {
                 continue;
             }
             match routes::claim(connection, &config.name, max_tables, &catalog).await.map_err(fault)? {
-                Claim::Ours => claimed += 1,
-                Claim::Full => full = true,
-                Claim::Fed { by } => {
+                TableClaim::Ours => claimed += 1,
+                TableClaim::Full => full = true,
+                TableClaim::Fed { by } => {
                     return Err(ReplanError::Unplannable(format!(
                         "a record is for `{table}`, and pipeline `{by}` feeds `{table}` from a topic of pipeline `{}` already, so that every record would be there twice: take another name for one of the two",
                         config.name

@@ -9,11 +9,11 @@ pub mod catalog;
 pub mod claim_ledger;
 pub mod claims;
 pub mod connect;
+pub mod dead_letter_cleanup;
 pub(crate) mod dead_letters;
 pub mod error;
 pub(crate) mod evolve;
 mod ledger;
-pub mod letters;
 pub mod partitions;
 mod pooler;
 mod preview;
@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use connect::{Connector, within};
 use sqlx::postgres::PgRow;
 use sqlx::{Connection, Executor, PgConnection};
-use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
 use tidegate_protocol::poll_loop::RecordEncoder as _;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Disposition, Stage};
@@ -218,9 +218,9 @@ impl PgStore {
     ///
     /// # Errors
     /// As the statement fails.
-    pub async fn has_any_letter(&mut self) -> Result<bool, WriteError> {
+    pub async fn has_dead_letters(&mut self) -> Result<bool, WriteError> {
         let mut live = self.take(Stage::DeadLetters)?;
-        let work = dead_letters::has_any_letter(&mut live.connection);
+        let work = dead_letters::has_dead_letters(&mut live.connection);
         let result = timeout(self.connector.write_deadline(), work).await;
         self.keep(Stage::DeadLetters, live, result, None)
     }
@@ -243,7 +243,7 @@ impl PgStore {
     async fn route(&mut self, batch: &Batch) -> Result<(), ReplanError> {
         let mut wanted: Vec<TableName> = Vec::new();
         let mut seen = HashSet::new();
-        for reject in batch.rejects(0..batch.len()).filter(|reject| reject.reason == Reason::NoTable.code()) {
+        for reject in batch.rejected_records(0..batch.len()).filter(|reject| reject.reason == Reason::NoTable.code()) {
             let tables = self.rows.encoder.unknown_tables(&batch.record(reject.record));
             wanted.extend(tables.into_iter().filter(|table| seen.insert(table.clone())));
         }
@@ -378,7 +378,7 @@ impl Transaction for PgStore {
         self.keep(Stage::Defaults, live, result, None)
     }
 
-    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let mut live = self.take(Stage::DeadLetters)?;
         let work = dead_letters::insert(&mut live.connection, &self.pipeline, batch, rejects);
         let result = timeout(self.connector.write_deadline(), work).await;
@@ -434,12 +434,12 @@ impl Planner for PgStore {
         if self.rows.plans.config().table.route.is_some() {
             return self.route(batch).await;
         }
-        let is_new = |reject: &&Reject| reject.reason == Reason::NewField.code();
+        let is_new = |reject: &&RejectedRecord| reject.reason == Reason::NewField.code();
         if !self.rows.plans.config().table.evolve {
             return Ok(());
         }
         let mut fields = NewFields::default();
-        for reject in batch.rejects(0..batch.len()).filter(is_new) {
+        for reject in batch.rejected_records(0..batch.len()).filter(is_new) {
             self.rows.encoder.new_fields(&batch.record(reject.record), &mut fields);
         }
         if fields.0.is_empty() {
@@ -474,7 +474,7 @@ impl Planner for PgStore {
         self.rows.version()
     }
 
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
         self.rows.encode(record, rows)
     }
 }

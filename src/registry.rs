@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use client::{Client, FetchError};
 use tidegate_protocol::retry::Backoff;
 use tidegate_rows::schema::{self, Found, Schema, SchemaId};
-use tidegate_rows::value::{DecodeFault, Reason};
+use tidegate_rows::value::{DecodeError, Reason};
 use tracing::{info, warn};
 
 use crate::config::SchemaRegistry;
@@ -65,9 +65,9 @@ enum Entry {
     Asked,
     Here(Arc<Schema>),
     /// The registry has the schema, but it can't be used: another request would change nothing.
-    Unusable(DecodeFault),
+    Unusable(DecodeError),
     /// The registry didn't have the schema at this time.
-    Unknown(DecodeFault, Instant),
+    Unknown(DecodeError, Instant),
 }
 
 #[derive(Debug, Default)]
@@ -205,7 +205,7 @@ impl Worker {
         let unusable = |why: String| {
             let detail = format!("its schema {id} can't be used: {why}");
             warn!(pipeline, %id, why, "a schema of the registry can't be used: its records are dead letters");
-            Entry::Unusable(DecodeFault::new(Reason::UnknownSchema, detail))
+            Entry::Unusable(DecodeError::new(Reason::UnknownSchema, detail))
         };
         match document {
             Ok(document) => match schema::of_text(document.kind.as_deref(), &document.schema, &document.uses) {
@@ -220,7 +220,7 @@ impl Worker {
             Err(FetchError::Unknown(why)) => {
                 self.trusted_until = Some(Instant::now() + TRUSTED_FOR);
                 let detail = format!("its schema {id} is not in the registry: {why}");
-                Ok(Entry::Unknown(DecodeFault::new(Reason::UnknownSchema, detail), Instant::now()))
+                Ok(Entry::Unknown(DecodeError::new(Reason::UnknownSchema, detail), Instant::now()))
             }
         }
     }

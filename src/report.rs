@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tidegate_protocol::event::{Committed, Event, Hold, Listener, Phase, Snapshot, Spent};
+use tidegate_protocol::event::{Committed, Event, Hold, Listener, Snapshot, Spent, WritePhase};
 use tidegate_protocol::partition::{Partition, State};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, info, warn};
@@ -157,7 +157,9 @@ impl ConsumerReport {
         self.consumer.consumed(consumed);
         let Spent { poll, work, held, flow } = spent;
         self.consumer.spent(poll, work, held.saturating_sub(flow), flow);
-        for (phase, time) in [(work::Phase::Poll, poll), (work::Phase::Decode, work), (work::Phase::Held, held)] {
+        for (phase, time) in
+            [(work::TimePhase::Poll, poll), (work::TimePhase::Decode, work), (work::TimePhase::Held, held)]
+        {
             self.status.work.spent(phase, time);
         }
         let schemas = self.plans.schemas().filter(|_| waits_for_schema);
@@ -257,11 +259,11 @@ fn held(hold: Hold) -> work::Hold {
     }
 }
 
-fn spent_on(phase: Phase) -> work::Phase {
+fn spent_on(phase: WritePhase) -> work::TimePhase {
     match phase {
-        Phase::Copy => work::Phase::Copy,
-        Phase::Commit => work::Phase::Commit,
-        Phase::Outage => work::Phase::Outage,
+        WritePhase::Copy => work::TimePhase::Copy,
+        WritePhase::Commit => work::TimePhase::Commit,
+        WritePhase::Outage => work::TimePhase::Outage,
     }
 }
 

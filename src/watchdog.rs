@@ -67,7 +67,7 @@ impl fmt::Display for Stall {
 
 /// The facts that one check has about a partition.
 #[derive(Debug)]
-pub struct Look<'a> {
+pub struct Observation<'a> {
     pub partition: &'a PartitionStatus,
     pub writer: &'a WriterState,
     /// When its poll thread was last active.
@@ -83,7 +83,7 @@ pub struct Look<'a> {
 }
 
 /// Returns why the partition makes no progress; `None` if it does, or still may. Pure.
-pub fn diagnose(look: &Look<'_>, now: Instant) -> Option<Stall> {
+pub fn diagnose(look: &Observation<'_>, now: Instant) -> Option<Stall> {
     let idle_since = look.partition.progress_at.max(look.lagging_since);
     if look.lag == 0 || now.duration_since(idle_since) < STALL_AFTER {
         return None;
@@ -143,7 +143,7 @@ impl Watched {
                 continue;
             }
             let lagging_since = *self.lagging.entry(partition.source.clone()).or_insert(now);
-            let look = Look {
+            let look = Observation {
                 partition,
                 writer: &writer,
                 polled_at: status.polled_at(),
@@ -190,12 +190,12 @@ mod tests {
     }
 
     /// Makes the view of an owned partition with lag whose writer flows, except for what `change` sets.
-    fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Look<'_>)) -> Option<Stall> {
+    fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Observation<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;
         let (mut changed, unchanged) =
             (partition(PartitionState::Owned, start), partition(PartitionState::Owned, start));
-        let look = |partition| Look {
+        let look = |partition| Observation {
             partition,
             writer: &WriterState::Flowing,
             polled_at: now,
@@ -206,7 +206,7 @@ mod tests {
         };
         let mut changes = look(&unchanged);
         change(&mut changed, &mut changes);
-        diagnose(&Look { partition: &changed, ..changes }, now)
+        diagnose(&Observation { partition: &changed, ..changes }, now)
     }
 
     const LONG: Duration = STALL_AFTER.saturating_add(Duration::from_secs(1));
@@ -229,7 +229,7 @@ mod tests {
         assert_eq!(away, Some(Stall::KafkaSilent("Kafka: h:1: the connection is refused".to_owned())));
         let start = Instant::now();
         let partition = partition(PartitionState::Owned, start);
-        let look = Look {
+        let look = Observation {
             partition: &partition,
             writer: &waiting,
             polled_at: start,

@@ -14,7 +14,7 @@ use crate::config::units::parse_duration;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::metrics::epoch_ms;
-use crate::postgres::letters;
+use crate::postgres::dead_letter_cleanup;
 
 /// Subcommands of `dead-letters`.
 #[derive(Debug, clap::Subcommand)]
@@ -115,7 +115,7 @@ fn failed(error: sqlx::Error) -> FatalError {
 /// Returns the keys of these pipelines' dead letters, those of their replays included.
 async fn keys(connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<Vec<String>, FatalError> {
     let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
-    letters::keys(connection, &names).await.map_err(failed)
+    dead_letter_cleanup::keys(connection, &names).await.map_err(failed)
 }
 
 /// Opens a connection to a database that has our tables.

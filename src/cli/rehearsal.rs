@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
-use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::Stage;
@@ -19,7 +19,7 @@ use crate::status::lock;
 
 /// A dead letter that the daemon would store.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Letter {
+pub(super) struct TrialDeadLetter {
     pub(super) topic: String,
     pub(super) partition: i32,
     pub(super) offset: i64,
@@ -33,7 +33,7 @@ pub(super) struct Letter {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) reasons: BTreeMap<&'static str, u64>,
-    pub(super) letters: Vec<Letter>,
+    pub(super) letters: Vec<TrialDeadLetter>,
     /// The first rows, as JSON objects.
     pub(super) rows: Vec<String>,
     /// What Postgres refused because it would have changed something; see [`Rehearsal::guarded`].
@@ -56,7 +56,7 @@ pub(super) struct Rehearsal {
     findings: Arc<Mutex<Findings>>,
     shown: usize,
     /// The dead letters of the current transaction. They count once the transaction would be committed.
-    letters: Vec<Letter>,
+    letters: Vec<TrialDeadLetter>,
 }
 
 impl Rehearsal {
@@ -129,10 +129,10 @@ impl Transaction for Rehearsal {
         self.noted(probed)
     }
 
-    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let letters = rejects.iter().map(|reject| {
             let Record { topic, partition, offset, .. } = batch.record(reject.record);
-            Letter {
+            TrialDeadLetter {
                 topic: topic.to_owned(),
                 partition,
                 offset,
@@ -196,7 +196,7 @@ impl Planner for Rehearsal {
         self.inner.newest_plan()
     }
 
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
         self.inner.encode(record, rows)
     }
 }

@@ -4,8 +4,8 @@
 //! like a pipeline: if it is killed at any point, the next run resumes it; two runs at once fence each other. It joins no
 //! group, and doesn't disturb a daemon that runs meanwhile.
 
-mod books;
 mod reading;
+mod replay_progress;
 mod safe;
 
 use std::collections::HashMap;
@@ -20,8 +20,8 @@ use tidegate_protocol::writer::Writer;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use self::books::{Books, Stretch};
-use super::place::Target;
+use self::replay_progress::{OffsetRange, ReplayProgress};
+use super::log_position::LogPosition;
 use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Start, table_name};
@@ -29,7 +29,7 @@ use crate::error::FatalError;
 use crate::kafka::observer::{Answer, partitions_of};
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
-use crate::postgres::{PgStore, letters};
+use crate::postgres::{PgStore, dead_letter_cleanup};
 use crate::report::Counts;
 
 /// Arguments of `replay`.
@@ -45,10 +45,10 @@ pub(super) struct Arguments {
     partition: Option<i32>,
     /// Where to begin: an offset, `earliest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|TIME")]
-    from: Target,
+    from: LogPosition,
     /// Where to end, exclusive: an offset, `latest` (the current end), or a time.
     #[arg(long, value_name = "N|latest|TIME", default_value = "latest")]
-    to: Target,
+    to: LogPosition,
     /// Write into this table instead of the pipeline's own.
     #[arg(long, value_name = "SCHEMA.TABLE")]
     into: Option<String>,
@@ -117,15 +117,16 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         let observer = reach::observer(config, pipeline)?;
         reach::ask(config, &observer, |observer| Ok(observer.cluster_id())).await?
     };
-    let books = Books::open(key, cluster_id.unwrap_or_default(), pipeline, planned.table.catalog.oid);
+    let replay_progress =
+        ReplayProgress::open(key, cluster_id.unwrap_or_default(), pipeline, planned.table.catalog.oid);
     if arguments.again {
-        books.forget(&mut connection).await?;
+        replay_progress.forget(&mut connection).await?;
     }
-    let mut stretches = books.known(&mut connection).await?;
+    let mut stretches = replay_progress.known(&mut connection).await?;
     let resumed = !stretches.is_empty();
     if !resumed {
         stretches = resolve(config, pipeline, arguments).await?;
-        books.begin(&mut connection, &stretches).await?;
+        replay_progress.begin(&mut connection, &stretches).await?;
     }
     let lines = stretches.iter().map(|stretch| Line {
         topic: stretch.source.topic.to_string(),
@@ -135,7 +136,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     });
     let mut report = Report {
         pipeline: pipeline.name.clone(),
-        replay: books.key().to_owned(),
+        replay: replay_progress.key().to_owned(),
         table: pipeline.table.name.to_string(),
         resumed,
         records: 0,
@@ -143,7 +144,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         dead_letters: 0,
         stretches: lines.collect(),
     };
-    let claimed = books.claim(&connector, &mut connection, &stretches).await?;
+    let claimed = replay_progress.claim(&connector, &mut connection, &stretches).await?;
     if claimed.is_empty() {
         return Ok(report);
     }
@@ -153,7 +154,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     let (outbox, mut batches) = mpsc::channel(1);
     let reading = reading::Reading::new(config, pipeline, planned, claimed, outbox).map_err(FatalError::Config)?;
     let reading = spawn_blocking(move || reading.run());
-    let name: Arc<str> = books.key().into();
+    let name: Arc<str> = replay_progress.key().into();
     let (metrics, counts) = (WriterMetrics::new(&name), Arc::new(Counts::default()));
     let store = PgStore::new(name, connector, plans, metrics);
     let budget = DeadLetterBudget::new(pipeline.dead_letters);
@@ -165,7 +166,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
         if outcomes.iter().flatten().any(|outcome| !matches!(outcome, Outcome::Committed(_))) {
             return Err(FatalError::Stopped(format!(
                 "`{}` was taken over by another run, or the database was restored: run it again, and it resumes from the ledger",
-                books.key()
+                replay_progress.key()
             )));
         }
         report.records += u64::from(batch.len());
@@ -173,7 +174,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
     read.map_err(|why| FatalError::Unavailable(format!("{why}; run it again, and it resumes where it was")))?;
-    books.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
+    replay_progress.end(&mut reach::open(&reach::connector(config)).await?, &claims).await?;
     (report.rows, report.dead_letters) = (counts.rows(), counts.dead_letters());
     Ok(report)
 }
@@ -191,11 +192,11 @@ fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
             part("into", into.clone()),
         )
     });
-    letters::replay_key(&pipeline.name, &name)
+    dead_letter_cleanup::replay_key(&pipeline.name, &name)
 }
 
 /// Returns the selected ranges, limited to the logs.
-async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<Stretch>, FatalError> {
+async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<OffsetRange>, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     if let Some(topic) = arguments.topic.as_ref().filter(|topic| !topics.contains_key(*topic)) {
@@ -209,12 +210,12 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
     let (from, to) = (arguments.from.clone(), arguments.to.clone());
     let places = reach::ask(config, &observer, move |observer| {
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
-        let at = |target: &Target| -> Answer<HashMap<TopicPartition, Offset>> {
+        let at = |target: &LogPosition| -> Answer<HashMap<TopicPartition, Offset>> {
             match target {
-                Target::At(offset) => Ok(sources.iter().map(|source| (source.clone(), *offset)).collect()),
-                Target::Start(Start::Earliest) => Ok(low.clone()),
-                Target::Start(Start::Latest) => Ok(high.clone()),
-                Target::Start(start) => Ok(observer.starts(&sources, start)?.into_iter().collect()),
+                LogPosition::At(offset) => Ok(sources.iter().map(|source| (source.clone(), *offset)).collect()),
+                LogPosition::Start(Start::Earliest) => Ok(low.clone()),
+                LogPosition::Start(Start::Latest) => Ok(high.clone()),
+                LogPosition::Start(start) => Ok(observer.starts(&sources, start)?.into_iter().collect()),
             }
         };
         let (from, to) = (at(&from)?, at(&to)?);
@@ -235,7 +236,7 @@ async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) ->
             )));
         }
         if first < end {
-            stretches.push(Stretch { source, first, next: first, end });
+            stretches.push(OffsetRange { source, first, next: first, end });
         }
     }
     if stretches.is_empty() {

@@ -16,7 +16,7 @@ use report::{PartitionReport, PipelineReport};
 use sqlx::{Executor, PgConnection, Row};
 use tidegate_protocol::batch::{LastRecord, last_record};
 use tidegate_protocol::claim_loop::End;
-use tidegate_protocol::partition::{Condition, resolve_start};
+use tidegate_protocol::partition::{LossCondition, resolve_start};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::record::{Headers, Record};
 use tidegate_rows::spec::WriteMode;
@@ -170,7 +170,7 @@ async fn against_kafka(
                 None => "gone",
                 Some(seen) if seen == last => "known again",
                 Some(_) => {
-                    report.condition = Some(Condition::LogReplaced { last }.to_string());
+                    report.condition = Some(LossCondition::LogReplaced { last }.to_string());
                     "another"
                 }
             });

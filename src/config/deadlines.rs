@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use super::defaults;
-use super::node::Node;
+use super::node::ConfigNode;
 use super::units::show_duration;
 
 /// A deadline as it will be used, and the key where a user sets it.
 struct Deadline<'a> {
     name: &'static str,
     value: Duration,
-    node: Node<'a>,
+    node: ConfigNode<'a>,
 }
 
 /// The shorter deadline, the longer one, and what would happen in the wrong order.
@@ -28,7 +28,7 @@ const ORDER: &[(&str, &str, &str)] = &[
 ];
 
 /// Checks the order of the deadlines of the whole process; `values` has them by name.
-pub(super) fn check(top: &Node<'_>, values: &[(&'static str, Duration)]) {
+pub(super) fn check(top: &ConfigNode<'_>, values: &[(&'static str, Duration)]) {
     let find = |name: &str| {
         let (name, value) = values.iter().find(|(known, _)| *known == name)?;
         let (table, key) = name.split_once('.')?;
@@ -41,10 +41,10 @@ pub(super) fn check(top: &Node<'_>, values: &[(&'static str, Duration)]) {
 }
 
 /// Checks one pipeline's `max.poll.interval.ms` and `session.timeout.ms`, from its own properties or those of `[kafka]`.
-pub(super) fn check_poll(top: &Node<'_>, own: &Node<'_>, drain: Duration, is_consumer_protocol: bool) {
+pub(super) fn check_poll(top: &ConfigNode<'_>, own: &ConfigNode<'_>, drain: Duration, is_consumer_protocol: bool) {
     let shared = top.at("kafka").at("properties");
     let find = |name: &'static str, default: Duration| {
-        let node = [own.at(name), shared.at(name)].into_iter().find(Node::is_set).unwrap_or_else(|| own.at(name));
+        let node = [own.at(name), shared.at(name)].into_iter().find(ConfigNode::is_set).unwrap_or_else(|| own.at(name));
         let set = node.scalar_text().and_then(|text| text.parse().ok()).map(Duration::from_millis);
         Deadline { name, value: set.unwrap_or(default), node }
     };

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use config::{Map, Value, ValueKind};
 
-use super::fault::{Fault, Place, dotted, nearest};
+use super::fault::{Fault, SourceLocation, dotted, nearest};
 use super::layer::Layer;
 use super::schema::{Kind, ROOT};
 use super::{ENVIRONMENT_PREFIX, properties};
@@ -25,7 +25,7 @@ pub(super) fn layer(
     // Sorted by name, so that the same environment always gives the same result.
     let variables: BTreeMap<_, _> = env.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
     for (name, text) in variables {
-        let place = Place::Variable { layer: number, name: name.clone() };
+        let place = SourceLocation::Variable { layer: number, name: name.clone() };
         let mut fault = |path: &[String], message: String| faults.push(Fault::new(place.clone(), path, message));
         let (path, kind) = match resolve(&name[ENVIRONMENT_PREFIX.len()..], files) {
             Ok(found) => found,
@@ -128,7 +128,7 @@ pub(super) fn fold(name: &str) -> String {
 }
 
 /// Reads a variable's text as the type of its key.
-fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Place) -> Result<Value, String> {
+fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &SourceLocation) -> Result<Value, String> {
     let digits = || text.trim().replace('_', "");
     let wrong = || format!("{text:?} is not {}", kind.expected());
     let kind_of_value = match kind {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// The origin of a key or a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum SourceLocation {
     /// A whole file, by its number among the layers.
     File {
         layer: usize,
@@ -27,7 +27,7 @@ pub(super) enum Place {
     Nowhere,
 }
 
-impl Place {
+impl SourceLocation {
     /// Returns the layer it belongs to; later layers override earlier ones.
     pub(super) fn layer(&self) -> usize {
         match self {
@@ -45,7 +45,7 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SourceLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, .. } => write!(f, "{}", file.display()),
@@ -59,13 +59,13 @@ impl fmt::Display for Place {
 /// One fault: `tidegate.toml:31:1  pipelines.rides.batch.max_row: unknown key, did you mean max_rows?`
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
-    place: Place,
+    place: SourceLocation,
     key: String,
     message: String,
 }
 
 impl Fault {
-    pub(super) fn new(place: Place, path: &[String], message: impl Into<String>) -> Self {
+    pub(super) fn new(place: SourceLocation, path: &[String], message: impl Into<String>) -> Self {
         Self { place, key: dotted(path), message: message.into() }
     }
 

@@ -14,7 +14,7 @@ use std::path::Path;
 use config::{Map, Value, ValueKind};
 use toml_edit::{Item, Key, TableLike};
 
-use super::fault::{Fault, Place};
+use super::fault::{Fault, SourceLocation};
 use super::schema::Kind;
 
 /// The only key that the `config` crate sees.
@@ -22,15 +22,15 @@ const TOP: &str = "tidegate";
 
 /// The place of each key.
 #[derive(Clone, Default)]
-pub(super) struct Places(HashMap<Vec<String>, (Place, bool)>);
+pub(super) struct Places(HashMap<Vec<String>, (SourceLocation, bool)>);
 
 impl Places {
     /// Returns the place of a key, or of the nearest table around it.
-    pub(super) fn find(&self, path: &[String]) -> Option<&Place> {
+    pub(super) fn find(&self, path: &[String]) -> Option<&SourceLocation> {
         (1..=path.len()).rev().find_map(|length| self.0.get(&path[..length])).map(|(place, _)| place)
     }
 
-    fn insert(&mut self, path: &[String], place: Place, is_table: bool) {
+    fn insert(&mut self, path: &[String], place: SourceLocation, is_table: bool) {
         self.0.insert(path.to_vec(), (place, is_table));
     }
 
@@ -100,7 +100,7 @@ impl Layer {
     }
 
     /// Sets a value from the environment at a path.
-    pub(super) fn set(&mut self, path: &[String], value: Value, place: &Place) {
+    pub(super) fn set(&mut self, path: &[String], value: Value, place: &SourceLocation) {
         let is_table = matches!(value.kind, ValueKind::Table(_));
         self.places.insert(path, place.clone(), is_table);
         let mut nested = value;
@@ -115,7 +115,13 @@ impl Layer {
     }
 
     /// Reads a value of the environment as TOML, for [`Layer::set`]; also returns the places of what is inside.
-    pub(super) fn value_of(&mut self, path: &[String], toml: &str, kind: Kind, place: &Place) -> Option<Value> {
+    pub(super) fn value_of(
+        &mut self,
+        path: &[String],
+        toml: &str,
+        kind: Kind,
+        place: &SourceLocation,
+    ) -> Option<Value> {
         let document = toml_edit::Document::parse(format!("value = {toml}\n")).ok()?;
         let item = document.get("value").filter(|_| document.as_table().len() == 1)?;
         Some(self.item(&mut path.to_vec(), item, Some(kind), &|_, _| place.clone()))
@@ -126,7 +132,7 @@ impl Layer {
         path: &mut Vec<String>,
         table: &dyn TableLike,
         kind: Option<Kind>,
-        place: &dyn Fn(&Key, &Item) -> Place,
+        place: &dyn Fn(&Key, &Item) -> SourceLocation,
     ) -> Map<String, Value> {
         let mut values = Map::new();
         for (name, item) in table.iter() {
@@ -164,7 +170,7 @@ impl Layer {
         path: &mut Vec<String>,
         item: &Item,
         kind: Option<Kind>,
-        place: &dyn Fn(&Key, &Item) -> Place,
+        place: &dyn Fn(&Key, &Item) -> SourceLocation,
     ) -> Value {
         if let Some(table) = item.as_table_like() {
             // Everything below a flat table is flat.
@@ -203,13 +209,13 @@ struct Lines<'a> {
 }
 
 impl Lines<'_> {
-    fn place(&self, span: Option<Range<usize>>) -> Place {
+    fn place(&self, span: Option<Range<usize>>) -> SourceLocation {
         let (layer, file) = (self.number, self.file.to_owned());
         let Some(before) = span.and_then(|span| self.text.get(..span.start)) else {
-            return Place::File { layer, file };
+            return SourceLocation::File { layer, file };
         };
         let line = before.matches('\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-        Place::Line { layer, file, line, column }
+        SourceLocation::Line { layer, file, line, column }
     }
 }

@@ -1,6 +1,6 @@
 //! A place in the merged tree, and methods that read it and note a fault instead of failing.
 //!
-//! [`Node::check`] runs once over the whole tree and notes unknown keys and wrong types. Afterwards the readers treat a value
+//! [`ConfigNode::check`] runs once over the whole tree and notes unknown keys and wrong types. Afterwards the readers treat a value
 //! of the wrong type as absent: its fault is already noted.
 
 use std::cell::RefCell;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use config::{Value, ValueKind};
 
-use super::fault::{Fault, Place, nearest};
+use super::fault::{Fault, SourceLocation, nearest};
 use super::layer::Places;
 use super::schema::Kind;
 use super::units;
@@ -21,13 +21,13 @@ use super::units;
 pub(super) struct Reader {
     pub(super) places: Places,
     /// The place of faults whose key is in no file.
-    pub(super) top: Place,
+    pub(super) top: SourceLocation,
     pub(super) faults: RefCell<Vec<Fault>>,
 }
 
 /// A key that exists, or could exist.
 #[derive(Clone)]
-pub(super) struct Node<'a> {
+pub(super) struct ConfigNode<'a> {
     reader: &'a Reader,
     path: Vec<String>,
     value: Option<&'a Value>,
@@ -35,22 +35,22 @@ pub(super) struct Node<'a> {
     broken: bool,
 }
 
-impl<'a> Node<'a> {
+impl<'a> ConfigNode<'a> {
     pub(super) fn top(reader: &'a Reader, tree: &'a Value) -> Self {
-        Node { reader, path: Vec::new(), value: Some(tree), broken: false }
+        ConfigNode { reader, path: Vec::new(), value: Some(tree), broken: false }
     }
 
     /// Returns the key `name` of this table.
-    pub(super) fn at(&self, name: &str) -> Node<'a> {
+    pub(super) fn at(&self, name: &str) -> ConfigNode<'a> {
         let mut path = self.path.clone();
         path.push(name.to_owned());
         let value = self.table().and_then(|table| table.get(name));
         let broken = self.broken || (self.value.is_some() && self.table().is_none());
-        Node { reader: self.reader, path, value, broken }
+        ConfigNode { reader: self.reader, path, value, broken }
     }
 
     /// Returns every key of this table that is set, in the order of the files.
-    pub(super) fn entries(&self) -> Vec<(&'a str, Node<'a>)> {
+    pub(super) fn entries(&self) -> Vec<(&'a str, ConfigNode<'a>)> {
         self.table().into_iter().flatten().map(|(name, _)| (name.as_str(), self.at(name))).collect()
     }
 
@@ -63,7 +63,7 @@ impl<'a> Node<'a> {
     }
 
     /// Returns the place of the key, or else of the table that would contain it.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> SourceLocation {
         self.reader.places.find(&self.path).unwrap_or(&self.reader.top).clone()
     }
 
@@ -89,7 +89,7 @@ impl<'a> Node<'a> {
 
     /// Returns which one of several mutually exclusive keys is set. Two in one layer are a fault; otherwise the later layer
     /// wins.
-    pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, Node<'a>)> {
+    pub(super) fn one_of<'n>(&self, names: &[&'n str]) -> Option<(&'n str, ConfigNode<'a>)> {
         let mut set: Vec<_> =
             names.iter().map(|name| (*name, self.at(name))).filter(|(_, node)| node.is_set()).collect();
         set.sort_by_key(|(_, node)| node.place());

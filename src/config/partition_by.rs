@@ -6,13 +6,13 @@ use std::time::Duration;
 use tidegate_rows::spec::{Column, Expiry, Interval, IntervalUnit, PartitionBy};
 
 use super::names;
-use super::node::Node;
+use super::node::ConfigNode;
 
 /// The default number of partitions created ahead: with it, an outage of tidegate of one day makes no partition late.
 const AHEAD: u32 = 2;
 
 /// Reads `partition_by`, if it is set.
-pub(super) fn read(node: &Node<'_>, columns: Option<&[Column]>) -> Option<PartitionBy> {
+pub(super) fn read(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Option<PartitionBy> {
     if !node.is_table() {
         return None;
     }

@@ -51,7 +51,7 @@ pub struct Pipeline {
     /// The dead-letter budget, above which the pipeline stops.
     pub dead_letters: DeadLetterLimits,
     /// The limits on the age and the size of dead letters.
-    pub keep_letters: KeepLetters,
+    pub dead_letter_retention: DeadLetterRetention,
     /// librdkafka properties of this pipeline only.
     pub kafka_properties: BTreeMap<String, Secret>,
     /// The files that values of `kafka_properties` were read from.
@@ -113,7 +113,7 @@ pub enum GroupProtocol {
 
 /// The limits on the age and the size of dead letters; the oldest are deleted first. Without limits they are kept until purged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KeepLetters {
+pub struct DeadLetterRetention {
     /// `dead_letters.retention`: the highest age of a dead letter.
     pub retention: Option<Duration>,
     /// `dead_letters.max_size`: in bytes, for the keys, values, headers and details of all the pipeline's dead letters.

@@ -7,7 +7,7 @@ use rdkafka::{ClientConfig, error::KafkaError};
 
 use super::environment::fold;
 use super::fault::nearest;
-use super::node::Node;
+use super::node::ConfigNode;
 use super::property_names::{NAMES, POINTERS};
 use super::{Content, Secret, token};
 
@@ -105,7 +105,7 @@ const READ_ONCE: &[&str] =
 type Read = (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>, BTreeMap<String, Content>);
 
 /// Checks a table of properties and reads the files that values come from. Each result is by property.
-pub(super) fn read(table: &Node<'_>) -> Read {
+pub(super) fn read(table: &ConfigNode<'_>) -> Read {
     let (mut properties, mut files, mut contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, node) in table.entries() {
         let (name, from_file) = match name.strip_suffix(FILE) {
@@ -164,7 +164,7 @@ fn in_our_words(error: &KafkaError) -> &'static str {
 }
 
 /// Reads a file's text without the newline at its end.
-fn read_file(node: &Node<'_>) -> Option<String> {
+fn read_file(node: &ConfigNode<'_>) -> Option<String> {
     let file = node.file()?;
     match std::fs::read_to_string(&file) {
         Ok(text) => {
@@ -198,7 +198,7 @@ fn why_not(name: &str) -> Option<String> {
 }
 
 /// Notes properties of `table` that contradict the pipeline's group protocol.
-pub(super) fn check_protocol(table: &Node<'_>, pipeline: &str, is_consumer_protocol: bool) {
+pub(super) fn check_protocol(table: &ConfigNode<'_>, pipeline: &str, is_consumer_protocol: bool) {
     for (name, broker) in CLASSIC_ONLY.iter().filter(|_| is_consumer_protocol) {
         if table.at(name).is_set() {
             table.at(name).fault(format!(

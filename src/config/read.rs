@@ -10,9 +10,9 @@ use config::Value;
 use sqlx::postgres::PgConnectOptions;
 use tracing::Level;
 
-use super::fault::{Fault, Faults, Place};
+use super::fault::{Fault, Faults, SourceLocation};
 use super::layer::{Layer, merge};
-use super::node::{Node, Reader};
+use super::node::{ConfigNode, Reader};
 use super::schema::ROOT;
 use super::{Config, Http, Kafka, Limits, Log, LogFormat, Postgres, PostgresUrl, Secret};
 use super::{
@@ -51,14 +51,14 @@ pub(super) fn config<'f>(
 ) -> Result<(Config, Value), Faults> {
     let mut layers = Vec::new();
     let mut faults = Vec::new();
-    let mut top = Place::Nowhere;
+    let mut top = SourceLocation::Nowhere;
     for (layer, (file, text)) in files.enumerate() {
         if layer == 0 {
-            top = Place::File { layer, file: file.to_owned() };
+            top = SourceLocation::File { layer, file: file.to_owned() };
         }
         match text {
             Err(error) => faults.push(Fault::new(
-                Place::File { layer, file: file.to_owned() },
+                SourceLocation::File { layer, file: file.to_owned() },
                 &[],
                 format!("can't be read: {error}"),
             )),
@@ -75,12 +75,12 @@ pub(super) fn config<'f>(
     layers.push(environment::layer(layers.len(), &files, env, &mut faults));
     let (tree, places) = merge(&layers);
     let reader = Reader { places, top, faults: RefCell::new(faults) };
-    let config = whole(&Node::top(&reader, &tree));
+    let config = whole(&ConfigNode::top(&reader, &tree));
     let faults = reader.faults.into_inner();
     if faults.is_empty() { Ok((config, tree)) } else { Err(Faults::new(faults)) }
 }
 
-fn whole(top: &Node<'_>) -> Config {
+fn whole(top: &ConfigNode<'_>) -> Config {
     top.check(ROOT);
     let registry = read_decode::schema_registry(&top.at("schema_registry"));
     let config = Config {
@@ -121,13 +121,13 @@ fn whole(top: &Node<'_>) -> Config {
     config
 }
 
-fn instance(node: &Node<'_>) -> Option<String> {
+fn instance(node: &ConfigNode<'_>) -> Option<String> {
     let name = node.text()?;
     names::instance(name).unwrap_or_else(|message| node.fault(message));
     Some(name.to_owned())
 }
 
-fn kafka(table: &Node<'_>) -> Kafka {
+fn kafka(table: &ConfigNode<'_>) -> Kafka {
     let servers = table.at("bootstrap_servers");
     servers.require("name a broker, as in bootstrap_servers = \"127.0.0.1:9092\"");
     let text = servers.text().unwrap_or_default();
@@ -140,7 +140,7 @@ fn kafka(table: &Node<'_>) -> Kafka {
     Kafka { bootstrap_servers: text.to_owned(), properties, files, contents, token_command }
 }
 
-fn postgres(table: &Node<'_>) -> Postgres {
+fn postgres(table: &ConfigNode<'_>) -> Postgres {
     let wait = |name: &str, default| table.at(name).duration(ANY_WAIT, default);
     let url = match table.one_of(&["url", "url_file"]) {
         Some(("url_file", node)) => node.file().map(PostgresUrl::File),
@@ -181,7 +181,7 @@ fn check_url(text: &str) -> Result<(), String> {
     if parses { Ok(()) } else { Err(format!("not a URL of Postgres; {}", postgres_url::FORM)) }
 }
 
-fn session(table: &Node<'_>) -> BTreeMap<String, String> {
+fn session(table: &ConfigNode<'_>) -> BTreeMap<String, String> {
     let mut settings = BTreeMap::new();
     for (name, node) in table.entries() {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
@@ -202,7 +202,7 @@ fn session(table: &Node<'_>) -> BTreeMap<String, String> {
     settings
 }
 
-fn http(table: &Node<'_>) -> Http {
+fn http(table: &ConfigNode<'_>) -> Http {
     let listen = table.at("listen");
     let address = listen.text().map(str::parse::<SocketAddr>);
     if let Some(Err(_)) = address {
@@ -222,7 +222,7 @@ fn http(table: &Node<'_>) -> Http {
     }
 }
 
-fn log(table: &Node<'_>) -> Log {
+fn log(table: &ConfigNode<'_>) -> Log {
     let levels = [
         ("error", Level::ERROR),
         ("warn", Level::WARN),
@@ -236,7 +236,7 @@ fn log(table: &Node<'_>) -> Log {
     }
 }
 
-fn limits(table: &Node<'_>) -> Limits {
+fn limits(table: &ConfigNode<'_>) -> Limits {
     Limits {
         memory: table.at("memory").size((16 << 20)..=(1 << 40), defaults::MEMORY),
         drain_timeout: table.at("drain_timeout").duration(ANY_WAIT, defaults::DRAIN_TIMEOUT),

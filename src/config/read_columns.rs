@@ -5,11 +5,11 @@ use tidegate_rows::spec::{
     Aggregate, AggregateFunction, Column, EpochUnit, Function, HashKey, Missing, NulPolicy, Source,
 };
 
-use super::node::Node;
+use super::node::ConfigNode;
 use super::{names, row_filter};
 
 /// Reads every column, in the order of the file; `None` if there is no mapping.
-pub(super) fn all(table: &Node<'_>) -> Option<Vec<Column>> {
+pub(super) fn all(table: &ConfigNode<'_>) -> Option<Vec<Column>> {
     if !table.is_table() {
         return None;
     }
@@ -20,7 +20,7 @@ pub(super) fn all(table: &Node<'_>) -> Option<Vec<Column>> {
     Some(columns)
 }
 
-fn one(name: &str, node: &Node<'_>) -> Column {
+fn one(name: &str, node: &ConfigNode<'_>) -> Column {
     if let Err(message) = names::identifier(name) {
         node.fault(message);
     }
@@ -61,7 +61,7 @@ fn one(name: &str, node: &Node<'_>) -> Column {
 }
 
 /// Reads `scale` and `offset`, `parse`, or `hash`: at most one of them.
-fn function(node: &Node<'_>) -> Option<Function> {
+fn function(node: &ConfigNode<'_>) -> Option<Function> {
     let (scale, offset) = (node.at("scale"), node.at("offset"));
     let linear = scale.is_set() || offset.is_set();
     let said = [linear, node.at("parse").is_set(), node.at("hash").is_set()];
@@ -73,7 +73,7 @@ fn function(node: &Node<'_>) -> Option<Function> {
         key.fault("belongs to hash = \"sha256\"");
     }
     if linear {
-        let number = |node: &Node<'_>, default: &str| node.scalar_json().unwrap_or_else(|| default.to_owned());
+        let number = |node: &ConfigNode<'_>, default: &str| node.scalar_json().unwrap_or_else(|| default.to_owned());
         return Some(Function::Linear { scale: number(&scale, "1"), offset: number(&offset, "0") });
     }
     if node.at("parse").choice(&[("json", ())]).is_some() {
@@ -101,7 +101,7 @@ fn function(node: &Node<'_>) -> Option<Function> {
 const HASH_KEY_MIN: usize = 16;
 
 /// Reads exactly one of `field`, `meta`, `header`, `value`. If it returns the placeholder path, the fault is noted.
-fn source(node: &Node<'_>) -> Source {
+fn source(node: &ConfigNode<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
     match node.one_of(&["field", "meta", "header", "value"]) {
         Some(("field", at)) => at.text().map_or_else(nothing, |path| field(path, &at)),
@@ -143,7 +143,7 @@ fn source(node: &Node<'_>) -> Source {
 }
 
 /// Reads `aggregate`, with its `by` and its `where`.
-fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
+fn aggregate(node: &ConfigNode<'_>) -> Option<Aggregate> {
     let words = ["sum", "count", "min", "max", "first", "last"];
     let at = node.at("aggregate");
     let word = at.choice(&words.map(|word| (word, word)));
@@ -173,14 +173,14 @@ fn aggregate(node: &Node<'_>) -> Option<Aggregate> {
 }
 
 /// `zone`: UTC or a name of the time zone database.
-fn zone(node: &Node<'_>) -> Option<TimeZone> {
+fn zone(node: &ConfigNode<'_>) -> Option<TimeZone> {
     let name = node.text()?;
     TimeZone::get(name)
         .map_err(|_| node.fault(format!("{name:?} is no time zone; write \"UTC\" or a name as \"Europe/Berlin\"")))
         .ok()
 }
 
-fn field(path: &str, node: &Node<'_>) -> Source {
+fn field(path: &str, node: &ConfigNode<'_>) -> Source {
     Source::Field(names::field_path(path).unwrap_or_else(|message| {
         node.fault(message);
         Vec::new()
@@ -188,7 +188,7 @@ fn field(path: &str, node: &Node<'_>) -> Source {
 }
 
 /// Notes settings that contradict each other.
-fn check(column: &Column, node: &Node<'_>) {
+fn check(column: &Column, node: &ConfigNode<'_>) {
     let base = column.type_name.as_deref().map(|name| name.split('(').next().unwrap_or(name));
     let is_record = matches!(column.source, Source::Field(_) | Source::Header(_) | Source::Envelope(_));
     if column.unit.is_some() {

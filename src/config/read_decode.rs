@@ -5,12 +5,12 @@ use std::sync::Arc;
 use tidegate_rows::schema;
 use tidegate_rows::spec::{CsvOptions, Decode, KeyFormat, SchemaSource, Shape};
 
-use super::node::Node;
+use super::node::ConfigNode;
 use super::read::ANY_WAIT;
 use super::{Content, SchemaRegistry, Secret, SecretSource, defaults, names, row_filter};
 
 /// Reads `[schema_registry]`, if it is set.
-pub(super) fn schema_registry(table: &Node<'_>) -> Option<Arc<SchemaRegistry>> {
+pub(super) fn schema_registry(table: &ConfigNode<'_>) -> Option<Arc<SchemaRegistry>> {
     if !table.is_table() {
         return None;
     }
@@ -75,7 +75,7 @@ const OF_FORMAT: &[(&str, &[&str])] = &[
 ];
 
 /// `decode`
-pub(super) fn decode(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Decode {
+pub(super) fn decode(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Decode {
     let formats = ["json", "ndjson", "csv", "raw", "avro", "protobuf"].map(|word| (word, word));
     let format = if node.at("format").is_set() { node.at("format").choice(&formats) } else { Some("json") };
     let Some(format) = format else { return Decode::Json };
@@ -99,7 +99,7 @@ pub(super) fn decode(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) ->
 }
 
 /// `envelope`
-fn envelope<'a>(node: &Node<'a>) -> Option<&'a str> {
+fn envelope<'a>(node: &ConfigNode<'a>) -> Option<&'a str> {
     let words = ["none", "connect", "debezium"].map(|word| (word, word));
     let word = node.at("envelope").choice(&words);
     if word == Some("connect") && !matches!(node.at("format").text(), None | Some("json")) {
@@ -109,7 +109,7 @@ fn envelope<'a>(node: &Node<'a>) -> Option<&'a str> {
     word
 }
 
-fn csv(node: &Node<'_>) -> CsvOptions {
+fn csv(node: &ConfigNode<'_>) -> CsvOptions {
     let byte = |key: &str, default: u8| match node.at(key).text().map(str::as_bytes) {
         None => default,
         Some([byte]) if byte.is_ascii() && !matches!(byte, b'\n' | b'\r' | 0) => *byte,
@@ -136,7 +136,7 @@ fn csv(node: &Node<'_>) -> CsvOptions {
 }
 
 /// Reads `schema_file`, or else uses the registry.
-fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: bool) -> Option<SchemaSource> {
+fn source(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: bool) -> Option<SchemaSource> {
     let at = node.at("schema_file");
     let framed = node.at("framing").choice(&[("none", false), ("confluent", true)]);
     let Some(file) = at.file() else {
@@ -189,7 +189,7 @@ fn source(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>, protobuf: boo
 }
 
 /// Reads the options of `decode` beside the value's format.
-pub(super) fn shape(pipeline: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Shape {
+pub(super) fn shape(pipeline: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Shape {
     let node = pipeline.at("decode");
     if node.at("rows").is_set() && node.at("envelope").text() == Some("debezium") {
         node.at("rows").fault("a change has one row; leave rows or envelope out");
@@ -203,7 +203,7 @@ pub(super) fn shape(pipeline: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>)
 }
 
 /// Reads `rows`. Arrays within the elements of others follow `[].`, as in `resourceLogs[].scopeLogs[].logRecords`.
-fn rows(node: &Node<'_>) -> Vec<Vec<String>> {
+fn rows(node: &ConfigNode<'_>) -> Vec<Vec<String>> {
     let Some(text) = node.text() else { return Vec::new() };
     let mut levels: Vec<Vec<String>> = Vec::new();
     for part in text.strip_suffix("[]").unwrap_or(text).split("[].") {
@@ -219,7 +219,7 @@ fn rows(node: &Node<'_>) -> Vec<Vec<String>> {
 }
 
 /// Reads `key_format`, with its `key_schema_file`.
-fn key_format(node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Option<KeyFormat> {
+fn key_format(node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Option<KeyFormat> {
     const WORDS: [&str; 12] =
         ["auto", "json", "avro", "protobuf", "text", "bytes", "int16", "int32", "int64", "float32", "float64", "uuid"];
     let at = node.at("key_format");

@@ -10,13 +10,13 @@ use tidegate_protocol::claim_loop::OffsetLossPolicy;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_rows::spec::{Column, UnknownFields};
 
-use super::node::Node;
+use super::node::ConfigNode;
 use super::read::ANY_WAIT;
-use super::{GroupProtocol, KeepLetters, Pipeline, SchemaRegistry, Start, Topics};
+use super::{DeadLetterRetention, GroupProtocol, Pipeline, SchemaRegistry, Start, Topics};
 use super::{defaults, names, properties, read_columns, read_decode, read_table, row_filter};
 
 /// Reads every pipeline, sorted by name, and checks that they don't conflict.
-pub(super) fn all(table: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Vec<Pipeline> {
+pub(super) fn all(table: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Vec<Pipeline> {
     let mut nodes = table.entries();
     nodes.sort_by_key(|(name, _)| *name);
     nodes.retain(|(_, node)| node.is_table()); // a fault is noted for anything else
@@ -33,7 +33,7 @@ pub(super) fn all(table: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> V
 }
 
 /// Notes what two pipelines can't share, at the one that is written later.
-fn apart(one: (&Pipeline, &Node<'_>), other: (&Pipeline, &Node<'_>)) {
+fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>)) {
     let in_order = |path: &[&str]| {
         let [first, second] = [one.1, other.1].map(|node| path.iter().fold(node.clone(), |node, name| node.at(name)));
         if first.place() > second.place() { (first, other.0) } else { (second, one.0) }
@@ -66,7 +66,7 @@ fn shared_topic<'a>(one: &'a Topics, other: &'a Topics) -> Option<&'a str> {
     }
 }
 
-fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Pipeline {
+fn one(name: &str, node: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>) -> Pipeline {
     if let Err(message) = names::pipeline(name) {
         node.fault(message);
     }
@@ -105,14 +105,14 @@ fn one(name: &str, node: &Node<'_>, registry: Option<&Arc<SchemaRegistry>>) -> P
         unknown_fields,
         on_offset_loss: node.at("on_offset_loss").choice(&losses).unwrap_or_default(),
         dead_letters: dead_letters(&node.at("dead_letters")),
-        keep_letters: keep_letters(&node.at("dead_letters")),
+        dead_letter_retention: dead_letter_retention(&node.at("dead_letters")),
         kafka_properties,
         kafka_files,
         kafka_contents,
     }
 }
 
-fn topics(node: &Node<'_>) -> Topics {
+fn topics(node: &ConfigNode<'_>) -> Topics {
     match node.one_of(&["topics", "topic_pattern"]) {
         Some(("topics", list)) => Topics::List(list.list(names::topic).unwrap_or_default()),
         Some((_, pattern)) => {
@@ -129,7 +129,7 @@ fn topics(node: &Node<'_>) -> Topics {
     }
 }
 
-fn group(name: &str, node: &Node<'_>) -> String {
+fn group(name: &str, node: &ConfigNode<'_>) -> String {
     let group = node.text().unwrap_or(name);
     if group.is_empty() || group.chars().any(char::is_control) {
         node.fault("no name of a consumer group");
@@ -137,7 +137,7 @@ fn group(name: &str, node: &Node<'_>) -> String {
     group.to_owned()
 }
 
-fn start(node: &Node<'_>) -> Start {
+fn start(node: &ConfigNode<'_>) -> Start {
     match node.text() {
         None | Some("earliest") => Start::Earliest,
         Some("latest") => Start::Latest,
@@ -155,7 +155,7 @@ fn start(node: &Node<'_>) -> Start {
     }
 }
 
-fn batch(node: &Node<'_>) -> BatchLimits {
+fn batch(node: &ConfigNode<'_>) -> BatchLimits {
     let default = defaults::BATCH;
     let rows = node.at("max_rows").integer(1..=10_000_000, default.max_rows.get());
     BatchLimits {
@@ -165,7 +165,7 @@ fn batch(node: &Node<'_>) -> BatchLimits {
     }
 }
 
-fn unknown_fields(node: &Node<'_>, columns: Option<&[Column]>) -> UnknownFields {
+fn unknown_fields(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> UnknownFields {
     if !node.is_table() {
         let words = [("ignore", false), ("dead_letter", true)];
         return match node.choice(&words) {
@@ -185,7 +185,7 @@ fn unknown_fields(node: &Node<'_>, columns: Option<&[Column]>) -> UnknownFields 
     UnknownFields::Column(name.to_owned())
 }
 
-fn dead_letters(node: &Node<'_>) -> DeadLetterLimits {
+fn dead_letters(node: &ConfigNode<'_>) -> DeadLetterLimits {
     let default = defaults::DEAD_LETTERS;
     let share = node.at("max_share");
     let max_share = share.float().unwrap_or(default.max_share);
@@ -199,10 +199,10 @@ fn dead_letters(node: &Node<'_>) -> DeadLetterLimits {
     }
 }
 
-fn keep_letters(node: &Node<'_>) -> KeepLetters {
+fn dead_letter_retention(node: &ConfigNode<'_>) -> DeadLetterRetention {
     let day = Duration::from_secs(86_400);
     let (retention, max_size) = (node.at("retention"), node.at("max_size"));
-    KeepLetters {
+    DeadLetterRetention {
         retention: retention.is_set().then(|| retention.duration(Duration::from_secs(60)..=day * 36_525, day * 36_525)),
         max_bytes: max_size.is_set().then(|| max_size.size((1 << 20)..=(1 << 50), 1 << 50)),
     }

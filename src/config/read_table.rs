@@ -3,11 +3,11 @@
 use tidegate_rows::catalog::TableName;
 use tidegate_rows::spec::{AggregateFunction, Column, Missing, Route, Table, WriteMode};
 
-use super::node::Node;
+use super::node::ConfigNode;
 use super::{defaults, names, partition_by, route};
 
 /// Reads `[pipelines.NAME.table]` and compares it with the mapping.
-pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
+pub(super) fn target(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>) -> Table {
     let node = pipeline.at("table");
     node.at("name").require("name the table to write, as in name = \"public.rides\"");
     let max_tables = node.at("max_tables").integer(1..=defaults::MAX_TABLES_LIMIT, defaults::MAX_TABLES);
@@ -39,7 +39,7 @@ pub(super) fn target(pipeline: &Node<'_>, columns: Option<&[Column]>) -> Table {
 }
 
 /// Notes options that can't be combined with tables named by records.
-fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>, route: &Route) {
+fn routed(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Column]>, route: &Route) {
     if node.at("mode").text() == Some("upsert") && deletes(pipeline, node) && route.needs_value() {
         node.at("deletes").fault(
             "a tombstone has no fields to name its table, and this name has a placeholder for one; name it by {meta:topic}, {meta:key} or {header:NAME}",
@@ -57,7 +57,7 @@ fn routed(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>, rout
     }
 }
 
-fn evolve(node: &Node<'_>) -> bool {
+fn evolve(node: &ConfigNode<'_>) -> bool {
     let at = node.at("evolve");
     let evolves = at.choice(&[("add", true)]).unwrap_or(false);
     if evolves && node.at("mode").text() == Some("aggregate") {
@@ -76,7 +76,7 @@ fn is_mapped(columns: Option<&[Column]>, name: &str) -> Result<(), String> {
     }
 }
 
-fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> WriteMode {
+fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Column]>) -> WriteMode {
     let words = ["append", "insert_new", "upsert", "aggregate"].map(|word| (word, word));
     let at = node.at("mode");
     let word = at.choice(&words).unwrap_or("append");
@@ -135,7 +135,7 @@ fn mode(pipeline: &Node<'_>, node: &Node<'_>, columns: Option<&[Column]>) -> Wri
 }
 
 /// Returns whether records delete: as `deletes` says, or else whether another option says which records do.
-fn deletes(pipeline: &Node<'_>, node: &Node<'_>) -> bool {
+fn deletes(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>) -> bool {
     let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
     let deletes = node.at("deletes").flag(implied);
     if !deletes && node.at("delete_where").is_set() {
@@ -144,7 +144,7 @@ fn deletes(pipeline: &Node<'_>, node: &Node<'_>) -> bool {
     deletes
 }
 
-fn newer_by(node: &Node<'_>, columns: Option<&[Column]>, key: &[String]) -> Option<String> {
+fn newer_by(node: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) -> Option<String> {
     let name = node.text()?;
     if let Err(message) = is_mapped(columns, name) {
         node.fault(message);
@@ -155,7 +155,7 @@ fn newer_by(node: &Node<'_>, columns: Option<&[Column]>, key: &[String]) -> Opti
 }
 
 /// Checks mode aggregate: each column is part of the key or has an aggregate, and `by` names a column that keeps its value.
-fn aggregates(pipeline: &Node<'_>, columns: Option<&[Column]>, key: &[String]) {
+fn aggregates(pipeline: &ConfigNode<'_>, columns: Option<&[Column]>, key: &[String]) {
     let Some(columns) = columns else {
         if !pipeline.at("columns").is_set() {
             pipeline
@@ -192,7 +192,7 @@ fn aggregates(pipeline: &Node<'_>, columns: Option<&[Column]>, key: &[String]) {
     }
 }
 
-fn sort_by(node: &Node<'_>, columns: Option<&[Column]>) -> Vec<String> {
+fn sort_by(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Vec<String> {
     let sort_by = node.at("sort_by");
     let list = sort_by.list(|column| is_mapped(columns, column)).unwrap_or_default();
     if sort_by.is_set() && !matches!(node.at("mode").text(), None | Some("append")) {
@@ -202,7 +202,7 @@ fn sort_by(node: &Node<'_>, columns: Option<&[Column]>) -> Vec<String> {
 }
 
 /// `after_create`: statements for a table that is made.
-fn after_create(node: &Node<'_>, create: bool) -> Vec<String> {
+fn after_create(node: &ConfigNode<'_>, create: bool) -> Vec<String> {
     let at = node.at("after_create");
     if at.is_set() && !create {
         at.fault("runs when the table is made, and without create = true it never is");
@@ -212,7 +212,7 @@ fn after_create(node: &Node<'_>, create: bool) -> Vec<String> {
 }
 
 /// Checks that `create = true` has a mapping, the only source of the table's columns.
-fn creatable(node: &Node<'_>, columns: Option<&[Column]>, columns_node: &Node<'_>) {
+fn creatable(node: &ConfigNode<'_>, columns: Option<&[Column]>, columns_node: &ConfigNode<'_>) {
     let Some(columns) = columns else {
         if !columns_node.is_set() {
             node.at("create").fault("needs the columns and their types; write a [pipelines.NAME.columns]");

@@ -3,10 +3,10 @@
 use tidegate_rows::spec::{RowFilter, Test};
 
 use super::names;
-use super::node::Node;
+use super::node::ConfigNode;
 
 /// Returns the row filter at this key, if it is set.
-pub(super) fn read(node: &Node<'_>) -> Option<RowFilter> {
+pub(super) fn read(node: &ConfigNode<'_>) -> Option<RowFilter> {
     if !node.is_table() {
         return None;
     }

@@ -20,7 +20,7 @@ use crate::kafka::membership::InstanceName;
 use crate::kafka::observer::Observer;
 use crate::kafka::settings;
 use crate::metrics;
-use crate::pipeline::{Phase, Pipeline, Remainder};
+use crate::pipeline::{Pipeline, PipelinePhase, Remainder};
 use crate::postgres::connect::Connector;
 use crate::postgres::resume;
 use crate::status::lock;
@@ -249,7 +249,7 @@ impl Supervisor {
     /// Returns the result of the process.
     fn outcome(&self) -> Result<(), FatalError> {
         let reason = |pipeline: &Arc<Pipeline>| match pipeline.phase() {
-            Phase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),
+            PipelinePhase::Stopped { why } => Some(format!("pipeline `{}` stopped: {why}", pipeline.name)),
             _ => None,
         };
         let reasons: Vec<String> = self.daemon.pipelines().iter().filter_map(reason).collect();

@@ -25,12 +25,12 @@ pub(super) struct Column {
     pub(super) url: Option<String>,
     /// Whether it is the instance that reports this.
     pub(super) this: bool,
-    pub(super) consumers: Vec<Seat>,
+    pub(super) consumers: Vec<BoardConsumer>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Seat {
+pub(super) struct BoardConsumer {
     pub(super) consumer: u32,
     /// Whether it waits to be admitted to its group. Known only for the consumers of this instance.
     pub(super) joining: bool,
@@ -64,7 +64,8 @@ pub(super) fn board(instances: Vec<Living>, partitions: &[Held<'_>]) -> Board {
         .into_iter()
         .filter(|living| living.consumers > 0)
         .map(|Living { instance, host, url, this, consumers, joining }| {
-            let seat = |consumer| Seat { consumer, joining: joining.contains(&consumer), partitions: Vec::new() };
+            let seat =
+                |consumer| BoardConsumer { consumer, joining: joining.contains(&consumer), partitions: Vec::new() };
             let consumers = (0..consumers).map(seat).collect();
             Column { instance, host, url, this, consumers }
         })

@@ -21,7 +21,7 @@ use crate::status::lock;
 /// The time between two heartbeats.
 const INTERVAL: Duration = Duration::from_secs(3);
 /// The longest time for deleting the row at the end.
-const GOODBYE: Duration = Duration::from_secs(2);
+const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 
 /// The other instances, as last read from the database.
 #[derive(Clone, Debug, Default)]
@@ -155,7 +155,7 @@ async fn beat(
 }
 
 /// Deletes our row, so that the others needn't wait for it to expire. Takes at most `limit`.
-pub(crate) async fn goodbye(config: &Config, instance: &str, limit: Duration) {
+pub(crate) async fn deregister(config: &Config, instance: &str, limit: Duration) {
     let connector = Connector::new(Arc::new(config.postgres.clone()), None);
     let work = async {
         let Ok((mut connection, _)) = connector.open().await else { return };
@@ -164,7 +164,7 @@ pub(crate) async fn goodbye(config: &Config, instance: &str, limit: Duration) {
             debug!(%error, "could not delete the row of this instance; it expires");
         }
     };
-    if timeout(limit.min(GOODBYE), work).await.is_err() {
+    if timeout(limit.min(DEREGISTER_MAX), work).await.is_err() {
         debug!("no time to delete the row of this instance; it expires");
     }
 }

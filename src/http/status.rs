@@ -17,7 +17,7 @@ use super::work_view::{DeadView, batches, dead};
 use crate::config::Topics;
 use crate::daemon::{Daemon, host_name};
 use crate::metrics::epoch_ms;
-use crate::pipeline::{Phase, Pipeline};
+use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
 use crate::status::{
     ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WaitCause, WriterState, lock,
@@ -141,7 +141,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         lag_trouble: lag.trouble.map(|trouble| trouble.to_string()),
         retention_headroom_seconds: facts.headroom,
         limit: match (facts.waiting.as_ref().or(facts.kafka.as_ref()), facts.state) {
-            (Some(waiting), _) => Some(words::away(waiting.trouble.cause).to_owned()),
+            (Some(waiting), _) => Some(words::limit_while_waiting(waiting.trouble.cause).to_owned()),
             (None, PipelineState::Flowing) => words::limit(&rates.cycles),
             // A pipeline that doesn't read has no limit to report.
             (
@@ -186,7 +186,7 @@ fn facts(
             retry_in: retry_at.saturating_duration_since(now).as_secs_f64(),
         }),
     });
-    let kafka = pipeline.kafka.outage().filter(|_| pipeline.phase() == Phase::Running).map(|outage| Waiting {
+    let kafka = pipeline.kafka.outage().filter(|_| pipeline.phase() == PipelinePhase::Running).map(|outage| Waiting {
         trouble: outage.trouble,
         seconds: now.duration_since(outage.since).as_secs_f64(),
         attempt: 1,
@@ -200,8 +200,11 @@ fn facts(
         state,
         why: match pipeline.phase() {
             // `waiting` says what it waits for.
-            Phase::Running => None,
-            Phase::Starting { .. } | Phase::Draining | Phase::Drained | Phase::Stopped { .. } => reason(pipeline),
+            PipelinePhase::Running => None,
+            PipelinePhase::Starting { .. }
+            | PipelinePhase::Draining
+            | PipelinePhase::Drained
+            | PipelinePhase::Stopped { .. } => reason(pipeline),
         },
         waiting: waiting.max_by(|a, b| a.seconds.total_cmp(&b.seconds)),
         lag_trouble: lag_trouble
@@ -232,14 +235,16 @@ fn facts(
 
 /// Returns every instance that has consumers of the pipeline, this one included.
 fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living> {
-    let consumers = if matches!(pipeline.phase(), Phase::Stopped { .. } | Phase::Drained) {
+    let consumers = if matches!(pipeline.phase(), PipelinePhase::Stopped { .. } | PipelinePhase::Drained) {
         0
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
     // While Kafka is unavailable, a consumer loses its partitions and its membership in the group.
-    let away = pipeline.kafka.outage().is_some();
-    let joins = |consumer: &&Arc<ConsumerStatus>| !consumer.joined() || (away && consumer.partitions().is_empty());
+    let limit_while_waiting = pipeline.kafka.outage().is_some();
+    let joins = |consumer: &&Arc<ConsumerStatus>| {
+        !consumer.joined() || (limit_while_waiting && consumer.partitions().is_empty())
+    };
     let joining = pipeline.consumers.iter().filter(joins).map(|consumer| consumer.number);
     let us = Living {
         instance: site.daemon.instance.to_string(),
@@ -328,9 +333,9 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
 
 fn reason(pipeline: &Pipeline) -> Option<String> {
     match pipeline.phase() {
-        Phase::Starting { waiting_for } => waiting_for,
-        Phase::Stopped { why } => Some(why),
-        Phase::Running | Phase::Draining | Phase::Drained => {
+        PipelinePhase::Starting { waiting_for } => waiting_for,
+        PipelinePhase::Stopped { why } => Some(why),
+        PipelinePhase::Running | PipelinePhase::Draining | PipelinePhase::Drained => {
             let writers = pipeline.consumers.iter().map(|consumer| consumer.writer());
             let writer = writers.filter_map(|writer| match writer {
                 WriterState::Waiting { trouble, attempt, .. } => {

@@ -10,15 +10,15 @@ use tidegate_protocol::position::TopicPartition;
 use tokio::sync::broadcast;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::dead_looks::DeadLooks;
+use super::dead_letter_news::DeadLetterNews;
 use super::document::Entry;
 use super::history::{Columns, History, Sample};
 use super::instances::Instance;
 use super::timeline::{Timeline, Waits};
-use super::words::FreshDead;
+use super::words::RecentDeadLetters;
 use super::{Site, frames, status};
 use crate::metrics::epoch_ms;
-use crate::pipeline::{Phase, Pipeline};
+use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Event;
 use crate::status::{ConsumerStatus, lock};
 
@@ -29,14 +29,14 @@ const FRAMES: usize = 8;
 /// How many viewers are served at the same time.
 const VIEWERS: usize = 64;
 /// Over how many samples shares of time and forecasts are computed.
-const LOOKS: usize = 10;
+const SAMPLES: usize = 10;
 /// The age from which known log ends are out of date.
 const STALE: Duration = Duration::from_secs(5);
 
 /// The results of the last samples.
 #[derive(Debug)]
 pub(super) struct Watch {
-    looks: Mutex<BTreeMap<Arc<str>, Look>>,
+    samples: Mutex<BTreeMap<Arc<str>, PipelineSamples>>,
     timeline: Mutex<Timeline>,
     viewers: Mutex<Viewers>,
 }
@@ -59,40 +59,40 @@ pub(super) struct Rates {
     /// Seconds until the backlog is gone, at the rates of the last samples.
     pub(super) empty_in: Option<f64>,
     pub(super) best: f64,
-    /// The shares of each consumer's time, in the order of `work::Phase`.
+    /// The shares of each consumer's time, in the order of `TimePhase`.
     pub(super) cycles: Vec<[f64; 6]>,
     /// The dead letters of the last five minutes, if they are news.
-    pub(super) dead: Option<FreshDead>,
+    pub(super) dead: Option<RecentDeadLetters>,
 }
 
 #[derive(Debug)]
-struct Look {
+struct PipelineSamples {
     at: Option<Instant>,
     places: BTreeMap<TopicPartition, (i64, i64)>,
     rates: Rates,
     recent: VecDeque<(f64, f64)>,
     spent: VecDeque<(Instant, Vec<[f64; 6]>)>,
     rows: Option<(Instant, u64)>,
-    dead: DeadLooks,
+    dead: DeadLetterNews,
     history: History,
-    phase: Option<Phase>,
+    phase: Option<PipelinePhase>,
     waits: Waits,
 }
 
 impl Watch {
     pub(super) fn new() -> Self {
         let viewers = Viewers { frames: broadcast::Sender::new(FRAMES), told: None };
-        Self { looks: Mutex::default(), timeline: Mutex::default(), viewers: Mutex::new(viewers) }
+        Self { samples: Mutex::default(), timeline: Mutex::default(), viewers: Mutex::new(viewers) }
     }
 
     /// Returns the numbers of the last sample.
     pub(super) fn rates(&self, pipeline: &str) -> Rates {
-        lock(&self.looks).get(pipeline).map(|look| look.rates.clone()).unwrap_or_default()
+        lock(&self.samples).get(pipeline).map(|sample| sample.rates.clone()).unwrap_or_default()
     }
 
     /// Returns the history of a pipeline; `None` if the pipeline doesn't exist.
     pub(super) fn history(&self, pipeline: &str, from_ms: i64) -> Option<Columns> {
-        lock(&self.looks).get(pipeline).map(|look| look.history.since(pipeline, from_ms, epoch_ms()))
+        lock(&self.samples).get(pipeline).map(|sample| sample.history.since(pipeline, from_ms, epoch_ms()))
     }
 
     /// Returns the last events, the oldest first.
@@ -117,26 +117,26 @@ impl Watch {
         lock(&self.timeline).enter(pipeline, event);
     }
 
-    fn look(&self, pipeline: &Pipeline) {
+    fn sample(&self, pipeline: &Pipeline) {
         let taken = |consumer: &Arc<ConsumerStatus>| {
             consumer.work.take_events().into_iter().map(|event| (consumer.number, event)).collect::<Vec<_>>()
         };
         let events = pipeline.consumers.iter().flat_map(taken).collect();
-        let mut looks = lock(&self.looks);
-        let look = looks.entry(Arc::clone(&pipeline.name)).or_insert_with(Look::new);
-        let mut lines = look.waits.lines(events);
+        let mut samples = lock(&self.samples);
+        let sample = samples.entry(Arc::clone(&pipeline.name)).or_insert_with(PipelineSamples::new);
+        let mut lines = sample.waits.lines(events);
         let (phase, since_ms) = pipeline.phase_since();
-        if look.phase.as_ref() != Some(&phase) {
-            if let Some((kind, text)) = phase_event(look.phase.as_ref(), &phase) {
+        if sample.phase.as_ref() != Some(&phase) {
+            if let Some((kind, text)) = phase_event(sample.phase.as_ref(), &phase) {
                 lines.push(Event { at_ms: since_ms, ..Event::now(kind, text) });
             }
-            if phase != Phase::Running {
-                look.waits.clear();
+            if phase != PipelinePhase::Running {
+                sample.waits.clear();
             }
-            look.phase = Some(phase);
+            sample.phase = Some(phase);
         }
         lines.into_iter().for_each(|line| self.enter(Some(&pipeline.name), line));
-        look.take(pipeline);
+        sample.take(pipeline);
     }
 
     /// Adds a viewer. Returns the full document and the frames that follow it; `None` if there are too many viewers.
@@ -186,28 +186,28 @@ pub(super) async fn run(site: Arc<Site>) {
     loop {
         ticks.tick().await;
         for pipeline in &site.daemon.pipelines() {
-            site.watch.look(pipeline);
+            site.watch.sample(pipeline);
         }
         site.watch.tell(&site);
     }
 }
 
-fn phase_event(before: Option<&Phase>, now: &Phase) -> Option<(&'static str, String)> {
+fn phase_event(before: Option<&PipelinePhase>, now: &PipelinePhase) -> Option<(&'static str, String)> {
     match now {
-        Phase::Starting { waiting_for: None } => Some(("start", "starts".to_owned())),
+        PipelinePhase::Starting { waiting_for: None } => Some(("start", "starts".to_owned())),
         // The reason changes with each retry; only the first one becomes an event.
-        Phase::Starting { waiting_for: Some(why) } => {
-            let known = matches!(before, Some(Phase::Starting { waiting_for: Some(_) }));
+        PipelinePhase::Starting { waiting_for: Some(why) } => {
+            let known = matches!(before, Some(PipelinePhase::Starting { waiting_for: Some(_) }));
             (!known).then(|| ("outage", format!("can't start yet: {why}")))
         }
-        Phase::Running => Some(("start", "reads".to_owned())),
-        Phase::Draining => Some(("stop", "drains".to_owned())),
-        Phase::Drained => Some(("stop", "ended as requested".to_owned())),
-        Phase::Stopped { why } => Some(("stop", format!("stopped: {why}"))),
+        PipelinePhase::Running => Some(("start", "reads".to_owned())),
+        PipelinePhase::Draining => Some(("stop", "drains".to_owned())),
+        PipelinePhase::Drained => Some(("stop", "ended as requested".to_owned())),
+        PipelinePhase::Stopped { why } => Some(("stop", format!("stopped: {why}"))),
     }
 }
 
-impl Look {
+impl PipelineSamples {
     fn new() -> Self {
         Self {
             at: None,
@@ -216,7 +216,7 @@ impl Look {
             recent: VecDeque::new(),
             spent: VecDeque::new(),
             rows: None,
-            dead: DeadLooks::default(),
+            dead: DeadLetterNews::default(),
             history: History::new(),
             phase: None,
             waits: Waits::default(),
@@ -280,7 +280,7 @@ impl Look {
                 #[expect(clippy::cast_precision_loss, reason = "a rate is a float")]
                 let (into, out) = (into as f64 / seconds, out as f64 / seconds);
                 (self.rates.into, self.rates.out) = (Some(into), Some(out));
-                push(&mut self.recent, (into, out), LOOKS);
+                push(&mut self.recent, (into, out), SAMPLES);
                 let mean = mean(&self.recent);
                 self.rates.empty_in = mean.and_then(|mean| forecast(lag, mean));
                 self.rates.mean = mean;
@@ -301,7 +301,7 @@ impl Look {
             };
             self.rates.cycles = spent.iter().zip(before).map(share).collect();
         }
-        push(&mut self.spent, (now, spent), LOOKS);
+        push(&mut self.spent, (now, spent), SAMPLES);
     }
 }
 
@@ -314,10 +314,10 @@ fn push<T>(queue: &mut VecDeque<T>, value: T, max: usize) {
 
 /// Returns the mean rates of the samples, into Kafka and into Postgres; `None` if there are no samples.
 fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
-    #[expect(clippy::cast_precision_loss, reason = "at most ten looks")]
-    let looks = recent.len() as f64;
-    let (into, out) = recent.iter().fold((0.0, 0.0), |(into, out), look| (into + look.0, out + look.1));
-    (looks > 0.0).then(|| (into / looks, out / looks))
+    #[expect(clippy::cast_precision_loss, reason = "at most ten samples")]
+    let samples = recent.len() as f64;
+    let (into, out) = recent.iter().fold((0.0, 0.0), |(into, out), sample| (into + sample.0, out + sample.1));
+    (samples > 0.0).then(|| (into / samples, out / samples))
 }
 
 /// Returns the seconds until the backlog is gone. `None` if it doesn't shrink, or there is hardly any.

@@ -15,7 +15,7 @@ const BEHIND: f64 = 10.0;
 const THROTTLED: f64 = 0.1;
 
 /// The limit of a pipeline that waits for Postgres.
-const AWAY: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
+const POSTGRES_UNAVAILABLE: &str = "Postgres is unavailable or blocked: records wait in Kafka.";
 
 /// The severity of a sentence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -74,7 +74,7 @@ pub(super) struct Facts {
     /// The partitions that no consumer reads.
     pub(super) nobody: Vec<String>,
     /// The dead letters that are news, and the reason of the newest one.
-    pub(super) dead: Option<FreshDead>,
+    pub(super) dead: Option<RecentDeadLetters>,
     pub(super) dead_reason: Option<Cow<'static, str>>,
     /// Whether `flow` holds back consumers.
     pub(super) held_by_flow: bool,
@@ -82,7 +82,7 @@ pub(super) struct Facts {
 
 /// The dead letters of the last five minutes, if they are news.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct FreshDead {
+pub(super) struct RecentDeadLetters {
     pub(super) count: u64,
     /// Their share of the records in that time, from 0 to 1.
     pub(super) share: f64,
@@ -320,10 +320,10 @@ fn waits(waiting: &Waiting) -> String {
 }
 
 /// Returns what limits a pipeline that waits for this.
-pub(super) fn away(cause: WaitCause) -> &'static str {
+pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is unavailable: no records arrive.",
-        WaitCause::Postgres => AWAY,
+        WaitCause::Postgres => POSTGRES_UNAVAILABLE,
         WaitCause::Registry => "The schema registry is unavailable: records wait for their schemas.",
     }
 }
@@ -348,7 +348,7 @@ pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
     }
     Some(
         if outage > 0.3 {
-            AWAY
+            POSTGRES_UNAVAILABLE
         } else if held > 0.3 {
             "Postgres is the limit: consumers wait for their writers or for the rate limit."
         } else if decode > 0.7 {

@@ -266,7 +266,7 @@ impl GroupClient for KafkaClient {
 
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)> {
         // The session has everything that librdkafka has read only if nothing waits here.
-        if self.queue.untaken() > 0 {
+        if self.queue.remaining() > 0 {
             return Vec::new();
         }
         let mut read = self.consumer.context().take_read();

@@ -54,7 +54,7 @@ impl Retentions {
 
 /// A partition's log compared with the ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Place {
+pub struct PartitionRetention {
     /// Age of the oldest unwritten record, in seconds; 0 without lag.
     pub age: f64,
     /// Offsets between the log's start and the ledger's position.
@@ -70,7 +70,7 @@ impl Retention {
     ///
     /// The limit by size is an estimate: a log that has been cut before has about its largest size, so its start advances as
     /// fast as its end, and reaches the ledger's position after the offsets between them.
-    pub fn headroom(self, place: Place) -> Option<f64> {
+    pub fn headroom(self, place: PartitionRetention) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a retention are far below 2^53")]
         let by_time = self.ms.map(|ms| (ms as f64 / 1000.0 - place.age).max(0.0));
         #[expect(clippy::cast_precision_loss, reason = "offsets of a log are far below 2^53")]
@@ -101,15 +101,18 @@ mod tests {
 
     #[test]
     fn by_time_it_is_what_the_oldest_record_has_left() {
-        assert_eq!(DAY.headroom(Place::default()), Some(86_400.0));
-        assert_eq!(DAY.headroom(Place { age: 86_000.0, ..Place::default() }), Some(400.0));
-        assert_eq!(DAY.headroom(Place { age: 90_000.0, ..Place::default() }), Some(0.0));
-        assert_eq!(Retention::default().headroom(Place { age: 90_000.0, ..Place::default() }), None);
+        assert_eq!(DAY.headroom(PartitionRetention::default()), Some(86_400.0));
+        assert_eq!(DAY.headroom(PartitionRetention { age: 86_000.0, ..PartitionRetention::default() }), Some(400.0));
+        assert_eq!(DAY.headroom(PartitionRetention { age: 90_000.0, ..PartitionRetention::default() }), Some(0.0));
+        assert_eq!(
+            Retention::default().headroom(PartitionRetention { age: 90_000.0, ..PartitionRetention::default() }),
+            None
+        );
     }
 
     #[test]
     fn by_size_it_is_what_comes_in_until_the_log_s_start_has_reached_us() {
-        let place = Place { age: 10.0, behind: 60_000, cut: true, inflow: 1000.0 };
+        let place = PartitionRetention { age: 10.0, behind: 60_000, cut: true, inflow: 1000.0 };
         let by_size = Retention { ms: None, bytes: Some(1 << 30) };
         assert_eq!(by_size.headroom(place), Some(60.0));
         assert_eq!(Retention { bytes: Some(1 << 30), ..DAY }.headroom(place), Some(60.0), "the sooner of the two");
@@ -119,7 +122,13 @@ mod tests {
     #[test]
     fn a_log_that_was_never_cut_or_stands_still_is_not_bounded_by_its_size() {
         let by_size = Retention { ms: None, bytes: Some(1 << 30) };
-        assert_eq!(by_size.headroom(Place { behind: 10, inflow: 5.0, ..Place::default() }), None);
-        assert_eq!(by_size.headroom(Place { behind: 10, cut: true, ..Place::default() }), None);
+        assert_eq!(
+            by_size.headroom(PartitionRetention { behind: 10, inflow: 5.0, ..PartitionRetention::default() }),
+            None
+        );
+        assert_eq!(
+            by_size.headroom(PartitionRetention { behind: 10, cut: true, ..PartitionRetention::default() }),
+            None
+        );
     }
 }

@@ -136,7 +136,7 @@ impl Pipeline {
 
     /// Returns what the pipeline waits for now.
     pub(super) fn waits_for(&self) -> Option<String> {
-        if let super::Phase::Starting { waiting_for } = self.phase() {
+        if let super::PipelinePhase::Starting { waiting_for } = self.phase() {
             return waiting_for;
         }
         let waits = self.consumers.iter().find_map(|consumer| match consumer.writer() {

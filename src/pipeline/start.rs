@@ -10,7 +10,7 @@ use tokio::task::JoinError;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::{Phase, Pipeline};
+use super::{Pipeline, PipelinePhase};
 use crate::config::Topics;
 use crate::kafka::observer::{AskError, SharedObserver, Unanswered, partitions_of};
 use crate::plan::PlanSource;
@@ -48,7 +48,7 @@ impl Pipeline {
             if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
                 warn!(pipeline = &*self.name, why, "can't start yet, retrying");
             }
-            self.enter(Phase::Starting { waiting_for: Some(why) });
+            self.enter(PipelinePhase::Starting { waiting_for: Some(why) });
             sleep(backoff.next(fastrand::f64())).await;
         }
     }

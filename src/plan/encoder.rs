@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_protocol::batch::Reject;
+use tidegate_protocol::batch::RejectedRecord;
 use tidegate_protocol::poll_loop::RecordEncoder;
 use tidegate_protocol::record::{Headers, Record};
 use tidegate_rows::mapping::{Encoder, Plan};
-use tidegate_rows::value::Rejection;
+use tidegate_rows::value::EncodeError;
 use tracing::warn;
 
 use super::{PlanSource, Planned};
@@ -92,8 +92,8 @@ impl RecordEncoder for PlannedEncoder {
     }
 
     #[inline]
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
-        self.encoder.encode(record, rows).map_err(|rejection| reject_of(&self.planned.plan, rejection))
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
+        self.encoder.encode(record, rows).map_err(|rejection| rejected_record(&self.planned.plan, rejection))
     }
 
     fn version(&self) -> u64 {
@@ -110,8 +110,8 @@ impl RecordEncoder for PlannedEncoder {
 
 /// Formats a rejection, with the names that the plan knows.
 #[cold]
-pub fn reject_of(plan: &Plan, rejection: Rejection) -> Reject {
-    Reject {
+pub fn rejected_record(plan: &Plan, rejection: EncodeError) -> RejectedRecord {
+    RejectedRecord {
         record: 0,
         reason: rejection.reason.code(),
         sqlstate: None,

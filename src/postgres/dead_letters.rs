@@ -1,7 +1,7 @@
 //! Writes dead letters, byte for byte.
 
 use sqlx::{PgConnection, Row};
-use tidegate_protocol::batch::{Batch, Reject};
+use tidegate_protocol::batch::{Batch, RejectedRecord};
 
 /// The dead letters per statement: limits its memory, and the parameters' size.
 const LETTERS_MAX: usize = 1000;
@@ -29,19 +29,19 @@ pub(super) async fn insert(
     connection: &mut PgConnection,
     pipeline: &str,
     batch: &Batch,
-    rejects: &[&Reject],
+    rejects: &[&RejectedRecord],
 ) -> Result<(), sqlx::Error> {
-    let any_letter = has_any_letter(connection).await?;
+    let has_dead_letters = has_dead_letters(connection).await?;
     let mut rest = rejects;
     while !rest.is_empty() {
         let (some, others) = rest.split_at(fitting(batch, rest));
-        insert_some(connection, pipeline, batch, some, any_letter).await?;
+        insert_some(connection, pipeline, batch, some, has_dead_letters).await?;
         rest = others;
     }
     Ok(())
 }
 
-fn fitting(batch: &Batch, rejects: &[&Reject]) -> usize {
+fn fitting(batch: &Batch, rejects: &[&RejectedRecord]) -> usize {
     let mut bytes = 0;
     let within = rejects.iter().take(LETTERS_MAX).take_while(|reject| {
         let record = batch.record(reject.record);
@@ -55,8 +55,8 @@ async fn insert_some(
     connection: &mut PgConnection,
     pipeline: &str,
     batch: &Batch,
-    rejects: &[&Reject],
-    any_letter: bool,
+    rejects: &[&RejectedRecord],
+    has_dead_letters: bool,
 ) -> Result<(), sqlx::Error> {
     let records: Vec<_> = rejects.iter().map(|reject| batch.record(reject.record)).collect();
     let (mut letters, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,7 +78,7 @@ async fn insert_some(
         .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
         .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
         .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
-        .bind(rejects.iter().map(|reject| storable(&reject.detail, any_letter)).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| storable(&reject.detail, has_dead_letters)).collect::<Vec<_>>())
         .bind((0i32..).take(records.len()).collect::<Vec<_>>())
         .bind(letters)
         .bind(names)
@@ -89,16 +89,16 @@ async fn insert_some(
 }
 
 /// Returns whether the database's encoding has every character that a record may contain.
-pub(super) async fn has_any_letter(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn has_dead_letters(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let encoding = sqlx::query("SELECT current_setting('server_encoding')").fetch_one(connection).await?;
     Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
 }
 
 /// Returns a detail as its text column can store it. A detail may quote a NUL, which no text column can store, or
 /// characters that the database's encoding lacks. The record itself is stored as bytes.
-pub(crate) fn storable(detail: &str, any_letter: bool) -> String {
+pub(crate) fn storable(detail: &str, has_dead_letters: bool) -> String {
     let detail = detail.replace('\0', "\\0");
-    if any_letter || detail.is_ascii() {
+    if has_dead_letters || detail.is_ascii() {
         return detail;
     }
     let mut ascii = String::new();

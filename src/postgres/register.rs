@@ -89,7 +89,7 @@ pub async fn is_as_registered(connection: &mut PgConnection, wanted: &Registrati
         .bind(&wanted.pipeline)
         .fetch_optional(&mut *connection)
         .await?;
-    let Some(row) = known else { return refuse_a_second_feed(connection, wanted).await.map(|()| false) };
+    let Some(row) = known else { return reject_second_feed(connection, wanted).await.map(|()| false) };
     let (cluster_id, group_id): (String, String) = (row.try_get(0)?, row.try_get(1)?);
     let (target, target_oid): (String, i64) = (row.try_get(2)?, row.try_get(3)?);
     compare(wanted, &cluster_id, &group_id, &target, target_oid).map_err(RegisterError::Differs)?;
@@ -144,7 +144,7 @@ fn compare(
     Ok(())
 }
 
-async fn refuse_a_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
+async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
     // Tables named by records are checked when they are named.
     if wanted.target_oid == 0 {
         return Ok(());

@@ -8,7 +8,7 @@ use tidegate_rows::catalog::{Catalog, TableName};
 
 /// The answer to a request to write into a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub(crate) enum TableClaim {
     /// The pipeline may write into it.
     Ours,
     /// This pipeline feeds it from a topic that ours reads too: every record would be written twice.
@@ -80,7 +80,7 @@ pub(crate) async fn claim(
     pipeline: &str,
     max_tables: u32,
     catalog: &Catalog,
-) -> Result<Claim, sqlx::Error> {
+) -> Result<TableClaim, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     // As at a registration: two pipelines that reach the same table must see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
@@ -92,7 +92,7 @@ pub(crate) async fn claim(
     );
     let oid = i64::from(catalog.oid);
     if let Some(row) = other.bind(pipeline).bind(oid).fetch_optional(&mut *transaction).await? {
-        return Ok(Claim::Fed { by: row.try_get(0)? });
+        return Ok(TableClaim::Fed { by: row.try_get(0)? });
     }
     let TableName { schema, name } = &catalog.table;
     let noted = sqlx::query(
@@ -104,5 +104,5 @@ pub(crate) async fn claim(
     let noted = noted.bind(pipeline).bind(schema).bind(name).bind(oid).bind(i64::from(max_tables));
     let noted = noted.execute(&mut *transaction).await?.rows_affected();
     transaction.commit().await?;
-    Ok(if noted == 0 { Claim::Full } else { Claim::Ours })
+    Ok(if noted == 0 { TableClaim::Full } else { TableClaim::Ours })
 }

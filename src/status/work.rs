@@ -23,7 +23,7 @@ const EVENT_TEXT: usize = 300;
 
 /// The phases that take time. The first three are the poll thread's and fill its time; the others are the writer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum TimePhase {
     Poll,
     Decode,
     /// Held up by the writer or by `flow`.
@@ -131,12 +131,12 @@ impl Event {
 
 impl Work {
     /// Adds time to a phase.
-    pub fn spent(&self, phase: Phase, time: Duration) {
+    pub fn spent(&self, phase: TimePhase, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         self.micros[phase as usize].fetch_add(micros, Ordering::Relaxed);
     }
 
-    /// Returns the seconds by phase since the start, in the order of [`Phase`].
+    /// Returns the seconds by phase since the start, in the order of [`TimePhase`].
     pub fn seconds(&self) -> [f64; PHASES] {
         let seconds = |micros: &AtomicU64| Duration::from_micros(micros.load(Ordering::Relaxed)).as_secs_f64();
         self.micros.each_ref().map(seconds)

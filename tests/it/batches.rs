@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_harness::{Record, eventually_async, usage};
 
-use crate::books::{await_metric, counted, with_limits};
+use crate::accounting::{await_metric, counted, with_limits};
 use crate::support::{PATIENCE, World};
 
 #[tokio::test(flavor = "multi_thread")]

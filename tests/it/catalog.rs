@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_harness::{Daemon, Record, eventually_async};
 
-use crate::books::{NUMBERED, await_metric, with_short_sessions};
+use crate::accounting::{NUMBERED, await_metric, with_short_sessions};
 use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 

@@ -1,6 +1,6 @@
 //! `tidegate pipelines list` and `forget`.
 
-use crate::books::{NUMBERED, numbered};
+use crate::accounting::{NUMBERED, numbered};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_harness::{Action, Proxy, Trigger};
 
-use crate::books::{NUMBERED, await_metric, with_postgres, with_short_sessions};
+use crate::accounting::{NUMBERED, await_metric, with_postgres, with_short_sessions};
 use crate::support::{PATIENCE, World};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@
 use sqlx::Row;
 use tidegate_harness::Record;
 
-use crate::books::{SHORT_DEADLINES, await_metric, with_limits, with_postgres};
+use crate::accounting::{SHORT_DEADLINES, await_metric, with_limits, with_postgres};
 use crate::support::{PATIENCE, World};
 
 /// A dead letter as stored in the table.

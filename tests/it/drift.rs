@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_harness::{Record, eventually_async};
 
-use crate::books::{await_metric, with_short_sessions};
+use crate::accounting::{await_metric, with_short_sessions};
 use crate::support::{PATIENCE, World};
 
 const RECORDS: i32 = 60_000;

@@ -2,7 +2,7 @@
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 
-use crate::books::with_short_sessions;
+use crate::accounting::with_short_sessions;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

@@ -3,7 +3,7 @@
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
 
-use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, numbered, with_limits, with_postgres};
+use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, numbered, with_limits, with_postgres};
 use crate::group::{COLUMNS, TABLE, await_shares, logs};
 use crate::support::{PATIENCE, World};
 

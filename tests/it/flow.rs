@@ -1,7 +1,7 @@
 //! `flow.max_rows_per_second` on real servers. The unit tests of the rate limit show that it is exact, with time as an argument.
 //! Here, a busy machine may be slower than the limit, but never faster.
 
-use crate::books::await_metric;
+use crate::accounting::await_metric;
 use crate::support::World;
 
 const RATE: i64 = 2_000;

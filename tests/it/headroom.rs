@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use sqlx::Executor;
 use tidegate_harness::{Kafka, KafkaSpec, eventually, shared, unique_name};
 
-use crate::books::{NUMBERED, counted, numbered};
+use crate::accounting::{NUMBERED, counted, numbered};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

@@ -6,7 +6,7 @@ use tidegate_harness::{
     Daemon, Database, Kafka, Postgres, PostgresSpec, eventually_async, free_port, shared, unique_name,
 };
 
-use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
+use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

@@ -555,7 +555,7 @@ async fn a_record_that_alone_takes_longer_than_the_timeout_is_named() {
         .await;
     world.produce((0..8).map(|v| Record::new(format!("{{\"v\":{v}}}")).to(0)));
     let deadlines = "lock_timeout = \"200ms\"\nstatement_timeout = \"300ms\"";
-    let daemon = world.daemon(&crate::books::with_postgres(&world.config("table.name = \"t\""), deadlines));
+    let daemon = world.daemon(&crate::accounting::with_postgres(&world.config("table.name = \"t\""), deadlines));
     let named = format!("the record at offset 3 of {}/0", world.topic);
     daemon.await_log(&named, crate::support::PATIENCE).expect("the record is named");
     world.sql("DROP TRIGGER slow ON t").await;

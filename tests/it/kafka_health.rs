@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, fetch, shared};
 
-use crate::books::{NUMBERED, counted};
+use crate::accounting::{NUMBERED, counted};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

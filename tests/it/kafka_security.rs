@@ -7,7 +7,7 @@ use tidegate_harness::kafka::{SASL_PASSWORD, SASL_USER};
 use tidegate_harness::tls::Identity;
 use tidegate_harness::{Authority, Daemon, DaemonSpec, Kafka, KafkaSpec, Listener, shared, unique_name};
 
-use crate::books::NUMBERED;
+use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::kafka_health::{acl, leak};
 use crate::support::{PATIENCE, World, program, spec};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tidegate_harness::{Daemon, Listener, TokenServer, eventually, unique_name};
 
-use crate::books::with_postgres;
+use crate::accounting::with_postgres;
 use crate::cli::tidegate;
 use crate::kafka_security::{authority, config, secured, world};
 use crate::support::{PATIENCE, World};

@@ -13,34 +13,34 @@ use tidegate::postgres::{PgStore, claims, register, schema};
 use tidegate_harness::{Database, eventually_async, shared};
 use tidegate_protocol::batch::{LastRecord, Span};
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
-use tidegate_protocol::store::{Ledger, LedgerRow, Transaction, Verdict};
+use tidegate_protocol::store::{Ledger, LedgerRow, SpanOutcome, Transaction};
 use tokio::task::JoinSet;
 
 use crate::support::PATIENCE;
 
 /// A database with the ledger's tables, and a pipeline `rides` that has no rows yet.
-struct Books {
+struct Fixture {
     database: Database,
 }
 
-impl Books {
+impl Fixture {
     async fn new() -> Self {
         let postgres = shared::postgres().expect("Postgres starts");
         let database = postgres.create_database().await.expect("the database is made");
-        let books = Self { database };
-        let mut connection = books.connect().await;
+        let accounting = Self { database };
+        let mut connection = accounting.connect().await;
         schema::migrate(&mut connection).await.expect("the tables are made");
         let pipeline = "CREATE TABLE public.rides (seq bigint);
             INSERT INTO tidegate.pipeline (name, cluster_id, group_id, target, target_oid, version)
             VALUES ('rides', '', '', '', 0, '')";
         connection.execute(pipeline).await.expect("the pipeline is there");
-        books
+        accounting
     }
 
     /// As above, with this many partitions, all of them claimed.
     async fn claimed(partitions: i32) -> (Self, Vec<Span>) {
-        let books = Self::new().await;
-        let mut connection = books.connect().await;
+        let accounting = Self::new().await;
+        let mut connection = accounting.connect().await;
         let sources: Vec<_> = (0..partitions).map(|n| TopicPartition::new("t", n)).collect();
         let starts: Vec<_> = sources.iter().map(|source| (source.clone(), Offset::ZERO)).collect();
         register::insert_rows(&mut connection, "rides", &starts).await.expect("the rows are added");
@@ -48,7 +48,7 @@ impl Books {
         assert_eq!(claimed.len(), sources.len(), "all are claimed");
         let mut spans: Vec<Span> = claimed.iter().map(|c| span(c.source.clone(), c.claim, 0, 10)).collect();
         spans.sort_by(|a, b| a.source.cmp(&b.source));
-        (books, spans)
+        (accounting, spans)
     }
 
     async fn connect(&self) -> PgConnection {
@@ -95,44 +95,44 @@ fn span(source: TopicPartition, claim: Claim, from: i64, to: i64) -> Span {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
-    let books = Books::new().await;
+    let accounting = Fixture::new().await;
     let start = |offset| [(TopicPartition::new("t", 0), Offset::new(offset))];
-    let (mut first, mut other) = (books.connect().await, books.connect().await);
+    let (mut first, mut other) = (accounting.connect().await, accounting.connect().await);
     let mut transaction = first.begin().await.expect("it begins");
     register::insert_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
     let mut second = JoinSet::new();
     second.spawn(async move { register::insert_rows(&mut other, "rides", &start(5)).await });
-    books.await_waiting(1).await;
+    accounting.await_waiting(1).await;
     transaction.commit().await.expect("it commits");
     second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds nothing, and that is no error");
-    assert_eq!(books.positions().await, [3]);
+    assert_eq!(accounting.positions().await, [3]);
 
     // The first session rolls back, so the second one's row remains.
-    let mut connection = books.connect().await;
+    let mut connection = accounting.connect().await;
     connection.execute("DELETE FROM tidegate.ledger").await.expect("the row goes");
     let mut transaction = first.begin().await.expect("it begins");
     register::insert_rows(&mut transaction, "rides", &start(3)).await.expect("the first row is added");
     let mut second = JoinSet::new();
     second.spawn(async move { register::insert_rows(&mut connection, "rides", &start(5)).await });
-    books.await_waiting(1).await;
+    accounting.await_waiting(1).await;
     transaction.rollback().await.expect("it rolls back");
     second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds its row");
-    assert_eq!(books.positions().await, [5]);
+    assert_eq!(accounting.positions().await, [5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_statement_makes_a_second_row_of_a_partition() {
-    let (books, _) = Books::claimed(2).await;
-    let mut connection = books.connect().await;
+    let (accounting, _) = Fixture::claimed(2).await;
+    let mut connection = accounting.connect().await;
     let twice = "INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset)
         VALUES ('rides', 't', 0, 50), ('rides', 't', 2, 1), ('rides', 't', 2, 2)";
     let added = connection.execute(twice).await.expect("what is there is skipped").rows_affected();
-    assert_eq!((added, books.positions().await), (1, vec![0]), "one of the new partition, none of the old one");
+    assert_eq!((added, accounting.positions().await), (1, vec![0]), "one of the new partition, none of the old one");
     let moved = "UPDATE tidegate.ledger SET partition = 0, next_offset = 50 WHERE partition = 1";
     let refused = connection.execute(moved).await.expect_err("the partition has a row");
     let refused = refused.as_database_error().expect("the server says so");
     assert_eq!(refused.code().as_deref(), Some("23505"), "{refused}");
-    assert_eq!(books.positions().await, [0]);
+    assert_eq!(accounting.positions().await, [0]);
     // A session that keeps the same old snapshot can't prove anything by reading.
     let old = "BEGIN ISOLATION LEVEL REPEATABLE READ;
         INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset) VALUES ('rides', 't', 9, 1)";
@@ -141,38 +141,43 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
 }
 
 /// Spawns a settlement that will wait for the row's lock.
-async fn settling(books: &Books, span: &Span) -> JoinSet<LedgerRow> {
-    let (mut store, span) = (books.store().await, span.clone());
+async fn settling(accounting: &Fixture, span: &Span) -> JoinSet<LedgerRow> {
+    let (mut store, span) = (accounting.store().await, span.clone());
     let mut settling = JoinSet::new();
     settling.spawn(async move { store.settle(&[span]).await.expect("it is settled")[0] });
-    books.await_waiting(1).await;
+    accounting.await_waiting(1).await;
     settling
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_advanced_while_it_is_settled_is_found_at_its_current_offset() {
-    let (books, spans) = Books::claimed(1).await;
+    let (accounting, spans) = Fixture::claimed(1).await;
     for (statement, end, verdict, why) in [
-        ("UPDATE tidegate.ledger SET next_offset = 10", "ROLLBACK", Verdict::Again, "it wasn't moved after all"),
-        ("UPDATE tidegate.ledger SET next_offset = 10", "COMMIT", Verdict::Done, "the transaction in doubt moved it"),
-        ("UPDATE tidegate.ledger SET next_offset = 4", "COMMIT", Verdict::Rewound, "it was set back"),
+        ("UPDATE tidegate.ledger SET next_offset = 10", "ROLLBACK", SpanOutcome::Again, "it wasn't moved after all"),
+        (
+            "UPDATE tidegate.ledger SET next_offset = 10",
+            "COMMIT",
+            SpanOutcome::Done,
+            "the transaction in doubt moved it",
+        ),
+        ("UPDATE tidegate.ledger SET next_offset = 4", "COMMIT", SpanOutcome::Rewound, "it was set back"),
         (
             "UPDATE tidegate.ledger SET next_offset = 5, claim_id = gen_random_uuid()",
             "COMMIT",
-            Verdict::Fenced,
+            SpanOutcome::Fenced,
             "it was moved by another claim",
         ),
     ] {
-        let mut other = books.connect().await;
+        let mut other = accounting.connect().await;
         sqlx::raw_sql(&format!("BEGIN; {statement}")).execute(&mut other).await.expect("it holds the row");
-        let mut settling = settling(&books, &spans[0]).await;
+        let mut settling = settling(&accounting, &spans[0]).await;
         other.execute(end).await.expect("it ends");
         let row = settling.join_next().await.expect("it was spawned").expect("it ends");
-        assert_eq!(row.verdict(&spans[0]), verdict, "{why}: {row:?}");
+        assert_eq!(row.outcome_of(&spans[0]), verdict, "{why}: {row:?}");
     }
-    let mut other = books.connect().await;
+    let mut other = accounting.connect().await;
     other.execute("BEGIN; DELETE FROM tidegate.ledger").await.expect("it holds the row");
-    let mut settling = settling(&books, &spans[0]).await;
+    let mut settling = settling(&accounting, &spans[0]).await;
     other.execute("COMMIT").await.expect("it ends");
     assert_eq!(settling.join_next().await.expect("it was spawned").expect("it ends"), LedgerRow::Missing);
 }
@@ -184,10 +189,10 @@ async fn an_update_reads_a_row_again_that_it_waited_for() {
         ("UPDATE tidegate.ledger SET next_offset = 3 WHERE partition = 1", [true, false, true]),
         ("SELECT FROM tidegate.ledger WHERE partition = 1 FOR UPDATE", [true, true, true]),
     ] {
-        let (books, spans) = Books::claimed(3).await;
-        let mut other = books.connect().await;
+        let (accounting, spans) = Fixture::claimed(3).await;
+        let mut other = accounting.connect().await;
         sqlx::raw_sql(&format!("BEGIN; {statement}")).execute(&mut other).await.expect("it holds the row");
-        let mut store = books.store().await;
+        let mut store = accounting.store().await;
         let mut moving = JoinSet::new();
         moving.spawn(async move {
             store.begin().await.expect("it begins");
@@ -195,7 +200,7 @@ async fn an_update_reads_a_row_again_that_it_waited_for() {
             store.commit().await.expect("it commits");
             moved
         });
-        books.await_waiting(1).await;
+        accounting.await_waiting(1).await;
         other.execute("COMMIT").await.expect("it ends");
         assert_eq!(moving.join_next().await.expect("it was spawned").expect("it ends"), moved, "{statement}");
     }
@@ -203,9 +208,9 @@ async fn an_update_reads_a_row_again_that_it_waited_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_skips_a_locked_row_and_takes_it_at_its_current_offset_once_unlocked() {
-    let (books, spans) = Books::claimed(2).await;
+    let (accounting, spans) = Fixture::claimed(2).await;
     let sources: Vec<_> = spans.iter().map(|span| span.source.clone()).collect();
-    let (mut other, mut claimer) = (books.connect().await, books.connect().await);
+    let (mut other, mut claimer) = (accounting.connect().await, accounting.connect().await);
     let moved = "BEGIN; UPDATE tidegate.ledger SET next_offset = 10 WHERE partition = 0";
     other.execute(moved).await.expect("it holds the row");
     let first = claims::claim(&mut claimer, "rides", "the next owner", &sources).await.expect("it answers");
@@ -213,7 +218,7 @@ async fn a_claim_skips_a_locked_row_and_takes_it_at_its_current_offset_once_unlo
     let waiting = claims::wait_at(&mut claimer, "rides", &sources[0]);
     let (_, waited) = tokio::join!(
         async {
-            books.await_waiting(1).await;
+            accounting.await_waiting(1).await;
             other.execute("COMMIT").await.expect("it ends");
         },
         waiting
@@ -238,11 +243,11 @@ async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_update_costs_the_same_however_many_row_versions_a_snapshot_keeps() {
     const MOVES: i64 = 2000;
-    let (books, _) = Books::claimed(20).await;
-    let mut report = books.connect().await;
+    let (accounting, _) = Fixture::claimed(20).await;
+    let mut report = accounting.connect().await;
     let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM tidegate.ledger";
     report.execute(snapshot).await.expect("it holds a snapshot");
-    let mut writer = books.connect().await;
+    let mut writer = accounting.connect().await;
     let advance = |from: i64| {
         format!(
             "SELECT tidegate.advance('rides', array_agg(topic), array_agg(partition), array_agg(claim_id),

@@ -2,11 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test fails it as the test itself would")]
 
+mod accounting;
 mod agreement;
 mod agreement_cases;
 mod allocation;
 mod batches;
-mod books;
 mod canary;
 mod catalog;
 mod cdc;

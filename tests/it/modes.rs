@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_harness::{Daemon, Record, eventually_async};
 
-use crate::books::with_short_sessions;
+use crate::accounting::with_short_sessions;
 use crate::support::{PATIENCE, World};
 
 /// Returns numbers that look random and are the same in each run (xorshift64, Marsaglia).

@@ -6,7 +6,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually};
 
-use crate::books::{NUMBERED, counted};
+use crate::accounting::{NUMBERED, counted};
 use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
@@ -206,7 +206,7 @@ async fn a_truncated_log_stops_the_pipeline_by_name() {
     world.sql(NUMBERED).await;
     let config = world.config(TO_RIDES);
     let records = |range: std::ops::Range<i32>| {
-        range.map(|n| crate::books::numbered(n, 1).at_ms(1_700_000_000_000 + i64::from(n)))
+        range.map(|n| crate::accounting::numbered(n, 1).at_ms(1_700_000_000_000 + i64::from(n)))
     };
     world.produce(records(0..100));
     let (code, log) = world.drain(&config);
@@ -272,7 +272,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     world.sql(NUMBERED).await;
     let config = world.config(TO_RIDES);
     let keyed =
-        |range: std::ops::Range<i32>| range.map(|n| crate::books::numbered(n, 1).key(format!("key {}", n % 50)));
+        |range: std::ops::Range<i32>| range.map(|n| crate::accounting::numbered(n, 1).key(format!("key {}", n % 50)));
     world.produce(keyed(0..100));
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
@@ -280,7 +280,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     // A later record closes a segment, and only closed segments are compacted.
     let mut more = 200;
     eventually("the log is compacted", PATIENCE, || {
-        world.produce([crate::books::numbered(more, 1).key("key 0")]);
+        world.produce([crate::accounting::numbered(more, 1).key("key 0")]);
         more += 1;
         world.readable() < 130
     })

@@ -7,7 +7,7 @@ use sqlx::Executor;
 use tidegate_harness::proxy::Armed;
 use tidegate_harness::{Action, Daemon, Proxy, Trigger, unique_name};
 
-use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
+use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_postgres};
 use crate::support::{PATIENCE, World};
 
 const RECORDS: i32 = 20_000;

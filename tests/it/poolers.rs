@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use tidegate_harness::free_port;
 use tidegate_harness::process::{Output, Process, Program, Run, Signal, User};
 
-use crate::books::NUMBERED;
+use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

@@ -6,7 +6,7 @@ use tidegate_harness::tls::Identity;
 use tidegate_harness::{Authority, Daemon, Postgres, PostgresSpec, shared};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::books::NUMBERED;
+use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use tidegate_harness::{Daemon, Record, unique_name};
 
-use crate::books::{numbered, with_limits};
+use crate::accounting::{numbered, with_limits};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, program};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 
-use crate::books::with_short_sessions;
+use crate::accounting::with_short_sessions;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
@@ -165,8 +165,8 @@ async fn rows_with_an_existing_key_are_skipped_in_each_table_and_the_commands_kn
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     let all = "(SELECT * FROM rides_0 UNION ALL SELECT * FROM rides_1 UNION ALL SELECT * FROM rides_2) t";
-    let books = format!("SELECT count(*) * 1000000 + count(DISTINCT id) FROM {all}");
-    assert_eq!(world.number(&books).await, 3_000_003_000);
+    let accounting = format!("SELECT count(*) * 1000000 + count(DISTINCT id) FROM {all}");
+    assert_eq!(world.number(&accounting).await, 3_000_003_000);
 
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
     let partitions = report["pipelines"][0]["partitions"].as_array().expect("partitions");
@@ -181,7 +181,7 @@ async fn rows_with_an_existing_key_are_skipped_in_each_table_and_the_commands_kn
     // Into the same tables again: existing rows are skipped, missing ones are restored.
     let report = tidegate(&config, &["replay", "--from", "earliest", "--json"]).ok().json();
     assert_eq!((&report["records"], &report["rows"]), (&3_000.into(), &4.into()), "{report}");
-    assert_eq!(world.number(&books).await, 3_000_003_000);
+    assert_eq!(world.number(&accounting).await, 3_000_003_000);
     // One table for all records.
     world.sql("CREATE TABLE together (part int, off bigint, id bigint, UNIQUE (part, off))").await;
     tidegate(&config, &["replay", "--from", "earliest", "--into", "together"]).ok().says(&["3 000 rows"]);
@@ -193,7 +193,7 @@ async fn rows_with_an_existing_key_are_skipped_in_each_table_and_the_commands_kn
     world.produce((3_000..3_030).map(record));
     let (code, log) = world.drain(&new);
     assert_eq!(code, Some(0), "{log}");
-    assert_eq!(world.number(&books).await, 3_030_003_030);
+    assert_eq!(world.number(&accounting).await, 3_030_003_030);
     let owner = format!("SELECT count(*) FROM tidegate.route WHERE pipeline = '{renamed}'");
     assert_eq!(world.number(&owner).await, 3);
 }

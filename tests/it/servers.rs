@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidegate_harness::{Kafka, KafkaSpec, Postgres, PostgresSpec, shared, unique_name};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_limits, with_postgres};
+use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, counted, with_limits, with_postgres};
 use crate::support::{PATIENCE, World};
 
 /// The longest time from the database's return to the first commit.

@@ -8,7 +8,7 @@ use fleet::{
 use sqlx::Row;
 use tidegate_harness::{Daemon, Record, eventually_async, free_port};
 
-use crate::books::{await_metric, counted, with_short_sessions};
+use crate::accounting::{await_metric, counted, with_short_sessions};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sqlx::Executor as _;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Proxy, Record};
 
-use crate::books::{NUMBERED, SHORT_DEADLINES, await_metric, with_limits, with_postgres};
+use crate::accounting::{NUMBERED, SHORT_DEADLINES, await_metric, with_limits, with_postgres};
 use crate::support::{PATIENCE, World, spec};
 
 /// `limits.drain_timeout` of these tests.

@@ -2,7 +2,7 @@
 
 use tidegate_harness::{Proxy, unique_name};
 
-use crate::books::NUMBERED;
+use crate::accounting::NUMBERED;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 

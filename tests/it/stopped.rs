@@ -2,7 +2,7 @@
 
 use tidegate_harness::{Record, eventually, unique_name};
 
-use crate::books::NUMBERED;
+use crate::accounting::NUMBERED;
 use crate::support::{PATIENCE, World};
 
 /// A second pipeline, without which the daemon would end with the first one.

@@ -2,7 +2,7 @@
 
 use tidegate_harness::{Daemon, DaemonSpec};
 
-use crate::books::NUMBERED;
+use crate::accounting::NUMBERED;
 use crate::support::{PATIENCE, World, program};
 
 const RECORDS: i32 = 600_000;

@@ -11,7 +11,7 @@ use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually, eventually_async, s
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::books::{NUMBERED, await_metric, with_limits};
+use crate::accounting::{NUMBERED, await_metric, with_limits};
 use crate::support::{PATIENCE, World};
 
 /// A stall is lag without progress for 30 s; the suite adds time.

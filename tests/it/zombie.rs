@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tidegate_harness::{Action, Daemon, Proxy, Trigger};
 
-use crate::books::{NUMBERED, await_metric, counted, with_postgres, with_short_sessions};
+use crate::accounting::{NUMBERED, await_metric, counted, with_postgres, with_short_sessions};
 use crate::support::{PATIENCE, World};
 
 const RECORDS: i32 = 20_000;

@@ -30,7 +30,7 @@ impl<'q> Bulk<'q> {
 
     /// Returns how many records and faults are left to take, at most [`MAX_MESSAGES`](crate::MAX_MESSAGES).
     pub fn len(&self) -> usize {
-        self.messages.untaken()
+        self.messages.remaining()
     }
 
     /// Returns whether nothing is left to take.

@@ -112,7 +112,7 @@ impl Messages {
     }
 
     /// Returns how many messages were read and not taken.
-    pub(crate) fn untaken(&self) -> usize {
+    pub(crate) fn remaining(&self) -> usize {
         self.end - self.taken
     }
 

@@ -145,15 +145,15 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
 
     /// Returns whether a read would return something, or the consumer's queue has an event.
     pub fn is_ready(&self) -> bool {
-        self.messages.untaken() > 0
+        self.messages.remaining() > 0
             || self.own.strayed.load(Ordering::Acquire)
             || self.own.queue.is_occupied()
             || self.events.is_occupied()
     }
 
     /// Returns how many records and faults were read and not taken, at most [`MAX_MESSAGES`].
-    pub fn untaken(&self) -> usize {
-        self.messages.untaken()
+    pub fn remaining(&self) -> usize {
+        self.messages.remaining()
     }
 
     pub fn consumer(&self) -> &Arc<BaseConsumer<C>> {
@@ -220,7 +220,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     pub fn read(&mut self, timeout: Duration) -> KafkaResult<Bulk<'_>> {
         // Includes records of a bulk that was forgotten instead of dropped.
         self.messages.destroy_taken();
-        if self.messages.untaken() == 0 {
+        if self.messages.remaining() == 0 {
             self.messages.clear();
             self.fill(timeout).map_err(KafkaError::MessageConsumption)?;
         }

@@ -38,7 +38,7 @@ pub struct Incoming<'a> {
 
 /// A record that can't become rows, with a reason code for the metric and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reject {
+pub struct RejectedRecord {
     /// The index of the record in the batch.
     pub record: u32,
     /// The stable reason code: a label value of `dead_letters_total`.
@@ -150,7 +150,7 @@ pub struct Batch {
     entries: Vec<Entry>,
     runs: Vec<Run>,
     segments: Vec<Segment>,
-    rejects: Vec<Reject>,
+    rejected_records: Vec<RejectedRecord>,
     skipped: u32,
     opened_at: Option<Instant>,
     sealed: Option<Trigger>,
@@ -178,7 +178,7 @@ impl Batch {
         reset(&mut self.entries, keep_bytes);
         self.runs.clear();
         self.segments.clear();
-        self.rejects.clear();
+        self.rejected_records.clear();
         self.skipped = 0;
         self.opened_at = None;
         self.sealed = None;
@@ -201,7 +201,7 @@ impl Batch {
         incoming: &Incoming<'_>,
         now: Instant,
         headers: impl FnOnce(&mut Vec<u8>),
-        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
+        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, RejectedRecord>,
     ) -> bool {
         assert!(self.sealed.is_none(), "a sealed batch takes no record");
         let index = narrow(self.entries.len());
@@ -237,21 +237,21 @@ impl Batch {
         accepted
     }
 
-    fn book(&mut self, outcome: Result<u32, Reject>, index: u32, entry: &mut Entry) -> bool {
+    fn book(&mut self, outcome: Result<u32, RejectedRecord>, index: u32, entry: &mut Entry) -> bool {
         let accepted = outcome.is_ok();
         match outcome {
             Ok(0) => self.skipped += 1,
             Ok(rows) => entry.row_count += rows,
-            Err(reject) => self.rejects.push(Reject { record: index, ..reject }),
+            Err(reject) => self.rejected_records.push(RejectedRecord { record: index, ..reject }),
         }
         entry.rows_end = narrow(self.rows.len());
         accepted
     }
 
     /// Encodes all rows again, after the catalog changed. A record that fails now becomes a rejected record, and vice versa.
-    pub fn encode_again(&mut self, mut encode: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>) {
+    pub fn encode_again(&mut self, mut encode: impl FnMut(&Record<'_>, &mut Vec<u8>) -> Result<u32, RejectedRecord>) {
         self.rows.clear();
-        self.rejects.clear();
+        self.rejected_records.clear();
         self.skipped = 0;
         let (mut row_count, mut arena_start) = (0, 0);
         for (segment, records) in self.runs_owned() {
@@ -283,8 +283,8 @@ impl Batch {
         }
         assert_eq!(
             consumed,
-            with_rows + narrow(self.rejects.len()) + self.skipped,
-            "records consumed = records with rows + rejects + skipped by rule"
+            with_rows + narrow(self.rejected_records.len()) + self.skipped,
+            "records consumed = records with rows + rejected records + skipped by rule"
         );
         self.sealed = Some(trigger);
     }

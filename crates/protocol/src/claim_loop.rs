@@ -20,7 +20,7 @@ use tokio::time::sleep;
 use crate::batch::LastRecord;
 use crate::event::{Event, Listener};
 use crate::now;
-use crate::partition::{Condition, Grant, resolve_start};
+use crate::partition::{Grant, LossCondition, resolve_start};
 use crate::poll_loop::Message;
 use crate::position::{Claim, Offset, TopicPartition};
 use crate::retry::{Backoff, Disposition};
@@ -75,7 +75,7 @@ pub struct Wanted {
     /// The request id, which its answer repeats.
     pub request: u64,
     /// A log-loss condition that was found while reading, which the policy shall skip.
-    pub step_over: Option<Condition>,
+    pub step_over: Option<LossCondition>,
 }
 
 /// The answer to a request for one partition.
@@ -84,7 +84,7 @@ pub struct ClaimAnswer {
     pub source: TopicPartition,
     pub request: u64,
     /// The claim, or the log-loss condition that it met and that the policy doesn't skip.
-    pub answer: Result<Grant, Condition>,
+    pub answer: Result<Grant, LossCondition>,
 }
 
 /// A granted claim, with the ledger row that it read.
@@ -337,7 +337,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         }
         if self.policy == OffsetLossPolicy::Fail {
             for source in &lost {
-                self.reply(source, Err(Condition::LedgerLost));
+                self.reply(source, Err(LossCondition::LedgerLost));
             }
             return Ok(());
         }
@@ -349,7 +349,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         let rows: Vec<_> = places.iter().map(|(source, _, to)| (source.clone(), *to)).collect();
         self.ledger.insert_rows(&rows).await?;
         for (source, low, to) in &places {
-            let condition = &Condition::LedgerLost;
+            let condition = &LossCondition::LedgerLost;
             self.listener.on(&Event::SteppedOver { source, condition, to: *to, lost: condition.lost(*low, *to) });
         }
         Ok(())
@@ -402,7 +402,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     }
 
     /// Stores the answer for a partition, which is sent at the end of the round.
-    fn reply(&mut self, source: &TopicPartition, answer: Result<Grant, Condition>) {
+    fn reply(&mut self, source: &TopicPartition, answer: Result<Grant, LossCondition>) {
         let Some(index) = self.pending.iter().position(|p| p.wanted.source == *source) else { return };
         let Pending { wanted, answers, .. } = self.pending.remove(index);
         let answer = ClaimAnswer { source: wanted.source, request: wanted.request, answer };

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use crate::batch::{Batch, Reject};
+use crate::batch::{Batch, RejectedRecord};
 use crate::record::Record;
 
 /// The limits beyond which the pipeline stops instead of dead-lettering more records.
@@ -27,8 +27,8 @@ const DETAIL_MAX: usize = 200;
 
 /// Describes what is wrong with these records of a batch: the most frequent reasons with their column, each with its first record
 /// as an example.
-pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r Reject>) -> String {
-    let mut groups: Vec<(u64, &Reject)> = Vec::new();
+pub(crate) fn summary<'r>(batch: &Batch, rejects: impl Iterator<Item = &'r RejectedRecord>) -> String {
+    let mut groups: Vec<(u64, &RejectedRecord)> = Vec::new();
     for reject in rejects {
         let same = groups.iter_mut().find(|(_, first)| first.reason == reject.reason && first.column == reject.column);
         match same {

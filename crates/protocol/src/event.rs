@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
-use crate::partition::Condition;
+use crate::partition::LossCondition;
 use crate::position::{Offset, TopicPartition};
 use crate::session::Session;
 use crate::store::WriteError;
@@ -61,12 +61,12 @@ pub enum Event<'a> {
     /// A claim or a delivered record met a log-loss condition.
     LogLoss {
         source: &'a TopicPartition,
-        condition: &'a Condition,
+        condition: &'a LossCondition,
     },
     /// `on_offset_loss` skipped a log-loss condition.
     SteppedOver {
         source: &'a TopicPartition,
-        condition: &'a Condition,
+        condition: &'a LossCondition,
         /// The offset from which the partition is read now.
         to: Offset,
         /// Records that are known to be lost.
@@ -121,7 +121,7 @@ pub enum Event<'a> {
         delay: Duration,
     },
     /// How long an activity took.
-    Spent(Phase, Duration),
+    Spent(WritePhase, Duration),
 }
 
 #[derive(Debug)]
@@ -148,7 +148,7 @@ pub struct DeadLettered {
 
 /// The activities that a consumer's time is divided into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum WritePhase {
     /// `COPY`, including the poison search if there is one.
     Copy,
     /// The ledger and `COMMIT`.

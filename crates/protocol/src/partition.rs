@@ -15,7 +15,7 @@ pub struct Partition {
     pub state: State,
     /// The id of the last claim request. It changes with each assignment and each request, so that replies to earlier requests are
     /// ignored.
-    pub question: u64,
+    pub request_id: u64,
     /// When it last made progress: a grant, a record, a commit.
     pub progress_at: Instant,
 }
@@ -35,7 +35,7 @@ pub enum State {
         ours: Claim,
     },
     /// A log-loss condition that the policy doesn't skip: nothing is fetched.
-    Stopped(Condition),
+    Stopped(LossCondition),
 }
 
 #[derive(Debug)]
@@ -65,13 +65,13 @@ pub enum Then {
 impl Partition {
     /// Requests a claim with this request id; answers to earlier requests no longer count.
     pub fn ask(&mut self, request: u64, now: Instant) -> Then {
-        self.question = request;
+        self.request_id = request;
         self.leave_for(State::Claiming { since: now })
     }
 
     /// Returns whether an answer is for the current request.
     pub fn awaits(&self, request: u64) -> bool {
-        matches!(self.state, State::Claiming { .. }) && self.question == request
+        matches!(self.state, State::Claiming { .. }) && self.request_id == request
     }
 
     /// Applies a granted claim.
@@ -86,7 +86,7 @@ impl Partition {
     }
 
     /// Stops at a log-loss condition.
-    pub fn stop(&mut self, condition: Condition) -> Then {
+    pub fn stop(&mut self, condition: LossCondition) -> Then {
         self.leave_for(State::Stopped(condition))
     }
 
@@ -110,11 +110,11 @@ impl Partition {
         self.leave_for(State::Fenced { since: now, ours })
     }
 
-    /// Compares a ledger row that was read after `asked_at` with our state; `None` if it contains nothing new. The row may not
-    /// reflect what happened since `asked_at`.
-    pub fn judge(&self, row: LedgerRow, asked_at: Instant) -> Option<Outcome> {
+    /// Compares a ledger row that was read after `requested_at` with our state; `None` if it contains nothing new. The row may not
+    /// reflect what happened since `requested_at`.
+    pub fn judge(&self, row: LedgerRow, requested_at: Instant) -> Option<Outcome> {
         match &self.state {
-            State::Owned(_) if asked_at <= self.progress_at => None,
+            State::Owned(_) if requested_at <= self.progress_at => None,
             State::Owned(owned) => match row.holder(owned.claim) {
                 // A write in flight may have advanced it already, up to what was delivered. An offset beyond that is from before a
                 // log-loss condition was skipped.
@@ -123,7 +123,7 @@ impl Partition {
                 Holder::Fenced => Some(Outcome::Fenced),
             },
             // A missing row may be a restore in progress: the grace period ends with a claim, which notices it.
-            State::Fenced { since, ours } if asked_at > *since && row != LedgerRow::Missing => {
+            State::Fenced { since, ours } if requested_at > *since && row != LedgerRow::Missing => {
                 (row.holder(*ours) == Holder::Rewound).then_some(Outcome::Rewound)
             }
             State::Fenced { .. } | State::Claiming { .. } | State::Stopped(_) => None,
@@ -169,7 +169,7 @@ pub struct Grant {
 
 /// Log-loss conditions: how Kafka and the ledger can disagree. Each has a policy, and lost records are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
+pub enum LossCondition {
     /// The pipeline knew this partition, but its ledger row is missing.
     LedgerLost,
     /// Kafka deleted records that the ledger says are still to be read.
@@ -192,8 +192,8 @@ pub enum Condition {
     },
 }
 
-impl Condition {
-    /// Every [`Condition::cause`].
+impl LossCondition {
+    /// Every [`LossCondition::cause`].
     pub const CAUSES: [&str; 4] = ["ledger_lost", "retention", "log_shorter", "log_replaced"];
 
     /// Returns the label value for `records_lost_total`.
@@ -216,7 +216,7 @@ impl Condition {
     }
 }
 
-impl Condition {
+impl LossCondition {
     /// Returns whether a claim that shall skip this condition, which was found under an earlier claim, still meets it. `last` is
     /// what the ledger has now. The claim may be late, from a process that was suspended, or may be a retry after its reply was
     /// lost. The ledger may then belong to another log; skipping there would read that log twice or leave records out.
@@ -225,7 +225,7 @@ impl Condition {
     }
 }
 
-impl fmt::Display for Condition {
+impl fmt::Display for LossCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::LedgerLost => f.write_str(
@@ -261,12 +261,12 @@ pub fn resolve_start(
     last: Option<LastRecord>,
     low: Offset,
     high: Offset,
-) -> Result<(Offset, Option<LastRecord>), Condition> {
+) -> Result<(Offset, Option<LastRecord>), LossCondition> {
     if next < low {
-        return Err(Condition::RetentionPassed { next, low });
+        return Err(LossCondition::RetentionPassed { next, low });
     }
     if next > high {
-        return Err(Condition::LogShorter { next, high });
+        return Err(LossCondition::LogShorter { next, high });
     }
     match last {
         Some(last) if last.offset >= low && last.offset < next => Ok((last.offset, Some(last))),
@@ -309,23 +309,23 @@ mod tests {
     fn positions_outside_of_the_log_are_named() {
         assert_eq!(start(10, Some(9), 11, 12), Err("retention"));
         assert_eq!(start(10, Some(9), 0, 9), Err("log_shorter"));
-        let condition = Condition::RetentionPassed { next: Offset::new(10), low: Offset::new(25) };
-        let lost = |condition: &Condition, to| condition.lost(Offset::new(25), Offset::new(to));
+        let condition = LossCondition::RetentionPassed { next: Offset::new(10), low: Offset::new(25) };
+        let lost = |condition: &LossCondition, to| condition.lost(Offset::new(25), Offset::new(to));
         assert_eq!(lost(&condition, 25), 15, "what was deleted");
         assert_eq!(lost(&condition, 40), 30, "and what is skipped");
-        let shorter = Condition::LogShorter { next: Offset::new(50), high: Offset::new(40) };
+        let shorter = LossCondition::LogShorter { next: Offset::new(50), high: Offset::new(40) };
         assert_eq!((lost(&shorter, 25), lost(&shorter, 40)), (0, 15));
     }
 
     #[test]
     fn a_step_over_holds_only_for_the_log_that_it_was_found_in() {
-        let replaced = Condition::LogReplaced { last: last(9).expect("a record") };
+        let replaced = LossCondition::LogReplaced { last: last(9).expect("a record") };
         assert!(replaced.still_met(last(9)));
         assert!(!replaced.still_met(last(8)) && !replaced.still_met(None));
         for other in [
-            Condition::LedgerLost,
-            Condition::RetentionPassed { next: Offset::new(1), low: Offset::new(2) },
-            Condition::LogShorter { next: Offset::new(2), high: Offset::new(1) },
+            LossCondition::LedgerLost,
+            LossCondition::RetentionPassed { next: Offset::new(1), low: Offset::new(2) },
+            LossCondition::LogShorter { next: Offset::new(2), high: Offset::new(1) },
         ] {
             assert!(!other.still_met(last(9)), "{other}");
         }
@@ -334,12 +334,12 @@ mod tests {
     #[test]
     fn conditions_have_causes_of_their_own_and_say_where_they_are() {
         let conditions = [
-            Condition::LedgerLost,
-            Condition::RetentionPassed { next: Offset::new(41), low: Offset::new(52) },
-            Condition::LogShorter { next: Offset::new(41), high: Offset::new(40) },
-            Condition::LogReplaced { last: last(9).expect("a record") },
+            LossCondition::LedgerLost,
+            LossCondition::RetentionPassed { next: Offset::new(41), low: Offset::new(52) },
+            LossCondition::LogShorter { next: Offset::new(41), high: Offset::new(40) },
+            LossCondition::LogReplaced { last: last(9).expect("a record") },
         ];
-        assert_eq!(conditions.each_ref().map(Condition::cause), Condition::CAUSES);
+        assert_eq!(conditions.each_ref().map(LossCondition::cause), LossCondition::CAUSES);
         let said = conditions.map(|condition| condition.to_string());
         for (said, parts) in said.iter().zip([
             &["`tidegate offsets set`"][..],

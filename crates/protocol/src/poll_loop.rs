@@ -21,7 +21,7 @@ use crate::claim_loop::{ClaimAnswer, ClaimRequest, OffsetLossPolicy, Wanted};
 use crate::event::{Event, Listener, Snapshot, Spent};
 use crate::group::{Group, GroupClient, ReadErrorKind};
 use crate::now;
-use crate::partition::{Condition, Outcome};
+use crate::partition::{LossCondition, Outcome};
 use crate::position::{Offset, TopicPartition};
 use crate::rate_limit::RateLimit;
 use crate::record::{Headers, Record};
@@ -52,7 +52,7 @@ pub trait RecordEncoder: Send {
     ///
     /// # Errors
     /// Why the record can't become rows: it will be a dead letter.
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::Reject>;
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::RejectedRecord>;
     /// Returns the version of the plan that encodes rows.
     fn version(&self) -> u64;
     /// Switches to the pipeline's newest plan. Only called between two batches.
@@ -180,7 +180,7 @@ struct Member<G: Group, E, L> {
     /// The headers of the record that is being taken, where the encoder reads them before it is.
     headers: Vec<u8>,
     /// Claims that shall step over a condition.
-    stepping: HashMap<TopicPartition, Condition>,
+    stepping: HashMap<TopicPartition, LossCondition>,
     /// Claim requests for which the claim loop's channel had no room.
     unasked: Vec<ClaimRequest>,
     /// The offsets that were last committed to Kafka.
@@ -296,7 +296,12 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
             return;
         }
         let (session, listener) = (&mut self.parts.session, &self.parts.listener);
-        self.parts.readings.visit(&mut |source, row, asked_at| match session.ledger_seen(source, row, asked_at, now) {
+        self.parts.readings.visit(&mut |source, row, requested_at| match session.ledger_seen(
+            source,
+            row,
+            requested_at,
+            now,
+        ) {
             Some(Outcome::Rewound) => listener.on(&Event::Rewound { source, from: None }),
             Some(Outcome::Fenced) => listener.on(&Event::Fenced { source, from: None }),
             Some(Outcome::Committed(_)) | None => {}

@@ -9,9 +9,9 @@ mod index;
 use std::time::{Duration, Instant};
 
 use self::index::Index;
-use crate::batch::{Batch, BatchLimits, Incoming, Reject, Trigger, last_record};
+use crate::batch::{Batch, BatchLimits, Incoming, RejectedRecord, Trigger, last_record};
 use crate::flush_deadline::FlushDeadline;
-use crate::partition::{Condition, Grant, Outcome, Owned, Partition, State, Then};
+use crate::partition::{Grant, LossCondition, Outcome, Owned, Partition, State, Then};
 use crate::position::{Offset, TopicPartition};
 use crate::record::{Headers, Record};
 use crate::store::LedgerRow;
@@ -21,7 +21,7 @@ use crate::store::LedgerRow;
 pub struct Session {
     limits: BatchLimits,
     claim_grace: Duration,
-    partitions: Vec<Slot>,
+    partitions: Vec<PartitionEntry>,
     index: Index,
     open: Batch,
     in_flight: Option<InFlight>,
@@ -39,7 +39,7 @@ struct InFlight {
 }
 
 #[derive(Debug)]
-struct Slot {
+struct PartitionEntry {
     partition: Partition,
     /// The partition's segment in the open batch.
     segment: Option<usize>,
@@ -55,7 +55,7 @@ pub struct Actions {
     /// Partitions to stop fetching.
     pub stop: Vec<TopicPartition>,
     /// Log-loss conditions that were found.
-    pub conditions: Vec<(TopicPartition, Condition)>,
+    pub conditions: Vec<(TopicPartition, LossCondition)>,
 }
 
 impl Actions {
@@ -131,11 +131,11 @@ impl Session {
             let partition = Partition {
                 source: source.clone(),
                 state: State::Claiming { since: now },
-                question: 0,
+                request_id: 0,
                 progress_at: now,
             };
             self.index.insert(&source, self.partitions.len());
-            self.partitions.push(Slot { partition, segment: None });
+            self.partitions.push(PartitionEntry { partition, segment: None });
             self.ask(self.partitions.len() - 1, now);
         }
     }
@@ -157,15 +157,15 @@ impl Session {
 
     /// A claim was granted. If the answer is for an earlier request (the partition was revoked and assigned again since), it is
     /// ignored: its claim is in the ledger, and the pending one will replace it.
-    pub fn granted(&mut self, source: &TopicPartition, question: u64, grant: &Grant, now: Instant) {
-        let Some(partition) = self.awaited(source, question) else { return };
+    pub fn granted(&mut self, source: &TopicPartition, request_id: u64, grant: &Grant, now: Instant) {
+        let Some(partition) = self.awaited(source, request_id) else { return };
         partition.grant(grant, now);
         self.actions.fetch.push((source.clone(), grant.fetch));
     }
 
     /// A claim met a log-loss condition that the policy doesn't skip.
-    pub fn refused(&mut self, source: &TopicPartition, question: u64, condition: Condition) {
-        let Some(partition) = self.awaited(source, question) else { return };
+    pub fn refused(&mut self, source: &TopicPartition, request_id: u64, condition: LossCondition) {
+        let Some(partition) = self.awaited(source, request_id) else { return };
         let Then::Nothing = partition.stop(condition.clone()) else {
             unreachable!("a claim is awaited before fetching")
         };
@@ -180,9 +180,9 @@ impl Session {
         incoming: &Incoming<'_>,
         now: Instant,
         headers: impl FnOnce(&mut Vec<u8>),
-        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
+        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, RejectedRecord>,
     ) -> Delivery {
-        let Slot { partition, segment } = &mut self.partitions[slot];
+        let PartitionEntry { partition, segment } = &mut self.partitions[slot];
         let State::Owned(owned) = &mut partition.state else { return Delivery::Ignored };
         if let Some(last) = owned.verify.take_if(|last| incoming.offset >= last.offset) {
             let record = Record {
@@ -196,7 +196,7 @@ impl Session {
             };
             // A later offset means that the record was compacted away: then it can't identify the log.
             if incoming.offset == last.offset && last_record(&record) != last {
-                let condition = Condition::LogReplaced { last };
+                let condition = LossCondition::LogReplaced { last };
                 self.stop(slot, condition);
                 return Delivery::Ignored;
             }
@@ -307,18 +307,18 @@ impl Session {
         }
     }
 
-    /// Compares a ledger row that was read after `asked_at` with our state. Returns what changed, if anything did. A write notices
+    /// Compares a ledger row that was read after `requested_at` with our state. Returns what changed, if anything did. A write notices
     /// a restored database or another claim itself. A partition without new records would not notice it, and what the database lost
     /// of it would stay lost until the next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
         row: LedgerRow,
-        asked_at: Instant,
+        requested_at: Instant,
         now: Instant,
     ) -> Option<Outcome> {
         let index = self.index.of(source)?;
-        let outcome = self.partitions[index].partition.judge(row, asked_at)?;
+        let outcome = self.partitions[index].partition.judge(row, requested_at)?;
         match outcome {
             Outcome::Fenced => self.fence(index, now),
             Outcome::Rewound | Outcome::Committed(_) => self.ask(index, now),
@@ -408,9 +408,9 @@ impl Session {
         self.in_flight.map_or(0, |batch| batch.records)
     }
 
-    fn awaited(&mut self, source: &TopicPartition, question: u64) -> Option<&mut Partition> {
+    fn awaited(&mut self, source: &TopicPartition, request_id: u64) -> Option<&mut Partition> {
         let partition = &mut self.partitions[self.index.of(source)?].partition;
-        partition.awaits(question).then_some(partition)
+        partition.awaits(request_id).then_some(partition)
     }
 
     fn ask(&mut self, index: usize, now: Instant) {
@@ -425,7 +425,7 @@ impl Session {
         self.follow(index, then);
     }
 
-    fn stop(&mut self, index: usize, condition: Condition) {
+    fn stop(&mut self, index: usize, condition: LossCondition) {
         let then = self.partitions[index].partition.stop(condition.clone());
         self.follow(index, then);
         self.actions.conditions.push((self.partitions[index].partition.source.clone(), condition));

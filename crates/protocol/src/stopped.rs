@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::partition::Condition;
+use crate::partition::LossCondition;
 use crate::position::TopicPartition;
 use crate::store::WriteError;
 
@@ -11,7 +11,7 @@ use crate::store::WriteError;
 pub enum Stopped {
     /// Kafka's log isn't the one that the ledger knows, and `on_offset_loss` is `fail`.
     #[error("{partition}: {condition}")]
-    LogLoss { partition: TopicPartition, condition: Condition },
+    LogLoss { partition: TopicPartition, condition: LossCondition },
     /// Postgres refuses a request for a reason that waiting doesn't resolve.
     #[error("{0}")]
     Refused(#[source] Box<WriteError>),

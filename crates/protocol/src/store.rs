@@ -8,7 +8,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::batch::{Batch, Reject, Span};
+use crate::batch::{Batch, RejectedRecord, Span};
 use crate::position::{Claim, ClaimId, Offset};
 use crate::record::Record;
 use crate::retry::{Disposition, Severity, Stage, classify, classify_at_start};
@@ -38,7 +38,7 @@ pub trait Transaction: Send {
     fn dead_letter(
         &mut self,
         batch: &Batch,
-        rejects: &[&Reject],
+        rejects: &[&RejectedRecord],
     ) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// Locks the spans' ledger rows in order, and advances those that are at `claim` and `from`. Returns which ones it advanced.
     fn advance(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<bool>, WriteError>> + Send;
@@ -74,7 +74,7 @@ pub trait Planner: Send {
     ///
     /// # Errors
     /// Why the record can't become rows: it will be a dead letter.
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject>;
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord>;
 }
 
 /// The database, as a writer uses it.
@@ -100,7 +100,7 @@ pub enum LedgerRow {
 
 /// The outcome of a span, from the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum SpanOutcome {
     /// The ledger has our claim and is at `to`: the span was committed.
     Done,
     /// The ledger has our claim and is at `from`: write it again.
@@ -132,12 +132,12 @@ impl LedgerRow {
     }
 
     /// Compares the row with a span whose transaction may have been committed or not.
-    pub fn verdict(self, span: &Span) -> Verdict {
+    pub fn outcome_of(self, span: &Span) -> SpanOutcome {
         match self.holder(span.claim) {
-            Holder::Us(next) if next == span.to => Verdict::Done,
-            Holder::Us(next) if next == span.from => Verdict::Again,
-            Holder::Us(_) | Holder::Rewound => Verdict::Rewound,
-            Holder::Fenced => Verdict::Fenced,
+            Holder::Us(next) if next == span.to => SpanOutcome::Done,
+            Holder::Us(next) if next == span.from => SpanOutcome::Again,
+            Holder::Us(_) | Holder::Rewound => SpanOutcome::Rewound,
+            Holder::Fenced => SpanOutcome::Fenced,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It writes one batch at a time, and one *window* of its records per transaction: normally the whole batch, less after timeouts or
 //! if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and COMMIT. Whatever happens to
-//! it, the ledger row says how it ended: [`crate::store::LedgerRow::verdict`].
+//! it, the ledger row says how it ended: [`crate::store::LedgerRow::outcome_of`].
 
 mod refused;
 
@@ -15,15 +15,15 @@ use fastrand::Rng;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::time::sleep;
 
-use crate::batch::{Batch, Reject, Span};
+use crate::batch::{Batch, RejectedRecord, Span};
 use crate::dead_letter_budget::{DeadLetterBudget, summary};
-use crate::event::{Committed, DeadLettered, Event, Listener, Phase};
+use crate::event::{Committed, DeadLettered, Event, Listener, WritePhase};
 use crate::now;
 use crate::partition::Outcome;
 use crate::retry::{Backoff, Disposition, Stage};
 use crate::session::Ack;
 use crate::stopped::Stopped;
-use crate::store::{Cause, ReplanError, Store, Verdict, WriteError};
+use crate::store::{Cause, ReplanError, SpanOutcome, Store, WriteError};
 
 /// How many COPYs the poison search of one transaction may use; the rest of the batch goes into the next transaction.
 pub const SEARCH_ATTEMPTS_MAX: u32 = 1000;
@@ -94,7 +94,7 @@ enum Attempt {
 
 /// Why the ledger must be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Doubt {
+enum SettleCause {
     /// The outcome of a COMMIT is unknown: if all spans are done, it was executed.
     Commit,
     /// The ledger didn't advance these spans: whatever it says, this transaction wrote none of them.
@@ -218,14 +218,14 @@ impl<S: Store> Writer<S> {
                     return Ok(until);
                 }
                 Ok(Attempt::Refused(spans)) => {
-                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), outcomes).await?;
+                    self.settle(batch, &spans, SettleCause::Refusal, end == batch.len(), outcomes).await?;
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
                     // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all, which
                     // isn't the records' fault. So the budget stops the pipeline only if it still owns everything that it writes.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
-                    self.settle(batch, &spans, Doubt::Refusal, end == batch.len(), outcomes).await?;
+                    self.settle(batch, &spans, SettleCause::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
                         return Err(Stopped::DeadLetterBudget(why));
                     }
@@ -235,7 +235,7 @@ impl<S: Store> Writer<S> {
                     self.listener.on(&Event::CommitUnknown(&error));
                     self.store.disconnect();
                     let spans = batch.spans(start..until);
-                    if self.settle(batch, &spans, Doubt::Commit, until == batch.len(), outcomes).await? {
+                    if self.settle(batch, &spans, SettleCause::Commit, until == batch.len(), outcomes).await? {
                         self.committed(batch, start..until);
                         return Ok(until);
                     }
@@ -322,14 +322,15 @@ impl<S: Store> Writer<S> {
             }
             Some(row) => self.search(batch, window.clone(), row, plan_is_right).await?,
         };
-        self.listener.on(&Event::Spent(Phase::Copy, now().duration_since(copying)));
+        self.listener.on(&Event::Spent(WritePhase::Copy, now().duration_since(copying)));
         let failed = |error| Failure::Write { error, until };
         let window = window.start..until;
-        let mut rejects: Vec<&Reject> = batch.rejects(window.clone()).chain(&refused).collect();
-        rejects.sort_by_key(|reject| reject.record);
-        if !rejects.is_empty() {
-            self.ask_budget(batch, &window, &rejects)?;
-            self.store.dead_letter(batch, &rejects).await.map_err(failed)?;
+        let mut rejected_records: Vec<&RejectedRecord> =
+            batch.rejected_records(window.clone()).chain(&refused).collect();
+        rejected_records.sort_by_key(|reject| reject.record);
+        if !rejected_records.is_empty() {
+            self.ask_budget(batch, &window, &rejected_records)?;
+            self.store.dead_letter(batch, &rejected_records).await.map_err(failed)?;
         }
         let committing = now();
         let spans = batch.spans(window.clone());
@@ -340,13 +341,13 @@ impl<S: Store> Writer<S> {
             self.store.rollback().await;
             return Ok(Attempt::Refused(missing));
         }
-        self.contents.dead_letters = rejects.iter().copied().map(DeadLettered::from).collect();
+        self.contents.dead_letters = rejected_records.iter().copied().map(DeadLettered::from).collect();
         self.store.commit().await.map_err(failed)?;
-        self.listener.on(&Event::Spent(Phase::Commit, now().duration_since(committing)));
+        self.listener.on(&Event::Spent(WritePhase::Commit, now().duration_since(committing)));
         Ok(Attempt::Committed { until })
     }
 
-    fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&Reject]) -> Result<(), Failure> {
+    fn ask_budget(&mut self, batch: &Batch, window: &Range<u32>, dead: &[&RejectedRecord]) -> Result<(), Failure> {
         let records = u64::from(batch.records_in(window.clone()));
         let why = || summary(batch, dead.iter().copied());
         match self.budget.refuses(records, dead.len() as u64, now(), why) {
@@ -371,7 +372,7 @@ impl<S: Store> Writer<S> {
         &mut self,
         batch: &mut Batch,
         spans: &[Span],
-        doubt: Doubt,
+        settle_cause: SettleCause,
         last: bool,
         outcomes: &mut [Option<Outcome>],
     ) -> Result<bool, Stopped> {
@@ -382,18 +383,19 @@ impl<S: Store> Writer<S> {
                 Err(error) => self.wait(&error).await,
             }
         };
-        let verdicts: Vec<Verdict> = spans.iter().zip(rows).map(|(span, row)| row.verdict(span)).collect();
-        let all_done = doubt == Doubt::Commit && verdicts.iter().all(|verdict| *verdict == Verdict::Done);
-        for (span, verdict) in spans.iter().zip(verdicts) {
+        let span_outcomes: Vec<SpanOutcome> = spans.iter().zip(rows).map(|(span, row)| row.outcome_of(span)).collect();
+        let all_done = settle_cause == SettleCause::Commit
+            && span_outcomes.iter().all(|outcome_of| *outcome_of == SpanOutcome::Done);
+        for (span, outcome_of) in spans.iter().zip(span_outcomes) {
             let Span { segment, source, from, to, .. } = span;
-            let outcome = match verdict {
-                Verdict::Again => continue,
+            let outcome = match outcome_of {
+                SpanOutcome::Again => continue,
                 // Some were advanced and others not, which no transaction of ours does: somebody changed the ledger. The rest of
                 // this batch would start at an offset that we didn't see committed, so the ledger is read again.
-                Verdict::Done if !all_done && !last => Outcome::Rewound,
-                Verdict::Done => Outcome::Committed(*to),
-                Verdict::Fenced => Outcome::Fenced,
-                Verdict::Rewound => Outcome::Rewound,
+                SpanOutcome::Done if !all_done && !last => Outcome::Rewound,
+                SpanOutcome::Done => Outcome::Committed(*to),
+                SpanOutcome::Fenced => Outcome::Fenced,
+                SpanOutcome::Rewound => Outcome::Rewound,
             };
             match outcome {
                 Outcome::Committed(_) => {}
@@ -454,12 +456,12 @@ impl<S: Store> Writer<S> {
         self.waits.set(true);
         self.listener.on(&Event::WriterWaits { error, attempt: self.backoff.attempts(), delay });
         sleep(delay).await;
-        self.listener.on(&Event::Spent(Phase::Outage, delay));
+        self.listener.on(&Event::Spent(WritePhase::Outage, delay));
     }
 }
 
-impl From<&Reject> for DeadLettered {
-    fn from(reject: &Reject) -> Self {
+impl From<&RejectedRecord> for DeadLettered {
+    fn from(reject: &RejectedRecord) -> Self {
         Self { record: reject.record, reason: reject.reason, column: reject.column.clone() }
     }
 }

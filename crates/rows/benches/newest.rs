@@ -6,7 +6,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName};
 use tidegate_rows::mapping::shapes::Shapes;
 use tidegate_rows::spec::{Decode, RowSpec, Shape, Table, UnknownFields, WriteMode};
-use tidegate_rows::write_mode::Target;
+use tidegate_rows::write_mode::MergeTarget;
 use tidegate_rows::write_mode::newest::rows;
 
 const ROWS: usize = 50_000;
@@ -53,7 +53,8 @@ fn newest(c: &mut Criterion) {
         unique: Vec::new(),
     };
     let shapes = Shapes::default();
-    let target = Target { spec: &spec, catalog: &catalog, columns: &["id", "note"], shapes: &shapes, number: None };
+    let target =
+        MergeTarget { spec: &spec, catalog: &catalog, columns: &["id", "note"], shapes: &shapes, number: None };
     let merge = target.merge().expect("an upsert merges");
     let newest = merge.newest.expect("an upsert by key picks");
     let mut group = c.benchmark_group("newest");

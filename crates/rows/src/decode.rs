@@ -28,7 +28,7 @@ use crate::decode::protobuf::ProtobufDecoder;
 use crate::decode::rows::RowsDecoder;
 use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
-use crate::value::{DecodeFault, Flags, Slot, Value};
+use crate::value::{DecodeError, Flags, Slot, Value};
 
 /// The path of a field from the top level, one element per level.
 pub(crate) type Path = Vec<String>;
@@ -162,7 +162,7 @@ impl Decoder {
         payload: &[u8],
         header: Option<&[u8]>,
         fields: &mut Fields,
-    ) -> Result<bool, DecodeFault> {
+    ) -> Result<bool, DecodeError> {
         match self {
             Self::Json(json) => json.decode(payload, fields),
             Self::Connect(connect) => connect.decode(payload, fields).map(|()| true),
@@ -178,7 +178,7 @@ impl Decoder {
 
     /// Fills `fields` with the next row of the same payload, after a row that set `fields.more`. Returns whether there is one.
     #[inline(never)]
-    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         match self {
             Self::Json(json) => json.next(payload, fields),
             Self::Lines(lines) => lines.next_line(payload, fields),

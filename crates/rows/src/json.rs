@@ -6,7 +6,7 @@ pub mod members;
 pub(crate) mod scan;
 pub(crate) mod string;
 
-use crate::value::{DecodeFault, Reason, Slot, shown};
+use crate::value::{DecodeError, Reason, Slot, shown};
 use scan::{Broken, Fault, Scanner};
 
 /// Reads UTF-8 that is exactly one JSON number or boolean. Other text is rejected without cost.
@@ -22,7 +22,7 @@ pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
 }
 
 /// Reads a text that is one JSON value, as a key or a header may be.
-pub fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
+pub fn document(text: &[u8]) -> Result<Slot, DecodeError> {
     if simdutf8::basic::from_utf8(text).is_err() {
         return Err(not_utf8(text, 0));
     }
@@ -41,15 +41,15 @@ pub fn document(text: &[u8]) -> Result<Slot, DecodeFault> {
 }
 
 #[cold]
-pub(crate) fn not_utf8(payload: &[u8], start: usize) -> DecodeFault {
+pub(crate) fn not_utf8(payload: &[u8], start: usize) -> DecodeError {
     let at = start + std::str::from_utf8(&payload[start..]).err().map_or(0, |error| error.valid_up_to());
-    DecodeFault { reason: Reason::InvalidUtf8, detail: format!("the value is not UTF-8 at byte {at}") }
+    DecodeError { reason: Reason::InvalidUtf8, detail: format!("the value is not UTF-8 at byte {at}") }
 }
 
 #[cold]
-pub(crate) fn not_json(payload: &[u8], fault: Fault) -> DecodeFault {
+pub(crate) fn not_json(payload: &[u8], fault: Fault) -> DecodeError {
     let rest = payload.get(fault.at..).filter(|rest| !rest.is_empty());
     let near = rest.map_or(String::new(), |rest| format!(" at {}", shown(&rest[..rest.len().min(16)])));
     let detail = format!("the value is not JSON: byte {}{near}: {}", fault.at, fault.what);
-    DecodeFault { reason: Reason::InvalidJson, detail }
+    DecodeError { reason: Reason::InvalidJson, detail }
 }

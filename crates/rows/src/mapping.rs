@@ -40,8 +40,8 @@ use crate::decode::Fields;
 use crate::decode::frame;
 use crate::json::members::Members;
 use crate::schema::SchemaId;
-use crate::value::DecodeFault;
-use crate::value::{Kind, Reason, Rejection, Value, shown};
+use crate::value::DecodeError;
+use crate::value::{EncodeError, Kind, Reason, Value, shown};
 use evolve::{GivenUp, NewFields};
 pub use explain::Described;
 use key::KeyReader;
@@ -94,9 +94,9 @@ pub struct MissingField<'a> {
 
 /// Why a row was rejected, and at which column.
 enum Refusal {
-    Record(DecodeFault),
+    Record(DecodeError),
     Column(u16, Reason),
-    Meta(u16, DecodeFault),
+    Meta(u16, DecodeError),
 }
 
 impl Encoder {
@@ -190,7 +190,7 @@ impl Encoder {
     /// # Errors
     /// The record can't become a row, by its own fault; `rows` is unchanged.
     #[inline]
-    pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Rejection> {
+    pub fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, EncodeError> {
         let mark = rows.len();
         match self.rows(record, rows) {
             Ok(count) => Ok(count),
@@ -236,7 +236,7 @@ impl Encoder {
     }
 
     #[inline(never)]
-    fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeFault> {
+    fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeError> {
         let header = self.header(record.headers, frame::KEY_HEADER);
         match (&mut self.keys, record.key) {
             (Some(keys), Some(key)) => keys.read(key, header),
@@ -263,7 +263,7 @@ impl Encoder {
             if rows.len() - start > self.plan.record_bytes {
                 let limit = self.plan.record_bytes;
                 let detail = format!("it gives rows of more than {limit} bytes; raise `batch.max_bytes`");
-                return Err(Refusal::Record(DecodeFault::new(Reason::TooLarge, detail)));
+                return Err(Refusal::Record(DecodeError::new(Reason::TooLarge, detail)));
             }
         }
         Ok(count)
@@ -359,10 +359,10 @@ impl Encoder {
     /// Checks for fields without a column, where such fields become columns. A record with a new field is held back until its
     /// column exists.
     #[inline(never)]
-    fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeFault> {
+    fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeError> {
         let leftovers = &self.fields.leftovers;
         if let Some(name) = given_up.first_new(leftovers) {
-            return Err(DecodeFault {
+            return Err(DecodeError {
                 reason: Reason::NewField,
                 detail: format!("the field {name} has no column yet"),
             });
@@ -370,7 +370,7 @@ impl Encoder {
         match Members::of(leftovers).next() {
             Some((name, _)) if self.plan.refuses_unknown => {
                 let detail = format!("the field {} has no column", shown(name.as_bytes()));
-                Err(DecodeFault { reason: Reason::UnknownField, detail })
+                Err(DecodeError { reason: Reason::UnknownField, detail })
             }
             _ => Ok(()),
         }
@@ -414,18 +414,18 @@ impl Encoder {
 
     #[cold]
     #[inline(never)]
-    fn reject(&mut self, refusal: Refusal, record: &Record<'_>) -> Rejection {
+    fn reject(&mut self, refusal: Refusal, record: &Record<'_>) -> EncodeError {
         let of_row = match self.row {
             0 if !self.fields.more => String::new(),
             row => format!("row {} of the record: ", u64::from(row) + 1),
         };
         let (at, reason) = match refusal {
-            Refusal::Record(DecodeFault { reason, detail }) => {
-                return Rejection { reason, column: None, detail: of_row + &detail };
+            Refusal::Record(DecodeError { reason, detail }) => {
+                return EncodeError { reason, column: None, detail: of_row + &detail };
             }
-            Refusal::Meta(at, DecodeFault { reason, detail }) => {
+            Refusal::Meta(at, DecodeError { reason, detail }) => {
                 let name = self.plan.columns.get(usize::from(at)).map_or("", |column| &column.name);
-                return Rejection { reason, column: Some(at), detail: format!("{of_row}{name}: {detail}") };
+                return EncodeError { reason, column: Some(at), detail: format!("{of_row}{name}: {detail}") };
             }
             Refusal::Column(at, reason) => (at, reason),
         };
@@ -437,7 +437,11 @@ impl Encoder {
             Feed::Field(slot) => self.fields.value(*slot, payload),
             feed => meta::value(feed, record, &self.fields, &mut self.made).unwrap_or(Value::MISSING),
         };
-        Rejection { reason, column: Some(at), detail: of_row + &explain::sentence(&self.plan, column, reason, &value) }
+        EncodeError {
+            reason,
+            column: Some(at),
+            detail: of_row + &explain::sentence(&self.plan, column, reason, &value),
+        }
     }
 }
 

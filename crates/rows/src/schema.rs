@@ -9,7 +9,7 @@ pub(crate) mod protobuf;
 use std::fmt::{self, Debug, Display, Formatter};
 use std::sync::Arc;
 
-use crate::value::{DecodeFault, Reason};
+use crate::value::{DecodeError, Reason};
 use avro::AvroSchema;
 pub use outline::Outline;
 pub use parse::{avro_file, of_text, proto_file};
@@ -64,10 +64,10 @@ impl Schema {
     }
 
     /// Returns the message for a record whose schema has another format.
-    pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeFault {
+    pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeError {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
-        DecodeFault::new(Reason::UnknownSchema, detail)
+        DecodeError::new(Reason::UnknownSchema, detail)
     }
 }
 
@@ -99,7 +99,7 @@ pub enum Found {
     /// The schema is loaded.
     Schema(Arc<Schema>),
     /// The schema can't be loaded: the record is at fault.
-    Fault(DecodeFault),
+    Fault(DecodeError),
     /// The schema has been requested.
     Wanted,
 }

@@ -287,7 +287,7 @@ impl fmt::Display for Reason {
 
 /// A rejected record: it can't become a row, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
+pub struct EncodeError {
     /// The reason, for programs.
     pub reason: Reason,
     /// The column at fault, as an index into the plan's columns, if there is one.
@@ -301,14 +301,14 @@ const SHOWN_CHARS: usize = 64;
 
 /// Why a value can't be decoded: the reason, and a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecodeFault {
+pub struct DecodeError {
     /// The kind of the fault.
     pub reason: Reason,
     /// The message for people, without the reason.
     pub detail: String,
 }
 
-impl DecodeFault {
+impl DecodeError {
     /// Makes a fault with this message.
     #[cold]
     pub fn new(reason: Reason, detail: impl Into<String>) -> Self {

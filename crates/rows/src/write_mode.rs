@@ -96,7 +96,7 @@ pub fn stage(of: Option<u16>) -> String {
 
 /// A table and what its rows are made from: the input of every statement here.
 #[derive(Clone, Copy, Debug)]
-pub struct Target<'a> {
+pub struct MergeTarget<'a> {
     /// The configuration of the rows, and the mode.
     pub spec: &'a RowSpec<'a>,
     pub catalog: &'a Catalog,
@@ -122,7 +122,7 @@ struct Staged<'a> {
     kept: Vec<(u16, &'a str)>,
 }
 
-impl Target<'_> {
+impl MergeTarget<'_> {
     /// Returns what follows the COPY; `None` if the COPY writes directly into the table.
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use sqlx::{Executor, PgConnection, Row};
 use tidegate_protocol::claim_loop::OffsetLossPolicy;
-use tidegate_protocol::partition::{Condition, resolve_start};
+use tidegate_protocol::partition::{LossCondition, resolve_start};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::store::ReplanError;
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
@@ -455,7 +455,7 @@ async fn positions(
         // Nobody will claim a partition that Kafka doesn't have.
         let Some((low, high)) = kafka.logs.get(&source) else { continue };
         let condition = match row.try_get::<Option<i64>, _>(2)? {
-            None => Some(Condition::LedgerLost),
+            None => Some(LossCondition::LedgerLost),
             Some(next) => resolve_start(Offset::new(next), None, *low, *high).err(),
         };
         if let Some(condition) = condition {

@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 
 use super::fields::{self, Fields};
 use super::stand_in::Setup;
-use crate::cli::rehearsal::{Letter, Rehearsal, boundless};
+use crate::cli::rehearsal::{Rehearsal, TrialDeadLetter, boundless};
 use crate::cli::{reach, show};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -29,7 +29,7 @@ use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings::{self, Settings};
 use crate::metrics::WriterMetrics;
-use crate::plan::{PlanSource, Planned, reject_of};
+use crate::plan::{PlanSource, Planned, rejected_record};
 use crate::postgres::{PgStore, evolve};
 use crate::registry::{self, CachedSchemas};
 use crate::report::Counts;
@@ -48,7 +48,7 @@ pub(super) struct Sample {
     pub(super) dead_letters: u64,
     pub(super) reasons: BTreeMap<&'static str, u64>,
     /// The first few dead letters.
-    pub(super) letters: Vec<Letter>,
+    pub(super) letters: Vec<TrialDeadLetter>,
     /// The first rows that were rolled back, as JSON objects.
     pub(super) first_rows: Vec<String>,
     /// How many rows have the field of each column.
@@ -97,7 +97,7 @@ impl Sample {
         for (reason, count) in &self.reasons {
             text += &format!("    {reason}: {}\n", show::count(*count));
         }
-        for Letter { topic, partition, offset, reason, detail, .. } in &self.letters {
+        for TrialDeadLetter { topic, partition, offset, reason, detail, .. } in &self.letters {
             text += &format!("    {topic}/{partition}@{offset}: {} ({reason})\n", show::safe(detail));
         }
         if self.dead_letters > self.letters.len() as u64 {
@@ -301,7 +301,7 @@ fn read(
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
                 fields.add(record, &mut encoder);
                 encoder.new_fields(record, &mut new_fields);
-                encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
+                encoder.encode(record, rows).map_err(|rejection| rejected_record(&planned.plan, rejection))
             });
             if batch.len() >= limits.max_rows.get() || batch.bytes() as u64 >= limits.max_bytes {
                 segments.clear();

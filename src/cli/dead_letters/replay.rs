@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use sqlx::{PgConnection, Row};
-use tidegate_protocol::batch::{Batch, Incoming, Reject, Span, Trigger};
+use tidegate_protocol::batch::{Batch, Incoming, RejectedRecord, Span, Trigger};
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 use tidegate_protocol::record::{Headers, Record, push_header};
@@ -29,7 +29,7 @@ use crate::cli::{Common, reach, show};
 use crate::config::{Config, Pipeline, table_name};
 use crate::error::FatalError;
 use crate::metrics::WriterMetrics;
-use crate::plan::{PlanSource, Planned, reject_of};
+use crate::plan::{PlanSource, Planned, rejected_record};
 use crate::postgres::PgStore;
 use crate::postgres::dead_letters::storable;
 use crate::registry;
@@ -149,7 +149,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
     let counts = Arc::new(Counts::default());
     let page: Arc<Mutex<Page>> = Arc::default();
     let inner = PgStore::new(name, connector, plans, metrics);
-    let store = Letters { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
+    let store = ReplayStore { inner, page: Arc::clone(&page), rejected: BTreeSet::new(), settled: Vec::new() };
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
@@ -186,7 +186,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
     Ok(report)
 }
 
-async fn write(writer: &mut Writer<Letters>, page: &Mutex<Page>, batch: &mut Loaded) -> Result<(), Stopped> {
+async fn write(writer: &mut Writer<ReplayStore>, page: &Mutex<Page>, batch: &mut Loaded) -> Result<(), Stopped> {
     {
         let mut page = lock(page);
         page.remaining = batch.ids.iter().copied().collect();
@@ -260,7 +260,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
         let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
         let segment = loaded.batch.open_segment(source, Claim::default(), offset);
         loaded.batch.push(segment, &incoming, Instant::now(), headers, |record, rows| {
-            encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
+            encoder.encode(record, rows).map_err(|rejection| rejected_record(&planned.plan, rejection))
         });
         loaded.ids.push(row.try_get(0)?);
     }
@@ -278,7 +278,7 @@ struct Page {
 
 /// A store whose ledger is the letters themselves.
 #[derive(Debug)]
-struct Letters {
+struct ReplayStore {
     inner: PgStore,
     page: Arc<Mutex<Page>>,
     /// In the current transaction: records that fail again.
@@ -287,7 +287,7 @@ struct Letters {
     settled: Vec<(i64, bool)>,
 }
 
-impl Letters {
+impl ReplayStore {
     fn removed(&self) -> Vec<i64> {
         self.settled.iter().filter(|(_, removed)| *removed).map(|(id, _)| *id).collect()
     }
@@ -306,7 +306,7 @@ fn taken(what: &str) -> WriteError {
     WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }
 }
 
-impl Transaction for Letters {
+impl Transaction for ReplayStore {
     /// Locks the letters, so that two commands never write the same one.
     async fn begin(&mut self) -> Result<(), WriteError> {
         self.rejected.clear();
@@ -343,13 +343,13 @@ impl Transaction for Letters {
     }
 
     /// They are stored already, so they get their new reason.
-    async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
             let page = lock(&self.page);
             rejects.iter().filter_map(|reject| page.ids.get(reject.record as usize).copied()).collect()
         };
         self.rejected = rejects.iter().map(|reject| reject.record).collect();
-        let any_letter = self.inner.has_any_letter().await?;
+        let has_dead_letters = self.inner.has_dead_letters().await?;
         let update = sqlx::query(
             "UPDATE tidegate.dead_letter d SET reason = n.reason, sqlstate = n.sqlstate, column_name = n.column_name,
                  detail = n.detail, replays = d.replays + 1, replayed_at = now()
@@ -362,7 +362,7 @@ impl Transaction for Letters {
             .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
-            .bind(rejects.iter().map(|reject| storable(&reject.detail, any_letter)).collect::<Vec<_>>());
+            .bind(rejects.iter().map(|reject| storable(&reject.detail, has_dead_letters)).collect::<Vec<_>>());
         self.inner.rows(Stage::DeadLetters, update).await.map(drop)
     }
 
@@ -399,7 +399,7 @@ impl Transaction for Letters {
     }
 }
 
-impl Ledger for Letters {
+impl Ledger for ReplayStore {
     /// Finds out whether a transaction in doubt was committed. Locks its dead letters, and so waits until it has ended.
     /// If it was committed, they are deleted; if not, they still exist. A transaction that deleted none only changed
     /// reasons: it counts as not committed, since the change may be repeated.
@@ -422,7 +422,7 @@ impl Ledger for Letters {
     }
 }
 
-impl Planner for Letters {
+impl Planner for ReplayStore {
     async fn prepare(&mut self, batch: &Batch) -> Result<(), ReplanError> {
         self.inner.prepare(batch).await
     }
@@ -435,7 +435,7 @@ impl Planner for Letters {
         self.inner.newest_plan()
     }
 
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
         self.inner.encode(record, rows)
     }
 }

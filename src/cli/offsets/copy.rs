@@ -10,7 +10,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::cli::{Common, reach, show};
 use crate::config::Pipeline;
 use crate::error::FatalError;
-use crate::postgres::letters;
+use crate::postgres::dead_letter_cleanup;
 
 /// Arguments of `offsets copy`.
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> 
     let rows = sqlx::query("SELECT name FROM tidegate.pipeline").fetch_all(&mut *connection).await?;
     for row in rows {
         let old: String = row.try_get(0)?;
-        if old == from || letters::pipeline_of(&old) != from {
+        if old == from || dead_letter_cleanup::pipeline_of(&old) != from {
             continue;
         }
         let new = format!("{to}{}", &old[from.len()..]);
@@ -125,7 +125,7 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
              owner = 'tidegate offsets copy', updated_at = now() WHERE pipeline = $1",
     );
     let moved = moved.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
-    let keys = letters::keys(&mut transaction, &[from]).await.map_err(failed)?;
+    let keys = dead_letter_cleanup::keys(&mut transaction, &[from]).await.map_err(failed)?;
     let letters = sqlx::query(
         "UPDATE tidegate.dead_letter SET pipeline = $2 || substr(pipeline, length($1) + 1) WHERE pipeline = ANY ($3)",
     );

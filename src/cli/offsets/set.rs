@@ -10,7 +10,7 @@ use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_rows::spec::WriteMode;
 
-use crate::cli::place::Target;
+use crate::cli::log_position::LogPosition;
 use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
 use crate::config::{Config, Pipeline};
@@ -29,7 +29,7 @@ pub(in crate::cli) struct Arguments {
     partition: Option<i32>,
     /// The next offset to read: a number, `earliest`, `latest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|latest|TIME")]
-    offset: Target,
+    offset: LogPosition,
     /// Do it even if an instance is running, or if records would be written twice.
     #[arg(long)]
     yes: bool,
@@ -107,8 +107,8 @@ async fn resolve(
     let target = arguments.offset.clone();
     let (mut targets, low, high) = reach::ask(config, &observer, move |observer| {
         let targets = match &target {
-            Target::At(offset) => sources.iter().map(|source| (source.clone(), *offset)).collect(),
-            Target::Start(start) => observer.starts(&sources, start)?,
+            LogPosition::At(offset) => sources.iter().map(|source| (source.clone(), *offset)).collect(),
+            LogPosition::Start(start) => observer.starts(&sources, start)?,
         };
         Ok((targets, observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
     })

@@ -9,7 +9,7 @@ use super::{Registered, registrations};
 use crate::cli::{Files, parse, reach, show, start_command_logging};
 use crate::config::Config;
 use crate::error::FatalError;
-use crate::postgres::letters;
+use crate::postgres::dead_letter_cleanup;
 
 /// Arguments of `forget`.
 #[derive(Debug, clap::Args)]
@@ -50,8 +50,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             "no pipeline `{name}` is registered in the database; registered are {known}"
         )));
     };
-    let family: Vec<&Registered> =
-        all.iter().filter(|known| known.name == *name || letters::pipeline_of(&known.name) == name).collect();
+    let family: Vec<&Registered> = all
+        .iter()
+        .filter(|known| known.name == *name || dead_letter_cleanup::pipeline_of(&known.name) == name)
+        .collect();
     refuse(&config, &mut connection, pipeline, &family).await?;
     let stock: i64 = family.iter().map(|known| known.dead_letters).sum();
     if stock > 0 && !dead_letters {

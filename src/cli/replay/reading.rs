@@ -13,11 +13,11 @@ use tidegate_protocol::rate_limit::RateLimit;
 use tidegate_rows::mapping::Encoder;
 use tokio::sync::mpsc::Sender;
 
-use super::books::Open;
+use super::replay_progress::Open;
 use crate::config::{Config, Pipeline};
 use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
-use crate::plan::{Planned, reject_of};
+use crate::plan::{Planned, rejected_record};
 
 /// The reading side of a replay, between Kafka and the writer.
 pub(super) struct Reading {
@@ -60,9 +60,9 @@ impl Reading {
         for stretches in stretches.chunk_by(|a, b| a.source.topic == b.source.topic) {
             let ranges: Vec<(i32, Range<Offset>)> =
                 stretches.iter().map(|open| (open.source.partition, open.next..open.end)).collect();
-            let mut places: HashMap<i32, Place> = stretches
+            let mut places: HashMap<i32, OpenRange> = stretches
                 .iter()
-                .map(|open| (open.source.partition, Place { open: open.clone(), segment: None }))
+                .map(|open| (open.source.partition, OpenRange { open: open.clone(), segment: None }))
                 .collect();
             reader.read(&stretches[0].source.topic, &ranges, |message| filling.take(&mut places, message))?;
             filling.hand_over(&mut places, Trigger::Shutdown);
@@ -72,7 +72,7 @@ impl Reading {
 }
 
 /// A range, and its segment in the open batch.
-struct Place {
+struct OpenRange {
     open: Open,
     segment: Option<usize>,
 }
@@ -88,7 +88,7 @@ struct Filling {
 }
 
 impl Filling {
-    fn take(&mut self, places: &mut HashMap<i32, Place>, message: &BorrowedMessage<'_>) {
+    fn take(&mut self, places: &mut HashMap<i32, OpenRange>, message: &BorrowedMessage<'_>) {
         // A writer that ended has said why; records that are read now are discarded.
         if self.outbox.is_closed() {
             return;
@@ -100,7 +100,7 @@ impl Filling {
             }
         }
         self.allowance = self.allowance.saturating_sub(1);
-        let Some(Place { open, segment }) = places.get_mut(&message.partition()) else { return };
+        let Some(OpenRange { open, segment }) = places.get_mut(&message.partition()) else { return };
         let record = incoming(message);
         if record.offset < open.next {
             return;
@@ -110,7 +110,7 @@ impl Filling {
         open.next = record.offset.successor();
         let headers = |arena: &mut Vec<u8>| push_headers(message, arena);
         batch.push(segment, &record, Instant::now(), headers, |record, rows| {
-            encoder.encode(record, rows).map_err(|rejection| reject_of(&planned.plan, rejection))
+            encoder.encode(record, rows).map_err(|rejection| rejected_record(&planned.plan, rejection))
         });
         let max_rows = self.limits.max_rows.get();
         if self.batch.row_count() >= max_rows || self.batch.len() >= 2 * max_rows {
@@ -121,7 +121,7 @@ impl Filling {
     }
 
     /// Waits for the writer, however long it waits for Postgres: there is no group whose session could time out.
-    fn hand_over(&mut self, places: &mut HashMap<i32, Place>, trigger: Trigger) {
+    fn hand_over(&mut self, places: &mut HashMap<i32, OpenRange>, trigger: Trigger) {
         if self.batch.is_empty() {
             return;
         }

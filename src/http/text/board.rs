@@ -1,6 +1,6 @@
 //! Describes which consumer reads which partitions, and which have the most lag.
 
-use super::super::board::Seat;
+use super::super::board::BoardConsumer;
 use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, whole_number};
 use super::word;
@@ -34,7 +34,7 @@ pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
 }
 
 /// Returns the partitions of one consumer, each with its sign unless it flows.
-pub(super) fn chips(pipeline: &PipelineView, seat: &Seat) -> String {
+pub(super) fn chips(pipeline: &PipelineView, seat: &BoardConsumer) -> String {
     let places = &seat.partitions;
     if places.is_empty() {
         return if seat.joining { "joining" } else { "idle" }.to_owned();

@@ -90,7 +90,7 @@ fn a_quota_is_told_once_it_delays() {
 
 #[test]
 fn the_worst_comes_first() {
-    let dead = Facts { dead: Some(FreshDead { count: 3, share: 0.1 }), ..flowing("a") };
+    let dead = Facts { dead: Some(RecentDeadLetters { count: 3, share: 0.1 }), ..flowing("a") };
     let stopped = Facts { state: PipelineState::Stopped, why: Some("no table".into()), ..flowing("b") };
     let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
     assert_eq!(kinds, ["stopped", "dead_letters"]);
@@ -98,7 +98,7 @@ fn the_worst_comes_first() {
 
 #[test]
 fn dead_letters_contradict_no_other_sentence() {
-    let dead = Some(FreshDead { count: 3, share: 0.0005 });
+    let dead = Some(RecentDeadLetters { count: 3, share: 0.0005 });
     let flows = Facts { dead, dead_reason: Some("invalid_json".into()), ..flowing("a") };
     assert_eq!(
         troubles(&flows)[0].text,
@@ -128,7 +128,7 @@ fn each_trouble_leads_to_a_section_of_the_runbook() {
         throttled: 1.0,
         into: Some(9.0),
         out: Some(1.0),
-        dead: Some(FreshDead { count: 1, share: 1.0 }),
+        dead: Some(RecentDeadLetters { count: 1, share: 1.0 }),
         ..flowing("a")
     };
     let facts = [

@@ -67,12 +67,12 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
     }
     stage.output.say("          the faults are over: draining");
     let (copy, database, wal) = stage.disk().await?;
-    let books = stage.reconcile().await?;
+    let accounting = stage.reconcile().await?;
     let in_time = report(stage, &tally, soon);
     let mib = |bytes: i64| bytes >> 20;
     stage.output.say(format!(
         "\n  drained {:.1?} after the last record; on disk: database {} MiB, its log {} MiB, its copy {} MiB",
-        books.drain,
+        accounting.drain,
         mib(database),
         mib(wal),
         copy >> 20
@@ -80,23 +80,23 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
     stage.output.say(format!(
         "\n  records in Kafka   {:>10}\n  in the table       {:>10}\n  dead letters       {:>10}\n  missing            {:>10}\n  \
          twice              {:>10}\n  damaged            {:>10}\n  out of nowhere     {:>10}\n  lost by Kafka      {:>10}",
-        books.produced,
-        books.rows,
-        books.dead_letters,
-        books.missing,
-        books.twice,
-        books.damaged,
-        books.strange,
-        books.lost_by_kafka
+        accounting.produced,
+        accounting.rows,
+        accounting.dead_letters,
+        accounting.missing,
+        accounting.twice,
+        accounting.damaged,
+        accounting.strange,
+        accounting.lost_by_kafka
     ));
-    for finding in &books.findings {
+    for finding in &accounting.findings {
         stage.output.say(format!("  ! {finding}"));
     }
-    let good = books.balance();
+    let good = accounting.is_exact();
     stage.output.say(if good {
         "\n  ✔ every record is in the table once"
     } else {
-        "\n  ✘ the books don't balance"
+        "\n  ✘ the accounting is not exact"
     });
     Ok(good && in_time)
 }

@@ -5,7 +5,7 @@
 //! instead stops the database once, for long, at full input. `SCENARIO=ledger` holds a snapshot open over a thousand partitions.
 //! `SCENARIO=restarts` measures how long partitions make no progress when a daemon ends and starts.
 
-mod books;
+mod accounting;
 mod campaign;
 mod fault;
 mod ledger;

@@ -96,7 +96,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
         peak >> 20,
         bound / f64::from(1 << 20)
     ));
-    let books = stage.reconcile().await?;
+    let accounting = stage.reconcile().await?;
     let lag_moved = looks.windows(2).all(|pair| pair[1].0.lag > pair[0].0.lag);
     let headroom_moved = looks.windows(2).all(|pair| pair[1].0.headroom < pair[0].0.headroom);
     #[expect(clippy::cast_precision_loss, reason = "a process's memory")]
@@ -108,14 +108,14 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
         ("headroom goes on moving", headroom_moved),
         ("/readyz says so", looks.iter().all(|(_, ready)| *ready == 503)),
         ("first commit within 2 s of the database's return", first <= Duration::from_secs(2)),
-        ("every record is in the table once", books.balance()),
+        ("every record is in the table once", accounting.is_exact()),
     ];
     for (what, holds) in checks {
         stage.output.say(format!("  {} {what}", if holds { "✔" } else { "✘" }));
     }
     stage.output.say(format!(
         "  {} records in Kafka, {} in the table, {} missing, {} twice, {} dead letters",
-        books.produced, books.rows, books.missing, books.twice, books.dead_letters
+        accounting.produced, accounting.rows, accounting.missing, accounting.twice, accounting.dead_letters
     ));
     Ok(checks.iter().all(|(_, holds)| *holds))
 }

@@ -9,9 +9,15 @@ fn source(partition: i32) -> TopicPartition {
 }
 
 /// A row is the offset's decimal text and a semicolon; multiples of 7 are rejected, multiples of 5 skipped.
-fn encode(record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+fn encode(record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
     if record.offset % 7 == 0 {
-        return Err(Reject { record: 0, reason: "seven", sqlstate: None, column: None, detail: "is a seven".into() });
+        return Err(RejectedRecord {
+            record: 0,
+            reason: "seven",
+            sqlstate: None,
+            column: None,
+            detail: "is a seven".into(),
+        });
     }
     if record.offset % 5 == 0 {
         return Ok(0);
@@ -66,8 +72,9 @@ fn a_dropped_segment_leaves_no_byte_and_no_span() {
 fn refused_records_are_those_of_the_window_and_of_live_segments() {
     // Offsets 105, 112 and 119 are refused.
     let mut batch = batch_of(&[(0, 5), (1, 5), (0, 6), (1, 6), (0, 6)]);
-    let refused =
-        |batch: &Batch, window: Range<u32>| batch.rejects(window).map(|reject| reject.record).collect::<Vec<_>>();
+    let refused = |batch: &Batch, window: Range<u32>| {
+        batch.rejected_records(window).map(|reject| reject.record).collect::<Vec<_>>()
+    };
     assert_eq!((refused(&batch, 0..5), refused(&batch, 1..4)), (vec![0, 1, 2, 3, 4], vec![1, 2, 3]));
     batch.drop_segment(0);
     assert_eq!((refused(&batch, 0..5), refused(&batch, 2..5)), (vec![1, 3], vec![3]));
@@ -158,9 +165,9 @@ fn encoding_again_goes_by_the_new_plan() {
             rows.extend_from_slice(b"x;y;");
             Ok(2)
         }
-        _ => Err(Reject { record: 0, reason: "no_seven", sqlstate: None, column: None, detail: "".into() }),
+        _ => Err(RejectedRecord { record: 0, reason: "no_seven", sqlstate: None, column: None, detail: "".into() }),
     });
-    let refused: Vec<_> = batch.rejects(0..4).map(|reject| (reject.record, reject.reason)).collect();
+    let refused: Vec<_> = batch.rejected_records(0..4).map(|reject| (reject.record, reject.reason)).collect();
     assert_eq!(refused, [(0, "no_seven"), (1, "no_seven")]);
     assert_eq!((text(&batch, 0..4), batch.row_count()), ("x;y;".to_owned(), 2));
 }
@@ -198,15 +205,15 @@ proptest! {
     }
 
     #[test]
-    fn the_books_balance(steps in steps()) {
+    fn the_accounting_is_exact(steps in steps()) {
         let batch = batch_of(&steps);
-        prop_assert!(batch.rejects(0..batch.len()).all(|reject| batch.record(reject.record).offset % 7 == 0));
-        let rejects = batch.rejects(0..batch.len()).count();
+        prop_assert!(batch.rejected_records(0..batch.len()).all(|reject| batch.record(reject.record).offset % 7 == 0));
+        let rejected_records = batch.rejected_records(0..batch.len()).count();
         let skipped = (0..batch.len()).filter(|record| {
             let offset = batch.record(*record).offset;
             offset % 5 == 0 && offset % 7 != 0
         }).count();
-        prop_assert_eq!(batch.len() as usize, batch.row_count() as usize + rejects + skipped);
+        prop_assert_eq!(batch.len() as usize, batch.row_count() as usize + rejected_records + skipped);
     }
 
     #[test]
@@ -228,9 +235,9 @@ proptest! {
     #[test]
     fn encoding_again_gives_the_same_bytes(steps in steps()) {
         let mut batch = batch_of(&steps);
-        let before = (text(&batch, 0..batch.len()), batch.rejects(0..batch.len()).cloned().collect::<Vec<_>>());
+        let before = (text(&batch, 0..batch.len()), batch.rejected_records(0..batch.len()).cloned().collect::<Vec<_>>());
         batch.encode_again(encode);
-        let after = (text(&batch, 0..batch.len()), batch.rejects(0..batch.len()).cloned().collect::<Vec<_>>());
+        let after = (text(&batch, 0..batch.len()), batch.rejected_records(0..batch.len()).cloned().collect::<Vec<_>>());
         prop_assert_eq!(before, after);
     }
 }

@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-use super::{Batch, NO_TIMESTAMP, Reject, Segment, Span, last_record, narrow};
+use super::{Batch, NO_TIMESTAMP, RejectedRecord, Segment, Span, last_record, narrow};
 use crate::position::Offset;
 
 impl Batch {
     /// Rejects of live segments within a window of records, in order.
-    pub fn rejects(&self, window: Range<u32>) -> impl Iterator<Item = &Reject> {
-        self.rejects
+    pub fn rejected_records(&self, window: Range<u32>) -> impl Iterator<Item = &RejectedRecord> {
+        self.rejected_records
             .iter()
             .filter(move |reject| window.contains(&reject.record) && self.segments[self.segment_of(reject.record)].live)
     }

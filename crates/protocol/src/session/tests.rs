@@ -1,6 +1,6 @@
 //! Difficult orders of events: an answer and a revocation, a revocation and a new assignment, an ack of an earlier claim.
 
-mod went_back;
+mod rewound;
 
 use std::num::NonZeroU32;
 
@@ -51,24 +51,24 @@ impl Bench {
     /// Returns the id of the requested claim, and checks that there are no other actions.
     fn asked(&mut self, partition: i32) -> u64 {
         let actions = self.session.take_actions();
-        let [(asked, question)] = &actions.claim[..] else { panic!("one claim: {actions:?}") };
+        let [(asked, request_id)] = &actions.claim[..] else { panic!("one claim: {actions:?}") };
         assert_eq!(*asked, source(partition));
-        *question
+        *request_id
     }
 
-    fn grant(&mut self, partition: i32, question: u64, next: i64, verify: Option<LastRecord>) -> Claim {
+    fn grant(&mut self, partition: i32, request_id: u64, next: i64, verify: Option<LastRecord>) -> Claim {
         self.claims += 1;
         let claim = Claim { id: ClaimId::from_u128(self.claims), epoch: 1 };
         let fetch = verify.map_or(at(next), |last| last.offset);
         let grant = Grant { claim, next: at(next), fetch, verify };
-        self.session.granted(&source(partition), question, &grant, self.now);
+        self.session.granted(&source(partition), request_id, &grant, self.now);
         claim
     }
 
     /// Assigns and grants a partition, and takes the resulting actions.
     fn own(&mut self, partition: i32, next: i64) -> Claim {
-        let question = self.assign(partition);
-        let claim = self.grant(partition, question, next, None);
+        let request_id = self.assign(partition);
+        let claim = self.grant(partition, request_id, next, None);
         assert_eq!(self.session.take_actions().fetch, [(source(partition), at(next))]);
         claim
     }
@@ -85,7 +85,7 @@ impl Bench {
         partition: i32,
         offset: i64,
         value: &[u8],
-        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, Reject>,
+        encode: impl FnOnce(&Record<'_>, &mut Vec<u8>) -> Result<u32, RejectedRecord>,
     ) -> Delivery {
         let incoming = Incoming { offset: at(offset), timestamp_ms: Some(1), key: None, value: Some(value) };
         let Some(slot) = self.session.slot_of("t", partition) else { return Delivery::Ignored };
@@ -122,28 +122,28 @@ fn mark(offset: i64, value: &[u8]) -> LastRecord {
 #[test]
 fn a_step_over_that_is_pending_when_its_partition_is_revoked_is_forgotten() {
     let mut bench = Bench::new(10);
-    let question = bench.assign(0);
-    bench.grant(0, question, 8, Some(mark(7, b"known")));
+    let request_id = bench.assign(0);
+    bench.grant(0, request_id, 8, Some(mark(7, b"known")));
     bench.session.take_actions();
     bench.deliver_as(0, 7, b"other", |_, _| Ok(1));
-    assert!(matches!(bench.state(0), State::Stopped(Condition::LogReplaced { .. })));
+    assert!(matches!(bench.state(0), State::Stopped(LossCondition::LogReplaced { .. })));
     // The revocation is handled before the actions of the record.
     bench.session.revoked([&source(0)]);
     assert_eq!(bench.session.take_actions(), Actions::default());
     // Nor does a late report of the condition skip anything after the partition was assigned again.
     bench.session.claim_again(&source(0), bench.now);
-    let question = bench.assign(0);
+    let request_id = bench.assign(0);
     bench.session.claim_again(&source(1), bench.now);
-    bench.grant(0, question, 8, Some(mark(7, b"known")));
+    bench.grant(0, request_id, 8, Some(mark(7, b"known")));
     assert_eq!(bench.session.take_actions().fetch, [(source(0), at(7))]);
 }
 
 #[test]
 fn a_claim_granted_during_the_flush_of_its_revoke_fetches_nothing() {
     let mut bench = Bench::new(10);
-    let question = bench.assign(0);
+    let request_id = bench.assign(0);
     bench.own(1, 0);
-    bench.grant(0, question, 5, None);
+    bench.grant(0, request_id, 5, None);
     bench.session.revoked([&source(0)]);
     assert_eq!(bench.session.take_actions(), Actions::default());
     assert_eq!(bench.deliver(0, 5), Delivery::Ignored);
@@ -183,7 +183,7 @@ fn an_answer_to_an_earlier_assignment_is_not_for_the_later_one() {
     assert_ne!(early, late);
     bench.grant(0, early, 3, None);
     assert!(matches!(bench.state(0), State::Claiming { .. }));
-    bench.session.refused(&source(0), early, Condition::LedgerLost);
+    bench.session.refused(&source(0), early, LossCondition::LedgerLost);
     assert!(matches!(bench.state(0), State::Claiming { .. }));
     bench.grant(0, late, 4, None);
     assert_eq!(bench.owned(0).next, at(4));
@@ -268,8 +268,8 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
         let claim = bench.own(0, 5);
         let progress = bench.now;
         bench.later(Duration::from_secs(9));
-        let asked_at = progress + Duration::from_millis(asked_after);
-        let outcome = bench.session.ledger_seen(&source(0), row_of(claim), asked_at, bench.now);
+        let requested_at = progress + Duration::from_millis(asked_after);
+        let outcome = bench.session.ledger_seen(&source(0), row_of(claim), requested_at, bench.now);
         (outcome, bench.session.take_actions())
     };
     // Requested at the instant of our last progress, or before: the row may be older than that.
@@ -287,8 +287,8 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
 fn a_log_is_known_again_by_its_last_record() {
     let known = |offset: i64, value: &[u8]| {
         let mut bench = Bench::new(10);
-        let question = bench.assign(0);
-        bench.grant(0, question, 8, Some(mark(7, b"v")));
+        let request_id = bench.assign(0);
+        bench.grant(0, request_id, 8, Some(mark(7, b"v")));
         bench.session.take_actions();
         bench.deliver_as(0, offset, value, |_, _| Ok(1));
         let conditions = bench.session.take_actions().conditions;
@@ -300,8 +300,8 @@ fn a_log_is_known_again_by_its_last_record() {
     assert_eq!(known(6, b"w"), (None, 0), "an earlier one says nothing");
 
     let mut bench = Bench::new(10);
-    let question = bench.assign(0);
-    bench.grant(0, question, 8, Some(mark(7, b"v")));
+    let request_id = bench.assign(0);
+    bench.grant(0, request_id, 8, Some(mark(7, b"v")));
     bench.deliver_as(0, 6, b"v", |_, _| Ok(1));
     bench.deliver_as(0, 7, b"w", |_, _| Ok(1));
     assert_eq!(bench.session.take_actions().conditions.len(), 1, "nor does it keep the last one from being looked at");
@@ -313,13 +313,13 @@ fn a_claim_that_is_refused_stops_its_partition_by_the_condition() {
     let (stopped, other) = (bench.assign(0), bench.assign(1));
     bench.session.take_actions();
     assert!(bench.session.take_actions().is_empty());
-    bench.session.refused(&source(0), other, Condition::LedgerLost);
-    assert!(matches!(bench.state(0), State::Claiming { .. }), "that answers another question");
-    bench.session.refused(&source(0), stopped, Condition::LedgerLost);
-    assert!(matches!(bench.state(0), State::Stopped(Condition::LedgerLost)));
+    bench.session.refused(&source(0), other, LossCondition::LedgerLost);
+    assert!(matches!(bench.state(0), State::Claiming { .. }), "that answers another request");
+    bench.session.refused(&source(0), stopped, LossCondition::LedgerLost);
+    assert!(matches!(bench.state(0), State::Stopped(LossCondition::LedgerLost)));
     let actions = bench.session.take_actions();
     assert!(!actions.is_empty());
-    assert_eq!(actions.conditions, [(source(0), Condition::LedgerLost)]);
+    assert_eq!(actions.conditions, [(source(0), LossCondition::LedgerLost)]);
 }
 
 #[test]
@@ -492,10 +492,10 @@ fn partitions_of_one_number_are_told_apart_by_their_topics() {
     let mut bench = Bench::new(10);
     let topics = ["t", "u"].map(|topic| TopicPartition::new(topic, 0));
     bench.session.assigned(topics.clone(), bench.now);
-    for (source, question) in bench.session.take_actions().claim {
-        let claim = Claim { id: ClaimId::from_u128(u128::from(question)), epoch: 1 };
+    for (source, request_id) in bench.session.take_actions().claim {
+        let claim = Claim { id: ClaimId::from_u128(u128::from(request_id)), epoch: 1 };
         let grant = Grant { claim, next: at(0), fetch: at(0), verify: None };
-        bench.session.granted(&source, question, &grant, bench.now);
+        bench.session.granted(&source, request_id, &grant, bench.now);
     }
     for (topic, offset) in [("t", 0), ("u", 5), ("u", 6), ("t", 1)] {
         let incoming = Incoming { offset: at(offset), timestamp_ms: None, key: None, value: None };
@@ -510,9 +510,9 @@ fn partitions_of_one_number_are_told_apart_by_their_topics() {
 #[test]
 fn a_condition_that_is_stepped_over_is_claimed_again() {
     let mut bench = Bench::new(10);
-    let question = bench.assign(0);
-    bench.session.refused(&source(0), question, Condition::LedgerLost);
+    let request_id = bench.assign(0);
+    bench.session.refused(&source(0), request_id, LossCondition::LedgerLost);
     bench.session.take_actions();
     bench.session.claim_again(&source(0), bench.now);
-    assert!(bench.asked(0) > question);
+    assert!(bench.asked(0) > request_id);
 }

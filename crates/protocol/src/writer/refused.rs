@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::{Contents, Failure, SEARCH_ATTEMPTS_MAX, Writer};
-use crate::batch::{Batch, Reject};
+use crate::batch::{Batch, RejectedRecord};
 use crate::event::Event;
 use crate::poison_search::{Search, Step};
 use crate::retry::Disposition;
@@ -18,7 +18,7 @@ impl<S: Store> Writer<S> {
         window: Range<u32>,
         row: Option<u32>,
         plan_is_right: bool,
-    ) -> Result<(u32, Vec<Reject>), Failure> {
+    ) -> Result<(u32, Vec<RejectedRecord>), Failure> {
         let failed = |error| Failure::Write { error, until: window.end };
         let relative = |window: &Range<u32>, row: u32, start: u32| {
             batch.record_of_row(window.clone(), row).map(|record| record - start)
@@ -26,7 +26,7 @@ impl<S: Store> Writer<S> {
         self.store.check_at_once().await.map_err(failed)?;
         let hint = row.and_then(|row| relative(&window, row, window.start));
         let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
-        let mut refused: Vec<Reject> = Vec::new();
+        let mut refused: Vec<RejectedRecord> = Vec::new();
         self.contents = Contents::default();
         // The first error that might be everybody's.
         let mut suspect: Option<WriteError> = None;
@@ -65,13 +65,13 @@ impl<S: Store> Writer<S> {
                         self.store.probe().await.map_err(failed)?;
                         self.store.rollback_to_savepoint().await.map_err(failed)?;
                     }
-                    refused.extend(error.postgres().map(|error| reject_of(range.start, error)));
+                    refused.extend(error.postgres().map(|error| rejected_record(range.start, error)));
                     if error.disposition() != Disposition::Record {
                         self.contents.suspects = true;
                         suspect.get_or_insert(error);
                     }
                     if suspect.is_none() || self.contents.accepted {
-                        let refused: Vec<&Reject> = refused.iter().collect();
+                        let refused: Vec<&RejectedRecord> = refused.iter().collect();
                         self.ask_budget(batch, &window, &refused)?;
                     }
                 }
@@ -100,8 +100,8 @@ fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
 }
 
 /// Returns the dead letter of a record that Postgres refused when it was copied alone.
-fn reject_of(record: u32, error: &PostgresError) -> Reject {
-    Reject {
+fn rejected_record(record: u32, error: &PostgresError) -> RejectedRecord {
+    RejectedRecord {
         record,
         reason: "refused_by_postgres",
         sqlstate: Some(error.sqlstate.as_str().into()),

@@ -11,7 +11,7 @@ use tidegate_protocol::batch::{Batch, Incoming, Trigger};
 use tidegate_protocol::dead_letter_budget::DeadLetterBudget;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::event::{Event, Listener};
-use tidegate_protocol::partition::{Condition, Grant, State};
+use tidegate_protocol::partition::{Grant, LossCondition, State};
 use tidegate_protocol::position::{Claim, ClaimId, Offset};
 use tidegate_protocol::retry::Stage;
 use tidegate_protocol::session::Session;
@@ -90,7 +90,7 @@ pub(crate) fn a_revoke_before_the_step_over(seed: u64) -> Option<String> {
     let asked = session.take_actions().claim[0].1;
     // Any of the ways to a log-loss condition, in the order in which the poll thread meets them: an answer, then the revocation.
     if dice.bool() {
-        session.refused(&source, asked, Condition::LedgerLost);
+        session.refused(&source, asked, LossCondition::LedgerLost);
     } else {
         let grant = Grant { claim: claim(1), next, fetch: next, verify: None };
         session.granted(&source, asked, &grant, now);

@@ -10,7 +10,7 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use fastrand::Rng;
-use tidegate_protocol::batch::{BatchLimits, Reject};
+use tidegate_protocol::batch::{BatchLimits, RejectedRecord};
 use tidegate_protocol::claim_loop::{ClaimAnswer, ClaimLoop};
 use tidegate_protocol::dead_letter_budget::{DeadLetterBudget, DeadLetterLimits};
 use tidegate_protocol::event::{Event, Hold, Listener};
@@ -187,7 +187,7 @@ async fn look(sim: Arc<Sim>, readings: SimReadings, leave: CancellationToken) ->
             (world.ms(800..1500), world.ms(0..50), world.ms(0..50))
         };
         sleep(pause).await;
-        let asked_at = Instant::now().into_std();
+        let requested_at = Instant::now().into_std();
         sleep(there).await;
         let rows = sim.w().ledger_rows();
         let cuts = {
@@ -204,7 +204,7 @@ async fn look(sim: Arc<Sim>, readings: SimReadings, leave: CancellationToken) ->
         if let Some(rows) = rows
             && sim.w().bug != Some(Bug::LedgerUnseen)
         {
-            reading.rows = rows.into_iter().map(|(source, row)| (source, row, asked_at)).collect();
+            reading.rows = rows.into_iter().map(|(source, row)| (source, row, requested_at)).collect();
         }
     }
     Ok(())
@@ -226,8 +226,8 @@ impl LedgerReadings for SimReadings {
     }
 
     fn visit(&self, each: &mut dyn FnMut(&TopicPartition, LedgerRow, std::time::Instant)) {
-        for (source, row, asked_at) in &self.0.lock().expect("one thread").rows {
-            each(source, *row, *asked_at);
+        for (source, row, requested_at) in &self.0.lock().expect("one thread").rows {
+            each(source, *row, *requested_at);
         }
     }
 }
@@ -257,7 +257,7 @@ impl RecordEncoder for SimEncoder {
         Instant::now() < schema_at
     }
 
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
         encode(record, self.plan, rows)
     }
 

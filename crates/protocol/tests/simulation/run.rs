@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_protocol::claim_loop::OffsetLossPolicy;
-use tidegate_protocol::partition::Condition;
+use tidegate_protocol::partition::LossCondition;
 use tidegate_protocol::poll_loop::Message;
 use tidegate_protocol::stopped::Stopped;
 use tokio::runtime::Builder;
@@ -148,7 +148,7 @@ impl Fleet {
     fn stopped(&self, why: &Stopped) {
         let mut world = self.sim.w();
         match why {
-            Stopped::LogLoss { condition: Condition::LedgerLost, .. } => world.server.restore_lost(),
+            Stopped::LogLoss { condition: LossCondition::LedgerLost, .. } => world.server.restore_lost(),
             Stopped::LogLoss { .. } => {
                 world.server.restore_lost();
                 world.policy = OffsetLossPolicy::Earliest;

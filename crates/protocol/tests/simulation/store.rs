@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tidegate_protocol::batch::{Batch, Reject, Span};
+use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
 use tidegate_protocol::position::Offset;
 use tidegate_protocol::record::Record;
 use tidegate_protocol::retry::{Severity, Stage};
@@ -176,7 +176,7 @@ impl SimStore {
 }
 
 /// Encodes a record's rows with a plan. All fields come from the record's own bytes, which makes a mix-up visible.
-pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
     let kind = Kind::of(record.value.expect("records have values")[0]);
     match kind {
         Kind::Skipped => return Ok(0),
@@ -191,8 +191,8 @@ pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Resu
     Ok(u32::from(count))
 }
 
-fn reject() -> Reject {
-    Reject { record: 0, reason: "undecodable", sqlstate: None, column: None, detail: "simulated".into() }
+fn reject() -> RejectedRecord {
+    RejectedRecord { record: 0, reason: "undecodable", sqlstate: None, column: None, detail: "simulated".into() }
 }
 
 fn row_bytes(record: &Record<'_>, nth: u8, plan: u64, rows: &mut Vec<u8>) {
@@ -252,7 +252,7 @@ impl Transaction for SimStore {
         self.simple(Stage::Begin, Op::CheckAtOnce).await
     }
 
-    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&Reject]) -> Result<(), WriteError> {
+    async fn dead_letter(&mut self, batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let mut dead: Vec<Row> = rejects.iter().map(|reject| self.row_of(&batch.record(reject.record))).collect();
         if self.bug() == Some(Bug::GoodRecordSetAside) {
             dead[0] = self.row_of(&batch.record((rejects[0].record + 1) % batch.len()));
@@ -333,7 +333,7 @@ impl Planner for SimStore {
         self.plan
     }
 
-    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Reject> {
+    fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
         encode(record, self.plan, rows)
     }
 }

@@ -89,9 +89,9 @@ pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
 }
 
 /// The rest of a text.
-struct Reader<'a>(&'a [u8]);
+struct TextReader<'a>(&'a [u8]);
 
-impl Reader<'_> {
+impl TextReader<'_> {
     fn eat(&mut self, byte: u8) -> bool {
         let hit = self.0.first() == Some(&byte);
         if hit {
@@ -199,7 +199,7 @@ impl Reader<'_> {
 
 /// Reads a timestamp: days since 2000, time of day, offset. A date alone means its midnight.
 pub(super) fn timestamp(text: &[u8]) -> Result<(i64, Clock, Zone), Reason> {
-    let mut reader = Reader(text);
+    let mut reader = TextReader(text);
     let date = reader.date()?;
     let mut clock = Clock(0);
     let mut zone = Zone::None;
@@ -218,7 +218,7 @@ pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
 
 /// Reads a time of day with its offset. Only the time of a timestamp counts.
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
-    let mut reader = Reader(text);
+    let mut reader = TextReader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {
         // An invalid date makes the whole text invalid.
         timestamp(text)?;

@@ -16,10 +16,10 @@ use crate::decode::Path;
 use crate::decode::plans::{Framed, Plans, whose};
 use crate::schema::{Parsed, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Reason, Slot};
-use plan::Plan;
-use walk::{Broken, Walk};
+use plan::AvroPlan;
+use walk::{AvroWalk, Broken};
 
 /// Finds the planned fields in Avro's binary encoding.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct AvroDecoder {
     leftovers: Leftovers,
     /// The path of the record's own fields in the value.
     base: Vec<String>,
-    plans: Plans<(Arc<Schema>, Plan)>,
+    plans: Plans<(Arc<Schema>, AvroPlan)>,
 }
 
 impl AvroDecoder {
@@ -56,7 +56,7 @@ impl AvroDecoder {
         payload: &[u8],
         header: Option<&[u8]>,
         fields: &mut Fields,
-    ) -> Result<(), DecodeFault> {
+    ) -> Result<(), DecodeError> {
         let Self { paths, leftovers, base, plans } = self;
         fields.reset(paths.len());
         let Framed { id, start, .. } =
@@ -64,9 +64,9 @@ impl AvroDecoder {
         let (schema, plan) = plans.current()?;
         let Parsed::Avro(schema) = &schema.0 else { return Err(schema.is_not("avro", id)) };
         if let Some(name) = &plan.refused {
-            return Err(DecodeFault::new(Reason::UnknownField, format!("the field \"{name}\" has no column")));
+            return Err(DecodeError::new(Reason::UnknownField, format!("the field \"{name}\" has no column")));
         }
-        let mut walk = Walk::new(schema, plan, payload, start, fields);
+        let mut walk = AvroWalk::new(schema, plan, payload, start, fields);
         let Err(Broken) = walk.document() else { return Ok(()) };
         let (at, what) = (walk.at, walk.what);
         fields.slots.fill(Slot::MISSING);
@@ -80,10 +80,10 @@ fn plan(
     paths: &[Path],
     leftovers: Leftovers,
     base: &[String],
-) -> Result<(Arc<Schema>, Plan), DecodeFault> {
+) -> Result<(Arc<Schema>, AvroPlan), DecodeError> {
     match &schema.0 {
         Parsed::Avro(avro) => {
-            let plan = Plan::new(avro, paths, leftovers, base);
+            let plan = AvroPlan::new(avro, paths, leftovers, base);
             Ok((schema, plan))
         }
         _ => Err(schema.is_not("avro", id)),
@@ -91,7 +91,7 @@ fn plan(
 }
 
 #[cold]
-fn broken(at: usize, what: &str, id: Option<SchemaId>) -> DecodeFault {
+fn broken(at: usize, what: &str, id: Option<SchemaId>) -> DecodeError {
     let whose = whose(id);
-    DecodeFault::new(Reason::InvalidFormat, format!("the value is not Avro of {whose}: byte {at}: {what}"))
+    DecodeError::new(Reason::InvalidFormat, format!("the value is not Avro of {whose}: byte {at}: {what}"))
 }

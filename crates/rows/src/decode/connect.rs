@@ -12,7 +12,7 @@ use crate::decode::Path;
 use crate::decode::json::{JsonDecoder, byte_order_mark};
 use crate::json::string;
 use crate::schema::logical::Logical;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, Value, shown};
 
 /// How many schemas are cached: each topic of a pipeline may have its own.
@@ -64,26 +64,26 @@ impl ConnectDecoder {
         }
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         self.decode_at(payload, byte_order_mark(payload), fields)
     }
 
     /// Decodes the object that begins at `start`.
-    pub(crate) fn decode_at(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
+    pub(crate) fn decode_at(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeError> {
         self.json.object(payload, start, fields)?;
         let schema = fields.slots.pop().map_or(Slot::MISSING, |slot| slot);
         let inner = fields.slots.pop().map_or(Slot::MISSING, |slot| slot);
         match inner.kind {
             Kind::Object => {}
-            Kind::Null => return Err(DecodeFault::new(Reason::Tombstone, "the record's `payload` is null")),
+            Kind::Null => return Err(DecodeError::new(Reason::Tombstone, "the record's `payload` is null")),
             Kind::Missing => {
                 let detail = "the value has no `payload`; wrapped records are {\"schema\":…,\"payload\":…}";
-                return Err(DecodeFault::new(Reason::InvalidFormat, detail));
+                return Err(DecodeError::new(Reason::InvalidFormat, detail));
             }
             _ if self.whole.is_some() => {}
             _ => {
                 let detail = format!("the `payload` {} is not a JSON object", shown(inner.of(payload).raw));
-                return Err(DecodeFault::new(Reason::NotAnObject, detail));
+                return Err(DecodeError::new(Reason::NotAnObject, detail));
             }
         }
         if let Some(place) = self.whole.and_then(|whole| fields.slots.get_mut(whole)) {
@@ -194,7 +194,7 @@ fn variable_decimal(
 mod tests {
     use super::*;
 
-    fn decode(text: &str) -> Result<Vec<String>, DecodeFault> {
+    fn decode(text: &str) -> Result<Vec<String>, DecodeError> {
         let paths = ["day", "at", "price", "inner.clock"].map(|path| path.split('.').map(str::to_owned).collect());
         let mut decoder = ConnectDecoder::new(&paths, Leftovers::Ignore, &[]);
         let mut fields = Fields::default();

@@ -12,12 +12,12 @@ use crate::decode::narrow;
 use crate::json::scan::Scanner;
 use crate::json::string;
 use crate::spec::CsvOptions;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
 /// The use of a column of the CSV.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Target {
+enum ColumnTarget {
     Slot(u16),
     Leftover,
     Nothing,
@@ -30,7 +30,7 @@ pub(crate) struct CsvDecoder {
     names: Vec<String>,
     leftovers: Leftovers,
     /// The target of each column of the CSV.
-    targets: Vec<Target>,
+    targets: Vec<ColumnTarget>,
     /// The columns' names as JSON strings, for leftovers, and whether they contain a NUL.
     quoted: Vec<(Box<[u8]>, bool)>,
     /// The header line that `targets` were made from.
@@ -43,7 +43,7 @@ pub(crate) struct CsvDecoder {
 }
 
 /// A field of a line.
-struct Field {
+struct CsvField {
     slot: Slot,
     quoted: bool,
     /// Whether the line ends after this field.
@@ -75,9 +75,9 @@ impl CsvDecoder {
     fn add_column(&mut self, name: &[u8]) {
         let slot = self.names.iter().position(|wanted| wanted.as_bytes() == name);
         let target = match (slot.and_then(|slot| u16::try_from(slot).ok()), self.leftovers) {
-            (Some(slot), _) => Target::Slot(slot),
-            (None, Leftovers::Ignore) => Target::Nothing,
-            (None, Leftovers::Refuse | Leftovers::Collect) => Target::Leftover,
+            (Some(slot), _) => ColumnTarget::Slot(slot),
+            (None, Leftovers::Ignore) => ColumnTarget::Nothing,
+            (None, Leftovers::Refuse | Leftovers::Collect) => ColumnTarget::Leftover,
         };
         let mut quoted = Vec::new();
         string::quote(name, &mut quoted);
@@ -85,14 +85,14 @@ impl CsvDecoder {
         self.quoted.push((quoted.into(), memchr::memchr(0, name).is_some()));
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         (self.at, self.line) = (byte_order_mark(payload), 0);
         if u32::try_from(payload.len()).is_err() {
-            return Err(DecodeFault::new(Reason::TooLarge, "the value is larger than 4 GiB"));
+            return Err(DecodeError::new(Reason::TooLarge, "the value is larger than 4 GiB"));
         }
         if simdutf8::basic::from_utf8(payload).is_err() {
             let at = std::str::from_utf8(payload).err().map_or(0, |error| error.valid_up_to());
-            return Err(DecodeFault::new(Reason::InvalidUtf8, format!("the value is not UTF-8 at byte {at}")));
+            return Err(DecodeError::new(Reason::InvalidUtf8, format!("the value is not UTF-8 at byte {at}")));
         }
         if self.options.columns.is_none() {
             self.read_header(payload, fields)?;
@@ -101,7 +101,7 @@ impl CsvDecoder {
     }
 
     /// Decodes the next line that isn't empty.
-    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.names.len());
         if !self.skip_empty_lines(payload) {
             return Ok(false);
@@ -133,25 +133,25 @@ impl CsvDecoder {
         self.at < payload.len()
     }
 
-    fn place(&self, column: usize, field: &Field, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    fn place(&self, column: usize, field: &CsvField, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         let Some(target) = self.targets.get(column) else { return Ok(()) }; // a longer line fails by its count
-        if *target == Target::Nothing {
+        if *target == ColumnTarget::Nothing {
             return Ok(());
         }
         let null = self.options.null.as_bytes();
         let null = !field.quoted && field.slot.len as usize == null.len() && field.slot.of(payload).raw == null;
         match target {
-            Target::Nothing => {}
-            Target::Slot(slot) => {
+            ColumnTarget::Nothing => {}
+            ColumnTarget::Slot(slot) => {
                 if let Some(place) = fields.slots.get_mut(usize::from(*slot)) {
                     *place = if null { Slot::NULL } else { field.slot };
                 }
             }
-            Target::Leftover if self.leftovers == Leftovers::Refuse => {
+            ColumnTarget::Leftover if self.leftovers == Leftovers::Refuse => {
                 let name = shown(&self.quoted[column].0);
-                return Err(DecodeFault::new(Reason::UnknownField, format!("the field {name} has no column")));
+                return Err(DecodeError::new(Reason::UnknownField, format!("the field {name} has no column")));
             }
-            Target::Leftover => {
+            ColumnTarget::Leftover => {
                 let source = if field.slot.flags.has(Flags::MADE) { &fields.made } else { payload };
                 let raw = field.slot.of(source).raw;
                 let (name, nul) = &self.quoted[column];
@@ -173,7 +173,7 @@ impl CsvDecoder {
     }
 
     /// Reads the first line. If it equals the previous header, its targets are reused.
-    fn read_header(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    fn read_header(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         fields.reset(0);
         if !self.skip_empty_lines(payload) {
             return Ok(());
@@ -218,7 +218,7 @@ impl CsvDecoder {
 
     /// Reads the field that begins here, and the delimiter or the line end after it.
     #[inline]
-    fn field(&mut self, payload: &[u8], fields: &mut Fields) -> Result<Field, DecodeFault> {
+    fn field(&mut self, payload: &[u8], fields: &mut Fields) -> Result<CsvField, DecodeError> {
         let (slot, quoted) = match payload.get(self.at) {
             Some(byte) if *byte == self.options.quote => (self.quoted_field(payload, fields)?, true),
             _ => (self.plain_field(payload)?, false),
@@ -244,13 +244,13 @@ impl CsvDecoder {
                 return Err(invalid(&format!("line {line}, byte {}, at {near}: text behind a closing quote", self.at)));
             }
         };
-        Ok(Field { slot, quoted, last })
+        Ok(CsvField { slot, quoted, last })
     }
 
     /// Reads a field without quotes. If it begins like a number, it is parsed in place, without a copy: the scanner stops at what
     /// follows it in the payload.
     #[inline]
-    fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeFault> {
+    fn plain_field(&mut self, payload: &[u8]) -> Result<Slot, DecodeError> {
         let start = self.at;
         let mut scan = Scanner::new(payload);
         scan.at = start;
@@ -294,7 +294,7 @@ impl CsvDecoder {
     }
 
     #[cold]
-    fn stray_quote(&self, payload: &[u8]) -> DecodeFault {
+    fn stray_quote(&self, payload: &[u8]) -> DecodeError {
         let (line, start, rest) = (self.line, self.at, &payload[self.at..]);
         let end = memchr::memchr2(self.options.delimiter, b'\n', rest).unwrap_or(rest.len());
         let shown = shown(&rest[..end]);
@@ -302,7 +302,7 @@ impl CsvDecoder {
     }
 
     #[inline(never)]
-    fn quoted_field(&mut self, payload: &[u8], fields: &mut Fields) -> Result<Slot, DecodeFault> {
+    fn quoted_field(&mut self, payload: &[u8], fields: &mut Fields) -> Result<Slot, DecodeError> {
         let start = self.at + 1;
         let made = fields.made.len();
         let mut piece = start;
@@ -346,8 +346,8 @@ fn nul_flag(text: &[u8]) -> Flags {
 }
 
 #[cold]
-fn invalid(detail: &str) -> DecodeFault {
-    DecodeFault { reason: Reason::InvalidFormat, detail: format!("the value is not CSV as configured: {detail}") }
+fn invalid(detail: &str) -> DecodeError {
+    DecodeError { reason: Reason::InvalidFormat, detail: format!("the value is not CSV as configured: {detail}") }
 }
 
 #[cfg(test)]
@@ -415,8 +415,8 @@ mod tests {
             for text in ["a,b\rX,c\n1,2", "a,b\n1,2", "a,b \n1,2", "a,b\r\r\n1,2"] {
                 let mut knowing = decoder(None, Leftovers::Ignore);
                 let _first = rows(&mut knowing, header);
-                let anew = rows(&mut decoder(None, Leftovers::Ignore), text);
-                assert_eq!(rows(&mut knowing, text), anew, "{text:?} after {header:?}");
+                let fresh = rows(&mut decoder(None, Leftovers::Ignore), text);
+                assert_eq!(rows(&mut knowing, text), fresh, "{text:?} after {header:?}");
             }
         }
     }

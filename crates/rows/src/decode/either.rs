@@ -3,7 +3,7 @@
 use crate::decode::connect::ConnectDecoder;
 use crate::decode::json::{JsonDecoder, byte_order_mark};
 use crate::decode::{Fields, Leftovers, Path};
-use crate::value::{DecodeFault, Kind, Reason};
+use crate::value::{DecodeError, Kind, Reason};
 
 /// Finds the planned fields in changes. Each record is first decoded in the form of the previous one, then in the other form.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl EitherDecoder {
         }
     }
 
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         let first = self.attempt(payload, fields);
         if matches!(&first, Err(fault) if fault.reason == Reason::Tombstone) || self.fits(&first, fields) {
             return first;
@@ -43,7 +43,7 @@ impl EitherDecoder {
         second
     }
 
-    fn attempt(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    fn attempt(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         if self.is_wrapped {
             self.wrapped.decode(payload, fields)
         } else {
@@ -51,7 +51,7 @@ impl EitherDecoder {
         }
     }
 
-    fn fits(&self, result: &Result<(), DecodeFault>, fields: &Fields) -> bool {
+    fn fits(&self, result: &Result<(), DecodeError>, fields: &Fields) -> bool {
         let op = self.op.and_then(|op| fields.slots.get(op)).map(|slot| slot.kind);
         result.is_ok() && op.is_some_and(|kind| kind != Kind::Missing)
     }

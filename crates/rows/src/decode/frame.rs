@@ -5,7 +5,7 @@
 use tidegate_protocol::record::Headers;
 
 use crate::schema::SchemaId;
-use crate::value::{DecodeFault, Reason, shown};
+use crate::value::{DecodeError, Reason, shown};
 
 /// The length of the zero byte and the schema id.
 pub(crate) const HEAD: usize = 5;
@@ -39,23 +39,23 @@ pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
 }
 
 #[cold]
-pub(crate) fn not_of_header(header: &[u8]) -> DecodeFault {
+pub(crate) fn not_of_header(header: &[u8]) -> DecodeError {
     let start = shown(header.get(..header.len().min(20)).unwrap_or_default());
     let detail = format!(
         "the header that names its schema has {} bytes, \"{start}\", and neither a one with a GUID of 16 bytes nor a zero with a \
          number of 4 bytes",
         header.len()
     );
-    DecodeFault::new(Reason::InvalidFormat, detail)
+    DecodeError::new(Reason::InvalidFormat, detail)
 }
 
 #[cold]
-pub(crate) fn not_framed(payload: &[u8]) -> DecodeFault {
+pub(crate) fn not_framed(payload: &[u8]) -> DecodeError {
     let start = shown(payload.get(..payload.len().min(8)).unwrap_or_default());
     let detail = format!(
         "the value of {} bytes begins with \"{start}\", not with a zero byte and a schema's number as a schema registry's \
          serializers write it",
         payload.len()
     );
-    DecodeFault::new(Reason::InvalidFormat, detail)
+    DecodeError::new(Reason::InvalidFormat, detail)
 }

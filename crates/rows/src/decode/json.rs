@@ -16,7 +16,7 @@ use crate::decode::Path;
 use crate::decode::frame;
 use crate::json::scan::{Broken, MAX_DEPTH, Scanner};
 use crate::json::{not_json, not_utf8, string};
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 use keys::Keys;
 
@@ -60,7 +60,7 @@ impl JsonDecoder {
 
     /// Decodes the first row of an object or of an array of objects. Returns whether there is one.
     #[inline]
-    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn decode(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         let mut start = byte_order_mark(payload);
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = payload.get(start) {
             start += 1;
@@ -74,7 +74,7 @@ impl JsonDecoder {
 
     /// Decodes the first object of a value that holds several, as NDJSON does. Returns whether there is one.
     #[inline]
-    pub(crate) fn first_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn first_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         if simdutf8::basic::from_utf8(payload).is_err() {
             return Err(not_utf8(payload, 0));
         }
@@ -83,7 +83,7 @@ impl JsonDecoder {
     }
 
     /// Decodes the next object of such a value.
-    pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn next_line(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let mut walk = self.walk(payload, fields);
         let result = walk.line();
@@ -98,7 +98,7 @@ impl JsonDecoder {
             (Ok(Element::None), None) => Ok(false),
             (Ok(Element::Other { start }), None) => {
                 let value = shown(payload.get(start..at).unwrap_or_default());
-                Err(DecodeFault::new(Reason::NotAnObject, format!("the line {value} is not a JSON object")))
+                Err(DecodeError::new(Reason::NotAnObject, format!("the line {value} is not a JSON object")))
             }
             (Err(Broken), None) => Err(not_json(payload, fault)),
         }
@@ -111,12 +111,12 @@ impl JsonDecoder {
     }
 
     #[inline(never)]
-    fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    fn framed(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         self.object(payload, frame::HEAD, fields).map(|()| true)
     }
 
     #[inline(never)]
-    fn array(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<bool, DecodeFault> {
+    fn array(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<bool, DecodeError> {
         if simdutf8::basic::from_utf8(payload).is_err() {
             return Err(not_utf8(payload, 0));
         }
@@ -125,7 +125,7 @@ impl JsonDecoder {
     }
 
     /// Decodes the next element of the array, or reads the end of the array and of the value.
-    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         fields.reset(self.slots);
         let (element, whole) = (self.element, self.whole);
         let mut walk = self.walk(payload, fields);
@@ -142,7 +142,7 @@ impl JsonDecoder {
             (Ok(Element::None), None) => Ok(false),
             (Ok(Element::Other { start }), None) => {
                 let value = shown(payload.get(start..at).unwrap_or_default());
-                Err(DecodeFault::new(
+                Err(DecodeError::new(
                     Reason::NotAnObject,
                     format!("the element {value} of the array is not a JSON object"),
                 ))
@@ -151,10 +151,10 @@ impl JsonDecoder {
         }
     }
 
-    fn walk<'w, 'p>(&'w mut self, payload: &'p [u8], fields: &'w mut Fields) -> Walk<'w, 'p> {
+    fn walk<'w, 'p>(&'w mut self, payload: &'p [u8], fields: &'w mut Fields) -> JsonWalk<'w, 'p> {
         let mut scan = Scanner::new(payload);
         scan.at = self.cursor;
-        Walk {
+        JsonWalk {
             scan,
             keys: &mut self.keys,
             scratch: &mut self.scratch,
@@ -170,14 +170,14 @@ impl JsonDecoder {
     /// Decodes the object that begins at `start`. The bytes before it need not be UTF-8. Faults and slots count from the first byte
     /// of the payload.
     #[inline]
-    pub(crate) fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeFault> {
+    pub(crate) fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeError> {
         fields.reset(self.slots);
         if simdutf8::basic::from_utf8(&payload[start..]).is_err() {
             return Err(not_utf8(payload, start));
         }
         let mut scan = Scanner::new(payload);
         scan.at = start;
-        let mut walk = Walk {
+        let mut walk = JsonWalk {
             scan,
             keys: &mut self.keys,
             scratch: &mut self.scratch,
@@ -191,11 +191,11 @@ impl JsonDecoder {
         match walk.document() {
             Ok(true) => walk.refused.map_or(Ok(()), |at| Err(unknown_field(payload, at))),
             Ok(false) if payload[start..].trim_ascii() == b"null" => {
-                Err(DecodeFault::new(Reason::Tombstone, "the value is JSON's null: the record is a tombstone"))
+                Err(DecodeError::new(Reason::Tombstone, "the value is JSON's null: the record is a tombstone"))
             }
             Ok(false) => {
                 let detail = format!("the value {} is not a JSON object", shown(&payload[start..]));
-                Err(DecodeFault { reason: Reason::NotAnObject, detail })
+                Err(DecodeError { reason: Reason::NotAnObject, detail })
             }
             Err(Broken) => Err(not_json(payload, walk.scan.fault)),
         }
@@ -203,7 +203,7 @@ impl JsonDecoder {
 }
 
 /// The state of one record's pass.
-struct Walk<'w, 'p> {
+struct JsonWalk<'w, 'p> {
     scan: Scanner<'p>,
     keys: &'w mut Keys,
     scratch: &'w mut Vec<u8>,
@@ -226,7 +226,7 @@ enum Element {
     None,
 }
 
-impl Walk<'_, '_> {
+impl JsonWalk<'_, '_> {
     /// Reads an array element and what follows it: the comma, or the bracket and the end of the value.
     fn element(&mut self, number: u32, whole: Option<u16>) -> Result<Element, Broken> {
         self.scan.space();
@@ -330,16 +330,16 @@ impl Walk<'_, '_> {
                 None => {
                     let (key_flags, found) = self.unexpected_key(node, previous)?;
                     previous = found.map(|(id, _)| id).or(previous);
-                    (found.map_or(keys::Target::NONE, |(_, target)| target), key_flags)
+                    (found.map_or(keys::KeyTarget::NONE, |(_, target)| target), key_flags)
                 }
             };
             let value_flags = match target {
-                keys::Target { slot: Some(slot), node: None } => match self.slots.get_mut(usize::from(slot)) {
+                keys::KeyTarget { slot: Some(slot), node: None } => match self.slots.get_mut(usize::from(slot)) {
                     Some(slot) => self.scan.value(depth + 1, slot)?,
                     None => self.scan.skip(depth + 1)?,
                 },
-                keys::Target { slot, node: Some(inner) } => self.inner(slot, inner, depth + 1)?,
-                keys::Target { slot: None, node: None } => {
+                keys::KeyTarget { slot, node: Some(inner) } => self.inner(slot, inner, depth + 1)?,
+                keys::KeyTarget { slot: None, node: None } => {
                     let value_flags = self.scan.skip(depth + 1)?;
                     if node == self.top && self.policy != Leftovers::Ignore {
                         self.leftover(key_at, key_flags.with(value_flags));
@@ -369,7 +369,7 @@ impl Walk<'_, '_> {
         &mut self,
         node: u16,
         previous: Option<keys::KeyId>,
-    ) -> Result<(Flags, Option<(keys::KeyId, keys::Target)>), Broken> {
+    ) -> Result<(Flags, Option<(keys::KeyId, keys::KeyTarget)>), Broken> {
         let start = self.scan.at;
         if self.scan.peek() != b'"' {
             return self.scan.fault("expected a key in quotes");
@@ -431,9 +431,9 @@ pub(crate) fn byte_order_mark(payload: &[u8]) -> usize {
 }
 
 #[cold]
-fn unknown_field(payload: &[u8], at: usize) -> DecodeFault {
+fn unknown_field(payload: &[u8], at: usize) -> DecodeError {
     let mut scan = Scanner::new(payload);
     scan.at = at;
     let name = scan.string().map_or(&[][..], |_| &payload[at..scan.at]);
-    DecodeFault { reason: Reason::UnknownField, detail: format!("the field {} has no column", shown(name)) }
+    DecodeError { reason: Reason::UnknownField, detail: format!("the field {} has no column", shown(name)) }
 }

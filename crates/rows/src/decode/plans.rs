@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::decode::frame;
 use crate::schema::{Found, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::Reason;
 
 /// How many plans are kept. Beyond it, a plan is rebuilt when its schema occurs again.
@@ -17,7 +17,7 @@ pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
     /// In the order in which they came; few, and the last one is asked first. A local one has no name.
-    made: Vec<(Option<SchemaId>, Result<P, DecodeFault>)>,
+    made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }
 
@@ -37,7 +37,7 @@ impl<P> Plans<P> {
     pub(super) fn new(
         source: &SchemaSource,
         registry: Option<&Arc<dyn Schemas>>,
-        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeError>,
     ) -> Self {
         let mut this = Self { registry: None, framed: source.framed(), made: Vec::new(), last: 0 };
         match source {
@@ -53,7 +53,7 @@ impl<P> Plans<P> {
         &mut self,
         payload: &[u8],
         header: Option<&[u8]>,
-        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeError>,
     ) -> Option<SchemaId> {
         self.registry.as_ref()?;
         let id = match header {
@@ -71,7 +71,7 @@ impl<P> Plans<P> {
     fn find(
         &mut self,
         id: SchemaId,
-        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeError>,
     ) -> Option<SchemaId> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == Some(id)) {
@@ -101,10 +101,10 @@ impl<P> Plans<P> {
         &mut self,
         payload: &[u8],
         header: Option<&'a [u8]>,
-        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeFault>,
-    ) -> Result<Framed<'a>, DecodeFault> {
+        make: impl Fn(Arc<Schema>, Option<SchemaId>) -> Result<P, DecodeError>,
+    ) -> Result<Framed<'a>, DecodeError> {
         if u32::try_from(payload.len()).is_err() {
-            return Err(DecodeFault::new(Reason::TooLarge, "the value is larger than 4 GiB"));
+            return Err(DecodeError::new(Reason::TooLarge, "the value is larger than 4 GiB"));
         }
         if !self.framed {
             return Ok(Framed { id: None, start: 0, indexes: None });
@@ -125,18 +125,18 @@ impl<P> Plans<P> {
         let known = self.made.get(self.last).is_some_and(|(known, _)| *known == Some(id));
         // Records wait until their schema is here, so this one is; were it not, no record would be lost by saying so.
         if !known && self.find(id, make).is_some() {
-            return Err(DecodeFault::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
+            return Err(DecodeError::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
         }
         Ok(Framed { id: Some(id), start, indexes })
     }
 
     /// Returns the plan of the value that was opened last.
     #[inline]
-    pub(super) fn current(&mut self) -> Result<&mut P, DecodeFault> {
+    pub(super) fn current(&mut self) -> Result<&mut P, DecodeError> {
         match self.made.get_mut(self.last) {
             Some((_, Ok(made))) => Ok(made),
             Some((_, Err(fault))) => Err(fault.clone()),
-            None => Err(DecodeFault::new(Reason::UnknownSchema, "there is no schema for it")),
+            None => Err(DecodeError::new(Reason::UnknownSchema, "there is no schema for it")),
         }
     }
 }

@@ -19,16 +19,16 @@ use crate::decode::plans::{Framed, Plans, whose};
 use crate::schema::protobuf::{MessageId, ProtoFile};
 use crate::schema::{Parsed, Schema, SchemaId, Schemas};
 use crate::spec::SchemaSource;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Reason, Slot};
-use plan::Plan;
-use walk::{Broken, Walk};
+use plan::ProtobufPlan;
+use walk::{Broken, ProtobufWalk};
 
 /// The deepest nesting of message types that a frame may name.
 const INDEXES_MAX: usize = 32;
 
 /// A schema, and the plans of the messages that occurred.
-type Made = (Arc<Schema>, Vec<(MessageId, Plan)>);
+type Made = (Arc<Schema>, Vec<(MessageId, ProtobufPlan)>);
 
 /// Finds the planned fields in Protobuf's wire format.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl ProtobufDecoder {
         payload: &[u8],
         header: Option<&[u8]>,
         fields: &mut Fields,
-    ) -> Result<(), DecodeFault> {
+    ) -> Result<(), DecodeError> {
         let Self { paths, leftovers, base, framed, message, plans } = self;
         fields.reset(paths.len());
         let Framed { id, start, indexes: of_header } = plans.open(payload, header, make)?;
@@ -103,19 +103,19 @@ impl ProtobufDecoder {
             let (whose, indexes) = (whose(id), indexes.unwrap_or_default());
             let where_from = if header.is_some() { "header" } else { "frame" };
             let detail = format!("its {where_from} names the message {indexes:?}, which {whose} doesn't have");
-            return Err(DecodeFault::new(Reason::InvalidFormat, detail));
+            return Err(DecodeError::new(Reason::InvalidFormat, detail));
         };
         let at = match made.iter().position(|(known, _)| *known == wanted) {
             Some(at) => at,
             None => {
-                made.push((wanted, Plan::new(file, wanted, paths, *leftovers, base)));
+                made.push((wanted, ProtobufPlan::new(file, wanted, paths, *leftovers, base)));
                 made.len() - 1
             }
         };
-        let mut walk = Walk::new(file, &made[at].1, payload, start, fields);
+        let mut walk = ProtobufWalk::new(file, &made[at].1, payload, start, fields);
         let Err(Broken) = walk.document() else {
             return match walk.refused {
-                Some(field) => Err(DecodeFault::new(Reason::UnknownField, format!("the field {field} has no column"))),
+                Some(field) => Err(DecodeError::new(Reason::UnknownField, format!("the field {field} has no column"))),
                 None => Ok(()),
             };
         };
@@ -125,7 +125,7 @@ impl ProtobufDecoder {
     }
 }
 
-fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeFault> {
+fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> {
     match &schema.0 {
         Parsed::Protobuf(_) => Ok((schema, Vec::new())),
         _ => Err(schema.is_not("protobuf", id)),
@@ -146,11 +146,11 @@ fn message_indexes(
     payload: &[u8],
     start: usize,
     indexes: &mut [i64; INDEXES_MAX],
-) -> Result<(usize, usize), DecodeFault> {
+) -> Result<(usize, usize), DecodeError> {
     let mut at = start;
     let mut next =
         || wire::varint(payload, &mut at).map(|number| (number >> 1).cast_signed() ^ -(number & 1).cast_signed());
-    let broken = || DecodeFault::new(Reason::InvalidFormat, "its frame doesn't say which message it is");
+    let broken = || DecodeError::new(Reason::InvalidFormat, "its frame doesn't say which message it is");
     let count = next().and_then(|count| usize::try_from(count).ok()).filter(|count| *count <= INDEXES_MAX);
     let count = count.ok_or_else(broken)?;
     for index in &mut indexes[..count] {
@@ -160,7 +160,7 @@ fn message_indexes(
 }
 
 #[cold]
-fn broken(at: usize, what: &str, id: Option<SchemaId>) -> DecodeFault {
+fn broken(at: usize, what: &str, id: Option<SchemaId>) -> DecodeError {
     let whose = whose(id);
-    DecodeFault::new(Reason::InvalidFormat, format!("the value is not Protobuf of {whose}: byte {at}: {what}"))
+    DecodeError::new(Reason::InvalidFormat, format!("the value is not Protobuf of {whose}: byte {at}: {what}"))
 }

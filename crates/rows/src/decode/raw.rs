@@ -3,7 +3,7 @@
 use crate::decode::Fields;
 use crate::decode::Path;
 use crate::decode::narrow;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot};
 
 /// The name of the only field.
@@ -21,10 +21,10 @@ impl RawDecoder {
         Self { takes: paths.iter().map(|path| path.as_slice() == [FIELD]).collect() }
     }
 
-    pub(crate) fn decode(&self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    pub(crate) fn decode(&self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         fields.reset(self.takes.len());
         if u32::try_from(payload.len()).is_err() {
-            return Err(DecodeFault::new(Reason::TooLarge, "the value is larger than 4 GiB"));
+            return Err(DecodeError::new(Reason::TooLarge, "the value is larger than 4 GiB"));
         }
         let whole = Slot { kind: Kind::Lexical, flags: Flags::BINARY, len: narrow(payload.len()), ..Slot::MISSING };
         for (slot, takes) in fields.slots.iter_mut().zip(&self.takes) {

@@ -10,7 +10,7 @@ use crate::decode::json::JsonDecoder;
 use crate::decode::{Decoder, Fields, Leftovers, Path};
 use crate::schema::{SchemaId, Schemas};
 use crate::spec::Decode;
-use crate::value::{DecodeFault, Flags, Kind, Reason, Slot, shown};
+use crate::value::{DecodeError, Flags, Kind, Reason, Slot, shown};
 
 /// Where a row's slot comes from.
 #[derive(Clone, Copy, Debug)]
@@ -94,7 +94,7 @@ impl RowsDecoder {
         payload: &[u8],
         header: Option<&[u8]>,
         fields: &mut Fields,
-    ) -> Result<bool, DecodeFault> {
+    ) -> Result<bool, DecodeError> {
         self.array = None;
         if !self.inner.decode(payload, header, fields)? {
             return Ok(false);
@@ -104,7 +104,7 @@ impl RowsDecoder {
     }
 
     /// Saves what is around the array that was found.
-    fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeFault> {
+    fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         std::mem::swap(&mut self.around.slots, &mut fields.slots);
         std::mem::swap(&mut self.around.leftovers, &mut fields.leftovers);
         (self.around.leftovers_flags, self.around.more) = (fields.leftovers_flags, fields.more);
@@ -119,18 +119,18 @@ impl RowsDecoder {
             Kind::Null => Ok(()),
             Kind::Missing => {
                 let detail = format!("the record has no `{}`, the array of its rows", self.path);
-                Err(DecodeFault::new(Reason::MissingField, detail))
+                Err(DecodeError::new(Reason::MissingField, detail))
             }
             _ => {
                 let bytes: &[u8] = if made { &fields.made } else { payload };
                 let detail = format!("`{}` {} is not an array", self.path, shown(slot.of(bytes).raw));
-                Err(DecodeFault::new(Reason::TypeMismatch, detail))
+                Err(DecodeError::new(Reason::TypeMismatch, detail))
             }
         }
     }
 
     /// Decodes the row of the next element. Returns whether there is one.
-    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeFault> {
+    pub(crate) fn next(&mut self, payload: &[u8], fields: &mut Fields) -> Result<bool, DecodeError> {
         loop {
             if let Some(array) = self.array.take() {
                 let bytes: &[u8] = if array.made { &fields.made } else { payload };
@@ -179,7 +179,7 @@ mod tests {
         text.split('.').map(str::to_owned).collect()
     }
 
-    fn rows(paths: &[&str], levels: &[&str], by_name: bool, value: &str) -> Result<Vec<String>, DecodeFault> {
+    fn rows(paths: &[&str], levels: &[&str], by_name: bool, value: &str) -> Result<Vec<String>, DecodeError> {
         let paths: Vec<_> = paths.iter().map(|text| path(text)).collect();
         let levels: Vec<_> = levels.iter().map(|text| path(text)).collect();
         let mut decoder = RowsDecoder::new(&Decode::Json, &paths, Leftovers::Collect, None, (&levels, by_name));

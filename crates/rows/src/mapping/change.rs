@@ -3,7 +3,7 @@
 use tidegate_protocol::record::Record;
 
 use crate::mapping::{Encoder, Refusal};
-use crate::value::{self, DecodeFault, Kind, Reason};
+use crate::value::{self, DecodeError, Kind, Reason};
 
 impl Encoder {
     /// Writes the row of a change whose fields are decoded.
@@ -16,7 +16,7 @@ impl Encoder {
     pub(super) fn change(&mut self, record: &Record<'_>, payload: &[u8], rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         let Some((op, shown)) = self.plan.change.as_ref().map(|change| (change.op, change.shown)) else { return Ok(0) };
         let op = self.fields.value(op, payload);
-        let refused = |reason, detail: String| Err(Refusal::Record(DecodeFault { reason, detail }));
+        let refused = |reason, detail: String| Err(Refusal::Record(DecodeError { reason, detail }));
         match op.as_text() {
             Some(b"c" | b"r" | b"u") => self.row(record, payload, rows),
             Some(b"d") if self.plan.deletes => {

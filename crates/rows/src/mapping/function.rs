@@ -11,7 +11,7 @@ use crate::json;
 use crate::json::string;
 use crate::render::{self, Form};
 use crate::spec::Function;
-use crate::value::{DecodeFault, Flags, Kind, Reason, Value, shown};
+use crate::value::{DecodeError, Flags, Kind, Reason, Value, shown};
 
 /// A decimal number: `digits` × 10^-`scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl Applied {
         value: Value<'a>,
         encoding: &Encoding,
         made: &'a mut Vec<u8>,
-    ) -> Result<Value<'a>, DecodeFault> {
+    ) -> Result<Value<'a>, DecodeError> {
         made.clear();
         match self {
             Self::Linear { scale, offset } => {
@@ -146,7 +146,7 @@ impl Applied {
                 let Some(result) = result else {
                     let reason = if Decimal::parse(made).is_some() { Reason::OutOfRange } else { Reason::TypeMismatch };
                     let detail = format!("{} can't be scaled exactly", shown(made));
-                    return Err(DecodeFault::new(reason, detail));
+                    return Err(DecodeError::new(reason, detail));
                 };
                 made.clear();
                 result.write(matches!(encoding, Encoding::Numeric(_)), made);
@@ -164,8 +164,8 @@ impl Applied {
                         Ok(Value { kind: Kind::Object, ..slot.of(made) })
                     }
                     Ok(slot) => Ok(slot.of(made)),
-                    Err(DecodeFault { reason, detail }) => {
-                        Err(DecodeFault { reason, detail: detail.replacen("the value", "the text", 1) })
+                    Err(DecodeError { reason, detail }) => {
+                        Err(DecodeError { reason, detail: detail.replacen("the value", "the text", 1) })
                     }
                 }
             }

@@ -12,7 +12,7 @@ use crate::json;
 use crate::mapping::meta;
 use crate::schema::{Found, SchemaId, Schemas};
 use crate::spec::{Decode, KeyFormat, SchemaSource};
-use crate::value::{DecodeFault, Flags, Kind, Reason, Slot, Value};
+use crate::value::{DecodeError, Flags, Kind, Reason, Slot, Value};
 
 /// The slot of the whole key.
 const WHOLE: u16 = 0;
@@ -117,7 +117,7 @@ impl KeyReader {
     ///
     /// # Errors
     /// The key isn't what its format says.
-    pub(super) fn read(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeFault> {
+    pub(super) fn read(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeError> {
         self.plain = false;
         let Self { format, avro, protobuf, fields, .. } = self;
         let slot = match (&*format, key.len()) {
@@ -157,7 +157,7 @@ impl KeyReader {
             (KeyFormat::Uuid, _) => text(key)?,
             (KeyFormat::Int(size) | KeyFormat::Float(size), length) => {
                 let detail = format!("the key has {length} bytes, and `key_format` says that it has {size}");
-                return Err(DecodeFault::new(Reason::InvalidFormat, detail));
+                return Err(DecodeError::new(Reason::InvalidFormat, detail));
             }
         };
         self.fields.reset(1);
@@ -166,7 +166,7 @@ impl KeyReader {
     }
 
     /// Reads a key of the format `auto`: by the schema of its frame, else as JSON, else as each column requires.
-    fn guess(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeFault> {
+    fn guess(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeError> {
         if let (true, Some(id)) = (self.framed, named(key, header)) {
             let Self { avro, protobuf, fields, .. } = self;
             return match self.kinds.iter().find(|(known, _)| *known == id).map_or(Framed::Avro, |(_, kind)| *kind) {
@@ -185,7 +185,7 @@ impl KeyReader {
     }
 
     /// Decodes the JSON that begins at `start`, with or without Kafka Connect's envelope.
-    fn json(&mut self, key: &[u8], start: usize) -> Result<(), DecodeFault> {
+    fn json(&mut self, key: &[u8], start: usize) -> Result<(), DecodeError> {
         let slot = in_key(json::document(&key[start..]))?;
         let whole = Slot { start: slot.start + narrow(start), ..slot };
         if whole.kind != Kind::Object {
@@ -212,7 +212,7 @@ impl KeyReader {
     ///
     /// # Errors
     /// The key doesn't fit the column.
-    pub(super) fn whole<'a>(&'a self, key: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+    pub(super) fn whole<'a>(&'a self, key: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }
 
@@ -246,9 +246,9 @@ fn begins_json(text: &[u8]) -> bool {
     matches!(text.first(), Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n'))
 }
 
-fn text(key: &[u8]) -> Result<Slot, DecodeFault> {
+fn text(key: &[u8]) -> Result<Slot, DecodeError> {
     if simdutf8::basic::from_utf8(key).is_err() {
-        return Err(DecodeFault::new(Reason::InvalidUtf8, "the key is not UTF-8"));
+        return Err(DecodeError::new(Reason::InvalidUtf8, "the key is not UTF-8"));
     }
     let flags = if memchr::memchr(0, key).is_some() { Flags::NUL } else { Flags::NONE };
     Ok(Slot { kind: Kind::Text, flags, len: narrow(key.len()), ..Slot::MISSING })
@@ -259,13 +259,13 @@ fn bytes(kind: Kind, key: &[u8]) -> Slot {
 }
 
 /// Rewords a decoder's fault, which speaks of values.
-fn in_key<T>(result: Result<T, DecodeFault>) -> Result<T, DecodeFault> {
-    result.map_err(|DecodeFault { reason, detail }| {
+fn in_key<T>(result: Result<T, DecodeError>) -> Result<T, DecodeError> {
+    result.map_err(|DecodeError { reason, detail }| {
         let detail = match detail.strip_prefix("the value") {
             Some(rest) => format!("the key{rest}"),
             None => format!("the key: {detail}"),
         };
-        DecodeFault { reason: if reason == Reason::Tombstone { Reason::InvalidFormat } else { reason }, detail }
+        DecodeError { reason: if reason == Reason::Tombstone { Reason::InvalidFormat } else { reason }, detail }
     })
 }
 
@@ -273,7 +273,7 @@ fn in_key<T>(result: Result<T, DecodeFault>) -> Result<T, DecodeFault> {
 mod tests {
     use super::*;
 
-    fn read(format: &KeyFormat, key: &[u8]) -> Result<Vec<String>, DecodeFault> {
+    fn read(format: &KeyFormat, key: &[u8]) -> Result<Vec<String>, DecodeError> {
         let paths = ["", "after.id", "id"]
             .map(|path| path.split('.').filter(|name| !name.is_empty()).map(str::to_owned).collect());
         let mut reader = KeyReader::new(format, &Decode::Json, &paths, None);

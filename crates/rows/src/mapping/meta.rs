@@ -12,7 +12,7 @@ use crate::decode::Fields;
 use crate::json;
 use crate::json::string;
 use crate::mapping::plan::Feed;
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Value};
 
 /// How a column reads the bytes of a key or a header.
@@ -86,7 +86,7 @@ pub(super) fn value<'a>(
     record: &Record<'a>,
     fields: &Fields,
     made: &'a mut Vec<u8>,
-) -> Result<Value<'a>, DecodeFault> {
+) -> Result<Value<'a>, DecodeError> {
     made.clear();
     match feed {
         // The caller handles these.
@@ -124,19 +124,19 @@ fn last_header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<Option<&'a [u8]>
 }
 
 /// Reads a record's key for a column with this encoding.
-pub(super) fn key<'a>(bytes: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+pub(super) fn key<'a>(bytes: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     read(bytes, Reading::of(encoding), "key")
 }
 
-fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, DecodeFault> {
+fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, DecodeError> {
     if reading == Reading::Bytes {
         return Ok(Value::bytes(bytes));
     }
     if simdutf8::basic::from_utf8(bytes).is_err() {
-        return Err(DecodeFault { reason: Reason::InvalidUtf8, detail: format!("the {what} is not UTF-8") });
+        return Err(DecodeError { reason: Reason::InvalidUtf8, detail: format!("the {what} is not UTF-8") });
     }
     match reading {
-        Reading::Json => json::document(bytes).map(|slot| slot.of(bytes)).map_err(|fault| DecodeFault {
+        Reading::Json => json::document(bytes).map(|slot| slot.of(bytes)).map_err(|fault| DecodeError {
             reason: fault.reason,
             detail: fault.detail.replacen("the value", &format!("the {what}"), 1),
         }),
@@ -150,7 +150,7 @@ fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, 
 
 /// Reads a field of CSV or a raw value for its column: by Postgres' own rules for numbers and booleans.
 #[inline]
-pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     if value.flags.has(Flags::NUMERIC) && takes_numbers(encoding) {
         return Ok(Value { kind: Kind::Number, ..*value });
     }
@@ -163,7 +163,7 @@ fn takes_numbers(encoding: &Encoding) -> bool {
 }
 
 #[inline(never)]
-fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeFault> {
+fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     let reading = match Reading::of(encoding) {
         // Raw bytes are bytes; for a field of CSV, a bytea gets the bytes of its text.
         Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
@@ -220,14 +220,14 @@ type Named<'a> = (&'a [u8], Vec<Option<&'a [u8]>>);
 
 /// Returns all headers as a JSON object: each name with its text, or with an array if the name occurs more than once. A value that
 /// Postgres can't store as text (not UTF-8, or with a NUL) becomes an object, `{"base64": "…"}`.
-fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeFault> {
+fn headers<'a>(headers: Headers<'_>, made: &'a mut Vec<u8>) -> Result<Value<'a>, DecodeError> {
     let mut flags = Flags::NONE;
     let mut places: HashMap<&[u8], usize> = HashMap::new();
     let mut by_name: Vec<Named<'_>> = Vec::new();
     for (name, value) in headers.iter() {
         if simdutf8::basic::from_utf8(name).is_err() {
             let detail = format!("the name of the header \"{}\" is not UTF-8", crate::value::shown(name));
-            return Err(DecodeFault { reason: Reason::InvalidUtf8, detail });
+            return Err(DecodeError { reason: Reason::InvalidUtf8, detail });
         }
         flags = flags.with(text(name).flags);
         let place = *places.entry(name).or_insert_with(|| {

@@ -15,7 +15,7 @@ use crate::mapping::function::Applied;
 use crate::mapping::mark::Mark;
 use crate::mapping::meta::{Lexeme, Reading};
 use crate::mapping::planner::Planner;
-use crate::mapping::route::{Router, Target};
+use crate::mapping::route::{RoutedTable, Router};
 use crate::mapping::row_filter::Check;
 use crate::mapping::shapes::Shapes;
 use crate::schema::Schemas;
@@ -263,8 +263,10 @@ impl Plan {
                     }
                     let Self { columns, column_count, copy_statement: copy, shapes, .. } = of_table;
                     let names = columns.iter().map(|column| column.name.clone()).collect();
-                    router
-                        .add(&catalog.table, Target { number, columns, column_count, mask_bytes: shapes.mask_bytes() });
+                    router.add(
+                        &catalog.table,
+                        RoutedTable { number, columns, column_count, mask_bytes: shapes.mask_bytes() },
+                    );
                     taken.push(Taken { catalog, columns: names, copy, shapes });
                 }
                 Ok(_) => router.refuse(&catalog.table, "its columns are of another order".to_owned()),

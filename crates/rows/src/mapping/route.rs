@@ -15,7 +15,7 @@ use crate::mapping::meta::{self, Lexeme, Reading};
 use crate::mapping::plan::{Feed, PlannedColumn};
 use crate::mapping::planner::Planner;
 use crate::spec::{Part, Route, Source};
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, shown};
 
 /// The longest identifier that Postgres doesn't truncate, in bytes.
@@ -27,7 +27,7 @@ pub(crate) struct Router {
     schema: Vec<Piece>,
     name: Vec<Piece>,
     /// Keys are the schema, a NUL, and the name.
-    tables: HashMap<Vec<u8>, Target>,
+    tables: HashMap<Vec<u8>, RoutedTable>,
     /// Tables that can't receive rows, and why.
     refused: HashMap<Vec<u8>, String>,
     is_full: bool,
@@ -35,14 +35,14 @@ pub(crate) struct Router {
 
 /// A table that receives rows.
 #[derive(Clone, Debug)]
-pub(super) struct Target {
+pub(super) struct RoutedTable {
     pub(super) number: u16,
     pub(super) columns: Vec<PlannedColumn>,
     pub(super) column_count: [u8; 2],
     pub(super) mask_bytes: usize,
 }
 
-impl Target {
+impl RoutedTable {
     /// Begins a row of this table, after its mark.
     #[inline]
     pub(super) fn open(&self, rows: &mut Vec<u8>) -> Mark {
@@ -85,7 +85,7 @@ impl Router {
         }
     }
 
-    pub(super) fn add(&mut self, table: &TableName, target: Target) {
+    pub(super) fn add(&mut self, table: &TableName, target: RoutedTable) {
         self.tables.insert(key(table), target);
     }
 
@@ -105,7 +105,7 @@ impl Router {
         fields: &Fields,
         made: &mut Vec<u8>,
         named: &mut Vec<u8>,
-    ) -> Result<(), DecodeFault> {
+    ) -> Result<(), DecodeError> {
         named.clear();
         for (n, pieces) in [&self.schema, &self.name].into_iter().enumerate() {
             if n > 0 {
@@ -133,7 +133,7 @@ impl Router {
     }
 
     /// Returns the target for the table in `named`.
-    pub(super) fn target(&self, named: &[u8]) -> Result<&Target, DecodeFault> {
+    pub(super) fn target(&self, named: &[u8]) -> Result<&RoutedTable, DecodeError> {
         self.tables.get(named).ok_or_else(|| {
             let table = of_key(named);
             no_table(match self.refused.get(named) {
@@ -169,7 +169,7 @@ fn append(
     fields: &Fields,
     made: &mut Vec<u8>,
     name: &mut Vec<u8>,
-) -> Result<(), DecodeFault> {
+) -> Result<(), DecodeError> {
     let payload = record.value.unwrap_or_default();
     let value = match feed {
         Feed::Field(slot) => fields.value(*slot, payload),
@@ -195,6 +195,6 @@ fn append(
     Ok(())
 }
 
-fn no_table(detail: String) -> DecodeFault {
-    DecodeFault { reason: Reason::NoTable, detail }
+fn no_table(detail: String) -> DecodeError {
+    DecodeError { reason: Reason::NoTable, detail }
 }

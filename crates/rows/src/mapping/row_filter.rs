@@ -13,11 +13,11 @@ use crate::value::{Flags, Kind, Value};
 #[derive(Clone, Debug)]
 pub(super) struct Check {
     slot: u16,
-    tests: Vec<Question>,
+    tests: Vec<FilterTest>,
 }
 
 #[derive(Clone, Debug)]
-enum Question {
+enum FilterTest {
     Equals(Literal),
     NotEquals(Literal),
     Exists(bool),
@@ -42,11 +42,11 @@ impl Check {
     /// Prepares the row filter for the field in this slot.
     pub(super) fn new(slot: u16, condition: &RowFilter) -> Self {
         let tests = condition.tests.iter().filter_map(|test| match test {
-            Test::Equals(json) => literal(json).map(Question::Equals),
-            Test::NotEquals(json) => literal(json).map(Question::NotEquals),
-            Test::Exists(there) => Some(Question::Exists(*there)),
-            Test::Greater(json) => Number::parse(json.as_bytes()).map(|n| Question::Compares(Ordering::Greater, n)),
-            Test::Less(json) => Number::parse(json.as_bytes()).map(|n| Question::Compares(Ordering::Less, n)),
+            Test::Equals(json) => literal(json).map(FilterTest::Equals),
+            Test::NotEquals(json) => literal(json).map(FilterTest::NotEquals),
+            Test::Exists(there) => Some(FilterTest::Exists(*there)),
+            Test::Greater(json) => Number::parse(json.as_bytes()).map(|n| FilterTest::Compares(Ordering::Greater, n)),
+            Test::Less(json) => Number::parse(json.as_bytes()).map(|n| FilterTest::Compares(Ordering::Less, n)),
         });
         Self { slot, tests: tests.collect() }
     }
@@ -56,10 +56,10 @@ impl Check {
         let value = meta::compared(fields.value(self.slot, payload));
         let there = !matches!(value.kind, Kind::Missing | Kind::Null);
         self.tests.iter().all(|test| match test {
-            Question::Equals(literal) => literal.equals(&value, scratch),
-            Question::NotEquals(literal) => !literal.equals(&value, scratch),
-            Question::Exists(wanted) => there == *wanted,
-            Question::Compares(wanted, number) => {
+            FilterTest::Equals(literal) => literal.equals(&value, scratch),
+            FilterTest::NotEquals(literal) => !literal.equals(&value, scratch),
+            FilterTest::Exists(wanted) => there == *wanted,
+            FilterTest::Compares(wanted, number) => {
                 Number::of(&value).and_then(|value| value.compare(*number)) == Some(*wanted)
             }
         })

@@ -6,7 +6,7 @@ use crate::copy::NULL;
 use crate::decode::{Fields, frame};
 use crate::mapping::plan::{Feed, PlannedColumn, WhenMissing};
 use crate::mapping::{Encoder, meta};
-use crate::value::DecodeFault;
+use crate::value::DecodeError;
 use crate::value::{Kind, Reason, Value, shown};
 
 /// The last field of a row that doesn't delete, if tombstones delete: a bool that is false.
@@ -32,8 +32,8 @@ impl Encoder {
     /// Writes the row of a tombstone. The key's columns come from the fields of the record's key; if only one column comes from a
     /// field, it may be the whole key. Columns filled from Kafka's metadata get it. All others are NULL.
     #[cold]
-    pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeFault> {
-        let refused = |detail: String| DecodeFault { reason: Reason::Tombstone, detail };
+    pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeError> {
+        let refused = |detail: String| DecodeError { reason: Reason::Tombstone, detail };
         if !self.plan.deletes {
             return Err(refused("the record has no value: it is a tombstone".to_owned()));
         }
@@ -51,7 +51,7 @@ impl Encoder {
         record: &Record<'_>,
         payload: &[u8],
         rows: &mut Vec<u8>,
-    ) -> Result<(), DecodeFault> {
+    ) -> Result<(), DecodeError> {
         self.delete_row(record, Some(payload), rows)
     }
 
@@ -60,7 +60,7 @@ impl Encoder {
         record: &Record<'_>,
         payload: Option<&[u8]>,
         rows: &mut Vec<u8>,
-    ) -> Result<(), DecodeFault> {
+    ) -> Result<(), DecodeError> {
         let from_field = |column: &&PlannedColumn| column.in_key && matches!(column.feed, Feed::Field(_));
         let from_fields = self.plan.columns.iter().filter(from_field).count();
         let here = |column: &PlannedColumn, fields: &Fields| match (&column.feed, payload) {
@@ -121,7 +121,7 @@ impl Encoder {
                 },
                 _ => column.encoding.put(value, column.nul, &mut self.scratch, rows),
             };
-            put.map_err(|reason| DecodeFault {
+            put.map_err(|reason| DecodeError {
                 reason,
                 detail: format!(
                     "the record deletes, and {} gives no {} {} to delete",
@@ -135,7 +135,7 @@ impl Encoder {
         self.deletes += 1;
         if let Some(mark) = mark {
             mark.close(rows)
-                .map_err(|reason| DecodeFault { reason, detail: "the row of its key is too large".to_owned() })?;
+                .map_err(|reason| DecodeError { reason, detail: "the row of its key is too large".to_owned() })?;
         }
         Ok(())
     }

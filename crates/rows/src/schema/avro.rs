@@ -18,7 +18,7 @@ pub(crate) type NodeId = u32;
 const MAX_NODES: usize = 100_000;
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Node {
+pub(crate) enum AvroNode {
     Null,
     Boolean,
     /// Both int and long, which are encoded alike, and whether it is an int.
@@ -62,7 +62,7 @@ pub(crate) enum Node {
     Duration,
     Record {
         name: String,
-        fields: Vec<Field>,
+        fields: Vec<AvroField>,
     },
     Array(NodeId),
     Map(NodeId),
@@ -70,7 +70,7 @@ pub(crate) enum Node {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Field {
+pub(crate) struct AvroField {
     pub(crate) name: String,
     pub(crate) aliases: Vec<String>,
     /// `"name":`, as JSON has it.
@@ -80,7 +80,7 @@ pub(crate) struct Field {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AvroSchema {
-    pub(crate) nodes: Vec<Node>,
+    pub(crate) nodes: Vec<AvroNode>,
     pub(crate) root: NodeId,
 }
 
@@ -90,7 +90,7 @@ impl AvroSchema {
     /// # Errors
     /// Returns what is wrong with the schema, as text for people.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
-        let mut reader = Reader { nodes: Vec::new(), names: HashMap::new() };
+        let mut reader = SchemaReader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {
             reader.document(text)?;
         }
@@ -99,25 +99,25 @@ impl AvroSchema {
     }
 
     #[inline]
-    pub(crate) fn node(&self, id: NodeId) -> &Node {
+    pub(crate) fn node(&self, id: NodeId) -> &AvroNode {
         &self.nodes[id as usize]
     }
 
     /// Returns the fields of the record at the top, for faults of a mapping.
     pub(crate) fn field_names(&self) -> Vec<&str> {
         match self.node(self.root) {
-            Node::Record { fields, .. } => fields.iter().map(|field| field.name.as_str()).collect(),
+            AvroNode::Record { fields, .. } => fields.iter().map(|field| field.name.as_str()).collect(),
             _ => Vec::new(),
         }
     }
 }
 
-struct Reader {
-    nodes: Vec<Node>,
+struct SchemaReader {
+    nodes: Vec<AvroNode>,
     names: HashMap<String, NodeId>,
 }
 
-impl Reader {
+impl SchemaReader {
     fn document(&mut self, text: &str) -> Result<NodeId, String> {
         let json: Json = match serde_json::from_str(text) {
             Ok(json) => json,
@@ -128,7 +128,7 @@ impl Reader {
         self.read(&json, "", 0)
     }
 
-    fn push(&mut self, node: Node) -> Result<NodeId, String> {
+    fn push(&mut self, node: AvroNode) -> Result<NodeId, String> {
         if self.nodes.len() >= MAX_NODES {
             return Err(format!("it has more than {MAX_NODES} types"));
         }
@@ -145,7 +145,7 @@ impl Reader {
             Json::Array(branches) => {
                 let ids = branches.iter().map(|branch| self.read(branch, namespace, depth + 1));
                 let ids = ids.collect::<Result<_, _>>()?;
-                self.push(Node::Union(ids))
+                self.push(AvroNode::Union(ids))
             }
             Json::Object(object) => self.object(object, namespace, depth),
             _ => Err(format!("{json} is no type")),
@@ -173,14 +173,14 @@ impl Reader {
             "record" | "error" => self.record(object, namespace, depth),
             "enum" => {
                 let symbols = texts(object.get("symbols")).ok_or("an enum without `symbols`")?;
-                let id = self.push(Node::Enum(symbols.into_iter().map(Into::into).collect()))?;
+                let id = self.push(AvroNode::Enum(symbols.into_iter().map(Into::into).collect()))?;
                 self.define(object, namespace, id)?;
                 Ok(id)
             }
             "fixed" => {
                 let size = object.get("size").and_then(Json::as_u64).and_then(|size| usize::try_from(size).ok());
                 let size = size.ok_or("a fixed without `size`")?;
-                let id = self.push(logical(object, Node::Fixed(size)))?;
+                let id = self.push(logical(object, AvroNode::Fixed(size)))?;
                 self.define(object, namespace, id)?;
                 Ok(id)
             }
@@ -188,7 +188,7 @@ impl Reader {
                 let (key, array) = if kind == "array" { ("items", true) } else { ("values", false) };
                 let inner = object.get(key).ok_or_else(|| format!("{kind} without `{key}`"))?;
                 let inner = self.read(inner, namespace, depth + 1)?;
-                self.push(if array { Node::Array(inner) } else { Node::Map(inner) })
+                self.push(if array { AvroNode::Array(inner) } else { AvroNode::Map(inner) })
             }
             name => match primitive(name) {
                 Some(node) => self.push(logical(object, node)),
@@ -200,7 +200,7 @@ impl Reader {
     fn record(&mut self, object: &Map<String, Json>, namespace: &str, depth: u32) -> Result<NodeId, String> {
         let name = name_of(object, namespace)?;
         // The record is registered before its fields are parsed: they may contain it.
-        let id = self.push(Node::Record { name: name.clone(), fields: Vec::new() })?;
+        let id = self.push(AvroNode::Record { name: name.clone(), fields: Vec::new() })?;
         self.define(object, namespace, id)?;
         let inner = name.rsplit_once('.').map_or("", |(space, _)| space);
         let list = object.get("fields").and_then(Json::as_array);
@@ -214,14 +214,15 @@ impl Reader {
             string::quote(own.as_bytes(), &mut key);
             key.push(b':');
             let aliases = texts(field.get("aliases")).unwrap_or_default();
-            fields.push(Field { name: own.to_owned(), aliases, key: key.into(), node });
+            fields.push(AvroField { name: own.to_owned(), aliases, key: key.into(), node });
         }
         let is_variable = connect_name(object) == Some(Logical::VariableDecimal)
             && matches!(
                 fields.iter().map(|field| &self.nodes[field.node as usize]).collect::<Vec<_>>()[..],
-                [Node::Long { int: true }, Node::Bytes]
+                [AvroNode::Long { int: true }, AvroNode::Bytes]
             );
-        self.nodes[id as usize] = if is_variable { Node::VariableDecimal } else { Node::Record { name, fields } };
+        self.nodes[id as usize] =
+            if is_variable { AvroNode::VariableDecimal } else { AvroNode::Record { name, fields } };
         Ok(id)
     }
 
@@ -242,16 +243,16 @@ fn full_name(name: &str, namespace: &str) -> String {
     if name.contains('.') || namespace.is_empty() { name.to_owned() } else { format!("{namespace}.{name}") }
 }
 
-fn primitive(name: &str) -> Option<Node> {
+fn primitive(name: &str) -> Option<AvroNode> {
     Some(match name {
-        "null" => Node::Null,
-        "boolean" => Node::Boolean,
-        "int" => Node::Long { int: true },
-        "long" => Node::Long { int: false },
-        "float" => Node::Float,
-        "double" => Node::Double,
-        "bytes" => Node::Bytes,
-        "string" => Node::Text,
+        "null" => AvroNode::Null,
+        "boolean" => AvroNode::Boolean,
+        "int" => AvroNode::Long { int: true },
+        "long" => AvroNode::Long { int: false },
+        "float" => AvroNode::Float,
+        "double" => AvroNode::Double,
+        "bytes" => AvroNode::Bytes,
+        "string" => AvroNode::Text,
         _ => return None,
     })
 }
@@ -266,37 +267,39 @@ fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
 }
 
 /// Returns the logical type if it has one that fits, and otherwise `plain`.
-fn logical(object: &Map<String, Json>, plain: Node) -> Node {
+fn logical(object: &Map<String, Json>, plain: AvroNode) -> AvroNode {
     let exponent = || {
         let scale = object.get("scale").map_or(Some(0), Json::as_i64)?;
         i32::try_from(scale).ok().map(i32::saturating_neg)
     };
-    let instant = |unit, local| Node::Instant { unit, local };
+    let instant = |unit, local| AvroNode::Instant { unit, local };
     let name = object.get("logicalType").and_then(Json::as_str).unwrap_or_default();
     match (name, &plain) {
-        ("decimal", Node::Bytes) => exponent().map_or(plain, |exponent| Node::Decimal { fixed: None, exponent }),
-        ("decimal", Node::Fixed(size)) => {
-            let fixed = Some(*size);
-            exponent().map_or(plain, |exponent| Node::Decimal { fixed, exponent })
+        ("decimal", AvroNode::Bytes) => {
+            exponent().map_or(plain, |exponent| AvroNode::Decimal { fixed: None, exponent })
         }
-        ("uuid", Node::Text) => Node::Uuid,
-        ("uuid", Node::Fixed(16)) => Node::FixedUuid,
-        ("duration", Node::Fixed(12)) => Node::Duration,
-        ("date", Node::Long { int: true }) => Node::Day,
-        ("time-millis", Node::Long { int: true }) => Node::Clock { int: true, unit: 1_000 },
-        ("time-micros", Node::Long { int: false }) => Node::Clock { int: false, unit: 1 },
-        ("timestamp-millis", Node::Long { int: false }) => instant(1_000, false),
-        ("timestamp-micros", Node::Long { int: false }) => instant(1, false),
-        ("timestamp-nanos", Node::Long { int: false }) => instant(-1_000, false),
-        ("local-timestamp-millis", Node::Long { int: false }) => instant(1_000, true),
-        ("local-timestamp-micros", Node::Long { int: false }) => instant(1, true),
-        ("local-timestamp-nanos", Node::Long { int: false }) => instant(-1_000, true),
+        ("decimal", AvroNode::Fixed(size)) => {
+            let fixed = Some(*size);
+            exponent().map_or(plain, |exponent| AvroNode::Decimal { fixed, exponent })
+        }
+        ("uuid", AvroNode::Text) => AvroNode::Uuid,
+        ("uuid", AvroNode::Fixed(16)) => AvroNode::FixedUuid,
+        ("duration", AvroNode::Fixed(12)) => AvroNode::Duration,
+        ("date", AvroNode::Long { int: true }) => AvroNode::Day,
+        ("time-millis", AvroNode::Long { int: true }) => AvroNode::Clock { int: true, unit: 1_000 },
+        ("time-micros", AvroNode::Long { int: false }) => AvroNode::Clock { int: false, unit: 1 },
+        ("timestamp-millis", AvroNode::Long { int: false }) => instant(1_000, false),
+        ("timestamp-micros", AvroNode::Long { int: false }) => instant(1, false),
+        ("timestamp-nanos", AvroNode::Long { int: false }) => instant(-1_000, false),
+        ("local-timestamp-millis", AvroNode::Long { int: false }) => instant(1_000, true),
+        ("local-timestamp-micros", AvroNode::Long { int: false }) => instant(1, true),
+        ("local-timestamp-nanos", AvroNode::Long { int: false }) => instant(-1_000, true),
         _ => match (connect_name(object), &plain) {
-            (Some(logical @ (Logical::Json | Logical::ZonedTimestamp)), Node::Text) => Node::NamedText(logical),
+            (Some(logical @ (Logical::Json | Logical::ZonedTimestamp)), AvroNode::Text) => AvroNode::NamedText(logical),
             (
                 Some(logical @ (Logical::Day | Logical::Clock(_) | Logical::Instant(_) | Logical::Span(_))),
-                Node::Long { int },
-            ) => Node::Named { int: *int, logical },
+                AvroNode::Long { int },
+            ) => AvroNode::Named { int: *int, logical },
             _ => plain,
         },
     }

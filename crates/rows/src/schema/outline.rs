@@ -1,6 +1,6 @@
 //! The fields of a schema with the types of the columns that take them, for the proposal of a table.
 
-use super::avro::{AvroSchema, Node, NodeId};
+use super::avro::{AvroNode, AvroSchema, NodeId};
 use super::logical::Logical;
 use super::protobuf::{FieldKind, Known, MessageId, ProtoFile};
 use super::{Parsed, Schema};
@@ -39,34 +39,34 @@ fn of_avro(schema: &AvroSchema, id: NodeId, depth: usize, left: &mut usize) -> O
     *left = left.saturating_sub(1);
     Outline::Type(match schema.node(id) {
         _ if depth > DEPTH_MAX || *left == 0 => "jsonb",
-        Node::Record { fields, .. } => {
+        AvroNode::Record { fields, .. } => {
             let fields = fields.iter().map(|field| (field.name.clone(), of_avro(schema, field.node, depth + 1, left)));
             return Outline::Record(fields.collect());
         }
-        Node::Array(element) => return Outline::Array(Box::new(of_avro(schema, *element, depth + 1, left))),
-        Node::Union(branches) => {
-            let mut branches = branches.iter().filter(|branch| *schema.node(**branch) != Node::Null);
+        AvroNode::Array(element) => return Outline::Array(Box::new(of_avro(schema, *element, depth + 1, left))),
+        AvroNode::Union(branches) => {
+            let mut branches = branches.iter().filter(|branch| *schema.node(**branch) != AvroNode::Null);
             match (branches.next(), branches.next()) {
                 (Some(only), None) => return of_avro(schema, *only, depth + 1, left),
                 _ => "jsonb",
             }
         }
-        Node::Null | Node::Map(_) => "jsonb",
-        Node::Boolean => "bool",
-        Node::Long { int: true } => "int4",
-        Node::Long { int: false } => "int8",
-        Node::Float => "float4",
-        Node::Double => "float8",
-        Node::Bytes | Node::Fixed(_) => "bytea",
-        Node::Text | Node::Enum(_) => "text",
-        Node::Decimal { .. } | Node::VariableDecimal => "numeric",
-        Node::Day => "date",
-        Node::Clock { .. } => "time",
-        Node::Instant { local: true, .. } => "timestamp",
-        Node::Instant { local: false, .. } => "timestamptz",
-        Node::Uuid | Node::FixedUuid => "uuid",
-        Node::Duration => "interval",
-        Node::Named { logical, .. } | Node::NamedText(logical) => match logical {
+        AvroNode::Null | AvroNode::Map(_) => "jsonb",
+        AvroNode::Boolean => "bool",
+        AvroNode::Long { int: true } => "int4",
+        AvroNode::Long { int: false } => "int8",
+        AvroNode::Float => "float4",
+        AvroNode::Double => "float8",
+        AvroNode::Bytes | AvroNode::Fixed(_) => "bytea",
+        AvroNode::Text | AvroNode::Enum(_) => "text",
+        AvroNode::Decimal { .. } | AvroNode::VariableDecimal => "numeric",
+        AvroNode::Day => "date",
+        AvroNode::Clock { .. } => "time",
+        AvroNode::Instant { local: true, .. } => "timestamp",
+        AvroNode::Instant { local: false, .. } => "timestamptz",
+        AvroNode::Uuid | AvroNode::FixedUuid => "uuid",
+        AvroNode::Duration => "interval",
+        AvroNode::Named { logical, .. } | AvroNode::NamedText(logical) => match logical {
             Logical::Day => "date",
             Logical::Clock(_) => "time",
             // Debezium's: the column that it read had no zone.
@@ -106,7 +106,7 @@ fn of_message(file: &ProtoFile, id: MessageId, depth: usize, left: &mut usize) -
         Known::Wrapper => message.fields.first().map_or(Outline::Type("jsonb"), |field| of_kind(field.kind)),
         Known::No if depth > DEPTH_MAX || is_full => Outline::Type("jsonb"),
         Known::No => {
-            let mut field = |field: &super::protobuf::Field| {
+            let mut field = |field: &super::protobuf::ProtobufField| {
                 let outline = match (field.map, field.repeated) {
                     (true, _) => Outline::Type("jsonb"),
                     (false, true) => Outline::Array(Box::new(of_kind(field.kind))),

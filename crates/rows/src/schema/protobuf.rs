@@ -59,7 +59,7 @@ pub(crate) enum Known {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Field {
+pub(crate) struct ProtobufField {
     pub(crate) number: u32,
     pub(crate) name: String,
     /// The JSON name, which paths may use too.
@@ -76,7 +76,7 @@ pub(crate) struct Field {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Message {
     pub(crate) name: String,
-    pub(crate) fields: Vec<Field>,
+    pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
     /// The index of a field plus 1, by field number, for small numbers.
     dense: Vec<u16>,
@@ -265,7 +265,7 @@ fn field_of(
     field: &FieldDescriptor,
     names: &HashMap<String, MessageId>,
     enums: &HashMap<String, u32>,
-) -> Option<Field> {
+) -> Option<ProtobufField> {
     let kind = match field.kind() {
         ProtoKind::Double => FieldKind::Double,
         ProtoKind::Float => FieldKind::Float,
@@ -288,7 +288,7 @@ fn field_of(
     let mut key = Vec::new();
     string::quote(field.name().as_bytes(), &mut key);
     key.push(b':');
-    Some(Field {
+    Some(ProtobufField {
         number: field.number(),
         name: field.name().to_owned(),
         json_name: field.json_name().to_owned(),

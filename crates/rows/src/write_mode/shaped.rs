@@ -8,7 +8,7 @@
 //!   itself.
 
 use super::newest::Newest;
-use super::{Deletes, LEFT_OUT, ORDER, Staged, Target};
+use super::{Deletes, LEFT_OUT, MergeTarget, ORDER, Staged};
 use crate::catalog::quote_identifier;
 use crate::copy::NULL;
 use crate::mapping::mark;
@@ -85,7 +85,7 @@ pub fn is_tombstone(row: &[u8]) -> bool {
     row.last() == Some(&1)
 }
 
-impl Target<'_> {
+impl MergeTarget<'_> {
     /// Returns the COPY of rows with this mask directly into `table`, which is SQL.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> String {
         let names = super::names(&self.shapes.present(self.columns, mask));

@@ -8,7 +8,7 @@ use tidegate_rows::copy::types;
 use tidegate_rows::fault::PlanFault;
 use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::spec::{Column, Decode, NulPolicy, RowSpec, Shape, Source, Table, UnknownFields, WriteMode};
-use tidegate_rows::value::Rejection;
+use tidegate_rows::value::EncodeError;
 
 /// The settings that decide how records become rows of `public.t`.
 pub(crate) struct Pipeline {
@@ -143,12 +143,12 @@ pub(crate) fn fields(row: &[u8]) -> Vec<Option<Vec<u8>>> {
 }
 
 /// Encodes the field `v` of a value into a column `v` of this type. Returns the field's bytes.
-pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>, Rejection> {
+pub(crate) fn encode_one(type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     encode_with(mapped("v", "v"), type_text, value)
 }
 
 /// As [`encode_one`], with this mapping.
-pub(crate) fn encode_with(mapped: Column, type_text: &str, value: &str) -> Result<Option<Vec<u8>>, Rejection> {
+pub(crate) fn encode_with(mapped: Column, type_text: &str, value: &str) -> Result<Option<Vec<u8>>, EncodeError> {
     let name = mapped.name.clone();
     let mut encoder = encoder(&pipeline(Some(vec![mapped])), &catalog(vec![column(&name, type_text)])).expect("a plan");
     let payload = format!("{{\"v\":{value}}}");

@@ -4,7 +4,7 @@ use tidegate_protocol::record::{Headers, Record, push_header};
 use tidegate_rows::catalog::{CatalogColumn, RelationKind};
 use tidegate_rows::mapping::{Plan, mark};
 use tidegate_rows::spec::{EpochUnit, Missing, NulPolicy, Source, UnknownFields, WriteMode};
-use tidegate_rows::value::{Reason, Rejection};
+use tidegate_rows::value::{EncodeError, Reason};
 
 use crate::fixtures::*;
 
@@ -37,7 +37,11 @@ fn telemetry_row() -> Vec<Option<Vec<u8>>> {
     ]
 }
 
-fn one(config: &Pipeline, columns: Vec<CatalogColumn>, record: &Record<'_>) -> Result<Vec<Option<Vec<u8>>>, Rejection> {
+fn one(
+    config: &Pipeline,
+    columns: Vec<CatalogColumn>,
+    record: &Record<'_>,
+) -> Result<Vec<Option<Vec<u8>>>, EncodeError> {
     let mut rows = Vec::new();
     encoder(config, &catalog(columns)).expect("a plan").encode(record, &mut rows).map(|_| fields(&rows))
 }
@@ -143,7 +147,7 @@ fn not_null_columns_refuse_missing_and_null_without_asking_postgres() {
 #[test]
 fn refusals_are_sentences_for_a_person() {
     let refused = |type_text: &str, value: &str| {
-        let Rejection { reason, detail, .. } = encode_one(type_text, value).expect_err("a refusal");
+        let EncodeError { reason, detail, .. } = encode_one(type_text, value).expect_err("a refusal");
         (reason, detail)
     };
     assert_eq!(refused("float8", "\"n/a\""), (Reason::TypeMismatch, "v \"n/a\" is not float8".to_owned()));
@@ -164,7 +168,7 @@ fn refusals_are_sentences_for_a_person() {
 #[test]
 fn records_that_are_no_json_object_are_refused_with_the_place() {
     let refused = |value: &[u8]| {
-        let Rejection { reason, detail, column } =
+        let EncodeError { reason, detail, column } =
             one(&pipeline(None), telemetry(), &record(value)).expect_err("a refusal");
         assert_eq!(column, None);
         (reason, detail)
@@ -230,7 +234,7 @@ fn keys_and_headers_that_do_not_fit_are_refused_with_their_name() {
         let mut arena = Vec::new();
         push_header(&mut arena, b"h", Some(header));
         let record = Record { key: Some(key), headers: Headers::from_arena(&arena), ..record(b"{}") };
-        let Rejection { reason, detail, .. } =
+        let EncodeError { reason, detail, .. } =
             one(&config, vec![column("v", type_text)], &record).expect_err("a refusal");
         (reason, detail)
     };

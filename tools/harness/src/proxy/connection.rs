@@ -8,7 +8,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::try_join;
 
 use super::State;
-use super::dialog::{Dialog, Fate, command_tag};
+use super::dialog::{Dialog, MessageFate, command_tag};
 use super::frames::Frames;
 use super::trigger::{Action, Seen, Watched};
 
@@ -231,9 +231,9 @@ impl Down<'_> {
     /// Returns whether the message is part of a reply to be dropped; the end of that reply ends the connection.
     fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
         match lock(self.dialog).hear_server(message) {
-            Fate::Passes => Ok(false),
-            Fate::Dropped => Ok(true),
-            Fate::EndsDroppedReply(watched) => {
+            MessageFate::Passes => Ok(false),
+            MessageFate::Dropped => Ok(true),
+            MessageFate::EndsDroppedReply(watched) => {
                 watched.tell_fired();
                 Err(End::ResetClient)
             }

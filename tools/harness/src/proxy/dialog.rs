@@ -28,7 +28,7 @@ pub(super) struct Dialog {
 }
 
 /// How to treat a message of the server.
-pub(super) enum Fate {
+pub(super) enum MessageFate {
     Passes,
     Dropped,
     EndsDroppedReply(Arc<Watched>),
@@ -118,17 +118,17 @@ impl Dialog {
     }
 
     /// Reads a message of the server.
-    pub(super) fn hear_server(&mut self, message: &[u8]) -> Fate {
+    pub(super) fn hear_server(&mut self, message: &[u8]) -> MessageFate {
         let kind = message.first();
         match &self.drop_after {
             Some((after, watched)) if self.ready_seen >= *after => {
                 // Done, failed, empty, ready, or "send the data": the client would go on from any of them.
                 let is_end = matches!(kind, Some(b'C' | b'E' | b'I' | b'Z' | b'G'));
-                if is_end { Fate::EndsDroppedReply(Arc::clone(watched)) } else { Fate::Dropped }
+                if is_end { MessageFate::EndsDroppedReply(Arc::clone(watched)) } else { MessageFate::Dropped }
             }
             Some(_) | None => {
                 self.ready_seen += u64::from(kind == Some(&b'Z'));
-                Fate::Passes
+                MessageFate::Passes
             }
         }
     }
@@ -158,9 +158,9 @@ mod tests {
         let pulled = hear("COMMIT");
         assert_eq!(pulled.as_ref().map(|(_, ready_before)| *ready_before), Some(2));
         dialog.drop_reply(2, Arc::clone(&watched));
-        assert!(matches!(dialog.hear_server(b"C\0\0\0\x0aBEGIN\0"), Fate::Passes));
-        assert!(matches!(dialog.hear_server(b"Z\0\0\0\x05T"), Fate::Passes));
-        assert!(matches!(dialog.hear_server(b"N\0\0\0\x04"), Fate::Dropped));
-        assert!(matches!(dialog.hear_server(b"C\0\0\0\x0bCOMMIT\0"), Fate::EndsDroppedReply(_)));
+        assert!(matches!(dialog.hear_server(b"C\0\0\0\x0aBEGIN\0"), MessageFate::Passes));
+        assert!(matches!(dialog.hear_server(b"Z\0\0\0\x05T"), MessageFate::Passes));
+        assert!(matches!(dialog.hear_server(b"N\0\0\0\x04"), MessageFate::Dropped));
+        assert!(matches!(dialog.hear_server(b"C\0\0\0\x0bCOMMIT\0"), MessageFate::EndsDroppedReply(_)));
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::decode::Leftovers;
 use crate::decode::Path;
-use crate::schema::avro::{AvroSchema, Field, Node, NodeId};
+use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
 /// How to treat fields without a column, and how many levels below the current record the record's own fields lie.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
 /// How to treat a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum FieldTarget {
     Skip,
     /// A column takes the value.
     Slot(u16),
@@ -23,20 +23,20 @@ pub(super) enum Target {
 
 /// A value of which columns take parts.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Place {
+pub(super) enum PlannedValue {
     /// A record: each field, in the order of the schema.
-    Record(Vec<(NodeId, Target)>),
+    Record(Vec<(NodeId, FieldTarget)>),
     /// A map: the type of its values, and the targets of the keys that paths name.
-    Map(NodeId, Vec<(Box<[u8]>, Target)>),
+    Map(NodeId, Vec<(Box<[u8]>, FieldTarget)>),
     /// A union: each branch.
-    Union(Vec<(NodeId, Target)>),
+    Union(Vec<(NodeId, FieldTarget)>),
 }
 
 /// The plan for values of one schema.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Plan {
-    pub(super) places: Vec<Place>,
-    pub(super) root: Target,
+pub(super) struct AvroPlan {
+    pub(super) places: Vec<PlannedValue>,
+    pub(super) root: FieldTarget,
     /// A field without a column, if records with such fields are rejected.
     pub(super) refused: Option<String>,
     /// `"name":` of the fields that go to the leftovers.
@@ -45,11 +45,11 @@ pub(super) struct Plan {
     pub(super) copies: Vec<(u16, u16)>,
 }
 
-impl Plan {
+impl AvroPlan {
     /// Looks up each path in the schema; a path that the schema lacks stays missing. The record's own fields are at `base`.
     pub(super) fn new(schema: &AvroSchema, paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this =
-            Self { places: Vec::new(), root: Target::Skip, refused: None, keys: Vec::new(), copies: Vec::new() };
+            Self { places: Vec::new(), root: FieldTarget::Skip, refused: None, keys: Vec::new(), copies: Vec::new() };
         let wanted: Vec<(u16, &[String])> = (0_u16..).zip(paths).map(|(slot, path)| (slot, path.as_slice())).collect();
         this.root = this.target(schema, schema.root, &wanted, Some((leftovers, base)), 0);
         this
@@ -63,7 +63,7 @@ impl Plan {
         wanted: &[(u16, &[String])],
         leftovers: Rest<'_>,
         depth: usize,
-    ) -> Target {
+    ) -> FieldTarget {
         let mut wholes = wanted.iter().filter(|(_, rest)| rest.is_empty()).map(|(slot, _)| *slot);
         let whole = wholes.next();
         if let Some(from) = whole {
@@ -77,11 +77,13 @@ impl Plan {
             self.place(schema, node, wanted, &inner, leftovers, depth)
         };
         match (whole, place) {
-            (None, None) => Target::Skip,
-            (Some(slot), None) => Target::Slot(slot),
+            (None, None) => FieldTarget::Skip,
+            (Some(slot), None) => FieldTarget::Slot(slot),
             // The branches of a union fill the slot themselves.
-            (Some(slot), Some(place)) if !matches!(schema.node(node), Node::Union(_)) => Target::Both(slot, place),
-            (_, Some(place)) => Target::Into(place),
+            (Some(slot), Some(place)) if !matches!(schema.node(node), AvroNode::Union(_)) => {
+                FieldTarget::Both(slot, place)
+            }
+            (_, Some(place)) => FieldTarget::Into(place),
         }
     }
 
@@ -95,7 +97,7 @@ impl Plan {
         depth: usize,
     ) -> Option<u32> {
         let place = match schema.node(node) {
-            Node::Record { fields, .. } => {
+            AvroNode::Record { fields, .. } => {
                 let targets = fields.iter().map(|field| {
                     let below: Vec<_> = inner
                         .iter()
@@ -112,9 +114,9 @@ impl Plan {
                     };
                     (field.node, target)
                 });
-                Place::Record(targets.collect())
+                PlannedValue::Record(targets.collect())
             }
-            Node::Map(values) => {
+            AvroNode::Map(values) => {
                 let mut keys: Vec<&String> = inner.iter().map(|(_, rest)| &rest[0]).collect();
                 keys.sort_unstable();
                 keys.dedup();
@@ -126,12 +128,12 @@ impl Plan {
                         .collect();
                     (key.as_bytes().into(), self.target(schema, *values, &below, None, depth + 1))
                 });
-                Place::Map(*values, targets.collect())
+                PlannedValue::Map(*values, targets.collect())
             }
-            Node::Union(branches) => {
+            AvroNode::Union(branches) => {
                 let targets =
                     branches.iter().map(|branch| (*branch, self.target(schema, *branch, wanted, leftovers, depth + 1)));
-                Place::Union(targets.collect())
+                PlannedValue::Union(targets.collect())
             }
             _ => return None,
         };
@@ -139,23 +141,23 @@ impl Plan {
         u32::try_from(self.places.len() - 1).ok()
     }
 
-    fn leftover(&mut self, field: &Field, leftovers: Leftovers) -> Target {
+    fn leftover(&mut self, field: &AvroField, leftovers: Leftovers) -> FieldTarget {
         match leftovers {
-            Leftovers::Ignore => Target::Skip,
+            Leftovers::Ignore => FieldTarget::Skip,
             Leftovers::Refuse => {
                 self.refused.get_or_insert_with(|| field.name.clone());
-                Target::Skip
+                FieldTarget::Skip
             }
             Leftovers::Collect => {
                 self.keys.push(field.key.clone());
-                Target::Leftover(u32::try_from(self.keys.len() - 1).unwrap_or(u32::MAX))
+                FieldTarget::Leftover(u32::try_from(self.keys.len() - 1).unwrap_or(u32::MAX))
             }
         }
     }
 }
 
 /// Returns whether a name refers to `field`: it is the field's own name, or an alias that isn't the name of another field.
-fn is_meant(fields: &[Field], field: &Field, name: &str) -> bool {
+fn is_meant(fields: &[AvroField], field: &AvroField, name: &str) -> bool {
     field.name == name
         || field.aliases.iter().any(|alias| alias == name) && !fields.iter().any(|other| other.name == name)
 }

@@ -3,13 +3,13 @@
 //! Data that doesn't match the schema is a fault with its position. Counts and lengths are compared with the number of bytes left,
 //! and the number of elements and the size of the JSON are limited by the size of the value.
 
-use super::plan::{Place, Plan, Target};
+use super::plan::{AvroPlan, FieldTarget, PlannedValue};
 use crate::decode::Fields;
 use crate::decode::narrow;
 use crate::json::string;
 use crate::render;
 use crate::schema::MAX_DEPTH;
-use crate::schema::avro::{AvroSchema, Node, NodeId};
+use crate::schema::avro::{AvroNode, AvroSchema, NodeId};
 use crate::schema::logical::{Logical, in_micros};
 use crate::value::{Flags, Kind, Slot};
 
@@ -23,9 +23,9 @@ const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
 
-pub(super) struct Walk<'w> {
+pub(super) struct AvroWalk<'w> {
     pub(super) schema: &'w AvroSchema,
-    pub(super) plan: &'w Plan,
+    pub(super) plan: &'w AvroPlan,
     pub(super) bytes: &'w [u8],
     pub(super) at: usize,
     pub(super) fields: &'w mut Fields,
@@ -36,10 +36,10 @@ pub(super) struct Walk<'w> {
     nul: bool,
 }
 
-impl<'w> Walk<'w> {
+impl<'w> AvroWalk<'w> {
     pub(super) fn new(
         schema: &'w AvroSchema,
-        plan: &'w Plan,
+        plan: &'w AvroPlan,
         bytes: &'w [u8],
         at: usize,
         fields: &'w mut Fields,
@@ -74,24 +74,24 @@ impl<'w> Walk<'w> {
     }
 
     #[inline]
-    fn put(&mut self, node: NodeId, target: Target, depth: u32) -> Result<(), Broken> {
+    fn put(&mut self, node: NodeId, target: FieldTarget, depth: u32) -> Result<(), Broken> {
         match target {
-            Target::Skip => self.skip(node, depth),
-            Target::Slot(slot) => {
+            FieldTarget::Skip => self.skip(node, depth),
+            FieldTarget::Slot(slot) => {
                 let value = self.value(node, depth)?;
                 if let Some(place) = self.fields.slots.get_mut(usize::from(slot)) {
                     *place = value;
                 }
                 Ok(())
             }
-            Target::Into(place) => self.inside(place, depth),
-            Target::Both(slot, place) => {
+            FieldTarget::Into(place) => self.inside(place, depth),
+            FieldTarget::Both(slot, place) => {
                 let start = self.at;
-                self.put(node, Target::Slot(slot), depth)?;
+                self.put(node, FieldTarget::Slot(slot), depth)?;
                 self.at = start;
                 self.inside(place, depth)
             }
-            Target::Leftover(key) => self.leftover(node, key, depth),
+            FieldTarget::Leftover(key) => self.leftover(node, key, depth),
         }
     }
 
@@ -102,20 +102,21 @@ impl<'w> Walk<'w> {
         }
         let plan = self.plan;
         match &plan.places[place as usize] {
-            Place::Record(fields) => {
+            PlannedValue::Record(fields) => {
                 for (node, target) in fields {
                     self.put(*node, *target, depth + 1)?;
                 }
                 Ok(())
             }
-            Place::Union(branches) => {
+            PlannedValue::Union(branches) => {
                 let branch = self.branch(branches.len())?;
                 let (node, target) = branches[branch];
                 self.put(node, target, depth + 1)
             }
-            Place::Map(values, keys) => self.blocks(|walk| {
+            PlannedValue::Map(values, keys) => self.blocks(|walk| {
                 let key = walk.prefixed()?;
-                let target = keys.iter().find(|(name, _)| **name == *key).map_or(Target::Skip, |(_, target)| *target);
+                let target =
+                    keys.iter().find(|(name, _)| **name == *key).map_or(FieldTarget::Skip, |(_, target)| *target);
                 walk.put(*values, target, depth + 1)
             }),
         }
@@ -142,26 +143,28 @@ impl<'w> Walk<'w> {
     fn value(&mut self, node: NodeId, depth: u32) -> Result<Slot, Broken> {
         let schema = self.schema;
         match schema.node(node) {
-            Node::Long { int: false } => Ok(Slot::integer(self.long()?)),
-            Node::Double => Ok(Slot { mantissa: u64::from_le_bytes(self.array()?), ..Slot::number(Kind::Float, 0) }),
-            Node::Text => self.text(),
-            Node::Union(branches) => {
+            AvroNode::Long { int: false } => Ok(Slot::integer(self.long()?)),
+            AvroNode::Double => {
+                Ok(Slot { mantissa: u64::from_le_bytes(self.array()?), ..Slot::number(Kind::Float, 0) })
+            }
+            AvroNode::Text => self.text(),
+            AvroNode::Union(branches) => {
                 let branch = self.branch(branches.len())?;
                 if depth >= MAX_DEPTH {
                     return self.fault("it is nested too deep");
                 }
                 self.value(branches[branch], depth + 1)
             }
-            Node::Array(_) | Node::Map(_) | Node::Record { .. } => {
+            AvroNode::Array(_) | AvroNode::Map(_) | AvroNode::Record { .. } => {
                 let start = self.fields.made.len();
                 self.nul = false;
                 self.json(node, depth)?;
-                let kind = if matches!(schema.node(node), Node::Array(_)) { Kind::Array } else { Kind::Object };
+                let kind = if matches!(schema.node(node), AvroNode::Array(_)) { Kind::Array } else { Kind::Object };
                 let flags = if self.nul { Flags::NUL } else { Flags::NONE };
                 Ok(self.fields.made_slot(kind, flags, start))
             }
-            Node::NamedText(logical) => self.named_text(*logical),
-            Node::Enum(symbols) => {
+            AvroNode::NamedText(logical) => self.named_text(*logical),
+            AvroNode::Enum(symbols) => {
                 let symbol = self.symbol(symbols)?;
                 let start = self.fields.made.len();
                 self.fields.made.extend_from_slice(symbol.as_bytes());
@@ -172,64 +175,64 @@ impl<'w> Walk<'w> {
     }
 
     /// Decodes a scalar that `value` doesn't handle itself.
-    fn scalar(&mut self, node: &Node) -> Result<Slot, Broken> {
+    fn scalar(&mut self, node: &AvroNode) -> Result<Slot, Broken> {
         Ok(match node {
-            Node::Null => Slot::NULL,
-            Node::Boolean => match self.take(1)? {
+            AvroNode::Null => Slot::NULL,
+            AvroNode::Boolean => match self.take(1)? {
                 [0] => Slot { kind: Kind::False, ..Slot::MISSING },
                 [1] => Slot { kind: Kind::True, ..Slot::MISSING },
                 _ => return self.fault("a boolean that is neither 0 nor 1"),
             },
-            Node::Long { int: true } => Slot::integer(self.int()?),
-            Node::Long { int: false } => Slot::integer(self.long()?),
-            Node::Float => {
+            AvroNode::Long { int: true } => Slot::integer(self.int()?),
+            AvroNode::Long { int: false } => Slot::integer(self.long()?),
+            AvroNode::Float => {
                 let number = f64::from(f32::from_le_bytes(self.array()?));
                 let slot = Slot::number(Kind::Float, 0);
                 Slot { mantissa: number.to_bits(), flags: slot.flags.with(Flags::SINGLE), ..slot }
             }
-            Node::Double => Slot { mantissa: u64::from_le_bytes(self.array()?), ..Slot::number(Kind::Float, 0) },
-            Node::Bytes => {
+            AvroNode::Double => Slot { mantissa: u64::from_le_bytes(self.array()?), ..Slot::number(Kind::Float, 0) },
+            AvroNode::Bytes => {
                 let len = self.prefixed()?.len();
                 self.behind(Kind::Bytes, len)
             }
-            Node::Fixed(size) => {
+            AvroNode::Fixed(size) => {
                 self.take(*size)?;
                 self.behind(Kind::Bytes, *size)
             }
-            Node::Decimal { fixed, exponent } => {
+            AvroNode::Decimal { fixed, exponent } => {
                 let len = match fixed {
                     Some(size) => self.take(*size)?.len(),
                     None => self.prefixed()?.len(),
                 };
                 Slot { exponent: *exponent, ..self.behind(Kind::Decimal, len) }
             }
-            Node::FixedUuid => {
+            AvroNode::FixedUuid => {
                 self.take(16)?;
                 self.behind(Kind::Uuid, 16)
             }
-            Node::Text | Node::Uuid => self.text()?,
-            Node::Named { int, logical } => {
+            AvroNode::Text | AvroNode::Uuid => self.text()?,
+            AvroNode::Named { int, logical } => {
                 let number = if *int { self.int()? } else { self.long()? };
                 match logical.number(number, self.fields) {
                     Some(slot) => slot,
                     None => return self.fault("a time that is out of range"),
                 }
             }
-            Node::VariableDecimal => {
+            AvroNode::VariableDecimal => {
                 let Ok(scale) = i32::try_from(self.int()?) else { return self.fault("a scale beyond 32 bits") };
                 let len = self.prefixed()?.len();
                 Slot { exponent: scale.saturating_neg(), ..self.behind(Kind::Decimal, len) }
             }
-            Node::NamedText(logical) => self.named_text(*logical)?,
-            Node::Day => Slot::number(Kind::Day, self.int()?),
-            Node::Clock { int, unit } => {
+            AvroNode::NamedText(logical) => self.named_text(*logical)?,
+            AvroNode::Day => Slot::number(Kind::Day, self.int()?),
+            AvroNode::Clock { int, unit } => {
                 let number = if *int { self.int()? } else { self.long()? };
                 match in_micros(number, *unit) {
                     Some(micros) => Slot::number(Kind::Clock, micros),
                     None => return self.fault("a time that is out of range"),
                 }
             }
-            Node::Instant { unit, local } => {
+            AvroNode::Instant { unit, local } => {
                 let number = self.long()?;
                 match in_micros(number, *unit) {
                     Some(micros) => Slot { exponent: i32::from(*local), ..Slot::number(Kind::Instant, micros) },
@@ -237,8 +240,12 @@ impl<'w> Walk<'w> {
                     None => Slot::number(Kind::Instant, if number < 0 { i64::MIN } else { i64::MAX }),
                 }
             }
-            Node::Duration => self.duration()?,
-            Node::Enum(_) | Node::Record { .. } | Node::Array(_) | Node::Map(_) | Node::Union(_) => Slot::MISSING,
+            AvroNode::Duration => self.duration()?,
+            AvroNode::Enum(_)
+            | AvroNode::Record { .. }
+            | AvroNode::Array(_)
+            | AvroNode::Map(_)
+            | AvroNode::Union(_) => Slot::MISSING,
         })
     }
 
@@ -273,7 +280,7 @@ impl<'w> Walk<'w> {
         }
         let schema = self.schema;
         match schema.node(node) {
-            Node::Record { fields, .. } => {
+            AvroNode::Record { fields, .. } => {
                 self.fields.made.push(b'{');
                 for (nth, field) in fields.iter().enumerate() {
                     if nth > 0 {
@@ -284,7 +291,7 @@ impl<'w> Walk<'w> {
                 }
                 self.fields.made.push(b'}');
             }
-            Node::Array(items) => {
+            AvroNode::Array(items) => {
                 self.fields.made.push(b'[');
                 let start = self.fields.made.len();
                 self.blocks(|walk| {
@@ -293,7 +300,7 @@ impl<'w> Walk<'w> {
                 })?;
                 self.fields.made.push(b']');
             }
-            Node::Map(values) => {
+            AvroNode::Map(values) => {
                 self.fields.made.push(b'{');
                 let start = self.fields.made.len();
                 self.blocks(|walk| {
@@ -305,19 +312,19 @@ impl<'w> Walk<'w> {
                 })?;
                 self.fields.made.push(b'}');
             }
-            Node::Union(branches) => {
+            AvroNode::Union(branches) => {
                 let branch = self.branch(branches.len())?;
                 return self.json(branches[branch], depth + 1);
             }
-            Node::Text | Node::Uuid => {
+            AvroNode::Text | AvroNode::Uuid => {
                 let text = self.text()?;
                 self.quote(text);
             }
-            Node::Enum(symbols) => {
+            AvroNode::Enum(symbols) => {
                 let symbol = self.symbol(symbols)?;
                 string::quote(symbol.as_bytes(), &mut self.fields.made);
             }
-            Node::Duration => {
+            AvroNode::Duration => {
                 let start = self.fields.made.len();
                 let slot = self.duration()?;
                 let mut interval = [0; 16];
@@ -325,7 +332,7 @@ impl<'w> Walk<'w> {
                 self.fields.made.truncate(start);
                 render::json(&Slot { start: 0, ..slot }.of(&interval), &mut self.fields.made);
             }
-            Node::NamedText(Logical::Json) => {
+            AvroNode::NamedText(Logical::Json) => {
                 let start = self.fields.made.len();
                 let slot = self.named_text(Logical::Json)?;
                 self.nul |= slot.flags.has(Flags::NUL);
@@ -335,11 +342,11 @@ impl<'w> Walk<'w> {
                     self.quote(slot);
                 }
             }
-            Node::NamedText(_) => {
+            AvroNode::NamedText(_) => {
                 let text = self.text()?;
                 self.quote(text);
             }
-            Node::Named { .. } => {
+            AvroNode::Named { .. } => {
                 let start = self.fields.made.len();
                 let slot = self.scalar(schema.node(node))?;
                 let bytes = self.fields.made.split_off(start);
@@ -370,34 +377,40 @@ impl<'w> Walk<'w> {
         }
         let schema = self.schema;
         match schema.node(node) {
-            Node::Null => {}
-            Node::Boolean => drop(self.take(1)?),
-            Node::Float => drop(self.take(4)?),
-            Node::Double => drop(self.take(8)?),
-            Node::Fixed(size) | Node::Decimal { fixed: Some(size), .. } => drop(self.take(*size)?),
-            Node::FixedUuid => drop(self.take(16)?),
-            Node::Duration => drop(self.take(12)?),
-            Node::Long { .. } | Node::Day | Node::Clock { .. } | Node::Instant { .. } | Node::Named { .. } => {
+            AvroNode::Null => {}
+            AvroNode::Boolean => drop(self.take(1)?),
+            AvroNode::Float => drop(self.take(4)?),
+            AvroNode::Double => drop(self.take(8)?),
+            AvroNode::Fixed(size) | AvroNode::Decimal { fixed: Some(size), .. } => drop(self.take(*size)?),
+            AvroNode::FixedUuid => drop(self.take(16)?),
+            AvroNode::Duration => drop(self.take(12)?),
+            AvroNode::Long { .. }
+            | AvroNode::Day
+            | AvroNode::Clock { .. }
+            | AvroNode::Instant { .. }
+            | AvroNode::Named { .. } => {
                 self.long()?;
             }
-            Node::VariableDecimal => {
+            AvroNode::VariableDecimal => {
                 self.long()?;
                 self.prefixed()?;
             }
-            Node::NamedText(_) => drop(self.prefixed()?),
-            Node::Enum(symbols) => drop(self.symbol(symbols)?),
-            Node::Bytes | Node::Text | Node::Uuid | Node::Decimal { fixed: None, .. } => drop(self.prefixed()?),
-            Node::Record { fields, .. } => {
+            AvroNode::NamedText(_) => drop(self.prefixed()?),
+            AvroNode::Enum(symbols) => drop(self.symbol(symbols)?),
+            AvroNode::Bytes | AvroNode::Text | AvroNode::Uuid | AvroNode::Decimal { fixed: None, .. } => {
+                self.prefixed()?;
+            }
+            AvroNode::Record { fields, .. } => {
                 for field in fields {
                     self.skip(field.node, depth + 1)?;
                 }
             }
-            Node::Array(items) => self.blocks(|walk| walk.skip(*items, depth + 1))?,
-            Node::Map(values) => self.blocks(|walk| {
+            AvroNode::Array(items) => self.blocks(|walk| walk.skip(*items, depth + 1))?,
+            AvroNode::Map(values) => self.blocks(|walk| {
                 walk.prefixed()?;
                 walk.skip(*values, depth + 1)
             })?,
-            Node::Union(branches) => {
+            AvroNode::Union(branches) => {
                 let branch = self.branch(branches.len())?;
                 self.skip(branches[branch], depth + 1)?;
             }

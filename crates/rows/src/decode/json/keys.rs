@@ -17,14 +17,14 @@ const HEAD: usize = 16;
 
 /// How to treat the value of a key. Both may be set: one column takes the object, and others take parts of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct KeyTarget {
     pub(super) slot: Option<u16>,
     pub(super) node: Option<u16>,
 }
 
-impl Target {
+impl KeyTarget {
     /// No column takes it.
-    pub(super) const NONE: Target = Target { slot: None, node: None };
+    pub(super) const NONE: KeyTarget = KeyTarget { slot: None, node: None };
 }
 
 #[derive(Debug)]
@@ -34,7 +34,7 @@ struct Key {
     mask: u128,
     /// The key as it occurs in a text without spaces: `"lat":`.
     text: Box<[u8]>,
-    target: Target,
+    target: KeyTarget,
     next: Followers,
 }
 
@@ -43,7 +43,7 @@ type Followers = [KeyId; 2];
 
 /// An object of which columns take parts.
 #[derive(Debug, Default)]
-struct Node {
+struct KeyNode {
     /// Keys by their own bytes, without quotes.
     keys: HashMap<Box<[u8]>, u16>,
     /// The keys that the last objects began with.
@@ -60,13 +60,13 @@ pub(super) type KeyId = u16;
 #[derive(Debug)]
 pub(super) struct Keys {
     keys: Vec<Key>,
-    nodes: Vec<Node>,
+    nodes: Vec<KeyNode>,
 }
 
 impl Keys {
     /// Makes the table; slot `i` is for `paths[i]`.
     pub(super) fn new(paths: &[Path]) -> Self {
-        let mut this = Self { keys: Vec::new(), nodes: vec![Node::default()] };
+        let mut this = Self { keys: Vec::new(), nodes: vec![KeyNode::default()] };
         for (slot, path) in (0_u16..).zip(paths) {
             let mut node = 0;
             for (level, name) in path.iter().enumerate() {
@@ -101,7 +101,7 @@ impl Keys {
             (*h, *m) = (*byte, 0xff);
         }
         let (head, mask) = (u128::from_le_bytes(head), u128::from_le_bytes(mask));
-        self.keys.push(Key { head, mask, text, target: Target::NONE, next: [id; 2] });
+        self.keys.push(Key { head, mask, text, target: KeyTarget::NONE, next: [id; 2] });
         self.nodes[usize::from(node)].keys.insert(name.into(), id);
         id
     }
@@ -110,7 +110,7 @@ impl Keys {
         let next = u16::try_from(self.nodes.len()).expect("as many objects as path elements at the most");
         let node = *self.keys[usize::from(key)].target.node.get_or_insert(next);
         if node == next {
-            self.nodes.push(Node::default());
+            self.nodes.push(KeyNode::default());
         }
         node
     }
@@ -129,7 +129,7 @@ impl Keys {
 
     /// Returns a key that is likely after `previous`, if the text continues with it, colon included: the key, and its length.
     #[inline]
-    pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, Target, usize)> {
+    pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, KeyTarget, usize)> {
         let followers = match previous {
             Some(key) => &self.keys.get(usize::from(key))?.next,
             None => &self.nodes.get(usize::from(node))?.first,
@@ -147,7 +147,7 @@ impl Keys {
     }
 
     /// Looks up the key with this name, and remembers it as the successor of `previous`.
-    pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, Target)> {
+    pub(super) fn find(&mut self, node: u16, previous: Option<KeyId>, name: &[u8]) -> Option<(KeyId, KeyTarget)> {
         let place = &self.nodes[usize::from(node)];
         let id = match place.keys.get(name) {
             Some(id) => *id,

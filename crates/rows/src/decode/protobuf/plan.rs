@@ -3,11 +3,11 @@
 use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::MAX_DEPTH;
-use crate::schema::protobuf::{Field, FieldKind, Known, MessageId, ProtoFile};
+use crate::schema::protobuf::{FieldKind, Known, MessageId, ProtoFile, ProtobufField};
 
 /// How to treat a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum FieldTarget {
     Skip,
     /// A column takes the field.
     Slot(u16),
@@ -23,12 +23,12 @@ pub(super) enum Target {
 
 /// A message or a map of which columns take parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct PlannedValue {
     pub(super) message: MessageId,
     /// The target of each field of the message.
-    pub(super) targets: Vec<Target>,
+    pub(super) targets: Vec<FieldTarget>,
     /// For a map: the targets of the keys that paths name.
-    pub(super) keys: Vec<(Box<[u8]>, Target)>,
+    pub(super) keys: Vec<(Box<[u8]>, FieldTarget)>,
     /// Slots that get a default if their field is absent, each with the index of the field.
     pub(super) defaults: Vec<(u16, u16)>,
     /// All slots that this place and those in it fill.
@@ -37,9 +37,9 @@ pub(super) struct Place {
 
 /// The plan for values of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
+pub(super) struct ProtobufPlan {
     /// All places; the last one is that of the record.
-    pub(super) places: Vec<Place>,
+    pub(super) places: Vec<PlannedValue>,
     /// Whether records with fields that the schema lacks are rejected.
     pub(super) refuses: bool,
     /// Slots to copy, as (from, to), for fields that several paths name.
@@ -48,7 +48,7 @@ pub(super) struct Plan {
     pub(super) whole: Option<u16>,
 }
 
-impl Plan {
+impl ProtobufPlan {
     /// Looks up each path in the message; a path that the message lacks stays missing. The record's own fields are at `base`.
     pub(super) fn new(
         file: &ProtoFile,
@@ -66,9 +66,9 @@ impl Plan {
         };
         let wanted: Vec<(u16, &[String])> = slots().filter(|(_, path)| !path.is_empty()).collect();
         let other = match leftovers {
-            Leftovers::Ignore => Target::Skip,
-            Leftovers::Refuse => Target::Refuse,
-            Leftovers::Collect => Target::Leftover,
+            Leftovers::Ignore => FieldTarget::Skip,
+            Leftovers::Refuse => FieldTarget::Refuse,
+            Leftovers::Collect => FieldTarget::Leftover,
         };
         this.place(file, message, &wanted, (other, base), 0);
         this
@@ -79,11 +79,11 @@ impl Plan {
         file: &ProtoFile,
         message: MessageId,
         wanted: &[(u16, &[String])],
-        (other, base): (Target, &[String]),
+        (other, base): (FieldTarget, &[String]),
         depth: u32,
     ) -> Option<u32> {
         let mut place =
-            Place { message, targets: Vec::new(), keys: Vec::new(), defaults: Vec::new(), slots: Vec::new() };
+            PlannedValue { message, targets: Vec::new(), keys: Vec::new(), defaults: Vec::new(), slots: Vec::new() };
         place.slots = wanted.iter().map(|(slot, _)| *slot).collect();
         let fields = &file.message(message).fields;
         for (at, field) in (0_u16..).zip(fields) {
@@ -95,9 +95,9 @@ impl Plan {
             let target = match base {
                 [] if below.is_empty() => other,
                 [first, rest @ ..] if field.name == *first => self.target(file, field, &below, (other, rest), depth),
-                _ => self.target(file, field, &below, (Target::Skip, &[]), depth),
+                _ => self.target(file, field, &below, (FieldTarget::Skip, &[]), depth),
             };
-            if let (Target::Slot(slot) | Target::Both(slot, _), true) = (target, !field.presence) {
+            if let (FieldTarget::Slot(slot) | FieldTarget::Both(slot, _), true) = (target, !field.presence) {
                 place.defaults.push((slot, at));
             }
             place.targets.push(target);
@@ -109,11 +109,11 @@ impl Plan {
     fn target(
         &mut self,
         file: &ProtoFile,
-        field: &Field,
+        field: &ProtobufField,
         wanted: &[(u16, &[String])],
-        rest: (Target, &[String]),
+        rest: (FieldTarget, &[String]),
         depth: u32,
-    ) -> Target {
+    ) -> FieldTarget {
         let mut wholes = wanted.iter().filter(|(_, rest)| rest.is_empty()).map(|(slot, _)| *slot);
         let whole = wholes.next();
         if let Some(from) = whole {
@@ -129,10 +129,10 @@ impl Plan {
             _ => None,
         };
         match (whole, place) {
-            (None, None) => Target::Skip,
-            (Some(slot), None) => Target::Slot(slot),
-            (None, Some(place)) => Target::Into(place),
-            (Some(slot), Some(place)) => Target::Both(slot, place),
+            (None, None) => FieldTarget::Skip,
+            (Some(slot), None) => FieldTarget::Slot(slot),
+            (None, Some(place)) => FieldTarget::Into(place),
+            (Some(slot), Some(place)) => FieldTarget::Both(slot, place),
         }
     }
 
@@ -142,19 +142,19 @@ impl Plan {
         let mut names: Vec<&String> = inner.iter().map(|(_, rest)| &rest[0]).collect();
         names.sort_unstable();
         names.dedup();
-        let mut keys: Vec<(Box<[u8]>, Target)> = Vec::new();
+        let mut keys: Vec<(Box<[u8]>, FieldTarget)> = Vec::new();
         for name in names {
             let below: Vec<_> =
                 inner.iter().filter(|(_, rest)| rest[0] == *name).map(|(slot, rest)| (*slot, &rest[1..])).collect();
-            keys.push((name.as_bytes().into(), self.target(file, value, &below, (Target::Skip, &[]), depth + 1)));
+            keys.push((name.as_bytes().into(), self.target(file, value, &below, (FieldTarget::Skip, &[]), depth + 1)));
         }
         let slots = inner.iter().map(|(slot, _)| *slot).collect();
-        self.places.push(Place { message: entry, targets: Vec::new(), keys, defaults: Vec::new(), slots });
+        self.places.push(PlannedValue { message: entry, targets: Vec::new(), keys, defaults: Vec::new(), slots });
         u32::try_from(self.places.len() - 1).ok()
     }
 }
 
 /// Returns whether a name refers to `field`: it is the field's own name, or its JSON name if no other field has that name.
-fn is_meant(fields: &[Field], field: &Field, name: &str) -> bool {
+fn is_meant(fields: &[ProtobufField], field: &ProtobufField, name: &str) -> bool {
     field.name == name || field.json_name == name && !fields.iter().any(|other| other.name == name)
 }

@@ -83,7 +83,7 @@ fn shown(value: &Value<'_>) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn decode(decoder: &mut ProtobufDecoder, payload: &[u8]) -> Result<Vec<String>, DecodeFault> {
+fn decode(decoder: &mut ProtobufDecoder, payload: &[u8]) -> Result<Vec<String>, DecodeError> {
     let mut fields = Fields::default();
     decoder.decode(payload, None, &mut fields)?;
     let slots = u16::try_from(fields.slots.len()).expect("few");

@@ -7,13 +7,13 @@ mod json;
 mod known;
 mod read;
 
-use super::plan::{Plan, Target};
+use super::plan::{FieldTarget, ProtobufPlan};
 use super::wire::Wire;
 use crate::decode::Fields;
 use crate::decode::narrow;
 use crate::render;
 use crate::schema::MAX_DEPTH;
-use crate::schema::protobuf::{Field, FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile};
+use crate::schema::protobuf::{FieldKind, Known, MAX_FIELDS, MessageId, ProtoFile, ProtobufField};
 use crate::value::{Flags, Kind, Slot};
 
 /// The value doesn't match its schema; the walk has the position and the reason.
@@ -27,9 +27,9 @@ const JSON_PER_BYTE: usize = 32;
 /// JSON below this size, in bytes, is always accepted.
 const JSON_AT_LEAST: usize = 1 << 20;
 
-pub(super) struct Walk<'w> {
+pub(super) struct ProtobufWalk<'w> {
     file: &'w ProtoFile,
-    plan: &'w Plan,
+    plan: &'w ProtobufPlan,
     pub(super) bytes: &'w [u8],
     pub(super) at: usize,
     fields: &'w mut Fields,
@@ -44,8 +44,14 @@ pub(super) struct Walk<'w> {
 /// A bit for each field of a message that was gathered.
 type Seen = [u64; MAX_FIELDS / 64];
 
-impl<'w> Walk<'w> {
-    pub(super) fn new(file: &'w ProtoFile, plan: &'w Plan, bytes: &'w [u8], at: usize, fields: &'w mut Fields) -> Self {
+impl<'w> ProtobufWalk<'w> {
+    pub(super) fn new(
+        file: &'w ProtoFile,
+        plan: &'w ProtobufPlan,
+        bytes: &'w [u8],
+        at: usize,
+        fields: &'w mut Fields,
+    ) -> Self {
         Self {
             file,
             plan,
@@ -104,12 +110,12 @@ impl<'w> Walk<'w> {
             };
             let field = &message.fields[nth];
             match place.targets[nth] {
-                Target::Slot(slot) if !field.repeated => {
+                FieldTarget::Slot(slot) if !field.repeated => {
                     let value = self.value(field.kind, wire, end, depth)?;
                     self.set(slot, value);
                 }
-                Target::Skip => self.skip(wire, number, end, depth)?,
-                Target::Refuse => {
+                FieldTarget::Skip => self.skip(wire, number, end, depth)?,
+                FieldTarget::Refuse => {
                     self.refused.get_or_insert_with(|| format!("\"{}\"", field.name));
                     self.skip(wire, number, end, depth)?;
                 }
@@ -126,8 +132,15 @@ impl<'w> Walk<'w> {
     }
 
     /// Decodes a field that isn't a lone scalar; its tag is at `start`. The position afterwards is undefined.
-    fn structure(&mut self, field: &Field, target: Target, start: usize, end: usize, depth: u32) -> Result<(), Broken> {
-        if let Target::Slot(slot) | Target::Both(slot, _) = target {
+    fn structure(
+        &mut self,
+        field: &ProtobufField,
+        target: FieldTarget,
+        start: usize,
+        end: usize,
+        depth: u32,
+    ) -> Result<(), Broken> {
+        if let FieldTarget::Slot(slot) | FieldTarget::Both(slot, _) = target {
             self.at = start;
             let made = self.fields.made.len();
             self.nul = false;
@@ -145,15 +158,17 @@ impl<'w> Walk<'w> {
         }
         self.at = start;
         match target {
-            Target::Into(place) | Target::Both(_, place) if field.map => self.look_up(field, place, end, depth),
-            Target::Into(place) | Target::Both(_, place) => {
+            FieldTarget::Into(place) | FieldTarget::Both(_, place) if field.map => {
+                self.look_up(field, place, end, depth)
+            }
+            FieldTarget::Into(place) | FieldTarget::Both(_, place) => {
                 let (_, wire) = self.tag(end)?;
                 let inner = self.len(wire, end)?;
                 self.clear(place);
                 self.message(place, inner, depth + 1, false)
             }
-            Target::Leftover => self.leftover(field, end, depth),
-            Target::Skip | Target::Slot(_) | Target::Refuse => Ok(()),
+            FieldTarget::Leftover => self.leftover(field, end, depth),
+            FieldTarget::Skip | FieldTarget::Slot(_) | FieldTarget::Refuse => Ok(()),
         }
     }
 
@@ -172,7 +187,7 @@ impl<'w> Walk<'w> {
     }
 
     /// Reads the entries of a map of which paths name some keys, from the current position on.
-    fn look_up(&mut self, field: &Field, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
+    fn look_up(&mut self, field: &ProtobufField, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
         let (plan, file) = (self.plan, self.file);
         let FieldKind::Message(entry) = field.kind else { return Ok(()) };
         let value = file.message(entry).fields.iter().find(|field| field.number == 2);
@@ -215,7 +230,7 @@ impl<'w> Walk<'w> {
         Ok(())
     }
 
-    fn leftover(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+    fn leftover(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {
         let start = self.fields.made.len();
         self.nul = false;
         if field.repeated {
@@ -236,7 +251,7 @@ impl<'w> Walk<'w> {
     }
 
     /// Fills in the defaults of fields without presence that are absent.
-    fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[Field]) {
+    fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[ProtobufField]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];
             let value = if field.repeated {

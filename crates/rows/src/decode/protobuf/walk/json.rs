@@ -1,14 +1,14 @@
 //! Writes nested messages, lists and maps as JSON, by protobuf's JSON mapping.
 
 use super::super::wire::Wire;
-use super::{Broken, Seen, Walk, first};
+use super::{Broken, ProtobufWalk, Seen, first};
 use crate::json::string;
 use crate::render;
 use crate::schema::MAX_DEPTH;
-use crate::schema::protobuf::{Field, FieldKind, Known, MAX_FIELDS, MessageId};
+use crate::schema::protobuf::{FieldKind, Known, MAX_FIELDS, MessageId, ProtobufField};
 use crate::value::{Flags, Kind, Slot};
 
-impl Walk<'_> {
+impl ProtobufWalk<'_> {
     /// Appends a value as JSON.
     pub(super) fn json(&mut self, kind: FieldKind, wire: Wire, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
@@ -85,7 +85,7 @@ impl Walk<'_> {
     }
 
     /// Appends a message that is written as its only list or map.
-    fn only_list(&mut self, fields: &[Field], empty: &[u8], end: usize, depth: u32) -> Result<(), Broken> {
+    fn only_list(&mut self, fields: &[ProtobufField], empty: &[u8], end: usize, depth: u32) -> Result<(), Broken> {
         match fields.first() {
             Some(field) if self.at < end => self.gather(field, end, depth + 1),
             _ => {
@@ -96,7 +96,7 @@ impl Walk<'_> {
     }
 
     /// Appends a `google.protobuf.Value`: the one of its fields that is set.
-    fn dynamic(&mut self, fields: &[Field], end: usize, depth: u32) -> Result<(), Broken> {
+    fn dynamic(&mut self, fields: &[ProtobufField], end: usize, depth: u32) -> Result<(), Broken> {
         let start = self.fields.made.len();
         self.fields.made.extend_from_slice(b"null");
         while self.at < end {
@@ -113,7 +113,7 @@ impl Walk<'_> {
     }
 
     /// Appends all elements of a list or entries of a map as JSON, from the tag at the current position to the end of the message.
-    pub(super) fn gather(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+    pub(super) fn gather(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
         }
@@ -148,7 +148,7 @@ impl Walk<'_> {
     }
 
     /// Appends an entry of a map as a member of an object.
-    fn entry(&mut self, field: &Field, end: usize, depth: u32) -> Result<(), Broken> {
+    fn entry(&mut self, field: &ProtobufField, end: usize, depth: u32) -> Result<(), Broken> {
         let FieldKind::Message(id) = field.kind else { return Ok(()) };
         let start = self.at;
         let key = self.map_key(id, end, depth)?;
@@ -185,7 +185,7 @@ impl Walk<'_> {
     }
 
     /// Appends the default, for an entry without a value.
-    pub(super) fn default_json(&mut self, value: Option<&Field>) {
+    pub(super) fn default_json(&mut self, value: Option<&ProtobufField>) {
         let file = self.file;
         match value.map(|value| value.kind) {
             Some(FieldKind::Enum(id)) => string::quote(file.enumeration(id).default.as_bytes(), &mut self.fields.made),

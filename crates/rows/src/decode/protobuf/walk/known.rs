@@ -4,14 +4,14 @@ use std::fmt;
 use std::io::Write as _;
 
 use super::super::wire::Wire;
-use super::{Broken, Walk, low};
+use super::{Broken, ProtobufWalk, low};
 use crate::decode::narrow;
 use crate::render;
 use crate::schema::logical::in_micros;
 use crate::schema::protobuf::{Known, MessageId};
 use crate::value::{Flags, Kind, Slot};
 
-impl Walk<'_> {
+impl ProtobufWalk<'_> {
     /// Reads a message that stands for one scalar value, such as `google.protobuf.Timestamp`. It ends at `end`.
     pub(super) fn well_known(&mut self, id: MessageId, known: Known, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;

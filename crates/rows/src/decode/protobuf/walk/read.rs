@@ -1,10 +1,10 @@
 //! Reads tags, numbers and lengths and skips fields. Each step is counted.
 
 use super::super::wire::{self, Wire};
-use super::{Broken, Walk};
+use super::{Broken, ProtobufWalk};
 use crate::schema::MAX_DEPTH;
 
-impl Walk<'_> {
+impl ProtobufWalk<'_> {
     #[inline]
     pub(super) fn step(&mut self) -> Result<(), Broken> {
         if self.steps == 0 {

@@ -19,7 +19,7 @@ const POLL: Duration = Duration::from_secs(30);
 
 /// The result of the final comparison.
 #[derive(Debug, Default)]
-pub(crate) struct Books {
+pub(crate) struct Accounting {
     /// Records that Kafka holds.
     pub(crate) produced: u64,
     pub(crate) rows: u64,
@@ -37,8 +37,8 @@ pub(crate) struct Books {
     pub(crate) drain: Duration,
 }
 
-impl Books {
-    pub(crate) fn balance(&self) -> bool {
+impl Accounting {
+    pub(crate) fn is_exact(&self) -> bool {
         let Self { missing, twice, damaged, strange, dead_letters, produced, rows, .. } = self;
         missing + twice + damaged + strange + dead_letters == 0 && produced == rows && *rows > 0
     }
@@ -61,7 +61,7 @@ struct Found {
 
 impl Stage {
     /// Stops the producer, lets the daemons drain, and compares every record with the table.
-    pub(crate) async fn reconcile(&mut self) -> Result<Books> {
+    pub(crate) async fn reconcile(&mut self) -> Result<Accounting> {
         let delivered = self.load.end()?;
         if delivered.failed > 0 {
             bail!("Kafka didn't take {} records: {:?}", delivered.failed, delivered.last_error);
@@ -76,19 +76,19 @@ impl Stage {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        let mut books = Books { drain: started.elapsed(), ..Books::default() };
+        let mut accounting = Accounting { drain: started.elapsed(), ..Accounting::default() };
         let mut seen = Seen::default();
         let mut connection = self.connect().await?;
         for (partition, end) in (0..).zip(&ends) {
-            self.partition(&mut connection, partition, *end, &mut books, &mut seen).await?;
+            self.partition(&mut connection, partition, *end, &mut accounting, &mut seen).await?;
         }
-        books.lost_by_kafka = (0..i64::try_from(self.load.sent())?)
+        accounting.lost_by_kafka = (0..i64::try_from(self.load.sent())?)
             .filter(|seq| delivered.holds(*seq) && !seen.holds(*seq))
             .count() as u64;
         if delivered.count != self.load.sent() {
-            books.finding(format!("{} sent, {} acknowledged", self.load.sent(), delivered.count));
+            accounting.finding(format!("{} sent, {} acknowledged", self.load.sent(), delivered.count));
         }
-        Ok(books)
+        Ok(accounting)
     }
 
     async fn is_written(&self, ends: &[i64]) -> bool {
@@ -111,13 +111,13 @@ impl Stage {
         connection: &mut PgConnection,
         partition: i32,
         end: i64,
-        books: &mut Books,
+        accounting: &mut Accounting,
         seen: &mut Seen,
     ) -> Result<()> {
         let sql = "SELECT DISTINCT record_offset FROM tidegate.dead_letter WHERE partition = $1";
         let dead = sqlx::query(sql).bind(partition).fetch_all(&mut *connection).await?;
         let dead = dead.iter().map(|row| Ok(row.try_get(0)?)).collect::<Result<BTreeSet<i64>>>()?;
-        books.dead_letters += dead.len() as u64;
+        accounting.dead_letters += dead.len() as u64;
         let sql = "SELECT kafka_offset, seq, text, reading::float8, checksum FROM rides WHERE kafka_partition = $1
             ORDER BY kafka_offset";
         let mut rows = sqlx::query(sql).bind(partition).fetch(connection).map_ok(|row| found(&row));
@@ -128,40 +128,41 @@ impl Stage {
             let message = log.poll(POLL).with_context(|| format!("partition {partition} ends at {at} of {end}"))??;
             let offset = message.offset();
             at = offset + 1;
-            books.produced += 1;
+            accounting.produced += 1;
             let key = std::str::from_utf8(message.key().context("every record has a key")?)?;
             let content = Content::of(key.parse()?);
             seen.note(content.seq);
             let mut times = u32::from(dead.contains(&offset));
             while let Some(found) = row.take_if(|row| row.offset <= offset) {
-                books.rows += 1;
+                accounting.rows += 1;
                 if found.offset < offset {
-                    books.strange += 1;
-                    books.finding(format!(
+                    accounting.strange += 1;
+                    accounting.finding(format!(
                         "partition {partition}: a row at {}, where Kafka holds nothing",
                         found.offset
                     ));
                 } else {
                     times += 1;
                     if !found.is(&content) {
-                        books.damaged += 1;
-                        books.finding(format!("partition {partition}, offset {offset}: {found:?} is not {content:?}"));
+                        accounting.damaged += 1;
+                        accounting
+                            .finding(format!("partition {partition}, offset {offset}: {found:?} is not {content:?}"));
                     }
                 }
                 row = rows.try_next().await?.transpose()?;
             }
             if times == 0 {
-                books.missing += 1;
-                books.finding(format!("partition {partition}, offset {offset}: missing"));
+                accounting.missing += 1;
+                accounting.finding(format!("partition {partition}, offset {offset}: missing"));
             } else if times > 1 {
-                books.twice += u64::from(times - 1);
-                books.finding(format!("partition {partition}, offset {offset}: there {times} times"));
+                accounting.twice += u64::from(times - 1);
+                accounting.finding(format!("partition {partition}, offset {offset}: there {times} times"));
             }
         }
         while let Some(found) = row {
-            books.rows += 1;
-            books.strange += 1;
-            books.finding(format!("partition {partition}: a row at {}, beyond the log's end", found.offset));
+            accounting.rows += 1;
+            accounting.strange += 1;
+            accounting.finding(format!("partition {partition}: a row at {}, beyond the log's end", found.offset));
             row = rows.try_next().await?.transpose()?;
         }
         Ok(())
@@ -215,7 +216,7 @@ impl Seen {
 fn reader(bootstrap_servers: &str, partition: i32) -> Result<BaseConsumer> {
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", bootstrap_servers)
-        .set("group.id", "the-books")
+        .set("group.id", "the-accounting")
         .set("enable.auto.commit", "false")
         .set("auto.offset.reset", "error")
         .set("fetch.queue.backoff.ms", "1")

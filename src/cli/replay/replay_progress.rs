@@ -22,7 +22,7 @@ const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
 /// The range to read from one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stretch {
+pub(super) struct OffsetRange {
     pub(super) source: TopicPartition,
     /// The offset where the replay begins.
     pub(super) first: Offset,
@@ -42,7 +42,7 @@ pub(super) struct Open {
 }
 
 /// The key, and its meaning.
-pub(super) struct Books {
+pub(super) struct ReplayProgress {
     key: String,
     cluster_id: String,
     group: String,
@@ -54,7 +54,7 @@ fn failed(error: sqlx::Error) -> FatalError {
     reach::failed("can't keep the replay's rows in the ledger", error)
 }
 
-impl Books {
+impl ReplayProgress {
     pub(super) fn open(key: String, cluster_id: String, pipeline: &Pipeline, target_oid: u32) -> Self {
         let target = pipeline.table.name.to_string();
         Self { key, cluster_id, group: pipeline.group.clone(), target, target_oid: i64::from(target_oid) }
@@ -75,7 +75,7 @@ impl Books {
     ///
     /// # Errors
     /// If the key meant another cluster or another table then.
-    pub(super) async fn known(&self, connection: &mut PgConnection) -> Result<Vec<Stretch>, FatalError> {
+    pub(super) async fn known(&self, connection: &mut PgConnection) -> Result<Vec<OffsetRange>, FatalError> {
         let row = sqlx::query("SELECT cluster_id, target, target_oid FROM tidegate.pipeline WHERE name = $1");
         let row = row.bind(&self.key).fetch_optional(&mut *connection).await.map_err(failed)?;
         let Some(row) = row else { return Ok(Vec::new()) };
@@ -93,7 +93,7 @@ impl Books {
         );
         let rows = rows.bind(&self.key).fetch_all(connection).await.map_err(failed)?;
         let stretch = |row: &PgRow| {
-            Ok(Stretch {
+            Ok(OffsetRange {
                 source: TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?),
                 first: Offset::new(row.try_get(2)?),
                 next: Offset::new(row.try_get(3)?),
@@ -105,7 +105,11 @@ impl Books {
 
     /// Stores the ranges, all at once: from here on the ledger has them. It registers no topics, since a pipeline that feeds
     /// the same table isn't a second feed.
-    pub(super) async fn begin(&self, connection: &mut PgConnection, stretches: &[Stretch]) -> Result<(), FatalError> {
+    pub(super) async fn begin(
+        &self,
+        connection: &mut PgConnection,
+        stretches: &[OffsetRange],
+    ) -> Result<(), FatalError> {
         let work = async {
             let mut transaction = connection.begin().await?;
             let pipeline = sqlx::query(
@@ -135,7 +139,7 @@ impl Books {
         &self,
         connector: &Connector,
         connection: &mut PgConnection,
-        stretches: &[Stretch],
+        stretches: &[OffsetRange],
     ) -> Result<Vec<Open>, FatalError> {
         let mut missing: Vec<_> = stretches.iter().filter(|s| s.next < s.end).map(|s| s.source.clone()).collect();
         let mut open = Vec::new();

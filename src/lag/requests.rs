@@ -35,8 +35,8 @@ impl LagWatch {
         if wanted.is_empty() {
             return;
         }
-        let asked = wanted.clone();
-        match self.ask(move |observer| observer.times_of(&asked, now)).await {
+        let requests = wanted.clone();
+        match self.ask(move |observer| observer.times_of(&requests, now)).await {
             Ok(times) => {
                 let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
                 self.made_at.extend(found);
@@ -63,8 +63,8 @@ impl LagWatch {
         if wanted.is_empty() {
             return;
         }
-        let asked = wanted.clone();
-        match self.ask(move |observer| observer.empty_stretches(&asked)).await {
+        let requests = wanted.clone();
+        match self.ask(move |observer| observer.empty_stretches(&requests)).await {
             Ok(empty) => {
                 for (source, range) in wanted {
                     let holds = !empty.contains(&source);

@@ -3,35 +3,35 @@
 
 use std::collections::VecDeque;
 
-use super::words::FreshDead;
+use super::words::RecentDeadLetters;
 
 /// For how many samples dead letters count as new, at one sample per second.
-const LOOKS: usize = 300;
+const SAMPLES: usize = 300;
 /// A share of the records from which dead letters stay news as long as it lasts.
 const MANY: f64 = 0.01;
 
 /// The rows and dead letters of one pipeline since its start, as of the last samples.
 #[derive(Debug, Default)]
-pub(super) struct DeadLooks {
+pub(super) struct DeadLetterNews {
     /// Pairs of rows and dead letters, the newest at the end.
     seen: VecDeque<(u64, u64)>,
-    /// For how many samples there have been dead letters within the last [`LOOKS`].
+    /// For how many samples there have been dead letters within the last [`SAMPLES`].
     lasted: usize,
 }
 
-impl DeadLooks {
+impl DeadLetterNews {
     /// Adds a sample. Returns the dead letters of the last five minutes if they are news.
-    pub(super) fn take(&mut self, rows: u64, dead: u64) -> Option<FreshDead> {
+    pub(super) fn take(&mut self, rows: u64, dead: u64) -> Option<RecentDeadLetters> {
         // The counters of a restarted pipeline begin at 0.
         if self.seen.back().is_some_and(|(rows_before, dead_before)| *rows_before > rows || *dead_before > dead) {
             *self = Self::default();
         }
-        if self.seen.len() > LOOKS {
+        if self.seen.len() > SAMPLES {
             self.seen.pop_front();
         }
         self.seen.push_back((rows, dead));
         // The counters of new consumers begin at 0, so everything in the first sample is news.
-        let (rows_before, dead_before) = if self.seen.len() > LOOKS { self.seen[0] } else { (0, 0) };
+        let (rows_before, dead_before) = if self.seen.len() > SAMPLES { self.seen[0] } else { (0, 0) };
         let (rows, count) = (rows - rows_before, dead - dead_before);
         if count == 0 {
             self.lasted = 0;
@@ -40,7 +40,7 @@ impl DeadLooks {
         self.lasted += 1;
         #[expect(clippy::cast_precision_loss, reason = "two digits are shown")]
         let share = count as f64 / (rows + count) as f64;
-        (self.lasted <= LOOKS || share >= MANY).then_some(FreshDead { count, share })
+        (self.lasted <= SAMPLES || share >= MANY).then_some(RecentDeadLetters { count, share })
     }
 }
 
@@ -50,33 +50,33 @@ mod tests {
 
     #[test]
     fn one_dead_letter_is_news_for_five_minutes() {
-        let mut looks = DeadLooks::default();
-        assert_eq!(looks.take(1000, 0), None);
-        assert_eq!(looks.take(1998, 2), Some(FreshDead { count: 2, share: 0.001 }));
-        let news = (0..1000).take_while(|_| looks.take(2000, 2).is_some()).count();
-        assert_eq!(news, LOOKS - 1);
+        let mut samples = DeadLetterNews::default();
+        assert_eq!(samples.take(1000, 0), None);
+        assert_eq!(samples.take(1998, 2), Some(RecentDeadLetters { count: 2, share: 0.001 }));
+        let news = (0..1000).take_while(|_| samples.take(2000, 2).is_some()).count();
+        assert_eq!(news, SAMPLES - 1);
     }
 
     #[test]
     fn a_small_share_that_goes_on_is_no_news_after_five_minutes_and_is_again_after_a_quiet_time() {
-        let mut looks = DeadLooks::default();
+        let mut samples = DeadLetterNews::default();
         // One dead letter per 2000 records.
-        let news = (1..2000).take_while(|n| looks.take(n * 2000, *n).is_some()).count();
-        assert_eq!(news, LOOKS);
-        (0..=LOOKS).for_each(|_| assert_eq!(looks.take(4_000_000, 2000).filter(|news| news.count == 0), None));
-        assert!(looks.take(4_002_000, 2001).is_some());
+        let news = (1..2000).take_while(|n| samples.take(n * 2000, *n).is_some()).count();
+        assert_eq!(news, SAMPLES);
+        (0..=SAMPLES).for_each(|_| assert_eq!(samples.take(4_000_000, 2000).filter(|news| news.count == 0), None));
+        assert!(samples.take(4_002_000, 2001).is_some());
     }
 
     #[test]
     fn many_dead_letters_stay_news() {
-        let mut looks = DeadLooks::default();
-        assert!((1..2000).all(|n| looks.take(n * 98, n * 2).is_some()));
+        let mut samples = DeadLetterNews::default();
+        assert!((1..2000).all(|n| samples.take(n * 98, n * 2).is_some()));
     }
 
     #[test]
     fn a_restart_counts_anew() {
-        let mut looks = DeadLooks::default();
-        assert!(looks.take(10, 5).is_some());
-        assert_eq!(looks.take(0, 0), None);
+        let mut samples = DeadLetterNews::default();
+        assert!(samples.take(10, 5).is_some());
+        assert_eq!(samples.take(0, 0), None);
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use super::super::*;
 use crate::position::{Claim, ClaimId};
-use crate::store::Verdict;
+use crate::store::SpanOutcome;
 
 const MS: Duration = Duration::from_millis(1);
 const EPOCH: i64 = 5;
@@ -18,10 +18,10 @@ fn owning(now: Instant) -> Session {
     let limits = BatchLimits { max_rows: NonZeroU32::MIN, max_bytes: 1 << 20, max_age: Duration::from_secs(1) };
     let mut session = Session::new(limits, Duration::from_secs(600));
     session.assigned([source()], now);
-    let question = session.take_actions().claim[0].1;
+    let request_id = session.take_actions().claim[0].1;
     let claim = Claim { id: ClaimId::from_u128(7), epoch: EPOCH };
     let at = Offset::new(10);
-    session.granted(&source(), question, &Grant { claim, next: at, fetch: at, verify: None }, now);
+    session.granted(&source(), request_id, &Grant { claim, next: at, fetch: at, verify: None }, now);
     session.take_actions();
     session
 }
@@ -64,22 +64,22 @@ fn a_fenced_partition_is_claimed_at_once_where_the_database_went_back() {
 
 #[test]
 fn a_write_that_meets_an_older_claim_claims_again_at_once_and_one_that_meets_a_newer_one_waits() {
-    for (epoch, went_back) in [(EPOCH - 1, true), (EPOCH, false), (EPOCH + 1, false)] {
+    for (epoch, rewound) in [(EPOCH - 1, true), (EPOCH, false), (EPOCH + 1, false)] {
         let start = Instant::now();
         let mut session = owning(start);
         let incoming = Incoming { offset: Offset::new(10), timestamp_ms: None, key: None, value: Some(b"v") };
         session.deliver(0, &incoming, start, |_| (), |_, _| Ok(1));
         let batch = session.seal(Trigger::Rows, start).expect("a batch");
         let row = held_by(epoch);
-        let outcome = match row.verdict(&batch.spans(0..1)[0]) {
-            Verdict::Fenced => Outcome::Fenced,
-            Verdict::Rewound => Outcome::Rewound,
+        let outcome = match row.outcome_of(&batch.spans(0..1)[0]) {
+            SpanOutcome::Fenced => Outcome::Fenced,
+            SpanOutcome::Rewound => Outcome::Rewound,
             other => panic!("{other:?}"),
         };
         session.acked(Ack { outcomes: vec![Some(outcome)], batch }, start + MS);
         let actions = session.take_actions();
-        assert_eq!((actions.stop.len(), actions.claim.len()), (1, usize::from(went_back)), "{epoch}");
+        assert_eq!((actions.stop.len(), actions.claim.len()), (1, usize::from(rewound)), "{epoch}");
         let fenced = session.partitions().any(|partition| matches!(partition.state, State::Fenced { .. }));
-        assert_eq!(fenced, !went_back, "{epoch}");
+        assert_eq!(fenced, !rewound, "{epoch}");
     }
 }

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use super::connect::{Connector, within};
-use crate::config::{KeepLetters, Pipeline};
+use crate::config::{DeadLetterRetention, Pipeline};
 use crate::metrics;
 
 /// The time between two counts.
@@ -107,7 +107,7 @@ async fn stock(connector: &Connector, pipeline: &str) -> Result<(i64, f64), Writ
 /// # Cancel safety
 /// May be dropped at any point: each page is its own transaction.
 pub async fn keep(connector: Connector, config: Pipeline) {
-    if config.keep_letters == KeepLetters::default() {
+    if config.dead_letter_retention == DeadLetterRetention::default() {
         return;
     }
     loop {
@@ -120,7 +120,7 @@ pub async fn keep(connector: Connector, config: Pipeline) {
 
 async fn purge(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
     let (mut connection, _) = connector.open().await?;
-    let KeepLetters { retention, max_bytes } = config.keep_letters;
+    let DeadLetterRetention { retention, max_bytes } = config.dead_letter_retention;
     let keys = within(connector.write_deadline(), Stage::DeadLetters, keys(&mut connection, &[&config.name])).await?;
     if let Some(retention) = retention {
         let bound = retention.as_secs_f64();

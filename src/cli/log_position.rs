@@ -9,12 +9,12 @@ use crate::config::Start;
 
 /// An offset, an end of the log, or a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Target {
+pub(super) enum LogPosition {
     At(Offset),
     Start(Start),
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for LogPosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::At(offset) => write!(f, "{offset}"),
@@ -26,7 +26,7 @@ impl fmt::Display for Target {
     }
 }
 
-impl std::str::FromStr for Target {
+impl std::str::FromStr for LogPosition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -57,10 +57,10 @@ mod tests {
 
     #[test]
     fn an_offset_is_a_number_an_end_or_a_time() {
-        assert_eq!("42".parse(), Ok(Target::At(Offset::new(42))));
-        assert_eq!("latest".parse(), Ok(Target::Start(Start::Latest)));
-        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(Target::Start(Start::Time(1000))));
-        assert!("-1".parse::<Target>().is_err());
-        assert!("yesterday".parse::<Target>().unwrap_err().contains("earliest"));
+        assert_eq!("42".parse(), Ok(LogPosition::At(Offset::new(42))));
+        assert_eq!("latest".parse(), Ok(LogPosition::Start(Start::Latest)));
+        assert_eq!("1970-01-01T00:00:01Z".parse(), Ok(LogPosition::Start(Start::Time(1000))));
+        assert!("-1".parse::<LogPosition>().is_err());
+        assert!("yesterday".parse::<LogPosition>().unwrap_err().contains("earliest"));
     }
 }
