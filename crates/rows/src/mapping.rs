@@ -297,42 +297,43 @@ impl Encoder {
         };
         self.seen += 1;
         for (at, column) in (0_u16..).zip(columns) {
-            let value = match &column.feed {
-                Feed::Field(slot) => match self.fields.value(*slot, payload) {
-                    value
-                        if column
-                            .keep
-                            .as_deref()
-                            .is_some_and(|text| keep::stands_for_missing(&value, text, &mut self.compared)) =>
-                    {
-                        Value::MISSING
-                    }
+            let value = if let Some(slot) = column.plain {
+                match self.fields.value(slot, payload) {
                     value if value.kind != Kind::Lexical => value,
                     value => meta::lexical(&value, &column.encoding).map_err(|fault| Refusal::Meta(at, fault))?,
-                },
-                feed => {
-                    let keys = self.keys.as_ref().filter(|_| self.plan.reads_keys);
-                    let value = match (feed, keys, record.key) {
-                        (Feed::Ordinal(lexeme), ..) => {
-                            self.made.clear();
-                            Ok(meta::integer(i64::from(self.row) + 1, *lexeme, &mut self.made))
-                        }
-                        (Feed::Key(_), Some(keys), Some(key)) => keys.whole(key, &column.encoding),
-                        _ => meta::value(feed, record, &self.fields, &mut self.made),
-                    };
-                    value.map_err(|fault| Refusal::Meta(at, fault))?
                 }
-            };
-            if let Some(fold) = &column.fold
-                && fold.put(&value, &self.fields, payload, &mut self.compared, rows)
-            {
-                continue;
-            }
-            let value = match &column.function {
-                Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => function
-                    .apply(value, &column.encoding, &mut self.computed)
-                    .map_err(|fault| Refusal::Meta(at, fault))?,
-                _ => value,
+            } else {
+                let value = match (&column.feed, self.keys.as_ref().filter(|_| self.plan.reads_keys), record.key) {
+                    (Feed::Field(slot), ..) => {
+                        let value = self.fields.value(*slot, payload);
+                        let keep = column.keep.as_deref();
+                        if keep.is_some_and(|text| keep::stands_for_missing(&value, text, &mut self.compared)) {
+                            Ok(Value::MISSING)
+                        } else if value.kind == Kind::Lexical {
+                            meta::lexical(&value, &column.encoding)
+                        } else {
+                            Ok(value)
+                        }
+                    }
+                    (Feed::Ordinal(lexeme), ..) => {
+                        self.made.clear();
+                        Ok(meta::integer(i64::from(self.row) + 1, *lexeme, &mut self.made))
+                    }
+                    (Feed::Key(_), Some(keys), Some(key)) => keys.whole(key, &column.encoding),
+                    (feed, ..) => meta::value(feed, record, &self.fields, &mut self.made),
+                };
+                let value = value.map_err(|fault| Refusal::Meta(at, fault))?;
+                if let Some(fold) = &column.fold
+                    && fold.put(&value, &self.fields, payload, &mut self.compared, rows)
+                {
+                    continue;
+                }
+                match &column.function {
+                    Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => function
+                        .apply(value, &column.encoding, &mut self.computed)
+                        .map_err(|fault| Refusal::Meta(at, fault))?,
+                    _ => value,
+                }
             };
             let put = match value.kind {
                 Kind::Missing | Kind::Null => {

@@ -69,6 +69,9 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
+    /// The slot of a field whose value is written as it was read: without `keep`, a function or an aggregate. Most columns are
+    /// like that, and one check tells them from the others.
+    pub(super) plain: Option<u16>,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
     /// The policy for a missing field.

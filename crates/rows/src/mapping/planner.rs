@@ -105,6 +105,9 @@ impl<'a> Planner<'a> {
                 planned.fold = Some(Box::new(Fold { counts, condition }));
             }
         }
+        if planned.keep.is_some() || planned.function.is_some() || planned.fold.is_some() {
+            planned.plain = None;
+        }
         planned.missing = match default {
             Some(constant) => WhenMissing::Constant(constant),
             None => self.missing(&key, mapped, column, planned.in_key, place),
@@ -301,6 +304,7 @@ fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolic
         name: column.name.clone(),
         type_text: short_type(column),
         not_null: column.not_null,
+        plain: if let Feed::Field(slot) = feed { Some(slot) } else { None },
         feed,
         encoding,
         nul,
