@@ -5,6 +5,8 @@
 //! cargo bench --bench drain                                        # 4 M records, 5 turns, plain table and indexed table
 //! cargo bench --bench drain -- --records 2000000 --turns 3 --table plain
 //! cargo bench --bench drain -- --versus 'python3 diy.py binary'    # another sink, run as: COMMAND TOPIC GROUP
+//! cargo bench --bench drain -- --other old/tidegate                # another build of the daemon, in turns with this one
+//! cargo bench --bench drain -- --table plain --partitions 4,100,1000 --lz4
 //! cargo bench --bench drain -- --steady 20000 --seconds 60         # latency and cost at a steady rate
 //! ```
 //! Another sink gets `BOOTSTRAP` and `DSN` (libpq form) in its environment, writes into table `tele`, and exits at the end.
@@ -15,14 +17,16 @@ mod shared;
 mod stage;
 mod steady;
 
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
 
 use measure::Figures;
-use shared::median;
-use stage::{Stage, TableKind};
+use shared::{THIS_BUILD, median};
+use stage::{DaemonTurn, Stage, TableKind};
 
 #[derive(Debug, Parser)]
 struct Arguments {
@@ -44,6 +48,15 @@ struct Arguments {
     /// `limits.memory`
     #[arg(long, default_value = "256MiB")]
     memory: String,
+    /// Another build of the daemon, in turns with this one; with `--steady` instead of it.
+    #[arg(long, value_name = "PROGRAM")]
+    other: Option<PathBuf>,
+    /// Numbers of partitions, each a topic and a turn of its own.
+    #[arg(long, value_delimiter = ',', default_value = "4")]
+    partitions: Vec<NonZeroU16>,
+    /// Compresses the records by LZ4.
+    #[arg(long)]
+    lz4: bool,
     /// Records per second of a steady flow, instead of a backlog.
     #[arg(long, value_name = "RATE")]
     steady: Option<f64>,
@@ -59,27 +72,35 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
-        match arguments.steady {
-            Some(rate) => steady::run(rate, Duration::from_secs(arguments.seconds), &arguments.pipeline).await,
-            None => drain(&arguments).await,
-        }
+        let Some(rate) = arguments.steady else { return drain(&arguments).await };
+        let program = arguments.other.as_deref().unwrap_or(Path::new(THIS_BUILD));
+        steady::run(rate, Duration::from_secs(arguments.seconds), &arguments.pipeline, program).await
     })
 }
 
 async fn drain(arguments: &Arguments) -> Result<()> {
-    eprintln!("starting Kafka and Postgres, loading {} records into 4 partitions", arguments.records);
-    let stage = Stage::set(arguments.records).await?;
+    eprintln!("starting Kafka and Postgres, loading {} records into each topic", arguments.records);
+    let stage = Stage::set(arguments.records, &arguments.partitions, arguments.lz4).await?;
     let tables = arguments.table.map_or(vec![TableKind::Plain, TableKind::Indexed], |table| vec![table]);
     for table in tables {
-        let mut tidegate = Vec::new();
+        let mut daemons: Vec<Contender> = Vec::new();
+        for partitions in &arguments.partitions {
+            daemons.push(Contender::new("tidegate", Path::new(THIS_BUILD), *partitions));
+            daemons
+                .extend(arguments.other.as_deref().map(|program| Contender::new("other build", program, *partitions)));
+        }
         let mut versus = Vec::new();
         let mut bare = [Vec::new(), Vec::new()];
         for turn in 0..arguments.turns {
-            let figures = stage.drain(table, &arguments.pipeline, &arguments.memory, turn).await?;
-            eprintln!("  {table} turn {turn}: tidegate {figures}");
-            tidegate.push(figures);
+            for Contender { name, program, partitions, figures } in &mut daemons {
+                let (partitions, pipeline) = (*partitions, &*arguments.pipeline);
+                let turn_of = DaemonTurn { program, partitions, pipeline, memory: &arguments.memory };
+                let measured = stage.drain(table, &turn_of).await?;
+                eprintln!("  {table} turn {turn}: {name} {measured}");
+                figures.push(measured);
+            }
             if let Some(command) = &arguments.versus {
-                let figures = stage.versus(table, command, turn).await?;
+                let figures = stage.versus(table, command, arguments.partitions[0], turn).await?;
                 eprintln!("  {table} turn {turn}: versus {figures}");
                 versus.push(figures);
             }
@@ -89,19 +110,36 @@ async fn drain(arguments: &Arguments) -> Result<()> {
                 list.push(figures);
             }
         }
-        report(table, &tidegate, &bare, &versus);
+        report(table, &daemons, &bare, &versus);
     }
     Ok(())
 }
 
-fn report(table: TableKind, tidegate: &[Figures], bare: &[Vec<Figures>; 2], versus: &[Figures]) {
-    let ratio = |other: &[Figures]| {
-        median(tidegate.iter().zip(other).map(|(ours, theirs)| ours.rows_per_second / theirs.rows_per_second))
+/// A build of the daemon on a topic, and the figures of its turns.
+struct Contender {
+    name: String,
+    program: PathBuf,
+    partitions: NonZeroU16,
+    figures: Vec<Figures>,
+}
+
+impl Contender {
+    fn new(build: &str, program: &Path, partitions: NonZeroU16) -> Self {
+        let name = format!("{build}, {partitions} partitions");
+        Self { name, program: program.to_owned(), partitions, figures: Vec::new() }
+    }
+}
+
+/// Prints the medians, and the ratios of the first contender to the others.
+fn report(table: TableKind, daemons: &[Contender], bare: &[Vec<Figures>; 2], versus: &[Figures]) {
+    let tidegate = &daemons[0].figures;
+    let ratio = |other: &[Figures], of: fn(&Figures) -> f64| {
+        median(tidegate.iter().zip(other).map(|(ours, theirs)| of(ours) / of(theirs)))
     };
     println!("\n{table} table, medians of {} turns", tidegate.len());
     println!(
-        "  {:<28}{:>12}{:>12}{:>14}{:>14}{:>12}",
-        "", "rows/s", "whole run", "CPU-s/M rows", "PG CPU-s/M", "peak RSS"
+        "  {:<28}{:>12}{:>12}{:>12}{:>14}{:>14}{:>12}",
+        "", "rows/s", "whole run", "first row", "CPU-s/M rows", "PG CPU-s/M", "peak RSS"
     );
     let row = |name: &str, list: &[Figures]| {
         if list.is_empty() {
@@ -109,22 +147,29 @@ fn report(table: TableKind, tidegate: &[Figures], bare: &[Vec<Figures>; 2], vers
         }
         let of = |field: fn(&Figures) -> f64| median(list.iter().map(field));
         println!(
-            "  {name:<28}{:>12.0}{:>12.0}{:>14.2}{:>14.2}{:>8.0} MiB",
+            "  {name:<28}{:>12.0}{:>12.0}{:>10.2} s{:>14.2}{:>14.2}{:>8.0} MiB",
             of(|f| f.rows_per_second),
             of(|f| f.rows_per_second_whole),
+            of(|f| f.first_row),
             of(|f| f.cpu_per_million),
             of(|f| f.postgres_cpu_per_million),
             of(|f| f.peak_rss_mib),
         );
     };
-    row("tidegate, 10-90 %", tidegate);
+    for daemon in daemons {
+        row(&daemon.name, &daemon.figures);
+    }
     row("bare COPY, 1 connection", &bare[0]);
     row("bare COPY, 2 connections", &bare[1]);
     row("versus", versus);
-    println!("  tidegate / bare COPY on 1 connection: {:.2}; on 2: {:.2}", ratio(&bare[0]), ratio(&bare[1]));
-    if !versus.is_empty() {
-        let cpu =
-            median(tidegate.iter().zip(versus).map(|(ours, theirs)| ours.cpu_per_million / theirs.cpu_per_million));
-        println!("  tidegate / versus: rows/s {:.2}, CPU {:.2}", ratio(versus), cpu);
+    let rate: fn(&Figures) -> f64 = |f| f.rows_per_second;
+    println!(
+        "  tidegate / bare COPY on 1 connection: {:.2}; on 2: {:.2}",
+        ratio(&bare[0], rate),
+        ratio(&bare[1], rate)
+    );
+    let others = daemons[1..].iter().map(|daemon| (&*daemon.name, &*daemon.figures));
+    for (name, list) in others.chain((!versus.is_empty()).then_some(("versus", versus))) {
+        println!("  tidegate / {name}: rows/s {:.2}, CPU {:.2}", ratio(list, rate), ratio(list, |f| f.cpu_per_million));
     }
 }

@@ -8,6 +8,8 @@ pub(crate) struct Figures {
     pub(crate) rows_per_second: f64,
     /// Rows per second from the start of the process to the last row.
     pub(crate) rows_per_second_whole: f64,
+    /// Seconds from the start of the process to the first committed row; 0 if it wasn't measured.
+    pub(crate) first_row: f64,
     /// CPU seconds of the contender's own process per million rows.
     pub(crate) cpu_per_million: f64,
     /// CPU seconds of all processes of Postgres per million rows.
@@ -20,9 +22,10 @@ impl fmt::Display for Figures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.0} rows/s (whole run {:.0}), {:.2} CPU-s/M, Postgres {:.2} CPU-s/M, peak RSS {:.0} MiB",
+            "{:.0} rows/s (whole run {:.0}), first row after {:.2} s, {:.2} CPU-s/M, Postgres {:.2} CPU-s/M, peak RSS {:.0} MiB",
             self.rows_per_second,
             self.rows_per_second_whole,
+            self.first_row,
             self.cpu_per_million,
             self.postgres_cpu_per_million,
             self.peak_rss_mib

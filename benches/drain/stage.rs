@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::num::NonZeroU16;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -15,8 +16,6 @@ use tidegate_harness::{Database, Kafka, Postgres, unique_name, usage};
 use crate::measure::Figures;
 use crate::shared::{END_DEADLINE, LOOK, await_drained, start_daemon, start_servers};
 
-const TOPIC: &str = "tele";
-const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 const COLUMNS: &str = "vehicle_id, ts, lat, lon, speed_kmh, state, trip_id";
 /// The kinds of target tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -36,7 +35,19 @@ impl fmt::Display for TableKind {
     }
 }
 
-/// The servers and the topic that all turns share.
+/// A daemon's turn.
+#[derive(Clone, Copy)]
+pub(crate) struct DaemonTurn<'a> {
+    pub(crate) program: &'a Path,
+    /// The topic with so many partitions is read.
+    pub(crate) partitions: NonZeroU16,
+    /// The pipeline's further settings, in TOML.
+    pub(crate) pipeline: &'a str,
+    /// `limits.memory`
+    pub(crate) memory: &'a str,
+}
+
+/// The servers that all turns share, with one topic per number of partitions; each has the same records.
 pub(crate) struct Stage {
     kafka: Kafka,
     postgres: Postgres,
@@ -45,48 +56,63 @@ pub(crate) struct Stage {
 }
 
 /// The fleet's compact record: seven fields, about 134 bytes.
-pub(crate) fn produce_spec(kafka: &Kafka, topic: &str) -> ProduceSpec {
+pub(crate) fn produce_spec(kafka: &Kafka, topic: &str, partitions: NonZeroU16, lz4: bool) -> ProduceSpec {
     let mut spec = ProduceSpec::new(kafka.bootstrap_servers(), topic);
     spec.fleet.vehicles = 10_000;
-    spec.partitioning = Partitioning::ByVehicle(PARTITIONS);
+    spec.partitioning = Partitioning::ByVehicle(partitions);
     spec.format = Format::Compact;
-    spec.compression = Compression::None;
+    spec.compression = if lz4 { Compression::Lz4 } else { Compression::None };
     spec
 }
 
+fn topic(partitions: NonZeroU16) -> String {
+    format!("tele{partitions}")
+}
+
 impl Stage {
-    pub(crate) async fn set(records: u64) -> Result<Self> {
+    pub(crate) async fn set(records: u64, partitions: &[NonZeroU16], lz4: bool) -> Result<Self> {
         let (kafka, postgres) = start_servers()?;
-        kafka.create_topic(TOPIC, i32::from(PARTITIONS.get()), &[])?;
-        let mut spec = produce_spec(&kafka, TOPIC);
-        spec.rate = 0.0;
-        spec.limit = Limit { records: Some(records), seconds: None };
-        let outcome = fleet::produce(&spec, &AtomicBool::new(false), |_| {})?;
-        ensure!(outcome.summary.acked == records, "Kafka took {} of {records} records", outcome.summary.acked);
+        for &partitions in partitions {
+            let topic = topic(partitions);
+            kafka.create_topic(&topic, i32::from(partitions.get()), &[])?;
+            let mut spec = produce_spec(&kafka, &topic, partitions, lz4);
+            spec.rate = 0.0;
+            spec.limit = Limit { records: Some(records), seconds: None };
+            let outcome = fleet::produce(&spec, &AtomicBool::new(false), |_| {})?;
+            ensure!(outcome.summary.acked == records, "Kafka took {} of {records} records", outcome.summary.acked);
+        }
         let database = postgres.create_database().await?;
         Ok(Self { kafka, postgres, database, records })
     }
 
-    /// Measures a turn of the daemon.
-    pub(crate) async fn drain(&self, kind: TableKind, pipeline: &str, memory: &str, turn: usize) -> Result<Figures> {
+    /// Measures a turn of a daemon.
+    pub(crate) async fn drain(&self, kind: TableKind, daemon: &DaemonTurn<'_>) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let postgres_before = usage::cpu_time(self.postgres.pid()?, true)?;
         let started = Instant::now();
+        let DaemonTurn { program, partitions, pipeline, memory } = *daemon;
         let settings = format!("table.name = \"tele\"\n{pipeline}");
-        let (daemon, name) = start_daemon(&self.kafka, &self.database, TOPIC, memory, &settings)?;
-        let (rate, took) = await_drained(&mut connection, &daemon, &name, self.records, started).await?;
+        let (daemon, name) = start_daemon(&self.kafka, &self.database, &topic(partitions), memory, &settings, program)?;
+        let (rate, first, took) = await_drained(&mut connection, &daemon, &name, self.records, started).await?;
         let (cpu, rss) = (usage::cpu_time(daemon.pid(), true)?, usage::peak_rss_bytes(daemon.pid())?);
         daemon.drain(END_DEADLINE)?;
         let postgres = self.postgres_cpu(postgres_before)?;
         self.check_rows(&mut connection).await?;
-        if turn == 0 {
+        if !self.export_file(kind, 1, 0).exists() {
             self.export(&mut connection, kind).await?;
         }
-        Ok(self.figures(rate, took, cpu, postgres, rss))
+        let figures = self.figures(rate, took, cpu, postgres, rss);
+        Ok(Figures { first_row: first.as_secs_f64(), ..figures })
     }
 
     /// Measures a turn of another sink.
-    pub(crate) async fn versus(&self, kind: TableKind, command: &str, turn: usize) -> Result<Figures> {
+    pub(crate) async fn versus(
+        &self,
+        kind: TableKind,
+        command: &str,
+        partitions: NonZeroU16,
+        turn: usize,
+    ) -> Result<Figures> {
         let mut connection = self.fresh_table(kind).await?;
         let mut words = command.split_whitespace();
         let program = words.next().context("`--versus` names no command")?;
@@ -95,7 +121,7 @@ impl Stage {
         let started = Instant::now();
         let mut child = Command::new(program)
             .args(words)
-            .args([TOPIC, &unique_name(&format!("versus{turn}"))])
+            .args([topic(partitions), unique_name(&format!("versus{turn}"))])
             .env("BOOTSTRAP", self.kafka.bootstrap_servers())
             .env("DSN", url)
             .stdin(Stdio::null())
@@ -203,6 +229,7 @@ impl Stage {
         let millions = self.records as f64 / 1e6;
         Figures {
             rows_per_second,
+            first_row: 0.0,
             rows_per_second_whole: self.records as f64 / took.as_secs_f64(),
             cpu_per_million: cpu.as_secs_f64() / millions,
             postgres_cpu_per_million: postgres.as_secs_f64() / millions,

@@ -1,5 +1,7 @@
 //! A steady flow: the time from a record's timestamp to its commit, and the daemon's resource use meanwhile.
 
+use std::num::NonZeroU16;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
@@ -12,13 +14,14 @@ use crate::shared::{END_DEADLINE, start_daemon, start_servers};
 use crate::stage::produce_spec;
 
 const TOPIC: &str = "steady";
+const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 /// Not measured: consumers join and JIT compilers warm up during this time.
 const WARM_UP: Duration = Duration::from_secs(10);
 
 /// Produces `rate` records per second for `length`, and prints latency and resource use.
-pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<()> {
+pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &Path) -> Result<()> {
     let (kafka, postgres) = start_servers()?;
-    kafka.create_topic(TOPIC, 4, &[])?;
+    kafka.create_topic(TOPIC, i32::from(PARTITIONS.get()), &[])?;
     let database = postgres.create_database().await?;
     let mut connection = database.connect().await?;
     connection
@@ -29,16 +32,18 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
         .await?;
     // `track_commit_timestamp` would have the time of each row; the metric's buckets have it without touching the database.
     let settings = format!("table.name = \"tele\"\n{pipeline}");
-    let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings)?;
+    let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings, program)?;
     daemon.await_ready(Duration::from_secs(60))?;
-    let mut spec = produce_spec(&kafka, TOPIC);
+    let mut spec = produce_spec(&kafka, TOPIC, PARTITIONS, false);
     spec.rate = rate;
     spec.limit = Limit { records: None, seconds: Some((WARM_UP + length).as_secs_f64()) };
     let producer = std::thread::spawn(move || fleet::produce(&spec, &AtomicBool::new(false), |_| {}));
     tokio::time::sleep(WARM_UP).await;
+    let broker_before = usage::cpu_time(kafka.pid(0)?, true)?;
     let (before, cpu_before, started) = (buckets(&daemon)?, usage::cpu_time(daemon.pid(), true)?, Instant::now());
     tokio::time::sleep(length.saturating_sub(Duration::from_secs(1))).await;
     let (after, cpu_after, took) = (buckets(&daemon)?, usage::cpu_time(daemon.pid(), true)?, started.elapsed());
+    let broker = usage::cpu_time(kafka.pid(0)?, true)?.saturating_sub(broker_before);
     let rss = usage::peak_rss_bytes(daemon.pid())?;
     let summary = producer.join().map_err(|_| anyhow::anyhow!("the producer panicked"))??.summary;
     ensure!(summary.failed == 0, "{} records failed", summary.failed);
@@ -52,10 +57,12 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str) -> Result<(
         let bound = counts.iter().find(|(_, count)| *count >= total * share).map_or(f64::INFINITY, |(le, _)| *le);
         println!("  {:>5.1} % committed within {:>4.0} ms of their timestamp", share * 100.0, bound * 1000.0);
     }
+    let percent = |cpu: Duration| cpu.as_secs_f64() / took.as_secs_f64() * 100.0;
     println!(
-        "  daemon: {:.1} % of a core, peak RSS {:.0} MiB",
-        (cpu_after.saturating_sub(cpu_before)).as_secs_f64() / took.as_secs_f64() * 100.0,
-        rss as f64 / f64::from(1 << 20)
+        "  daemon: {:.2} % of a core, peak RSS {:.0} MiB; broker: {:.1} % of a core",
+        percent(cpu_after.saturating_sub(cpu_before)),
+        rss as f64 / f64::from(1 << 20),
+        percent(broker)
     );
     daemon.drain(END_DEADLINE)
 }

@@ -1,6 +1,7 @@
 //! The servers, the backlog, and each contender's turn.
 
 use std::fmt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,7 +10,7 @@ use tidegate_harness::{Database, Kafka, Postgres, Record};
 use tokio::task::JoinSet;
 
 use crate::by_hand;
-use crate::shared::{END_DEADLINE, await_drained, start_daemon, start_servers};
+use crate::shared::{END_DEADLINE, THIS_BUILD, await_drained, start_daemon, start_servers};
 
 const TOPIC: &str = "readings";
 const PARTITIONS: i32 = 4;
@@ -126,8 +127,9 @@ impl Stage {
             mode.pipeline()
         );
         let started = Instant::now();
-        let (daemon, name) = start_daemon(&self.kafka, &self.database, TOPIC, "256MiB", &settings)?;
-        let (rate, _) = await_drained(&mut connection, &daemon, &name, self.records, started).await?;
+        let (daemon, name) =
+            start_daemon(&self.kafka, &self.database, TOPIC, "256MiB", &settings, Path::new(THIS_BUILD))?;
+        let (rate, ..) = await_drained(&mut connection, &daemon, &name, self.records, started).await?;
         daemon.drain(END_DEADLINE)?;
         self.check(mode, &mut connection).await?;
         Ok(rate)

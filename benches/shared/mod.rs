@@ -1,5 +1,6 @@
 //! Shared by the benches of whole drains: the servers, the daemon over a backlog, and medians.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -24,23 +25,27 @@ pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
     start_both(&KafkaSpec::single().tuned_for(TunedFor::Speed), &postgres)
 }
 
-/// Starts a daemon whose only pipeline reads `topic`; `settings` are the pipeline's, in TOML. Returns it with the pipeline's
-/// name, which is new each time, and so is the consumer group.
+/// The daemon that was built with the bench.
+pub(crate) const THIS_BUILD: &str = env!("CARGO_BIN_EXE_tidegate");
+
+/// Starts a daemon whose only pipeline reads `topic`; `settings` are the pipeline's, in TOML, and `program` is the daemon's file.
+/// Returns it with the pipeline's name, which is new each time, and so is the consumer group.
 pub(crate) fn start_daemon(
     kafka: &Kafka,
     database: &Database,
     topic: &str,
     memory: &str,
     settings: &str,
+    program: &Path,
 ) -> Result<(Daemon, String)> {
     let name = unique_name("bench");
     let config = format!("[limits]\nmemory = \"{memory}\"\n[pipelines.{name}]\ntopics = [\"{topic}\"]\n{settings}\n");
-    let spec = DaemonSpec::new(env!("CARGO_BIN_EXE_tidegate"), config).on(kafka.bootstrap_servers(), &database.url)?;
+    let spec = DaemonSpec::new(program, config).on(kafka.bootstrap_servers(), &database.url)?;
     Ok((Daemon::spawn(&spec)?, name))
 }
 
-/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of them, and how long it took
-/// since `started`.
+/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of them, and the times from
+/// `started` to the first record and to the last one.
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2^53")]
 pub(crate) async fn await_drained(
     connection: &mut PgConnection,
@@ -48,10 +53,13 @@ pub(crate) async fn await_drained(
     pipeline: &str,
     records: u64,
     started: Instant,
-) -> Result<(f64, Duration)> {
-    let (mut ten, mut ninety) = (None, None);
+) -> Result<(f64, Duration, Duration)> {
+    let (mut first, mut ten, mut ninety) = (None, None, None);
     loop {
         let (seen, at) = (committed_records(connection, pipeline).await?, started.elapsed());
+        if seen > 0 {
+            first.get_or_insert(at);
+        }
         if seen * 10 >= records {
             ten.get_or_insert((at, seen));
         }
@@ -61,7 +69,8 @@ pub(crate) async fn await_drained(
         if seen >= records
             && let (Some((begun, from)), Some((ended, to))) = (ten, ninety)
         {
-            return Ok(((to - from) as f64 / (ended - begun).as_secs_f64(), at));
+            let rate = (to - from) as f64 / (ended - begun).as_secs_f64();
+            return Ok((rate, first.unwrap_or(at), at));
         }
         let tail = || format!("{seen} of {records} records after {at:?}; {}", daemon.log_tail());
         ensure!(at < DRAIN_DEADLINE, "the drain takes too long: {}", tail());
