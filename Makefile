@@ -5,6 +5,8 @@ CARGO ?= cargo
 # Where cargo puts release binaries. A second cargo call with other packages would resolve other features, and compile the
 # dependencies again: so one call builds, and the binaries run by themselves.
 RELEASE = $(or $(CARGO_TARGET_DIR),target)/release
+# Tools that checks fetch once.
+TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target)/tools)
 # `make demo KEEP=1` goes on until Ctrl-C.
 KEEP ?=
 # `make demo DEMO_SCALE=0.2` shortens every act to a fifth, for trials.
@@ -94,9 +96,11 @@ valgrind: tools ## The crate that calls librdkafka directly: its tests under val
 	crates/kafka-batch/valgrind.sh
 
 .PHONY: deploy-check
-deploy-check: ## Alerts and the dashboard by promtool, manifests for Kubernetes by their schemas; needs Go or kubectl
+deploy-check: ## Alerts and the dashboard by promtool, manifests for Kubernetes by their schemas, workflows by actionlint; needs Go
 	deploy/check.sh
 	deploy/kubernetes/check.sh
+	[ -x $(TOOLS)/actionlint ] || GOBIN=$(TOOLS) go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+	$(TOOLS)/actionlint
 
 .PHONY: deny
 deny: ## Licences, bans and sources of every dependency; needs `cargo install cargo-deny`
