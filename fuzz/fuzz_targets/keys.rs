@@ -14,7 +14,8 @@ use tidegate_rows::spec::{Decode, KeyFormat, Shape, Source, UnknownFields, Write
 
 const AVRO: &str = r#"{"type":"record","name":"K","fields":[{"name":"id","type":["null","long"]},
     {"name":"region","type":"string"},{"name":"more","type":{"type":"map","values":"double"}}]}"#;
-const PROTO: &str = r#"syntax = "proto3"; message K { optional int64 id = 1; string region = 2; map<string, double> more = 3; }"#;
+const PROTO: &str =
+    r#"syntax = "proto3"; message K { optional int64 id = 1; string region = 2; map<string, double> more = 3; }"#;
 /// The types that the key's column has, and with it the column that takes the whole key.
 const TYPES: &[&str] = &["int8!", "text!", "bytea!", "uuid!", "jsonb!", "float8!", "int4!", "numeric!"];
 
