@@ -218,9 +218,9 @@ impl PgStore {
     ///
     /// # Errors
     /// As the statement fails.
-    pub async fn has_dead_letters(&mut self) -> Result<bool, WriteError> {
+    pub async fn takes_all_characters(&mut self) -> Result<bool, WriteError> {
         let mut live = self.take(Stage::DeadLetters)?;
-        let work = dead_letters::has_dead_letters(&mut live.connection);
+        let work = dead_letters::takes_all_characters(&mut live.connection);
         let result = timeout(self.connector.write_deadline(), work).await;
         self.keep(Stage::DeadLetters, live, result, None)
     }

@@ -31,11 +31,11 @@ pub(super) async fn insert(
     batch: &Batch,
     rejects: &[&RejectedRecord],
 ) -> Result<(), sqlx::Error> {
-    let has_dead_letters = has_dead_letters(connection).await?;
+    let takes_all_characters = takes_all_characters(connection).await?;
     let mut rest = rejects;
     while !rest.is_empty() {
         let (some, others) = rest.split_at(fitting(batch, rest));
-        insert_some(connection, pipeline, batch, some, has_dead_letters).await?;
+        insert_some(connection, pipeline, batch, some, takes_all_characters).await?;
         rest = others;
     }
     Ok(())
@@ -56,7 +56,7 @@ async fn insert_some(
     pipeline: &str,
     batch: &Batch,
     rejects: &[&RejectedRecord],
-    has_dead_letters: bool,
+    takes_all_characters: bool,
 ) -> Result<(), sqlx::Error> {
     let records: Vec<_> = rejects.iter().map(|reject| batch.record(reject.record)).collect();
     let (mut letters, mut names, mut values) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,7 +78,7 @@ async fn insert_some(
         .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
         .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
         .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
-        .bind(rejects.iter().map(|reject| storable(&reject.detail, has_dead_letters)).collect::<Vec<_>>())
+        .bind(rejects.iter().map(|reject| storable(&reject.detail, takes_all_characters)).collect::<Vec<_>>())
         .bind((0i32..).take(records.len()).collect::<Vec<_>>())
         .bind(letters)
         .bind(names)
@@ -89,16 +89,16 @@ async fn insert_some(
 }
 
 /// Returns whether the database's encoding has every character that a record may contain.
-pub(super) async fn has_dead_letters(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+pub(super) async fn takes_all_characters(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let encoding = sqlx::query("SELECT current_setting('server_encoding')").fetch_one(connection).await?;
     Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
 }
 
 /// Returns a detail as its text column can store it. A detail may quote a NUL, which no text column can store, or
 /// characters that the database's encoding lacks. The record itself is stored as bytes.
-pub(crate) fn storable(detail: &str, has_dead_letters: bool) -> String {
+pub(crate) fn storable(detail: &str, takes_all_characters: bool) -> String {
     let detail = detail.replace('\0', "\\0");
-    if has_dead_letters || detail.is_ascii() {
+    if takes_all_characters || detail.is_ascii() {
         return detail;
     }
     let mut ascii = String::new();

@@ -18,7 +18,7 @@ use tidegate_protocol::retry::{Severity, Stage};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{Cause, PostgresError, WriteError};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 const LOW: i64 = 3;
@@ -160,7 +160,7 @@ struct World {
     fake: Fake,
     requests: mpsc::Sender<ClaimRequest>,
     answers: [(mpsc::Sender<Message>, mpsc::Receiver<Message>); 2],
-    running: JoinHandle<Result<(), Stopped>>,
+    running: JoinSet<Result<(), Stopped>>,
 }
 
 const OWNERS: [&str; 2] = ["first", "second"];
@@ -171,7 +171,9 @@ impl World {
         let (requests, inbox) = mpsc::channel(8);
         let claims = ClaimLoop::new(fake.clone(), fake.clone(), policy, Rng::with_seed(1), Arc::new(fake.clone()));
         let answers = [(); 2].map(|()| mpsc::channel(8));
-        Self { fake, requests, answers, running: tokio::spawn(claims.run(inbox)) }
+        let mut running = JoinSet::new();
+        running.spawn(claims.run(inbox));
+        Self { fake, requests, answers, running }
     }
 
     /// Sends a request of a consumer for these partitions, and withdraws others.
@@ -232,7 +234,7 @@ async fn each_owner_claims_its_own_partitions() {
     assert_eq!(world.granted(1).await, [1]);
     assert_eq!(world.fake.calls(), [(0, claims(0, &[0, 2, 3])), (0, claims(1, &[1]))]);
     drop(world.requests);
-    world.running.await.expect("no panic").expect("it ends with its senders");
+    world.running.join_next().await.expect("it runs").expect("no panic").expect("it ends with its senders");
 }
 
 #[tokio::test(start_paused = true)]
@@ -294,9 +296,10 @@ async fn the_waits_at_locks_are_counted_anew_after_all_are_answered() {
 
 #[tokio::test(start_paused = true)]
 async fn a_refusal_that_waiting_does_not_resolve_stops_the_loop() {
-    let world = World::start(OffsetLossPolicy::Fail, Script { failures: vec![refused("42501")], ..Script::default() });
+    let mut world =
+        World::start(OffsetLossPolicy::Fail, Script { failures: vec![refused("42501")], ..Script::default() });
     world.request(0, &[0], &[]).await;
-    let stopped = world.running.await.expect("no panic");
+    let stopped = world.running.join_next().await.expect("it runs").expect("no panic");
     assert!(matches!(&stopped, Err(Stopped::Refused(error)) if error.to_string().contains("no")), "{stopped:?}");
 }
 

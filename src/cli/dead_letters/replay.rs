@@ -349,7 +349,7 @@ impl Transaction for ReplayStore {
             rejects.iter().filter_map(|reject| page.ids.get(reject.record as usize).copied()).collect()
         };
         self.rejected = rejects.iter().map(|reject| reject.record).collect();
-        let has_dead_letters = self.inner.has_dead_letters().await?;
+        let takes_all_characters = self.inner.takes_all_characters().await?;
         let update = sqlx::query(
             "UPDATE tidegate.dead_letter d SET reason = n.reason, sqlstate = n.sqlstate, column_name = n.column_name,
                  detail = n.detail, replays = d.replays + 1, replayed_at = now()
@@ -362,7 +362,7 @@ impl Transaction for ReplayStore {
             .bind(rejects.iter().map(|reject| reject.reason).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.sqlstate.as_deref()).collect::<Vec<_>>())
             .bind(rejects.iter().map(|reject| reject.column.as_deref()).collect::<Vec<_>>())
-            .bind(rejects.iter().map(|reject| storable(&reject.detail, has_dead_letters)).collect::<Vec<_>>());
+            .bind(rejects.iter().map(|reject| storable(&reject.detail, takes_all_characters)).collect::<Vec<_>>());
         self.inner.rows(Stage::DeadLetters, update).await.map(drop)
     }
 
