@@ -24,8 +24,8 @@ pub(crate) fn start_servers() -> Result<(Kafka, Postgres)> {
     start_both(&KafkaSpec::single().tuned_for(TunedFor::Speed), &postgres)
 }
 
-/// Starts a daemon whose only pipeline reads `topic`; `settings` are the pipeline's, in TOML. Returns it with the pipeline's
-/// name, which is new each time, and so is the consumer group.
+/// Starts a daemon whose only pipeline reads `topic`. `settings` are the pipeline's settings in TOML. Returns the daemon, and the
+/// pipeline's name, which is new each time, as is the consumer group.
 pub(crate) fn start_daemon(
     kafka: &Kafka,
     database: &Database,
@@ -39,8 +39,8 @@ pub(crate) fn start_daemon(
     Ok((Daemon::spawn(&spec)?, name))
 }
 
-/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of them, and how long it took
-/// since `started`.
+/// Waits until the ledger has all `records`. Returns the rows per second between 10 % and 90 % of them, and the time from
+/// `started` to the last one.
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench are far below 2^53")]
 pub(crate) async fn await_drained(
     connection: &mut PgConnection,

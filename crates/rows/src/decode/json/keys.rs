@@ -38,7 +38,7 @@ struct Key {
     next: Followers,
 }
 
-/// The keys that were last found at one position, the latest first.
+/// The keys that were found most recently at one position, the latest first.
 type Followers = [KeyId; 2];
 
 /// An object of which columns take parts.
@@ -127,7 +127,7 @@ impl Keys {
         }
     }
 
-    /// Returns a key that is likely after `previous`, if the text continues with it, colon included: the key, and its length.
+    /// If the text continues with a key that is likely after `previous`, returns that key and its length, including the colon.
     #[inline]
     pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, KeyTarget, usize)> {
         let followers = match previous {
