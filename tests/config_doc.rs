@@ -1,5 +1,5 @@
-//! Generates `docs/configuration.md`, the reference of every key. Keys and types come from the table behind `tidegate config
-//! schema`, texts and defaults from `config/tidegate.toml`.
+//! Generates `docs/configuration.md`, the reference of every key. Keys and types come from the table behind
+//! `tidegate config schema`, texts and defaults from `config/tidegate.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -227,8 +227,8 @@ impl fmt::Display for Fault {
 }
 
 /// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the broker,
-/// and whether it offers the group protocol `consumer`. The lines about one broker begin with a line for which the answer is no;
-/// a later line may change the answer to yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
+/// and whether the line says that it offers the group protocol `consumer`. The first line about a broker says no; one of the
+/// later lines may say yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
 pub fn consumer_protocol(line: &str) -> Option<(String, bool)> {
     if !line.contains("Broker API support:") && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
         return None;

@@ -47,7 +47,7 @@ impl World {
     fn of_modes(&self, modes: &[&str], pipeline: impl Fn(&str) -> String) -> String {
         let mut whole = String::new();
         for mode in modes {
-            // The mapping is a table of its own in TOML, with the pipeline's name.
+            // In TOML, the mapping is the table `[pipelines.NAME.columns]`, which has the pipeline's name.
             let name = format!("{}_{mode}", self.name);
             let config = self.config(&pipeline(mode).replace("NAME", &self.name)).replace(&self.name, &name);
             match config.find("[pipelines.") {

@@ -257,7 +257,8 @@ impl<S: Store> Writer<S> {
                         hint = Some(error.postgres().and_then(|error| error.row));
                     }
                     Disposition::Plan => {
-                        // Outside of the COPY, drop the connection too: its other prepared statements may be as old as the plan.
+                        // If the error came from another statement than the COPY, drop the connection: its other prepared
+                        // statements may be as old as the plan.
                         match error.stage {
                             Stage::Copy => self.store.rollback().await,
                             _ => self.store.disconnect(),
