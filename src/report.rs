@@ -52,7 +52,7 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            // What this means for the pipeline is logged once, by the health of Kafka.
+            // The health of Kafka logs once what this means for the pipeline.
             Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }

@@ -27,7 +27,7 @@ const NO_PROGRESS: &str = "a partition with lag makes no progress";
 pub struct ConsumerStatus {
     /// The consumer's number within the pipeline and this process, from 0.
     pub number: u32,
-    /// What the consumer has done so far.
+    /// The consumer's work since the start.
     pub work: Work,
     /// The records that the consumer's drain left unwritten.
     pub drain: Drain,

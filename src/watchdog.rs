@@ -65,7 +65,7 @@ impl fmt::Display for Stall {
     }
 }
 
-/// What one check knows about a partition.
+/// The facts about a partition that one check uses.
 #[derive(Debug)]
 pub struct Observation<'a> {
     pub partition: &'a PartitionStatus,

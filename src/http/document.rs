@@ -89,7 +89,7 @@ pub(super) struct PipelineView {
     pub(super) lag_seen_ms: Option<i64>,
     pub(super) lag_trouble: Option<String>,
     pub(super) retention_headroom_seconds: Option<f64>,
-    /// What currently limits the pipeline's speed, as a sentence.
+    /// The current limit on the pipeline's speed, as a sentence.
     pub(super) limit: Option<String>,
     pub(super) batches: BatchesView,
     pub(super) dead: Vec<DeadView>,

@@ -37,7 +37,7 @@ pub(super) struct Sentence {
     pub(super) level: Level,
     /// The pipeline that it is about, if it is about one.
     pub(super) pipeline: Option<String>,
-    /// What the sentence is about. It stays the same while the numbers in the sentence change.
+    /// The subject of the sentence. It stays the same while the numbers in the sentence change.
     pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
     /// The anchor of the runbook's section about this problem; `None` if nothing has to be done.

@@ -1,4 +1,5 @@
-//! The daemon is killed at random moments. What was written stays, everything else is read again, and nothing is written twice.
+//! The daemon is killed at random moments. Rows that were written stay, everything else is read again, and nothing is written
+//! twice.
 
 use std::time::Duration;
 

@@ -20,7 +20,7 @@
 //! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. Old and new owner rarely
 //! wait for the same row by chance, so a schedule made for this bug (`aimed.rs`) finds it.
 //!
-//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.list` has the bugs inside of the
+//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` has the bugs inside of the
 //! modules (session, batch, writer, retry); `make planted` puts each of them into a copy of the source and requires that a seed
 //! fails.
 

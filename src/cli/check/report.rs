@@ -48,7 +48,7 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) from: String,
     pub(super) not_null: bool,
-    /// What happens to a record without the field; empty if the field can't be missing.
+    /// The effect of a missing field on the row; empty if the field can't be missing.
     pub(super) missing: &'static str,
 }
 

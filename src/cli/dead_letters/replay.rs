@@ -268,7 +268,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
     Ok(loaded)
 }
 
-/// What the store knows of the current batch.
+/// The store's data about the current batch.
 #[derive(Debug, Default)]
 struct Page {
     ids: Vec<i64>,

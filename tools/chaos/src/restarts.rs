@@ -39,7 +39,7 @@ const CLAIMS: &str =
     CREATE TRIGGER note_claim AFTER UPDATE ON tidegate.ledger FOR EACH ROW
         WHEN (OLD.claim_id IS DISTINCT FROM NEW.claim_id) EXECUTE FUNCTION note_claim()";
 
-/// What is done to a daemon.
+/// The ways in which a daemon is ended or restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     TermAndStart,

@@ -52,7 +52,7 @@ const CLOSE: Duration = Duration::from_secs(60);
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
-/// The running services.
+/// The services of the demo while they run.
 #[derive(Debug)]
 pub(crate) struct Services {
     stage: Arc<Stage>,

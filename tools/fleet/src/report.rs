@@ -1,4 +1,4 @@
-//! What a run of the producer reports, during the run and at its end.
+//! The figures that a run of the producer reports, during the run and at its end.
 
 use std::fmt;
 use std::time::Duration;

@@ -29,7 +29,7 @@ enum Mode {
     Pausing,
 }
 
-/// What happens at the end of the current block. `Finish` happens inside of the block.
+/// The event at the end of the current block. `Finish` happens inside of the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,

@@ -213,7 +213,7 @@ pub(crate) fn require_java() -> Result<()> {
     Ok(())
 }
 
-/// What to do if `java` is missing.
+/// The advice for a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
 /// Unpacks the only .txz file below `unpacked` into `folder`. The decompressor is part of this program, because `xz` isn't

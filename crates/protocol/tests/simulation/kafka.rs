@@ -48,7 +48,7 @@ impl Kind {
     }
 }
 
-/// What became of an offset in a log.
+/// The kinds of offsets in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),

@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// What a column of the CSV is used for.
+/// The use of a column of the CSV by the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColumnTarget {
     Slot(u16),

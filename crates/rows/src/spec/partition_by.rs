@@ -14,7 +14,7 @@ pub struct PartitionBy {
     pub ahead: u32,
     /// Partitions that ended longer ago than this are removed. `None`: they are kept.
     pub retention: Option<Duration>,
-    /// What happens to expired partitions.
+    /// How expired partitions are removed.
     pub expired: Expiry,
     /// Whether to create a DEFAULT partition, for rows without another partition.
     pub default: bool,

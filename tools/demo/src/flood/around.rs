@@ -1,4 +1,4 @@
-//! What happens around the sender: the database's outage, the measurement of CPU time, and the display of progress.
+//! Everything around the sender: the database's outage, the measurement of CPU time, and the display of progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;

@@ -40,7 +40,7 @@ struct Story<'a> {
     events: &'a Table,
 }
 
-/// What happened to a service during a period.
+/// The figures of a service during a period.
 struct Stretch {
     service: String,
     /// The highest lag, in records. The next fields are the records written and sent per second.

@@ -43,7 +43,7 @@ impl Record {
         self
     }
 
-    /// Sets the key.
+    /// Sets the record's key.
     #[must_use]
     pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.key = Some(key.into());

@@ -28,7 +28,7 @@ pub(super) struct Dialog {
     drop_after: Option<(u64, Arc<Watched>)>,
 }
 
-/// What the proxy does with a message of the server.
+/// The ways in which the proxy handles a message of the server.
 pub(super) enum MessageFate {
     Passes,
     Dropped,
