@@ -27,7 +27,7 @@ use crate::status::{Trouble, lock};
 /// The time after which an unknown id is asked for a second time. A follower in the registry's cluster may not yet know an id
 /// that its leader has just assigned.
 const SECOND_QUESTION: Duration = Duration::from_secs(1);
-/// After an id was confirmed to be unknown, for this long one answer is enough for other ids.
+/// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// An unknown id is requested again after this time.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);

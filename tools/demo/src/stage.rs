@@ -11,7 +11,7 @@ use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres,
 
 use crate::rows;
 
-/// The daemon that the experiments measure.
+/// The configuration of the daemon that the experiments measure.
 const MEASURED: &str = include_str!("../../../config/demo.toml");
 
 /// The servers that all experiments share.
