@@ -51,8 +51,8 @@ struct Site {
 
 /// Serves until it is dropped.
 ///
+/// # Cancel safety
 /// May be dropped at any point. Call `deregister` afterwards, to delete our row of `tidegate.instance`.
-/// May be dropped at any point; `deregister` takes our row of `tidegate.instance` away.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
     let guard = guard::Guard::new(&daemon.config().http);
     let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });

@@ -191,8 +191,8 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
     Ok((config, String::new()))
 }
 
-/// Returns the connection settings that make the proposed pipeline a complete configuration. They are needed if `head` is empty
-/// because they are in an existing file.
+/// Returns connection settings that make the proposed pipeline a complete configuration. They are `head`. If an existing file has
+/// the settings, `head` is empty, and stand-ins are returned.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

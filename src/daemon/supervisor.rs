@@ -34,7 +34,7 @@ type Outcome = Result<Remainder, Stopped>;
 /// The pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
-    /// The name under which its consumers join their groups.
+    /// The name under which this daemon's consumers join their groups.
     name: InstanceName,
     manager: Arc<Manager>,
     until: Until,

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 /// Fields that change merely because time passes. Each has a neighbouring field with the time it counts from, so that a viewer
 /// can update it itself.
-/// itself.
 const BY_THEMSELVES: [&str; 6] =
     ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 

@@ -60,7 +60,7 @@ impl Guard {
     }
 }
 
-/// Returns the host without its port: of `host:port` and `[::1]:port`. A bare `::1` has no port.
+/// Returns the host without its port, for `host:port` and `[::1]:port`. A bare `::1` has no port.
 fn name_of(host: &str) -> &str {
     let Some((name, port)) = host.rsplit_once(':') else { return host };
     let has_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (name.ends_with(']') || !name.contains(':'));

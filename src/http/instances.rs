@@ -28,7 +28,7 @@ const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 pub(super) struct Instances {
     /// The instances seen in the last 15 s, by id.
     pub(super) others: BTreeMap<String, Instance>,
-    /// When they were last read: the instant, and the time in milliseconds since the epoch.
+    /// When the instances were last read: the instant, and the time in milliseconds since the epoch.
     pub(super) looked: Option<(Instant, i64)>,
 }
 

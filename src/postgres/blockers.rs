@@ -60,8 +60,8 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends blockers of this pipeline's own whose
-/// client is silent. Returns the names of the other blockers that were seen.
+/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends the blockers that are
+/// sessions of this pipeline whose client is silent. Returns a description of the other blockers that were seen.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {

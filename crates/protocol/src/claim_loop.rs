@@ -31,7 +31,7 @@ use crate::store::WriteError;
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The same while another connection waits for the lock; the end of the lock ends this pause.
+/// The time between two such attempts while another connection waits for the lock. If the lock ends earlier, so does this pause.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// The policy for a Kafka log that doesn't match the ledger.

@@ -12,7 +12,7 @@ use std::ops::Range;
 pub struct Search {
     /// The ranges still to be copied, in reverse order: the next one is the last element.
     todo: Vec<Range<u32>>,
-    /// The end of the settled prefix once nothing is left to do.
+    /// The number of records in the window. Once nothing is left to copy, they are all settled.
     end: u32,
     bad: Vec<u32>,
     attempts: u32,

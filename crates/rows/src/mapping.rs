@@ -397,7 +397,7 @@ impl Encoder {
         unknown
     }
 
-    /// Notes the fields of a record that will become columns; in a trial, that would become columns.
+    /// Notes the fields of a record that will become columns, or in a trial would become columns.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };

@@ -106,7 +106,6 @@ pub enum Found {
 
 /// The schemas of a registry. A decoder looks a schema up when a record names one for which it has no plan. It never looks up
 /// again a schema that it got.
-/// it got.
 pub trait Schemas: Debug + Send + Sync {
     /// Returns what is known of a schema, and requests it from the registry if nothing is known. Doesn't wait.
     fn find(&self, id: SchemaId) -> Found;

@@ -140,7 +140,7 @@ pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sql
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports that the role may not create the staging table.
+/// Reports it if rows must be staged and the role may not create temporary tables.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,

@@ -56,7 +56,7 @@ impl Shape {
 /// How a record's key is decoded, to delete its row and for `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// As the column requires: JSON, or text. If the value's format uses a registry, keys may be framed too.
+    /// `"auto"`: JSON or text, whichever the column requires. If the value's format uses a registry, keys may have a frame too.
     Auto,
     /// `"json"`: an object or a scalar, with or without a registry's framing, with or without Kafka Connect's envelope.
     Json,
