@@ -72,6 +72,18 @@ const RULES: &[Rule] = &[
         bad: "The books balance.",
         good: "The accounting balances.",
     },
+    Rule {
+        pattern: r"(^|[.;] )Nor (do|does|did|is|are|can|will|may) ",
+        instead: "name the subject again: \"Repeating all records makes no adjustment either.\"",
+        bad: "Nor does a repetition of everything.",
+        good: "Neither a text nor a number.",
+    },
+    Rule {
+        pattern: r"\bof which (columns|paths)\b",
+        instead: "\"from which columns take parts\"",
+        bad: "A value of which columns take parts.",
+        good: "Says which columns differ, and of which type they are.",
+    },
 ];
 
 /// Matches a doc comment of up to three words, which says no more than the name.

@@ -7,7 +7,7 @@ use super::words::RecentDeadLetters;
 
 /// The number of samples for which dead letters count as new. There is one sample per second.
 const SAMPLES: usize = 300;
-/// The share of the records from which dead letters are news for as long as it lasts.
+/// If at least this share of the records are dead letters, they are news for as long as that lasts.
 const MANY: f64 = 0.01;
 
 /// The rows and dead letters of one pipeline since its start, as of the last samples.

@@ -62,7 +62,7 @@ impl World {
         self.config_at(&self.database.url, pipeline)
     }
 
-    /// Returns such a configuration with another URL of the database.
+    /// Returns a configuration as [`Self::config`] does, with another URL of the database.
     pub(crate) fn config_at(&self, url: &str, pipeline: &str) -> String {
         format!(
             "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{url}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n\

@@ -281,13 +281,13 @@ impl<'m> MessageRef<'m> {
     /// Returns the timestamp in milliseconds since 1970.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: the message is alive, and `kind` is there to be written.
+        // SAFETY: the message is alive, and `kind` is a variable into which librdkafka may write.
         let timestamp = unsafe { rd::rd_kafka_message_timestamp(self.fields(), &raw mut kind) };
         let known = timestamp != -1 && kind != rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         known.then_some(timestamp)
     }
 
-    /// Returns the headers, which librdkafka parses at the first call. Also empty if it cannot parse them.
+    /// Returns the headers, which librdkafka parses at the first call. They are empty, too, if it cannot parse them.
     pub(crate) fn headers(&self) -> HeaderList<'m> {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is alive and used by this thread alone: `MessageRef` is neither `Send` nor `Sync`.

@@ -229,7 +229,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             }
             let was_connected = self.ledger.is_connected();
             let round = self.round().await;
-            // Also after a failed round: what it granted is in the ledger.
+            // Do this after a failed round too: the claims that it granted are in the ledger.
             for (answers, answered) in std::mem::take(&mut self.answered) {
                 // A consumer that has ended needs no answer. The next owner's claim replaces the one made for it.
                 let _gone = answers.send(Message::Claims(answered)).await.is_err();

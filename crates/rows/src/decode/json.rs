@@ -304,7 +304,7 @@ impl JsonWalk<'_, '_> {
         Ok(object)
     }
 
-    /// Reads an object of which columns take parts, from its opening brace to after its closing one.
+    /// Reads an object from which columns take parts, from its opening brace to after its closing one.
     fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Broken> {
         if depth >= MAX_DEPTH {
             return self.scan.fault("nested too deep");
@@ -390,7 +390,7 @@ impl JsonWalk<'_, '_> {
         Ok((flags, self.keys.find(node, previous, self.scratch)))
     }
 
-    /// Reads a value of which columns take parts.
+    /// Reads a value from which columns take parts.
     fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Broken> {
         for below in self.keys.slots_below(node) {
             if let Some(place) = self.slots.get_mut(usize::from(*below)) {

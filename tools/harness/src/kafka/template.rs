@@ -42,8 +42,8 @@ pub(crate) fn prepare(jars: &Jars) -> Result<()> {
 const CHECKPOINTS: [&str; 2] =
     ["bootstrap.checkpoint", "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint"];
 
-/// Copies the file with the features of a formatted cluster from one folder to another. `from` and `to` return its path in each
-/// folder, for each of the possible paths in a data folder.
+/// Copies the file with the features of a formatted cluster from one folder to another. In a data folder, the file has one of
+/// several paths. `from` and `to` turn such a path into the path in the first and in the second folder.
 pub(super) fn copy_checkpoint(from: impl Fn(&str) -> PathBuf, to: impl Fn(&str) -> PathBuf) -> Result<()> {
     let path = CHECKPOINTS.into_iter().find(|path| from(path).is_file()).context("the formatter left no checkpoint")?;
     let target = to(path);

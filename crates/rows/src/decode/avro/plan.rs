@@ -21,7 +21,7 @@ pub(super) enum FieldTarget {
     Leftover(u32),
 }
 
-/// A value of which columns take parts.
+/// A value from which columns take parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum PlannedValue {
     /// A record: each field, in the order of the schema.

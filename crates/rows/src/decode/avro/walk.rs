@@ -95,7 +95,7 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes a value of which columns take parts.
+    /// Decodes a value from which columns take parts.
     fn inside(&mut self, place: u32, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");

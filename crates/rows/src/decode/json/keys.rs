@@ -41,7 +41,7 @@ struct Key {
 /// The keys that were found most recently at one position, the latest first.
 type Followers = [KeyId; 2];
 
-/// An object of which columns take parts.
+/// An object from which columns take parts.
 #[derive(Debug, Default)]
 struct KeyNode {
     /// Keys by their own bytes, without quotes.
@@ -56,7 +56,7 @@ struct KeyNode {
 /// The index of a key in the table.
 pub(super) type KeyId = u16;
 
-/// The keys of all objects of which columns take parts. Node 0 is the record.
+/// The keys of all objects from which columns take parts. Node 0 is the record.
 #[derive(Debug)]
 pub(super) struct Keys {
     keys: Vec<Key>,

@@ -21,7 +21,7 @@ pub(super) enum FieldTarget {
     Refuse,
 }
 
-/// A message or a map of which columns take parts.
+/// A message or a map from which columns take parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedValue {
     pub(super) message: MessageId,

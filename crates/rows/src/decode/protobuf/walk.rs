@@ -88,7 +88,7 @@ impl<'w> ProtobufWalk<'w> {
         Err(Broken)
     }
 
-    /// Decodes a message of which columns take parts, up to `end`.
+    /// Decodes a message from which columns take parts, up to `end`.
     fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
