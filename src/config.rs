@@ -155,7 +155,7 @@ impl Kafka {
     /// Returns the source of tokens for a pipeline's clients, if they need any.
     ///
     /// # Errors
-    /// Says which setting is missing or contradicts another. A configuration that was loaded successfully has no such error.
+    /// If a setting is missing or contradicts another. The text says which one. A configuration that was loaded has no such error.
     pub fn token_source(&self, pipeline: &Pipeline) -> Result<Option<token::TokenSource>, String> {
         let file = |name: &str| self.file_of(name, pipeline);
         token::source(&self.properties_of(pipeline), file, self.token_command.as_deref())

@@ -61,7 +61,7 @@ pub struct Oidc {
 /// is needed, or if librdkafka makes its own.
 ///
 /// # Errors
-/// Says which setting is missing or contradicts another, without values.
+/// If a setting is missing or contradicts another. The text says which one, without values.
 pub fn source(
     properties: &BTreeMap<&str, &Secret>,
     file: impl Fn(&str) -> Option<PathBuf>,

@@ -274,7 +274,7 @@ impl Observer {
     /// Returns the topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
     ///
     /// # Errors
-    /// Why Kafka doesn't answer, or denies a listed topic.
+    /// If Kafka doesn't answer, or denies a listed topic; the error says why.
     pub fn topics(&self, topics: &Topics) -> Answer<BTreeMap<String, i32>> {
         let found = |metadata: Metadata, wanted: &dyn Fn(&str) -> bool| {
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && wanted(topic.name()));
@@ -362,7 +362,7 @@ impl Observer {
     /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
     ///
     /// # Errors
-    /// Why Kafka doesn't answer.
+    /// If Kafka doesn't answer; the error says why.
     pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
         let started = Instant::now();
         self.question("", || {
@@ -386,7 +386,7 @@ impl Observer {
     /// Returns those of these topics whose records the brokers deny us.
     ///
     /// # Errors
-    /// Why Kafka doesn't answer.
+    /// If Kafka doesn't answer; the error says why.
     pub fn denied_topics(&self, topics: &[String]) -> Answer<Vec<String>> {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }

@@ -53,7 +53,7 @@ struct Claims {
 /// Gets a token, and its lifetime.
 ///
 /// # Errors
-/// Says which source was used, and why it failed; without a secret.
+/// If the source gives no token. The text says which source was used and why it failed, without a secret.
 pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
     match source {
         TokenSource::Oidc(oidc) => {

@@ -51,7 +51,7 @@ pub trait RecordEncoder: Send {
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
-    /// Why the record can't become rows: it will be a dead letter.
+    /// If the record can't become rows. It will be a dead letter.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::RejectedRecord>;
     /// Returns the version of the plan that encodes rows.
     fn version(&self) -> u64;

@@ -73,7 +73,7 @@ pub trait Planner: Send {
     /// Appends a record's rows. Returns their number.
     ///
     /// # Errors
-    /// Why the record can't become rows: it will be a dead letter.
+    /// If the record can't become rows. It will be a dead letter.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord>;
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Counts {
 
 impl Columns {
     /// # Errors
-    /// Why the table can't be compared with the ledger.
+    /// If the table can't be compared with the ledger; the error says why.
     pub(super) fn of<'a>(
         pipeline: &Pipeline,
         tables: &[TableName],

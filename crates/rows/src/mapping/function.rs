@@ -92,7 +92,7 @@ impl Applied {
     /// Checks a function against the type of its column.
     ///
     /// # Errors
-    /// Returns the reason why the function doesn't fit the column, as text for people.
+    /// If the function doesn't fit the column; the text says why.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {

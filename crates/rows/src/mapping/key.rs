@@ -116,7 +116,7 @@ impl KeyReader {
     /// Reads a key. `header` is the header that names its schema, if the record has one.
     ///
     /// # Errors
-    /// The key isn't what its format says.
+    /// If the key isn't what its format says.
     pub(super) fn read(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeError> {
         self.plain = false;
         let Self { format, avro, protobuf, fields, .. } = self;
@@ -211,7 +211,7 @@ impl KeyReader {
     /// Returns the whole key that was read last, for a column with this encoding.
     ///
     /// # Errors
-    /// The key doesn't fit the column.
+    /// If the key doesn't fit the column.
     pub(super) fn whole<'a>(&'a self, key: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }

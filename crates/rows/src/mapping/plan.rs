@@ -239,11 +239,11 @@ impl Plan {
     }
 
     /// Plans the rows of a pipeline whose records name their table, for the tables that exist. All of them share one order of
-    /// slots. A table that the mapping doesn't fit receives no rows, with the reason; the same is true of the tables in `refused`.
-    /// Also returns the tables that receive rows, in the order of their indexes.
+    /// slots. A table that the mapping doesn't fit receives no rows, and its records are rejected with the reason. The same holds
+    /// for the tables in `refused`. Also returns the tables that receive rows, in the order of their indexes.
     ///
     /// # Errors
-    /// Faults that don't depend on the table.
+    /// If there are faults that don't depend on a table.
     pub fn routed(
         spec: &RowSpec<'_>,
         catalogs: Vec<Catalog>,

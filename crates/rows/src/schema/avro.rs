@@ -88,7 +88,7 @@ impl AvroSchema {
     /// Parses a schema. `references` are the schemas whose names it uses, sorted so that each comes before those that use it.
     ///
     /// # Errors
-    /// Returns what is wrong with the schema, as text for people.
+    /// If something is wrong with the schema; the text says what.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = SchemaReader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {

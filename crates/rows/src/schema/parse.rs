@@ -78,7 +78,7 @@ const CONFLUENT: &[(&str, &str)] = &[
 /// with their names, sorted so that each comes before those that use it.
 ///
 /// # Errors
-/// Returns what is wrong with the schema, as text for people.
+/// If something is wrong with the schema; the text says what.
 pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
     match kind {
         None | Some("AVRO") => {

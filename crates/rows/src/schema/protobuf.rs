@@ -124,7 +124,7 @@ impl ProtoFile {
     /// Takes a file with all its messages from the pool.
     ///
     /// # Errors
-    /// The file doesn't exist, or exceeds a limit.
+    /// If the file doesn't exist, or exceeds a limit.
     pub(crate) fn new(pool: &DescriptorPool, file: &str) -> Result<Self, String> {
         let main = pool.get_file_by_name(file).ok_or_else(|| format!("there is no file {file:?} in it"))?;
         let all: Vec<MessageDescriptor> = pool.all_messages().collect();
