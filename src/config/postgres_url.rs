@@ -36,8 +36,8 @@ pub struct Server {
 /// Reads a connection URL.
 ///
 /// # Errors
-/// If it is not a valid URL. The text says what is wrong, and what to write instead. It repeats no part of the URL, which may contain
-/// a password.
+/// If it is not a valid URL. The text says what is wrong, and what to write instead. It repeats no part of the URL, because it may
+/// contain a password.
 pub fn parse(url: &str) -> Result<Servers, String> {
     let Some((scheme, rest)) = split_scheme(url)? else { return Err(format!("not a URL of Postgres; {FORM}")) };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));

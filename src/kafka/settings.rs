@@ -166,8 +166,8 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     // port.
     config.set_log_level(RDKafkaLogLevel::Info);
     if pipeline.group_protocol == GroupProtocol::Consumer {
-        // Only librdkafka's debug log says that a broker doesn't offer the protocol; it has some lines per connection. Otherwise
-        // librdkafka would keep asking such a group's coordinator, and report nothing.
+        // If a broker doesn't offer the protocol, librdkafka keeps asking the group's coordinator and reports nothing. Only its
+        // debug log says so, in a few lines per connection.
         let debug = config.get("debug").map_or_else(|| "feature".to_owned(), |debug| format!("{debug},feature"));
         config.set("debug", debug);
         config.set_log_level(RDKafkaLogLevel::Debug);

@@ -43,7 +43,7 @@ fn timestamptz<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamptz, D::Err
 
 impl Row {
     /// # Errors
-    /// /// If the JSON isn't a record as the fleet sends it.
+    /// If the JSON isn't a record as the fleet sends it.
     pub(crate) fn decode(json: &[u8]) -> Result<Self> {
         serde_json::from_slice(json).context("the record is not the fleet's")
     }

@@ -33,7 +33,7 @@ pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
 
 impl Stage {
     /// # Errors
-    /// /// If a server doesn't start.
+    /// If a server doesn't start.
     pub(crate) async fn set(tidegate: Option<PathBuf>) -> Result<Self> {
         let spec = PostgresSpec::default().tuned_for(TunedFor::Speed);
         let spec = POSTGRES_SETTINGS.iter().fold(spec, |spec, line| spec.setting(line));

@@ -94,7 +94,7 @@ pub(crate) struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     /// # Errors
-    /// /// If a setting is wrong, the cluster can't be reached, or the topic has too few partitions.
+    /// If a setting is wrong, the cluster can't be reached, or the topic has too few partitions.
     pub(crate) fn connect(spec: &'a ProduceSpec) -> Result<Self, ProduceError> {
         let acks = Acks {
             acked: AtomicU64::new(0),

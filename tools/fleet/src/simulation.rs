@@ -73,7 +73,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// # Errors
-    /// /// `InvalidSpec` names the first parameter that is out of bounds.
+    /// If a parameter is out of bounds; `InvalidSpec` names the first one.
     pub fn new(spec: FleetSpec) -> Result<Self, InvalidSpec> {
         let end = u64::from(spec.first_vehicle) + u64::from(spec.vehicles);
         let [shortest, longest] = spec.trip_metres;
