@@ -48,7 +48,7 @@ test: tools ## All tests: pure crates, simulation, the daemon on the real server
 	@# Most integration tests wait for events of servers, so more of them than cores run at once.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-8} $(CARGO) test --workspace --locked
 
-# How long two daemons per pipeline write the same keys.
+# The number of minutes for which two daemons per pipeline write the same keys.
 MINUTES ?= 5
 .PHONY: contention
 contention: tools ## Upsert and aggregate, two daemons each on the same keys, for MINUTES; deadlocks, retries, and the end
@@ -58,8 +58,8 @@ contention: tools ## Upsert and aggregate, two daemons each on the same keys, fo
 bench: tools ## Micro-benches, then the drain against a bare COPY
 	$(CARGO) bench --locked -p tidegate-rows -p tidegate
 
-# MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage takes the database away for MINUTES,
-# SCENARIO=ledger holds a snapshot open for as long, over PARTITIONS=1000. RECOVERY=2 is how many seconds after the database's
+# MINUTES=5, SEED=..., RATE=2000, PROTOCOL=cooperative, DAEMONS=3; SCENARIO=outage stops the database for MINUTES,
+# SCENARIO=ledger holds a snapshot open for the same time, with PARTITIONS=1000. RECOVERY=2 is how many seconds after the database's
 # return the first commit may come. Its output and the daemons' are kept in target/chaos.
 .PHONY: chaos
 chaos: tools ## A campaign of faults, and the record accounting at its end; MINUTES=30 SEED=7, or SCENARIO=outage MINUTES=10
@@ -76,8 +76,8 @@ restarts: tools ## How long partitions stand still when a daemon ends, by SIGTER
 planted: ## Plants bugs in the protocol crate, one after the other: the simulation must find each
 	crates/protocol/planted.py
 
-# Every line of the protocol crate, changed in every way that cargo-mutants knows. MUTANTS passes options, such as `--iterate`,
-# which goes on where the last run ended, or `--file claim_loop.rs`.
+# Changes each line of the protocol crate in every way that cargo-mutants knows. MUTANTS passes options, such as `--iterate`,
+# which continues where the last run ended, or `--file claim_loop.rs`.
 .PHONY: mutants
 mutants: ## Mutants of the protocol crate: a test must find each; needs `cargo install cargo-mutants`
 	TIDEGATE_SEEDS=$${TIDEGATE_SEEDS:-1500} $(CARGO) mutants -p tidegate-protocol --output target $(MUTANTS)
@@ -110,11 +110,11 @@ deny: ## Licences, bans and sources of every dependency; needs `cargo install ca
 advisories: ## Known vulnerabilities of every dependency; needs `cargo install cargo-deny` and the advisory database by git
 	$(CARGO) deny --locked check advisories
 
-# The oldest Rust that is promised. Cargo.toml states it, and the image is built by it.
+# The oldest Rust that the project promises to support. Cargo.toml states it, and the image is built with it.
 MSRV = $(shell sed -n 's/^rust-version = "\(.*\)"/\1.0/p' Cargo.toml)
 .PHONY: msrv
 msrv: ## Builds everything by the oldest Rust that Cargo.toml promises; needs rustup if another one is installed
-	@# The installed one may be it.
+	@# The installed Rust may be that version.
 	@if rustc --version | grep -q '^rustc $(MSRV) '; then \
 		$(CARGO) check --workspace --all-targets --locked; \
 	else \
@@ -122,13 +122,13 @@ msrv: ## Builds everything by the oldest Rust that Cargo.toml promises; needs ru
 		rustup run $(MSRV) cargo check --workspace --all-targets --locked; \
 	fi
 
-# The dynamic library is the proof: without the feature nothing links it.
+# The check is that the program links the dynamic library: without the feature nothing does.
 .PHONY: gssapi
 gssapi: ## Builds the daemon with Kerberos, and checks that it is linked; needs libsasl2-dev and pkg-config
 	$(CARGO) build --locked -p tidegate --features gssapi
 	ldd $(dir $(RELEASE))debug/tidegate | grep libsasl2
 
-# A clean folder stands for another machine: nothing of this one but cargo's downloads is used.
+# The build is in an empty folder, as on another machine: of this machine it uses only cargo's downloads.
 .PHONY: install-check
 install-check: ## `cargo install` from a path and from a git repository, as a user would; takes minutes
 	rm -rf $(dir $(RELEASE))install
@@ -137,13 +137,13 @@ install-check: ## `cargo install` from a path and from a git repository, as a us
 	$(CARGO) install --locked --git file://$(CURDIR) tidegate --root $(dir $(RELEASE))install/git
 	$(dir $(RELEASE))install/git/bin/tidegate --version
 
-# The commit of the version from which an upgrade must go without a loss. The newest release's tag takes its place.
+# The commit of the older version, from which an upgrade must lose nothing. Once there is a release, its tag replaces the commit.
 UPGRADE_FROM ?= c3be390152612e9832838b74f5cab28ab1917721
 .PHONY: upgrade-check
 upgrade-check: tools ## Rolls two daemons from an older version to this one and back, under load; 0 lost, 0 twice
 	rm -rf $(dir $(RELEASE))upgrade && mkdir -p $(dir $(RELEASE))upgrade/source
 	git archive $(UPGRADE_FROM) | tar -x -C $(dir $(RELEASE))upgrade/source
-	@# Into the same folder as this version, so that the dependencies that both have are compiled once.
+	@# Build it in the same folder as this version, so that dependencies that both have are compiled once.
 	$(CARGO) build --locked -p tidegate --manifest-path $(dir $(RELEASE))upgrade/source/Cargo.toml --target-dir $(dir $(RELEASE))
 	mv $(dir $(RELEASE))debug/tidegate $(dir $(RELEASE))upgrade/tidegate
 	TIDEGATE_OLD_PROGRAM=$(abspath $(dir $(RELEASE))upgrade/tidegate) \

@@ -10,7 +10,8 @@ deploy/debian/base.sh
 rm -rf "$root" && mkdir -p "$root" && tar -C "$root" -xf "$target/debian-base.tar"
 before=$(du -sb "$root" | cut -f 1)
 
-# COPY and USER of the stages `runtime` and `tidegate`; `make dist` made what the build stage leaves in /out.
+# These are COPY and USER of the stages `runtime` and `tidegate`. `make dist` has made the files that the build stage leaves in
+# /out.
 sed -n '/ AS runtime$/,/ AS fleet$/p; / AS tidegate$/,$p' Dockerfile | while read -r step arguments; do
     [[ $step == COPY ]] || continue
     mode=755 from=

@@ -46,8 +46,8 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
         }
         _ => return None,
     };
-    // A group's limit applies to the groups below it. In a container the path may be the host's, which doesn't exist inside:
-    // its folders are skipped, and the mount itself is the container's group.
+    // A group's limit also applies to the groups below it, so look at all folders up to the root. In a container, the path may be
+    // the host's, which doesn't exist inside: such folders are skipped, and the mount itself is the container's group.
     let folders = Path::new(path.trim_start_matches('/')).ancestors();
     let limits = folders.filter_map(|folder| fs::read_to_string(root.join(mount).join(folder).join(file)).ok());
     limits.filter_map(|text| text.trim().parse::<u64>().ok()).filter(|&bytes| bytes < UNLIMITED).min()
@@ -57,7 +57,7 @@ fn limit_of(root: &Path, line: &str) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// A tree of files under its own folder.
+    /// Writes these files into a new temporary folder, which stands for `/`.
     fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a folder");
         for (path, text) in files {

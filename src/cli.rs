@@ -156,7 +156,7 @@ pub fn main() -> u8 {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // A request for help is no error; if the terminal is gone, there is nobody to tell.
+            // A request for help is no error. If standard output is closed, there is nobody to tell.
             let code = if error.use_stderr() { USAGE } else { 0 };
             drop(error.print());
             return code;
@@ -199,7 +199,8 @@ fn load(files: &Files) -> Result<Config, FatalError> {
     Ok(config)
 }
 
-/// Commands print their results themselves; this adds the warnings of librdkafka and of tidegate.
+/// Loads the configuration for a command. Commands print their own results, so only warnings of librdkafka and of tidegate are
+/// logged.
 fn load_quietly(files: &Files) -> Result<Config, FatalError> {
     let config = parse(files)?;
     start_command_logging(&config);
@@ -213,8 +214,8 @@ fn start_command_logging(config: &Config) {
 fn start_logging(config: &Config, level: LevelFilter) {
     // Escape codes are only for terminals: in a file or a pipe they break searching and parsing.
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    // A line that can't be written is lost. Reporting it would panic, since it is standard error that is gone, and a closed
-    // terminal must not end the flow.
+    // A log line that can't be written is lost. Reporting that would panic, because standard error itself is closed, and a closed
+    // terminal must not end the flow of records.
     let builder = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

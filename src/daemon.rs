@@ -45,8 +45,8 @@ struct Live {
 }
 
 impl Daemon {
-    /// Returns the current configuration. A pipeline that a reload left running may have been started with an earlier, equal
-    /// one.
+    /// Returns the current configuration. A pipeline that a reload left running was started with an earlier configuration, in
+    /// which everything that concerns it is equal.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
     }
@@ -81,9 +81,9 @@ impl<S> std::fmt::Debug for Control<S> {
     }
 }
 
-/// Runs every pipeline until `control.shutdown`, then drains; with [`Until::Now`], until the records that Kafka holds at the
-/// start are written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test can
-/// end the daemon as a signal would.
+/// Runs every pipeline until `control.shutdown`, then drains. With [`Until::Now`], it also ends when the records that Kafka holds
+/// at the start are written. After the shutdown it ends within `limits.drain_timeout`. The signals are parameters, so that a test
+/// can end the daemon as a signal would.
 ///
 /// # Errors
 /// [`FatalError::Stopped`] if no pipeline runs any more, with the reason of each. [`FatalError::Unfinished`] if it was told to
@@ -125,7 +125,7 @@ pub async fn run<S: Future<Output = ()>>(
 
     let supervisor = Supervisor::new(Arc::clone(&daemon), name, Arc::clone(&manager), until);
     let (outcome, told_at) = supervisor.run(control).await;
-    // The heartbeat ends first; otherwise it could insert our row again.
+    // End the heartbeat first; otherwise it could insert our row again after it was deleted.
     side.shutdown().await;
     let config = daemon.config();
     let left = told_at.map(|at| (at + config.limits.drain_timeout).saturating_duration_since(Instant::now()));
@@ -133,7 +133,7 @@ pub async fn run<S: Future<Output = ()>>(
     outcome
 }
 
-/// Updates the metrics that no event updates, and tells systemd that the daemon is alive. If the runtime stops running tasks,
+/// Updates the metrics that no event updates, and tells systemd that the daemon is alive. If the runtime no longer runs tasks,
 /// these messages stop, and systemd's watchdog restarts the service.
 async fn report(daemon: Arc<Daemon>, manager: Arc<Manager>) {
     let mut ticks = interval(Duration::from_secs(1));

@@ -1,5 +1,6 @@
-//! The live page at `/`, the runbook at `/runbook`, `/api/status`, `/api/history`, `/api/events`, `/metrics`, `/healthz`, `/readyz`. Answers only
-//! questions; nothing here asks Kafka, and Postgres is asked for the other instances alone.
+//! Serves the live page at `/`, the runbook at `/runbook`, and `/api/status`, `/api/history`, `/api/events`, `/metrics`,
+//! `/healthz`, `/readyz`. Requests can only read. No request is passed on to Kafka, and Postgres is only used to learn about the
+//! other instances.
 
 mod assets;
 mod board;
@@ -51,7 +52,7 @@ struct Site {
 /// Serves until it is dropped.
 ///
 /// # Cancel safety
-/// May be dropped at any point; `deregister` takes our row of `tidegate.instance` away.
+/// May be dropped at any point. Call `deregister` afterwards, to delete our row of `tidegate.instance`.
 pub async fn serve(listener: TcpListener, daemon: Arc<Daemon>) {
     let guard = guard::Guard::new(&daemon.config().http);
     let site = Arc::new(Site { daemon, watch: Watch::new(), instances: Mutex::default() });
@@ -103,7 +104,7 @@ async fn page(State(site): State<Arc<Site>>) -> Response {
 
 async fn status(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
     let document = serde_json::to_value(status::of(&site, Some(site.watch.timeline()))).unwrap_or_default();
-    // Weak: two documents of one tag say the same, but for how long ago it was.
+    // The tag is weak: two documents with the same tag may differ in how long ago something was.
     let tag = format!("W/\"{:016x}\"", frames::fingerprint(&document));
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
     if known.flat_map(|tags| tags.split(',')).any(|known| known.trim() == tag) {
@@ -128,7 +129,7 @@ async fn history(State(site): State<Arc<Site>>, Query(stretch): Query<Period>) -
     }
 }
 
-/// Serves server-sent events: first the whole document, then once per second the changes.
+/// Serves server-sent events: first the whole document, and then the changes once per second.
 async fn events(State(site): State<Arc<Site>>) -> Response {
     let Some((first, frames)) = site.watch.join(&site) else {
         return (StatusCode::SERVICE_UNAVAILABLE, "too many viewers\n").into_response();

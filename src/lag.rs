@@ -29,13 +29,13 @@ use crate::status::{ConsumerStatus, Trouble, lock};
 
 /// The time between two readings.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long a reading counts as current: a few readings may fail.
+/// How long a reading counts as current. It is longer than the time between readings, because a few of them may fail.
 const CURRENT_FOR: Duration = Duration::from_secs(10);
 /// Readings between two requests for topics and log starts, which change slowly.
 const SLOW_EVERY: u32 = 10;
-/// Log ends that are kept per partition; they give the age of the oldest unwritten record, to the second.
+/// The number of log ends that are kept per partition. They tell the age of the oldest unwritten record, to the second.
 const SAMPLES: usize = 900;
-/// Log ends from which the inflow is computed: those of about a minute.
+/// The number of log ends from which the inflow is computed: those of about a minute.
 const INFLOW_SAMPLES: usize = 60;
 
 #[derive(Clone, Debug, Default)]
@@ -93,14 +93,14 @@ pub struct PartitionLag {
     pub seconds: f64,
     /// Seconds until Kafka deletes the oldest unwritten record.
     pub headroom: Option<f64>,
-    /// The claim that holds it.
+    /// The claim that holds the partition.
     pub claim: Option<ClaimId>,
     /// The owner that claimed it last.
     pub owner: Option<String>,
     pub epoch: i64,
     /// Seconds since the ledger's row last changed.
     pub idle_seconds: f64,
-    /// How often the log's end was seen to go back: the topic was recreated, or the brokers lost a part of the log.
+    /// How often the log's end was seen to move back: the topic was recreated, or the brokers lost a part of the log.
     pub cuts: u32,
     /// When the ledger was queried; `None` if it didn't answer and these are the previous values.
     pub asked_at: Option<Instant>,
@@ -118,7 +118,7 @@ struct LedgerEntry {
 }
 
 impl LedgerEntry {
-    /// Returns what is known of a row while the database is down: its last position.
+    /// Returns what is known of a row while the database is down: its last position. The row is `since_look` older by now.
     fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
         Self {
             next: lag.next,
@@ -145,14 +145,15 @@ pub struct LagWatch {
     samples: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     /// The last end of each log, and how often it went back.
     ends: HashMap<TopicPartition, (Offset, u32)>,
-    /// The last log ends, whether written or not.
+    /// The last log ends, including those that are already written.
     inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
     low: HashMap<TopicPartition, Offset>,
     retention: Retentions,
-    /// The timestamp of the record at an offset, in milliseconds since the epoch; requested if no sample is that old.
+    /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested if no sample is
+    /// that old.
     made_at: HashMap<TopicPartition, (Offset, i64)>,
-    /// Ranges at logs' ends that were read, and whether they hold a record.
+    /// For each partition, a range at the log's end that was read, and whether it contains a record.
     ends_read: HashMap<TopicPartition, (Range<Offset>, bool)>,
 }
 
@@ -248,7 +249,7 @@ impl LagWatch {
         }
         let sources = self.sources.clone();
         let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await?;
-        // Log ends are still read while the database is down, so lag keeps growing; the ledger can't change meanwhile.
+        // Log ends are read even while the database is down, so lag keeps growing. The ledger can't change meanwhile.
         let rows = self.rows(connection).await;
         let now = epoch_ms();
         let (before, looked_at) = {
@@ -300,8 +301,8 @@ impl LagWatch {
         self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
-    /// Returns the offset up to which a partition of ours was read, if the ledger covers all of it: a transaction marker at a
-    /// log's end is no waiting record.
+    /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before it. A transaction
+    /// marker at a log's end then doesn't count as an unwritten record.
     fn read_to(&self, source: &TopicPartition, next: Offset) -> Offset {
         let ours = self.consumers.iter().flat_map(|consumer| consumer.partitions());
         let same = ours.filter(|status| status.source == *source && status.committed == Some(next));
@@ -330,15 +331,15 @@ impl LagWatch {
                 samples.pop_front();
             }
         }
-        // Samples whose end is written say nothing more about unwritten records.
+        // A sample whose end is already written says nothing about unwritten records. Keep the last such sample.
         while samples.len() > 1 && samples[0].1 <= row.next {
             samples.pop_front();
         }
         let records = end.distance_from(row.next.max(read_to));
         let since = match samples.front() {
             _ if records == 0 => now,
-            // Records that existed at the first reading are older than that reading. They are no older than the last written
-            // record, and than a record before it whose time was requested.
+            // The oldest unwritten record existed at the first reading, so it is at least as old as that reading. It isn't older
+            // than the last written record, nor than an earlier record whose time was requested.
             Some((at, first)) if *first > row.next => row.last_timestamp.max(made_at).unwrap_or(*at).min(*at),
             Some((at, _)) => *at,
             None => now,
@@ -346,7 +347,7 @@ impl LagWatch {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a lag are far below 2^53")]
         let seconds = match before {
             _ if records == 0 => 0.0,
-            // The database is down and its last timestamp unknown: the age continues from its last value.
+            // The database is down, and the timestamp of its last record is unknown. So the age continues from its last value.
             Some(before) if row.asked_at.is_none() && before.seconds > 0.0 => before.seconds + since_look.as_secs_f64(),
             _ => (now - since).max(0) as f64 / 1000.0,
         };
@@ -385,7 +386,7 @@ impl LagWatch {
         let Some(open) = connection else { return Ok(HashMap::new()) };
         let asked_at = Some(Instant::now());
         let work = sqlx::query(
-            // Only once per second, because it scans all row versions that somebody's old snapshot may keep.
+            // This query runs only once per second, because it scans all row versions that somebody's old snapshot may keep.
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
                  extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
                  current_setting('transaction_read_only')::bool

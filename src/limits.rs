@@ -11,10 +11,10 @@ use tidegate_rows::write_mode::newest::BYTES_A_ROW;
 
 use crate::config::{Config, Pipeline};
 
-/// librdkafka's own bookkeeping per queued message: `rd_kafka_op_t` and the message in it, measured on 64 bits.
+/// librdkafka's own memory per queued message, in bytes: `rd_kafka_op_t` and the message in it, measured on a 64-bit machine.
 const MESSAGE_OVERHEAD: u64 = 320;
-/// The record size that the queue's limit assumes. Smaller records cost more than their bytes, and so their count is limited
-/// too.
+/// The record size, in bytes, that the queue's limit assumes. Smaller records take more memory than their bytes, so their number
+/// is limited too.
 const RECORD_ASSUMED: u64 = 128;
 /// Fetch replies in flight at once: one per broker, for the three brokers that a partition's replicas usually are on.
 const REPLIES: u64 = 3;
@@ -30,10 +30,10 @@ const BATCHES: u64 = 2;
 const GROWTH_PERCENT: u64 = 150;
 /// The bytes of a row of two small columns, and of the record that it came from.
 const SMALLEST_ROW: u64 = 32;
-/// The connection's own buffers.
+/// The size of a database connection's own buffers, in bytes.
 const CONNECTION_BYTES: u64 = 1 << 20;
 const ALLOCATOR_PERCENT: u64 = 125;
-/// The process without any consumer: code, runtime, metrics, the page.
+/// The memory of the process without any consumer, in bytes: code, runtime, metrics, the page.
 const PROCESS_BYTES: u64 = 24 << 20;
 
 const FETCH_MIN: u64 = 256 << 10;
@@ -90,8 +90,8 @@ pub fn share(config: &Config, pipeline: &Pipeline) -> Result<Share, String> {
         (queue * RECORD_ASSUMED / (RECORD_ASSUMED + MESSAGE_OVERHEAD) / 1024).clamp(QUEUE_MIN_KBYTES, QUEUE_MAX_KBYTES);
     let prefetch = Prefetch {
         queued_kbytes,
-        // The count is a threshold per partition, so it can't be the limit; it only must not stop the fetcher before the limit
-        // does.
+        // This count is a threshold per partition, so it can't be the limit on memory. It only has to be high enough not to stop
+        // the fetcher before the limit does.
         queued_messages: (queued_kbytes * 1024 / RECORD_ASSUMED).max(1000),
         fetch_bytes,
         fetch_partition_bytes: fetch_bytes / 2,
@@ -105,7 +105,7 @@ pub fn for_pipelines(config: &Config) -> u64 {
     config.limits.memory.saturating_sub(PROCESS_BYTES)
 }
 
-/// Returns the memory with which an upsert finds the rows of a batch that win.
+/// Returns the memory, in bytes, that an upsert needs to pick the rows of a batch that win.
 fn picking(pipeline: &Pipeline) -> u64 {
     let rows = u64::from(pipeline.batch.max_rows.get()).min(pipeline.batch.max_bytes / SMALLEST_ROW);
     if matches!(pipeline.table.mode, WriteMode::Upsert { .. }) { rows * BYTES_A_ROW } else { 0 }

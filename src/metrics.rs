@@ -199,7 +199,7 @@ impl WriterMetrics {
         self.end_to_end.count(batch.timestamps(window), now_ms);
     }
 
-    /// Counts deletes of a committed transaction that found no row.
+    /// Counts deletes of a committed transaction for which no row was found.
     pub fn unmatched(&self, deletes: u64) {
         self.unmatched.increment(deletes);
     }
@@ -226,7 +226,7 @@ impl WriterMetrics {
         self.unknown.increment(1);
     }
 
-    /// Counts a ledger that wasn't where we left it.
+    /// Counts a ledger that wasn't at the offset where we left it.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -279,7 +279,7 @@ impl ConsumerMetrics {
         self.consumed.increment(records);
     }
 
-    /// Counts a ledger that was behind what we knew to be committed.
+    /// Counts a ledger that was behind the offset that we knew to be committed.
     pub fn rewound(&self) {
         self.rewinds.increment(1);
     }
@@ -334,7 +334,8 @@ pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>
     #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
     gauge!(LAG_RECORDS, &labels).set(lag.map_or(UNKNOWN, |(records, _)| records as f64));
     gauge!(LAG_SECONDS, &labels).set(lag.map_or(UNKNOWN, |(_, seconds)| seconds));
-    // A topic without a retention never had one.
+    // If the headroom is unknown but the lag is known, the topic has unlimited retention or its retention was never read. Then
+    // there is no series to change.
     if headroom.is_some() || lag.is_none() {
         gauge!(HEADROOM, &labels).set(headroom.unwrap_or(UNKNOWN));
     }
@@ -384,7 +385,7 @@ pub fn reload_succeeded(succeeded: bool) {
     gauge!(RELOAD_SUCCEEDED).set(f64::from(u8::from(succeeded)));
 }
 
-/// Removed pipelines: their series are no longer exported, or alerts on their last values would never end.
+/// Removed pipelines. Their series are no longer exported, because otherwise alerts on their last values would never end.
 static FORGOTTEN: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Marks the pipeline as removed.
@@ -403,8 +404,8 @@ pub fn epoch_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Registers every series of a pipeline whose labels are known in advance, at 0: a rate over a series that appears with its
-/// first event doesn't see that event.
+/// Registers every series of a pipeline whose labels are known in advance, with the value 0. If a series appeared only with its
+/// first event, a rate over it would miss that event.
 pub fn touch(pipeline: &Arc<str>, consumers: u32) {
     drop(WriterMetrics::new(pipeline));
     for consumer in 0..consumers {
@@ -441,8 +442,7 @@ pub fn render(handle: &PrometheusHandle) -> String {
     exported(&text, &lock(&FORGOTTEN))
 }
 
-/// Removes the samples whose value isn't known and the series of removed pipelines, and calls the gauge `CYCLE` the counter that it
-/// is.
+/// Removes the samples whose value isn't known, and the series of removed pipelines. Declares the gauge `CYCLE` as a counter.
 fn exported(text: &str, removed: &BTreeSet<String>) -> String {
     let labels: Vec<String> = removed.iter().map(|name| format!("pipeline=\"{name}\"")).collect();
     let (cycle, counter) = (format!("# TYPE {CYCLE} gauge"), format!("# TYPE {CYCLE} counter\n"));
@@ -459,7 +459,8 @@ fn exported(text: &str, removed: &BTreeSet<String>) -> String {
     exported
 }
 
-/// Returns the memory that the kernel counts for us, to compare with `limits.memory`; `None` if the kernel doesn't say.
+/// Sets the gauge of the memory that the kernel counts for this process, to compare with `limits.memory`. Leaves it unchanged if
+/// the kernel doesn't say.
 pub fn memory() {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if let Some(bytes) = resident_bytes(&status) {

@@ -1,4 +1,4 @@
-//! One pipeline: its registration, its consumers, each with its writer, its claims and its lag.
+//! One pipeline: its registration, its consumers, the writer of each consumer, its claims and its lag.
 
 mod remainder;
 mod start;
@@ -43,18 +43,18 @@ use crate::watchdog;
 pub struct Pipeline {
     pub config: config::Pipeline,
     pub name: Arc<str>,
-    /// Its share of the memory.
+    /// The pipeline's share of the memory.
     pub share: Share,
     pub consumers: Vec<Arc<ConsumerStatus>>,
     pub lag: Arc<Mutex<LagView>>,
-    /// Whether Kafka serves it.
+    /// Whether Kafka serves the pipeline.
     pub kafka: Arc<KafkaHealth>,
-    /// The tasks that keep running when the pipeline stops: a stopped pipeline's lag still grows.
+    /// The tasks that keep running when the pipeline stops, because the lag of a stopped pipeline still grows.
     measuring: Mutex<JoinSet<()>>,
-    /// With the time at which it was entered, in milliseconds since the epoch.
+    /// The phase, and the time at which the pipeline entered it, in milliseconds since the epoch.
     phase: Mutex<(PipelinePhase, i64)>,
     goal: Goal,
-    /// How many requests to resume the pipeline there had been when it started; `None` until that is read.
+    /// How many requests to resume the pipeline there had been when it started; `None` until that number is read.
     resumes: Mutex<Option<i64>>,
 }
 
@@ -76,9 +76,10 @@ pub enum PipelinePhase {
     Stopped { why: String },
 }
 
-/// How many requests for claims may wait for the claim loop; a poll loop keeps those that don't fit.
+/// How many requests for claims may wait for the claim loop. A poll loop keeps those for which there is no room.
 const CLAIM_REQUESTS: usize = 64;
-/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders of more wait.
+/// How many messages may wait for a poll loop: one acknowledgement, and answers to rounds of claims. Senders wait while there is
+/// no room.
 const INBOX: usize = 16;
 
 impl Pipeline {
@@ -134,7 +135,7 @@ impl Pipeline {
         }
     }
 
-    /// Returns how many requests to resume there had been when it started; `None` until that is read.
+    /// Returns how many requests to resume the pipeline there had been when it started; `None` until that number is read.
     pub fn resumes(&self) -> Option<i64> {
         *lock(&self.resumes)
     }
@@ -220,7 +221,7 @@ impl Pipeline {
             helpers.spawn(stop_when_written(Arc::clone(&self), observer.clone(), stop.clone()));
         }
         let rate_limit = Arc::new(RateLimit::new(self.config.max_rows_per_second));
-        // Whatever the result, no poll loop outlives this.
+        // However this function ends, dropping the guard cancels `cut`, which ends all poll loops.
         let cut = CancellationToken::new();
         let _cut_at_the_end = cut.clone().drop_guard();
         let mut workers = JoinSet::new();
@@ -295,7 +296,7 @@ impl Pipeline {
         let mut measuring = JoinSet::new();
         measuring.spawn(watch.run());
         measuring.spawn(dead_letter_cleanup::measure(connector.clone(), Arc::clone(&self.name)));
-        // The tasks of an earlier start end with their set.
+        // Replacing the set ends the tasks of an earlier start.
         *lock(&self.measuring) = measuring;
     }
 
@@ -311,9 +312,9 @@ impl Pipeline {
         }
     }
 
-    /// Waits for poll threads and writers. The first fault ends them all. A shutdown ends the poll threads, and the writers
-    /// follow because their channels close. A writer that waits for Postgres would wait without end, so after the stop all have
-    /// `limit`.
+    /// Waits for poll threads and writers to end. The first fault ends them all. At a shutdown the poll threads end first, and
+    /// the writers follow because their channels close. A writer that waits for Postgres would wait without end, so after the
+    /// stop they all have at most `limit`.
     async fn wait_for(
         &self,
         mut workers: JoinSet<Result<(), Stopped>>,
@@ -362,7 +363,7 @@ async fn on_a_thread(
     let runtime = tokio::runtime::Handle::current();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
         let outcome = runtime.block_on(cut.run_until_cancelled(poll_loop)).unwrap_or(Ok(()));
-        // If nobody awaits it, the pipeline has ended before.
+        // If the receiver is gone, the pipeline has already ended.
         let _awaited = done.send(outcome).is_ok();
     });
     thread.map_err(|error| Stopped::Bug(format!("can't start a thread for a consumer: {error}")))?;

@@ -34,12 +34,12 @@ pub struct PlanSource {
     config: Pipeline,
     /// The registry's schemas, for formats that use one. They outlive the plans.
     schemas: Option<Arc<CachedSchemas>>,
-    /// Poll threads and writers lock this once per new version.
+    /// The newest plan. Poll threads and writers lock it once per new version.
     current: Mutex<Arc<Planned>>,
     version: AtomicU64,
-    /// Fields that don't become columns. Writers that found new fields lock this.
+    /// Fields that don't become columns. Only writers that found new fields lock this.
     given_up: Mutex<GivenUp>,
-    /// Tables named by records that can't take rows, and why. Locked by writers.
+    /// Tables named by records that can't receive rows, each with the reason. Locked by writers.
     refused: Mutex<BTreeMap<TableName, String>>,
 }
 
@@ -50,9 +50,9 @@ pub struct Planned {
     pub version: u64,
     /// How records become rows.
     pub plan: Arc<Plan>,
-    /// The table that it was planned for; one without columns if records name their table.
+    /// The table for which the plan was made. If records name their table, this is a table without columns.
     pub table: PlannedTable,
-    /// If records name their table: all known tables, indexed by the number that a row is marked with.
+    /// If records name their table: all known tables. The number in a row's mark is the index in this list.
     pub routes: Vec<PlannedTable>,
     /// The catalogs that the routes were planned from.
     known: Vec<Catalog>,
@@ -66,7 +66,7 @@ pub struct PlannedTable {
     columns: Vec<String>,
     /// The COPY of complete rows.
     pub copy: String,
-    /// The merge after the COPY, for modes that don't copy straight into the table.
+    /// The merge after the COPY, for modes that don't copy directly into the table.
     pub merge: Option<Merge>,
     /// The columns that a row may leave out.
     pub shapes: Shapes,
@@ -85,7 +85,7 @@ impl PlannedTable {
         planned
     }
 
-    /// Returns the columns that Postgres may fill with their default in some row of this table.
+    /// Returns the columns to which Postgres may give their default in some row of this table.
     pub fn may_default(&self) -> impl Iterator<Item = &CatalogColumn> {
         let given = |name: &str| {
             !self.columns.iter().any(|column| column == name) || self.shapes.columns().any(|(_, of)| of.name == name)
@@ -100,7 +100,7 @@ impl PlannedTable {
         Self::new(config, taken, *number)
     }
 
-    /// Calls `ask`, which builds a statement for this table. `spec` is the pipeline's.
+    /// Calls `ask`, which returns a statement for this table. `spec` is the pipeline's.
     pub fn with<T>(&self, spec: &RowSpec<'_>, ask: impl FnOnce(MergeTarget<'_>) -> T) -> T {
         let Self { catalog, columns, shapes, number, .. } = self;
         let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
@@ -176,7 +176,7 @@ impl PlanSource {
         Ok(Self { given_up: Mutex::new(GivenUp::All), ..Self::starting_with(config, planned, schemas) })
     }
 
-    /// Returns the same plan with tables replaced, by their oids: for a trial.
+    /// Returns the same plan with some tables replaced, for a trial. The keys of `targets` are oids.
     pub fn retargeted(&self, targets: &BTreeMap<u32, Catalog>) -> Self {
         let current = self.current();
         let on = |table: &PlannedTable| {
@@ -240,9 +240,9 @@ impl PlanSource {
         self.replan_for(catalog, fields)
     }
 
-    /// Finds or creates the tables that records named, and plans for those that can take rows. The connection is used for
-    /// nothing else: a lock of its session keeps other instances from creating a table between counting the tables and
-    /// registering one.
+    /// Finds or creates the tables that records named, and makes a plan for those that can receive rows. The connection is used
+    /// for nothing else: its session holds a lock, so that no other instance creates a table after this one has counted the
+    /// tables and before it registers one.
     ///
     /// # Errors
     /// [`ReplanError::Unplannable`] if another pipeline feeds one of them, or the role may not create it.
@@ -258,12 +258,12 @@ impl PlanSource {
         let mut refused = BTreeMap::new();
         let (mut claimed, mut full) = (0, false);
         let takeable = wanted.iter().filter(|table| config.table.create || there.contains(table));
-        // Without this limit, a batch full of unintended names would cause as many queries.
+        // Without this limit, a batch full of unintended names would cause one query per name.
         for table in takeable.take(max_tables as usize) {
             let table_spec = config.table.named(table);
             let of_table = RowSpec { table: &table_spec, ..config.rows() };
             if !there.contains(table) {
-                // Another instance may already have taken the last place: then nothing is created.
+                // If another instance has meanwhile registered the last table that is allowed, nothing is created.
                 if routes::known(connection, &config.name).await.map_err(fault)?.len() >= max_tables as usize {
                     full = true;
                     continue;
@@ -346,7 +346,7 @@ impl PlanSource {
     }
 }
 
-/// Returns the client of the registry for the format's schemas, if it uses one. It starts to make requests now.
+/// Returns the client for the format's schema registry, if it uses one. The client starts to make requests now.
 fn schemas(config: &Pipeline) -> Result<Option<Arc<CachedSchemas>>, ReplanError> {
     let schemas =
         config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &config.name)).transpose();
@@ -357,7 +357,7 @@ async fn read(config: &Pipeline, connection: &mut PgConnection) -> Result<Option
     catalog::load(connection, &config.table.name).await.map_err(database)
 }
 
-/// Reads the catalogs of the tables that a pipeline writes into by name, as far as they exist.
+/// Reads the catalogs of the tables that records have named so far, if the tables still exist.
 async fn known(config: &Pipeline, connection: &mut PgConnection) -> Result<Vec<Catalog>, ReplanError> {
     let mut known = Vec::new();
     for table in routes::known(connection, &config.name).await.map_err(database)? {
@@ -401,13 +401,14 @@ fn database(error: sqlx::Error) -> ReplanError {
     ReplanError::Write(WriteError { stage: Stage::Connect, cause: error::cause(error) })
 }
 
-/// Two instances may create the same table at once: one does, under a lock, and the other then finds it.
+/// Creates the table. If two instances do so at the same time, one creates it under a lock, and the other then finds it.
 async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(), ReplanError> {
     let sql = ddl::make_table(spec).map_err(|faults| unplannable(&faults))?;
     let making = async {
         let mut transaction = connection.begin().await?;
         let name = spec.table.name.quoted().replace('\'', "''");
-        // The registration will name this table by its oid: a crash must not take it back, whatever the session's setting.
+        // The registration will contain the oid of this table. So a crash must not undo its creation, even if the session's
+        // setting would allow that.
         let settings = format!(
             "SELECT set_config('synchronous_commit', 'on', true), pg_advisory_xact_lock(hashtextextended('tidegate {name}', 0))"
         );
@@ -419,7 +420,7 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
         transaction.commit().await
     };
     match making.await {
-        // A client that doesn't know our lock has created the table, or its type, meanwhile.
+        // A client that doesn't use our lock has created the table, or its row type, meanwhile.
         Err(sqlx::Error::Database(error))
             if spec.table.after_create.is_empty()
                 && matches!(error.code().as_deref(), Some("42P07" | "23505" | "42710")) =>

@@ -1,8 +1,8 @@
 //! The store on Postgres: one connection, one transaction per batch.
 //!
-//! Each step takes the connection out, runs under the write deadline, and puts it back only if its state is known: after
-//! success, or after an ERROR from the server. After a dropped future, a deadline, a broken connection or a protocol error
-//! there is no connection any more, and the ledger says what happened.
+//! Each step takes the connection out of the store, and runs under the write deadline. It puts the connection back only if the
+//! connection's state is known: after success, or after an ERROR from the server. After a dropped future, a deadline, a broken
+//! connection or a protocol error the store has no connection any more, and the ledger says what happened.
 
 pub mod blockers;
 pub mod catalog;
@@ -64,15 +64,15 @@ pub struct PgStore {
     live: Option<Live>,
     metrics: WriterMetrics,
     copy_time: Duration,
-    /// Deletes of the open transaction that found no row.
+    /// How many deletes of the open transaction found no row.
     unmatched: u64,
-    /// Partitions that rows of the current window need and the table lacks.
+    /// Partitions that rows of the current window need and that don't exist.
     missing: Vec<Bounds>,
-    /// The rows of the window that the current COPY contains, if these are not all.
+    /// The indexes of the window's rows that the current COPY contains; empty if it contains all.
     placed: Vec<u32>,
-    /// Whether partitions were created since the last commit: a row that still finds none is itself at fault.
+    /// Whether partitions were created since the last commit. If so, a row that still finds no partition is itself at fault.
     made: bool,
-    /// Partitions beside a DEFAULT partition that were created, or couldn't be: they are not requested again.
+    /// For a table with a DEFAULT partition: the partitions that were created, or couldn't be. They are not requested again.
     seen_to: BTreeSet<Bounds>,
 }
 
@@ -168,7 +168,7 @@ impl PgStore {
         Ok(())
     }
 
-    /// Returns whether rows of this window lack partitions that may be created; notes which.
+    /// Returns whether rows of this window need partitions that don't exist and may be created. Stores these in `missing`.
     fn misses<'a>(&mut self, batch: &'a Batch, window: Range<u32>) -> bool {
         if let (Some(by), false) = (&self.rows.plans.config().table.partition_by, self.made) {
             let planned = &self.rows.planned;
@@ -179,7 +179,8 @@ impl PgStore {
                 Some(place) if shapes.is_empty() => {
                     by_time::needed(by, catalog, batch.copy_ranges(window).map(|rows| (place, rows)))
                 }
-                // A row that leaves its time to the default gets the present one, as a rule, whose partition exists.
+                // A row that leaves its time to the default normally gets the current time, and the current partition exists. So
+                // skip it.
                 Some(place) => {
                     let row = |(_, row): (u16, &'a [u8])| {
                         let (mask, row) = row.split_at(shapes.mask_bytes());
@@ -217,7 +218,7 @@ impl PgStore {
     /// Returns whether the database's encoding has every character of Unicode. Runs in the open transaction.
     ///
     /// # Errors
-    /// As the statement fails.
+    /// The error of the statement.
     pub async fn takes_all_characters(&mut self) -> Result<bool, WriteError> {
         let mut live = self.take(Stage::DeadLetters)?;
         let work = dead_letters::takes_all_characters(&mut live.connection);
@@ -274,7 +275,7 @@ impl PgStore {
         }
         self.seen_to.extend(self.missing.drain(..));
         self.made = true;
-        // The result of closing doesn't matter.
+        // Ignore an error of closing: nothing depends on it.
         drop(connection.close().await);
         Ok(())
     }
@@ -340,7 +341,7 @@ impl Transaction for PgStore {
         let no_partition = matches!(&result, Ok(Err(error)) if error::is_no_partition(error));
         let mut kept = self.keep(Stage::Copy, live, result, note);
         if let (Err(WriteError { cause: Cause::Postgres(error), .. }), false) = (&mut kept, placed.is_empty()) {
-            // Postgres counts the rows of its COPY.
+            // Postgres counts only the rows of its COPY. Convert the number to the row's number in the window.
             error.row = error.row.and_then(|row| placed.get(row as usize).copied());
         }
         self.placed = placed;
@@ -454,7 +455,7 @@ impl Planner for PgStore {
             Err(error) => return Err(ReplanError::Unplannable(no_columns(self.rows.plans.config(), &error))),
         }
         self.rows.switch_to(self.rows.plans.evolved(&mut connection, &fields).await?);
-        // The lock is the session's, and ends with it.
+        // Closing the connection releases the session's lock.
         drop(connection.close().await);
         Ok(())
     }

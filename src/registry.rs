@@ -1,9 +1,9 @@
 //! Schemas by number or GUID, from a registry with Confluent's REST interface.
 //!
-//! A poll thread calls `CachedSchemas::find` and never waits for it: an unknown schema is requested by a thread of this module,
-//! and the record waits at the poll thread meanwhile. A registry that is down, failing or denying access is an outage: requests
-//! are retried without end, and nothing is dead-lettered. Only the registry's own answer that the schema doesn't exist makes it
-//! the record's fault.
+//! A poll thread calls `CachedSchemas::find` and never waits in it. A thread of this module requests unknown schemas, and
+//! meanwhile their records wait in the poll thread. A registry that is down, fails or denies access is an outage: requests are
+//! retried without end, and nothing is dead-lettered. Only if the registry itself answers that the schema doesn't exist is the
+//! record at fault.
 //!
 //! A schema never changes under its id, so schemas are kept for as long as the process lives.
 
@@ -24,14 +24,14 @@ use tracing::{info, warn};
 use crate::config::SchemaRegistry;
 use crate::status::{Trouble, lock};
 
-/// A follower of the registry's cluster may not know an id yet that its leader has just assigned: it is asked again after this
-/// time.
+/// The time after which an unknown id is asked for a second time. A follower in the registry's cluster may not yet know an id
+/// that its leader has just assigned.
 const SECOND_QUESTION: Duration = Duration::from_secs(1);
-/// After an id was confirmed to be unknown, the first answer for other ids is believed for this long.
+/// After a second answer confirmed that one id is unknown, a single answer is enough for other ids during this time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 /// An unknown id is requested again after this time.
 const UNKNOWN_FOR: Duration = Duration::from_secs(30);
-/// The most unknown ids that are remembered, whatever the topic holds.
+/// The most unknown ids that are remembered, however many a topic contains.
 const UNKNOWN_KEPT: usize = 4096;
 
 /// How long a command waits for a schema.
@@ -39,8 +39,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 /// The time between two checks whether the schema has arrived.
 pub const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// Waits until a record's schema is known. `wants` returns the id of the schema that the record still needs. Blocks; for
-/// commands, never for a poll thread.
+/// Waits until a record's schema is known. `wants` returns the id of the schema that the record still needs. Blocks, so it is for
+/// commands and never for a poll thread.
 ///
 /// # Errors
 /// After [`PATIENCE`], with the registry's error.
@@ -64,7 +64,7 @@ pub fn await_schema(
 enum Entry {
     Asked,
     Here(Arc<Schema>),
-    /// The registry has the schema, but it can't be used: another request would change nothing.
+    /// The registry has the schema, but it can't be used. Another request would change nothing.
     Unusable(DecodeError),
     /// The registry didn't have the schema at this time.
     Unknown(DecodeError, Instant),
@@ -74,9 +74,9 @@ enum Entry {
 struct State {
     entries: HashMap<SchemaId, Entry>,
     unknown: usize,
-    /// Why the registry doesn't answer, while it doesn't.
+    /// Why the registry doesn't answer; `None` while it answers.
     trouble: Option<Trouble>,
-    /// Since when it doesn't answer.
+    /// Since when the registry hasn't answered; `None` while it answers.
     trouble_since: Option<Instant>,
 }
 
@@ -105,7 +105,7 @@ impl CachedSchemas {
         Ok(this)
     }
 
-    /// Returns why the registry doesn't answer, while it doesn't.
+    /// Returns why the registry doesn't answer; `None` while it answers.
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.state).trouble.clone()
     }
@@ -149,7 +149,7 @@ impl schema::Schemas for CachedSchemas {
         }
         state.entries.insert(id, Entry::Asked);
         drop(state);
-        // The thread lives as long as this does. If it were gone, the record would wait, and the watchdog would report it.
+        // The thread lives as long as `self`. If it were gone, the record would wait, and the watchdog would report that.
         let _gone = lock(&self.requests).send(id);
         Found::Wanted
     }
@@ -167,7 +167,7 @@ struct Worker {
     client: Client,
     pipeline: Box<str>,
     schemas: Weak<CachedSchemas>,
-    /// Until when the registry's first answer on an unknown id is believed.
+    /// Until when one answer is enough for an unknown id.
     trusted_until: Option<Instant>,
 }
 

@@ -29,7 +29,7 @@ pub struct ConsumerReport {
     pub consumer: ConsumerMetrics,
     /// The status for the page.
     pub status: Arc<ConsumerStatus>,
-    /// Knows which request a missing schema waits for.
+    /// The plans, which know the schemas that records wait for.
     pub plans: Arc<PlanSource>,
 }
 
@@ -52,7 +52,7 @@ impl Listener for ConsumerReport {
             }
             Event::Held(hold) => work.hold(hold.map(held)),
             Event::Snapshot(snapshot) => self.publish(snapshot),
-            // The health of Kafka says once what this means for the pipeline.
+            // The health of Kafka logs once what this means for the pipeline.
             Event::KafkaRetries(error) => {
                 debug!(pipeline, consumer, %error, "Kafka: librdkafka tries again");
             }

@@ -1,5 +1,5 @@
-//! The daemon's knowledge of itself, for `/readyz`, `/api/status` and the page. Poll loops, writers and claims write it, at
-//! most a few times per batch; the HTTP server reads it.
+//! What the daemon knows about itself, for `/readyz`, `/api/status` and the page. Poll loops, writers and claims write it, at
+//! most a few times per batch. The HTTP server reads it.
 
 mod drain;
 mod state;
@@ -25,11 +25,11 @@ const NO_PROGRESS: &str = "a partition with lag makes no progress";
 /// One consumer and its writer.
 #[derive(Debug)]
 pub struct ConsumerStatus {
-    /// Its number within the pipeline and this process, from 0.
+    /// The consumer's number within the pipeline and this process, from 0.
     pub number: u32,
-    /// Its work so far.
+    /// The consumer's work since the start.
     pub work: Work,
-    /// The records that its drain left unwritten.
+    /// The records that the consumer's drain left unwritten.
     pub drain: Drain,
     writer: Mutex<WriterState>,
     /// Since when, and why, records have waited for their schemas.
@@ -41,7 +41,7 @@ pub struct ConsumerStatus {
     dead_letters: AtomicU64,
     polled_at: Mutex<Instant>,
     stalls: Mutex<Vec<(TopicPartition, String)>>,
-    /// The poll loop's inbox, once the loop runs.
+    /// The poll loop's inbox. It is set when the loop starts.
     poll_loop: OnceLock<WeakSender<Message>>,
 }
 
@@ -72,12 +72,14 @@ pub struct PartitionStatus {
     pub next: Option<Offset>,
     /// The last known position of the ledger.
     pub committed: Option<Offset>,
-    /// The offset up to which the log was read, if no records are open or in flight: the ledger covers all before it.
+    /// The offset up to which the log was read, if no records are in the open batch or in flight. The ledger then covers
+    /// everything before it.
     pub read_to: Option<Offset>,
-    /// Whether the log was compared with the last committed record, or no longer has that record.
+    /// Whether the log is known to be the right one: it was compared with the last committed record, or no longer has that
+    /// record.
     pub known: bool,
     pub epoch: Option<i64>,
-    /// Why it is stopped, if it is.
+    /// Why the partition is stopped; `None` if it isn't.
     pub condition: Option<String>,
     /// When it last advanced.
     pub progress_at: Instant,
@@ -233,7 +235,7 @@ impl ConsumerStatus {
     /// Asks the poll loop to leave the group and join it again.
     pub fn ask_rebuild(&self) {
         let inbox = self.poll_loop.get().and_then(WeakSender::upgrade);
-        // A full inbox belongs to a loop that hangs: the watchdog asks again.
+        // If the inbox is full, the loop hangs. The watchdog will ask again.
         let _asked = inbox.is_some_and(|inbox| inbox.try_send(Message::Rebuild(NO_PROGRESS)).is_ok());
     }
 
@@ -248,7 +250,8 @@ impl ConsumerStatus {
     }
 }
 
-/// A poisoned lock means that a thread panicked, which ends the daemon; until then the last value is still usable.
+/// Locks a mutex, poisoned or not. A poisoned lock means that a thread panicked, which ends the daemon. Until then the last value
+/// is still usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -9,11 +9,11 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// The service manager's socket. Without one, every message is dropped.
+/// The service manager's socket. If there is none, every message is dropped.
 #[derive(Debug)]
 pub(crate) struct Manager {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// The manager restarts a service that stays silent for longer than `WatchdogSec`.
+    /// Whether the manager's watchdog is on: it restarts a service that is silent for longer than `WatchdogSec`.
     watchdog: bool,
 }
 
@@ -27,14 +27,14 @@ impl Manager {
         Ok(Self { watchdog: socket.is_some() && std::env::var_os("WATCHDOG_USEC").is_some(), socket })
     }
 
-    /// Reports that the daemon listens. It may not have reached Kafka or Postgres yet: it waits for them, and a manager that
-    /// waited with it would restart it.
+    /// Reports that the daemon listens. It may not have reached Kafka or Postgres yet, and waits for them. If the manager waited
+    /// for that too, it would give up and restart the daemon.
     pub(crate) fn ready(&self) {
         self.tell("READY=1");
     }
 
-    /// Reports that the configuration is read again; [`Manager::ready`] ends that. The time tells the manager that the message
-    /// answers its latest signal.
+    /// Reports that the configuration is being read again, until [`Manager::ready`] is called. The time in the message tells the
+    /// manager that it answers its latest signal.
     pub(crate) fn reloading(&self) {
         let now = clock_gettime(ClockId::Monotonic);
         let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1_000;
@@ -52,7 +52,7 @@ impl Manager {
         self.tell(&format!("STATUS={status}{watchdog}"));
     }
 
-    /// If the manager is gone or its queue is full, nothing fails: the next message says the same.
+    /// Sends a message. If the manager is gone or its queue is full, the error is ignored: the next message says the same.
     fn tell(&self, message: &str) {
         if let Some((socket, manager)) = &self.socket
             && let Err(error) = socket.send_to_addr(message.as_bytes(), manager)
@@ -64,7 +64,7 @@ impl Manager {
 
 fn open(name: &OsString) -> io::Result<(UnixDatagram, SocketAddr)> {
     let manager = match name.as_bytes() {
-        // A name in Linux's abstract namespace.
+        // The name is in Linux's abstract namespace.
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(name)?,
     };

@@ -1,4 +1,4 @@
-//! The watchdog: a partition that has lag and makes no progress is detected, named, and repaired if possible.
+//! The watchdog: detects and reports partitions that have lag and make no progress, and repairs them if possible.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::pipeline::Pipeline;
 use crate::status::work::Hold;
 use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, WaitCause, WriterState, lock};
 
-/// A partition with lag and without progress for this long is stalled: longer than a claim, a rebalance or a write deadline
-/// takes.
+/// A partition that has had lag and made no progress for this long is stalled. A claim, a rebalance or a write deadline takes
+/// less time.
 pub const STALL_AFTER: Duration = Duration::from_secs(30);
 /// A poll thread that hasn't been active for this long hangs in a call.
 const POLL_STUCK_AFTER: Duration = Duration::from_secs(15);
@@ -40,7 +40,7 @@ pub enum Stall {
     Stopped(String),
     /// Its poll thread hangs in a call.
     PollStuck,
-    /// No known cause: Kafka delivers none of its records to us. The consumer is rebuilt.
+    /// No known cause: Kafka delivers no records of the partition to us. The consumer is rebuilt.
     NoDelivery,
 }
 
@@ -65,16 +65,16 @@ impl fmt::Display for Stall {
     }
 }
 
-/// The facts that one check has about a partition.
+/// The facts about a partition that one check uses.
 #[derive(Debug)]
 pub struct Observation<'a> {
     pub partition: &'a PartitionStatus,
     pub writer: &'a WriterState,
     /// When its poll thread was last active.
     pub polled_at: Instant,
-    /// Why no records are taken from Kafka, if that is held.
+    /// Why no records are taken from Kafka; `None` if they are taken.
     pub held: Option<Hold>,
-    /// Why Kafka doesn't answer requests about the log, if it doesn't.
+    /// Why Kafka doesn't answer requests about the log; `None` if it answers.
     pub kafka: Option<&'a str>,
     /// Records between the ledger's position and the log's end.
     pub lag: u64,
@@ -189,7 +189,7 @@ mod tests {
         PartitionStatus::new(TopicPartition::new("t", 0), state, progress_at)
     }
 
-    /// Makes the view of an owned partition with lag whose writer flows, except for what `change` sets.
+    /// Diagnoses an owned partition that has lag and whose writer flows, except for what `change` sets.
     fn diagnosis(idle: Duration, change: impl FnOnce(&mut PartitionStatus, &mut Observation<'_>)) -> Option<Stall> {
         let start = Instant::now();
         let now = start + idle;

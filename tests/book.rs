@@ -42,7 +42,8 @@ impl Page {
         page
     }
 
-    /// Returns the anchor of a heading whose text may have occurred before: code forges and mdBook number the later ones.
+    /// Returns the anchor of a heading. If its text has occurred before on the page, the anchor gets a number, as code forges and
+    /// mdBook do it.
     fn unique(&self, anchor: &str) -> String {
         let mut numbered = (1..).map(|number| format!("{anchor}-{number}"));
         let mut candidate = anchor.to_owned();
@@ -73,7 +74,8 @@ fn normal(path: &Path) -> Option<PathBuf> {
     Some(normal)
 }
 
-/// Returns what is wrong with the links of `pages`, whose paths start from the root. `exists` answers for files without a page.
+/// Returns the faults of the links in `pages`. Paths are relative to the repository's root. `exists` says whether a file exists
+/// that is no page.
 fn faults(pages: &BTreeMap<PathBuf, Page>, exists: impl Fn(&Path) -> bool) -> Vec<String> {
     let mut faults = Vec::new();
     for (path, page) in pages {
@@ -105,7 +107,7 @@ fn faults(pages: &BTreeMap<PathBuf, Page>, exists: impl Fn(&Path) -> bool) -> Ve
     faults
 }
 
-/// Reads a page with its includes, as mdBook shows it.
+/// Reads a page and replaces its includes by the included text, as mdBook does.
 fn text_of(root: &Path, path: &Path) -> String {
     let text = fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let include = Regex::new(r"(?m)^\{\{#include (\S+)\}\}$").expect("a pattern");
@@ -179,11 +181,11 @@ fn every_page_is_a_chapter() {
     assert_eq!(chapters, pages, "the chapters of docs/SUMMARY.md and the pages of docs");
 }
 
-/// Adds the text files below a folder.
+/// Adds the files below a folder.
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder of the sources") {
         let path = entry.expect("an entry").path();
-        // Packages that the browser's tests fetch are no part of this project.
+        // The packages that the browser tests download are not part of this project.
         if path.is_dir() && !path.ends_with("node_modules") {
             sources(&path, into);
         } else if path.is_file() {
@@ -200,7 +202,7 @@ fn pages_that_code_alerts_and_configuration_name_exist() {
     for folder in ["src", "crates", "tools", "tests", "benches", "config", "deploy", "migrations"] {
         sources(&root.join(folder), &mut files);
     }
-    // A one-letter name is an example of a test.
+    // A name of one letter is an example in a test.
     let named = Regex::new(r"\bdocs/([a-z_-]{2,}\.md)(?:#([a-z0-9_-]+))?").expect("a pattern");
     let (mut found, mut faults) = (0, Vec::new());
     for file in files {

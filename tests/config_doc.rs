@@ -1,5 +1,5 @@
-//! `docs/configuration.md`, the reference of every key: keys and types from the table behind `tidegate config schema`, texts and
-//! defaults from `config/tidegate.toml`.
+//! Generates `docs/configuration.md`, the reference of every key. Keys and types come from the table behind
+//! `tidegate config schema`, texts and defaults from `config/tidegate.toml`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -32,7 +32,7 @@ enum Line<'a> {
         value: &'a str,
         is_on: bool,
     },
-    /// A value that goes on from the line before, or anything else.
+    /// The continuation of a value from the line before, or anything else.
     Other,
 }
 
@@ -101,7 +101,7 @@ fn sections(file: &str) -> Vec<Section<'_>> {
     sections
 }
 
-/// Lines of a comment as Markdown. Lines that are indented stay as they are.
+/// Writes the lines of a comment as Markdown. Indented lines stay as they are.
 fn prose(comment: &[&str], page: &mut String) {
     let mut in_code = false;
     for text in comment {
@@ -116,7 +116,7 @@ fn prose(comment: &[&str], page: &mut String) {
     page.push_str(if in_code { "```\n\n" } else { "\n" });
 }
 
-/// Makes links of the pages that a comment names.
+/// Turns the names of pages in a comment into links.
 fn linked(text: &str) -> String {
     let page = Regex::new(r"docs/([a-z_-]+\.md)").expect("a pattern");
     page.replace_all(text, "[$1]($1)").into_owned()
@@ -126,7 +126,7 @@ fn code(text: &str) -> String {
     if text.contains('`') { format!("`` {text} ``") } else { format!("`{text}`") }
 }
 
-/// Adds the keys of a schema that are no tables of known keys, by their paths. `NAME` is a pipeline's name.
+/// Adds the keys of a schema by their paths, except tables with known keys. `NAME` stands for a pipeline's name.
 fn paths(schema: &Value, path: &str, found: &mut BTreeMap<String, Value>) {
     let below = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     if let Some(keys) = schema["properties"].as_object() {
@@ -145,7 +145,7 @@ fn type_of(schema: &Value) -> &str {
     schema["description"].as_str().unwrap_or("text or a table")
 }
 
-/// Makes a list item of a line that begins with keys of a column, as in `hash, hash_key_file: …`.
+/// Writes a line as a list item, if it begins with names of a column's keys, as in `hash, hash_key_file: …`.
 fn item(comment: &str, columns: &[String]) -> Option<String> {
     let (names, text) = comment.split_once(": ")?;
     let (names, condition) = names.split_once(", for ").map_or((names, None), |(names, rest)| (names, Some(rest)));
@@ -155,7 +155,7 @@ fn item(comment: &str, columns: &[String]) -> Option<String> {
     are_keys.then(|| format!("- `{}`{condition}: {text}", names.join("`, `")))
 }
 
-/// A section whose names are the user's or another program's: its text, and its lines as an example.
+/// Writes a section whose keys are chosen by the user or by another program: its text, and its lines as an example.
 fn free(section: &Section<'_>, columns: &[String], page: &mut String) {
     for entry in section.entries.iter().filter(|entry| !entry.comment.is_empty() || !entry.keys.is_empty()) {
         let items: Vec<String> =
@@ -172,7 +172,7 @@ fn free(section: &Section<'_>, columns: &[String], page: &mut String) {
     }
 }
 
-/// A section of known keys: a heading for each comment, with the keys that it describes.
+/// Writes a section of known keys: for each comment a heading, with the keys that it describes.
 fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Vec<String>, page: &mut String) {
     let last = section.path.rsplit('.').next().filter(|last| *last != "NAME").unwrap_or_default();
     let shown = |name: &str| if last.is_empty() { format!("`{name}`") } else { format!("`{last}.{name}`") };
@@ -199,7 +199,7 @@ fn known(section: &Section<'_>, types: &BTreeMap<String, Value>, faults: &mut Ve
     }
 }
 
-/// Returns the page, and the keys that the two sources don't agree about.
+/// Returns the page, and a list of keys on which the two sources disagree.
 fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
     let mut types = BTreeMap::new();
     paths(schema, "", &mut types);
@@ -240,14 +240,14 @@ fn page(file: &str, schema: &Value) -> (String, Vec<String>) {
             faults.push(format!("columns.NAME.{name} has no line `# {name}: …` in config/tidegate.toml"));
         }
     }
-    // Paragraphs are separated by one line.
+    // Leave only one empty line between two paragraphs.
     while page.contains("\n\n\n") {
         page = page.replace("\n\n\n", "\n\n");
     }
     (page.trim_end().to_owned() + "\n", faults)
 }
 
-/// The keys of a column that is a table.
+/// Returns the keys of a column whose mapping is a table.
 fn column_keys(schema: &Value) -> Vec<String> {
     let column =
         &schema["properties"]["pipelines"]["additionalProperties"]["properties"]["columns"]["additionalProperties"];

@@ -1,4 +1,4 @@
-//! The two pure crates stay pure: their dependencies are listed here, and none of them, direct or indirect, does I/O.
+//! Checks that the two pure crates stay pure. Their dependencies are listed here, and none of them, direct or indirect, does I/O.
 
 use std::collections::BTreeSet;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! `docs/faults.md` names tests: each of them exists, and every fault has at least one.
+//! Checks the tests that `docs/faults.md` names: each of them exists, and every fault has at least one.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -42,7 +42,7 @@ fn tests(root: &Path) -> BTreeSet<String> {
     names
 }
 
-/// Returns the text between backticks that looks like a test name: words joined by underscores.
+/// Returns the texts between backticks that look like names of tests: words joined by underscores.
 fn named(text: &str) -> impl Iterator<Item = &str> {
     let is_name =
         |word: &&str| word.matches('_').count() >= 3 && word.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());

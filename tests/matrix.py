@@ -22,7 +22,8 @@ POSTGRES = ["13.22.0", "14.19.0", "15.14.0", "16.10.0", "17.6.0", NEWEST_POSTGRE
 KAFKA = ["2.8.2-zookeeper", "3.3.2", "3.9.1-zookeeper", "3.9.1", "4.0.0", "4.4.0"]
 PAIRS = [(postgres, NEWEST_KAFKA) for postgres in POSTGRES]
 PAIRS += [(NEWEST_POSTGRES, kafka) for kafka in KAFKA] + [(POSTGRES[0], KAFKA[0]), (POSTGRES[2], "3.9.1")]
-# The tests that depend on the servers: all but the page, the services built on views, and what starts servers of its own.
+# The tests that depend on the servers' versions. Tests of the page, of the services built on views, and tests that start servers
+# of their own are not in the list.
 CORE = ["batches::", "claims::", "cli_offsets::", "cli_verify::", "crash::", "dead_letters::", "delivery::", "evolve::",
         "ledger::", "modes::", "offset_truth::", "outage::", "partitions::", "rebalance::", "replay::", "routes::", "types::"]
 
@@ -32,7 +33,7 @@ def major(version):
 
 
 def left_out(postgres, kafka):
-    """The tests that ask for what the version doesn't have, each with the reason."""
+    """Returns the tests that need something that the version doesn't have, each with the reason."""
     tests = {}
     if major(kafka) < (4, 0):
         reason = 'no `group_protocol = "consumer"`, which came with Kafka 4.0'
@@ -55,7 +56,7 @@ def result(postgres, kafka):
     summary = re.search(r"test result: .*? (\d+) passed; (\d+) failed;", text)
     if not summary:
         return None
-    # Not from the lines of the tests, into which the tests' own output may come.
+    # Take the names from the list at the end. The lines of the tests may be mixed with output of the tests themselves.
     failed = re.findall(r"^    (\S+::\S+)$", text.split("\nfailures:\n")[-1], re.M) if int(summary[2]) else []
     again = alone.read_text() if alone.exists() else ""
     recovered = [name for name in failed if f"alone: {name} passed\n" in again]
@@ -89,7 +90,7 @@ def run(binaries, postgres, kafka):
         subprocess.run(run_tests, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
     if not (ended := result(postgres, kafka)):
         sys.exit(f"no test ran; the end of {log}:\n{log.read_text()[-4000:]}")
-    # Many tests at once on a busy machine can pass a time limit that one alone keeps.
+    # If many tests run at once on a busy machine, one may exceed a time limit that it keeps when it runs alone.
     with alone.open("w") as output:
         for name in ended[1]:
             test = [tests, "--exact", name]

@@ -10,9 +10,9 @@ use regex::Regex;
 struct Rule {
     pattern: &'static str,
     instead: &'static str,
-    /// Matches, and must.
+    /// A text that matches the pattern.
     bad: &'static str,
-    /// Doesn't match, and mustn't.
+    /// A text that doesn't match the pattern.
     good: &'static str,
 }
 
@@ -72,16 +72,28 @@ const RULES: &[Rule] = &[
         bad: "The books balance.",
         good: "The accounting balances.",
     },
+    Rule {
+        pattern: r"(^|[.;] )Nor (do|does|did|is|are|can|will|may) ",
+        instead: "name the subject again: \"Repeating all records makes no adjustment either.\"",
+        bad: "Nor does a repetition of everything.",
+        good: "Neither a text nor a number.",
+    },
+    Rule {
+        pattern: r"\bof which (columns|paths)\b",
+        instead: "\"from which columns take parts\"",
+        bad: "A value of which columns take parts.",
+        good: "Says which columns differ, and of which type they are.",
+    },
 ];
 
-/// A doc comment of up to three words, which say no more than the name.
+/// Matches a doc comment of up to three words, which says no more than the name.
 const NOISE: &str = r"^\s*//[/!] \S+( \S+){0,2}\.$";
 
-/// Makes a short doc comment worth its line: a number, code, a link, a unit, a bound.
+/// Matches what makes a short doc comment worth its line: a number, code, a link, a unit, a bound.
 const WORTH: &str = r"[0-9`\[<]|\b(milli|micro|nano)?seconds?\b|\b[Mm]inutes\b|\b([Kk]ilo|[Kk]i)?[Bb]ytes\b|\bUTC\b|\bUnix\b|\b[Uu]nquoted\b|\b([Ii]n|[Ee]x)clusive\b|\b[Ss]orted\b|\bPure\b|\b(Never|Always|Not|No|Only|At|Without|May|Must)\b|\bnever\b|\bmay\b|\bmust\b|\bat (least|most)\b";
 
-/// Returns the numbers of the lines whose doc comment says no more than the name, from 1. The help of a command is shown to
-/// users, who don't see the name.
+/// Returns the numbers of the lines whose doc comment says no more than the name, counted from 1. Files with command-line options
+/// are left out: their comments are help texts, whose readers don't see the name.
 fn noise(text: &str) -> Vec<usize> {
     if text.contains("clap") {
         return Vec::new();
@@ -97,11 +109,11 @@ fn noise(text: &str) -> Vec<usize> {
     (0..lines.len()).filter(is_noise).map(|at| at + 1).collect()
 }
 
-/// Files with prose, and whether only their comments are.
+/// Returns the files with prose, each with a flag that says whether only its comments are prose.
 fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> =
-        // Not the migrations: their checksums are in the databases that ran them, so that they never change.
+        // Migrations are left out: databases contain their checksums, so they can never change.
         ["src", "crates", "tools", "tests", "benches", "docs", "config", "fuzz/fuzz_targets", "deploy"]
             .map(|name| root.join(name))
             .into();
@@ -130,7 +142,7 @@ fn files(root: &Path) -> Vec<(PathBuf, bool)> {
     found
 }
 
-/// The prose of a line: all of it, or what follows the comment's sign.
+/// Returns the prose of a line: the whole line, or the text after the comment's sign.
 fn prose(line: &str, comments_only: bool) -> Option<&str> {
     let line = line.trim();
     if !comments_only {

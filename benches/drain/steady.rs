@@ -15,7 +15,7 @@ use crate::stage::produce_spec;
 
 const TOPIC: &str = "steady";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
-/// Not measured: consumers join and JIT compilers warm up during this time.
+/// The time before the measurement starts, in which consumers join and JIT compilers warm up.
 const WARM_UP: Duration = Duration::from_secs(10);
 
 /// Produces `rate` records per second for `length`, and prints latency and resource use.
@@ -30,7 +30,8 @@ pub(crate) async fn run(rate: f64, length: Duration, pipeline: &str, program: &P
                  kafka_ts timestamptz)",
         ))
         .await?;
-    // `track_commit_timestamp` would have the time of each row; the metric's buckets have it without touching the database.
+    // `track_commit_timestamp` would give the time of each row. The metric's buckets give the latency without touching the
+    // database.
     let settings = format!("table.name = \"tele\"\n{pipeline}");
     let (daemon, _) = start_daemon(&kafka, &database, TOPIC, "256MiB", &settings, program)?;
     daemon.await_ready(Duration::from_secs(60))?;

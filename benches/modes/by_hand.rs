@@ -13,7 +13,7 @@ const TRAILER: [u8; 2] = [0xff, 0xff];
 /// The size of the pieces of COPY data.
 const CHUNK: usize = 256 * 1024;
 
-/// A batch in the form of COPY.
+/// Encodes a batch as binary COPY.
 pub(crate) fn encode(readings: &[Reading]) -> Vec<u8> {
     let mut rows = HEADER.to_vec();
     for Reading { id, ts, n, note } in readings {

@@ -13,7 +13,8 @@ if ! command -v valgrind >/dev/null; then
     }
 fi
 
-# A message or a queue that is not given back can also make librdkafka wait for ever at the consumer's end; hence the limit.
+# If a message or a queue is not given back, librdkafka may also wait without end when the consumer is closed. So there is a time
+# limit.
 # The servers that the tests start are not traced: valgrind follows a fork, and an exec only if it is told to.
 VALGRIND="timeout ${VALGRIND_SECONDS:-600} valgrind --quiet --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite
     --num-callers=30 --suppressions=$PWD/valgrind.supp --error-exitcode=99"

@@ -54,7 +54,7 @@ def main():
         bugs = [bug for bug in bugs if sys.argv[1] in bug["file"] + bug["name"]]
     copy()
     crate = COPY / CRATE.relative_to(ROOT)
-    # Before the first build, so that a bug that no longer fits is seen at once.
+    # Check all bugs before the first build, so that a bug that no longer fits is found at once.
     for bug in bugs:
         count = (crate / bug["file"]).read_text().count(bug["old"])
         if count != 1:

@@ -44,7 +44,7 @@ const SPECS: &[Spec] = &[
     ("tree", "jsonb", "tree"),
     ("extra", "jsonb", ""),
 ];
-/// Columns whose types differ from the fields': the value's text is read as the column's type.
+/// Columns whose types differ from those of the fields: each reads the text of the field's value as its own type.
 const CROSSED: &[Spec] = &[
     ("small", "int2", "small"),
     ("large", "text", "large"),

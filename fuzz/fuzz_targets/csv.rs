@@ -57,8 +57,8 @@ fn raw(specs: &[Spec]) -> Encoder {
     pipeline.encoder()
 }
 
-/// Reads lines of fields, each with whether it was quoted. Only for well-formed text: a quote is at the ends of a field, or doubled
-/// in a quoted field.
+/// Reads lines of fields, and for each field whether it was quoted. The text must be well-formed: a quote occurs only around a
+/// field, or doubled inside a quoted field.
 fn read(mut rest: &str, delimiter: char) -> Vec<Vec<(String, bool)>> {
     let ends = |rest: &str| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n") || rest == "\r";
     let mut lines = Vec::new();

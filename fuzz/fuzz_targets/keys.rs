@@ -1,4 +1,4 @@
-//! Any bytes as a key of each format, of a record that deletes and of one whose column takes the key.
+//! Reads arbitrary bytes as a key of each format, in a record that deletes and in a record whose key goes into a column.
 
 #![no_main]
 
@@ -16,7 +16,7 @@ const AVRO: &str = r#"{"type":"record","name":"K","fields":[{"name":"id","type":
     {"name":"region","type":"string"},{"name":"more","type":{"type":"map","values":"double"}}]}"#;
 const PROTO: &str =
     r#"syntax = "proto3"; message K { optional int64 id = 1; string region = 2; map<string, double> more = 3; }"#;
-/// The types that the key's column has, and with it the column that takes the whole key.
+/// The types that are tried for the columns that a record's key fills.
 const TYPES: &[&str] = &["int8!", "text!", "bytea!", "uuid!", "jsonb!", "float8!", "int4!", "numeric!"];
 
 thread_local! {
@@ -40,7 +40,7 @@ fn formats() -> Vec<KeyFormat> {
     ]
 }
 
-/// An encoder for each format of keys, type, and value's envelope.
+/// Returns an encoder for each combination of key format, type, and envelope of the value.
 fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     let mut encoders = Vec::new();
     for keys in formats() {
@@ -53,7 +53,7 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
                 pipeline.columns.push(mapping("key", Source::Key));
                 pipeline.types.push(("key".to_owned(), of.trim_end_matches('!').to_owned()));
                 pipeline.shape = Shape { keys: keys.clone(), change, ..Shape::PLAIN };
-                // A type that no key of the format can have is refused once and for all.
+                // The planner refuses a type that no key of the format can have.
                 if let Ok(plan) = pipeline.plan() {
                     encoders.push((keys.clone(), *of, Encoder::new(plan)));
                 }
@@ -64,7 +64,7 @@ fn encoders() -> Vec<(KeyFormat, &'static str, Encoder)> {
     encoders
 }
 
-/// Returns the number that an integer column has for a key of 2, 4 or 8 bytes.
+/// Returns the number that an integer column gets for a key of 2, 4 or 8 bytes.
 fn number(format: &KeyFormat, key: &[u8]) -> Option<i64> {
     match (format, key) {
         (KeyFormat::Int(2), [a, b]) => Some(i16::from_be_bytes([*a, *b]).into()),

@@ -1,5 +1,5 @@
-//! A mapping of arbitrary columns and policies, and two records with keys, headers and tombstones. The mapping is planned or
-//! rejected, and Postgres accepts what is written for the columns' types.
+//! Plans a mapping of arbitrary columns and policies, and encodes two records with keys, headers and tombstones. The plan must be
+//! made or refused without a panic, and Postgres must accept what is written for the columns' types.
 
 #![no_main]
 
@@ -91,7 +91,7 @@ fn filter(u: &mut Unstructured<'_>) -> Result<RowFilter> {
     Ok(RowFilter { field: path(u)?, tests: vec![test] })
 }
 
-/// Chooses how keys are read, what deletes, and where the rows are.
+/// Chooses how keys are read, which records delete, and which arrays contain the rows.
 fn shape(u: &mut Unstructured<'_>, deletes: bool, change: bool) -> Result<Shape> {
     let keys = match u.int_in_range(0..=7)? {
         0 => KeyFormat::Json,

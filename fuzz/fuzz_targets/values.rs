@@ -1,4 +1,5 @@
-//! Writes a JSON value into a column of any type: Postgres accepts the result, and it means the same as the value.
+//! Writes a JSON value into a column of any type, and checks that Postgres accepts the field and that it means the same as the
+//! value.
 
 #![no_main]
 
@@ -135,7 +136,8 @@ fn compare(of: &str, raw: &str, nul: usize, field: &[u8]) {
             same(text.unwrap_or(raw).trim_ascii(), &reference::numeric(field));
         }
         ("numeric(10,2)", None) => {
-            // At most ten digits: accurate to half of the last digit kept, which a float can express.
+            // The field has at most ten digits, so a float is precise enough. The column's rounding may change it by half of the
+            // last digit.
             let shown: f64 = reference::numeric(field).parse().expect("a number");
             let wanted: f64 = raw.parse().expect("a number");
             assert!((shown - wanted).abs() <= 0.005_000_1, "{raw} became {shown}");
@@ -215,7 +217,7 @@ fuzz_target!(|input: &[u8]| {
         let rows = rows(count, &out);
         let [row] = rows.as_slice() else { panic!("one row") };
         let [Some(field)] = row[..] else { return };
-        // The value may close the object and open another member; then it isn't one value.
+        // The input may close the object and open another member. Then it isn't one value.
         let raw = serde_json::from_slice::<&serde_json::value::RawValue>(value);
         accepts::check(TYPES[at], field);
         if let Ok(raw) = raw {

@@ -64,7 +64,7 @@ pub(super) struct KafkaReport {
 #[derive(Debug, Serialize)]
 pub(super) struct TopicReport {
     pub(super) partitions: i32,
-    /// Returns the offsets between the logs' starts and ends: the highest possible number of records.
+    /// Returns the number of offsets between the logs' starts and ends, which is the highest possible number of records.
     pub(super) records: u64,
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     if faults == 0 {
         return Ok(());
     }
-    // The report has named them.
+    // The report has already named the faults, so the error only counts them.
     let text = format!("check found {}", show::counted(faults as u64, "fault", "faults"));
     // A service that can't be reached may hide all other faults, so it decides the exit code.
     Err(if report.pipelines.iter().any(|pipeline| pipeline.unreachable) {
@@ -179,10 +179,10 @@ async fn trial(
     Ok(Some(sample))
 }
 
-/// Names the checks that a trial on a temporary table can't make.
+/// Warns that a trial on a temporary table leaves some checks out.
 const APART: &str = "the newest records were tried on a temporary table, so that foreign keys, unique indexes, partitions and row security did not judge them";
 
-/// Makes the trials that apply, and warns of what none of them could try.
+/// Makes the trials that apply, and warns about what none of them could try.
 async fn attempts(
     config: &Config,
     pipeline: &Pipeline,
@@ -235,7 +235,7 @@ async fn ask_kafka(
     let sources = partitions_of(&topics);
     let (group, start) = (pipeline.group.clone(), pipeline.start.clone());
     let (cluster_id, low, high, group, may_read) = reach::ask(config, &observer, move |observer| {
-        // Rights on the group may be narrower than on the topics, so they are requested separately.
+        // The right to read the group is separate from the right to read the topics, so check both.
         let may_read = observer.may_read_group(&group)?;
         if may_read != Some(false) {
             observer.starts(&sources, &start)?;

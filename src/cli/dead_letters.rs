@@ -58,7 +58,7 @@ fn time_ms(text: &str) -> Result<i64, String> {
     time.map(jiff::Timestamp::as_millisecond).map_err(|_| format!("{text:?} is no time as in 2026-01-31T12:00:00Z"))
 }
 
-/// The parameters that [`Filter::bind`] fills in.
+/// The `WHERE` conditions whose parameters [`Filter::bind`] fills in.
 macro_rules! matching {
     ($before:literal, $after:literal) => {
         concat!(
@@ -74,7 +74,7 @@ macro_rules! matching {
 use matching;
 
 impl Filter {
-    /// Returns whether it selects everything.
+    /// Returns whether the filter selects all dead letters.
     fn is_everything(&self) -> bool {
         let Self { ids, reason, topic, since, until, older_than } = self;
         ids.is_empty()
@@ -112,7 +112,7 @@ fn failed(error: sqlx::Error) -> FatalError {
     reach::failed("can't read the dead letters in schema `tidegate`", error)
 }
 
-/// Returns the keys of these pipelines' dead letters, those of their replays included.
+/// Returns the keys under which dead letters of these pipelines and of their replays are stored.
 async fn keys(connection: &mut PgConnection, pipelines: &[&Pipeline]) -> Result<Vec<String>, FatalError> {
     let names: Vec<&str> = pipelines.iter().map(|pipeline| pipeline.name.as_str()).collect();
     dead_letter_cleanup::keys(connection, &names).await.map_err(failed)

@@ -34,7 +34,7 @@ struct Registered {
     name: String,
     group: String,
     target: String,
-    /// Whether the registered table still exists, or one of those that records named.
+    /// Whether the registered table still exists. If records name their tables: whether at least one of them does.
     table_exists: bool,
     topics: Vec<String>,
     registered_ms: i64,

@@ -14,7 +14,7 @@ use crate::status::lock;
 
 /// The time between two updates on a terminal.
 const REDRAW: Duration = Duration::from_millis(200);
-/// The time between two lines otherwise.
+/// The time between two lines if standard error is not a terminal.
 const LINE: Duration = Duration::from_secs(10);
 /// Returns to the start of the line and clears it.
 const CLEAR: &str = "\r\x1b[K";
@@ -22,7 +22,7 @@ const CLEAR: &str = "\r\x1b[K";
 /// Shows progress until it is dropped.
 pub(super) struct Progress {
     state: Arc<State>,
-    /// Ends with this handle.
+    /// The task that shows the progress. It ends when this handle is dropped.
     drawing: JoinSet<()>,
     terminal: bool,
 }
@@ -69,7 +69,7 @@ impl Progress {
         *lock(&self.state.doing) = what.into();
     }
 
-    /// Sets the current step, and says so at once: an answer may take ten seconds.
+    /// Sets the current step, and prints it at once: the step may wait ten seconds for an answer.
     pub(super) fn step(&self, what: String) {
         if !self.terminal {
             eprintln!("{}: {what} …", self.state.command);

@@ -1,5 +1,5 @@
-//! Helpers of every command: a runtime that ends, connections to Kafka and Postgres, and errors that say which can't be
-//! reached.
+//! Helpers that every command uses: a runtime whose end waits for nothing, connections to Kafka and Postgres, and errors that say
+//! which of the two can't be reached.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -23,7 +23,7 @@ pub(super) fn block_on(command: impl Future<Output = Result<(), FatalError>>) ->
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| FatalError::Stopped(format!("can't start: {error}")))?;
     let outcome = runtime.block_on(command);
-    // A request to a Kafka that is down blocks for seconds, and nobody waits for its answer any more.
+    // If Kafka is down, a request to it blocks for seconds. Nobody waits for its answer any more, so don't wait for the request.
     runtime.shutdown_background();
     outcome
 }
@@ -44,14 +44,14 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
     })
 }
 
-/// Makes the error of a statement, with what the command was doing.
+/// Returns the error of a failed statement. `what` says what the command was doing.
 pub(super) fn failed(what: &str, error: sqlx::Error) -> FatalError {
     let error = WriteError { stage: Stage::Begin, cause: error::cause(error) };
     fatal(&error, format!("{what}: {error}"))
 }
 
-/// Converts an error of Postgres to the command's, by the policy of a pipeline's start: an outage is a service that can't be
-/// reached; an error about the catalog or a missing right is a matter of the configuration.
+/// Converts an error of Postgres to an error of the command, by the policy of a pipeline's start. An outage counts as a service
+/// that can't be reached. An error about the catalog or a missing right counts as a fault of the configuration.
 pub(super) fn fatal(error: &WriteError, text: String) -> FatalError {
     let is_catalog = error.postgres().is_some_and(|error| matches!(error.sqlstate.get(..2), Some("42" | "3D")));
     match error.disposition_at_start() {
@@ -100,7 +100,7 @@ pub(super) async fn ask<T: Send + 'static>(
         AskError::Panicked(_) => FatalError::Stopped(error.to_string()),
         AskError::Answer(error) => {
             let (servers, error) = (&config.kafka.bootstrap_servers, error.to_string());
-            // A failed connection is told with its address.
+            // If a connection failed, the error already contains the address.
             let text = if error.contains(servers) {
                 "can't ask Kafka".to_owned()
             } else {

@@ -38,11 +38,11 @@ pub(super) struct Findings {
     pub(super) rows: Vec<String>,
     /// What Postgres refused because it would have changed something; see [`Rehearsal::guarded`].
     pub(super) would_change: Option<String>,
-    /// Rows lack a partition that the daemon would create.
+    /// Whether rows lack a partition that the daemon would create.
     pub(super) lacks_partition: bool,
 }
 
-/// Returns a dead-letter budget that is never spent: someone is watching.
+/// Returns limits that no share of dead letters exceeds, because a person watches the command.
 pub(super) fn boundless() -> DeadLetterLimits {
     DeadLetterLimits { max_share: 1.0, window: Duration::from_secs(300), min_count: u64::MAX }
 }
@@ -55,17 +55,18 @@ pub(super) struct Rehearsal {
     guarded: bool,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
-    /// The dead letters of the current transaction. They count once the transaction would be committed.
+    /// The dead letters of the current transaction. They are counted when the transaction would have been committed.
     letters: Vec<TrialDeadLetter>,
 }
 
 impl Rehearsal {
-    /// Makes a store. `make` is run in each transaction; the first `shown` dead letters are kept.
+    /// Makes a store. `make` is run at the start of each transaction. The first `shown` dead letters are kept, to be shown.
     pub(super) fn new(inner: PgStore, make: Option<String>, findings: Arc<Mutex<Findings>>, shown: usize) -> Self {
         Self { inner, make, guarded: false, findings, shown, letters: Vec::new() }
     }
 
-    /// Makes each transaction read-only once its own tables exist: what would change anything else is refused, and noted.
+    /// Makes each transaction read-only after its own tables were created. Postgres then refuses any change to other tables,
+    /// which is noted.
     #[must_use]
     pub(super) fn guarded(self, guarded: bool) -> Self {
         Self { guarded, ..self }
@@ -150,7 +151,7 @@ impl Transaction for Rehearsal {
         Ok(vec![true; spans.len()])
     }
 
-    /// Deferred constraints report errors here, as at COMMIT.
+    /// Checks deferred constraints, whose errors COMMIT would report, and then rolls back.
     async fn commit(&mut self) -> Result<(), WriteError> {
         let checked = self.inner.rows(Stage::Commit, sqlx::query("SET CONSTRAINTS ALL IMMEDIATE")).await;
         self.noted(checked)?;
@@ -178,7 +179,7 @@ impl Transaction for Rehearsal {
 }
 
 impl Ledger for Rehearsal {
-    /// Nothing is ever in doubt: everything is rolled back.
+    /// Never needed: nothing is in doubt, because every transaction is rolled back.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         let again =
             |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: span.from };
@@ -187,7 +188,7 @@ impl Ledger for Rehearsal {
 }
 
 impl Planner for Rehearsal {
-    /// The daemon would create partitions here, and read the catalog again.
+    /// Only notes that partitions are missing: the daemon would create them, and read the catalog again.
     async fn replan(&mut self) -> Result<(), ReplanError> {
         Err(ReplanError::Unplannable("the table does not fit the plan any more; check again".to_owned()))
     }

@@ -1,8 +1,8 @@
 //! `tidegate replay`: writes a range of the topics once more, with the daemon's own writer, under its own ledger key.
 //!
-//! The key's rows in `tidegate.ledger` say where the range begins and ends and how much of it is written. So it is exactly once
-//! like a pipeline: if it is killed at any point, the next run resumes it; two runs at once fence each other. It joins no
-//! group, and doesn't disturb a daemon that runs meanwhile.
+//! The rows of this key in `tidegate.ledger` say where the range begins and ends, and how much of it is written. So a replay is
+//! exactly once, like a pipeline: if it is killed at any point, the next run resumes it, and of two runs at the same time the
+//! later one fences the earlier one. A replay joins no group, and doesn't disturb a daemon that runs meanwhile.
 
 mod reading;
 mod replay_progress;
@@ -66,7 +66,7 @@ struct Report {
     /// The key in the ledger and in the dead letters.
     replay: String,
     table: String,
-    /// Whether an earlier run has written a part of it, or all.
+    /// Whether an earlier run has written a part of the range, or all of it.
     resumed: bool,
     /// Counts of this run.
     records: u64,
@@ -179,7 +179,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     Ok(report)
 }
 
-/// Returns the replay's name in the ledger: the same command is the same replay.
+/// Returns the replay's name in the ledger. The same arguments give the same name, so that they resume the same replay.
 fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
     let Arguments { topic, partition, from, to, into, name, .. } = arguments;
     let name = name.clone().unwrap_or_else(|| {
@@ -195,7 +195,7 @@ fn key(pipeline: &Pipeline, arguments: &Arguments) -> String {
     dead_letter_cleanup::replay_key(&pipeline.name, &name)
 }
 
-/// Returns the selected ranges, limited to the logs.
+/// Returns the selected ranges, cut to the offsets that the logs contain.
 async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<OffsetRange>, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;

@@ -15,7 +15,7 @@ use crate::daemon::{self, Control};
 use crate::error::FatalError;
 use crate::metrics;
 
-/// The exit code of a process that was told to end twice, as a shell reports SIGINT.
+/// The exit code after a second signal to end: the code with which a shell reports SIGINT.
 const INTERRUPTED: i32 = 130;
 
 /// Arguments of `run`.
@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| ours(&error))?;
     let outcome = runtime.block_on(async {
         let told = CancellationToken::new();
-        // One request suffices for all signals that arrive during a reload.
+        // The channel holds one request, which suffices for all signals that arrive during a reload.
         let (asked, reloads) = mpsc::channel(1);
         let mut watch = JoinSet::new();
         watch.spawn(signals(told.clone(), asked).map_err(|error| ours(&error))?);
@@ -52,7 +52,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), FatalError> {
         let until = if arguments.until.is_some() { daemon::Until::Now } else { daemon::Until::Told };
         daemon::run(config, prometheus, until, control).await
     });
-    // Requests to a Kafka that is down block for seconds; nothing depends on their answers any more.
+    // If Kafka is down, a request to it blocks for seconds. Nothing depends on its answer any more, so don't wait for the
+    // request.
     runtime.shutdown_background();
     outcome
 }
@@ -81,7 +82,8 @@ fn signals(told: CancellationToken, reload: mpsc::Sender<()>) -> std::io::Result
                 _ = terminate.recv() => {}
                 _ = hangup.recv() => {
                     info!("SIGHUP: reading the configuration again");
-                    // A request that already waits will read the files as they are then.
+                    // If the channel is full, a reload is already waiting. It will read the files as they are then, so another
+                    // request isn't needed.
                     let _waits = reload.try_send(()).is_err();
                     continue;
                 }

@@ -157,7 +157,7 @@ fn bug(what: &str) -> FatalError {
     FatalError::Stopped(format!("a bug of ours: {what}"))
 }
 
-/// Returns the brokers to connect to, as a configuration of one pipeline, and its part that belongs at the head of the
+/// Returns the brokers to connect to, as a configuration with one pipeline, and the text that belongs at the beginning of the
 /// proposal.
 fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, String), FatalError> {
     let topic = quoted(&arguments.topic);
@@ -183,7 +183,7 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
     }
     let mut config =
         Config::load(&arguments.config, variables()).map_err(|faults| FatalError::Config(faults.to_string()))?;
-    // Only the brokers matter; a pipeline's own properties are ignored.
+    // Only the brokers matter here, so the pipelines and their own properties are ignored.
     config.pipelines.truncate(1);
     if let Some(pipeline) = config.pipelines.first_mut() {
         pipeline.topics = Topics::List(vec![arguments.topic.clone()]);
@@ -191,8 +191,8 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
     Ok((config, String::new()))
 }
 
-/// Returns the connection settings that complete the proposed pipeline; needed if `head` is empty because an existing file has
-/// them.
+/// Returns connection settings that make the proposed pipeline a complete configuration. They are `head`. If an existing file has
+/// the settings, `head` is empty, and stand-ins are returned.
 fn connections(config: &Config, head: &str) -> String {
     if head.is_empty() {
         let registry =

@@ -13,7 +13,7 @@ pub(super) fn json(document: &impl Serialize) -> Result<(), FatalError> {
     print(&text)
 }
 
-/// Prints; a reader that is gone (`| head`) is no error.
+/// Prints text. A reader that has closed the pipe (`| head`) is not an error.
 pub(super) fn print(text: &str) -> Result<(), FatalError> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
@@ -93,12 +93,12 @@ pub(super) fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }
 
-/// Returns bytes as text if that loses nothing and can't control a terminal; else `None`.
+/// Returns bytes as text if no information is lost and the text can't control a terminal; otherwise `None`.
 pub(super) fn as_text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok().filter(|text| text.chars().all(|c| !c.is_control() || c == '\n' || c == '\t'))
 }
 
-/// Formats text of unknown origin on one line, harmless to a terminal.
+/// Formats text of unknown origin as one line that can't control a terminal.
 pub(super) fn safe(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }

@@ -25,7 +25,7 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
             FatalError::Unavailable(format!("the answer at {at} is no status that this version can read: {error}"))
         })?;
         let from = status.now_ms - 1000 * i64::try_from(text::FLOOD_SECONDS).unwrap_or(60);
-        // A daemon that has ended meanwhile has no history to show; its earlier answers are still shown.
+        // If the daemon has ended meanwhile, there is no history to show. Its earlier answer is still shown.
         text::render(&status, |pipeline| {
             let path = format!("/api/history?pipeline={}&from={from}", escaped(pipeline));
             serde_json::from_str(&ask(at, &path).ok()?).ok()
@@ -36,7 +36,7 @@ pub(super) fn run(config: &Config, json: bool) -> Result<(), FatalError> {
     Ok(())
 }
 
-/// Returns an address of a daemon that listens on all interfaces.
+/// Returns an address at which a daemon that listens on all interfaces can be reached.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -59,7 +59,7 @@ fn escaped(name: &str) -> String {
     escaped
 }
 
-/// Makes one request by HTTP/1.0, whose answer ends with the connection.
+/// Makes one request by HTTP/1.0, in which the end of the connection marks the end of the answer.
 fn ask(at: SocketAddr, path: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut connection = TcpStream::connect_timeout(&at, DEADLINE).map_err(failed)?;

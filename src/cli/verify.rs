@@ -32,7 +32,7 @@ use crate::kafka::settings::{self, Settings};
 use crate::postgres::routes;
 use crate::status::lock;
 
-/// From this many offsets between two gaps, it is cheaper to seek than to read over them.
+/// If there are at least this many offsets between two gaps, seeking is cheaper than reading over them.
 const SEEK_FROM: i64 = 20_000;
 
 /// Arguments of `verify`.
@@ -71,13 +71,13 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
     let failed = |error| reach::failed("can't verify", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     reach::registered(&mut connection, &pipeline.name).await?;
-    // Both in one snapshot; and a large table takes longer than a batch may.
+    // Read ledger and table in one snapshot. The deadlines of a batch don't apply, because counting a large table takes longer.
     connection
         .execute("SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await
         .map_err(failed)?;
     let positions = positions(&mut connection, &pipeline.name).await.map_err(failed)?;
-    // Requested after the snapshot was taken: the logs only grow meanwhile.
+    // Request the logs' ends after the snapshot was taken: then they can't be before the ledger's positions.
     let observer = reach::observer(config, pipeline)?;
     let sources: Vec<_> = positions.iter().map(|position| position.source.clone()).collect();
     let wanted = pipeline.topics.clone();
@@ -106,7 +106,7 @@ async fn verify(config: &Config, pipeline: &Pipeline) -> Result<PipelineReport, 
 }
 
 async fn positions(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Position>, sqlx::Error> {
-    // The column may not exist yet: a newer command with an older daemon.
+    // If this command is newer than the daemon, the column may not exist yet.
     let rows = sqlx::query(
         "SELECT topic, partition, next_offset, (to_jsonb(l) ->> 'first_offset')::int8, last_offset, last_timestamp,
              last_digest
@@ -164,7 +164,7 @@ async fn against_kafka(
                 *lock(&found) = Some(last_record(&record));
             })
             .await?;
-            // Compaction may have removed the record: then nothing can be said.
+            // If compaction has removed the record, the log can't be identified.
             let seen = lock(&seen).take();
             report.last_record = Some(match seen {
                 None => "gone",
@@ -207,7 +207,7 @@ async fn against_table(
     for position in positions {
         let first = match position.first {
             Some(first) => Some(first),
-            // Pipelines of earlier versions didn't record their start: count from the oldest row or dead letter.
+            // Earlier versions didn't record where a pipeline started. Then count from the oldest row or dead letter.
             None => columns.oldest(connection, pipeline, &position.source).await.map_err(failed)?,
         };
         spans.push((position, first.unwrap_or(position.next).min(position.next)));
@@ -243,7 +243,7 @@ async fn against_table(
     Ok(())
 }
 
-/// Splits gaps into those that Kafka has deleted, as a number of offsets, and those that can be looked up.
+/// Splits the gaps. Returns the number of offsets that Kafka has deleted, and the gaps that can be looked up.
 fn split(gaps: Vec<Range<Offset>>, low: Offset) -> (u64, Vec<Range<Offset>>) {
     let gone = gaps.iter().map(|gap| gap.end.min(low).distance_from(gap.start)).sum();
     let kept = gaps.into_iter().map(|gap| gap.start.max(low)..gap.end).filter(|gap| !gap.is_empty());

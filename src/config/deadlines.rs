@@ -1,4 +1,5 @@
-//! All deadlines and their order. If a deadline ended after the next longer one, the wrong side would give up first.
+//! All deadlines and their order. Where one deadline must end before another, the wrong order would make the wrong side give up
+//! first.
 
 use std::time::Duration;
 
@@ -75,7 +76,7 @@ fn check_pair(short: &Deadline<'_>, long: &Deadline<'_>, otherwise: &str) {
         let by_default = if deadline.node.is_set() { "" } else { " by default" };
         format!("{} ({}{by_default})", deadline.name, show_duration(deadline.value))
     };
-    // The fault is reported at the key that the user set; at the longer deadline if both or neither were set.
+    // Report the fault at the key that the user set. If both or neither were set, report it at the longer deadline.
     let (node, own, order, other) = if short.node.is_set() && !long.node.is_set() {
         (&short.node, short.value, "below", shown(long))
     } else {

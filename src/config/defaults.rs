@@ -7,12 +7,12 @@ use std::time::Duration;
 use tidegate_protocol::batch::BatchLimits;
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 
-/// How many tables a pipeline whose records name them may write into by default: each costs one COPY per batch.
+/// `max_tables`: how many tables a pipeline may write into if its records name them. Each table costs one COPY per batch.
 pub const MAX_TABLES: u32 = 100;
 /// The largest value of `max_tables`.
 pub const MAX_TABLES_LIMIT: u32 = 10_000;
 
-/// `limits.memory`, 256 MiB: enough for two pipelines with two consumers each, and small containers have it.
+/// `limits.memory`, 256 MiB: enough for two pipelines with two consumers each, and available even in small containers.
 pub const MEMORY: u64 = 256 << 20;
 
 /// `limits.drain_timeout`: under the 30 s that Kubernetes waits between SIGTERM and SIGKILL.
@@ -24,10 +24,10 @@ pub const CLAIM_GRACE: Duration = Duration::from_secs(10);
 /// `postgres.connect_timeout`: TLS and authentication over a slow link, and still within a drain.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `schema_registry.timeout`: an answer is a few KiB; slower requests are retried.
+/// `schema_registry.timeout`: an answer has only a few KiB, so a slower request is better retried.
 pub const REGISTRY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `postgres.lock_timeout`: longer than other transactions normally take, and short enough to report a blocker soon.
+/// `postgres.lock_timeout`: longer than other transactions normally take, and short enough that a blocker is reported soon.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `postgres.statement_timeout`: a batch copies in well under a second; one that takes longer is retried, then halved.
@@ -36,16 +36,16 @@ pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(12);
 /// `postgres.write_timeout`: after `statement_timeout`, so that Postgres' own answer has time to arrive; within a drain.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// `postgres.idle_in_transaction_timeout`: how long a stopped process can keep the next owner from its ledger rows.
+/// `postgres.idle_in_transaction_timeout`: how long a suspended process can keep the next owner from its ledger rows.
 pub const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `http.listen`: loopback, because the page requires no password.
 pub const HTTP_LISTEN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9464));
 
-/// `log.level`: the lines that an operator acts on.
+/// `log.level`: lines that an operator may have to act on.
 pub const LOG_LEVEL: tracing::Level = tracing::Level::INFO;
 
-/// `pipelines.NAME.consumers`: one keeps up with most topics; users configure more.
+/// `pipelines.NAME.consumers`: one consumer keeps up with most topics, and users can configure more.
 pub const CONSUMERS: NonZeroU32 = NonZeroU32::MIN;
 
 /// The most consumers that a pipeline may have in one process: each has a thread, a connection and a share of the memory.
@@ -58,15 +58,16 @@ pub const BATCH: BatchLimits = BatchLimits {
     max_age: Duration::from_millis(500),
 };
 
-/// `pipelines.NAME.dead_letters`: one bad producer among ten stops nothing; a wrong mapping stops the pipeline within seconds.
+/// `pipelines.NAME.dead_letters`: one bad producer among ten doesn't stop the pipeline, but a wrong mapping stops it within
+/// seconds.
 pub const DEAD_LETTERS: DeadLetterLimits =
     DeadLetterLimits { max_share: 0.1, window: Duration::from_secs(300), min_count: 100 };
 
 /// `max.poll.interval.ms` if `kafka.properties` doesn't set it: librdkafka's own default.
 pub const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 
-/// `session.timeout.ms` if `kafka.properties` doesn't set it. After it, others take over the partitions of a daemon that died
-/// and doesn't come back. librdkafka's default of 45 s is for members whose late writes aren't fenced. Ours is longer than the
-/// 9 s within which a KRaft controller replaces a dead broker (`broker.session.timeout.ms`), so that members survive the death
-/// of their coordinator.
+/// `session.timeout.ms` if `kafka.properties` doesn't set it. If a daemon dies and doesn't come back, others take over its
+/// partitions after this time. librdkafka's default of 45 s is meant for members whose late writes aren't fenced. Ours is longer
+/// than the 9 s within which a KRaft controller replaces a dead broker (`broker.session.timeout.ms`), so that members survive the
+/// death of their coordinator.
 pub const SESSION_TIMEOUT: Duration = Duration::from_secs(12);

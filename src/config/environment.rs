@@ -1,8 +1,8 @@
 //! The environment as the last layer: `TIDEGATE__PIPELINES__RIDE_HISTORY__CONSUMERS=4`.
 //!
 //! Levels are separated by `__`. A shell can't write every name, so case is ignored, and `_` also stands for `.` and `-`. Each
-//! part is looked up among the keys that the files have, then among all keys that exist. A pipeline must be in a file, so that
-//! a misspelled name is a fault and not a new pipeline. The names of new columns and Postgres settings are lower-cased.
+//! part is looked up among the keys that the files set, and then among all keys that exist. A pipeline must be in a file, so that
+//! a misspelled name is a fault and not a new pipeline. New names of columns and Postgres settings are written in lower case.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(super) fn layer(
 ) -> Layer {
     let mut layer = Layer::default();
     let mut setters: BTreeMap<Vec<String>, String> = BTreeMap::new();
-    // Sorted by name, so that the same environment always gives the same result.
+    // Process the variables sorted by name, so that the same environment always gives the same result.
     let variables: BTreeMap<_, _> = env.filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX)).collect();
     for (name, text) in variables {
         let place = SourceLocation::Variable { layer: number, name: name.clone() };
@@ -46,7 +46,7 @@ pub(super) fn layer(
     layer
 }
 
-/// Returns the key that a variable names; if none, the rest of its name.
+/// Returns the key that a variable names. If there is none, returns the part of its name that wasn't found.
 fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String>, String)> {
     let mut path: Vec<String> = Vec::new();
     let (mut kind, mut value) = (ROOT, Some(files));
@@ -80,7 +80,7 @@ fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String
     Ok((path, kind))
 }
 
-/// Returns the key that a part of a variable's name means, among those that no file sets.
+/// Returns the key that a part of a variable's name means, if no file sets that key.
 fn unset<'a>(part: &str, kind: Kind, existing: impl Iterator<Item = &'a str>) -> Result<String, String> {
     match kind {
         Kind::Table(keys) | Kind::TextOr(keys) => pick(part, keys.iter().map(|key| key.name))?
@@ -136,7 +136,7 @@ fn value(layer: &mut Layer, path: &[String], text: &str, kind: Kind, place: &Sou
         Kind::Float => ValueKind::Float(digits().parse().map_err(|_| wrong())?),
         Kind::Bool => ValueKind::Boolean(text.trim().to_lowercase().parse().map_err(|_| wrong())?),
         Kind::Scalar if path.iter().any(|part| part == "columns") => {
-            // For a default: `5` is a number, and what isn't TOML is text.
+            // A key such as `default` takes any TOML value: `5` is a number, and text that isn't TOML is taken as it is.
             let read = layer.value_of(path, text, kind, place).map(|value| value.kind);
             match read {
                 Some(scalar @ (ValueKind::I64(_) | ValueKind::Float(_) | ValueKind::Boolean(_))) => scalar,

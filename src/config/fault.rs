@@ -36,7 +36,7 @@ impl SourceLocation {
         }
     }
 
-    /// Returns the folder that relative paths start from: that of the file; for a variable the current one.
+    /// Returns the folder from which relative paths start: that of the file, or the current folder for a variable.
     pub(super) fn folder(&self) -> PathBuf {
         match self {
             Self::File { file, .. } | Self::Line { file, .. } => file.parent().map(PathBuf::from).unwrap_or_default(),
@@ -151,7 +151,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>)
     candidates
         .map(|candidate| (strsim::damerau_levenshtein(&word, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
-        // Missing letters are more likely than extra ones.
+        // If several names are equally close, prefer the longest: missing letters are more likely than extra ones.
         .min_by_key(|(distance, candidate)| (*distance, Reverse(candidate.len()), *candidate))
         .map(|(_, candidate)| candidate)
 }

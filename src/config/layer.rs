@@ -1,10 +1,10 @@
 //! Layers: files and the environment, merged by the `config` crate.
 //!
-//! The crate merges values and keeps one origin per value; faults need the line of every key, including tables. So each layer
-//! is read with `toml_edit`, which keeps spans, and places are stored beside the values. This works around two habits of the
-//! crate. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two levels); a layer therefore
-//! gives it one key, [`TOP`], and below that names are kept as they are. Second, its own `Environment` lower-cases names and
-//! can't distinguish a dot from a level; `environment` therefore makes its own layer.
+//! The `config` crate merges values and keeps one origin per value, but faults need the line of every key, including tables. So
+//! each layer is read with `toml_edit`, which keeps spans, and places are stored beside the values. Two properties of the crate
+//! need a workaround. First, it reads the *top* keys of a source as path expressions (`"a.b"` would become two levels). So a
+//! layer gives it only one key, [`TOP`], and names below that are kept as they are. Second, its own `Environment` lower-cases
+//! names and can't distinguish a dot from a level. So `environment` makes its own layer.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -76,7 +76,7 @@ pub(super) fn merge(layers: &[Layer]) -> (Value, Places) {
         places.overlay(&layer.places);
         builder = builder.add_source(layer.clone());
     }
-    // Our sources can't fail, and nothing else in the crate can.
+    // Our sources can't fail, and nothing else in the crate fails.
     let tree = builder.build().map(|built| built.cache).unwrap_or_default();
     let empty = || Value::new(None, Map::<String, Value>::new());
     let top = match tree.kind {
@@ -91,7 +91,7 @@ impl Layer {
     pub(super) fn parse(number: usize, file: &Path, text: &str, kind: Kind) -> Result<Layer, Fault> {
         let lines = Lines { number, file, text };
         let document = toml_edit::Document::parse(text).map_err(|error| {
-            // Not the error's `Display`: it shows the line, which may contain a password.
+            // Don't use the error's `Display`: it shows the line, which may contain a password.
             Fault::new(lines.place(error.span()), &[], format!("no valid TOML: {}", error.message()))
         })?;
         let mut layer = Layer::default();
@@ -114,7 +114,7 @@ impl Layer {
         }
     }
 
-    /// Reads a value of the environment as TOML, for [`Layer::set`]; also returns the places of what is inside.
+    /// Reads a value of the environment as TOML, for [`Layer::set`]. Also returns the places of the keys in it.
     pub(super) fn value_of(
         &mut self,
         path: &[String],
@@ -143,7 +143,8 @@ impl Layer {
             let value = self.item(path, item, inner, place);
             path.pop();
             match value.kind {
-                // Without quotes, `sasl.password = "…"` is a table in a table, and means "sasl.password".
+                // If `sasl.password = "…"` is written without quotes, TOML reads a table in a table. It means the key
+                // "sasl.password".
                 ValueKind::Table(nested) if kind.is_some_and(|kind| kind.is_flat()) => {
                     for (rest, value) in nested {
                         let mut long = path.clone();
@@ -173,7 +174,7 @@ impl Layer {
         place: &dyn Fn(&Key, &Item) -> SourceLocation,
     ) -> Value {
         if let Some(table) = item.as_table_like() {
-            // Everything below a flat table is flat.
+            // Tables below a flat table are flat too.
             let kind = if matches!(kind, Some(Kind::Scalar)) { Some(Kind::Settings) } else { kind };
             return Value::new(None, self.table(path, table, kind, place));
         }

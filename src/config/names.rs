@@ -6,7 +6,7 @@ use tidegate_rows::copy::types::{self, TypeText};
 /// The longest name that Postgres doesn't truncate, in bytes.
 const LONGEST_IDENTIFIER: usize = 63;
 
-/// Type names that people write and Postgres' catalog doesn't have.
+/// Type names that people write but that Postgres' catalog doesn't have.
 const TYPE_ALIASES: &[(&str, &str)] = &[("double", "float8"), ("string", "text")];
 
 /// Accepts any text that isn't empty.

@@ -1,4 +1,4 @@
-//! A place in the merged tree, and methods that read it and note a fault instead of failing.
+//! A node of the merged tree. Its methods read the node, and note a fault instead of failing.
 //!
 //! [`ConfigNode::check`] runs once over the whole tree and notes unknown keys and wrong types. Afterwards the readers treat a value
 //! of the wrong type as absent: its fault is already noted.
@@ -31,7 +31,7 @@ pub(super) struct ConfigNode<'a> {
     reader: &'a Reader,
     path: Vec<String>,
     value: Option<&'a Value>,
-    /// A level above has the wrong type: what is missing below isn't a separate fault.
+    /// Whether a level above has the wrong type. If so, keys that are missing below it aren't reported.
     broken: bool,
 }
 
@@ -62,7 +62,7 @@ impl<'a> ConfigNode<'a> {
         self.table().is_some()
     }
 
-    /// Returns the place of the key, or else of the table that would contain it.
+    /// Returns the place of the key, or, if it isn't set, of the table that would contain it.
     pub(super) fn place(&self) -> SourceLocation {
         self.reader.places.find(&self.path).unwrap_or(&self.reader.top).clone()
     }
@@ -196,7 +196,7 @@ impl<'a> ConfigNode<'a> {
         found
     }
 
-    /// Reads an array of distinct texts; `check` is called for each and returns what is wrong with it.
+    /// Reads an array of distinct texts. `check` is called for each of them, and returns an error if the text is invalid.
     pub(super) fn list(&self, check: impl Fn(&str) -> Result<(), String>) -> Option<Vec<String>> {
         let ValueKind::Array(array) = &self.value?.kind else { return None };
         let mut seen = BTreeSet::new();
@@ -273,7 +273,7 @@ impl<'a> ConfigNode<'a> {
 fn unknown_key(name: &str, kind: Kind) -> String {
     let keys = kind.keys();
     let meant = nearest(name, keys.iter().map(|key| key.name)).map(str::to_owned).or_else(|| {
-        // A key that belongs one level down: `max_rows` beside `batch`.
+        // Find a key that belongs one level further down, such as `max_rows` beside `batch` instead of in it.
         let inner = keys.iter().find(|key| key.kind.keys().iter().any(|inner| inner.name == name))?;
         Some(format!("{}.{name}", inner.name))
     });

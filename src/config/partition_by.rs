@@ -8,7 +8,7 @@ use tidegate_rows::spec::{Column, Expiry, Interval, IntervalUnit, PartitionBy};
 use super::names;
 use super::node::ConfigNode;
 
-/// The default number of partitions created ahead: with it, an outage of tidegate of one day makes no partition late.
+/// The default number of partitions created ahead. With it, no partition is missing after an outage of tidegate of one day.
 const AHEAD: u32 = 2;
 
 /// Reads `partition_by`, if it is set.

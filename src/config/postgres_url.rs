@@ -14,9 +14,10 @@ const SERVERS_MAX: usize = 16;
 /// The servers to choose from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Servers {
-    /// In the order of the URL; at least one.
+    /// All servers, in the order of the URL; at least one.
     pub all: Vec<Server>,
-    /// Whether the server must accept writes: as `target_session_attrs` says, or, without it, if there are several servers.
+    /// Whether the server must accept writes. `target_session_attrs` says so; if it isn't set, the server must if there are
+    /// several.
     pub must_write: bool,
     /// Whether the URL names certificate authorities.
     pub has_authorities: bool,
@@ -26,7 +27,7 @@ pub struct Servers {
 pub struct Server {
     /// `host:port` or the path of the socket's folder, shown in messages.
     pub name: String,
-    /// A URL that names only this server, in the form that sqlx reads.
+    /// The URL for this server alone, in the form that sqlx reads.
     pub url: Secret,
     /// Whether it is a Unix socket, over which Postgres doesn't speak TLS.
     pub is_socket: bool,
@@ -35,7 +36,8 @@ pub struct Server {
 /// Reads a connection URL.
 ///
 /// # Errors
-/// Says what is wrong with it, and what to write instead. The text repeats no part of the URL, which may contain a password.
+/// If it is not a valid URL. The text says what is wrong, and what to write instead. It repeats no part of the URL, because it may
+/// contain a password.
 pub fn parse(url: &str) -> Result<Servers, String> {
     let Some((scheme, rest)) = split_scheme(url)? else { return Err(format!("not a URL of Postgres; {FORM}")) };
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -80,7 +82,7 @@ pub fn parse(url: &str) -> Result<Servers, String> {
     Ok(Servers { all, must_write, has_authorities: query.has_authorities })
 }
 
-/// Splits off the scheme. Other forms that people paste get a fault of their own.
+/// Splits off the scheme. Connection strings in other forms, which people may paste, get an error of their own.
 fn split_scheme(url: &str) -> Result<Option<(&str, &str)>, String> {
     if url.starts_with("jdbc:") {
         return Err(format!("a JDBC URL; {FORM}, with the user and the password before the host"));
@@ -118,7 +120,7 @@ fn server(scheme: &str, user: Option<&str>, host: &str, port: Option<&str>, path
         url.push('@');
     }
     if is_socket {
-        // The URL needs a host; the socket overrides it.
+        // A URL must have a host. The socket's path, in a parameter, overrides it.
         url += "localhost";
         parameters.push(format!("host={}", encoded(&host)));
     } else {

@@ -7,7 +7,7 @@ use toml_edit::{Array, DocumentMut, Item, Table};
 
 use super::schema::{Kind, ROOT};
 
-/// Stands in place of a secret.
+/// The text that is shown instead of a secret.
 const HIDDEN: &str = "***";
 
 /// Writes a tree of settings as TOML, with its keys sorted and [`HIDDEN`] in place of each value that may be secret.
@@ -43,7 +43,7 @@ fn item(name: &str, value: &Value, kind: Option<Kind>) -> Item {
             Item::Table(table)
         }
         ValueKind::Array(values) => {
-            // A program's arguments may hold a token.
+            // The arguments of a program may contain a token.
             let shown = |at: usize, value: &Value| {
                 if name.ends_with("_command") && at > 0 { HIDDEN.to_owned() } else { value.to_string() }
             };
@@ -64,7 +64,7 @@ fn may_be_secret(name: &str) -> bool {
     !is_path && parts.iter().any(|part| name.contains(part))
 }
 
-/// Returns a JSON Schema (draft 2020-12) of the configuration file, for editors that complete and check TOML by one.
+/// Returns a JSON Schema (draft 2020-12) of the configuration file, with which editors complete and check TOML.
 pub fn json_schema() -> serde_json::Value {
     let mut schema = schema_of(ROOT);
     schema["$schema"] = json!("https://json-schema.org/draft/2020-12/schema");

@@ -11,10 +11,10 @@ use super::node::ConfigNode;
 use super::property_names::{NAMES, POINTERS};
 use super::{Content, Secret, token};
 
-/// The suffix by which a property's value comes from a file: `"sasl.password_file"`.
+/// The suffix of a property whose value is read from a file: `"sasl.password_file"`.
 const FILE: &str = "_file";
 
-/// librdkafka properties that tidegate sets itself, with what a change would break, or what to set instead.
+/// librdkafka properties that tidegate sets itself, each with what a change would break, or what to set instead.
 const REFUSED: &[(&[&str], &str)] = &[
     (&["bootstrap.servers", "metadata.broker.list"], "set kafka.bootstrap_servers"),
     (&["group.id"], "set pipelines.NAME.group"),
@@ -63,7 +63,7 @@ const REFUSED: &[(&[&str], &str)] = &[
     (&["plugin.library.paths"], "a plugin could change what is read or committed"),
 ];
 
-/// The best-known properties of Java clients that librdkafka names differently or doesn't have, with what to write instead.
+/// Well-known properties of Java clients that librdkafka names differently or doesn't have, each with what to write instead.
 const OF_JAVA: &[(&str, &str)] = &[
     ("sasl.jaas.config", "write \"sasl.username\" and \"sasl.password\" (or \"sasl.password_file\")"),
     (
@@ -97,14 +97,15 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
     ("heartbeat.interval.ms", "group.consumer.heartbeat.interval.ms"),
 ];
 
-/// The files that librdkafka reads when a client is created. Folders and `probe` have no content.
+/// Properties that name files which librdkafka reads when a client is created. A value that is a folder, or `probe`, has no
+/// content.
 const READ_ONCE: &[&str] =
     &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
 
 /// The values of properties, the files that values come from, and the contents of the files that values name.
 type Read = (BTreeMap<String, Secret>, BTreeMap<String, PathBuf>, BTreeMap<String, Content>);
 
-/// Checks a table of properties and reads the files that values come from. Each result is by property.
+/// Checks a table of properties, and reads the files from which values come. Each result is keyed by property.
 pub(super) fn read(table: &ConfigNode<'_>) -> Read {
     let (mut properties, mut files, mut contents) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
     for (name, node) in table.entries() {
@@ -134,7 +135,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
         if let Some(file) = node.file().filter(|_| from_file) {
             files.insert(name.to_owned(), file);
         }
-        // For a file that can't be read, librdkafka says why when the client is created.
+        // If a file can't be read, librdkafka reports why when the client is created.
         if READ_ONCE.contains(&name)
             && let Ok(content) = Content::of(Path::new(&value))
         {
@@ -145,7 +146,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
     (properties, files, contents)
 }
 
-/// Returns whether librdkafka accepts the value; the fuzzer is built without librdkafka.
+/// Checks whether librdkafka accepts the value. The fuzzer is built without librdkafka, and accepts every value.
 fn check(name: &str, value: &str) -> Result<(), &'static str> {
     if token::OURS.contains(&name) {
         return Ok(()); // librdkafka doesn't get it
@@ -153,7 +154,7 @@ fn check(name: &str, value: &str) -> Result<(), &'static str> {
     ClientConfig::new().set(name, value).create_native_config().map(drop).map_err(|error| in_our_words(&error))
 }
 
-/// librdkafka's own message may repeat the value, which may be secret.
+/// Returns our own message for an error, because librdkafka's may repeat the value, which may be secret.
 fn in_our_words(error: &KafkaError) -> &'static str {
     match error {
         KafkaError::ClientConfig(_, words, ..) if words.contains("not supported in this build") => {

@@ -20,7 +20,7 @@ use super::{
     url_parameters,
 };
 
-/// The range of every duration: the upper end keeps sums of durations far from overflow.
+/// The range of every duration. Its upper end is low enough that sums of durations can't overflow.
 pub(super) const ANY_WAIT: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(3600);
 
 /// Postgres settings that tidegate's sessions set themselves, with the key that sets them.
@@ -44,7 +44,8 @@ const OUR_SETTINGS: &[(&str, &str)] = &[
     ("transaction_read_only", "a sink writes"),
 ];
 
-/// Reads texts, of which later ones override earlier ones, and then the environment. Also returns the tree of what was set.
+/// Reads texts, of which later ones override earlier ones, and then the environment, which overrides all. Also returns the tree
+/// of what was set.
 pub(super) fn config<'f>(
     files: impl Iterator<Item = (&'f Path, Result<String, String>)>,
     env: impl Iterator<Item = (String, String)>,
@@ -161,7 +162,7 @@ fn postgres(table: &ConfigNode<'_>) -> Postgres {
         None => (None, None),
     };
     Postgres {
-        // If there is none, the fault is noted.
+        // If no URL is set, the fault was noted, and this placeholder isn't used.
         url: url.unwrap_or_else(|| PostgresUrl::File(PathBuf::new())),
         password_file,
         password_command,
@@ -176,7 +177,7 @@ fn postgres(table: &ConfigNode<'_>) -> Postgres {
 
 fn check_url(text: &str) -> Result<(), String> {
     let servers = postgres_url::parse(text)?;
-    // The fuzzer is built without the client.
+    // The fuzzer is built without the client, so this check is left out there.
     let parses = servers.all.iter().all(|server| server.url.expose().parse::<PgConnectOptions>().is_ok());
     if parses { Ok(()) } else { Err(format!("not a URL of Postgres; {}", postgres_url::FORM)) }
 }

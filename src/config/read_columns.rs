@@ -89,7 +89,7 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
             return None;
         }
     };
-    // Editors and `echo` end the file with a newline.
+    // Editors and `echo` add a newline at the end of the file.
     let bytes = bytes.trim_ascii_end();
     if bytes.len() < HASH_KEY_MIN {
         key.fault(format!("holds {} bytes; a key has {HASH_KEY_MIN} at least", bytes.len()));
@@ -97,10 +97,10 @@ fn function(node: &ConfigNode<'_>) -> Option<Function> {
     Some(Function::Hash(HashKey::new(bytes)))
 }
 
-/// Shorter keys can be guessed.
+/// The shortest key, in bytes. Shorter ones can be guessed.
 const HASH_KEY_MIN: usize = 16;
 
-/// Reads exactly one of `field`, `meta`, `header`, `value`. If it returns the placeholder path, the fault is noted.
+/// Reads exactly one of `field`, `meta`, `header`, `value`. If there isn't exactly one, notes a fault and returns a placeholder.
 fn source(node: &ConfigNode<'_>) -> Source {
     let nothing = || Source::Field(Vec::new());
     match node.one_of(&["field", "meta", "header", "value"]) {

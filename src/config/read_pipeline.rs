@@ -32,7 +32,7 @@ pub(super) fn all(table: &ConfigNode<'_>, registry: Option<&Arc<SchemaRegistry>>
     pipelines
 }
 
-/// Notes what two pipelines can't share, at the one that is written later.
+/// Notes settings that two pipelines can't share, at the pipeline that is written later.
 fn apart(one: (&Pipeline, &ConfigNode<'_>), other: (&Pipeline, &ConfigNode<'_>)) {
     let in_order = |path: &[&str]| {
         let [first, second] = [one.1, other.1].map(|node| path.iter().fold(node.clone(), |node, name| node.at(name)));

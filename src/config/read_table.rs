@@ -134,7 +134,7 @@ fn mode(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>, columns: Option<&[Colu
     }
 }
 
-/// Returns whether records delete: as `deletes` says, or else whether another option says which records do.
+/// Returns whether records delete rows: as `deletes` says, or, if it isn't set, whether another option says which records do.
 fn deletes(pipeline: &ConfigNode<'_>, node: &ConfigNode<'_>) -> bool {
     let implied = pipeline.at("decode").at("envelope").text() == Some("debezium") || node.at("delete_where").is_set();
     let deletes = node.at("deletes").flag(implied);
@@ -201,7 +201,7 @@ fn sort_by(node: &ConfigNode<'_>, columns: Option<&[Column]>) -> Vec<String> {
     list
 }
 
-/// `after_create`: statements for a table that is made.
+/// Reads `after_create`: statements that run once, after the table was created.
 fn after_create(node: &ConfigNode<'_>, create: bool) -> Vec<String> {
     let at = node.at("after_create");
     if at.is_set() && !create {
@@ -211,7 +211,7 @@ fn after_create(node: &ConfigNode<'_>, create: bool) -> Vec<String> {
     at.list(is_sql).unwrap_or_default()
 }
 
-/// Checks that `create = true` has a mapping, the only source of the table's columns.
+/// Checks that a pipeline with `create = true` has a mapping, which is the only source of the table's columns.
 fn creatable(node: &ConfigNode<'_>, columns: Option<&[Column]>, columns_node: &ConfigNode<'_>) {
     let Some(columns) = columns else {
         if !columns_node.is_set() {

@@ -5,7 +5,8 @@ use tidegate_rows::spec::{Part, Route, Source};
 
 use super::names;
 
-/// Stands for a placeholder while the rest is read as a name: private-use characters of Unicode.
+/// The first of the characters that stand for placeholders while the rest of the text is read as a name. They are private-use
+/// characters of Unicode.
 const FIRST_MARK: u32 = 0xf_0000;
 /// The most placeholders in one name.
 const PLACEHOLDERS_MAX: usize = 8;

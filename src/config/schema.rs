@@ -1,4 +1,4 @@
-//! The keys that exist and their types: the one table with which files, environment and faults are compared.
+//! The keys that exist and their types. Files, environment and faults all use this one table.
 
 /// The type of a key's value.
 #[derive(Clone, Copy, Debug)]
@@ -218,7 +218,7 @@ impl Kind {
         }
     }
 
-    /// Returns whether names in it may contain dots: nested tables are the same names, written without quotes.
+    /// Returns whether names in this table may contain dots. Nested tables then mean the same names, written without quotes.
     pub(super) fn is_flat(&self) -> bool {
         matches!(self, Kind::Properties | Kind::Settings)
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::{Content, Secret};
 
-/// A secret text, or the file that contains it and is read for each use.
+/// A secret text, or the file that contains it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretSource {
     /// In the configuration or a variable.
     Inline(Secret),
-    /// Read again for each request, so that a rotated secret is picked up.
+    /// The file is read again for each request, so that a rotated secret is picked up.
     File(PathBuf),
 }
 

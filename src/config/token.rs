@@ -1,7 +1,7 @@
 //! The source of tokens for SASL OAUTHBEARER: an OIDC token endpoint, set by librdkafka's own properties, or a program.
 //!
-//! librdkafka itself would need curl for OIDC, which would link a second TLS library. Tidegate requests the tokens itself, with
-//! the HTTP client of the schema registry, and so doesn't pass these properties to librdkafka.
+//! librdkafka itself would need curl for OIDC, and curl would link a second TLS library. So tidegate requests the tokens itself,
+//! with the same HTTP client as for the schema registry, and doesn't pass these properties to librdkafka.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -57,11 +57,11 @@ pub struct Oidc {
     pub ca_pem: Option<String>,
 }
 
-/// Determines the source of tokens from all properties of a client, some of which were read from files. `None` if no token is
-/// needed, or if librdkafka makes its own.
+/// Determines the source of tokens from all properties of a client, including those that were read from files. `None` if no token
+/// is needed, or if librdkafka makes its own.
 ///
 /// # Errors
-/// Says which setting is missing or contradicts another, without values.
+/// If a setting is missing or contradicts another. The text says which one, without values.
 pub fn source(
     properties: &BTreeMap<&str, &Secret>,
     file: impl Fn(&str) -> Option<PathBuf>,
@@ -77,7 +77,7 @@ pub fn source(
         Some(method) if method.eq_ignore_ascii_case("oidc") => true,
         Some(_) => return Err(format!("{METHOD} is neither default nor oidc")),
     };
-    // `METHOD` itself may say `default`.
+    // `METHOD` itself may be set to `default`, so it isn't reported as unused.
     let unused = |name: &&&str| **name != METHOD && (command.is_none() || !name.ends_with("extensions"));
     if let Some(name) = OURS.iter().filter(unused).find(|name| !is_oidc && properties.contains_key(**name)) {
         return Err(format!("{name} is of use with {METHOD} = \"oidc\" only"));

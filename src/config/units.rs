@@ -19,7 +19,7 @@ const DURATIONS: &[(&str, u64)] = &[("d", 86_400_000), ("h", 3_600_000), ("m", 6
 /// Reads bytes such as `"8MiB"`: B, KB, MB, GB, TB count by 1000, KiB, MiB, GiB, TiB by 1024.
 ///
 /// # Errors
-/// Says what is wrong, and what to write.
+/// If the text isn't valid. The error says what is wrong, and what to write.
 pub fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, SIZES).ok_or_else(|| format!("{text:?} is not a size; write a whole number and a unit, as in \"8MiB\""))
 }
@@ -27,7 +27,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 /// Reads a duration such as `"500ms"`: ms, s, m, h, d.
 ///
 /// # Errors
-/// Says what is wrong, and what to write.
+/// If the text isn't valid. The error says what is wrong, and what to write.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse(text, DURATIONS).map(Duration::from_millis).ok_or_else(|| {
         format!("{text:?} is not a duration; write a whole number and a unit, as in \"500ms\" or \"20s\"")

@@ -1,5 +1,5 @@
-//! Checks the parameters of a Postgres URL. The driver would log an unknown parameter with its value on each connection, and
-//! silently drop an unsupported option; here both are faults, and no text contains a value.
+//! Checks the parameters of a Postgres URL. The driver would log an unknown parameter with its value at each connection, and
+//! silently drop an unsupported option. Here both are faults, and no fault's text contains a value.
 
 use std::path::Path;
 
@@ -50,7 +50,7 @@ pub(crate) fn fault(url: &str) -> Option<String> {
 fn of_parameter(key: &str, value: &str) -> Option<String> {
     let is_known = KNOWN.contains(&key) || key.starts_with("options[") || key.starts_with("options%5B");
     if !is_known {
-        // A value without a key may be a secret.
+        // A parameter without `=` may be a secret, so it is named only if it looks like a parameter's name.
         let is_name = key.len() <= 40 && key.bytes().all(|byte| byte.is_ascii_lowercase() || b"_-".contains(&byte));
         return Some(match nearest(key, KNOWN.iter().copied()) {
             Some(meant) if is_name => format!("parameter `{key}` is not supported; did you mean `{meant}`?"),
@@ -72,9 +72,9 @@ fn of_parameter(key: &str, value: &str) -> Option<String> {
     None
 }
 
-/// Returns whether a character that ends the address occurs before the last `@`, which ends the password.
+/// Returns whether the password contains a character that must be escaped: one that ends the address, before the last `@`.
 fn is_password_unescaped(rest: &str) -> bool {
-    // A `@` after the start of the query belongs to a parameter, unless the part before the query has no host.
+    // If `@` comes after the start of the query, it belongs to a parameter, unless the part before the query has no host.
     let Some(at) = rest.rfind('@') else { return false };
     let Some(first) = rest.find(['/', '?', '#', '@']) else { return false };
     let before_query = rest.find('?').is_none_or(|query| at < query || !rest[..query].contains(['@', '/']));

@@ -1,4 +1,4 @@
-//! Decides what a new configuration changes for the running pipelines. Pure.
+//! Decides what a new configuration means for the running pipelines. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::config::Config;
 use crate::limits::{self, Share};
 
-/// A running pipeline, as far as a reload needs it.
+/// The properties of a running pipeline that a reload needs.
 #[derive(Debug)]
 pub(super) struct Running<'a> {
     /// The configuration with which it was started.
@@ -55,7 +55,8 @@ pub(super) fn changes(
         }
     }
     changes.removed = running.keys().filter(|name| !shares.contains_key(*name)).cloned().collect();
-    // A pipeline that is kept holds the memory that it was given. If that is too much beside the others, it restarts with less.
+    // A pipeline that keeps running holds the memory that it was given. If that is more than its share in the new configuration,
+    // it restarts with less.
     let has_now = |name: &Arc<str>| running.get(name).map_or(0, |now| now.share.bytes);
     let kept: u64 = changes.kept.iter().map(has_now).sum();
     let others: u64 =

@@ -34,13 +34,13 @@ type Outcome = Result<Remainder, Stopped>;
 /// The pipelines of a process.
 pub(super) struct Supervisor {
     daemon: Arc<Daemon>,
-    /// The name under which its consumers join their groups.
+    /// The name under which this daemon's consumers join their groups.
     name: InstanceName,
     manager: Arc<Manager>,
     until: Until,
     workers: JoinSet<(Arc<str>, Outcome)>,
     running: BTreeMap<Arc<str>, Running>,
-    /// Pipelines that start as soon as those that were told to end have ended: together they might exceed the memory budget.
+    /// Pipelines that wait to start until those that were told to end have ended. Together they might exceed the memory budget.
     waiting: BTreeSet<Arc<str>>,
     /// The unwritten remainders of pipelines that ended without a fault.
     remainders: BTreeMap<Arc<str>, Remainder>,
@@ -121,7 +121,7 @@ impl Supervisor {
         let work = Arc::clone(&pipeline).run(Arc::clone(&config), owner, self.name.clone(), bounded, stop.clone());
         let named = Arc::clone(&name);
         self.workers.spawn(async move {
-            // A panic is reported with the pipeline's name, and ends no other pipeline.
+            // A panic is reported with the pipeline's name, and doesn't end other pipelines.
             let mut alone = JoinSet::new();
             alone.spawn(work);
             let outcome = alone.join_next().await.expect("one task was spawned");
@@ -138,7 +138,7 @@ impl Supervisor {
         let removed = !self.daemon.config().pipelines.iter().any(|pipeline| *pipeline.name == *name);
         match outcome {
             Ok(remainder) if remainder.is_empty() => {}
-            // The pipeline is no longer configured: it isn't a failure of the process.
+            // The pipeline is no longer configured, so what it left unwritten isn't a failure of the process.
             Ok(remainder) if removed => warn!(pipeline = &*name, left = %remainder, "its drain timed out"),
             Ok(remainder) => {
                 self.remainders.insert(Arc::clone(&name), remainder);
@@ -232,7 +232,7 @@ impl Supervisor {
             }
         }
         self.waiting.extend(changes.restarted.iter().map(|(name, _)| Arc::clone(name)));
-        // Stopped ones start again without waiting for a request to resume; removed ones that don't run are removed at once.
+        // Stopped pipelines start again without a request to resume. Removed pipelines that don't run are removed at once.
         self.resumes.abort_all();
         let config = self.daemon.config();
         let known = |name: &str| config.pipelines.iter().any(|pipeline| pipeline.name == name);
@@ -266,8 +266,8 @@ impl Supervisor {
     }
 }
 
-/// Returns why no client for Kafka can be created with a new configuration: while certificates are being replaced, a key may not
-/// belong to its certificate. A pipeline that runs is then not ended.
+/// Returns why no Kafka client can be created with a new configuration; the running pipeline is then kept. For example, while
+/// certificates are being replaced, a key may not belong to its certificate.
 fn can_connect(config: &Config, name: &str) -> Result<(), String> {
     let Some(pipeline) = config.pipelines.iter().find(|pipeline| pipeline.name == name) else { return Ok(()) };
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
@@ -294,7 +294,7 @@ async fn resumed(config: Arc<Config>, pipeline: Arc<Pipeline>) -> Arc<str> {
                 Some(before) if now != before => return Arc::clone(&pipeline.name),
                 _ => known = Some(now),
             },
-            // The pipeline was forgotten: a new registration counts from 0.
+            // The pipeline was forgotten. A new registration counts its requests from 0.
             Ok(Ok(None)) => known = Some(0),
             Ok(Err(why)) => {
                 debug!(pipeline = &*pipeline.name, why, "can't read whether to resume");

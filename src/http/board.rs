@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 #[serde(default)]
 pub(super) struct Board {
     pub(super) columns: Vec<Column>,
-    /// Indexes, in the list of partitions, of those without a living consumer.
+    /// The partitions without a living consumer, as indexes in the list of partitions.
     pub(super) nobody: Vec<usize>,
     /// A sentence that explains how the partitions are spread over the consumers.
     pub(super) rule: String,
@@ -23,7 +23,7 @@ pub(super) struct Column {
     pub(super) instance: String,
     pub(super) host: String,
     pub(super) url: Option<String>,
-    /// Whether it is the instance that reports this.
+    /// Whether it is the instance that makes this document.
     pub(super) this: bool,
     pub(super) consumers: Vec<BoardConsumer>,
 }
@@ -34,7 +34,7 @@ pub(super) struct BoardConsumer {
     pub(super) consumer: u32,
     /// Whether it waits to be admitted to its group. Known only for the consumers of this instance.
     pub(super) joining: bool,
-    /// Indexes in the list of partitions.
+    /// The consumer's partitions, as indexes in the list of partitions.
     pub(super) partitions: Vec<usize>,
 }
 

@@ -1,13 +1,13 @@
-//! Decides which dead letters are news: those after a quiet time, for five minutes, and those whose share is large. A small,
-//! constant share is not news; the page only counts it in the pipeline's row. No I/O.
+//! Decides which dead letters are news: the first ones after a quiet time, for five minutes, and those that are a large share of
+//! the records. A small, constant share is not news; the page only counts it in the pipeline's row. No I/O.
 
 use std::collections::VecDeque;
 
 use super::words::RecentDeadLetters;
 
-/// For how many samples dead letters count as new, at one sample per second.
+/// The number of samples for which dead letters count as new. There is one sample per second.
 const SAMPLES: usize = 300;
-/// A share of the records from which dead letters stay news as long as it lasts.
+/// If at least this share of the records are dead letters, they are news for as long as that lasts.
 const MANY: f64 = 0.01;
 
 /// The rows and dead letters of one pipeline since its start, as of the last samples.
@@ -15,7 +15,7 @@ const MANY: f64 = 0.01;
 pub(super) struct DeadLetterNews {
     /// Pairs of rows and dead letters, the newest at the end.
     seen: VecDeque<(u64, u64)>,
-    /// For how many samples there have been dead letters within the last [`SAMPLES`].
+    /// For how many samples in a row there have been dead letters within the last [`SAMPLES`].
     lasted: usize,
 }
 

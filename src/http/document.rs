@@ -30,7 +30,7 @@ pub(crate) struct Status {
     pub(super) memory_limit_bytes: u64,
     pub(super) memory: Memory,
     pub(super) ready: bool,
-    /// The state as sentences, the worst first.
+    /// The state in sentences, the worst first.
     pub(super) sentences: Vec<Sentence>,
     /// The other daemons on this database. Outdated if `instances_seen_ms` is long ago.
     pub(super) instances: Vec<InstanceView>,
@@ -113,7 +113,8 @@ pub(super) struct ConsumerView {
     pub(super) partitions: Vec<OwnedView>,
 }
 
-/// The first three are the poll thread's time; the others, and waiting for a batch, are the writer's time.
+/// How a consumer's time is divided. The first three are shares of the poll thread's time. The others, together with the time
+/// spent waiting for a batch, make up the writer's time.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct TimeView {
@@ -232,7 +233,7 @@ mod tests {
     #[test]
     fn an_answer_is_read_and_written_byte_for_byte() {
         let status: Status = serde_json::from_str(ANSWER).unwrap();
-        // The daemon sends its document through a `Value`, whose keys are sorted.
+        // The daemon sends its document through a `Value`, which sorts the keys.
         assert_eq!(serde_json::to_value(&status).unwrap().to_string(), ANSWER.trim_end());
     }
 

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde_json::{Value, json};
 
-/// Fields that change with time alone. Each has a neighbouring field with the time it counts from, so that a viewer can update it
-/// itself.
+/// Fields that change merely because time passes. Each has a neighbouring field with the time it counts from, so that a viewer
+/// can update it itself.
 const BY_THEMSELVES: [&str; 6] =
     ["now_ms", "seconds", "idle_seconds", "retry_in_seconds", "age_seconds", "lag_age_seconds"];
 
@@ -16,7 +16,7 @@ enum Step<'a> {
     Index(usize),
 }
 
-/// Returns `[[path, value], …]`: setting each path in `old` gives `new`, except for the fields that change with time alone.
+/// Returns `[[path, value], …]`. Setting each path in `old` to its value gives `new`, except for the fields of [`BY_THEMSELVES`].
 pub(super) fn changes(old: &Value, new: &Value) -> Vec<Value> {
     let mut found = Vec::new();
     walk(old, new, &mut Vec::new(), &mut found);
@@ -56,7 +56,7 @@ impl Step<'_> {
     }
 }
 
-/// Returns a hash that is equal for documents that differ only in fields that change with time alone.
+/// Returns a hash that is equal for documents that differ only in the fields of [`BY_THEMSELVES`].
 pub(super) fn fingerprint(document: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
     digest(document, &mut hasher);

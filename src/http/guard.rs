@@ -1,8 +1,8 @@
 //! Decides which requests are answered, and sets the security headers of the answers.
 //!
-//! The page has no password, so another web page must not be able to read it through a visitor's browser. Its owner could point a
-//! host name at our address (DNS rebinding), so unknown names in the `Host` header are rejected. Addresses can't be rebound, so
-//! they are accepted.
+//! The page has no password, so another web page must not be able to read it through a visitor's browser. The owner of such a
+//! page could point a host name at our address (DNS rebinding), so unknown names in the `Host` header are rejected. An IP address
+//! can't be pointed elsewhere, so addresses are accepted.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::config::Http;
 
-/// Browsers may load nothing from other origins, run no script that was injected, and not show the page in a frame.
+/// With these headers, browsers load nothing from other origins, run no injected script, and don't show the page in a frame.
 const HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -44,8 +44,8 @@ impl Guard {
         Self { named: config.url.as_ref().map(host), loopback: config.listen.ip().is_loopback() }
     }
 
-    /// Returns whether a request for `path` with this `Host` is answered. Monitoring and probes reach a daemon beyond loopback
-    /// under any name of their network; the page and its data are only for known names.
+    /// Returns whether a request for `path` with this `Host` is answered. Monitoring and probes may use any name that their
+    /// network has for this machine. The page and its data are only served under known names.
     fn admits(&self, host: Option<&str>, path: &str) -> bool {
         if !self.loopback && matches!(path, "/metrics" | "/healthz" | "/readyz") {
             return true;
@@ -60,7 +60,7 @@ impl Guard {
     }
 }
 
-/// Returns the host without its port: of `host:port` and `[::1]:port`. A bare `::1` has no port.
+/// Returns the host without its port, for `host:port` and `[::1]:port`. A bare `::1` has no port.
 fn name_of(host: &str) -> &str {
     let Some((name, port)) = host.rsplit_once(':') else { return host };
     let has_port = port.bytes().all(|byte| byte.is_ascii_digit()) && (name.ends_with(']') || !name.contains(':'));

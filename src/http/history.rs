@@ -1,4 +1,4 @@
-//! The history of a pipeline: a ring of seconds and a ring of minutes, both of fixed size. 56 kB per pipeline.
+//! The history of a pipeline: a ring of seconds and a ring of minutes, both of fixed size. It takes 56 kB per pipeline.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ struct Cell {
     /// Seconds since the epoch, in steps of the ring; 0 for a cell that was never filled.
     at: u32,
     sample: Sample,
-    /// How many seconds the rates are means over.
+    /// The number of seconds over which the rates are averaged.
     seen: u32,
 }
 
@@ -108,7 +108,7 @@ impl Ring {
         i64::from(cell.at) * i64::from(self.step) * 1000
     }
 
-    /// Adds a sample. Rates become means over the time of the cell; of all other values the worst is kept.
+    /// Adds a sample. Rates are averaged over the time of the cell; of all other values the worst is kept.
     fn push(&mut self, now_ms: i64, sample: Sample) {
         let at = u32::try_from(now_ms / 1000 / i64::from(self.step)).unwrap_or(0);
         let place = at as usize % self.cells.len();

@@ -26,9 +26,9 @@ const DEREGISTER_MAX: Duration = Duration::from_secs(2);
 /// The other instances, as last read from the database.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Instances {
-    /// Those seen in the last 15 s, by id.
+    /// The instances seen in the last 15 s, by id.
     pub(super) others: BTreeMap<String, Instance>,
-    /// When they were last read.
+    /// When the instances were last read: the instant, and the time in milliseconds since the epoch.
     pub(super) looked: Option<(Instant, i64)>,
 }
 
@@ -54,7 +54,7 @@ pub(super) async fn run(site: Arc<Site>) {
         ticks.tick().await;
         let now = site.daemon.config();
         if now.postgres != config.postgres {
-            // If a reload names another database, our row in the old one expires.
+            // If a reload named another database, connect to that one. Our row in the old one expires.
             (connector, connection) = (Connector::new(Arc::new(now.postgres.clone()), None), None);
         }
         config = now;
@@ -68,7 +68,8 @@ pub(super) async fn run(site: Arc<Site>) {
                 }
             }
             Err(why) => {
-                // Postgres can't be reached, or our tables don't exist yet: the pipelines report that.
+                // Either Postgres can't be reached, or our tables don't exist yet. The pipelines report both, so don't log it
+                // again.
                 debug!(why, "could not update the row of this instance or read those of the others");
                 connection = None;
             }
@@ -76,8 +77,8 @@ pub(super) async fn run(site: Arc<Site>) {
     }
 }
 
-/// Says once of each other daemon that it has our name. The one that loses the name hears it from the broker; this one would not. A
-/// row of a dead predecessor isn't written again.
+/// Warns once about each other daemon that has our name. The broker tells the daemon that loses the name; it doesn't tell the
+/// other one. A row that is no longer updated belongs to our dead predecessor, and causes no warning.
 fn warn_of_twins(site: &Site, before: &Instances, seen: &Instances, since: Duration, told: &mut BTreeSet<String>) {
     let ours = &site.daemon.instance;
     for (id, other) in &seen.others {
@@ -110,7 +111,7 @@ async fn beat(
 ) -> Result<BTreeMap<String, Instance>, String> {
     if connection.is_none() {
         let (mut open, _) = connector.open().await.map_err(|error| error.to_string())?;
-        // An instance that crashed is of no interest after an hour.
+        // An instance that crashed more than an hour ago is of no interest.
         sqlx::query("DELETE FROM tidegate.instance WHERE seen_at < now() - interval '1 hour'")
             .execute(&mut open)
             .await

@@ -61,7 +61,7 @@ fn inline(line: &str) -> String {
     html
 }
 
-/// Returns the code or the link that the text begins with, and what follows it.
+/// If the text begins with code or a link, returns that element and the text after it.
 fn element(text: &str) -> Option<(String, &str)> {
     if let Some(code) = text.strip_prefix('`') {
         let (code, after) = code.split_once('`')?;
@@ -70,7 +70,7 @@ fn element(text: &str) -> Option<(String, &str)> {
     let (label, after) = text.strip_prefix('[')?.split_once("](")?;
     let (target, after) = after.split_once(')')?;
     let (label, target) = (super::assets::escape(label), super::assets::escape(target));
-    // Other documents are not in the binary.
+    // Links to other documents become plain text, because those are not in the binary.
     let html = match target.strip_prefix('#') {
         Some(section) => format!("<a href=\"#{section}\">{label}</a>"),
         None => format!("{label} (docs/{target})"),

@@ -23,11 +23,11 @@ use crate::status::{
     ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WaitCause, WriterState, lock,
 };
 
-/// A partition of another instance that has lag and hasn't advanced for this long is marked, in seconds.
+/// After how many seconds without progress a partition of another instance is marked, if it has lag.
 const SILENT: f64 = 12.0;
 
-/// Returns the whole document. Without a timeline, it is the document whose changes viewers receive; they find a consumer's
-/// partitions in those of the pipeline.
+/// Returns the whole document. Without a timeline, it is the document whose changes are sent to viewers. It doesn't list the
+/// partitions of each consumer again: viewers find them in the pipeline's list.
 pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
     let daemon = &site.daemon;
     let instances = lock(&site.instances).clone();
@@ -65,11 +65,11 @@ fn instance_view((instance, seen): (String, instances::Instance)) -> InstanceVie
     InstanceView { instance, host, url, version, consumers, age_seconds }
 }
 
-/// Returns the memory that the system counts as ours, if it says so.
+/// Returns the memory that the system counts for this process; `None` if the system doesn't say.
 fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
-    // Rounded down to a MiB: a number that differs in every sample would be sent as a change every second.
+    // Round down to a MiB: a number that differs in every sample would be sent as a change every second.
     Some((pages * 4096) >> 20 << 20)
 }
 
@@ -199,7 +199,7 @@ fn facts(
         name: pipeline.name.to_string(),
         state,
         why: match pipeline.phase() {
-            // `waiting` says what it waits for.
+            // There is no reason here, because `waiting` says what the pipeline waits for.
             PipelinePhase::Running => None,
             PipelinePhase::Starting { .. }
             | PipelinePhase::Draining
@@ -220,7 +220,7 @@ fn facts(
         claiming: ours().filter(|p| p.state == PartitionState::Claiming).count(),
         fenced: ours().filter(|p| p.state == PartitionState::Fenced).count(),
         joining: pipeline.consumers.iter().filter(|consumer| !consumer.joined()).count(),
-        // While Postgres or Kafka is unavailable, every partition stalls, and one sentence says so already.
+        // While Postgres or Kafka is unavailable, every partition stalls. One sentence already says so.
         conditions: if state == PipelineState::Flowing {
             stopped.chain(stalls.map(|(source, why)| format!("{source} makes no progress: {why}"))).collect()
         } else {
@@ -240,7 +240,8 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
     } else {
         u32::try_from(pipeline.consumers.len()).unwrap_or(u32::MAX)
     };
-    // While Kafka is unavailable, a consumer loses its partitions and its membership in the group.
+    // While Kafka is unavailable, a consumer loses its partitions and its membership in the group. So a consumer without
+    // partitions counts as joining.
     let limit_while_waiting = pipeline.kafka.outage().is_some();
     let joins = |consumer: &&Arc<ConsumerStatus>| {
         !consumer.joined() || (limit_while_waiting && consumer.partitions().is_empty())
@@ -259,7 +260,7 @@ fn living(site: &Site, pipeline: &Pipeline, instances: &Instances) -> Vec<Living
         host: instance.host.clone(),
         url: instance.url.clone(),
         this: false,
-        // Any client could write such a row: limit the boxes to what a page can hold.
+        // Any client of the database could write such a row, so limit the number of boxes to what a page can hold.
         consumers: instance.consumers.get(&*pipeline.name).copied().unwrap_or(0).min(256),
         joining: Vec::new(),
     });
@@ -302,7 +303,7 @@ fn consumer_view(consumer: &ConsumerStatus, time: [f64; 6], whole: bool) -> Cons
             Some(WaitingView {
                 why: trouble.to_string(),
                 seconds,
-                // Rounded to the second, so that it doesn't change between samples.
+                // Round to the second, so that the value doesn't change between samples.
                 since_ms: (epoch_ms() - millis(seconds) + 500) / 1000 * 1000,
                 attempt,
                 retry_in_seconds: retry_at.saturating_duration_since(now).as_secs_f64(),
@@ -350,7 +351,8 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
     }
 }
 
-/// Returns why the daemon isn't ready. Empty if every pipeline owns its partitions or has a reason to be idle, and makes progress.
+/// Returns why the daemon isn't ready. Empty if it is ready: every pipeline makes progress, and owns its partitions or has a
+/// reason to be idle.
 pub(super) fn not_ready(daemon: &Daemon) -> Vec<String> {
     let mut reasons = Vec::new();
     for pipeline in &daemon.pipelines() {

@@ -16,10 +16,10 @@ use crate::config::GroupProtocol;
 /// How many events are shown.
 const EVENTS: usize = 20;
 
-/// How many seconds of the rates are drawn.
+/// The number of seconds for which the rates are drawn.
 pub(crate) const FLOOD_SECONDS: usize = 60;
 
-/// Renders the whole document. `history` returns the same as `/api/history` for a pipeline, if available.
+/// Renders the whole document. `history` returns what `/api/history` returns for a pipeline; `None` if that isn't available.
 pub(crate) fn render(status: &Status, history: impl Fn(&str) -> Option<Columns>) -> String {
     let mut text = String::new();
     let others = status.instances.len();
@@ -233,7 +233,7 @@ fn heading(text: &mut String, heading: &str) {
     line(text, heading);
 }
 
-/// Writes a line. Names may contain control characters, which could manipulate a terminal, so they are replaced.
+/// Writes a line. Control characters in names are replaced, because they could control a terminal.
 fn line(text: &mut String, line: &str) {
     let plain: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
     // Writing to a String can't fail.

@@ -8,7 +8,7 @@ use crate::status::work::Event;
 
 /// How many events are kept.
 pub(super) const EVENTS: usize = 500;
-/// How many partitions a line names; further ones are counted.
+/// How many partitions a line names. Further ones are only counted.
 const PLACES: usize = 4;
 
 /// The last [`EVENTS`] events of the daemon.
@@ -59,11 +59,12 @@ struct Wait {
 
 impl Waits {
     /// Turns what the consumers reported since the last call into lines. The first consumer that waits begins an outage, and the
-    /// last one that resumes ends it. Partitions that move together share a line, and so do partitions with the same outcome.
+    /// last one that resumes ends it. Partitions that are assigned or revoked together share a line, and so do partitions with
+    /// the same outcome.
     pub(super) fn lines(&mut self, mut events: Vec<(u32, Event)>) -> Vec<Event> {
         events.sort_by_key(|(_, event)| event.at_ms);
         let mut lines: Vec<Event> = Vec::new();
-        // The partitions of each line that several partitions share, by the index of the line.
+        // The partitions of each line that is about several partitions, by the index of the line.
         let mut shared: BTreeMap<usize, (String, Vec<String>)> = BTreeMap::new();
         for (consumer, event) in events {
             match (event.kind, event.cause) {

@@ -24,11 +24,11 @@ use crate::status::{ConsumerStatus, lock};
 
 /// The time between two samples.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How many frames a viewer may be behind. A slower one is disconnected, and reconnects.
+/// How many frames a viewer may lag behind. A slower viewer is disconnected, and reconnects.
 const FRAMES: usize = 8;
 /// How many viewers are served at the same time.
 const VIEWERS: usize = 64;
-/// Over how many samples shares of time and forecasts are computed.
+/// The number of samples over which shares of time and forecasts are computed.
 const SAMPLES: usize = 10;
 /// The age from which known log ends are out of date.
 const STALE: Duration = Duration::from_secs(5);
@@ -44,7 +44,7 @@ pub(super) struct Watch {
 #[derive(Debug)]
 struct Viewers {
     frames: broadcast::Sender<Arc<str>>,
-    /// The document that the viewers have, while there are any, and its fingerprint.
+    /// The document that the viewers have, with its fingerprint; `None` if there are no viewers.
     told: Option<(Value, u64)>,
 }
 
@@ -108,7 +108,7 @@ impl Watch {
         }
     }
 
-    /// Another daemon has our name.
+    /// Adds to the timeline that another daemon has our name.
     pub(super) fn twin(&self, what: String) {
         self.enter(None, Event::now("instance", what));
     }
@@ -146,7 +146,7 @@ impl Watch {
             return None;
         }
         let (document, _) = viewers.told.get_or_insert_with(|| self.document(site));
-        // The timeline is that of now. If the next frame repeats events, the viewer recognizes them by their ids.
+        // Add the current timeline. If the next frame repeats events, the viewer recognizes them by their ids.
         let mut whole = document.clone();
         whole["timeline"] = serde_json::to_value(self.timeline()).unwrap_or_default();
         let first = format!("event: status\ndata: {whole}\n\n").into();
@@ -158,7 +158,7 @@ impl Watch {
         (serde_json::to_value(status::of(site, None)).unwrap_or_default(), next)
     }
 
-    /// Sends all viewers what changed; costs nothing if there are none.
+    /// Sends the changes to all viewers. It costs nothing if there are none.
     fn tell(&self, site: &Site) {
         let mut viewers = lock(&self.viewers);
         if viewers.frames.receiver_count() == 0 {
@@ -174,7 +174,7 @@ impl Watch {
             None => return,
         };
         viewers.told = Some(now);
-        // An error means that there are no receivers.
+        // The only possible error is that there are no receivers.
         drop(viewers.frames.send(format!("event: change\ndata: {frame}\n\n").into()));
     }
 }
@@ -195,7 +195,7 @@ pub(super) async fn run(site: Arc<Site>) {
 fn phase_event(before: Option<&PipelinePhase>, now: &PipelinePhase) -> Option<(&'static str, String)> {
     match now {
         PipelinePhase::Starting { waiting_for: None } => Some(("start", "starts".to_owned())),
-        // The reason changes with each retry; only the first one becomes an event.
+        // The reason changes with each retry, so only the first one becomes an event.
         PipelinePhase::Starting { waiting_for: Some(why) } => {
             let known = matches!(before, Some(PipelinePhase::Starting { waiting_for: Some(_) }));
             (!known).then(|| ("outage", format!("can't start yet: {why}")))
@@ -248,8 +248,8 @@ impl PipelineSamples {
         self.rates.best = f64::from(self.history.best_of_the_hour(now_ms));
     }
 
-    /// Computes the rates from the changes of log ends and ledger since the last sample; and lag, wait and headroom, if they are up
-    /// to date.
+    /// Computes the rates from the changes of log ends and ledger since the last sample. Also computes lag, wait and headroom, if
+    /// log ends and ledger are up to date.
     fn rates_of_the_logs(&mut self, pipeline: &Pipeline, now: Instant) -> Option<(f64, f64, Option<f64>)> {
         let view = lock(&pipeline.lag);
         let fresh = view.seen_at.is_some_and(|at| now.duration_since(at) < STALE);
@@ -272,7 +272,8 @@ impl PipelineSamples {
                 let (mut into, mut out) = (0, 0);
                 for (source, (next, end)) in &places {
                     if let Some((next_before, end_before)) = self.places.get(source) {
-                        // A ledger that was rewound has written nothing; nor has a recreated log.
+                        // If the ledger was rewound or the log recreated, the difference is negative, and counts as nothing
+                        // written.
                         out += (next - next_before).max(0);
                         into += (end - end_before).max(0);
                     }
@@ -320,7 +321,7 @@ fn mean(recent: &VecDeque<(f64, f64)>) -> Option<(f64, f64)> {
     (samples > 0.0).then(|| (into / samples, out / samples))
 }
 
-/// Returns the seconds until the backlog is gone. `None` if it doesn't shrink, or there is hardly any.
+/// Returns the seconds until the backlog is gone. `None` if it doesn't shrink, or if there is hardly any backlog.
 fn forecast(lag: f64, (into, out): (f64, f64)) -> Option<f64> {
     (out > into && lag > 2.0 * out).then(|| lag / (out - into))
 }

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::status::{PipelineState, Trouble, WaitCause};
 
-/// Less time than this until Kafka deletes unwritten records is reported, in seconds.
+/// If less time than this, in seconds, is left until Kafka deletes unwritten records, that is reported.
 const HEADROOM_LOW: f64 = 4.0 * 3600.0;
-/// A lag that has grown for this long is reported, in seconds.
+/// If the lag has grown for at least this long, in seconds, that is reported.
 const BEHIND: f64 = 10.0;
 
-/// A delay by a quota that is reported, in seconds.
+/// If a quota delays answers by at least this long, in seconds, that is reported.
 const THROTTLED: f64 = 0.1;
 
 /// The limit of a pipeline that waits for Postgres.
@@ -21,10 +21,10 @@ const POSTGRES_UNAVAILABLE: &str = "Postgres is unavailable or blocked: records 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
-    /// Somebody must act, or nothing is written.
+    /// Somebody must act; otherwise nothing is written.
     Bad,
     Warning,
-    /// It will resolve without action.
+    /// The problem resolves without action.
     Passing,
     /// No problem.
     #[default]
@@ -37,21 +37,21 @@ pub(super) struct Sentence {
     pub(super) level: Level,
     /// The pipeline that it is about, if it is about one.
     pub(super) pipeline: Option<String>,
-    /// The subject of the sentence; it stays the same while the numbers change.
+    /// The subject of the sentence. It stays the same while the numbers in the sentence change.
     pub(super) kind: Cow<'static, str>,
     pub(super) text: String,
-    /// The anchor of the runbook's section that says what to do; `None` if nothing is to be done.
+    /// The anchor of the runbook's section about this problem; `None` if nothing has to be done.
     pub(super) runbook: Option<Cow<'static, str>>,
 }
 
-/// The state of a pipeline, as far as sentences depend on it.
+/// The facts about a pipeline from which its sentences are made.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) name: String,
     pub(super) state: PipelineState,
     /// Why it can't start, or why it stopped.
     pub(super) why: Option<String>,
-    /// The wait of the consumer that has waited longest, if one waits.
+    /// The wait of the consumer that has waited longest; `None` if no consumer waits.
     pub(super) waiting: Option<Waiting>,
     /// The wait for Kafka, if Kafka doesn't serve the running pipeline.
     pub(super) kafka: Option<Waiting>,
@@ -65,7 +65,7 @@ pub(super) struct Facts {
     /// Mean rates of the last seconds, in records per second.
     pub(super) into: Option<f64>,
     pub(super) out: Option<f64>,
-    /// The number of partitions of this instance, by state.
+    /// The number of this instance's partitions in each state.
     pub(super) claiming: usize,
     pub(super) fenced: usize,
     pub(super) joining: usize,
@@ -90,7 +90,7 @@ pub(super) struct RecentDeadLetters {
 
 #[derive(Clone, Debug)]
 pub(super) struct Waiting {
-    /// The cause of the wait, with the last error.
+    /// The cause of the wait, and the last error.
     pub(super) trouble: Trouble,
     /// Seconds since the wait began.
     pub(super) seconds: f64,
@@ -217,7 +217,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
     }
     if let Some(dead) = facts.dead {
         let reason = facts.dead_reason.as_deref().map(|reason| format!(", the newest: {reason}")).unwrap_or_default();
-        // During a wait or a stop, it would be a contradiction.
+        // While the pipeline waits or has stopped, this part would be wrong.
         let others = if facts.state == PipelineState::Flowing { " The other records are written." } else { "" };
         say(
             Level::Warning,
@@ -338,7 +338,7 @@ fn safe(facts: &Facts) -> String {
     }
 }
 
-/// Returns what limits the flow, from the shares of a consumer's time (poll, decode, held, copy, commit, outage).
+/// Returns what limits the flow, from the shares of each consumer's time (poll, decode, held, copy, commit, outage).
 pub(super) fn limit(cycles: &[[f64; 6]]) -> Option<String> {
     #[expect(clippy::cast_precision_loss, reason = "a number of consumers")]
     let mean = |phase: usize| cycles.iter().map(|shares| shares[phase]).sum::<f64>() / cycles.len().max(1) as f64;

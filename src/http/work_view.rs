@@ -12,9 +12,9 @@ use crate::status::work::BatchNote;
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct BatchesView {
-    /// The number of batches since the start, by what closed them.
+    /// The number of batches since the start, by the trigger that closed them.
     pub(super) by_trigger: BTreeMap<Cow<'static, str>, u64>,
-    /// Of the last 128 batches of each consumer.
+    /// The median over the last 128 batches of each consumer.
     pub(super) rows_median: Option<u64>,
     pub(super) bytes_median: Option<u64>,
     pub(super) write_p50_ms: Option<f64>,
@@ -25,9 +25,9 @@ pub(super) struct BatchesView {
 #[serde(default)]
 pub(super) struct DeadView {
     pub(super) reason: Cow<'static, str>,
-    /// The number since the start, in this instance.
+    /// The number of dead letters since the start, in this instance.
     pub(super) count: u64,
-    /// The positions of the newest ones in Kafka. Their contents are only in the database.
+    /// The positions in Kafka of the newest dead letters. Their contents are only in the database.
     pub(super) newest: Vec<PlaceView>,
 }
 

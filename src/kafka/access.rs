@@ -17,9 +17,9 @@ use super::settings::Settings;
 /// The longest wait between two checks of the time.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Returns those of these topics whose records the brokers deny us. Only a fetch shows this: Describe, which suffices to see a
-/// topic, is another right. Fetches from the end of each topic's first partition, all at once, with the settings of
-/// [`super::settings::reader`].
+/// Returns those of these topics whose records the brokers deny us. Only a fetch shows this, because the right to see a topic
+/// (Describe) is separate from the right to read it. Fetches from the end of each topic's first partition, all at once, with the
+/// settings of [`super::settings::reader`].
 ///
 /// # Errors
 /// The error of Kafka, and `TimedOut` after [`TIMEOUT`].
@@ -42,7 +42,7 @@ pub fn denied_topics(config: &Settings, topics: &[String], health: &Arc<KafkaHea
         if started.elapsed() > TIMEOUT {
             return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut));
         }
-        // Serves the client's own events.
+        // This poll serves the client's own events.
         let _event = consumer.poll(Duration::ZERO);
         let mut bulk = queue.read(POLL)?;
         while let Some(item) = bulk.next_item() {
@@ -56,7 +56,7 @@ pub fn denied_topics(config: &Settings, topics: &[String], health: &Arc<KafkaHea
                         denied.push(fault.topic().to_owned());
                     }
                     RDKafkaErrorCode::PartitionEOF => drop(unknown.remove(fault.topic())),
-                    // librdkafka retries.
+                    // librdkafka retries after other errors.
                     _ => {}
                 },
             }

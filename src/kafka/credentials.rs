@@ -1,7 +1,7 @@
 //! Gives running Kafka clients their credentials: tokens before they expire, and passwords whose file has changed.
 //!
-//! One keeper, on its own thread, serves all clients of the process that have the same source: a request to an endpoint or a
-//! program blocks, and no poll loop may wait for it. The keeper ends when its last client has ended.
+//! One keeper serves all clients of the process that have the same source. It has its own thread, because a request to an
+//! endpoint or a program blocks, and no poll loop may wait for it. The keeper ends when its last client has ended.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
@@ -30,7 +30,7 @@ enum Source {
     Password { user: Secret, file: PathBuf },
 }
 
-/// The credentials that a client gets.
+/// Credentials that are given to a client.
 #[derive(Clone, Debug)]
 enum Given {
     Token(Token),
@@ -63,7 +63,7 @@ impl std::fmt::Debug for State {
 /// All keepers of the process.
 static KEEPERS: Mutex<Vec<Weak<Keeper>>> = Mutex::new(Vec::new());
 
-/// Returns the keeper for a pipeline's clients, started if there is none yet. `None` if their credentials never change.
+/// Returns the keeper for a pipeline's clients, and starts it if it isn't running. `None` if their credentials never change.
 pub fn keeper(kafka: &Kafka, pipeline: &Pipeline) -> Option<Arc<Keeper>> {
     let source = source(kafka, pipeline)?;
     let mut keepers = lock(&KEEPERS);
@@ -82,7 +82,7 @@ pub fn keeper(kafka: &Kafka, pipeline: &Pipeline) -> Option<Arc<Keeper>> {
 }
 
 fn source(kafka: &Kafka, pipeline: &Pipeline) -> Option<Source> {
-    // Checked with the configuration.
+    // The token source was checked when the configuration was loaded, so it has no error.
     if let Ok(Some(token)) = kafka.token_source(pipeline) {
         return Some(Source::Token(token));
     }
@@ -177,7 +177,7 @@ fn refresh(keeper: &Keeper, source: &TokenSource, failures: &mut u32) -> Duratio
     }
 }
 
-/// Gives the clients the password of a file, if it has changed. While the file can't be read they keep theirs.
+/// Gives the clients the password in a file, if it has changed. While the file can't be read, they keep their old one.
 fn reread(keeper: &Keeper, user: &Secret, file: &std::path::Path) {
     let Ok(text) = std::fs::read_to_string(file) else { return };
     let password = Secret::new(text.trim_end_matches(['\n', '\r']));

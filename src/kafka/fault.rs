@@ -1,11 +1,11 @@
 //! Turns librdkafka's texts about failed connections and denied requests into a cause and a remedy.
 //!
-//! librdkafka reports nearly every failed connection with the code `_TRANSPORT`; only the text has the cause. The texts are
+//! librdkafka reports nearly every failed connection with the code `_TRANSPORT`; only the text names the cause. The texts are
 //! those of librdkafka 2.12 with OpenSSL 3, each observed with a real server.
 
 use std::fmt;
 
-/// Advises users whose brokers offer `group_protocol = "consumer"` and refuse it.
+/// The advice for `group_protocol = "consumer"` if the brokers know this protocol but refuse it.
 pub const CONSUMER_PROTOCOL_OFF: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
     (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
 
@@ -67,7 +67,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// Returns whether it says what is wrong, and not only that something is.
+    /// Returns whether the cause says what is wrong, and not only that something is.
     pub fn is_definite(self) -> bool {
         !matches!(self, Self::TimedOut | Self::Closed | Self::Other)
     }
@@ -156,7 +156,7 @@ impl Fault {
         let (mut broker, mut tls, mut sasl) = (None, false, false);
         while let Some((name, after)) = rest.split_once(": ") {
             let Some(address) = address(name) else {
-                // The coordinator's connection has a name of its own before its address.
+                // The name of the coordinator's connection has an extra prefix before its address.
                 if name.starts_with("GroupCoordinator") {
                     rest = after;
                     continue;
@@ -191,7 +191,7 @@ impl Fault {
         Self { broker: Some(broker.to_owned()), cause: Cause::NoConsumerProtocol, text }
     }
 
-    /// Returns the fault of servers that don't answer, without a failed connection that would say why.
+    /// Returns the fault of servers that don't answer, if no failed connection says why.
     pub fn silent(servers: &str) -> Self {
         Self { broker: Some(servers.to_owned()), cause: Cause::TimedOut, text: "requests time out".to_owned() }
     }
@@ -211,7 +211,7 @@ impl Fault {
         (self.cause == Cause::TopicDenied).then(|| self.text.strip_prefix("topic `")?.strip_suffix('`')).flatten()
     }
 
-    /// Returns the fault with a cause that was found out in another way.
+    /// Returns the fault with another cause, which was found out in another way.
     pub fn with_cause(self, cause: Cause) -> Self {
         Self { cause, ..self }
     }
@@ -226,9 +226,9 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker answers. Returns the
-/// broker, and whether it offers the group protocol `consumer`. The list of a broker begins with a line that means no, and one
-/// of its lines may then mean yes. Kafka 3.8 has version 0 of the request, which librdkafka doesn't send.
+/// Parses a line of librdkafka's log, under the context `feature`, about the requests that a broker supports. Returns the broker,
+/// and whether the line says that it offers the group protocol `consumer`. The first line about a broker says no; one of the
+/// later lines may say yes. Kafka 3.8 only has version 0 of the request, which librdkafka doesn't send.
 pub fn consumer_protocol(line: &str) -> Option<(String, bool)> {
     if !line.contains("Broker API support:") && !line.contains("ApiKey ConsumerGroupHeartbeat ") {
         return None;
@@ -279,7 +279,7 @@ fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
     } else if let Some(size) = text.split_once("Invalid response size ").map(|(_, size)| size) {
         what_answered(size)
     } else if !tls && says("closed by peer") && state.contains("APIVERSION_QUERY") {
-        // A proxy whose broker is down resets the connection instead.
+        // This isn't a proxy whose broker is down: such a proxy resets the connection instead of closing it.
         Cause::TlsListener
     } else if !sasl && is_closed && (says("might require SASL") || (state.contains("state UP") && is_young(state))) {
         Cause::SaslRequired
@@ -292,13 +292,13 @@ fn cause(text: &str, state: &str, tls: bool, sasl: bool) -> Cause {
     }
 }
 
-/// Returns whether a connection failed within 2 s, by the text that follows "after ".
+/// Returns whether a connection failed within 2 s, from the time that follows "after " in the text.
 fn is_young(state: &str) -> bool {
     state.split_once("ms").and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < 2000)
 }
 
-/// Returns which program answers with these first four bytes, which librdkafka reads as a length: an error message of Postgres
-/// begins with `E` and a length below 65,536, a TLS alert with 0x15 0x03.
+/// Returns which program answered, from the first four bytes of its answer, which librdkafka reads as a length. An error message
+/// of Postgres begins with `E` and a length below 65,536; a TLS alert begins with 0x15 0x03.
 fn what_answered(size: &str) -> Cause {
     let digits = size.split(|c: char| !c.is_ascii_digit() && c != '-').next().unwrap_or_default();
     let bytes = digits.parse::<i64>().unwrap_or_default().to_be_bytes();

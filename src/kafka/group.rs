@@ -33,8 +33,9 @@ const LEAVE_DEADLINE: Duration = Duration::from_secs(1);
 /// The longest that closing may take.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A consumer that has committed nothing for this long commits a position again. That changes nothing, but Kafka's answer says
-/// whether the group and the topic may still be read: Kafka reports a denied heartbeat to nobody, and a denied fetch only once.
+/// If a consumer has committed nothing for this long, it commits a position again. That changes nothing, but Kafka's answer says
+/// whether the group and the topic may still be read. Otherwise that wouldn't be known: librdkafka doesn't report a denied
+/// heartbeat, and reports a denied fetch only once.
 const PROBE_EVERY: Duration = Duration::from_secs(4);
 
 /// Joins a consumer group.
@@ -49,7 +50,7 @@ pub struct KafkaGroup {
     pub topics: Topics,
     /// How the group assigns partitions.
     pub protocol: GroupProtocol,
-    /// The consumer's place in the group; `None` for a member that ends with the process.
+    /// The consumer's static membership; `None` for a member whose place in the group ends with the process.
     pub membership: Option<Membership>,
 }
 
@@ -100,7 +101,7 @@ impl Group for KafkaGroup {
 
 /// A member of the group.
 pub struct KafkaClient {
-    // Dropped before the consumer, which it also holds.
+    // The queue is dropped before the consumer, to which it also holds a reference.
     queue: BatchQueue<Notes>,
     consumer: Arc<BaseConsumer<Notes>>,
     /// Notified when a record or an event may have arrived.
@@ -123,14 +124,15 @@ impl KafkaClient {
     /// Replaces the fetched partitions with this list.
     fn assign(&mut self, all: &[(TopicPartition, Offset)]) {
         for (source, _) in all {
-            // The fetch starts again at the list's offsets, which are before records that were read and not taken.
+            // The fetch starts again at the list's offsets, and delivers records again that were read and not taken. So discard
+            // those.
             self.queue.discard(&source.topic, source.partition);
         }
         self.report("assign", self.consumer.assign(&list(all.iter().map(|(source, at)| (source, *at)))));
     }
 
-    /// Returns the error that ended this consumer for good, if any. A new client is tried if another member took our name, or
-    /// if the group may not be read, which is fatal to librdkafka only under KIP-848.
+    /// Returns the error that ended this consumer for good, if any. Two errors don't count, because a new client is tried after
+    /// them: another member took our name, or the group may not be read, which is fatal to librdkafka only under KIP-848.
     fn fatal(&self) -> Option<ReadError> {
         let (code, text) = self.consumer.client().fatal_error()?;
         if code == Code::GroupAuthorizationFailed {
@@ -179,7 +181,7 @@ impl KafkaClient {
         }
     }
 
-    /// Commits a position again: of the next partition in turn, and of one partition of each denied topic.
+    /// Commits positions again: that of the next partition in turn, and that of one partition of each denied topic.
     fn probe(&mut self) {
         let mut again = BTreeMap::new();
         let next = match &self.probed {
@@ -203,7 +205,7 @@ impl KafkaClient {
 impl GroupClient for KafkaClient {
     async fn ready(&mut self, wait: Duration) {
         if !self.queue.is_ready() {
-            // The caller looks whether there was a notification or a timeout.
+            // The caller checks what has happened, so it doesn't matter whether the wait was notified or timed out.
             let _notified = timeout(wait, self.ready.notified()).await.is_ok();
         }
     }
@@ -215,8 +217,8 @@ impl GroupClient for KafkaClient {
         match self.consumer.poll(Duration::ZERO) {
             None => Ok(()),
             Some(Err(error)) => Err(self.fatal().unwrap_or_else(|| sorted(error))),
-            // Every partition is forwarded before it is fetched, so this can't happen. If it did, the record would be missed,
-            // and claiming again would lead back to it.
+            // Every partition is forwarded before it is fetched, so no record can arrive here. If one did, it would be missing
+            // from the batch. Claiming its partition again would fetch it again.
             Some(Ok(message)) => {
                 let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
                 let source = format!("a record came by the consumer's own queue: {topic}/{partition}@{offset}").into();
@@ -265,7 +267,7 @@ impl GroupClient for KafkaClient {
     }
 
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)> {
-        // The session has everything that librdkafka has read only if nothing waits here.
+        // The session has everything that librdkafka has read only if no record is left in this queue.
         if self.queue.remaining() > 0 {
             return Vec::new();
         }
@@ -307,7 +309,7 @@ impl GroupClient for KafkaClient {
     }
 
     fn fetch(&mut self, starts: &[(TopicPartition, Offset)], all: &[(TopicPartition, Offset)]) {
-        // Forwarded before the assignment; otherwise records would arrive on the consumer's own queue.
+        // Forward the partitions before they are assigned; otherwise records would arrive on the consumer's own queue.
         match self.assigning {
             Assigning::Incremental => {
                 self.forward(starts);
@@ -343,11 +345,11 @@ impl GroupClient for KafkaClient {
 
     async fn leave(self) {
         let Self { queue, consumer, membership, number, .. } = self;
-        // When the queue is dropped, it returns its records to the consumer, and they are closed together.
+        // Dropping the queue returns its records to the consumer, which is closed below.
         drop(queue);
         consumer.context().close();
-        // A member without a name leaves by closing. A member with a name keeps its place, unless it ends its subscription
-        // first.
+        // A member without a name leaves the group when it closes. A member with a name keeps its place, unless it ends its
+        // subscription before it closes.
         if membership.is_some_and(|membership| !membership.is_kept() && !membership.is_lost()) {
             let deadline = Instant::now() + LEAVE_DEADLINE;
             consumer.unsubscribe();
@@ -359,7 +361,7 @@ impl GroupClient for KafkaClient {
         }
         consumer.context().health().left(number);
         let pipeline = consumer.context().health().pipeline().to_owned();
-        // On its own thread: closing waits for the answers to commits, possibly without end.
+        // Close on another thread, because closing waits for the answers to commits, possibly forever.
         let closing = tokio::task::spawn_blocking(move || drop(consumer));
         if timeout(CLOSE_DEADLINE, closing).await.is_err() {
             warn!(

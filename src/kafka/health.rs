@@ -1,10 +1,11 @@
 //! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, which all its clients update.
 //!
-//! Four signals decide, and each of them also shows the end of the outage. First, a request of the [observer](super::observer)
-//! that isn't answered; the observer makes requests about idle topics too. Second, a consumer's group without a coordinator, by
-//! librdkafka's statistics. Third, a denied request: consumers repeat it every few seconds while it is denied.
-//! Fourth, a broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses it isn't a settled member. What librdkafka
-//! logs about connections is only shown as the cause: one of several brokers may be down without harm.
+//! Four signals show an outage, and also its end. The first is a request of the [observer](super::observer) that isn't answered;
+//! the observer makes requests about idle topics too. The second is a consumer's group without a coordinator, as librdkafka's
+//! statistics report. The third is a denied request; a consumer repeats it every few seconds while it is denied. The fourth is a
+//! broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member. What
+//! librdkafka logs about connections is no such signal, and is only shown as the cause: one of several brokers may be down
+//! without harm.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
@@ -15,15 +16,15 @@ use tracing::{debug, info, warn};
 use super::fault::{Cause, Fault};
 use crate::status::{Trouble, lock};
 
-/// A request without an answer for this long is an outage. Longer than a change of a partition's leader takes.
+/// If a request has no answer for this long, it is an outage. This is longer than a change of a partition's leader takes.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
 /// A group without a coordinator for this long is an outage.
 const NO_COORDINATOR_AFTER: Duration = Duration::from_secs(8);
-/// A denial that isn't repeated for this long is over, if the consumer is a settled member of its group.
+/// If a denial isn't repeated for this long, it is over, provided that the consumer is a settled member of its group.
 const DENIED_FOR: Duration = Duration::from_secs(10);
 /// A line of librdkafka is logged only once within this time.
 const REPEAT_AFTER: Duration = Duration::from_secs(60);
-/// The most lines that are remembered for this.
+/// The most log lines that are remembered in order not to repeat them.
 const LINES_MAX: usize = 256;
 
 /// The state of Kafka as a pipeline's clients see it.
@@ -33,7 +34,7 @@ pub struct KafkaHealth {
     /// `kafka.bootstrap_servers`.
     servers: String,
     group: String,
-    /// Whether faults are logged as they occur; a command reports them itself, at its end.
+    /// Whether faults are logged as they occur. A command doesn't log them, because it reports them at its end.
     logs: bool,
     state: Mutex<State>,
     lines: Mutex<HashMap<String, Line>>,
@@ -43,9 +44,9 @@ pub struct KafkaHealth {
 struct State {
     /// When the oldest unanswered request was made.
     asked_at: Option<Instant>,
-    /// The denial of the last request; `None` once one is answered.
+    /// The fault of the last request, if Kafka denied it; `None` once a request is answered.
     denied: Option<Fault>,
-    /// The other error with which the last request failed; `None` once one is answered.
+    /// The fault of the last request, if it failed with another error; `None` once a request is answered.
     failed: Option<Fault>,
     /// The newest fault of each broker's connections that isn't known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
@@ -57,11 +58,11 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Consumer {
-    /// Since when its group has had no coordinator.
+    /// Since when the consumer's group has had no coordinator; `None` if it has one.
     no_coordinator: Option<Instant>,
-    /// Whether it was a settled member of its group at the last statistics; `None` before the first.
+    /// Whether the consumer was a settled member of its group at the last statistics; `None` before the first statistics.
     is_settled: Option<bool>,
-    /// What Kafka denies it, and when it last did.
+    /// What Kafka denies the consumer, and when it last did.
     denied: Vec<(Fault, Instant)>,
     /// How long Kafka's quotas delay its answers.
     throttled: Duration,
@@ -142,13 +143,13 @@ impl KafkaHealth {
         state.denied = Some(fault);
     }
 
-    /// Records a line that librdkafka logged about a failed connection; `consumer` is the number of the consumer whose client
-    /// did.
+    /// Records a line that librdkafka logged about a failed connection. `consumer` is the number of the consumer whose client
+    /// logged it.
     pub fn connection_failed(&self, consumer: Option<u32>, line: &str) {
         let fault = Fault::parse(line);
         let broker = fault.broker.clone().unwrap_or_default();
         let key = format!("{broker} {:?}", fault.cause);
-        // A broker closes connections that were idle for long; that isn't logged.
+        // A broker closes connections that were idle for long. That is normal, so it isn't logged.
         if self.logs && fault.cause != Cause::Closed {
             self.once(&key, |repeated| {
                 warn!(pipeline = &*self.pipeline, consumer, repeated, "Kafka: {fault}; nothing is lost, retrying");
@@ -160,7 +161,8 @@ impl KafkaHealth {
         let known = state.connections.get(&broker).is_some_and(|(at, known)| {
             let is_same =
                 matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
-            // A broker has several connections, and not every one of them reports why it failed.
+            // A broker has several connections, and not all of them report why they failed. So a vague cause doesn't replace a
+            // definite one.
             let is_vaguer = known.cause.is_definite() && !fault.cause.is_definite() && at.elapsed() < REPEAT_AFTER;
             is_same || is_vaguer
         });
@@ -257,7 +259,7 @@ impl KafkaHealth {
         lock(&self.state).consumers.values().map(|consumer| consumer.throttled).max().unwrap_or_default()
     }
 
-    /// Returns why a request has no answer: the fault of a connection, or that Kafka is silent.
+    /// Returns why a request has no answer: the fault of a connection, or, if none is known, that Kafka is silent.
     pub fn silence(&self) -> Fault {
         self.connection_fault().unwrap_or_else(|| Fault::silent(&self.servers))
     }
@@ -311,8 +313,8 @@ impl KafkaHealth {
         });
     }
 
-    /// Logs a line, unless the same line, except for numbers in it, was logged within the last minute. `say` gets how often it
-    /// was suppressed since.
+    /// Logs a line, unless the same line (its numbers may differ) was logged within the last minute. `say` gets the number of
+    /// lines that were suppressed since then.
     pub fn once(&self, line: &str, say: impl FnOnce(Option<u32>)) {
         let key: String = line.chars().filter(|c| !c.is_ascii_digit()).collect();
         let now = Instant::now();

@@ -4,8 +4,8 @@
 //! (`group.instance.id`) starts again, the broker gives it its old place at once. The ledger's claims fence writes that the
 //! dead process may still have in flight.
 //!
-//! Only one member at a time has a name: the broker ends the session of the previous one. See [`Membership::lost`] for what
-//! this means for two daemons with one name.
+//! Only one member at a time can have a name: when another member joins with it, the broker ends the session of the previous one.
+//! See [`Membership::lost`] for what this means for two daemons with one name.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const LONGEST: usize = 100;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceName {
     text: Arc<str>,
-    /// Whether the configuration sets it, and so promises that a stopped daemon comes back under this name.
+    /// Whether the name is set in the configuration. That promises that a stopped daemon comes back under this name.
     is_set: bool,
 }
 
@@ -50,8 +50,8 @@ impl InstanceName {
 
     /// Returns the membership of a pipeline's consumer. `shutdown` is cancelled when the daemon is told to end.
     ///
-    /// `None` if a name is useless: with KIP-848 the broker keeps the place of a dead member until its session times out, with
-    /// or without a name, and a name that isn't promised to return would also keep the place of a stopped member.
+    /// `None` if a name isn't useful. With KIP-848, the broker keeps the place of a dead member until its session times out, with
+    /// or without a name. If the name isn't set in the configuration, it would also keep the place of a member that was stopped.
     pub fn member(&self, pipeline: &Pipeline, consumer: u32, shutdown: CancellationToken) -> Option<Membership> {
         if pipeline.group_protocol == GroupProtocol::Consumer && !self.is_set {
             return None;
@@ -89,16 +89,17 @@ pub struct Membership {
     /// `group.instance.id`
     pub id: String,
     instance: Arc<str>,
-    /// Whether it can leave. Under KIP-848 a member with a name can end in librdkafka only temporarily.
+    /// Whether the member can leave the group. Under KIP-848, librdkafka ends a member with a name only temporarily.
     leaves: bool,
-    /// Cancelled when the daemon is told to end; `None` if it isn't promised to come back under its name.
+    /// Cancelled when the daemon is told to end; `None` if the configuration doesn't promise that the daemon comes back.
     comes_back: Option<CancellationToken>,
     lost: Arc<AtomicBool>,
 }
 
 impl Membership {
-    /// Returns whether the place is kept for the next start when the consumer closes: only if the daemon is told to end and its
-    /// name is set in the configuration. Otherwise the consumer leaves the group, and others take over at once.
+    /// Returns whether the consumer's place is kept for the next start when it closes. That is the case only if the daemon is
+    /// told to end and its name is set in the configuration. Otherwise the consumer leaves the group, and others take over at
+    /// once.
     pub fn is_kept(&self) -> bool {
         !self.leaves || self.comes_back.as_ref().is_some_and(CancellationToken::is_cancelled)
     }

@@ -1,5 +1,5 @@
-//! Requests about topics, logs and the group, from a client that joins no group. All of them block, for at most [`TIMEOUT`]:
-//! they are made outside of the runtime and of the poll threads.
+//! Requests about topics, logs and the group, from a client that joins no group. Each request blocks, for at most [`TIMEOUT`], so
+//! it is made outside of the runtime's threads and of the poll threads.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -32,7 +32,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two requests to a group's coordinator while it is being chosen.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Older records count as this old: a year and a month, in milliseconds.
+/// Records that are older count as this old: a year and a month, in milliseconds.
 const OLDEST_MS: i64 = 400 * 86_400_000;
 
 /// A consumer group as Kafka describes it.
@@ -63,8 +63,8 @@ pub type Answer<T> = Result<T, Unanswered>;
 pub struct Observer {
     health: Arc<KafkaHealth>,
     client: Arc<BaseConsumer<Notes>>,
-    /// Created when it is needed: it is a client with its own connections, and a client that ends during its login logs a
-    /// warning.
+    /// The admin client, created when it is first needed: it has its own connections, and a client that ends during its login
+    /// logs a warning.
     admin: OnceLock<Arc<AdminClient<DefaultClientContext>>>,
     /// Settings of further clients, which are created when they are needed.
     settings: Settings,
@@ -163,7 +163,7 @@ impl Observer {
         })
     }
 
-    /// Returns whether a broker has the group protocol `consumer` switched off. `false` if its settings may not be read.
+    /// Returns whether a broker has the group protocol `consumer` switched off. `false` if we may not read the broker's settings.
     ///
     /// # Errors
     /// The error of Kafka.
@@ -175,7 +175,8 @@ impl Observer {
         Ok(protocols.any(|protocols| !protocols.split(',').any(|protocol| protocol.trim() == "consumer")))
     }
 
-    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if one of the brokers that answered
+    /// doesn't.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         self.serve();
         self.health.no_consumer_protocol()
@@ -196,7 +197,7 @@ impl Observer {
         Ok(answer)
     }
 
-    /// Requests metadata. A failed connection ends the request early: it would only fail again.
+    /// Requests metadata. A failed connection ends the request early, because waiting longer wouldn't help.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
         self.question(topic.unwrap_or_default(), || {
             let deadline = Instant::now() + TIMEOUT;
@@ -212,7 +213,7 @@ impl Observer {
 
     /// Returns why a request has no answer.
     fn unanswered(&self, topic: &str, error: &KafkaError) -> Unanswered {
-        // The cause is in what librdkafka logged meanwhile.
+        // librdkafka has logged the cause. Serve its log, so that the health has it.
         self.serve();
         let fault = match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => return self.denied(topic),
@@ -245,8 +246,8 @@ impl Observer {
         Unanswered(text)
     }
 
-    /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say: a second connection doesn't check the
-    /// host name. It sends no SASL credentials, because the server isn't verified.
+    /// Finds out why a broker's certificate isn't trusted, which librdkafka doesn't say. Opens a second connection that doesn't
+    /// check the host name. It sends no SASL credentials, because the server isn't verified.
     fn why_certificate(&self, fault: Fault) -> Fault {
         if fault.cause != Cause::Certificate {
             return fault;
@@ -273,7 +274,7 @@ impl Observer {
     /// Returns the topics that a pipeline reads, with their partitions. A listed topic that doesn't exist has none.
     ///
     /// # Errors
-    /// Why Kafka doesn't answer, or denies a listed topic.
+    /// If Kafka doesn't answer, or denies a listed topic; the error says why.
     pub fn topics(&self, topics: &Topics) -> Answer<BTreeMap<String, i32>> {
         let found = |metadata: Metadata, wanted: &dyn Fn(&str) -> bool| {
             let topics = metadata.topics().iter().filter(|topic| topic.error().is_none() && wanted(topic.name()));
@@ -305,7 +306,7 @@ impl Observer {
     /// # Errors
     /// The error of Kafka.
     pub fn ends(&self, sources: &[TopicPartition], end: End) -> Answer<HashMap<TopicPartition, Offset>> {
-        // ListOffsets accepts these two instead of a timestamp, and librdkafka passes them on.
+        // ListOffsets accepts these two values instead of a timestamp, and librdkafka passes them on.
         let mark = match end {
             End::Low => KafkaOffset::Beginning,
             End::High => KafkaOffset::End,
@@ -324,7 +325,7 @@ impl Observer {
             Start::Latest => self.ends(sources, End::High)?,
             Start::Time(ms) => {
                 let mut found = self.at(sources, KafkaOffset::Offset(*ms))?;
-                // There is no record at or after that time: begin at the end, since all later records are after it.
+                // If there is no record at or after that time, begin at the end: all records to come are after it.
                 let missing: Vec<_> = sources.iter().filter(|s| !found.contains_key(s)).cloned().collect();
                 found.extend(self.ends(&missing, End::High)?);
                 found
@@ -333,7 +334,7 @@ impl Observer {
                 let committed = self.question(first_topic(sources), || {
                     self.client.committed_offsets(list(sources, KafkaOffset::Invalid)?, TIMEOUT)
                 })?;
-                // A committed offset below the log's start has been passed by retention.
+                // If a committed offset is below the log's start, Kafka has deleted its record.
                 let clamp = |(source, offset): (TopicPartition, Offset)| {
                     let offset = low.get(&source).map_or(offset, |low| offset.max(*low));
                     (source, offset)
@@ -361,7 +362,7 @@ impl Observer {
     /// Returns whether the brokers let us read as a member of the group; `None` if they don't say.
     ///
     /// # Errors
-    /// Why Kafka doesn't answer.
+    /// If Kafka doesn't answer; the error says why.
     pub fn may_read_group(&self, name: &str) -> Answer<Option<bool>> {
         let started = Instant::now();
         self.question("", || {
@@ -369,7 +370,8 @@ impl Observer {
                 let answer = tidegate_kafka_batch::may_read_group(self.client.client(), name, TIMEOUT);
                 match answer {
                     Err(KafkaError::AdminOp(RDKafkaErrorCode::GroupAuthorizationFailed)) => return Ok(Some(false)),
-                    // The coordinator is still being chosen, as before a broker's first group, and librdkafka doesn't retry.
+                    // The coordinator is still being chosen, as happens before a broker's first group. librdkafka doesn't retry,
+                    // so retry here.
                     Err(KafkaError::AdminOp(
                         RDKafkaErrorCode::NotCoordinator
                         | RDKafkaErrorCode::CoordinatorNotAvailable
@@ -384,7 +386,7 @@ impl Observer {
     /// Returns those of these topics whose records the brokers deny us.
     ///
     /// # Errors
-    /// Why Kafka doesn't answer.
+    /// If Kafka doesn't answer; the error says why.
     pub fn denied_topics(&self, topics: &[String]) -> Answer<Vec<String>> {
         self.question("", || denied_topics(&settings::to_read(self.settings.clone()), topics, &self.health))
     }
@@ -430,14 +432,14 @@ impl Observer {
             let found = self.places(&answer)?;
             for ((source, offset), (low, high)) in places.iter().zip(&mut search) {
                 let middle = i64::midpoint(*low, *high);
-                // The first record at or after this time is at or before our offset: our record is no older.
+                // The first record at or after this time is at or before our offset, so our record isn't older than this time.
                 if found.get(source).is_some_and(|first| first <= offset) { *low = middle } else { *high = middle }
             }
         }
         Ok(search.into_iter().map(|(low, _)| low).collect())
     }
 
-    /// Returns the ranges without a record that Kafka would deliver. They hold only transaction markers and aborted
+    /// Returns the ranges that contain no record that Kafka would deliver. They hold only transaction markers and aborted
     /// records.
     ///
     /// # Errors
@@ -467,7 +469,7 @@ impl Observer {
         self.places(&answer)
     }
 
-    /// Returns the offsets of those partitions that have one.
+    /// Returns the offset of each partition in the list that has one.
     fn places(&self, list: &TopicPartitionList) -> Answer<HashMap<TopicPartition, Offset>> {
         let mut places = HashMap::with_capacity(list.count());
         for element in list.elements() {

@@ -19,7 +19,7 @@ use super::health::KafkaHealth;
 use super::rebalance::Notes;
 use super::settings::Settings;
 
-/// How long Kafka may send nothing before reading is given up.
+/// If Kafka sends nothing for this long, reading is given up.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// The longest wait between two checks of the time.
 const POLL: Duration = Duration::from_millis(200);
@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(200);
 pub struct Reader {
     health: Arc<KafkaHealth>,
     consumer: Arc<BaseConsumer<Notes>>,
-    /// Ends with the last of its clients.
+    /// The keeper of the clients' credentials. It ends with the last of its clients.
     _credentials: Option<Arc<Keeper>>,
 }
 
@@ -88,13 +88,13 @@ impl Reader {
                     if range.contains(&offset) {
                         take(&message);
                     }
-                    // Measured after the record was taken, since taking may have waited for something else.
+                    // Measure the time after the record was taken, because taking it may have waited for something else.
                     heard_at = Instant::now();
                     if offset.successor() >= range.end {
                         open.remove(&partition);
                     }
                 }
-                // The error names no topic, which is why topics are read one at a time.
+                // The error names no topic. That is why only one topic is read at a time.
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     heard_at = Instant::now();
                     open.remove(&partition);
@@ -106,7 +106,7 @@ impl Reader {
                         | RDKafkaErrorCode::TopicAuthorizationFailed,
                     ),
                 )) => return Err(said(&error)),
-                // librdkafka retries, and the cause is in the health.
+                // librdkafka retries, and the health has the cause.
                 Some(Err(_)) | None => {}
             }
             if heard_at.elapsed() > SILENCE_MAX {

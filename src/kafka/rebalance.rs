@@ -1,8 +1,9 @@
-//! Callbacks of librdkafka: rebalances are queued for the poll thread, and news about Kafka goes to the pipeline's health.
+//! Callbacks of librdkafka. Rebalances are queued for the poll thread, and what librdkafka reports about Kafka goes to the
+//! pipeline's health.
 //!
 //! librdkafka calls back on the polling thread, in the middle of a poll. The callback only queues the event; the poll thread,
-//! which has the session, answers it afterwards. librdkafka waits for the answer, and moves nothing on its own meanwhile. While
-//! a consumer closes nobody reads the queue, so the callback answers itself then.
+//! which has the session, answers it afterwards. librdkafka waits for the answer, and changes no assignment meanwhile. While a
+//! consumer closes, nobody reads the queue, so the callback itself answers.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -61,14 +62,14 @@ struct Topic {
 
 #[derive(Deserialize)]
 struct Partition {
-    /// The next offset to fetch: transaction markers are before it.
+    /// The next offset to fetch. It is after any transaction markers.
     next_offset: i64,
     /// Records fetched and not yet delivered.
     fetchq_cnt: i64,
 }
 
-/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the lock;
-/// librdkafka's types require one nevertheless.
+/// The consumer's context: the queue between callbacks and the poll thread. Only the polling thread ever takes the lock, which is
+/// there because librdkafka's types require it.
 #[derive(Debug)]
 pub struct Notes {
     health: Arc<KafkaHealth>,
@@ -132,7 +133,7 @@ impl Notes {
         std::mem::take(&mut *lock(&self.read))
     }
 
-    /// Makes callbacks answer for themselves from now on.
+    /// Makes callbacks answer rebalances themselves from now on.
     pub fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
     }
@@ -182,7 +183,7 @@ impl ClientContext for Notes {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(Code::GroupAuthorizationFailed) => self.group_denied(),
-            // It names no topic, and the log position that the commit advances says more.
+            // This error names no topic. The commit that advances the position reports the same, with the topic.
             Some(Code::TopicAuthorizationFailed) => {
                 if let Some(topic) = reason.strip_prefix("Subscribed topic not available: ")
                     && let Some((topic, _)) = topic.rsplit_once(": Broker:")
@@ -198,7 +199,7 @@ impl ClientContext for Notes {
                 | Code::BadMessage
                 | Code::OperationTimedOut,
             ) => self.health.connection_failed(self.consumer, reason),
-            // Each broker's own fault was reported before, and a log's end isn't a fault.
+            // Each broker's own fault was reported before, and the end of a log isn't a fault.
             Some(Code::AllBrokersDown | Code::PartitionEOF) => debug!(consumer = self.consumer, %error, reason),
             _ => self.health.warn(self.consumer, &error.to_string(), reason),
         }
@@ -207,7 +208,7 @@ impl ClientContext for Notes {
 
 /// The facility under which librdkafka logs that a connection failed.
 const CONNECTION_FAILED: &str = "FAIL";
-/// The facility under which it logs, one line each, the requests that a broker answers.
+/// The facility under which librdkafka logs the requests that a broker supports, one line each.
 const REQUESTS_OFFERED: &str = "APIVERSION";
 
 fn sight(brokers: HashMap<String, Broker>, group: &ConsumerGroup) -> Sight {
@@ -261,7 +262,7 @@ impl ConsumerContext for Notes {
 
     fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
         if let Err(error) = &result {
-            // Tools that show lag fall behind; the ledger is correct.
+            // Only tools that show lag are affected: they fall behind. The ledger is correct.
             debug!(consumer = self.consumer, %error, "Kafka did not take the committed offsets");
             if error.rdkafka_error_code() == Some(Code::GroupAuthorizationFailed) {
                 self.group_denied();

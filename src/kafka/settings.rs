@@ -15,25 +15,27 @@ use crate::limits::Prefetch;
 /// How often librdkafka looks for new topics and partitions.
 const METADATA_REFRESH_MS: u32 = 10_000;
 
-/// The longest wait between two connection attempts to a broker. With librdkafka's 10 s the flow would resume that much later
-/// than the broker.
+/// The longest wait between two connection attempts to a broker. With librdkafka's 10 s, records could flow up to 10 s later than
+/// the broker is back.
 const RECONNECT_MAX_MS: u32 = 2_000;
 
-/// How often a member of a classic group asks whether partitions move. In a hand-over each side learns of the other's step at
-/// its next heartbeat, so a moved partition pauses for about one interval; with librdkafka's 3 s a pause of 3.4 s was measured.
-/// Two small requests per second and consumer cost a broker nothing, and a session of 12 s allows 24 of them to fail. With
-/// `group_protocol = "consumer"` the broker decides, by `group.consumer.heartbeat.interval.ms` (5 s by default).
+/// How often a member of a classic group asks whether partitions move. When a partition moves, each side learns of the other's
+/// step at its next heartbeat, so the partition pauses for about one interval. With librdkafka's 3 s a pause of 3.4 s was
+/// measured. Two small requests per second and consumer cost a broker nothing, and 24 of them in a row may fail before a session
+/// of 12 s ends. With `group_protocol = "consumer"` the broker sets the interval, by `group.consumer.heartbeat.interval.ms` (5 s
+/// by default).
 const HEARTBEAT_MS: u32 = 500;
 
-/// A fetch reply with this many bytes is sent at once; with fewer the broker waits for more, up to [`FETCH_WAIT_MAX`]. Without
-/// it, a flow of some thousand records per second takes one fetch per few records, and the fetches cost more than the records.
+/// A fetch reply with at least this many bytes is sent at once. If there are fewer, the broker waits for more, up to
+/// [`FETCH_WAIT_MAX`]. Without this setting, at some thousand records per second each fetch would bring only a few records, and
+/// the fetches would cost more than the records.
 const FETCH_MIN_BYTES: u64 = 200_000;
-/// The longest wait of the broker for [`FETCH_MIN_BYTES`].
+/// The longest time that the broker waits for [`FETCH_MIN_BYTES`].
 const FETCH_WAIT_MAX: Duration = Duration::from_millis(100);
 /// The share of `batch.max_age` that the broker may wait.
 const FETCH_WAIT_SHARE: u32 = 5;
-/// With a shorter wait a fetch of an empty log would return so often that it costs more than it saves. Then librdkafka's own
-/// defaults are used, with which the broker sends at once.
+/// If the wait were shorter, fetches of an empty log would return so often that they cost more than they save. Then librdkafka's
+/// own defaults are used, with which the broker sends at once.
 const FETCH_WAIT_MIN: Duration = Duration::from_millis(10);
 
 const FETCH_MIN_BYTES_KEY: &str = "fetch.min.bytes";
@@ -46,7 +48,7 @@ const STATISTICS_MS: u32 = 2_000;
 #[derive(Clone, Debug)]
 pub struct Settings {
     config: ClientConfig,
-    /// `None` if the credentials are among the settings and stay as they are.
+    /// The keeper of credentials that change; `None` if the credentials are among the settings and never change.
     pub credentials: Option<Arc<Keeper>>,
 }
 
@@ -75,15 +77,16 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
         ("auto.offset.reset", "error".to_owned()),
         // The default of 1000 ms halves the rate of a drain: the fetcher would sleep each time its queue was full.
         ("fetch.queue.backoff.ms", "1".to_owned()),
-        // Reports how far logs were read, past transaction markers: without it the lag behind a marker would never be 0.
+        // librdkafka then reports how far logs were read, past transaction markers. Without it, the lag of a log that ends with a
+        // marker would never be 0.
         ("statistics.interval.ms", STATISTICS_MS.to_string()),
         ("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string()),
         ("queued.max.messages.kbytes", prefetch.queued_kbytes.to_string()),
         ("queued.min.messages", prefetch.queued_messages.to_string()),
         ("fetch.message.max.bytes", prefetch.fetch_partition_bytes.to_string()),
         ("fetch.max.bytes", prefetch.fetch_bytes.to_string()),
-        // librdkafka refuses a `fetch.max.bytes` below it (1 MB by default), although it has no effect on a consumer: a record
-        // larger than either is still delivered.
+        // librdkafka refuses a `fetch.max.bytes` below this setting (1 MB by default). The setting has no other effect on a
+        // consumer: a record that is larger than both is still delivered.
         ("message.max.bytes", prefetch.fetch_bytes.to_string()),
     ] {
         config.set(name, value);
@@ -100,15 +103,15 @@ pub fn consumer(kafka: &Kafka, pipeline: &Pipeline, prefetch: &Prefetch) -> Sett
     match pipeline.group_protocol {
         GroupProtocol::Cooperative => config.set("partition.assignment.strategy", "cooperative-sticky"),
         GroupProtocol::Eager => config.set("partition.assignment.strategy", "range"),
-        // The broker assigns the partitions; heartbeats and sessions are then the broker's settings.
+        // The broker assigns the partitions, and the broker's settings determine heartbeats and sessions.
         GroupProtocol::Consumer => config.set("group.protocol", "consumer"),
     };
     config
 }
 
 /// Returns the limits of a batch whose records are fetched with the settings of [`consumer`]. `batch.max_age` limits the time
-/// from a record's arrival in Kafka to its commit, and a record may spend the broker's wait before it reaches us: that wait is
-/// subtracted, but never more than half.
+/// from a record's arrival in Kafka to its commit, and a part of that time may be the broker's wait before it sends the record.
+/// So that wait is subtracted, but never more than half of `max_age`.
 pub fn batch_limits(config: &ClientConfig, batch: BatchLimits) -> BatchLimits {
     let number = |key| config.get(key).and_then(|value| value.trim().parse::<u64>().ok());
     let waits = number(FETCH_MIN_BYTES_KEY).is_some_and(|bytes| bytes > 1);
@@ -129,7 +132,7 @@ pub fn observer(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     config
 }
 
-/// Returns the settings of a client that reads given ranges of logs: it joins no group, and is told where a log ends.
+/// Returns the settings of a client that reads given ranges of logs: it joins no group, and librdkafka reports the end of a log.
 pub fn reader(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     to_read(observer(kafka, pipeline))
 }
@@ -140,8 +143,8 @@ pub fn to_read(mut config: Settings) -> Settings {
     config.set("enable.partition.eof", "true");
     config.set("auto.offset.reset", "error");
     config.set("fetch.queue.backoff.ms", "1");
-    // A fetch that still waits at the end of one log delays the next topic: at the default of 500 ms a hundred topics take a
-    // minute and a half.
+    // A fetch that still waits at the end of one log delays the next topic. With the default of 500 ms, reading a hundred topics
+    // takes a minute and a half.
     config.set("fetch.wait.max.ms", "10");
     config.set("queued.max.messages.kbytes", "16384");
     config
@@ -159,11 +162,12 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
     config.set("bootstrap.servers", &kafka.bootstrap_servers);
     config.set("group.id", &pipeline.group);
     set_default(&mut config, "reconnect.backoff.max.ms", RECONNECT_MAX_MS.to_string());
-    // A connection that a broker closes is logged at level info, and is often the only sign of a wrong protocol or port.
+    // When a broker closes a connection, librdkafka logs it at level info. That is often the only sign of a wrong protocol or
+    // port.
     config.set_log_level(RDKafkaLogLevel::Info);
     if pipeline.group_protocol == GroupProtocol::Consumer {
-        // Only a debug log, of some lines per connection, says that a broker doesn't offer the protocol: librdkafka asks such
-        // a group's coordinator for ever.
+        // If a broker doesn't offer the protocol, librdkafka keeps asking the group's coordinator and reports nothing. Only its
+        // debug log says so, in a few lines per connection.
         let debug = config.get("debug").map_or_else(|| "feature".to_owned(), |debug| format!("{debug},feature"));
         config.set("debug", debug);
         config.set_log_level(RDKafkaLogLevel::Debug);
@@ -172,8 +176,8 @@ fn client(kafka: &Kafka, pipeline: &Pipeline) -> Settings {
 }
 
 /// Makes TLS connections trust the system's certificate authorities, unless the user names others. The linked OpenSSL looks for
-/// them in the folder that it was built for, which exists nowhere else: `probe` searches the folders of the known
-/// distributions. `SSL_CERT_FILE` and `SSL_CERT_DIR` override them, as for connections to Postgres.
+/// them in the folder for which it was built, and that folder doesn't exist on other machines. `probe` searches the folders that
+/// known distributions use. `SSL_CERT_FILE` and `SSL_CERT_DIR` override them, as for connections to Postgres.
 fn trust_the_system(config: &mut ClientConfig, variable: impl Fn(&str) -> Option<String>) {
     let is_tls = config.get("security.protocol").is_some_and(|protocol| protocol.to_ascii_lowercase().contains("ssl"));
     if !is_tls || config.get("ssl.ca.pem").is_some() {

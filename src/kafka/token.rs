@@ -53,7 +53,7 @@ struct Claims {
 /// Gets a token, and its lifetime.
 ///
 /// # Errors
-/// Says which source was used, and why it failed; without a secret.
+/// If the source gives no token. The text says which source was used and why it failed, without a secret.
 pub fn fetch(source: &TokenSource) -> Result<(Token, Duration), String> {
     match source {
         TokenSource::Oidc(oidc) => {
@@ -137,7 +137,7 @@ fn token(issued: Issued, principal: &str, extensions: &[(String, String)]) -> Re
     Ok((token, lifetime))
 }
 
-/// Returns the payload of a JSON Web Token. Verifying the signature is the broker's task.
+/// Returns the payload of a JSON Web Token. Its signature is not verified here; that is the broker's task.
 fn claims(token: &str) -> Option<Claims> {
     let mut payload = token.split('.').nth(1)?.replace('-', "+").replace('_', "/");
     payload += &"==="[..(4 - payload.len() % 4) % 4];
@@ -154,7 +154,7 @@ fn without_query(url: &str) -> &str {
 mod tests {
     use super::*;
 
-    /// `{"alg":"none"}.{"sub":"gate","exp":4102444800}.`, which expires in the year 2100.
+    /// The token `{"alg":"none"}.{"sub":"gate","exp":4102444800}.`, which expires in the year 2100.
     const UNSIGNED: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJnYXRlIiwiZXhwIjo0MTAyNDQ0ODAwfQ.";
 
     fn issued(secret: &str, lifetime: Option<u64>) -> Issued {

@@ -1,7 +1,7 @@
 //! The headroom: the time until Kafka deletes the oldest unwritten record. Pure.
 //!
-//! Kafka deletes whole segments, and checks every few minutes: a record is kept at least as long as the headroom says, usually
-//! longer.
+//! Kafka deletes whole segments, and checks only every few minutes. So a record is kept at least as long as the headroom says,
+//! and usually longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,8 +13,8 @@ pub struct Retention {
     pub bytes: Option<i64>,
 }
 
-/// The topics' last known retention. If it can't be read, the last value stays: a headroom that vanished could trigger no
-/// alert.
+/// The topics' last known retention. If it can't be read, the last value is kept, because a headroom without a value would
+/// trigger no alert.
 #[derive(Debug, Default)]
 pub(super) struct Retentions {
     known: BTreeMap<String, Retention>,
@@ -28,8 +28,8 @@ impl Retentions {
         self.known.get(topic).copied().unwrap_or_default()
     }
 
-    /// Stores what was read about these topics. Returns the topics that newly can't be read, and whether an earlier retention
-    /// of each is known.
+    /// Stores what was read about these topics. Returns the topics whose retention can't be read any more, and for each whether
+    /// an earlier value is known.
     pub(super) fn keep<'a>(
         &mut self,
         topics: &'a [String],
@@ -68,8 +68,8 @@ pub struct PartitionRetention {
 impl Retention {
     /// Returns the seconds until Kafka deletes the oldest unwritten record; `None` if no limit applies.
     ///
-    /// The limit by size is an estimate: a log that has been cut before has about its largest size, so its start advances as
-    /// fast as its end, and reaches the ledger's position after the offsets between them.
+    /// The limit by size is an estimate. A log that has been cut before has about reached its maximum size, so its start advances
+    /// as fast as its end. The start reaches the ledger's position when it has advanced by the offsets between the two.
     pub fn headroom(self, place: PartitionRetention) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "milliseconds of a retention are far below 2^53")]
         let by_time = self.ms.map(|ms| (ms as f64 / 1000.0 - place.age).max(0.0));

@@ -1,4 +1,4 @@
-//! The requests to Kafka beyond the log ends, made every few seconds and only if needed.
+//! The other requests to Kafka, besides those for log ends. They are made every few seconds, and only if needed.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,7 +9,7 @@ use super::headroom::Retention;
 use super::{LagWatch, PartitionLag};
 use crate::status::Trouble;
 
-/// Up to this many offsets, a lag that doesn't change may consist of transaction markers only; then the range is read.
+/// If a lag of at most this many offsets doesn't change, it may consist of transaction markers only. Then the range is read.
 const MARKS_MAX: u64 = 16;
 
 impl LagWatch {
@@ -45,8 +45,8 @@ impl LagWatch {
         }
     }
 
-    /// Reads short ranges at log ends that don't move: transaction markers are no lag, and neither the partition's owner, if it
-    /// has one, nor anyone else has a batch that would say so.
+    /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find out:
+    /// without a record there is no batch that advances the ledger past them.
     pub(super) async fn read_ends(
         &mut self,
         places: &[(TopicPartition, Offset, Offset)],

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use super::{END_TO_END, SECONDS};
 use crate::status::lock;
 
-/// Latencies of one pipeline since the start. Milliseconds, rounded down.
+/// The latencies of one pipeline since the start, in milliseconds, rounded down.
 #[derive(Debug, Default)]
 pub(super) struct Latencies {
-    /// Counts by bucket; the last one is above every bound.
+    /// The number of latencies per bucket. The last bucket is for those above every bound.
     counts: [AtomicU64; SECONDS.len() + 1],
     sum_ms: AtomicU64,
 }
@@ -41,7 +41,7 @@ impl Latencies {
         let mut last = (now_ms, bucket_of(0), 0);
         for timestamp in timestamps {
             if timestamp != last.0 {
-                // A timestamp in the future counts as no latency.
+                // If the timestamp is in the future, the latency counts as 0.
                 let ms = u64::try_from(now_ms.saturating_sub(timestamp)).unwrap_or(0);
                 last = (timestamp, bucket_of(ms), ms);
             }

@@ -30,7 +30,7 @@ pub(super) struct Goal(Mutex<State>);
 
 #[derive(Clone, Debug, Default)]
 enum State {
-    /// The pipeline runs until it is told to end.
+    /// The run isn't bounded: the pipeline runs until it is told to end.
     #[default]
     Unbounded,
     /// The log ends are not known yet.
@@ -57,7 +57,8 @@ pub struct Remainder {
 pub enum Left {
     /// The run never learned the log ends.
     Unknown,
-    /// Offsets between the ledger's position and the log's end at the start, by partition; those with none are left out.
+    /// Per partition, the offsets between the ledger's position and the log's end at the start. Partitions without any are left
+    /// out.
     Offsets(Vec<(TopicPartition, u64)>),
 }
 
@@ -120,7 +121,7 @@ impl Goal {
             let records = u64::try_from(end.get() - next.get()).ok().filter(|records| *records > 0)?;
             Some((source, records))
         });
-        // If the ledger says that nothing is left, the run was told to end before it learned so.
+        // If the ledger says that nothing is left, all is written: the run was only told to end before it knew.
         Some(left.collect::<Vec<_>>()).filter(|left| !left.is_empty()).map(Left::Offsets)
     }
 }
@@ -147,14 +148,14 @@ impl Pipeline {
     }
 }
 
-/// Requests the current log ends, and cancels `stop` once the ledger has reached them, whichever instance wrote them, and the
-/// logs of our own partitions are the ones that the ledger knows: in a topic that was recreated with as many records there
-/// would be nothing to write either.
+/// Requests the current log ends, and cancels `stop` when two conditions hold. The ledger has reached these ends, whichever
+/// instance wrote them. And each log of our own partitions is known to be the log that the ledger knows: otherwise, if a topic
+/// was recreated with as many records, it would look as if they were written.
 pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedObserver, stop: CancellationToken) {
     let ends = ends_now(&pipeline, &observer).await;
     *lock(&pipeline.goal.0) = State::Ends(ends.clone());
     if ends.is_empty() {
-        // A member whose pattern matches nothing never joins the group, so there is no assignment to wait for.
+        // If the pattern matches no topic, the member never joins the group. So don't wait for an assignment.
         *lock(&pipeline.goal.0) = State::Reached;
         warn!(pipeline = &*pipeline.name, topics = ?pipeline.config.topics, "no topic matches, so there is nothing to write");
         return stop.cancel();
@@ -169,7 +170,7 @@ pub(super) async fn stop_when_written(pipeline: Arc<Pipeline>, observer: SharedO
         let written = {
             let view = lock(&pipeline.lag);
             ends.iter().all(|(source, end)| {
-                // If the ledger is beyond the log's end, the partition isn't drained: its claim will name the condition.
+                // If the ledger is beyond the log's end, the partition isn't written: its claim will report a log-loss condition.
                 let written = |lag: &PartitionLag| lag.next >= *end || (lag.records == 0 && lag.end >= *end);
                 view.partitions.get(source).is_some_and(|lag| lag.next <= lag.end && written(lag))
             })

@@ -24,8 +24,8 @@ impl Pipeline {
     /// Reaches Postgres and Kafka, creates our tables and the target, and registers. Retries through outages, without end.
     ///
     /// # Errors
-    /// [`Stopped::Start`] if waiting can't help. A refusal by Postgres must occur twice in a row: two instances that start
-    /// together may refuse each other once.
+    /// [`Stopped::Start`] if waiting can't help. If Postgres refuses something, it must do so twice in a row: two instances that
+    /// start together may make Postgres refuse once.
     pub(super) async fn start(
         &self,
         connector: &Connector,
@@ -105,7 +105,7 @@ pub(super) enum StartError {
     /// Something is missing that may appear later.
     #[error("{0}")]
     NotYet(String),
-    /// The table or the name means something else: the text says what, and what to do.
+    /// The table, or the pipeline's name, means something else than at the registration. The text says what, and what to do.
     #[error("{0}")]
     Differs(String),
     /// A request to Kafka panicked.
@@ -115,10 +115,10 @@ pub(super) enum StartError {
 
 /// Whether a failed start is retried.
 enum Fault {
-    /// Without end.
+    /// It is retried without end.
     Outage,
     FinalIfRepeated,
-    /// Never.
+    /// It is never retried.
     Final,
 }
 

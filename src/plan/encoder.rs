@@ -23,11 +23,11 @@ pub struct PlannedEncoder {
     /// The plan in use.
     pub(crate) planned: Arc<Planned>,
     pub(crate) encoder: Encoder,
-    /// Rows encoded by this plan, and for each column without a default its field's path and the number of rows without the
-    /// field.
+    /// The number of rows encoded by this plan. The next field has, for each column without a default, the path of its field and
+    /// the number of rows that lacked it.
     seen: u64,
     missing: BTreeMap<String, (String, u64)>,
-    /// Whether the fields that no record has were already named.
+    /// Whether the log has already named the fields that no record has.
     named: bool,
 }
 
@@ -37,13 +37,13 @@ impl PlannedEncoder {
         let planned = plans.current();
         let encoder = Encoder::new(Arc::clone(&planned.plan));
         let mut this = Self { encoder, planned, plans, seen: 0, missing: BTreeMap::new(), named: false };
-        // Each series begins at 0.
+        // This creates the series, so that each begins at 0.
         this.count_missing();
         this
     }
 
-    /// Adds the rows since the last call that lacked a column's field to the metrics, and names the fields that no record has,
-    /// once.
+    /// Adds to the metrics, for each column, the rows since the last call that lacked its field. Logs once which fields no record
+    /// has.
     fn count_missing(&mut self) {
         let (pipeline, missing) = (&self.plans.config.name, &mut self.missing);
         self.seen += self.encoder.take_missing(|field| {

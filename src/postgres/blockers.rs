@@ -1,5 +1,5 @@
-//! Finds the sessions that hold locks we wait for. A blocker of this pipeline's own is a suspended process that stopped in the
-//! middle of a transaction, and its session is ended; any other blocker is named.
+//! Finds the sessions that hold locks for which we wait. If such a session belongs to this pipeline, its process was suspended in
+//! the middle of a transaction, and the session is ended. Other sessions are only named.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 
 use super::connect::Connector;
 
-/// How long a wait lasts before blockers are looked up: most waits are short.
+/// How long a wait lasts before its blockers are looked up. Most waits are shorter.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The time between two checks. A blocker counts as suspended if its backend waited for its client during both.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -22,7 +22,7 @@ pub struct Blocker {
     pub pid: i32,
     application_name: String,
     state: String,
-    /// Whether its backend waits for its own client, and since when it has been in its state.
+    /// Whether its backend waits for its own client. The next field says since when it has been in its present state.
     client_idle: bool,
     state_change: String,
     open_for_secs: i64,
@@ -60,12 +60,12 @@ impl Blocker {
     }
 }
 
-/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends blockers of this pipeline's own whose
-/// client is silent. Returns the names of the other blockers that were seen.
+/// Runs `work`, which may wait for locks on the backend `pid`. If it takes long, ends the blockers that are
+/// sessions of this pipeline whose client is silent. Returns a description of the other blockers that were seen.
 pub async fn watch<T>(connector: &Connector, pid: i32, work: impl Future<Output = T>) -> (T, Option<String>) {
     let mut note = None;
     let result = tokio::select! {
-        // The work first: if both are ready, there is nothing left to watch.
+        // Poll the work first: if both are ready, there is nothing left to watch.
         biased;
         result = work => result,
         never = look(connector, pid, &mut note) => match never {},

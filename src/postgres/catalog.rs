@@ -25,8 +25,8 @@ WHERE a.attrelid = pg_catalog.to_regclass($1) AND a.attnum > 0 AND NOT a.attisdr
   AND (x.oid IS NOT NULL OR a.attidentity <> '')
 ORDER BY a.attnum";
 
-/// Reads columns with their types. Domains are followed down to their base type: the innermost modifier and every NOT NULL on
-/// the way apply.
+/// Reads columns with their types. A domain is followed down to its base type. The innermost modifier applies, and so does every
+/// NOT NULL on the way.
 const COLUMNS: &str = "
 WITH RECURSIVE columns AS (
     SELECT a.attnum, a.attname::text AS name, a.atttypid AS own, a.atttypid AS base, a.atttypmod AS typmod,
@@ -71,7 +71,8 @@ LEFT JOIN LATERAL (
 ) f ON true
 ORDER BY i.attnum";
 
-/// Included columns don't count for uniqueness. A deferrable constraint can't be used for ON CONFLICT.
+/// Reads the unique indexes. Columns in INCLUDE don't count for uniqueness. A deferrable constraint can't be used for ON
+/// CONFLICT, so it is left out.
 const UNIQUE: &str = "
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
@@ -81,8 +82,8 @@ WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimm
   AND i.indpred IS NULL AND i.indexprs IS NULL
 ORDER BY i.indexrelid";
 
-/// Reads the table's catalog; `None` if no relation has that name. Views and the like are reported as what they are. Takes no lock
-/// of the table, so that a start doesn't wait for whoever holds one.
+/// Reads the table's catalog; `None` if no relation has that name. A view or another relation is returned too, with its kind.
+/// Takes no lock on the table, so that a start doesn't wait for a session that holds one.
 ///
 /// # Errors
 /// If Postgres can't be queried.
@@ -105,8 +106,8 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
     Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique }))
 }
 
-/// Reads the own defaults of a table's columns, generated columns left out: each column's name, and its default as SQL. Waits
-/// where another session holds the table in ACCESS EXCLUSIVE mode.
+/// Reads the defaults of a table's own columns (not those of domains), without generated columns: each column's name, and its
+/// default as SQL. Waits while another session holds the table in ACCESS EXCLUSIVE mode.
 ///
 /// # Errors
 /// If Postgres can't be queried.
@@ -141,7 +142,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
         (None, "e") => TypeKind::Enum { labels },
         (None, _) => TypeKind::Other,
     };
-    // An array of a domain has the domain's modifier.
+    // If the elements are of a domain, the domain's modifier applies.
     let element_typmod: Option<i32> = row.try_get("element_typmod")?;
     let typmod = element_typmod.filter(|typmod| *typmod >= 0).map_or_else(|| row.try_get("typmod"), Ok)?;
     Ok(CatalogColumn {
@@ -160,7 +161,7 @@ fn column(row: &sqlx::postgres::PgRow) -> Result<CatalogColumn, sqlx::Error> {
     })
 }
 
-/// Oids are read as int8, because sqlx reads those without loss.
+/// Converts an oid that was read as int8. sqlx reads int8 without loss.
 fn as_oid(oid: i64) -> u32 {
     u32::try_from(oid).unwrap_or_default()
 }

@@ -5,12 +5,12 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
-/// Finds the position of each row, and then locks exactly that row version, even if the row turns out to be locked by another
-/// and is skipped. A row that advances in between is skipped too.
+/// Finds the position of each row, and then locks exactly that version of the row. The search for positions doesn't depend on
+/// locks, so a locked row is simply skipped. A row that advances between the two steps is skipped too.
 ///
-/// Claims are numbered by the clock, in milliseconds, and never count down. If an older copy of the database is restored, each
-/// claim in it therefore has a lower number than one made since. This also holds for a copy from a timeline that an earlier
-/// restore abandoned.
+/// A claim's number is the time in milliseconds, and is always higher than the number before it. So if an older copy of the
+/// database is restored, each claim in it has a lower number than any claim made since. This also holds for a copy from a
+/// timeline that an earlier restore abandoned.
 const CLAIM: &str = "
 WITH free AS MATERIALIZED (
     SELECT l.topic, l.partition, l.next_offset
@@ -33,8 +33,8 @@ FROM free f
 WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.next_offset = f.next_offset
 RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest";
 
-/// Claims the partitions that have an unlocked ledger row, each atomically. The others are left out; so may be one whose row
-/// advances at that moment: request it again.
+/// Claims the partitions that have an unlocked ledger row, each atomically. The others are left out. A partition whose row
+/// advances at that moment may be left out too; request it again.
 ///
 /// # Errors
 /// The error of the statement. A claim whose answer was lost is valid nevertheless, and the next one replaces it.
@@ -107,8 +107,8 @@ pub async fn without_row(
     rows.iter().map(|row| Ok(TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?))).collect()
 }
 
-/// Moves a claimed row to where a condition's policy says, under a new claim, and clears the last record, which the new log doesn't
-/// have. Returns the new claim; `None` if the claim is no longer ours or the row has moved.
+/// Sets a claimed row to the offset at which the policy continues, under a new claim. Clears the last record, which the new log
+/// doesn't have. Returns the new claim; `None` if the claim is no longer ours or the row has advanced.
 ///
 /// # Errors
 /// The error of the statement.

@@ -29,14 +29,14 @@ pub(crate) const FIXED: &[(&str, &str, u32)] = &[
     // A claim must see what was committed while it waited for a lock.
     ("default_transaction_isolation", "read committed", 0),
     ("default_transaction_deferrable", "off", 0),
-    // Without it a row-level policy on the target is an error of every statement, and doesn't silently filter rows.
+    // With `off`, every statement would fail on a target with row-level security. With `on`, its policies apply.
     ("row_security", "on", 0),
     // If it is on, the server ends the session at each refused row.
     ("exit_on_error", "off", 0),
     // Types are compared by the text that `format_type` returns.
     ("quote_all_identifiers", "off", 0),
     ("standard_conforming_strings", "on", 0),
-    // Our own deadlines limit every wait. These would end healthy connections.
+    // Our own deadlines limit every wait. This setting and the next would only end healthy connections.
     ("idle_session_timeout", "0", 140_000),
     ("transaction_timeout", "0", 170_000),
 ];
@@ -55,14 +55,14 @@ pub struct Connector {
 /// Findings of earlier connections.
 #[derive(Debug, Default)]
 struct Learned {
-    /// Which of several servers answered last.
+    /// The index of the server that answered last, if there are several.
     server: AtomicUsize,
     /// Whether the URL requires a server that accepts writes.
     must_write: AtomicBool,
     /// Whether a connection is known to have its own session.
     has_sessions: AtomicBool,
-    /// A password from `password_command`, and until when it is used. Locked while the program runs, so that connections that
-    /// open at the same time share its answer.
+    /// A password from `password_command`, and the time until which it is used. The lock is held while the program runs, so that
+    /// connections that open at the same time share its answer.
     password: Mutex<Option<(Secret, Instant)>>,
 }
 
@@ -102,9 +102,9 @@ impl Connector {
         self.learned.must_write.load(Ordering::Relaxed)
     }
 
-    /// Opens a connection, and returns it with its backend's pid. Of several servers, the first that accepts writes is used:
-    /// they are tried in the order of the URL, beginning with the one that was used last, and each has a quarter of a second
-    /// before the next is tried in parallel.
+    /// Opens a connection, and returns it with the pid of its backend. If the URL names several servers, the first that accepts
+    /// writes is used. They are tried in the order of the URL, beginning with the one that was used last. Each has a quarter of a
+    /// second before the next is tried in parallel.
     ///
     /// # Errors
     /// Always at [`Stage::Connect`]; the text never contains the URL, which may hold a password. With several servers the text
@@ -175,7 +175,8 @@ impl Connector {
         Ok((servers, password))
     }
 
-    /// Returns the password of `password_command`; repeats the previous one for as long as its lifetime allows.
+    /// Returns the password that `password_command` prints. Returns the previous password again for as long as its lifetime
+    /// allows.
     async fn ask_for_password(&self, command: &[String]) -> Result<Secret, String> {
         let mut known = self.learned.password.lock().await;
         if let Some((password, _)) = known.as_ref().filter(|(_, until)| Instant::now() < *until) {
@@ -184,7 +185,7 @@ impl Connector {
         *known = None;
         let asked_at = Instant::now();
         let issued = credentials::run("postgres.password_command", command).await?;
-        // The rest of the lifetime is for the login, and for clocks that differ.
+        // Use the password only for a part of its lifetime. The rest is for the login, and for clocks that differ.
         let until = issued.lifetime.and_then(|lifetime| asked_at.checked_add(lifetime.mul_f64(0.8)));
         *known = until.map(|until| (issued.secret.clone(), until));
         Ok(issued.secret)
@@ -202,7 +203,7 @@ impl Connector {
         let options = password.into_iter().fold(options, |options, password| options.password(password.expose()));
         let options = match options.get_ssl_mode() {
             _ if server.is_socket => options.ssl_mode(PgSslMode::Disable),
-            // As in libpq: naming authorities means that the certificate is to be verified.
+            // As in libpq: if the URL names authorities, the certificate must be verified.
             PgSslMode::Require if servers.has_authorities => options.ssl_mode(PgSslMode::VerifyCa),
             _ => options,
         };
@@ -242,13 +243,13 @@ impl Connector {
         Ok((connection, pid))
     }
 
-    /// Returns the statements that set every setting which our SQL relies on, so that a setting of the role or the database
-    /// cannot change what it means. `SET` rather than startup options, which poolers refuse. `version` is the server's, as in
-    /// `server_version_num`.
+    /// Returns the statements that set every setting on which our SQL relies, so that a setting of the role or the database
+    /// cannot change what it means. They are `SET` statements rather than startup options, which poolers refuse. `version` is the
+    /// server's, as in `server_version_num`.
     ///
     /// Three settings stay as the role or the database has them. `search_path` belongs to the user's triggers and defaults; our
-    /// statements name their schemas. `default_transaction_read_only` is how some operators stop all writes to a server.
-    /// `session_replication_role` is not for every role to set; the ledger's triggers fire under each of its values.
+    /// own statements name their schemas. With `default_transaction_read_only` some operators stop all writes to a server.
+    /// `session_replication_role` may not be set by every role; the ledger's triggers fire under each of its values.
     fn settings(&self, version: u32) -> String {
         let Postgres { statement_timeout, lock_timeout, idle_in_transaction_timeout, session, .. } = &*self.config;
         let mut sql = String::new();
@@ -270,11 +271,11 @@ impl Connector {
     }
 }
 
-/// Selects the backend's pid, and whether it refuses writes. Sent without a prepared statement, so that it works through any
-/// pooler.
+/// Selects the backend's pid, and whether the server refuses writes. It is sent without a prepared statement, so that it works
+/// through any pooler.
 const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
 
-/// Combines the errors of all servers. That of a single one is unchanged, so that its SQLSTATE counts.
+/// Combines the errors of all servers into one. The error of a single server is returned unchanged, so that its SQLSTATE is kept.
 fn together(mut failures: Vec<Refused>) -> Cause {
     if failures.len() == 1 {
         return failures.remove(0).cause;
@@ -285,10 +286,10 @@ fn together(mut failures: Vec<Refused>) -> Cause {
     Cause::Connection(format!("none of the servers can be used: {}", each.collect::<Vec<_>>().join("; ")))
 }
 
-/// Runs the work of a stage with a time limit for Postgres.
+/// Runs the work of a stage, with a time limit.
 ///
 /// # Errors
-/// The error of the work, or a timeout: then its connection is useless.
+/// The error of the work, or a timeout. After a timeout its connection is useless.
 pub(crate) async fn within<T>(
     limit: Duration,
     stage: Stage,
@@ -302,8 +303,8 @@ pub(crate) async fn within<T>(
     Err(WriteError { stage, cause })
 }
 
-/// Waits for the lock of this name, for work that only one instance may do at a time. The lock ends with the connection, which
-/// is used for this work only.
+/// Takes the advisory lock with this name, for work that only one instance may do at a time; waits until it is free. The lock
+/// ends with the connection, which is used for this work only.
 ///
 /// # Errors
 /// The error of the statement: 55P03 after `lock_timeout`.
@@ -311,7 +312,7 @@ pub(crate) async fn lock_for_session(connection: &mut PgConnection, name: &str) 
     sqlx::query("SELECT pg_advisory_lock(hashtextextended($1, 0))").bind(name).execute(connection).await.map(drop)
 }
 
-/// Read on each connection, so that a rotated secret is picked up.
+/// Reads a secret from a file. Called for each connection, so that a rotated secret is picked up.
 fn secret_file(key: &str, path: &Path) -> Result<String, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("can't read `{key}` {}: {error}", path.display()))?;

@@ -1,7 +1,7 @@
-//! Deletes dead letters older than their retention, and the oldest above the limit on their size: a pipeline's own, and those
-//! of its replays. Counts those that are left.
+//! Deletes dead letters that are older than their retention, and the oldest ones if all together exceed the limit on their size.
+//! This covers a pipeline's own dead letters and those of its replays. Also counts those that are left.
 //!
-//! Every instance does both, and skips dead letters that another instance, or a replay, has locked.
+//! Every instance does this, and skips dead letters that another instance, or a replay, has locked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::metrics;
 const COUNT_EVERY: Duration = Duration::from_secs(30);
 /// The time between two cleanups.
 const EVERY: Duration = Duration::from_secs(60);
-/// Dead letters per transaction: each is short, however much there is to delete.
+/// The number of dead letters per transaction. It keeps each transaction short, however much there is to delete.
 const PAGE: i64 = 1000;
 
 const BY_AGE: &str = "
@@ -41,7 +41,7 @@ DELETE FROM tidegate.dead_letter WHERE id IN (
 /// Separates a pipeline's name from a replay's name in the replay's key. No pipeline's name has a space.
 const REPLAY: &str = " replay ";
 
-/// Returns the key of a replay, under which the ledger and the dead letters have it.
+/// Returns the key of a replay. Its ledger rows and dead letters are stored under this key.
 pub fn replay_key(pipeline: &str, replay: &str) -> String {
     format!("{pipeline}{REPLAY}{replay}")
 }
@@ -51,8 +51,8 @@ pub fn pipeline_of(key: &str) -> &str {
     key.split_once(REPLAY).map_or(key, |(pipeline, _)| pipeline)
 }
 
-/// Returns the keys under which these pipelines have dead letters: their names, and those of their replays. Skips from key to
-/// key in the index, however many letters there are.
+/// Returns the keys under which these pipelines have dead letters: their own names, and the keys of their replays. Jumps from key
+/// to key in the index, so the cost doesn't depend on the number of dead letters.
 ///
 /// # Errors
 /// The error of the statement.
@@ -70,8 +70,8 @@ pub async fn keys(connection: &mut PgConnection, pipelines: &[&str]) -> Result<V
     Ok(keys.into_iter().filter(|key| pipelines.contains(&pipeline_of(key))).collect())
 }
 
-/// The highest count, so that a table of many millions costs only a fraction of a second. Uses only the index of `(pipeline,
-/// created_at)`.
+/// The highest number that is counted. Counting more would take too long if the table has many millions. Uses only the index of
+/// `(pipeline, created_at)`.
 const COUNTED_MAX: i64 = 100_000;
 
 const STOCK: &str = "

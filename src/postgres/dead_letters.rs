@@ -3,13 +3,13 @@
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::batch::{Batch, RejectedRecord};
 
-/// The dead letters per statement: limits its memory, and the parameters' size.
+/// The most dead letters per statement. This limits the statement's memory and the size of its parameters.
 const LETTERS_MAX: usize = 1000;
 /// The bytes of raw records per statement; a single record may be larger.
 const BYTES_MAX: usize = 8 << 20;
 
-/// The headers of all dead letters form one flat list, each with its letter's number, since inner arrays must have equal
-/// lengths.
+/// Inserts dead letters. The headers of all of them form one flat list, in which each header has the number of its dead letter. A
+/// nested list wouldn't work, because the inner arrays of a Postgres array must have equal lengths.
 const INSERT: &str = "
 INSERT INTO tidegate.dead_letter (pipeline, topic, partition, record_offset, timestamp_ms, key, value, header_names,
     header_values, reason, sqlstate, column_name, detail)
@@ -94,8 +94,8 @@ pub(super) async fn takes_all_characters(connection: &mut PgConnection) -> Resul
     Ok(matches!(encoding.try_get(0)?, "UTF8" | "SQL_ASCII"))
 }
 
-/// Returns a detail as its text column can store it. A detail may quote a NUL, which no text column can store, or
-/// characters that the database's encoding lacks. The record itself is stored as bytes.
+/// Returns a detail in the form that its text column can store. A detail may quote a NUL, which no text column can store, or
+/// characters that the database's encoding lacks. The record itself is stored as bytes, unchanged.
 pub(crate) fn storable(detail: &str, takes_all_characters: bool) -> String {
     let detail = detail.replace('\0', "\\0");
     if takes_all_characters || detail.is_ascii() {

@@ -15,15 +15,16 @@ pub fn cause(error: sqlx::Error) -> Cause {
     }
 }
 
-/// Returns whether a row found no partition. 23514 is also a CHECK constraint, and texts are in the server's language: the
-/// routine distinguishes them.
+/// Returns whether the error means that a row found no partition. A CHECK constraint has the same SQLSTATE, 23514, and the
+/// message depends on the server's language. Only the routine distinguishes them.
 pub(super) fn is_no_partition(error: &sqlx::Error) -> bool {
     let sqlx::Error::Database(error) = error else { return false };
     let error = error.try_downcast_ref::<PgDatabaseError>();
     error.is_some_and(|error| error.code() == "23514" && error.routine() == Some("ExecFindPartition"))
 }
 
-/// Returns the error that Postgres would give for rows that have no partition but DEFAULT.
+/// Returns an error like the one that Postgres gives if a row finds no partition. Used if the only partition for a row is
+/// DEFAULT.
 pub(super) fn only_the_default() -> PostgresError {
     PostgresError {
         severity: Severity::Error,
@@ -51,14 +52,14 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
         message,
         row: error.r#where().and_then(copy_line).map(|line| line - 1),
         column: error.column().map(str::to_owned).or_else(|| error.r#where().and_then(copy_column)),
-        // Texts are in the server's language: the routine tells a policy from a missing right.
+        // The message depends on the server's language. The routine distinguishes a policy from a missing right.
         policy: error.routine() == Some("ExecWithCheckOptions"),
         note: None,
     }
 }
 
-/// Returns the line of an error's context, `COPY telemetry, line 3, column lat`: the number after the first `, line `. A table
-/// may itself be called `x, line 9`; a wrong hint only costs one more COPY.
+/// Returns the line number in an error's context, `COPY telemetry, line 3, column lat`: the number after the first `, line `. If
+/// a table is itself called `x, line 9`, the hint is wrong, which only costs one more COPY.
 fn copy_line(context: &str) -> Option<u32> {
     let (_, copy) = context.lines().find_map(|line| line.split_once("COPY "))?;
     let (_, rest) = copy.rsplit_once(", line ")?;

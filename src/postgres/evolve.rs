@@ -8,9 +8,9 @@ use tracing::info;
 use super::catalog;
 use super::connect::lock_for_session;
 
-/// Adds those of these fields that the table lacks and has room for, in one statement. Another instance, or the user, may have
-/// added them meanwhile: then there is nothing left to do. The statement waits for the transactions that write into the table,
-/// at most for `lock_timeout`.
+/// Adds columns for those of these fields that the table lacks, as long as it has room, in one statement. If another instance, or
+/// the user, has added them meanwhile, there is nothing left to do. The statement waits for the transactions that write into the
+/// table, for at most `lock_timeout`.
 ///
 /// # Errors
 /// The error of the database: only the table's owner may add columns.
@@ -33,7 +33,8 @@ pub(super) async fn add_columns(
         Err(error) if is_of_a_name(&error) => {}
         outcome => return outcome.map(|_| ()),
     }
-    // One name keeps the others out. A field that has no column afterwards goes the way of `unknown_fields`.
+    // One of the names is refused, and keeps the other columns from being added. So add them one by one. A field that has no
+    // column afterwards is handled as `unknown_fields` says.
     for (name, found) in missing {
         match connection.execute(alter(table, &[(name, found.sql())]).as_str()).await {
             Err(error) if is_of_a_name(&error) => {}
@@ -43,8 +44,8 @@ pub(super) async fn add_columns(
     Ok(())
 }
 
-/// Returns whether Postgres refuses a column for its name alone: one that another session made at the same time
-/// (42701), or one with characters that the database's encoding lacks (22P05).
+/// Returns whether Postgres refuses a column because of its name alone: another session made a column of this name at the same
+/// time (42701), or it contains characters that the database's encoding lacks (22P05).
 fn is_of_a_name(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("42701" | "22P05" | "22021" | "42602" | "42622"))

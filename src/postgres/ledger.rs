@@ -7,11 +7,11 @@ use tidegate_protocol::batch::Span;
 use tidegate_protocol::position::{ClaimId, Offset};
 use tidegate_protocol::store::LedgerRow;
 
-/// The function is in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every writer does, so
-/// that two writers can't deadlock, and returns which of the spans it advanced, counted from 1.
+/// Calls the function in `migrations/0001_ledger.sql`. It locks the rows in order of (topic, partition), as every writer does, so
+/// that two writers can't deadlock. It returns the numbers of the spans that it advanced, counted from 1.
 const ADVANCE: &str = "SELECT tidegate.advance($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 
-/// Advances the spans' rows; returns which of them it advanced.
+/// Advances the ledger rows of the spans. Returns which of them it advanced.
 pub(super) async fn advance(
     connection: &mut PgConnection,
     pipeline: &str,
@@ -38,9 +38,9 @@ pub(super) async fn advance(
     Ok(moved)
 }
 
-/// Takes the locks, so that a transaction in doubt has ended when this returns. The only live row of a partition is its last
-/// version in the statement's snapshot. If that row was updated meanwhile, READ COMMITTED takes its newest version instead,
-/// which only has to match pipeline, topic and partition: an advanced row is never missing.
+/// Reads the ledger rows and locks them, so that a transaction in doubt has ended when this returns. The only live row of a
+/// partition is its last version in the statement's snapshot. If that row was updated meanwhile, READ COMMITTED takes its newest
+/// version instead. That version only has to match pipeline, topic and partition, so a row that was advanced is never missing.
 const SETTLE: &str = "
 SELECT l.topic, l.partition, l.claim_id, l.epoch, l.next_offset
 FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s

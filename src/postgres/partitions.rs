@@ -1,7 +1,7 @@
 //! Creates range partitions in advance, and removes those older than the retention.
 //!
-//! One instance does it at a time, under an advisory lock of the session. A partition is created as a separate table and then
-//! attached, which blocks no writer. Detaching blocks writers, and so waits for its lock only briefly.
+//! Only one instance does it at a time, under an advisory lock of the session. A partition is created as a separate table and
+//! then attached, which blocks no writer. Detaching a partition does block writers, so it waits only briefly for its lock.
 
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub async fn keep(connector: Connector, config: Pipeline) {
 /// Creates the partitions that are due and removes the expired ones, on a separate connection.
 ///
 /// # Errors
-/// As the database refuses.
+/// The error of the database.
 pub async fn maintain_once(connector: &Connector, config: &Pipeline) -> Result<(), WriteError> {
     let Some(by) = &config.table.partition_by else { return Ok(()) };
     let (mut connection, _) = connector.open().await?;
@@ -103,7 +103,7 @@ pub async fn make(
     Ok(())
 }
 
-/// Removes those of our own partitions that have expired.
+/// Removes those partitions of ours that have expired.
 async fn let_go(
     connection: &mut PgConnection,
     config: &Pipeline,
@@ -121,7 +121,7 @@ async fn let_go(
             Expiry::Detach => String::new(),
             Expiry::Drop => format!("; DROP TABLE {}", partition.quoted()),
         };
-        // Writers queue up behind this lock: better to retry later than to hold them up.
+        // Writers queue up behind this lock. So give up soon and retry later, rather than hold them up.
         let sql = format!("BEGIN; SET LOCAL lock_timeout = '1s'; {detach}{drop}; COMMIT");
         connection.execute(sql.as_str()).await?;
         info!(pipeline = config.name, %partition, dropped = by.expired == Expiry::Drop, "removed a partition past its retention");

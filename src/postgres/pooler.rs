@@ -1,4 +1,4 @@
-//! Whether there is a pooler between us and Postgres that gives each transaction another session.
+//! Finds out whether there is a pooler between us and Postgres that gives each transaction another session.
 //!
 //! Our settings, prepared statements, session locks and staging tables belong to a session. A pooler in transaction mode gives
 //! the session to other clients between two transactions: they would not last for us, and they would affect others. With a
@@ -22,9 +22,9 @@ pub(super) enum Pooling {
     Transaction,
 }
 
-/// Finds out by a second connection: a transaction there must not run in the session of the first, and the first must still be
-/// in the same session afterwards. Uses no prepared statement, which the pooler may refuse. `None` if no second connection can
-/// be opened.
+/// Finds out with a second connection. A transaction there must not run in the session of the first connection, and the first
+/// must still be in the same session afterwards. Uses no prepared statement, because the pooler may refuse one. Returns `None` if
+/// no second connection can be opened.
 pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -> Result<Option<Pooling>, sqlx::Error> {
     let pid = backend(first).await?;
     let Ok(Ok(mut second)) = timeout(SECOND_DEADLINE, options.connect()).await else { return Ok(None) };
@@ -34,7 +34,7 @@ pub(super) async fn look(first: &mut PgConnection, options: &PgConnectOptions) -
         Ok(Err(sqlx::Error::Database(_))) => Pooling::Transaction,
         Ok(Err(_)) => return Ok(None),
         Ok(Ok(_)) => {
-            // It has no settings of ours: a short timeout of the role may end it.
+            // This connection has none of our settings, so a short timeout of the role may end it.
             let Ok(other) = backend(&mut second).await else { return Ok(None) };
             let after = backend(first).await?;
             if other == pid || after != pid { Pooling::Transaction } else { Pooling::Session }

@@ -1,5 +1,5 @@
-//! The first rows of a batch as the table would store them, for `check` to show: read from the staging table, or from a
-//! temporary table like the target, never from the target itself, which may be huge.
+//! Returns the first rows of a batch as the table would store them, which `check` shows. They are read from the staging table, or
+//! from a temporary table like the target. They are never read from the target itself, which may be huge.
 
 use std::ops::Range;
 
@@ -16,8 +16,9 @@ use crate::plan::Planned;
 const ROWS_MAX: u32 = 3;
 
 impl PgStore {
-    /// Returns up to three rows of a window that was copied, each as a JSON object (a delete as `{"delete": {…}}` with its
-    /// key), within the open transaction. None if the role may not create a temporary table, or if records name their table.
+    /// Returns up to three rows of a window that was copied, each as a JSON object. A delete is returned as `{"delete": {…}}`
+    /// with its key. Runs in the open transaction. Returns none if the role may not create a temporary table, or if records name
+    /// their table.
     pub async fn preview(&mut self, batch: &Batch, window: Range<u32>) -> Vec<String> {
         if self.rows.planned.plan.is_routed() {
             return Vec::new();
@@ -47,7 +48,7 @@ async fn show(
     connection.execute("SAVEPOINT tidegate_shown").await?;
     let from = if let Some(merge) = &planned.table.merge {
         if merge.deletes.is_some() {
-            // A delete has only its key.
+            // A row that deletes has only its key.
             "(SELECT CASE WHEN s.\"tidegate deleted\" THEN jsonb_build_object('delete', jsonb_strip_nulls(row)) \
              ELSE row END AS shown FROM pg_temp.tidegate_stage s, \
              LATERAL (SELECT to_jsonb(s) - 'tidegate order' - 'tidegate deleted' - 'tidegate left out' AS row) AS r)"

@@ -1,4 +1,4 @@
-//! Registration: what a pipeline's name means, fixed at its first start, and the ledger rows of its partitions.
+//! Registration: fixes what a pipeline's name means at its first start, and creates the ledger rows of its partitions.
 
 use std::collections::BTreeMap;
 
@@ -54,9 +54,9 @@ pub async fn register(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<(), RegisterError> {
     let mut transaction = connection.begin().await?;
-    // A crash may undo rows and the ledger's advances, which are read again; the registration must survive.
+    // If a crash undoes rows and the ledger's advances, the records are read again. The registration must survive.
     sqlx::query("SET LOCAL synchronous_commit = on").execute(&mut *transaction).await?;
-    // One registration at a time: two new pipelines for one table and topic must see each other.
+    // Allow only one registration at a time, so that two new pipelines for the same table and topic see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     if is_as_registered(&mut transaction, wanted).await? {
         return Ok(());
@@ -145,7 +145,7 @@ fn compare(
 }
 
 async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {
-    // Tables named by records are checked when they are named.
+    // If records name their tables, each table is checked when it is named for the first time.
     if wanted.target_oid == 0 {
         return Ok(());
     }
@@ -167,8 +167,8 @@ async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration
     )))
 }
 
-/// Adds partitions that appeared after the registration: `starts` has each one's oldest offset. Existing rows are kept. Returns
-/// the partitions for which the pipeline once had a row: their row is lost.
+/// Adds partitions that appeared after the registration. `starts` has the oldest offset of each. Existing rows are kept. Returns
+/// the partitions for which the pipeline once had a row: these rows are lost.
 ///
 /// # Errors
 /// The error of the statement that failed.
@@ -178,7 +178,7 @@ pub async fn extend(
     starts: &[(TopicPartition, Offset)],
 ) -> Result<Vec<TopicPartition>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // FOR NO KEY UPDATE: others may insert ledger rows, which refer to this one, at the same time.
+    // Use FOR NO KEY UPDATE, so that others can insert ledger rows, which refer to this row, at the same time.
     let topics: String = sqlx::query("SELECT topics::text FROM tidegate.pipeline WHERE name = $1 FOR NO KEY UPDATE")
         .bind(pipeline)
         .fetch_one(&mut *transaction)
@@ -186,7 +186,8 @@ pub async fn extend(
         .try_get(0)?;
     let mut known: BTreeMap<String, i32> =
         serde_json::from_str(&topics).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    // Another instance may have added some while this one read or waited for the lock: those are neither new nor lost.
+    // Another instance may have added some of these partitions while this one read or waited for the lock. Those are neither new
+    // nor lost.
     let sources: Vec<TopicPartition> = starts.iter().map(|(source, _)| source.clone()).collect();
     let without = claims::without_row(&mut transaction, pipeline, &sources).await?;
     let (new, lost): (Vec<_>, Vec<_>) = starts
@@ -209,8 +210,8 @@ pub async fn extend(
     Ok(lost.into_iter().map(|(source, _)| source).collect())
 }
 
-/// Adds the rows of new partitions, and recreates lost ones if the policy says so. Existing rows are kept: the table's trigger
-/// skips a second row of a partition, whatever its offset.
+/// Adds the rows of new partitions, and recreates lost rows if the policy says so. Existing rows are kept: the table's trigger
+/// skips a second row for the same partition, whatever its offset.
 ///
 /// # Errors
 /// The error of the statement.

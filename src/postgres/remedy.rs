@@ -2,7 +2,7 @@
 
 use tidegate_protocol::store::{Cause, PostgresError};
 
-/// Parts of texts of rustls and sqlx, and the remedy. The first match counts.
+/// Parts of error texts of rustls and sqlx, each with its remedy. The first match counts.
 const BY_TEXT: &[(&str, &str)] = &[
     (
         "UnknownIssuer",

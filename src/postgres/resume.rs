@@ -2,7 +2,7 @@
 
 use sqlx::{PgConnection, Row};
 
-/// Returns how often the pipeline was asked to resume; `None` if the database doesn't know it.
+/// Returns how many times the pipeline was asked to resume; `None` if the database doesn't know the pipeline.
 ///
 /// # Errors
 /// The error of the statement.

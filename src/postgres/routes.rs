@@ -11,7 +11,7 @@ use tidegate_rows::catalog::{Catalog, TableName};
 pub(crate) enum TableClaim {
     /// The pipeline may write into it.
     Ours,
-    /// This pipeline feeds it from a topic that ours reads too: every record would be written twice.
+    /// This other pipeline writes into the table from a topic that ours reads too. Every record would be written twice.
     Fed { by: String },
     /// The pipeline has as many tables as it may.
     Full,
@@ -30,7 +30,7 @@ pub(crate) async fn known(connection: &mut PgConnection, pipeline: &str) -> Resu
     rows.iter().map(name).collect()
 }
 
-/// Returns whether the list exists at all: a command may run on the tables of an older version.
+/// Returns whether the list exists. It doesn't if a command runs on the tables of an older version.
 async fn is_there(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let made = sqlx::query("SELECT to_regclass('tidegate.route') IS NOT NULL");
     made.fetch_one(connection).await?.try_get(0)
@@ -82,7 +82,7 @@ pub(crate) async fn claim(
     catalog: &Catalog,
 ) -> Result<TableClaim, sqlx::Error> {
     let mut transaction = connection.begin().await?;
-    // As at a registration: two pipelines that reach the same table must see each other.
+    // Take the same lock as a registration, so that two pipelines that reach the same table see each other.
     sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
     let other = sqlx::query(
         "SELECT p.name FROM tidegate.pipeline p JOIN tidegate.pipeline o ON o.name = $1

@@ -1,4 +1,4 @@
-//! Our own tables: `migrations/`, in schema `tidegate`.
+//! Our own tables, in schema `tidegate`. `migrations/` creates them.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use tidegate_rows::catalog::quote_identifier;
 
 use super::error;
 
-/// An arbitrary lock number that no one else is likely to use: "tidegate" in ASCII.
+/// The number of our advisory lock: "tidegate" in ASCII, so that others are unlikely to use the same number.
 const MIGRATION_LOCK: i64 = i64::from_be_bytes(*b"tidegate");
 /// `insufficient_privilege`
 const NO_RIGHTS: &str = "42501";
@@ -40,7 +40,7 @@ pub enum MigrationError {
     Postgres {
         #[source]
         cause: WriteError,
-        /// The names of the missing migrations, as far as the role may read them.
+        /// The names of the missing migrations; empty if the role may not read which ones are applied.
         pending: Vec<String>,
     },
     /// The tables are not those of this version.
@@ -92,7 +92,7 @@ pub enum State {
     Current,
     /// The tables are missing, or some of this version's migrations are.
     Behind,
-    /// Something else made the tables: what is wrong, with the remedy.
+    /// The tables were not made by our migrations. The text says what is wrong, with the remedy.
     Other(String),
 }
 
@@ -117,11 +117,11 @@ pub async fn state(connection: &mut PgConnection) -> Result<State, sqlx::Error> 
 /// than the tables leaves them alone.
 ///
 /// # Errors
-/// The error of the server; the schema is then as it was before the failing migration.
+/// The error of the server. The schema is then as it was before the failing migration.
 pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError> {
     let migrator = migrator();
-    // A suspended daemon that holds the lock doesn't block others if nothing is missing. And a role without rights is refused
-    // only if something is missing.
+    // If nothing is missing, return before taking the lock. Then a suspended daemon that holds the lock blocks nobody, and a role
+    // without rights isn't refused.
     let pending = pending_of(&migrator, connection).await?;
     if pending.is_empty() {
         return Ok(());
@@ -130,11 +130,11 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), MigrationError
 }
 
 async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(), MigrateError> {
-    // Waiting for another instance's migration is no fault of a statement. And a crash that undoes the last commits, if the
-    // session's own setting allows that, must not undo our tables.
+    // Waiting for another instance's migration must not time out. And if the session's own setting allows a crash to undo the
+    // last commits, it must not undo our tables.
     connection.execute("SET statement_timeout = 0; SET lock_timeout = 0; SET synchronous_commit = on").await?;
     sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&mut *connection).await?;
-    // CREATE SCHEMA requires rights on the database, even if the schema exists.
+    // Check first, because CREATE SCHEMA requires rights on the database even if the schema exists.
     let exists = sqlx::query("SELECT to_regnamespace('tidegate') IS NOT NULL").fetch_one(&mut *connection).await?;
     if !exists.try_get::<bool, _>(0)? {
         connection.execute("CREATE SCHEMA tidegate").await?;
@@ -151,7 +151,7 @@ fn name(migration: &Migration) -> String {
     format!("{:04}_{}", migration.version, migration.description.replace(' ', "_"))
 }
 
-/// Returns the migrations of this version, in order, that the database lacks or has with another text.
+/// Returns the migrations of this version, in order, that the database lacks or that it has with another text.
 async fn pending_of<'m>(
     migrator: &'m Migrator,
     connection: &mut PgConnection,
@@ -162,7 +162,8 @@ async fn pending_of<'m>(
     Ok(migrator.iter().filter(|migration| !is_applied(migration)).collect())
 }
 
-/// Returns the checksum of each applied migration, by its version; `None` if there is no record of any.
+/// Returns the checksum of each applied migration, by its version; `None` if the table that records them doesn't exist or can't
+/// be read.
 async fn applied(connection: &mut PgConnection) -> Result<Option<HashMap<i64, Vec<u8>>>, sqlx::Error> {
     let exists = sqlx::query("SELECT to_regclass('tidegate._sqlx_migrations') IS NOT NULL");
     if !exists.fetch_one(&mut *connection).await?.try_get::<bool, _>(0)? {

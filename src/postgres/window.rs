@@ -1,4 +1,4 @@
-//! Sends the rows of a window: one COPY per table and shape of row, and the merge that follows.
+//! Sends the rows of a window: one COPY per table and shape of row, and the merge that follows them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -18,24 +18,25 @@ use crate::plan::{Planned, PlannedTable};
 /// The size of the pieces of COPY data: large enough that system calls cost little, small enough to stay in cache.
 const CHUNK: usize = 256 * 1024;
 
-/// The staging tables of a connection, by the number of their table; 0 if there is only one table.
+/// The staging tables of a connection. Their keys are the numbers of the tables for which they stage rows; 0 if there is only one
+/// table.
 #[derive(Debug, Default)]
 pub(super) struct Stages {
-    /// The version of the plan that they were made for.
+    /// The version of the plan for which they were created.
     version: u64,
-    /// Each with the oids of the defaults that it was given.
+    /// The existing staging tables, each with the oids of the defaults that it was given.
     there: BTreeMap<u16, Vec<i64>>,
-    /// Those that the current transaction made.
+    /// The staging tables that the current transaction created.
     new: BTreeSet<u16>,
-    /// Those that hold rows of the current transaction.
+    /// The staging tables that contain rows of the current transaction.
     filled: BTreeSet<u16>,
     /// The number of the table that was written last.
     last: u16,
 }
 
 impl Stages {
-    /// Begins a transaction with this plan: staging tables of the previous one are permanent now, and a commit emptied them
-    /// all.
+    /// Begins a transaction with this plan. Staging tables that the previous transaction created are now permanent, and its
+    /// commit emptied all of them.
     pub(super) fn begin(&mut self, version: u64) {
         self.new.clear();
         self.filled.clear();
@@ -52,8 +53,8 @@ impl Stages {
         self.there.insert(number, defaults);
     }
 
-    /// Forgets what a rollback, or a rollback to a savepoint, undoes. A table made before the savepoint is created once more,
-    /// which is rare and harmless.
+    /// Forgets what a rollback, or a rollback to a savepoint, undoes. If a table was created before the savepoint, it is created
+    /// once more, which is rare and harmless.
     pub(super) fn rolled_back(&mut self) {
         for number in std::mem::take(&mut self.new) {
             self.there.remove(&number);
@@ -71,8 +72,8 @@ pub(super) struct Copied {
     pub(super) unmatched: u64,
 }
 
-/// Sends a window of a batch, and merges it if the table's mode requires that. `placed` gets the rows of the window that the
-/// last COPY had, if these are not all.
+/// Sends a window of a batch, and merges it if the table's mode requires that. `placed` gets the indexes of the window's rows
+/// that the last COPY contained; it is empty if that was all of them.
 pub(super) async fn copy(
     live: &mut Live,
     planned: &Planned,
@@ -138,7 +139,7 @@ pub(super) async fn copy_nothing(live: &mut Live, planned: &Planned) -> Result<(
     Ok(())
 }
 
-/// Makes the defaults that Postgres may give to the rows of the table that was written last.
+/// Evaluates the defaults that Postgres may give to rows of the table that was written last.
 pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<(), sqlx::Error> {
     let table = last_written(live, planned).1;
     if table.may_default().next().is_none() {
@@ -149,7 +150,8 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
         let Some((_, sql)) = defaults.iter().find(|(name, _)| *name == column.name) else { continue };
         let sql = format!("SELECT CAST(({sql}) AS {})", column.type_text);
         match live.connection.execute(sql.as_str()).await {
-            // INSERT moves an identity's sequence without a right to it, which we can't.
+            // An INSERT may advance an identity's sequence without a right to it, but this SELECT may not. So this isn't an
+            // error.
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42501") => return Ok(()),
             outcome => outcome.map(|_| ())?,
         }
@@ -157,12 +159,12 @@ pub(super) async fn make_defaults(live: &mut Live, planned: &Planned) -> Result<
     Ok(())
 }
 
-/// Returns the marked rows of a window: each one's table, and its mask with the row behind it.
+/// Returns the marked rows of a window: for each row the index of its table, and its mask followed by the row.
 pub(super) fn marked(batch: &Batch, window: Range<u32>) -> impl Iterator<Item = (u16, &[u8])> {
     batch.copy_ranges(window).flat_map(|rows| mark::marked(rows).map(move |(table, row)| (table, &rows[row])))
 }
 
-/// Copies rows of any shapes into `table`, which is SQL and has the columns of the plan's own table.
+/// Copies rows of any shapes into `table`, which has the columns of the plan's own table. `table` is the name as SQL.
 pub(super) async fn copy_into(
     connection: &mut PgConnection,
     table: &str,
@@ -183,7 +185,8 @@ pub(super) async fn copy_into(
     Ok(())
 }
 
-/// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the current transaction.
+/// Sends each row of a window to the table that its mark names. The tables are written in the order of the plan, all in the
+/// current transaction.
 async fn by_table(
     live: &mut Live,
     planned: &Planned,
@@ -214,7 +217,7 @@ struct Group<'a> {
     rows: Vec<Placed<'a>>,
 }
 
-/// Groups rows by the masks in front of them, which are taken off. The group of the row before is tried first.
+/// Removes the mask in front of each row, and groups rows with the same mask. The group of the previous row is tried first.
 fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Group<'a>> {
     let all = rows.len();
     let mut groups: Vec<Group<'a>> = Vec::new();
@@ -236,7 +239,7 @@ fn groups<'a>(mask_bytes: usize, rows: Vec<Placed<'a>>, deletes: bool) -> Vec<Gr
     groups
 }
 
-/// Sends rows to their table: one COPY for each shape, and one merge of them all.
+/// Sends rows to their table: one COPY per shape, and one merge of them all.
 async fn by_shape(
     live: &mut Live,
     number: u16,
@@ -276,7 +279,7 @@ async fn by_shape(
     Ok(Copied { rows: if merge.skips { merged } else { all }, unmatched })
 }
 
-/// Creates the staging table, with the defaults of its target. Returns their oids.
+/// Creates the staging table with the defaults of its target. Returns the oids of these defaults.
 pub(super) async fn create(
     connection: &mut PgConnection,
     table: &PlannedTable,
@@ -286,7 +289,7 @@ pub(super) async fn create(
     if merge.defaults.is_empty() {
         return Ok(Vec::new());
     }
-    // First, so that a default that changes in between is noticed later.
+    // Read the oids first, so that a default that changes between the two steps is noticed later.
     let oids = catalog::default_oids(connection, table.catalog.oid).await?;
     let defaults = catalog::defaults(connection, &table.catalog.table).await?;
     if let Some(alter) = merge.set_defaults(&defaults) {
@@ -295,8 +298,8 @@ pub(super) async fn create(
     Ok(oids)
 }
 
-/// Creates the staging table if it doesn't exist, and empties it if it holds rows of this transaction. If rows will take
-/// `defaults` of it, creates it again if those of the target have changed.
+/// Creates the staging table if it doesn't exist, and empties it if it contains rows of this transaction. If rows will take its
+/// defaults (`defaults`), and those of the target have changed, creates it again.
 async fn stage(
     live: &mut Live,
     number: u16,
@@ -338,7 +341,7 @@ async fn whole<'a>(
     sink.finish().await
 }
 
-/// Runs one COPY of single rows, each with what is sent behind its fields.
+/// Runs one COPY of single rows, each followed by the fields that are added to its end.
 async fn picked(
     connection: &mut PgConnection,
     copy: &str,

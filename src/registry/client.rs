@@ -10,7 +10,7 @@ use crate::config::{SchemaRegistry, SecretSource};
 use crate::status::Trouble;
 use crate::trust;
 
-/// The highest size of a schema with all its references, in bytes.
+/// The most schemas that a schema may refer to, directly or indirectly.
 const REFERENCES_MAX: usize = 1_000;
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: u64 = 16 << 20;
@@ -19,7 +19,7 @@ const BY_GUID: &str = "/schemas/guids/";
 /// "Schema not found", "subject not found", "version not found".
 const NOT_FOUND: [u32; 3] = [40_401, 40_402, 40_403];
 
-/// A schema as the registry has it.
+/// A schema, as the registry returns it.
 #[derive(Debug, Deserialize)]
 pub(super) struct Document {
     pub(super) schema: String,
@@ -28,7 +28,7 @@ pub(super) struct Document {
     pub(super) kind: Option<String>,
     #[serde(default)]
     references: Vec<Reference>,
-    /// The schemas that `references` name, each before those that use it: name and schema.
+    /// The schemas that `references` name, as pairs of name and schema. Each comes before those that use it.
     #[serde(skip)]
     pub(super) uses: Vec<(String, String)>,
 }
@@ -49,11 +49,11 @@ struct Refusal {
 /// Why there is no schema.
 #[derive(Debug)]
 pub(super) enum FetchError {
-    /// The registry answered that it doesn't exist; its own words.
+    /// The registry answered that the schema doesn't exist. The text is the registry's.
     Unknown(String),
-    /// It exists, but can't be used.
+    /// The schema exists, but can't be used.
     Unusable(String),
-    /// The answer isn't one of a registry, or there is none.
+    /// There is no answer, or it isn't the answer of a registry.
     Outage(Trouble),
 }
 
@@ -93,7 +93,7 @@ impl Client {
         Ok(document)
     }
 
-    /// Appends the schemas that references name, each after those that it refers to itself.
+    /// Appends the schemas that references name. A schema comes after those to which it refers itself.
     fn references(
         &self,
         references: &[Reference],
@@ -110,7 +110,8 @@ impl Client {
             known.push(name.clone());
             let path = format!("/subjects/{}/versions/{version}", percent_encoded(subject));
             let document = match self.get(&path) {
-                // The registry never deletes a schema that is referred to, so the schema is at fault.
+                // The registry never deletes a schema that another one refers to. So the reference is wrong, and waiting doesn't
+                // help.
                 Err(FetchError::Unknown(why)) => {
                     let why = format!("its reference {name:?} (subject {subject:?}, version {version}): {why}");
                     return Err(FetchError::Unusable(why));
@@ -157,7 +158,7 @@ impl Client {
         }
     }
 
-    /// Reads files again for each request, so that a rotated secret is picked up.
+    /// Returns the authorization header. Reads a secret's file again for each request, so that a rotated secret is picked up.
     fn authorization(&self) -> Result<Option<String>, String> {
         let read = |secret: &SecretSource, key: &str| match secret {
             SecretSource::Inline(secret) => Ok(secret.expose().to_owned()),

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::{PartitionStatus, lock};
 
-/// The end of a consumer's drain.
+/// How a consumer's drain ended; `None` inside until it has ended.
 #[derive(Debug, Default)]
 pub struct Drain(Mutex<Option<Rest>>);
 
@@ -20,20 +20,20 @@ impl Drain {
         *lock(&self.0) = Some(Rest { open, in_flight });
     }
 
-    /// Records that the writer wrote its batch after all.
+    /// Records that the writer wrote its batch after the drain had ended.
     pub fn in_flight_written(&self) {
         if let Some(rest) = &mut *lock(&self.0) {
             rest.in_flight = 0;
         }
     }
 
-    /// Records that the consumer reads again, after it rejoined the group.
+    /// Records that the consumer reads again, because it rejoined the group.
     pub fn resumed(&self) {
         *lock(&self.0) = None;
     }
 
-    /// Returns how many records were read and not written. For a consumer that had no time to end its drain, these are the
-    /// offsets between the delivered and the committed position of its last snapshot.
+    /// Returns how many records were read and not written. If the consumer had no time to end its drain, returns the number of
+    /// offsets between the delivered and the committed positions in its last snapshot.
     pub fn unwritten(&self, partitions: &[PartitionStatus]) -> u64 {
         if let Some(Rest { open, in_flight }) = *lock(&self.0) {
             return u64::from(open) + u64::from(in_flight);

@@ -1,4 +1,4 @@
-//! An outage: which system doesn't serve us, and why. The cause is a type; its text is made when it is shown.
+//! An outage: which system doesn't serve us, and why. The cause is an enum; its text is made only when it is shown.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub enum WaitCause {
     Registry,
 }
 
-/// A system that doesn't do what we requested, so that we wait and retry.
+/// A system that doesn't answer or refuses a request, so that we wait and retry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     pub cause: WaitCause,
@@ -19,17 +19,17 @@ pub struct Trouble {
 }
 
 impl Trouble {
-    /// Makes the trouble of a Kafka that doesn't answer, or denies a request, for this reason.
+    /// Returns the trouble with a Kafka that doesn't answer, or denies a request, for this reason.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
     }
 
-    /// Makes the trouble of a Postgres that returned this error.
+    /// Returns the trouble with a Postgres that returned this error.
     pub fn postgres(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Postgres, error: error.to_string() }
     }
 
-    /// Makes the trouble of the registry at `url` that returned this error.
+    /// Returns the trouble with the registry at `url`, which returned this error.
     pub fn registry(url: &str, error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Registry, error: format!("at {url}: {error}") }
     }
@@ -37,7 +37,7 @@ impl Trouble {
     /// Returns the words that follow "has waited 42 s for …" in a sentence.
     pub fn waited_for(&self) -> String {
         match self.cause {
-            // Most of its errors begin with its name, which the sentence has already.
+            // Most errors of Postgres begin with its name, which the sentence already contains.
             WaitCause::Postgres => {
                 format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
             }

@@ -1,4 +1,5 @@
-//! The work of a consumer and its writer: time by phase, batches, dead letters, events. Written at most a few times per batch.
+//! The work of a consumer and its writer: time by phase, batches, dead letters, events. It is updated at most a few times per
+//! batch.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -12,21 +13,22 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use super::{WaitCause, lock};
 use crate::metrics::epoch_ms;
 
-/// How many batches medians are computed over.
+/// The number of batches from which medians are computed.
 const RECENT_BATCHES: usize = 128;
-/// How many places of dead letters are kept per reason.
+/// How many positions of dead letters are kept per reason.
 const NEWEST: usize = 5;
-/// How many events wait to be taken; older ones are dropped first.
+/// How many events may wait to be taken. If there are more, the oldest are dropped.
 const EVENTS: usize = 100;
-/// The highest size of an event's text in bytes: an error's message may be of any length.
+/// The longest text of an event, in bytes. The message of an error may be longer.
 const EVENT_TEXT: usize = 300;
 
-/// The phases that take time. The first three are the poll thread's and fill its time; the others are the writer's.
+/// The phases into which time is divided. The first three are the poll thread's, and together fill its time. The others are the
+/// writer's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimePhase {
     Poll,
     Decode,
-    /// Held up by the writer or by `flow`.
+    /// Held up by the writer, by `flow` or by a missing schema.
     Held,
     Copy,
     /// The ledger and COMMIT.
@@ -84,7 +86,8 @@ pub struct BatchNote {
 pub struct DeadLetters {
     /// The count since the start.
     pub count: u64,
-    /// The places of the last ones in Kafka, the newest at the end. Never their content, which may be personal.
+    /// The positions in Kafka of the last ones, the newest at the end. Their contents are never kept here, because they may be
+    /// personal.
     pub newest: VecDeque<DeadLetter>,
 }
 
@@ -106,7 +109,7 @@ pub struct Event {
     pub at_ms: i64,
     /// `start`, `rebalance`, `outage`, `recovered`, `fenced`, `rewind`, `condition`, `stop`
     pub kind: &'static str,
-    /// The system that a consumer began or ceased to wait for.
+    /// The system for which a consumer began to wait, or ceased to wait.
     pub cause: Option<WaitCause>,
     pub text: String,
 }
@@ -117,7 +120,7 @@ impl Event {
         Self { at_ms: epoch_ms(), kind, cause: None, text }.cut()
     }
 
-    /// Cuts a text of over 300 bytes.
+    /// Cuts the text to 300 bytes if it is longer.
     #[must_use]
     pub fn cut(mut self) -> Self {
         if self.text.len() > EVENT_TEXT {
@@ -195,7 +198,7 @@ impl Work {
         self.push(Event::now(kind, text));
     }
 
-    /// Puts down that the consumer begins to wait for a system (`outage`), or goes on (`recovered`).
+    /// Records that the consumer begins to wait for a system (`outage`), or no longer waits for it (`recovered`).
     pub fn note_wait(&self, kind: &'static str, cause: WaitCause, text: String) {
         self.push(Event { cause: Some(cause), ..Event::now(kind, text) });
     }

@@ -1,4 +1,5 @@
-//! Record accounting for the fault tests: is every record in the table, and only once? And settings that make faults fast.
+//! Record accounting for the fault tests: checks that every record is in the table exactly once. Also has settings that make
+//! faults take less time.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +35,7 @@ pub(crate) fn with_short_sessions(config: &str) -> String {
     config.replacen("[postgres]", &format!("{lines}[postgres]"), 1)
 }
 
-/// Returns a metric of a daemon; 0 if it isn't there yet.
+/// Returns a metric of a daemon; 0 if the metric doesn't exist yet.
 pub(crate) fn counted(daemon: &Daemon, name: &str) -> f64 {
     daemon.metric(name, &[]).unwrap_or(0.0)
 }
@@ -62,7 +63,7 @@ impl World {
         self.number(&format!("{sum}'{}'", self.name)).await
     }
 
-    /// Waits until the ledger has reached the end of every log. Prints the log of `daemon` otherwise.
+    /// Waits until the ledger has reached the end of every log. If it doesn't, prints the log of `daemon`.
     pub(crate) async fn await_written(&self, daemon: &Daemon) {
         let end: i64 = self.kafka.end_offsets(&self.topic).expect("Kafka tells its ends").into_iter().sum();
         self.await_ledger(daemon, end).await;

@@ -1,5 +1,5 @@
-//! `check` and `run` agree: in every environment, `run` flows if and only if `check` says that the pipeline is ready. Each row of
-//! the table is an environment; both commands run in it.
+//! `check` and `run` agree: in every environment, `run` flows if and only if `check` says that the pipeline is ready. Each case
+//! in `agreement_cases.rs` describes an environment, in which both commands are run.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,12 +12,12 @@ use crate::agreement_cases::{CASES, Case};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, program};
 
-/// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. More than the dead letters that any pipeline may
-/// have.
+/// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. It is higher than the number of dead letters
+/// that any pipeline may have.
 pub(crate) const RECORDS: i32 = 300;
 /// How many environments are tested at the same time.
 const AT_ONCE: usize = 3;
-/// Log lines of a daemon that waits for something that won't come without action.
+/// Parts of log lines of a daemon that waits for something that won't happen without manual action.
 const WAITS: [&str; 4] = ["can't start yet", "denies access", "waiting for Postgres", "GroupAuthorizationFailed"];
 
 /// The broker, the server and the topic that all environments share.
@@ -52,7 +52,7 @@ impl<'g> Environment<'g> {
     fn filled(&self, text: &str) -> String {
         let text = text.replace("{role}", &self.role).replace("{db}", &self.database);
         let text = text.replace("{name}", &self.name).replace("{topic}", &self.ground.topic);
-        // A field of the record, as `table.name` names it.
+        // `table.name` names a field of the record in braces, so it can't be the placeholder `{name}` of the cases.
         text.replace("{NAME}", "{name}")
     }
 
@@ -63,7 +63,7 @@ impl<'g> Environment<'g> {
         connection.close().await.expect("it closes");
     }
 
-    /// `pipeline` is the text after the pipeline's name, topics included.
+    /// Returns the configuration. `pipeline` is the text below `[pipelines.NAME]`, including the topics.
     fn config(&self, user: &str, name: &str, pipeline: &str, session: &str) -> String {
         let url = self.ground.postgres.url(&self.database).replacen("postgres@", &format!("{user}@"), 1);
         let listen = format!("127.0.0.1:{}", free_port().expect("a free port"));
@@ -89,7 +89,7 @@ pub(crate) fn flows(config: &str) -> (bool, String) {
         daemon.await_until("it ends or says what it waits for", PATIENCE, |d| d.exit_status().is_some() || waits(d));
     let mut status = daemon.exit_status();
     if status.is_none() {
-        // The daemon may stop waiting and end at once, for example after a failed connection.
+        // A daemon that waited may still end by itself soon, for example after a connection has failed.
         status = daemon.wait_exit(Duration::from_secs(3)).ok();
     }
     let log = daemon.log().join("\n");
@@ -154,7 +154,8 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     println!("{} environments, no disagreement", CASES.len());
 }
 
-/// A standby takes no write, and `run` waits for it to be promoted; of several servers the one that takes writes is used.
+/// A standby accepts no writes, and `run` waits until it is promoted. If the URL names several servers, the one that accepts
+/// writes is used.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -183,7 +184,7 @@ async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     }
 }
 
-/// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
+/// Adds an ACL for the brokers' anonymous user, with `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
     let run = std::process::Command::new("java")
@@ -232,7 +233,7 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
         let checked = tokio::task::block_in_place(|| tidegate(&config, &["check"]));
         assert_eq!(checked.code == 0, says == "ready", "{topic} {group}: {checked}");
         assert!(checked.out.contains(says), "{topic} {group}: no {says:?} in {checked}");
-        // The log of an empty topic needs no fetch, so a bounded run has nothing to do.
+        // If a topic is empty, nothing must be fetched, so a bounded run ends at once.
         if topic != "unread_and_empty" {
             let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
             assert_eq!(flowed, says == "ready", "{topic} {group}: {log}");

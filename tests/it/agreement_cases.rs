@@ -3,9 +3,9 @@
 #[derive(Clone, Copy)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
-    /// The text after `CREATE DATABASE name`.
+    /// The text that follows `CREATE DATABASE name`.
     pub(crate) database: &'static str,
-    /// A drain that runs before `sql`: its role, the pipeline's name, its configuration lines.
+    /// A drain that runs before `sql`: the role, the pipeline's name, and its configuration lines.
     pub(crate) before: Option<(&'static str, &'static str, &'static str)>,
     /// SQL that the superuser runs after [`BASE`].
     pub(crate) sql: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Case {
     /// Lines under `[pipelines.{name}]`.
     pub(crate) pipeline: &'static str,
     pub(crate) ready: bool,
-    /// Text that `check` prints.
+    /// A text that `check` must print.
     pub(crate) says: &'static str,
 }
 

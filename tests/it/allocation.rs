@@ -1,5 +1,4 @@
-//! How a group assigns the partitions of a topic, on KRaft and on ZooKeeper. The first version of this program had to follow the
-//! same rules.
+//! How a group assigns the partitions of a topic to consumers, on KRaft and on ZooKeeper.
 
 use tidegate_harness::{Kafka, shared};
 
@@ -17,14 +16,14 @@ async fn consumers_share(kafka: &'static Kafka, partitions: i32, consumers: usiz
     let world = world(kafka, partitions).await;
     world.produce(numbered(0, partitions, 25));
     let daemon = world.daemon(&world.config(&format!("consumers = {consumers}\n{COLUMNS}")));
-    // An idle consumer owns nothing, and the daemon is ready nevertheless.
+    // A consumer that owns no partition doesn't keep the daemon from being ready.
     daemon.await_ready(PATIENCE).expect("the daemon is ready");
     await_shares(&world, &world.name, &[&daemon], expected).await;
     await_exact(&world, i64::from(partitions) * 25, &[&daemon]).await;
     assert_eq!(daemon.get("/readyz").expect("the daemon answers").status, 200, "{}", daemon.log_tail());
 }
 
-/// Spreads the same group over several daemons.
+/// Spreads the same number of consumers over several daemons.
 async fn daemons_share(kafka: &'static Kafka) {
     let world = world(kafka, 4).await;
     world.produce(numbered(0, 4, 25));

@@ -69,8 +69,8 @@ async fn a_small_batch_is_not_held_up_by_the_network() {
     let quick = daemon.metric("tidegate_write_duration_seconds_bucket", &[("le", "0.025")]).unwrap_or(0.0);
     let all = counted(&daemon, "tidegate_write_duration_seconds_count");
     println!("{quick} of {all} small batches within 25 ms, connections and COMMIT included");
-    // A delayed acknowledgement would cost each batch at least 40 ms, so a few fast ones prove it. A busy machine slows down most
-    // of them.
+    // If acknowledgements were delayed, each batch would take at least 40 ms. So a few fast batches prove that they aren't. A
+    // busy machine slows down most batches.
     assert!(quick >= 2.0, "{quick} of {all} within 25 ms");
 }
 

@@ -1,5 +1,5 @@
-//! No secret leaves the process: each secret that a configuration can hold has a value of its own here, and none of them is in
-//! anything that the daemon and its commands write, whatever fails.
+//! No secret leaves the process. Here, each secret that a configuration can contain has its own recognizable value. None of these
+//! values may occur in anything that the daemon and its commands write, whatever fails.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,10 +11,10 @@ use tidegate_harness::{Daemon, Record, eventually_async, free_port, unique_name}
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World, spec};
 
-/// Every secret begins with this, so that one search finds all, with their names.
+/// The beginning of every secret. One search for it finds all secrets, with their names.
 const CANARY: &str = "canary-of-";
 
-/// Holds that a text has no canary.
+/// Checks that a text contains no secret.
 #[track_caller]
 fn assert_clean(what: &str, text: &str) {
     if let Some(at) = text.find(CANARY) {
@@ -39,14 +39,14 @@ fn script(folder: &Path, lines: &str) -> String {
     path.display().to_string()
 }
 
-/// A configuration in parts that cases replace.
+/// A configuration in three parts, each of which a case may replace.
 struct Parts {
     bootstrap: String,
-    /// Below `[kafka]`, its properties among them.
+    /// The lines below `[kafka]`, including its properties.
     kafka: String,
-    /// Below `[postgres]`, with its URL.
+    /// The lines below `[postgres]`, including the URL.
     postgres: String,
-    /// Sections and what is below the pipeline.
+    /// Further sections, and the lines of the pipeline.
     rest: String,
 }
 
@@ -93,7 +93,7 @@ fn properties(lines: &[&str]) -> String {
     format!("[kafka.properties]\ndebug = \"all\"\n{}", lines.join("\n"))
 }
 
-/// Returns configurations that contain secrets. Each of them fails at another place.
+/// Returns configurations that contain secrets. Each of them fails at a different step.
 fn failing(world: &World, folder: &Path) -> Vec<Parts> {
     let of = || Parts::of(world);
     let dead = format!("127.0.0.1:{}", free_port().expect("a port"));
@@ -149,7 +149,7 @@ fn failing(world: &World, folder: &Path) -> Vec<Parts> {
             "token_command = [{junk:?}]\n{}",
             properties(&[sasl, "\"sasl.mechanism\" = \"OAUTHBEARER\""])
         )),
-        // Faults of the configuration, at a secret and beside one.
+        // Faults of the configuration: at a secret, and at a key beside a secret.
         of().kafka(&properties(&["\"sasl.pasword\" = \"canary-of-typo\""])),
         of().kafka(&properties(&["\"sasl.password\" = [\"canary-of-list\"]"])),
         of().kafka(&properties(&["\"sasl.jaas.config\" = \"password='canary-of-jaas'\""])),
@@ -209,7 +209,7 @@ async fn no_failure_shows_a_secret() {
     tokio::task::block_in_place(|| std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(work)))));
 }
 
-/// All that a daemon shows.
+/// Returns everything that a daemon shows.
 fn shown(daemon: &Daemon) -> String {
     let mut shown = daemon.log().join("\n");
     for path in ["/metrics", "/readyz", "/healthz", "/api/status", "/api/history", "/"] {
@@ -267,7 +267,7 @@ async fn a_daemon_that_runs_with_every_secret_shows_none() {
     ]) {
         daemon.write_config(&bad).expect("it is written");
         daemon.hang_up().expect("it is told");
-        // Not by the log: at this level a look at all of its lines takes long.
+        // Don't wait for a log line: at this log level, searching all lines takes long.
         let refused = |daemon: &Daemon| daemon.metric(refusals, &[("result", "failure")]) == Some(f64::from(nth));
         daemon.await_until("the configuration is refused", PATIENCE, refused).expect("a counter says so");
     }

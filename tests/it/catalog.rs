@@ -1,4 +1,5 @@
-//! The table changes under load: the catalog is read again, and what no longer fits is a named stop.
+//! The table changes while records flow: the catalog is read again, and if the mapping no longer fits, the pipeline stops with a
+//! reason.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use crate::accounting::{NUMBERED, await_metric, with_short_sessions};
 use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 
-/// Every field goes to the column of its name; the rate leaves time for a change during the drain.
+/// The mapping: every field goes to the column of its name. The rate limit leaves time for a change during the drain.
 const AUTOMATIC: &str = "table.name = \"rides\"\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 const RECORDS: i32 = 40_000;
 
@@ -25,7 +26,7 @@ async fn still_exact(world: &World, daemon: &Daemon) {
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// Checks that the daemon ends with exit code 70, and that its last log lines name the fault.
+/// Checks that the daemon ends with exit code 70, and that its last log lines contain `words`.
 async fn stops_named(world: &World, daemon: &Daemon, words: &[&str]) {
     let status = daemon.wait_exit(PATIENCE).expect("it ends");
     let log = daemon.log().join("\n");
@@ -81,7 +82,7 @@ async fn a_recreated_table_stops_the_pipeline_by_name() {
     world.sql(NUMBERED).await;
     let daemon = flowing(&world, &world.config(AUTOMATIC));
     world.sql("BEGIN; DROP TABLE rides; CREATE TABLE rides (seq bigint, name text); COMMIT").await;
-    // The new table differs only in its identity. A running daemon may not notice, but the next start does.
+    // The new table differs from the old one only in its oid. A running daemon may not notice that, but the next start does.
     daemon.terminate().expect("the signal is sent");
     daemon.wait_exit(PATIENCE).expect("it ends");
     let (code, log) = world.drain(&world.config(AUTOMATIC));
@@ -121,7 +122,7 @@ async fn a_start_does_not_wait_for_a_lock_of_a_table_with_defaults_and_the_write
             .await;
         let intruder = Intruder::hold(&world, "LOCK TABLE rides IN ACCESS EXCLUSIVE MODE").await;
         let daemon = world.daemon(&world.config(&format!("table.name = \"rides\"\ntable.{mode}")));
-        // It has planned, and holds its claim.
+        // The daemon has made its plan, and its claim is granted.
         await_shares(&world, &world.name, &[&daemon], &[1]).await;
         world.produce([r#"{"seq":1}"#, r#"{"seq":2,"label":"x"}"#].map(|value| Record::new(value).to(0)));
         daemon.await_log("waiting for a lock", PATIENCE).expect("the write waits");

@@ -76,7 +76,7 @@ async fn an_append_keeps_the_history_where_a_column_says_what_happened() {
     }
 }
 
-/// A struct with each type that Debezium's connectors for Postgres and MySQL name, as the JSON converter describes it.
+/// The JSON converter's schema of a struct with each type that Debezium's connectors for Postgres and MySQL name.
 const TYPES: &str = r#"{"type":"struct","fields":[
     {"type":"int32","field":"day","name":"io.debezium.time.Date"},
     {"type":"int32","field":"never","name":"io.debezium.time.Date"},
@@ -122,7 +122,7 @@ async fn logical_types_in_the_json_envelope_have_their_meaning() {
     assert_eq!(world.text(SHOWN).await, EXPECTED);
 }
 
-/// Bytes of Avro: a zigzag number, and text behind its length.
+/// Encodes a number in Avro's zigzag form.
 pub(crate) fn long(number: i64) -> Vec<u8> {
     let mut rest = ((number << 1) ^ (number >> 63)).cast_unsigned();
     let mut bytes = Vec::new();

@@ -1,5 +1,6 @@
-//! Locks of other sessions: a claim or a COPY that waits for a minute delays only its partition, or its pipeline, by that minute.
-//! The minute is longer than a member's session: a poll thread that waited for the lock would be removed from its group.
+//! Locks of other sessions. If a claim or a COPY waits for a lock for a minute, only its partition or its pipeline is delayed.
+//! The minute is longer than a member's session: if a poll thread waited for the lock, its member would be removed from the
+//! group.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,13 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, PROTOCOLS, TABLE, await_exact, logs, numbered, owned_by, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// Longer than the default session timeout of 45 s.
+/// How long locks are held: longer than librdkafka's default session timeout of 45 s.
 const LOCKED_FOR: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_that_takes_a_minute_keeps_its_group_under_each_protocol() {
     let [cooperative, eager, consumer] = PROTOCOLS.map(a_claim_takes_a_minute);
-    // All three at the same time, so that the test takes one minute and not three.
+    // Run all three protocols at the same time, so that the test takes one minute and not three.
     tokio::join!(cooperative, eager, consumer);
 }
 
@@ -85,8 +86,8 @@ fn claims_open(daemon: &Daemon) -> usize {
     if owned == 3 { partitions.len() - owned } else { 0 }
 }
 
-/// While a claim waits, its partition moves to another member. The claim is then obsolete, and must not take the partition from its
-/// new owner when the lock is released.
+/// While a claim waits, its partition moves to another member. The claim is then obsolete. When the lock is released, it must not
+/// take the partition from its new owner.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_obsolete_claim_fences_nobody() {
     let world = World::new(4).await;
@@ -113,7 +114,7 @@ async fn an_obsolete_claim_fences_nobody() {
     }
 }
 
-/// One topic with three pipelines; the table of one of them is locked for a minute.
+/// Three pipelines read one topic. The table of one of them is locked for a minute.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
     let world = World::new(2).await;
@@ -152,7 +153,7 @@ async fn a_locked_table_holds_up_its_own_pipeline_and_no_other() {
         }
     }
     println!("largest lag of the pipelines beside the locked one: {lag_max} records");
-    // After the minute, one pipeline has a large lag, and the others at most a batch or two.
+    // After the minute, this pipeline has a large lag, and the others have at most a batch or two.
     let behind = daemon.metric("tidegate_lag_records", &[("pipeline", &world.name)]).unwrap_or(0.0);
     assert!(5.0 * lag_max < behind, "{lag_max} records behind beside {behind}\n{}", daemon.log_tail());
     let readyz = daemon.get("/readyz").expect("the daemon answers");

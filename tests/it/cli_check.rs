@@ -192,7 +192,7 @@ async fn a_pipeline_that_is_not_in_the_configuration_is_a_usage_fault() {
     tidegate("[kafka]\nbootstrap = 1", &["check"]).fails(64, &["unknown key", "tidegate.toml:2:1"]);
 }
 
-/// A hundred topics are read at the same time; one after another, each would take a second.
+/// `check` fetches from a hundred topics at the same time. One after another, each would take a second.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_reads_many_topics_says_what_it_asks_and_leaves_no_warning() {
     let world = World::new(1).await;
@@ -224,7 +224,8 @@ async fn check_shows_how_many_records_have_each_field() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_counts_fields_in_every_format() {
-    // A format's options, the values, the paths of both columns, and how many rows have the second.
+    // The report contains the format's options, the values, the paths of both columns, and how many rows have the second column's
+    // field.
     let debezium =
         |op: &str, before: &str, after: &str| format!(r#"{{"before":{before},"after":{after},"op":"{op}"}}"#);
     let cases = [
@@ -266,7 +267,7 @@ async fn check_counts_fields_in_every_format() {
             ))
         };
         tidegate(&config(v), &["check"]).ok().says(&[&format!("column v: {expected} have {v}")]);
-        // A name that no row has.
+        // No row has a field of this name.
         let wrong = tidegate(&config(&format!("{v}v")), &["check"]);
         let rows = if expected.ends_with("rows") { "rows" } else { "records" };
         wrong.fails(64, &["none of the", &format!("newest {rows} has field `{v}v`")]);

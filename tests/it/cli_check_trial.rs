@@ -1,4 +1,5 @@
-//! The trial of `check` leaves nothing behind: no row, no partition, and no number of a sequence, which no rollback gives back.
+//! The trial of `check` leaves nothing behind: no row, no partition, and no number drawn from a sequence, which a rollback would
+//! not give back.
 
 use tidegate_harness::Record;
 
@@ -10,7 +11,7 @@ const SEQUENCES: &str = "SELECT coalesce(string_agg(format('%s.%s=%s', schemanam
     FROM pg_sequences WHERE schemaname <> 'tidegate'";
 
 impl World {
-    /// Checks, and holds that no sequence moved, no row stayed and no relation was created.
+    /// Runs `check`, and checks that no sequence advanced, no row stayed and no relation was created.
     async fn checked_without_a_trace(&self, pipeline: &str) -> crate::cli::Ran {
         let relations = "SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace";
         let before = (self.text(SEQUENCES).await, self.number(relations).await);
@@ -48,12 +49,12 @@ async fn a_check_takes_no_number_of_a_sequence_that_a_default_draws_from() {
             "table = {{ name = \"rides\", mode = \"{mode}\"{key} }}\n{MAPPED}\ndead_letters = {{ max_share = 0.5 }}"
         );
         let ran = world.checked_without_a_trace(&pipeline).await.ok();
-        // Ids 41 to 49 have no vehicle, and one name is not allowed: constraints of the table itself.
+        // Rides 41 to 49 refer to no vehicle, and one name is not allowed. Constraints of the table itself refuse them.
         let says = ["50 newest records → 40 rows, 10 dead letters", "rides_name_check", "rides_id_fkey"];
         assert!(!ran.out.contains("not tried"), "{mode}: {ran}");
         ran.says(&says);
     }
-    // The first row that is written has the first number.
+    // After the trial, the first row that is written gets the first number.
     world.sql("INSERT INTO rides (id, name) VALUES (0, 'first')").await;
     assert_eq!(world.text("SELECT concat(pk, small, always, label, ticket) FROM rides").await, "111L34");
 }
@@ -117,7 +118,7 @@ async fn a_check_judges_rows_by_triggers_that_change_nothing_else() {
     ran.says(&["50 newest records → 40 rows, 10 dead letters", "not 3", "rides_id_fkey"]);
     let upsert = format!("table = {{ name = \"rides\", mode = \"upsert\", key = [\"id\"] }}\n{MAPPED}\n{letters}");
     let ran = world.checked_without_a_trace(&upsert).await.ok();
-    // An update may do what an insert doesn't, and only where a row exists.
+    // The trigger runs on UPDATE, so what it does can't be tried without an existing row.
     ran.says(&["49 rows, 1 dead letter", "not 3", "trigger `judge` runs where a row exists", "foreign keys"]);
 }
 

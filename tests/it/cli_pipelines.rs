@@ -7,7 +7,7 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Returns the configuration of another pipeline, so that no configuration has the first one.
+    /// Returns the configuration of another pipeline. It doesn't contain the pipeline of this test's world.
     fn without_the_first(&self) -> String {
         self.config(TO_RIDES).replacen(&self.name, "other", 1)
     }
@@ -33,7 +33,7 @@ async fn a_removed_pipeline_is_listed_and_forgotten_with_its_replays() {
     assert_eq!((&known["configured"], &known["table_exists"]), (&false.into(), &true.into()), "{known}");
     assert_eq!((&known["partitions"], &known["topics"][0]), (&2.into(), &world.topic.as_str().into()), "{known}");
 
-    // Without a terminal, there is nobody to confirm.
+    // Standard input is no terminal, so nobody can confirm.
     tidegate(&without, &["pipelines", "forget", &world.name]).fails(64, &["4 positions", "--yes"]);
     tidegate(&without, &["pipelines", "forget", "nobody", "--yes"]).fails(64, &["nobody", &world.name]);
     let known = "SELECT count(*) FROM tidegate.pipeline";

@@ -64,7 +64,7 @@ async fn the_document_for_programs_has_the_counts_the_statement_and_the_configur
         Record::new(r#"{"id":2,"late":null}"#),
         Record::tombstone(),
     ]);
-    // Reads the topics from the existing configuration of another pipeline.
+    // The command reads the brokers from the existing configuration of another pipeline.
     let config = world.config("table.name = \"rides\"");
     let report = tidegate(&config, &["schema", "--topic", &world.topic, "--json"]).ok().json();
     assert_eq!(
@@ -96,9 +96,9 @@ async fn a_missing_topic_and_a_topic_without_json_are_reported() {
 }
 
 impl World {
-    /// Runs `schema`, then `check` and `run` by what it proposed, with nothing changed but the database. No record becomes a dead
-    /// letter, and no field is left over. `arguments` are those of `schema`, and the proposal has the `expected` lines. Returns
-    /// what `check` said.
+    /// Runs `schema`, and then `check` and `run` with the configuration that it proposes, in which only the database is changed.
+    /// Checks that no record becomes a dead letter, and that every field has a column. `arguments` are those of `schema`, and the
+    /// proposal must contain the `expected` lines. Returns what `check` said.
     pub(crate) async fn by_its_proposal(&self, arguments: &[&str], expected: &[&str]) -> Ran {
         let proposal = schema(self, &[&["--table", "public.t"], arguments].concat()).ok();
         let proposal = proposal.says(expected);
@@ -113,7 +113,7 @@ impl World {
         check
     }
 
-    /// Returns the columns of `t` with their types, those of Kafka's metadata aside.
+    /// Returns the columns of `t` with their types, except the columns of Kafka's metadata.
     pub(crate) async fn columns(&self) -> String {
         let sql = "SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) FROM pg_attribute \
              WHERE attrelid = 't'::regclass AND attnum > 0 AND attname NOT IN ('extra', 'kafka_partition', 'kafka_offset', 'kafka_row')";

@@ -1,4 +1,5 @@
-//! `tidegate verify`: reports numbers of missing and duplicate rows, and isn't misled by what only looks like one.
+//! `tidegate verify` reports the numbers of missing and duplicate rows. Offsets that hold no record, and similar cases, are not
+//! reported as missing.
 
 use std::time::Duration;
 
@@ -53,7 +54,7 @@ async fn a_drained_topic_verifies_with_its_dead_letters_and_its_gaps() {
     world.drained(&config);
     let report = tidegate(&config, &["verify", "--json"]).ok().json();
     let (first, second) = (&report["pipelines"][0]["partitions"][0], &report["pipelines"][0]["partitions"][1]);
-    // 50 + 10 and the transaction marker + 5 aborted and their marker + 5.
+    // The position counts 50 + 10 records, the transaction marker, 5 aborted records and their marker, and 5 records.
     assert_eq!(
         (&first["position"], &first["rows"], &first["missing"], &first["twice"]),
         (&72.into(), &65.into(), &0.into(), &0.into()),

@@ -1,4 +1,4 @@
-//! The conformance table, `docs/conformance.md`: every type in every format and mode is written to a real database and compared
+//! The conformance table, `docs/conformance.md`. Every type is written in every format and mode to a real database, and compared
 //! with the result of INSERT. The test fails if the page differs from what it found.
 //!
 //! `UPDATE_DOCS=1 cargo test --test it conformance` rewrites the page.
@@ -31,8 +31,8 @@ fn definition(columns: &[Column], key: &str) -> String {
     format!("(id int, turn int, {}{key})", columns.join(", "))
 }
 
-/// Returns the configuration lines for a mode: the table's, the mapping of `turn`, and what is appended to the mapping of each
-/// other column.
+/// Returns the configuration lines for a mode: those of the table, the mapping of the column `turn`, and the text that is
+/// appended to the mapping of each other column.
 fn of_mode(mode: &str) -> (&'static str, &'static str, &'static str) {
     match mode {
         "append" => ("", "", ""),
@@ -47,7 +47,7 @@ impl World {
     fn of_modes(&self, modes: &[&str], pipeline: impl Fn(&str) -> String) -> String {
         let mut whole = String::new();
         for mode in modes {
-            // The mapping is a table of its own in TOML, with the pipeline's name.
+            // In TOML, the mapping is the table `[pipelines.NAME.columns]`, which has the pipeline's name.
             let name = format!("{}_{mode}", self.name);
             let config = self.config(&pipeline(mode).replace("NAME", &self.name)).replace(&self.name, &name);
             match config.find("[pipelines.") {
@@ -69,7 +69,7 @@ impl Format {
         for (n, Column { mapping, below, .. }) in self.columns.iter().enumerate() {
             let dot = if below.is_empty() { "" } else { "." };
             let field = format!("field = \"c{n}{dot}{below}\"");
-            // A constant has no field.
+            // A column with a constant takes no field.
             let parts = [field.as_str(), mapping].into_iter().filter(|part| !part.is_empty());
             let parts: Vec<_> = parts.filter(|part| *part != field || !mapping.starts_with("value")).collect();
             writeln!(lines, "c{n} = {{ {}{behind} }}", parts.join(", ")).expect("a string takes it");
@@ -77,7 +77,7 @@ impl Format {
         lines
     }
 
-    /// For each column, how many of its values were stored correctly, by mode.
+    /// Returns, for each column and each mode, how many of its values were stored correctly.
     async fn round_trips(&self) -> Vec<Vec<String>> {
         let world = World::new(1).await;
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,4 +1,5 @@
-//! The daemon is killed at any moment: what was written stays, everything else is read again, and nothing is written twice.
+//! The daemon is killed at random moments. Rows that were written stay, everything else is read again, and nothing is written
+//! twice.
 
 use std::time::Duration;
 
@@ -17,18 +18,18 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     let world = World::new(4).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..RECORDS, 4);
-    // Small batches, so that at many moments a write is under way.
+    // Batches are small, so that a write is in progress at most moments.
     let pipeline = "table.name = \"rides\"\nconsumers = 2\nbatch.max_rows = 4000\nflow.max_rows_per_second = 250_000";
     let mut at = 0;
     for kill in 1..=10 {
         let daemon = world.daemon(&with_short_sessions(&world.config(pipeline)));
-        // Half of the kills come while it joins and claims, and half while it writes.
+        // Half of the kills happen while the daemon joins and claims, and half while it writes.
         if random.bool() {
             daemon.await_log("assigned", PATIENCE).expect("the group gives it partitions");
         } else {
             await_metric(&daemon, "tidegate_rows_written_total", 1.0);
         }
-        // The random moment is the point of this test, so it is a time and not an event.
+        // This test is about random moments, so it waits for a time and not for an event.
         tokio::time::sleep(Duration::from_micros(random.u64(0..200_000))).await;
         daemon.kill().expect("it dies");
         let now = world.ledger().await;
@@ -42,7 +43,7 @@ async fn killed_ten_times_at_random_moments_of_one_drain_it_loses_nothing_and_wr
     world.assert_exact(RECORDS.into()).await;
 }
 
-/// Kills a daemon while the proxy holds one of its messages, which then arrives or is lost.
+/// Kills a daemon while the proxy holds one of its messages. Afterwards the message arrives or is lost.
 async fn kill_at(world: &World, proxy: &Proxy, trigger: Trigger, arrives: bool) {
     let config = world.config_at(&world.database.url_at(proxy.addr()), "table.name = \"rides\"\nbatch.max_rows = 1000");
     let held = proxy.arm(trigger, Action::Hold);

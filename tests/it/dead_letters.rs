@@ -1,5 +1,5 @@
-//! One bad record costs one record: it is dead-lettered byte for byte, its neighbours are written, and a fault that isn't in the
-//! records dead-letters nothing.
+//! One bad record costs only that record: it is dead-lettered byte for byte, and the records around it are written. A fault that
+//! isn't caused by the records makes no dead letters.
 
 use sqlx::Row;
 use tidegate_harness::Record;
@@ -126,7 +126,7 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
         .collect();
     assert_eq!(found, expected);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::try_from(bad.len() + 1).expect("few"));
-    // The escaped text is a backslash and letters, and is kept.
+    // In this text, the escape itself is escaped: a backslash and letters. It is no NUL, so it is kept.
     assert_eq!(world.number("SELECT count(*) FROM rides WHERE name <> 'a\\u0000'").await, 0);
 }
 
@@ -134,15 +134,16 @@ async fn each_fault_of_a_record_has_its_reason_and_leaves_its_neighbours() {
 struct Refusal {
     table: &'static str,
     create: &'static str,
-    /// Configuration lines under `table`, besides the name.
+    /// Configuration lines below `table`, after the name.
     mode: &'static str,
     sqlstate: &'static str,
     copies: i64,
 }
 
-/// The error names the line: the first COPY, the part before the line, the record, the rest, and one in reserve for a wrong line.
+/// The number of COPYs if the error names the line: the first COPY, the part before the line, the record, the rest, and some more
+/// in case the line is wrong.
 const NAMED: i64 = 8;
-/// The error names no line: two halves per step, in the 14 steps from 10 000 to 1.
+/// The number of COPYs if the error names no line: two halves in each of the 14 steps from 10 000 records to 1.
 const UNNAMED: i64 = 2 * 14 + 3;
 
 const REFUSALS: &[Refusal] = &[
@@ -196,7 +197,7 @@ const REFUSALS: &[Refusal] = &[
     },
 ];
 
-/// Counts the statements that insert rows into a table, in a sequence: a rollback doesn't reset it.
+/// Counts the COPYs with a sequence, because a rollback doesn't reset it.
 const COUNT_COPIES: &str = "
     CREATE FUNCTION count_copy() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN PERFORM nextval('copies_' || TG_ARGV[0]); RETURN NULL; END $$";
@@ -252,7 +253,7 @@ async fn a_row_that_postgres_refuses_is_dead_lettered_alone_and_few_copies_find_
              CREATE TRIGGER refuse BEFORE INSERT ON by_p0001 FOR EACH ROW EXECUTE FUNCTION refuse('P0001')",
         )
         .await;
-    // Random text, which compression can't make small enough for an index entry.
+    // The text is random, so that compression can't make it small enough for an index entry.
     let pad: String = std::iter::repeat_with(fastrand::alphanumeric).take(9_000).collect();
     world.produce((0..10_000).map(|seq| {
         let is_bad = seq == 7777;
@@ -291,8 +292,8 @@ async fn five_bad_rows_of_a_batch_cost_three_copies_each() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 9_995);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2000 = 777").await, 5);
     let copies = copies_of(&world, "rides").await;
-    // The first COPY, and for each bad record: the part before it, the record alone, and the part after it. One more copies
-    // nothing, to check whether the table accepts rows at all.
+    // The first COPY, and for each bad record the part before it, the record alone, and the part after it. One more COPY without
+    // rows checks whether the table accepts rows at all.
     assert!(copies <= 17, "{copies} copies");
 }
 
@@ -310,7 +311,7 @@ async fn when_every_row_is_refused_the_dead_letter_budget_stops_the_pipeline_bef
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
     let copies = copies_of(&world, "rides").await;
     assert!(copies <= 1_002, "{copies} copies: {log}");
-    // Once the table accepts them, the same daemon writes them all.
+    // When the table accepts the records again, the same daemon writes them all.
     world.sql("ALTER TABLE rides DROP CONSTRAINT rides_seq_check").await;
     let (code, log) = world.drain(&world.config(pipeline));
     assert_eq!(code, Some(0), "{log}");

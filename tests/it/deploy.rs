@@ -11,7 +11,7 @@ use crate::support::{PATIENCE, World};
 
 const DASHBOARD: &str = "deploy/grafana/dashboards/tidegate.json";
 const ALERTS: &str = "deploy/prometheus/alerts.yml";
-/// The prefixes of our series; `process_` is Prometheus' convention.
+/// The prefixes of our series. `process_` is Prometheus' convention.
 const PREFIXES: [&str; 2] = ["tidegate_", "process_"];
 
 fn path(of: &str) -> PathBuf {
@@ -51,7 +51,8 @@ fn values<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
     yaml.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
 }
 
-/// Returns what the image's health check says about the daemon with this configuration.
+/// Returns whether the image's health check succeeds for the daemon with this configuration. `asked` is the path that it
+/// requests.
 fn is_healthy(config: &str, asked: &str) -> bool {
     let (_, listen) = config.split_once("listen = \"127.0.0.1:").expect("the configuration says where to listen");
     let (port, _) = listen.split_once('"').expect("the address ends");
@@ -71,7 +72,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     assert!(wanted.len() > 20, "only {wanted:?}");
 
     let mut world = World::new(2).await;
-    // The harness' brokers never delete records; headroom needs a retention.
+    // The test's broker doesn't delete records by default, and headroom needs a retention. So create a topic with one.
     world.topic = unique_name("week");
     world.kafka.create_topic(&world.topic, 2, &[("retention.ms", "604800000")]).expect("the topic is made");
     world.sql("CREATE TABLE rides (id bigint, lat float8)").await;
@@ -82,7 +83,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     let dead = || daemon.metric("tidegate_dead_letters_total", &[("pipeline", &world.name)]);
     eventually("both bad records are dead letters", PATIENCE, || dead() == Some(2.0)).expect("within its time");
     let all = || daemon.get("/metrics").expect("the metrics are served").body;
-    // The lag's series appear with the first look at the logs, and its age within the second after it.
+    // The series of the lag appear with the first reading of the logs, and the reading's age within a second after it.
     eventually("the lag is known", PATIENCE, || {
         let page = all();
         ["retention_headroom", "lag_reading_age"]
@@ -102,7 +103,7 @@ async fn every_metric_of_the_dashboard_and_the_alerts_is_on_a_real_metrics_page(
     assert!(missing.is_empty(), "asked for, and not on /metrics: {missing:?}\n{page}");
     assert_eq!(daemon.metric("tidegate_rows_written_total", &[("pipeline", &world.name)]), Some(1_000.0));
     assert_eq!(daemon.metric("tidegate_records_consumed_total", &[("pipeline", &world.name)]), Some(1_002.0));
-    // Keep the file with the build, for `promtool check metrics`.
+    // Keep the metrics in the build's folder, for `promtool check metrics`.
     let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("metrics.txt");
     std::fs::write(&kept, &page).expect("the page is kept");
 }

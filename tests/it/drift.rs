@@ -28,9 +28,9 @@ async fn columns_added_dropped_and_retyped_and_the_table_renamed_lose_no_record(
         "ALTER TABLE rides ADD COLUMN note text",
         "ALTER TABLE rides ALTER COLUMN seq TYPE bigint",
         "ALTER TABLE rides DROP COLUMN spare",
-        // From now on a speed above 255 doesn't fit: a domain refuses it in Postgres.
+        // From now on Postgres refuses a speed above 255, because of a domain.
         "BEGIN; LOCK TABLE rides; CREATE DOMAIN byte AS int CHECK (VALUE < 256); UPDATE rides SET speed = 0 WHERE speed > 255; ALTER TABLE rides ALTER COLUMN speed TYPE byte; COMMIT",
-        // And this one our own encoder rejects.
+        // From now on our own encoder rejects a number as speed.
         "ALTER TABLE rides DROP COLUMN speed; ALTER TABLE rides ADD COLUMN speed bool",
         "ALTER TABLE rides DROP COLUMN speed",
     ] {

@@ -9,7 +9,7 @@ use crate::support::{PATIENCE, World};
 const EVOLVING: &str =
     "table = { name = \"rides\", evolve = \"add\" }\nbatch.max_rows = 2000\nflow.max_rows_per_second = 20_000";
 
-/// Returns record `n`: the higher `n`, the more fields there are. One field has values of two types.
+/// Returns record number `n`. A higher number has more fields. One of the fields has values of two types.
 fn growing(n: i32) -> Record {
     let mut text = format!(r#"{{"seq":{n}"#);
     for field in 0..=n / 1_000 {
@@ -34,7 +34,7 @@ async fn fields_that_appear_under_load_become_columns_and_no_value_is_lost() {
     let (before, rest) = config.split_once("listen = \"").expect("it listens");
     let other = format!("{before}listen = \"127.0.0.1:{port}\"{}", rest.split_once('"').expect("its end").1);
     let daemons: [Daemon; 2] = [world.daemon(&config), world.daemon(&other)];
-    // Either daemon may get all partitions at first.
+    // At first, either of the daemons may own all partitions.
     let flows = async || world.number("SELECT count(*) FROM rides").await >= 1_000;
     eventually_async("rows are written", PATIENCE, flows).await.expect("it flows");
     // Another client, which doesn't use our lock, adds a column too.
@@ -43,7 +43,7 @@ async fn fields_that_appear_under_load_become_columns_and_no_value_is_lost() {
     assert_eq!(world.text("SELECT coalesce(string_agg(detail, E'\\n'), '') FROM tidegate.dead_letter").await, "");
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, i64::from(RECORDS));
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
-    // Each of the 20 fields has its value in every record that had it.
+    // Each of the 20 fields must have its value in every record that contains the field.
     for (field, (name, sql_type, value)) in (0..20).map(|field| {
         let of = match field % 4 {
             0 => (format!("number_{field}"), "numeric", "(seq % 7 + 0.5)::numeric".to_owned()),

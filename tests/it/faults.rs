@@ -1,4 +1,4 @@
-//! Faults that users of other sinks met and that fit no other file, one test each.
+//! Faults that users of other sinks reported and that belong in no other test file. Each has one test.
 
 use sqlx::Executor;
 use tidegate_harness::{Daemon, Kafka, KafkaSpec, Record, eventually_async, shared, usage};
@@ -8,7 +8,7 @@ use crate::group::{COLUMNS, TABLE, await_shares, logs};
 use crate::support::{PATIENCE, World};
 
 const TO_RIDES: &str = "table.name = \"rides\"";
-/// Counts the sessions of a test's database that wait for a lock.
+/// The number of sessions in a test's database that wait for a lock.
 const WAITING: &str =
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
 
@@ -59,14 +59,14 @@ async fn a_record_of_50_mb_goes_through_between_small_ones() {
     assert!(peak <= LIMIT, "peak RSS {} MiB", peak >> 20);
 }
 
-/// Another session inserts the keys of two of our rows in the opposite order.
+/// Another session inserts the keys of two of our rows in the opposite order, which causes a deadlock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_is_retried_and_nothing_is_dead_lettered() {
     let world = World::new(1).await;
     world.sql("CREATE TABLE rides (seq bigint PRIMARY KEY, name text)").await;
     world.produce((0..1000).map(|n| numbered(n, 1)));
     let mut other = world.connect().await;
-    // Our session is the one that detects the deadlock, after a second.
+    // The other session's `deadlock_timeout` is long, so our session detects the deadlock, after a second.
     let begun = "SET deadlock_timeout = '30s'; BEGIN; INSERT INTO rides VALUES (900, 'theirs')";
     other.execute(begun).await.expect("it inserts");
     let daemon = world.daemon(&world.config(TO_RIDES));
@@ -106,7 +106,7 @@ async fn a_database_slower_than_the_poll_interval_evicts_nobody() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     let kafka = "kafka = { \"max.poll.interval.ms\" = 6000, \"session.timeout.ms\" = 6000 }";
-    // Small batches, so that a full one is held while more records wait in Kafka.
+    // Batches are small, so that the open batch is full while more records wait in Kafka.
     let config = world.config(&format!("batch = {{ max_rows = 500 }}\n{kafka}\n{TO_RIDES}"));
     let config = with_limits(&with_postgres(&config, SHORT_DEADLINES), "drain_timeout = \"5s\"\nclaim_grace = \"3s\"");
     let daemon = world.daemon(&config);
@@ -115,7 +115,7 @@ async fn a_database_slower_than_the_poll_interval_evicts_nobody() {
     let mut holder = world.connect().await;
     holder.execute("BEGIN; LOCK TABLE rides").await.expect("it locks");
     world.produce_numbered(0..20_000, 2);
-    // More than three intervals, by the server's clock.
+    // Wait for more than three poll intervals, by the server's clock.
     let since = world.number("SELECT extract(epoch FROM clock_timestamp())::int8").await;
     eventually_async("three poll intervals pass", PATIENCE, async || {
         world.number("SELECT extract(epoch FROM clock_timestamp())::int8").await > since + 20
@@ -148,7 +148,8 @@ async fn a_broker_that_is_down_at_the_start_is_waited_for() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// Good records, then only tombstones, skipped and bad records: as long as the good ones wait, the ledger doesn't advance.
+/// After good records come only tombstones, skipped records and bad records. The ledger must not advance past them while the good
+/// records aren't written.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_ledger_passes_records_without_rows_only_when_all_before_them_are_written() {
     let world = World::new(1).await;
@@ -200,7 +201,7 @@ async fn no_lag_is_shown_for_records_that_another_member_has_written() {
     }
 }
 
-/// A daemon that was stopped (SIGSTOP, a paused machine) during its migration still holds the migration's lock.
+/// A daemon was suspended during its migration (SIGSTOP, or a paused machine), and still holds the migration's lock.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_stopped_while_it_migrated_holds_up_no_other() {
     let world = World::new(1).await;

@@ -1,5 +1,5 @@
-//! `flow.max_rows_per_second` on real servers. The unit tests of the rate limit show that it is exact, with time as an argument.
-//! Here, a busy machine may be slower than the limit, but never faster.
+//! `flow.max_rows_per_second` on real servers. Unit tests of the rate limit show that it is exact, with the time as an argument.
+//! Here, a busy machine may make the flow slower than the limit, but never faster.
 
 use crate::accounting::await_metric;
 use crate::support::World;
@@ -43,6 +43,6 @@ async fn a_flow_limit_is_kept_and_smooth_and_said() {
     println!("{over_ten} rows in ten seconds at {RATE} a second; by second {each:?}");
     assert!(over_ten <= 10 * RATE * 102 / 100, "{over_ten} rows in ten seconds");
     assert!(over_ten >= 10 * RATE * 90 / 100, "{over_ten} rows in ten seconds: {each:?}");
-    // A batch lasts a tenth of a second, and may fall on either side of the boundary between two seconds.
+    // The records of a tenth of a second are written at once, and may fall on either side of the boundary between two seconds.
     assert!(each.iter().all(|rows| *rows <= RATE * 130 / 100), "{each:?}");
 }

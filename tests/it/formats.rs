@@ -1,4 +1,5 @@
-//! The values of every format become the rows that they mean. Arrays and lines become several rows: all rows of a record or none.
+//! Records of every format become the rows that they describe. An array, or several lines, become several rows; all rows of a
+//! record are written, or none.
 
 use std::path::Path;
 
@@ -22,7 +23,7 @@ impl World {
         self.text(&format!("SELECT coalesce(json_agg(r), '[]')::text FROM ({query}) r")).await.replace("\n ", "")
     }
 
-    /// Returns reason and detail of each dead letter, in order.
+    /// Returns the reason and the detail of each dead letter, in order.
     pub(crate) async fn reasons(&self) -> Vec<(String, String)> {
         let sql = "SELECT reason, detail FROM tidegate.dead_letter ORDER BY partition, record_offset";
         sqlx::query_as(sql).fetch_all(&mut self.connect().await).await.expect("the query runs")

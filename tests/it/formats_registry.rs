@@ -1,5 +1,5 @@
-//! Schemas from a registry (a stand-in, see the harness). A registry with problems is an outage; a schema that it doesn't have is
-//! the record's fault.
+//! Schemas from a registry (a stand-in; see the harness). A registry that fails is an outage. If the registry doesn't have a
+//! schema, the record is at fault.
 
 use tidegate_harness::{Daemon, Record, Registry, eventually_async};
 
@@ -85,7 +85,7 @@ async fn a_failing_registry_is_an_outage_and_no_record_is_dead_lettered() {
     let registry = Registry::start().expect("the registry starts");
     let id = registry.add("ride", "AVRO", AVRO, &[]);
     let later = registry.add("ride", "AVRO", &AVRO.replace("\"Ride\"", "\"Ride2\""), &[]);
-    // The member stays in the group only if the poll thread doesn't wait for the registry.
+    // `max.poll.interval.ms` is short, so the member stays in the group only if the poll thread doesn't wait for the registry.
     let poll = "[pipelines.NAME.kafka]\n\"max.poll.interval.ms\" = 30_000\n\"session.timeout.ms\" = 6_000\n";
     let config = world.with_registry(&registry, "timeout = \"2s\"", &format!("{}{poll}", avro_pipeline()));
     world.produce([Record::new(framed(id, &[], &avro_ride(1))).to(0)]);
@@ -152,7 +152,7 @@ async fn protobuf_names_its_message_and_imports_and_the_registry_wants_a_passwor
     let config = world.with_registry(&registry, &lines, pipeline);
     let values = vec![
         framed(id, &[0], &proto_ride(1)),
-        // The message A.B has two indexes, 0 and 0.
+        // The message A.B is named by two indexes, 0 and 0.
         framed(two, &[4, 0, 0], &[0x18, 2]),
         framed(two, &[2, 6], &[]),
     ];
@@ -208,7 +208,7 @@ async fn partitions_that_move_while_their_records_wait_lose_and_double_nothing()
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
 
-/// A record whose value's schema is named by a header.
+/// Returns a record with a header that names the value's schema.
 fn headed(header: impl Into<Vec<u8>>, value: Vec<u8>) -> Record {
     Record::new(value).header("__value_schema_id", header).to(0)
 }
@@ -235,9 +235,9 @@ async fn a_header_names_the_schema_by_guid_or_id_and_records_with_a_frame_lie_be
         headed(Registry::guid_header(new), avro_ride(1)),
         headed([&[0][..], &old.to_be_bytes()].concat(), vec![4]),
         Record::new(framed(new, &[], &avro_ride(3))).to(0),
-        // Deleted below, by a key whose schema a header names.
+        // A tombstone below deletes this row; a header names the schema of its key.
         headed(Registry::guid_header(old), vec![8]),
-        // The last header of a name counts.
+        // If a header occurs twice, the last one counts.
         headed(Registry::guid_header(new), vec![12]).header("__value_schema_id", Registry::guid_header(old)),
         headed(Registry::guid_header(4711), vec![4]),
         headed(*b"ride-value", avro_ride(5)),

@@ -1,21 +1,21 @@
-//! The statements that `check` prints are exactly the rights that are needed: a role with them drains and serves the commands, and
-//! each one that is left out is named by `check`.
+//! The statements that `check` prints grant exactly the rights that are needed. A role with these rights drains, and can run the
+//! commands. If one of the statements is left out, `check` names it.
 
 use tidegate_harness::{Record, unique_name};
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A pipeline and what it writes into.
+/// A pipeline, and the tables into which it writes.
 struct Scenario {
     name: &'static str,
-    /// Run by a superuser.
+    /// SQL that a superuser runs first.
     sql: &'static str,
-    /// Behind `topics`.
+    /// The pipeline's configuration lines after `topics`.
     pipeline: &'static str,
-    /// Counts what has arrived.
+    /// A query that counts the rows that were written.
     count: &'static str,
-    /// Rows of 20 records, and those that are dead letters.
+    /// The number of rows that 20 records become. The next field is the number of dead letters.
     rows: i64,
     letters: i64,
 }
@@ -97,7 +97,7 @@ const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// A database, a role that nobody granted anything, and the configuration by which it drains.
+/// A database, a role without any granted rights, and the configuration with which the role drains.
 struct Case<'s> {
     scenario: &'s Scenario,
     world: World,
@@ -127,7 +127,7 @@ impl<'s> Case<'s> {
         Self { scenario, world, role, config }
     }
 
-    /// The statements that `check` prints, with the names of a case left open.
+    /// Returns the statements that `check` prints, with placeholders in place of this case's names.
     fn missing(&self) -> Vec<String> {
         let report = tidegate(&self.config, &["check", "--json"]).json();
         let grants = report["pipelines"][0]["grants"].as_array().expect("statements").clone();
@@ -173,7 +173,8 @@ async fn grants_are_exact(scenarios: &[Scenario]) {
 }
 
 impl Case<'_> {
-    /// The other commands succeed with the drain's rights; `verify` may fail, and then names the right that it lacks.
+    /// Checks that the other commands work with the rights of a drain. `verify` may fail, but must then name the right that is
+    /// missing.
     async fn serves_the_commands(&self) {
         for arguments in [&["lag"][..], &["offsets", "show"], &["pipelines", "list"], &["dead-letters", "list"]] {
             tidegate(&self.config, arguments).ok();

@@ -1,4 +1,4 @@
-//! Observes a consumer group: what each member owns, whether records keep flowing, and whether all of them arrived.
+//! Observes a consumer group: what each member owns, whether records keep flowing, and whether all records arrive.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
@@ -10,11 +10,12 @@ use tidegate_harness::{Daemon, Kafka, Record, eventually_async};
 
 use crate::support::{PATIENCE, World};
 
-/// A table that shows missing, duplicate and late records: number, origin, and the time of the transaction that wrote the row.
+/// Creates a table in which missing, duplicate and late records can be recognized. It has each record's number and origin, and
+/// the time of the transaction that wrote the row.
 pub(crate) const TABLE: &str =
     "CREATE TABLE rides (id bigint, part int, src bigint, at timestamptz NOT NULL DEFAULT clock_timestamp())";
 
-/// The configuration below a pipeline's own keys, for a pipeline that fills the table.
+/// Configuration lines with which a pipeline fills this table.
 pub(crate) const COLUMNS: &str = "table.name = \"rides\"\nbatch = { max_age = \"50ms\" }\n\
      columns = { id = \"id\", part = { meta = \"partition\" }, src = { meta = \"offset\" } }";
 
@@ -28,8 +29,8 @@ pub(crate) fn pipeline(protocol: &str) -> String {
     format!("group_protocol = \"{protocol}\"\n{session}{COLUMNS}")
 }
 
-/// Returns how many partitions of a pipeline each consumer of a daemon owns. `None` while the assignment isn't complete: a consumer
-/// is not in the group, or a partition isn't claimed.
+/// Returns how many partitions of a pipeline each consumer of a daemon owns. `None` while the assignment isn't complete: a
+/// consumer is not a member of the group yet, or a partition isn't claimed yet.
 pub(crate) fn shares(daemon: &Daemon, pipeline: &str) -> Option<Vec<usize>> {
     let status = daemon.status_json().ok()?;
     consumers(&status, pipeline)?.iter().map(owned).collect()
@@ -55,7 +56,7 @@ fn owned(consumer: &Value) -> Option<usize> {
 /// owners.
 pub(crate) async fn await_shares(world: &World, pipeline: &str, daemons: &[&Daemon], expected: &[usize]) {
     let (mut seen, mut named) = (Vec::new(), Vec::new());
-    // An idle consumer owns no ledger row.
+    // A consumer without partitions has no ledger row.
     let owning: Vec<usize> = expected.iter().copied().filter(|&share| share > 0).collect();
     let mut ledger = world.connect().await;
     let settled = eventually_async("the group shares out", PATIENCE, async || {
@@ -99,7 +100,7 @@ pub(crate) async fn await_exact(world: &World, total: i64, daemons: &[&Daemon]) 
         let ledger = sqlx::query_scalar("SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger")
             .fetch_one(&mut connection)
             .await;
-        // There is no ledger before the first daemon has created it.
+        // Before the first daemon has created the ledger, the query fails.
         seen = (rows.expect("the table is there"), ledger.unwrap_or(0));
         seen.0 >= total && seen.1 >= total
     });
@@ -124,13 +125,14 @@ impl Flow {
         Self::start_from(kafka, topic, partitions, 0)
     }
 
-    /// As [`Flow::start`], if records below number `first` were sent already; [`Flow::stop`] counts them too.
+    /// Like [`Flow::start`], for a topic to which the records below number `first` were sent already. [`Flow::stop`] counts these
+    /// too.
     pub(crate) fn start_from(kafka: &'static Kafka, topic: &str, partitions: i32, first: i64) -> Self {
         let (stop, stopped) = channel();
         let topic = topic.to_owned();
         let thread = std::thread::spawn(move || {
             let mut sent = first;
-            // The channel is the clock: a stop ends the wait.
+            // Wait 50 ms between two rounds. A message on the channel ends the wait, and the flow.
             while stopped.recv_timeout(Duration::from_millis(50)) == Err(RecvTimeoutError::Timeout) {
                 kafka.produce(&topic, numbered(sent, partitions, 5)).expect("Kafka takes the records");
                 sent += i64::from(partitions) * 5;
@@ -153,7 +155,7 @@ pub(crate) struct Intruder {
 }
 
 impl Intruder {
-    /// Its name in `pg_stat_activity`.
+    /// The `application_name` of the session, as in `pg_stat_activity`.
     pub(crate) const NAME: &str = "nightly_report";
 
     /// Opens a transaction, runs `sql` in it, and leaves it open.

@@ -25,7 +25,7 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
     let settings = [("retention.ms", "40000"), ("segment.ms", "1000"), ("file.delete.delay.ms", "0")];
     kafka.create_topic(&world.topic, 1, &settings).expect("the topic is made");
     world.sql(NUMBERED).await;
-    // The backlog is older than any daemon that looks at it.
+    // The records of the backlog are older than the first reading of the lag.
     let made_ms = now_ms() - 10_000;
     world.produce((0..100).map(|n| numbered(n, 1).at_ms(made_ms)));
     let config = world.config("table.name = \"rides\"");
@@ -40,7 +40,7 @@ async fn the_headroom_runs_out_when_kafka_deletes_and_not_after() {
     let (shown, left) =
         (lag["pipelines"][0]["partitions"][0]["retention_headroom_seconds"].as_f64().expect("a number"), truth());
     assert!((shown - left).abs() < 5.0, "`tidegate lag` shows {shown} s, and {left} s are left");
-    // New records close the segment that should be deleted.
+    // Only closed segments are deleted. New records close the current one.
     world.produce([numbered(100, 1)]);
     let (mut last, started) = (shown, Instant::now());
     eventually("Kafka deletes", PATIENCE, || {

@@ -19,7 +19,7 @@ fn kafka() -> &'static Kafka {
     shared::kafka().expect("Kafka starts")
 }
 
-/// A server and its streaming replica. The test's world can look at either of them.
+/// A server and its streaming replica. The test's world uses one of them to look at the tables.
 struct Pair {
     primary: &'static Postgres,
     replica: Postgres,
@@ -45,7 +45,7 @@ impl Pair {
         Self { primary, replica, world, config }
     }
 
-    /// Promotes the replica to primary, and makes the world look at it.
+    /// Promotes the replica to primary, and makes the world use it.
     async fn promote(&mut self) -> Instant {
         self.replica.promote().await.expect("the replica is promoted");
         let promoted = Instant::now();
@@ -54,7 +54,7 @@ impl Pair {
         promoted
     }
 
-    /// Stops the replication: from now on the replica receives nothing.
+    /// Ends the replication. From then on the replica receives nothing.
     async fn cut_replication(&self) {
         let mut replica = self.replica.connect("postgres").await.expect("the replica answers");
         sqlx::raw_sql("ALTER SYSTEM SET primary_conninfo = ''").execute(&mut replica).await.expect("it is told");
@@ -68,7 +68,7 @@ impl Pair {
         .expect("the receiver ends");
     }
 
-    /// Waits for the first commit on the new primary, and until all records are there, each once.
+    /// Waits for the first commit on the new primary, and until all records are in the table, each once.
     async fn ends_exact(&self, daemon: &Daemon, promoted: Instant, records: i64) {
         self.world.await_next_commit(daemon, SOON).await;
         let took = promoted.elapsed();
@@ -90,7 +90,8 @@ async fn after_a_failover_the_promoted_replica_is_written_to_and_nothing_is_lost
     pair.ends_exact(&daemon, promoted, 200_000).await;
 }
 
-/// The promotion loses what the replica hasn't received, rows and ledger alike, so it is read from Kafka again.
+/// What the replica hasn't received is lost with the promotion: rows and ledger alike. So these records are read from Kafka
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
     let mut pair = Pair::start().await;
@@ -112,7 +113,8 @@ async fn commits_that_the_replica_never_received_are_read_again_from_kafka() {
     assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "{}", daemon.log_tail());
 }
 
-/// The old primary still runs and answers, but refuses writes: the daemon closes its connections to it, even those that only read.
+/// The old primary still runs and answers, but refuses writes. The daemon must close its connections to it, even those that only
+/// read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_became_read_only_is_abandoned() {
     let mut pair = Pair::start().await;
@@ -142,7 +144,7 @@ async fn the_first_of_several_servers_may_be_away_or_never_answer() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..1_000, 2);
-    // Accepts connections and never answers.
+    // This server accepts connections and never answers.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let silent_port = silent.local_addr().expect("its address").port();
     let url = format!(

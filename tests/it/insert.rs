@@ -1,4 +1,5 @@
-//! A row is what INSERT would make of the record's own fields: defaults, identities, text that is a literal, in every mode.
+//! Every row is the row that INSERT would make of the record's own fields, in every mode: defaults, identities, text that is a
+//! literal of another type.
 
 use tidegate_harness::Record;
 
@@ -38,7 +39,7 @@ async fn a_first_table_gets_its_serial_and_its_defaults() {
         .inserted(FIRST_TABLE, &[r#"{"v":1}"#, r#"{"v":2,"lbl":null}"#, r#"{"v":3,"lbl":"x","id":70}"#, "{}"], "")
         .await;
     let rows = world.in_order("id, coalesce(v::text, '-'), at IS NOT NULL, coalesce(lbl, 'NULL')", "id").await;
-    // Each shape is one COPY, so the serials of a batch are assigned shape by shape.
+    // Each shape is one COPY, so a batch draws its serial numbers shape by shape.
     assert_eq!(rows, "1:1:t:none,2:-:t:none,3:2:t:NULL,70:3:t:x");
     assert_eq!(world.refused().await, "");
 }
@@ -405,7 +406,7 @@ async fn a_fault_that_refuses_every_row_dead_letters_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sequence_at_its_end_is_an_outage_and_named() {
-    // 2200H comes from an int4 sequence at its end; 22003 from a sequence that continues beyond the column's range.
+    // An int4 sequence at its end raises 2200H. A sequence that continues beyond the column's range makes the column raise 22003.
     for (sequence, says) in [("AS int4", "reached maximum value"), ("AS int8", "integer out of range")] {
         let world = World::new(1).await;
         world.sql(&format!("CREATE TABLE t (id serial, v int); ALTER SEQUENCE t_id_seq {sequence}; SELECT setval('t_id_seq', 2147483647)")).await;

@@ -12,7 +12,8 @@ use crate::kafka_health::{config, with_scram, world_behind};
 
 /// The exit code if a service is unavailable.
 const UNAVAILABLE: i32 = 69;
-/// The longest time that `check` may take to say why Kafka doesn't answer, even if a build runs on the same two cores.
+/// The longest time that `check` may take to say why Kafka doesn't answer, even on a machine with two cores on which a build is
+/// running.
 const SOON: Duration = Duration::from_secs(20);
 
 fn keytool(arguments: &[&str], store: &Path) -> Vec<u8> {
@@ -34,7 +35,7 @@ fn key_pair(folder: &Path, name: &str) {
     keytool(&import, &folder.join(format!("{name}-trust.p12")));
 }
 
-/// Starts a Kafka whose listener behind the proxy uses TLS and requires a client certificate that it trusts: its own.
+/// Starts a Kafka behind a proxy. Its listener uses TLS and requires a client certificate, and trusts only its own certificate.
 fn with_tls(folder: &Path) -> (Kafka, tidegate_harness::Proxy) {
     let mut spec = KafkaSpec::single()
         .property("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SSL,CONTROLLER:PLAINTEXT")
@@ -102,6 +103,6 @@ async fn each_cause_of_a_failed_connection_has_words_of_its_own() {
         causes.insert(cause);
     }
     assert_eq!(causes.len(), 12);
-    // With everything right, it connects.
+    // If everything is right, the connection succeeds.
     tidegate(&config(&world, &sasl, &as_user("SCRAM-SHA-256", "right")), &["check"]).ok();
 }

@@ -1,5 +1,5 @@
-//! Kafka is unavailable, silent or denies access: the state and its cause appear on `/metrics`, `/readyz`, the page and in the log,
-//! soon after the fault begins, and disappear when it ends.
+//! Kafka is unavailable, silent or denies access. The state and its cause appear in `/metrics`, in `/readyz`, on the page and in
+//! the log soon after the fault begins, and disappear when it ends.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,9 +10,10 @@ use crate::accounting::{NUMBERED, counted};
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// The longest time from a fault to the state.
+/// The longest time from the beginning of a fault until the state shows it.
 const SEEN: Duration = Duration::from_secs(15);
-/// The longest time from the end of a fault to the end of the state. librdkafka waits up to 10 s between two connection attempts.
+/// The longest time from the end of a fault until the state is normal. librdkafka waits up to 10 s between two connection
+/// attempts.
 const OVER: Duration = Duration::from_secs(15);
 
 /// Runs one of Kafka's own tools.
@@ -35,7 +36,7 @@ pub(crate) fn leak(kafka: Kafka) -> &'static Kafka {
     Box::leak(Box::new(kafka))
 }
 
-/// Returns a world on this Kafka, whose daemons connect through the proxy.
+/// Returns a world that uses this Kafka; its daemons connect through the proxy.
 pub(crate) async fn world_behind(kafka: Kafka) -> World {
     let world = World::on(leak(kafka), shared::postgres().expect("Postgres starts"), 2).await;
     world.sql(NUMBERED).await;
@@ -52,7 +53,8 @@ fn waits(daemon: &Daemon) -> bool {
     daemon.metric("tidegate_pipeline_state", &[("state", "waiting_for_kafka")]) == Some(1.0)
 }
 
-/// Waits until the daemon waits for Kafka, and checks that log, page, metrics and readiness contain these words.
+/// Waits until the daemon's state is that it waits for Kafka, and checks that log, page, metrics and readiness contain these
+/// words.
 #[track_caller]
 fn waits_and_says(daemon: &Daemon, words: &[&str]) {
     let began = Instant::now();
@@ -88,7 +90,7 @@ async fn flowing(world: &World, config: &str, records: i32) -> Daemon {
     let daemon = world.daemon(config);
     world.await_written(&daemon).await;
     daemon.await_ready(PATIENCE).expect("it is ready");
-    // No records arrive: an idle topic is not an outage.
+    // No records arrive any more. An idle topic is not an outage.
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
     assert!(!waits(&daemon), "an idle topic is no outage");
     daemon
@@ -116,7 +118,7 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     daemon.await_until("the lag is read", PATIENCE, lag_is_known).expect("it is read");
 }
 
-/// librdkafka asks such a broker's coordinator for ever, and reports nothing.
+/// If a broker doesn't offer the protocol, librdkafka asks its coordinator for ever, and reports nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     let world = world_behind(Kafka::start(&KafkaSpec::of_version("3.9.1")).expect("Kafka starts")).await;
@@ -133,7 +135,7 @@ async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     world.assert_exact(500).await;
 }
 
-/// Kafka 4 with the protocol switched off answers that the request is not supported.
+/// If the protocol is switched off, Kafka 4 answers that the request is not supported.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     let spec = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
@@ -146,7 +148,7 @@ async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
     daemon.await_log("the brokers have this protocol switched off", PATIENCE).expect("the log says so");
 }
 
-/// A broker that accepts connections and says nothing: no connection fails, so that nothing but the silence tells.
+/// The broker accepts connections and never answers. No connection fails, so its silence is the only sign.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_broker_is_waited_for() {
     let (kafka, proxies) = Kafka::start_behind_proxies(&KafkaSpec::single()).expect("Kafka starts");
@@ -185,7 +187,7 @@ async fn a_denied_topic_and_a_denied_group_are_waited_for_under_each_protocol() 
     daemon.await_ready(PATIENCE).expect("it is ready");
     drop(daemon);
 
-    // Under KIP-848 this is fatal to librdkafka: the daemon makes new clients until it may read the group.
+    // Under KIP-848 a denied group is fatal to librdkafka's client, so the daemon makes new clients until it may read the group.
     acl(world.kafka, &[&["--add"], &of_group[..]].concat());
     let config = config(&world, servers, "").replacen("topics =", "group_protocol = \"consumer\"\ntopics =", 1);
     let daemon = world.daemon(&config);
@@ -223,7 +225,7 @@ async fn a_deleted_scram_user_is_waited_for_also_while_records_come_by_another_l
     let entity = ["--alter", "--entity-type", "users", "--entity-name", "rides"];
     let delete = [&entity[..], &["--delete-config", "SCRAM-SHA-256"]].concat();
     tool(world.kafka, "kafka.admin.ConfigCommand", &delete);
-    // Open connections stay; a restarted broker authenticates each client again.
+    // Open connections stay authenticated. A restarted broker authenticates each client again.
     world.kafka.restart(0).expect("it starts again");
     proxy.cut();
     waits_and_says(&daemon, &[&servers, "refuses the user or the password", "sasl.password"]);

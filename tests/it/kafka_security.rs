@@ -1,4 +1,4 @@
-//! Kafka with TLS and SASL: every authentication method drains a topic, and untrusted servers are rejected.
+//! Kafka with TLS and SASL. A topic is drained with every authentication method, and servers that aren't trusted are rejected.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -100,14 +100,14 @@ async fn a_clients_certificate_drains_from_files_or_in_place() {
     drains(|world| config(world, Listener::MutualTls, &in_place)).await;
 }
 
-/// Replaces a file as tools for certificates do: a reader sees the old content or the new one.
+/// Replaces a file atomically, as certificate tools do: a reader sees either the old content or the new one.
 fn replace(file: &Path, by: &Path) {
     let new = file.with_extension("new");
     std::fs::copy(by, &new).expect("it is copied");
     std::fs::rename(new, file).expect("it is replaced");
 }
 
-/// The broker denies the first certificate once the second is in place, so that only a client with the second one drains.
+/// The broker denies the first certificate after it was replaced. So only a client that uses the second one can drain.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_certificate_that_is_replaced_is_used_after_sighup_and_half_a_replacement_changes_nothing() {
     let authority = Arc::new(Authority::new().expect("an authority"));
@@ -171,7 +171,7 @@ async fn each_sasl_mechanism_drains() {
     drains(|world| config(world, Listener::Sasl, &unsigned)).await;
 }
 
-/// The system's CA file is replaced for the daemon only, in a mount namespace of its own.
+/// For the daemon only, the system's CA file is replaced, by a mount in a separate namespace.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authorities_of_the_system_are_trusted_when_none_is_named() {
     let world = world().await;
@@ -216,7 +216,7 @@ async fn what_cannot_be_trusted_is_refused() {
         ("a wrong password of PLAIN", config(&world, Listener::Sasl, &sasl("PLAIN", "driftwood"))),
         ("a wrong password of SCRAM", config(&world, Listener::Sasl, &sasl("SCRAM-SHA-512", "driftwood"))),
     ];
-    // Each waits for Kafka until a deadline, so they run at the same time.
+    // Each run waits for Kafka until a deadline, so run them at the same time.
     std::thread::scope(|scope| {
         for (case, config) in &cases {
             scope.spawn(move || {

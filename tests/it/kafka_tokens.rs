@@ -1,5 +1,5 @@
-//! Credentials that change while the daemon runs: tokens for Kafka by OIDC and from a program, passwords in a file that changes,
-//! passwords for Postgres from a program. None of them is shown.
+//! Credentials that change while the daemon runs: tokens for Kafka, by OIDC and from a program; passwords in a file that is
+//! replaced; passwords for Postgres from a program. None of them may be shown.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,7 @@ fn script(folder: &Path, lines: &str) -> PathBuf {
 }
 
 fn write(path: &Path, text: &str) {
-    // Replaced by a rename, as Kubernetes does with a mounted secret.
+    // Replace the file by renaming another one, as Kubernetes does with a mounted secret.
     let beside = path.with_extension("new");
     fs::write(&beside, text).expect("the file is written");
     fs::rename(beside, path).expect("the file is put in place");
@@ -69,7 +69,7 @@ async fn a_token_endpoint_is_asked_again_until_it_gives_a_token_and_before_that_
     world.await_written(&daemon).await;
     assert!(server.refused() >= 1, "the first secret was wrong");
     assert!(server.last_form().contains("scope=kafka"), "{}", server.last_form());
-    // The broker ends a session when its token expires, so only new tokens keep the records flowing.
+    // The broker ends a session when its token expires. So records keep flowing only if the daemon gets new tokens.
     let first = server.issued().len();
     daemon.await_until("three more tokens", PATIENCE, |_| server.issued().len() >= first + 3).expect("it asks again");
     world.produce_numbered(200..400, 2);
@@ -79,8 +79,8 @@ async fn a_token_endpoint_is_asked_again_until_it_gives_a_token_and_before_that_
     for canary in [SECRET, "barnacle-canary"].into_iter().map(str::to_owned).chain(server.issued()) {
         assert!(!shown.contains(&canary), "a secret is shown: {canary}");
     }
-    // All clients of the process share a token: consumers, the observer, and the one that reads topic settings. On a busy machine,
-    // a token of 5 s may expire between two requests of one check.
+    // All clients of the process share a token: consumers, the observer, and the client that reads topic settings. On a busy
+    // machine, a token that lasts 5 s may expire between two requests of one check.
     let config = oidc(&world, &server, &secret);
     eventually("check gets a token too", PATIENCE, || tidegate(&config, &["check"]).code == 0).expect("it is ready");
 }
@@ -171,7 +171,7 @@ async fn a_program_gives_the_password_for_postgres_and_its_stated_lifetime_holds
     write(&password, "mangrove-canary");
     world.await_written(&daemon).await;
     let right = fs::read_to_string(&runs).expect("it ran").lines().count();
-    // New connections for each of these, without running the program again.
+    // Each of these needs a new connection, but must not run the program again.
     for range in [200..210, 210..220, 220..230] {
         let ends = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'tidegate %' AND usename = ";
         world.number(&format!("{ends}'{role}'")).await;

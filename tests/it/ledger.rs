@@ -1,6 +1,6 @@
-//! The ledger's statements on the real database, with sessions that compete for one row. There is one row per partition; a session
-//! that waited for a row sees its current state; and an update costs the same however many old versions of the row a snapshot
-//! keeps.
+//! The ledger's statements on the real database, with sessions that compete for one row. They show three things. There is one row
+//! per partition. A session that waited for a row sees its current state. And an update costs the same, however many old versions
+//! of the row somebody's snapshot keeps.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ impl Fixture {
         accounting
     }
 
-    /// As above, with this many partitions, all of them claimed.
+    /// Returns such a database with this many partitions, all of them claimed, and a span for each.
     async fn claimed(partitions: i32) -> (Self, Vec<Span>) {
         let accounting = Self::new().await;
         let mut connection = accounting.connect().await;
@@ -107,7 +107,7 @@ async fn two_sessions_that_add_the_same_partition_at_once_leave_one_row() {
     second.join_next().await.expect("it was spawned").expect("it ends").expect("it adds nothing, and that is no error");
     assert_eq!(accounting.positions().await, [3]);
 
-    // The first session rolls back, so the second one's row remains.
+    // The first session rolls back, so the row of the second one is inserted.
     let mut connection = accounting.connect().await;
     connection.execute("DELETE FROM tidegate.ledger").await.expect("the row goes");
     let mut transaction = first.begin().await.expect("it begins");
@@ -133,14 +133,14 @@ async fn no_statement_makes_a_second_row_of_a_partition() {
     let refused = refused.as_database_error().expect("the server says so");
     assert_eq!(refused.code().as_deref(), Some("23505"), "{refused}");
     assert_eq!(accounting.positions().await, [0]);
-    // A session that keeps the same old snapshot can't prove anything by reading.
+    // A session that keeps an old snapshot can't see whether a row exists by now, so the ledger refuses its row.
     let old = "BEGIN ISOLATION LEVEL REPEATABLE READ;
         INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset) VALUES ('rides', 't', 9, 1)";
     let refused = connection.execute(old).await.expect_err("only under READ COMMITTED");
     assert!(refused.to_string().contains("READ COMMITTED"), "{refused}");
 }
 
-/// Spawns a settlement that will wait for the row's lock.
+/// Starts a task that reads the span's outcome, for which it has to wait for the row's lock.
 async fn settling(accounting: &Fixture, span: &Span) -> JoinSet<LedgerRow> {
     let (mut store, span) = (accounting.store().await, span.clone());
     let mut settling = JoinSet::new();
@@ -229,7 +229,7 @@ async fn a_claim_skips_a_locked_row_and_takes_it_at_its_current_offset_once_unlo
     assert!(claimed[0].claim.epoch > first[0].claim.epoch, "later claims have higher numbers: {claimed:?}, {first:?}");
 }
 
-/// Returns how many pages a statement read, those of its functions included.
+/// Returns how many pages a statement read, including those that its functions read.
 async fn pages(connection: &mut PgConnection, statement: &str) -> i64 {
     let sql = format!("EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, FORMAT YAML) {statement}");
     let plan: String = sqlx::query(&sql).fetch_one(connection).await.expect("it is explained").get(0);
@@ -256,7 +256,7 @@ async fn an_update_costs_the_same_however_many_row_versions_a_snapshot_keeps() {
             from + 1
         )
     };
-    // Done in advance, so that the explained statement reads the ledger only to advance it.
+    // Prepare the parameters in a table, so that the explained statement reads the ledger only in order to advance it.
     let rows = "CREATE TEMP TABLE rows AS SELECT topic, partition, claim_id FROM tidegate.ledger";
     writer.execute(rows).await.expect("it is made");
     let mut costs = Vec::new();
@@ -271,7 +271,7 @@ async fn an_update_costs_the_same_however_many_row_versions_a_snapshot_keeps() {
     let kept = "SELECT pg_relation_size('tidegate.ledger') / (20 * $1)";
     let kept: i64 = sqlx::query(kept).bind(MOVES).fetch_one(&mut writer).await.expect("the query runs").get(0);
     assert!(kept > 80, "the snapshot keeps all versions: {kept} bytes for each");
-    // At most one more level of the index.
+    // The index may have grown by at most one level.
     assert!(costs[1] * 2 < costs[0] * 3, "pages of a move at first and at last: {costs:?}");
     report.execute("COMMIT").await.expect("it ends");
 }

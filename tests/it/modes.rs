@@ -1,4 +1,4 @@
-//! Upsert and aggregate: one row per key, exact to the last unit, whatever happens in between.
+//! Upsert and aggregate: there is one row per key, and it is exact to the last unit, whatever happens in between.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -48,7 +48,7 @@ impl Reading {
             self.trip,
             self.ts,
             self.meters,
-            // Rows of very different sizes: a row's position in the staging table is not the order of delivery.
+            // The rows have very different sizes, so a row's physical position in the staging table is not the order of delivery.
             "x".repeat(if self.meters == 7 { 7_000 } else { 3 })
         )
     }
@@ -165,7 +165,8 @@ batch.max_rows = 500
 const FARES: &str = "SELECT string_agg(concat_ws(':', trip, records, meters, paused, coalesce(paused_meters, 0), started, \
      ended, first_meters, last_meters, last_state, paused_at, paused_last), ',' ORDER BY trip) FROM fare";
 
-/// Returns the expected rows. Between equals, `first` takes the first and `last` the last, in the order of one partition.
+/// Returns the expected rows. If several readings have the same time, `first` takes the earliest and `last` the latest of them,
+/// in the order of their partition.
 fn fares(readings: &[Reading]) -> String {
     let mut trips: BTreeMap<u64, Vec<Reading>> = BTreeMap::new();
     readings.iter().for_each(|reading| trips.entry(reading.trip).or_default().push(*reading));
@@ -200,12 +201,12 @@ async fn sums_are_exact_through_kills_and_redelivery() {
     let readings = readings(40_000, 300, 11);
     world.produce(readings.iter().map(|r| Record::new(r.json()).to(i32::try_from(r.trip % 2).unwrap())));
     let written = "SELECT coalesce(sum(next_offset), 0)::int8 FROM tidegate.ledger";
-    // The group waits for each member that was killed.
+    // After a kill, the group waits until the killed member's session ends. So use short sessions.
     let config = || with_short_sessions(&world.config(AGGREGATE));
     for kill in 1..=4 {
         let daemon = world.daemon(&config());
         let enough = kill * 7_000;
-        // The tables don't exist before the first start.
+        // The tables are created by the first start.
         daemon.await_ready(PATIENCE).expect("the daemon reads");
         eventually_async("the ledger moves", PATIENCE, async || world.number(written).await >= enough)
             .await
@@ -245,10 +246,10 @@ async fn two_daemons_on_the_same_keys_come_to_the_right_end() {
     loop {
         let round = all.len() / ROUND;
         let mut readings = readings(ROUND, 500, 13 + round as u64);
-        // All records of a key have different times, so the result doesn't depend on which daemon writes first.
+        // All records of a key have different times. So the result doesn't depend on which daemon writes first.
         let times = (0..).map(|number| ((round * ROUND) as u64) + number * 7_919 % ROUND as u64);
         readings.iter_mut().zip(times).for_each(|(reading, ts)| reading.ts = ts);
-        // Records go to random partitions, so that both daemons have all keys all the time.
+        // Records go to random partitions, so that both daemons get records of every key all the time.
         world.produce(readings.iter().zip(0..).map(|(r, number)| Record::new(r.json()).to(number % 4)));
         all.append(&mut readings);
         let end = i64::try_from(2 * all.len()).unwrap();

@@ -1,5 +1,5 @@
-//! Kafka's log is not the one that the ledger knows. Each cause has a name and stops the pipeline unless configured otherwise, and
-//! lost records are counted.
+//! Kafka's log is not the one that the ledger knows. Each cause has a name, and stops the pipeline unless configured otherwise.
+//! Lost records are counted.
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -12,7 +12,7 @@ use crate::support::{PATIENCE, World};
 const TO_RIDES: &str = "table.name = \"rides\"";
 
 impl World {
-    /// Deletes the topic, and recreates it with the records `range`.
+    /// Deletes the topic, and recreates it with the numbered records of `range`.
     fn make_again(&self, range: std::ops::Range<i32>) {
         self.kafka.delete_topic(&self.topic).expect("the topic is deleted");
         eventually("the name is free again", PATIENCE, || self.kafka.create_topic(&self.topic, 1, &[]).is_ok())
@@ -54,7 +54,8 @@ impl World {
         assert_eq!((self.number("SELECT count(*) FROM rides").await, self.ledger().await), (rows, at), "nothing moved");
     }
 
-    /// Runs a daemon with this policy until the table has `rows` rows. Returns how many records it counts as lost for this cause.
+    /// Runs a daemon with this policy until the table has `rows` rows. Returns how many lost records the daemon counts for this
+    /// cause.
     async fn goes_on(&self, policy: &str, cause: &str, rows: i64) -> f64 {
         let daemon = self.daemon(&self.config(&format!("on_offset_loss = \"{policy}\"\n{TO_RIDES}")));
         daemon.await_log("stepped over by `on_offset_loss`", PATIENCE).expect("it says so");
@@ -155,7 +156,7 @@ async fn a_recreated_topic_with_a_longer_log_stops_the_pipeline_by_name() {
     assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides WHERE seq BETWEEN 0 AND 349").await, 350);
 }
 
-/// There is nothing to write, but the run must not report that it has drained the topic.
+/// There is nothing to write, but a bounded run must not report that it has drained the topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recreated_topic_with_as_many_records_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
@@ -175,7 +176,7 @@ async fn a_recreated_topic_is_skipped_to_its_end_with_the_policy_latest() {
     assert_eq!(world.goes_on("latest", "log_replaced", 100).await, 250.0, "what is skipped is counted");
 }
 
-/// The worst case: the new log is longer than our offset before the daemon looks again.
+/// The worst case: by the time the daemon looks again, the new log has grown beyond our offset.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one() {
     let world = World::new(1).await;
@@ -199,7 +200,7 @@ async fn a_topic_recreated_under_a_running_daemon_is_not_taken_for_the_old_one()
     );
 }
 
-/// A consumer sees a truncated log as one with the same records, but fewer of them.
+/// To a consumer, a truncated log looks like the same log with fewer records.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_log_stops_the_pipeline_by_name() {
     let world = World::new(1).await;
@@ -214,7 +215,7 @@ async fn a_truncated_log_stops_the_pipeline_by_name() {
     world.make_again(0..0);
     world.produce(records(0..60));
     world.stops_by_name(&config, &["the log is shorter than the ledger", "truncated"]).await;
-    // When it has the same records again, it is the log that we knew, and nothing is read twice.
+    // When the log has the same records again, it is the log that the ledger knows, and nothing is read twice.
     world.produce(records(60..150));
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
@@ -256,7 +257,7 @@ async fn a_lost_ledger_row_stops_the_pipeline_unless_the_policy_continues() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 100);
 }
 
-/// Compaction removes records from the middle, and the last committed one with them: it is still the same log.
+/// Compaction removes records from the middle of the log, and the last committed record. It is still the same log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let kafka = tidegate_harness::shared::kafka().expect("Kafka starts");
@@ -277,7 +278,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     world.produce(keyed(100..200));
-    // A later record closes a segment, and only closed segments are compacted.
+    // Only closed segments are compacted. Later records close the current one.
     let mut more = 200;
     eventually("the log is compacted", PATIENCE, || {
         world.produce([crate::accounting::numbered(more, 1).key("key 0")]);
@@ -297,7 +298,7 @@ async fn a_compacted_topic_is_read_over_its_gaps_and_known_again() {
     );
 }
 
-/// A producer's transaction ends with a marker, an offset without a record: after it, there is no lag.
+/// A producer's transaction ends with a marker, which takes up an offset but is no record. It must not count as lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
     let world = World::new(1).await;
@@ -308,7 +309,7 @@ async fn after_a_transaction_marker_there_is_no_lag_and_a_drain_ends() {
         let (code, log) = world.drain(&config);
         assert_eq!(code, Some(0), "drain {times}: {log}");
     }
-    // No daemon runs that would know how far it has read.
+    // No daemon is running that could say how far it has read.
     let lag = crate::cli::tidegate(&config, &["lag", "--json"]).ok().json();
     assert_eq!(lag["pipelines"][0]["lag_records"], 0, "{lag}");
     world.transaction(5, false);

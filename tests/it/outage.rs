@@ -1,5 +1,5 @@
-//! The database or the broker is unavailable, refuses requests or doesn't answer: nothing is dead-lettered, and the flow resumes
-//! without help. These tests break the connection or the session; those in `servers.rs` break whole servers.
+//! The database or the broker is unavailable, refuses requests or doesn't answer. Nothing is dead-lettered, and the flow resumes
+//! without help. These tests break a connection or a session; those in `servers.rs` break whole servers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const RECORDS: i32 = 20_000;
 /// The longest time from the end of an outage to the first commit.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A daemon that writes numbered records through a proxy, which acts at a chosen message.
+/// A daemon that writes numbered records through a proxy. The proxy acts on one chosen message.
 struct Line {
     world: World,
     proxy: Proxy,
@@ -27,7 +27,7 @@ async fn line(trigger: Trigger, action: Action) -> Line {
     world.sql(NUMBERED).await;
     world.produce_numbered(0..RECORDS, 2);
     let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
-    // Not before the first COPY has begun: the start has transactions of its own.
+    // Arm the trigger only after the first COPY has begun, because the start has transactions too.
     let begun = proxy.arm(Trigger::CopyData(1), Action::Hold);
     let config = world.config_at(&world.database.url_at(proxy.addr()), "table.name = \"rides\"");
     let daemon = world.daemon(&with_postgres(&config, SHORT_DEADLINES));
@@ -41,7 +41,7 @@ async fn line(trigger: Trigger, action: Action) -> Line {
 }
 
 impl Line {
-    /// Waits until everything has arrived once. Returns how often the outcome of a COMMIT was unknown.
+    /// Waits until every record has been written exactly once. Returns how often the outcome of a COMMIT was unknown.
     async fn ends_exact(&self) -> f64 {
         self.world.await_written(&self.daemon).await;
         self.world.assert_exact(RECORDS.into()).await;
@@ -49,7 +49,7 @@ impl Line {
         counted(&self.daemon, "tidegate_commit_unknown_total")
     }
 
-    /// Calls a function of Postgres for the backend that runs a COPY.
+    /// Calls a function of Postgres with the pid of the backend that runs a COPY.
     async fn signal_copy(&self, function: &str) {
         let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%'";
         let sql = format!("{sql} AND application_name = 'tidegate {}' AND {function}(pid)", self.world.name);
@@ -116,7 +116,7 @@ async fn a_copy_that_is_cancelled_is_an_outage_and_no_dead_letter() {
 async fn an_outage_with_any_sqlstate_is_waited_out_and_nothing_is_dead_lettered() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
-    // A sequence counts the attempts, because a rollback doesn't reset it.
+    // A sequence counts the attempts, because a rollback doesn't reset a sequence.
     world
         .sql(
             "CREATE SEQUENCE tries;
@@ -165,7 +165,7 @@ async fn a_statement_timeout_is_an_outage_however_often_it_comes() {
 async fn a_batch_too_large_for_the_timeout_is_halved_until_it_is_written() {
     let world = World::new(1).await;
     world.sql(NUMBERED).await;
-    // A millisecond per row: a quarter of the 1000 rows is within the deadline, half of them is not.
+    // Each row takes a millisecond. A quarter of the 1000 rows fits into the deadline, half of them doesn't.
     world
         .sql(
             "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.001); RETURN NEW; END $$;
@@ -206,7 +206,8 @@ async fn a_locked_table_is_waited_for_and_its_holder_named_and_the_group_kept() 
     assert_eq!(counted(&daemon, "tidegate_rebalances_total"), rebalances, "it never left its group");
 }
 
-/// Breaks a daemon that is flowing, waits for the reason on `/readyz`, repairs it, and expects a commit soon after.
+/// Takes something away from a daemon that is flowing, waits for the reason in `/readyz`, brings it back, and expects a commit
+/// soon afterwards.
 async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &str, mend: &str) {
     world.produce_numbered(0..RECORDS / 2, 2);
     world.await_written(daemon).await;
@@ -221,7 +222,7 @@ async fn away_and_back(world: &World, daemon: &Daemon, sqlstate: &str, hurt: &st
     world.produce_numbered(RECORDS / 2..RECORDS, 2);
     let names_it = |daemon: &Daemon| daemon.get("/readyz").is_ok_and(|ready| ready.body.contains(sqlstate));
     daemon.await_until(&format!("`/readyz` names {sqlstate}"), PATIENCE, names_it).expect("it says what it waits for");
-    // Long enough that the delays between attempts have grown.
+    // Wait until the delays between two attempts have grown.
     await_metric(daemon, "tidegate_retries_total", 6.0);
     admin.execute(mend).await.expect("it can be mended");
     let took = world.await_next_commit(daemon, SOON).await;

@@ -1,4 +1,5 @@
-//! The endpoints behind the live page: its JSON, its stream, its history, and which requests are rejected.
+//! The endpoints that the live page uses: the JSON document, the stream of changes, the history. Also which requests are
+//! rejected.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! The live page in headless Chromium, checked by the text that a person sees.
+//! The live page in headless Chromium. The tests check the text that a person sees.
 //!
 //! `tests/browser/run.sh` installs the browser and its driver; `TIDEGATE_SKIP_BROWSER=1` skips these tests. Screenshots of each
 //! state are stored in `target/page`.
@@ -28,7 +28,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Returns `None` if the tests are to be skipped.
+    /// Starts the browser. Returns `None` if these tests are to be skipped.
     pub(crate) fn start() -> Option<Self> {
         if std::env::var_os("TIDEGATE_SKIP_BROWSER").is_some_and(|skip| skip == "1") {
             eprintln!("left out: TIDEGATE_SKIP_BROWSER=1");
@@ -87,7 +87,7 @@ impl Browser {
         found.unwrap_or_else(|error| panic!("{error:#}; it says {last:?}"));
     }
 
-    /// Waits until the page's clock has advanced.
+    /// Waits until the clock on the page has advanced by a second.
     pub(crate) fn await_another_second(&mut self) {
         let second = self.text("#clock");
         eventually("a second passes", PATIENCE, || self.text("#clock") != second).unwrap();
@@ -111,7 +111,7 @@ impl Browser {
     pub(crate) fn shoot_each(&mut self, name: &str) {
         for width in [320, 1600, 1280] {
             self.tell(&json!({"do": "resize", "width": width, "height": 900})).expect("the window changes");
-            // The charts are drawn in the next frame; a page without a daemon has none.
+            // The charts are drawn in the next frame. A page without a daemon has no charts.
             self.await_another_second();
             let sticks_out = "[...document.querySelectorAll('#app *')].filter((e) => !e.closest('.unseen, thead, .uplot, details:not([open]) > table') \
                  && e.getBoundingClientRect().right > innerWidth + 1).map((e) => `${e.tagName} ${e.id} ${e.className}: ${e.textContent.slice(0, 60)}`)";
@@ -120,7 +120,7 @@ impl Browser {
         }
     }
 
-    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request left the origin.
+    /// Checks that no script failed, the content policy blocked nothing, no dialog opened, and no request went to another origin.
     pub(crate) fn assert_clean(&mut self) {
         let errors = self.tell(&json!({"do": "errors"})).unwrap();
         assert_eq!(errors, json!([]), "the page logged errors");
@@ -165,7 +165,7 @@ pub(crate) fn rides(world: &World, partitions: i32, count: i32) {
     world.produce((0..count).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n % partitions)));
 }
 
-/// Returns how many partitions each box has, sorted, and checks that each partition is there once.
+/// Returns how many partitions each box contains, sorted, and checks that each partition occurs exactly once.
 fn shares(boxes: &[String], partitions: usize) -> Vec<usize> {
     let mut all: Vec<&str> = Vec::new();
     let mut sizes: Vec<usize> = boxes
@@ -245,7 +245,7 @@ async fn a_second_group_reads_everything_again_and_a_second_instance_shares() {
     assert_eq!(browser.eval("document.querySelectorAll('#board .instance').length"), 2);
     assert_eq!(shares(&browser.boxes(), 4), [2, 2]);
     browser.shoot_each("two-instances");
-    // A chip that has moved says where it came from.
+    // A chip that has moved must show where it came from.
     second.terminate().unwrap();
     second.wait_exit(PATIENCE).unwrap();
     browser.await_text("#board", "was ");
@@ -275,7 +275,7 @@ async fn an_outage_is_shown_in_words_until_it_ends() {
     browser.await_text("#sentences", "records wait in Kafka");
     browser.await_text("#board", "◷");
     browser.await_text("#pipelines", "waiting for Postgres");
-    // Announced within ten seconds: more often would be a nuisance.
+    // Changes are announced to screen readers at most every ten seconds. Wait for the announcement.
     browser.await_text("#spoken", "waited");
     browser.await_text("#timeline", "waits: ");
     browser.shoot_each("postgres-away");
@@ -326,10 +326,10 @@ async fn names_and_errors_are_text_whatever_they_hold() {
     let evil = "<img src=x onerror=alert(1)><script>alert(2)</script>";
     let (daemon, at) = start(&pool(&world, 1));
     daemon.await_ready(PATIENCE).unwrap();
-    // Any client that may write to the table can give an instance any name.
+    // Any client that may write to the table can give an instance any name, so the page must escape names.
     let consumers = json!({ &world.name: 2 }).to_string();
     world.sql(&format!("INSERT INTO tidegate.instance (id, host, url, version, consumers, seen_at) VALUES ('{evil}', '{evil}', 'javascript:alert(3)', '{evil}', '{consumers}', now() + interval '1 hour')")).await;
-    // And a trigger can raise any text.
+    // A trigger can raise any text too.
     world.sql(&format!("CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN RAISE EXCEPTION '{}' USING ERRCODE = '53100'; END $f$; CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()", evil.replace('%', "%%"))).await;
     rides(&world, 1, 1);
     browser.open(&at);
@@ -359,7 +359,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     world.produce([Record::new("no json").to(0)]);
     browser.view(json!({"width": 1280, "height": 900}));
     browser.open(&at);
-    // Long enough for a line in the chart.
+    // Wait until the chart has enough points for a line.
     for round in 0..20 {
         rides(&world, 8, 200 + 40 * (round % 7));
         browser.await_another_second();
@@ -369,8 +369,8 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     let painted = "(() => { const c = document.querySelector('#chart-rate canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return d.some((v) => v !== 0); })()";
     assert_eq!(browser.eval(painted), true, "the chart draws");
     browser.shoot("well");
-    // The keyboard: into the table, down, and the sections follow. The page has selected the pipeline with the worst problem, which
-    // may be either.
+    // Use the keyboard: move into the table and down; the sections below follow the selection. The page has selected the pipeline
+    // with the worst problem, which may be either of the two.
     browser.eval("document.querySelector('#pipelines tr[tabindex]').click()");
     browser.await_text("#readers .which", "fare");
     browser.eval("document.querySelector('#pipelines tr[tabindex=\"0\"]').focus()");
@@ -411,7 +411,7 @@ async fn it_fits_a_phone_the_dark_a_keyboard_and_a_browser_without_scripts() {
     assert_eq!(browser.eval(names), true, "each region has a heading");
 }
 
-/// Sends a record into each of the topic's partitions repeatedly, so that every number on the page changes.
+/// Sends records to each partition of the topic at intervals, so that every number on the page keeps changing.
 struct Trickle {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -426,7 +426,7 @@ impl Trickle {
                 let began = Instant::now();
                 let records = (0..partitions).map(|n| Record::new(format!(r#"{{"id":{n}}}"#)).to(n));
                 kafka.produce(&topic, records).expect("Kafka takes the records");
-                // The rate of a load, not a wait for an event.
+                // This sleep sets the rate of the load. It is not a wait for an event.
                 std::thread::sleep(Duration::from_millis(500).saturating_sub(began.elapsed()));
             }
         });
@@ -471,11 +471,11 @@ async fn ten_pipelines_and_a_thousand_partitions_load_within_a_second() {
     let took = started.elapsed();
     let loaded = browser.eval("performance.getEntriesByType('navigation')[0].loadEventEnd").as_f64().unwrap();
     println!("read in {took:?}, the load event after {loaded:.0} ms");
-    // The suite shares two cores with many servers; only a release has to keep the promise.
+    // The test suite shares two cores with many servers, so only a release build has to keep the promise.
     let is_release = std::env::var_os(PROGRAM).is_some();
     assert!(loaded < if is_release { 1_000.0 } else { 5_000.0 }, "loaded after {loaded} ms");
     browser.shoot("ten-pipelines");
-    // The cost of a viewer, while nothing flows and while every number changes.
+    // Measure the cost of a viewer twice: while nothing flows, and while every number changes.
     let still = cpu_share(&daemon);
     let trickle = Trickle::start(&world, 100);
     let changes = browser.eval(CHANGES).as_u64().unwrap();

@@ -1,4 +1,4 @@
-//! The live page with problems: each state is shown in words at the top, in its pipeline's row and on the board, and is drawn.
+//! The live page with problems. Each problem is described at the top, in the pipeline's row and on the board.
 
 use serde_json::json;
 use sqlx::Executor;
@@ -103,7 +103,7 @@ async fn a_pipeline_that_falls_behind_is_shown_with_both_rates_and_kafkas_deleti
     browser.await_text("#flood-words", "Kafka deletes the oldest unwritten in ");
     browser.await_text("#limit", "Postgres is the limit");
     browser.shoot_each("behind");
-    // A bar has the same length for the same wait, whichever partition waits longest; a pipeline without lag has none.
+    // The bars of equal waits must have equal lengths, whichever partition waits longest. A pipeline without lag has no bar.
     let bars = "Math.max(...[...document.querySelectorAll('#board .chip')].map((chip) => parseInt(chip.style.getPropertyValue('--lag'))))";
     let longest = browser.eval(bars).as_i64().unwrap();
     assert!((1..=100).contains(&longest), "the bars of a pipeline that is behind: {longest} %");
@@ -132,7 +132,7 @@ async fn partitions_that_are_being_claimed_are_shown_as_claiming() {
     browser.await_text("#sentences", "Every record is written.");
     first.terminate().unwrap();
     first.wait_exit(PATIENCE).unwrap();
-    // A session that locks the ledger's rows delays the claims.
+    // This session locks the ledger's rows, so claims have to wait.
     let mut holder = world.connect().await;
     holder.execute("BEGIN; SELECT FROM tidegate.ledger WHERE partition > 0 FOR UPDATE").await.unwrap();
     let (_second, _) = start(&config);

@@ -1,4 +1,4 @@
-//! What the live page shows first to somebody who opens it because something is wrong: the right pipeline, why, since when, and
+//! What somebody sees first who opens the live page because something is wrong: the right pipeline, the cause, since when, and
 //! what to do.
 
 use serde_json::{Value, json};
@@ -43,7 +43,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
 
     browser.view(json!({}));
     browser.open(&at);
-    // From here on the stream sends nothing: what is drawn comes from the history.
+    // From here on the stream sends nothing, so what is drawn must come from the history.
     browser.await_text("#live", "live");
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     assert_eq!(browser.text("#readers .which"), "zz_strict", "the pipeline in trouble is chosen, not the first one");
@@ -56,7 +56,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
     let says = browser.text("#pipelines");
     assert!(!says.contains('?'), "what isn't known is absent: {says}");
 
-    // The times have dates, and the newest is first.
+    // The times of the timeline have dates, and the newest event is first.
     let times = "[...document.querySelectorAll('#timeline time')].map((time) => time.textContent)";
     let times: Vec<String> = serde_json::from_value(browser.eval(times)).unwrap();
     assert!(times.len() > 4 && times.iter().all(|time| time.len() == "2026-01-31 10:42:07".len()), "{times:?}");
@@ -68,7 +68,7 @@ async fn the_page_shows_a_stopped_pipeline_its_reason_and_what_to_do() {
     browser.tell(&json!({"do": "click", "at": "#pause"})).unwrap();
     select(&mut browser, &world.name);
     browser.await_text("#dead", "invalid_json");
-    // A name and its sign, a table and its mode: at most two lines, unless a word is broken.
+    // Each of these cells has a name and a sign, or a table and a mode. It must take at most two lines, unless a word is broken.
     for column in 1..=2 {
         let cell = format!("{} td:nth-child({column})", row(&world.name));
         let taken = lines(&mut browser, &cell).as_i64().unwrap();
@@ -116,13 +116,13 @@ async fn kafka_down_is_shown_by_name_and_a_joining_consumer_is_not_idle() {
         "[...document.querySelectorAll('#board .chip')].every((chip) => chip.title.includes('waiting for Kafka'))";
     let named = eventually("each partition says what it waits for", PATIENCE, || browser.eval(titles) == true);
     named.unwrap();
-    // A consumer isn't idle while the group has revoked its partitions.
+    // While the group has revoked a consumer's partitions, the page must not call the consumer idle.
     assert!(!browser.text("#board").contains("idle"), "{}", browser.text("#board"));
     assert_eq!(
         browser.eval("document.querySelector('#sentences li.bad a').getAttribute('href')"),
         "/runbook#tidegatekafkaunavailable"
     );
-    // The rates disappear together with the known log ends.
+    // When the log ends are no longer known, the rates must disappear too.
     let rate = format!("{} td[data-label=\"in/s\"]", row(&world.name));
     let absent = eventually("the rates are absent", PATIENCE, || browser.text(&rate) == "–");
     absent.unwrap();
@@ -186,7 +186,7 @@ async fn a_spike_is_cut_and_marked_and_the_flow_keeps_its_height() {
     let of_bursts = top(&mut browser, "Array(290).fill(0).concat(Array(5).fill(300))");
     assert!(of_bursts >= 300.0, "a short burst after silence is all there is to see: {of_bursts}");
 
-    // The same on the page's own path: from the history to the words beside the chart.
+    // Check the page's own code too, from the history to the words beside the chart.
     browser.eval(
         "(() => { const ask = window.fetch; window.fetch = (url, ...rest) => String(url).startsWith('/api/history') ? \
          ask(url, ...rest).then((r) => r.json()).then((h) => { const now = Date.now(), n = 200, of = (v) => Array.from({ length: n }, (_, i) => i === 100 ? 50 * v : v); \

@@ -16,7 +16,7 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
     let world = World::new(1).await;
     world.sql("CREATE TABLE history (id int8, ts timestamptz) PARTITION BY RANGE (ts)").await;
     let day = |days: i32| format!("to_char((now() AT TIME ZONE 'UTC')::date + {days}, 'YYYYMMDD')");
-    // One that has expired, and an expired one whose name isn't one of ours.
+    // One partition that has expired, and another expired one whose name isn't in our form.
     let expired = world.text(&format!("SELECT {}", day(-11))).await;
     let own = world.text(&format!("SELECT {}", day(-12))).await;
     world
@@ -36,7 +36,7 @@ async fn partitions_are_created_in_advance_and_for_late_records_and_removed_when
     let times = [at(0).await, at(-3).await, at(1).await, at(-5).await, at(-3).await];
     let mut records: Vec<_> =
         times.iter().zip(1..).map(|(ts, id)| Record::new(format!(r#"{{"id":{id},"ts":"{ts}"}}"#))).collect();
-    // Clocks that were reset, or are ahead.
+    // These times come from clocks that were reset or are ahead.
     for ts in ["1970-01-01T00:00:00Z".to_owned(), at(40).await] {
         records.insert(2, Record::new(format!(r#"{{"id":99,"ts":"{ts}"}}"#)));
     }
@@ -97,7 +97,8 @@ async fn a_partitioned_table_is_made_with_its_key_and_takes_upserts() {
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.number("SELECT count(*) FROM latest WHERE n >= 990").await, 10);
     assert_eq!(world.number("SELECT count(*) FROM latest").await, 10);
-    // The partition of the records, the current month, two in advance, and the DEFAULT partition, which is empty.
+    // There are five partitions: that of the records, the current month, two in advance, and the DEFAULT partition, which is
+    // empty.
     assert_eq!(world.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 'latest'::regclass").await, 5);
     assert_eq!(world.number("SELECT count(*) FROM latest_default").await, 0);
     let fillfactor = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'latest'::regclass AND 'fillfactor=70' = ANY (reloptions)";

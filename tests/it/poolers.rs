@@ -1,4 +1,4 @@
-//! A pgbouncer in front of Postgres: session mode works; the other modes are rejected by name.
+//! A pgbouncer in front of Postgres. Its session mode works; its other modes are detected and refused.
 
 use std::fs;
 use std::os::unix::fs::chown;
@@ -20,7 +20,7 @@ struct Pooler {
     port: u16,
 }
 
-/// Returns the path of pgbouncer. Installs Debian's package if it is missing.
+/// Returns the path of pgbouncer. If it is missing, installs Debian's package.
 fn pgbouncer() -> PathBuf {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
@@ -41,7 +41,8 @@ fn pgbouncer() -> PathBuf {
 }
 
 impl Pooler {
-    /// Starts pgbouncer in a mode, with defaults otherwise: it rejects startup parameters that it doesn't track.
+    /// Starts pgbouncer in one mode, with default settings otherwise. By default, it refuses startup parameters that it doesn't
+    /// track.
     fn start(world: &World, mode: &str) -> Self {
         let run = Run::start("pgbouncer").expect("a folder");
         let port = free_port().expect("a free port");

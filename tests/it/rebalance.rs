@@ -7,7 +7,7 @@ use tidegate_harness::{Daemon, eventually_async};
 use crate::group::{COLUMNS, Flow, Intruder, TABLE, await_exact, await_shares, logs, numbered, pipeline};
 use crate::support::{PATIENCE, World};
 
-/// The longest time without a write to a moved partition in a graceful hand-over. The test prints the actual time; this is a bound
+/// The longest time without a write to a moved partition in a graceful hand-over. The test prints the actual time. This limit is
 /// for busy machines.
 const HAND_OVER_MAX: Duration = Duration::from_secs(10);
 
@@ -36,7 +36,7 @@ async fn a_member_comes_goes_and_dies(protocol: &str) {
     let before = now(&world).await;
     await_new_rows(&world, &[&stays]).await;
     await_new_rows(&world, &[&stays]).await;
-    // The usual time between two batches, on this machine.
+    // Measure the usual time between two batches on this machine.
     let steady = standstill(&world, before, now(&world).await).await;
 
     let before = now(&world).await;
@@ -83,7 +83,7 @@ async fn await_new_rows(world: &World, daemons: &[&Daemon]) {
         .unwrap_or_else(|error| panic!("{error}\n{}", logs(daemons)));
 }
 
-/// Returns the longest time in which nothing was written for some partition.
+/// Returns the longest time in which no row of some partition was written.
 async fn standstill(world: &World, from: String, to: String) -> Duration {
     let milliseconds = world
         .number(&format!(
@@ -95,12 +95,13 @@ async fn standstill(world: &World, from: String, to: String) -> Duration {
     Duration::from_millis(u64::try_from(milliseconds).expect("time goes forward"))
 }
 
-/// The table is locked while a batch of all partitions is being written: half of them get another owner before it can commit.
+/// The table is locked while a batch with records of all partitions is being written. Half of the partitions get another owner
+/// before the batch can commit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() {
     let world = World::new(4).await;
     world.sql(TABLE).await;
-    // All records in one batch: the one that waits.
+    // Put all records into one batch, which then waits for the lock.
     let pipeline = pipeline("cooperative").replace("max_age = \"50ms\"", "max_rows = 400, max_age = \"3s\"");
     let slow = world.daemon(&world.config(&pipeline));
     await_shares(&world, &world.name, &[&slow], &[4]).await;
@@ -108,7 +109,7 @@ async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() 
     world.produce(numbered(0, 4, 100));
     slow.await_log("waiting for a lock", PATIENCE).expect("a COPY waits");
     let guest = world.daemon(&world.config(&pipeline));
-    // Claims need only the ledger.
+    // Claims use only the ledger, so they don't wait for the table's lock.
     await_shares(&world, &world.name, &[&slow, &guest], &[2, 2]).await;
     intruder.release().await;
     await_exact(&world, 400, &[&slow, &guest]).await;
@@ -118,14 +119,15 @@ async fn a_batch_whose_partitions_are_claimed_by_another_commits_without_them() 
     await_exact(&world, 500, &[&slow, &guest]).await;
 }
 
-/// A second member joins and leaves while a backlog is drained: partitions leave and return, and resume where they were.
+/// A second member joins and leaves while a backlog is drained. Partitions move to it and back, and each owner resumes at the
+/// right offset.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() {
     for protocol in ["eager", "cooperative"] {
         let world = World::new(4).await;
         world.sql(TABLE).await;
         world.produce(numbered(0, 4, 25_000));
-        // Slow enough to outlast the guest on any machine.
+        // The rate limit makes the drain last longer than the second member stays, on any machine.
         let pipeline = pipeline(protocol) + "\nflow = { max_rows_per_second = 12_000 }";
         let stays = world.daemon(&world.config(&pipeline));
         await_shares(&world, &world.name, &[&stays], &[4]).await;
@@ -140,7 +142,7 @@ async fn partitions_that_are_taken_and_given_back_within_a_drain_keep_flowing() 
     }
 }
 
-/// `start` is for partitions that exist at the first start: nothing of a later one may be skipped.
+/// `start` applies only to partitions that exist at the first start. No record of a later partition may be skipped.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_added_later_are_read_from_their_beginning() {
     let world = World::new(1).await;
@@ -149,7 +151,7 @@ async fn partitions_added_later_are_read_from_their_beginning() {
     let daemon = world.daemon(&world.config(&format!("start = \"latest\"\n{COLUMNS}")));
     await_shares(&world, &world.name, &[&daemon], &[1]).await;
     world.kafka.add_partitions(&world.topic, 3).expect("the topic grows");
-    // Produce before the daemon can know the partitions.
+    // Produce before the daemon can know of the new partitions.
     world.produce(numbered(0, 3, 50));
     eventually_async("all records arrive", PATIENCE, async || world.number("SELECT count(*) FROM rides").await >= 150)
         .await
@@ -160,7 +162,7 @@ async fn partitions_added_later_are_read_from_their_beginning() {
     assert_eq!(world.number("SELECT sum(next_offset)::int8 FROM tidegate.ledger").await, 160);
 }
 
-/// Two members get new partitions at the same moment, and both find no row for any of them.
+/// Two members get new partitions at the same moment, and both find that none of them has a ledger row.
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_that_two_members_add_at_once_are_lost_to_nobody() {
     let world = World::new(2).await;
@@ -199,7 +201,7 @@ async fn a_new_topic_that_the_pattern_matches_is_picked_up_from_its_beginning() 
         .await
         .unwrap_or_else(|error| panic!("{error}\n{}", daemon.log_tail()));
     println!("a new topic was picked up after {:?}", started.elapsed());
-    // A consumer publishes its partitions every 250 ms; the rows may be visible before.
+    // A consumer publishes its partitions only every 250 ms, and the rows may be visible earlier. So wait for both.
     await_shares(&world, &world.name, &[&daemon], &[3]).await;
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 110);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides WHERE id BETWEEN 0 AND 109").await, 110);

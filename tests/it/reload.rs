@@ -1,4 +1,5 @@
-//! SIGHUP and `tidegate pipelines resume`: what changed restarts, what stopped is resumed, and the rest keeps flowing.
+//! SIGHUP and `tidegate pipelines resume`: pipelines that changed restart, stopped pipelines are resumed, and the others keep
+//! flowing.
 
 use std::process::{Command, Stdio};
 
@@ -21,7 +22,7 @@ impl Pair {
         Self { world, other: unique_name("more") }
     }
 
-    /// `first` is added to the first pipeline, and `rest` after the second.
+    /// Returns a configuration in which `first` is added to the first pipeline, and `rest` after the second one.
     fn config(&self, first: &str, rest: &str) -> String {
         let second = self.pipeline(&self.other, "more");
         let config = self.world.config(&format!("table.name = \"rides\"\n{first}\n{second}\n{rest}"));
@@ -32,7 +33,7 @@ impl Pair {
         format!("[pipelines.{name}]\ntopics = [\"{}\"]\ntable.name = \"{table}\"", self.world.topic)
     }
 
-    /// Returns the configuration with the address on which the daemon listens already.
+    /// Returns the configuration with the address on which the daemon already listens.
     fn again(&self, daemon: &Daemon, first: &str, rest: &str) -> String {
         let config = self.config(first, rest);
         let (before, after) = config.split_once("listen = \"").expect("it listens");
@@ -79,7 +80,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     pair.await_rows(&daemon, "more", 100).await;
     let undisturbed = rebalances(&daemon, other);
 
-    // One pipeline changes, one is added.
+    // One pipeline is changed, and one is added.
     let third = unique_name("third");
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", &pair.pipeline(&third, "third")));
     reloads(&daemon, "success", 1.0);
@@ -96,7 +97,7 @@ async fn a_reload_restarts_what_changed_adds_and_removes_and_the_rest_keeps_flow
     };
     assert_eq!((consumers(&world.name), consumers(other), consumers(&third)), (2, 1, 1));
 
-    // One is removed: it drains, and its series are removed.
+    // One pipeline is removed. It drains, and its series disappear.
     hang_up(&daemon, &pair.again(&daemon, "consumers = 2", ""));
     daemon.await_log("the pipeline is removed", PATIENCE).expect("it is removed");
     assert_eq!(daemon.metric("tidegate_pipeline_state", &[("pipeline", &third)]), None);
@@ -125,7 +126,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     pair.await_rows(&daemon, "more", 50).await;
     assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
 
-    // With another address, the pipelines stay, and the daemon names the key.
+    // If the address is changed, the pipelines keep running, and the daemon names the key that needs a restart.
     hang_up(&daemon, &pair.config("", ""));
     let named = daemon.await_log("take effect when the process is restarted", PATIENCE).expect("it says so");
     assert!(named.contains("http.listen"), "{named}");
@@ -182,7 +183,7 @@ async fn a_command_resumes_one_stopped_pipeline_by_its_name() {
     daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
 }
 
-/// Nobody reads its log any more, as after a terminal was closed.
+/// Nobody reads the daemon's log any more, as after a terminal was closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_terminal_does_not_end_it() {
     let pair = Pair::new().await;

@@ -48,7 +48,7 @@ async fn replay_by_offset_fills_another_table_once_however_often_it_runs() {
     world.sql("TRUNCATE again").await;
     tidegate(&config, &[&replay[..], &["--again"]].concat()).ok().says(&["101 records", "100 rows"]);
     assert_eq!(world.ids("again").await, sum(50..150));
-    // The pipeline itself is not affected.
+    // A replay doesn't affect the pipeline itself.
     world.rides(200, 10, 1);
     world.drained(&config);
     assert_eq!(world.ids("rides").await, sum(0..210));

@@ -1,18 +1,18 @@
-//! Daemons that are killed and restart: if the group protocol allows it, they get their partitions back at once, and no other
-//! member loses any. Session timeouts exceed the tests' deadlines where nothing may wait for one.
+//! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once, and no
+//! other member loses any. Where nothing may wait for a session timeout, that timeout is longer than the test's deadlines.
 
 use tidegate_harness::{Daemon, eventually_async};
 
 use crate::group::{COLUMNS, Flow, TABLE, await_exact, await_shares, logs, numbered};
 use crate::support::{PATIENCE, World};
 
-/// Returns a configuration whose sessions expire long after the test.
+/// Returns a configuration whose sessions last longer than the test.
 fn with_endless_sessions(world: &World, protocol: &str, pipeline: &str) -> String {
     let session = "kafka = { \"session.timeout.ms\" = 200_000 }";
     world.config(&format!("group_protocol = \"{protocol}\"\n{session}\n{pipeline}\n{COLUMNS}"))
 }
 
-/// Returns the same configuration with a name of the daemon.
+/// Returns the configuration with this name for the daemon (`instance`).
 fn named(name: &str, config: &str) -> String {
     format!("instance = \"{name}\"\n{config}")
 }
@@ -42,7 +42,7 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
         await_shares(&world, &world.name, &[&one, &two, &again], &[1; 6]).await;
     }
     assert_eq!((claims(&world, &one).await, claims(&world, &two).await), others, "the others keep theirs");
-    // All of them at once, as in a power failure.
+    // All daemons are killed at once, as in a power failure.
     let daemons = [one, two, again];
     for daemon in &daemons {
         daemon.kill().expect("the daemon dies");
@@ -50,7 +50,8 @@ async fn a_killed_daemon_has_its_partitions_at_once(protocol: &str) {
     let [one, two, three] = configs.each_ref().map(|config| world.daemon(config));
     await_shares(&world, &world.name, &[&one, &two, &three], &[1; 6]).await;
     await_exact(&world, flow.stop(), &[&one, &two, &three]).await;
-    // The broker no longer tells the restarted leader of the group that it is the leader.
+    // After its restart, the broker no longer tells the leader of the group that it is the leader. The new partitions must be
+    // assigned nevertheless.
     world.kafka.add_partitions(&world.topic, 12).expect("the topic grows");
     await_shares(&world, &world.name, &[&one, &two, &three], &[2; 6]).await;
 }
@@ -84,7 +85,7 @@ async fn a_daemon_that_is_told_to_end_leaves_its_partitions_to_the_others_at_onc
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart() {
-    // With `consumer`, the broker sets the session timeout, which is longer than a restart takes.
+    // With `consumer`, the broker's setting is the session timeout. It is longer than a restart takes.
     for protocol in ["cooperative", "eager", "consumer"] {
         let world = World::new(4).await;
         world.sql(TABLE).await;
@@ -104,7 +105,8 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
     }
 }
 
-/// Under the classic protocols, the first daemon with the name loses it; under KIP-848, the second one isn't given it.
+/// If two daemons have the same name, the first one loses it under the classic protocols. Under KIP-848, the second one doesn't
+/// get it.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     for protocol in ["cooperative", "eager", "consumer"] {
@@ -137,7 +139,7 @@ async fn two_daemons_with_one_name_are_told_and_share_the_partitions() {
     }
 }
 
-/// The broker keeps a dead member until its session times out, and gives its name to nobody else.
+/// The broker keeps a dead member until its session times out, and meanwhile gives its name to nobody else.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the_consumer_protocol() {
     for name in ["", "instance = \"tidegate-0\"\n"] {
@@ -157,7 +159,7 @@ async fn a_killed_daemon_flows_again_after_the_brokers_session_timeout_under_the
     }
 }
 
-/// The broker gives a returning member its old assignment without checking its subscription.
+/// The broker gives a member that returns its old assignment, without checking its subscription.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_daemon_that_returns_with_other_topics_reads_those() {
     let world = World::new(1).await;

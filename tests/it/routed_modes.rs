@@ -1,4 +1,4 @@
-//! Modes that merge, with records that name their table: every table is exact, and all commands know the tables.
+//! Modes that merge, for records that name their table. Every table is exact, and all commands know the tables.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ const SUMS: &str = "table = { name = \"sums_{region}\", mode = \"aggregate\", ke
     columns.records = { aggregate = \"count\", type = \"int8\" }\nbatch.max_rows = 700\n";
 
 impl World {
-    /// Returns the rows of all tables with this name, each as `region:row`, in order.
+    /// Returns the rows of all tables with this name, each written as `region:row`, in order.
     async fn rows_by_region(&self, table: &str, row: &str) -> String {
         let tables: Vec<_> = (0..REGIONS)
             .map(|region| format!("SELECT {region} AS region, vehicle, {row} AS said FROM {table}_r{region}"))
@@ -113,7 +113,7 @@ async fn a_header_names_the_table_of_a_tombstone_and_each_table_has_its_own_refu
     };
     let gone = |id: i64, table: &str| Record::tombstone().header("to", table).key(id.to_string()).to(0);
     world.produce([
-        // The first record for this table is a tombstone.
+        // The first record that names this table is a tombstone.
         gone(7, "b"),
         row(1, 10, "a"),
         row(1, 10, "b"),
@@ -178,11 +178,11 @@ async fn rows_with_an_existing_key_are_skipped_in_each_table_and_the_commands_kn
     let missing: i64 = partitions.iter().map(|partition| partition["missing"].as_i64().unwrap_or(-1)).sum();
     assert_eq!(missing, 4, "three of the one and one of the other: {report}");
 
-    // Into the same tables again: existing rows are skipped, missing ones are restored.
+    // Replay into the same tables: existing rows are skipped, and missing ones are restored.
     let report = tidegate(&config, &["replay", "--from", "earliest", "--json"]).ok().json();
     assert_eq!((&report["records"], &report["rows"]), (&3_000.into(), &4.into()), "{report}");
     assert_eq!(world.number(&accounting).await, 3_000_003_000);
-    // One table for all records.
+    // Replay all records into one table.
     world.sql("CREATE TABLE together (part int, off bigint, id bigint, UNIQUE (part, off))").await;
     tidegate(&config, &["replay", "--from", "earliest", "--into", "together"]).ok().says(&["3 000 rows"]);
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM together").await, 3_000);

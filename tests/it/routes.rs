@@ -6,7 +6,7 @@ use crate::accounting::with_short_sessions;
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// With `create`, the types are required; without it, each table may have its own.
+/// Returns a pipeline. With `create`, the mapping needs types. Without it, each table may have its own types.
 fn routed(create: bool, more: &str) -> String {
     let column = |name: &str, sql: &str| {
         let of_type = if create { format!(", type = \"{sql}\"") } else { String::new() };
@@ -80,7 +80,7 @@ async fn tables_are_created_when_records_name_them_up_to_max_tables() {
     let port = free_port().expect("a free port");
     let (before, rest) = config.split_once("listen = \"").expect("it listens");
     let other = format!("{before}listen = \"127.0.0.1:{port}\"{}", rest.split_once('"').expect("its end").1);
-    // Two daemons at once: they must agree on the same five tables.
+    // Two daemons run at once, and must agree on the same five tables.
     let daemons: [Daemon; 2] = [world.daemon(&config), world.daemon(&other)];
     world.await_written(&daemons[0]).await;
     assert_eq!(world.number("SELECT count(*) FROM tidegate.route").await, 5);
@@ -188,7 +188,7 @@ async fn each_row_of_a_record_goes_to_the_table_it_names_all_or_none() {
     let row = |seq: i32, region: &str| format!(r#"{{"seq":{seq},"region":{region},"lat":1.5}}"#);
     world.produce(
         [
-            // The second row's table is named here for the first time.
+            // No record has named the second row's table before.
             format!("[{},{}]", row(1, "\"a\""), row(2, "7")),
             format!("[{},{}]", row(3, "7"), row(4, "\"nowhere\"")),
             format!("[{}]", row(5, "\"a\"")),

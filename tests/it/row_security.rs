@@ -1,12 +1,13 @@
-//! Row-level security: a row that a policy refuses costs its record alone, in every mode, and a missing right still stops.
+//! Row-level security, in every mode: if a policy refuses a row, only its record becomes a dead letter. A missing right still
+//! stops the pipeline.
 
 use tidegate_harness::{Record, unique_name};
 
 use crate::cli::tidegate;
 use crate::support::{PATIENCE, World};
 
-/// A table of tenants, of which the role sees and writes its own. The role owns nothing and has no right to read where
-/// `rights` doesn't give one.
+/// A table with the rows of several tenants. The role sees and writes only its own rows. The role owns nothing, and may only read
+/// what `rights` grants it.
 struct Tenants {
     world: World,
     role: String,
@@ -20,7 +21,7 @@ const RECORDS: [&str; 4] = [
 ];
 
 impl Tenants {
-    /// `table` is what follows `CREATE TABLE t`.
+    /// Creates the table. `table` is the text that follows `CREATE TABLE t`.
     async fn new(table: &str, rights: &str) -> Self {
         let (world, role) = (World::new(1).await, unique_name("clerk"));
         world
@@ -42,7 +43,7 @@ impl Tenants {
         self.world.produce(records.iter().map(|value| Record::new(*value).to(0)));
     }
 
-    /// `check` says ready, and the daemon ends well.
+    /// Checks that `check` says ready, and that the daemon drains without a fault. Returns the daemon's log.
     fn drained(&self, pipeline: &str) -> String {
         let config = self.config(pipeline);
         tidegate(&config, &["check"]).ok();
@@ -121,7 +122,7 @@ async fn an_owner_meets_its_policies_where_they_are_forced() {
     let tenants = Tenants::new("(id int, tenant text, v int)", "INSERT").await;
     tenants.world.sql(&format!("ALTER TABLE t OWNER TO {}", tenants.role)).await;
     tenants.produce(&RECORDS);
-    // Not forced: the policies don't apply to the owner.
+    // Without FORCE, the policies don't apply to the table's owner.
     tenants.drained("");
     assert_eq!((tenants.rows().await.as_str(), tenants.refused().await.as_str()), ("1:a,2:b,3:a,4:a:9", ""));
     tenants.world.sql("ALTER TABLE t FORCE ROW LEVEL SECURITY; TRUNCATE t").await;
@@ -174,7 +175,7 @@ async fn row_security_that_comes_and_a_right_that_goes_are_told_apart() {
     };
     tenants.produce(&RECORDS[..1]);
     rows(1).await;
-    // COPY is refused from now on, and INSERT isn't.
+    // From now on COPY is refused, but INSERT isn't.
     tenants.world.sql("ALTER TABLE t ENABLE ROW LEVEL SECURITY").await;
     tenants.produce(&RECORDS[1..]);
     rows(3).await;

@@ -1,11 +1,12 @@
-//! Changes of Debezium, and streams and tables of ksqlDB: `schema` proposes, `check` accepts and `run` drains, with nothing edited.
+//! Changes of Debezium, and streams and tables of ksqlDB: `schema` makes a proposal, `check` accepts it and `run` drains with it,
+//! without any edit.
 
 use tidegate_harness::{Record, Registry};
 
 use crate::cdc::{add_changes, long, text};
 use crate::support::World;
 
-/// A change without Connect's envelope. `source` are the fields that the connector adds.
+/// Returns a change without Kafka Connect's envelope. `source` has the fields that the connector adds.
 fn change(source: &str, before: &str, after: &str, op: &str) -> String {
     format!(
         r#"{{"before":{before},"after":{after},"source":{{"version":"3.0.0.Final","connector":"c","name":"shop","ts_ms":1769860800123,
@@ -13,7 +14,7 @@ fn change(source: &str, before: &str, after: &str, op: &str) -> String {
     )
 }
 
-/// Connect's envelope of a change whose rows have these fields.
+/// Returns a change in Kafka Connect's envelope; the rows have these fields.
 fn enveloped(fields: &str, change: &str) -> String {
     let row = |name: &str| format!(r#"{{"type":"struct","fields":[{fields}],"optional":true,"field":"{name}"}}"#);
     format!(
@@ -81,7 +82,7 @@ async fn changes_of_debezium_for_postgres() {
         "1|Bea|7|1.5|0001|9.90|2026-01-31|2026-01-31 12:00:00.123456|2026-01-31 12:00:00|12:34:56|12:34:56+00|00:00:01.5|1|{1,2}"
     );
 
-    // Without schemas the values say what they are, as far as they do.
+    // Without schemas, the types are inferred from the values alone.
     let world = World::new(1).await;
     let plain = |id: i32, before: &str, after: &str, op: &str| {
         Record::new(change(OF_POSTGRES, before, after, op)).key(format!(r#"{{"id":{id}}}"#))
@@ -156,7 +157,7 @@ async fn changes_of_debezium_for_mysql() {
         "1|1|2026-01-31 12:00:00.123|2026-01-31 12:00:00|12:34:56|2026|0.990|a,b|[1]|ff01"
     );
 
-    // Unwrapped by its transform, without schemas.
+    // The changes were unwrapped by Debezium's transform, and have no schemas.
     let world = World::new(1).await;
     let row = |id: i32, deleted: bool| {
         Record::new(format!(r#"{{"order_id":{id},"flag":1,"__deleted":"{deleted}"}}"#))
@@ -166,7 +167,7 @@ async fn changes_of_debezium_for_mysql() {
     world.by_its_proposal(&[], &["delete_where = { field = \"__deleted\", equals = \"true\" }"]).await;
     assert_eq!(world.text("SELECT string_agg(order_id::text, ',') FROM t").await, "1");
 
-    // A table without a primary key: its changes have no key, so each is a row.
+    // The table has no primary key. So its changes have no key, and each change becomes a row.
     let world = World::new(1).await;
     world.produce([
         Record::new(change(OF_MYSQL, "null", r#"{"v":1}"#, "c")),
@@ -245,7 +246,7 @@ async fn changes_of_debezium_in_avro() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_and_tables_of_ksqldb_in_json() {
-    // KEY_FORMAT = 'KAFKA' with a BIGINT, which the value doesn't repeat.
+    // The stream has KEY_FORMAT = 'KAFKA' with a BIGINT. The value doesn't repeat the key.
     let world = World::new(1).await;
     let key = |id: i64| id.to_be_bytes().to_vec();
     world.produce([
@@ -261,7 +262,7 @@ async fn streams_and_tables_of_ksqldb_in_json() {
         "7:n:12.5 1099511627776:s"
     );
 
-    // A table: the last value of a key counts, and no value deletes it.
+    // A table of ksqlDB: the last value of a key counts, and a record without a value deletes it.
     let row = |n: u32| Record::new(format!(r#"{{"COUNT":{n}}}"#));
     type Key = fn(u32) -> Vec<u8>;
     let keys: [(&str, Key, &str, &str); 5] = [
@@ -285,7 +286,7 @@ async fn streams_and_tables_of_ksqldb_in_json() {
         assert_eq!(world.text(rows).await, expected, "{what}");
     }
 
-    // One whose rows hold the key.
+    // A table whose rows contain the key.
     let world = World::new(1).await;
     let row = |n: u32| Record::new(format!(r#"{{"ID":{n},"V":1}}"#)).key(n.to_string());
     world.produce([row(1), row(2), Record::tombstone().key("2")]);
@@ -308,7 +309,7 @@ async fn streams_and_tables_of_ksqldb_in_avro_and_protobuf() {
         let total = some(total.to_le_bytes().to_vec());
         framed(value, &[some(text(region)), total, some(long(1_769_860_800_123))].concat())
     };
-    // KEY_FORMAT = 'AVRO', and 'KAFKA' with a VARCHAR.
+    // KEY_FORMAT = 'AVRO', and KEY_FORMAT = 'KAFKA' with a VARCHAR.
     let keys: [(Vec<u8>, Vec<u8>, &str); 2] =
         [(framed(scalar, &long(7)), framed(scalar, &long(8)), "7"), (b"d-7".to_vec(), b"d-8".to_vec(), "d-7")];
     for (first, second, expected) in keys {

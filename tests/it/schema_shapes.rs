@@ -1,4 +1,5 @@
-//! Records as other programs write them: `schema` proposes, `check` accepts and `run` drains, with nothing edited.
+//! Records as other programs write them: `schema` makes a proposal, `check` accepts it and `run` drains with it, without any
+//! edit.
 
 use tidegate_harness::Record;
 
@@ -92,7 +93,7 @@ async fn metrics_and_traces_of_opentelemetry() {
         "1:temperature:21.5 2:temperature:22 3:humidity:40.25"
     );
 
-    // Metrics of two kinds have no array in common below the metric itself.
+    // Metrics of two kinds have no common array below the metric, so the metric itself is the row.
     let world = World::with(&[
         r#"{"resourceMetrics":[{"scopeMetrics":[{"metrics":[
             {"name":"t","gauge":{"dataPoints":[{"asDouble":21.5,"timeUnixNano":"1769860800000000000"}]}},
@@ -119,7 +120,7 @@ async fn metrics_and_traces_of_opentelemetry() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_of_mongodb_in_extended_json() {
-    // Canonical, and relaxed.
+    // MongoDB's extended JSON, in its canonical form and in its relaxed form.
     let world = World::with(&[
         r#"{"_id":{"$oid":"507f1f77bcf86cd799439011"},"at":{"$date":{"$numberLong":"1769860800123"}},"count":{"$numberLong":"9007199254740993"},
             "small":{"$numberInt":"7"},"ratio":{"$numberDouble":"1.5"},"price":{"$numberDecimal":"9.90"},"name":"a",
@@ -165,7 +166,7 @@ async fn lines_and_records_of_fluent_bit() {
         world.text("SELECT string_agg(to_char(date AT TIME ZONE 'UTC', 'MI:SS.US'), ' ' ORDER BY date) FROM t").await,
         "00:00.000002 00:00.000003 00:00.000004 00:00.123456"
     );
-    // Its output for Kafka: a record per event.
+    // The output for Kafka has one record per event.
     let world = World::with(&[r#"{"@timestamp":1769860800.123456,"message":"a","host":"10.0.0.7"}"#]).await;
     world
         .by_its_proposal(&[], &["\"@timestamp\" = { field = \"@timestamp\", type = \"timestamptz\", unit = \"s\" }"])
@@ -199,7 +200,7 @@ async fn readings_of_gateways() {
         "g1|1|08:00:2b:01:02:03|12:00:00|a|1769860800.123000|21.5|7.10 g1|2|08:00:2b:01:02:03|12:00:00|b|1769860800.124000|20|6.9 \
          g3|1|08:00:2b:01:02:05|12:00:02|a|1769860801.000000|19.5|7"
     );
-    // A bare array of readings.
+    // The value is an array of readings, without an object around it.
     let world = World::with(&[r#"[{"sensor":1,"v":2.5},{"sensor":2,"v":3.5}]"#]).await;
     world.by_its_proposal(&[], &["kafka_row = { meta = \"ordinal\""]).await;
     assert_eq!(

@@ -1,5 +1,5 @@
-//! Whole servers are killed, stopped, filled up or restored to an earlier state. All except the broker's test share one Postgres of
-//! their own, one after another.
+//! Whole servers are killed, suspended, filled up or restored to an earlier state. All tests except the broker's share one
+//! Postgres, which they use one after another.
 
 use std::fs;
 use std::path::Path;
@@ -23,7 +23,7 @@ async fn own_postgres() -> (MutexGuard<'static, ()>, &'static Postgres) {
     let turn = TURN.lock().await;
     let postgres = POSTGRES.get_or_init(|| Postgres::start(&PostgresSpec::default()).expect("Postgres starts"));
     if postgres.pid().is_err() {
-        // An earlier test failed while it was down.
+        // An earlier test may have failed while the server was down.
         postgres.start_again().expect("Postgres starts again");
     }
     (turn, postgres)
@@ -77,7 +77,7 @@ async fn a_restored_database_rewinds_the_daemon_and_kafka_fills_the_gap() {
     postgres.restore_data_dir_from(&backup).expect("the backup is put back");
     postgres.start_again().expect("it starts again");
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 20_000, "the database went back");
-    // No new record triggers the daemon: it has to notice the change itself.
+    // No new record arrives, so the daemon has to notice the restored database by itself.
     world.await_written(&daemon).await;
     world.assert_exact(50_000).await;
     world.produce_numbered(50_000..60_000, 2);
@@ -86,14 +86,14 @@ async fn a_restored_database_rewinds_the_daemon_and_kafka_fills_the_gap() {
     assert!(counted(&daemon, "tidegate_ledger_rewinds_total") >= 1.0, "it is counted");
 }
 
-/// The backup is older than our claim: the owner in the ledger no longer exists, so waiting for it is useless.
+/// The backup is older than our claim. The owner in the restored ledger no longer exists, so waiting for it would be useless.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_restored_to_an_older_claim_is_claimed_at_once() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 1).await;
     world.sql(NUMBERED).await;
     let config = with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES);
-    // A daemon that waited for another owner would wait longer than this test allows.
+    // If the daemon waited for another owner, it would wait longer than this test allows.
     let config = with_limits(&config, "claim_grace = \"10m\"");
     world.produce_numbered(0..10_000, 1);
     let (code, log) = world.drain(&config);
@@ -118,13 +118,14 @@ async fn a_database_restored_to_an_older_claim_is_claimed_at_once() {
     daemon.await_ready(PATIENCE).expect("it is ready");
 }
 
-/// Postgres answers COMMIT before it is on disk, and is killed: the last rows and the ledger are lost together.
+/// Postgres acknowledges a COMMIT before it is on disk, and is then killed. The last rows and the ledger's last advances are lost
+/// together.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_under_synchronous_commit_off_loses_no_record() {
     let (_turn, postgres) = own_postgres().await;
     let world = World::on(shared_kafka(), postgres, 2).await;
     world.sql(NUMBERED).await;
-    // Keep commits in memory for long.
+    // Make Postgres keep commits in memory for long.
     world.sql("ALTER SYSTEM SET wal_writer_delay = '10s'").await;
     world.number("SELECT pg_reload_conf()::int::int8").await;
     world.produce_numbered(0..60_000, 2);
@@ -199,13 +200,13 @@ async fn a_wrong_password_is_reported_and_a_new_one_in_the_file_is_used() {
     assert!(!shown.contains("barnacle") && !shown.contains("mangrove"), "a password is shown");
 }
 
-/// A small disk, unmounted when dropped.
+/// A small disk, which is unmounted when this is dropped.
 struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Returns `None` if a disk can't be made: not as root, or in a container that may not mount.
+    /// Creates a disk. Returns `None` if that isn't possible: we aren't root, or a container doesn't allow mounting.
     fn of(owner: &Path, mebibytes: u32) -> Option<Self> {
         use std::os::unix::fs::MetadataExt;
         let owner = fs::metadata(owner).expect("the owner of the data");
@@ -241,7 +242,7 @@ async fn a_full_disk_is_waited_for_until_there_is_room() {
     world.sql(&format!("CREATE TABLESPACE {space} LOCATION '{}'", disk.folder.path().display())).await;
     world.sql(&format!("{NUMBERED} TABLESPACE {space}")).await;
     let daemon = world.daemon(&with_postgres(&world.config("table.name = \"rides\""), SHORT_DEADLINES));
-    // More than 5 MiB.
+    // Together these records take more than 5 MiB, so they fill the disk.
     world.produce_numbered(0..150_000, 2);
     let names_it = |d: &tidegate_harness::Daemon| d.get("/readyz").is_ok_and(|ready| ready.body.contains("53100"));
     daemon.await_until("`/readyz` names 53100", PATIENCE, names_it).expect("it says what it waits for");

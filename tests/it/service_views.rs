@@ -1,4 +1,4 @@
-//! `ride_analysis` and its views, each compared with an answer that the test computes itself.
+//! The table `ride_analysis` and its views. Each is compared with a result that the test computes itself.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
@@ -13,7 +13,8 @@ const DAY: i64 = 86_400_000;
 
 type Trips<'a> = BTreeMap<u64, Vec<&'a Reading>>;
 
-/// Returns stretches of readings for which `is` holds: from the first one to the one after the last, or to the trip's end.
+/// Returns the stretches of readings for which `is` holds. A stretch ends with the reading after the last one that holds, or with
+/// the trip.
 fn stretches<'a>(trip: &[&'a Reading], is: impl Fn(&Reading) -> bool) -> Vec<(&'a Reading, i64)> {
     let mut found: Vec<(&Reading, i64)> = Vec::new();
     let mut open = false;
@@ -84,7 +85,7 @@ fn hard_braking(trips: &Trips<'_>) -> String {
     for (id, trip) in trips {
         for pair in trip.windows(2) {
             let slower = i64::from(pair[0].speed_tenths) - i64::from(pair[1].speed_tenths);
-            // 16.2 km/h within a second.
+            // The speed fell by more than 16.2 km/h within a second.
             if slower * 1_000 > 162 * (pair[1].ts_ms - pair[0].ts_ms) {
                 writeln!(lines, "{id} {}", pair[1].ts_ms).expect("text");
             }
@@ -94,7 +95,7 @@ fn hard_braking(trips: &Trips<'_>) -> String {
 }
 
 fn utilisation(trips: &Trips<'_>) -> String {
-    // The vehicles seen, and the seconds in each state.
+    // The set of vehicles that were seen, and the seconds in each state.
     type Use = (HashSet<u32>, [u32; 3]);
     let mut hours: BTreeMap<(i64, &str), Use> = BTreeMap::new();
     for reading in trips.values().flatten() {
@@ -113,13 +114,13 @@ fn utilisation(trips: &Trips<'_>) -> String {
     lines
 }
 
-/// Returns SQL for a time in milliseconds.
+/// Returns SQL for a column's time in milliseconds.
 fn ms(column: &str) -> String {
     format!("(extract(epoch FROM {column}) * 1000)::int8")
 }
 
 impl World {
-    /// Returns the lines of a view: `columns` of each row; `:ms` and `:h` convert a time to a number.
+    /// Returns the rows of a view as text, with these `columns`. In `columns`, `:ms` and `:h` convert a time to a number.
     async fn lines(&self, view: &str, columns: &str, order: &str) -> String {
         let blanks = columns.matches(" ").count() + 1;
         let format = vec!["%s"; blanks].join(" ");
@@ -200,7 +201,7 @@ async fn every_record_is_kept_once_in_the_partition_of_its_day_and_each_view_ans
     let view = world.number(in_view).await.unsigned_abs();
     assert!(view.abs_diff(paused) <= 1_000 * 40, "{view} ms of {paused}: a pause that isn't over has a second to come");
 
-    // Records from clocks that were reset or are ahead create no partition and no dead letter.
+    // Records from clocks that were reset or are ahead must create no partition and no dead letter.
     let lying =
         |ts: &str| Record::new(format!(r#"{{"vehicle_id":999,"trip_id":999,"ts":"{ts}","state":"driving"}}"#)).to(0);
     world.produce([lying("1970-01-01T00:00:00Z"), lying("2099-12-31T23:59:59Z")]);

@@ -1,4 +1,5 @@
-//! The three services of `config/fleet.toml`, unchanged, compared with the truth of the fleet that feeds them.
+//! The three services of `config/fleet.toml`, unchanged. Their tables are compared with the truth of the fleet that sends the
+//! records.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -54,7 +55,7 @@ impl World {
         }
     }
 
-    /// Produces what a fleet sends. Returns the expected results.
+    /// Produces the records of a fleet. Returns the expected results.
     pub(crate) fn drive(&self, drive: &Drive) -> Driven {
         let fleet = Fleet::new(drive.fleet.clone()).expect("a fleet that can be");
         let mut truth = Truth::new(drive.fleet.clone(), Partitioning::ByRegion);
@@ -74,7 +75,7 @@ impl World {
     }
 }
 
-/// The settings of a drive.
+/// The parameters of a fleet's drive.
 pub(crate) struct Drive {
     pub(crate) fleet: FleetSpec,
     pub(crate) delivery: DeliverySpec,
@@ -92,7 +93,7 @@ impl Drive {
     }
 }
 
-/// The result of a drive.
+/// The records of a drive, and the expected results.
 pub(crate) struct Driven {
     pub(crate) truth: Truth,
     /// Each reading once, by trip and time.
@@ -136,7 +137,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     let driven = world.drive(&Drive::of(40, now_ms() - 1_500_000, 1_500));
     let ended = driven.truth.trips().iter().filter(|trip| trip.ended).count();
     assert!(ended > 50, "{ended} trips ended");
-    // Small batches, so that the kills interrupt writes.
+    // Batches are small, so that the kills interrupt writes.
     let config = world.services(&["fare"]);
     let small =
         config.replace("consumers = 2", "consumers = 2\nbatch.max_rows = 500\nflow.max_rows_per_second = 20_000");
@@ -166,7 +167,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
         .replace("public.fare\"", "public.fare_again\"")
         .replace("group = \"fare_", "group = \"fare_again_");
     world.drained(&again);
-    // All columns except the time of closing, which the first table's trigger sets.
+    // All columns must be equal except the time of closing, which a trigger sets only in the first table.
     let differ = "SELECT count(*) FROM fare f FULL JOIN fare_again a USING (trip_id)
         WHERE to_jsonb(f) - 'closed_at' IS DISTINCT FROM to_jsonb(a) - 'closed_at'";
     assert_eq!(world.number(differ).await, 0);
@@ -174,7 +175,7 @@ async fn fares_are_right_to_the_cent_through_kills_and_a_replay_of_everything() 
     assert_eq!(usize::try_from(again), Ok(driven.truth.trips().len()));
 }
 
-/// A record, built by hand.
+/// A record whose fields the test sets one by one.
 struct Sent<'a> {
     trip: i64,
     partition: i32,
@@ -196,7 +197,7 @@ impl Sent<'_> {
     }
 }
 
-/// Returns a trip's final fare and why it was final, its adjustments, and the total charged, in cents.
+/// Returns for a trip: its final fare and why it was final, its adjustments, and the total charged, in cents.
 async fn invoices(world: &World, trip: i64) -> String {
     let sql = "SELECT format('%s %s, adjusted by %s, charged %s', why, (f.fare * 100)::int8,
             (SELECT coalesce(string_agg((amount * 100)::int8::text, ' ' ORDER BY adjustment_id), 'nothing')
@@ -220,18 +221,18 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
         let metered = Tariff::default().fare_cents((km * KM).unsigned_abs(), (minutes * MINUTE).unsigned_abs(), 0);
         i64::try_from(metered).expect("a fare")
     };
-    // Trip 1 sends nothing more while trip 2 in its partition continues. No vehicle drives in trip 3's partition, so no time passes
-    // there.
+    // Trip 1 sends nothing more, while trip 2 in the same partition continues. In trip 3's partition no other vehicle drives, so
+    // no time passes there.
     world.produce([
         at(1, 0, 0, 0, Some("trip_started")),
         at(1, 0, 9, 5, None),
         at(2, 0, 0, 0, Some("trip_started")),
         at(2, 0, 19, 12, None),
         at(3, 1, 1, 2, None),
-        // Nobody is charged for times of a clock that was reset or is ahead.
+        // A record from a clock that was reset or is ahead must not be charged.
         Sent { trip: 2, partition: 0, ts_ms: 0, odometer_mm: 11 * KM, event: None }.record(),
         Sent { trip: 2, partition: 0, ts_ms: 4_102_444_800_000, odometer_mm: 11 * KM, event: None }.record(),
-        // The trip's first record arrives after its end.
+        // The first record of this trip arrives after its last.
         at(4, 1, 2, 1, None),
         at(4, 1, 8, 6, Some("trip_ended")),
     ]);
@@ -247,14 +248,14 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!(invoices(&world, 1).await, format!("silent {0}, adjusted by nothing, charged {0}", cents(5, 9)));
     assert_eq!(world.number("SELECT count(*) FROM fare_final").await, 2);
 
-    // The trip wasn't over after all, and the other one began earlier than known. Records that change nothing adjust nothing.
+    // Trip 1 wasn't over after all, and trip 4 began earlier than was known. Records that change nothing make no adjustment.
     world.produce([at(1, 0, 21, 9, Some("trip_ended")), at(4, 1, 0, 0, Some("trip_started")), at(4, 1, 5, 4, None)]);
     world.drained(&config);
     let first = format!("silent {}, adjusted by {}, charged {}", cents(5, 9), cents(9, 21) - cents(5, 9), cents(9, 21));
     let fourth = format!("ended {}, adjusted by {}, charged {}", cents(6, 6), cents(6, 8) - cents(6, 6), cents(6, 8));
     assert_eq!((invoices(&world, 1).await, invoices(&world, 4).await), (first.clone(), fourth.clone()));
 
-    // Nor does a repetition of everything.
+    // Repeating all records makes no adjustment either.
     world.produce([at(1, 0, 21, 9, Some("trip_ended")), at(1, 0, 9, 5, None)]);
     tidegate(&config, &["offsets", "set", "--offset", "earliest"]).ok();
     world.drained(&config);
@@ -262,7 +263,7 @@ async fn a_silent_trip_is_closed_once_and_what_comes_later_is_an_adjustment() {
     assert_eq!((invoices(&world, 1).await, invoices(&world, 4).await), (first, fourth));
     assert_eq!(world.number("SELECT count(*) FROM fare_adjustment").await, 2);
 
-    // A new tariff applies to trips that start under it; two tariffs at a time are impossible.
+    // A new tariff applies to trips that start while it is valid. Two tariffs can't be valid at the same time.
     let change = start + 40 * MINUTE;
     let since = format!("to_timestamp({change} / 1000.0)");
     world
@@ -298,7 +299,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
     let mut listener = sqlx::postgres::PgListener::connect(&world.database.url).await.expect("a listener");
     listener.listen("customer_info").await.expect("it listens");
     let config = world.services(&["customer_info"]).replace("max_rows = 20_000", "max_rows = 3_000");
-    // Without late records, each batch has news.
+    // There are no late records here, so each batch has news.
     let start = now_ms() - 1_000_000;
     let on_time = Drive { delivery: DeliverySpec::default(), ..Drive::of(40, start, 500) };
     world.drive(&on_time);
@@ -316,7 +317,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
     assert_eq!(transactions.len(), told as usize, "each batch is told once");
     assert!(told > 5, "{told} batches");
 
-    // Late and duplicate records of the same vehicles from the beginning: the second half is new.
+    // Repeat the same vehicles from the beginning, with late and duplicate records. Only the second half is new.
     let driven = world.drive(&Drive::of(40, start, 1_000));
     world.await_service(&daemon, "customer_info").await;
     let sql = "SELECT trip_id, (extract(epoch FROM ts) * 1000)::int8, odometer_mm, state, round(lat * 1e6)::int8,
@@ -335,7 +336,7 @@ async fn customer_info_holds_the_newest_state_of_each_trip_and_tells_of_it_once_
         assert_eq!(row.get::<Option<String>, _>(8).as_deref(), newest.event.map(fleet::Event::as_str));
     }
 
-    // A batch without news is not notified: the next notification is that of the batch after it.
+    // A batch without news sends no notification. So the next notification is that of the batch after it.
     let last = world.number("SELECT max(trip_id) FROM customer_info").await;
     let write = async |ts_ms, odometer_mm| {
         world.produce([Sent { trip: last, partition: 0, ts_ms, odometer_mm, event: None }.record()]);

@@ -1,4 +1,5 @@
-//! The end of a run: in time whatever is unavailable, with the number of remaining records and an exit code that says so.
+//! The end of a run. It comes in time, whatever is unavailable, and reports the number of remaining records and a fitting exit
+//! code.
 
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use crate::support::{PATIENCE, World, spec};
 
 /// `limits.drain_timeout` of these tests.
 const DRAIN: Duration = Duration::from_secs(6);
-/// How much later than `DRAIN` a process may end on a busy machine.
+/// How much later than `DRAIN` a process may end, on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 /// The exit code of a run that ended before everything was written.
 const UNFINISHED: i32 = 75;
@@ -62,7 +63,7 @@ async fn told_to_end_while_postgres_is_down_it_ends_in_time_and_says_how_much_is
     let status = ends_in_time(&daemon);
     assert_eq!(status.code(), Some(UNFINISHED), "{}", daemon.log_tail());
     assert!(said(&daemon, "100 records were read and are not written; it waited: "), "{}", daemon.log_tail());
-    // Nothing is lost or written twice.
+    // In the end nothing is lost, and nothing is written twice.
     let (code, log) = world.drain(&world.config(TO_RIDES));
     assert_eq!(code, Some(0), "{log}");
     world.assert_exact(110).await;
@@ -123,11 +124,11 @@ async fn a_bounded_run_that_is_told_to_end_says_what_is_left_and_is_not_done() {
     let world = World::new(2).await;
     world.sql(NUMBERED).await;
     world.produce_numbered(0..100, 2);
-    // One row per second.
+    // The limit is one row per second.
     let config = world.config("table.name = \"rides\"\nflow.max_rows_per_second = 1");
     let daemon = Daemon::spawn(&spec(&config).arg("--until").arg("now")).expect("the daemon starts");
     await_metric(&daemon, "tidegate_rows_written_total", 1.0);
-    // The run knows its end only when Kafka has returned the log ends.
+    // The run knows where to end only after Kafka has returned the log ends.
     daemon.await_log("reading", PATIENCE).expect("it reads");
     daemon
         .await_until("the lag is known", PATIENCE, |d| d.metric("tidegate_lag_records", &[]).is_some())

@@ -1,11 +1,13 @@
-//! Siblings of other people's bugs: small inputs, and the rows that INSERT of the record's own fields would make.
+//! Cases that are similar to bugs of other programs. Each has a small input and the rows that INSERT of the record's own fields
+//! would make.
 
 use tidegate_harness::Record;
 
 use crate::cli::tidegate;
 use crate::support::World;
 
-/// A table, records, the pipeline's lines, and what is expected: rows by a query, and the dead letters as `offset:code`.
+/// A case: a table, records, the pipeline's lines, and what is expected. Rows are read by a query; dead letters are written as
+/// `offset:code`.
 struct Sibling {
     name: &'static str,
     table: &'static str,
@@ -180,7 +182,7 @@ async fn each_sibling_has_the_rows_of_insert() {
         let world = World::new(1).await;
         world.sql(table).await;
         world.produce(records.iter().map(|value| Record::new(*value).to(0)));
-        // A table's own lines come before the ones under `columns`.
+        // In TOML, a table's own keys must come before its subtables such as `columns`.
         let (code, log) =
             world.drain(&world.config(&format!("table.name = \"t\"\ndead_letters.max_share = 1.0\n{pipeline}")));
         if code != Some(0) {

@@ -1,4 +1,4 @@
-//! The start: an outage is waited for; a fault that waiting doesn't resolve stops the pipeline with a name.
+//! The start of a pipeline. It waits for an outage to end. A fault that waiting doesn't resolve stops the pipeline with a reason.
 
 use tidegate_harness::{Proxy, unique_name};
 

@@ -5,7 +5,7 @@ use tidegate_harness::{Record, eventually, unique_name};
 use crate::accounting::NUMBERED;
 use crate::support::{PATIENCE, World};
 
-/// A second pipeline, without which the daemon would end with the first one.
+/// Adds a second pipeline. Without it, the daemon would end when the first one stops.
 async fn beside(world: &World, config: &str) -> String {
     let topic = unique_name("quiet");
     world.kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
@@ -19,7 +19,7 @@ async fn a_pipeline_stopped_by_its_dead_letter_budget_says_why_and_keeps_its_met
     world.sql(NUMBERED).await;
     let config = beside(&world, &world.config("table.name = \"rides\"")).await;
     let bad = |n: i32| Record::new(format!(r#"{{"seq":"n/a","name":"vehicle {n}"}}"#)).to(0);
-    // Few enough for the dead-letter budget.
+    // These are too few dead letters to use up the budget.
     world.produce((0..3).map(bad));
     let daemon = world.daemon(&config);
     let of = [("pipeline", world.name.as_str())];

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::{PgConnection, Row};
 use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, Postgres, Record, free_port, shared, unique_name};
 
-/// The longest time for anything that should take moments: the suite shares two cores with three servers.
+/// The longest time for anything that normally takes moments. It is long because the tests share two cores with three servers.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The environment variable that selects another build of the daemon.
@@ -28,7 +28,7 @@ impl World {
         Self::on(shared::kafka().expect("Kafka starts"), shared::postgres().expect("Postgres starts"), partitions).await
     }
 
-    /// As [`World::new`], on other servers.
+    /// Like [`World::new`], on other servers.
     pub(crate) async fn on(kafka: &'static Kafka, postgres: &'static Postgres, partitions: i32) -> Self {
         let topic = unique_name("telemetry");
         kafka.create_topic(&topic, partitions, &[]).expect("the topic is made");
@@ -57,12 +57,12 @@ impl World {
         self.database.connect().await.expect("Postgres takes a connection")
     }
 
-    /// Returns a configuration: `pipeline` goes under `[pipelines.NAME]`, after `topics`.
+    /// Returns a configuration. `pipeline` is put below `[pipelines.NAME]`, after `topics`.
     pub(crate) fn config(&self, pipeline: &str) -> String {
         self.config_at(&self.database.url, pipeline)
     }
 
-    /// Returns the same configuration with another URL of the database.
+    /// Returns a configuration as [`Self::config`] does, with another URL of the database.
     pub(crate) fn config_at(&self, url: &str, pipeline: &str) -> String {
         format!(
             "[kafka]\nbootstrap_servers = \"{}\"\n[postgres]\nurl = \"{url}\"\n[http]\nlisten = \"127.0.0.1:{}\"\n\
@@ -91,12 +91,13 @@ impl World {
     }
 }
 
-/// Returns the daemon's program: the one built with the tests, or the one that `TIDEGATE_PROGRAM` names, such as a release.
+/// Returns the path of the daemon's program: the one that was built with the tests, or the one in `TIDEGATE_PROGRAM`, such as a
+/// release.
 pub(crate) fn program() -> PathBuf {
     std::env::var_os(PROGRAM).map_or_else(|| env!("CARGO_BIN_EXE_tidegate").into(), PathBuf::from)
 }
 
-/// Returns how to start the daemon with a configuration.
+/// Returns the specification of a daemon with this configuration.
 pub(crate) fn spec(config: &str) -> DaemonSpec {
     let (_, listen) = config.split_once("listen = \"").expect("the configuration says where to listen");
     let (address, _) = listen.split_once('"').expect("the address ends");

@@ -1,4 +1,4 @@
-//! The daemon reports its state to a service manager: `Type=notify` with a watchdog.
+//! The daemon reports its state to a service manager, as a service of `Type=notify` with a watchdog.
 
 use std::os::unix::net::UnixDatagram;
 
@@ -56,7 +56,8 @@ async fn systemd_is_told_that_the_daemon_is_ready_lives_works_and_ends() {
     assert!(daemon.wait_exit(PATIENCE).expect("the daemon ends").success());
 }
 
-/// systemd compares the time with that of its signal, and waits for READY=1 also where the new configuration has faults.
+/// systemd compares the time in the message with the time of its signal. It waits for READY=1 even if the new configuration has
+/// faults.
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_is_told_when_a_reload_begins_and_ends() {
     let world = World::new(1).await;
@@ -77,7 +78,7 @@ async fn systemd_is_told_when_a_reload_begins_and_ends() {
     }
 }
 
-/// The clock by which systemd notes its signals.
+/// Returns the time of the clock with which systemd dates its signals.
 fn monotonic_micros() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1_000

@@ -1,4 +1,5 @@
-//! The value of every type is stored as INSERT of the same text would store it; what INSERT refuses is a dead letter.
+//! Values of every type are stored as INSERT of the same text would store them. A value that INSERT refuses becomes a dead
+//! letter.
 
 use std::fmt::Write as _;
 
@@ -237,7 +238,7 @@ async fn every_value_of_every_type_is_what_insert_of_the_same_text_gives() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, id);
 }
 
-/// Values that no column accepts, as JSON and as text.
+/// Columns with values that they refuse, each as JSON and as text.
 const REFUSED: &[Column] = &[
     column("flag", "bool", "", &[(r#""maybe""#, "maybe"), ("2", "2")]),
     column("small", "int2", "", &[("32768", "32768"), ("-32769", "-32769")]),
@@ -297,7 +298,7 @@ async fn what_insert_refuses_is_a_dead_letter_and_its_neighbours_are_written() {
     assert_eq!(world.text("SELECT coalesce(string_agg(r::text, E'\\n'), '') FROM rides r WHERE id = -1").await, "");
     assert_eq!(world.number("SELECT count(DISTINCT id) FROM rides").await, id + 1);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE record_offset % 2 = 1").await, id);
-    // All were rejected before the COPY, not by it.
+    // All these values were rejected by our encoders, before the COPY.
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter WHERE sqlstate IS NOT NULL").await, 0);
 }
 

@@ -1,4 +1,5 @@
-//! An older daemon and this one in one group, with one ledger: rolled forward and back under load.
+//! An older daemon and this one run in one group, with one ledger. They are replaced one after the other under load, forward and
+//! back.
 
 use tidegate_harness::{Daemon, DaemonSpec};
 
@@ -7,7 +8,7 @@ use crate::support::{PATIENCE, World, program};
 
 const RECORDS: i32 = 600_000;
 const PARTITIONS: i32 = 6;
-/// How far the ledger advances between two steps, so that each pair of versions runs together.
+/// How far the ledger advances between two steps, so that each pair of versions runs together for a while.
 const STEP: i64 = 30_000;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
-//! Nothing stops silently: a partition that has lag and doesn't advance is named with its reason, and `/readyz` fails meanwhile.
+//! Nothing stops silently. If a partition has lag and doesn't advance, the log names it with the reason, and `/readyz` fails
+//! meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::accounting::{NUMBERED, await_metric, with_limits};
 use crate::support::{PATIENCE, World};
 
-/// A stall is lag without progress for 30 s; the suite adds time.
+/// The longest time until a stall is reported. A stall is lag without progress for 30 s; the busy test suite adds some time.
 const STALL: Duration = Duration::from_secs(90);
 const NAMED: &str = "a partition with lag makes no progress";
 
@@ -47,7 +48,7 @@ async fn a_stalled_partition_is_named_with_its_reason_while_postgres_is_down() {
     flows_again(&world, &daemon, 100).await;
 }
 
-/// Somebody else set the claim, and no such owner exists: after the grace period, the partition is claimed again.
+/// Somebody set another claim in the ledger, but there is no such owner. After the grace period, the partition is claimed again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fenced_partition_without_progress_is_named_and_claimed_again() {
     let world = World::new(1).await;
@@ -86,8 +87,8 @@ async fn a_stalled_partition_is_named_with_its_reason_while_kafka_is_down() {
     assert_eq!(world.number("SELECT count(*) - count(DISTINCT seq) FROM rides").await, 0, "nothing is there twice");
 }
 
-/// What the watchdog does if nothing explains a stall. Kafka can't be made to deliver nothing and yet answer everything else, so
-/// the test requests it directly, from a pipeline in its own process.
+/// The watchdog rebuilds a consumer if nothing explains a stall. Kafka can't be made to deliver nothing and yet answer all
+/// requests. So the test requests the rebuild itself, from a pipeline in its own process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_rebuilt_in_the_middle_of_a_drain_loses_nothing() {
     let world = World::new(2).await;

@@ -1,5 +1,5 @@
-//! A process that was stopped and resumes late: its partitions have another owner, its write is rejected, and its locks delay
-//! nobody.
+//! A process that was suspended and resumes late. Meanwhile its partitions have got another owner. Its write must be refused, and
+//! its locks must delay nobody.
 
 use std::time::{Duration, Instant};
 
@@ -10,25 +10,26 @@ use crate::support::{PATIENCE, World};
 
 const RECORDS: i32 = 20_000;
 
-/// How a zombie is made.
+/// A table and a pipeline, and the moment at which its daemon is suspended.
 struct Zombie {
     /// The table, and the statement that creates it.
     create: &'static str,
     /// Configuration lines under `[pipelines.NAME]`.
     pipeline: &'static str,
-    /// The message that is under way when the process is stopped.
+    /// The message that is being sent when the process is suspended.
     at: Trigger,
 }
 
-/// Stops one daemon at one of its messages, lets another take over and write everything, resumes the first one, and returns both.
+/// Suspends one daemon at one of its messages, lets another one take over and write everything, and then resumes the first one.
+/// Returns both.
 async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     world.sql(zombie.create).await;
     world.produce_numbered(0..RECORDS, 2);
     let proxy = Proxy::start_postgres(world.postgres.address()).expect("the proxy starts");
-    // No deadline of the server may end the zombie's transaction before the new owner does.
+    // The server's deadlines are long here, so that they don't end the zombie's transaction before the new owner does.
     let lines = "lock_timeout = \"2s\"\nidle_in_transaction_timeout = \"10m\"";
     let configure = |url: &str| with_short_sessions(&with_postgres(&world.config_at(url, zombie.pipeline), lines));
-    // Not before the first COPY has begun: the start has transactions of its own.
+    // Arm the trigger only after the first COPY has begun, because the start has transactions too.
     let begun = proxy.arm(Trigger::CopyData(1), Action::Hold);
     let stopped = world.daemon(&configure(&world.database.url_at(proxy.addr())));
     begun.fired(PATIENCE).await.expect("a COPY begins");
@@ -46,11 +47,12 @@ async fn rise(world: &World, zombie: &Zombie) -> (Daemon, Daemon) {
     assert!(took < Duration::from_secs(15), "the new owner was held up for {took:?}; {}", owner.log_tail());
     assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
 
-    // The bytes that the zombie sent before it was stopped arrive now; then it resumes.
+    // Let the bytes arrive that the zombie sent before it was suspended, and then resume it.
     held.release();
     stopped.resume().expect("it goes on");
     await_metric(&stopped, "tidegate_fenced_total", 1.0);
-    // Proof that it is back: the group counts it as a member, and whichever owner has a partition continues to write.
+    // To show that it is back, wait until the group counts it as a member, and until all partitions are written again, whichever
+    // daemon owns them.
     world.produce_numbered(RECORDS..2 * RECORDS, 2);
     world.await_written(&owner).await;
     world.assert_exact(i64::from(2 * RECORDS)).await;
@@ -80,7 +82,7 @@ async fn stopped_before_its_commit_its_lock_on_the_ledger_is_taken_from_it() {
 async fn stopped_in_a_copy_into_a_unique_index_its_keys_are_taken_from_it() {
     let world = World::new(2).await;
     let create = "CREATE TABLE rides (seq bigint UNIQUE, name text)";
-    // Far enough into the COPY that rows are in the index.
+    // By then the COPY has put rows into the index.
     let zombie = Zombie { create, pipeline: "table.name = \"rides\"", at: Trigger::CopyBytes(300_000) };
     let (_stopped, owner) = rise(&world, &zombie).await;
     owner.await_log("ending a transaction of our own whose process is silent", PATIENCE).expect("the owner says it");

@@ -1,4 +1,4 @@
-//! Measures the CPU time of reading a topic: in turn by `BaseConsumer::poll` and in bulk.
+//! Measures the CPU time of reading a topic, alternately by `BaseConsumer::poll` and in bulk.
 //!
 //! `RECORDS=2000000 PARTITIONS=4 TURNS=3 cargo bench -p tidegate-kafka-batch` are the defaults; each value has about 100 bytes.
 //! The CPU time is that of the whole process, librdkafka's threads included.
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
             record.to(i32::try_from(n % i64::from(partitions)).expect("a remainder of an i32"))
         }),
     )?;
-    // Each way once, unmeasured: fills the broker's caches and opens the first connections.
+    // Run each way once without measuring, to fill the broker's caches and open the first connections.
     one(&kafka, &topic, partitions, records, false)?;
     one(&kafka, &topic, partitions, records, true)?;
     let mut all = [Vec::new(), Vec::new()];

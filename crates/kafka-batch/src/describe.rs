@@ -28,7 +28,7 @@ pub fn may_read_group<C: ClientContext>(
     let mut names = [name.as_ptr()];
     // SAFETY: all pointers are alive; librdkafka copies the names and the options.
     unsafe { rd::rd_kafka_DescribeConsumerGroups(handle, names.as_mut_ptr(), 1, options.0.get(), queue.get()) };
-    // librdkafka ends the request by its own deadline; one more second is for delivering its answer.
+    // librdkafka ends the request at its own deadline. Wait one second longer, for the answer to be delivered.
     // SAFETY: the queue is alive.
     let event = unsafe { rd::rd_kafka_queue_poll(queue.get(), milliseconds.saturating_add(1000)) };
     let Some(event) = NonNull::new(event) else { return failed(rd::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__TIMED_OUT) };

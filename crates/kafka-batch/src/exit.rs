@@ -8,10 +8,10 @@ unsafe extern "C" {
     safe fn _exit(code: c_int) -> !;
 }
 
-/// Ends the process at once, without the exit handlers of its libraries. OpenSSL's frees what threads of librdkafka may still use:
-/// a client that closes in the background would crash the process at its end.
+/// Ends the process at once, without running the exit handlers of its libraries. OpenSSL's handler frees memory that librdkafka's
+/// threads may still use: if a client is closing in the background, the process would crash at its end.
 pub fn exit_now(code: u8) -> ! {
-    // Standard output is written line by line; a closed one has no reader.
+    // Standard output is buffered by line. If this flush fails, its reader is gone.
     let _flushed = std::io::stdout().flush().is_ok();
     _exit(c_int::from(code))
 }

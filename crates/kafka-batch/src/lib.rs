@@ -51,8 +51,8 @@
 //! has ended for the first time (librdkafka issue 5573), as by two calls of `assign` or of `incremental_unassign` within
 //! milliseconds. A new assignment's first record is a sign that earlier fetches have ended.
 //!
-//! A partition that was forwarded once and is assigned again must be forwarded again, because of the flag.
-//! [`BatchQueue::unforward`] is for the end of an assignment, after it was unassigned.
+//! If a partition that was forwarded once is assigned again, it must be forwarded again, because of the flag. Call
+//! [`BatchQueue::unforward`] when an assignment has ended, after the partition was unassigned.
 //!
 //! # Waiting
 //! An event on the consumer's queue ends the wait of a read (`rd_kafka_queue_cb_event_enable`, `rd_kafka_queue_yield`). A read
@@ -60,7 +60,8 @@
 //!
 //! # The consumer's liveness
 //! Each read counts as a poll for `max.poll.interval.ms` (`rd_kafka_q_serve_rkmessages` calls `rd_kafka_app_poll_start` and
-//! `rd_kafka_app_polled`). A read that returns what the last bulk left does not, as it doesn't call librdkafka.
+//! `rd_kafka_app_polled`). The exception is a read that only returns records left over from the last bulk, because it doesn't
+//! call librdkafka.
 //!
 //! # Positions
 //! A read moves librdkafka's position (`rd_kafka_position`, and the stored offset unless `enable.auto.offset.store = false`)
@@ -73,10 +74,10 @@
 //! - librdkafka drops what it fetched before a seek, a pause or an assignment, by version numbers which are raised before the
 //!   call returns. So the next read of the same thread returns nothing stale. A bulk that is read meanwhile on another
 //!   thread may.
-//! - A [`Fault`] also moves the position, to one *behind* its offset, where `poll` leaves it. For the end of a partition and for
-//!   a failed fetch that offset is the next one to fetch. If the partition is paused before its next record has come, a
-//!   resume skips one record. So after a fault, **seek to the next offset before the partition is resumed** (or assign it
-//!   there), or don't pause it before a record has come.
+//! - A [`Fault`] also moves the position, to one *after* its offset, while `poll` does not move it. For the end of a
+//!   partition and for a failed fetch, that offset is the next one to fetch. If the partition is then paused before its next
+//!   record arrives, a resume skips one record. So after a fault, **seek to the next offset before the partition is resumed** (or
+//!   assign it there), or don't pause it before a record has arrived.
 //!
 //! # Memory
 //! A record borrows the buffer it came in: that of a fetch response or, if it was compressed, that of its record batch. The

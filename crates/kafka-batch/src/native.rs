@@ -127,7 +127,7 @@ impl Messages {
     pub(crate) fn destroy_taken(&mut self) {
         while self.first < self.taken {
             let message = self.slots[self.first];
-            // Before the call, so that no message is ever destroyed twice.
+            // Advance before the call, so that no message is ever destroyed twice.
             self.first += 1;
             // SAFETY: by the invariant the slot held a message that is owned here; it is no longer in `first..end`. Views of
             // a message borrow the bulk and so this value, which is borrowed mutably here: none is alive.
@@ -200,15 +200,15 @@ impl<'b> Taking<'b> {
         Some(unsafe { MessageRef::new(*slot) })
     }
 
-    /// Marks the first untaken message as taken. It stays alive for `'b`.
+    /// Marks the first untaken message as taken. The message stays alive for `'b`.
     pub(crate) fn take(&mut self) {
         assert!(*self.taken < self.slots.len(), "nothing is left to take");
         *self.taken += 1;
     }
 }
 
-/// A message that lives for `'m`. Neither `Send` nor `Sync`: librdkafka parses headers when they are first asked for, without
-/// a lock.
+/// A message that lives for `'m`. It is neither `Send` nor `Sync`, because librdkafka parses headers without a lock, when they
+/// are requested for the first time.
 #[derive(Clone, Copy)]
 pub(crate) struct MessageRef<'m>(NonNull<rd::rd_kafka_message_t>, PhantomData<&'m Messages>);
 
@@ -223,8 +223,8 @@ impl<'m> MessageRef<'m> {
         self.0.as_ptr()
     }
 
-    /// Returns the error number; 0 for a record. A broker may send numbers that librdkafka's list lacks, which must not be read
-    /// as the Rust enumeration.
+    /// Returns the error number; 0 for a record. A broker may send numbers that librdkafka's list lacks. So the number must not
+    /// be read as the Rust enumeration.
     pub(crate) fn error_number(&self) -> i32 {
         // SAFETY: the message is alive; this takes the field's address without reading it.
         let error = unsafe { &raw const (*self.fields()).err };
@@ -281,13 +281,13 @@ impl<'m> MessageRef<'m> {
     /// Returns the timestamp in milliseconds since 1970.
     pub(crate) fn timestamp(&self) -> Option<i64> {
         let mut kind = rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-        // SAFETY: the message is alive, and `kind` is there to be written.
+        // SAFETY: the message is alive, and `kind` is a variable into which librdkafka may write.
         let timestamp = unsafe { rd::rd_kafka_message_timestamp(self.fields(), &raw mut kind) };
         let known = timestamp != -1 && kind != rd::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         known.then_some(timestamp)
     }
 
-    /// Returns the headers, which librdkafka parses at the first call. Also empty if it cannot parse them.
+    /// Returns the headers, which librdkafka parses at the first call. They are empty, too, if it cannot parse them.
     pub(crate) fn headers(&self) -> HeaderList<'m> {
         let mut headers = ptr::null_mut();
         // SAFETY: the message is alive and used by this thread alone: `MessageRef` is neither `Send` nor `Sync`.
@@ -331,7 +331,7 @@ unsafe fn bytes<'a>(start: *const c_void, length: usize) -> Option<&'a [u8]> {
     Some(unsafe { std::slice::from_raw_parts(start.cast::<u8>(), length) })
 }
 
-/// Converts a wait to librdkafka's milliseconds, rounded up: a wait of half a millisecond must not become none.
+/// Converts a wait to whole milliseconds for librdkafka, rounded up, so that half a millisecond doesn't become zero.
 fn milliseconds(wait: Duration) -> i32 {
     i32::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX)
 }

@@ -37,7 +37,7 @@ struct Forwarded {
 /// The state of the callbacks. An `Arc`, because its address stays the same when the `BatchQueue` moves.
 struct Own {
     queue: Queue,
-    /// Whether something arrived in a partition's queue while that was not forwarded.
+    /// Whether something arrived in a partition's queue while that queue was not forwarded.
     strayed: AtomicBool,
     /// The caller's callback for new records and events.
     on_ready: Option<Box<dyn Fn() + Send + Sync>>,
@@ -85,7 +85,7 @@ unsafe extern "C" fn on_stray(_: *mut rd::rd_kafka_t, own: *mut c_void) {
 }
 
 impl<C: ConsumerContext + 'static> BatchQueue<C> {
-    /// Makes a queue for a consumer. It replaces the consumer's [nonempty callback](BaseConsumer::set_nonempty_callback).
+    /// Makes a queue for a consumer. It replaces the consumer's [non-empty callback](BaseConsumer::set_nonempty_callback).
     ///
     /// # Errors
     /// If the consumer has no `group.id`, and so no queue of its own.
@@ -177,15 +177,15 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         // SAFETY: the handle is new. It is dropped before the consumer.
         let queue = unsafe { Queue::from_raw(queue) }.ok_or_else(invalid)?;
         if let Some(known) = self.position(topic, partition) {
-            // The old handle may be that of another queue, if the topic was deleted and created again.
+            // If the topic was deleted and created again, the old handle may belong to another queue.
             let known = self.forwarded.swap_remove(known);
             known.queue.clear_callback();
             known.queue.forward(None);
         }
         // SAFETY: `self.own` lives until `unforward` or `Drop` has removed the callback.
         unsafe { queue.set_callback(on_stray, Arc::as_ptr(&self.own).cast()) }
-        // After the callback: entries that arrive in between are moved by this call; later entries of an unforwarded queue are
-        // reported.
+        // Forward after the callback is set. This call moves entries that arrive in between; if the queue is unforwarded later,
+        // the callback reports its entries.
         queue.forward(Some(&self.own.queue));
         self.forwarded.push(Forwarded { topic: topic.to_owned(), partition, queue });
         Ok(())
@@ -203,8 +203,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
         }
     }
 
-    /// Drops a partition's records that were read and not taken. Call it after a seek, because such records were read before
-    /// it. librdkafka doesn't return them again unless asked.
+    /// Drops a partition's records that were read and not taken. Call it after a seek, because these records were read before the
+    /// seek. librdkafka returns them again only if the seek asks for them.
     pub fn discard(&mut self, topic: &str, partition: i32) {
         self.messages.remove(|message| message.partition() == partition && message.topic() == topic);
     }
@@ -218,7 +218,7 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
     /// # Errors
     /// The error that librdkafka reports. The current version reports none.
     pub fn read(&mut self, timeout: Duration) -> KafkaResult<Bulk<'_>> {
-        // Includes records of a bulk that was forgotten instead of dropped.
+        // Also destroy the records of a bulk that was forgotten (`mem::forget`) instead of dropped.
         self.messages.destroy_taken();
         if self.messages.remaining() == 0 {
             self.messages.clear();
@@ -236,7 +236,8 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
                     partition.queue.forward(Some(&own.queue));
                 }
             }
-            // This may use up a wake-up. So check its causes afterwards, before the wait: a later one ends the wait.
+            // This call may consume a wake-up. So check for its causes afterwards, before waiting: a wake-up that comes later
+            // ends the wait.
             if messages.fill(&own.queue, Duration::ZERO, MAX_MESSAGES)? > 0 {
                 return Ok(());
             }
@@ -266,17 +267,17 @@ impl<C: ConsumerContext + 'static> BatchQueue<C> {
 impl<C: ConsumerContext + 'static> Drop for BatchQueue<C> {
     fn drop(&mut self) {
         self.messages.clear();
-        // Before the consumer's queue becomes the target: librdkafka calls back with the consumer's queue locked, and that call
-        // locks ours; forwarding locks ours first.
+        // Clear this callback before the consumer's queue becomes the target. librdkafka calls it with the consumer's queue
+        // locked, and the callback then locks our queue. Forwarding locks the two in the opposite order.
         self.events.clear_callback();
         self.own.queue.clear_callback();
-        // First ours, which moves its entries, and then the partitions: this keeps the order.
+        // Forward our queue first, which moves its entries, and then the partitions: this keeps the order of records.
         self.own.queue.forward(Some(&self.events));
         for partition in self.forwarded.drain(..) {
             partition.queue.clear_callback();
             partition.queue.forward(Some(&self.events));
         }
-        // A queue that is destroyed while it is forwarded empties its target.
+        // End the forwarding first: destroying a queue that is forwarded empties its target.
         self.own.queue.forward(None);
     }
 }

@@ -63,7 +63,7 @@ pub struct Segment {
     pub to: Offset,
     /// False once the partition was revoked or fenced: its records are left out.
     pub live: bool,
-    /// The number of delivered records.
+    /// The number of records delivered in this segment.
     pub records: u32,
     last_record: u32,
 }
@@ -130,7 +130,7 @@ struct Entry {
     /// The end in the arena; the start is the end of the previous entry.
     arena_end: u32,
     rows_end: u32,
-    /// The number of rows of this and all earlier records.
+    /// The number of rows of all records up to and including this one.
     row_count: u32,
 }
 

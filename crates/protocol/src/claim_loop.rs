@@ -1,5 +1,5 @@
-//! The claim loop: makes claims for the partitions that Kafka assigned to a pipeline's consumers, and tells where to start
-//! fetching.
+//! The claim loop: claims the partitions that Kafka assigned to a pipeline's consumers, and tells each consumer at which offset
+//! to start fetching.
 //!
 //! It has a connection of its own, so that a claim waits neither for a COPY nor for another claim. Rows that others have locked are
 //! skipped and retried, while a second connection waits for one of these locks and identifies the blocker. The waiting connection
@@ -31,7 +31,7 @@ use crate::store::WriteError;
 const SKIP_LOCKED_FOR: Duration = Duration::from_millis(500);
 /// The time between two attempts to claim locked rows.
 const LOCKED_RETRY: Duration = Duration::from_millis(50);
-/// The same while another connection waits for the lock; the end of the lock ends this pause.
+/// The time between two such attempts while another connection waits for the lock. If the lock ends earlier, so does this pause.
 const OVERDUE_RETRY: Duration = Duration::from_millis(250);
 
 /// The policy for a Kafka log that doesn't match the ledger.
@@ -61,7 +61,7 @@ impl OffsetLossPolicy {
 #[derive(Debug)]
 pub struct ClaimRequest {
     pub wanted: Vec<Wanted>,
-    /// Partitions that this owner requested before and lost since: their claims must not be made any more.
+    /// Partitions that this owner requested before and has lost since. Their pending claims are cancelled.
     pub withdrawn: Vec<TopicPartition>,
     /// The name of the future owner, for display.
     pub owner: Arc<str>,
@@ -229,9 +229,9 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
             }
             let was_connected = self.ledger.is_connected();
             let round = self.round().await;
-            // Also after a failed round: what it granted is in the ledger.
+            // Do this after a failed round too: the claims that it granted are in the ledger.
             for (answers, answered) in std::mem::take(&mut self.answered) {
-                // A consumer that is gone needs no answer: its claim is taken over by the next.
+                // A consumer that has ended needs no answer. The next owner's claim replaces the one made for it.
                 let _gone = answers.send(Message::Claims(answered)).await.is_err();
             }
             let pause = match round {
@@ -244,7 +244,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 }
                 Err(error) => {
                     self.ledger.disconnect();
-                    // A connection that was open from before says only that the server was away at some time since.
+                    // The connection was opened before this round, so the error may be an old one: the server may already be
+                    // back. Retry at once.
                     if was_connected && matches!(error, RoundError::Postgres(_)) {
                         continue;
                     }
@@ -258,12 +259,12 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                 continue;
             }
             let overdue = self.pending.iter().find(|p| now().saturating_duration_since(p.since) > SKIP_LOCKED_FOR);
-            // After a round that failed it isn't locks that are waited for.
+            // After a failed round the connection is closed, and locks are not the reason for the wait.
             if let (Some(p), true, true) = (overdue, lock_wait.is_empty(), self.ledger.is_connected()) {
                 lock_waits += 1;
                 lock_wait.spawn(self.ledger.wait_at_lock(p.wanted.source.clone(), lock_waits));
             }
-            // Any of these events is a reason to try again.
+            // Retry as soon as one of these events happens.
             tokio::select! {
                 biased;
                 request = requests.recv() => match request {
@@ -278,7 +279,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
 
     /// Enqueues a request. A later request for a partition replaces an earlier one.
     fn enqueue(&mut self, request: ClaimRequest) {
-        // By owner: another consumer of this process may have been assigned the partition since, and have requested it.
+        // Compare the owner too: another consumer of this process may have been assigned the partition since, and have requested
+        // it.
         self.pending.retain(|p| p.owner != request.owner || !request.withdrawn.contains(&p.wanted.source));
         for wanted in request.wanted {
             self.pending.retain(|p| p.wanted.source != wanted.source);
@@ -298,7 +300,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         if !missing.is_empty() {
             self.add_rows(&missing).await?;
         }
-        // In a fixed order, so that a simulation is reproducible.
+        // Use a fixed order, so that a simulation is reproducible.
         let mut owners: Vec<(Arc<str>, Vec<TopicPartition>)> = Vec::new();
         for p in &self.pending {
             let source = p.wanted.source.clone();
@@ -317,7 +319,8 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
     /// Adds rows for partitions without one. New partitions begin at the oldest record: `latest` would lose the records from before
     /// we noticed them. A partition that had a row is the condition "ledger lost".
     async fn add_rows(&mut self, missing: &[TopicPartition]) -> Result<(), RoundError> {
-        // All partitions of a topic up to the highest one at once: the stored number says that all below it have rows.
+        // Add all partitions of the topic up to the highest number in one statement: the stored number of partitions means that
+        // all below it have rows.
         let mut all = BTreeSet::new();
         for source in missing {
             all.extend((0..=source.partition).map(|n| TopicPartition::new(Arc::clone(&source.topic), n)));
@@ -371,7 +374,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
         let sources: Vec<_> = claimed.iter().map(|claimed| claimed.source.clone()).collect();
         let (low, high) = self.both_ends(&sources).await?;
         for claimed in claimed {
-            // Without an answer for this partition, its request stays pending and is claimed again.
+            // If Kafka didn't answer for this partition, leave the request pending: the next round makes a new claim.
             let (Some(&low), Some(&high)) = (low.get(&claimed.source), high.get(&claimed.source)) else { continue };
             let Some(pending) = self.pending.iter().find(|p| p.wanted.source == claimed.source) else { continue };
             let found = match pending.wanted.step_over.clone() {
@@ -386,7 +389,7 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                         continue;
                     };
                     let Some(claim) = self.ledger.step_over(&claimed, to).await? else {
-                        // Another owner has claimed it since: request it again in the next round.
+                        // Another owner has claimed the partition since, so leave the request pending for the next round.
                         continue;
                     };
                     let (source, lost) = (&claimed.source, condition.lost(low, to));

@@ -22,7 +22,7 @@ pub struct DeadLetterLimits {
 
 /// How many groups of dead letters a summary names.
 const NAMED_GROUPS: usize = 3;
-/// How many characters of an example's detail a summary has.
+/// The maximum length, in characters, of a dead letter's detail in a summary.
 const DETAIL_MAX: usize = 200;
 
 /// Describes what is wrong with these records of a batch: the most frequent reasons with their column, each with its first record

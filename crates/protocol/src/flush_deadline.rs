@@ -15,8 +15,8 @@ pub struct FlushDeadline {
 }
 
 impl FlushDeadline {
-    /// Adds a sample: a batch was committed `sample` after it was closed. Samples above half of `max_age` count as half: the
-    /// deadline is never moved further than that, and a long outage must not distort the estimate.
+    /// Adds a sample: a batch was committed `sample` after it was closed. A sample longer than half of `max_age` counts as half
+    /// of it, so that a long outage doesn't distort the estimate, and because the deadline is never moved earlier than that.
     pub fn took(&mut self, sample: Duration, max_age: Duration) {
         let sample = sample.min(max_age / 2);
         if self.seen {

@@ -100,8 +100,8 @@ pub trait GroupClient: Send {
     fn read(&mut self, visitor: &mut impl Visitor) -> Result<bool, ReadError>;
     /// Returns what the group decided since the last call.
     fn take_events(&mut self) -> Vec<GroupEvent>;
-    /// Returns the offsets up to which logs were read, for partitions whose records have all been offered and taken. Such an offset
-    /// may be after the last record, because of transaction markers or aborted records.
+    /// Returns the offsets up to which Kafka's logs were read, for partitions whose records have all been taken. Such an offset
+    /// may be after the last record's, because of transaction markers or aborted records.
     fn take_read_to(&mut self) -> Vec<(TopicPartition, Offset)>;
     /// Returns how an assignment is changed.
     fn assigning(&self) -> Assigning;

@@ -251,8 +251,8 @@ impl fmt::Display for LossCondition {
 
 /// Returns where to start fetching, from the ledger's offset and Kafka's log (`low` is the oldest offset, `high` the log end).
 ///
-/// The last committed record is read again if it still exists, which detects a log of the same length with other records.
-/// noticed.
+/// The last committed record is read again if it still exists. Comparing it detects a log that is as long as before but has other
+/// records.
 ///
 /// # Errors
 /// The log-loss condition, if the ledger's offset isn't in the log.

@@ -1,17 +1,18 @@
 //! The poison search: finds the records that Postgres refuses, with few COPYs. No I/O.
 //!
-//! The search goes through the window from front to back in one transaction: everything before the next step is settled, either
-//! copied or known to be refused. So rows are in the order of delivery, and the search can end after any step with a complete
-//! prefix. The error's `line N` is only a hint: without one, a range is halved. A record is refused only when it fails alone.
+//! The search goes through the window from front to back in one transaction. Every record before the next step is settled: either
+//! copied, or known to be refused. So rows keep the order of delivery, and the search can end after any step with a complete
+//! prefix. The error's `line N` is only a hint; without it, a range is halved. A record counts as refused only if it fails when
+//! it is copied alone.
 
 use std::ops::Range;
 
 /// The search over records `0..len` of a window.
 #[derive(Debug)]
 pub struct Search {
-    /// The ranges still to be copied, the next one last.
+    /// The ranges still to be copied, in reverse order: the next one is the last element.
     todo: Vec<Range<u32>>,
-    /// The end of the settled prefix once nothing is left to do.
+    /// The number of records in the window. Once nothing is left to copy, they are all settled.
     end: u32,
     bad: Vec<u32>,
     attempts: u32,

@@ -51,7 +51,7 @@ pub trait RecordEncoder: Send {
     /// Appends a record's rows and returns their number.
     ///
     /// # Errors
-    /// Why the record can't become rows: it will be a dead letter.
+    /// If the record can't become rows. It will be a dead letter.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, crate::batch::RejectedRecord>;
     /// Returns the version of the plan that encodes rows.
     fn version(&self) -> u64;
@@ -177,13 +177,13 @@ struct Member<G: Group, E, L> {
     held_since: Option<Instant>,
     /// Whether the next record waits for its schema.
     wants_schema: bool,
-    /// The headers of the record that is being taken, where the encoder reads them before it is.
+    /// The headers of the record that is offered now, for an encoder that reads them before the record is taken.
     headers: Vec<u8>,
-    /// Claims that shall step over a condition.
+    /// Log-loss conditions that a pending claim shall skip, by partition.
     stepping: HashMap<TopicPartition, LossCondition>,
-    /// Claim requests for which the claim loop's channel had no room.
+    /// Claim requests that wait because the claim loop's channel was full.
     unasked: Vec<ClaimRequest>,
-    /// The offsets that were last committed to Kafka.
+    /// The offsets that were last committed to Kafka, by partition.
     told: HashMap<TopicPartition, Offset>,
     cuts: u32,
     commit_at: Instant,
@@ -315,7 +315,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         self.parts.encoder.renew();
         match self.parts.outbox.try_send(batch) {
             Ok(()) => {}
-            // If the writer ended by its own fault, `stop` ends this loop; the records stay in Kafka.
+            // The writer has ended because of an error. `stop` will end this loop too, and the records are still in Kafka.
             Err(TrySendError::Closed(_)) => {}
             Err(TrySendError::Full(_)) => unreachable!("the session has one batch in flight at most"),
         }
@@ -392,7 +392,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                     self.unasked.extend(requests);
                     return;
                 }
-                // The claim loop has ended: the pipeline is ending.
+                // The claim loop has ended, so the pipeline is ending.
                 Err(TrySendError::Closed(_)) => return,
             }
         }
@@ -402,7 +402,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     async fn flush(&mut self, trigger: Trigger, patience: Duration) {
         let mut deadline = now() + patience;
         loop {
-            // If a revocation is being flushed when the stop comes, its time is part of the drain.
+            // If `stop` comes while a revocation is being flushed, count the time of this flush as part of the drain.
             if self.parts.stop.is_cancelled() {
                 let seen = *self.stop_seen.get_or_insert_with(now);
                 deadline = deadline.min(seen + self.parts.drain_timeout);
@@ -447,11 +447,11 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
         }
     }
 
-    /// Drains if all is well, and leaves the group.
+    /// Drains if `drain` is set, and leaves the group.
     async fn leave(mut self, drain: bool) -> PollLoop<G, E, L> {
         if drain {
             self.flush(Trigger::Shutdown, self.parts.drain_timeout).await;
-            // A writer that failed has reported why; its records are not part of the drain.
+            // If the writer has failed, it has reported why, and there is nothing to drain.
             if !self.parts.outbox.is_closed() {
                 let session = &self.parts.session;
                 let (open, in_flight) = (session.open_records(), session.records_in_flight());

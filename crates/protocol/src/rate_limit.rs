@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Tokens are handed out in portions of this duration: smooth within a second, with few accesses to the bucket.
 const PORTION: Duration = Duration::from_millis(20);
-/// The most that is saved up while no records flow.
+/// The most that accumulates while no records flow: the tokens of this duration.
 const SAVED: Duration = Duration::from_millis(100);
 
 /// Limits the records per second.
@@ -90,7 +90,7 @@ mod tests {
         }
     }
 
-    /// Poll threads take whenever they can, none of them later than the saved portion allows.
+    /// Poll threads ask at irregular times, but never so late that saved tokens are discarded.
     #[test]
     fn several_consumers_that_ask_at_odd_times_share_the_rate_exactly() {
         for (rate, seed) in [(50, 1), (2_000, 2), (100_000, 3)] {

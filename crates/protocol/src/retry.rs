@@ -14,7 +14,7 @@ pub enum Stage {
     Begin,
     /// COPY into the table, or into the staging table and the merge.
     Copy,
-    /// The default values that Postgres gives to rows, evaluated without a row.
+    /// Evaluating the table's default values, without a row.
     Defaults,
     /// Writing the dead letters.
     DeadLetters,
@@ -64,11 +64,13 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         (_, "22P03" | "22P04" | "08P01") => Disposition::Plan,
         // Undefined column or table, wrong type, ON CONFLICT without its index, a cached plan that is no longer valid.
         (_, "42703" | "42P01" | "42804" | "42P10" | "0A000") => Disposition::Plan,
-        // A statement that waited for a lock, was cancelled or timed out; a server that is read-only, full, starting, ending.
+        // The statement waited for a lock, was cancelled or timed out; or the server is read-only, full, starting or shutting
+        // down.
         (_, "55P03" | "25006" | "55006") => Disposition::Outage,
         // Serialisation failures, resources, operator intervention, system errors, lost connections, connection limits.
         ("40" | "53" | "57" | "58" | "08" | "XX" | "28" | "3D", _) => Disposition::Outage,
-        // 25P02 only echoes an earlier error of the same transaction, which a trigger or a pooler may have hidden.
+        // 25P02 only repeats that an earlier statement of the same transaction failed, with an error that a trigger or a pooler
+        // may have hidden.
         ("25", _) => Disposition::Outage,
         // A sequence used by a trigger is exhausted; and errors that don't depend on a row.
         (_, "2200H") => Disposition::Outage,
@@ -77,7 +79,8 @@ pub fn classify(stage: Stage, severity: Severity, sqlstate: &str) -> Disposition
         ("22" | "23" | "44" | "P0", _) | (_, "54000") if matches!(stage, Stage::Copy | Stage::Commit) => {
             Disposition::Record
         }
-        // A trigger with an error of its own, or something that refuses all rows, such as a missing right: the others tell.
+        // Either a trigger raised an error of its own for this record, or something refuses all rows, such as a missing right.
+        // Whether Postgres accepts other records tells the two apart.
         _ if matches!(stage, Stage::Copy | Stage::Commit) => Disposition::Suspect,
         // An unknown fault must stop, not loop: missing rights (42501), and errors of later versions.
         _ => Disposition::Stop,

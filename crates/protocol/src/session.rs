@@ -75,11 +75,11 @@ impl Actions {
 /// The result of a delivered record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// It has rows in the open batch, or was skipped by rule.
+    /// The record has rows in the open batch, or was skipped by rule.
     Accepted,
     /// It will be a dead letter.
     Rejected,
-    /// It must not be written: it was read only to identify the log, or its partition isn't owned now.
+    /// The record must not be written: it was read only to identify the log, or its partition isn't owned now.
     Ignored,
 }
 
@@ -94,7 +94,8 @@ pub struct Ack {
 
 impl Session {
     /// Makes a consumer that owns nothing. A fenced partition waits `claim_grace` for its revocation before it is claimed again.
-    /// This is longer than `lock_timeout`, so that a claim of the new owner that still waits for a lock isn't fenced in turn.
+    /// `claim_grace` must be longer than `lock_timeout`: otherwise our new claim could fence a new owner whose own claim still
+    /// waits for a lock.
     pub fn new(limits: BatchLimits, claim_grace: Duration) -> Self {
         Self {
             limits,
@@ -194,7 +195,7 @@ impl Session {
                 value: incoming.value,
                 headers: Headers::default(),
             };
-            // A later offset means that the record was compacted away: then it can't identify the log.
+            // If the first record has a later offset, the last committed record was compacted away and can't identify the log.
             if incoming.offset == last.offset && last_record(&record) != last {
                 let condition = LossCondition::LogReplaced { last };
                 self.stop(slot, condition);
@@ -307,9 +308,9 @@ impl Session {
         }
     }
 
-    /// Compares a ledger row that was read after `requested_at` with our state. Returns what changed, if anything did. A write notices
-    /// a restored database or another claim itself. A partition without new records would not notice it, and what the database lost
-    /// of it would stay lost until the next record.
+    /// Compares a ledger row that was read after `requested_at` with our state. Returns what changed, if anything did. A write
+    /// would notice a restored database or another claim by itself, but a partition without new records has no writes. Without
+    /// this comparison, rows that the database lost would stay lost until the next record.
     pub fn ledger_seen(
         &mut self,
         source: &TopicPartition,
@@ -326,7 +327,8 @@ impl Session {
         Some(outcome)
     }
 
-    /// Kafka reports an offset out of range, without the partition: claim all again, which compares each with its log.
+    /// Kafka reported an offset out of range without naming the partition: claims all partitions again, which compares each with
+    /// its log.
     pub fn claim_all_again(&mut self, now: Instant) {
         for index in 0..self.partitions.len() {
             if matches!(self.partitions[index].partition.state, State::Owned(_)) {

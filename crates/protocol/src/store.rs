@@ -25,11 +25,11 @@ pub trait Transaction: Send {
     fn savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
     /// `ROLLBACK TO SAVEPOINT`, which also restores a transaction that failed by a record's fault.
     fn rollback_to_savepoint(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send;
-    /// Checks whether Postgres accepts rows at all, regardless of their contents: it copies no row, and makes Postgres evaluate the
-    /// defaults of rows. Runs under a savepoint, which the caller rolls back.
+    /// Checks whether Postgres accepts rows at all, whatever they contain: evaluates the defaults that rows get, but copies no
+    /// row. Runs under a savepoint, which the caller rolls back.
     ///
     /// # Errors
-    /// Fails if every row would: at [`Stage::Defaults`] by a default, at [`Stage::Begin`] by the table itself.
+    /// If every row would fail: at [`Stage::Defaults`] because of a default, at [`Stage::Begin`] because of the table itself.
     fn probe(&mut self) -> impl Future<Output = Result<(), WriteError>> + Send {
         async { Ok(()) }
     }
@@ -52,8 +52,8 @@ pub trait Transaction: Send {
 
 /// Reads the ledger after a write whose outcome is unknown.
 pub trait Ledger: Send {
-    /// Reads the spans' ledger rows, and waits for locks on them: so a transaction of ours with a dropped connection and an unknown
-    /// outcome has ended by then, committed or not. Not cancel safe, as [`Transaction`].
+    /// Reads the spans' ledger rows. It first waits for locks on them: a transaction of ours whose connection was dropped still
+    /// holds its locks, so it has ended, committed or not, when this returns. Not cancel safe, like [`Transaction`].
     fn settle(&mut self, spans: &[Span]) -> impl Future<Output = Result<Vec<LedgerRow>, WriteError>> + Send;
 }
 
@@ -73,7 +73,7 @@ pub trait Planner: Send {
     /// Appends a record's rows. Returns their number.
     ///
     /// # Errors
-    /// Why the record can't become rows: it will be a dead letter.
+    /// If the record can't become rows. It will be a dead letter.
     fn encode(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord>;
 }
 
@@ -91,7 +91,7 @@ pub enum LedgerRow {
     Found {
         /// The claim that may advance it.
         claim: Option<ClaimId>,
-        /// The number of that claim. Claims only count up.
+        /// The number of that claim. The numbers of a partition only increase.
         epoch: i64,
         /// The offset of the ledger.
         next: Offset,
@@ -105,7 +105,7 @@ pub enum SpanOutcome {
     Done,
     /// The ledger has our claim and is at `from`: write it again.
     Again,
-    /// The database was restored to before our claim or to another offset of it, or somebody set the offset.
+    /// The database was restored to a state before our claim, or to another offset of our claim, or somebody set the offset.
     Rewound,
     /// A later claim holds the partition.
     Fenced,
@@ -155,13 +155,14 @@ pub struct WriteError {
 pub enum Cause {
     /// The connection broke, or the server's reply could not be parsed.
     Connection(String),
-    /// No reply within one of our deadlines; with further information, if there is any.
+    /// No reply came within one of our deadlines. The text adds further information, if there is any.
     Deadline(Duration, Option<String>),
     /// The server reported an error.
     Postgres(PostgresError),
-    /// No partition of the table accepts a row; the store creates missing partitions when it plans again.
+    /// No partition of the table accepts a row. The store creates missing partitions when it makes a new plan.
     NoPartition(Box<PostgresError>),
-    /// Another client changed something that the transaction needs, and waiting doesn't resolve it: what, and what to do.
+    /// Another client changed something that the transaction needs, and waiting doesn't resolve it. The text says what was
+    /// changed and what to do.
     Conflict(String),
 }
 
@@ -179,7 +180,7 @@ pub struct PostgresError {
     /// Whether a policy of row-level security, or the check option of a view, refused a row. Its SQLSTATE, 42501, is also that of a
     /// missing right.
     pub policy: bool,
-    /// Further details, such as the holder of a lock.
+    /// Further details, such as which session holds a lock.
     pub note: Option<String>,
 }
 
@@ -230,7 +231,7 @@ impl WriteError {
         }
     }
 
-    /// Adds that this one record takes too long, and what can be done.
+    /// Adds to the error that this one record takes too long, and what the operator can do.
     pub fn blame(&mut self, record: &Record<'_>) {
         let Record { topic, partition, offset, .. } = record;
         let about = format!(
@@ -292,6 +293,6 @@ impl std::error::Error for WriteError {}
 pub enum ReplanError {
     /// The catalog couldn't be read.
     Write(WriteError),
-    /// The table is missing, is another one, or no longer fits the mapping: what, and what to do.
+    /// The table is missing, was replaced by another one, or no longer fits the mapping. The text says which, and what to do.
     Unplannable(String),
 }

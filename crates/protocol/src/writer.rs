@@ -45,9 +45,9 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Postgres has accepted rows since it last refused a lone record for a reason that may affect all records.
+    /// Whether Postgres has accepted rows since it last refused a record, copied alone, for a reason that may affect all records.
     takes_rows: bool,
-    /// Every refusal counts as the fault of its record.
+    /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
 }
 
@@ -78,17 +78,17 @@ impl WaitFlag {
 struct Contents {
     rows: u64,
     dead_letters: Vec<DeadLettered>,
-    /// Postgres accepted rows, whether or not they are in the table.
+    /// Whether Postgres accepted rows, even if they were rolled back later.
     accepted: bool,
-    /// Some dead letters have a fault that may affect all records.
+    /// Whether some dead letters have a fault that may affect all records.
     suspects: bool,
 }
 
 /// The result of one transaction.
 enum Attempt {
-    /// Committed up to this record.
+    /// The records before `until` are committed.
     Committed { until: u32 },
-    /// The ledger didn't advance these spans: rolled back.
+    /// The ledger didn't advance these spans, so the transaction was rolled back.
     Refused(Vec<Span>),
 }
 
@@ -97,7 +97,7 @@ enum Attempt {
 enum SettleCause {
     /// The outcome of a COMMIT is unknown: if all spans are done, it was executed.
     Commit,
-    /// The ledger didn't advance these spans: whatever it says, this transaction wrote none of them.
+    /// The ledger didn't advance these spans. Whatever the ledger now says, this transaction wrote none of them.
     Refusal,
 }
 
@@ -155,7 +155,7 @@ impl<S: Store> Writer<S> {
         while let Some(mut batch) = batches.recv().await {
             let outcomes = self.write(&mut batch).await?;
             if acks.send(M::from(Ack { outcomes, batch })).await.is_err() {
-                // The consumer is gone: the ledger has everything that the ack would have said.
+                // The consumer has ended. The ledger contains everything that the ack would have said.
                 return Ok(());
             }
         }
@@ -188,7 +188,7 @@ impl<S: Store> Writer<S> {
         let mut hint = None;
         let mut replanned_for: Option<String> = None;
         let mut timeouts = 0;
-        // The catalog fits the plan, and errors that say otherwise may come from a trigger.
+        // Set once the catalog is known to fit the plan: an error that says otherwise may then come from a trigger.
         let mut plan_is_right = false;
         let mut prepared_for = None;
         loop {
@@ -196,7 +196,7 @@ impl<S: Store> Writer<S> {
             if batch.plan_version != newest {
                 batch.encode_again(|record, rows| self.store.encode(record, rows));
                 batch.plan_version = newest;
-                // The hint named a row of the earlier encoding.
+                // The hint was the number of a row in the old encoding.
                 hint = None;
             }
             if prepared_for != Some(batch.plan_version) {
@@ -241,7 +241,8 @@ impl<S: Store> Writer<S> {
                     }
                 }
                 Err(Failure::Write { error, .. }) => match error.disposition() {
-                    // The poison search handles these where they occur. One that occurs here names no record.
+                    // The poison search handles refusals of records where they occur. One that occurs outside of a COPY names no
+                    // record.
                     Disposition::Record if hint.is_some() => {
                         self.store.disconnect();
                         return Err(Stopped::NoRecordAlone(error.into()));
@@ -256,12 +257,13 @@ impl<S: Store> Writer<S> {
                         hint = Some(error.postgres().and_then(|error| error.row));
                     }
                     Disposition::Plan => {
-                        // Other prepared statements of the connection may be as old as the plan.
+                        // If the error came from another statement than the COPY, drop the connection: its other prepared
+                        // statements may be as old as the plan.
                         match error.stage {
                             Stage::Copy => self.store.rollback().await,
                             _ => self.store.disconnect(),
                         }
-                        // Another writer of the pipeline may have had the same error, and replanned.
+                        // If another writer of the pipeline had the same error, it may have made the new plan already.
                         if self.store.newest_plan() != batch.plan_version {
                             continue;
                         }
@@ -366,8 +368,8 @@ impl<S: Store> Writer<S> {
         self.listener.on(&Event::Committed(Committed { batch, window, rows, dead_letters: &dead_letters }));
     }
 
-    /// Reads the outcome of these spans from the ledger, for as long as it takes, and stores it. `last` says that the batch ends
-    /// with these spans. Returns whether they were committed.
+    /// Reads the outcome of these spans from the ledger, retrying for as long as it takes, and stores it in `outcomes`. `last`
+    /// says that the batch ends with these spans. Returns whether they were committed.
     async fn settle(
         &mut self,
         batch: &mut Batch,
@@ -390,8 +392,8 @@ impl<S: Store> Writer<S> {
             let Span { segment, source, from, to, .. } = span;
             let outcome = match outcome_of {
                 SpanOutcome::Again => continue,
-                // Some were advanced and others not, which no transaction of ours does: somebody changed the ledger. The rest of
-                // this batch would start at an offset that we didn't see committed, so the ledger is read again.
+                // Some spans were advanced and others not. No transaction of ours does that, so somebody else changed the ledger.
+                // The rest of this batch would start at an offset that we didn't see committed, so claim the partition again.
                 SpanOutcome::Done if !all_done && !last => Outcome::Rewound,
                 SpanOutcome::Done => Outcome::Committed(*to),
                 SpanOutcome::Fenced => Outcome::Fenced,

@@ -33,7 +33,7 @@ enum Call {
     Wait(i32, u32),
 }
 
-/// What the fakes do, and what was seen.
+/// The behaviour of the fakes, and the record of what was asked of them.
 #[derive(Default)]
 struct Script {
     connected: bool,

@@ -13,14 +13,16 @@
 //! | the log is the one that the ledger knew | `LogNotVerified` |
 //! | progress once all healed | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
-//! Two planted bugs have no effect, because the ledger corrects them: an unknown COMMIT taken for done (the next write finds
-//! another offset in the ledger), and the answer to a claim taken for that of another request (its claim is fenced, or valid).
+//! Two planted bugs have no effect, because the ledger corrects them. One takes an unknown COMMIT for a successful one: the next
+//! write finds another offset in the ledger. The other takes the answer to one claim for that of another: the claim is fenced, or
+//! valid.
 //!
-//! `AdvanceDoesNotLookAgain`, a ledger update that doesn't read the row again after it got the lock, is found by a schedule made
-//! for it (`aimed.rs`): old and new owner rarely wait for the same row by chance.
+//! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. Old and new owner rarely
+//! wait for the same row by chance, so a schedule made for this bug (`aimed.rs`) finds it.
 //!
-//! These bugs are planted in what the crate's modules use. Those inside the modules (session, batch, writer, retry) are listed in
-//! `planted.list`; `make planted` puts each of them into a copy of the source and requires a seed that fails.
+//! These bugs are planted in the fakes and interfaces that the crate's modules use. `planted.toml` has the bugs inside of the
+//! modules (session, batch, writer, retry); `make planted` puts each of them into a copy of the source and requires that a seed
+//! fails.
 
 #[path = "simulation/aimed.rs"]
 mod aimed;
@@ -52,7 +54,7 @@ use world::Bug;
 const SEEDS: u64 = 10_000;
 const SHARDS: u64 = 2;
 
-/// The events that the loops must report in some run: a schedule that never causes an event doesn't test it.
+/// Events that the loops must report in at least one run. An event that no schedule causes is not tested.
 const EVENTS: [&str; 24] = [
     "assigned",
     "revoked",
@@ -84,7 +86,7 @@ fn from_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
-/// The totals of a shard's runs.
+/// The totals of one shard's runs.
 #[derive(Debug, Default)]
 struct Sum {
     rows: usize,
@@ -136,7 +138,7 @@ fn every_record_is_written_exactly_once_whatever_happens() {
     let took = started.elapsed().as_secs_f64();
     println!("{seeds} seeds in {took:.1} s: {:.0} a second", seeds as f64 / took);
     println!("by shard: {sums:#?}");
-    // A schedule in which nothing happens would find nothing.
+    // If little happens in the schedules, they can't find anything.
     assert!(seeds < 1000 || sums.iter().all(|sum| sum.rows > 1000 && sum.dead > 10 && sum.stops > 0), "{sums:?}");
     let met = |event: &&str| sums.iter().any(|sum| sum.events.contains_key(*event));
     let unmet: Vec<_> = EVENTS.iter().filter(|event| !met(event)).collect();
@@ -210,8 +212,8 @@ fn a_step_over_does_not_outlive_the_revoke_of_its_partition() {
     }
 }
 
-/// Wrong answers that the ledger corrects: whoever believes one notices it at the next write or reading, and nothing is lost or
-/// duplicated.
+/// Wrong answers that the ledger corrects: code that believes one notices the error at the next write or reading, and nothing is
+/// lost or duplicated.
 #[test]
 fn a_wrong_word_about_a_commit_is_healed_by_the_ledger() {
     for bug in [Bug::SettleSaysDone, Bug::UnknownCommitTakenAsFailed] {

@@ -138,7 +138,7 @@ fn bench_shapes(c: &mut Criterion, name: &str, shapes: usize) {
     bench_records(c, name, encoder(TELEMETRY, &Decode::Json, true), |rng| {
         turn = (turn + 1) % shapes;
         let text = telemetry(rng);
-        // The first five shapes lack fields at the end; further shapes also lack one at the front.
+        // The first five shapes lack fields at the end of the record; further shapes also lack one at the front.
         let members: Vec<&str> = text[1..text.len() - 1].split(',').collect();
         let kept = &members[usize::from(turn >= 5)..members.len() - turn % 5];
         format!("{{{}}}", kept.join(",")).into_bytes()
@@ -159,7 +159,7 @@ fn bench_records(c: &mut Criterion, name: &str, encoder: Encoder, mut make: impl
     bench_keyed(c, name, encoder, |rng| (Vec::new(), make(rng)));
 }
 
-/// Records of a key, none where it is empty, and a value.
+/// Measures records with the given keys and values. An empty key means that the record has no key.
 fn bench_keyed(
     c: &mut Criterion,
     name: &str,
@@ -319,7 +319,7 @@ fn encode(c: &mut Criterion) {
 /// Returns the key of a record by its number.
 type MakeKey = fn(u32) -> Vec<u8>;
 
-/// The fleet's record, whose vehicle is the record's key in one format or another.
+/// Measures the fleet's record with the vehicle in the record's key, in each format of keys.
 fn keys(c: &mut Criterion) {
     let mut specs = TELEMETRY.to_vec();
     specs[0].1 = "$key";
@@ -336,7 +336,7 @@ fn keys(c: &mut Criterion) {
     }
 }
 
-/// Ten readings of a gateway in one record; and the same in two arrays, one within the other.
+/// Measures ten readings of a gateway in one record: in one array, and in two arrays, one within the other.
 fn nested_rows(c: &mut Criterion) {
     let reading =
         |rng: &mut fastrand::Rng| format!(r#"{{"sensor":{},"celsius":{:.2}}}"#, rng.u32(..100), rng.f64() * 40.0);

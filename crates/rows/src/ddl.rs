@@ -9,7 +9,7 @@ use crate::spec::{Column, RowSpec, Source, UnknownFields, WriteMode};
 /// of the configuration is executed as SQL.
 ///
 /// # Errors
-/// Returns every column whose type is missing or unknown, each with its key in the configuration.
+/// If the type of a column is missing or unknown. All such columns are returned, each with its key in the configuration.
 pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     let mut faults = Faults::of(spec.pipeline);
     let Some(columns) = spec.columns else {

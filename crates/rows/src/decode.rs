@@ -51,7 +51,7 @@ pub(crate) struct Fields {
     pub(crate) leftovers: Vec<u8>,
     /// The flags that an object of the leftovers inherits from its members.
     pub(crate) leftovers_flags: Flags,
-    /// The value may hold another row.
+    /// Whether the value may hold another row.
     pub(crate) more: bool,
 }
 
@@ -76,7 +76,7 @@ impl Fields {
         }
     }
 
-    /// Copies slots: each pair is (from, to). For fields that several paths name.
+    /// Copies slots, for fields that several paths name. Each pair is (from, to).
     #[inline]
     pub(crate) fn copy(&mut self, copies: &[(u16, u16)]) {
         for (from, to) in copies {

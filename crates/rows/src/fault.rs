@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// One fault of a mapping for its table: where it is in the configuration, and what to do.
+/// One error in a mapping, compared with its table: the key in the configuration, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFault {
     /// The configuration's key: `pipelines.ride_history.columns.lat.type`.
@@ -43,7 +43,7 @@ impl Faults {
     }
 }
 
-/// Returns `; did you mean x?` if one of the names is close, and otherwise nothing.
+/// Returns `; did you mean x?` if one of the names is similar, and otherwise the empty text.
 pub(crate) fn hint<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> String {
     let closest = names.map(|other| (strsim::damerau_levenshtein(name, other), other)).min();
     closest

@@ -9,7 +9,7 @@ pub(crate) mod string;
 use crate::value::{DecodeError, Reason, Slot, shown};
 use scan::{Broken, Fault, Scanner};
 
-/// Reads UTF-8 that is exactly one JSON number or boolean. Other text is rejected without cost.
+/// Reads UTF-8 that is exactly one JSON number or boolean. Other text is recognized by its first byte, at almost no cost.
 #[inline]
 pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     if !matches!(text.first(), Some(b'-' | b'0'..=b'9' | b't' | b'f')) {
@@ -21,7 +21,7 @@ pub(crate) fn literal(text: &[u8]) -> Option<Slot> {
     whole.then_some(slot)
 }
 
-/// Reads a text that is one JSON value, as a key or a header may be.
+/// Reads text that is one JSON value, as in a key or a header.
 pub fn document(text: &[u8]) -> Result<Slot, DecodeError> {
     if simdutf8::basic::from_utf8(text).is_err() {
         return Err(not_utf8(text, 0));

@@ -1,10 +1,10 @@
 //! Maps fields and Kafka's metadata to the columns of a row, by a plan made once from configuration and catalog.
 //!
-//! [`Plan::new`] decides everything that doesn't depend on a record, and reports all faults at once. [`Encoder`] does only the rest
-//! per record: find the fields, write the columns. It allocates nothing for a record that can be written.
+//! [`Plan::new`] decides everything that doesn't depend on a record, and reports all faults at once. [`Encoder`] does the rest
+//! for each record: it finds the fields and writes the columns. It allocates nothing for a record that can be written.
 //!
-//! - A missing field is the mapping's `default`, else what `missing` says. A null field is NULL. If the column is NOT NULL, the
-//!   record is rejected here, without a round trip to Postgres.
+//! - A missing field has the mapping's `default`, or else what `missing` says. A null field is NULL. If the column is NOT NULL,
+//!   the record is rejected here, without a round trip to Postgres.
 //! - If a field is missing and its column has a default in the table, the row leaves the column out; see [`mark`] and [`shapes`].
 //! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL there, or `{}` if the column is NOT NULL.
 //!   A top-level field that a column looks into (`position.lat`) is not unknown.
@@ -73,10 +73,11 @@ pub struct Encoder {
     row: u32,
     /// How many rows so far are deletes.
     deletes: u64,
-    /// How many rows were encoded since [`Encoder::take_missing`], and for each slot, how many of them lacked the field.
+    /// How many rows were encoded since [`Encoder::take_missing`]. The next field counts, for each slot, the rows that lacked its
+    /// field.
     seen: u64,
     missing: Vec<u64>,
-    /// Headers may name the schemas of records.
+    /// Whether headers may name the schemas of records.
     reads_headers: bool,
 }
 
@@ -142,8 +143,9 @@ impl Encoder {
         &self.plan
     }
 
-    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the number
-    /// of rows. A record that is encoded twice counts twice. If records name their table, no column is visited.
+    /// Calls `each` for each column that is filled from a field, with the number of rows since the last call that lacked the
+    /// field. Returns the number of rows. A record that is encoded twice counts twice. If records name their table, `each` is not
+    /// called.
     pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
         for column in &self.plan.columns {
             let Feed::Field(slot) = column.feed else { continue };
@@ -168,7 +170,7 @@ impl Encoder {
         if of_value.is_some() {
             return of_value;
         }
-        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        // The value may say that it deletes by the record's key, so request the key's schema now.
         let header = self.header(headers, frame::KEY_HEADER);
         self.keys.as_mut()?.wants(key?, header)
     }
@@ -206,7 +208,7 @@ impl Encoder {
     fn rows(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<u32, Refusal> {
         self.row = 0;
         let Some(payload) = record.value else {
-            // In Debezium's topics, a tombstone follows each delete; it has no effect if deletes aren't applied.
+            // In Debezium's topics, a tombstone follows each delete. If the pipeline doesn't apply deletes, it has no effect.
             if self.plan.change.is_some() && !self.plan.deletes {
                 return Ok(0);
             }
@@ -357,8 +359,8 @@ impl Encoder {
         Ok(1)
     }
 
-    /// Checks for fields without a column, where such fields become columns. A record with a new field is held back until its
-    /// column exists.
+    /// Rejects a record that has a field without a column, if such fields become columns (`evolve`). The record is encoded again
+    /// once the column exists.
     #[inline(never)]
     fn unknown(&self, given_up: &GivenUp) -> Result<(), DecodeError> {
         let leftovers = &self.fields.leftovers;
@@ -396,14 +398,15 @@ impl Encoder {
         unknown
     }
 
-    /// Notes the fields of a record that will become columns (in a trial: would become columns).
+    /// Notes the fields of a record that will become columns, or in a trial would become columns.
     pub fn new_fields(&mut self, record: &Record<'_>, found: &mut NewFields) {
         let plan = Arc::clone(&self.plan);
         let (Some(given_up), Some(payload)) = (&plan.evolves, record.value) else { return };
         self.each_row(record, payload, |this| found.note(&this.fields.leftovers, given_up));
     }
 
-    /// Visits the rows of a record's value, each decoded into `self.fields`. Ends at the first that can't be decoded.
+    /// Calls `visit` for each row of a record's value, after it was decoded into `self.fields`. Ends at the first row that can't
+    /// be decoded.
     fn each_row(&mut self, record: &Record<'_>, payload: &[u8], mut visit: impl FnMut(&mut Self)) {
         let header = self.header(record.headers, frame::VALUE_HEADER);
         let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);

@@ -14,7 +14,7 @@ const DECIMAL_BYTES: usize = 1 << 10;
 pub(crate) enum Form {
     Number,
     Text,
-    /// Nothing, because there is no text for it: bytes that aren't UTF-8, a decimal that is too long.
+    /// Nothing was written, because the value has no text: bytes that aren't UTF-8, or a decimal that is too long.
     None,
 }
 

@@ -63,7 +63,7 @@ impl Schema {
         }
     }
 
-    /// Returns the message for a record whose schema has another format.
+    /// Returns the error for a record whose schema has a format other than the configured one.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeError {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());
@@ -104,12 +104,13 @@ pub enum Found {
     Wanted,
 }
 
-/// The schemas of a registry. A decoder asks when it meets the name of one that it has no plan for: never twice for a schema that
-/// it got.
+/// The schemas of a registry. A decoder looks a schema up when a record names one for which it has no plan. It never looks up
+/// again a schema that it got.
 pub trait Schemas: Debug + Send + Sync {
-    /// Returns what is known of a schema, and asks the registry where nothing is. Doesn't wait.
+    /// Returns what is known of a schema, and requests it from the registry if nothing is known. Doesn't wait.
     fn find(&self, id: SchemaId) -> Found;
 
-    /// Returns whether a name that had no usable schema may have one by now, so that [`Self::find`] is to be asked again.
+    /// Returns whether [`Self::find`] is worth another call for a schema that was unknown or unusable: the registry may have it
+    /// by now.
     fn forgot(&self, id: SchemaId) -> bool;
 }

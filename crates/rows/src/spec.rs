@@ -14,7 +14,7 @@ pub use route::{Part, Route};
 pub use row_filter::{RowFilter, Test};
 pub use table::{Table, UnknownFields, WriteMode};
 
-/// Everything that decides how a pipeline's records become rows of one table.
+/// All settings that decide how a pipeline's records become rows of one table.
 #[derive(Clone, Copy, Debug)]
 pub struct RowSpec<'a> {
     /// The pipeline's name: the keys of faults are below `pipelines.NAME`.

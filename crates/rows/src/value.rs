@@ -1,14 +1,14 @@
 //! The result of decoding and the input of encoding: slots that point into the payload, and the reasons why a record is rejected.
 //!
 //! A `Slot` has no lifetime, so an encoder reuses its slots for each record and allocates nothing. A `Value` is a slot with the
-//! bytes that it points to. Numbers stay lexemes: the column that takes a number decides what it means.
+//! bytes that it points to. Numbers are kept as lexemes, because only the column knows the type to which they are converted.
 
 use std::fmt;
 
 /// The kind of value in a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// The field is not in the record.
+    /// The record doesn't have the field.
     Missing,
     /// JSON's null, or the null of another format.
     Null,
@@ -67,7 +67,7 @@ impl Flags {
     pub const SINGLE: Flags = Flags(64);
     /// The text of a field is also a JSON number, with this `mantissa` and `exponent`.
     pub const NUMERIC: Flags = Flags(128);
-    /// JSON's text is, or the structure has in it, a bare `NaN`, `Infinity` or `-Infinity`, which many writers write and JSON lacks.
+    /// The JSON text is a bare `NaN`, `Infinity` or `-Infinity`, or contains one. JSON lacks these, but many programs write them.
     pub const SPECIAL: Flags = Flags(256);
 
     /// Returns whether any of the other flags is set.
@@ -296,7 +296,7 @@ pub struct EncodeError {
     pub detail: String,
 }
 
-/// How many characters of a value a message shows.
+/// How many characters of a value an error message shows.
 const SHOWN_CHARS: usize = 64;
 
 /// Why a value can't be decoded: the reason, and a message.

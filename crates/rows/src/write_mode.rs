@@ -8,10 +8,10 @@
 //! - Every writer merges in the order of the key, which prevents deadlocks between writers.
 //! - The order of delivery is a column of the staging table, numbered by COPY itself. The physical position of a row is no order:
 //!   a small row may fill the gap that a large one left.
-//! - If the rows of a batch leave different columns to Postgres, the staging table has the defaults of the target. So a staged row
-//!   is what INSERT would make of the record's own fields, whichever statement merges it; see `shaped`.
+//! - If the rows of a batch leave different columns to Postgres, the staging table has the defaults of the target. So a staged
+//!   row is the row that INSERT would make of the record's own fields, whichever statement merges it; see `shaped`.
 //! - The error of a merge names no row. The poison search copies smaller and smaller parts of the batch, each with its own merge,
-//!   until the record that Postgres refuses is alone.
+//!   until the record that Postgres refuses is alone in its part.
 
 mod aggregate;
 mod check;
@@ -41,28 +41,28 @@ const OLD: &str = "tidegate_old";
 pub struct Merge {
     /// The staging table, as SQL names it.
     pub stage: String,
-    /// Creates it, once per connection and outside of any transaction; then [`Self::set_defaults`].
+    /// Creates the staging table. Runs once per connection, outside of any transaction; [`Self::set_defaults`] follows.
     pub create: String,
-    /// Its columns that take the target's own defaults: those that a row may leave out.
+    /// The columns of the staging table that need the target's defaults: those that a row may leave out.
     pub defaults: Vec<String>,
     /// The COPY of rows that leave no column out.
     pub copy: String,
-    /// Merges the staged rows, after [`Self::deletes`]; one statement or several. For rows that leave no column out.
+    /// Merges the staged rows, if they leave no column out. One statement or several, which run after [`Self::deletes`].
     pub merge: String,
     /// Set if tombstones delete.
     pub deletes: Option<Deletes>,
     /// Empties the staging table, for the next COPY of the same transaction. A commit empties it too.
     pub clear: String,
-    /// Whether the merge may skip rows, so that the number of rows written is that of the merge, not of the COPY.
+    /// Whether the merge may skip rows. If so, the number of rows written is that of the merge, not that of the COPY.
     pub skips: bool,
-    /// Picks the rows that need not be copied. For rows that leave no column out.
+    /// Picks the rows that must be copied, if they leave no column out.
     pub newest: Option<Newest>,
 }
 
 impl Merge {
-    /// Returns what gives the staging table the defaults of its target: a column's name, and its default as SQL. `None` where no
-    /// column takes one. The text of a default is read when the staging table is created, and isn't part of the plan, because
-    /// Postgres locks the table to tell it.
+    /// Returns the statement that gives the staging table the defaults of its target; `None` if no column needs one. `of_target`
+    /// has the names of columns and their defaults as SQL. The text of a default is read when the staging table is created, and
+    /// isn't part of the plan, because Postgres locks the table while it renders the text.
     pub fn set_defaults(&self, of_target: &[(String, String)]) -> Option<String> {
         let taken = of_target.iter().filter(|(name, _)| self.defaults.contains(name));
         let alter: Vec<_> =
@@ -80,8 +80,8 @@ pub struct Deletes {
     pub delete: String,
 }
 
-/// Returns whether rows reach the table by a staging table and a statement that merges, and not by COPY alone. COPY refuses
-/// a view and a table whose row-level security applies, and INSERT doesn't.
+/// Returns whether rows are first copied into a staging table, and then merged. Besides the modes that merge, this applies to a
+/// view and to a table with row-level security: COPY refuses them, and INSERT doesn't.
 pub fn is_staged(spec: &RowSpec<'_>, catalog: &Catalog) -> bool {
     !matches!(spec.table.mode, WriteMode::Append)
         || !spec.table.sort_by.is_empty()
@@ -94,7 +94,7 @@ pub fn stage(of: Option<u16>) -> String {
     of.map_or_else(|| "tidegate_stage".to_owned(), |number| format!("tidegate_stage_{number}"))
 }
 
-/// A table and what its rows are made from: the input of every statement here.
+/// A table and the settings of its rows: the input of every statement in this module.
 #[derive(Clone, Copy, Debug)]
 pub struct MergeTarget<'a> {
     /// The configuration of the rows, and the mode.
@@ -113,21 +113,21 @@ pub struct MergeTarget<'a> {
 struct Staged<'a> {
     /// The columns that are merged; the others get the target's defaults.
     columns: Vec<&'a str>,
-    /// Of the others, those that an upsert resets to their default in a row that exists.
+    /// Columns that are not merged, and that an upsert resets to their default in a row that exists.
     reset: Vec<&'a str>,
-    /// Of the others, those that are NULL in a staged row, because evaluating their default in the staging table would be wrong: it
-    /// would advance a sequence.
+    /// Columns that are not merged, and that are NULL in a staged row, because evaluating their default in the staging table
+    /// would be wrong: it would advance a sequence.
     nulled: Vec<&'a str>,
-    /// Of the merged columns, those whose value an upsert keeps in a row that exists if a record left them out; with their bits.
+    /// Merged columns whose value an upsert keeps in a row that exists, if a record left them out. Each has its bit in the mask.
     kept: Vec<(u16, &'a str)>,
 }
 
 impl MergeTarget<'_> {
-    /// Returns what follows the COPY; `None` if the COPY writes directly into the table.
+    /// Returns the statements that follow the COPY; `None` if the COPY writes directly into the table.
     pub fn merge(&self) -> Option<Merge> {
         let staged = Staged { columns: self.columns.to_vec(), ..Staged::default() };
         let (merge, deletes) = self.merge_of(&staged)?;
-        // A read-only transaction, in which a trial may run, refuses TRUNCATE.
+        // TRUNCATE is refused in a read-only transaction, in which a trial may run.
         let clear = if self.catalog.kind == RelationKind::View { "DELETE FROM" } else { "TRUNCATE" };
         Some(Merge {
             merge,
@@ -151,7 +151,7 @@ impl MergeTarget<'_> {
         format!("pg_temp.{}", stage(self.number))
     }
 
-    /// Returns whether a column has a default of its own.
+    /// Returns whether the column itself has a default.
     fn has_own(&self, name: &str) -> bool {
         self.catalog.columns.iter().any(|of| of.name == name && of.default_oid.is_some())
     }
@@ -160,7 +160,8 @@ impl MergeTarget<'_> {
         matches!(self.spec.table.mode, WriteMode::Upsert { deletes: true, .. })
     }
 
-    /// Returns the COPY into the staging table: these columns, the mark of a tombstone if there is one, and the columns `behind`.
+    /// Returns the COPY into the staging table. It names `columns`, the tombstone's mark if there is one, and the columns
+    /// `behind`.
     fn copy(&self, columns: &[&str], behind: &[String]) -> String {
         let mut names: Vec<_> = columns.iter().map(|column| quote_identifier(column)).collect();
         names.extend(self.deletes().then(|| DELETED.to_owned()));
@@ -168,7 +169,7 @@ impl MergeTarget<'_> {
         format!("COPY {} ({}) FROM STDIN (FORMAT binary)", self.stage(), names.join(", "))
     }
 
-    /// Returns the statement that merges, and the deletes before it.
+    /// Returns the statement that merges, and the deletes that run before it.
     fn merge_of(&self, staged: &Staged<'_>) -> Option<(String, Option<Deletes>)> {
         let Self { spec, catalog, .. } = self;
         let table = &catalog.table.quoted();
@@ -177,7 +178,7 @@ impl MergeTarget<'_> {
         // INSERT can only fill an identity GENERATED ALWAYS with OVERRIDING SYSTEM VALUE.
         let is_fixed = |column: &&str| catalog.columns.iter().any(|of| of.name == **column && of.identity_always);
         let fixed: Vec<_> = staged.columns.iter().chain(&staged.reset).filter(|column| is_fixed(column)).collect();
-        // A view may give it a default of the view's own.
+        // A view may have a default of its own for the column.
         let is_view = catalog.kind == RelationKind::View;
         let overrides =
             staged.columns.iter().any(is_fixed) || is_view && catalog.columns.iter().any(|of| of.identity_always);
@@ -220,8 +221,9 @@ impl MergeTarget<'_> {
         Some((merge, deleting))
     }
 
-    /// Returns the statement for the staging table. WITH NO DATA copies only the columns' types; the target checks its constraints
-    /// itself. A count is fed with marks, so its staging column is a bool.
+    /// Returns the statement that creates the staging table. WITH NO DATA copies only the columns' types, since the target checks
+    /// its constraints itself. A column for a count is a bool in the staging table, because a record's input to a count is only a
+    /// mark.
     fn create(&self) -> String {
         let (table, stage) = (self.catalog.table.quoted(), stage(self.number));
         let counts = aggregate::counts(self.spec.columns.unwrap_or_default());
@@ -243,7 +245,7 @@ impl MergeTarget<'_> {
     }
 }
 
-/// Returns the merge of `insert_new`: of several rows with one key, the first one delivered stays.
+/// Returns the merge of `insert_new`: if several rows have the same key, the first one delivered is kept.
 fn insert_new(insert: &str, stage: &str, names: &str, key: &[String]) -> String {
     let (order, conflict) = match quoted(key) {
         key if key.is_empty() => (ORDER.to_owned(), String::new()),

@@ -1,4 +1,4 @@
-//! What Postgres accepts as a binary field, by the rules of its `*_recv` functions. Shares no code with the encoders.
+//! What Postgres accepts as a binary field, by the rules of its `*_recv` functions. It shares no code with the encoders.
 
 use super::{LABELS, reference};
 
@@ -47,8 +47,8 @@ fn json(field: &[u8], binary: bool) {
         let tree = serde_json::from_str::<serde_json::Value>(text);
         match tree {
             Ok(tree) => no_nul(&tree),
-            // The number is beyond a float; jsonb stores numerics. (Beyond these Postgres refuses it, and the poison search finds
-            // the row.)
+            // serde refuses a number that no float can hold, but jsonb stores numbers as numeric. (Postgres refuses numbers
+            // beyond numeric too, and the poison search finds the row.)
             Err(error) => {
                 let said = error.to_string();
                 assert!(said.contains("out of range") || said.contains("recursion limit"), "{said}: {text}");

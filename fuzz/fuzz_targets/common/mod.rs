@@ -91,7 +91,7 @@ pub fn encoder(decode: Decode, unknown_fields: UnknownFields, specs: &[Spec]) ->
     Pipeline::of(decode, unknown_fields, specs).encoder()
 }
 
-/// Puts fields without a column into the column `extra`.
+/// Returns the setting that writes fields without a column into the column `extra`.
 pub fn extra() -> UnknownFields {
     UnknownFields::Column("extra".to_owned())
 }

@@ -44,14 +44,14 @@ impl PostgresReport {
     }
 }
 
-/// Plans, with the statement that creates the table if it is missing.
+/// The plans for the pipeline's tables, and the statement that creates the table if it is missing.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,
     pub(super) make_table: Option<String>,
 }
 
-/// `None` if there is no plan: the report says why.
+/// Checks the pipeline's database. Returns `None` if there is no plan; the report then says why.
 pub(super) async fn check(
     config: &Config,
     pipeline: &Pipeline,
@@ -148,7 +148,7 @@ pub(super) async fn for_named(
     Ok(source.map(|source| Plans { source, make_table }))
 }
 
-/// Returns how the newest records can be tried without a lasting change; `None` if they can't be.
+/// Returns how the newest records can be tried without a lasting change; `None` if there is no such way.
 pub(super) async fn trials(
     config: &Config,
     pipeline: &Pipeline,
@@ -318,7 +318,7 @@ async fn table(
     Ok(())
 }
 
-/// Reports what runs, or doesn't run, when rows are inserted by COPY.
+/// Reports triggers and rules that run, or don't run, when rows are inserted by COPY.
 async fn surprises(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -403,7 +403,7 @@ fn mapping(pipeline: &Pipeline, found: &Catalog, report: &mut PipelineReport) {
     }
 }
 
-/// Compares the meaning of the pipeline's name with its registration.
+/// Compares what the pipeline's name means in the configuration with what it meant when it was registered.
 pub(super) async fn registration(
     config: &Config,
     pipeline: &Pipeline,

@@ -11,9 +11,9 @@ use tidegate_rows::spec::{Decode, Source};
 use super::report::PipelineReport;
 use crate::config::{Pipeline, nearest};
 
-/// A column whose field fewer records have than this share is worth a warning.
+/// If the share of records that have a column's field is below this, `check` warns.
 const FEW: f64 = 0.1;
-/// How many fields are kept for "did you mean": a record with generated names must not fill the memory.
+/// How many field names are kept for "did you mean". The limit keeps records with generated names from filling the memory.
 const SEEN_MAX: usize = 10_000;
 /// How many levels of objects are searched.
 const DEPTH_MAX: usize = 8;
@@ -25,9 +25,9 @@ pub(super) struct Share {
     pub(super) field: String,
     /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Rows that were read: records, or each element of an array. Records that only delete are none.
+    /// The number of rows that were read: one per record, or one per element of an array. Records that only delete don't count.
     pub(super) records: u64,
-    /// The mapping names the field. Without a mapping a column may be without a field.
+    /// Whether the mapping names the field. If there is no mapping, a table may well have a column without a field.
     #[serde(skip)]
     is_mapped: bool,
 }
@@ -59,7 +59,7 @@ impl Fields {
     /// Counts the fields of a record's rows.
     pub(super) fn add(&mut self, record: &Record<'_>, encoder: &mut Encoder) {
         encoder.count_fields(record, &mut self.presence);
-        // Other formats have no names to suggest.
+        // Only JSON records have field names that can be suggested.
         let value = record.value.filter(|_| self.is_json);
         let value = value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
         for value in value.into_iter().flat_map(|value| Deserializer::from_slice(value).into_iter::<Value>()) {
@@ -76,7 +76,7 @@ impl Fields {
     fn note(&mut self, value: &Value, prefix: &str, depth: usize) {
         let members = match value {
             Value::Object(members) => members,
-            // A path goes to the elements of an array whose elements are rows.
+            // If the elements of an array are rows, the path continues in each element.
             Value::Array(elements) => return elements.iter().for_each(|element| self.note(element, prefix, depth + 1)),
             _ => return,
         };
@@ -90,8 +90,8 @@ impl Fields {
         }
     }
 
-    /// Reports columns whose field no record has, or few have, and returns the counts. `plan` is the one that records were
-    /// counted by.
+    /// Warns about columns whose field no record has, or only few have. Returns the counts. `plan` is the plan with which the
+    /// records were counted.
     pub(super) fn judged(self, pipeline: &Pipeline, plan: &Plan, report: &mut PipelineReport) -> Vec<Share> {
         let records = self.presence.rows();
         if records == 0 {
@@ -102,7 +102,7 @@ impl Fields {
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
-                // The field of that name is at another level, or it is spelled differently.
+                // Look for a field of the same name at another level, or of a similar name.
                 let last = field.rsplit('.').next().unwrap_or(field);
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
@@ -112,7 +112,7 @@ impl Fields {
                     None if self.seen.is_empty() => String::new(),
                     None => format!("; the records have {}", some_of(&self.seen)),
                 };
-                // Records of Protobuf leave out what isn't set, so the field may well exist.
+                // A Protobuf record leaves out fields that aren't set, so the field may well exist.
                 let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_));
                 let to = if is_doubtful { &mut report.warnings } else { &mut report.faults };
                 to.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
@@ -142,7 +142,7 @@ impl Fields {
     }
 }
 
-/// Returns what the counted rows are called.
+/// Returns the word for the counted rows: `records` or `rows`.
 pub(super) fn records(pipeline: &Pipeline) -> &'static str {
     let is_several = !pipeline.shape.rows.is_empty() || matches!(pipeline.decode, Decode::NdJson | Decode::Csv(_));
     if is_several { "rows" } else { "records" }

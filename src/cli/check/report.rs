@@ -21,10 +21,10 @@ pub(super) struct PipelineReport {
     pub(super) pipeline: String,
     pub(super) table: String,
     pub(super) mode: &'static str,
-    /// Faults that keep it from running, each with its remedy.
+    /// Faults that keep the pipeline from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) warnings: Vec<String>,
-    /// The statements that grant the rights that the role lacks, and no others.
+    /// The statements that grant the rights that the role lacks. Rights that it has are not repeated.
     pub(super) grants: Vec<String>,
     pub(super) kafka: Option<KafkaReport>,
     pub(super) postgres: Option<PostgresReport>,
@@ -48,7 +48,7 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) from: String,
     pub(super) not_null: bool,
-    /// The meaning of a record without the field; empty where the field can't be missing.
+    /// The effect of a missing field on the row; empty if the field can't be missing.
     pub(super) missing: &'static str,
 }
 
@@ -72,7 +72,7 @@ impl Memory {
     }
 }
 
-/// Names of the deadlines, in the order in which they must end.
+/// Names of the deadlines, the shortest first: each must be over before the next one.
 const DEADLINES: [&str; 5] = ["lock", "statement", "write", "drain", "max_poll_interval"];
 
 impl PipelineReport {
@@ -109,7 +109,7 @@ impl PipelineReport {
         }
     }
 
-    /// Records why a step couldn't be done.
+    /// Records why a step of the check couldn't be done.
     pub(super) fn fault(&mut self, error: &FatalError) {
         self.unreachable |= matches!(error, FatalError::Unavailable(_));
         self.faults.extend(error.to_string().lines().map(str::to_owned));

@@ -90,7 +90,8 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
     Ok(())
 }
 
-/// Returns whether our tables exist and may be read. `to_regclass` would fail if the schema may not be used.
+/// Returns whether the tables of schema `tidegate` exist and may be read. `to_regclass` would fail if the role may not use the
+/// schema.
 pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let row = sqlx::query(
         "SELECT count(*) = 3 FROM pg_catalog.pg_class c
@@ -100,7 +101,7 @@ pub(super) async fn may_read_ledger(connection: &mut PgConnection) -> Result<boo
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports what is missing to create the pipeline's table; returns whether creating it can be tried.
+/// Reports the rights that are missing to create the pipeline's table. Returns whether creating it can be tried.
 pub(super) async fn to_make(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -139,7 +140,7 @@ pub(super) async fn may_stage(connection: &mut PgConnection) -> Result<bool, sql
     row.fetch_one(connection).await?.try_get(0)
 }
 
-/// Reports that the role may not create the staging table.
+/// Reports it if rows must be staged and the role may not create temporary tables.
 async fn to_stage(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
@@ -199,7 +200,7 @@ pub(super) async fn on_table(
         verbs.push(("UPDATE", "update"));
     }
     let mut lacking = Vec::new();
-    // An owner has all of them.
+    // The owner of a table has all of these rights.
     let will_own = pipeline.table.evolve || pipeline.table.partition_by.is_some();
     for (right, verb) in verbs {
         if !will_own && !has_on_columns(connection, pipeline, found, right).await? {

@@ -121,7 +121,7 @@ pub(super) enum Tried {
     LacksPartition,
 }
 
-/// Tries these records. `make` is what creates missing tables.
+/// Tries these records. `make` creates the missing tables.
 pub(super) async fn try_records(
     config: &Config,
     pipeline: &Pipeline,
@@ -218,7 +218,7 @@ pub(super) async fn named_tables(
     read.map_err(FatalError::Unavailable)
 }
 
-/// Returns the ranges of the newest records.
+/// Returns the ranges of offsets that contain the newest records.
 pub(super) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
@@ -262,8 +262,8 @@ pub(in crate::cli) fn newest(
     ranges
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size. Also returns the fields that no column takes,
-/// and how many records delete.
+/// Reads records and encodes them into batches of the configured size, as a poll thread does. Also returns the fields that no
+/// column takes, and how many records delete.
 fn read(
     config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
@@ -308,7 +308,8 @@ fn read(
                 send(std::mem::replace(&mut batch, empty(planned)), outbox);
             }
         })?;
-        // A record that was encoded without its schema is no finding.
+        // If a schema could not be loaded, records were encoded without it: then the dead letters mean nothing, so report the
+        // schema's error instead.
         trouble.clone()?;
         send(batch, outbox);
     }
@@ -324,7 +325,7 @@ fn empty(planned: &Planned) -> Batch {
 fn send(mut batch: Batch, outbox: &mpsc::Sender<Batch>) {
     if !batch.is_empty() {
         batch.seal(Trigger::Rows);
-        // If nobody receives it any more, the trial has already failed and said so.
+        // If the receiver is gone, the trial has already failed and reported why.
         outbox.blocking_send(batch).ok();
     }
 }

@@ -1,11 +1,11 @@
-//! Where the trial of `check` writes, so that it leaves nothing behind. ROLLBACK undoes rows, but no `nextval`: a rolled-back row
-//! of a serial column still takes a number.
+//! The stand-ins for tables to which the trial of `check` writes, so that it leaves nothing behind. ROLLBACK undoes rows, but no
+//! `nextval`: a rolled-back row of a serial column still uses up a number.
 //!
-//! - Defaults that draw from a sequence: the rows go through a temporary view of the table. Its defaults draw from temporary
-//!   sequences. Constraints, triggers, row security and the rows that exist are the table's own.
+//! - If defaults draw from a sequence, the rows are written through a temporary view of the table, whose defaults draw from
+//!   temporary sequences. Constraints, triggers, row security and existing rows are those of the table itself.
 //! - Triggers, and defaults that call functions, may draw from any sequence. They first run on a temporary table in a read-only
 //!   transaction, in which Postgres refuses every draw and every write. Only rows that pass are then tried on the table itself.
-//! - What does not pass is named, and left out of a trial on a temporary table.
+//! - Anything that isn't safe is named in the report, and left out: the rows are then only tried on a temporary table.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,8 @@ use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
 
-/// The trial's numbers begin so many steps behind the sequence, so that clients that use the table meanwhile don't draw the same.
+/// How many numbers lie between a sequence's current number and the trial's first one, so that the trial's numbers don't collide
+/// with those that clients draw meanwhile.
 const AHEAD: i128 = 1_000_000;
 
 /// The replacements for tables in one trial.
@@ -25,22 +26,24 @@ pub(super) struct Setup {
     pub(super) make: Vec<String>,
     /// The replacements, by the oid of the table that they stand for.
     pub(super) targets: BTreeMap<u32, Catalog>,
-    /// Whether the transaction is read-only once they exist.
+    /// Whether the transaction becomes read-only after the replacements were created.
     pub(super) read_only: bool,
 }
 
-/// The trials of a pipeline's tables, the first that applies first.
+/// The possible trials of a pipeline's tables, in the order in which they are tried.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    /// Runs triggers and functions where they can change nothing. `None` if there are none, or if that isn't possible.
+    /// The trial that runs triggers and functions where they can't change anything. `None` if there are none, or if no such trial
+    /// is possible.
     pub(super) guarded: Option<Setup>,
-    /// Writes to the tables themselves.
+    /// The trial that writes to the tables themselves.
     pub(super) direct: Setup,
-    /// Writes to temporary tables, runs no trigger, and calls no function that may change anything.
+    /// The trial that writes to temporary tables, runs no trigger, and calls no function that may change anything.
     pub(super) bare: Setup,
     /// Triggers and defaults that may change something, as text for people.
     pub(super) suspects: Vec<String>,
-    /// Why the tables themselves can't be tried whatever the guarded trial says: triggers that only run where a row exists.
+    /// Why the tables themselves can't be tried, even if the guarded trial succeeds: some triggers only run if a row exists
+    /// already.
     pub(super) untriable: Option<String>,
     /// Sequences that have no number left, with the columns that draw from them.
     pub(super) exhausted: Vec<String>,
@@ -52,10 +55,10 @@ impl Trials {
         !self.suspects.is_empty() || !self.direct.targets.is_empty()
     }
 
-    /// Reads what a table's defaults, triggers and rules may do, and adds what its trials need.
+    /// Reads what a table's defaults, triggers and rules may do, and adds what the trials of this table need.
     ///
     /// # Errors
-    /// As a query fails.
+    /// The error of the query that failed.
     pub(super) async fn add(
         &mut self,
         connection: &mut PgConnection,
@@ -64,7 +67,7 @@ impl Trials {
     ) -> Result<(), sqlx::Error> {
         let mut columns = columns(connection, found).await?;
         if columns.is_empty() {
-            // The table would be created.
+            // The table doesn't exist yet, and the pipeline would create it.
             columns = found.columns.iter().filter(|column| !column.generated).map(Column::of).collect();
         }
         let mut table = StandIn { found, columns, numbers: Vec::new(), drawing: Vec::new() };
@@ -92,7 +95,7 @@ impl Trials {
             table.numbers.push(twin);
         }
         for column in &mut table.columns {
-            // A sequence that is named by text at run time is no dependency that the catalog knows.
+            // If a sequence's name is computed at run time, the catalog doesn't know that the default depends on it.
             let draws = |sql: &String| sql.contains("nextval(") || sql.contains("setval(");
             let twinned = |sql: &String| sql.replace(OURS, "");
             if !column.generated && column.expression.as_ref().map(twinned).is_some_and(|sql| draws(&sql)) {
@@ -125,16 +128,16 @@ impl Trials {
     }
 }
 
-/// How the temporary sequences are drawn from.
+/// The beginning of a default that draws from a temporary sequence.
 const OURS: &str = "nextval('pg_temp.";
 
-/// A table and what its defaults become.
+/// A table, with the columns whose defaults may be replaced.
 struct StandIn<'a> {
     found: &'a Catalog,
     columns: Vec<Column>,
     /// Statements that create the temporary sequences.
     numbers: Vec<String>,
-    /// The columns whose defaults draw from them.
+    /// The columns whose defaults draw from the temporary sequences.
     drawing: Vec<String>,
 }
 
@@ -143,15 +146,16 @@ impl StandIn<'_> {
         format!("tidegate_trial_{}", self.found.oid)
     }
 
-    /// COPY doesn't go into a view, so that rows are staged whatever the mode: a temporary table is called one, too.
+    /// Registers the stand-in for the table. It is registered as a view even if it is a temporary table: COPY doesn't write to a
+    /// view, so the rows are staged in every mode.
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
         let catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
         setup.targets.insert(self.found.oid, catalog);
     }
 
-    /// A view of the table with the defaults that draw replaced. Nothing if none draws. It has all other defaults too, because the
-    /// staging table takes those of the view.
+    /// Adds a view of the table in which the defaults that draw from a sequence are replaced. Adds nothing if no default draws.
+    /// The view has all other defaults too, because the staging table takes its defaults from the view.
     fn view(&self, setup: &mut Setup) {
         if self.drawing.is_empty() {
             return;
@@ -168,8 +172,9 @@ impl StandIn<'_> {
         self.stands_in(setup);
     }
 
-    /// A temporary table with the same columns and checks; with the triggers too, unless only what is known to change nothing
-    /// shall run. LIKE would require the right to read the table, which `append` doesn't.
+    /// Adds a temporary table with the same columns and checks. If `triggers` is `None`, it has no triggers, and no defaults that
+    /// may change something. The table is not created with LIKE, which would require the right to read the original; `append`
+    /// doesn't need that right.
     fn temporary(&self, setup: &mut Setup, key: &[String], checks: &[String], triggers: Option<&[String]>) {
         let name = self.name();
         let columns = self.columns.iter().map(|column| column.definition(triggers.is_some()));
@@ -192,12 +197,12 @@ impl StandIn<'_> {
     }
 }
 
-/// A column with what fills it where a row leaves it out.
+/// A column, and the default that fills it if a row leaves it out.
 struct Column {
     name: String,
     type_text: String,
     not_null: bool,
-    /// STORED or VIRTUAL, if [`Self::expression`] is what it is generated from.
+    /// Whether the column is generated from [`Self::expression`], STORED or VIRTUAL.
     generated: bool,
     stored: bool,
     expression: Option<String>,
@@ -220,7 +225,7 @@ impl Column {
         }
     }
 
-    /// Replaces the draw of a sequence with one of its temporary twin.
+    /// Replaces `nextval` of a sequence by `nextval` of its temporary copy.
     fn draw(&mut self, sequence: &Sequence) {
         let ours = format!("{OURS}{}'::regclass)", sequence.twin_name());
         self.expression = Some(match self.expression.take() {
@@ -252,14 +257,14 @@ struct Sequence {
     column: String,
     oid: i64,
     name: String,
-    /// As a default's text calls it.
+    /// The call that draws from the sequence, as the default's text writes it.
     draw: String,
     increment: i64,
     min: i64,
     max: i64,
     start: i64,
     cycle: bool,
-    /// `None` if nothing was drawn yet, or if the role may not know.
+    /// The number drawn last. `None` if none was drawn yet, or if the role may not read it.
     last: Option<i64>,
     may_look: bool,
 }
@@ -269,8 +274,9 @@ impl Sequence {
         format!("tidegate_numbers_{}", self.oid)
     }
 
-    /// Returns the statement that creates a temporary sequence like it; `None` if it has no number left. Its first number lies
-    /// ahead of those that others may draw during the trial, but not far: a default may make a text of limited length of it.
+    /// Returns the statement that creates a temporary copy of the sequence; `None` if the sequence has no number left. The copy
+    /// starts ahead of the numbers that others may draw during the trial. It starts not too far ahead, because a default may put
+    /// the number into a text of limited length.
     fn twin(&self, found: &Catalog) -> Option<String> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {
@@ -295,15 +301,15 @@ impl Sequence {
         let start = next + increment * ahead;
         let cycle = if self.cycle { " CYCLE" } else { "" };
         let name = self.twin_name();
-        // Two columns may draw from one sequence.
+        // `IF NOT EXISTS`, because two columns may draw from one sequence.
         Some(format!(
             "CREATE TEMP SEQUENCE IF NOT EXISTS {name} INCREMENT {step} MINVALUE {min} MAXVALUE {max} START {start}{cycle}"
         ))
     }
 }
 
-/// Reads columns, each with its default: its own, or else its domain's. Functions written in C are taken to draw nothing: those of
-/// extensions make uuids and the like.
+/// Reads the columns, each with its own default, or else the default of its domain. Functions written in C are assumed not to
+/// draw from sequences; those of extensions generate UUIDs, for example.
 async fn columns(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<Column>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT a.attname::text, pg_catalog.format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attgenerated::text,
@@ -383,7 +389,7 @@ async fn sequences(connection: &mut PgConnection, found: &Catalog) -> Result<Vec
     rows.iter().map(sequence).collect()
 }
 
-/// Reads the CHECK constraints, as a table's definition has them.
+/// Reads the CHECK constraints, written as in a table's definition.
 async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<String>, sqlx::Error> {
     let rows = sqlx::query(
         "SELECT pg_catalog.format('CONSTRAINT %I %s', c.conname, replace(pg_catalog.pg_get_constraintdef(c.oid), ' NOT VALID', ''))
@@ -393,26 +399,27 @@ async fn checks(connection: &mut PgConnection, found: &Catalog) -> Result<Vec<St
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// Where a trigger can run without the table.
+/// Which tables a trigger can be tried on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
-    /// On a table of the trial's own.
+    /// The trigger can run on a temporary table of the trial.
     Anywhere,
-    /// There too, but a part of it only runs where a row exists: on UPDATE or DELETE.
+    /// The trigger can run there too, but a part of it only runs if a row exists already: on UPDATE or DELETE.
     Existing,
-    /// Only where it is: on one partition, a rule, or a function that the role may not call.
+    /// The trigger can only run on its own table: it belongs to one partition, it is a rule, or the role may not call its
+    /// function.
     Nowhere,
 }
 
 /// A trigger whose function may do anything.
 struct Trigger {
     title: String,
-    /// Creates it on the temporary table.
+    /// The statement that creates the trigger on the temporary table.
     create: String,
     reach: Reach,
 }
 
-/// Reads the triggers that the pipeline's statements run, and the rules: COPY goes past those, an INSERT of the trial doesn't.
+/// Reads the triggers that the pipeline's statements run, and the rules. A COPY doesn't run rules, but the trial's INSERT would.
 async fn triggers(
     connection: &mut PgConnection,
     found: &Catalog,
@@ -451,7 +458,8 @@ async fn triggers(
             (true, false) => Reach::Anywhere,
         };
         let create = definition.replacen(&on, &format!(" ON {ours} "), 1);
-        // Those that the session runs are selected above, whatever its `session_replication_role`.
+        // The query above selects the triggers that this session runs. ENABLE ALWAYS makes them run whatever
+        // `session_replication_role` is.
         let create = format!("{create};\nALTER TABLE {ours} ENABLE ALWAYS TRIGGER {name}");
         Ok(Trigger { title: row.try_get(0)?, create, reach })
     };

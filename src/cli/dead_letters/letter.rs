@@ -40,7 +40,7 @@ struct Header {
     value: Option<Bytes>,
 }
 
-/// Formats bytes as text if that loses nothing, else in hexadecimal digits.
+/// Formats bytes as text if no information is lost, and otherwise in hexadecimal digits.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Bytes {

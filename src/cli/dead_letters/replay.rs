@@ -1,9 +1,9 @@
 //! `tidegate dead-letters replay`: puts dead letters through the pipeline's current mapping, with the daemon's own writer.
 //!
-//! A page of dead letters is a batch, each letter a separate segment. Where the daemon's transaction advances the ledger, this
-//! one deletes the letters whose rows it wrote; where the daemon inserts dead letters, this one gives those that fail again
-//! their new reason. So each record is either a row or a dead letter, even after a crash, and the letters show the outcome of a
-//! COMMIT without an answer.
+//! A page of dead letters is a batch, and each dead letter is a separate segment of it. In place of advancing the ledger, the
+//! transaction deletes the dead letters whose rows it wrote. In place of inserting dead letters, it gives those that fail again
+//! their new reason. So each record is either a row or a dead letter, even after a crash. If a COMMIT was not answered, the
+//! stored dead letters show its outcome.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -38,7 +38,7 @@ use crate::status::lock;
 
 /// How many dead letters one transaction handles.
 const PAGE: i64 = 1000;
-/// The bytes of their keys and values; a single letter may be larger.
+/// The most bytes of keys and values in one page. A single dead letter may be larger.
 const PAGE_BYTES: i64 = 8 << 20;
 
 /// Arguments of `replay`.
@@ -130,7 +130,7 @@ async fn target(
         pipeline.table.name = table_name(&table).map_err(|why| {
             FatalError::Stopped(format!("`{key}` went into `{table}`, which isn't a table's name: {why}"))
         })?;
-        // All of its records go to this table, whatever table they name.
+        // All records of the replay go to this table, whatever table they name.
         pipeline.table.route = None;
     }
     Ok(pipeline)
@@ -154,7 +154,7 @@ async fn replay(config: &Config, pipeline: &Pipeline, key: &[String], filter: &F
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();
     let mut report = Report { pipeline: key.join(", "), ..Report::default() };
-    // Letters that are stored while this runs are left for the next run.
+    // Dead letters that are stored while this command runs are left for the next run.
     let newest = filter.bind(matching!("SELECT max(id) FROM tidegate.dead_letter", ""), key);
     let newest = newest.fetch_one(&mut connection).await.map_err(failed)?;
     let newest: Option<i64> = newest.try_get(0).map_err(failed)?;
@@ -195,7 +195,7 @@ async fn write(writer: &mut Writer<ReplayStore>, page: &Mutex<Page>, batch: &mut
     writer.write(&mut batch.batch).await.map(drop)
 }
 
-/// The letters of a page; the record with index `n`, in segment `n`, is that of the id with index `n`.
+/// The dead letters of a page. The record with index `n` is the only one of segment `n`, and belongs to the id with index `n`.
 struct Loaded {
     batch: Batch,
     ids: Vec<i64>,
@@ -268,7 +268,7 @@ async fn load(connection: &mut PgConnection, ids: &[i64], planned: &Planned) -> 
     Ok(loaded)
 }
 
-/// The store's knowledge of the current batch.
+/// The store's data about the current batch.
 #[derive(Debug, Default)]
 struct Page {
     ids: Vec<i64>,
@@ -276,7 +276,7 @@ struct Page {
     remaining: BTreeSet<i64>,
 }
 
-/// A store whose ledger is the letters themselves.
+/// A store in which the dead letters take the place of the ledger.
 #[derive(Debug)]
 struct ReplayStore {
     inner: PgStore,
@@ -300,7 +300,7 @@ impl ReplayStore {
     }
 }
 
-/// Ends the command: manual action is required.
+/// Returns an error that ends the command: another command has taken the dead letters, so manual action is required.
 fn taken(what: &str) -> WriteError {
     let what = format!("{what} by another command meanwhile; nothing of this transaction was written, run it again");
     WriteError { stage: Stage::DeadLetters, cause: Cause::Conflict(what) }
@@ -342,7 +342,7 @@ impl Transaction for ReplayStore {
         self.inner.probe().await
     }
 
-    /// They are stored already, so they get their new reason.
+    /// Gives the records that failed again their new reason. They are stored already.
     async fn dead_letter(&mut self, _batch: &Batch, rejects: &[&RejectedRecord]) -> Result<(), WriteError> {
         let ids: Vec<i64> = {
             let page = lock(&self.page);
@@ -400,9 +400,9 @@ impl Transaction for ReplayStore {
 }
 
 impl Ledger for ReplayStore {
-    /// Finds out whether a transaction in doubt was committed. Locks its dead letters, and so waits until it has ended.
-    /// If it was committed, they are deleted; if not, they still exist. A transaction that deleted none only changed
-    /// reasons: it counts as not committed, since the change may be repeated.
+    /// Finds out whether a transaction in doubt was committed. Locking its dead letters waits until that transaction has ended.
+    /// If it was committed, they no longer exist; if not, they still do. A transaction that deleted no dead letters only changed
+    /// reasons. It counts as not committed, because that change may be repeated.
     async fn settle(&mut self, spans: &[Span]) -> Result<Vec<LedgerRow>, WriteError> {
         self.inner.disconnect();
         self.inner.begin().await?;
@@ -415,7 +415,7 @@ impl Ledger for ReplayStore {
             self.settle_page();
         }
         let next = |span: &Span| if done { span.to } else { span.from };
-        // The letters' locks fence other commands: there are no claims to count.
+        // Claims play no part here: the locks on the dead letters keep out other commands.
         let row =
             |span: &Span| LedgerRow::Found { claim: Some(span.claim.id), epoch: span.claim.epoch, next: next(span) };
         Ok(spans.iter().map(row).collect())

@@ -87,7 +87,7 @@ async fn rename_replays(connection: &mut PgConnection, from: &str, to: &str) -> 
 async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Result<(u64, u64), FatalError> {
     let failed = |error| reach::failed("can't copy the positions", error);
     let mut transaction = connection.begin().await.map_err(failed)?;
-    // One at a time, like registrations.
+    // Take the lock of registrations, so that only one of these runs at a time.
     let lock = sqlx::query("LOCK TABLE tidegate.pipeline IN SHARE ROW EXCLUSIVE MODE");
     lock.execute(&mut *transaction).await.map_err(failed)?;
     if crate::postgres::register::is_known(&mut transaction, &to.name).await.map_err(failed)? {
@@ -117,7 +117,8 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     );
     let added = added.bind(from).bind(&to.name).bind(&to.group).bind(env!("CARGO_PKG_VERSION"));
     added.execute(&mut *transaction).await.map_err(failed)?;
-    // Locked in the order of every writer, then updated: a batch of the old name is either committed before or refused after.
+    // Lock the rows in the order in which every writer locks them, and then update them. So a batch of the old name is either
+    // committed before, or refused after.
     let locked = sqlx::query("SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE");
     locked.bind(from).execute(&mut *transaction).await.map_err(failed)?;
     let moved = sqlx::query(

@@ -119,7 +119,7 @@ fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> 
         return Err(FatalError::Config(format!("{what}: say --yes")));
     }
     let mut answer = String::new();
-    // If nobody can be asked, the answer is no.
+    // If standard input or standard error is closed, nobody can be asked, and the answer is no.
     let asked = write!(std::io::stderr(), "{what}. Go on? [y/N] ")
         .and_then(|()| std::io::stdin().lock().read_line(&mut answer));
     if asked.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -36,7 +36,7 @@ struct Line {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let config = arguments.common.load()?;
-    // A name that only the database has is valid here.
+    // A name that is only in the database, and not in the configuration, is valid here.
     let wanted = |name: &str| arguments.common.pipeline.as_deref().is_none_or(|only| only == name);
     let mut connection = reach::open(&reach::connector(&config)).await?;
     let mut lines = Vec::new();

@@ -19,7 +19,7 @@ use crate::kafka::reader::{Reader, incoming, push_headers};
 use crate::kafka::settings;
 use crate::plan::{Planned, rejected_record};
 
-/// The reading side of a replay, between Kafka and the writer.
+/// The part of a replay that reads from Kafka and sends batches to the writer.
 pub(super) struct Reading {
     reader: Reader,
     planned: Arc<Planned>,
@@ -71,7 +71,7 @@ impl Reading {
     }
 }
 
-/// A range, and its segment in the open batch.
+/// A range, with the index of its segment in the open batch.
 struct OpenRange {
     open: Open,
     segment: Option<usize>,
@@ -89,7 +89,7 @@ struct Filling {
 
 impl Filling {
     fn take(&mut self, places: &mut HashMap<i32, OpenRange>, message: &BorrowedMessage<'_>) {
-        // A writer that ended has said why; records that are read now are discarded.
+        // If the writer has ended, it has reported why. Records that are read from now on are discarded.
         if self.outbox.is_closed() {
             return;
         }
@@ -120,7 +120,8 @@ impl Filling {
         }
     }
 
-    /// Waits for the writer, however long it waits for Postgres: there is no group whose session could time out.
+    /// Hands the batch to the writer. Waits as long as the writer waits for Postgres, because there is no group whose session
+    /// could time out.
     fn hand_over(&mut self, places: &mut HashMap<i32, OpenRange>, trigger: Trigger) {
         if self.batch.is_empty() {
             return;
@@ -131,7 +132,7 @@ impl Filling {
         }
         batch.plan_version = self.planned.version;
         batch.seal(trigger);
-        // If nobody receives it any more, the writer's fault ends the command.
+        // If the writer has ended, its error ends the command.
         drop(self.outbox.blocking_send(batch));
     }
 }

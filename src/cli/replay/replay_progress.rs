@@ -16,7 +16,7 @@ use crate::postgres::connect::Connector;
 
 /// The owner's name in the ledger, for people.
 const OWNER: &str = "tidegate replay";
-/// How often, and how long each time, a claim waits for rows that a killed run still has locked.
+/// How many times a claim waits for rows that a killed run still has locked. The constant below is the longest time of each wait.
 const CLAIM_TRIES: u32 = 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(250);
 
@@ -41,7 +41,7 @@ pub(super) struct Open {
     pub(super) end: Offset,
 }
 
-/// The key, and its meaning.
+/// The key of a replay, and the cluster and table that belong to it.
 pub(super) struct ReplayProgress {
     key: String,
     cluster_id: String,
@@ -64,17 +64,17 @@ impl ReplayProgress {
         &self.key
     }
 
-    /// Forgets the key, which fences a run in progress. Rows and dead letters are kept.
+    /// Deletes the key from the ledger, which fences a run in progress. Rows and dead letters are kept.
     pub(super) async fn forget(&self, connection: &mut PgConnection) -> Result<(), FatalError> {
         let gone = sqlx::query("DELETE FROM tidegate.pipeline WHERE name = $1").bind(&self.key);
         gone.execute(connection).await.map_err(failed)?;
         Ok(())
     }
 
-    /// Returns the ranges of an earlier run; none if there was none.
+    /// Returns the ranges of an earlier run; empty if there was none.
     ///
     /// # Errors
-    /// If the key meant another cluster or another table then.
+    /// If the earlier run used the key for another cluster or another table.
     pub(super) async fn known(&self, connection: &mut PgConnection) -> Result<Vec<OffsetRange>, FatalError> {
         let row = sqlx::query("SELECT cluster_id, target, target_oid FROM tidegate.pipeline WHERE name = $1");
         let row = row.bind(&self.key).fetch_optional(&mut *connection).await.map_err(failed)?;
@@ -103,8 +103,8 @@ impl ReplayProgress {
         rows.iter().map(stretch).collect::<Result<_, _>>().map_err(failed)
     }
 
-    /// Stores the ranges, all at once: from here on the ledger has them. It registers no topics, since a pipeline that feeds
-    /// the same table isn't a second feed.
+    /// Stores all ranges in the ledger, in one transaction. It registers no topics, because the replay writes to the same table
+    /// as its pipeline, and that isn't a conflict.
     pub(super) async fn begin(
         &self,
         connection: &mut PgConnection,
@@ -134,7 +134,7 @@ impl ReplayProgress {
         work.await.map_err(failed)
     }
 
-    /// Claims the unfinished ranges: from now on an earlier run can't write.
+    /// Claims the unfinished ranges. From then on an earlier run can't write.
     pub(super) async fn claim(
         &self,
         connector: &Connector,
@@ -154,7 +154,7 @@ impl ReplayProgress {
             }
             let Some(first) = missing.first() else { return Ok(open) };
             let mut waiting = reach::open(connector).await?;
-            // The result of the wait doesn't matter: the next round looks again.
+            // Ignore the result of the wait: the next round tries again in any case.
             drop(claims::wait_at(&mut waiting, &self.key, first).await);
             sleep(CLAIM_PAUSE).await;
         }
@@ -164,7 +164,7 @@ impl ReplayProgress {
         )))
     }
 
-    /// All is written: advances past the offsets at the ends that hold no record.
+    /// Called when all is written: advances past offsets at the end of each range that hold no record.
     pub(super) async fn end(&self, connection: &mut PgConnection, claims: &[ClaimId]) -> Result<(), FatalError> {
         let done = sqlx::query(
             "UPDATE tidegate.ledger SET next_offset = end_offset, updated_at = now()

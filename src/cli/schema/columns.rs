@@ -4,12 +4,12 @@ use super::names;
 use super::tree::Node;
 use super::values::Typed;
 
-/// The most columns of a proposal; further fields go into the column for the rest.
+/// The most columns of a proposal. Further fields go into the column for all remaining fields.
 const COLUMNS_MAX: usize = 200;
-/// The most members of an object that become columns.
+/// The most members that an object may have if they become columns of their own.
 const SPREAD_MAX: usize = 16;
-/// The most fields beside an array whose elements become the rows. A record that has more says something by itself, and would be
-/// lost where its array is empty.
+/// If an array's elements are to become the rows, there may be at most this many fields beside the array. A record with more
+/// fields is meaningful by itself, and would be lost if its array were empty.
 const BESIDE_MAX: usize = 6;
 
 /// A column of the proposal.
@@ -18,9 +18,9 @@ pub(super) struct Proposed {
     pub(super) name: String,
     pub(super) path: Vec<String>,
     pub(super) typed: Typed,
-    /// How many rows of its level have the field with a value other than null.
+    /// How many rows have the field with a value other than null.
     pub(super) with_value: u64,
-    /// How many rows its level has: records, or elements of an array.
+    /// The number of rows that could have the field: records, or elements of an array.
     pub(super) rows: u64,
 }
 
@@ -28,13 +28,13 @@ pub(super) struct Proposed {
 #[derive(Debug, Default)]
 pub(super) struct Columns {
     pub(super) columns: Vec<Proposed>,
-    /// Some field has no column.
+    /// Whether some field has no column.
     pub(super) incomplete: bool,
-    /// The arrays whose elements are the rows, each within the elements of the one before: their paths within these.
+    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path begins there.
     pub(super) levels: Vec<Vec<String>>,
 }
 
-/// Where fields lie: within the elements of which array, of how many rows.
+/// Where fields are: the path of the array in whose elements they lie, and the number of rows.
 struct Level<'a> {
     prefix: &'a [String],
     rows: u64,
@@ -56,7 +56,7 @@ impl Columns {
         }
     }
 
-    /// Adds the members of an object but for those on the way to the array.
+    /// Adds the members of an object, except those that contain the array of the rows.
     fn members(&mut self, level: &Level<'_>, path: &mut Vec<String>, node: &Node, array: &[String]) {
         for (name, member) in &node.members {
             path.push(name.clone());
@@ -123,7 +123,8 @@ impl Columns {
     }
 }
 
-/// Returns the only array of objects that every row has, if its elements make better rows: few other fields are beside it.
+/// Returns the array whose elements become the rows, if there is one: the only array of objects that every row has, with few
+/// other fields beside it.
 fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);
@@ -152,16 +153,16 @@ fn is_row(element: &Node) -> bool {
     element.seen.objects > 0 && element.seen.objects == element.seen.present && !is_pair
 }
 
-/// Returns whether an object says by its member's name which type its value has, as OpenTelemetry's `AnyValue` does. The next record
-/// may have another one, so it is kept whole.
+/// Returns whether the member's name in an object says which type its value has, as in OpenTelemetry's `AnyValue`. The next
+/// record may have a value of another type, so such an object is kept whole.
 fn is_any_value(node: &Node) -> bool {
     const MEMBERS: [&str; 7] =
         ["stringValue", "boolValue", "intValue", "doubleValue", "arrayValue", "kvlistValue", "bytesValue"];
     node.members.iter().all(|(name, _)| MEMBERS.contains(&name.as_str()))
 }
 
-/// Returns the path to the value within an object that only says which type its value has, as MongoDB's extended JSON does, and
-/// the column's type.
+/// Returns the path to the value in an object that only wraps a value with its type, as in MongoDB's extended JSON, and the
+/// column's type.
 fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
     let [(wrapper, inner)] = node.members.as_slice() else { return None };
     if node.declared.is_some() || !node.seen.is_object() {

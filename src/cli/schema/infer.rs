@@ -1,4 +1,4 @@
-//! Infers, from a sample of records, the column for each of their fields. Pure.
+//! Infers, from a sample of records, the columns for their fields. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use super::shape::{self, Shape};
 use super::tree::Node;
 use super::values::Typed;
 
-/// The field by which Debezium's transform marks the rows that it unwrapped from deletes.
+/// The field with which Debezium's unwrapping transform marks the rows of deletes.
 const DELETED: &str = "__deleted";
 
 /// A sample of records.
@@ -18,13 +18,13 @@ const DELETED: &str = "__deleted";
 pub(super) struct Sample {
     pub(super) records: u64,
     pub(super) tombstones: u64,
-    /// Values behind a registry's frame whose schema isn't known.
+    /// The number of values with a registry's frame whose schema isn't known.
     pub(super) unknown_schemas: u64,
     shapes: BTreeMap<Shape, Rows>,
     keys: Keys,
 }
 
-/// The rows of all records with one structure.
+/// The rows of all records that have the same structure.
 #[derive(Debug, Default)]
 struct Rows {
     records: u64,
@@ -35,10 +35,10 @@ struct Rows {
 #[derive(Debug)]
 pub(super) struct Proposal {
     pub(super) shape: Shape,
-    /// The arrays whose elements are the rows, each within the elements of the one before: their paths within these.
+    /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path begins there.
     pub(super) levels: Vec<Vec<String>>,
     pub(super) columns: Vec<Proposed>,
-    /// Whether every field has its column.
+    /// Whether every field has a column.
     pub(super) complete: bool,
     /// `decode.key_format`
     pub(super) key_format: Option<&'static str>,
@@ -52,9 +52,9 @@ pub(super) struct Proposal {
 pub(super) enum Mode {
     /// Each record makes rows.
     Append,
-    /// Records without a value delete the row of their key, and so do records that say so in a field.
+    /// Records without a value delete the row of their key, and so do records with a field that says so.
     Upsert {
-        /// The columns of the key; empty: the column that takes the record's key.
+        /// The columns of the key. If empty, the key is the column that takes the record's key.
         key: Vec<String>,
         /// The field that says that a record deletes.
         delete_where: Option<&'static str>,
@@ -62,7 +62,7 @@ pub(super) enum Mode {
 }
 
 impl Sample {
-    /// Adds one record to the sample. `schemas` finds the schema of a number that a key or a value begins with.
+    /// Adds one record to the sample. `schemas` returns the schema with the number in the frame of a key or a value.
     pub(super) fn add<S>(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, mut schemas: impl FnMut(u32) -> Option<S>)
     where
         S: AsRef<Schema>,
@@ -111,12 +111,12 @@ impl Sample {
             true => Mode::Upsert { key: names, delete_where },
             false => Mode::Append,
         };
-        // A key that rows have in a field matters for deletes only.
+        // If rows contain the key in a field, the format of keys matters for deletes only.
         let key_format = format.filter(|_| column.is_some() || mode != Mode::Append);
         Some(Proposal { shape: *shape, levels, columns, complete: !incomplete, key_format, key_column: column, mode })
     }
 
-    /// Returns the records with a value that the proposal would refuse.
+    /// Returns how many records with a value the proposal would refuse.
     pub(super) fn odd(&self) -> u64 {
         let most = self.shapes.values().map(|rows| rows.records).max().unwrap_or(0);
         self.records - self.tombstones - most
@@ -190,7 +190,7 @@ mod tests {
         let expected =
             ["ctid_ int8", "select int8", "a.b int8", "A int8", "a int8", cut.as_str(), "xmin_ int8", "xmin__ int8"];
         assert_eq!(columns(&[&record]), expected);
-        // The other field of that name isn't lost.
+        // Two fields would get the same column name: the second one gets another name, and isn't lost.
         assert_eq!(columns(&[r#"{"a_b":1,"a":{"b":2}}"#]), ["a_b int8", "a_b_ int8"]);
     }
 
@@ -245,11 +245,12 @@ mod tests {
     fn an_array_of_objects_is_rows() {
         let records = [r#"{"device":7,"readings":[{"t":1,"device":2},{"t":2}]}"#, r#"{"device":8,"readings":[]}"#];
         assert_eq!(columns(&records), ["device int8", "t int8", "readings_device int8"]);
-        // Two such arrays: neither one makes the record's rows. Nor do the pairs of a map, or what only some records have.
+        // There are two arrays of objects, so neither one makes the rows. Pairs of a map, and arrays that only some records have,
+        // don't either.
         assert_eq!(columns(&[r#"{"a":[{"x":1}],"b":[{"y":1}]}"#]), ["a jsonb", "b jsonb"]);
         assert_eq!(columns(&[r#"{"id":1,"tags":[{"key":"a","value":"b"}]}"#]), ["id int8", "tags jsonb"]);
         assert_eq!(columns(&[r#"{"id":1,"l":[{"a":1}]}"#, r#"{"id":2}"#]), ["id int8", "l jsonb"]);
-        // A record that says much by itself is one row.
+        // A record with many fields beside the array stays one row.
         let order = r#"{"id":1,"a":1,"b":2,"c":3,"d":4,"e":5,"f":6,"items":[{"sku":"x"}]}"#;
         assert_eq!(levels(&[order]), Vec::<String>::new());
     }
@@ -279,10 +280,10 @@ mod tests {
         assert_eq!(types, [("id", "int8"), ("day", "date")]);
         let upsert = |delete_where| Mode::Upsert { key: vec!["id".to_owned()], delete_where };
         assert_eq!((proposal.shape, proposal.mode), (Shape::Debezium, upsert(None)));
-        // Without a key there is no row to change.
+        // Without a key, it isn't known which row to change.
         let proposal = sample(&[(None, Some(&value))]).propose().expect("a proposal");
         assert_eq!(proposal.mode, Mode::Append);
-        // Unwrapped by a transform.
+        // These changes were unwrapped by a transform.
         let unwrapped = (Some(r#"{"id":1}"#), Some(r#"{"id":1,"__deleted":"true"}"#));
         assert_eq!(sample(&[unwrapped]).propose().expect("a proposal").mode, upsert(Some(DELETED)));
     }

@@ -1,4 +1,4 @@
-//! Infers how the keys of a sample are read, and which columns they identify rows by. Pure.
+//! Infers how the keys of a sample are decoded, and which columns identify a row by them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -16,30 +16,30 @@ use super::values::{Seen, Typed};
 pub(super) struct Keys {
     records: u64,
     absent: u64,
-    /// Keys that are objects, and their fields if all have the same.
+    /// The number of keys that are objects. The next field has their field names, if all have the same.
     objects: u64,
     fields: Option<Vec<String>>,
-    /// Keys that are texts, or scalars in JSON.
+    /// Keys that are texts, or JSON scalars.
     texts: Seen,
-    /// Keys that are JSON by their first byte: objects, and texts in quotes.
+    /// The number of keys whose first byte is that of a JSON object or of a text in quotes.
     json: u64,
     /// Other keys, by their length.
     binary: BTreeMap<usize, Binary>,
-    /// Keys behind a registry's frame that aren't JSON, and the type of those that are scalars.
+    /// The number of keys with a registry's frame that aren't JSON. `scalar` is the type of those that are scalars.
     registered: u64,
     protobuf: bool,
     scalar: Option<&'static str>,
-    /// The fields of values that were the same as the key in each record so far.
+    /// The fields whose values have been equal to the key in every record so far.
     alike: Option<Vec<String>>,
 }
 
-/// Keys of one length that are no text.
+/// Keys of the same length that aren't text.
 #[derive(Debug, Default)]
 struct Binary {
     count: u64,
-    /// Those that would be whole numbers of sensible size.
+    /// Keys that would be whole numbers of plausible size.
     integers: u64,
-    /// Those that would be floats of sensible size.
+    /// Keys that would be floats of plausible size.
     floats: u64,
     uuids: u64,
 }
@@ -47,18 +47,18 @@ struct Binary {
 /// The columns and the format that suit a topic's keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyPlan {
-    /// The columns of fields that identify a row.
+    /// The columns that identify a row.
     pub(super) names: Vec<String>,
     /// The type of a column that takes the key, if no field has it.
     pub(super) column: Option<Typed>,
     /// `decode.key_format`, if it has to be stated.
     pub(super) format: Option<&'static str>,
-    /// Every record has such a key.
+    /// Whether every record has such a key.
     pub(super) complete: bool,
 }
 
 impl Keys {
-    /// Adds the key of a record, and the row of its value if it has one. `schema` is that of a key behind a registry's frame.
+    /// Adds the key of a record, and the row of its value if it has one. `schema` is the schema of a key with a registry's frame.
     pub(super) fn add(&mut self, key: Option<&[u8]>, schema: Option<&Schema>, row: Option<&[u8]>) {
         self.records += 1;
         let Some(key) = key else {
@@ -104,7 +104,7 @@ impl Keys {
         }
     }
 
-    /// Adds a key without a schema in a registry. Returns its text if it is a scalar.
+    /// Adds a key that names no schema. Returns its text if it is a scalar.
     fn plain(&mut self, key: &[u8]) -> Option<String> {
         let is_structure = key.first().is_some_and(|byte| matches!(byte, b'{' | b'"'));
         if let Some(value) = shape::key_payload(key).filter(|_| is_structure) {
@@ -128,8 +128,8 @@ impl Keys {
         integer(key).map(|number| number.to_string())
     }
 
-    /// Returns what to make of the keys. `columns` are those of the values' fields; none of them counts where a record has
-    /// `several` rows, which all have its key.
+    /// Returns the columns and the format for the keys. `columns` are the columns of the values' fields. If a record has
+    /// `several` rows, they all have the same key, so no column identifies a row by it.
     pub(super) fn plan(&self, columns: &[Proposed], several: bool, values_are_registered: bool) -> KeyPlan {
         let keyed = self.records - self.absent;
         if keyed == 0 {
@@ -141,7 +141,7 @@ impl Keys {
             let column = columns.iter().find(|column| column.path == [name.clone()]);
             column.map(|column| column.name.clone())
         };
-        // With a registry for the values, framed keys are read by their own schema anyway.
+        // If the values use a registry, framed keys are decoded by their own schema without this setting.
         let format = match self.registered {
             0 => None,
             _ if values_are_registered => None,
@@ -154,7 +154,7 @@ impl Keys {
             return KeyPlan { names, column: None, format, complete };
         }
         let (format, column) = match self.binary.iter().next() {
-            // Otherwise a column would take the quotes and the envelope too.
+            // Without this format, a column would get the quotes and the envelope too.
             _ if self.json == keyed => {
                 let scalar = self.texts.scalar("key").filter(|_| self.objects == 0);
                 (Some("json"), scalar.unwrap_or_else(|| Typed::plain("jsonb")))
@@ -178,14 +178,14 @@ impl Keys {
 impl Binary {
     fn add(&mut self, key: &[u8]) {
         self.count += 1;
-        // The eight bytes of a float, read as a whole number, are nearly always far beyond 2^53.
+        // If the eight bytes of a float are read as a whole number, it is nearly always far beyond 2^53.
         self.integers += u64::from(integer(key).is_some_and(|number| number.unsigned_abs() < 1 << 53));
         let float = match key.len() {
             8 => key.try_into().ok().map(f64::from_be_bytes),
             _ => None,
         };
         self.floats += u64::from(float.is_some_and(|number| number == 0.0 || (1e-9..1e18).contains(&number.abs())));
-        // The version and the variant.
+        // Check the version and the variant of a UUID.
         self.uuids += u64::from(matches!(key, [_, _, _, _, _, _, version, _, variant, ..]
             if key.len() == 16 && (1..=8).contains(&(version >> 4)) && variant >> 6 == 2));
     }

@@ -2,7 +2,7 @@
 
 use tidegate_rows::catalog::{NAME_MAX, can_name_a_column};
 
-/// Words at the end of a name that say that it is a time.
+/// Words at the end of a field's name that mean a time.
 const OF_TIME: &[&str] = &[
     "ts",
     "t",
@@ -21,7 +21,7 @@ const OF_TIME: &[&str] = &[
     "expires",
     "seen",
 ];
-/// Words behind these that say in which unit it is.
+/// Words that may follow these and name the unit.
 const OF_UNIT: &[&str] = &[
     "s",
     "sec",
@@ -40,13 +40,14 @@ const OF_UNIT: &[&str] = &[
     "unix",
     "utc",
 ];
-/// Words in names of codes, whose digits are no number: nobody adds them up, and the next one may have a letter.
+/// Words in the names of codes. A code's digits aren't a number: nobody adds them up, and the next code may contain a letter.
 const OF_CODE: &[&str] = &[
     "code", "zip", "zipcode", "postcode", "postal", "phone", "mobile", "tel", "msisdn", "imei", "imsi", "iccid", "sku",
     "isbn", "ean", "gtin", "vin", "iban", "plate", "serial", "version", "hash", "card",
 ];
 
-/// Returns the unit of numbers whose field's name suggests a time and that all lie between the years 2000 and 2100 in that unit.
+/// Returns the unit of a field's numbers, if its name suggests a time and all numbers are between the years 2000 and 2100 in that
+/// unit.
 pub(super) fn epoch_unit(name: &str, least: f64, most: f64) -> Option<&'static str> {
     const SINCE: f64 = 946_684_800.0;
     const UNTIL: f64 = 4_102_444_800.0;
@@ -83,8 +84,8 @@ fn words(name: &str) -> Vec<String> {
     words
 }
 
-/// Returns a name for the column of a field: `position_lat` for `position.lat`, `ctid_` for `ctid`. It is cut to what Postgres
-/// keeps, and followed by as many underscores as make it free. `None` for an empty name.
+/// Returns a name for a field's column: `position_lat` for `position.lat`, `ctid_` for `ctid`. It is cut to the length that
+/// Postgres keeps, and underscores are added until it is free. `None` for an empty name.
 pub(super) fn column(path: &[String], is_taken: impl Fn(&str) -> bool) -> Option<String> {
     let joined: String = path.join("_").chars().filter(|c| *c != '\0').collect();
     if joined.is_empty() {

@@ -51,7 +51,7 @@ pub(super) fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, s
             "# Records have no key that says which row changes: each change is a row.\n{op} = {{ meta = \"op\", type = \"text\" }}"
         );
     }
-    // These identify a row's record: `verify` looks records up by them.
+    // These columns identify the record of a row. `verify` needs them to look records up.
     let taken = |name: &str| columns.iter().any(|column| column.name == name);
     if !taken("kafka_partition") && !taken("kafka_offset") {
         text += "kafka_partition = { meta = \"partition\", type = \"int4\" }\n";
@@ -63,7 +63,7 @@ pub(super) fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, s
     text
 }
 
-/// Says which records the proposal was made from, and which of them it would refuse.
+/// Returns the comment that says which records the proposal was made from, and which of them it would refuse.
 fn head(topic: &str, proposal: &Proposal, sample: &Sample) -> String {
     let mut text =
         format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));
@@ -110,7 +110,7 @@ fn line(column: &Proposed) -> String {
     format!("{name} = {{ field = {field}, type = \"{}\"{unit}{zone} }}{note}\n", typed.name)
 }
 
-/// Returns `wanted`, followed by as many underscores as make it unique among the columns.
+/// Returns `wanted`, with underscores added until no column has this name.
 fn free_name(columns: &[Proposed], wanted: &str) -> String {
     let mut name = wanted.to_owned();
     while columns.iter().any(|column| column.name == name) {

@@ -9,7 +9,7 @@ use tidegate_rows::value::{Kind, Value};
 /// A registry's frame: a zero byte and the schema's number.
 const FRAME: usize = 5;
 
-/// The structure of a topic's records; a proposal handles one.
+/// The structure of a topic's records. A proposal is made for one structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Shape {
     Plain,
@@ -37,7 +37,7 @@ impl Shape {
         matches!(self, Self::Debezium | Self::Avro { change: true } | Self::Protobuf { change: true })
     }
 
-    /// Returns whether a record may have several rows, arrays within it aside.
+    /// Returns whether a record may have several rows, not counting arrays in its fields.
     pub(super) fn has_several(self) -> bool {
         matches!(self, Self::Array | Self::Lines)
     }
@@ -47,7 +47,7 @@ impl Shape {
         matches!(self, Self::Avro { .. } | Self::Protobuf { .. })
     }
 
-    /// Returns the settings of `decode` for it.
+    /// Returns the settings of `decode` for this structure.
     pub(super) fn decode(self) -> &'static str {
         match self {
             Self::Plain | Self::Array => "",
@@ -62,7 +62,7 @@ impl Shape {
     }
 }
 
-/// Splits a record into rows, each a JSON object, with the struct that the record's schema has for them.
+/// The rows of a record, each a JSON object, and Kafka Connect's schema for them if the record has one.
 pub(super) struct Looked<'a> {
     pub(super) shape: Shape,
     pub(super) rows: Vec<&'a [u8]>,
@@ -77,14 +77,14 @@ pub(super) fn schema_id(bytes: &[u8]) -> Option<u32> {
     }
 }
 
-/// Returns the JSON of a value or a key behind a registry's frame or a byte order mark.
+/// Returns a value or a key without the registry's frame or the byte order mark before it.
 pub(super) fn unframed(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let behind = schema_id(bytes).and_then(|_| bytes.get(FRAME..));
     behind.filter(|rest| json::document(rest).is_ok()).unwrap_or(bytes)
 }
 
-/// Returns the structure of a value by its schema, and the fields of its row; `None` if these are no fields.
+/// Returns the structure of a value and the fields of its row, from its schema; `None` if the schema describes no fields.
 pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline)> {
     let Outline::Record(fields) = schema.outline(value)? else { return None };
     let find = |wanted: &str| fields.iter().find(|(name, _)| name == wanted).map(|(_, outline)| outline);
@@ -97,7 +97,7 @@ pub(super) fn by_schema(schema: &Schema, value: &[u8]) -> Option<(Shape, Outline
     Some((shape, row.unwrap_or(Outline::Record(fields))))
 }
 
-/// Returns whether a value says that there is none: JSON's null, or the same in Kafka Connect's envelope.
+/// Returns whether a value means that there is none: it is JSON's null, alone or in Kafka Connect's envelope.
 pub(super) fn is_tombstone(value: &[u8]) -> bool {
     let Ok(slot) = json::document(value) else { return false };
     let null = |name: &str| member(slot.of(value).raw, name).is_some_and(|member| member.kind == Kind::Null);
@@ -158,7 +158,7 @@ fn member<'a>(object: &'a [u8], wanted: &str) -> Option<Value<'a>> {
     Members::of(object).find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// Returns the schema and the payload, an object, if there is nothing else.
+/// Splits Kafka Connect's envelope into schema and payload. `None` if the payload is no object, or if there are other members.
 fn envelope(object: &[u8]) -> Option<(Option<&[u8]>, &[u8])> {
     if Members::of(object).any(|(name, _)| name != "schema" && name != "payload") {
         return None;
@@ -221,7 +221,7 @@ pub(super) fn declared(schema: &Json, name: &str) -> Option<&'static str> {
     })
 }
 
-/// Kafka Connect's types, with the types of columns for them and for arrays of them.
+/// Kafka Connect's types, each with the column type for it and the column type for an array of it.
 const SCALARS: [(&str, &str, &str); 11] = [
     ("boolean", "bool", "bool[]"),
     ("int8", "int2", "int2[]"),

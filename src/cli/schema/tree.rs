@@ -8,7 +8,7 @@ use tidegate_rows::value::{Kind, Value};
 use super::shape;
 use super::values::{Seen, Typed};
 
-/// The most members that are told apart in one object: generated names must not fill the memory.
+/// The most members that are distinguished in one object. The limit keeps generated names from filling the memory.
 const MEMBERS_MAX: usize = 400;
 /// How many levels of objects and arrays are looked into.
 const DEPTH_MAX: usize = 10;
@@ -17,16 +17,16 @@ const DEPTH_MAX: usize = 10;
 #[derive(Debug, Default)]
 pub(super) struct Node {
     pub(super) seen: Seen,
-    /// The type by the record's schema.
+    /// The type that the record's schema declares.
     pub(super) declared: Option<Typed>,
-    /// In the order of their first appearance.
+    /// The members, in the order in which they first occurred.
     pub(super) members: Vec<(String, Node)>,
-    /// The elements of all its arrays.
+    /// The elements of all arrays in this field.
     pub(super) element: Option<Box<Node>>,
 }
 
 impl Node {
-    /// Adds a row, which is a JSON object. `schema` is the struct of Kafka Connect that describes it.
+    /// Adds a row, which is a JSON object. `schema` is the Kafka Connect schema that describes it.
     pub(super) fn row(&mut self, object: &[u8], schema: Option<&Json>) {
         self.seen.present += 1;
         self.seen.objects += 1;
@@ -39,7 +39,7 @@ impl Node {
         }
     }
 
-    /// Adds a row of which only its schema is known.
+    /// Adds a row whose values are unknown, from its schema alone.
     pub(super) fn outlined(&mut self, outline: &Outline) {
         self.seen.present += 1;
         match outline {
@@ -94,12 +94,12 @@ impl Node {
         self.members.get_mut(at?).map(|(_, member)| member)
     }
 
-    /// Returns whether there is a value that a column could hold.
+    /// Returns whether the field has a value that a column could take.
     pub(super) fn has_type(&self) -> bool {
         self.declared.is_some() || self.seen.with_value() > 0
     }
 
-    /// Returns the type of a column that accepts every value as it is.
+    /// Returns the type of a column that accepts every value unchanged.
     pub(super) fn typed(&self, name: &str) -> Typed {
         if let Some(declared) = &self.declared {
             return declared.clone();
@@ -113,7 +113,7 @@ impl Node {
         scalar.map_or_else(|| Typed::plain("jsonb"), |element| element.array())
     }
 
-    /// Returns how many scalar fields it has, those of objects within it included.
+    /// Returns how many scalar fields it has, including those of nested objects.
     pub(super) fn leaves(&self) -> usize {
         let of = |node: &Self| match node.seen.objects {
             _ if node.seen.arrays > 0 => 0,

@@ -13,11 +13,11 @@ use super::names;
 /// A column's type, and how its values are read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Typed {
-    /// As Postgres names it: `int8`, `text[]`.
+    /// The name of the type in Postgres: `int8`, `text[]`.
     pub(super) name: Cow<'static, str>,
     /// Numbers are epochs in this unit.
     pub(super) unit: Option<&'static str>,
-    /// Some times have no zone.
+    /// Whether some times have no zone.
     pub(super) local: bool,
 }
 
@@ -49,19 +49,19 @@ pub(super) struct Seen {
     texts: Texts,
 }
 
-/// Numbers, as such or in text.
+/// The numbers among the values, including numbers in text.
 #[derive(Clone, Copy, Debug, Default)]
 struct Numbers {
     count: u64,
-    /// Those with a fraction.
+    /// The count of numbers with a fraction.
     fractions: u64,
-    /// Those beyond an int8, and those with more digits than a float8 keeps.
+    /// The count of numbers that an int8 can't hold, or that have more digits than a float8 keeps.
     exact: u64,
     least: f64,
     most: f64,
 }
 
-/// Texts, by what they are literals of.
+/// The counts of texts by the type whose literals they are.
 #[derive(Debug, Default)]
 struct Texts {
     count: u64,
@@ -89,7 +89,7 @@ impl Seen {
             Kind::Object => self.objects += 1,
             Kind::Array => self.arrays += 1,
             Kind::String | Kind::Text | Kind::Bytes => self.texts.add(value.as_text().unwrap_or_default()),
-            // The kinds below don't occur in JSON.
+            // JSON has no values of the kinds below.
             Kind::Lexical
             | Kind::Float
             | Kind::Instant
@@ -130,7 +130,8 @@ impl Seen {
                 let all = numbers.and(&texts.numbers);
                 if texts.special > 0 { Typed::plain("float8") } else { all.type_of(name) }
             }
-            // A text column accepts each of these; numbers beside booleans are no text that anybody wants.
+            // A text column accepts any of these together with text. Numbers and booleans without text become jsonb, because
+            // nobody wants them as text.
             (_, _, true) => Typed::plain("text"),
             _ => Typed::plain("jsonb"),
         })
@@ -214,20 +215,20 @@ impl Texts {
         }
         match numbers.type_of(name) {
             _ if self.special > 0 => Typed::plain("float8"),
-            // Producers that write a fraction as text want it exact.
+            // A producer that writes a fraction as text wants it to stay exact.
             Typed { unit: None, .. } if numbers.fractions > 0 => Typed::plain("numeric"),
             typed => typed,
         }
     }
 }
 
-/// `12:30:00`, with a fraction or without.
+/// Returns whether the text is a time of day, `12:30:00`, with a fraction or without.
 fn is_clock(text: &str) -> bool {
     let bytes = text.as_bytes();
     bytes.len() >= 8 && bytes[2] == b':' && bytes[5] == b':' && text.parse::<Time>().is_ok()
 }
 
-/// `08:00:2b:01:02:03`, with colons or hyphens.
+/// Returns whether the text is a MAC address, `08:00:2b:01:02:03`, with colons or hyphens.
 fn is_mac(text: &str) -> bool {
     text.len() == 17
         && [':', '-'].iter().any(|between| {
@@ -237,7 +238,7 @@ fn is_mac(text: &str) -> bool {
         })
 }
 
-/// `1.5s`, as Protobuf writes a duration in JSON, or one of ISO 8601: `PT1.5S`.
+/// Returns whether the text is a duration: `1.5s`, as Protobuf writes it in JSON, or `PT1.5S`, as in ISO 8601.
 fn is_span(text: &str) -> bool {
     match text.strip_suffix('s') {
         Some(seconds) => json_number(seconds),
@@ -245,8 +246,8 @@ fn is_span(text: &str) -> bool {
     }
 }
 
-/// Returns whether text is a number as a program writes it, within 64 bits if it is whole. Codes that only look like
-/// numbers often have zeros in front or more digits.
+/// Returns whether the text is a number as a program writes it; a whole number must fit into 64 bits. Codes that only look like
+/// numbers often have leading zeros or more digits.
 fn is_number(text: &str) -> bool {
     let is_whole = !text.contains('.');
     json_number(text)

@@ -11,9 +11,9 @@ use crate::config::Pipeline;
 pub(super) struct PipelineReport {
     pub(super) pipeline: String,
     pub(super) table: String,
-    /// Why the table wasn't checked, if it wasn't.
+    /// Why the table wasn't checked; `None` if it was.
     pub(super) table_skipped: Option<String>,
-    /// Whether the mode skips existing keys, so that records without a row may be correct.
+    /// Whether the write mode skips existing keys. If so, a record without a row may be correct.
     pub(super) skips_by_key: bool,
     /// Kafka's partitions without a ledger row.
     pub(super) not_in_ledger: Vec<String>,
@@ -39,9 +39,9 @@ pub(super) struct PartitionReport {
     /// Records in Kafka that are before the ledger's position, and neither in the table nor in the dead letters.
     pub(super) missing: Option<u64>,
     pub(super) twice: Option<u64>,
-    /// Rows of records at or after the ledger's position: these records will be written twice.
+    /// Rows of records at or after the ledger's position. These records will be written a second time.
     pub(super) beyond: Option<u64>,
-    /// Offsets without a row that Kafka has deleted: whether they held records can't be known.
+    /// Offsets without a row that Kafka has deleted. It can't be known whether they held records.
     pub(super) unknown: Option<u64>,
 }
 

@@ -27,7 +27,7 @@ pub(super) struct Counts {
     pub(super) rows: u64,
     pub(super) dead_letters: u64,
     pub(super) distinct: u64,
-    /// Rows and dead letters of a record that has another one already.
+    /// The number of rows and dead letters in excess of one per record.
     pub(super) twice: u64,
     /// Rows at or after the ledger's position.
     pub(super) beyond: u64,
@@ -35,7 +35,7 @@ pub(super) struct Counts {
 
 impl Columns {
     /// # Errors
-    /// Why the table can't be compared with the ledger.
+    /// If the table can't be compared with the ledger; the error says why.
     pub(super) fn of<'a>(
         pipeline: &Pipeline,
         tables: &[TableName],
@@ -97,7 +97,7 @@ impl Columns {
         Ok(row.fetch_one(connection).await?.try_get::<Option<i64>, _>(0)?.map(Offset::new))
     }
 
-    /// Counts, in one pass over the table; each partition from its first offset on.
+    /// Counts rows and dead letters in one pass over the table, for each partition from its first offset on.
     pub(super) async fn count(
         &self,
         connection: &mut PgConnection,
@@ -135,7 +135,8 @@ impl Columns {
         rows.iter().map(counts).collect()
     }
 
-    /// Returns gaps: ranges of missing offsets within a range, in order; and the offset up to which it searched.
+    /// Returns the gaps in a range of offsets, in order, and the offset up to which it searched. A gap is a range of missing
+    /// offsets.
     pub(super) async fn gaps(
         &self,
         connection: &mut PgConnection,

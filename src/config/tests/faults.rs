@@ -1,8 +1,8 @@
-//! Each kind of fault, word by word.
+//! Each kind of fault, compared with its exact text.
 
 use super::{faults, parse};
 
-/// The one fault of the base with more.
+/// Checks that the base configuration with `more` has exactly one fault, with this text.
 #[track_caller]
 fn fault_of(more: &str, expected: &str) {
     assert_eq!(faults(more), [expected], "{more}");

@@ -1,4 +1,4 @@
-//! Files over files, variables over files.
+//! Files that override other files, and variables that override files.
 
 use tidegate_rows::spec::Source;
 

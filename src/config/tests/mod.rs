@@ -20,7 +20,7 @@ topics = ["telemetry"]
 table.name = "rides"
 "#;
 
-/// The base, its pipeline with more keys, and more tables.
+/// Returns the base configuration with `more` after it: further keys of its pipeline, and further tables.
 fn with(more: &str) -> String {
     format!("{BASE}{more}\n")
 }
@@ -29,7 +29,8 @@ fn parse(toml: &str) -> Result<Config, Faults> {
     Config::parse("tidegate.toml", toml)
 }
 
-/// The faults of the base with more, one a line, line numbers counted from the first line of `more`.
+/// Returns the faults of the base configuration with `more`, one per line. Line numbers are counted from the first line of
+/// `more`.
 fn faults(more: &str) -> Vec<String> {
     let lines_before = BASE.matches('\n').count();
     let Err(faults) = parse(&with(more)) else { return Vec::new() };
@@ -43,7 +44,7 @@ fn faults(more: &str) -> Vec<String> {
     faults.iter().map(|fault| relative(fault.to_string())).collect()
 }
 
-/// Reads texts as files that overlay each other, and variables over them.
+/// Reads texts as files, each of which overrides the ones before it, and then the variables, which override all files.
 fn load(files: &[&str], env: &[(&str, &str)]) -> Result<Config, Faults> {
     let folder = tempfile::tempdir().expect("a folder");
     let paths: Vec<_> = files
@@ -58,7 +59,7 @@ fn load(files: &[&str], env: &[(&str, &str)]) -> Result<Config, Faults> {
     Config::load(&paths, env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
-/// The faults of layers, the folder cut off.
+/// Returns the faults of several layers, without the folder in file names.
 fn load_faults(files: &[&str], env: &[(&str, &str)]) -> Vec<String> {
     let Err(faults) = load(files, env) else { return Vec::new() };
     let cut = |text: String| match text.find(".toml") {

@@ -1,4 +1,4 @@
-//! `config/tidegate.toml` says what the code does.
+//! Checks that `config/tidegate.toml` agrees with the code.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::config::schema::{Kind, ROOT};
 
 const REFERENCE: &str = include_str!("../../../config/tidegate.toml");
 
-/// With every key that is off by default switched on.
+/// Returns the reference file with every key enabled that is commented out in it.
 fn switched_on() -> String {
     let on = |line: &str| {
         let key = line
@@ -37,7 +37,7 @@ fn every_default_in_the_reference_is_the_default_of_the_code() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Whatever a slip of the hand leaves of it: no panic, and every fault has a line that is there.
+    /// Whatever part of the file is damaged, there is no panic, and every fault names a line that exists.
     #[test]
     fn a_damaged_file_gives_faults_with_places(
         start in 0..REFERENCE.len(),

@@ -5,7 +5,7 @@ use super::super::document::{PartitionView, PipelineView, Sign};
 use super::super::words::{duration, whole_number};
 use super::word;
 
-/// How many partitions of a consumer are named; the others are counted.
+/// How many partitions of a consumer are named. Further ones are only counted.
 const PARTITIONS: usize = 24;
 /// How many partitions with the most lag are named.
 const WORST: usize = 5;
@@ -33,7 +33,7 @@ pub(super) fn unread(pipeline: &PipelineView, places: &[usize]) -> String {
     named(pipeline, places, name).join(", ")
 }
 
-/// Returns the partitions of one consumer, each with its sign unless it flows.
+/// Returns the partitions of one consumer, each with a sign for its state unless it is flowing.
 pub(super) fn chips(pipeline: &PipelineView, seat: &BoardConsumer) -> String {
     let places = &seat.partitions;
     if places.is_empty() {
@@ -51,7 +51,7 @@ pub(super) fn chips(pipeline: &PipelineView, seat: &BoardConsumer) -> String {
     named(pipeline, places, name).join(" ")
 }
 
-/// Names the partitions at these indexes of the pipeline's list; those after the first [`PARTITIONS`] are counted.
+/// Names the partitions at these indexes of the pipeline's list. Those after the first [`PARTITIONS`] are only counted.
 fn named(pipeline: &PipelineView, places: &[usize], name: impl Fn(&PartitionView) -> String) -> Vec<String> {
     let shown = places.iter().take(PARTITIONS).filter_map(|place| pipeline.partitions.get(*place));
     let mut names: Vec<String> = shown.map(name).collect();

@@ -57,7 +57,7 @@ fn schema_of(sent_as: &str) -> String {
     }
 }
 
-/// Returns the schema of any JSON value, nested `depth` levels deep.
+/// Returns a schema for any JSON value, nested up to `depth` levels.
 fn any(depth: usize) -> String {
     let below = match depth.checked_sub(1).map(any) {
         Some(below) => format!(r#",{{"type":"array","items":{below}}},{{"type":"map","values":{below}}}"#),
@@ -70,7 +70,7 @@ fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
     let value: Json = serde_json::from_str(json).expect("JSON");
     let value = match sent_as(of) {
         "long or double" | "maps, arrays, text, numbers" => return survives(of, json).then(|| said(&value)),
-        // Text that contains a value isn't a value of these types.
+        // A string that contains such a value doesn't have this type.
         "boolean" if value.is_string() => return None,
         "boolean" => vec![u8::from(text == "true")],
         "int" | "long" => long(text.parse().ok()?),
@@ -146,7 +146,7 @@ fn logical() -> Vec<(String, String, Column)> {
             example,
             unsaid: Vec::new(),
         };
-        // Each name of a schema may be given once.
+        // A schema may define each name only once.
         let schema = schema.replace("NAMED", &format!("Of{}", all.len()));
         all.push((sent_as.to_owned(), schema, column));
     };

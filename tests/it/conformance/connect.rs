@@ -7,7 +7,7 @@ enum Said {
     Number(i64),
     Text(&'static str),
     Bytes(&'static [u8]),
-    /// A struct of a scale and an unscaled number.
+    /// A scale and an unscaled number, which become a struct.
     Scaled(i64, &'static [u8]),
 }
 
@@ -157,7 +157,7 @@ pub(super) fn json() -> Format {
         Scaled(scale, bytes) => format!(r#"{{"scale":{scale},"value":"{}"}}"#, base64(bytes)).into_bytes(),
     };
     let record = |_: usize, id: usize, turn: u8, value: Option<(usize, &[u8])>| {
-        // Of an optional field the converter writes null.
+        // The converter writes null for an optional field without a value.
         let value = value.filter(|(_, json)| !json.is_empty());
         let value = value.map(|(column, json)| format!(",\"c{column}\":{}", String::from_utf8_lossy(json)));
         let payload = format!("{{\"id\":{id},\"turn\":{turn}{}}}", value.unwrap_or_default());
@@ -230,12 +230,12 @@ fn avro_schema() -> String {
     )
 }
 
-/// A zigzag number of Avro.
+/// Encodes a number in Avro's zigzag form.
 fn long(number: i64) -> Vec<u8> {
     super::protobuf::varint((number << 1 ^ number >> 63).cast_unsigned())
 }
 
-/// Bytes behind their length.
+/// Encodes bytes, preceded by their length.
 fn counted(bytes: &[u8]) -> Vec<u8> {
     [long(i64::try_from(bytes.len()).expect("short")), bytes.to_vec()].concat()
 }

@@ -9,9 +9,9 @@ use super::{avro, connect, functions, protobuf};
 /// A column, and how a format expresses its values.
 pub(super) struct Column {
     pub(super) sql: &'static str,
-    /// The settings that the mapping has beside the field, as in the configuration.
+    /// Further settings of the column in the mapping, as in the configuration.
     pub(super) mapping: String,
-    /// The field's type in the format's own words.
+    /// The field's type, as the format calls it.
     pub(super) sent_as: String,
     /// The path below the field, if the column takes a part of it.
     pub(super) below: &'static str,
@@ -19,7 +19,7 @@ pub(super) struct Column {
     pub(super) values: Vec<(Vec<u8>, Option<&'static str>)>,
     /// A value to show.
     pub(super) example: String,
-    /// Values of the type that the format can't express.
+    /// Values of the type that can't be expressed in the format.
     pub(super) unsaid: Vec<&'static str>,
 }
 
@@ -33,11 +33,11 @@ pub(super) struct Format {
     pub(super) record: Say,
 }
 
-/// Encodes a record: from the number of columns, the id, the turn, and one column's index and value.
+/// A function that encodes a record, from the number of columns, the id, the turn, and the index and value of one column.
 type Say = fn(usize, usize, u8, Option<(usize, &[u8])>) -> Vec<u8>;
 
 impl Format {
-    /// Returns the record with a value; without one, all columns are absent.
+    /// Returns a record with a value in one column. Without a value, all columns are absent.
     pub(super) fn record(&self, id: usize, turn: u8, value: Option<(usize, &[u8])>) -> Record {
         Record::new((self.record)(self.columns.len(), id, turn, value)).to(0)
     }
@@ -66,7 +66,7 @@ pub(super) fn json() -> Format {
     Format { name: "JSON", decode: "{ format = \"json\" }".to_owned(), schema: None, columns, record }
 }
 
-/// All fields are quoted, except NULL, which is the empty text without quotes.
+/// Returns the format CSV. All fields are quoted except NULL, which is the empty text without quotes.
 fn csv() -> Format {
     let quoted = |of: &Type, json: &str, text: &str| {
         Some(format!("\"{}\"", lexical(of, json, text).replace('"', "\"\"")).into())
@@ -85,8 +85,8 @@ fn csv() -> Format {
     Format { name: "CSV", decode, schema: None, columns, record }
 }
 
-/// Returns the text of a value in a format that only has text: JSON strings without their quotes, and other JSON unchanged. The
-/// range `[1,5]` is written as Postgres does, because as JSON it would be an array of two bounds, with another meaning.
+/// Returns the text of a value in a format that has only text: JSON strings without their quotes, and other JSON unchanged. The
+/// range `[1,5]` is written as Postgres writes it; as JSON it would be an array of two bounds, which has another meaning.
 pub(super) fn lexical(of: &Type, json: &str, text: &str) -> String {
     match serde_json::from_str(json) {
         Ok(Json::Array(_)) if of.sql.ends_with("range") => text.to_owned(),

@@ -2,7 +2,7 @@
 
 use super::formats::{Column, Format};
 
-/// The key of hashes; `KEY` in a mapping stands for its file.
+/// The key of hashes. In a mapping, `KEY` stands for the file that contains it.
 pub(super) const KEY: &str = "a key of more than sixteen bytes";
 
 /// A mapping, the column, and each value in JSON with the text that INSERT is given.
@@ -44,7 +44,7 @@ const ALL: &[Function] = &[
 pub(super) fn format() -> Format {
     let column = |(mapping, sql, values): &Function| {
         let mut said: Vec<_> = values.iter().map(|(json, text)| (json.as_bytes().to_vec(), Some(*text))).collect();
-        // A constant is there whatever the record has.
+        // The value of a constant doesn't depend on the record. All other columns also get a null.
         if !mapping.starts_with("value") {
             said.push((b"null".to_vec(), None));
         }
@@ -62,7 +62,7 @@ pub(super) fn format() -> Format {
     Format { name: "What columns make of values", columns: ALL.iter().map(column).collect(), ..super::formats::json() }
 }
 
-/// What Python and others write for floats that JSON lacks.
+/// Texts that Python and other programs write for floats that JSON lacks.
 const SPECIALS: &[(&str, &[(&str, &str)])] = &[
     ("float4", &[("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")]),
     ("float8", &[("NaN", "NaN"), ("Infinity", "Infinity"), ("-Infinity", "-Infinity")]),

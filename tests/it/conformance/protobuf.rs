@@ -1,4 +1,4 @@
-//! Protobuf: each type in its most direct form, and the messages that Google and Confluent give a meaning.
+//! Protobuf: each type in its most direct form, and the messages to which Google and Confluent give a meaning.
 //!
 //! The values are encoded by hand from the description of the wire format.
 
@@ -12,14 +12,14 @@ use super::types::Type;
 const FIRST: usize = 10;
 
 pub(super) fn format() -> Format {
-    // A field that is null is not written.
+    // A null field is left out of the record.
     let mut columns = of_types(|of| sent_as(of).to_owned(), say, b"");
     let mut fields: Vec<_> = columns.iter().map(|column| column.sent_as.clone()).collect();
     for (of_field, column) in known() {
         fields.push(of_field.clone());
         columns.push(Column { sent_as: of_field, ..column });
     }
-    // The field's number is in front of its value.
+    // Write the field's number before its value.
     for (n, column) in columns.iter_mut().enumerate() {
         for (bytes, _) in column.values.iter_mut().filter(|(bytes, _)| !bytes.is_empty()) {
             *bytes = numbered(FIRST + n, bytes);
@@ -65,9 +65,9 @@ fn sent_as(of: &Type) -> &'static str {
     }
 }
 
-/// Encodes a value, with its wire type in front.
+/// Encodes a value. Its wire type comes first.
 fn say(of: &Type, json: &str, text: &str) -> Option<Vec<u8>> {
-    // Text that contains a value isn't a value of these types.
+    // A string that contains such a value doesn't have this type.
     let parse = || text.parse::<i64>().ok();
     Some(match sent_as(of) {
         "google.protobuf.Value" => {
@@ -119,7 +119,7 @@ pub(super) fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-// Values, each with its wire type in front.
+// The functions below encode values, each preceded by its wire type.
 
 fn number(number: u64) -> Vec<u8> {
     [vec![0], varint(number)].concat()
@@ -149,7 +149,7 @@ fn fixed32(number: u32) -> Vec<u8> {
     [&[5][..], &number.to_le_bytes()].concat()
 }
 
-/// Encodes a field: its number, and the value without the wire type in front.
+/// Encodes a field: its number, and the value without its leading wire type.
 fn field(number: usize, value: &[u8]) -> Vec<u8> {
     [&varint((number as u64) << 3 | u64::from(value[0])), &value[1..]].concat()
 }
@@ -169,7 +169,7 @@ fn numbered(number: usize, values: &[u8]) -> Vec<u8> {
     field(number, values)
 }
 
-/// Not a wire type: several values of one field follow.
+/// Used in place of a wire type: several values of one field follow.
 const MANY: u8 = 0xff;
 
 fn many(values: &[Vec<u8>]) -> Vec<u8> {
@@ -177,14 +177,15 @@ fn many(values: &[Vec<u8>]) -> Vec<u8> {
     [vec![MANY], values.iter().flat_map(with_length).collect()].concat()
 }
 
-/// Returns the messages with a meaning, and fields without presence: the field, and the column with its values.
+/// Returns columns for the messages that have a meaning and for fields without presence: each as the field and the column with
+/// its values.
 fn known() -> Vec<(String, Column)> {
     type Values = Vec<(Vec<u8>, &'static str)>;
     let mut all = Vec::new();
     let mut add = |sent_as: &str, sql: &'static str, below: &'static str, values: Values| {
         let example = values[0].1.to_owned();
         let mut said: Vec<_> = values.into_iter().map(|(bytes, text)| (bytes, Some(text))).collect();
-        // An absent field without presence has its default: it can't be null.
+        // If a field without presence is absent, it has its default, so it can't be null.
         let implicit = ["repeated", "map", "int64", "string", "bool", "State"];
         let unsaid = if implicit.iter().any(|word| sent_as.starts_with(word)) { vec!["null"] } else { Vec::new() };
         if unsaid.is_empty() {

@@ -1,4 +1,4 @@
-//! `raw`: the whole value is one field, so each type has its own table, and a header names it.
+//! `raw`: the whole value is one field, so each type needs its own table. A header names the table.
 
 use std::fmt::Write as _;
 
@@ -10,7 +10,7 @@ use super::types::{OWN_TYPES, TYPES, Type};
 use super::{KEYS, MODES, literal, of_mode};
 use crate::support::World;
 
-/// Types that a whole value may reasonably fill. The configuration has one `unit` for all tables, so there is none here.
+/// Types for which a raw value is useful. All tables share one mapping, so none of these types needs a `unit`.
 const OF_USE: &[&str] = &[
     "bool",
     "int8",

@@ -6,7 +6,7 @@ pub(super) struct Type {
     /// The mapping's `unit`.
     pub(super) unit: &'static str,
     pub(super) takes: &'static [(&'static str, &'static str)],
-    /// Values that INSERT refuses.
+    /// Values that INSERT refuses, as JSON and as text.
     pub(super) refuses: &'static [(&'static str, &'static str)],
 }
 
@@ -20,7 +20,7 @@ const fn in_unit(sql: &'static str, unit: &'static str, takes: Values) -> Type {
     Type { sql, unit, takes, refuses: &[] }
 }
 
-/// Types of the user's own, which some of the columns have.
+/// Types that a user would define, for some of the columns.
 pub(super) const OWN_TYPES: &str = "CREATE TYPE mood AS ENUM ('sad', 'ok', 'very happy');
     CREATE DOMAIN percent AS int CHECK (VALUE BETWEEN 0 AND 100);
     CREATE DOMAIN price AS numeric(8,2);

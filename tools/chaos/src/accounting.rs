@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use crate::load::{Content, checksum, reading};
 use crate::stage::{Stage, TOPIC};
 
-/// How long the last records may take; after a restore, a campaign has to write again what was undone.
+/// How long the last records may take. After a restore, a campaign has to write again what the restore undid.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_secs(30);
 
@@ -30,7 +30,7 @@ pub(crate) struct Accounting {
     pub(crate) damaged: u64,
     /// Rows at offsets where Kafka has no record.
     pub(crate) strange: u64,
-    /// Records that Kafka acknowledged but doesn't have: its loss, not ours.
+    /// Records that Kafka acknowledged but doesn't have. Kafka lost them, not the daemon.
     pub(crate) lost_by_kafka: u64,
     /// The first findings of each kind, as text.
     pub(crate) findings: Vec<String>,

@@ -11,7 +11,8 @@ use crate::stage::Stage;
 use crate::strike::RECOVERY_DEADLINE;
 use crate::watch::Recovery;
 
-/// How long the next fault waits for partitions without progress. Later ones are met by the next fault.
+/// How long the campaign waits, before the next fault, for partitions without progress. Partitions that take longer meet the next
+/// fault.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 /// How often each kind of fault occurred, and how long the recovery took.
@@ -28,8 +29,8 @@ struct Open {
     over: Instant,
 }
 
-/// Runs the campaign. Returns whether no record is missing or duplicated, and each first commit after an outage came within
-/// `soon` of the database's return.
+/// Runs the campaign. Returns true if no record is missing or duplicated, and if each first commit after an outage came at most
+/// `soon` after the database's return.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random: &mut fastrand::Rng) -> Result<bool> {
     stage.postgres.stop()?;
     stage.copy_database()?;
@@ -57,7 +58,7 @@ pub(crate) async fn run(stage: &mut Stage, minutes: f64, soon: Duration, random:
             open.push(Open { kind: fault.kind(), place: entry.recoveries.len() - 1, over });
         }
         close(stage, &mut open, &mut tally)?;
-        // Some faults meet a flow at rest; most meet one that has just resumed.
+        // A fault sometimes comes while the flow is at rest, but mostly just after it has resumed.
         sleep(Duration::from_millis(random.u64(200..2500))).await;
         close(stage, &mut open, &mut tally)?;
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// One fault, with everything that was drawn for it.
+/// A fault, with the parameters that were drawn for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// SIGKILL of a daemon, which is then replaced.
@@ -23,7 +23,7 @@ pub(crate) enum Fault {
     ChangeDaemons {
         daemon: usize,
     },
-    /// `pg_terminate_backend` for one backend of a daemon.
+    /// `pg_terminate_backend` for one backend of the daemons.
     TerminateBackend,
     /// `pg_cancel_backend` for all backends of the daemons.
     CancelBackends,
@@ -55,7 +55,7 @@ pub(crate) enum Fault {
     CutOne {
         daemon: usize,
     },
-    /// The network between one daemon and the database goes silent. The others take over nothing, because it still reaches Kafka.
+    /// The network between one daemon and the database goes silent. That daemon still reaches Kafka, so it keeps its partitions.
     HoldOne {
         daemon: usize,
         length: Duration,
@@ -93,14 +93,14 @@ pub(crate) enum Fault {
     },
 }
 
-/// The deck from which faults are drawn, in an order that depends on the seed. Every kind is drawn as often as its weight before
-/// the deck is shuffled again.
+/// The deck from which faults are drawn, in an order that depends on the seed. Before the deck is shuffled again, every kind is
+/// drawn as often as its weight says.
 #[derive(Debug, Default)]
 pub(crate) struct Deck {
     left: Vec<u32>,
 }
 
-/// Faults that take longest are drawn less often, so that a campaign has many faults.
+/// The number of cards in the deck. The faults that take longest have few of them, so that a campaign has many faults.
 const CARDS: u32 = 42;
 
 impl Deck {
@@ -149,7 +149,7 @@ impl Fault {
         }
     }
 
-    /// Returns whether the fault makes the database unavailable to all daemons, so that it ends when the database is back.
+    /// Returns whether the fault makes the database unavailable to all daemons. Such a fault is over when the database is back.
     pub(crate) fn is_outage(&self) -> bool {
         matches!(
             self,

@@ -1,7 +1,7 @@
 //! Measures the cost of the ledger while a session holds a snapshot open. A report that runs for ten minutes keeps every version of
 //! every ledger row, and a thousand partitions with five batches per second make five thousand versions per second.
 //!
-//! The writes are the daemon's own, without Kafka: the store's COPY of one row per partition, its ledger update, its COMMIT.
+//! It writes as the daemon does, but without Kafka: the store's COPY of one row per partition, its ledger update, its COMMIT.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use tokio::time::interval;
 
 use crate::output::Output;
 
-/// Five batches per second.
+/// The time between two batches: five batches per second.
 const EVERY: Duration = Duration::from_millis(200);
 /// How long batches are measured before the snapshot is taken, and again after it is released.
 const BESIDE: Duration = Duration::from_secs(60);

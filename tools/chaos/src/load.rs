@@ -12,9 +12,10 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 
-/// Unavailable brokers are part of the campaign: no record may be given up because of them.
+/// How long a record may take to be delivered. It is long, because brokers become unavailable in a campaign, and no record may be
+/// given up for that.
 const DELIVERY_DEADLINE: Duration = Duration::from_secs(600);
-/// How often the number of partitions is read.
+/// The time between two readings of the number of partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_millis(5);
 
@@ -25,7 +26,7 @@ pub(crate) struct Content {
     pub(crate) checksum: i64,
 }
 
-/// Characters of more than one byte, and characters that JSON escapes.
+/// Parts of texts: among them characters of more than one byte, and characters that JSON escapes.
 const LETTERS: [&str; 10] = ["a", "Z", "7", " ", "\"", "\\", "\t", "é", "日", "𝄞"];
 
 impl Content {
@@ -37,7 +38,7 @@ impl Content {
         Self { seq, text, checksum }
     }
 
-    /// Returns the content as JSON. `reading` fits a `real` and a `double precision` alike.
+    /// Returns the content as JSON. `reading` can be stored exactly in a `real` and in a `double precision`.
     fn json(&self) -> String {
         let mut text = String::new();
         for letter in self.text.chars() {
@@ -69,7 +70,7 @@ pub(crate) fn checksum(seq: i64, text: &str) -> i64 {
 /// The records that Kafka acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
-    /// One bit per record.
+    /// One bit per record: whether it was acknowledged.
     acked: Vec<u64>,
     pub(crate) count: u64,
     pub(crate) failed: u64,
@@ -85,7 +86,7 @@ impl Delivered {
 
 #[derive(Debug, Default)]
 struct Acks {
-    /// The sending thread serves the delivery reports too, so the lock is never contended.
+    /// The sending thread itself serves the delivery reports, so the lock is never contended.
     delivered: Mutex<Delivered>,
 }
 
@@ -169,7 +170,7 @@ fn produce(
     while !stop.load(Ordering::Relaxed) {
         if Instant::now() >= look_at || partitions == 0 {
             look_at = Instant::now() + LOOK_EVERY;
-            // If the broker is unavailable, the next attempt counts.
+            // If the broker is unavailable, the number of partitions is read by the next attempt.
             if let Ok(metadata) = producer.client().fetch_metadata(Some(topic), Duration::from_secs(1)) {
                 let found = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
                 partitions = partitions.max(i32::try_from(found)?);
@@ -184,7 +185,7 @@ fn produce(
             match producer.send(record) {
                 Ok(()) => seq += 1,
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => break,
-                // This producer doesn't know the partition yet.
+                // This producer doesn't know the new partition yet, so it sends the record again later.
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition), _)) => partitions -= 1,
                 Err((error, _)) => return Err(error.into()),
             }

@@ -132,7 +132,7 @@ async fn run(arguments: &Arguments) -> Result<bool> {
             rate: arguments.rate.unwrap_or(20_000.0),
             memory: "128MiB".to_owned(),
             batch: "{ max_rows = 20_000, max_age = \"500ms\" }".to_owned(),
-            // So that there is a headroom to measure.
+            // Give the topic a retention, so that there is a headroom to measure.
             topic: vec![("retention.ms", "14400000".to_owned())],
         },
     };

@@ -33,7 +33,7 @@ impl Stage {
         Ok(Look {
             rss: rss_bytes(daemon.pid())?,
             lag: metric("tidegate_lag_records")?,
-            // The sum over the partitions, each of which has its own value.
+            // The metric is summed over the partitions, each of which has its own value. So divide it by their number.
             headroom: metric("tidegate_retention_headroom_seconds")? / f64::from(self.partitions),
             rebalances: metric("tidegate_rebalances_total")?,
             written: metric("tidegate_rows_written_total")?,
@@ -41,7 +41,7 @@ impl Stage {
     }
 }
 
-/// Runs the scenario. Returns whether all of the above held.
+/// Runs the scenario. Returns whether everything that the module's description says was true.
 pub(crate) async fn run(stage: &mut Stage, minutes: f64) -> Result<bool> {
     sleep(FLOW_BEFORE).await;
     stage.check_daemons()?;

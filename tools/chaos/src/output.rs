@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 #[derive(Debug)]
 pub(crate) struct Output {
     folder: PathBuf,
-    /// Never contended; the lock only spares `say` a `&mut`.
+    /// The file. The lock is never contended; it is only there so that `say` doesn't need `&mut`.
     file: Mutex<File>,
 }
 
@@ -36,7 +36,7 @@ impl Output {
     /// Prints one or several lines.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         println!("{}", text.as_ref());
-        // A full disk must not end a campaign; the terminal still shows the line.
+        // A full disk must not end a campaign. The terminal shows the line in any case.
         drop(writeln!(self.file.lock().unwrap_or_else(PoisonError::into_inner), "{}", text.as_ref()));
     }
 

@@ -1,6 +1,6 @@
-//! Measures how long partitions make no progress when a daemon ends, and whether it returns: by SIGTERM and SIGKILL, under each
-//! group protocol, for one daemon and for three, with derived and with configured names. Also measures how many partitions a
-//! rolling restart moves.
+//! Measures how long partitions make no progress when a daemon ends, and whether it gets its partitions back. The cases are
+//! SIGTERM and SIGKILL, under each group protocol, for one daemon and for three, with derived and with configured names. Also
+//! measures how many partitions move in a rolling restart.
 //!
 //! The numbers come from the database: each row has the time of its write, and a trigger records each claim.
 
@@ -39,7 +39,7 @@ const CLAIMS: &str =
     CREATE TRIGGER note_claim AFTER UPDATE ON tidegate.ledger FOR EACH ROW
         WHEN (OLD.claim_id IS DISTINCT FROM NEW.claim_id) EXECUTE FUNCTION note_claim()";
 
-/// The action on a daemon.
+/// The ways in which a daemon is ended or restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     TermAndStart,
@@ -120,7 +120,7 @@ pub(crate) async fn run(output: &Output, plan: &Plan<'_>) -> Result<bool> {
 struct Group {
     specs: Vec<DaemonSpec>,
     daemons: Vec<Option<Daemon>>,
-    /// The slot that a process has or had, by process.
+    /// For each process, the slot in which it runs or ran.
     places: HashMap<String, usize>,
     load: Load,
     looker: PgConnection,
@@ -178,8 +178,8 @@ impl Group {
         Ok(())
     }
 
-    /// Applies it to one daemon, or to all in turn. Returns the longest time without progress in seconds, and the number of moves.
-    /// Afterwards all daemons run and own partitions.
+    /// Does this to one daemon, or to all in turn. Returns the longest time without progress, in seconds, and the number of
+    /// partitions that moved. Afterwards all daemons run and own partitions.
     async fn meet(&mut self, output: &Output, fate: Fate) -> Result<(f64, u32)> {
         self.settle().await?;
         let since = self.now().await?;
@@ -231,7 +231,7 @@ impl Group {
         Ok(sqlx::query_scalar("SELECT clock_timestamp()::text").fetch_one(&mut self.looker).await?)
     }
 
-    /// Returns the longest time without a row of some partition, among those that ended after `since`.
+    /// Returns the longest time in which no row of some partition was written. Only times that ended after `since` count.
     async fn standstill(&mut self, since: &str) -> Result<f64> {
         let sql = "SELECT extract(epoch FROM max(gap))::float8 FROM
             (SELECT at, at - lag(at) OVER (PARTITION BY part ORDER BY at) AS gap FROM rides

@@ -1,4 +1,4 @@
-//! Three brokers, a database, daemons and a fleet. The network between them can be made to fail.
+//! Three brokers, a database, daemons and a fleet. The networks between them can be made to fail.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) const TOPIC: &str = "chaos";
 /// How long a daemon may take to drain and end.
 const END_DEADLINE: Duration = Duration::from_secs(90);
 
-/// The size of a stage.
+/// The parameters of a stage.
 #[derive(Clone, Debug)]
 pub(crate) struct Cast {
     pub(crate) binary: PathBuf,
@@ -54,7 +54,7 @@ pub(crate) struct Stage {
     pub(crate) database: Database,
     pub(crate) members: Vec<Member>,
     pub(crate) partitions: i32,
-    /// The folder with the copy that a restore uses.
+    /// The folder that contains the copy of the database for a restore.
     folder: TempDir,
     pub(crate) load: Load,
     pub(crate) watch: Watch,
@@ -65,8 +65,8 @@ pub(crate) struct Stage {
 impl Stage {
     pub(crate) async fn set(cast: Cast, output: Output) -> Result<Self> {
         let (kafka, brokers) = Kafka::start_behind_proxies(&KafkaSpec::cluster())?;
-        // Little of the write-ahead log is kept, because each restore copies it. Crashes here are those of processes, not of the
-        // machine.
+        // Keep little of the write-ahead log, because each restore copies it. `fsync` isn't needed, because only processes crash
+        // here and not the machine.
         let postgres = Postgres::start(
             &PostgresSpec::default().setting("max_wal_size = 192MB").setting("min_wal_size = 64MB").without_fsync(),
         )?;
@@ -102,7 +102,7 @@ impl Stage {
         let network = Proxy::start_postgres(self.postgres.address())?;
         let servers: Vec<String> = self.brokers.iter().map(|proxy| proxy.addr().to_string()).collect();
         let Cast { protocol, memory, batch, .. } = &self.cast;
-        // The new protocol leaves the session timeout to the broker.
+        // Under the new protocol, the session timeout is a setting of the broker.
         let session = if protocol == "consumer" { "" } else { "\"session.timeout.ms\" = 6000\n" };
         let config = format!(
             "[kafka.properties]\n{session}[postgres]\nlock_timeout = \"2s\"\n[limits]\nmemory = \"{memory}\"\n\

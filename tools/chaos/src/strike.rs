@@ -1,4 +1,4 @@
-//! Injects faults. Faults that do not end by themselves are ended here; daemons are never helped.
+//! Injects faults. A fault that does not end by itself is ended here. Daemons never get help.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,8 @@ const ALTERS: [&str; 4] = [
     "ALTER TABLE rides DROP COLUMN IF EXISTS note",
     "ALTER TABLE rides ALTER COLUMN reading TYPE float8",
 ];
-/// Our own statements wait for the daemons' locks, and may be chosen as the victims of a deadlock.
+/// How often our own statements are tried. They wait for the daemons' locks, and Postgres may choose them as the victims of a
+/// deadlock.
 const TRIES: u32 = 20;
 
 impl Stage {
@@ -73,7 +74,7 @@ impl Stage {
             }
             Fault::RestoreDatabase => {
                 self.postgres.stop()?;
-                // The restored copy is some faults old; the next restore uses the current state.
+                // Restore the older copy, and keep the present state for the next restore.
                 let old = self.copy().with_extension("old");
                 std::fs::rename(self.copy(), &old)?;
                 self.copy_database()?;
@@ -129,7 +130,8 @@ impl Stage {
         daemon % self.members.len()
     }
 
-    /// Loses a COMMIT or its reply, of the first daemon from index `daemon` on that sends one.
+    /// Makes the proxy lose a COMMIT or its reply. The daemons are tried in order from index `daemon`, until one of them sends a
+    /// COMMIT.
     async fn lose(&self, daemon: usize, trigger: &Trigger, action: Action) -> Result<()> {
         let started = Instant::now();
         for index in daemon.. {
@@ -186,7 +188,8 @@ impl Stage {
         }
     }
 
-    /// Waits until every partition has made progress, at most for `patience`; all of them must do so within the deadline.
+    /// Waits until every partition has made progress, for at most `patience`. If a partition makes none within the deadline, that
+    /// is an error.
     pub(crate) async fn recover(&self, over: Instant, patience: Duration) -> Result<(Recovery, bool)> {
         let first = self.await_first_commit(over).await?;
         while !self.watch.all_moved(over) {

@@ -1,4 +1,4 @@
-//! Reads the ledger continuously, without a proxy: when each partition last advanced, and so how long a recovery took.
+//! Reads the ledger continuously, without a proxy. So it knows when each partition last advanced, and how long a recovery took.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// A suspended database never answers; then it is asked again on a new connection.
+/// How long to wait for an answer. A suspended database never answers; then a new connection is opened.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The offset of a partition, and since when it has been there.
+/// The offset of a partition, and the time since which it has had this offset.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     next: i64,
@@ -68,7 +68,7 @@ impl Watch {
     }
 }
 
-/// Contended by the reading task and the schedule; never held across an await.
+/// The reading task and the schedule contend for the lock. It is never held across an await.
 fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
     view.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -88,7 +88,7 @@ async fn look(database: Database, view: Arc<Mutex<View>>) {
             connection = Some(open);
             anyhow::Ok(places)
         };
-        // An unavailable database is part of the campaign.
+        // The database may be unavailable, since that is a part of the campaign.
         let Ok(Ok(places)) = timeout(PATIENCE, work).await else { continue };
         let now = Instant::now();
         let mut view = lock(&view);

@@ -1,5 +1,5 @@
-//! Experiment B, the flood: the same open-loop load for four arrangements, one after another, through a rush hour, a database
-//! outage, and the kill of a writer.
+//! Experiment B, the flood. Four arrangements get the same open-loop load, one after another. The load has a rush hour, a
+//! database outage, and the kill of a writer.
 
 pub(crate) mod acts;
 mod around;
@@ -136,7 +136,7 @@ impl Sheets {
         let ms = |us: u32| f64::from(us) / 1e3;
         let optional = |ms: Option<f64>| ms.map(|ms| ms.to_string()).unwrap_or_default();
         let (p50, p99) = outcome.commit_latency.unzip();
-        // A buffer limited in bytes has no limit in time, and vice versa.
+        // A buffer with a limit in bytes has no limit in time, and the other way round.
         let (reservoir_bytes, reservoir_s) = match way {
             Column::Tidegate => (String::new(), column::RETENTION.as_secs().to_string()),
             Column::Insert | Column::MultiRow | Column::Buffer => (BUFFER_BYTES.to_string(), String::new()),

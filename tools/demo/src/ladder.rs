@@ -1,7 +1,7 @@
 //! Experiment A, the ladder: how much batching gains, without Kafka.
 //!
-//! Every rung writes the same rows into the same table with the same indexes, from this machine, with `fsync` on. Each uses the
-//! best setting of a short probe, and runs several times. The order of the rungs is shuffled in each round.
+//! Every rung writes the same rows from this machine into the same table with the same indexes, with `fsync` on. Each rung uses
+//! the best setting that a short probe found, and runs several times. The order of the rungs is shuffled in each round.
 
 mod direct;
 mod through_kafka;
@@ -28,7 +28,7 @@ pub(crate) const RUNGS: [Rung; 7] =
 const RUNS: usize = 5;
 const RECORDS: u64 = 400_000;
 const VEHICLES: u32 = 10_000;
-/// Rows per COPY: the limit of Tidegate's batch.
+/// Rows per COPY; the limit of Tidegate's batch is the same.
 const COPY_ROWS: usize = 50_000;
 
 /// A way to write the rows.
@@ -54,12 +54,12 @@ pub(crate) struct Setting {
 pub(crate) struct Sample {
     pub(crate) rows: u64,
     pub(crate) seconds: f64,
-    /// CPU time of the database, of the client (Tidegate, if it is the client) and of Kafka.
+    /// The CPU time of the database. The next fields are that of the client (which may be Tidegate) and that of Kafka.
     pub(crate) database_cpu: f64,
     pub(crate) client_cpu: f64,
     pub(crate) kafka_cpu: f64,
     pub(crate) wal_bytes: i64,
-    /// The rows that the costs include; more than `rows` if the rate excludes the start.
+    /// The number of rows to which the costs refer. It is higher than `rows` if the rate excludes the start.
     pub(crate) rows_of_costs: u64,
 }
 
@@ -113,7 +113,7 @@ impl Rung {
             Self::Values => grid(&[1, 2, 4], &[10, 100, 1_000, MAX_VALUES_ROWS]),
             Self::Unnest => grid(&[1, 2, 4], &[10, 100, 1_000, 10_000]),
             Self::CopyText | Self::CopyBinary => grid(&[1, 2, 4], &[COPY_ROWS]),
-            // The number of its consumers is in config/demo.toml.
+            // There is only one setting, because config/demo.toml sets the number of Tidegate's consumers.
             Self::Tidegate => grid(&[2], &[COPY_ROWS]),
         }
     }
@@ -178,7 +178,7 @@ pub(crate) async fn climb(stage: &Stage, screen: &Screen, folder: &Path, seed: u
     Ok(Ladder { best: best.collect() })
 }
 
-/// Finds the best setting of each rung, by one short run each.
+/// Finds the best setting of each rung, with one short run per setting.
 async fn probe(
     stage: &Stage,
     screen: &Screen,
@@ -223,7 +223,7 @@ fn fleet(seed: u64) -> FleetSpec {
     FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() }
 }
 
-/// Returns the rows whose JSON is in Kafka. The rungs without Kafka write them from memory, already decoded.
+/// Returns the rows whose JSON is in Kafka. The rungs without Kafka write these rows from memory, already decoded.
 fn rows(seed: u64) -> Result<Vec<Row>> {
     let (mut encoder, mut json) = (Encoder::new(Format::Telemetry), Vec::new());
     let readings = Fleet::new(fleet(seed))?.take(usize::try_from(RECORDS)?);

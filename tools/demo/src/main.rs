@@ -6,7 +6,7 @@
 //!              └────────────────────────┴── raw CSV files + run.json ────┴──► draw, report: read them back
 //! ```
 //!
-//! All plots and texts are made from the raw files: `demo --redraw` makes the same from them.
+//! All plots and texts are made from the raw files. `demo --redraw` makes them again from the same files.
 
 mod bind;
 mod draw;
@@ -86,7 +86,7 @@ fn main() -> ExitCode {
     };
     let outcome = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| {
         let outcome = runtime.block_on(run);
-        // A writer's input may never end.
+        // Don't wait for the runtime: the input of a writer may never end.
         runtime.shutdown_background();
         outcome
     });

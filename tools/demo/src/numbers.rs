@@ -9,7 +9,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Returns `None` if there are no values.
+    /// Summarizes the values. Returns `None` if there are none.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut sorted: Vec<f64> = values.into_iter().collect();
         sorted.sort_by(f64::total_cmp);
@@ -21,8 +21,8 @@ impl Spread {
     }
 }
 
-/// Returns the smallest value that at least a `share` of the values don't exceed (nearest rank); `None` if there are no values.
-/// Sorts `values`.
+/// Returns the smallest value such that at least a `share` of all values, from 0 to 1, are not greater (nearest rank); `None` if
+/// there are no values. Changes the order of `values`.
 pub(crate) fn quantile(values: &mut [u32], share: f64) -> Option<u32> {
     let last = values.len().checked_sub(1)?;
     let rank = to_u64((share.clamp(0.0, 1.0) * values.len() as f64).ceil()).saturating_sub(1);

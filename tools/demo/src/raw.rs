@@ -27,7 +27,7 @@ impl Sheet {
     }
 
     /// # Errors
-    /// When the file can't be written.
+    /// If the file can't be written.
     pub(crate) fn save(&self, path: &Path) -> Result<()> {
         fs::write(path, &self.text).with_context(|| format!("could not write `{}`", path.display()))
     }
@@ -49,7 +49,7 @@ pub(crate) struct Line<'a> {
 
 impl Table {
     /// # Errors
-    /// When the file isn't there or a line has too few or too many values.
+    /// If the file doesn't exist, or a line has too few or too many values.
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("could not read `{}`", path.display()))?;
         Self::parse(&text).with_context(|| format!("`{}`", path.display()))
@@ -70,7 +70,7 @@ impl Table {
         self.rows.iter().map(|values| Line { columns: &self.columns, values })
     }
 
-    /// Returns the values of a column, each once, in the order of their first line.
+    /// Returns the distinct values of a column, in the order in which they first occur.
     pub(crate) fn distinct(&self, column: &str) -> Vec<String> {
         let mut seen = Vec::new();
         for line in self.lines() {

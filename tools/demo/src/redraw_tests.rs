@@ -1,4 +1,4 @@
-//! Plots and page are made from raw files and nothing else.
+//! Plots and page are made from raw files, and from nothing else.
 
 use std::fs;
 use std::path::Path;
@@ -36,7 +36,7 @@ fn the_same_files_give_the_same_plots_and_page() {
     draw::draw(folder.path()).unwrap();
     assert_eq!(page, read());
     assert!(page.contains("&quot;seed&quot;: 7"), "{page}");
-    // Text from a file is shown and never executed.
+    // Text from a file must be escaped, so that a browser shows it and doesn't execute it.
     assert!(page.contains("fares &lt;b&gt;of 90 trips") && !page.contains("fares <b>"), "{page}");
 }
 

@@ -1,4 +1,4 @@
-//! The report of a run: sentences and a page, from the raw files only.
+//! The report of a run: sentences and a page, made from the raw files only.
 
 mod flood;
 mod html;
@@ -20,7 +20,7 @@ pub(crate) use html::escaped;
 pub(crate) enum Tone {
     /// A promise that was kept.
     Kept,
-    /// One that was broken: the verdict is bad.
+    /// A promise that was broken: the verdict is bad.
     Broken,
     Plain,
     /// A comparison in which Tidegate, or Kafka, is worse.

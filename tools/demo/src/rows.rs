@@ -1,4 +1,5 @@
-//! The table that every way writes into, and its rows: decoded from the fleet's JSON, encoded for binary and textual COPY.
+//! The table into which every way writes, and its rows. Rows are decoded from the fleet's JSON, and encoded for binary and
+//! textual COPY.
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Deserializer};
@@ -42,7 +43,7 @@ fn timestamptz<'de, D: Deserializer<'de>>(from: D) -> Result<Timestamptz, D::Err
 
 impl Row {
     /// # Errors
-    /// When it isn't what the fleet sends.
+    /// If the JSON isn't a record as the fleet sends it.
     pub(crate) fn decode(json: &[u8]) -> Result<Self> {
         serde_json::from_slice(json).context("the record is not the fleet's")
     }
@@ -87,7 +88,7 @@ pub(crate) fn binary_row(row: &Row, out: &mut Vec<u8>) {
     field(out, row.seq.to_be_bytes());
 }
 
-/// Appends one row in the form of textual COPY. The fleet's words hold nothing that has to be escaped.
+/// Appends one row in the form of textual COPY. The fleet's texts contain no character that has to be escaped.
 pub(crate) fn text_row(row: &Row, out: &mut Vec<u8>) {
     use std::io::Write;
     let Row {
@@ -116,7 +117,7 @@ mod tests {
         let row = Row::decode(&json).unwrap();
         assert_eq!(row.vehicle_id, i64::from(reading.vehicle_id));
         assert_eq!(row.seq.unsigned_abs(), reading.seq);
-        // Postgres counts from 2000, the fleet from 1970.
+        // Postgres counts from 2000, and the fleet counts from 1970.
         assert_eq!(row.ts.micros_since_2000(), (reading.ts_ms - 946_684_800_000) * 1_000);
         let mut binary = Vec::new();
         binary_row(&row, &mut binary);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::numbers::to_u64;
 
-/// Prints permanent lines, and one line that is overwritten on a terminal; elsewhere that line is printed every few seconds.
+/// Prints permanent lines and a progress line. On a terminal, the progress line is overwritten; elsewhere it is printed every few
+/// seconds.
 #[derive(Debug)]
 pub(crate) struct Screen {
     terminal: bool,
@@ -53,7 +54,7 @@ impl Screen {
     }
 }
 
-/// `▮▮▮▯▯▯`
+/// Returns a bar such as `▮▮▮▯▯▯`.
 pub(crate) fn bar(value: f64, full: f64) -> String {
     let filled = to_u64(((value / full.max(1e-9)).clamp(0.0, 1.0) * BAR as f64).round());
     (0..BAR).map(|at| if at < filled { '▮' } else { '▯' }).collect()

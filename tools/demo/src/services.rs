@@ -1,7 +1,7 @@
 //! The services: one topic, three services, each with its own consumer group.
 //!
-//! They run from the beginning of the demo to its end, with the live page: first briefly, after the experiments completely, with
-//! `KEEP=1` until Ctrl-C. The fleet's truth gives the expected results.
+//! They run with the live page from the beginning of the demo to its end: first briefly, and after the experiments for the whole
+//! story; with `KEEP=1` until Ctrl-C. The expected results come from the fleet's truth.
 
 mod checks;
 mod lags;
@@ -31,8 +31,8 @@ const TOPIC: &str = "telemetry";
 const CLOSE_SILENT: &str = "SELECT close_silent_trips()";
 const PARTITIONS: NonZeroU16 = NonZeroU16::new(4).expect("four is not zero");
 pub(crate) const SERVICES: [&str; 3] = ["fare", "ride_analysis", "customer_info"];
-/// Few vehicles at a high rate: the simulated time runs five times as fast as the clock, so that trips end, and cost more than the
-/// minimum, during the demo.
+/// The number of vehicles. There are few of them with a high rate, so that the simulated time runs five times as fast as the
+/// clock. So trips end during the demo, and cost more than the minimum.
 const VEHICLES: u32 = 1_000;
 const RATE: f64 = 5_000.0;
 /// With `KEEP=1`, each vehicle sends once per second of real time.
@@ -43,16 +43,16 @@ const BURST_AFTER: f64 = 3.0;
 const LOCKED: f64 = 25.0;
 const LOOK: Duration = Duration::from_millis(500);
 const DRAIN: Duration = Duration::from_secs(60);
-/// How long Kafka keeps records; the page shows it as a red line. The same as in docker-compose.yml.
+/// How long Kafka keeps records, the same as in docker-compose.yml. The page shows it as a red line.
 const RETENTION_MS: &str = "259200000";
 /// How often silent trips are closed, as docs/fleet.md recommends.
 const CLOSE: Duration = Duration::from_secs(60);
-/// The first vehicles send for some seconds and then never again. The simulated clock of later vehicles is ahead of theirs by more
-/// than the ten minutes of silence that close a trip, and still not in the future.
+/// When the first vehicles begin, before now. They send for some seconds and then never again. The simulated clock of later
+/// vehicles is ahead of theirs by more than the ten minutes of silence after which a trip is closed, but not in the future.
 const FIRST_STARTS_MS: i64 = -30 * 60_000;
 const NEXT_START_MS: i64 = -10 * 60_000;
 
-/// The services while they run.
+/// The services of the demo while they run.
 #[derive(Debug)]
 pub(crate) struct Services {
     stage: Arc<Stage>,
@@ -64,7 +64,7 @@ pub(crate) struct Services {
     checks: Checks,
     /// How many fleets have started; each has its own vehicles.
     fleets: u32,
-    /// Closes silent trips; and when it last did so.
+    /// Closes trips that fell silent. The next field says when it last did so.
     closer: Reconnecting,
     closed: Instant,
 }
@@ -79,7 +79,7 @@ struct Moment {
 enum Event {
     Burst,
     Add,
-    /// Prints which instance reads what.
+    /// Prints which instance reads which partitions.
     Board,
     Kill,
     Lock,
@@ -103,7 +103,7 @@ impl Event {
 type Fleet = JoinHandle<Result<fleet::Outcome, fleet::ProduceError>>;
 
 impl Services {
-    /// Creates the tables and starts the daemon; its page is soon available at `listen`.
+    /// Creates the tables and starts the daemon. Its page is available at `listen` soon afterwards.
     pub(crate) async fn start(stage: &Arc<Stage>, listen: String) -> Result<Self> {
         stage.kafka.create_topic(TOPIC, PARTITIONS.get().into(), &[("retention.ms", RETENTION_MS)])?;
         let database = stage.postgres.create_database().await?;
@@ -117,7 +117,7 @@ impl Services {
         Ok(Self { stage, database, daemon, listen, lags, checks, fleets: 0, closer, closed })
     }
 
-    /// The warm-up: rows are written within seconds of the start.
+    /// Runs the warm-up, which shows that rows are written within seconds of the start.
     pub(crate) async fn glimpse(&mut self, screen: &Screen, scale: f64) -> Result<()> {
         let seconds = 5.0 * scale;
         let fleet = self.send(Profile::Steady, seconds, FIRST_STARTS_MS);
@@ -171,7 +171,7 @@ impl Services {
         self.park(fleet)
     }
 
-    /// Stops in order and compares the tables with the truth. Writes `services.csv`. Returns whether all is well.
+    /// Stops everything in order, and compares the tables with the truth. Writes `services.csv`. Returns whether they agree.
     pub(crate) async fn check(&self, folder: &Path) -> Result<bool> {
         self.daemon.drain(Duration::from_secs(60))?;
         let sent = self.stage.kafka.end_offsets(TOPIC)?.iter().sum();
@@ -184,7 +184,7 @@ impl Services {
         self.send_until(VEHICLES, profile, Some(seconds), Some(starts_ms), Arc::default())
     }
 
-    /// The vehicles' clock begins at this offset from now, or with the first record if there is none.
+    /// Starts a fleet. Its clock begins at this offset from now, or, without an offset, with the first record.
     fn send_until(
         &mut self,
         vehicles: u32,
@@ -195,7 +195,7 @@ impl Services {
     ) -> Fleet {
         let mut spec = ProduceSpec::new(self.stage.kafka.bootstrap_servers(), TOPIC);
         spec.fleet.vehicles = vehicles;
-        // Fleets have different vehicles, so that their trips differ.
+        // Each fleet has its own vehicles, so that its trips differ from those of the others.
         spec.fleet.first_vehicle = 1 + self.fleets * VEHICLES_KEPT;
         spec.fleet.seed = u64::from(self.fleets) + 1;
         spec.fleet.start_ms = now_ms() + starts_ms.unwrap_or(0);
@@ -218,7 +218,7 @@ impl Services {
         self.checks.expect(&outcome)
     }
 
-    /// Runs until the fleet has ended and each service has read everything; triggers the events at their times.
+    /// Runs until the fleet has ended and each service has read everything. Triggers the events at their times.
     async fn follow(&mut self, screen: &Screen, fleet: &Fleet, moments: &[Moment]) -> Result<()> {
         let began = Instant::now();
         let (mut next, mut second, mut lock) = (0, None, None);
@@ -286,7 +286,7 @@ impl Services {
 
 /// Starts a daemon that serves its page at `listen`, or on a free port.
 fn spawn(stage: &Stage, database: &Database, listen: Option<&str>) -> Result<Daemon> {
-    // A killed consumer keeps its partitions until its session ends; the default of 45 s is long for a demo.
+    // A killed consumer keeps its partitions until its session ends. The default is long for a demo, so use a shorter session.
     let spec = DaemonSpec::new(&stage.tidegate, CONFIG).env("TIDEGATE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "6000");
     let spec = listen.into_iter().fold(spec, |spec, address| spec.http_address(address));
     Daemon::spawn(&spec.on(stage.kafka.bootstrap_servers(), &database.url)?)

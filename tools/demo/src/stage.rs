@@ -1,4 +1,4 @@
-//! The servers that everything runs on, and the daemons.
+//! The servers on which everything runs, and the daemons.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,7 @@ use tidegate_harness::{Daemon, DaemonSpec, Database, Kafka, KafkaSpec, Postgres,
 
 use crate::rows;
 
-/// The daemon that the experiments measure.
+/// The configuration of the daemon that the experiments measure.
 const MEASURED: &str = include_str!("../../../config/demo.toml");
 
 /// The servers that all experiments share.
@@ -26,14 +26,14 @@ pub(crate) struct Stage {
     postgres_pid: AtomicU32,
 }
 
-/// The settings of Postgres that differ from its defaults, which the report shows. All others are defaults, in particular `fsync`
-/// and `synchronous_commit`.
+/// The settings of Postgres that differ from its defaults. The report shows them. In particular, `fsync` and `synchronous_commit`
+/// keep their defaults.
 pub(crate) const POSTGRES_SETTINGS: [&str; 3] =
     ["max_wal_size = '4GB'", "checkpoint_timeout = '30min'", "track_commit_timestamp = on"];
 
 impl Stage {
     /// # Errors
-    /// When a server doesn't start.
+    /// If a server doesn't start.
     pub(crate) async fn set(tidegate: Option<PathBuf>) -> Result<Self> {
         let spec = PostgresSpec::default().tuned_for(TunedFor::Speed);
         let spec = POSTGRES_SETTINGS.iter().fold(spec, |spec, line| spec.setting(line));
@@ -47,12 +47,12 @@ impl Stage {
         Ok(Self { kafka, postgres, database, tidegate, postgres_pid })
     }
 
-    /// Returns `None` while it is stopped.
+    /// Returns the postmaster's process id; `None` while Postgres is stopped.
     pub(crate) fn postgres_pid(&self) -> Option<u32> {
         Some(self.postgres_pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Stops the database with a clean shutdown for `how_long`; `told` is called at both ends. Blocks.
+    /// Stops the database with a clean shutdown, for as long as `how_long`. Calls `told` at the beginning and at the end. Blocks.
     pub(crate) fn stop_database(&self, how_long: Duration, told: impl Fn(&'static str)) -> Result<()> {
         self.postgres_pid.store(0, Ordering::Relaxed);
         told("database stopped");
@@ -104,7 +104,7 @@ pub(crate) async fn wal_position(connection: &mut PgConnection) -> Result<i64> {
     number(connection, "SELECT (pg_current_wal_lsn() - '0/0')::int8").await
 }
 
-/// A connection that reopens after it broke.
+/// A connection that is opened again after it broke.
 #[derive(Debug)]
 pub(crate) struct Reconnecting {
     url: String,
@@ -116,7 +116,7 @@ impl Reconnecting {
         Self { url: url.to_owned(), connection: None }
     }
 
-    /// Returns `None` while the database is unavailable.
+    /// Returns the number that a query returns; `None` while the database is unavailable.
     pub(crate) async fn number(&mut self, sql: &str) -> Option<i64> {
         if self.connection.is_none() {
             self.connection = PgConnection::connect(&self.url).await.ok();

@@ -1,4 +1,4 @@
-//! The ways to write the table without Kafka, each with one connection and one transaction per call.
+//! The ways to write into the table without Kafka. Each call uses one connection and one transaction.
 
 use anyhow::Result;
 use sqlx::query::Query;
@@ -27,7 +27,7 @@ pub(crate) enum Way {
     CopyBinary,
 }
 
-/// Returns the statement for `rows` rows; that of a COPY doesn't depend on it.
+/// Returns the statement for `rows` rows. The statement of a COPY doesn't depend on their number.
 pub(crate) fn statement(way: Way, rows: usize) -> String {
     match way {
         Way::Insert => values_sql(1),
@@ -50,10 +50,10 @@ fn values_sql(rows: usize) -> String {
     format!("INSERT INTO ride ({COLUMNS}) VALUES {}", tuples.collect::<Vec<_>>().join(", "))
 }
 
-/// Writes `rows` and waits until they are committed. `statement` must be that of [`statement`] for this number of rows.
+/// Writes `rows`, and waits until they are committed. `statement` must be what [`statement`] returns for this number of rows.
 ///
 /// # Errors
-/// Postgres refuses the rows or is unavailable. Then it is unknown whether they were written.
+/// If Postgres refuses the rows or is unavailable. In the latter case it isn't known whether they were written.
 pub(crate) async fn write(way: Way, statement: &str, rows: &[&Row], connection: &mut PgConnection) -> Result<()> {
     match way {
         Way::Insert | Way::Values => {

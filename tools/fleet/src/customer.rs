@@ -1,7 +1,7 @@
 //! The view of a customer who waits for a vehicle, computed from its latest states.
 //!
-//! No I/O: the time is an argument. A state doesn't say how long a vehicle has been standing. It follows from two states with the
-//! same odometer: the odometer never decreases, so between them the vehicle hasn't moved, whatever was missed.
+//! No I/O: the time is an argument. A state doesn't say how long a vehicle has been standing. But the odometer never decreases.
+//! So if two states have the same odometer, the vehicle hasn't moved between them, whatever states were missed.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use crate::{Quantiles, Region};
 const CITY_KMH: f64 = 20.0;
 /// Within this distance, the vehicle has arrived.
 const HERE_METRES: f64 = 100.0;
-/// After this time without news, the customer is told so. A vehicle sends once per second.
+/// If there is no news for this long, the customer is told so. Normally a vehicle sends once per second.
 const NO_NEWS_MS: i64 = 10_000;
 
 /// The latest state of a trip, as read. Times are in milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {
-    /// When the vehicle measured it.
+    /// When the vehicle measured the state.
     pub ts_ms: i64,
-    /// When it was handed to Kafka.
+    /// When the state was handed to Kafka.
     pub sent_ms: i64,
     /// `north` or `south`.
     pub region: String,
@@ -48,8 +48,8 @@ pub struct WatchSummary {
     pub since_measured_ms: Option<Quantiles>,
     /// The time from the hand-over to Kafka to the customer's screen.
     pub since_sent_ms: Option<Quantiles>,
-    /// Readings whose time was ahead of the clock; they count as 0 ms old. If a fleet sends faster than once per second and
-    /// vehicle, its time runs ahead.
+    /// The number of readings whose time was ahead of the clock. They count as 0 ms old. A fleet's time runs ahead if it sends
+    /// faster than once per second and vehicle.
     pub ahead_of_clock: u64,
 }
 
@@ -73,12 +73,12 @@ impl fmt::Display for WatchSummary {
     }
 }
 
-/// A customer who waits at a place, watches a trip, and remembers what is needed.
+/// A customer who waits at a place and watches a trip, with what the customer has seen so far.
 #[derive(Debug, Default)]
 pub struct Customer {
     at: Option<(i64, i64)>,
     last: Option<Sighting>,
-    /// Since when the odometer hasn't changed, by the vehicle's time.
+    /// Since when the odometer hasn't changed, by the vehicle's clock.
     unmoved_since_ms: i64,
     said: String,
     readings: u64,
@@ -88,12 +88,13 @@ pub struct Customer {
 }
 
 impl Customer {
-    /// `at` is latitude and longitude in millionths of a degree; the middle of the vehicle's region by default.
+    /// Makes a customer. `at` is latitude and longitude in millionths of a degree; by default, the middle of the vehicle's
+    /// region.
     pub fn new(at: Option<(i64, i64)>) -> Self {
         Self { at, ..Self::default() }
     }
 
-    /// Processes what was read at `now_ms`. Returns a sentence if it differs from the previous one.
+    /// Processes a state that was read at `now_ms`. Returns a sentence if it differs from the previous one.
     pub fn see(&mut self, sighting: Option<&Sighting>, now_ms: i64) -> Option<String> {
         let Some(sighting) = sighting else { return self.say("no such trip yet".to_owned()) };
         match &self.last {
@@ -105,7 +106,7 @@ impl Customer {
                 self.time(sighting, now_ms);
                 self.last = Some(sighting.clone());
             }
-            // The age of rows from before the watch began is meaningless.
+            // The first row may be from before the watch began, so its age means nothing.
             None => {
                 self.unmoved_since_ms = sighting.ts_ms;
                 self.last = Some(sighting.clone());
@@ -161,7 +162,7 @@ impl Customer {
         let away = if metres < HERE_METRES { "here".to_owned() } else { format!("{:.0} min away", minutes.ceil()) };
         let silent_ms = now_ms.saturating_sub(last.sent_ms.max(last.ts_ms));
         if silent_ms > NO_NEWS_MS {
-            // Rounded, so that the sentence doesn't change every second.
+            // Round the time, so that the sentence doesn't change every second.
             return format!("{away}, no news for {}", spoken(silent_ms / NO_NEWS_MS * NO_NEWS_MS));
         }
         let standing_ms = last.ts_ms - self.unmoved_since_ms;
@@ -177,13 +178,14 @@ fn spoken(ms: i64) -> String {
     if ms < 60_000 { format!("{} s", ms / 1_000) } else { format!("{} min", ms / 60_000) }
 }
 
-/// Returns the middle of a region's grid.
+/// Returns the middle of a region's street grid.
 fn middle(region: &str) -> (i64, i64) {
     let region = if region == Region::North.as_str() { Region::North } else { Region::South };
     Crossing { east: CROSSINGS / 2, north: CROSSINGS / 2 }.position(Heading::North, 0, region)
 }
 
-/// Returns the distance in metres along a grid of streets and avenues, between two places in millionths of a degree.
+/// Returns the distance in metres between two places, measured along a grid of streets and avenues. Places are in millionths of a
+/// degree.
 fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
     const METRES_PER_MILLIONTH: f64 = 0.111_32;
     let north = (to.0 - from.0) as f64;
@@ -195,7 +197,8 @@ fn street_metres(from: (i64, i64), to: (i64, i64)) -> f64 {
 mod tests {
     use super::*;
 
-    /// Returns a vehicle 1.9 km of streets from the middle of the north, `second` seconds after the first sighting.
+    /// Returns a sighting of a vehicle, `second` seconds after the first one. The vehicle is 1.9 km of streets away from the
+    /// middle of the north.
     fn sighting(second: i64, odometer_mm: i64, state: &str) -> Sighting {
         let (lat, lon) = middle("north");
         Sighting {
@@ -223,7 +226,7 @@ mod tests {
         assert_eq!(see(60, 600, "stopped"), None);
         assert_eq!(see(61, 600, "stopped").as_deref(), Some("6 min away, stopped 1 min"));
         assert_eq!(see(150, 600, "paused").as_deref(), Some("6 min away, paused 2 min"));
-        // It moved between two sightings, so it hasn't been standing for long.
+        // The vehicle moved between these two sightings, so it hasn't been standing for long.
         assert_eq!(see(200, 700, "stopped").as_deref(), Some("6 min away, stopped"));
     }
 
@@ -248,7 +251,7 @@ mod tests {
         customer.see(Some(&sighting(0, 0, "driving")), 60_000);
         assert_eq!(customer.summary(), WatchSummary::default());
         customer.see(Some(&sighting(1, 0, "driving")), 1_300);
-        // A repeated reading, and a late one: nothing new.
+        // A repeated reading and a late one must count as no news.
         customer.see(Some(&sighting(1, 0, "driving")), 9_000);
         customer.see(Some(&sighting(0, 0, "driving")), 9_000);
         let summary = customer.summary();

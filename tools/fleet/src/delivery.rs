@@ -1,7 +1,7 @@
-//! The way from the vehicle to Kafka, as in a real fleet: some readings arrive late and out of order, some arrive twice. None is
-//! lost here.
+//! The way of readings from the vehicle to Kafka. As in a real fleet, some arrive late and out of order, and some arrive twice.
+//! None is lost here.
 //!
-//! Delays use the simulated clock, so they are the same for a seed at any rate.
+//! Delays are measured by the simulated clock, so for the same seed they are the same at any rate.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,9 +22,9 @@ pub struct DeliverySpec {
 /// Whether the reading was sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Arrival {
-    /// It was not sent before.
+    /// The reading was not sent before.
     First,
-    /// It was sent before, byte for byte the same.
+    /// The reading was sent before, byte for byte the same.
     Repeat,
 }
 
@@ -32,13 +32,14 @@ pub enum Arrival {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
     pub reading: Reading,
-    /// First or second time.
+    /// Whether the reading arrives for the first time or again.
     pub arrival: Arrival,
-    /// Whether it arrives after readings that are younger: a late reading or its repetition.
+    /// Whether it arrives after readings that were taken later than it.
     pub late: bool,
 }
 
-/// A reading on its way to Kafka; ordered by arrival time, then by reading, then first before repeated.
+/// A reading on its way to Kafka. Ordered by arrival time, then by reading, and then with the first arrival before a repeated
+/// one.
 #[derive(Debug, Clone)]
 struct Pending {
     at_ms: i64,
@@ -73,32 +74,32 @@ impl Ord for Pending {
 
 /// A fleet's readings in the order in which they reach Kafka.
 ///
-/// Those under way are kept in memory: at a late share of 1 % about half a second's worth of
-/// readings, 100 bytes each.
+/// Readings on their way are kept in memory. With a late share of 1 %, these are the readings of about half a second, 100 bytes
+/// each.
 #[derive(Debug, Clone)]
 pub struct Deliveries {
     fleet: Fleet,
     spec: DeliverySpec,
     rng: Rng,
     pending: BinaryHeap<Reverse<Pending>>,
-    /// How many records still have to be started; those under way are not included.
+    /// How many readings are still to be started, not counting those that are on their way.
     left: u64,
 }
 
 impl Deliveries {
-    /// Yields exactly `records` records, repetitions included, or an endless stream. The last ones are late readings still under
-    /// way.
+    /// Makes an iterator over exactly `records` records, repetitions included, or over an endless stream. The last records are
+    /// late readings that are still on their way.
     pub fn new(fleet: Fleet, spec: DeliverySpec, records: Option<u64>) -> Self {
         let rng = Rng::with_seed(fleet.spec().seed ^ 0x6c61_7465);
         Self { fleet, spec, rng, pending: BinaryHeap::new(), left: records.unwrap_or(u64::MAX) }
     }
 
-    /// Starts no new readings; only those under way will arrive.
+    /// Starts no new readings from now on. Only those that are on their way will arrive.
     pub fn close(&mut self) {
         self.left = 0;
     }
 
-    /// Returns the reading under way whose time comes before the fleet's next reading.
+    /// Returns the next reading on its way, if it arrives before the fleet's next reading is taken.
     fn arrived(&mut self) -> Option<Delivery> {
         let Reverse(first) = self.pending.peek()?;
         let is_due = self.left == 0 || first.at_ms <= self.fleet.next_ts_ms();
@@ -108,7 +109,7 @@ impl Deliveries {
         self.pending.pop().map(|Reverse(pending)| pending.delivery)
     }
 
-    /// Sends one reading on its way; returns it if it arrives at once.
+    /// Sends one reading on its way. Returns it if it arrives at once.
     fn begin(&mut self) -> Option<Delivery> {
         self.left = self.left.checked_sub(1)?;
         let reading = self.fleet.next()?;

@@ -24,11 +24,11 @@ pub(crate) fn integer(out: &mut Vec<u8>, n: u64) {
 
 /// Appends `n` with zeros before it, so that it has `places` digits; `n` is below ten to the power of `places`, which is at most 7.
 pub(crate) fn padded(out: &mut Vec<u8>, n: u32, places: usize) {
-    // A 1 in front keeps the zeros; it is not copied.
+    // Adding a leading 1 keeps the zeros. The 1 itself is not copied.
     out.extend_from_slice(&itoa::Buffer::new().format(TENS[places] + n).as_bytes()[1..]);
 }
 
-/// Appends `value` with its last `places` digits behind the point; at most 7 places.
+/// Appends `value` with a decimal point before its last `places` digits; `places` is at most 7.
 pub(crate) fn decimal(out: &mut Vec<u8>, value: i64, places: usize) {
     let one = u64::from(TENS[places]);
     let magnitude = value.unsigned_abs();

@@ -1,22 +1,21 @@
 //! Encodes readings as JSON, several million per second on one core.
 //!
-//! The fields are written by hand into a buffer that the caller reuses: nothing is allocated once
-//! the buffer has grown to a record's size.
+//! The fields are written by hand-written code into a buffer that the caller reuses. So nothing is allocated once the buffer has
+//! grown to a record's size.
 
 use std::str::FromStr;
 
 use crate::digits::{date, decimal, integer, padded};
 use crate::{ParseError, Reading};
 
-/// Which record a reading becomes.
+/// The form of the record that a reading becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Format {
     /// All 13 fields, about 225 bytes.
     #[default]
     Telemetry,
-    /// Seven fields, about 134 bytes, for the drain benchmark. Here `trip_id` is
-    /// [`Reading::index`], the fleet's own sequence: of `n` records without loss or repetition,
-    /// the distinct `trip_id`s are exactly `0..n`.
+    /// Seven fields, about 134 bytes, for the drain benchmark. In this form `trip_id` is [`Reading::index`], the number of the
+    /// reading in the fleet. So if none of `n` records is lost or repeated, the distinct values of `trip_id` are exactly `0..n`.
     Compact,
 }
 
@@ -32,12 +31,12 @@ impl FromStr for Format {
     }
 }
 
-/// Writes readings in one format. It remembers the last second's date, which most readings share.
+/// Writes readings in one format. It keeps the text of the last second's date, because most readings have the same second.
 #[derive(Debug, Clone)]
 pub struct Encoder {
     format: Format,
     second: i64,
-    /// `second` up to the decimal point.
+    /// The date and time of `second`, up to the decimal point.
     date: [u8; 20],
 }
 
@@ -109,7 +108,7 @@ impl Encoder {
         out.push(b'}');
     }
 
-    /// RFC 3339 with milliseconds, in UTC.
+    /// Appends a time in RFC 3339 with milliseconds, in UTC.
     fn timestamp(&mut self, out: &mut Vec<u8>, ts_ms: i64) {
         let second = ts_ms.div_euclid(1_000);
         if second != self.second {

@@ -6,9 +6,9 @@
 //! fare = max(minimum, base + km · per_km + minutes · per_minute + paused minutes · per_paused_minute)
 //! ```
 //!
-//! where the minutes are those of the trip less the paused ones. The sum is rounded **once, at the
-//! end, half up to the cent**; kilometres and minutes are never rounded by themselves. In
-//! PostgreSQL, over bigint columns, and exact because it divides once:
+//! where the minutes are those of the trip minus the paused ones. The sum is rounded **once, at the end, half up to the cent**;
+//! kilometres and minutes are never rounded separately. The following is the rule in PostgreSQL, over bigint columns. It is exact
+//! because it divides only once:
 //!
 //! ```sql
 //! greatest(minimum_cents, base_cents + round(
@@ -21,14 +21,14 @@ use std::str::FromStr;
 
 use crate::ParseError;
 
-/// Prices in integer cents; none is negative.
+/// Prices in whole cents. None is negative.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Tariff {
     pub base_cents: u32,
     pub per_km_cents: u32,
-    /// For each minute that was not paused.
+    /// The price of each minute that was not paused.
     pub per_minute_cents: u32,
-    /// For each paused minute.
+    /// The price of each paused minute.
     pub per_paused_minute_cents: u32,
     /// The lowest price of a trip.
     pub minimum_cents: u32,

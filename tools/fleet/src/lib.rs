@@ -1,13 +1,14 @@
 //! A city's fleet of vehicles, and the open-loop producer of its telemetry.
 //!
-//! Read it in the order of the data:
+//! The modules, in the order in which data flows through them:
 //!
 //! ```text
 //! Fleet ──Reading──▶ Deliveries ──late, repeated──▶ Encoder ──JSON──▶ produce ──▶ Kafka
 //!                                        └──first of each──▶ Truth ──▶ JSON or CSV
 //! ```
 //!
-//! and, at the other end, `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of what was seen.
+//! At the other end, a customer reads the table: `customer_info` ──Sighting──▶ [`Customer`] ──▶ sentences, and the age of what
+//! was seen.
 //!
 //! Everything except [`produce()`], [`create_topic`] and [`watch()`] is pure: the same spec and seed give the same bytes on any
 //! machine. The simulation never reads the clock. It starts at [`FleetSpec::start_ms`], and advances by one second whenever all
@@ -47,7 +48,7 @@ pub use topic::create_topic;
 pub use truth::{PartitionTruth, TripTruth, Truth};
 pub use watch::{WatchSpec, watch, watch_until};
 
-/// A word of the command line that names no profile, partitioning, format or tariff.
+/// A word of the command line that should name a profile, partitioning, format or tariff, and doesn't.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{given}` is not {expected}")]
 pub struct ParseError {

@@ -235,7 +235,7 @@ async fn run_watch(args: WatchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Waits for SIGINT (Ctrl-C) or SIGTERM (container runtimes).
+/// Waits for SIGINT (sent by Ctrl-C) or SIGTERM (sent by container runtimes).
 async fn asked_to_end() -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -302,7 +302,7 @@ impl ProduceArgs {
     }
 }
 
-/// A line that is overwritten on a terminal; elsewhere each update is a new line.
+/// A progress line. On a terminal it is overwritten; elsewhere each update is a new line.
 struct ProgressLine {
     shown: bool,
     live: bool,
@@ -357,7 +357,7 @@ impl FromStr for Start {
     }
 }
 
-/// `52.53,13.33` in millionths of a degree.
+/// Reads a place such as `52.53,13.33`. Returns it in millionths of a degree.
 fn place(text: &str) -> Result<(i64, i64), String> {
     let millionths = |text: &str, most: f64| {
         let degrees = text.trim().parse::<f64>().ok().filter(|degrees| degrees.abs() <= most)?;

@@ -1,4 +1,4 @@
-//! Decides which partition a reading belongs to.
+//! Decides to which partition a reading belongs.
 
 use std::fmt;
 use std::num::NonZeroU16;
@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::{ParseError, Reading, Region};
 
-/// Decided here and not by Kafka's hash, so that the truth knows the partition too.
+/// How readings are assigned to partitions. Kafka's own hash isn't used, so that the truth can know the partition too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partitioning {
     /// North is partition 0, south is partition 1.

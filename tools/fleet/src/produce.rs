@@ -1,8 +1,8 @@
 //! Sends a fleet's readings to Kafka, each at its intended time.
 //!
-//! Open loop: the schedule is fixed before the first record and never moves. If the receiver or this machine is slow, records are
-//! sent late, which is measured and reported; the intended rate doesn't decrease. One thread encodes, sends, and serves the
-//! delivery reports between records.
+//! This is an open loop: the schedule is fixed before the first record and never changes. If the receiver or this machine is
+//! slow, records are sent late, which is measured and reported, but the intended rate doesn't decrease. One thread encodes and
+//! sends, and serves the delivery reports between records.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,15 +23,15 @@ const SERVE_EVERY: u64 = 64;
 #[derive(Debug)]
 pub struct Outcome {
     pub summary: Summary,
-    /// The expected results of consumers, if requested. It includes records that failed without being refused, because Kafka may
-    /// have them nevertheless: if `failed > refused`, an exact comparison isn't possible.
+    /// The expected results of consumers, if they were requested. They include records that failed after the queue had accepted
+    /// them, because Kafka may have these nevertheless. So if `failed > refused`, an exact comparison isn't possible.
     pub truth: Option<Truth>,
 }
 
-/// Runs until the limit, or until `stop` is set; calls `progress` twice per second.
+/// Runs until the limit is reached, or until `stop` is set. Calls `progress` twice per second.
 ///
 /// # Errors
-/// Returned only before the first record.
+/// Errors are returned only before the first record is sent.
 pub fn produce(
     spec: &ProduceSpec,
     stop: &AtomicBool,
@@ -83,9 +83,9 @@ struct Run<'a, P> {
     sender: Sender<'a>,
     summary: Summary,
     send_delays: Delays,
-    /// Indexes of readings whose first record was refused; a repetition is then the first.
+    /// Indexes of readings whose first record was refused. If such a reading is repeated, the repetition counts as the first.
     never_sent: HashSet<u64>,
-    /// The time of the last report, and how many were sent by then.
+    /// The time of the last report, and how many records had been sent by then.
     reported: (Duration, u64),
     behind: Duration,
 }
@@ -130,7 +130,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.finish()
     }
 
-    /// Serves the producer until `due`. It may be up to a millisecond late, because it sleeps in such steps.
+    /// Serves the producer until `due`. It may return up to a millisecond late, because it sleeps in steps of that length.
     fn wait(&mut self, due: Option<Duration>) -> Duration {
         let mut now = self.sender.now();
         while let Some(early) = due.and_then(|due| due.checked_sub(now)) {
@@ -144,7 +144,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         now
     }
 
-    /// Sends a record. Returns when the queue accepted it, which is later than `record.now` if it had to wait for room.
+    /// Sends a record. Returns when the queue accepted it. That is later than `record.now` if the record had to wait for room.
     fn send(&mut self, mut record: Outgoing<'_>) -> Result<Duration, Refusal> {
         loop {
             match self.sender.send(&record) {
@@ -187,7 +187,7 @@ impl<P: FnMut(&Progress)> Run<'_, P> {
         self.stop.load(Ordering::Relaxed)
     }
 
-    /// Returns how many records were due, whatever happened to them.
+    /// Returns how many records were due by now, including those that were not sent.
     fn intended(&self, now: Duration) -> u64 {
         match &self.schedule {
             Some(schedule) => schedule.intended(now).min(self.records.unwrap_or(u64::MAX)),

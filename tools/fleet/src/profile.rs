@@ -1,32 +1,33 @@
 //! Decides when each record should be sent: an open-loop schedule, independent of the receiver.
 //!
-//! A schedule is a rate over time in straight pieces; its integral is the number of records that
-//! should have been sent, and its inverse is each record's intended send time.
+//! A schedule is a rate over time, made of straight pieces. Its integral is the number of records that should have been sent, and
+//! the inverse of the integral is each record's intended time.
 
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::ParseError;
 
-/// The rate over time, in multiples of the base rate. After its end, the base rate continues.
+/// The rate over time, in multiples of the base rate. After the profile's end, the base rate continues.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum Profile {
-    /// The base rate throughout.
+    /// The rate is always the base rate.
     #[default]
     Steady,
-    /// Rises to `peak` times the base rate, stays there, and falls again: two fifths of the time rising, two fifths falling.
+    /// The rate rises to `peak` times the base rate, stays there, and falls again. Two fifths of the time it rises, and two
+    /// fifths it falls.
     RushHour {
         /// The peak, as a multiple of the base rate.
         peak: f64,
-        /// Seconds from the base rate back to the base rate.
+        /// The whole time in seconds, from the base rate back to the base rate.
         seconds: f64,
     },
-    /// Jumps to `factor` times the base rate.
+    /// The rate jumps to `factor` times the base rate.
     Burst {
-        /// Multiple of the base rate; 0 is a gap.
+        /// The factor by which the base rate is multiplied; 0 is a gap.
         factor: f64,
         after: f64,
-        /// Seconds that it lasts.
+        /// How many seconds the burst lasts.
         seconds: f64,
     },
 }
@@ -55,11 +56,11 @@ impl FromStr for Profile {
 /// A straight piece of the rate.
 #[derive(Debug, Clone, Copy)]
 struct Piece {
-    /// Seconds from the schedule's start.
+    /// The piece's start, in seconds since the schedule's start.
     start: f64,
-    /// Records intended before it.
+    /// The number of records that should be sent before the piece.
     before: f64,
-    /// Records per second at its start.
+    /// The rate at the piece's start, in records per second.
     rate: f64,
     /// By how much the rate grows each second.
     slope: f64,
@@ -68,7 +69,7 @@ struct Piece {
 /// A profile at a given base rate.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    /// In order of time; the last one never ends. Never empty.
+    /// The pieces in order of time. There is at least one, and the last one never ends.
     pieces: Vec<Piece>,
 }
 
@@ -76,7 +77,7 @@ impl Schedule {
     /// `rate` is the base, in records per second; it must be positive and finite.
     pub fn new(profile: Profile, rate: f64) -> Self {
         assert!(rate > 0.0 && rate.is_finite(), "a schedule needs a positive rate, not {rate}");
-        // Length, rate at the start, rate at the end.
+        // Each piece: its length, the rate at its start, and the rate at its end.
         let shape = match profile {
             Profile::Steady => vec![],
             Profile::RushHour { peak, seconds } => vec![
@@ -115,7 +116,7 @@ impl Schedule {
         piece.rate + piece.slope * (at - piece.start)
     }
 
-    /// When record `n` should be sent, counted from 0, since the schedule's start.
+    /// Returns when record `n`, counted from 0, should be sent, since the schedule's start.
     pub fn due(&self, n: u64) -> Duration {
         let n = n as f64;
         let piece = self.last(|piece| piece.before <= n);
@@ -165,7 +166,7 @@ mod tests {
             prop_assert!(schedule.due(n + 1) >= due);
             let nearby = Duration::from_micros(1);
             prop_assert!(schedule.intended(due.saturating_sub(nearby)) <= n);
-            // A microsecond later it counts, save where the rate is next to nothing.
+            // A record must count shortly after it is due, except where the rate is nearly 0.
             let slack = Duration::from_millis(5);
             prop_assert!(schedule.intended(due + slack) > n || schedule.rate(due) < 1_000.0);
         }
@@ -186,7 +187,7 @@ mod tests {
             Schedule::new(profile.parse().expect(profile), 5_000.0).intended(Duration::from_secs(seconds))
         };
         assert_eq!(intended("steady", 60), 300_000);
-        // 24 s rising and 24 s falling at (1 + 4) / 2, 12 s at 4 times
+        // The rate rises for 24 s and falls for 24 s, with a mean of (1 + 4) / 2; for 12 s it is 4 times the base rate.
         assert_eq!(intended("rush-hour:4:60", 60), (120 + 48) * 5_000);
         assert_eq!(intended("rush-hour:4:60", 70), (120 + 48 + 10) * 5_000);
         assert_eq!(intended("burst:8:10:5", 30), (10 + 40 + 15) * 5_000);

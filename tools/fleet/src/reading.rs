@@ -1,6 +1,6 @@
 //! The record that one vehicle sends in one second.
 //!
-//! Everything is an integer, so that two consumers agree to the last digit.
+//! All fields are integers, so that the results of two consumers agree to the last digit.
 
 /// The half of the city that a vehicle works in, for all its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,9 +25,9 @@ impl Region {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
     Driving,
-    /// It stands, at a light or for a passenger; no paused time runs.
+    /// The vehicle stands, at a light or for a passenger. This is not paused time.
     Stopped,
-    /// The driver has a break; `paused_ms` runs.
+    /// The driver has a break, which counts as paused time in `paused_ms`.
     Paused,
 }
 
@@ -66,10 +66,10 @@ impl Event {
 pub struct Reading {
     /// The vehicle, and the record's key.
     pub vehicle_id: u32,
-    /// The driver on shift; two share a vehicle.
+    /// The driver on shift. Two drivers share a vehicle.
     pub driver_id: u32,
-    /// `trip · TRIP_STRIDE + vehicle_id`, with trips counted from 0: 42 is vehicle 42's first trip,
-    /// and `30_000_042` its fourth.
+    /// `n · TRIP_STRIDE + vehicle_id` for the vehicle's trip number `n`, counted from 0: 42 is vehicle 42's first trip, and
+    /// `30_000_042` its fourth.
     pub trip_id: u64,
     /// Where the vehicle works.
     pub region: Region,
@@ -81,16 +81,16 @@ pub struct Reading {
     pub lon_e6: i64,
     /// Speed in tenths of a kilometre per hour.
     pub speed_tenths: u32,
-    /// Distance since the trip's start; never falls within a trip.
+    /// Distance since the trip's start. It never decreases within a trip.
     pub odometer_mm: u64,
-    /// Break time since the trip's start; never falls within a trip.
+    /// Break time since the trip's start. It never decreases within a trip.
     pub paused_ms: u64,
     /// The activity of a vehicle.
     pub state: State,
-    /// Whether the trip begins or ends here.
+    /// Whether the trip begins or ends with this reading.
     pub event: Option<Event>,
-    /// Counts the vehicle's readings from 0, without gaps.
+    /// The number of the reading among those of the vehicle, from 0, without gaps.
     pub seq: u64,
-    /// Counts the fleet's readings from 0, without gaps, in the order of `ts_ms`.
+    /// The number of the reading among those of the fleet, from 0, without gaps, in the order of `ts_ms`.
     pub index: u64,
 }

@@ -1,4 +1,4 @@
-//! The output of a run of the producer, during the run and at its end.
+//! The figures that a run of the producer reports, during the run and at its end.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Durations from a microsecond to a day, with three significant digits; longer ones count as a day. The maximum is exact.
+/// A histogram of durations from a microsecond to a day, with three significant digits. Longer durations count as a day. The
+/// maximum is exact.
 #[derive(Debug)]
 pub(crate) struct Delays {
     micros: Histogram<u64>,
@@ -41,7 +42,7 @@ impl Quantiles {
     /// Returns `None` if nothing was recorded.
     pub(crate) fn of(delays: &Delays) -> Option<Self> {
         let max = delays.max.as_secs_f64() * 1_000.0;
-        // A quantile is the end of its bucket, which may lie beyond the longest.
+        // The histogram returns the end of a bucket, which may be longer than the longest duration.
         let quantile = |share| (delays.micros.value_at_quantile(share) as f64 / 1_000.0).min(max);
         (!delays.micros.is_empty()).then(|| Self { p50: quantile(0.5), p99: quantile(0.99), max })
     }
@@ -95,30 +96,30 @@ pub struct Summary {
     pub seconds: f64,
     /// Records that were due; equals `sent + refused` unless the run was interrupted.
     pub intended: u64,
-    /// Taken by the producer's queue.
+    /// Records that the producer's queue accepted.
     pub sent: u64,
     pub acked: u64,
-    /// Given up by the producer, whether or not Kafka has them, or refused.
+    /// Records that were refused, or given up by the producer. Kafka may have some of the latter.
     pub failed: u64,
-    /// Failed records that the producer's queue refused; Kafka never saw them.
+    /// Failed records that the producer's queue refused. Kafka never got them.
     pub refused: u64,
-    /// Neither acknowledged nor failed when the run ended.
+    /// Records that were neither acknowledged nor failed when the run ended.
     pub unacked: u64,
-    /// Sent records whose reading was sent before.
+    /// Sent records whose reading had been sent before.
     pub repeated: u64,
-    /// Sent records that came after younger ones.
+    /// Sent records whose reading was taken before that of an earlier record.
     pub late: u64,
-    /// The size of the sent payloads.
+    /// The total size of the sent payloads, in bytes.
     pub bytes: u64,
     /// Acknowledged records per second.
     pub acked_per_second: f64,
-    /// From a record's intended time to its sending; none without a rate.
+    /// The time from a record's intended time to its sending; `None` if there is no rate.
     pub send_delay_ms: Option<Quantiles>,
-    /// From a record's intended time to its acknowledgement; from its sending without a rate.
+    /// The time from a record's intended time to its acknowledgement. If there is no rate, it is counted from the sending.
     pub ack_delay_ms: Option<Quantiles>,
-    /// Whether it was stopped before its end.
+    /// Whether the run was stopped before its end.
     pub interrupted: bool,
-    /// The last error that Kafka or the producer reported; it may be over.
+    /// The last error that Kafka or the producer reported. It may be over by now.
     pub last_error: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! The Kafka producer: one record in, one delivery report out, and a clock for both.
+//! The Kafka producer. Each record that is sent gets one delivery report, and both are timed by the same clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +16,8 @@ use crate::{Compression, ProduceError, ProduceSpec, Quantiles};
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the delivery reports said. They are served on the sending thread, so only librdkafka's own
-/// errors contend for a lock.
+/// The contents of the delivery reports. They are served on the sending thread, so the only contention for the lock comes from
+/// librdkafka's own errors.
 pub(crate) struct Acks {
     pub(crate) acked: AtomicU64,
     pub(crate) failed: AtomicU64,
@@ -27,7 +27,7 @@ pub(crate) struct Acks {
 }
 
 impl Acks {
-    /// From each record's intended time to its acknowledgement.
+    /// Returns the times from each record's intended time to its acknowledgement.
     pub(crate) fn delays(&self) -> Option<Quantiles> {
         Quantiles::of(&self.delays.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -50,7 +50,7 @@ impl ClientContext for Acks {
 }
 
 impl ProducerContext for Acks {
-    /// The record's intended time, in microseconds since `origin`.
+    /// The record's intended time, in microseconds since `origin`. It is passed through librdkafka to the delivery report.
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, intended_us: usize) {
@@ -71,18 +71,18 @@ impl ProducerContext for Acks {
     }
 }
 
-/// A record as the producer wants it.
+/// A record to send, with its times.
 pub(crate) struct Outgoing<'a> {
     pub(crate) partition: u16,
     pub(crate) key: &'a [u8],
     pub(crate) payload: &'a [u8],
-    /// When it should be sent, since the start.
+    /// When the record should be sent, since the sender's start.
     pub(crate) intended: Duration,
-    /// When it is sent, since the start.
+    /// When the record is sent, since the sender's start.
     pub(crate) now: Duration,
 }
 
-/// Times are since its start.
+/// A producer. Its times are counted from its start.
 pub(crate) struct Sender<'a> {
     producer: BaseProducer<Acks>,
     topic: &'a str,
@@ -94,7 +94,7 @@ pub(crate) struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     /// # Errors
-    /// When a setting is wrong, the cluster is not there, or the topic has too few partitions.
+    /// If a setting is wrong, the cluster can't be reached, or the topic has too few partitions.
     pub(crate) fn connect(spec: &'a ProduceSpec) -> Result<Self, ProduceError> {
         let acks = Acks {
             acked: AtomicU64::new(0),
@@ -139,13 +139,13 @@ impl<'a> Sender<'a> {
         self.producer.poll(Duration::ZERO);
     }
 
-    /// Serves reports, and then sleeps: librdkafka's own wait would spin for the rest of a millisecond.
+    /// Serves delivery reports, and then sleeps. librdkafka's own wait would use the CPU for the rest of the millisecond.
     pub(crate) fn rest(&self, for_: Duration) {
         self.serve();
         thread::sleep(for_.clamp(Duration::from_micros(500), Duration::from_millis(50)));
     }
 
-    /// Puts a record into the queue; delivery reports tell the outcome.
+    /// Puts a record into the queue. Its delivery report tells the outcome later.
     pub(crate) fn send(&self, record: &Outgoing<'_>) -> Result<(), Refusal> {
         let intended = self.connecting + record.intended;
         let intended_us = usize::try_from(intended.as_micros()).unwrap_or(usize::MAX);
@@ -170,7 +170,7 @@ impl<'a> Sender<'a> {
 /// Why the producer refused a record.
 pub(crate) enum Refusal {
     QueueFull,
-    /// This record is at fault.
+    /// This record is at fault. Others may be accepted.
     Record,
     /// The producer will never accept a record again.
     Fatal,

@@ -1,11 +1,11 @@
-//! The fleet: all vehicles, one simulated second at a time.
+//! The fleet: simulates all vehicles, one second at a time.
 //!
-//! Vehicles send one after another, spread evenly over each second, so the readings are in order of time.
+//! Vehicles send one after another, evenly spread over each second. So the readings are in order of time.
 
 use crate::vehicle::Vehicle;
 use crate::{Reading, Region};
 
-/// The distance between the trip ids of one vehicle; it limits the vehicle ids too.
+/// The distance between two consecutive trip ids of one vehicle. It is also the limit for vehicle ids.
 pub const TRIP_STRIDE: u64 = 10_000_000;
 
 /// The latest start: a century before the end of year 9999, the last year that RFC 3339 can express.
@@ -14,15 +14,15 @@ const LATEST_START_MS: i64 = 250_000_000_000_000;
 /// The parameters of a fleet. The same parameters give the same readings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FleetSpec {
-    /// How many; each sends once per simulated second.
+    /// The number of vehicles. Each sends once per simulated second.
     pub vehicles: u32,
-    /// The id of the first vehicle; fleets with disjoint ids have different vehicles and trips.
+    /// The id of the first vehicle. Fleets with different ids have different vehicles and trips.
     pub first_vehicle: u32,
-    /// Decides every turn and every stop.
+    /// The seed, which decides every turn and every stop.
     pub seed: u64,
     /// The first reading's time, in milliseconds since the epoch.
     pub start_ms: i64,
-    /// Vehicles of the region north, in thousandths.
+    /// The share of vehicles in the region north, in thousandths.
     pub north_permille: u32,
     /// The shortest and the longest trip, in metres.
     pub trip_metres: [u32; 2],
@@ -45,16 +45,16 @@ impl Default for FleetSpec {
 /// Why a fleet's parameters are invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSpec {
-    /// Vehicle ids beyond the stride would give two trips the same id.
+    /// There are so many vehicles, or such high ids, that two trips would have the same id.
     #[error("`vehicles` must be at least 1, and the last id below {TRIP_STRIDE}")]
     Vehicles,
-    /// The start is outside of what RFC 3339 can express.
+    /// The start is outside of the years that RFC 3339 can express.
     #[error("`start` must lie between the years 1970 and 9800")]
     Start,
     /// There are more vehicles in the north than vehicles.
     #[error("`north_permille` must be at most 1000")]
     North,
-    /// A trip's length must be positive, and its millimetres must fit in 32 bits.
+    /// A trip's length is 0, or its millimetres don't fit in 32 bits.
     #[error("`trip_metres` must be a range within 10 to 1000000")]
     TripMetres,
 }
@@ -64,7 +64,7 @@ pub enum InvalidSpec {
 pub struct Fleet {
     spec: FleetSpec,
     vehicles: Vec<Vehicle>,
-    /// The vehicle to send next.
+    /// The index of the vehicle that sends next.
     turn: u32,
     /// Simulated seconds since the start, which is also each vehicle's next `seq`.
     second: u64,
@@ -73,7 +73,7 @@ pub struct Fleet {
 
 impl Fleet {
     /// # Errors
-    /// `InvalidSpec` names the first field that is out of bounds.
+    /// If a parameter is out of bounds; `InvalidSpec` names the first one.
     pub fn new(spec: FleetSpec) -> Result<Self, InvalidSpec> {
         let end = u64::from(spec.first_vehicle) + u64::from(spec.vehicles);
         let [shortest, longest] = spec.trip_metres;
@@ -94,7 +94,7 @@ impl Fleet {
         Ok(Self { spec, vehicles, turn: 0, second: 0, index: 0 })
     }
 
-    /// Each vehicle sends once, and a second passes.
+    /// Lets each vehicle send once, and advances by a second.
     pub fn tick(&mut self, mut send: impl FnMut(&Reading)) {
         for _ in 0..self.vehicles.len() {
             send(&self.advance());
@@ -107,10 +107,11 @@ impl Fleet {
         self.spec.start_ms + (self.second * 1_000 + phase).cast_signed()
     }
 
-    /// Moves the first reading to this time, in milliseconds since the epoch. Before the first reading only.
+    /// Moves the time of the first reading to this time, in milliseconds since the epoch. May only be called before the first
+    /// reading.
     ///
     /// # Errors
-    /// When it is out of bounds.
+    /// If it is out of bounds.
     pub fn starting_at(mut self, start_ms: i64) -> Result<Self, InvalidSpec> {
         if !(0..LATEST_START_MS).contains(&start_ms) {
             return Err(InvalidSpec::Start);
@@ -166,14 +167,14 @@ impl Iterator for Fleet {
     }
 }
 
-/// Distributes the regions evenly over the ids.
+/// Returns the region of a vehicle. Regions are spread evenly over the ids.
 fn region(turn: u32, north_permille: u32) -> Region {
     let north = u64::from(north_permille);
     let turn = u64::from(turn);
     if (turn + 1) * north / 1_000 > turn * north / 1_000 { Region::North } else { Region::South }
 }
 
-/// Returns a seed for each vehicle, unlike its neighbour's (the finalizer of splitmix64).
+/// Returns a seed for each vehicle. Vehicles with adjacent ids get unrelated seeds (the finalizer of splitmix64).
 fn scatter(seed: u64, id: u64) -> u64 {
     let mut mixed = seed ^ id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -10,9 +10,9 @@ use crate::{DeliverySpec, FleetSpec, Format, InvalidSpec, ParseError, Partitioni
 /// How the batches are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Compression {
-    /// Not at all.
+    /// Batches are not compressed.
     None,
-    /// Fast, and half the bytes of JSON or less.
+    /// LZ4: fast, and half the size of JSON or less.
     #[default]
     Lz4,
 }
@@ -29,22 +29,22 @@ impl FromStr for Compression {
     }
 }
 
-/// How to treat a record that finds the producer's queue full.
+/// How to treat a record if the producer's queue is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WhenFull {
-    /// It waits, and so do those after it: they are sent late, but none is lost.
+    /// The record waits, and so do those after it. They are sent late, but none is lost.
     #[default]
     Wait,
-    /// It is dropped and counted as refused, like in a device with a full buffer. The truth does not include it.
+    /// The record is dropped and counted as refused, as in a device with a full buffer. The truth does not include it.
     Refuse,
 }
 
-/// When a run ends: at the first limit that is reached. Without limits, when the stop flag is set.
+/// When a run ends: as soon as one of the limits is reached. If there are none, when the stop flag is set.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Limit {
-    /// Records sent, repetitions included.
+    /// The number of records sent, repetitions included.
     pub records: Option<u64>,
-    /// Seconds of the schedule. Without a rate, seconds by the clock.
+    /// The length of the run in seconds of the schedule. If there is no rate, in seconds of the clock.
     pub seconds: Option<f64>,
 }
 
@@ -55,7 +55,7 @@ pub struct ProduceSpec {
     pub bootstrap_servers: String,
     /// The topic, which must have at least as many partitions as the partitioning needs.
     pub topic: String,
-    /// The vehicles that measure.
+    /// The fleet that sends.
     pub fleet: FleetSpec,
     /// Whether the simulation begins when the first record is sent, instead of at `fleet.start_ms`. If the rate equals the number
     /// of vehicles, the `ts` of a reading is then the time at which it should be sent.
@@ -79,16 +79,17 @@ pub struct ProduceSpec {
     pub queue_kib: u32,
     /// How to treat a record if the queue is full.
     pub when_full: WhenFull,
-    /// How long to wait for acknowledgements once the last record is sent.
+    /// How long to wait for acknowledgements after the last record was sent.
     pub flush_timeout: Duration,
-    /// Whether to keep the [`Truth`](crate::Truth), which takes about 100 bytes per trip.
+    /// Whether to compute the [`Truth`](crate::Truth), which takes about 100 bytes per trip.
     pub keep_truth: bool,
     /// Settings of librdkafka, which override ours.
     pub settings: Vec<(String, String)>,
 }
 
 impl ProduceSpec {
-    /// Returns a thousand vehicles in real time, into `north` and `south`, until it is stopped.
+    /// Returns the specification of a thousand vehicles in real time, on the partitions `north` and `south`, until the run is
+    /// stopped.
     pub fn new(bootstrap_servers: impl Into<String>, topic: impl Into<String>) -> Self {
         Self {
             bootstrap_servers: bootstrap_servers.into(),

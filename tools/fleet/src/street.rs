@@ -1,6 +1,6 @@
-//! The street grid: square blocks, one grid for each region.
+//! The street grid: square blocks, with one grid for each region.
 //!
-//! Geometry only. `vehicle` decides where a vehicle drives, and how fast.
+//! This module is only about geometry. The module `vehicle` decides where a vehicle drives, and how fast.
 
 use crate::Region;
 
@@ -42,7 +42,7 @@ pub(crate) struct Crossing {
 }
 
 impl Crossing {
-    /// Returns the next crossing that way, or none at the city's edge.
+    /// Returns the next crossing in this direction; `None` at the city's edge.
     pub(crate) fn next(self, heading: Heading) -> Option<Self> {
         let Self { east, north } = self;
         let (east, north) = match heading {
@@ -54,7 +54,7 @@ impl Crossing {
         (east < CROSSINGS && north < CROSSINGS).then_some(Self { east, north })
     }
 
-    /// Returns latitude and longitude, in millionths of a degree, `along_mm` past this crossing.
+    /// Returns latitude and longitude, in millionths of a degree, of the place `along_mm` beyond this crossing.
     pub(crate) fn position(self, heading: Heading, along_mm: u32, region: Region) -> (i64, i64) {
         let along = i64::from(along_mm);
         let east = i64::from(self.east) * i64::from(BLOCK_MM);
@@ -65,7 +65,7 @@ impl Crossing {
             Heading::East => (east + along, north),
             Heading::West => (east - along, north),
         };
-        // 1 mm is 8.983e-9 degrees of latitude; of longitude it is that over cos(latitude).
+        // 1 mm is 8.983e-9 degrees of latitude. In longitude it is that divided by cos(latitude).
         let (lat, lon, lon_per_mm) = match region {
             Region::North => (52_530_000, 13_330_000, 14_793),
             Region::South => (52_400_000, 13_330_000, 14_723),

@@ -9,15 +9,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 /// How long a cluster may take to return a topic's metadata.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the topic's metadata is requested: for 20 s.
+/// How often the topic's metadata is requested at most, which takes 20 s.
 const LOOKS: u32 = 400;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// Creates `topic` with `partitions` partitions and the cluster's default replication. Returns whether it was created, once its
-/// partitions are known: `false` if it existed, with any number of partitions.
+/// Creates `topic` with `partitions` partitions and the cluster's default replication, and waits until its partitions are known.
+/// Returns `true` if it was created, and `false` if it existed already, with any number of partitions.
 ///
 /// # Errors
-/// When the cluster cannot be reached, or refuses.
+/// If the cluster cannot be reached, or refuses.
 pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result<bool, KafkaError> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", servers).create()?;
     // -1 leaves the replication to the broker's `default.replication.factor`.
@@ -33,8 +33,8 @@ pub async fn create_topic(servers: &str, topic: &str, partitions: u16) -> Result
     }
 }
 
-/// Waits until the cluster knows the topic: a broker reports that it is created before it knows it, and a producer that starts at
-/// once would find no topic. Gives up after some attempts; then the producer reports what is missing.
+/// Waits until the cluster knows the topic. A broker reports a topic as created before it knows it, so a producer that starts at
+/// once would find none. Gives up after some attempts; the producer then reports what is missing.
 async fn await_known(
     admin: &AdminClient<DefaultClientContext>,
     topic: &str,

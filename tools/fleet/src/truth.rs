@@ -1,7 +1,7 @@
-//! The expected result of every consumer, however late and often the records reach it.
+//! The expected result of every consumer, whatever records reach it late or more than once.
 //!
-//! Each delivery that was sent is added. A reading counts once, and each trip has its first and last values. It knows nothing of
-//! Kafka, and consumers must not read it, because they are compared with it.
+//! Each delivery that was sent is added. A reading counts once, and each trip has its first and last values. This module doesn't
+//! use Kafka. Consumers must not read its result, because they are compared with it.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -11,10 +11,10 @@ use serde::{Serialize, Serializer};
 use crate::digits::timestamp;
 use crate::{Arrival, Delivery, Event, FleetSpec, Partitioning, Reading, Region, Tariff};
 
-/// One trip, as far as it was sent.
+/// The expected result for one trip, from the readings that were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct TripTruth {
-    /// Unique in the fleet.
+    /// The trip's id, unique in the fleet.
     pub trip_id: u64,
     pub vehicle_id: u32,
     /// The driver of the trip.
@@ -22,16 +22,16 @@ pub struct TripTruth {
     /// The region of the trip.
     #[serde(serialize_with = "region")]
     pub region: Region,
-    /// The earliest reading's time, in milliseconds since the epoch; RFC 3339 in the file.
+    /// The time of the earliest reading, in milliseconds since the epoch; in the file it is in RFC 3339.
     #[serde(rename = "start_ts", serialize_with = "rfc3339")]
     pub start_ms: i64,
-    /// The latest reading's time, in milliseconds since the epoch; RFC 3339 in the file.
+    /// The time of the latest reading, in milliseconds since the epoch; in the file it is in RFC 3339.
     #[serde(rename = "end_ts", serialize_with = "rfc3339")]
     pub end_ms: i64,
     pub odometer_mm: u64,
-    /// The greatest paused time.
+    /// The longest paused time among the readings.
     pub paused_ms: u64,
-    /// Whether the trip's end was among the readings.
+    /// Whether the trip's last reading (its end) was sent.
     pub ended: bool,
     pub readings: u64,
 }
@@ -61,12 +61,12 @@ impl TripTruth {
         self.readings += 1;
     }
 
-    /// From the earliest reading to the latest.
+    /// Returns the time from the earliest reading to the latest.
     pub fn duration_ms(&self) -> u64 {
         (self.end_ms - self.start_ms).unsigned_abs()
     }
 
-    /// Returns the fare so far.
+    /// Returns the fare for the readings so far.
     pub fn fare_cents(&self, tariff: &Tariff) -> i128 {
         tariff.fare_cents(self.odometer_mm, self.duration_ms(), self.paused_ms)
     }
@@ -78,7 +78,7 @@ pub struct PartitionTruth {
     pub distinct: u64,
 }
 
-/// Everything that was sent.
+/// The expected results, from everything that was sent.
 #[derive(Debug, Clone)]
 pub struct Truth {
     fleet: FleetSpec,
@@ -128,10 +128,10 @@ impl Truth {
         trips
     }
 
-    /// Returns one JSON object: the totals, the partitions, and the trips with their fares.
+    /// Writes one JSON object: the totals, the partitions, and the trips with their fares.
     ///
     /// # Errors
-    /// When `out` cannot be written to.
+    /// If `out` cannot be written to.
     pub fn write_json(&self, tariff: &Tariff, mut out: impl Write) -> io::Result<()> {
         let file = File {
             seed: self.fleet.seed,
@@ -149,10 +149,10 @@ impl Truth {
         out.flush()
     }
 
-    /// Returns one line for each trip, with a heading.
+    /// Writes one line per trip, after a heading.
     ///
     /// # Errors
-    /// When `out` cannot be written to.
+    /// If `out` cannot be written to.
     pub fn write_csv(&self, tariff: &Tariff, mut out: impl Write) -> io::Result<()> {
         writeln!(
             out,

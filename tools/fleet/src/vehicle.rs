@@ -1,6 +1,6 @@
-//! How one vehicle moves: a second at a time, in millimetres, without floats.
+//! How one vehicle moves. It is simulated second by second, in millimetres, without floats.
 //!
-//! A million of these are kept in memory, so the state is small; what can be computed is not stored.
+//! A million vehicles are kept in memory, so the state is small. Values that can be computed are not stored.
 
 use fastrand::Rng;
 
@@ -24,12 +24,12 @@ const TRIPS_PER_SHIFT: u32 = 8;
 enum Mode {
     Parked,
     Driving,
-    /// At a light, or for a passenger.
+    /// The vehicle stands at a light, or for a passenger.
     Waiting,
     Pausing,
 }
 
-/// The event at the end of the current block, or, for `Finish`, inside it.
+/// The event at the end of the current block. `Finish` happens inside of the block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
     Straight,
@@ -48,7 +48,7 @@ pub(crate) struct Vehicle {
     speed: u32,
     cruise: u32,
     trips: u32,
-    /// Seconds until a wait or a break is over.
+    /// The number of seconds until a wait or a break is over.
     left_s: u32,
     at: Crossing,
     heading: Heading,
@@ -179,7 +179,7 @@ impl Vehicle {
             Plan::Turn => TURN_SPEED,
             Plan::Halt | Plan::Finish => 0,
         };
-        // The brakes act after the coming second, so the room is smaller by its distance.
+        // The brakes take effect after the coming second. So the distance of this second is subtracted.
         let room = ahead.saturating_sub(self.speed);
         let brakeable = (exit * exit + 2 * BRAKING * room).isqrt();
         self.toward(self.cruise.min(brakeable.max(CREEP)))
@@ -189,7 +189,7 @@ impl Vehicle {
         wanted.clamp(self.speed.saturating_sub(BRAKING * 3 / 2), self.speed + ACCELERATION)
     }
 
-    /// Passes the crossing, with the distance that was driven beyond it.
+    /// Passes the crossing, and continues with the distance that was driven beyond it.
     fn enter_block(&mut self) {
         let here = self.at.next(self.heading).unwrap_or(self.at);
         self.at = here;
@@ -201,7 +201,7 @@ impl Vehicle {
             Plan::Straight => [self.heading, first, second],
             Plan::Turn | Plan::Halt | Plan::Finish => [first, second, self.heading],
         };
-        // In a corner of the grid one of the two turns is open.
+        // In a corner of the grid, only one of the two turns is possible.
         self.heading = ways.into_iter().find(open).unwrap_or(self.heading);
         self.settle();
     }
@@ -209,7 +209,7 @@ impl Vehicle {
     /// Chooses the speed for this block, and what to do at its end.
     fn settle(&mut self) {
         self.cruise = CRUISES[self.rng.usize(..CRUISES.len())];
-        // A goal within the braking distance is moved a little; it stays inside the block.
+        // If the goal is within the braking distance, move it a little. It stays inside the block.
         let braking_mm = self.speed * self.speed / (2 * BRAKING) + self.speed;
         self.goal_mm = self.goal_mm.max(self.odometer_mm + braking_mm);
         let goal_ahead = self.goal_mm - self.odometer_mm;

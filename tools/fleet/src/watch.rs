@@ -1,6 +1,6 @@
-//! A trip as its customer sees it: reads `customer_info` whenever a batch is announced, and measures how old the data is.
+//! Shows a trip as its customer sees it. Reads `customer_info` whenever a batch is announced, and measures how old the data is.
 //!
-//! [`Customer`] is pure, and decides what to print and measure; [`watch`] only listens and reads.
+//! [`Customer`] is pure, and decides what to print and what to measure. [`watch`] only listens and reads.
 
 use std::time::Duration;
 
@@ -12,38 +12,39 @@ use crate::customer::{Customer, Sighting, WatchSummary};
 
 /// The channel on which `customer_info` announces its batches.
 const CHANNEL: &str = "customer_info";
-/// Without notifications, the row is read at least this often: notifications are lost with their connection.
+/// The longest time between two readings of the row. Notifications can be lost with their connection, so the row is also read
+/// without one.
 const LOOK_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 const PAUSE_AFTER_A_FAULT: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Times in milliseconds since the epoch, all from the same clock.
+/// Selects a trip's latest state. All times are in milliseconds since the epoch, from the same clock.
 const SIGHTING: &str = "
 SELECT (extract(epoch FROM ts) * 1000)::int8, (extract(epoch FROM sent_at) * 1000)::int8, region,
     round(lat * 1e6)::int8, round(lon * 1e6)::int8, speed_kmh::float8, odometer_mm, state, event IS NOT DISTINCT FROM 'trip_ended'
 FROM public.customer_info WHERE trip_id = $1";
 
-/// The trip to watch, and for how long.
+/// Which trip to watch, and for how long.
 #[derive(Debug, Clone)]
 pub struct WatchSpec {
-    /// Where `customer_info` is: `postgres://…`.
+    /// The URL of the database with the table `customer_info`: `postgres://…`.
     pub database_url: String,
     /// The trip whose vehicle the customer waits for.
     pub trip_id: u64,
     /// Where the customer waits, in millionths of a degree; the middle of the vehicle's region by default.
     pub at: Option<(i64, i64)>,
-    /// Ends after this many readings.
+    /// The number of readings after which the watch ends.
     pub readings: Option<u64>,
 }
 
-/// Watches until the trip has ended or the number of readings is reached; `say` gets each new sentence. An outage of the database
-/// is reported and waited out.
+/// Watches until the trip has ended or the number of readings is reached. Calls `say` with each new sentence. If the database
+/// becomes unavailable, reports that and waits.
 ///
 /// # Errors
-/// When the database can't be reached at the start.
+/// If the database can't be reached at the start.
 ///
 /// # Cancel safety
-/// May be dropped at any point; `customer` keeps what was seen.
+/// May be dropped at any point; `customer` keeps what it has seen.
 pub async fn watch(spec: &WatchSpec, customer: &mut Customer, mut say: impl FnMut(&str)) -> Result<(), sqlx::Error> {
     let pool =
         PgPoolOptions::new().max_connections(2).acquire_timeout(CONNECT_TIMEOUT).connect(&spec.database_url).await?;
@@ -79,7 +80,7 @@ async fn listen(pool: &PgPool) -> Result<PgListener, sqlx::Error> {
     Ok(listener)
 }
 
-/// Waits for the announcement of a batch; several of them count as one.
+/// Waits until a batch is announced. If several were announced, returns once for all of them.
 async fn news(listener: &mut PgListener) -> Result<(), sqlx::Error> {
     listener.recv().await?;
     while let Ok(more) = timeout(Duration::ZERO, listener.recv()).await {
@@ -104,7 +105,7 @@ async fn look(pool: &PgPool, trip_id: u64) -> Result<Option<Sighting>, sqlx::Err
     }))
 }
 
-/// Watches until its end, or until `stop`. Returns what was seen.
+/// Watches until the watch ends, or until `stop`. Returns the summary of what was seen.
 ///
 /// # Errors
 /// As [`watch`].

@@ -1,4 +1,4 @@
-//! The producer with a real Kafka: Kafka has exactly what the producer reports.
+//! The producer with a real Kafka. Kafka must have exactly the records that the producer reports.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};

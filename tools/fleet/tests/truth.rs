@@ -87,7 +87,7 @@ proptest! {
                 readings: trip.readings,
             };
             prop_assert_eq!(consumer.trips.get(&trip.trip_id), Some(&expected));
-            // One reading per second, none missing, even if they arrived late.
+            // There is one reading per second, and none is missing, even if some arrived late.
             prop_assert_eq!(trip.duration_ms(), (trip.readings - 1) * 1_000);
         }
     }

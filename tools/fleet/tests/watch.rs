@@ -23,7 +23,7 @@ async fn connect(database: &Database) -> PgConnection {
     database.connect().await.expect("a connection")
 }
 
-/// Writes a state of trip 42, as a batch does, 300 ms after it was measured.
+/// Writes a state of trip 42, as a batch of the daemon does, 300 ms after the vehicle measured it.
 async fn write(database: &Database, second: i32, odometer_mm: i64, state: &str, event: Option<&str>) {
     let sql = "INSERT INTO customer_info (trip_id, region, ts, sent_at, lat, lon, speed_kmh, odometer_mm, state, event)
         SELECT 42, 'north', at - interval '300 ms', at, 52.5731, 13.401, 0, $2, $3, $4
@@ -56,11 +56,12 @@ async fn a_customer_hears_of_each_change_and_of_the_end() {
         };
         hears("no such trip yet").await;
         write(&database, 0, 500, "driving", None).await;
-        // A row that is read hours after its measurement is not news.
+        // If a row is read hours after its measurement, it is not news.
         hears("here, no news for").await;
         write(&database, 1, 600, "stopped", None).await;
         write(&database, 4, 600, "paused", None).await;
-        // The vehicle's time is behind the clock, so each reading counts as silent; only the trip's end is certain to be reported.
+        // The vehicle's time is behind the clock, so every reading looks like silence. Only the end of the trip is certain to be
+        // reported.
         sever(&database).await;
         write(&database, 5, 1_500_000, "stopped", Some("trip_ended")).await;
     };
@@ -81,7 +82,7 @@ async fn sever(database: &Database) {
     assert!(ended > 0, "nobody was listening");
 }
 
-/// The program, and what becomes of it.
+/// The running program, and what it has printed.
 struct Started {
     _run: std::sync::Arc<Run>,
     process: Process,
@@ -104,7 +105,7 @@ impl Started {
 
     /// Sends a signal. Returns how the program ended, and what it printed.
     fn end(self, signal: Signal) -> (ExitStatus, String) {
-        // The other pipe stays open until the end, so that writing to it can't fail.
+        // Take the other pipe too, so that the program can write to it without an error.
         let (mut out, _said) = self.process.take_pipes().expect("its pipes");
         self.process.signal(signal).expect("asked");
         let status = self.process.await_exit(PATIENCE).expect("it ends");

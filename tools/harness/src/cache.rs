@@ -1,4 +1,4 @@
-//! The cache folder, in which fetched servers are kept between runs.
+//! The cache folder, in which downloaded servers are kept between runs.
 
 use std::env;
 use std::os::unix::fs::PermissionsExt;
@@ -6,19 +6,19 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// Names the cache folder.
+/// The environment variable that names the cache folder.
 pub(crate) const CHOSEN_BY: &str = "TIDEGATE_CACHE";
-/// Used if we are root and root's home is closed to other users.
+/// The default folder if we are root and root's home is closed to other users.
 const OF_ROOT: &str = "/var/cache/tidegate";
 
-/// Returns the cache folder, which is created if missing: `$TIDEGATE_CACHE`, else `$XDG_CACHE_HOME/tidegate`, else
-/// `~/.cache/tidegate`.
+/// Returns the cache folder, which is created if it is missing. It is `$TIDEGATE_CACHE`, or else `$XDG_CACHE_HOME/tidegate`, or
+/// else `~/.cache/tidegate`.
 ///
-/// If we are root, Postgres runs as another user, which must be able to read it; a default that is closed to other users is
-/// replaced by `/var/cache/tidegate`.
+/// If we are root, Postgres runs as another user, which must be able to read the folder. So if the default folder is closed to
+/// other users, `/var/cache/tidegate` is used instead.
 ///
 /// # Errors
-/// When it can't be made, or when `$TIDEGATE_CACHE` names a folder that Postgres could not read.
+/// If the folder can't be created, or if `$TIDEGATE_CACHE` names one that Postgres could not read.
 pub fn folder() -> Result<PathBuf> {
     let folder = choose()?;
     std::fs::create_dir_all(&folder)

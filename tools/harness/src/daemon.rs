@@ -1,4 +1,4 @@
-//! The daemon under test, as a user runs it: a configuration file, signals, logs and HTTP.
+//! The daemon under test, run as a user runs it: with a configuration file, signals, logs and HTTP.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -28,7 +28,7 @@ pub struct DaemonSpec {
 }
 
 impl DaemonSpec {
-    /// `binary run --config FILE`, where the file holds `config`.
+    /// Returns the specification of `binary run --config FILE`; the file contains `config`.
     pub fn new(binary: impl AsRef<Path>, config: impl Into<String>) -> Self {
         Self {
             binary: binary.as_ref().to_owned(),
@@ -39,17 +39,18 @@ impl DaemonSpec {
         }
     }
 
-    /// Sets the address that `config` makes it serve HTTP on (`host:port`), for [`Daemon::get`].
+    /// Sets the address (`host:port`) at which the daemon serves HTTP because of `config`. [`Daemon::get`] uses it.
     #[must_use]
     pub fn http_address(mut self, address: impl Into<String>) -> Self {
         self.http_address = Some(address.into());
         self
     }
 
-    /// Connects it to these servers by environment variables. It serves HTTP at [`DaemonSpec::http_address`], or on a free port.
+    /// Sets environment variables that connect the daemon to these servers. It serves HTTP at [`DaemonSpec::http_address`], or on
+    /// a free port.
     ///
     /// # Errors
-    /// When no port is free.
+    /// If no port is free.
     pub fn on(mut self, bootstrap_servers: &str, postgres_url: &str) -> Result<Self> {
         let listen = match self.http_address.take() {
             Some(address) => address,
@@ -83,7 +84,7 @@ pub struct Daemon {
     run: Arc<Run>,
     http_address: Option<String>,
     lines: Arc<Mutex<Vec<String>>>,
-    /// One per pipe; they end with the daemon.
+    /// One thread per pipe. They end with the daemon.
     readers: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -91,7 +92,7 @@ impl Daemon {
     /// Starts the daemon. The caller must wait until it is ready.
     ///
     /// # Errors
-    /// When the binary isn't there or can't be started.
+    /// If the binary isn't there or can't be started.
     pub fn spawn(spec: &DaemonSpec) -> Result<Self> {
         let binary = spec.binary.canonicalize().with_context(|| format!("there is no `{}`", spec.binary.display()))?;
         let run = Run::start("daemon")?;
@@ -119,23 +120,23 @@ impl Daemon {
         self.process.pid()
     }
 
-    /// Returns its folder, with its configuration and its log. The folder is deleted when the daemon is dropped.
+    /// Returns the folder with the daemon's configuration and log. It is deleted when this is dropped.
     pub fn folder(&self) -> &Path {
         self.run.folder()
     }
 
-    /// Asks it to drain and end (SIGTERM).
+    /// Tells the daemon to drain and end (SIGTERM).
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn terminate(&self) -> Result<()> {
         self.process.signal(Signal::TERM)
     }
 
-    /// Asks it to drain and end (SIGTERM), and waits until it has.
+    /// Tells the daemon to drain and end (SIGTERM), and waits until it has ended.
     ///
     /// # Errors
-    /// When it takes longer than `deadline`, or ends with a failure; the error shows the end of its log.
+    /// If it takes longer than `deadline`, or ends with a failure; the error shows the end of its log.
     pub fn drain(&self, deadline: Duration) -> Result<()> {
         self.terminate()?;
         let status = self.wait_exit(deadline)?;
@@ -143,68 +144,68 @@ impl Daemon {
         Ok(())
     }
 
-    /// Returns the address (`host:port`) at which it serves HTTP, if the specification sets one.
+    /// Returns the address (`host:port`) at which the daemon serves HTTP, if the specification sets one.
     pub fn http_address(&self) -> Option<&str> {
         self.http_address.as_deref()
     }
 
-    /// Asks it to drain and end as Ctrl-C does (SIGINT).
+    /// Tells the daemon to drain and end (SIGINT), as Ctrl-C does.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn interrupt(&self) -> Result<()> {
         self.process.signal(Signal::INT)
     }
 
-    /// Replaces its configuration; it reads that at the next [`Daemon::hang_up`].
+    /// Replaces the daemon's configuration file. The daemon reads it at the next [`Daemon::hang_up`].
     ///
     /// # Errors
-    /// When the file can't be written.
+    /// If the file can't be written.
     pub fn write_config(&self, config: &str) -> Result<()> {
         Ok(std::fs::write(self.folder().join("tidegate.toml"), config)?)
     }
 
-    /// Asks it to read its configuration again, as a closed terminal does too (SIGHUP).
+    /// Tells the daemon to read its configuration again (SIGHUP). A terminal that is closed sends this signal too.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn hang_up(&self) -> Result<()> {
         self.process.signal(Signal::HUP)
     }
 
-    /// Ends it at once (SIGKILL).
+    /// Kills the daemon (SIGKILL). Returns how it ended.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn kill(&self) -> Result<ExitStatus> {
         self.process.kill()
     }
 
-    /// Stops it where it is (SIGSTOP).
+    /// Suspends the daemon (SIGSTOP).
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn pause(&self) -> Result<()> {
         self.process.pause()
     }
 
-    /// Lets it go on (SIGCONT).
+    /// Resumes the suspended daemon (SIGCONT).
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn resume(&self) -> Result<()> {
         self.process.resume()
     }
 
-    /// Returns how it ended, if it has ended.
+    /// Returns how the daemon ended; `None` while it runs.
     pub fn exit_status(&self) -> Option<ExitStatus> {
         self.process.exit_status()
     }
 
-    /// Waits until it ends; then [`Daemon::log`] has all of its lines.
+    /// Waits until the daemon ends. Afterwards [`Daemon::log`] has all of its lines.
     ///
     /// # Errors
-    /// When `deadline` passes first; the error shows the end of its log.
+    /// If `deadline` passes first; the error shows the end of its log.
     pub fn wait_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let status = self.process.await_exit(deadline).with_context(|| self.log_tail())?;
         for reader in lock(&self.readers).drain(..) {
@@ -213,15 +214,15 @@ impl Daemon {
         Ok(status)
     }
 
-    /// Returns its output so far, both streams, line by line.
+    /// Returns the daemon's output so far, line by line, with both streams.
     pub fn log(&self) -> Vec<String> {
         lock(&self.lines).clone()
     }
 
-    /// Waits for a line that contains `text`, written before or after this call, and returns the first.
+    /// Waits for a log line that contains `text`, and returns the first one. The line may have been written before this call.
     ///
     /// # Errors
-    /// When it ends or `deadline` passes first; the error shows the end of its log.
+    /// If it ends or `deadline` passes first; the error shows the end of its log.
     pub fn await_log(&self, text: &str, deadline: Duration) -> Result<String> {
         self.await_value(&format!("a line with `{text}`"), deadline, || {
             lock(&self.lines).iter().find(|line| line.contains(text)).cloned()
@@ -231,12 +232,12 @@ impl Daemon {
     /// Waits until `condition` holds.
     ///
     /// # Errors
-    /// When it ends or `deadline` passes first; the error names `what` and shows the end of its log.
+    /// If it ends or `deadline` passes first; the error names `what` and shows the end of its log.
     pub fn await_until(&self, what: &str, deadline: Duration, mut condition: impl FnMut(&Self) -> bool) -> Result<()> {
         self.await_value(what, deadline, || condition(self).then_some(()))
     }
 
-    /// Waits until `/readyz` says 200.
+    /// Waits until `/readyz` answers with status 200.
     ///
     /// # Errors
     /// As [`Daemon::await_until`].
@@ -246,10 +247,10 @@ impl Daemon {
         })
     }
 
-    /// Asks it for a path.
+    /// Sends a GET request for a path.
     ///
     /// # Errors
-    /// When the specification named no address, or nobody answers there.
+    /// If the specification named no address, or nobody answers there.
     pub fn get(&self, path: &str) -> Result<Response> {
         let address = self.http_address.as_deref().context("the daemon was started without `http_address`")?;
         http::get(address, path)
@@ -258,7 +259,7 @@ impl Daemon {
     /// Returns the body of `/api/status`.
     ///
     /// # Errors
-    /// When it doesn't answer with JSON.
+    /// If it doesn't answer with JSON.
     pub fn status_json(&self) -> Result<serde_json::Value> {
         let response = self.get("/api/status")?;
         ensure!(response.status == 200, "`/api/status` answered {}: {}", response.status, response.body);
@@ -271,7 +272,7 @@ impl Daemon {
         http::metric(&self.get("/metrics").ok()?.body, name, labels)
     }
 
-    /// Returns the end of its log, for a test's own failures.
+    /// Returns the last lines of the daemon's log, for messages of a test.
     pub fn log_tail(&self) -> String {
         let lines = lock(&self.lines);
         format!("the daemon's log ends with:\n{}", lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n"))
@@ -280,7 +281,7 @@ impl Daemon {
     fn await_value<T>(&self, what: &str, deadline: Duration, mut look: impl FnMut() -> Option<T>) -> Result<T> {
         let started = Instant::now();
         loop {
-            // Checked before the log is read, so that its last lines count.
+            // Check the status before reading the log, so that the log's last lines are included.
             let ended = self.exit_status();
             if let Some(value) = look() {
                 return Ok(value);
@@ -306,14 +307,14 @@ fn read_lines(
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
-            // The file is for people; a full disk must not hide what the test looks for.
+            // The file is for people. If it can't be written, for example because the disk is full, the test goes on.
             drop(writeln!(lock(&log), "{line}"));
             lock(&lines).push(line);
         }
     })
 }
 
-/// Locks the log. Contended by the readers of the two pipes and by tests that read it.
+/// Locks the log. The readers of the two pipes and tests that read the log contend for the lock.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

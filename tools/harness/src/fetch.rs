@@ -1,8 +1,8 @@
-//! Fetches the servers from Maven Central by package name, once, and keeps them in the cache.
+//! Downloads the servers from Maven Central by package name, once, and keeps them in the cache.
 //!
-//! A package is complete when its marker file exists: the marker is written last, lists every file with its size, and is
-//! compared with the files before each use. A broken package is fetched again. Two processes that want the same package take
-//! turns by a lock on a file beside it.
+//! A package is complete if its marker file exists. The marker is written last, and lists every file with its size. Before each
+//! use it is compared with the files, and a broken package is downloaded again. Two processes that need the same package take
+//! turns, with a lock on a file beside it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,10 +13,10 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::kafka::template;
 use crate::{cache, versions};
 
-/// Pinned: Maven's default version varies, and the oldest can't unpack.
+/// The version is pinned, because Maven's default version varies, and the oldest ones can't unpack.
 const DEPENDENCY_PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1";
 const MARKER: &str = "complete";
-/// Brokers log with slf4j but include no backend for it; without one, a failing broker prints nothing.
+/// Brokers log with slf4j but include no backend for it. Without a backend, a failing broker prints nothing.
 const LOGGING: &str = "org.slf4j:slf4j-simple:1.7.36";
 
 /// A package of jars: what `java -cp` needs to run a broker.
@@ -31,30 +31,30 @@ impl Jars {
         format!("{}/*", self.folder.join("jars").display())
     }
 
-    /// Returns the features of a freshly formatted KRaft cluster, which every new data folder gets a copy of: where the
-    /// file is kept, by its path in a data folder.
+    /// Returns the path of a file with the features of a freshly formatted KRaft cluster, which is copied into every new data
+    /// folder. `in_data` is the file's path in a data folder.
     pub(crate) fn checkpoint(&self, in_data: &str) -> PathBuf {
         self.folder.join(in_data)
     }
 
-    /// Returns the classes of a broker as the Java runtime had them in memory, where it could save them. Kafka 4 only.
+    /// Returns the path of an archive with a broker's loaded classes, which the Java runtime saved if it could. Kafka 4 only.
     pub fn class_archive(&self) -> PathBuf {
         self.folder.join("classes.jsa")
     }
 }
 
-/// Apache Kafka in KRaft mode, of the version that [`crate::versions`] names.
+/// Returns Apache Kafka in KRaft mode, in the version that [`crate::versions`] names.
 ///
 /// # Errors
-/// When `mvn` or `java` is missing or fails.
+/// If `mvn` or `java` is missing or fails.
 pub fn kafka() -> Result<Jars> {
     kafka_of(&versions::kraft())
 }
 
-/// Apache Kafka in KRaft mode, of this version.
+/// Returns Apache Kafka in KRaft mode, in this version.
 ///
 /// # Errors
-/// When `mvn` or `java` is missing or fails.
+/// If `mvn` or `java` is missing or fails.
 pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
     let coordinates = [
         format!("org.apache.kafka:kafka_2.13:{version}"),
@@ -68,21 +68,21 @@ pub(crate) fn kafka_of(version: &str) -> Result<Jars> {
     Ok(Jars { folder })
 }
 
-/// Apache Kafka with the ZooKeeper that comes with it, of this version.
+/// Returns Apache Kafka with the ZooKeeper that comes with it, in this version.
 ///
 /// # Errors
-/// When `mvn` or `java` is missing or fails.
+/// If `mvn` or `java` is missing or fails.
 pub(crate) fn kafka_with_zookeeper(version: &str) -> Result<Jars> {
     let coordinates = [format!("org.apache.kafka:kafka_2.13:{version}"), LOGGING.into()];
-    // Without the template of KRaft mode, so it is a package of its own.
+    // This package has no template for KRaft mode, so it is separate from the one with it.
     let folder = ensure_package(&format!("kafka-{version}-zookeeper"), |folder| copy_jars(folder, &coordinates))?;
     Ok(Jars { folder })
 }
 
-/// PostgreSQL of the version that [`crate::versions`] names; the folder has `bin/postgres` and `bin/initdb`.
+/// Returns the folder of PostgreSQL in the version that [`crate::versions`] names. It contains `bin/postgres` and `bin/initdb`.
 ///
 /// # Errors
-/// When `mvn` is missing or fails, and on platforms that have no package.
+/// If `mvn` is missing or fails, and on platforms that have no package.
 pub fn postgres() -> Result<PathBuf> {
     let platform = match (std::env::consts::OS, std::env::consts::ARCH) {
         ("linux", "x86_64") => "linux-amd64",
@@ -111,7 +111,7 @@ fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     let lock_path = cache.join(format!("{name}.lock"));
     let lock = File::create(&lock_path).with_context(|| format!("could not open `{}`", lock_path.display()))?;
     lock.lock().with_context(|| format!("could not lock `{}`", lock_path.display()))?;
-    // Another process may have filled it while we waited.
+    // Another process may have filled the folder while we waited for the lock.
     if is_whole(&folder) {
         return Ok(folder);
     }
@@ -125,7 +125,7 @@ fn ensure_package(name: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<
     Ok(folder)
 }
 
-/// Writes one line per file: size, a space, and its path below `folder`.
+/// Writes the marker: for each file one line with its size, a space, and its path below `folder`.
 fn write_marker(folder: &Path) -> Result<()> {
     let mut lines = String::new();
     let mut to_visit = vec![folder.to_owned()];
@@ -162,7 +162,7 @@ fn copy_jars(folder: &Path, coordinates: &[String]) -> Result<()> {
     run_maven(folder, "copy-dependencies", &folder.join("jars"), coordinates)
 }
 
-/// Runs one goal of the dependency plugin over a project that depends on `coordinates` and has nothing else.
+/// Runs one goal of the dependency plugin, for a project that depends on `coordinates` and has nothing else.
 fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -> Result<()> {
     let dependencies: String = coordinates
         .iter()
@@ -188,7 +188,7 @@ fn run_maven(folder: &Path, goal: &str, output: &Path, coordinates: &[String]) -
     run(&mut maven, "install Maven (Debian: apt-get install maven) or set KAFKA_BOOTSTRAP_SERVERS and DATABASE_URL")
 }
 
-/// Runs a program to its end; its output appears only when it fails.
+/// Runs a program to its end. Its output is shown only if it fails.
 pub(crate) fn run(command: &mut Command, when_missing: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = match command.stdin(Stdio::null()).output() {
@@ -216,8 +216,8 @@ pub(crate) fn require_java() -> Result<()> {
 /// The advice for a missing `java`.
 pub(crate) const JAVA_MISSING: &str = "install a Java runtime of version 17 or later (Debian: apt-get install default-jre-headless) or set KAFKA_BOOTSTRAP_SERVERS";
 
-/// Unpacks the one .txz below `unpacked` into `folder`. The decompressor is built in; `tar` is there on every system that
-/// we run on, `xz` isn't.
+/// Unpacks the only .txz file below `unpacked` into `folder`. The decompressor is part of this program, because `xz` isn't
+/// installed everywhere; `tar` is.
 fn unpack_archive(unpacked: &Path, folder: &Path) -> Result<()> {
     let archive = fs::read_dir(unpacked)?
         .filter_map(|entry| entry.ok().map(|entry| entry.path()))

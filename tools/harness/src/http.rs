@@ -1,4 +1,4 @@
-//! One HTTP GET at a time, as much of the protocol as asking a daemon of ours takes.
+//! A minimal HTTP client: one GET request at a time, with as much of the protocol as our own daemon needs.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,10 +17,11 @@ pub struct Response {
     pub body: String,
 }
 
-/// Asks `address` (`host:port`) for `path`. It speaks HTTP/1.0, so the body ends when the connection does.
+/// Sends a GET request for `path` to `address` (`host:port`). It uses HTTP/1.0, so the end of the connection marks the end of the
+/// body.
 ///
 /// # Errors
-/// When nobody listens, or no whole answer comes within ten seconds of silence.
+/// If nobody listens, or if the answer isn't complete when nothing has arrived for ten seconds.
 pub fn get(address: &str, path: &str) -> Result<Response> {
     let ask = || -> Result<Response> {
         let mut connection = TcpStream::connect(address)?;
@@ -40,8 +41,7 @@ fn parse(answer: &str) -> Option<Response> {
     Some(Response { status, body: body.to_owned() })
 }
 
-/// Returns the sum of the series named `name` that carry all of `labels`, in a text of metrics; `None` when there is
-/// none.
+/// Returns the sum of the series named `name` that have all of `labels`, from a text of metrics; `None` if there are none.
 pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let matching = text.lines().filter_map(|line| {
         let rest = line.strip_prefix(name)?;
@@ -55,7 +55,7 @@ pub fn metric(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     matching.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
 }
 
-/// Takes `a="1",b="x\"y"} 5` apart into the labels and what follows the brace.
+/// Splits `a="1",b="x\"y"} 5` into the labels and the text after the brace.
 fn split_labels(mut text: &str) -> Option<(Vec<(String, String)>, &str)> {
     let mut labels = Vec::new();
     loop {

@@ -1,7 +1,7 @@
 //! A real Kafka: one broker or three in KRaft mode, or one with ZooKeeper.
 //!
-//! A broker keeps its port and its data over [`Kafka::stop`], [`Kafka::kill`] and [`Kafka::start_again`]. Brokers are
-//! named by their index, from 0.
+//! A broker keeps its port and its data if it is stopped or killed and then started again ([`Kafka::stop`], [`Kafka::kill`],
+//! [`Kafka::start_again`]). Brokers are identified by their index, from 0.
 
 mod client;
 mod produce;
@@ -24,27 +24,28 @@ use crate::process::{Output, Process, Program, Run, Signal};
 use crate::tls::Authority;
 use crate::{Proxy, TunedFor, fetch, free_port};
 
-/// Two cores may be busy with a build while three brokers start.
+/// The longest time for a start. It is long, because a build may use both cores while three brokers start.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// Another process may take a port between the check and the start, and ZooKeeper remembers a killed broker until its session ends.
+/// How often a start is tried. Another process may take a port between the check and the start, and ZooKeeper remembers a killed
+/// broker until its session ends.
 const START_ATTEMPTS: usize = 4;
 
-/// A running Kafka. Dropping it kills its processes and removes its data.
+/// A running Kafka. When it is dropped, its processes are killed and its data is removed.
 #[derive(Debug)]
 pub struct Kafka {
     bootstrap_servers: String,
     own: Option<Own>,
 }
 
-/// State of a Kafka that we started ourselves.
+/// The state of a Kafka that we started ourselves.
 #[derive(Debug)]
 struct Own {
-    /// Contended by tests that stop and start brokers of a shared Kafka in parallel.
+    /// The lock is contended if parallel tests stop and start brokers of a shared Kafka.
     brokers: Vec<Mutex<Broker>>,
     #[expect(dead_code, reason = "held to live as long as its broker")]
     zookeeper: Option<Process>,
-    /// Holds the files of the certificates as long as the brokers.
+    /// The certificates' files, which must exist as long as the brokers run.
     authority: Option<Arc<Authority>>,
 }
 
@@ -53,17 +54,17 @@ struct Broker {
     run: Arc<Run>,
     program: Program,
     port: u16,
-    /// The port of the listener that gives clients the address of a proxy.
+    /// The port of a listener that tells clients the address of the proxy instead of the broker's.
     proxied_port: Option<u16>,
     secure_ports: Vec<(Listener, u16)>,
     process: Option<Process>,
 }
 
 impl Kafka {
-    /// Starts what `spec` asks for and waits until every broker serves.
+    /// Starts the Kafka that `spec` describes, and waits until every broker serves.
     ///
     /// # Errors
-    /// When Kafka can't be fetched or a broker doesn't start; the error shows the end of its log.
+    /// If Kafka can't be downloaded or a broker doesn't start. The error shows the end of its log.
     pub fn start(spec: &KafkaSpec) -> Result<Self> {
         let mut attempt = 1;
         loop {
@@ -74,13 +75,13 @@ impl Kafka {
         }
     }
 
-    /// As [`Kafka::start`], with a proxy in front of each broker, by index. A client that connects to one of the proxies stays on
-    /// the proxies; [`Kafka::bootstrap_servers`] still bypasses them.
+    /// Like [`Kafka::start`], with a proxy in front of each broker. Returns the proxies by the index of their broker. A client
+    /// that connects to one of them uses only proxies; [`Kafka::bootstrap_servers`] are the addresses without proxies.
     ///
     /// # Errors
     /// As [`Kafka::start`].
     pub fn start_behind_proxies(spec: &KafkaSpec) -> Result<(Self, Vec<Proxy>)> {
-        // Started before the brokers, which need the proxies' addresses.
+        // Start the proxies before the brokers, which need the proxies' addresses.
         let proxies: Vec<Proxy> = (0..spec.brokers()).map(|_| Proxy::start("127.0.0.1:1")).collect::<Result<_>>()?;
         let spec = KafkaSpec { proxies: proxies.iter().map(Proxy::addr).collect(), ..spec.clone() };
         let kafka = Self::start(&spec)?;
@@ -113,7 +114,7 @@ impl Kafka {
             brokers.push(Broker { run: Arc::clone(&run), program, port, proxied_port, secure_ports, process: None });
         }
         let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        // All brokers are started before waiting for the first: a quorum of three needs two.
+        // Start all brokers before waiting for the first one, because a quorum of three needs two.
         for broker in &mut brokers {
             broker.spawn()?;
         }
@@ -127,7 +128,8 @@ impl Kafka {
         Ok(kafka)
     }
 
-    /// Returns a Kafka that was started elsewhere: topics can be created and records produced, but no broker stopped.
+    /// Returns a Kafka that was started by someone else. Topics can be created and records produced, but brokers can't be
+    /// stopped.
     pub fn external(bootstrap_servers: &str) -> Self {
         Self { bootstrap_servers: bootstrap_servers.to_owned(), own: None }
     }
@@ -142,10 +144,10 @@ impl Kafka {
         self.own.is_none()
     }
 
-    /// Returns the address of one broker, for a proxy before it.
+    /// Returns the address of one broker, so that a proxy can be put in front of it.
     ///
     /// # Errors
-    /// When this Kafka is external or has no such broker.
+    /// If this Kafka is external or has no such broker.
     pub fn address(&self, broker: usize) -> Result<String> {
         Ok(format!("127.0.0.1:{}", self.broker(broker)?.port))
     }
@@ -153,8 +155,8 @@ impl Kafka {
     /// Returns the process id of a broker.
     ///
     /// # Errors
-    /// When the broker isn't running, and as for every method that takes a broker, when this Kafka is external or has no
-    /// such broker.
+    /// If the broker isn't running. This method, like every one that takes a broker, also fails if this Kafka is external or has
+    /// no such broker.
     pub fn pid(&self, broker: usize) -> Result<u32> {
         Ok(self.broker(broker)?.running()?.pid())
     }
@@ -162,16 +164,16 @@ impl Kafka {
     /// Returns the folder of a broker's data.
     ///
     /// # Errors
-    /// When this Kafka is external or has no such broker.
+    /// If this Kafka is external or has no such broker.
     pub fn data_dir(&self, broker: usize) -> Result<std::path::PathBuf> {
         // Node ids begin at 1.
         Ok(self.broker(broker)?.run.folder().join(format!("data-{}", broker + 1)))
     }
 
-    /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over and flushes.
+    /// Shuts a broker down cleanly (SIGTERM): it hands its partitions over and writes all data to disk.
     ///
     /// # Errors
-    /// When it isn't running or takes longer than a minute.
+    /// If it isn't running or takes longer than a minute.
     pub fn stop(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         let process = broker.running()?;
@@ -184,7 +186,7 @@ impl Kafka {
     /// Kills a broker (SIGKILL).
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn kill(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         broker.running()?.kill()?;
@@ -192,10 +194,10 @@ impl Kafka {
         Ok(())
     }
 
-    /// Starts a broker that was stopped or killed, on the same port and data, and waits until it serves.
+    /// Starts a broker that was stopped or killed, on the same port and with the same data, and waits until it serves.
     ///
     /// # Errors
-    /// When it is running already or doesn't start.
+    /// If it is running already or doesn't start.
     pub fn start_again(&self, broker: usize) -> Result<()> {
         let mut broker = self.broker(broker)?;
         ensure!(broker.process.is_none(), "the broker is running already");
@@ -212,7 +214,7 @@ impl Kafka {
         self.await_a_broker(START_DEADLINE)
     }
 
-    /// Stops a broker and starts it again; see [`Kafka::stop`] and [`Kafka::start_again`].
+    /// Stops a broker and starts it again, like [`Kafka::stop`] and then [`Kafka::start_again`].
     ///
     /// # Errors
     /// As those two.
@@ -221,10 +223,10 @@ impl Kafka {
         self.start_again(broker)
     }
 
-    /// Suspends a broker (SIGSTOP): its connections stay open and silent.
+    /// Suspends a broker (SIGSTOP). Its connections stay open, but it doesn't answer.
     ///
     /// # Errors
-    /// The broker isn't running.
+    /// If the broker isn't running.
     pub fn pause(&self, broker: usize) -> Result<()> {
         self.broker(broker)?.running()?.pause()
     }
@@ -232,7 +234,7 @@ impl Kafka {
     /// Resumes a suspended broker (SIGCONT).
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn resume(&self, broker: usize) -> Result<()> {
         self.broker(broker)?.running()?.resume()
     }
@@ -254,7 +256,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Waits for the port; on failure the process is dropped and so killed.
+    /// Waits until the port accepts connections. If it doesn't, the process is dropped, which kills it.
     fn await_listening(&mut self) -> Result<()> {
         let process = self.running()?;
         let ready = process.await_ready("the broker", START_DEADLINE, || is_listening(self.port));
@@ -287,9 +289,9 @@ fn java(
     log: std::path::PathBuf,
 ) -> Program {
     let flags: &[&str] = match tuned_for {
-        // Fast compilation rather than fast code, one collector thread, little memory.
+        // These flags ask for fast compilation rather than fast code, one collector thread and little memory.
         TunedFor::Tests => &["-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"],
-        // The flags of Kafka's own start script.
+        // These are the flags of Kafka's own start script.
         TunedFor::Speed => {
             &["-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+ExplicitGCInvokesConcurrent"]
         }

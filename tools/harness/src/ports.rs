@@ -1,8 +1,9 @@
 //! Free ports on loopback.
 //!
-//! Ports are chosen below the range that the system uses for outgoing connections. A restarted server keeps its port. While it is
-//! down, a client that reconnects may be given a port of that range: if it is the server's own, the client connects to itself, and
-//! the server can't start. A server on port 0 would get such a port.
+//! Ports are chosen below the range that the system uses for outgoing connections. The reason is that a restarted server keeps
+//! its port. While it is down, the system may give a port of that range to a client that tries to reconnect. If that is the
+//! server's own port, the client connects to itself, and the server can't start. A server that listens on port 0 would get a port
+//! of that range.
 
 use std::collections::BTreeSet;
 use std::net::TcpListener;
@@ -14,13 +15,13 @@ use anyhow::{Result, bail};
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
 
-/// Contended by tests that start servers in parallel: two of them must not get the same port.
+/// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same port.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// Returns a port on 127.0.0.1 that was free a moment ago and that this process hasn't been given before.
+/// Returns a port on 127.0.0.1 that was free a moment ago, and that this function hasn't returned before.
 ///
 /// # Errors
-/// When a thousand random candidates were all taken.
+/// If a thousand random candidates were all taken.
 pub fn free_port() -> Result<u16> {
     let mut handed_out = HANDED_OUT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for _ in 0..ATTEMPTS {

@@ -1,7 +1,7 @@
 //! A real PostgreSQL, with settings, crashes, and restores to an earlier state.
 //!
-//! It trusts every connection from this machine as `postgres`, over TCP on 127.0.0.1 and over a socket in its folder.
-//! If we are root it runs as `nobody`, because it refuses to run as root.
+//! It accepts every connection from this machine as user `postgres` without a password, over TCP on 127.0.0.1 and over a socket
+//! in its folder. If we are root, it runs as `nobody`, because Postgres refuses to run as root.
 
 mod cluster;
 mod spec;
@@ -20,16 +20,16 @@ use crate::process::{Output, Process, Program, Run, Signal};
 use crate::tls::{Authority, Identity};
 use crate::{fetch, free_port, unique_name, usage};
 
-/// Two cores may be busy with a build, and recovery after a crash takes time.
+/// The longest time for a start. It is long, because a build may use both cores, and recovery after a crash takes time.
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
-/// Another process may take a port between the check and the start.
+/// How often a start is tried. Another process may take the port between the check and the start.
 const START_ATTEMPTS: usize = 3;
 
-/// A running Postgres. Dropping it kills its processes and removes its data.
+/// A running Postgres. When it is dropped, its processes are killed and its data is removed.
 #[derive(Debug)]
 pub struct Postgres {
-    /// The URL up to the database's name, and the rest after it.
+    /// The URL in two parts: before the database's name, and after it.
     url: (String, String),
     own: Option<Own>,
 }
@@ -40,11 +40,11 @@ struct Own {
     run: Arc<Run>,
     program: Program,
     data: PathBuf,
-    /// Contended by tests that stop and start a shared Postgres in parallel.
+    /// The lock is contended if parallel tests stop and start a shared Postgres.
     process: Mutex<Option<Process>>,
 }
 
-/// A test's own database.
+/// A database for one test.
 #[derive(Debug, Clone)]
 pub struct Database {
     pub name: String,
@@ -52,15 +52,15 @@ pub struct Database {
 }
 
 impl Database {
-    /// Returns a new connection to it.
+    /// Returns a new connection to the database.
     ///
     /// # Errors
-    /// When Postgres refuses.
+    /// If Postgres refuses.
     pub async fn connect(&self) -> Result<PgConnection> {
         PgConnection::connect(&self.url).await.with_context(|| format!("could not connect to database `{}`", self.name))
     }
 
-    /// Returns its connection string with another address, such as that of a proxy.
+    /// Returns the connection string of the database with another address, such as that of a proxy.
     pub fn url_at(&self, address: impl std::fmt::Display) -> String {
         let (scheme_and_user, rest) = self.url.rsplit_once('@').unwrap_or(("postgres://postgres", &self.url));
         let path = rest.split_once('/').map_or("", |(_, path)| path);
@@ -72,7 +72,7 @@ impl Postgres {
     /// Creates a new cluster, starts it, and waits until it serves.
     ///
     /// # Errors
-    /// When Postgres can't be fetched or doesn't start; the error shows the end of its log.
+    /// If Postgres can't be downloaded or doesn't start. The error shows the end of its log.
     pub fn start(spec: &PostgresSpec) -> Result<Self> {
         let mut attempt = 1;
         loop {
@@ -85,11 +85,11 @@ impl Postgres {
         }
     }
 
-    /// Starts a streaming replica on a copy of this Postgres' data; this one is stopped and restarted for the copy. Replication is
-    /// asynchronous: what the replica hasn't received is lost when it is promoted.
+    /// Starts a streaming replica on a copy of this Postgres' data. This Postgres is stopped for the copy and started again.
+    /// Replication is asynchronous, so what the replica hasn't received is lost if it is promoted.
     ///
     /// # Errors
-    /// When either doesn't start, and when this Postgres is external.
+    /// If one of them doesn't start, or if this Postgres is external.
     pub fn start_replica(&self, spec: &PostgresSpec) -> Result<Self> {
         let own = self.own()?;
         let address = self.address();
@@ -105,10 +105,10 @@ impl Postgres {
         Self::start_on(&spec.clone().setting(&follow), prepare).context("could not start a replica")
     }
 
-    /// Promotes a replica to primary, and waits until that is done.
+    /// Promotes a replica to primary, and waits until it is one.
     ///
     /// # Errors
-    /// When it is none, or takes longer than a minute.
+    /// If this isn't a replica, or if it takes longer than a minute.
     pub async fn promote(&self) -> Result<()> {
         let mut connection = self.connect("postgres").await?;
         let promoted: bool = sqlx::query_scalar("SELECT pg_promote()").fetch_one(&mut connection).await?;
@@ -124,7 +124,7 @@ impl Postgres {
         })
     }
 
-    /// Starts a server on the data folder that `prepare` creates.
+    /// Starts a server with the data folder that `prepare` creates.
     fn start_on(spec: &PostgresSpec, prepare: impl FnOnce(&Path) -> Result<()>) -> Result<Self> {
         let binaries = fetch::postgres()?.join("bin");
         let run = Run::start("postgres")?;
@@ -152,10 +152,10 @@ impl Postgres {
         Ok(Self { url, own: Some(own) })
     }
 
-    /// Returns a Postgres that was started elsewhere: databases can be created, but it can't be stopped.
+    /// Returns a Postgres that was started by someone else. Databases can be created, but it can't be stopped.
     ///
     /// # Errors
-    /// When `url` is no connection string of the form `postgres://…/database`.
+    /// If `url` is no connection string of the form `postgres://…/database`.
     pub fn external(url: &str) -> Result<Self> {
         let (base, parameters) = match url.find('?') {
             Some(at) => url.split_at(at),
@@ -173,12 +173,12 @@ impl Postgres {
         format!("{before}{database}{after}")
     }
 
-    /// Returns whether it was started elsewhere, so that it can't be stopped or killed.
+    /// Returns whether it was started by someone else, so that it can't be stopped or killed.
     pub fn is_external(&self) -> bool {
         self.own.is_none()
     }
 
-    /// Returns its address (`host:port`), for a proxy before it.
+    /// Returns the address (`host:port`) of the server, so that a proxy can be put in front of it.
     pub fn address(&self) -> String {
         const DEFAULT_PORT: u16 = 5432;
         let before = &self.url.0;
@@ -190,7 +190,7 @@ impl Postgres {
     /// Creates an empty database with a unique name.
     ///
     /// # Errors
-    /// When Postgres refuses.
+    /// If Postgres refuses.
     pub async fn create_database(&self) -> Result<Database> {
         let name = unique_name("test");
         let mut connection = self.connect("postgres").await?;
@@ -203,18 +203,17 @@ impl Postgres {
     /// Opens a connection to a database.
     ///
     /// # Errors
-    /// When Postgres refuses.
+    /// If Postgres refuses.
     pub async fn connect(&self, database: &str) -> Result<PgConnection> {
         let connected = PgConnection::connect(&self.url(database)).await;
         connected.with_context(|| format!("could not connect to database `{database}`"))
     }
 
-    /// Shuts it down without waiting for clients ("fast").
+    /// Shuts the server down without waiting for clients ("fast").
     ///
     /// # Errors
-    /// It isn't running, or takes longer than a minute; or this Postgres is external, as for all functions below about its
-    /// processes and data.
-    /// is about its processes or its data.
+    /// If it isn't running, or takes longer than a minute. This function, like all those below about processes and data, also
+    /// fails if this Postgres is external.
     pub fn stop(&self) -> Result<()> {
         let mut process = self.own()?.process();
         let running = process.as_ref().context(NOT_RUNNING)?;
@@ -224,10 +223,10 @@ impl Postgres {
         Ok(())
     }
 
-    /// Kills it with all its children (SIGKILL): a crash. Committed data must survive it.
+    /// Kills the server with all its children (SIGKILL), as in a crash. Committed data must survive it.
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn kill(&self) -> Result<()> {
         let mut process = self.own()?.process();
         process.as_ref().context(NOT_RUNNING)?.kill()?;
@@ -235,15 +234,16 @@ impl Postgres {
         Ok(())
     }
 
-    /// Starts it after [`Postgres::stop`] or [`Postgres::kill`], on its port and its data, and waits until it serves.
+    /// Starts the server after [`Postgres::stop`] or [`Postgres::kill`], on the same port and with the same data, and waits until
+    /// it serves.
     ///
     /// # Errors
-    /// When it is running already or doesn't start.
+    /// If it is running already or doesn't start.
     pub fn start_again(&self) -> Result<()> {
         self.own()?.start().context("could not start Postgres again")
     }
 
-    /// Stops it and starts it again; see [`Postgres::stop`] and [`Postgres::start_again`].
+    /// Stops the server and starts it again, like [`Postgres::stop`] and then [`Postgres::start_again`].
     ///
     /// # Errors
     /// As those two.
@@ -252,10 +252,10 @@ impl Postgres {
         self.start_again()
     }
 
-    /// Suspends it and its children (SIGSTOP): connections stay open and silent.
+    /// Suspends the server and its children (SIGSTOP). Connections stay open, but it doesn't answer.
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn pause(&self) -> Result<()> {
         self.own()?.process().as_ref().context(NOT_RUNNING)?.pause()
     }
@@ -263,7 +263,7 @@ impl Postgres {
     /// Resumes a suspended server (SIGCONT).
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn resume(&self) -> Result<()> {
         self.own()?.process().as_ref().context(NOT_RUNNING)?.resume()
     }
@@ -271,7 +271,7 @@ impl Postgres {
     /// Returns the process id of the postmaster.
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.own()?.process().as_ref().context(NOT_RUNNING)?.pid())
     }
@@ -279,40 +279,40 @@ impl Postgres {
     /// Returns the process ids of the postmaster's children: backends and background processes.
     ///
     /// # Errors
-    /// When it isn't running.
+    /// If it isn't running.
     pub fn backend_pids(&self) -> Result<Vec<u32>> {
         Ok(usage::descendants(self.pid()?))
     }
 
-    /// Returns its data folder.
+    /// Returns the server's data folder.
     ///
     /// # Errors
-    /// When this Postgres is external.
+    /// If this Postgres is external.
     pub fn data_dir(&self) -> Result<&Path> {
         Ok(&self.own()?.data)
     }
 
-    /// Returns the folder of its Unix socket.
+    /// Returns the folder of the server's Unix socket.
     ///
     /// # Errors
-    /// When this Postgres is external.
+    /// If this Postgres is external.
     pub fn socket_dir(&self) -> Result<&Path> {
         self.own()?.data.parent().context("its data has no parent folder")
     }
 
-    /// Uses another certificate from its next start on; it must have been started with [`PostgresSpec::tls`].
+    /// Replaces the server's certificate, from its next start on. It must have been started with [`PostgresSpec::tls`].
     ///
     /// # Errors
-    /// When the files can't be written.
+    /// If the files can't be written.
     pub fn set_certificate(&self, authority: &Authority, identity: &Identity) -> Result<()> {
         let own = self.own()?;
         install_certificate(authority, identity, &own.data, own.program.user)
     }
 
-    /// Copies its data to a new folder at `path`, as a backup. It must be stopped.
+    /// Copies the server's data to a new folder at `path`, as a backup. The server must be stopped.
     ///
     /// # Errors
-    /// When it is running, or the copy fails.
+    /// If the server is running, or the copy fails.
     pub fn copy_data_dir_to(&self, path: &Path) -> Result<()> {
         let own = self.own()?;
         let process = own.process();
@@ -320,10 +320,10 @@ impl Postgres {
         copy(&own.data, path)
     }
 
-    /// Replaces its data with a backup made by [`Postgres::copy_data_dir_to`]. It must be stopped.
+    /// Replaces the server's data by a backup that [`Postgres::copy_data_dir_to`] made. The server must be stopped.
     ///
     /// # Errors
-    /// When it is running, or the copy fails.
+    /// If the server is running, or the copy fails.
     pub fn restore_data_dir_from(&self, path: &Path) -> Result<()> {
         let own = self.own()?;
         let process = own.process();

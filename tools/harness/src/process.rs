@@ -1,9 +1,9 @@
-//! Processes that die with us.
+//! Processes that end when this process ends.
 //!
-//! A [`Run`] is a temporary folder and a guard: a small shell script that reads from a pipe whose only writer is this
-//! process. When we end in any way, SIGKILL included, the pipe ends; the guard then kills what still runs, with its
-//! children, and removes the folder. A [`Process`] is started in two steps, so that no moment is left in which it runs
-//! unguarded: a shell waits for our word, we name its id to the guard, and then it becomes the program.
+//! A [`Run`] is a temporary folder and a guard. The guard is a small shell script that reads from a pipe whose only writer is
+//! this process. When this process ends in any way, even by SIGKILL, the guard reads the end of the pipe. It then kills the
+//! processes that still run, with their children, and removes the folder. A [`Process`] is started in two steps, so that it never
+//! runs unguarded: a shell waits for a word from us, we tell the guard its id, and only then does it become the program.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -21,32 +21,34 @@ use rustix::process::{Pid, kill_process};
 use crate::{cache, usage};
 
 const GUARD: &str = include_str!("guard.sh");
-/// Waits for `go` and becomes the program. When we die before, `read` fails and the program never starts.
+/// Waits for the word `go`, and then becomes the program. If this process ends before that, `read` fails and the program never
+/// starts.
 const LAUNCHER: &str = r#"read -r word && [ "$word" = go ] && exec "$@" </dev/null"#;
 const LAST_SIGNAL_DEADLINE: Duration = Duration::from_secs(2);
 const LOG_LINES_SHOWN: usize = 30;
 const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(5);
-/// Set to keep the folders of ended runs, with their logs.
+/// If this environment variable is set, the folders of ended runs are kept, with their logs.
 const KEEP: &str = "TIDEGATE_KEEP_RUNS";
 
-/// A folder of its own for what is started together, and the guard who ends it.
+/// A folder for processes that are started together, and the guard that ends them.
 #[derive(Debug)]
 pub struct Run {
     folder: PathBuf,
     guard: Mutex<Child>,
-    /// Closed to tell the guard that the run is over. Contended by the processes of the run that start and end in parallel.
+    /// The pipe to the guard. Closing it tells the guard that the run is over. The lock is contended if processes of the run
+    /// start and end in parallel.
     orders: Mutex<Option<ChildStdin>>,
 }
 
 impl Run {
-    /// Makes a folder with `name` in its name and starts its guard.
+    /// Creates a folder with `name` in its name, and starts its guard.
     ///
     /// # Errors
-    /// When there is no room for temporary files, or no `sh`.
+    /// If the folder can't be created, or there is no `sh`.
     pub fn start(name: &str) -> Result<Arc<Self>> {
         let folder = tempfile::Builder::new()
             .prefix(&format!("tidegate-{name}-"))
-            // Postgres may run as another user, so others may enter.
+            // Postgres may run as another user, so other users may enter the folder.
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()
             .context("could not make a temporary folder")?
@@ -81,12 +83,12 @@ impl Run {
 impl Drop for Run {
     fn drop(&mut self) {
         drop(lock(&self.orders).take());
-        // It needs no answer: a guard that is gone leaves nothing to wait for.
+        // Ignore an error: if the guard has ended already, there is nothing to wait for.
         drop(lock(&self.guard).wait());
     }
 }
 
-/// A user to run a program as.
+/// A user as which a program can run.
 #[derive(Debug, Clone, Copy)]
 pub struct User {
     pub uid: u32,
@@ -94,31 +96,32 @@ pub struct User {
     pub gid: u32,
 }
 
-/// Where a process writes.
+/// Where the output of a process goes.
 #[derive(Debug, Clone)]
 pub enum Output {
-    /// Both streams, appended to a file.
+    /// Both streams are appended to a file.
     Log(PathBuf),
-    /// Two pipes, to be taken with [`Process::take_pipes`].
+    /// Each stream has a pipe, which [`Process::take_pipes`] returns.
     Pipes,
 }
 
-/// A program and how to run it.
+/// A program, and how to run it.
 #[derive(Debug)]
 pub struct Program {
-    /// A path, or a name to be found on `PATH`.
+    /// The path of the program, or a name that is looked up in `PATH`.
     pub binary: OsString,
     pub args: Vec<OsString>,
-    /// Variables set beside those of this process.
+    /// Variables that are set in addition to those of this process.
     pub env: Vec<(String, String)>,
-    /// The user that it runs as, if not ours. Requires root.
+    /// The user as which the program runs; by default our own. Requires root.
     pub user: Option<User>,
     pub output: Output,
-    /// The signal that is tried for two seconds before SIGKILL, when it is dropped or the harness ends.
+    /// The signal that is sent when the process is dropped or the harness ends. If the process still runs two seconds later, it
+    /// gets SIGKILL.
     pub last_signal: Signal,
 }
 
-/// A started program. Dropping it ends it, with its children.
+/// A program that was started. When it is dropped, the program is ended, with its children.
 #[derive(Debug)]
 pub struct Process {
     run: Arc<Run>,
@@ -132,11 +135,11 @@ impl Process {
     /// Starts `program` under the guard of `run`.
     ///
     /// # Errors
-    /// When it can't be started; that it ends at once is told by [`Process::await_ready`].
+    /// If the program can't be started. If it ends right after its start, only [`Process::await_ready`] reports that.
     pub fn start(run: &Arc<Run>, program: &Program) -> Result<Self> {
         let mut launcher = Command::new("sh");
         launcher.args(["-c", LAUNCHER, "tidegate-launcher"]).arg(&program.binary).args(&program.args);
-        // The harness's own, which share the prefix of the daemon's.
+        // Remove the harness' own variables, which have the same prefix as the daemon's.
         launcher.env_remove(cache::CHOSEN_BY).env_remove(KEEP);
         launcher.envs(program.env.iter().map(|(name, value)| (name, value)));
         launcher.stdin(Stdio::piped()).current_dir("/").process_group(0);
@@ -176,16 +179,16 @@ impl Process {
 
     /// Returns the exit status, if the process has ended.
     pub fn exit_status(&self) -> Option<ExitStatus> {
-        // It is ours and waited for here alone, so the call can't fail.
+        // It is our child, and only this code waits for it. So the call can't fail.
         lock(&self.child).try_wait().ok().flatten()
     }
 
-    /// Sends `signal` to the process alone. One that has ended gets none.
+    /// Sends `signal` to the process, but not to its children. Does nothing if the process has ended.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // Held, so that the process can't be reaped and its id given to another in between.
+        // Keep the lock, so that the process can't be reaped in between and its id given to another one.
         let mut child = lock(&self.child);
         if child.try_wait()?.is_some() {
             return Ok(());
@@ -193,15 +196,15 @@ impl Process {
         send(self.pid, signal)
     }
 
-    /// Kills the process and its children at once (SIGKILL), waits until all are gone, and tells how it ended.
+    /// Kills the process and its children (SIGKILL), and waits until all have ended. Returns how the process ended.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn kill(&self) -> Result<ExitStatus> {
         if let Some(status) = self.exit_status() {
             return Ok(status);
         }
-        // Stopped first, so that it gives birth to none while we look.
+        // Suspend it first, so that it can't start more children while we look for them.
         self.signal(Signal::STOP)?;
         let children = usage::descendants(self.pid);
         self.signal(Signal::KILL)?;
@@ -215,28 +218,28 @@ impl Process {
         Ok(status)
     }
 
-    /// Stops the process and its children where they are (SIGSTOP), until [`Process::resume`].
+    /// Suspends the process and its children (SIGSTOP), until [`Process::resume`].
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn pause(&self) -> Result<()> {
         self.signal(Signal::STOP)?;
         usage::descendants(self.pid).into_iter().try_for_each(|child| send(child, Signal::STOP))
     }
 
-    /// Lets the process and its children go on (SIGCONT).
+    /// Resumes the process and its children (SIGCONT).
     ///
     /// # Errors
-    /// When the system refuses.
+    /// If the system refuses.
     pub fn resume(&self) -> Result<()> {
         usage::descendants(self.pid).into_iter().try_for_each(|child| send(child, Signal::CONT))?;
         self.signal(Signal::CONT)
     }
 
-    /// Waits until the process ends by itself or by a signal sent before.
+    /// Waits until the process ends, by itself or because of an earlier signal.
     ///
     /// # Errors
-    /// When `deadline` passes first.
+    /// If `deadline` passes first.
     pub fn await_exit(&self, deadline: Duration) -> Result<ExitStatus> {
         let started = Instant::now();
         loop {
@@ -253,7 +256,7 @@ impl Process {
     /// Waits until `is_ready` holds.
     ///
     /// # Errors
-    /// When the process ends or `deadline` passes first; the error shows the end of its log.
+    /// If the process ends or `deadline` passes first; the error shows the end of its log.
     pub fn await_ready(&self, what: &str, deadline: Duration, mut is_ready: impl FnMut() -> bool) -> Result<()> {
         let started = Instant::now();
         while !is_ready() {
@@ -268,7 +271,8 @@ impl Process {
         Ok(())
     }
 
-    /// Returns standard output and standard error of a process that was started with [`Output::Pipes`], once.
+    /// Returns the pipes of standard output and standard error, if the process was started with [`Output::Pipes`]. `None` at the
+    /// second call.
     pub fn take_pipes(&self) -> Option<(ChildStdout, ChildStderr)> {
         let mut child = lock(&self.child);
         child.stdout.take().zip(child.stderr.take())
@@ -282,18 +286,19 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.last_signal != Signal::KILL {
-            // A paused process does not handle the signal. The kill afterwards covers any failure here.
+            // A suspended process doesn't handle the signal, so resume it. Ignore any failure here, because the process is killed
+            // below.
             drop(self.resume().and_then(|()| self.signal(self.last_signal)));
             drop(self.await_exit(LAST_SIGNAL_DEADLINE));
         }
-        // The guard still has its id when this fails, and ends it with the run.
+        // If the kill fails, the guard still has the process' id, and ends it with the run.
         if self.kill().is_ok() {
             drop(self.run.tell_guard(&format!("forget {}\n", self.pid)));
         }
     }
 }
 
-/// Returns the last lines of a log, made ready to be put at the end of an error.
+/// Returns the last lines of a log, in the form in which they are added to an error.
 pub fn log_tail(path: &Path) -> String {
     let Ok(bytes) = fs::read(path) else { return String::new() };
     let text = String::from_utf8_lossy(&bytes);
@@ -302,7 +307,7 @@ pub fn log_tail(path: &Path) -> String {
     format!("; `{}` ends with:\n{shown}", path.display())
 }
 
-/// A process that is gone by now needs no signal.
+/// Sends a signal to a process. If it has ended already, that is no error.
 fn send(pid: u32, signal: Signal) -> Result<()> {
     let target = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no such process id")?;
     match kill_process(target, signal) {

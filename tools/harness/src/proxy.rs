@@ -1,9 +1,9 @@
-//! A network that fails when told to: a TCP proxy to put before Postgres or before a Kafka broker.
+//! A network that can be made to fail: a TCP proxy in front of Postgres or of a Kafka broker.
 //!
-//! By hand it cuts connections, refuses new ones, or falls silent while all stay open. Before Postgres it also reads the
-//! protocol and acts on a chosen message: "when COMMIT has been carried out, lose its reply".
+//! A test can make it cut connections, refuse new ones, or go silent while all stay open. In front of Postgres it also reads the
+//! protocol, and acts on a chosen message: for example, it loses the reply to a COMMIT after the COMMIT was executed.
 //!
-//! It runs on a thread of its own, so that a test may block without stopping its network.
+//! It runs on a thread of its own, so that the network keeps working while a test blocks.
 
 mod connection;
 mod dialog;
@@ -23,21 +23,21 @@ use self::trigger::Watched;
 pub use self::trigger::{Action, Armed, Trigger};
 use crate::free_port;
 
-/// A running proxy. Dropping it closes its connections.
+/// A running proxy. When it is dropped, its connections are closed.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
     state: Arc<State>,
-    /// `Some` until dropped.
+    /// The runtime; `None` only while this is dropped.
     runtime: Option<Runtime>,
 }
 
-/// State that every connection reads.
+/// The state that all connections read.
 #[derive(Debug)]
 struct State {
     control: watch::Sender<Control>,
     reads_postgres: bool,
-    /// Contended by the connections and the tests that arm triggers.
+    /// The triggers. The lock is contended by the connections, and by tests that arm triggers.
     watched: Mutex<Vec<Arc<Watched>>>,
     open: watch::Sender<usize>,
 }
@@ -51,18 +51,18 @@ struct Control {
 }
 
 impl Proxy {
-    /// Starts a proxy that forwards to `upstream` (`host:port`) and knows nothing of what it carries.
+    /// Starts a proxy that forwards to `upstream` (`host:port`) and doesn't look at the data.
     ///
     /// # Errors
-    /// When it can't listen.
+    /// If it can't listen.
     pub fn start(upstream: impl Into<String>) -> Result<Self> {
         Self::listen(upstream.into(), false)
     }
 
-    /// Starts a proxy before a Postgres at `upstream`, which can be armed with [`Proxy::arm`].
+    /// Starts a proxy in front of a Postgres at `upstream`. Triggers can be set with [`Proxy::arm`].
     ///
     /// # Errors
-    /// When it can't listen.
+    /// If it can't listen.
     pub fn start_postgres(upstream: impl Into<String>) -> Result<Self> {
         Self::listen(upstream.into(), true)
     }
@@ -81,7 +81,7 @@ impl Proxy {
         });
         let address = listener.local_addr()?;
         let serving = Arc::clone(&state);
-        // It runs as long as the runtime does, and nobody has to join it.
+        // The task runs as long as the runtime, and nobody has to wait for it.
         drop(runtime.spawn(async move { accept(TcpListener::from_std(listener)?, serving).await }));
         Ok(Self { address, state, runtime: Some(runtime) })
     }
@@ -117,13 +117,13 @@ impl Proxy {
         *self.state.open.borrow()
     }
 
-    /// Acts on the next message that `trigger` describes, on whichever connection it comes. Only a proxy that was started
-    /// with [`Proxy::start_postgres`] sees messages.
+    /// Sets a trigger: the proxy acts on the next message that `trigger` describes, on any connection. Only a proxy that was
+    /// started with [`Proxy::start_postgres`] reads messages.
     pub fn arm(&self, trigger: Trigger, action: Action) -> Armed {
         self.arm_times(trigger, action, 1)
     }
 
-    /// Acts as [`Proxy::arm`] does, on the next `times` such messages.
+    /// Like [`Proxy::arm`], for the next `times` such messages.
     pub fn arm_times(&self, trigger: Trigger, action: Action, times: u64) -> Armed {
         let (watched, armed) = trigger::arm(trigger, action, times);
         self.state.watched.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
@@ -134,7 +134,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // Not the plain drop, which may not happen inside a test's own runtime.
+            // Don't just drop the runtime, which isn't allowed inside of a test's own runtime.
             runtime.shutdown_background();
         }
     }
@@ -143,9 +143,9 @@ impl Drop for Proxy {
 async fn accept(listener: TcpListener, state: Arc<State>) -> std::io::Result<()> {
     let mut connections = JoinSet::new();
     loop {
-        // Taken in passing, so that ended ones don't pile up.
+        // Remove tasks that have ended, so that they don't accumulate.
         while connections.try_join_next().is_some() {}
-        // The kernel may be out of file descriptors for a while; the next try tells.
+        // If the process has no file descriptor left, the error may be over at the next attempt.
         let Ok((client, _)) = listener.accept().await else { continue };
         connections.spawn(connection::serve(client, Arc::clone(&state)));
     }

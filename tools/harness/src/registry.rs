@@ -1,6 +1,6 @@
-//! A stand-in for a schema registry: the part of Confluent's REST interface that a reader asks, answered as its
-//! documentation and a running registry have it. Not the real one: what it leaves out (contexts, compatibility, writes by HTTP)
-//! nobody here asks for.
+//! A stand-in for a schema registry. It has the part of Confluent's REST interface that a reader uses, and answers as the
+//! documentation says and as a real registry does. It lacks contexts, compatibility checks and writes by HTTP, which no test
+//! needs.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -11,7 +11,7 @@ use std::thread;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-/// A registry that listens on a port of its own until the process ends.
+/// A registry that listens on its own port until the process ends.
 #[derive(Debug, Clone)]
 pub struct Registry {
     address: SocketAddr,
@@ -20,24 +20,24 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct State {
-    /// By number: the answer to `/schemas/ids/N`.
+    /// The answers to `/schemas/ids/N`, by schema id.
     schemas: BTreeMap<u32, Value>,
-    /// By subject: the numbers of its versions.
+    /// The schema ids of each subject's versions.
     subjects: BTreeMap<String, Vec<u32>>,
-    /// Answers every question with this status.
+    /// If set, the registry answers every request with this status.
     failing: Option<u16>,
-    /// What `Authorization` must be.
+    /// The value that the `Authorization` header must have.
     authorization: Option<String>,
-    /// Knows no GUIDs, as before Confluent's 8.0.
+    /// Whether the registry knows no GUIDs, like those before Confluent 8.0.
     without_guids: bool,
     asked: Vec<String>,
 }
 
 impl Registry {
-    /// Starts one without schemas.
+    /// Starts a registry without schemas.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// If no port can be had.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let this = Self { address: listener.local_addr()?, state: Arc::default() };
@@ -45,7 +45,7 @@ impl Registry {
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let registry = served.clone();
-                // A client that goes away is no fault of the registry's.
+                // If a client closes its connection, that is no error of the registry.
                 thread::spawn(move || registry.serve(&connection).ok());
             }
         });
@@ -56,8 +56,8 @@ impl Registry {
         format!("http://{}", self.address)
     }
 
-    /// Adds a schema as the next version of a subject; its number. `kind` is AVRO, PROTOBUF or JSON; `references` are names
-    /// with subjects and versions.
+    /// Adds a schema as the next version of a subject. Returns its id. `kind` is AVRO, PROTOBUF or JSON. `references` has names,
+    /// each with a subject and a version.
     pub fn add(&self, subject: &str, kind: &str, schema: &str, references: &[(&str, &str, u32)]) -> u32 {
         let mut state = self.lock();
         let id = state.schemas.keys().last().map_or(1, |last| last + 1);
@@ -77,27 +77,27 @@ impl Registry {
         id
     }
 
-    /// Answers with this status from now on, or properly again.
+    /// Makes the registry answer every request with this status from now on; with `None`, normally again.
     pub fn fail_with(&self, status: Option<u16>) {
         self.lock().failing = status;
     }
 
-    /// Refuses whoever doesn't send this `Authorization`.
+    /// Makes the registry refuse requests that don't have this value of `Authorization`.
     pub fn require(&self, authorization: Option<&str>) {
         self.lock().authorization = authorization.map(str::to_owned);
     }
 
-    /// Returns the value of the header by which a serializer names this schema by its GUID.
+    /// Returns the value of the header in which a serializer names this schema by its GUID.
     pub fn guid_header(id: u32) -> Vec<u8> {
         [&[1][..], &guid(id)].concat()
     }
 
-    /// Knows no GUIDs from now on, or does again.
+    /// Sets whether the registry knows no GUIDs from now on.
     pub fn without_guids(&self, without: bool) {
         self.lock().without_guids = without;
     }
 
-    /// Returns the paths that were asked for, in order.
+    /// Returns the paths that were requested, in order.
     pub fn asked(&self) -> Vec<String> {
         self.lock().asked.clone()
     }
@@ -176,14 +176,15 @@ impl Registry {
     }
 }
 
-/// Returns the GUID of a schema: any sixteen bytes that differ by schema, and that have no order which a reader might mix up.
+/// Returns the GUID of a schema: sixteen bytes that differ for each schema. They are not symmetric, so that a reader that
+/// reverses them is noticed.
 fn guid(id: u32) -> [u8; 16] {
     let mut guid = *b"\xf0\x0d\xba\xbe\x01\x23\x45\x67\x89\xab\xcd\xef\0\0\0\0";
     guid[12..].copy_from_slice(&id.to_be_bytes());
     guid
 }
 
-/// Returns a GUID as the registry's paths have it.
+/// Returns a GUID in the form that the registry's paths use.
 fn guid_text(id: u32) -> String {
     let digits: String = guid(id).iter().map(|byte| format!("{byte:02x}")).collect();
     [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]].join("-")

@@ -1,8 +1,8 @@
-//! The servers that all tests of a process share. Each is started when first asked for and ends with the process.
+//! The servers that all tests of a process share. Each is started when a test first needs it, and ends with the process.
 //!
-//! Tests keep apart by topics ([`crate::unique_name`]) and databases ([`Postgres::create_database`]) of their own. A test
-//! that stops, kills or pauses a server starts one for itself instead. `KAFKA_BOOTSTRAP_SERVERS` and `DATABASE_URL` name
-//! servers to use in place of [`kafka`] and [`postgres`].
+//! Each test uses its own topics ([`crate::unique_name`]) and databases ([`Postgres::create_database`]), so tests don't disturb
+//! each other. A test that stops, kills or pauses a server starts its own server. `KAFKA_BOOTSTRAP_SERVERS` and `DATABASE_URL`
+//! name existing servers to use in place of [`kafka`] and [`postgres`].
 
 use std::sync::OnceLock;
 
@@ -10,13 +10,13 @@ use anyhow::{Result, anyhow};
 
 use crate::{Kafka, KafkaSpec, Postgres, PostgresSpec};
 
-/// A start that failed is not tried again: the next test would wait for the same failure.
+/// The result of a start. If it failed, it is not tried again, because the next test would only wait for the same failure.
 type Once<T> = OnceLock<Result<T, String>>;
 
 /// Returns one Kafka broker in KRaft mode, or the Kafka that `KAFKA_BOOTSTRAP_SERVERS` names.
 ///
 /// # Errors
-/// When it could not be started.
+/// If it could not be started.
 pub fn kafka() -> Result<&'static Kafka> {
     static KAFKA: Once<Kafka> = OnceLock::new();
     once(&KAFKA, || match set_variable("KAFKA_BOOTSTRAP_SERVERS") {
@@ -25,10 +25,10 @@ pub fn kafka() -> Result<&'static Kafka> {
     })
 }
 
-/// Three Kafka brokers in KRaft mode.
+/// Returns three Kafka brokers in KRaft mode.
 ///
 /// # Errors
-/// When they could not be started.
+/// If they could not be started.
 pub fn kafka_cluster() -> Result<&'static Kafka> {
     static CLUSTER: Once<Kafka> = OnceLock::new();
     once(&CLUSTER, || Kafka::start(&KafkaSpec::cluster()))
@@ -37,7 +37,7 @@ pub fn kafka_cluster() -> Result<&'static Kafka> {
 /// Returns one Kafka broker with ZooKeeper.
 ///
 /// # Errors
-/// When it could not be started.
+/// If it could not be started.
 pub fn zookeeper_kafka() -> Result<&'static Kafka> {
     static ZOOKEEPER: Once<Kafka> = OnceLock::new();
     once(&ZOOKEEPER, || Kafka::start(&KafkaSpec::zookeeper()))
@@ -46,7 +46,7 @@ pub fn zookeeper_kafka() -> Result<&'static Kafka> {
 /// Returns a Postgres, or the one that `DATABASE_URL` names.
 ///
 /// # Errors
-/// When it could not be started.
+/// If it could not be started.
 pub fn postgres() -> Result<&'static Postgres> {
     static POSTGRES: Once<Postgres> = OnceLock::new();
     once(&POSTGRES, || match set_variable("DATABASE_URL") {

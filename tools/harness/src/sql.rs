@@ -1,22 +1,22 @@
-//! The few queries that benches, demo and chaos all ask.
+//! A few queries that benches, the demo and the chaos tool all use.
 
 use anyhow::{Context, Result};
 use sqlx::{PgConnection, Row};
 
-/// Returns the first column, a `bigint`, of the first row.
+/// Returns the first column of the first row, which must be a `bigint`.
 ///
 /// # Errors
-/// When Postgres refuses, or there is no such value; the error names `sql`.
+/// If Postgres refuses, or there is no such value. The error contains `sql`.
 pub async fn number(connection: &mut PgConnection, sql: &str) -> Result<i64> {
     let row = sqlx::query(sql).persistent(false).fetch_one(connection).await.with_context(|| sql.to_owned())?;
     Ok(row.try_get(0)?)
 }
 
-/// Returns the sum of a pipeline's offsets in the ledger, which is the number of its records that are committed if its
-/// partitions began at offset 0. It is 0 while there is no ledger.
+/// Returns the sum of a pipeline's offsets in the ledger. If its partitions began at offset 0, this is the number of its
+/// committed records. Returns 0 if there is no ledger yet.
 ///
 /// # Errors
-/// When Postgres refuses.
+/// If Postgres refuses.
 pub async fn committed_records(connection: &mut PgConnection, pipeline: &str) -> Result<u64> {
     if number(connection, "SELECT (to_regclass('tidegate.ledger') IS NOT NULL)::int::int8").await? == 0 {
         return Ok(0);

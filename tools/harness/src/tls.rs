@@ -1,6 +1,6 @@
-//! A certificate authority that is created for one test run, and the certificates that it signs.
+//! A certificate authority that is created for one test run, and certificates that it signs.
 //!
-//! Keys are P-256 in PKCS#8, which Kafka, PostgreSQL, OpenSSL and rustls all read. Nothing here is meant to stay secret.
+//! Keys are P-256 in PKCS#8, which Kafka, PostgreSQL, OpenSSL and rustls can all read. Nothing here needs to stay secret.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,33 +11,33 @@ use rcgen::{
     KeyUsagePurpose, date_time_ymd,
 };
 
-/// A certificate authority, with its own certificate in a file.
+/// A certificate authority. Its own certificate is in a file.
 #[derive(Debug)]
 pub struct Authority {
     folder: tempfile::TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// A certificate and its key, in files of their own and together in one.
+/// A certificate and its key: each in its own file, and both together in one.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The certificate, in PEM.
     pub certificate: PathBuf,
     /// The key, in PEM; only its owner may read it.
     pub key: PathBuf,
-    /// Key and certificate in one file, as Kafka's PEM keystores have them.
+    /// The key and the certificate in one file, in the form of Kafka's PEM keystores.
     pub both: PathBuf,
 }
 
 impl Authority {
-    /// Makes a new authority that nobody trusts yet.
+    /// Creates a new authority, which nobody trusts yet.
     ///
     /// # Errors
-    /// When the files can't be written.
+    /// If the files can't be written.
     pub fn new() -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix("tidegate-tls-")
-            // Postgres may run as another user, so others may enter.
+            // Postgres may run as another user, so other users may enter the folder.
             .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .tempdir()?;
         let key = KeyPair::generate()?;
@@ -50,7 +50,7 @@ impl Authority {
         Ok(Self { folder, issuer: Issuer::new(params, key) })
     }
 
-    /// Returns the authority's own certificate, in PEM: what a client must trust.
+    /// Returns the path of the authority's own certificate, in PEM. Clients must trust it.
     pub fn certificate(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
     }
@@ -58,7 +58,7 @@ impl Authority {
     /// Returns a server's certificate for these names and addresses, valid for decades.
     ///
     /// # Errors
-    /// When the files can't be written.
+    /// If the files can't be written.
     pub fn server(&self, file: &str, names: &[&str]) -> Result<Identity> {
         self.sign(file, names, false)
     }
@@ -66,7 +66,7 @@ impl Authority {
     /// Returns a server's certificate that expired years ago.
     ///
     /// # Errors
-    /// When the files can't be written.
+    /// If the files can't be written.
     pub fn expired(&self, file: &str, names: &[&str]) -> Result<Identity> {
         self.sign(file, names, true)
     }
@@ -74,12 +74,12 @@ impl Authority {
     /// Returns a client's certificate, whose common name is `name`.
     ///
     /// # Errors
-    /// When the files can't be written.
+    /// If the files can't be written.
     pub fn client(&self, name: &str) -> Result<Identity> {
         self.sign(name, &[], false)
     }
 
-    /// `file` is the common name too.
+    /// Signs a certificate. `file` is the name of its files, and also its common name.
     fn sign(&self, file: &str, names: &[&str], expired: bool) -> Result<Identity> {
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;

@@ -1,5 +1,5 @@
-//! A stand-in for an OIDC token endpoint: the client credentials grant, answered with JSON Web Tokens that nobody signed, which
-//! Kafka's own validator for development takes.
+//! A stand-in for an OIDC token endpoint. It supports the client credentials grant, and answers with unsigned JSON Web Tokens.
+//! Kafka's own validator for development accepts these.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 
-/// An endpoint that listens on a port of its own until the process ends.
+/// An endpoint that listens on its own port until the process ends.
 #[derive(Debug, Clone)]
 pub struct TokenServer {
     address: SocketAddr,
@@ -27,10 +27,10 @@ struct State {
 }
 
 impl TokenServer {
-    /// Starts one that knows one client. Its tokens hold for `lifetime`.
+    /// Starts an endpoint that knows one client. Its tokens are valid for `lifetime`.
     ///
     /// # Errors
-    /// When no port can be had.
+    /// If no port can be had.
     pub fn start(client_id: &str, client_secret: &str, lifetime: Duration) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let state = State {
@@ -44,7 +44,7 @@ impl TokenServer {
         thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let server = served.clone();
-                // A client that goes away is no fault of the server's.
+                // If a client closes its connection, that is no error of the server.
                 thread::spawn(move || server.serve(&connection).ok());
             }
         });
@@ -55,7 +55,7 @@ impl TokenServer {
         format!("http://{}/oauth2/token", self.address)
     }
 
-    /// Returns the tokens that it has given out.
+    /// Returns the tokens that were issued, in order.
     pub fn issued(&self) -> Vec<String> {
         self.state().issued.clone()
     }
@@ -65,7 +65,7 @@ impl TokenServer {
         self.state().refused
     }
 
-    /// Returns the form that came last.
+    /// Returns the form of the last request.
     pub fn last_form(&self) -> String {
         self.state().last_form.clone()
     }
@@ -116,10 +116,10 @@ impl TokenServer {
     }
 }
 
-/// Returns a JSON Web Token without a signature, for a subject, from now on.
+/// Returns a JSON Web Token without a signature, for this subject, valid from now on.
 ///
 /// # Errors
-/// When the clock is before 1970.
+/// If the clock is before 1970.
 pub fn unsigned_token(subject: &str, lifetime: Duration) -> Result<String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock is wrong")?.as_secs();
     let claims = format!(r#"{{"sub":"{subject}","iat":{now},"exp":{}}}"#, now + lifetime.as_secs());

@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// CPU time of a process, its own and the kernel's on its behalf, since it started.
+/// Returns the CPU time of a process since its start, including the time that the kernel spent on its behalf.
 ///
-/// With `with_children` also that of its living descendants and of its children that ended.
+/// With `with_children`, also includes its living descendants, and its children that have ended.
 ///
 /// # Errors
-/// When the process is gone.
+/// If the process is gone.
 pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
     let mut ticks = ticks_of(pid, with_children).with_context(|| format!("process {pid} is gone"))?;
     if with_children {
-        // A descendant may end while we look; then its parent counts it the next time.
+        // A descendant may end while we look. Its parent then includes its time, which is counted at the next call.
         ticks += descendants(pid).into_iter().filter_map(|child| ticks_of(child, true)).sum::<u64>();
     }
     #[expect(clippy::cast_precision_loss, reason = "ticks of a process stay far below 2^52")]
@@ -26,7 +26,7 @@ pub fn cpu_time(pid: u32, with_children: bool) -> Result<Duration> {
 /// Returns the largest resident memory that a process ever had, in bytes.
 ///
 /// # Errors
-/// When the process is gone.
+/// If the process is gone.
 pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmHWM:")
 }
@@ -34,12 +34,12 @@ pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
 /// Returns the resident memory of a process now, in bytes.
 ///
 /// # Errors
-/// When the process is gone.
+/// If the process is gone.
 pub fn rss_bytes(pid: u32) -> Result<u64> {
     memory_bytes(pid, "VmRSS:")
 }
 
-/// Returns the processes below `pid`, parents before their children.
+/// Returns all descendants of `pid`, parents before their children.
 pub fn descendants(pid: u32) -> Vec<u32> {
     let mut children_of: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
@@ -57,12 +57,12 @@ pub fn descendants(pid: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// Returns whether the process runs, sleeps or is stopped, rather than being gone or dead and not yet reaped.
+/// Returns whether the process runs, sleeps or is suspended. A process that has ended isn't alive, even if it was not reaped yet.
 pub fn is_alive(pid: u32) -> bool {
     stat_fields(pid).is_some_and(|fields| !matches!(fields.first().map(String::as_str), Some("Z" | "X") | None))
 }
 
-// Positions in `/proc/PID/stat` after the name, which is in parentheses and may hold anything.
+// Indexes of fields in `/proc/PID/stat`, counted after the name. The name is in parentheses and may contain any character.
 const PARENT: usize = 1;
 const USER_TICKS: usize = 11;
 const SYSTEM_TICKS: usize = 12;

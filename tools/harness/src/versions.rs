@@ -1,15 +1,15 @@
-//! Which versions of the servers run.
+//! Chooses the versions of the servers.
 //!
-//! `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` choose others than the default, by the versions of their Maven packages.
-//! `TIDEGATE_KAFKA=2.8.2-zookeeper` runs one broker with ZooKeeper wherever a single broker is started. `make matrix` sets them.
+//! `TIDEGATE_KAFKA=4.0.1` and `TIDEGATE_POSTGRES=13.22.0` choose other versions than the defaults, by the versions of the Maven
+//! packages. With `TIDEGATE_KAFKA=2.8.2-zookeeper`, every single broker runs with ZooKeeper. `make matrix` sets these variables.
 
 use std::env;
 
 const KRAFT: &str = "4.2.0";
-/// The last line that runs with ZooKeeper.
+/// The version of Kafka that is used with ZooKeeper by default, from the last line of versions that support it.
 const WITH_ZOOKEEPER: &str = "3.9.1";
 const POSTGRES: &str = "18.0.0";
-/// Ends the version of a Kafka that runs with ZooKeeper.
+/// The suffix of a version that is to run with ZooKeeper.
 const ZOOKEEPER: &str = "-zookeeper";
 
 fn chosen(variable: &str) -> Option<String> {

@@ -1,5 +1,5 @@
-//! Bounded waits. Nothing here sleeps for a time that someone guessed: a condition is asked again until it holds or its
-//! deadline passes, and a wait that fails says what it waited for.
+//! Waits with a deadline. None of them sleeps for a guessed time: a condition is checked repeatedly until it holds or the
+//! deadline passes. If a wait fails, the error says what was waited for.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ const PAUSE_BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// Blocks until `condition` holds, for at most `deadline`.
 ///
 /// # Errors
-/// When the deadline passes; the error names `what`.
+/// If the deadline passes; the error names `what`.
 pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) -> Result<()> {
     let started = Instant::now();
     while !condition() {
@@ -22,10 +22,10 @@ pub fn eventually(what: &str, deadline: Duration, mut condition: impl FnMut() ->
     Ok(())
 }
 
-/// [`eventually`] for a condition that has to be awaited, such as a query.
+/// Like [`eventually`], for a condition that must be awaited, such as a query.
 ///
 /// # Errors
-/// When the deadline passes; the error names `what`. A condition that is still being awaited then is dropped.
+/// If the deadline passes. The error names `what`. A condition that is being awaited at that moment is dropped.
 pub async fn eventually_async(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
     let looks = async {
         while !condition().await {

@@ -1,4 +1,4 @@
-//! A daemon is run, watched and ended; a shell script stands in for it.
+//! Runs, observes and ends a daemon. A shell script stands in for it.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{Read, Write};

@@ -1,4 +1,4 @@
-//! Nothing outlives the process that started it, even when that process is killed.
+//! Checks that no process outlives the one that started it, even if that one is killed.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidegate_harness::{Kafka, KafkaSpec, Postgres, PostgresSpec, eventually, usage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Set for the process that is to be killed.
+/// The environment variable that is set for the process to be killed.
 const VICTIM: &str = "TIDEGATE_GUARD_TEST_VICTIM";
 
 #[tokio::test]
@@ -41,7 +41,7 @@ async fn start_servers_and_wait() {
     let _connection = postgres.connect("postgres").await.unwrap();
     let mut pids = postgres.backend_pids().unwrap();
     pids.extend([postgres.pid().unwrap(), kafka.pid(0).unwrap()]);
-    // A stopped process cannot end by itself.
+    // A suspended process can't end by itself.
     postgres.pause().unwrap();
     let folder = postgres.data_dir().unwrap().ancestors().nth(2).unwrap().display();
     let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();

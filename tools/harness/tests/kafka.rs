@@ -1,4 +1,4 @@
-//! Brokers that are killed, paused and started again, alone, with ZooKeeper, and three together.
+//! Brokers that are killed, paused and started again: a single one, one with ZooKeeper, and three together.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
@@ -49,7 +49,7 @@ fn a_client_that_connects_to_a_proxy_stays_behind_it() {
 
     proxies[0].hold(true);
     assert!(consumer.fetch_watermarks("t", 0, Duration::from_millis(500)).is_err());
-    // The harness goes past the proxy.
+    // The harness itself connects without the proxy.
     assert_eq!(kafka.end_offsets("t").unwrap(), [100]);
     proxies[0].hold(false);
     assert_eq!(consumer.fetch_watermarks("t", 0, deadline).unwrap(), (0, 100));

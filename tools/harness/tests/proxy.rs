@@ -1,4 +1,4 @@
-//! The proxy loses what it is told to lose.
+//! Checks that the proxy loses exactly the messages that it is told to lose.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::time::Duration;
@@ -55,7 +55,7 @@ async fn a_commit_whose_reply_is_dropped_is_committed_and_the_client_does_not_kn
     cut.fired(DEADLINE).await.unwrap();
     assert_eq!(rows(&database).await, 2);
 
-    // It was armed for one each.
+    // Each trigger was armed for one message only, so from now on nothing is lost.
     let mut connection = connect(&database, &proxy).await;
     insert_and_commit(&mut connection).await.unwrap();
     assert_eq!(rows(&database).await, 3);
@@ -99,7 +99,7 @@ async fn a_copy_is_cut_at_a_number_of_bytes() {
     let mut connection = connect(&database, &proxy).await;
     let mut copy = connection.copy_in_raw("COPY t FROM STDIN").await.unwrap();
     for _ in 0..3 {
-        // The connection may be lost already when the third is sent.
+        // The connection may already be lost when this message is sent, so ignore an error.
         drop(copy.send("1\n".as_bytes()).await);
     }
     assert!(copy.finish().await.is_err());

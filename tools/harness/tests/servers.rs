@@ -1,4 +1,4 @@
-//! The servers start, serve, die and come back.
+//! Checks that the servers start, serve, crash and start again.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use sqlx::{Connection, Row};

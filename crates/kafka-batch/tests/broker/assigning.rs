@@ -9,8 +9,9 @@ use crate::support::{PATIENCE, at, kafka, numbered, offsets, offsets_up_to, read
 
 const RECORDS: i64 = 50;
 
-/// Each round races the end of the old assignment, which undoes a forwarding, with the forwarding for the new one. It waits for
-/// records before it continues: librdkafka aborts the process if a partition is removed twice before its fetch has ended.
+/// In each round, the end of the old assignment (which undoes a forwarding) races with the forwarding for the new assignment. The
+/// test waits for records before the next round, because librdkafka aborts the process if a partition is removed twice before its
+/// fetch has ended.
 #[test]
 fn a_partition_that_is_assigned_again_at_once_goes_on() {
     let topic = topic(3);
@@ -47,7 +48,7 @@ fn a_partition_that_is_assigned_again_at_once_goes_on() {
     }
 }
 
-/// `assign` stops and starts partitions that were already assigned, and nobody forwards those again.
+/// `assign` stops and starts partitions that were already assigned, and the caller doesn't forward those again.
 #[test]
 fn an_assignment_of_more_partitions_keeps_the_earlier_ones() {
     let topic = topic(4);
@@ -91,7 +92,7 @@ fn after_unforwarding_the_consumer_has_the_partition() {
         in_bulk.extend(offsets(&taken, 1));
     }
     assert_eq!((by_poll, in_bulk), (rest.clone(), rest));
-    // And back, with a new assignment.
+    // Assign the partition again.
     queue.forward(&topic, 0).unwrap();
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     assert_eq!(offsets_up_to(&mut queue, 0, 2 * RECORDS - 1), (0..2 * RECORDS).collect::<Vec<_>>());
@@ -107,7 +108,7 @@ fn after_a_partition_is_taken_away_nothing_of_it_comes() {
     }
     consumer.assign(&at(&[])).unwrap();
     consumer.incremental_assign(&at(&[(&topic, 0, 0), (&topic, 1, 0)])).unwrap();
-    // Read, and not taken.
+    // These records are read and not taken.
     while queue.read(PATIENCE).unwrap().is_empty() {
         consumer.poll(Duration::ZERO);
     }

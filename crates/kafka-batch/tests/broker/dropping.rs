@@ -1,4 +1,4 @@
-//! Every order in which consumer, queue and bulk can be dropped. These tests mainly let valgrind check that.
+//! Every order in which consumer, queue and bulk can be dropped. The main check is that valgrind finds no fault in these tests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::{Notes, PATIENCE, at, kafka, numbered, offsets, offsets_up_t
 
 const RECORDS: i64 = 1_500;
 
-/// A reader of a topic of two partitions, of which a first bulk has been read, while librdkafka holds more.
+/// Returns a reader of a topic of two partitions. Its first bulk has been read, and librdkafka holds more records.
 fn halfway() -> (String, Arc<BaseConsumer<Notes>>, BatchQueue<Notes>) {
     let topic = topic(2);
     kafka().produce(&topic, (0..2).flat_map(|p| numbered(p, 0, RECORDS))).unwrap();
@@ -100,7 +100,7 @@ fn two_queues_of_one_consumer_may_end_in_any_order() {
         let mut first = Some(first);
         if first_ends_first {
             first = None;
-            // That forwarded the partition to the consumer's queue.
+            // The drop forwarded the partition to the consumer's queue.
             second.forward(&topic, 0).unwrap();
         }
         let started = Instant::now();

@@ -17,7 +17,7 @@ struct Said {
     place: (String, i32, i64),
 }
 
-/// Takes everything up to the first fault. Returns the offsets of the records before it, and what it said.
+/// Takes everything up to the first fault. Returns the offsets of the records before it, and the fault's contents.
 fn first_fault(queue: &mut BatchQueue<Notes>) -> (Vec<i64>, Said) {
     let started = Instant::now();
     let mut before = Vec::new();
@@ -52,7 +52,7 @@ fn the_end_of_a_partition_is_a_fault_behind_its_records() {
     assert_eq!(said.place, (topic.clone(), 1, 20));
     assert!(said.text.contains("reached end of partition"), "{}", said.text);
     kafka().produce(&topic, numbered(1, 20, 30)).unwrap();
-    // Another fault ends the records behind the first one.
+    // A second fault follows after the next records.
     assert_eq!(first_fault(&mut queue).0, (20..30).collect::<Vec<_>>());
 }
 
@@ -80,8 +80,8 @@ fn a_record_after_a_fault_survives_a_pause_with_a_seek() {
     queue.forward(&topic, 0).unwrap();
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     assert_eq!(first_fault(&mut queue).1.place.2, 10);
-    // The position is behind the fault's offset, where no record has been. Should this become 10, the crate's documentation
-    // must say so, and the seek is no longer needed.
+    // The position is one after the fault's offset, although no record has been there. If librdkafka changes and this becomes 10,
+    // update the crate's documentation: the seek is then no longer needed.
     let position = consumer.position().unwrap().find_partition(&topic, 0).unwrap().offset();
     assert_eq!(position, rdkafka::Offset::Offset(11));
     consumer.pause(&at(&[(&topic, 0, 0)])).unwrap();
@@ -107,7 +107,7 @@ fn what_is_no_partition_is_not_forwarded() {
     for (topic, partition) in [("", 0), ("a\0b", 0), ("topic", -1), ("topic", i32::MIN), (long.as_str(), 0)] {
         assert!(matches!(queue.forward(topic, partition), Err(KafkaError::Subscription(_))), "{topic} {partition}");
     }
-    // Unknown to the broker, and forwarded all the same: it may be created later.
+    // The broker doesn't know this partition, but it may be created later, so it is forwarded too.
     queue.forward("nowhere", 7).unwrap();
     queue.unforward("nowhere", 7);
     queue.unforward("never_forwarded", 7);

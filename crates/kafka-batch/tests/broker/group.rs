@@ -21,7 +21,7 @@ struct Member {
 
 impl Member {
     fn join(group: &str, topic: &str, protocol: &str) -> Self {
-        // The heartbeat's answer calls for a rebalance.
+        // A member learns of a rebalance from the answer to a heartbeat.
         let settings: &[(&str, &str)] = match protocol {
             "consumer" => &[("group.protocol", "consumer")],
             "eager" => &[("partition.assignment.strategy", "range"), ("heartbeat.interval.ms", "200")],
@@ -34,7 +34,7 @@ impl Member {
         Self { queue, incremental: protocol != "eager", assigned: BTreeSet::new(), rebalances: 0 }
     }
 
-    /// Serves the consumer's queue and answers what the group said. Returns whether it said something.
+    /// Serves the consumer's queue and answers the group's decisions. Returns whether there were any.
     fn answer(&mut self) -> bool {
         let polled = self.queue.consumer().poll(Duration::ZERO);
         assert!(!matches!(polled, Some(Ok(_))), "a record came to the consumer's queue");
@@ -79,7 +79,7 @@ impl Member {
         said
     }
 
-    /// Waits in reads, each of which may last as long as the whole test: only an event can end them.
+    /// Reads, with a timeout as long as the whole test: only an event can end the wait.
     fn await_event(&mut self) {
         let started = Instant::now();
         while !self.answer() {
@@ -109,7 +109,7 @@ fn two_members(protocol: &str) {
         stays.await_event();
     }
 
-    // It waits while the other one joins. Nothing is written, so the rebalance alone can end the wait.
+    // The first member waits while the other one joins. Nothing is written, so only the rebalance can end the wait.
     let mut guest = Member::join(&group, &topic, protocol);
     stays.await_event();
     let started = Instant::now();
@@ -131,7 +131,7 @@ fn two_members(protocol: &str) {
         }
     }
 
-    // It waits while the other one leaves.
+    // The first member waits while the other one leaves.
     drop(guest);
     let started = Instant::now();
     let before = stays.rebalances;

@@ -61,7 +61,7 @@ fn every_record_of_two_topics_arrives_once_whole_and_in_order() {
     let total = starts.len() * usize::try_from(PER_PARTITION).unwrap();
     let mut all = take(&mut queue, total);
     assert_eq!(all.len(), total);
-    // A stable sort: records of one partition keep the order in which they came.
+    // The sort is stable: records of one partition keep the order in which they came.
     all.sort_by_key(|record| (record.topic != topics[0], record.partition));
     let wanted = topics
         .iter()
@@ -100,7 +100,7 @@ fn a_caller_may_stop_anywhere_and_goes_on_there() {
         }
         assert_eq!(bulk.len(), left - taken);
         if random.bool() {
-            // Safe code may do so: then the next read does what the drop would have done.
+            // Safe code may forget a bulk. The next read then does what the drop would have done.
             std::mem::forget(bulk);
         }
     }
@@ -132,14 +132,14 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     queue.forward(&topic, 0).unwrap();
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     for n in 0..3 {
-        // It starts with a connection, so that the record comes while the read waits.
+        // The thread first opens its connection, so that the record comes while the read waits.
         let produced = std::thread::spawn({
             let topic = topic.clone();
             move || kafka().produce(&topic, numbered(0, n, n + 1)).unwrap()
         });
         let started = Instant::now();
         let mut taken = Vec::new();
-        // An event may end the wait before.
+        // An event may end the wait before the record comes.
         while taken.is_empty() {
             consumer.poll(Duration::ZERO);
             taken = take_all(&mut queue, PATIENCE);
@@ -150,13 +150,13 @@ fn a_read_returns_with_the_first_record_and_not_with_a_full_bulk() {
     }
 }
 
-/// librdkafka only reports that the consumer's queue stops being empty. So earlier entries must be looked for.
+/// librdkafka reports only that the consumer's queue is no longer empty. So a read must check first whether it has entries.
 #[test]
 fn a_read_does_not_wait_while_the_consumers_queue_has_something() {
     let topic = topic(1);
     kafka().produce(&topic, numbered(0, 0, 10)).unwrap();
     let (consumer, mut queue) = reader(&[]);
-    // Not forwarded: ten records come to the consumer's queue, at once.
+    // The partition isn't forwarded, so ten records come to the consumer's queue at once.
     consumer.assign(&at(&[(&topic, 0, 0)])).unwrap();
     let started = Instant::now();
     let mut polled = 0;

@@ -1,4 +1,4 @@
-//! Consumers, and what they read.
+//! Consumers for the tests, and what they have read.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tidegate_harness::{Kafka, shared, unique_name};
 use tidegate_kafka_batch::{BatchQueue, Item, Record};
 
-/// A read that waits longer than this has missed its wake-up.
+/// The longest time that a read may take: if it takes longer, it has missed its wake-up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) type Place = (String, i32);
@@ -46,7 +46,7 @@ impl ClientContext for Notes {}
 impl ConsumerContext for Notes {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, event: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if *self.closing.lock().unwrap() {
-            // Nobody answers any more.
+            // The tests no longer answer rebalances at this point, so answer this one here.
             consumer.unassign().or_else(|_| consumer.incremental_unassign(list)).ok();
             return;
         }
@@ -96,14 +96,14 @@ pub(crate) fn kafka() -> &'static Kafka {
     shared::kafka().unwrap()
 }
 
-/// A topic of its own for a test.
+/// Creates a topic for one test.
 pub(crate) fn topic(partitions: i32) -> String {
     let name = unique_name("bulk");
     kafka().create_topic(&name, partitions, &[]).unwrap();
     name
 }
 
-/// Values `0`, `1`, ... for one partition.
+/// Returns records with the values `0`, `1`, ... for one partition.
 pub(crate) fn numbered(partition: i32, from: i64, to: i64) -> impl Iterator<Item = tidegate_harness::Record> {
     (from..to).map(move |n| tidegate_harness::Record::new(n.to_string()).to(partition))
 }
@@ -129,14 +129,14 @@ pub(crate) fn at(places: &[(&str, i32, i64)]) -> TopicPartitionList {
     list
 }
 
-/// A consumer without a group's assignment and its queue.
+/// Returns a consumer that takes no part in a group, and its queue.
 pub(crate) fn reader(settings: &[(&str, &str)]) -> (Arc<BaseConsumer<Notes>>, BatchQueue<Notes>) {
     let consumer = consumer(settings);
     let queue = BatchQueue::new(Arc::clone(&consumer)).unwrap();
     (consumer, queue)
 }
 
-/// One turn: serves the consumer's queue, where no record may come, and reads for up to a second.
+/// Serves the consumer's queue, on which no record may come, and then reads for up to a second.
 pub(crate) fn turn(queue: &mut BatchQueue<Notes>) -> Vec<Owned> {
     if let Some(Ok(message)) = queue.consumer().poll(Duration::ZERO) {
         panic!("{}/{}@{} came to the consumer's queue", message.topic(), message.partition(), message.offset());
@@ -171,7 +171,7 @@ pub(crate) fn take(queue: &mut BatchQueue<Notes>, count: usize) -> Vec<Owned> {
     taken
 }
 
-/// The offsets of one partition, in the order in which they came.
+/// Returns the offsets of one partition's records, in the order in which they came.
 pub(crate) fn offsets(records: &[Owned], partition: i32) -> Vec<i64> {
     records.iter().filter(|record| record.partition == partition).map(|record| record.offset).collect()
 }

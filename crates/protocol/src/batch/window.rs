@@ -55,7 +55,7 @@ impl Batch {
     /// Returns the spans by which the ledger advances when the window's live records are written: one per segment, in
     /// order of topic and partition. All writers lock ledger rows in this order, so they can't deadlock.
     pub fn spans(&self, window: Range<u32>) -> Vec<Span> {
-        // By segment: where it stands before the window, and its last record in it.
+        // Per segment: its offset before the window, and the index of its last record in the window.
         let mut covered: Vec<Option<(Offset, u32)>> = vec![None; self.segments.len()];
         for (segment, records) in self.live_runs(window.clone()) {
             let from = covered[segment].map_or_else(|| self.end_before(segment, window.start), |(from, _)| from);

@@ -16,7 +16,7 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
                 self.on(&Event::Assigned(&sources));
                 self.client.accept();
                 self.parts.session.assigned(sources, now());
-                // In this order, so that a consumer that has joined shows its assignment.
+                // Take the snapshot first, so that the assignment is visible when the consumer reports that it joined.
                 self.snapshot(now());
                 self.on(&Event::Joined);
             }

@@ -148,7 +148,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
 
     #[inline]
     fn record(&mut self, record: &Incoming<'_>, headers: impl FnOnce(&mut Vec<u8>)) -> Visit {
-        // Skip records of a partition that isn't ours.
+        // Skip records of a partition that isn't assigned to us.
         let Some(slot) = self.slot else { return Visit::Taken };
         if self.allowance == 0 || self.session.is_full() {
             return Visit::NotNow;
@@ -162,7 +162,7 @@ impl<E: RecordEncoder> Visitor for Taker<'_, E> {
             headers(read);
         }
         let of_record = if self.reads_headers { Headers::from_arena(read) } else { Headers::default() };
-        // A record that we must not write is compared or skipped at once: that requires no schema.
+        // A record that won't be written (it is only compared, or is skipped) needs no schema, so it doesn't wait for one.
         if self.encoder.wants(record.key, record.value, of_record) && self.session.takes(slot, record.offset) {
             self.wants_schema = true;
             return Visit::NotNow;

@@ -130,7 +130,7 @@ fn a_step_over_that_is_pending_when_its_partition_is_revoked_is_forgotten() {
     // The revocation is handled before the actions of the record.
     bench.session.revoked([&source(0)]);
     assert_eq!(bench.session.take_actions(), Actions::default());
-    // Nor does a late report of the condition skip anything after the partition was assigned again.
+    // A late report of the condition must not skip anything either, after the partition was assigned again.
     bench.session.claim_again(&source(0), bench.now);
     let request_id = bench.assign(0);
     bench.session.claim_again(&source(1), bench.now);
@@ -272,7 +272,7 @@ fn the_ledgers_word_counts_only_where_it_is_news() {
         let outcome = bench.session.ledger_seen(&source(0), row_of(claim), requested_at, bench.now);
         (outcome, bench.session.take_actions())
     };
-    // Requested at the instant of our last progress, or before: the row may be older than that.
+    // The row was requested at the instant of our last progress, or before, so it may be older than that progress.
     assert_eq!(seen(&|claim| row(claim, 4), 0).0, None);
     assert_eq!(seen(&|claim| row(claim, 5), 1).0, None);
     assert_eq!(seen(&|claim| row(claim, 6), 1).0, Some(Outcome::Rewound), "nothing of ours leads there");

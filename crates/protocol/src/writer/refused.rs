@@ -1,5 +1,5 @@
-//! The search for the records of a window that Postgres refuses: copies it piece by piece under savepoints, so that a refused record
-//! ends up alone, and tells a fault of a record from one that everybody has.
+//! The search for the records of a window that Postgres refuses. It copies the window piece by piece under savepoints, so that a
+//! refused record is finally copied alone, and tells a fault of one record from a fault that affects every record.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use crate::retry::Disposition;
 use crate::store::{Cause, PostgresError, Store, WriteError};
 
 impl<S: Store> Writer<S> {
-    /// Copies the window piece by piece, so that the records that Postgres refuses end up alone.
+    /// Copies the window piece by piece, until each record that Postgres refuses was copied alone.
     pub(super) async fn search(
         &mut self,
         batch: &Batch,
@@ -28,7 +28,7 @@ impl<S: Store> Writer<S> {
         let mut search = Search::new(window.end - window.start, hint, SEARCH_ATTEMPTS_MAX);
         let mut refused: Vec<RejectedRecord> = Vec::new();
         self.contents = Contents::default();
-        // The first error that might be everybody's.
+        // The first error that may affect every record.
         let mut suspect: Option<WriteError> = None;
         let mut probed = false;
         loop {
@@ -80,17 +80,17 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Returns whether a refusal is the fault of this record alone, and not of something that would refuse every
-    /// record. It is if Postgres accepted another record of the window; if the window has one record only, an earlier
-    /// record counts. An error of the plan may be newer than the earlier records.
+    /// Returns whether a refusal is the fault of this record alone, and not of something that would refuse every record. It is if
+    /// Postgres accepted another record of the window. If the window has only one record, an earlier record counts, unless the
+    /// error is one of the plan: the table may have changed since then.
     fn tells_apart(&self, error: &WriteError, batch: &Batch, window: &Range<u32>) -> bool {
         let before = self.takes_rows && error.disposition() != Disposition::Plan;
         self.contents.accepted || self.blames_records || before && batch.records_in(window.clone()) == 1
     }
 }
 
-/// Returns whether an error may be the fault of one of the copied records. An error that blames the plan may be too,
-/// once the plan is known to be right.
+/// Returns whether an error may be the fault of one of the copied records. An error that blames the plan may be one too, once the
+/// plan is known to be right.
 fn is_record(error: &WriteError, plan_is_right: bool) -> bool {
     match error.disposition() {
         Disposition::Record | Disposition::Suspect => true,

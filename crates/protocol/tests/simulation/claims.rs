@@ -14,7 +14,7 @@ use crate::postgres::{Cell, Op, Reply};
 use crate::store::{Connection, call, connect};
 use crate::world::{Bug, Sim};
 
-/// The log in which each partition's end was last read: hidden from the claim loop, for the oracle.
+/// The log in which each partition's end was last read. The oracle uses it; the claim loop can't see it.
 pub(crate) type SeenLogs = Arc<Mutex<HashMap<usize, usize>>>;
 
 /// The claims of one daemon.
@@ -35,7 +35,7 @@ impl SimLedger {
 
     fn partitions(&self, sources: &[TopicPartition]) -> Vec<usize> {
         let world = self.sim.w();
-        // The statement only knows existing partitions.
+        // Like the real statement, it knows existing partitions only.
         sources.iter().filter_map(|source| world.kafka.sources.iter().position(|s| s == source)).collect()
     }
 
@@ -117,7 +117,7 @@ impl ClaimLedger for SimLedger {
                 return sleep(Duration::from_millis(250)).await;
             };
             let partition = sim.w().kafka.partition_of(&source);
-            // Whatever the answer is, the row is retried.
+            // Ignore the answer: the row is retried in any case.
             let _answer = call(&mut Some(connection), Stage::Ledger, Op::Settle(vec![partition])).await;
         }
     }

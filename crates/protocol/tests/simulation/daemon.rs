@@ -82,7 +82,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     let leave = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let (outbox, batches) = mpsc::channel(1);
-    // Small, so that a full inbox and a full queue of requests occur too.
+    // Small channels, so that a full inbox and a full queue of requests occur too.
     let (inbox, messages) = mpsc::channel(2);
     let (claims, requests) = mpsc::channel(1);
     let (plan, limits, assigning, rate, policy, seed, bug) = {
@@ -110,7 +110,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     let listener = Arc::new(Watch { sim: Arc::clone(sim), number });
     let plans = Arc::new(AtomicU64::new(plan));
     let store = SimStore::new(Arc::clone(sim), number, Arc::clone(&plans));
-    // The budget has its own tests; here no share of dead letters stops the pipeline.
+    // The budget has its own tests. Here, no share of dead letters stops the pipeline.
     let budget = DeadLetterBudget::new(DeadLetterLimits {
         max_share: 1.0,
         window: Duration::from_secs(60),
@@ -147,7 +147,7 @@ pub(crate) fn start(sim: &Arc<Sim>, number: u64) -> Daemon {
     Daemon { process, tasks, leave, inbox }
 }
 
-/// A bug between the loops: changes a message on its way.
+/// Plants a bug between the loops: changes a message on its way.
 async fn falsify(
     sim: Arc<Sim>,
     bug: Bug,
@@ -178,7 +178,7 @@ async fn falsify(
     Ok(())
 }
 
-/// Reads the ledger from time to time, and checks whether a log became shorter.
+/// Reads the ledger at intervals, and checks whether a log became shorter.
 async fn look(sim: Arc<Sim>, readings: SimReadings, leave: CancellationToken) -> Result<(), Stopped> {
     let mut ends: HashMap<usize, Offset> = HashMap::new();
     while !leave.is_cancelled() {
@@ -232,7 +232,8 @@ impl LedgerReadings for SimReadings {
     }
 }
 
-/// Encodes rows for the poll loop. Records of one kind need a schema, which is available some time after the first of them.
+/// Encodes rows for the poll loop. Records of one kind need a schema, which becomes available some time after the first such
+/// record.
 struct SimEncoder {
     sim: Arc<Sim>,
     plan: u64,

@@ -82,8 +82,8 @@ impl SimClient {
     fn start(&mut self, source: &TopicPartition, from: Offset) {
         let partition = self.partition_of(source);
         self.forget(partition);
-        // The claim was compared with this log. A topic that was recreated since then answers no fetch: Kafka identifies it by its
-        // id.
+        // Fetch only from the log with which the claim was compared. If the topic was recreated since then, no fetch is answered:
+        // Kafka identifies a topic by its id.
         let log = self.seen.lock().expect("one thread")[&partition];
         self.fetching.insert(partition, (from, log));
     }
@@ -232,7 +232,7 @@ impl GroupClient for SimClient {
             Assigning::Incremental => {
                 for (source, from) in starts {
                     let partition = self.partition_of(source);
-                    // As in librdkafka: a partition that is fetched already isn't assigned again, and continues where it is.
+                    // As in librdkafka, a partition that is fetched already isn't assigned again, and continues at its offset.
                     if !self.fetching.contains_key(&partition) {
                         self.start(source, *from);
                     }

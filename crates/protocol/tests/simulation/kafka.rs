@@ -48,14 +48,14 @@ impl Kind {
     }
 }
 
-/// The history of an offset in a log.
+/// The kinds of offsets in a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Live(Kind),
     /// A control record, an aborted transaction's record, or one that compaction removed.
     Gap,
     Expired,
-    /// A policy skipped it.
+    /// A policy skipped the record.
     Excused,
 }
 
@@ -188,7 +188,7 @@ impl Kafka {
         log.low = low;
     }
 
-    /// Deletes and recreates the topic, with some records: the group loses the partition meanwhile.
+    /// Deletes and recreates the topic, with some records. The group loses the partition meanwhile.
     pub(crate) fn recreate(&mut self, partition: usize, dice: &mut Rng) {
         for place in &mut self.logs[self.current[partition]].places {
             *place = Place::Gap;

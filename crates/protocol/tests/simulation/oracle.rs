@@ -9,8 +9,8 @@ use crate::kafka::{Kafka, Kind, Place, index};
 use crate::postgres::{Data, Row};
 use crate::world::World;
 
-/// Called before a COMMIT: finds a transaction that continues in another log than the one in the ledger, although it could have
-/// known.
+/// Called before a COMMIT. Reports a transaction that continues in another log than the one in the ledger, if the daemon could
+/// have known it.
 pub(crate) fn before_commit(world: &mut World, backend: u64) {
     let mut crossed = Vec::new();
     for span in world.server.moves_of(backend) {
@@ -107,7 +107,7 @@ pub(crate) fn drained(world: &World) -> bool {
     world.kafka.current.iter().zip(&world.server.data.ledger).all(|(current, cell)| {
         let Some(cell) = cell else { return false };
         let log = &world.kafka.logs[*current];
-        // A log that can't be identified counts as the one in the ledger.
+        // A log that can't be identified counts as the log that the ledger knows.
         let known = cell.last.is_some_and(|last| matches!(log.places.get(index(last.offset)), Some(Place::Live(_))));
         let same = cell.log == *current || (!known && log.high() >= cell.next);
         if same { log.next(cell.next).is_none() } else { log.next(Offset::ZERO).is_none() }

@@ -103,7 +103,7 @@ pub(crate) enum Reply {
     Stepped(Option<i64>),
 }
 
-/// How far an operation that waits for locks has progressed.
+/// How far an operation has come that waits for locks.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     candidates: Option<Vec<bool>>,
@@ -124,7 +124,7 @@ struct Transaction {
 #[derive(Debug)]
 struct Backend {
     transaction: Option<Transaction>,
-    /// `None` while a statement runs.
+    /// When the transaction became idle; `None` while a statement runs.
     idle_since: Option<Instant>,
     client_gone_at: Option<Instant>,
     daemon: u64,
@@ -143,7 +143,7 @@ pub(crate) struct Server {
     pub(crate) data: Data,
     pub(crate) past: Vec<Data>,
     pub(crate) outage: Option<Outage>,
-    /// The catalog's version: rows of another plan are refused.
+    /// The catalog's version. Rows that were encoded by a plan of another version are refused.
     pub(crate) catalog: u64,
     backends: BTreeMap<u64, Backend>,
     locks: Vec<Option<u64>>,
@@ -160,7 +160,7 @@ type Outcome = Result<Reply, PostgresError>;
 
 impl Server {
     pub(crate) fn new(partitions: usize) -> Self {
-        // The last of several partitions is new to the pipeline.
+        // If there are several partitions, the last one is new to the pipeline.
         let known: Vec<bool> = (0..partitions).map(|at| at == 0 || at + 1 < partitions).collect();
         let cell =
             |log: usize| known[log].then_some(Cell { next: Offset::ZERO, claim: None, epoch: 0, last: None, log });
@@ -230,7 +230,7 @@ impl Server {
         }
     }
 
-    /// Replaces the database by an earlier or another state.
+    /// Replaces the database by an earlier state of it, or by another state.
     pub(crate) fn become_past(&mut self, which: usize) {
         self.past.push(self.data.clone());
         self.data = self.past[which].clone();
@@ -512,7 +512,7 @@ impl Server {
         self.data.ledger[partition] = Some(Cell { next, claim: None, epoch: 0, last: None, log });
     }
 
-    /// Reads the row again, after the lock is granted, that the statement saw when it began.
+    /// After the lock is granted, reads the row again that the statement saw when it began.
     fn advance(&mut self, backend: u64, moves: &[Move], progress: &mut Progress, bug: Option<Bug>) -> Poll<Outcome> {
         let fits = |data: &Data, span: &Move| {
             data.ledger[span.partition].as_ref().is_some_and(|cell| {
@@ -568,5 +568,5 @@ impl Server {
     }
 }
 
-/// The backend of another client.
+/// The backend number of another client.
 pub(crate) const STRANGER: u64 = 0;

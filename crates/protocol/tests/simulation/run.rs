@@ -17,7 +17,7 @@ use crate::oracle;
 use crate::postgres::Outage;
 use crate::world::{Bug, Sim};
 
-/// Several times longer than all deadlines, grace periods and session timeouts together.
+/// How long the drain may take: several times longer than all deadlines, grace periods and session timeouts together.
 const DRAIN_WITHIN: Duration = Duration::from_secs(180);
 
 /// The result of a run.
@@ -62,7 +62,7 @@ pub(crate) fn run(seed: u64, bug: Option<Bug>) -> Run {
 
 struct Fleet {
     sim: Arc<Sim>,
-    /// By slot: a daemon, or when the next one starts there.
+    /// Per slot: the daemon that runs there, or the time at which the next one starts.
     daemons: Vec<Result<Daemon, Instant>>,
     /// When suspended processes resume.
     asleep: Vec<Option<Instant>>,
@@ -189,7 +189,7 @@ impl Fleet {
         if self.allowed >> kind & 1 == 0 {
             return;
         }
-        // The end of a daemon needs the world, so it is done last.
+        // Ending a daemon needs access to the world, so it is done last.
         let mut killed = None;
         let sim = Arc::clone(&self.sim);
         let mut guard = sim.w();
@@ -201,7 +201,8 @@ impl Fleet {
         match kind {
             1..=4 => world.kafka.rebalance(&mut world.dice),
             5..=8 => {
-                // Short; longer than the transaction's timeout; longer than the group's.
+                // Three ranges in milliseconds: short; longer than the transaction's timeout; longer than the group's session
+                // timeout.
                 let stops = [50..1000, 2000..6000, 8000..20_000];
                 let which = world.dice.usize(0..3);
                 let until = now + world.ms(stops[which].clone());
@@ -213,7 +214,7 @@ impl Fleet {
             9 | 10 => killed = Some(place),
             11 if world.chance(30) => {
                 if let Ok(daemon) = &self.daemons[place] {
-                    // A full inbox means that no request is sent.
+                    // If the inbox is full, the request is left out.
                     let _asked = daemon.inbox.try_send(Message::Rebuild("simulated"));
                 }
             }
@@ -243,7 +244,7 @@ impl Fleet {
                 let which = world.dice.usize(oldest..past);
                 world.server.become_past(which);
                 if world.policy != OffsetLossPolicy::Fail {
-                    // Any other policy would read such a partition twice, as documented.
+                    // The other policies would read such a partition twice, as documented.
                     world.server.restore_lost();
                 }
             }
@@ -301,7 +302,7 @@ impl Fleet {
             }
             sleep(Duration::from_millis(200)).await;
         }
-        // A message that is still under way (such as a zombie's COMMIT) must change nothing.
+        // Messages that are still under way, such as the COMMIT of a daemon that was presumed dead, must change nothing.
         sleep(Duration::from_secs(10)).await;
         oracle::audit(&mut self.sim.w());
     }

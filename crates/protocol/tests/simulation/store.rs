@@ -25,7 +25,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(1500);
 const BLOCKER_PATIENCE: Duration = Duration::from_millis(800);
 const ROW_BYTES: usize = 18;
 
-/// A client's end of a connection. Dropping it notifies the server sooner or later.
+/// A client's end of a connection. When it is dropped, the server notices after some time.
 #[derive(Debug)]
 pub(crate) struct Connection {
     sim: Arc<Sim>,
@@ -35,7 +35,7 @@ pub(crate) struct Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut world = self.sim.w();
-        // Normally the server notices soon; a cut cable it notices late.
+        // Normally the server notices soon. If the cable is cut, it notices late.
         let slow = world.chance(10);
         let after = world.ms(if slow { 1000..6000 } else { 0..20 });
         world.server.client_gone(self.backend, Instant::now() + after);
@@ -175,7 +175,7 @@ impl SimStore {
     }
 }
 
-/// Encodes a record's rows with a plan. All fields come from the record's own bytes, which makes a mix-up visible.
+/// Encodes a record's rows with a plan. Every field is taken from the record's own bytes, so that a mix-up is visible.
 pub(crate) fn encode(record: &Record<'_>, plan: u64, rows: &mut Vec<u8>) -> Result<u32, RejectedRecord> {
     let kind = Kind::of(record.value.expect("records have values")[0]);
     match kind {
@@ -204,7 +204,7 @@ fn row_bytes(record: &Record<'_>, nth: u8, plan: u64, rows: &mut Vec<u8>) {
 fn parse(bytes: &[u8]) -> Row {
     let number = |range: Range<usize>| u32::from_le_bytes(bytes[range].try_into().expect("four bytes"));
     Row {
-        // The key names the partition. Rows of one partition are in its log, whose number is enough here.
+        // The key names the partition. This row is only looked up in the log with this number, so the partition isn't needed.
         partition: usize::MAX,
         kind: bytes[0],
         log: number(1..5) as usize,
@@ -225,7 +225,7 @@ impl Transaction for SimStore {
         if self.bug() == Some(Bug::DroppedSegmentsAreCopied) {
             bytes.clear();
             for record in window {
-                // A record that cannot be encoded makes no row.
+                // A record that can't be encoded has no row.
                 encode(&batch.record(record), self.plan, &mut bytes).ok();
             }
         }

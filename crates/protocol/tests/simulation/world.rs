@@ -67,7 +67,7 @@ pub(crate) struct World {
     pub(crate) server: Server,
     pub(crate) bug: Option<Bug>,
     pub(crate) policy: OffsetLossPolicy,
-    /// How many of 1000 statements have trouble.
+    /// How many of 1000 statements fail in one of the ways of [`Trouble`].
     pub(crate) trouble: u32,
     pub(crate) violation: Option<String>,
     pub(crate) stops: Vec<String>,
@@ -86,7 +86,7 @@ impl World {
         self.violation.get_or_insert(what);
     }
 
-    /// In a replay, prints what happens with its time.
+    /// In a replay, prints what happens, with its time.
     pub(crate) fn trace(&self, what: impl FnOnce() -> String) {
         if self.verbose {
             println!("{:>9.3} {}", self.started.elapsed().as_secs_f64(), what());
@@ -162,8 +162,8 @@ impl World {
         {
             let from = if cell.log == *log { index(cell.next) } else { 0 };
             self.excuse(*log, from, index(*to));
-            // The topic was recreated between the request for its ends and the update. An update to an offset that the new log
-            // doesn't have yet skips future records. Offsets alone can't show that; only Kafka's topic ids could.
+            // The topic was recreated after its ends were requested and before this update. If the update sets an offset that the
+            // new log doesn't have yet, future records are skipped. Offsets alone can't show that; only Kafka's topic ids could.
             let log = &mut self.kafka.logs[*log];
             log.excused_to = log.excused_to.max(index(*to));
         }

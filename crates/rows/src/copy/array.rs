@@ -127,7 +127,8 @@ pub(super) fn point(value: Value<'_>, out: &mut Vec<u8>) -> Result<(), Reason> {
     Ok(())
 }
 
-/// Returns the two coordinates of an object that has them, under names that belong together, and nothing else.
+/// Returns the two coordinates of an object that has one name for each and no other member. The two names must belong together:
+/// `x` and `y`, or a longitude and a latitude.
 fn members(raw: &[u8]) -> Option<(Value<'_>, Value<'_>)> {
     let (mut x, mut y) = (None, None);
     for (name, _, value) in RawMembers::of(raw) {

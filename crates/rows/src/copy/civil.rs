@@ -88,7 +88,7 @@ pub(super) fn utc_millis(text: &[u8]) -> Option<i64> {
     Some(checked_days(year, month, day)? * MICROS_PER_DAY + of_day)
 }
 
-/// The rest of a text.
+/// The part of a text that was not read yet.
 struct TextReader<'a>(&'a [u8]);
 
 impl TextReader<'_> {
@@ -220,7 +220,7 @@ pub(super) fn date(text: &[u8]) -> Result<i64, Reason> {
 pub(super) fn time(text: &[u8]) -> Result<(Clock, Zone), Reason> {
     let mut reader = TextReader(text);
     if let Some(at) = text.iter().position(|byte| matches!(byte, b'T' | b't' | b' ')).filter(|at| *at >= 8) {
-        // An invalid date makes the whole text invalid.
+        // The text may begin with a date. If that is invalid, so is the whole text.
         timestamp(text)?;
         reader.0 = &text[at + 1..];
     }

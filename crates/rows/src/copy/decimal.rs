@@ -9,7 +9,7 @@ pub(crate) struct Decimal<'a> {
     pub(crate) exponent: i32,
 }
 
-/// The size of what is cut off after the last digit that is kept.
+/// Compares the digits that are cut off with half a unit of the last digit that is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Remainder {
     Zero,
@@ -46,7 +46,7 @@ impl<'a> Decimal<'a> {
         Some(Self { negative, whole, fraction, exponent })
     }
 
-    /// Returns a whole number that has no lexeme; its digits are written into `digits`.
+    /// Makes a decimal of a whole number that has no lexeme; its digits are written into `digits`.
     pub(super) fn of_integer(mut number: u64, negative: bool, digits: &'a mut [u8; 20]) -> Self {
         let mut first = digits.len();
         for (at, digit) in digits.iter_mut().enumerate().rev() {
@@ -74,7 +74,7 @@ impl<'a> Decimal<'a> {
         digit.map_or(0, |digit| digit - b'0')
     }
 
-    /// Returns the number of digits before the decimal point. It is negative if zeros follow the point first.
+    /// Returns the number of digits before the decimal point. It is negative if zeros come between the point and the first digit.
     pub(super) fn point(&self) -> i64 {
         i64::try_from(self.whole.len()).unwrap_or(i64::MAX / 2) + i64::from(self.exponent)
     }
@@ -95,8 +95,8 @@ impl<'a> Decimal<'a> {
         }
     }
 
-    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and what it cuts off; `None` if `i128` can't hold
-    /// it.
+    /// Returns the whole part of the value × 10^`shift`, rounded towards zero, and the size of the fraction that was cut off. The
+    /// whole part is `None` if `i128` can't hold it.
     pub(super) fn scaled(&self, shift: i32) -> (Option<i128>, Remainder) {
         let end = self.point() + i64::from(shift);
         let remainder = self.remainder(end);

@@ -117,7 +117,7 @@ fn words(text: &str) -> Option<Interval> {
     Some(sum)
 }
 
-/// `1.5s`, as Protobuf writes a duration in JSON, or `1h30m`: numbers with their units right behind.
+/// Reads `1.5s`, as Protobuf writes a duration in JSON, or `1h30m`: numbers, each followed directly by its unit.
 fn compact(mut word: &str, sum: &mut Interval) -> Option<()> {
     while !word.is_empty() {
         let (number, rest) = word.split_at(word.find(|c: char| c.is_ascii_alphabetic())?);

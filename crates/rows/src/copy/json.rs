@@ -52,7 +52,8 @@ pub(super) fn jsonb(value: Value<'_>, nul: NulPolicy, out: &mut Vec<u8>) -> Resu
     patch_len(len_at, out)
 }
 
-/// Writes a structure that contains floats which JSON lacks. They become strings, as those of binary formats do.
+/// Writes an array or object that contains `NaN` or `Infinity`, which JSON lacks. They become strings, as in values of binary
+/// formats.
 #[cold]
 #[inline(never)]
 fn special(value: &Value<'_>, nul: NulPolicy, binary: bool, out: &mut Vec<u8>) -> Result<(), Reason> {

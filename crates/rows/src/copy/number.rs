@@ -145,7 +145,7 @@ pub(super) fn double(value: Value<'_>) -> Result<f64, Reason> {
     {
         let mantissa = value.mantissa as f64;
         let number = if value.exponent < 0 { mantissa / power } else { mantissa * power };
-        // The sign is set without a branch: the hemisphere of a coordinate can't be predicted.
+        // Set the sign without a branch: whether a coordinate is negative can't be predicted.
         let sign = u64::from(value.flags.has(Flags::NEGATIVE)) << 63;
         return Ok(f64::from_bits(number.to_bits() | sign));
     }

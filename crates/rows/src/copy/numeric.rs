@@ -67,12 +67,12 @@ pub(super) fn numeric(
 fn fill(decimal: &Decimal<'_>, first: i64, end: i64, round_up: bool, groups: &mut Vec<u16>) -> Result<i64, Reason> {
     let point = decimal.point();
     let last = i64::try_from(decimal.len()).map_err(|_| Reason::OutOfRange)?.min(end);
-    // The digit at index `at` means 10^(point - at - 1); the weight of its group is that exponent divided by four, rounded down.
+    // The digit at index `at` counts 10^(point - at - 1). The weight of its group is that exponent divided by four, rounded down.
     let weight = (point - first - 1).div_euclid(DIGITS_PER_GROUP);
     if weight > MAX_WEIGHT {
         return Err(Reason::OutOfRange);
     }
-    // One group more in front takes the carry.
+    // Add one group in front, for a possible carry.
     let weight = if round_up { weight.max((point - end).div_euclid(DIGITS_PER_GROUP)) + 1 } else { weight };
     let mut at = point - (weight + 1) * DIGITS_PER_GROUP;
     while at < last {
@@ -145,7 +145,7 @@ fn finish(
 fn not_finite(special: Special, limits: Option<NumericLimits>, out: &mut Vec<u8>) -> Result<(), Reason> {
     let sign = match special {
         Special::Nan => NAN,
-        // A precision limits the digits before the point, and infinity exceeds every limit.
+        // Infinity exceeds the limits of any column that has a precision.
         _ if limits.is_some() => return Err(Reason::OutOfRange),
         Special::Infinity => INFINITY,
         Special::NegativeInfinity => NEGATIVE_INFINITY,

@@ -76,7 +76,8 @@ fn put(
         bound.put(value, nul, scratch, out)?;
         *end = integer(out.get(start..).unwrap_or_default(), bound);
     }
-    // Postgres would refuse this too, but together with the whole batch. Numerics are compared by Postgres only.
+    // Reject bounds in the wrong order here, because Postgres would refuse the whole batch for them. Only Postgres compares
+    // numerics.
     if let [Some(lower), Some(upper)] = ends
         && lower > upper
     {
@@ -86,7 +87,7 @@ fn put(
     text::patch_len(len_at, out)
 }
 
-/// Returns a bound as an integer that orders it, if its binary form has one.
+/// Returns an integer that sorts as the bound does, if the bound's type has such an integer in its binary form.
 fn integer(field: &[u8], bound: &Encoding) -> Option<i64> {
     match bound {
         Encoding::Numeric(_) => None,

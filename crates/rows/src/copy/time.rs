@@ -12,7 +12,7 @@ use crate::copy::number::{fixed, put8};
 use crate::spec::EpochUnit;
 use crate::value::{Flags, Kind, Reason, Value};
 
-/// How a column reads values that aren't unambiguous times.
+/// How a column reads numbers, and text without a zone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Times {
     /// If set, numbers are epochs in this unit.
@@ -82,7 +82,7 @@ pub(super) fn of_local_micros(unix_micros: i64, zone: &TimeZone) -> Result<i64, 
     checked(i128::from(local) - i128::from(offset) * 1_000_000)
 }
 
-/// Reads text that is a number, if numbers are epochs.
+/// Reads text that contains a number as an epoch, if the column has a unit.
 fn epoch_of_text(text: &[u8], unit: Option<EpochUnit>) -> Option<Result<i64, Reason>> {
     let text = text.trim_ascii();
     unit.filter(|_| Decimal::parse(text).is_some())?;
@@ -204,7 +204,7 @@ fn epoch(value: Value<'_>, unit: Option<EpochUnit>) -> Result<i64, Reason> {
 fn scaled_half_even(value: Value<'_>, shift: i32) -> Result<i128, Reason> {
     let mut digits = [0; 20];
     let decimal = if value.raw.is_empty() {
-        // An integer of Kafka's metadata has no lexeme.
+        // An integer of Kafka's metadata has no lexeme, so write its digits.
         Decimal::of_integer(value.mantissa, value.flags.has(Flags::NEGATIVE), &mut digits)
     } else {
         Decimal::parse(value.raw).ok_or(Reason::TypeMismatch)?

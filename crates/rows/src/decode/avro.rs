@@ -1,4 +1,5 @@
-//! Avro: each writer's schema is planned once for the columns; then a record is decoded in one pass through its bytes.
+//! Avro: a plan is made once per writer's schema. It says which fields the columns need, and each record is then decoded in one
+//! pass through its bytes.
 //!
 //! With a registry, each record names its schema by an id, and there is one plan per id; with a local schema there is one plan.
 //! Fields are found by name, so schemas of any version fill the same columns. A field that the writer's schema lacks is missing.
@@ -50,7 +51,7 @@ impl AvroDecoder {
         plans.wants(payload, header, |schema, id| plan(schema, id, paths, *leftovers, base))
     }
 
-    /// Decodes a value. `header` is the one that names its schema, if the record has it.
+    /// Decodes a value. `header` is the header that names its schema, if the record has one.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],

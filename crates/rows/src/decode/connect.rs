@@ -30,7 +30,7 @@ struct Known {
 pub(crate) struct ConnectDecoder {
     json: JsonDecoder,
     paths: Vec<Path>,
-    /// The slot of the whole payload, which then may be another value than an object.
+    /// The slot for the whole payload, if a column takes it. The payload may then be any value, not only an object.
     whole: Option<usize>,
     known: Vec<Known>,
     /// The index of the schema that was used last.
@@ -46,7 +46,7 @@ impl ConnectDecoder {
         let within =
             |path: &[String]| -> Path { std::iter::once("payload".to_owned()).chain(path.iter().cloned()).collect() };
         let whole = paths.iter().position(Vec::is_empty);
-        // Keys are identified by their paths, so the payload itself occurs once.
+        // The scanner identifies an object's keys by their paths, so the path of the payload itself must occur only once.
         let mut wrapped: Vec<Path> =
             paths.iter().map(|path| if path.is_empty() { Path::new() } else { within(path) }).collect();
         wrapped.push(vec!["payload".to_owned()]);
@@ -132,7 +132,7 @@ impl ConnectDecoder {
     }
 }
 
-/// Returns the logical type that the schema gives to the field at a path.
+/// Returns the logical type that the schema declares for the field at a path.
 fn logical(schema: &Json, path: &Path) -> Option<Logical> {
     let mut at = schema;
     for name in path {
@@ -154,10 +154,11 @@ fn whole(value: &Value<'_>) -> Option<i64> {
     i64::try_from(if value.flags.has(Flags::NEGATIVE) { -number } else { number }).ok().filter(|_| plain)
 }
 
-/// Returns what a value means. A value that doesn't match the schema is left as it is, and its column decides.
+/// Converts a value to what its logical type means. Returns `None` for a value that doesn't match the schema: it stays as it is,
+/// and its column accepts or rejects it.
 fn apply(logical: Logical, value: &Value<'_>, fields: &mut Fields) -> Option<Slot> {
     match logical {
-        // A number stays one, if the converter writes decimals as numbers.
+        // If the converter writes decimals as numbers, the value is left as it is.
         Logical::Decimal(scale) => decimal(value.as_text()?, scale, fields),
         Logical::Json | Logical::ZonedTimestamp => {
             let text = value.as_text()?;
@@ -175,7 +176,7 @@ fn decimal(text: &[u8], scale: i32, fields: &mut Fields) -> Option<Slot> {
     Some(Slot { exponent: scale.saturating_neg(), ..fields.made_slot(Kind::Decimal, Flags::BINARY, start) })
 }
 
-/// Decodes a struct of a scale and an unscaled number in base64.
+/// Decodes an object with a scale and an unscaled number in base64.
 fn variable_decimal(
     place: Slot,
     payload: &[u8],

@@ -15,7 +15,7 @@ use crate::spec::CsvOptions;
 use crate::value::DecodeError;
 use crate::value::{Flags, Kind, Reason, Slot, shown};
 
-/// The use of a column of the CSV.
+/// The use of a column of the CSV by the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColumnTarget {
     Slot(u16),
@@ -231,7 +231,8 @@ impl CsvDecoder {
             None => true,
             Some(byte) if *byte == self.options.delimiter => {
                 self.at += 1;
-                // After a delimiter at the very end there is one more, empty field, which the next call finds.
+                // After a delimiter at the very end of the payload comes one more field, which is empty. The next call returns
+                // it.
                 false
             }
             Some(b'\r') if payload.get(self.at + 1).is_none_or(|byte| *byte == b'\n') => {

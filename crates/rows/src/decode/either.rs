@@ -35,7 +35,7 @@ impl EitherDecoder {
         if self.fits(&second, fields) {
             return second;
         }
-        // It has neither form: the fault of the plain form says best what is wrong.
+        // The value has neither form. The error of the plain form explains best what is wrong.
         if self.is_wrapped {
             self.is_wrapped = false;
             return self.attempt(payload, fields);
@@ -57,5 +57,5 @@ impl EitherDecoder {
     }
 }
 
-/// The name of the field that says what a change is: `c`, `u`, `d`, `r`, `t` or `m`.
+/// The name of the field that contains the operation: `c`, `u`, `d`, `r`, `t` or `m`.
 pub(crate) const OP: &str = "op";

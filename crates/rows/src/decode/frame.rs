@@ -1,6 +1,7 @@
-//! How a record names its schema in a registry. In front of the value: a zero byte, the schema's number in four bytes, and for
-//! Protobuf which of its messages. Or in a header: a one and the schema's GUID in sixteen bytes, or the same as in front of a value;
-//! the value is bare then.
+//! How a record names its schema in a registry. There are two ways. Either a frame comes before the value: a zero byte, the
+//! schema's number in four bytes, and for Protobuf the indexes of the message in its file. Or a header has the name, and the
+//! value has no frame. The header contains either a byte of value 1 and the schema's GUID in sixteen bytes, or the same bytes as
+//! a frame.
 
 use tidegate_protocol::record::Headers;
 
@@ -29,7 +30,7 @@ pub(crate) fn header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> 
     headers.iter().filter(|(of, _)| *of == name).last().and_then(|(_, value)| value)
 }
 
-/// Returns the schema that a header names, and where the bytes behind the name begin.
+/// Returns the schema that a header names, and the index of the first byte after the name.
 pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
     match header.split_first()? {
         (0, rest) => Some((SchemaId::Number(u32::from_be_bytes(*rest.first_chunk()?)), HEAD)),

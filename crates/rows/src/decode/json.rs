@@ -1,7 +1,7 @@
 //! JSON objects: one pass checks the whole document and finds the planned fields, without building a tree.
 //!
-//! If a key occurs twice, the last value wins, as in jsonb; so a later `"position": 5` discards what an earlier `position` held.
-//! Nothing is allocated per record, except to learn keys (see `keys`).
+//! If a key occurs twice, the last value wins, as in jsonb: after `"position": {"lat": 1}`, a second `"position": 5` also
+//! discards the `lat`. Nothing is allocated per record, except to learn keys (see `keys`).
 //!
 //! In an array of objects each object is a row, and so is each object of NDJSON; they are found one after another. A registry's
 //! framing (five bytes) or a byte order mark in front of the value is skipped.
@@ -26,9 +26,9 @@ pub(crate) struct JsonDecoder {
     keys: Keys,
     slots: usize,
     leftovers: Leftovers,
-    /// The object whose members without a column are leftovers.
+    /// The node of the object whose members without a column are leftovers.
     top: u16,
-    /// The slot of an array element itself, which then may be another value than an object.
+    /// The slot for a whole array element, if a column takes it. The element may then be any value, not only an object.
     whole: Option<u16>,
     scratch: Vec<u8>,
     /// In an array: where the next element begins, and its index.
@@ -50,10 +50,10 @@ impl JsonDecoder {
         }
     }
 
-    /// Makes a decoder whose leftovers are those of the object at `base`, if a path looks into that object.
+    /// Makes a decoder that collects leftovers from the object at `base`, if a path looks into that object.
     pub(crate) fn within(paths: &[Path], leftovers: Leftovers, base: &[String]) -> Self {
         let mut this = Self::new(paths, leftovers);
-        // If no path looks into it, it has no node, and its leftovers can't be told from the rest.
+        // If no path looks into the object, it has no node, and its leftovers can't be told from other fields.
         this.top = base.iter().try_fold(0, |node, name| this.keys.node(node, name.as_bytes())).unwrap_or(u16::MAX);
         this
     }
@@ -167,8 +167,8 @@ impl JsonDecoder {
         }
     }
 
-    /// Decodes the object that begins at `start`. The bytes before it need not be UTF-8. Faults and slots count from the first byte
-    /// of the payload.
+    /// Decodes the object that begins at `start`. The bytes before it need not be UTF-8. Positions in faults and slots are
+    /// counted from the first byte of the payload.
     #[inline]
     pub(crate) fn object(&mut self, payload: &[u8], start: usize, fields: &mut Fields) -> Result<(), DecodeError> {
         fields.reset(self.slots);
@@ -218,7 +218,7 @@ struct JsonWalk<'w, 'p> {
 
 /// The kind of element at a position in an array.
 enum Element {
-    /// An object. `last`: the array ends after it.
+    /// An object. `last` says whether the array ends after it.
     Object { last: bool },
     /// Another value, which begins at `start`.
     Other { start: usize },
@@ -304,7 +304,7 @@ impl JsonWalk<'_, '_> {
         Ok(object)
     }
 
-    /// Reads an object of which columns take parts, from its opening brace to after its closing one.
+    /// Reads an object from which columns take parts, from its opening brace to after its closing one.
     fn object(&mut self, node: u16, depth: u32) -> Result<Flags, Broken> {
         if depth >= MAX_DEPTH {
             return self.scan.fault("nested too deep");
@@ -363,7 +363,7 @@ impl JsonWalk<'_, '_> {
         }
     }
 
-    /// Reads a key that wasn't guessed, up to its value.
+    /// Reads a key that differs from the guess, up to its value.
     #[inline(never)]
     fn unexpected_key(
         &mut self,
@@ -390,7 +390,7 @@ impl JsonWalk<'_, '_> {
         Ok((flags, self.keys.find(node, previous, self.scratch)))
     }
 
-    /// Reads a value of which columns take parts.
+    /// Reads a value from which columns take parts.
     fn inner(&mut self, slot: Option<u16>, node: u16, depth: u32) -> Result<Flags, Broken> {
         for below in self.keys.slots_below(node) {
             if let Some(place) = self.slots.get_mut(usize::from(*below)) {

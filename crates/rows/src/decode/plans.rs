@@ -1,4 +1,4 @@
-//! Plans by the name of the writer's schema.
+//! Keeps the plan for each writer's schema that occurred, by the name of the schema.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ const KEPT: usize = 1024;
 pub(super) struct Plans<P> {
     registry: Option<Arc<dyn Schemas>>,
     framed: bool,
-    /// In the order in which they came; few, and the last one is asked first. A local one has no name.
+    /// The plans, oldest first. There are few; the last one used is tried first. The plan of a local schema has no name.
     made: Vec<(Option<SchemaId>, Result<P, DecodeError>)>,
     last: usize,
 }
@@ -26,9 +26,9 @@ pub(super) struct Plans<P> {
 pub(super) struct Framed<'a> {
     /// The schema's name; `None` for a local one.
     pub(super) id: Option<SchemaId>,
-    /// Where the value's own bytes begin, a frame's message indexes among them.
+    /// The index of the value's first own byte. For Protobuf, the message indexes of a frame come first and are part of it.
     pub(super) start: usize,
-    /// The message indexes, where a header has them.
+    /// The message indexes, if a header contains them.
     pub(super) indexes: Option<&'a [u8]>,
 }
 
@@ -75,7 +75,7 @@ impl<P> Plans<P> {
     ) -> Option<SchemaId> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == Some(id)) {
-            // The registry is asked again from time to time for a schema that it didn't know.
+            // The registry didn't know the schema. It is asked again at intervals.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;
@@ -123,7 +123,8 @@ impl<P> Plans<P> {
             return Ok(Framed { id: None, start, indexes });
         }
         let known = self.made.get(self.last).is_some_and(|(known, _)| *known == Some(id));
-        // Records wait until their schema is here, so this one is; were it not, no record would be lost by saying so.
+        // Records wait until their schema is loaded, so it is loaded here. If it were not, the error would make a dead letter, so
+        // no record would be lost.
         if !known && self.find(id, make).is_some() {
             return Err(DecodeError::new(Reason::UnknownSchema, format!("its schema {id} has not come yet")));
         }
@@ -141,7 +142,7 @@ impl<P> Plans<P> {
     }
 }
 
-/// Returns a name for the schema that a value doesn't match, for people.
+/// Returns a name, for people, of the schema that a value doesn't match.
 pub(super) fn whose(id: Option<SchemaId>) -> String {
     id.map_or_else(|| "the local schema".to_owned(), |id| format!("schema {id}"))
 }

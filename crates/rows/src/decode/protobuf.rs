@@ -1,8 +1,9 @@
-//! Protobuf: the message is planned once for the columns; then a record is decoded in one pass through its bytes.
+//! Protobuf: a plan is made once per message type. It says which fields the columns need, and each record is then decoded in one
+//! pass through its bytes.
 //!
-//! With a registry, each record names its schema and the message in it; with a local file, the configuration names the message. A
-//! proto3 field without presence that the record lacks has its default, as the format says: zero, the empty text, the first name of
-//! an enum, an empty list. A field with presence (`optional`, messages, `oneof`) that the record lacks is missing.
+//! With a registry, each record names its schema and the message in it; with a local file, the configuration names the message.
+//! If a record lacks a proto3 field without presence, the field has its default, as the format says: zero, the empty text, the
+//! first name of an enum, an empty list. If it lacks a field with presence (`optional`, messages, `oneof`), the field is missing.
 
 mod plan;
 #[cfg(test)]
@@ -37,7 +38,7 @@ pub(crate) struct ProtobufDecoder {
     leftovers: Leftovers,
     /// The path of the record's own fields in the value.
     base: Vec<String>,
-    /// Whether values of a local schema have a frame that says which message they are.
+    /// Whether values of a local schema have a frame, which names their message.
     framed: bool,
     message: Option<String>,
     plans: Plans<Made>,
@@ -67,7 +68,7 @@ impl ProtobufDecoder {
         self.plans.wants(payload, header, make)
     }
 
-    /// Decodes a value. `header` is the one that names its schema, if the record has it.
+    /// Decodes a value. `header` is the header that names its schema, if the record has one.
     pub(crate) fn decode(
         &mut self,
         payload: &[u8],
@@ -132,7 +133,7 @@ fn make(schema: Arc<Schema>, id: Option<SchemaId>) -> Result<Made, DecodeError> 
     }
 }
 
-/// Returns the message type of a value. Its frame names it by its position in the file.
+/// Returns the message type of a value, from the message indexes in its frame. `behind_number` begins after the schema's number.
 pub(crate) fn message_of(file: &ProtoFile, behind_number: &[u8]) -> Option<MessageId> {
     let mut indexes = [0; INDEXES_MAX];
     let (_, count) = message_indexes(behind_number, 0, &mut indexes).ok()?;

@@ -1,8 +1,8 @@
 //! `rows = "readings"`: a record with an array becomes one row per element, combined with the fields around the array.
 //!
-//! The decoder of the format finds the array and the fields around it. The elements are read as JSON, since the
-//! decoders of binary formats have already rendered the array as JSON. If an array lies in the elements of another one,
-//! a second decoder of this kind wraps the first.
+//! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
+//! binary formats have already rendered the array as JSON. If an array is nested in the elements of another one, a second decoder
+//! of this kind wraps the first.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ enum Origin {
 #[derive(Clone, Copy, Debug)]
 struct Array {
     end: usize,
-    /// Whether the array is in the bytes that the decoder made.
+    /// Whether the array's text was made by the decoder, so that it isn't in the payload.
     made: bool,
 }
 
@@ -33,11 +33,11 @@ struct Array {
 pub(crate) struct RowsDecoder {
     inner: Decoder,
     elements: JsonDecoder,
-    /// The path of the array, for faults, and its slot.
+    /// The path of the array, for error messages. `slot` is its slot.
     path: String,
     slot: usize,
     from: Vec<Origin>,
-    /// The slots around the current array, and the fields around it without a column.
+    /// The slots of the fields around the current array, and the fields there that have no column.
     around: Fields,
     element: Fields,
     array: Option<Array>,
@@ -103,7 +103,7 @@ impl RowsDecoder {
         self.next(payload, fields)
     }
 
-    /// Saves what is around the array that was found.
+    /// Starts to read an array that was found: keeps the fields around it, which every row of the array gets.
     fn enter(&mut self, payload: &[u8], fields: &mut Fields) -> Result<(), DecodeError> {
         std::mem::swap(&mut self.around.slots, &mut fields.slots);
         std::mem::swap(&mut self.around.leftovers, &mut fields.leftovers);

@@ -1,5 +1,5 @@
-//! Tokens of RFC 8259, strictly: whatever isn't JSON is a [`Fault`] with its place. Three tokens more are read, which Python and
-//! others write for floats that JSON lacks: `NaN`, `Infinity` and `-Infinity`.
+//! Tokens of RFC 8259, read strictly: whatever isn't JSON is a [`Fault`] with its position. The exceptions are `NaN`, `Infinity`
+//! and `-Infinity`, which Python and others write for floats that JSON lacks.
 //!
 //! Each step looks at eight bytes. Runs of digits and the ends of strings are found without a branch per byte: their lengths can't
 //! be predicted, so branches would be mispredicted. The input has been checked to be UTF-8.
@@ -110,7 +110,7 @@ impl<'a> Scanner<'a> {
                 | (word.wrapping_sub(ONES) & !word))
                 & HIGHS;
             if found != 0 {
-                // Beyond the end, a word has zeros.
+                // After the end of the text, a word contains zeros.
                 self.at = (self.at + (found.trailing_zeros() / 8) as usize).min(self.bytes.len());
                 return;
             }
@@ -119,8 +119,8 @@ impl<'a> Scanner<'a> {
         self.at = self.bytes.len();
     }
 
-    /// Reads any value into `slot`. `depth` is that of the container around it. It writes into the caller's slot instead of
-    /// returning one, which avoids a copy that would wait for its parts to be written.
+    /// Reads any value into `slot`. `depth` is the depth of the container around it. Writing into the caller's slot is faster
+    /// than returning one, which the caller would have to copy.
     #[inline]
     pub(crate) fn value(&mut self, depth: u32, slot: &mut Slot) -> Result<Flags, Broken> {
         let start = self.at;
@@ -138,7 +138,7 @@ impl<'a> Scanner<'a> {
         Ok(flags)
     }
 
-    /// As [`Self::value`], for a value that isn't needed.
+    /// Skips any value; like [`Self::value`], but without a slot.
     #[inline]
     pub(crate) fn skip(&mut self, depth: u32) -> Result<Flags, Broken> {
         match self.peek() {
@@ -171,7 +171,7 @@ impl<'a> Scanner<'a> {
         self.fault("expected a value")
     }
 
-    /// Reads `-Infinity` at `start`, where the text began like a number. Any other text is broken.
+    /// Reads `-Infinity` at `start`, where the text began like a number. Any other text is an error.
     #[cold]
     #[inline(never)]
     fn minus_infinity(&mut self, start: usize, slot: &mut Slot) -> Result<Flags, Broken> {
@@ -312,7 +312,7 @@ impl<'a> Scanner<'a> {
             }
             let count = (others.trailing_zeros() / 8) as usize;
             if WANTED && count > 0 {
-                // Shifted up, the bytes before the digits count as leading zeros.
+                // After this shift, the bytes before the digits count as leading zeros.
                 let aligned = word << (64 - 8 * count);
                 mantissa = mantissa.wrapping_mul(POW10[count]).wrapping_add(eight_digits(aligned));
             }

@@ -86,7 +86,7 @@ pub(crate) fn quote_specials(raw: &[u8], out: &mut Vec<u8>) {
         let len = match (rest[0], special) {
             (b'"', _) => {
                 let mut scan = super::scan::Scanner::new(rest);
-                // It has been scanned once.
+                // The scanner has read this string once, so it can't fail here.
                 if scan.string().is_ok() { scan.at } else { rest.len() }
             }
             (_, Some(text)) => {

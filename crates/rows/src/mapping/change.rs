@@ -46,7 +46,7 @@ impl Encoder {
         }
     }
 
-    /// Makes the record's fields those of the row before the change.
+    /// Replaces the record's fields by those of the row before the change.
     fn look_before(&mut self) {
         if let Some(change) = &self.plan.change {
             self.fields.copy(&change.before);

@@ -1,8 +1,8 @@
 //! `evolve = "add"`: decides which unknown fields become columns, and their types. Other code alters the table.
 //!
-//! A record with such a field is first rejected (`new_field`), and its raw bytes are kept like those of every rejected record.
-//! Before the batch is written, the columns are added, the plan is rebuilt and the batch is re-encoded. So the first value of a new
-//! field is in its column too.
+//! A record with such a field is first rejected as `new_field`; its raw bytes are kept, like those of every rejected record.
+//! Before the batch is written, the columns are added, the plan is rebuilt and the batch is encoded again. So the column also
+//! contains the field's first value.
 //!
 //! The type: bool for `true` and `false`, numeric for numbers (it holds every JSON number), text for text, jsonb for everything
 //! else, and jsonb if the records of the batch differ. A field that has only been null waits for its first value.
@@ -13,7 +13,8 @@ use crate::catalog::{Catalog, can_name_a_column};
 use crate::json::members::Members;
 use crate::value::{Kind, Value};
 
-/// The highest number of columns up to which columns are added. Postgres allows 1600, and a row must fit on a page.
+/// No column is added if the table would then have more columns than this. Postgres allows 1600, but a row must also fit on a
+/// page.
 pub const COLUMNS_MAX: usize = 400;
 
 /// Fields that don't become columns: there are too many columns, the name can't be a column's, or the column of that name can't be
@@ -64,7 +65,7 @@ impl NewType {
             Kind::True | Kind::False => Some(Self::Bool),
             Kind::Number | Kind::Float | Kind::Decimal => Some(Self::Numeric),
             Kind::String | Kind::Text | Kind::Bytes | Kind::Lexical => Some(Self::Text),
-            // Leftovers are JSON, whatever the format; these values are strings there.
+            // Leftovers are JSON in every format, and these values are strings in JSON.
             Kind::Instant | Kind::Day | Kind::Clock | Kind::Span | Kind::Uuid => Some(Self::Text),
             Kind::Array | Kind::Object => Some(Self::Jsonb),
         }
@@ -72,7 +73,7 @@ impl NewType {
 }
 
 impl GivenUp {
-    /// Returns whether the field of this name doesn't become a column.
+    /// Returns whether the field of this name is one that doesn't become a column.
     pub fn holds(&self, name: &str) -> bool {
         match self {
             Self::Names(names) => names.contains(name),
@@ -88,7 +89,8 @@ impl GivenUp {
         names.len() > before
     }
 
-    /// Returns the first of these members (each followed by a comma) that should become a column.
+    /// Returns the name of the first of these members that should become a column. In `leftovers`, each member is followed by a
+    /// comma.
     pub fn first_new(&self, leftovers: &[u8]) -> Option<String> {
         let mut members = Members::of(leftovers).filter(|(_, value)| NewType::of(value).is_some());
         members.find(|(name, _)| !self.holds(name)).map(|(name, _)| name)
@@ -96,7 +98,7 @@ impl GivenUp {
 }
 
 impl NewFields {
-    /// Notes the fields of a record that have no column; in a trial all of them.
+    /// Notes the fields of a record that have no column, except those that were given up. In a trial, all are noted.
     pub fn note(&mut self, leftovers: &[u8], given_up: &GivenUp) {
         for (name, value) in Members::of(leftovers) {
             let passed_over = matches!(given_up, GivenUp::Names(names) if names.contains(&name));
@@ -108,7 +110,8 @@ impl NewFields {
         }
     }
 
-    /// Returns the columns to add to this table, in order of name: those whose names it can have, as long as there is room.
+    /// Returns the columns to add to this table, sorted by name: those whose names a column of it can have, up to
+    /// [`COLUMNS_MAX`].
     pub fn missing<'a>(&'a self, catalog: &Catalog) -> Vec<(&'a str, NewType)> {
         let room = COLUMNS_MAX.saturating_sub(catalog.columns.len());
         let known = |name: &str| catalog.columns.iter().any(|column| column.name == name);

@@ -11,9 +11,9 @@ use crate::value::{Flags, Kind, Reason, Value, shown};
 pub struct Described<'a> {
     pub column: &'a str,
     pub type_text: &'a str,
-    /// The source of its values: `field position.lat`, `meta offset`, `header trace-id`.
+    /// Where its values come from: `field position.lat`, `meta offset`, `header trace-id`.
     pub source: String,
-    /// Whether a record without a value for it is rejected.
+    /// Whether the column is NOT NULL, so that a record without a value for it is rejected.
     pub not_null: bool,
     /// How a record without its field is treated; empty if that can't happen.
     pub missing: &'static str,

@@ -1,4 +1,4 @@
-//! A record's input to an aggregate: its value, a mark that it counts, or nothing.
+//! The input that a record gives to an aggregate: its value, a mark that the record counts, or nothing.
 
 use crate::copy::NULL;
 use crate::decode::Fields;
@@ -11,14 +11,14 @@ const COUNTED: [u8; 5] = [0, 0, 0, 1, 1];
 /// How a column of mode aggregate gets its input.
 #[derive(Clone, Debug)]
 pub(super) struct Fold {
-    /// For a count, only the presence of a value matters.
+    /// Whether the aggregate is a count: then only the presence of a value matters.
     pub(super) counts: bool,
     /// Records that don't match this filter give no input.
     pub(super) condition: Option<Check>,
 }
 
 impl Fold {
-    /// Writes the field unless it is the value itself. Returns whether it wrote the field.
+    /// Writes the record's input, except if that is the value unchanged: then writes nothing and returns false.
     pub(super) fn put(
         &self,
         value: &Value<'_>,

@@ -13,7 +13,7 @@ use crate::render::{self, Form};
 use crate::spec::Function;
 use crate::value::{DecodeError, Flags, Kind, Reason, Value, shown};
 
-/// A decimal number: `digits` × 10^-`scale`.
+/// A decimal number: its value is `digits` × 10^-`scale`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Exact {
     digits: i128,
@@ -92,7 +92,7 @@ impl Applied {
     /// Checks a function against the type of its column.
     ///
     /// # Errors
-    /// Returns the reason why the function doesn't fit the column, as text for people.
+    /// If the function doesn't fit the column; the text says why.
     pub(super) fn new(function: &Function, encoding: &Encoding) -> Result<Self, String> {
         match function {
             Function::Linear { scale, offset } => {
@@ -159,7 +159,7 @@ impl Applied {
                 }
                 plain(&value, made);
                 match json::document(made) {
-                    // As INSERT of the text: a null of JSON, and not NULL.
+                    // As when INSERT is given this text: the column gets JSON's null, not SQL's NULL.
                     Ok(slot) if slot.kind == Kind::Null && matches!(encoding, Encoding::Json | Encoding::Jsonb) => {
                         Ok(Value { kind: Kind::Object, ..slot.of(made) })
                     }

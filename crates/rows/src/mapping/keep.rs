@@ -1,4 +1,4 @@
-//! `keep`: text that stands for a value which the record leaves out.
+//! `keep`: text by which a record says that it leaves a value out.
 
 use crate::json::members::{Elements, RawMembers};
 use crate::json::string;
@@ -19,9 +19,9 @@ fn is_text(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     }
 }
 
-/// Returns whether a value is this placeholder, by which Debezium says that the record leaves the value out. For an
-/// array, Debezium writes a list with the placeholder alone; for an array of numbers, the placeholder's bytes; for a
-/// map, the placeholder.
+/// Returns whether a value is this placeholder, by which Debezium says that the record leaves the value out. In place of an
+/// array, Debezium writes a list that contains only the placeholder; in place of an array of numbers, the placeholder's bytes; in
+/// place of a map, the placeholder.
 #[inline(never)]
 pub(super) fn stands_for_missing(value: &Value<'_>, text: &[u8], scratch: &mut Vec<u8>) -> bool {
     match value.kind {

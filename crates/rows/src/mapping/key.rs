@@ -38,7 +38,7 @@ pub(super) struct KeyReader {
     enveloped: ConnectDecoder,
     avro: Option<AvroDecoder>,
     protobuf: Option<ProtobufDecoder>,
-    /// The kinds of the schemas seen so far; few.
+    /// The kinds of the schemas that occurred so far. There are few of them.
     kinds: Vec<(SchemaId, Framed)>,
     fields: Fields,
     /// The key is neither framed nor JSON: each column reads its bytes by its own type.
@@ -90,7 +90,7 @@ impl KeyReader {
                             };
                             self.kinds.push((id, kind));
                         }
-                        // The Avro decoder asks for the schema again, and reports the fault.
+                        // The Avro decoder will look up the schema again, and report the fault.
                         Found::Fault(_) => return None,
                     }
                 }
@@ -113,10 +113,10 @@ impl KeyReader {
         self.avro.is_some() || self.protobuf.is_some()
     }
 
-    /// Reads a key. `header` is the one that names its schema, if the record has it.
+    /// Reads a key. `header` is the header that names its schema, if the record has one.
     ///
     /// # Errors
-    /// The key isn't what its format says.
+    /// If the key isn't what its format says.
     pub(super) fn read(&mut self, key: &[u8], header: Option<&[u8]>) -> Result<(), DecodeError> {
         self.plain = false;
         let Self { format, avro, protobuf, fields, .. } = self;
@@ -178,7 +178,7 @@ impl KeyReader {
             };
         }
         let start = if registered(key).is_some() && begins_json(&key[frame::HEAD..]) { frame::HEAD } else { 0 };
-        // A lone number is JSON too, but a column may need its digits unchanged.
+        // A number alone is JSON too, but a column may need its digits unchanged.
         let is_json = start > 0 || key.trim_ascii_start().starts_with(b"{") || key.starts_with(b"\"");
         self.plain = !(is_json && self.json(key, start).is_ok());
         Ok(())
@@ -211,7 +211,7 @@ impl KeyReader {
     /// Returns the whole key that was read last, for a column with this encoding.
     ///
     /// # Errors
-    /// The key doesn't fit the column.
+    /// If the key doesn't fit the column.
     pub(super) fn whole<'a>(&'a self, key: &'a [u8], encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
         if self.plain { meta::key(key, encoding) } else { Ok(self.fields.value(WHOLE, key)) }
     }
@@ -228,7 +228,7 @@ impl KeyReader {
     }
 }
 
-/// Returns the schema that the key's header or, without one, its frame names.
+/// Returns the schema that the key names: in its header, or if there is none, in its frame.
 fn named(key: &[u8], header: Option<&[u8]>) -> Option<SchemaId> {
     match header {
         Some(header) => frame::of_header(header).map(|(id, _)| id),
@@ -258,7 +258,7 @@ fn bytes(kind: Kind, key: &[u8]) -> Slot {
     Slot { kind, flags: Flags::BINARY, len: narrow(key.len()), ..Slot::MISSING }
 }
 
-/// Rewords a decoder's fault, which speaks of values.
+/// Rewords a decoder's error, which says "value", for a key.
 fn in_key<T>(result: Result<T, DecodeError>) -> Result<T, DecodeError> {
     result.map_err(|DecodeError { reason, detail }| {
         let detail = match detail.strip_prefix("the value") {

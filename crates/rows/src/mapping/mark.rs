@@ -1,9 +1,10 @@
-//! The mark in front of each row of a batch, if rows of one pipeline differ: in their table, or in the columns that they have.
+//! The mark in front of each row of a batch. Rows have marks if the rows of a pipeline may differ in their table, or in the
+//! columns that they have.
 //!
 //! A mark consists of the index of the row's table in the plan, the length of what follows, and a mask. The mask has one bit for
 //! each column of the table that a record may leave to Postgres. A set bit means that the row has no field for that column. The
-//! bytes of a mask are those of a `bit(n)`, so that COPY can send them. The batch itself knows nothing of tables and shapes, and
-//! the rows of a pipeline whose rows are all alike have no marks.
+//! mask has the same bytes as a `bit(n)`, so that COPY can send it. The batch itself doesn't know about tables and shapes. If all
+//! rows of a pipeline have the same table and the same columns, they have no marks.
 
 use std::ops::Range;
 
@@ -38,7 +39,7 @@ impl Mark {
         }
     }
 
-    /// Completes the mark: the row ends at the end of `rows`.
+    /// Completes the mark, after the row was written to the end of `rows`.
     ///
     /// # Errors
     /// [`Reason::TooLarge`] if the row has 4 GiB or more.

@@ -61,7 +61,7 @@ impl Reading {
     }
 }
 
-/// Whether a number of Kafka's metadata must be written as digits: most columns need only its value.
+/// Whether a number of Kafka's metadata must be written as digits. Most columns need only its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lexeme {
     Wanted,
@@ -148,7 +148,7 @@ fn read<'a>(bytes: &'a [u8], reading: Reading, what: &str) -> Result<Value<'a>, 
     }
 }
 
-/// Reads a field of CSV or a raw value for its column: by Postgres' own rules for numbers and booleans.
+/// Reads a field of CSV, or a raw value, for its column. Numbers and booleans follow Postgres' own rules.
 #[inline]
 pub(super) fn lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     if value.flags.has(Flags::NUMERIC) && takes_numbers(encoding) {
@@ -165,11 +165,11 @@ fn takes_numbers(encoding: &Encoding) -> bool {
 #[inline(never)]
 fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>, DecodeError> {
     let reading = match Reading::of(encoding) {
-        // Raw bytes are bytes; for a field of CSV, a bytea gets the bytes of its text.
+        // A raw value stays bytes. A field of CSV is text, so a bytea column gets the bytes of that text.
         Reading::Bytes if !value.flags.has(Flags::BINARY) => Reading::Text,
         reading => reading,
     };
-    // The CSV decoder has checked that it is UTF-8, and whether it contains a NUL.
+    // The CSV decoder has already checked that the field is UTF-8, and whether it contains a NUL.
     let read = match reading {
         Reading::Literal if !value.flags.has(Flags::BINARY) => match json::literal(value.raw) {
             Some(slot) if !matches!(encoding, Encoding::Bool) => return Ok(slot.of(value.raw)),
@@ -191,15 +191,14 @@ fn read_lexical<'a>(value: &Value<'a>, encoding: &Encoding) -> Result<Value<'a>,
     if matches!(encoding, Encoding::Bool) {
         return Ok(text(word));
     }
-    // `+5`, `007` and `.5` are numbers for Postgres but not for JSON: only their text is valid.
+    // `+5`, `007` and `.5` are numbers for Postgres but not for JSON, so pass them on as text.
     if Decimal::parse(word).is_some() {
         return Ok(Value { kind: Kind::Number, flags: Flags::INEXACT, exponent: 0, mantissa: 0, raw: word });
     }
     Ok(read)
 }
 
-/// Returns a field as `where` compares it: text of CSV that is a number or a boolean may mean either, so it is compared as the JSON
-/// value.
+/// Returns a field as `where` compares it. A field of CSV that looks like a number or a boolean is compared as that JSON value.
 pub(super) fn compared(value: Value<'_>) -> Value<'_> {
     if value.kind != Kind::Lexical {
         return value;
@@ -270,7 +269,7 @@ fn header_value(value: Option<&[u8]>, made: &mut Vec<u8>) {
     }
 }
 
-/// Ends a list whose items are each followed by a comma.
+/// Replaces the comma after the last item of a list by the closing bracket.
 fn close(bracket: u8, made: &mut Vec<u8>) {
     match made.last_mut() {
         Some(comma) if *comma == b',' => *comma = bracket,

@@ -22,7 +22,7 @@ use crate::schema::Schemas;
 use crate::spec::{Column, Decode, KeyFormat, NulPolicy, RowSpec, Source, UnknownFields, WriteMode};
 use crate::write_mode;
 
-/// The lowest limit on the rows of one record, in bytes; the limit is otherwise `batch.max_bytes`.
+/// The smallest value of the limit on the rows of one record, in bytes. Above it, the limit is `batch.max_bytes`.
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The source of a column's values.
@@ -40,9 +40,9 @@ pub(super) enum Feed {
     Key(Reading),
     Headers,
     Header(Box<[u8]>, Reading),
-    /// Only the existence of the record.
+    /// Nothing from the record: each record counts.
     Record,
-    /// Fields without a column. `empty`: a record that has none gets `{}` rather than NULL.
+    /// Fields without a column. If `empty` is set, a record without such fields gets `{}`, and otherwise NULL.
     Leftovers {
         empty: bool,
     },
@@ -55,7 +55,7 @@ pub(super) enum WhenMissing {
     Null,
     /// The mapping's `default`, encoded as a field of COPY.
     Constant(Box<[u8]>),
-    /// The row has no field for the column: the bit in the mask that says so.
+    /// The row has no field for the column. The number is the column's bit in the mask.
     LeaveOut(u16),
     /// The record is a dead letter.
     DeadLetter,
@@ -78,7 +78,7 @@ pub(super) struct PlannedColumn {
     pub(super) missing: WhenMissing,
     /// Whether the column is part of the key, in a mode that requires a key.
     pub(super) in_key: bool,
-    /// The fields of a record's key that may hold the column's value, the most likely one first.
+    /// The fields of a record's key that may hold the column's value, in the order in which they are tried.
     pub(super) key_from: Vec<u16>,
     /// Text that marks a value which the record leaves out (`keep`).
     pub(super) keep: Option<Box<[u8]>>,
@@ -94,7 +94,7 @@ pub struct Taken {
     pub catalog: Catalog,
     /// The names of the columns that are filled, in the order of the rows.
     pub columns: Vec<String>,
-    /// The COPY for rows that leave no column out.
+    /// The COPY statement for rows that leave no column out.
     pub copy: String,
     /// The columns that a row may leave out.
     pub shapes: Shapes,
@@ -107,7 +107,7 @@ pub(super) struct Change {
     pub(super) op: u16,
     /// Slots of the row before a change, each with its slot of the row after it.
     pub(super) before: Vec<(u16, u16)>,
-    /// Whether a column takes `op`; then a delete is a row with the values before it.
+    /// Whether a column takes `op`. If so, a delete is written as a row with the values before it.
     pub(super) shown: bool,
 }
 
@@ -124,7 +124,8 @@ pub struct Plan {
     pub(super) paths: Vec<Path>,
     /// The path of the record's own fields in the value.
     pub(super) base: Vec<String>,
-    /// The arrays whose elements are rows. `by_name`: a field is the element's if the element has a field of that name.
+    /// The paths of the arrays whose elements are rows. With `by_name`, a field is taken from the element if the element has a
+    /// field of that name.
     pub(super) levels: Vec<Path>,
     pub(super) by_name: bool,
     /// Set if records are changes in Debezium's envelope.
@@ -138,18 +139,18 @@ pub struct Plan {
     pub(super) reads_keys: bool,
     /// The source of schemas, for formats that use a registry.
     pub(super) schemas: Option<Arc<dyn Schemas>>,
-    /// The limit on the rows of one record after the first, in bytes.
+    /// The limit, in bytes, on the rows of one record, not counting the first row.
     pub(super) record_bytes: usize,
     pub(super) leftovers: Leftovers,
     /// Records that don't match this filter have no rows.
     pub(super) keep: Option<Check>,
-    /// Whether tombstones delete: then each row ends with a bool that says whether it is one.
+    /// Whether tombstones delete. If so, each row ends with a bool that says whether it is a tombstone.
     pub(super) deletes: bool,
-    /// `evolve`: unknown fields become columns, except these.
+    /// Set if unknown fields become columns (`evolve`), with the fields that don't.
     pub(super) evolves: Option<GivenUp>,
     /// Set if records name their table.
     pub(super) router: Option<Router>,
-    /// Whether `unknown_fields = "dead_letter"` is checked here because the decoder doesn't check it.
+    /// Whether `unknown_fields = "dead_letter"` is checked here, because the decoder can't check it.
     pub(super) refuses_unknown: bool,
     warnings: Vec<String>,
 }
@@ -167,7 +168,7 @@ impl Plan {
         let automatic = spec.columns.is_none();
         let mapping = match spec.columns {
             None => by_name(spec, catalog, &[]),
-            // Columns that were added for fields are not in the configuration.
+            // Columns that `evolve` added are not in the configuration.
             Some(columns) if spec.table.evolve => {
                 columns.iter().cloned().chain(by_name(spec, catalog, columns)).collect()
             }
@@ -241,11 +242,11 @@ impl Plan {
     }
 
     /// Plans the rows of a pipeline whose records name their table, for the tables that exist. All of them share one order of
-    /// slots. A table that the mapping doesn't fit receives no rows, with the reason; the same is true of the tables in `refused`.
-    /// Also returns the tables that receive rows, in the order of their indexes.
+    /// slots. A table that the mapping doesn't fit receives no rows, and its records are rejected with the reason. The same holds
+    /// for the tables in `refused`. Also returns the tables that receive rows, in the order of their indexes.
     ///
     /// # Errors
-    /// Faults that don't depend on the table.
+    /// If there are faults that don't depend on a table.
     pub fn routed(
         spec: &RowSpec<'_>,
         catalogs: Vec<Catalog>,
@@ -260,7 +261,8 @@ impl Plan {
                 Ok(of_table) if taken.is_empty() || of_table.paths == plan.paths => {
                     let number = u16::try_from(taken.len()).unwrap_or(u16::MAX);
                     if taken.is_empty() {
-                        // All tables share the slots of this one: first those of the columns, then those of the table name.
+                        // All tables share the slots of this plan: first the slots of the columns, then those of the table's
+                        // name.
                         plan = of_table.clone();
                         router.take_slots(plan.router.take());
                     }
@@ -322,7 +324,8 @@ impl Plan {
         })
     }
 
-    /// Plans for one of the tables that records name. The fields of the name keep their place in the order of slots.
+    /// Plans for one of the tables that records name. The fields that form the table's name have the same slots in every table's
+    /// plan.
     fn for_table(spec: &RowSpec<'_>, catalog: &Catalog) -> Result<Self, Vec<PlanFault>> {
         let table = spec.table.named(&catalog.table);
         Self::new(&RowSpec { table: &table, ..*spec }, catalog)
@@ -365,7 +368,7 @@ impl Plan {
         self.router.is_some()
     }
 
-    /// Returns what works but may surprise, as text for people: for example a sum of floats.
+    /// Returns what works but may surprise, as text for people. An example is a sum of floats.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

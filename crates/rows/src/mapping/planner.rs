@@ -1,4 +1,4 @@
-//! Plans the columns one by one: compares the source of each with its column's type.
+//! Plans the columns one by one: checks that the source of each column fits the column's type.
 
 use crate::catalog::{Catalog, CatalogColumn, TypeKind};
 use crate::copy::{Encoding, Scratch, Times, types};
@@ -30,7 +30,7 @@ pub(super) struct Planner<'a> {
     pub(super) before: Vec<(u16, u16)>,
     /// Whether a column takes `op`.
     pub(super) has_op: bool,
-    /// Paths in keys; the first is the whole key.
+    /// The paths to look up in keys. The first path stands for the whole key.
     pub(super) key_paths: Vec<Path>,
     pub(super) faults: Faults,
     pub(super) shapes: Shapes,
@@ -115,7 +115,7 @@ impl<'a> Planner<'a> {
         Some(planned)
     }
 
-    /// Plans what a missing field means for this column, which has no constant in the mapping.
+    /// Plans what happens if a record lacks this column's field. The column has no `value` in the mapping.
     fn missing(
         &mut self,
         key: &str,
@@ -256,7 +256,8 @@ impl<'a> Planner<'a> {
         slots
     }
 
-    /// Encodes a mapping's `default` as a field of COPY: now, so that a bad default fails before the first record.
+    /// Encodes a mapping's `default` as a field of COPY. It is encoded when the plan is made, so that a bad default is found before the
+    /// first record.
     fn default(
         &mut self,
         key: &str,

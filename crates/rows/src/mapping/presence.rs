@@ -29,7 +29,7 @@ impl Presence {
 }
 
 impl Plan {
-    /// Visits the columns that are filled from a field, with the field's path as a mapping writes it. Visits none if
+    /// Returns the columns that are filled from a field, each with the field's path as a mapping writes it. There are none if
     /// records name their table.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.columns.iter().filter_map(|column| match column.feed {
@@ -38,8 +38,7 @@ impl Plan {
         })
     }
 
-    /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping
-    /// leaves out.
+    /// Returns a path as a mapping writes it. In a change of Debezium, the row is in `after`, which a mapping doesn't write.
     fn within_row<'p>(&self, path: &'p Path) -> Option<&'p [String]> {
         match &self.change {
             Some(_) => path.split_first().filter(|(first, _)| *first == "after").map(|(_, rest)| rest),
@@ -49,7 +48,7 @@ impl Plan {
 }
 
 impl Encoder {
-    /// Counts the fields of a record's rows. Records that can't be decoded have none, and neither have those that only delete.
+    /// Counts the fields of a record's rows. Records that can't be decoded, and records that only delete, count as no rows.
     pub fn count_fields(&mut self, record: &Record<'_>, presence: &mut Presence) {
         let Some(payload) = record.value.filter(|payload| !tombstone::is_spelled_out(payload)) else { return };
         self.each_row(record, payload, |this| {
@@ -63,7 +62,7 @@ impl Encoder {
         });
     }
 
-    /// Returns whether the decoded record has a row after it, which a change may lack.
+    /// Returns whether the decoded change has a row after it. A delete, for example, has none.
     fn changes_row(&self, payload: &[u8]) -> bool {
         let op = self.plan.change.as_ref().map(|change| self.fields.value(change.op, payload));
         op.is_none_or(|op| matches!(op.as_text(), Some(b"c" | b"r" | b"u")))

@@ -1,4 +1,4 @@
-//! Which table a record's rows are for, if the record names it. No I/O.
+//! Chooses the table for a record's rows, if the record names it. No I/O.
 //!
 //! Each routed row in the batch has a mark in front with the index of its table; see [`super::mark`]. The store separates the rows
 //! by their marks when it copies them.
@@ -93,12 +93,12 @@ impl Router {
         self.refused.insert(key(table), why);
     }
 
-    /// From now on, no table can be added.
+    /// Forbids adding tables from now on.
     pub(super) fn close(&mut self) {
         self.is_full = true;
     }
 
-    /// Writes the table that a record names into `named`: schema, a NUL, name.
+    /// Writes the name of the record's table into `named`: the schema, a NUL, and the table.
     pub(super) fn name(
         &self,
         record: &Record<'_>,
@@ -132,7 +132,7 @@ impl Router {
         Ok(())
     }
 
-    /// Returns the target for the table in `named`.
+    /// Returns the table whose name is in `named`.
     pub(super) fn target(&self, named: &[u8]) -> Result<&RoutedTable, DecodeError> {
         self.tables.get(named).ok_or_else(|| {
             let table = of_key(named);
@@ -146,7 +146,7 @@ impl Router {
         })
     }
 
-    /// Returns the table in `named` if it is unknown and may still be added.
+    /// Returns the name in `named` if that table is unknown and may still be added.
     pub(super) fn unknown(&self, named: &[u8]) -> Option<TableName> {
         (!self.is_full && !self.tables.contains_key(named)).then(|| of_key(named))
     }
@@ -178,7 +178,7 @@ fn append(
     match (value.kind, value.as_text()) {
         (Kind::String, Some(text)) if value.flags.has(Flags::ESCAPED) => string::unescape(text, name),
         (_, Some(text)) => name.extend_from_slice(text),
-        // A whole number of a binary format has no digits yet.
+        // A whole number of a binary format has no digits, so write them.
         (Kind::Number, _) if value.raw.is_empty() && value.exponent == 0 => {
             let sign = if value.flags.has(Flags::NEGATIVE) { "-" } else { "" };
             name.extend_from_slice(format!("{sign}{}", value.mantissa).as_bytes());

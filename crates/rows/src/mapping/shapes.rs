@@ -10,9 +10,9 @@ use crate::mapping::mark;
 pub struct LeftOut {
     /// The column's name, unquoted.
     pub name: String,
-    /// Its index in a complete row.
+    /// The column's index in a row that leaves no column out.
     pub place: usize,
-    /// Whether an upsert keeps the column's value in a row that exists.
+    /// Whether an upsert keeps the column's present value, if the row exists already and the record leaves the column out.
     pub keeps: bool,
 }
 
@@ -44,12 +44,12 @@ impl Shapes {
         self.columns.len().div_ceil(8)
     }
 
-    /// Returns whether an upsert keeps the value that the column of this bit has in a row that exists.
+    /// Returns whether an upsert keeps the present value of this column if the row exists already.
     pub(super) fn keeps(&self, bit: u16) -> bool {
         self.columns.get(usize::from(bit)).is_some_and(|column| column.keeps)
     }
 
-    /// Returns the columns that may be left out, each with its bit.
+    /// Returns the columns that a row may leave out, each with its bit in the mask.
     pub fn columns(&self) -> impl Iterator<Item = (u16, &LeftOut)> {
         (0_u16..).zip(&self.columns)
     }

@@ -29,8 +29,9 @@ fn is_empty_envelope(value: &[u8]) -> bool {
 }
 
 impl Encoder {
-    /// Writes the row of a tombstone. The key's columns come from the fields of the record's key; if only one column comes from a
-    /// field, it may be the whole key. Columns filled from Kafka's metadata get it. All others are NULL.
+    /// Writes the row of a tombstone. The key's columns come from the fields of the record's key. If only one of them comes from
+    /// a field, the record's whole key may be its value. Columns filled from Kafka's metadata get their values. All other columns
+    /// are NULL.
     #[cold]
     pub(super) fn tombstone(&mut self, record: &Record<'_>, rows: &mut Vec<u8>) -> Result<(), DecodeError> {
         let refused = |detail: String| DecodeError { reason: Reason::Tombstone, detail };
@@ -71,7 +72,7 @@ impl Encoder {
             (Feed::Field(_), None) => false,
             _ => true,
         };
-        // If the value holds the whole key, the record's key need not be readable.
+        // If the value contains all columns of the key, the record's key need not be readable.
         let whole =
             payload.is_some() && self.plan.columns.iter().filter(from_field).all(|column| here(column, &self.fields));
         let key = record.key.filter(|_| !whole);
@@ -81,7 +82,7 @@ impl Encoder {
         }
         let (columns, mark) = match &self.plan.router {
             None => (&self.plan.columns, self.plan.open(rows)),
-            // The configuration ensures that the table's name uses no field: a tombstone has none.
+            // The configuration ensures that the table's name uses no field, because a tombstone has no fields.
             Some(router) => {
                 router.name(record, &self.fields, &mut self.made, &mut self.named)?;
                 let target = router.target(&self.named)?;
@@ -93,7 +94,7 @@ impl Encoder {
                 rows.extend_from_slice(&NULL);
                 continue;
             }
-            // If a column takes the key, it has been read for that column.
+            // If a column takes the record's key, the key has already been read for that column.
             let value = match (&column.feed, &self.keys, key.or(record.key)) {
                 (Feed::Field(slot), ..) if here(column, &self.fields) => {
                     self.fields.value(*slot, payload.unwrap_or_default())

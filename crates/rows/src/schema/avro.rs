@@ -1,7 +1,7 @@
 //! An Avro schema, parsed from its JSON into numbered nodes.
 //!
-//! A named type is a node that is referred to by its number, so a recursive type costs nothing. A logical type that its underlying
-//! type doesn't allow (a date on a string) is ignored, as Avro says.
+//! A named type is a node, and is referred to by its number. So a recursive type needs no special treatment. A logical type that
+//! its underlying type doesn't allow (a date on a string) is ignored, as the Avro specification says.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ const MAX_NODES: usize = 100_000;
 pub(crate) enum AvroNode {
     Null,
     Boolean,
-    /// Both int and long, which are encoded alike, and whether it is an int.
+    /// An int or a long, which are encoded in the same way. The flag says whether it is an int.
     Long {
         int: bool,
     },
@@ -31,7 +31,7 @@ pub(crate) enum AvroNode {
     Text,
     Fixed(usize),
     Enum(Vec<Box<str>>),
-    /// An unscaled number in bytes, or in a fixed number of them; times 10^exponent.
+    /// An unscaled number, in bytes or in a fixed number of bytes, times 10^exponent.
     Decimal {
         fixed: Option<usize>,
         exponent: i32,
@@ -49,7 +49,7 @@ pub(crate) enum AvroNode {
     Uuid,
     /// Sixteen bytes.
     FixedUuid,
-    /// A number with a logical type of Kafka Connect or Debezium, and whether it is an int.
+    /// A number with a logical type of Kafka Connect or Debezium. The flag says whether it is an int.
     Named {
         int: bool,
         logical: Logical,
@@ -85,10 +85,10 @@ pub(crate) struct AvroSchema {
 }
 
 impl AvroSchema {
-    /// Parses a schema. `references` are schemas whose names it uses, each before those that use it.
+    /// Parses a schema. `references` are the schemas whose names it uses, sorted so that each comes before those that use it.
     ///
     /// # Errors
-    /// Returns what is wrong with the schema, as text for people.
+    /// If something is wrong with the schema; the text says what.
     pub(crate) fn parse(text: &str, references: &[&str]) -> Result<Self, String> {
         let mut reader = SchemaReader { nodes: Vec::new(), names: HashMap::new() };
         for text in references {
@@ -103,7 +103,7 @@ impl AvroSchema {
         &self.nodes[id as usize]
     }
 
-    /// Returns the fields of the record at the top, for faults of a mapping.
+    /// Returns the field names of the top-level record, for error messages about a mapping.
     pub(crate) fn field_names(&self) -> Vec<&str> {
         match self.node(self.root) {
             AvroNode::Record { fields, .. } => fields.iter().map(|field| field.name.as_str()).collect(),
@@ -261,7 +261,7 @@ fn texts(json: Option<&Json>) -> Option<Vec<String>> {
     json?.as_array()?.iter().map(|text| text.as_str().map(str::to_owned)).collect()
 }
 
-/// Returns the logical type that Kafka Connect's converter gives in addition to Avro's.
+/// Returns the logical type that Kafka Connect's converter writes beside Avro's own.
 fn connect_name(object: &Map<String, Json>) -> Option<Logical> {
     Logical::of(object.get("connect.name")?.as_str()?, None)
 }

@@ -1,9 +1,9 @@
 //! The logical types of Kafka Connect and Debezium: what numbers, text or bytes with such a type mean.
 //!
-//! One table serves all formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types whose values mean
-//! what they are have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval` (ISO
-//! 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of day with
-//! its zone.
+//! One table serves both formats that carry the names: JSON's envelope (`name`) and Avro (`connect.name`). Types whose values
+//! need no conversion have no entry: `io.debezium.data.Uuid`, `Enum`, `EnumSet`, `Xml`, `Ltree` and `io.debezium.time.Interval`
+//! (ISO 8601) are text, `io.debezium.time.Year` is a number, `io.debezium.data.Bits` is bytes, and a `ZonedTime` is a time of day
+//! with its zone.
 
 use crate::decode::Fields;
 use crate::json;
@@ -36,7 +36,8 @@ pub(crate) enum Logical {
 }
 
 impl Logical {
-    /// Returns the logical type of a name; `scale` is the schema's parameter. `None` for types whose values mean what they are.
+    /// Returns the logical type of this name; `None` for types whose values need no conversion. `scale` is the schema's
+    /// parameter.
     pub(crate) fn of(name: &str, scale: Option<i32>) -> Option<Self> {
         Some(match name {
             "org.apache.kafka.connect.data.Date" | "io.debezium.time.Date" => Self::Day,
@@ -60,7 +61,7 @@ impl Logical {
     pub(crate) fn number(self, number: i64, fields: &mut Fields) -> Option<Slot> {
         let infinite = match self {
             Self::Day => (number >= i64::from(i32::MAX), number <= i64::from(i32::MIN)),
-            // Nanoseconds end in the year 2262, and have no infinity of their own.
+            // A count of nanoseconds ends in the year 2262, and has no special value for infinity.
             Self::Instant(unit) if unit > 0 => (number >= INFINITY, number <= MINUS_INFINITY),
             _ => (false, false),
         };
@@ -88,7 +89,7 @@ impl Logical {
         }
     }
 
-    /// Returns the meaning of the text in `fields.made` from `start` to its end; `None` if it means text.
+    /// Converts the text in `fields.made` from `start` to its end to what it means; `None` if it stays text.
     pub(crate) fn made_text(self, start: usize, fields: &mut Fields) -> Option<Slot> {
         match self {
             Self::Json => made_json(start, fields),
@@ -103,8 +104,8 @@ impl Logical {
     }
 }
 
-/// The JSON value that the text at the end of `fields.made` is, from `start` on; `None` where it is none. A null that a text holds is a
-/// value, and not the missing one that NULL is.
+/// Returns a slot for the JSON value in `fields.made` from `start` to its end; `None` if that text isn't JSON. JSON's null in
+/// such a text is a value, not a missing one.
 pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     let slot = json::document(&fields.made[start..]).ok()?;
     let start = slot.start + crate::decode::narrow(start);
@@ -112,7 +113,7 @@ pub(crate) fn made_json(start: usize, fields: &Fields) -> Option<Slot> {
     Some(Slot { kind, start, flags: slot.flags.with(Flags::MADE), ..slot })
 }
 
-/// Reads a year that has a sign or is 0. Returns it with the rest.
+/// Reads a year that has a sign or is 0. Returns the year and the text after it.
 fn wide_year(text: &[u8]) -> Option<(i64, &[u8])> {
     let signed = matches!(text.first(), Some(b'+' | b'-'));
     if !signed && !text.starts_with(b"0000-") {
@@ -129,8 +130,8 @@ fn text(text: &[u8], fields: &mut Fields) -> Slot {
     fields.made_slot(Kind::Text, Flags::NONE, start)
 }
 
-/// Converts a count of units to microseconds. A positive `unit` is microseconds per unit; a negative one is units per microsecond,
-/// and fractions are rounded half to even.
+/// Converts a count of units to microseconds. A positive `unit` is the number of microseconds per unit. A negative one is the
+/// number of units per microsecond; fractions are then rounded half to even.
 pub(crate) fn in_micros(number: i64, unit: i64) -> Option<i64> {
     if unit > 0 {
         return number.checked_mul(unit);

@@ -1,4 +1,4 @@
-//! The fields of a schema with the types of the columns that take them, for the proposal of a table.
+//! The fields of a schema with fitting column types, for the proposal of a table.
 
 use super::avro::{AvroNode, AvroSchema, NodeId};
 use super::logical::Logical;
@@ -6,14 +6,15 @@ use super::protobuf::{FieldKind, Known, MessageId, ProtoFile};
 use super::{Parsed, Schema};
 use crate::decode::{frame, protobuf};
 
-/// How deep records are described, and how many types there are in all; what is beyond is a document. A record may hold itself.
+/// The depth to which nested records are described. Deeper ones become one jsonb column, because a record type may contain
+/// itself. The constant below limits the total number of types.
 const DEPTH_MAX: usize = 8;
 const TYPES_MAX: usize = 2000;
 
 /// The structure of a schema's values.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Outline {
-    /// A column of this Postgres type takes them: `int8`, `jsonb`.
+    /// A value for a column of this Postgres type: `int8`, `jsonb`.
     Type(&'static str),
     /// Records with these fields.
     Record(Vec<(String, Outline)>),
@@ -21,8 +22,8 @@ pub enum Outline {
 }
 
 impl Schema {
-    /// Returns the fields of a value behind a registry's frame, whose schema this is. A Protobuf value says which of the file's
-    /// messages it is. `None` for types of schemas that aren't read, and for a message that the file doesn't have.
+    /// Returns the fields of a framed value whose schema this is. For Protobuf, the frame says which of the file's messages the
+    /// value is. Returns `None` for schemas of a type that isn't decoded, and for a message that the file doesn't have.
     pub fn outline(&self, framed: &[u8]) -> Option<Outline> {
         match &self.0 {
             Parsed::Avro(avro) => Some(of_avro(avro, avro.root, 0, &mut { TYPES_MAX })),
@@ -69,7 +70,7 @@ fn of_avro(schema: &AvroSchema, id: NodeId, depth: usize, left: &mut usize) -> O
         AvroNode::Named { logical, .. } | AvroNode::NamedText(logical) => match logical {
             Logical::Day => "date",
             Logical::Clock(_) => "time",
-            // Debezium's: the column that it read had no zone.
+            // A logical type of Debezium: the source column had no zone.
             Logical::Instant(_) => "timestamp",
             Logical::Span(_) => "interval",
             Logical::Decimal(_) | Logical::VariableDecimal => "numeric",

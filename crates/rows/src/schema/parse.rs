@@ -13,8 +13,8 @@ use super::{Parsed, Schema};
 /// The file name that a schema of the registry has while it is compiled.
 const MAIN: &str = "schema.proto";
 
-/// Files that Confluent's serializers know, and import without a reference: its own, and those of `google/type` that records use.
-/// Kafka Connect writes dates and times of day as the messages of these.
+/// Files that schemas may import without listing them as references, because Confluent's serializers know them: Confluent's own
+/// files, and those of `google/type` that records use. Kafka Connect writes dates and times of day as messages of these files.
 const CONFLUENT: &[(&str, &str)] = &[
     (
         "confluent/meta.proto",
@@ -74,11 +74,11 @@ const CONFLUENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Parses a schema from the registry. `kind` is the name of its type, Avro if `None`; `uses` are the schemas that it refers to,
-/// with their names, each before those that use it.
+/// Parses a schema from the registry. `kind` is the name of its type, Avro if `None`. `uses` are the schemas that it refers to,
+/// with their names, sorted so that each comes before those that use it.
 ///
 /// # Errors
-/// Returns what is wrong with the schema, as text for people.
+/// If something is wrong with the schema; the text says what.
 pub fn of_text(kind: Option<&str>, text: &str, uses: &[(String, String)]) -> Result<Schema, String> {
     match kind {
         None | Some("AVRO") => {
@@ -104,7 +104,8 @@ pub fn avro_file(file: &Path) -> Result<Schema, String> {
     AvroSchema::parse(&text, &[]).map(avro).map_err(|why| format!("{}: {why}", file.display()))
 }
 
-/// Reads the `schema_file` of a Protobuf pipeline: a `.proto`, whose imports are beside it or in `includes`, or a descriptor set.
+/// Reads the `schema_file` of a Protobuf pipeline: a descriptor set, or a `.proto` file whose imports are in the same directory
+/// or in `includes`.
 ///
 /// # Errors
 /// As [`avro_file`].
@@ -124,7 +125,7 @@ pub fn proto_file(file: &Path, includes: &[PathBuf]) -> Result<Schema, String> {
     let bytes = std::fs::read(file).map_err(|error| said(error.to_string()))?;
     let pool = DescriptorPool::decode(bytes.as_slice())
         .map_err(|error| said(format!("neither a .proto file nor a descriptor set: {error}")))?;
-    // protoc writes the requested files last.
+    // protoc writes the file that was requested last.
     let name = pool.files().last().map(|file| file.name().to_owned());
     let name = name.ok_or_else(|| said("the descriptor set is empty".to_owned()))?;
     ProtoFile::new(&pool, &name).map(protobuf).map_err(said)
@@ -138,7 +139,7 @@ fn protobuf(file: ProtoFile) -> Schema {
     Schema(Parsed::Protobuf(file))
 }
 
-/// Files in memory, by name.
+/// Files that exist only in memory, by name.
 struct InMemory(Vec<(String, String)>);
 
 impl FileResolver for InMemory {

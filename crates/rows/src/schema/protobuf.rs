@@ -69,7 +69,7 @@ pub(crate) struct ProtobufField {
     pub(crate) kind: FieldKind,
     pub(crate) repeated: bool,
     pub(crate) map: bool,
-    /// Whether an absent field differs from one that has the default.
+    /// Whether an absent field differs from a field that contains the default.
     pub(crate) presence: bool,
 }
 
@@ -78,7 +78,7 @@ pub(crate) struct Message {
     pub(crate) name: String,
     pub(crate) fields: Vec<ProtobufField>,
     pub(crate) known: Known,
-    /// The index of a field plus 1, by field number, for small numbers.
+    /// For small field numbers: the index of the field plus 1; 0 if there is none.
     dense: Vec<u16>,
 }
 
@@ -97,7 +97,7 @@ impl Message {
 /// The names of an enum.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Enum {
-    /// Sorted by number.
+    /// The numbers and their names, sorted by number.
     values: Vec<(i32, Box<str>)>,
     /// The name that an absent field has.
     pub(crate) default: Box<str>,
@@ -116,7 +116,7 @@ pub(crate) struct ProtoFile {
     messages: Vec<Message>,
     enums: Vec<Enum>,
     names: HashMap<String, MessageId>,
-    /// The file's own messages by their path of indexes, from the outermost to the innermost.
+    /// The file's own messages by their message indexes, from the outermost message to the innermost.
     indexes: HashMap<Vec<i64>, MessageId>,
 }
 
@@ -124,7 +124,7 @@ impl ProtoFile {
     /// Takes a file with all its messages from the pool.
     ///
     /// # Errors
-    /// The file doesn't exist, or exceeds a limit.
+    /// If the file doesn't exist, or exceeds a limit.
     pub(crate) fn new(pool: &DescriptorPool, file: &str) -> Result<Self, String> {
         let main = pool.get_file_by_name(file).ok_or_else(|| format!("there is no file {file:?} in it"))?;
         let all: Vec<MessageDescriptor> = pool.all_messages().collect();
@@ -177,7 +177,7 @@ impl ProtoFile {
         own.into_iter().map(|(_, id)| self.message(*id).name.as_str()).collect()
     }
 
-    /// Returns the field names of this message, or of the file's first one; for faults of a mapping.
+    /// Returns the field names of this message, or of the file's first message, for error messages about a mapping.
     pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
         let id = message.map_or_else(|| self.by_indexes(&[0]), |name| self.by_name(name));
         let fields = id.map(|id| self.message(id).fields.iter());
@@ -202,7 +202,7 @@ fn index(
 fn enum_of(descriptor: &EnumDescriptor) -> Enum {
     let mut values: Vec<(i32, Box<str>)> = Vec::new();
     for value in descriptor.values() {
-        // If a number has two names, the first one is used.
+        // If two names have the same number, use the first one.
         if !values.iter().any(|(number, _)| *number == value.number()) {
             values.push((value.number(), value.name().into()));
         }
@@ -242,7 +242,7 @@ fn message_of(
         "google.type.TimeOfDay" => Known::TimeOfDay,
         "google.type.LatLng" => Known::LatLng,
         "google.type.Decimal" if fields.len() == 1 => Known::Wrapper,
-        // Its package and its numbers are those that the converter gave it.
+        // Check only the name and the fields: the converter chooses the package and the field numbers.
         _ if message.name() == "VariableScaleDecimal"
             && fields.iter().any(|field| field.name == "scale" && field.kind == FieldKind::Int32)
             && fields.iter().any(|field| field.name == "value" && field.kind == FieldKind::Bytes) =>

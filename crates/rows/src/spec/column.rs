@@ -13,8 +13,9 @@ pub struct Column {
     pub name: String,
     /// The source of its values.
     pub source: Source,
-    /// `type = "timestamptz"`: for `create`, and compared with the catalog if the table exists. Always Postgres' own name with its
-    /// modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`, `numeric(10,2)`.
+    /// `type = "timestamptz"`. Used to create the table, and compared with the catalog if the table exists. It is always
+    /// Postgres' own name with its modifier, so the part before `(` is a `pg_type.typname`: `float8`, `varchar(16)`,
+    /// `numeric(10,2)`.
     pub type_name: Option<String>,
     /// `unit`: numbers are epochs in this unit.
     pub unit: Option<EpochUnit>,
@@ -24,9 +25,9 @@ pub struct Column {
     pub default: Option<String>,
     /// `missing = …`: what a missing field means; `None`: see [`Missing`].
     pub missing: Option<Missing>,
-    /// `keep = …`: text that stands for a value which the record leaves out, as Debezium's `__debezium_unavailable_value`, also as the only
-    /// element of an array, as the bytes of an array of numbers, and as a map of the text to itself. A field that is
-    /// this text is missing. In mode upsert, together with [`Missing::Keep`].
+    /// `keep = …`: text by which a record says that it leaves the value out, such as Debezium's `__debezium_unavailable_value`.
+    /// The text may also be the only element of an array, be spelled as the bytes of an array of numbers, or be a map from the
+    /// text to itself. A field with this text counts as missing. In mode upsert it is used together with [`Missing::Keep`].
     pub keep: Option<String>,
     /// `nul = …`: how a NUL in text is handled.
     pub nul: NulPolicy,
@@ -70,7 +71,7 @@ impl fmt::Debug for HashKey {
     }
 }
 
-/// How the records of a key become one value.
+/// How the values of all records of a key are combined into one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aggregate {
     /// `aggregate = "sum"`
@@ -79,8 +80,8 @@ pub struct Aggregate {
     pub condition: Option<RowFilter>,
 }
 
-/// The values of `aggregate`. All of them ignore missing and null fields. A key none of whose records count has NULL, and 0 as its
-/// count.
+/// The values of `aggregate`. All of them ignore missing and null fields. If no record of a key counts, its value is NULL, and 0
+/// for `count`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AggregateFunction {
     /// The sum, exact for integers and numerics. A record that takes the sum beyond the column's range is a dead letter; the sum
@@ -90,14 +91,16 @@ pub enum AggregateFunction {
     Count,
     Min,
     Max,
-    /// The value of the record with the smallest `by`; of several, the one delivered first. Null if that record has no value.
+    /// The value of the record with the smallest `by`; if several have it, of the one delivered first. NULL if that record has no
+    /// value.
     First {
-        /// A column of the mapping with `aggregate = "min"`, which holds the smallest.
+        /// The name of another mapped column, with `aggregate = "min"`: the smallest value seen so far is stored there.
         by: String,
     },
-    /// The value of the record with the largest `by`; of several, the one delivered last. Null if that record has no value.
+    /// The value of the record with the largest `by`; if several have it, of the one delivered last. NULL if that record has no
+    /// value.
     Last {
-        /// A column of the mapping with `aggregate = "max"`, which holds the largest.
+        /// The name of another mapped column, with `aggregate = "max"`: the largest value seen so far is stored there.
         by: String,
     },
 }
@@ -119,7 +122,8 @@ pub enum Source {
     Timestamp,
     /// `meta = "key"`: bytes or text, as the column's type needs.
     Key,
-    /// `meta = "headers"`: all headers, as a jsonb object of names with their text (an array of texts if a name repeats).
+    /// `meta = "headers"`: all headers, as a jsonb object of names and their texts. A name that occurs more than once has an
+    /// array of texts.
     Headers,
     /// `meta = "op"`, `"ts_ms"` and `"source.NAME"`: a field of Debezium's envelope itself.
     Envelope(Vec<String>),
@@ -127,7 +131,7 @@ pub enum Source {
     Constant(String),
     /// `header = "trace-id"`: the last header with that name.
     Header(String),
-    /// Nothing: `aggregate = "count"` without a field counts records.
+    /// No source: `aggregate = "count"` without a field counts records.
     Record,
 }
 

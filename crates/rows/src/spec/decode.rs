@@ -35,14 +35,15 @@ pub struct Shape {
     pub keys: KeyFormat,
     /// `decode.envelope = "debezium"`: a record is a change, with the row before and after it.
     pub change: bool,
-    /// `decode.rows`: the paths of arrays whose elements are rows, each inside the elements of the one before.
+    /// `decode.rows`: the paths of arrays whose elements are rows. Each array after the first is inside the elements of the one
+    /// before it.
     pub rows: Vec<Vec<String>>,
     /// `table.delete_where`: a record that matches it deletes the row of its key.
     pub delete_where: Option<RowFilter>,
 }
 
 impl Shape {
-    /// The default: values are the fields, without an envelope.
+    /// The default: a value consists of the fields, without an envelope.
     pub const PLAIN: Shape = Shape { keys: KeyFormat::Auto, change: false, rows: Vec::new(), delete_where: None };
 
     /// Returns a reference to [`Self::PLAIN`] that lives as long as the program.
@@ -55,7 +56,7 @@ impl Shape {
 /// How a record's key is decoded, to delete its row and for `meta = "key"`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeyFormat {
-    /// As its column needs: JSON, or text. If the value's format uses a registry, keys may have its framing.
+    /// `"auto"`: JSON or text, whichever the column requires. If the value's format uses a registry, keys may have a frame too.
     Auto,
     /// `"json"`: an object or a scalar, with or without a registry's framing, with or without Kafka Connect's envelope.
     Json,
@@ -85,7 +86,7 @@ impl KeyFormat {
 /// The dialect of CSV.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvOptions {
-    /// `columns`: the fields' names. `None`: the first line of each value has them.
+    /// `columns`: the names of the fields. `None`: the first line of each value contains them.
     pub columns: Option<Vec<String>>,
     /// The byte between fields. Default: a comma.
     pub delimiter: u8,
@@ -111,7 +112,7 @@ pub enum SchemaSource {
     },
 }
 
-/// The schema itself would fill pages.
+/// Writes no schema, because it would fill pages.
 impl fmt::Debug for SchemaSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -150,7 +151,7 @@ impl Decode {
         matches!(self, Self::Avro(SchemaSource::Registry) | Self::Protobuf(SchemaSource::Registry))
     }
 
-    /// Returns whether a value may have a frame, or a header in its place.
+    /// Returns whether a value may be framed, or have a header that names its schema instead.
     pub(crate) fn may_be_framed(&self) -> bool {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }
@@ -171,7 +172,7 @@ impl Decode {
         }
     }
 
-    /// Returns whose fields these are, for faults.
+    /// Returns, for error messages, a description of what defines the fields.
     pub(crate) fn whose_fields(&self) -> String {
         match self {
             Self::Raw => "a raw value".to_owned(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Range partitions by time. They are created in advance, and removed after their retention.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionBy {
-    /// The column by which the table is partitioned: a timestamptz, timestamp or date.
+    /// The column by which the table is partitioned. Its type is timestamptz, timestamp or date.
     pub column: String,
     /// How much time a partition covers, in UTC.
     pub interval: Interval,
@@ -14,7 +14,7 @@ pub struct PartitionBy {
     pub ahead: u32,
     /// Partitions that ended longer ago than this are removed. `None`: they are kept.
     pub retention: Option<Duration>,
-    /// How they are removed.
+    /// How expired partitions are removed.
     pub expired: Expiry,
     /// Whether to create a DEFAULT partition, for rows without another partition.
     pub default: bool,

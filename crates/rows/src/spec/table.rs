@@ -5,8 +5,8 @@ use crate::spec::{PartitionBy, Route};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Table {
-    /// Its name. The schema is `public` if none is configured. If records name their table, the name as configured, with
-    /// placeholders.
+    /// The table's name. The schema is `public` if none is configured. If records name their table, this is the configured text,
+    /// with its placeholders.
     pub name: TableName,
     /// Set if records name their table.
     pub route: Option<Route>,
@@ -47,8 +47,8 @@ pub enum WriteMode {
     Upsert {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
-        /// `newer_by`: a record replaces a row only if its value in this column isn't smaller than the row's. Of equal ones, the
-        /// one delivered later wins. A NULL is older than every value.
+        /// `newer_by`: a record replaces a row only if its value in this column isn't smaller than the row's. If both are equal,
+        /// the record delivered later wins. NULL is older than every value.
         newer_by: Option<String>,
         /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record delivered after it
         /// is a new row.

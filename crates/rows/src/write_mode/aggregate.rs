@@ -7,7 +7,7 @@ use super::{OLD, ORDER, quoted};
 use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
 use crate::spec::{AggregateFunction, Column};
 
-/// Returns the columns that count.
+/// Returns the names of the columns with `aggregate = "count"`.
 pub(super) fn counts(mapping: &[Column]) -> Vec<&str> {
     let counts = mapping.iter().filter(|column| function(column) == Some(&AggregateFunction::Count));
     counts.map(|column| column.name.as_str()).collect()
@@ -31,7 +31,8 @@ pub(super) fn sql(
     let keys = quoted(key);
     let mut folds = vec![keys.clone()];
     let mut set = Vec::new();
-    // An array of arrays becomes one array, so columns of arrays are taken from the record that a join picks.
+    // Postgres aggregates arrays into one array of more dimensions, so columns of an array type are taken from the picked record
+    // by a join.
     let mut picks: Vec<(&AggregateFunction, Vec<String>)> = Vec::new();
     for column in mapping {
         let Some(function) = function(column) else { continue };
@@ -39,7 +40,7 @@ pub(super) fn sql(
         let (old, new) = (format!("{OLD}.{name}"), format!("EXCLUDED.{name}"));
         match function {
             AggregateFunction::Sum => {
-                // A record that doesn't count adds nothing, even if the column is NOT NULL.
+                // A record that doesn't count contributes nothing, even if the column is NOT NULL.
                 let not_null = target(column, catalog).is_some_and(|target| target.not_null);
                 let sum = if not_null {
                     format!("coalesce(sum({name}), {})", zero(column, catalog))
@@ -93,8 +94,8 @@ pub(super) fn sql(
     )
 }
 
-/// Returns the value of the record that `first` or `last` picks: the head of an ordered array, which was up to a fifth faster than
-/// a join.
+/// Returns the expression for the value of the record that `first` or `last` picks: the first element of an ordered array. This
+/// was up to a fifth faster than a join.
 fn picked(function: &AggregateFunction, name: &str) -> String {
     let Some((by, direction)) = order(function) else { return name.to_owned() };
     format!("(array_agg({name} ORDER BY {by} {direction}, {ORDER} {direction}) FILTER (WHERE {by} IS NOT NULL))[1]")
@@ -108,7 +109,7 @@ fn order(function: &AggregateFunction) -> Option<(String, &'static str)> {
     }
 }
 
-/// Returns a join with the records that `first` or `last` picks, one per key.
+/// Returns the join with the records that `first` or `last` picks, one per key.
 fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str, stage: &str) -> String {
     let Some((by, direction)) = order(function) else { return String::new() };
     format!(

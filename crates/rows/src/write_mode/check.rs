@@ -126,8 +126,8 @@ fn aggregate(
     may_be_null(column, target, mapping, catalog, &key, faults);
 }
 
-/// Checks a NOT NULL column. Postgres checks NOT NULL before it looks whether the row exists. So a record without a value would be
-/// refused or not, depending on the other records of its batch.
+/// Checks a NOT NULL column. Postgres checks NOT NULL before it looks for an existing row. So whether a record without a value is
+/// refused would depend on the other records of its batch.
 fn may_be_null(
     column: &Column,
     target: &CatalogColumn,

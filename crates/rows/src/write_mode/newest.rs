@@ -1,8 +1,8 @@
 //! Picks the winner of a batch's rows with the same key, so that fewer rows are staged, sorted and discarded in Postgres.
 //!
-//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal with different bytes (`1.0` and
-//! `1.00`, or letters that a collation treats as equal) are both sent, and the merge decides. So only rows that the merge would
-//! discard are left out, and the merge needs no knowledge of this.
+//! Keys are compared as bytes. Equal bytes mean equal keys, whatever the type. Keys that are equal but have different bytes
+//! (`1.0` and `1.00`, or letters that a collation treats as equal) are both sent, and the merge decides. So this module leaves
+//! out only rows that the merge would discard, and the merge works the same without it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -15,15 +15,15 @@ pub struct Newest {
     /// The indexes of the key's columns in the row, ascending.
     key: Vec<usize>,
     newer_by: Option<usize>,
-    /// Whether the last field says that the row is a tombstone. Then a key's last tombstone and its last row are both sent: the row
-    /// may be created again after the tombstone.
+    /// Whether the last field says that the row is a tombstone. If so, a key's last tombstone and its last other row are both
+    /// sent, because the row may be created again after the tombstone.
     marked: bool,
 }
 
-/// A row with its index among all rows of the input.
+/// A row, with its index among all rows of the input.
 pub type Placed<'a> = (u32, &'a [u8]);
 
-/// The memory that picking needs per row of a batch, in bytes, its table and its result included.
+/// The memory that picking needs per row of a batch, in bytes, including the hash table and the result.
 pub const BYTES_A_ROW: u64 = 96;
 
 /// A row that was read.
@@ -31,7 +31,7 @@ struct Seen<'a> {
     placed: Placed<'a>,
     /// The hash of its key.
     hash: u64,
-    /// `None` is older than every time.
+    /// The value that says which row is newer. `None` (NULL) is older than every time.
     time: Option<i64>,
     lost: bool,
 }
@@ -45,7 +45,7 @@ impl Newest {
         places.sort_unstable();
         let newer_by = match newer_by {
             None => None,
-            // A row after a tombstone wins over a newer row before it.
+            // A row that comes after a tombstone wins over a newer row before the tombstone, so times alone can't decide.
             Some(_) if *deletes => return None,
             Some(name) => {
                 let column = catalog.columns.iter().find(|column| column.name == *name)?;
@@ -57,7 +57,7 @@ impl Newest {
         Some(Self { key: places, newer_by, marked: *deletes })
     }
 
-    /// Returns the rows that may win, in their order.
+    /// Returns the rows that may win, in the order of the input.
     pub fn pick<'a>(&self, rows: impl Iterator<Item = &'a [u8]>) -> Vec<Placed<'a>> {
         let hasher = RandomState::new();
         let seen = |(place, row): Placed<'a>| {
@@ -91,7 +91,7 @@ impl Newest {
         seen.into_iter().filter(|row| !row.lost).map(|row| row.placed).collect()
     }
 
-    /// Returns the hash of a row's key, and its time.
+    /// Returns the hash of a row's key, and the row's time.
     #[inline]
     fn read(&self, row: &[u8], hasher: &RandomState) -> (u64, Option<i64>) {
         let (mut hash, mut time) = (hasher.build_hasher(), None);
@@ -100,7 +100,7 @@ impl Newest {
             if let Some((wanted, rest)) = key.split_first()
                 && *wanted == place
             {
-                // Hash the length too, so that different keys can't become the same bytes.
+                // The field's length is hashed too, so that fields of different keys can't form the same bytes.
                 hash.write(field);
                 key = rest;
             }

@@ -13,8 +13,8 @@ const HOUR: i64 = 3_600_000_000;
 const DAY: i64 = 24 * HOUR;
 /// Microseconds from 1970 to 2000-01-01, the epoch of Postgres.
 const POSTGRES_EPOCH: i64 = 10_957 * DAY;
-/// How many intervals back a late record may create its partition, if no retention limits it: a device whose clock was reset must
-/// not create partitions without limit.
+/// How many intervals into the past a late record may create its partition, if there is no retention. The limit keeps a device
+/// whose clock was reset from creating any number of partitions.
 const LATE_INTERVALS: i64 = 400;
 /// How many partitions the rows of one batch may create.
 const NEEDED_AT_ONCE: usize = 64;
@@ -56,7 +56,7 @@ impl Bounds {
 
     /// Returns a literal of this time, for any type that a table may be partitioned by.
     fn literal(time: i64) -> String {
-        // Postgres ignores the zone for timestamp and date, and the time of day for date.
+        // One literal works for all three types: Postgres ignores the zone for timestamp and date, and the time of day for date.
         Timestamp::from_microsecond(time)
             .map_or_else(|_| String::new(), |at| at.strftime("%Y-%m-%d %H:%M:%S+00").to_string())
     }
@@ -128,8 +128,8 @@ pub fn is_expired(by: &PartitionBy, bounds: &Bounds, now: i64) -> bool {
     by.retention.is_some_and(|retention| bounds.to <= now.saturating_sub(micros(retention)))
 }
 
-/// Returns the partitions of encoded rows that may be created for a record: not those that have expired, those further in the
-/// future than `ahead`, or those long past. `at` is the column's index in the rows.
+/// Returns the partitions that the encoded rows need and that may be created for a record. Left out are those that have expired,
+/// those further in the future than `ahead`, and those too far in the past. `at` is the column's index in the rows.
 pub fn needed<'a>(by: &PartitionBy, catalog: &Catalog, rows: impl Iterator<Item = (usize, &'a [u8])>) -> Vec<Bounds> {
     let now = Timestamp::now().as_microsecond();
     let is_date = catalog.columns.iter().any(|column| column.name == by.column && column.base_type == "date");

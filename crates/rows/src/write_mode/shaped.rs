@@ -1,11 +1,11 @@
 //! Windows whose rows leave out different columns: how each shape is staged, and one merge for all of them.
 //!
-//! - A column that all rows of the window leave out is not part of the merge. So Postgres gives new rows its default, as with any
-//!   INSERT, and a row that exists keeps its value.
-//! - A column that only some rows leave out has its default in the staging table. So has a column that the merge compares: a column
-//!   of the key, `newer_by`, `sort_by`.
-//! - If there are several shapes, each row carries its number in the order of delivery, because COPY would count each shape by
-//!   itself.
+//! - A column that all rows of the window leave out is not part of the merge. So a new row gets its default from Postgres, as
+//!   with any INSERT, and a row that exists keeps its value.
+//! - A column that only some rows leave out has its default in the staging table. The same applies to a column that the merge
+//!   compares: a column of the key, `newer_by`, `sort_by`.
+//! - If there are several shapes, each row carries its number in the order of delivery. COPY can't number the rows, because there
+//!   is one COPY per shape.
 
 use super::newest::Newest;
 use super::{Deletes, LEFT_OUT, MergeTarget, ORDER, Staged};
@@ -18,7 +18,7 @@ use crate::spec::WriteMode;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Group<'a> {
     pub mask: &'a [u8],
-    /// Whether all of them are tombstones, of which only the key's columns count.
+    /// Whether all rows are tombstones. Only the key's columns of a tombstone matter.
     pub tombstones: bool,
 }
 
@@ -33,7 +33,7 @@ pub struct Shaped {
     pub deletes: Option<Deletes>,
     /// Picks the rows that need not be copied, if there is only one group.
     pub newest: Option<Newest>,
-    /// Staged rows take defaults of the staging table, which must be those that the target has now.
+    /// Whether staged rows take defaults of the staging table. If so, these must be the defaults that the target has now.
     pub defaults: bool,
 }
 
@@ -86,7 +86,7 @@ pub fn is_tombstone(row: &[u8]) -> bool {
 }
 
 impl MergeTarget<'_> {
-    /// Returns the COPY of rows with this mask directly into `table`, which is SQL.
+    /// Returns the statement that copies rows with this mask directly into `table`. `table` is the name as SQL.
     pub fn copy_of(&self, table: &str, mask: &[u8]) -> String {
         let names = super::names(&self.shapes.present(self.columns, mask));
         format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")
@@ -104,7 +104,7 @@ impl MergeTarget<'_> {
         for (bit, column) in self.shapes.columns() {
             if unmerged(bit, &column.name) {
                 staged.reset.extend((!column.keeps).then_some(column.name.as_str()));
-                // A domain may forbid NULL.
+                // The column's domain may forbid NULL.
                 let of = self.catalog.columns.iter().find(|of| of.name == column.name);
                 let is_nulled = of.is_some_and(|of| of.default_oid.is_some() && of.type_oid == of.base_type_oid);
                 staged.nulled.extend(is_nulled.then_some(column.name.as_str()));

@@ -26,11 +26,11 @@ pub(super) struct Upsert<'a> {
 
 impl Upsert<'_> {
     /// Returns the statements of the merge. The result is as if each record were applied in the order of delivery: a key's last
-    /// tombstone deletes the row with everything before it, and what comes after it is a new row.
+    /// tombstone deletes the row and everything that was merged into it, and a record after the tombstone makes a new row.
     ///
-    /// Rows that will be deleted, and rows that keep columns, are locked first, in the order of the key. A key that the table
-    /// doesn't have can't be locked. So if two writers insert the same new keys and delete others, Postgres may abort one of them
-    /// (40P01), and its transaction is retried.
+    /// Rows that will be deleted, and rows that keep columns, are locked first, in the order of the key. A key that isn't in the
+    /// table can't be locked. So if two writers insert the same new keys and delete others, Postgres may abort one of them
+    /// (40P01), whose transaction is then retried.
     pub(super) fn sql(&self) -> String {
         let mut statements = Vec::new();
         if !self.deletes && !self.kept.is_empty() {
@@ -90,7 +90,7 @@ impl Upsert<'_> {
         )
     }
 
-    /// Returns a condition on the rows `s`: no tombstone in `from` comes after them.
+    /// Returns a condition on the rows `s`: `from` has no tombstone that comes after them.
     fn outlives(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
@@ -104,7 +104,7 @@ impl Upsert<'_> {
         format!("{}{ORDER} DESC", newest.unwrap_or_default())
     }
 
-    /// Returns the condition that a row of the table is replaced by one of `new`.
+    /// Returns the condition under which a row of the table is replaced by one of `new`; `None` if it always is.
     fn gives_way(&self, new: &str) -> Option<String> {
         let newer = quote_identifier(self.newer_by?);
         Some(format!("({OLD}.{newer} IS NULL OR {new}.{newer} >= {OLD}.{newer})"))
@@ -130,9 +130,9 @@ impl Upsert<'_> {
         format!("{insert} {rows} ORDER BY {key}, {precedence} ON CONFLICT ({key}) DO {action}")
     }
 
-    /// Combines the staged rows of each key into one: the winner's row, with the last value that a record gave to each kept column.
-    /// Only records count that would be applied in the order of delivery: with `newer_by`, those older neither than the table's row
-    /// nor than a record before them.
+    /// Combines the staged rows of each key into one: the winner's row, with the last value that a record gave to each kept
+    /// column. Records that would not be applied in the order of delivery don't count: with `newer_by`, those older than the
+    /// table's row or than a record before them.
     fn fold(&self) -> String {
         let (stage, key, precedence) = (self.stage, quoted(self.key), self.precedence());
         let mut rows = match self.deletes {

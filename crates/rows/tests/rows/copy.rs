@@ -1,4 +1,4 @@
-//! Each type is compared with an independent reading of its bytes.
+//! Encodes values of each type, and reads the bytes back with code that is independent of the encoders.
 
 mod decimals;
 mod ranges;

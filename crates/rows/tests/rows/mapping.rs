@@ -123,7 +123,7 @@ fn a_column_with_a_default_is_left_out_where_its_field_is_missing() {
     assert_eq!((mask, fields(row)), (&[0][..], vec![int(2), int(3), int(4)]));
     let refused = encoder.encode(&record(b"{\"id\":null}"), &mut rows).expect_err("an explicit null");
     assert_eq!(refused.reason, Reason::NullInNotNull);
-    // The mapping says otherwise.
+    // A setting of the mapping takes precedence over the table's default.
     let mapped = |missing| tidegate_rows::spec::Column { missing: Some(missing), ..mapped("id", "id") };
     for (missing, row) in [(Missing::Null, None), (Missing::DeadLetter, None), (Missing::Default, Some(0))] {
         config.columns = Some(vec![mapped(missing)]);

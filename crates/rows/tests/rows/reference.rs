@@ -1,4 +1,4 @@
-//! Reads binary fields back. Written from Postgres' `*_recv` functions; shares no code with the encoders.
+//! Reads binary fields back. Follows Postgres' `*_recv` functions, and shares no code with the encoders.
 
 /// Returns a numeric as text, with as many digits after the point as its scale says.
 pub(crate) fn numeric(field: &[u8]) -> String {

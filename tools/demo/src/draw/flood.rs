@@ -20,27 +20,27 @@ const STEP: (i32, i32) = (280, 174);
 const MIB: f64 = 1_048_576.0;
 /// The approximate width of a character of a heading, in tenths of a pixel.
 const CHARACTER: i32 = 84;
-/// How many bins a rate is averaged over: batches of half a second would make it jagged.
+/// The number of bins over which a rate is averaged. Without this, batches of half a second would make the curve jagged.
 const SMOOTH: usize = 3;
 const RUSH: RGBColor = RGBColor(0xff, 0xf3, 0xd1);
 const AWAY: RGBColor = RGBColor(0xf3, 0xd9, 0xd9);
 
-/// A quantity: heading, legend, axis, and its curves with colours and widths.
+/// A quantity with its heading, legend and axis, and its curves with their colours and widths.
 struct Quantity {
     title: &'static str,
     legend: &'static str,
     axis: Axis,
     word: fn(f64) -> String,
     curves: &'static [(&'static str, RGBColor, u32)],
-    /// The divisor of the values; `None` where the values are counts per bin, shown per second.
+    /// The number by which values are divided. `None` if they are counts per bin, which are shown per second.
     unit: Option<f64>,
 }
 
 #[derive(Clone, Copy)]
 enum Axis {
-    /// From 0 to at least this value.
+    /// A linear axis, from 0 to at least this value.
     Linear(f64),
-    /// Logarithmic, from this value.
+    /// A logarithmic axis that begins at this value.
     Decades(f64),
 }
 
@@ -167,7 +167,7 @@ where
     let lines = || files.series.lines().filter(|line| line.text("way") == way);
     let unit = unit(quantity, files.series);
     for (name, colour, width) in quantity.curves {
-        // If nothing was refused, its curve is left out.
+        // If no record was refused, the curve of refused records is left out.
         let is_there = |value: &f64| *name != "refused" || *value > 0.0;
         let value = |line: Line<'_>| line.number(name).filter(is_there).map(|value| value / unit);
         let mut points: Vec<_> = lines().map(|line| (line.count("second"), value(line))).collect();
@@ -194,7 +194,7 @@ where
     Ok(())
 }
 
-/// Returns a short summary of what happened to an arrangement's records.
+/// Returns a short summary of what became of an arrangement's records.
 fn outcome(flood: &Table, way: &str) -> (Look, String) {
     let Some(line) = flood.lines().find(|line| line.text("way") == way) else { return (NOTE, String::new()) };
     let columns =
@@ -221,7 +221,7 @@ fn smoothed(points: &[(f64, Option<f64>)]) -> Vec<(f64, Option<f64>)> {
     points.iter().enumerate().map(|(at, (second, _))| (*second, mean(at))).collect()
 }
 
-/// Marks the capacity of what holds the backlog: with a line, or with a text if it is beyond the axis.
+/// Marks the capacity of the buffer or log that holds the backlog: with a line, or with a text if it is beyond the axis.
 fn reservoir<Y>(paper: &Area<'_>, chart: &mut Chart<'_, Y>, line: Line<'_>, frame: Frame) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -254,7 +254,7 @@ fn subtitle(flood: &Table) -> String {
     )
 }
 
-/// Shades the rush hour, as intended, and the outage, as it happened.
+/// Shades the rush hour (its planned times) and the outage (its actual times).
 fn background<Y>(chart: &mut Chart<'_, Y>, way: &str, files: &Files<'_>) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,
@@ -299,7 +299,7 @@ mod tests {
             "way,second,event\nINSERT,1.5,database stopped\nINSERT,2.5,database back\ntidegate,2.8,writer killed\n";
         let parse = |text: &str| Table::parse(text).unwrap();
         let svg = draw(&parse(flood), &parse(&series), &parse(events)).unwrap();
-        // Four quantities; the outage of one way in each.
+        // There are four quantities, and each has the outage of this one arrangement.
         assert_eq!(svg.matches("fill=\"#F3D9D9\"").count(), 4);
         assert_eq!(svg.matches("fill=\"#FFF3D1\"").count(), 8);
         // The longest wait was not measured, so it has no curve.

@@ -1,4 +1,4 @@
-//! The ladder plot: one bar per rung on a logarithmic axis, with the slowest and fastest run, and the costs next to it.
+//! The ladder plot: one bar per rung on a logarithmic axis, with marks for the slowest and fastest run, and the costs beside it.
 
 use anyhow::{Context, Result};
 use plotters::prelude::*;
@@ -24,7 +24,7 @@ const BAR: RGBColor = RGBColor(0x8f, 0xb8, 0xde);
 const OURS: RGBColor = RGBColor(0x74, 0xb8, 0x7f);
 
 pub(super) fn draw(ladder: &Table) -> Result<String> {
-    // In the order of the ladder, although the runs were shuffled.
+    // Show the rungs in the order of the ladder, although the runs were made in random order.
     let present = ladder.distinct("rung");
     let rungs: Vec<String> =
         RUNGS.map(|rung| rung.to_string()).into_iter().filter(|rung| present.contains(rung)).collect();
@@ -47,7 +47,7 @@ pub(super) fn draw(ladder: &Table) -> Result<String> {
         let area = paper.clone().shrink((LEFT, TOP), (BARS, u32::try_from(bottom - TOP)? + 24));
         let mut builder = ChartBuilder::on(&area);
         builder.x_label_area_size(24);
-        // A row is 1 high, from the top down.
+        // Each row has a height of 1. Rows are drawn from top to bottom.
         let mut chart = builder.build_cartesian_2d(axis.clone().log_scale(), f64::from(count)..0.0)?;
         let mut mesh = chart.configure_mesh();
         mesh.disable_y_mesh().disable_y_axis().max_light_lines(0).bold_line_style(GRID).axis_style(GRID);

@@ -1,4 +1,4 @@
-//! The base of all plots: paper, colours, texts, and panels with time along the bottom.
+//! The base of all plots: paper, colours, texts, and panels with the time on the horizontal axis.
 
 use std::ops::Range;
 
@@ -48,7 +48,7 @@ impl Look {
     }
 }
 
-/// Draws on a white background, which dark pages need too. Returns the SVG. `title` is for screen readers.
+/// Draws on a white background, so that the plot is readable on dark pages too. Returns the SVG. `title` is for screen readers.
 pub(super) fn paint(title: &str, size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Result<()>) -> Result<String> {
     let mut svg = String::new();
     let paper = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -80,9 +80,9 @@ pub(super) fn decades(min: f64, max: f64) -> (Range<f64>, usize) {
 pub(super) struct Frame {
     pub(super) at: (i32, i32),
     pub(super) size: (u32, u32),
-    /// The space for labels on the left, in pixels; 0 without labels.
+    /// The space for labels on the left, in pixels; 0 if there are no labels.
     pub(super) left: u32,
-    /// Whether the seconds are labelled.
+    /// Whether this is the last panel, under which the seconds are labelled.
     pub(super) is_last: bool,
     pub(super) seconds: f64,
 }
@@ -134,7 +134,7 @@ where
     Ok(())
 }
 
-/// Draws a curve through the values. It is interrupted where there is none; values beyond the axis are drawn at its end.
+/// Draws a curve through the points. It is interrupted where a point has no value. Values beyond the axis are drawn at its end.
 pub(super) fn curve<Y>(chart: &mut Chart<'_, Y>, points: &[(f64, Option<f64>)], style: ShapeStyle) -> Result<()>
 where
     Y: Ranged<ValueType = f64>,

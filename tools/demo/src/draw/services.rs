@@ -13,7 +13,7 @@ const LEFT: i32 = 100;
 const TOP: i32 = 84;
 const HEIGHT: u32 = 96;
 const ROW: i32 = 132;
-/// How many characters of an event's line fit for certain.
+/// How many characters of an event's text are certain to fit into a line.
 const LETTERS: usize = 150;
 
 pub(super) fn draw(series: &Table, events: &Table) -> Result<String> {

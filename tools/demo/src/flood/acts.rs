@@ -1,10 +1,11 @@
-//! The four acts, and the intended time of each record. The times are fixed before the first record, independent of the receiver.
+//! The four acts, and the intended time of each record. The times are fixed before the first record is sent, and don't depend on
+//! the receiver.
 
 use std::time::Duration;
 
 use fleet::{Profile, Schedule};
 
-/// The load and faults in one second of each act.
+/// The names of the acts.
 pub(crate) const NAMES: [&str; 4] = ["steady", "rush hour", "database stopped", "writer killed"];
 
 /// The times and rates of the acts, the same for every arrangement.
@@ -19,7 +20,7 @@ pub(crate) struct Acts {
 }
 
 impl Acts {
-    /// `scale` shortens all acts, for trials; a full run has 1.
+    /// Makes the acts. `scale` shortens all of them, for trials; it is 1 in a full run.
     pub(crate) fn new(steady: f64, rush: f64, scale: f64) -> Self {
         let lengths = [4, 5, 20, 10].map(|seconds| Duration::from_secs(seconds).mul_f64(scale));
         Self { steady, rush: rush.max(steady), lengths }
@@ -57,13 +58,13 @@ impl Acts {
     }
 }
 
-/// Returns a rate that every arrangement can write: half of the best rate of INSERTs, in whole hundreds, at most 5 000.
+/// Returns a rate at which every arrangement can write: half of the best rate of INSERTs, rounded to hundreds, and at most 5 000.
 pub(crate) fn steady(best_of_inserts: f64) -> f64 {
     ((best_of_inserts / 2.0 / 100.0).floor() * 100.0).clamp(100.0, 5_000.0)
 }
 
-/// Returns a rate that INSERTs can't write: 1.6 times their best rate, in whole thousands, and at least 20 000. Above 60 000
-/// records per second the load itself would need much of a small machine.
+/// Returns a rate that INSERTs can't keep up with: 1.6 times their best rate, rounded to thousands, and at least 20 000. It is at
+/// most 60 000 records per second; above that, the load itself would need much of a small machine.
 pub(crate) fn rush_hour(best_of_inserts: f64) -> f64 {
     ((best_of_inserts * 1.6 / 1_000.0).ceil() * 1_000.0).clamp(20_000.0, 60_000.0)
 }
@@ -79,7 +80,7 @@ mod tests {
         let schedule = acts.schedule();
         assert_eq!(schedule.intended(acts.begins(1)), 20_000);
         assert_eq!(schedule.intended(acts.begins(3)) - schedule.intended(acts.begins(2)), 20 * 20_000);
-        // The first record of the rush hour is due when it begins, and the next one a 20 000th of a second later.
+        // The first record of the rush hour is due when it begins, and each next one after 1/20 000 of a second.
         assert_eq!(schedule.due(20_000), Duration::from_secs(4));
         assert_eq!(schedule.due(20_001).as_micros(), 4_000_050);
     }

@@ -1,4 +1,4 @@
-//! Events around the sender: the database's outage, the measurement of CPU time, and the display of progress.
+//! Everything around the sender: the database's outage, the measurement of CPU time, and the display of progress.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,7 +20,7 @@ pub(super) struct Around<'a> {
     stage: Arc<Stage>,
     screen: &'a Screen,
     pub(super) acts: Acts,
-    /// A connection to Tidegate's database: the ledger says when everything is written.
+    /// A connection to Tidegate's database. Its ledger says when everything is written.
     ledger: Option<Reconnecting>,
     meter: Meter,
     events: Arc<Mutex<Vec<(Instant, &'static str)>>>,
@@ -45,7 +45,7 @@ impl<'a> Around<'a> {
         })
     }
 
-    /// Waits until the outage is over, if it still lasts.
+    /// Waits until the outage is over, if it hasn't ended yet.
     pub(super) fn await_database(&mut self) -> Result<()> {
         self.outage.take().map_or(Ok(()), |outage| outage.join().map_err(|_| anyhow!("the outage panicked"))?)
     }

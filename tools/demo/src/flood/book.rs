@@ -1,31 +1,31 @@
-//! The history of each record: when it was due, sent, answered and committed, and how often.
+//! The history of each record: when it was due, sent, answered and committed, and how often it was written.
 //!
 //! No I/O. Times are microseconds since the schedule's start.
 
 use crate::numbers::quantile;
 
-/// The time of something that hasn't happened.
+/// Used as the time of something that hasn't happened.
 pub(crate) const NEVER: u32 = u32::MAX;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark {
-    /// The intended time. All waits count from here.
+    /// When the record should be sent, by the schedule. All waits are counted from this time.
     pub(crate) due: u32,
-    /// When it was sent or refused.
+    /// When the record was sent or refused.
     pub(crate) sent: u32,
-    /// When the sender was told that it is safe.
+    /// When the sender was told that the record is safe.
     pub(crate) acked: u32,
-    /// When it left the bounded buffer.
+    /// When the record left the bounded buffer.
     pub(crate) freed: u32,
-    /// When its first row was committed, by Postgres' commit timestamp.
+    /// When the record's first row was committed, by Postgres' commit timestamp.
     pub(crate) committed: u32,
-    /// When the process was killed that had acknowledged it and held it only in memory.
+    /// When the process was killed that had acknowledged the record and held it only in memory.
     pub(crate) lost: u32,
-    /// The length of its JSON.
+    /// The length of the record's JSON, in bytes.
     pub(crate) bytes: u16,
-    /// How many rows it has.
+    /// How many rows the record has in the table.
     pub(crate) copies: u8,
-    /// Whether it was dropped because the buffer was full.
+    /// Whether the record was dropped because the buffer was full.
     pub(crate) refused: bool,
 }
 
@@ -40,7 +40,8 @@ pub(crate) struct Book {
 pub(crate) struct Bin {
     /// The end of the bin, in seconds since the start.
     pub(crate) second: f64,
-    /// Records due, handed over, acknowledged, refused and committed in it.
+    /// The number of records that were due in the bin. The next fields count those that were handed over, acknowledged, refused
+    /// and committed in it.
     pub(crate) intended: u64,
     pub(crate) sent: u64,
     pub(crate) acked: u64,
@@ -50,8 +51,8 @@ pub(crate) struct Bin {
     pub(crate) backlog: u64,
     /// Bytes in the bounded buffer, at the end of the bin.
     pub(crate) buffer_bytes: u64,
-    /// The time from due time to answer of the records due in the bin, in microseconds. A record without an answer
-    /// counts as waiting until the run ended; refused records are not counted.
+    /// The time from a record's intended time to its answer, in microseconds, for the records due in the bin. A record without an
+    /// answer counts as waiting until the run ended. Refused records don't count.
     pub(crate) wait_p50: Option<u32>,
     pub(crate) wait_p99: Option<u32>,
     pub(crate) wait_max: Option<u32>,
@@ -63,16 +64,17 @@ pub(crate) struct Tally {
     pub(crate) intended: u64,
     pub(crate) refused: u64,
     pub(crate) acked: u64,
-    /// Rows, and the distinct records in them.
+    /// The number of rows. The next field is the number of distinct records in them.
     pub(crate) rows: u64,
     pub(crate) in_table: u64,
     /// The number of duplicate rows.
     pub(crate) twice: u64,
-    /// Acknowledged but not in the table: a broken promise.
+    /// Records that were acknowledged but are not in the table: broken promises.
     pub(crate) missing: u64,
-    /// Neither acknowledged nor refused nor in the table when the run ended.
+    /// Records that were neither acknowledged nor refused, and are not in the table, when the run ended.
     pub(crate) waiting: u64,
-    /// The longest time from intended time to acknowledgement, in microseconds; for records that still wait, the time so far.
+    /// The longest time from a record's intended time to its acknowledgement, in microseconds. For a record that still waits, the
+    /// time so far.
     pub(crate) longest_wait: u32,
 }
 
@@ -96,14 +98,14 @@ impl Book {
         }
     }
 
-    /// Returns how many records are acknowledged but not in the table at `at`. Records lost with a killed writer count until the
-    /// kill.
+    /// Returns how many records are acknowledged but not in the table at `at`. Records that were lost with a killed writer count
+    /// until that moment.
     pub(crate) fn backlog(&self, at: u32) -> u64 {
         let taken = self.marks.iter().filter(|mark| !mark.refused && mark.sent <= at);
         taken.filter(|mark| mark.left() > at).count() as u64
     }
 
-    /// Returns the first time after `from`, in steps of 50 ms up to `end`, at which at most `rest` records wait.
+    /// Returns the first time after `from` at which at most `rest` records wait. The search goes in steps of 50 ms up to `end`.
     pub(crate) fn caught_up(&self, from: u32, end: u32, rest: u64) -> Option<u32> {
         const STEP: usize = 50_000;
         let mut change = vec![0i64; (end as usize) / STEP + 2];
@@ -118,7 +120,7 @@ impl Book {
         let mut backlog = 0;
         for (step, change) in change.iter().enumerate() {
             backlog += change;
-            // The last time may be in the middle of a step.
+            // The last step may be shorter than the others.
             let at = u32::try_from((step + 1) * STEP).unwrap_or(NEVER).min(end);
             if at > from && backlog.unsigned_abs() <= rest {
                 return Some(at);
@@ -164,7 +166,7 @@ impl Book {
         bins
     }
 
-    /// Compares what was promised with the table.
+    /// Compares what was acknowledged with the rows in the table.
     pub(crate) fn tally(&self, end: u32) -> Tally {
         let mut tally = Tally { intended: self.marks.len() as u64, ..Tally::default() };
         for mark in &self.marks {
@@ -185,8 +187,8 @@ impl Book {
         tally
     }
 
-    /// Returns the time from intended time to commit of the records due before `until` that are in the table: median and 99th
-    /// percentile.
+    /// Returns the median and the 99th percentile of the time from a record's intended time to its commit, for those records due
+    /// before `until` that are in the table.
     pub(crate) fn commit_latency(&self, until: u32) -> Option<(u32, u32)> {
         let early = self.marks.iter().filter(|mark| mark.due < until && mark.committed != NEVER);
         let mut latencies: Vec<u32> = early.map(|mark| mark.committed.saturating_sub(mark.due)).collect();
@@ -205,7 +207,7 @@ impl Mark {
     }
 }
 
-/// Values past the last bin are not shown.
+/// Changes the bin with this index. An index after the last bin is ignored.
 fn add<T>(bins: &mut [T], at: usize, change: impl FnOnce(&mut T)) {
     if let Some(bin) = bins.get_mut(at) {
         change(bin);

@@ -1,4 +1,4 @@
-//! One arrangement's run: from an empty table to the reconciliation.
+//! One arrangement's run, from an empty table to the comparison of the table with what was acknowledged.
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,16 +22,16 @@ use crate::screen::Screen;
 use crate::stage::Stage;
 
 const VEHICLES: u32 = 5_000;
-/// How long remaining records may take after the last one was sent. What is then still in a program's memory counts as waiting;
-/// what is in Kafka is safe, and counts when it has been drained.
+/// How long the remaining records may take after the last one was sent. Records that are then still in a program's memory count
+/// as waiting. Records in Kafka are safe, and are counted after the drain.
 const SETTLE: Duration = Duration::from_secs(8);
 const SETTLE_FROM_KAFKA: Duration = Duration::from_secs(60);
 const TOPIC: &str = "flood";
-/// How long Kafka keeps a record, unless its disk is full earlier.
+/// How long Kafka keeps a record, unless its disk fills up earlier.
 pub(super) const RETENTION: Duration = Duration::from_secs(72 * 3_600);
-/// An arrangement has caught up when no record waits longer than this plus the age of a batch.
+/// An arrangement has caught up when no record waits longer than the age of a batch plus this time.
 const UNDER_WAY: Duration = Duration::from_millis(200);
-/// The limits of the buffer before it writes: the same as those of Tidegate's batch in config/demo.toml.
+/// The buffer is written when it reaches this limit, which is the same as that of Tidegate's batch in config/demo.toml.
 const BUFFER_ROWS: usize = 50_000;
 const BUFFER_AGE: Duration = Duration::from_millis(500);
 
@@ -54,14 +54,15 @@ impl fmt::Display for Column {
     }
 }
 
-/// The result. Times are microseconds since the first record's due time.
+/// The result of a run. Times are in microseconds since the first record's intended time.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) setting: String,
     pub(crate) tally: Tally,
     pub(crate) bins: Vec<Bin>,
     pub(crate) events: Vec<(u32, String)>,
-    /// The time from intended time to commit in act 1: median and 99th percentile.
+    /// The median and the 99th percentile of the time from a record's intended time to its commit, in the first act (the steady
+    /// one).
     pub(crate) commit_latency: Option<(u32, u32)>,
     pub(crate) end: u32,
     pub(crate) returned: u32,
@@ -111,7 +112,7 @@ pub(crate) async fn run(
     drop(stage.fresh_table().await?);
     let fleet = FleetSpec { vehicles: VEHICLES, seed, ..FleetSpec::default() };
     let mut around = Around::new(stage, screen, acts, column == Column::Tidegate)?;
-    // The sender has its own thread, because vehicles don't wait for each other.
+    // The sender has its own thread, because real vehicles don't wait for each other either.
     let drove = tokio::task::block_in_place(|| -> Result<Drive> {
         match column {
             Column::Tidegate => {

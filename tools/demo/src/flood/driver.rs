@@ -1,4 +1,4 @@
-//! The open loop: records are sent at their intended times, regardless of what happened to earlier ones.
+//! The open loop: records are sent at their intended times, whatever happened to earlier ones.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -24,13 +24,13 @@ pub(crate) struct Look {
     pub(crate) buffer_bytes: u64,
 }
 
-/// Events around the sender, with their times.
+/// Everything around the sender that happens at certain times.
 pub(crate) trait Surroundings {
-    /// Called once, when act 3 begins; must not block.
+    /// Stops the database. Called once, at the beginning of act 3; must not block.
     fn stop_database(&mut self) -> Result<()>;
-    /// Called twice per second, with the progress and the writer's process id.
+    /// Shows the progress. Called twice per second, with the writer's process id.
     fn look(&mut self, look: Look, pid: Option<u32>);
-    /// Returns whether all accepted records are written; called after the last record is sent.
+    /// Returns whether all accepted records are written. Called after the last record was sent.
     fn settled(&mut self, taken: u64, freed: u64) -> bool;
 }
 
@@ -38,10 +38,11 @@ pub(crate) trait Surroundings {
 #[derive(Debug)]
 pub(crate) struct Drive {
     pub(crate) book: Book,
-    /// The start, as a monotonic time and in microseconds since the epoch, for comparison with Postgres' clock.
+    /// The start, as a monotonic time. The next field is the same in microseconds since the epoch, for comparison with Postgres'
+    /// clock.
     pub(crate) started: Instant,
     pub(crate) started_us: i64,
-    /// When the writer was killed, and when the run ended, in microseconds since its start.
+    /// When the writer was killed, in microseconds since the run's start. The next field says when the run ended.
     pub(crate) killed_us: u32,
     pub(crate) ended_us: u32,
     /// Records in the bounded buffer when the writer was killed.
@@ -58,7 +59,7 @@ struct Run<'a> {
     freed: u64,
 }
 
-/// Sends all records of `acts`, kills the writer at its time, and waits up to `settle` for the rest.
+/// Sends all records of `acts`, kills the writer at the planned time, and waits up to `settle` for the remaining answers.
 pub(crate) fn drive(
     fleet: FleetSpec,
     acts: &Acts,
@@ -95,7 +96,7 @@ pub(crate) fn drive(
         }
         let due = schedule.intended(now).min(total);
         let next = sent;
-        // In portions, so that acknowledgements are read even when many records are late.
+        // Send in portions, so that acknowledgements are read even if many records are late.
         for n in next..due.min(next + 4_096) {
             let Some(reading) = fleet.next() else { break };
             json.clear();

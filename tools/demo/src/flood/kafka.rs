@@ -1,4 +1,5 @@
-//! The arrangement with Kafka: the sender is a producer whose queue has the same limit in bytes, and Tidegate writes.
+//! The arrangement with Kafka. The sender is a producer whose queue has the same limit in bytes as the other buffers, and
+//! Tidegate writes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,7 +40,7 @@ pub(crate) struct KafkaLink<'a> {
 }
 
 impl<'a> KafkaLink<'a> {
-    /// `start` starts the daemon, at the beginning and after it was killed.
+    /// Makes the arrangement. `start` starts the daemon: now, and again after it was killed.
     pub(crate) fn start(servers: &str, topic: &str, start: impl Fn() -> Result<Daemon> + 'a) -> Result<Self> {
         let producer: BaseProducer<Reports> = ClientConfig::new()
             .set("bootstrap.servers", servers)
@@ -51,7 +52,7 @@ impl<'a> KafkaLink<'a> {
             .set("queue.buffering.max.kbytes", (BUFFER_BYTES / 1024).to_string())
             .set("queue.buffering.max.messages", "1000000")
             .create_with_context(Reports::default())?;
-        // Connects and loads the topic's metadata, like a program that has been running for a while.
+        // Connect and load the topic's metadata now, so that the producer is like one that has been running for a while.
         producer.client().fetch_metadata(Some(topic), Duration::from_secs(10)).context("the topic is not there")?;
         let daemon = start()?;
         Ok(Self { producer, topic: topic.to_owned(), daemon, start: Box::new(start) })
@@ -77,7 +78,7 @@ impl Intake for KafkaLink<'_> {
     }
 
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()> {
-        // One call serves one event of librdkafka, which may report many records.
+        // Each call serves one event of librdkafka, which may report on many records.
         loop {
             self.producer.poll(Duration::ZERO);
             let mut reports = self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner);

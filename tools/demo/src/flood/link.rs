@@ -1,4 +1,4 @@
-//! The receiver of records, as the sender sees it. One kind of receiver is a writer process, connected by two pipes.
+//! The receiver of records, from the sender's view. One kind of receiver is a writer process, connected by two pipes.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Read, Write};
@@ -14,14 +14,14 @@ use super::writer::{ACKED, ANSWER_BYTES, BOTH, FREED, WriterArguments};
 /// The receiver's answer to a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
-    /// The record is safe, by the receiver's own standard.
+    /// The receiver has acknowledged the record: it is safe, by the receiver's own definition.
     Acked,
-    /// It is out of the bounded buffer.
+    /// The record has left the bounded buffer.
     Freed,
     Both,
-    /// The receiver has given it up.
+    /// The receiver has given up the record.
     Failed,
-    /// It was acknowledged, and lost with the memory of a killed process.
+    /// The record was acknowledged, and was lost with the memory of a killed process.
     Lost,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Answer {
     pub(crate) word: Word,
 }
 
-/// One arrangement's receiving end.
+/// The receiver of one arrangement.
 pub(crate) trait Intake {
     /// Offers a record. Returns false if there is no room. Never blocks.
     fn offer(&mut self, index: u32, vehicle: u32, json: &[u8]) -> Result<bool>;
@@ -40,7 +40,7 @@ pub(crate) trait Intake {
     /// Reads the answers since the last call.
     fn answers(&mut self, into: &mut Vec<Answer>) -> Result<()>;
 
-    /// Kills the process that writes into the database (SIGKILL) and restarts it.
+    /// Kills the process that writes into the database (SIGKILL), and restarts it.
     fn kill(&mut self) -> Result<()>;
 
     /// Returns the process that writes into the database, to measure its CPU time.
@@ -52,9 +52,9 @@ pub(crate) struct WriterLink {
     arguments: WriterArguments,
     running: Option<Running>,
     answered: (Sender<Answer>, Receiver<Answer>),
-    /// Records without an answer. They are sent again after the writer was killed, as a client would do.
+    /// Records without an answer. After the writer was killed they are sent again, as a client would do.
     unacked: BTreeMap<u32, Box<[u8]>>,
-    /// Records that are acknowledged and still in the writer's memory.
+    /// Records that were acknowledged and are still in the writer's memory.
     in_memory: std::collections::BTreeSet<u32>,
     late: Vec<Answer>,
 }
@@ -110,7 +110,7 @@ impl Intake for WriterLink {
     fn kill(&mut self) -> Result<()> {
         let running = self.running.take().context("the writer is not running")?;
         running.end()?;
-        // Answers that it sent before it was killed count; its pipe has been read to the end.
+        // Answers that the writer sent before it was killed count too. Read its pipe to the end.
         let mut late = Vec::new();
         self.answers(&mut late)?;
         let at = Instant::now();
@@ -147,7 +147,7 @@ impl Running {
         let mut output = child.stdout.take().context("the writer has no output")?;
         let to = std::thread::spawn(move || {
             let mut input = BufWriter::with_capacity(64 << 10, input);
-            // Ends when the writer has exited, or when there are no more records.
+            // The loop ends when the writer has exited, or when there are no more records.
             while let Ok(frame) = next(&mut waiting, &mut input) {
                 if input.write_all(&frame).is_err() {
                     return;
@@ -177,7 +177,7 @@ impl Running {
         frame.extend_from_slice(&index.to_le_bytes());
         frame.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_le_bytes());
         frame.extend_from_slice(json);
-        // If the writer has exited, reading its answers reports that.
+        // If the writer has exited, that is reported when its answers are read. So ignore the error here.
         drop(self.frames.send(frame));
     }
 
@@ -200,7 +200,7 @@ fn next(
     if let Ok(frame) = waiting.try_recv() {
         return Ok(frame);
     }
-    // If the writer has exited, the next write reports that.
+    // If the writer has exited, the next write reports that. So ignore the error here.
     drop(input.flush());
     waiting.recv()
 }

@@ -1,4 +1,4 @@
-//! CPU time of parts whose processes restart.
+//! The CPU time of parts of the demo whose processes may restart.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ pub(crate) const WRITER: usize = 0;
 pub(crate) const POSTGRES: usize = 1;
 pub(crate) const KAFKA: usize = 2;
 
-/// Adds up what each part used, over restarts. It is sampled twice per second; what a process uses after its last sample isn't
-/// counted.
+/// Adds up the CPU time that each part used, over restarts. It is sampled twice per second. What a process uses after its last
+/// sample isn't counted.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     last: [Option<(u32, Duration)>; 3],
@@ -24,7 +24,7 @@ impl Meter {
         self.note(part, pid, used);
     }
 
-    /// Starts with a process that has run before.
+    /// Starts to count a process that has been running for a while: what it used so far isn't counted.
     pub(crate) fn begin(&mut self, part: usize, pid: u32) {
         if let Ok(used) = usage::cpu_time(pid, true) {
             self.last[part] = Some((pid, used));

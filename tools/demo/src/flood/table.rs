@@ -1,4 +1,4 @@
-//! Reads the table back: which records are in it, how often, and since when.
+//! Reads the table back: which records are in it, how often, and when they were committed.
 
 use anyhow::{Context, Result};
 use futures_util::TryStreamExt;
@@ -6,12 +6,12 @@ use futures_util::TryStreamExt;
 use super::book::{Book, NEVER};
 use crate::stage::Stage;
 
-/// Every row with the time of its commit, which Postgres keeps (`track_commit_timestamp`).
+/// Selects every row with the time of its commit, which Postgres stores (`track_commit_timestamp`).
 const ROWS: &str = "COPY (SELECT vehicle_id, seq,
     (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::int8 FROM ride) TO STDOUT";
 
-/// Adds every row to the book. `started_us` is the schedule's start, in microseconds since the epoch. `vehicles` are numbered from
-/// 1 and send in turn, so number and sequence identify the record.
+/// Adds every row to the book. `started_us` is the schedule's start, in microseconds since the epoch. The `vehicles` are numbered
+/// from 1 and send in turn, so a vehicle's number and the sequence number identify a record.
 pub(super) async fn read(stage: &Stage, book: &mut Book, started_us: i64, vehicles: u32) -> Result<()> {
     let mut connection = stage.database.connect().await?;
     let mut chunks = connection.copy_out_raw(ROWS).await?;
@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_row_names_its_record_and_when_it_was_committed() {
         assert_eq!(row("3\t2\t1700000000000500", 1_700_000_000_000_000, 10).unwrap(), (22, 500));
-        // The clocks of two processes may differ slightly.
+        // The clocks of two processes may differ slightly, so a commit may seem to come before the start.
         assert_eq!(row("1\t0\t1699999999999999", 1_700_000_000_000_000, 10).unwrap(), (0, 0));
         assert!(row("1\t0", 0, 10).is_err());
     }

@@ -1,8 +1,9 @@
 //! The writer process of the arrangements without Kafka (`demo writer`): reads JSON from a pipe, writes rows into Postgres, and
 //! writes answers.
 //!
-//! A frame is index, length and JSON; an answer is one byte and the index; all numbers are little-endian. A write with an unknown
-//! outcome is retried, as in programs that must not lose a record, so its rows may be there twice.
+//! A frame consists of index, length and JSON. An answer consists of one byte and the index. All numbers are little-endian. A
+//! write whose outcome is unknown is retried, as in any program that must not lose a record. So its rows may be in the table
+//! twice.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, BufWriter, Read, Write};
@@ -30,11 +31,11 @@ const RETRY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Arrangement {
-    /// One record per INSERT; acknowledged when it is committed.
+    /// Each record is written by one INSERT, and acknowledged when that is committed.
     Insert,
-    /// All waiting records in one INSERT; acknowledged when they are committed.
+    /// All waiting records are written by one INSERT, and acknowledged when that is committed.
     MultiRow,
-    /// Acknowledged when they are in memory; written by COPY.
+    /// Records are acknowledged when they are in memory, and written by COPY later.
     Buffer,
 }
 
@@ -81,7 +82,7 @@ struct Queue {
     more: Notify,
 }
 
-/// Runs until its input ends, and then exits at once: the parent counts what it still held.
+/// Runs until its input ends, and then exits at once. The parent process counts the records that it still held.
 pub(crate) async fn run(arguments: WriterArguments) -> Result<()> {
     let queue = Arc::new(Queue::default());
     let (answers, outgoing) = channel();
@@ -173,7 +174,7 @@ async fn write(
 }
 
 impl Queue {
-    /// Returns at least one record: as many as wait, or all that arrive within `max_age`, up to `most`.
+    /// Waits for a record, and then takes records until `max_age` has passed or there are `most`.
     async fn take(&self, most: usize, max_age: Duration) -> Vec<(u32, Row)> {
         let mut batch = self.pop(most);
         while batch.is_empty() {
@@ -187,7 +188,7 @@ impl Queue {
             }
             batch.append(&mut self.pop(most - batch.len()));
         }
-        // Wake others that may sleep while work is left.
+        // Wake other tasks that may be asleep, because there is work left.
         if self.has_more() {
             self.more.notify_one();
         }

@@ -1,4 +1,4 @@
-//! The rungs without Kafka: clients in this process, each with a connection and its own share of the rows.
+//! The rungs without Kafka: clients in this process, each with its own connection and its own share of the rows.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::rows::Row;
 use crate::stage::{Stage, wal_position};
 use crate::ways::{self, Way};
 
-/// Writes for the time `run`, and completes the last transaction.
+/// Writes for the time `run`, and then completes the last transaction.
 pub(super) async fn measure(
     stage: &Stage,
     way: Way,
@@ -30,7 +30,7 @@ pub(super) async fn measure(
         if is_asynchronous {
             connection.execute("SET synchronous_commit = off").await?;
         }
-        // Parsed before the clock starts, as in a program that has been running for a while.
+        // Prepare the statements before the clock starts, as in a program that has been running for a while.
         if way != Way::CopyText && way != Way::CopyBinary {
             connection.prepare(&statement).await?;
         }
@@ -72,7 +72,7 @@ struct Client {
 }
 
 impl Client {
-    /// Writes the rows repeatedly if they don't last for the time. Returns how many it wrote.
+    /// Writes rows for the whole time; if they run out, begins with the first one again. Returns how many rows it wrote.
     async fn write(&mut self, rows: &[Row], of_a_transaction: usize) -> Result<u64> {
         let mut written = 0;
         for chunk in std::iter::repeat_with(|| rows.chunks_exact(of_a_transaction)).flatten() {

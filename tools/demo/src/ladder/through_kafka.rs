@@ -31,8 +31,8 @@ pub(super) fn load(stage: &Stage, fleet: FleetSpec, records: u64) -> Result<()> 
     Ok(())
 }
 
-/// Drains from the first commit until one that is at least `run` later, or until everything is drained. The rate excludes the start
-/// of the daemon and its first batch; the costs include them.
+/// Measures a drain, from the first commit to a commit that is at least `run` later, or until all is drained. The rate excludes
+/// the start of the daemon and its first batch; the costs include them.
 pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Result<Sample> {
     let mut watcher = stage.fresh_table().await?;
     let wal = wal_position(&mut watcher).await?;
@@ -41,7 +41,7 @@ pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Resul
     let daemon = stage.daemon(TOPIC, &unique_name("ladder"))?;
     let started = Instant::now();
     let (mut first, mut before) = (None, 0);
-    // Measured from commit to commit, so that uncommitted records count at neither end.
+    // Measure from one commit to another, so that uncommitted records count at neither end.
     let (first_rows, began, rows, last) = loop {
         let (rows, now) = (committed_records(&mut watcher, "ride").await?, Instant::now());
         if rows > before {
@@ -63,7 +63,7 @@ pub(super) async fn measure(stage: &Stage, records: u64, run: Duration) -> Resul
     let database = usage::cpu_time(postgres, true)?.saturating_sub(database_before);
     let kafka = usage::cpu_time(kafka, true)?.saturating_sub(kafka_before);
     let wal_bytes = wal_position(&mut watcher).await? - wal;
-    // The transaction in flight is rolled back; the next run has its own table and group.
+    // Killing the daemon rolls back its open transaction. The next run has its own table and group.
     daemon.kill()?;
     Ok(Sample {
         rows: rows - first_rows,

@@ -18,7 +18,8 @@ pub(super) fn sentences(flood: &Table, series: &Table, events: &Table) -> Vec<Se
     said
 }
 
-/// Missing, duplicate, waiting and refused records of Tidegate are broken promises.
+/// Returns the tone of these counts of Tidegate (missing, duplicate, waiting and refused records). If one isn't 0, a promise was
+/// broken.
 fn tone(line: Line<'_>, counts: &[&str]) -> Tone {
     let is_clean = counts.iter().all(|column| line.count(column) == 0.0);
     match (line.text("way") == OURS, is_clean) {
@@ -68,7 +69,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     for line in flood.lines() {
         let way = line.text("way");
         let ((refused, _), (_, backlog)) = (before(way, "refused"), before(way, "backlog"));
-        // Batches are written every half second, so one second of records may be under way.
+        // Batches are written every half second. So the records of one second may be under way.
         let copes = refused == 0.0 && backlog <= line.count("rush_per_second");
         said.push(Sentence::new(
             Tone::Plain,
@@ -84,7 +85,7 @@ fn fair_weather(flood: &Table, series: &Table, events: &Table) -> Vec<Sentence> 
     let (buffer, ours) = (before(BUFFER, "backlog").1, before(OURS, "backlog").1);
     let refused = before(BUFFER, "refused").0 + before(OURS, "refused").0;
     if refused == 0.0 {
-        // Two short runs may differ by half.
+        // Short runs vary: a ratio of up to 1.5 counts as equal.
         let equal = ours <= buffer * 1.5;
         let (tone, verb) = if equal { (Tone::Plain, "equals") } else { (Tone::Worse, "does better than") };
         let text = format!(

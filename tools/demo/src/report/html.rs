@@ -1,4 +1,4 @@
-//! The page: texts with plots and tables, and the origin of the data.
+//! The page: texts with plots and tables, and where the data comes from.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:76rem;mar
     @media(prefers-color-scheme:dark){body{color:#ddd;background:#161616}th,td{border-color:#444}.Kept{color:#6fdc8c}\
     .Broken{color:#ff8389}.Worse{color:#f1c21b}svg{background:#fff;border-radius:6px}footer{color:#aaa}}";
 
-/// The comparison's rules; they don't depend on a run.
+/// The rules that make the comparison fair. They don't depend on a run.
 const FAIRNESS: [&str; 9] = [
     "Open loop: each vehicle has its time, and every wait counts from that time, also for who was sent late.",
     "All four arrangements get the same JSON, decode it, and have the same 64 MiB for what is not yet safe, counted in bytes of JSON.",

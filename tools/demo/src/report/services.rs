@@ -34,16 +34,16 @@ fn books(services: &Table) -> Vec<Sentence> {
     of_each.collect()
 }
 
-/// Lags over time, and what happened.
+/// The lags over time, and the events.
 struct Story<'a> {
     series: &'a Table,
     events: &'a Table,
 }
 
-/// A service during a period.
+/// The figures of a service during a period.
 struct Stretch {
     service: String,
-    /// The highest lag in records, and the records written and sent per second.
+    /// The highest lag, in records. The next fields are the records written and sent per second.
     most_behind: f64,
     written: f64,
     sent: f64,
@@ -110,7 +110,7 @@ impl Story<'_> {
         (!of_each.is_empty()).then(|| Sentence::new(Tone::Worse, text))
     }
 
-    /// The others must continue with at least half of the rate at which records arrive.
+    /// Checks that the other services continued while one was locked, at half or more of the rate at which records arrive.
     fn locked(&self) -> Option<Sentence> {
         let (from, to) = (self.when("locked")?, self.when("unlocked")?);
         let (locked, others): (Vec<_>, Vec<_>) =

@@ -1,4 +1,4 @@
-//! The expected results of each service, from the fleet's truth, and the actual results.
+//! The expected results of each service, computed from the fleet's truth, and the actual results.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,7 +12,8 @@ use super::SERVICES;
 use super::lags::Lags;
 use crate::raw::Sheet;
 
-/// The limit in close_silent_trips() of config/fleet.sql, and how much the clocks of a topic's partitions may differ.
+/// The limit in close_silent_trips() of config/fleet.sql. The next constant is the possible difference between the clocks of a
+/// topic's partitions.
 const SILENCE_MS: i64 = 10 * 60_000;
 const ABOUT_MS: i64 = 10_000;
 
@@ -25,11 +26,11 @@ pub(super) struct Checks {
 /// A trip in the tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// In cents, computed from the counters; `None` if there is no row.
+    /// The fare in cents, computed from the counters; `None` if there is no row.
     pub(crate) fare: Option<i64>,
-    /// In cents, with all adjustments; `None` while the trip isn't closed.
+    /// The charged amount in cents, with all adjustments; `None` while the trip isn't closed.
     pub(crate) charged: Option<i64>,
-    /// The latest reading's time that the customer sees, in milliseconds since the epoch.
+    /// The time of the latest reading that the customer sees, in milliseconds since the epoch.
     pub(crate) seen_ms: Option<i64>,
 }
 
@@ -38,20 +39,20 @@ pub(crate) struct Found {
 pub(crate) struct Trips {
     pub(crate) expected: u64,
     pub(crate) ended: u64,
-    /// Trips that fell silent and must be closed for that.
+    /// Trips that fell silent, and must be closed because of that.
     pub(crate) silent: u64,
-    /// Trips without a row in `fare`, and in `customer_info`.
+    /// Trips without a row in `fare`. The next field counts those without a row in `customer_info`.
     pub(crate) missing_fares: u64,
     pub(crate) missing_customers: u64,
-    /// Trips whose fare differs from the truth; then those that ended or fell silent without being charged the fare, and those
-    /// charged too early.
+    /// Trips whose fare differs from the truth. The next field counts those that ended or fell silent without being charged the
+    /// fare, and those that were charged too early.
     pub(crate) wrong_fares: u64,
     pub(crate) wrong_charges: u64,
-    /// Trips for which the customer sees another reading than the latest.
+    /// Trips for which the customer sees a reading that isn't the latest.
     pub(crate) stale_customers: u64,
-    /// Trips that cost more than the minimum: the others don't show the meter.
+    /// Trips that cost more than the minimum. Only these show that the meter is right.
     pub(crate) above_minimum: u64,
-    /// The sums, in cents.
+    /// The sum of the fares by the truth, in cents. The next field is the sum in the table.
     pub(crate) true_cents: i128,
     pub(crate) found_cents: i128,
 }
@@ -105,7 +106,7 @@ impl Checks {
         Ok(())
     }
 
-    /// Queries every table, and writes `services.csv` into `folder`. Returns whether all is well.
+    /// Queries every table, and writes `services.csv` into `folder`. Returns whether all results are right.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -159,7 +160,7 @@ impl Checks {
                     (expected, i64::try_from(trips.missing_customers)?, in_table - expected, wrong, what)
                 }
             };
-            // An extra row increases the count above the expected one; missing rows are counted already.
+            // An extra row makes the count too high. Missing rows, which make it too low, are counted already.
             let twice = if *service == "ride_analysis" { twice } else { (twice + missing).max(0) };
             is_well &= [missing, twice, wrong, dead].iter().all(|count| *count == 0);
             let largest = lags.largest(at);
@@ -190,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns a fleet's trips, and tables with exactly the expected rows.
+    /// Returns the truth of a fleet, and tables with exactly the expected rows.
     fn books() -> (Truth, HashMap<i64, Found>) {
         let spec = FleetSpec { vehicles: 20, trip_metres: [100, 500], ..FleetSpec::default() };
         let mut truth = Truth::new(spec.clone(), Partitioning::ByRegion);
@@ -251,7 +252,7 @@ mod tests {
         tables.remove(&ended[3]);
         let trips = Trips::reconcile(truth.trips(), &tables);
         assert_eq!((trips.wrong_fares, trips.missing_fares, trips.missing_customers), (1, 1, 1));
-        // The one without a charge, and the one without any row.
+        // One trip has no charge, and another one has no row at all.
         assert_eq!((trips.wrong_charges, trips.stale_customers), (2, 1));
         assert_ne!(trips.true_cents, trips.found_cents);
     }

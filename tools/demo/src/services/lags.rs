@@ -1,4 +1,4 @@
-//! The progress of each service in the ledger, compared with the log ends in Kafka.
+//! The progress of each service by the ledger, compared with the log ends in Kafka.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ impl Lags {
         Self { topic, url: url.to_owned(), connection: None, began: Instant::now(), looks, events }
     }
 
-    /// Starts the story's time.
+    /// Sets the start of the story's time to now.
     pub(super) fn begin(&mut self) {
         self.began = Instant::now();
         self.looks.clear();
@@ -68,7 +68,7 @@ impl Lags {
         self.last().written
     }
 
-    /// Returns how long after the start rows of every service were first seen.
+    /// Returns how long after the start every service had written rows.
     pub(super) fn first_seen(&self) -> Option<Duration> {
         self.looks.iter().find(|look| look.written.iter().all(|written| *written > 0)).map(|look| look.at)
     }
@@ -145,8 +145,8 @@ impl Lags {
     }
 }
 
-/// Returns the partitions that each owner reads, by service. Instances have long random names (`NAME/cN` is a consumer of one), so
-/// they are shown as letters A, B, … in the order of their first occurrence.
+/// Describes which owner reads which partitions, by service. Instances have long random names (`NAME/cN` is a consumer of one),
+/// so they are shown as letters A, B, … in the order in which they first occur.
 fn told(board: &[(String, String, String)]) -> String {
     let (mut met, mut services): (Vec<&str>, Vec<(&str, Vec<String>)>) = Default::default();
     for (service, owner, partitions) in board {

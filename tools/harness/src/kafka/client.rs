@@ -1,4 +1,4 @@
-//! Topics and offsets: the requests that tests make to a running Kafka.
+//! Requests about topics and offsets that tests make to a running Kafka.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ impl Kafka {
     /// Creates a topic with the brokers' replication factor, and waits until each partition has a leader.
     ///
     /// # Errors
-    /// When the brokers refuse, or no leader is found within 30 seconds.
+    /// If the brokers refuse, or if a partition has no leader within 30 seconds.
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) -> Result<()> {
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
         let topic = config.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
@@ -29,10 +29,10 @@ impl Kafka {
         self.await_leaders(name, partitions)
     }
 
-    /// Deletes a topic. The brokers acknowledge before its data is deleted.
+    /// Deletes a topic. The brokers acknowledge the request before they delete the data.
     ///
     /// # Errors
-    /// When the brokers refuse.
+    /// If the brokers refuse.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         self.administer(|admin, options| admin.delete_topics(&[name], options))
             .with_context(|| format!("could not delete topic `{name}`"))
@@ -41,7 +41,7 @@ impl Kafka {
     /// Increases a topic's partitions to `total`, and waits until each has a leader.
     ///
     /// # Errors
-    /// When the brokers refuse, or no leader is found within 30 seconds.
+    /// If the brokers refuse, or if a partition has no leader within 30 seconds.
     pub fn add_partitions(&self, topic: &str, total: i32) -> Result<()> {
         let wanted = NewPartitions::new(topic, usize::try_from(total)?);
         self.administer(|admin, options| admin.create_partitions([&wanted], options))
@@ -52,7 +52,7 @@ impl Kafka {
     /// Deletes the records of a partition before `before_offset`, as retention does.
     ///
     /// # Errors
-    /// When the brokers refuse.
+    /// If the brokers refuse.
     pub fn delete_records(&self, topic: &str, partition: i32, before_offset: i64) -> Result<()> {
         let mut wanted = TopicPartitionList::new();
         wanted.add_partition_offset(topic, partition, Offset::Offset(before_offset))?;
@@ -66,7 +66,7 @@ impl Kafka {
     /// Returns the log end of each partition.
     ///
     /// # Errors
-    /// When the topic or one of its leaders is missing.
+    /// If the topic or one of its leaders is missing.
     pub fn end_offsets(&self, topic: &str) -> Result<Vec<i64>> {
         let watermarks = self.watermarks(topic)?;
         Ok(watermarks.into_iter().map(|(_, end)| end).collect())
@@ -75,7 +75,7 @@ impl Kafka {
     /// Returns the offset of each partition's first record that still exists.
     ///
     /// # Errors
-    /// When the topic or one of its leaders is missing.
+    /// If the topic or one of its leaders is missing.
     pub fn start_offsets(&self, topic: &str) -> Result<Vec<i64>> {
         let watermarks = self.watermarks(topic)?;
         Ok(watermarks.into_iter().map(|(start, _)| start).collect())
@@ -84,7 +84,7 @@ impl Kafka {
     /// Returns the offsets that a group has committed, by partition; `None` for partitions without one.
     ///
     /// # Errors
-    /// When the topic or the group's coordinator is missing.
+    /// If the topic or the group's coordinator is missing.
     pub fn committed_offsets(&self, group: &str, topic: &str) -> Result<Vec<Option<i64>>> {
         let consumer: BaseConsumer = self.client_config().set("group.id", group).create()?;
         let mut wanted = TopicPartitionList::new();
@@ -158,7 +158,7 @@ impl Kafka {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", self.bootstrap_servers());
         config.set("reconnect.backoff.ms", "20").set("reconnect.backoff.max.ms", "200");
-        // Tests start and stop brokers on purpose, so errors about them aren't logged.
+        // Tests stop and start brokers on purpose, so errors about that aren't logged.
         config.set_log_level(rdkafka::config::RDKafkaLogLevel::Emerg);
         config
     }
@@ -171,7 +171,7 @@ impl Kafka {
         Ok(self.client_config().create()?)
     }
 
-    /// Runs one operation on one topic.
+    /// Performs one administrative operation on one topic.
     fn administer<F>(
         &self,
         operation: impl FnOnce(&AdminClient<DefaultClientContext>, &AdminOptions) -> F,

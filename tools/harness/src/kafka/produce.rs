@@ -14,14 +14,14 @@ const DELIVERY_DEADLINE: Duration = Duration::from_secs(120);
 /// A record to send.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
-    /// The partition. `None`: chosen by key, or at random without a key.
+    /// The partition. If it is `None`, the key determines it; without a key it is random.
     pub partition: Option<i32>,
     pub key: Option<Vec<u8>>,
-    /// Its value; `None` is a tombstone.
+    /// The record's value; `None` is a tombstone.
     pub payload: Option<Vec<u8>>,
-    /// Its headers, in order.
+    /// The record's headers, in order.
     pub headers: Vec<(String, Option<Vec<u8>>)>,
-    /// The timestamp in milliseconds since 1970. `None`: the time of sending.
+    /// The timestamp in milliseconds since 1970. If it is `None`, the time of sending is used.
     pub timestamp_ms: Option<i64>,
 }
 
@@ -36,14 +36,14 @@ impl Record {
         Self::default()
     }
 
-    /// Sends it to this partition.
+    /// Sets the partition to which the record is sent.
     #[must_use]
     pub fn to(mut self, partition: i32) -> Self {
         self.partition = Some(partition);
         self
     }
 
-    /// Gives it a key.
+    /// Sets the record's key.
     #[must_use]
     pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.key = Some(key.into());
@@ -65,12 +65,12 @@ impl Record {
 }
 
 impl Kafka {
-    /// Sends records, idempotently and with acks=all. Returns their number when the last one is acknowledged.
+    /// Sends records, idempotently and with acks=all. Returns their number after the last one was acknowledged.
     ///
     /// A million small records take one or two seconds. Records of one partition keep their order.
     ///
     /// # Errors
-    /// When any record is refused, or not acknowledged within two minutes.
+    /// If any record is refused, or not acknowledged within two minutes.
     pub fn produce(&self, topic: &str, records: impl IntoIterator<Item = Record>) -> Result<u64> {
         let producer: BaseProducer<FirstFailure> = self
             .client_config()
@@ -78,7 +78,7 @@ impl Kafka {
             .set("linger.ms", "5")
             .set("batch.num.messages", "20000")
             .set("queue.buffering.max.messages", "500000")
-            // The topic's setting limits the size of a record.
+            // Only the topic's setting should limit the size of a record, so this limit is high.
             .set("message.max.bytes", "67108864")
             .create_with_context(FirstFailure::default())?;
         let mut sent = 0;
@@ -127,7 +127,7 @@ fn send(producer: &BaseProducer<FirstFailure>, topic: &str, record: &Record) -> 
 /// Stores why the first record was refused.
 #[derive(Debug, Default)]
 struct FirstFailure {
-    /// The thread that polls is the one that reads it, so the lock is never contended.
+    /// The thread that polls is also the one that reads this, so the lock is never contended.
     error: Mutex<Option<KafkaError>>,
 }
 

@@ -9,7 +9,7 @@ use super::Kafka;
 use crate::fetch::{self, JAVA_MISSING};
 use crate::tls::Authority;
 
-/// The user who may authenticate with SASL PLAIN from the start; for SCRAM see [`Kafka::set_scram_password`].
+/// The user who can authenticate with SASL PLAIN from the start. For SCRAM, see [`Kafka::set_scram_password`].
 pub const SASL_USER: &str = "tidegate";
 /// The password of [`SASL_USER`].
 pub const SASL_PASSWORD: &str = "kelp-forest-42";
@@ -17,13 +17,14 @@ pub const SASL_PASSWORD: &str = "kelp-forest-42";
 /// A listener of a broker that was started with [`KafkaSpec::secured`](super::KafkaSpec::secured).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Listener {
-    /// TLS; clients stay anonymous.
+    /// TLS. Clients don't authenticate.
     Tls,
-    /// TLS; clients need a certificate of the same authority.
+    /// TLS. Clients need a certificate that is signed by the same authority.
     MutualTls,
-    /// TLS with SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER, which takes any unsigned token that hasn't expired.
+    /// TLS with SASL: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 and OAUTHBEARER. OAUTHBEARER accepts any unsigned token that hasn't
+    /// expired.
     Sasl,
-    /// TLS with a certificate for another host.
+    /// TLS with a certificate for another host name.
     WrongName,
     /// TLS with an expired certificate.
     Expired,
@@ -82,7 +83,7 @@ pub(super) fn properties(authority: &Authority) -> Result<Vec<(String, String)>>
                 "{security}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
             );
             set("oauthbearer.sasl.jaas.config", bearer);
-            // A session ends when its token expires, unless the client authenticates again before.
+            // When a client's token expires, its session ends, unless the client has authenticated again before.
             set("oauthbearer.connections.max.reauth.ms", "3600000".to_owned());
         }
     }
@@ -93,7 +94,7 @@ impl Kafka {
     /// Returns the address (`host:port`) of a listener of the first broker.
     ///
     /// # Errors
-    /// When the broker was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).
+    /// If the broker was started without [`KafkaSpec::secured`](super::KafkaSpec::secured).
     pub fn secure_address(&self, listener: Listener) -> Result<String> {
         let broker = self.broker(0)?;
         let port = broker.secure_ports.iter().find(|(found, _)| *found == listener).map(|(_, port)| *port);
@@ -112,9 +113,9 @@ impl Kafka {
     /// Sets a user's password for SCRAM-SHA-256 and SCRAM-SHA-512.
     ///
     /// # Errors
-    /// When the broker refuses.
+    /// If the broker refuses.
     pub fn set_scram_password(&self, user: &str, password: &str) -> Result<()> {
-        // A request may set a user's credentials for one mechanism only.
+        // One request can set a user's credentials for only one mechanism.
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
             let mut command = Command::new("java");
             command.args(["-XX:TieredStopAtLevel=1", "-cp", &fetch::kafka()?.classpath(), "kafka.admin.ConfigCommand"]);

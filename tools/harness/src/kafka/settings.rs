@@ -11,18 +11,18 @@ use super::template;
 use crate::fetch::Jars;
 use crate::{TunedFor, free_port};
 
-/// One broker before it runs.
+/// A broker that isn't running yet.
 pub(super) struct Node {
     pub(super) id: usize,
     pub(super) port: u16,
     pub(super) proxied_port: Option<u16>,
     pub(super) secure_ports: Vec<(Listener, u16)>,
-    /// The id of the cluster, if the data folder must be formatted.
+    /// The cluster's id; `None` if the data folder need not be formatted.
     cluster_id: Option<String>,
     properties: Vec<(String, String)>,
 }
 
-/// Decides ports and properties of every broker of `spec`.
+/// Chooses the ports and the properties of every broker of `spec`.
 pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<Vec<Node>> {
     let ids = 1..=spec.brokers();
     let ports: Vec<u16> = ids.clone().map(|_| free_port()).collect::<Result<_>>()?;
@@ -68,7 +68,7 @@ pub(super) fn lay_out(spec: &KafkaSpec, zookeeper_port: Option<u16>) -> Result<V
             (Layout::ZooKeeper, Some(zookeeper_port)) => {
                 set("broker.id", id.to_string());
                 set("zookeeper.connect", format!("127.0.0.1:{zookeeper_port}"));
-                // A killed broker can only return after its old session has ended.
+                // A broker that was killed can only start again after its old session has ended. So use a short session.
                 set("zookeeper.session.timeout.ms", "3000".to_owned());
             }
             (Layout::ZooKeeper, None) => bail!("no ZooKeeper to connect to"),
@@ -99,14 +99,14 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
         ("offsets.topic.num.partitions", "4"),
         ("transaction.state.log.num.partitions", "4"),
         ("share.coordinator.state.topic.num.partitions", "4"),
-        // Tests produce records with old timestamps, which must not be deleted for their age.
+        // Tests produce records with old timestamps. They must not be deleted because of their age.
         ("log.retention.ms", "-1"),
-        // A group assigns at once, and tests may use short sessions under each group protocol.
+        // A group must assign partitions at once, and tests may use short sessions under each group protocol.
         ("group.initial.rebalance.delay.ms", "0"),
         ("group.min.session.timeout.ms", "1000"),
         ("group.consumer.min.session.timeout.ms", "1000"),
         ("group.consumer.min.heartbeat.interval.ms", "200"),
-        // The death of a broker is noticed soon.
+        // The death of a broker must be noticed soon.
         ("broker.session.timeout.ms", "4000"),
         ("broker.heartbeat.interval.ms", "500"),
     ];
@@ -117,7 +117,7 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
             ("background.threads", "2"),
             ("group.consumer.session.timeout.ms", "6000"),
             ("group.consumer.heartbeat.interval.ms", "500"),
-            // Allocated at the start, from a small heap.
+            // This buffer is allocated at the start, and the heap is small.
             ("log.cleaner.dedupe.buffer.size", "4194304"),
             ("log.segment.bytes", "16777216"),
             ("log.index.size.max.bytes", "1048576"),
@@ -127,7 +127,7 @@ fn common(spec: &KafkaSpec) -> Vec<(String, String)> {
 }
 
 impl Node {
-    /// Writes the configuration and, in KRaft mode, a formatted data folder; returns the path of the configuration.
+    /// Writes the configuration and, in KRaft mode, a formatted data folder. Returns the path of the configuration.
     pub(super) fn prepare(&self, folder: &Path, jars: &Jars) -> Result<PathBuf> {
         let data = folder.join(format!("data-{}", self.id));
         fs::create_dir(&data)?;
@@ -149,7 +149,7 @@ impl Node {
     }
 }
 
-/// Writes the configuration of ZooKeeper and returns its path.
+/// Writes the configuration of ZooKeeper. Returns its path.
 pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
     let data = folder.join("zookeeper");
     fs::create_dir(&data)?;
@@ -165,7 +165,7 @@ pub(super) fn prepare_zookeeper(folder: &Path, port: u16) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// 16 random bytes in the alphabet of Kafka's ids: 22 characters, of which the last holds two bits.
+/// Returns 16 random bytes in the alphabet of Kafka's ids: 22 characters, of which the last one holds two bits.
 fn random_uuid() -> String {
     let mut text: String = std::iter::repeat_with(fastrand::alphanumeric).take(21).collect();
     text.push('A');

@@ -1,4 +1,4 @@
-//! Which Kafka to start.
+//! Specifies which Kafka to start.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::tls::Authority;
 use crate::{TunedFor, versions};
 
-/// The broker to start.
+/// The Kafka to start.
 #[derive(Debug, Clone)]
 pub struct KafkaSpec {
     pub(super) layout: Layout,
@@ -14,9 +14,9 @@ pub struct KafkaSpec {
     pub(super) version: String,
     pub(super) tuned_for: TunedFor,
     pub(super) properties: Vec<(String, String)>,
-    /// One per broker, or none.
+    /// The addresses of the proxies, one per broker; empty if there are none.
     pub(super) proxies: Vec<SocketAddr>,
-    /// Signs the certificates of the secure listeners, if there are any.
+    /// The authority that signs the certificates of the secure listeners, if there are any.
     pub(super) authority: Option<Arc<Authority>>,
 }
 
@@ -27,7 +27,7 @@ pub(super) enum Layout {
 }
 
 impl KafkaSpec {
-    /// Returns one broker in KRaft mode, or with ZooKeeper where [`crate::versions`] says so.
+    /// Returns the specification of one broker, in KRaft mode, or with ZooKeeper if [`crate::versions`] says so.
     pub fn single() -> Self {
         Self {
             layout: if versions::with_zookeeper() { Layout::ZooKeeper } else { Layout::Kraft { brokers: 1 } },
@@ -39,36 +39,36 @@ impl KafkaSpec {
         }
     }
 
-    /// Three brokers in KRaft mode, replication factor 3, two in-sync replicas wanted for a write.
+    /// Returns the specification of three brokers in KRaft mode, with replication factor 3. A write needs two in-sync replicas.
     pub fn cluster() -> Self {
         Self { layout: Layout::Kraft { brokers: 3 }, version: versions::kraft(), ..Self::single() }
     }
 
-    /// Returns one broker with ZooKeeper, as before Kafka 4.
+    /// Returns the specification of one broker with ZooKeeper, as before Kafka 4.
     pub fn zookeeper() -> Self {
         Self { layout: Layout::ZooKeeper, version: versions::zookeeper(), ..Self::single() }
     }
 
-    /// Returns one broker in KRaft mode of this version, whatever [`crate::versions`] says.
+    /// Returns the specification of one broker in KRaft mode in this version, whatever [`crate::versions`] says.
     pub fn of_version(version: &str) -> Self {
         Self { layout: Layout::Kraft { brokers: 1 }, version: version.to_owned(), ..Self::single() }
     }
 
-    /// Returns the purpose of the settings; tests, unless set otherwise.
+    /// Sets the purpose for which the settings are chosen. The default is tests.
     #[must_use]
     pub fn tuned_for(mut self, tuned_for: TunedFor) -> Self {
         self.tuned_for = tuned_for;
         self
     }
 
-    /// Adds a listener of each kind of [`Listener`](super::Listener), with certificates that `authority` signs.
+    /// Adds one listener for each kind of [`Listener`](super::Listener), with certificates that `authority` signs.
     #[must_use]
     pub fn secured(mut self, authority: &Arc<Authority>) -> Self {
         self.authority = Some(Arc::clone(authority));
         self
     }
 
-    /// Sets a broker property on every broker; it overrides the harness' own.
+    /// Sets a property on every broker, which overrides the harness' own setting.
     #[must_use]
     pub fn property(mut self, name: &str, value: &str) -> Self {
         self.properties.push((name.to_owned(), value.to_owned()));

@@ -1,4 +1,4 @@
-//! The data folder: how it is made, set up, copied and read.
+//! The data folder: creates it, sets it up, copies it and reads it.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -31,7 +31,7 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
         socket_folder.display()
     );
     text += match spec.tuned_for {
-        // Parallel plans share memory in the data folder, so that a crash leaves nothing behind elsewhere.
+        // The shared memory of parallel plans is in files of the data folder, so that a crash leaves nothing behind elsewhere.
         TunedFor::Tests => "shared_buffers = 64MB\ndynamic_shared_memory_type = mmap\n",
         TunedFor::Speed => "shared_buffers = 512MB\nmax_wal_size = 4GB\n",
     };
@@ -50,7 +50,8 @@ pub(super) fn write_settings(spec: &PostgresSpec, data: &Path, socket_folder: &P
         let others = fs::read_to_string(&rules)?;
         fs::write(rules, format!("{}\n{others}", spec.access.join("\n")))?;
     }
-    // Read after `postgresql.conf`, so that ours win without editing the file that initdb wrote.
+    // Postgres reads this file after `postgresql.conf`. So our settings take precedence, and the file that initdb wrote stays
+    // unchanged.
     Ok(fs::write(data.join("postgresql.auto.conf"), text)?)
 }
 
@@ -58,7 +59,7 @@ const CERTIFICATE: &str = "server.crt";
 const KEY: &str = "server.key";
 const CA: &str = "clients-ca.crt";
 
-/// Copies what TLS needs into the data folder. Postgres refuses a key that others may read.
+/// Copies the files that TLS needs into the data folder. Postgres refuses a key that other users can read.
 pub(super) fn install_certificate(
     authority: &Authority,
     identity: &Identity,
@@ -77,7 +78,7 @@ pub(super) fn install_certificate(
     Ok(())
 }
 
-/// The user that owns nothing: it is there on every system, so none has to be made.
+/// Returns the user `nobody`, which exists on every system and owns nothing.
 pub(super) fn nobody() -> Result<User> {
     let ask = |what: &str| -> Result<u32> {
         let output = Command::new("id").args([what, "nobody"]).output().context("could not run `id`")?;
@@ -96,7 +97,7 @@ pub(super) fn make_folder_for(user: Option<User>, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Copies a folder with its owners and permissions, which Postgres checks.
+/// Copies a folder with its owners and permissions, because Postgres checks them.
 pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     ensure!(!to.exists(), "`{}` exists already", to.display());
     let mut cp = Command::new("cp");
@@ -104,8 +105,8 @@ pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     fetch::run(&mut cp, "install it (Debian: apt-get install coreutils)")
 }
 
-/// Returns whether `postmaster.pid` is of this very process and says that it takes connections. One that a crash left
-/// behind says so too, but names another.
+/// Returns whether `postmaster.pid` belongs to this process and says that the server accepts connections. A file that was left
+/// behind by a crash may say so too, but contains another process id.
 pub(super) fn says_ready(data: &Path, pid: u32) -> bool {
     const STATUS_LINE: usize = 7;
     let Ok(text) = fs::read_to_string(data.join("postmaster.pid")) else { return false };

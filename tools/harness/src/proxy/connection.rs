@@ -14,19 +14,19 @@ use super::trigger::{Action, Seen, Watched};
 
 const READ_BYTES: usize = 64 * 1024;
 
-/// Why a connection ends before either side closes it.
+/// The reason why the proxy ends a connection before either side has closed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// Both sides are reset: data that is not yet forwarded is lost.
+    /// Both sides are reset. Data that was not forwarded yet is lost.
     Reset,
-    /// The server sees the end of the stream after all that was forwarded; the client is reset.
+    /// The server gets the end of the stream after everything that was forwarded; the client is reset.
     ResetClient,
-    /// The client sees the end of the stream after all that was forwarded; the server is reset.
+    /// The client gets the end of the stream after everything that was forwarded; the server is reset.
     ResetServer,
 }
 
 impl From<std::io::Error> for End {
-    /// One side was lost, so the other is reset too.
+    /// If one side fails, the other side is reset too.
     fn from(_: std::io::Error) -> Self {
         Self::Reset
     }
@@ -42,7 +42,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
         reset(&client);
         return;
     };
-    // A network that waits for more to send would hide when a message arrives. A refused option costs only time.
+    // Otherwise the kernel might delay small messages. If the option is refused, that only costs time.
     drop((client.set_nodelay(true), server.set_nodelay(true)));
     state.open.send_modify(|open| *open += 1);
     let end = {
@@ -60,7 +60,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
         };
         let mut changes = state.control.subscribe();
         let cut = async move {
-            // The sender lives as long as the state, so the wait can't fail.
+            // The sender lives as long as the state, so waiting can't fail.
             drop(changes.wait_for(|now| now.cuts != control.cuts).await);
         };
         tokio::select! {
@@ -77,7 +77,7 @@ pub(super) async fn serve(mut client: TcpStream, state: Arc<State>) {
     state.open.send_modify(|open| *open -= 1);
 }
 
-/// Makes the drop that follows a reset. A socket that is closed already needs none.
+/// Makes the socket send a reset when it is dropped. If it is closed already, nothing has to be done.
 fn reset(stream: &TcpStream) {
     drop(stream.set_zero_linger());
 }
@@ -94,22 +94,22 @@ async fn carry_all(state: &State, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>)
 
 async fn write(state: &State, to: &mut WriteHalf<'_>, bytes: &[u8]) -> Result<(), End> {
     if !bytes.is_empty() {
-        // The sender lives as long as the state, so the wait can't fail.
+        // The sender lives as long as the state, so waiting can't fail.
         drop(state.control.subscribe().wait_for(|control| !control.hold).await);
         to.write_all(bytes).await?;
     }
     Ok(())
 }
 
-/// Ends the stream to one side after the other side has ended its own. The opposite direction continues.
+/// Ends the stream to one side, after the other side has ended its own stream. The opposite direction continues.
 async fn close(to: &mut WriteHalf<'_>) -> Result<(), End> {
-    // The other side may be gone already.
+    // This side may have closed its socket already, so ignore an error.
     drop(to.shutdown().await);
     Ok(())
 }
 
 fn lock(dialog: &Mutex<Dialog>) -> MutexGuard<'_, Dialog> {
-    // Contended by the two directions of one connection; never held across an await.
+    // The two directions of a connection contend for the lock. It is never held across an await.
     dialog.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -120,7 +120,7 @@ impl State {
     }
 }
 
-/// From the client to the server.
+/// The direction from the client to the server.
 struct Up<'a> {
     state: &'a State,
     dialog: &'a Mutex<Dialog>,
@@ -185,7 +185,7 @@ impl Up<'_> {
     }
 }
 
-/// From the server to the client.
+/// The direction from the server to the client.
 struct Down<'a> {
     state: &'a State,
     dialog: &'a Mutex<Dialog>,
@@ -228,7 +228,7 @@ impl Down<'_> {
         lock(self.dialog).next_of_server(frames)
     }
 
-    /// Returns whether the message is part of a reply to be dropped; the end of that reply ends the connection.
+    /// Returns whether the message is part of a reply that must be dropped. At the end of that reply, the connection ends.
     fn is_dropped(&self, message: &[u8]) -> Result<bool, End> {
         match lock(self.dialog).hear_server(message) {
             MessageFate::Passes => Ok(false),

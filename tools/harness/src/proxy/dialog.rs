@@ -1,4 +1,4 @@
-//! State that the two directions of a Postgres connection share. Pure.
+//! The state that the two directions of a Postgres connection share. Pure.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,25 +9,26 @@ use super::trigger::{Seen, Watched};
 const SSL_REQUEST: u32 = 80_877_103;
 const GSS_REQUEST: u32 = 80_877_104;
 
-/// A connection's state as the messages that went by tell it.
+/// The state of a connection, derived from the messages so far.
 #[derive(Debug, Default)]
 pub(super) struct Dialog {
     started: bool,
-    /// The client asked for encryption, and the answer is a byte of its own.
+    /// Whether the client has asked for encryption, so that the server's next answer is a single byte.
     answer_due: bool,
-    /// Encrypted: nothing can be read any more.
+    /// Whether the connection is encrypted, so that messages can't be read any more.
     opaque: bool,
     statements: BTreeMap<String, String>,
     copy_messages: u64,
     copy_bytes: u64,
-    /// How many "ready for query" the server owes in all for what the client sent, and how many came.
+    /// How many messages "ready for query" the server must send in total for what the client has sent. The next field counts
+    /// those that it has sent.
     ready_owed: u64,
     ready_seen: u64,
-    /// Drop what the server says once this many "ready for query" have come.
+    /// If set: after this many "ready for query", what the server sends is dropped.
     drop_after: Option<(u64, Arc<Watched>)>,
 }
 
-/// How to treat a message of the server.
+/// The ways in which the proxy handles a message of the server.
 pub(super) enum MessageFate {
     Passes,
     Dropped,
@@ -60,7 +61,7 @@ impl Dialog {
         if self.opaque { None } else { frames.next_typed() }
     }
 
-    /// Returns the server's answer to a request for encryption, where one is due.
+    /// Returns the server's answer to a request for encryption, if such an answer is expected now.
     pub(super) fn answer_to_encryption(&mut self, frames: &mut Frames) -> Vec<u8> {
         const REFUSED: u8 = b'N';
         if !std::mem::take(&mut self.answer_due) {
@@ -71,8 +72,8 @@ impl Dialog {
         answer.into_iter().collect()
     }
 
-    /// Reads a message of the client. Returns the trigger that it pulls, and after how many "ready for query" its reply
-    /// begins.
+    /// Reads a message of the client. If a trigger takes it, returns the trigger, and the number of "ready for query" after which
+    /// the reply to the message begins.
     pub(super) fn hear_client(
         &mut self,
         message: &[u8],
@@ -105,14 +106,14 @@ impl Dialog {
                 self.copy_messages += 1;
                 self.copy_bytes += body(message).len() as u64;
                 let seen = Seen::CopyData { nth: self.copy_messages, bytes_before, bytes_after: self.copy_bytes };
-                // The query that began the COPY is still owed its own.
+                // The server still has to send the "ready for query" of the statement that began this COPY.
                 Some((take(seen)?, ready_before.saturating_sub(1)))
             }
             _ => None,
         }
     }
 
-    /// Drops the reply that begins after that many "ready for query".
+    /// Makes the proxy drop the reply that begins after this many "ready for query".
     pub(super) fn drop_reply(&mut self, ready_before: u64, watched: Arc<Watched>) {
         self.drop_after = Some((ready_before, watched));
     }
@@ -122,7 +123,7 @@ impl Dialog {
         let kind = message.first();
         match &self.drop_after {
             Some((after, watched)) if self.ready_seen >= *after => {
-                // Done, failed, empty, ready, or "send the data": the client would go on from any of them.
+                // Done, failed, empty, ready, or "send the data": after any of these messages the client would continue.
                 let is_end = matches!(kind, Some(b'C' | b'E' | b'I' | b'Z' | b'G'));
                 if is_end { MessageFate::EndsDroppedReply(Arc::clone(watched)) } else { MessageFate::Dropped }
             }
@@ -134,7 +135,7 @@ impl Dialog {
     }
 }
 
-/// Returns the tag of a message with which the server says that a statement is done.
+/// Returns the tag of a message in which the server says that a statement is complete.
 pub(super) fn command_tag(message: &[u8]) -> Option<String> {
     (message.first() == Some(&b'C')).then(|| text(body(message)).0)
 }

@@ -1,14 +1,14 @@
-//! The framing of the Postgres protocol, version 3: bytes in, whole messages out. Pure.
+//! The framing of the Postgres protocol, version 3: splits bytes into whole messages. Pure.
 
-/// Cuts a stream of bytes into messages.
+/// Splits a stream of bytes into messages.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     buffer: Vec<u8>,
-    /// How much of `buffer` has come out already.
+    /// How many bytes of `buffer` were returned already.
     taken: usize,
 }
 
-/// The length field counts itself but not the type before it.
+/// The length of a message's type, in bytes. The message's length field counts itself, but not the type before it.
 const TYPE_BYTES: usize = 1;
 const LENGTH_BYTES: usize = 4;
 
@@ -19,24 +19,24 @@ impl Frames {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// Takes the next whole message that has a type.
+    /// Removes and returns the next whole message that has a type.
     pub(super) fn next_typed(&mut self) -> Option<Vec<u8>> {
         self.take(TYPE_BYTES)
     }
 
-    /// Takes the next whole startup message of a client. Startup messages have no type byte.
+    /// Removes and returns the next whole startup message of a client. Startup messages have no type byte.
     pub(super) fn next_untyped(&mut self) -> Option<Vec<u8>> {
         self.take(0)
     }
 
-    /// Takes the next byte: the answer to a request for encryption is a byte and not a message.
+    /// Removes and returns the next byte. The answer to a request for encryption is a byte and not a message.
     pub(super) fn next_byte(&mut self) -> Option<u8> {
         let byte = *self.buffer.get(self.taken)?;
         self.taken += 1;
         Some(byte)
     }
 
-    /// Takes all remaining bytes, whole messages or not.
+    /// Removes and returns all remaining bytes, even if they are no whole message.
     pub(super) fn take_rest(&mut self) -> Vec<u8> {
         let rest = self.buffer.split_off(self.taken);
         self.buffer.clear();
@@ -65,7 +65,7 @@ pub(super) fn start_code(message: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(code.try_into().ok()?))
 }
 
-/// Returns the text up to the next zero byte, and what follows it.
+/// Returns the text up to the next zero byte, and the bytes after it.
 pub(super) fn text(bytes: &[u8]) -> (String, &[u8]) {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     (String::from_utf8_lossy(&bytes[..end]).into_owned(), bytes.get(end + 1..).unwrap_or_default())

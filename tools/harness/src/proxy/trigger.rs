@@ -1,4 +1,4 @@
-//! Which message to act on, and how.
+//! Describes on which message the proxy acts, and how.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,35 +7,36 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use tokio::sync::watch;
 
-/// A message to act on.
+/// A message on which the proxy acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Trigger {
-    /// The client runs a statement whose text contains this: a simple query, or a prepared statement each time that it is
-    /// bound. sqlx sends BEGIN, COMMIT and ROLLBACK as simple queries, and COPY too.
+    /// The client runs a statement whose text contains this: as a simple query, or as a prepared statement, each time that it is
+    /// bound. sqlx sends BEGIN, COMMIT, ROLLBACK and COPY as simple queries.
     FrontendQueryContains(String),
-    /// The client sends the nth message of data of a COPY, counted from 1.
+    /// The client sends the nth data message of a COPY, counted from 1.
     CopyData(u64),
-    /// The client sends the message with which the data of a COPY reaches this many bytes.
+    /// The client sends the data message with which the data of a COPY reaches this many bytes.
     CopyBytes(u64),
-    /// The server says that a statement is done, and its tag, such as `COMMIT` or `COPY 42`, contains this.
+    /// The server says that a statement is complete, with a tag that contains this text. Tags are `COMMIT` or `COPY 42`, for
+    /// example.
     BackendCommandComplete(String),
 }
 
-/// How to treat the message and its connection.
+/// The ways in which the proxy handles the message and its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Close the connection; the message doesn't arrive.
+    /// Closes the connection. The message doesn't arrive.
     Cut,
-    /// Let the message arrive, and close the connection at once.
+    /// Forwards the message, and closes the connection at once.
     CutAfterForward,
-    /// Keep the message back, and all that follow it in its direction, until [`Armed::release`].
+    /// Holds the message back, and all later ones in its direction, until [`Armed::release`].
     Hold,
-    /// Let the message arrive and be carried out, drop the server's reply, and close the connection: the client can't
-    /// know what became of it. For a message of the server the same as [`Action::Cut`].
+    /// Forwards the message, drops the server's reply to it, and closes the connection. So the message is executed, and the
+    /// client can't know its outcome. For a message of the server this is the same as [`Action::Cut`].
     DropReplyAndCut,
 }
 
-/// State of one connection.
+/// A message, as triggers see it.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Seen<'a> {
     Statement(&'a str),
@@ -43,7 +44,7 @@ pub(super) enum Seen<'a> {
     CommandComplete(&'a str),
 }
 
-/// A trigger as the connections hold it.
+/// A trigger, as the connections see it.
 #[derive(Debug)]
 pub(super) struct Watched {
     trigger: Trigger,
@@ -54,7 +55,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// Returns whether this is a message to act on. Each such message counts as one of the times for which it was
+    /// Returns whether the proxy must act on this message. Each such message uses up one of the times for which the trigger is
     /// armed.
     pub(super) fn takes(&self, seen: Seen<'_>) -> bool {
         let matches = match (&self.trigger, seen) {
@@ -80,12 +81,12 @@ impl Watched {
     }
 
     pub(super) async fn await_release(&self) {
-        // The sender is `self`'s own, so the wait can't fail.
+        // `self` owns the sender, so waiting can't fail.
         drop(self.released.subscribe().wait_for(|released| *released).await);
     }
 }
 
-/// A trigger as the test holds it. It stays armed when this is dropped.
+/// A trigger, as the test sees it. It stays armed when this is dropped.
 #[derive(Debug)]
 pub struct Armed {
     watched: Arc<Watched>,
@@ -103,24 +104,24 @@ pub(super) fn arm(trigger: Trigger, action: Action, times: u64) -> (Arc<Watched>
 }
 
 impl Armed {
-    /// Waits until it has acted at least once; for [`Action::DropReplyAndCut`] that is when the reply was dropped.
+    /// Waits until the proxy has acted at least once. For [`Action::DropReplyAndCut`], that is when the reply was dropped.
     ///
     /// # Errors
-    /// When `deadline` passes first.
+    /// If `deadline` passes first.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// May be dropped at any point.
     pub async fn fired(&self, deadline: Duration) -> Result<()> {
         self.fired_times(1, deadline).await
     }
 
-    /// Waits until it has acted at least `times` times.
+    /// Waits until the proxy has acted at least `times` times.
     ///
     /// # Errors
-    /// When `deadline` passes first.
+    /// If `deadline` passes first.
     ///
     /// # Cancel safety
-    /// Nothing is lost when it is dropped.
+    /// May be dropped at any point.
     pub async fn fired_times(&self, times: u64, deadline: Duration) -> Result<()> {
         let mut fired = self.watched.fired.subscribe();
         let waited = tokio::time::timeout(deadline, fired.wait_for(|fired| *fired >= times)).await;
@@ -130,12 +131,12 @@ impl Armed {
         Ok(())
     }
 
-    /// Returns how often it has acted.
+    /// Returns how many times the proxy has acted.
     pub fn count(&self) -> u64 {
         *self.watched.fired.borrow()
     }
 
-    /// Lets go of what [`Action::Hold`] keeps back, and of what it would.
+    /// Forwards the messages that [`Action::Hold`] holds back, and holds back none from now on.
     pub fn release(&self) {
         self.watched.released.send_replace(true);
     }

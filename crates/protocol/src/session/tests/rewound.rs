@@ -49,7 +49,7 @@ fn an_older_claim_in_the_ledger_is_nobody_to_wait_for() {
 fn a_fenced_partition_is_claimed_at_once_where_the_database_went_back() {
     let start = Instant::now();
     let mut session = owning(start);
-    // Another daemon has claimed it since: the number doesn't tell what happened.
+    // Another daemon has claimed the partition since. The claim's number doesn't tell whether the database was restored.
     let outcome = session.ledger_seen(&source(), held_by(EPOCH), start + MS, start + 2 * MS);
     assert_eq!(outcome, Some(Outcome::Fenced));
     session.take_actions();

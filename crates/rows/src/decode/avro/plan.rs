@@ -1,10 +1,10 @@
-//! Plans from a writer's schema and the wanted paths what to do with each field.
+//! Plans what to do with each field of a writer's schema, from the paths that the columns need.
 
 use crate::decode::Leftovers;
 use crate::decode::Path;
 use crate::schema::avro::{AvroField, AvroNode, AvroSchema, NodeId};
 
-/// How to treat fields without a column, and how many levels below the current record the record's own fields lie.
+/// How to treat fields without a column, and the path from the current record to the record that holds them.
 type Rest<'a> = Option<(Leftovers, &'a [String])>;
 
 /// How to treat a value.
@@ -13,15 +13,15 @@ pub(super) enum FieldTarget {
     Skip,
     /// A column takes the value.
     Slot(u16),
-    /// Columns take parts of the value: the index of its place.
+    /// Columns take parts of the value: the index of its [`PlannedValue`].
     Into(u32),
     /// A column takes the value, and other columns take parts of it.
     Both(u16, u32),
-    /// The value goes to the leftovers: the index of its key.
+    /// The value goes to the leftovers: the index of its key in `keys`.
     Leftover(u32),
 }
 
-/// A value of which columns take parts.
+/// A value from which columns take parts.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum PlannedValue {
     /// A record: each field, in the order of the schema.
@@ -37,7 +37,7 @@ pub(super) enum PlannedValue {
 pub(super) struct AvroPlan {
     pub(super) places: Vec<PlannedValue>,
     pub(super) root: FieldTarget,
-    /// A field without a column, if records with such fields are rejected.
+    /// The name of a field without a column. Set if records with such fields are rejected.
     pub(super) refused: Option<String>,
     /// `"name":` of the fields that go to the leftovers.
     pub(super) keys: Vec<Box<[u8]>>,
@@ -79,7 +79,7 @@ impl AvroPlan {
         match (whole, place) {
             (None, None) => FieldTarget::Skip,
             (Some(slot), None) => FieldTarget::Slot(slot),
-            // The branches of a union fill the slot themselves.
+            // The plan of each branch of a union fills the slot, so the union itself doesn't.
             (Some(slot), Some(place)) if !matches!(schema.node(node), AvroNode::Union(_)) => {
                 FieldTarget::Both(slot, place)
             }
@@ -156,7 +156,7 @@ impl AvroPlan {
     }
 }
 
-/// Returns whether a name refers to `field`: it is the field's own name, or an alias that isn't the name of another field.
+/// Returns whether `name` refers to `field`: it is the field's own name, or an alias of it that isn't the name of another field.
 fn is_meant(fields: &[AvroField], field: &AvroField, name: &str) -> bool {
     field.name == name
         || field.aliases.iter().any(|alias| alias == name) && !fields.iter().any(|other| other.name == name)

@@ -95,7 +95,7 @@ impl<'w> AvroWalk<'w> {
         }
     }
 
-    /// Decodes a value of which columns take parts.
+    /// Decodes a value from which columns take parts.
     fn inside(&mut self, place: u32, depth: u32) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -249,7 +249,7 @@ impl<'w> AvroWalk<'w> {
         })
     }
 
-    /// Returns a slot for the `len` bytes before the current position.
+    /// Returns a slot for the last `len` bytes that were read.
     fn behind(&self, kind: Kind, len: usize) -> Slot {
         Slot { start: narrow(self.at - len), len: narrow(len), ..Slot::number(kind, 0) }
     }
@@ -336,7 +336,7 @@ impl<'w> AvroWalk<'w> {
                 let start = self.fields.made.len();
                 let slot = self.named_text(Logical::Json)?;
                 self.nul |= slot.flags.has(Flags::NUL);
-                // A value that is JSON was written in place; other text becomes a string.
+                // A value that is valid JSON was written in place. Other text becomes a JSON string.
                 if !slot.flags.has(Flags::MADE) {
                     self.fields.made.truncate(start);
                     self.quote(slot);

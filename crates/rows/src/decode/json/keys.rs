@@ -38,10 +38,10 @@ struct Key {
     next: Followers,
 }
 
-/// The keys that were last found at one position, the latest first.
+/// The keys that were found most recently at one position, the latest first.
 type Followers = [KeyId; 2];
 
-/// An object of which columns take parts.
+/// An object from which columns take parts.
 #[derive(Debug, Default)]
 struct KeyNode {
     /// Keys by their own bytes, without quotes.
@@ -56,7 +56,7 @@ struct KeyNode {
 /// The index of a key in the table.
 pub(super) type KeyId = u16;
 
-/// The keys of all objects of which columns take parts. Node 0 is the record.
+/// The keys of all objects from which columns take parts. Node 0 is the record.
 #[derive(Debug)]
 pub(super) struct Keys {
     keys: Vec<Key>,
@@ -127,7 +127,7 @@ impl Keys {
         }
     }
 
-    /// Returns a key that is likely after `previous`, if the text continues with it, colon included: the key, and its length.
+    /// If the text continues with a key that is likely after `previous`, returns that key and its length, including the colon.
     #[inline]
     pub(super) fn guess(&self, node: u16, previous: Option<KeyId>, text: &[u8]) -> Option<(KeyId, KeyTarget, usize)> {
         let followers = match previous {

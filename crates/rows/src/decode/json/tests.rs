@@ -160,7 +160,7 @@ fn document() -> impl Strategy<Value = String> {
     (space(), prop_oneof![9 => object, 1 => value], space()).prop_map(|(a, value, b)| a + &value + &b)
 }
 
-/// Makes one edit: changes, inserts or removes a byte, or cuts off the rest.
+/// Edits the text once: changes, inserts or removes a byte, or cuts off the rest.
 fn edit(text: &mut Vec<u8>, at: prop::sample::Index, kind: u8, byte: u8) {
     if text.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! Plans from a message and the wanted paths what to do with each field.
+//! Plans what to do with each field of a message, from the paths that the columns need.
 
 use crate::decode::Leftovers;
 use crate::decode::Path;
@@ -11,7 +11,7 @@ pub(super) enum FieldTarget {
     Skip,
     /// A column takes the field.
     Slot(u16),
-    /// Columns take parts of the field, a message or a map: the index of its place.
+    /// Columns take parts of the field, a message or a map: the index of its [`PlannedValue`].
     Into(u32),
     /// A column takes the field, and other columns take parts of it.
     Both(u16, u32),
@@ -21,7 +21,7 @@ pub(super) enum FieldTarget {
     Refuse,
 }
 
-/// A message or a map of which columns take parts.
+/// A message or a map from which columns take parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PlannedValue {
     pub(super) message: MessageId,
@@ -31,14 +31,14 @@ pub(super) struct PlannedValue {
     pub(super) keys: Vec<(Box<[u8]>, FieldTarget)>,
     /// Slots that get a default if their field is absent, each with the index of the field.
     pub(super) defaults: Vec<(u16, u16)>,
-    /// All slots that this place and those in it fill.
+    /// All slots that this value and the values inside it fill.
     pub(super) slots: Vec<u16>,
 }
 
 /// The plan for values of one message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ProtobufPlan {
-    /// All places; the last one is that of the record.
+    /// All planned values; the last one is the record itself.
     pub(super) places: Vec<PlannedValue>,
     /// Whether records with fields that the schema lacks are rejected.
     pub(super) refuses: bool,
@@ -136,7 +136,7 @@ impl ProtobufPlan {
         }
     }
 
-    /// Plans a map of which paths name some keys.
+    /// Plans a map from which columns take the values of some keys.
     fn map(&mut self, file: &ProtoFile, entry: MessageId, inner: &[(u16, &[String])], depth: u32) -> Option<u32> {
         let value = file.message(entry).fields.iter().find(|field| field.number == 2)?;
         let mut names: Vec<&String> = inner.iter().map(|(_, rest)| &rest[0]).collect();

@@ -1,7 +1,7 @@
 //! Decodes a message in one pass: planned fields become slots, nested ones JSON, all others are skipped.
 //!
-//! If a field occurs twice, the last value wins. The elements of a list may be anywhere in their message: at the first one, the
-//! others are gathered. The number of steps and the size of the JSON are limited by the size of the value.
+//! If a field occurs twice, the last value wins. The elements of a list may be scattered over their message, so all of them are
+//! gathered when the first one is found. The number of steps and the size of the JSON are limited by the size of the value.
 
 mod json;
 mod known;
@@ -19,8 +19,8 @@ use crate::value::{Flags, Kind, Slot};
 /// The value doesn't match its schema; the walk has the position and the reason.
 pub(super) struct Broken;
 
-/// Limit on steps, per byte of the value. Fields are read more than once for lists, and if one column takes a value and others take
-/// parts of it.
+/// Limit on steps, per byte of the value. A field is read more than once if it is a list, or if one column takes a value and
+/// others take parts of it.
 const STEPS_PER_BYTE: usize = 64;
 /// Limit on the JSON made of a value, per byte of the value.
 const JSON_PER_BYTE: usize = 32;
@@ -34,14 +34,14 @@ pub(super) struct ProtobufWalk<'w> {
     pub(super) at: usize,
     fields: &'w mut Fields,
     pub(super) what: &'static str,
-    /// A field without a column, if records with such fields are rejected.
+    /// The name of a field without a column. Set if records with such fields are rejected.
     pub(super) refused: Option<String>,
     steps: usize,
     made_limit: usize,
     nul: bool,
 }
 
-/// A bit for each field of a message that was gathered.
+/// One bit per field of a message: whether the field was gathered already.
 type Seen = [u64; MAX_FIELDS / 64];
 
 impl<'w> ProtobufWalk<'w> {
@@ -88,7 +88,7 @@ impl<'w> ProtobufWalk<'w> {
         Err(Broken)
     }
 
-    /// Decodes a message of which columns take parts, up to `end`.
+    /// Decodes a message from which columns take parts, up to `end`.
     fn message(&mut self, place: u32, end: usize, depth: u32, top: bool) -> Result<(), Broken> {
         if depth >= MAX_DEPTH {
             return self.fault("it is nested too deep");
@@ -172,7 +172,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Clears the slots of a place, before its value is read.
+    /// Clears the slots that a value fills, before it is read.
     fn clear(&mut self, place: u32) {
         for slot in &self.plan.places[place as usize].slots {
             self.set(*slot, Slot::MISSING);
@@ -186,7 +186,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Reads the entries of a map of which paths name some keys, from the current position on.
+    /// Reads the entries of a map from which columns take the values of some keys. Starts at the current position.
     fn look_up(&mut self, field: &ProtobufField, place: u32, end: usize, depth: u32) -> Result<(), Broken> {
         let (plan, file) = (self.plan, self.file);
         let FieldKind::Message(entry) = field.kind else { return Ok(()) };
@@ -323,7 +323,7 @@ impl<'w> ProtobufWalk<'w> {
                     Some(b'f') => Kind::False,
                     _ => Kind::Number,
                 };
-                // A lone number of a `Value` is read by its text, and a lone string may have escapes.
+                // A number in a `google.protobuf.Value` is read from its text, and a string there may have escapes.
                 let lone = match kind {
                     Kind::Number => Flags::INEXACT,
                     Kind::String => Flags::ESCAPED,

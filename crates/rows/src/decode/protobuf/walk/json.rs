@@ -37,7 +37,7 @@ impl ProtobufWalk<'_> {
             self.fields.made.truncate(start);
             render::json(&Slot { start: 0, ..value }.of(&interval), &mut self.fields.made);
         } else if value.kind != Kind::Object {
-            // An enum's name or a date, which needs nothing but its quotes.
+            // The text is an enum's name or a date. It has no characters to escape, so only the quotes are missing.
             self.fields.made.insert(start, b'"');
             self.fields.made.push(b'"');
         }
@@ -84,7 +84,7 @@ impl ProtobufWalk<'_> {
         Ok(())
     }
 
-    /// Appends a message that is written as its only list or map.
+    /// Appends a message whose JSON form is that of its only field, a list or a map.
     fn only_list(&mut self, fields: &[ProtobufField], empty: &[u8], end: usize, depth: u32) -> Result<(), Broken> {
         match fields.first() {
             Some(field) if self.at < end => self.gather(field, end, depth + 1),

@@ -60,7 +60,7 @@ impl ProtobufWalk<'_> {
         Ok(self.fields.made_slot(Kind::Span, Flags::BINARY, start))
     }
 
-    /// Reads a decimal: its unscaled number as bytes, and its scale.
+    /// Reads a decimal: its unscaled number in bytes, and its scale.
     fn decimal(&mut self, id: MessageId, end: usize, depth: u32) -> Result<Slot, Broken> {
         let file = self.file;
         let number_of =
@@ -126,7 +126,7 @@ impl ProtobufWalk<'_> {
 
     fn made_text(&mut self, text: fmt::Arguments<'_>) -> Slot {
         let start = self.fields.made.len();
-        // A vector takes all that is written.
+        // Writing into a vector can't fail.
         let _taken = self.fields.made.write_fmt(text);
         self.fields.made_slot(Kind::Text, Flags::NONE, start)
     }

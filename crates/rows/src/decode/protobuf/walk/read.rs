@@ -48,7 +48,7 @@ impl ProtobufWalk<'_> {
         }
     }
 
-    /// Reads a length. Returns the position where the bytes with that length end.
+    /// Reads a length. Returns the index after the last byte that it counts.
     #[inline]
     pub(super) fn len(&mut self, wire: Wire, end: usize) -> Result<usize, Broken> {
         if wire != Wire::Len {
