@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
+use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::{
     ClaimAnswer, ClaimLedger, ClaimLoop, ClaimRequest, Claimed, End, Ends, LogEnds, LogEndsError, OffsetLossPolicy,
     Wanted,
@@ -365,4 +366,22 @@ async fn a_partition_whose_ends_kafka_does_not_know_is_claimed_again() {
     assert_eq!(world.granted(0).await, [1]);
     world.fake.with(|script| script.unknown.clear());
     assert_eq!(world.granted(0).await, [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_condition_that_another_log_met_is_not_skipped() {
+    let mut world = World::start(OffsetLossPolicy::Latest, Script::default());
+    let (source, answers) = (partition(0), world.answers[0].0.clone());
+    // The ledger has no last record, so the log whose record was replaced is no longer this one.
+    let step_over =
+        Some(LossCondition::LogReplaced { last: LastRecord { offset: Offset::new(6), timestamp_ms: None, digest: 1 } });
+    let wanted = vec![Wanted { source, request: 5, step_over }];
+    let request = ClaimRequest { wanted, withdrawn: Vec::new(), owner: OWNERS[0].into(), answers };
+    world.requests.send(request).await.expect("the loop runs");
+    let answers = world.answers(0).await;
+    assert!(
+        matches!(&answers[..], [ClaimAnswer { answer: Ok(grant), .. }] if grant.next == Offset::new(7)),
+        "{answers:?}"
+    );
+    assert_eq!(world.fake.with(|script| script.stepped_over.len()), 0);
 }
