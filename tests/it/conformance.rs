@@ -234,12 +234,12 @@ fn section(page: &mut String, format: &Format, cells: &[Vec<String>]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_conformance_table_says_what_the_database_has() {
     let mut page = "# Conformance\n\n\
-        Made by `UPDATE_DOCS=1 cargo test --test it conformance`, and compared with the real Kafka and the real Postgres by the same\n\
-        test on every run. Each cell: so many values came through equal to what INSERT of the same text gives, of so many tried, NULL\n\
-        among them. Modes that merge get an earlier record of each key first.\n\n\
-        What a format has no way to say stands below its table. JSON has no NaN and no infinities: they are text there, or bare as Python writes them. Avro's and\n\
-        Protobuf's tables end with the types that only they have, each into a column that fits it. CSV and raw values are Postgres' own\n\
-        text, or JSON for json, points, arrays and for a range's bounds as an object.\n\n\
+        This page is made by `UPDATE_DOCS=1 cargo test --test it conformance`. On every run, the same test compares it with the real Kafka\n\
+        and the real Postgres. A cell such as `5 of 6` says: six values were tried, NULL among them, and five arrived equal to what INSERT of\n\
+        the same text gives. In the modes that merge rows, each key has an earlier record.\n\n\
+        Values that a format can't express are listed below its table. JSON has no NaN and no infinities; they are sent as text, or bare as\n\
+        Python writes them. The tables of Avro and Protobuf end with the types that only these formats have, each written to a column that\n\
+        fits it. Fields of CSV and raw values are the text that Postgres reads; json, points, arrays and ranges may also be JSON.\n\n\
         `mood` is an enum, `feeling` a domain over it, `percent` a domain with a check, `price` a domain over `numeric(8,2)`,\n\
         `row_of_three` a domain over `int[]`. `citext` is written as text.\n"
         .to_owned();

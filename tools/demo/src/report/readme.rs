@@ -68,7 +68,7 @@ fn flood(flood: &Table) -> String {
         )
     });
     text += "| | refused | acknowledged, then lost | twice | longest wait for an answer | readable after (median, steady) | \
-             CPU-s in all, Kafka's |\n|---|--:|--:|--:|--:|--:|--:|\n";
+             CPU seconds in all, and Kafka's of them |\n|---|--:|--:|--:|--:|--:|--:|\n";
     for line in flood.lines() {
         let cpu =
             ["writer_cpu_s", "database_cpu_s", "kafka_cpu_s"].map(|column| line.count(column)).iter().sum::<f64>();
