@@ -1,6 +1,7 @@
 //! `tidegate check`: checks everything that can be known before the daemon runs. It changes nothing: it creates no tables,
 //! registers no pipeline, joins no group, and rolls back the rows of the trial.
 
+mod creation;
 mod database;
 mod fields;
 mod report;
@@ -165,7 +166,7 @@ async fn trial(
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let trials = database::trials(config, pipeline, &plans.source, report).await?;
+    let trials = database::trials(config, pipeline, &plans, report).await?;
     let Some(trials) = trials else { return Ok(None) };
     let tried = attempts(config, pipeline, &plans, &trials, ranges, report).await?;
     let Tried::Done(done) = tried else {
