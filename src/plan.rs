@@ -403,7 +403,7 @@ fn database(error: sqlx::Error) -> ReplanError {
 
 /// Creates the table. If two instances do so at the same time, one creates it under a lock, and the other then finds it.
 async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(), ReplanError> {
-    let sql = ddl::make_table(spec).map_err(|faults| unplannable(&faults))?;
+    let sql = ddl::make_table(spec).map_err(|faults| unplannable(&faults))?.join(";\n");
     let making = async {
         let mut transaction = connection.begin().await?;
         let name = spec.table.name.quoted().replace('\'', "''");

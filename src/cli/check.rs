@@ -1,6 +1,8 @@
 //! `tidegate check`: checks everything that can be known before the daemon runs. It changes nothing: it creates no tables,
 //! registers no pipeline, joins no group, and rolls back the rows of the trial.
 
+mod capacity;
+mod creation;
 mod database;
 mod fields;
 mod report;
@@ -18,13 +20,12 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::cgroup;
-use crate::config::{Config, GroupProtocol, Pipeline, Topics};
+use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::fault::CONSUMER_PROTOCOL_OFF;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
-use sample::{Ranges, Tried};
+use sample::{Done, Ranges, Tried};
 use stand_in::{Setup, Trials};
 
 /// Arguments of `check`.
@@ -50,7 +51,7 @@ struct Report {
 #[derive(Debug, Serialize)]
 pub(super) struct KafkaReport {
     pub(super) bootstrap_servers: String,
-    pub(super) cluster_id: Option<String>,
+    pub(super) cluster_id: String,
     pub(super) group: String,
     /// `null` if Kafka knows no such group yet.
     pub(super) group_state: Option<String>,
@@ -165,7 +166,7 @@ async fn trial(
         }
     };
     let Some(plans) = plans else { return Ok(None) };
-    let trials = database::trials(config, pipeline, &plans.source, report).await?;
+    let trials = database::trials(config, pipeline, &plans, report).await?;
     let Some(trials) = trials else { return Ok(None) };
     let tried = attempts(config, pipeline, &plans, &trials, ranges, report).await?;
     let Tried::Done(done) = tried else {
@@ -173,8 +174,8 @@ async fn trial(
             "the trial of the newest records: the table changed meanwhile; check again".to_owned(),
         ));
     };
-    let (mut sample, fields, plan) = *done;
-    sample.fields = fields.judged(pipeline, &plan, report);
+    let Done { mut sample, fields } = *done;
+    sample.fields = fields.judged(pipeline, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }
@@ -241,7 +242,7 @@ async fn ask_kafka(
             observer.starts(&sources, &start)?;
         }
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
-        Ok((observer.cluster_id(), low, high, observer.group(&group).unwrap_or_default(), may_read))
+        Ok((observer.cluster_id()?, low, high, observer.group(&group).unwrap_or_default(), may_read))
     })
     .await?;
     if may_read == Some(false) {
@@ -254,11 +255,6 @@ async fn ask_kafka(
     }
     if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
         report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
-    } else if pipeline.group_protocol == GroupProtocol::Consumer
-        && let Some(topic) = topics.keys().next().cloned()
-        && reach::ask(config, &observer, move |observer| observer.is_consumer_protocol_off(&topic)).await?
-    {
-        report.faults.push(format!("pipelines.{}.group_protocol: {CONSUMER_PROTOCOL_OFF}", pipeline.name));
     }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {

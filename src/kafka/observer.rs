@@ -46,8 +46,6 @@ pub struct Group {
 
 /// How long a metadata request waits before a failed connection ends it.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
-/// The broker's setting that lists its group protocols.
-const PROTOCOLS: &str = "group.coordinator.rebalance.protocols";
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -163,29 +161,19 @@ impl Observer {
         })
     }
 
-    /// Returns whether a broker has the group protocol `consumer` switched off. `false` if we may not read the broker's settings.
-    ///
-    /// # Errors
-    /// The error of Kafka.
-    pub fn is_consumer_protocol_off(&self, topic: &str) -> Answer<bool> {
-        let metadata = self.metadata(Some(topic))?;
-        let Some(broker) = metadata.brokers().first() else { return Ok(false) };
-        let answers = self.describe(topic, &[ResourceSpecifier::Broker(broker.id())])?;
-        let mut protocols = answers.iter().flatten().filter_map(|broker| broker.get(PROTOCOLS)?.value.as_deref());
-        Ok(protocols.any(|protocols| !protocols.split(',').any(|protocol| protocol.trim() == "consumer")))
-    }
-
-    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if one of the brokers that answered
-    /// doesn't.
+    /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.
     pub fn no_consumer_protocol(&self) -> Option<Fault> {
         self.serve();
         self.health.no_consumer_protocol()
     }
 
     /// Returns the cluster's id.
-    pub fn cluster_id(&self) -> Option<String> {
-        self.serve();
-        self.client.client().fetch_cluster_id(TIMEOUT)
+    ///
+    /// # Errors
+    /// Kafka didn't answer.
+    pub fn cluster_id(&self) -> Answer<String> {
+        let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+        self.patiently("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
     /// Makes a request about a topic, and records in the health whether it was answered.
@@ -197,12 +185,18 @@ impl Observer {
         Ok(answer)
     }
 
-    /// Requests metadata. A failed connection ends the request early, because waiting longer wouldn't help.
+    /// Requests metadata.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
-        self.question(topic.unwrap_or_default(), || {
+        self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
+    }
+
+    /// Makes a request again until it is answered or [`TIMEOUT`] is over. A failed connection ends it early: it would only fail
+    /// again.
+    fn patiently<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
+        self.question(topic, || {
             let deadline = Instant::now() + TIMEOUT;
             loop {
-                let answer = self.client.fetch_metadata(topic, METADATA_PATIENCE);
+                let answer = ask();
                 self.serve();
                 if answer.is_ok() || Instant::now() >= deadline || self.health.connection_fault().is_some() {
                     return answer;

@@ -131,3 +131,72 @@ async fn a_check_creates_no_partition() {
     let ran = world.checked_without_a_trace(pipeline).await.ok();
     ran.says(&["20 newest records → 20 rows", "need partitions that the daemon will create"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewhere() {
+    let world = World::new(1).await;
+    world.produce(records(50));
+    world
+        .sql(
+            "CREATE SEQUENCE numbers; CREATE TABLE log (n bigserial, id bigint);
+             CREATE FUNCTION make_hyper(t regclass) RETURNS bigint LANGUAGE sql AS
+                 $$INSERT INTO log (id) VALUES (t::oid::bigint) RETURNING n$$;
+             CREATE FUNCTION number() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN NEW.n := nextval(''numbers''); RETURN NEW; END'",
+        )
+        .await;
+    let pipeline = |after: &[&str]| {
+        format!(
+            "columns = {{ id = {{ field = \"id\", type = \"int8\" }}, name = {{ field = \"name\", type = \"text\" }} }}\n\
+             table = {{ name = \"made\", create = true, after_create = {after:?} }}"
+        )
+    };
+    let draws = [
+        "SELECT nextval('numbers')",
+        "SELECT make_hyper('made')",
+        "SELECT make_hyper(current_setting('tidegate.table')::regclass);",
+        "INSERT INTO log (id) VALUES (nextval('numbers'))",
+        "DO $$BEGIN PERFORM nextval('numbers'); END$$",
+        "CREATE TABLE copy AS SELECT nextval('numbers')",
+        "COMMENT ON TABLE made IS 'rides'; SELECT nextval('numbers')",
+    ];
+    let ran = world.checked_without_a_trace(&pipeline(&draws)).await.ok();
+    ran.says(&["after_create: parsed but not run", "50 newest records → 50 rows", "ready"])
+        .says(&draws.map(|sql| sql.trim_end_matches(';')));
+    // What describes the table is run, and the rows are tried with it.
+    let describes = [
+        "ALTER TABLE made ADD COLUMN n bigint, ADD CHECK (name <> 'v7')",
+        "CREATE INDEX by_name ON public.made (name)",
+        "COMMENT ON COLUMN made.name IS 'who'",
+        "GRANT SELECT ON made TO public",
+    ];
+    let ran = world.checked_without_a_trace(&pipeline(&describes)).await.ok();
+    assert!(!ran.out.contains("not run"), "{ran}");
+    ran.says(&["50 newest records → 49 rows, 1 dead letter", "made_name_check"]);
+    // A trigger or a default of the table that would exist draws as one of a table that exists.
+    for (after, suspect) in [
+        ("CREATE TRIGGER a BEFORE INSERT ON made FOR EACH ROW EXECUTE FUNCTION number()", "trigger `a`"),
+        ("ALTER TABLE made ALTER n SET DEFAULT make_hyper('log')", "the default of `n`"),
+    ] {
+        let ran = world.checked_without_a_trace(&pipeline(&[describes[0], after])).await.ok();
+        ran.says(&["not tried, since it may change what no rollback undoes", suspect]);
+    }
+    let serial = ["ALTER TABLE made ADD COLUMN n bigint DEFAULT nextval('numbers'), ADD COLUMN pk bigserial"];
+    let ran = world.checked_without_a_trace(&pipeline(&serial)).await.ok();
+    assert!(!ran.out.contains("not tried"), "{ran}");
+    // What Postgres refuses while it parses, `run` would be refused too.
+    for (refused, words) in [
+        ("SELECT create_hypertable('made')", "create_hypertable(unknown) does not exist"),
+        ("SELECT make_hyper('mode')", "relation \"mode\" does not exist"),
+        ("CREATE INDEX ON made (nmae)", "column \"nmae\" does not exist"),
+        ("GRNAT SELECT ON made TO public", "syntax error"),
+    ] {
+        let ran = world.checked_without_a_trace(&pipeline(&["GRANT SELECT ON made TO public", refused])).await;
+        ran.fails(64, &[&format!("table.after_create[1]: Postgres refuses `{refused}`"), words]);
+    }
+    // The statements do draw where they run.
+    let drawn = [draws[0], draws[1], draws[2], draws[3], draws[4], draws[5]];
+    let (code, log) = world.drain(&world.config(&pipeline(&drawn)));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text("SELECT concat(nextval('numbers'), '|', (SELECT max(n) FROM log))").await, "5|3");
+}

@@ -44,13 +44,13 @@ pub fn create_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
     faults.or(format!("CREATE TABLE IF NOT EXISTS {table} (\n    {}\n){options}", lines.join(",\n    ")))
 }
 
-/// Returns what the transaction that creates a pipeline's table runs: [`create_table`], then the statements of `after_create` in
-/// order. They can get the table's name, quoted for SQL, from `current_setting('tidegate.table')`. If records name their tables,
-/// this is the only way to know it.
+/// Returns the statements that the transaction that creates a pipeline's table runs: [`create_table`] first, those of
+/// `after_create` last, in order. They can get the table's name, quoted for SQL, from `current_setting('tidegate.table')`. If
+/// records name their tables, this is the only way to know it.
 ///
 /// # Errors
 /// As [`create_table`].
-pub fn make_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
+pub fn make_table(spec: &RowSpec<'_>) -> Result<Vec<String>, Vec<PlanFault>> {
     let mut statements = vec![create_table(spec)?];
     if !spec.table.after_create.is_empty() {
         let name = spec.table.name.quoted().replace('\'', "''");
@@ -58,7 +58,7 @@ pub fn make_table(spec: &RowSpec<'_>) -> Result<String, Vec<PlanFault>> {
         let after = spec.table.after_create.iter();
         statements.extend(after.map(|sql| sql.trim().trim_end_matches(';').to_owned()));
     }
-    Ok(statements.join(";\n"))
+    Ok(statements)
 }
 
 /// Returns the fillfactor clause. With free space on the page, the next version of an updated row fits on the same page, and no

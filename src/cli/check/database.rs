@@ -9,15 +9,15 @@ use tidegate_protocol::partition::{LossCondition, resolve_start};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tidegate_protocol::store::ReplanError;
 use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
-use tidegate_rows::ddl;
 use tidegate_rows::mapping::Plan;
 use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::is_staged;
 
-use super::KafkaReport;
+use super::creation::would_make;
 use super::report::PipelineReport;
 use super::rights;
 use super::stand_in::Trials;
+use super::{KafkaReport, capacity};
 use crate::cli::reach;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -44,7 +44,7 @@ impl PostgresReport {
     }
 }
 
-/// The plans for the pipeline's tables, and the statement that creates the table if it is missing.
+/// Plans, with the statements that create missing tables in a trial.
 #[derive(Debug)]
 pub(super) struct Plans {
     pub(super) source: PlanSource,
@@ -61,6 +61,7 @@ pub(super) async fn check(
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
     server(open, pipeline, report).await.map_err(failed)?;
+    capacity::check(open, config, report).await.map_err(failed)?;
     if pipeline.table.route.is_some() {
         rights::on_ledger(open, report).await.map_err(failed)?;
         if !report.grants.is_empty() {
@@ -126,7 +127,7 @@ pub(super) async fn for_named(
     named.retain(|table| !before.contains(table));
     named.truncate(max_tables.saturating_sub(before.len()));
     let there = routes::existing(open, &named).await.map_err(failed)?;
-    let (mut catalogs, mut statements) = (Vec::new(), Vec::new());
+    let (mut catalogs, mut statements, mut shown) = (Vec::new(), Vec::new(), Vec::new());
     for table in before.iter().chain(&named) {
         let of_table = Pipeline { table: pipeline.table.named(table), ..pipeline.clone() };
         if let Some(found) = catalog::load(open, table).await.map_err(failed)? {
@@ -141,9 +142,10 @@ pub(super) async fn for_named(
             catalogs.push(found);
             statements.push(ddl);
         }
+        shown.extend(report.ddl.take());
     }
     let make_table = (!statements.is_empty()).then(|| statements.join(";\n"));
-    report.ddl.clone_from(&make_table);
+    report.ddl = (!shown.is_empty()).then(|| shown.join(";\n"));
     let source = planned(PlanSource::of_routes(pipeline, catalogs), report)?;
     Ok(source.map(|source| Plans { source, make_table }))
 }
@@ -152,17 +154,22 @@ pub(super) async fn for_named(
 pub(super) async fn trials(
     config: &Config,
     pipeline: &Pipeline,
-    source: &PlanSource,
+    plans: &Plans,
     report: &mut PipelineReport,
 ) -> Result<Option<Trials>, FatalError> {
     let failed = |error| reach::failed("can't look at the database", error);
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
-    let (planned, mut trials) = (source.current(), Trials::default());
+    let (planned, mut trials) = (plans.source.current(), Trials::default());
     let single = (!planned.plan.is_routed()).then_some(&planned.table);
+    // What `after_create` adds to a table that would be created may draw and write as well.
+    let begin = format!("BEGIN;\n{}", plans.make_table.as_deref().unwrap_or_default());
+    open.execute(begin.as_str()).await.map_err(failed)?;
     for table in planned.routes.iter().chain(single) {
-        trials.add(open, pipeline, &table.catalog).await.map_err(failed)?;
+        let Some(found) = catalog::load(open, &table.catalog.table).await.map_err(failed)? else { continue };
+        trials.add(open, pipeline, &found, table.catalog.oid).await.map_err(failed)?;
     }
+    open.execute("ROLLBACK").await.map_err(failed)?;
     if !trials.exhausted.is_empty() {
         let faults = trials.exhausted.iter().map(|what| format!("pipelines.{}.table: {what}", pipeline.name));
         report.faults.extend(faults);
@@ -229,42 +236,6 @@ async fn server(
         table_exists: false,
     });
     Ok(())
-}
-
-/// Creates the table in a transaction that is rolled back, so that the plan is compared with the table that would exist.
-async fn would_make(
-    connection: &mut PgConnection,
-    pipeline: &Pipeline,
-    report: &mut PipelineReport,
-) -> Result<Option<(Catalog, String)>, FatalError> {
-    let failed = |error| reach::failed("can't look at the database", error);
-    let allowed = rights::to_make(connection, pipeline, report).await.map_err(failed)?;
-    let ddl = match ddl::make_table(&pipeline.rows()) {
-        Ok(ddl) => ddl,
-        Err(faults) => {
-            report.faults.extend(faults.iter().map(ToString::to_string));
-            return Ok(None);
-        }
-    };
-    if !allowed {
-        report.ddl = Some(ddl);
-        return Ok(None);
-    }
-    let made = async {
-        connection.execute("BEGIN").await?;
-        connection.execute(ddl.as_str()).await?;
-        let found = catalog::load(connection, &pipeline.table.name).await?;
-        connection.execute("ROLLBACK").await?;
-        Ok(found)
-    };
-    let found = made.await.map_err(|error| {
-        reach::failed(
-            &format!("pipelines.{}.table.create: can't create `{}`", pipeline.name, pipeline.table.name),
-            error,
-        )
-    })?;
-    report.ddl = Some(ddl.clone());
-    Ok(found.map(|found| (found, ddl)))
 }
 
 /// Checks what COPY and the write mode require of an existing table.
@@ -412,14 +383,13 @@ pub(super) async fn registration(
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
     let failed = |error| reach::failed("can't look at the registration", error);
-    let Some(cluster_id) = kafka.cluster_id.clone() else { return Ok(()) };
     let mut connection = reach::open(&reach::connector(config)).await?;
     if !rights::may_read_ledger(&mut connection).await.map_err(failed)? {
         return Ok(());
     }
     let wanted = Registration {
         pipeline: pipeline.name.clone(),
-        cluster_id,
+        cluster_id: kafka.cluster_id.clone(),
         group_id: pipeline.group.clone(),
         target: pipeline.table.name.to_string(),
         target_oid,

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::{PgConnection, Row};
-use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
+use tidegate_rows::catalog::{Catalog, RelationKind, TableName, quote_identifier};
 use tidegate_rows::spec::WriteMode;
 
 use crate::config::Pipeline;
@@ -55,7 +55,8 @@ impl Trials {
         !self.suspects.is_empty() || !self.direct.targets.is_empty()
     }
 
-    /// Reads what a table's defaults, triggers and rules may do, and adds what the trials of this table need.
+    /// Reads what a table's defaults, triggers and rules may do, and adds what its trials need. `planned` is the oid by which the
+    /// plan knows the table: one that would be created has another oid in each transaction.
     ///
     /// # Errors
     /// The error of the query that failed.
@@ -64,13 +65,10 @@ impl Trials {
         connection: &mut PgConnection,
         pipeline: &Pipeline,
         found: &Catalog,
+        planned: u32,
     ) -> Result<(), sqlx::Error> {
-        let mut columns = columns(connection, found).await?;
-        if columns.is_empty() {
-            // The table doesn't exist yet, and the pipeline would create it.
-            columns = found.columns.iter().filter(|column| !column.generated).map(Column::of).collect();
-        }
-        let mut table = StandIn { found, columns, numbers: Vec::new(), drawing: Vec::new() };
+        let columns = columns(connection, found).await?;
+        let mut table = StandIn { found, planned, columns, numbers: Vec::new(), drawing: Vec::new() };
         for column in &mut table.columns {
             let functions = std::mem::take(&mut column.functions);
             if !functions.is_empty() {
@@ -134,6 +132,8 @@ const OURS: &str = "nextval('pg_temp.";
 /// A table, with the columns whose defaults may be replaced.
 struct StandIn<'a> {
     found: &'a Catalog,
+    /// The oid of the table in the plan.
+    planned: u32,
     columns: Vec<Column>,
     /// Statements that create the temporary sequences.
     numbers: Vec<String>,
@@ -151,7 +151,7 @@ impl StandIn<'_> {
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
         let catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
-        setup.targets.insert(self.found.oid, catalog);
+        setup.targets.insert(self.planned, catalog);
     }
 
     /// Adds a view of the table in which the defaults that draw from a sequence are replaced. Adds nothing if no default draws.
@@ -189,7 +189,7 @@ impl StandIn<'_> {
             setup.make.push(trigger.clone());
         }
         self.stands_in(setup);
-        if let Some(catalog) = setup.targets.get_mut(&self.found.oid) {
+        if let Some(catalog) = setup.targets.get_mut(&self.planned) {
             for column in &mut catalog.columns {
                 column.identity_always = false;
             }
@@ -212,20 +212,7 @@ struct Column {
 }
 
 impl Column {
-    fn of(column: &CatalogColumn) -> Self {
-        Self {
-            name: column.name.clone(),
-            type_text: column.type_text.clone(),
-            not_null: column.not_null,
-            generated: false,
-            stored: false,
-            expression: None,
-            functions: Vec::new(),
-            suspect: false,
-        }
-    }
-
-    /// Replaces `nextval` of a sequence by `nextval` of its temporary copy.
+    /// Replaces the draw of a sequence with one of its temporary twin.
     fn draw(&mut self, sequence: &Sequence) {
         let ours = format!("{OURS}{}'::regclass)", sequence.twin_name());
         self.expression = Some(match self.expression.take() {

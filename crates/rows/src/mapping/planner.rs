@@ -307,6 +307,7 @@ fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolic
         not_null: column.not_null,
         plain: if let Feed::Field(slot) = feed { Some(slot) } else { None },
         feed,
+        is_first_of_field: false,
         encoding,
         nul,
         missing: WhenMissing::Null,
