@@ -23,7 +23,7 @@ use crate::error::FatalError;
 use crate::kafka::fault::CONSUMER_PROTOCOL_OFF;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
-pub(super) use sample::newest;
+pub(super) use sample::ranges as newest_ranges;
 use sample::{Ranges, Tried};
 use stand_in::{Setup, Trials};
 

@@ -61,6 +61,7 @@ mod routes;
 mod row_security;
 mod schema_cdc;
 mod schema_shapes;
+mod schema_table;
 mod servers;
 mod service_views;
 mod services;

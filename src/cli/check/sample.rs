@@ -108,7 +108,7 @@ impl Sample {
 }
 
 /// The records of a trial: a range of each log.
-pub(super) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
+pub(in crate::cli) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
 
 /// The outcome of a trial.
 #[derive(Debug)]
@@ -219,7 +219,7 @@ pub(super) async fn named_tables(
 }
 
 /// Returns the ranges of the newest records.
-pub(super) async fn ranges(
+pub(in crate::cli) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
     topics: &BTreeMap<String, i32>,
@@ -245,7 +245,7 @@ fn trouble(stopped: &Stopped) -> FatalError {
 
 /// Returns where to begin in each log so that about `wanted` records are read: each log contributes its share, and longer logs
 /// make up for shorter ones.
-pub(in crate::cli) fn newest(
+fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,
 ) -> Vec<(TopicPartition, std::ops::Range<Offset>)> {

@@ -32,6 +32,8 @@ pub(super) struct Columns {
     pub(super) incomplete: bool,
     /// The arrays whose elements are the rows, each within the elements of the one before: their paths within these.
     pub(super) levels: Vec<Vec<String>>,
+    /// The fields for which an existing table has no column.
+    pub(super) homeless: Vec<Vec<String>>,
 }
 
 /// Where fields lie: within the elements of which array, of how many rows.
@@ -124,7 +126,7 @@ impl Columns {
 }
 
 /// Returns the only array of objects that every row has, if its elements make better rows: few other fields are beside it.
-fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
+pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);
     let array = found.pop().filter(|_| found.is_empty())?;
@@ -162,7 +164,7 @@ fn is_any_value(node: &Node) -> bool {
 
 /// Returns the path to the value within an object that only says which type its value has, as MongoDB's extended JSON does, and
 /// the column's type.
-fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
+pub(super) fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
     let [(wrapper, inner)] = node.members.as_slice() else { return None };
     if node.declared.is_some() || !node.seen.is_object() {
         return None;

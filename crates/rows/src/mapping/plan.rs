@@ -465,7 +465,9 @@ fn check_unfilled(spec: &RowSpec<'_>, catalog: &Catalog, mapping: &[Column], fau
             || matches!(spec.unknown_fields, UnknownFields::Column(name) if *name == column.name);
         if column.not_null && !column.has_default && !column.generated && !filled {
             let CatalogColumn { name, type_text, .. } = column;
-            let message = format!("column `{name}` ({type_text}) is NOT NULL without a default; map a field to it");
+            let message = format!(
+                "column `{name}` ({type_text}) is NOT NULL without a default; map a field or a constant (`value`) to it, or give it a default"
+            );
             faults.push("columns", message);
         }
     }
