@@ -305,3 +305,34 @@ async fn json_needs_no_header_and_a_registry_without_guids_is_waited_for_by_name
         .expect("it comes by itself");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_version_may_have_the_field() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, name text, lat float8, speed float8)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let old = PROTO.replace("optional double speed = 8;", "");
+    let old = registry.add("ride", "PROTOBUF", &old, &[]);
+    let new = registry.add("ride", "PROTOBUF", PROTO, &[]);
+    let pipeline = "table.name = \"rides\"\ndecode.format = \"protobuf\"\n[pipelines.NAME.columns]\n\
+        id = \"id\"\nname = \"name\"\nlat = \"position.lat\"\nspeed = \"speed\"\n";
+    let config = world.with_registry(&registry, "", pipeline);
+    let is_absent = format!(
+        "none of the 1 newest records has field `speed`; schema {old}: message `rides.Ride` has no field `speed`"
+    );
+    world.produce([Record::new(framed(old, &[0], &proto_ride(1)))]);
+    tidegate(&config, &["check"]).fails(64, &[&is_absent]);
+    // A record of the later version has the field in its schema, though it doesn't set it.
+    world.produce([Record::new(framed(new, &[0], &proto_ride(2)))]);
+    tidegate(&config, &["check"]).ok().says(&["none of the 2 newest records has field `speed`", "ready"]);
+    let wrong = config.replace("position.lat", "position.latt");
+    let said = format!(
+        "has field `position.latt`; schema {new}: message `rides.Position` has no field `latt`; did you mean `lat`?"
+    );
+    tidegate(&wrong, &["check"]).fails(64, &[&said]);
+    // The second message of the file, by the frame's indexes.
+    let wrong = config.replace("\"name\"", "\"nam\"").replace("\"speed\"", "\"lon\"");
+    world.produce([Record::new(framed(new, &[2, 2], &[9, 0, 0, 0, 0, 0, 0, 0, 0]))]);
+    let said = ["field `nam`; schema"];
+    tidegate(&wrong, &["check"]).fails(64, &said);
+}

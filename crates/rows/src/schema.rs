@@ -1,6 +1,7 @@
 //! The schemas of Avro and Protobuf, and the trait by which decoders ask a registry for them.
 
 pub(crate) mod avro;
+mod lack;
 pub(crate) mod logical;
 mod outline;
 mod parse;
@@ -52,15 +53,6 @@ impl Schema {
     /// Returns whether a Protobuf file, or one that it imports, has this message.
     pub fn has_message(&self, name: &str) -> bool {
         matches!(&self.0, Parsed::Protobuf(file) if file.has_message(name))
-    }
-
-    /// Returns the top-level fields, for faults of a mapping.
-    pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
-        match &self.0 {
-            Parsed::Avro(avro) => avro.field_names(),
-            Parsed::Protobuf(file) => file.field_names(message),
-            Parsed::Other(_) => Vec::new(),
-        }
     }
 
     /// Returns the message for a record whose schema has another format.

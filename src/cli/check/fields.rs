@@ -30,6 +30,8 @@ pub(super) struct Share {
     /// The mapping names the field. Without a mapping a column may be without a field.
     #[serde(skip)]
     is_mapped: bool,
+    #[serde(skip)]
+    path: Vec<String>,
 }
 
 /// Counts fields over a sample.
@@ -98,7 +100,8 @@ impl Fields {
             return Vec::new();
         }
         let shares = self.shares(pipeline, plan);
-        for Share { column, field, present, .. } in shares.iter().filter(|share| share.is_mapped) {
+        for share in shares.iter().filter(|share| share.is_mapped) {
+            let Share { column, field, present, .. } = share;
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
@@ -107,16 +110,18 @@ impl Fields {
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
                     .or_else(|| self.seen.iter().find(ends).map(String::as_str));
+                let declared = self.presence.lack(plan, &share.path);
                 let hint = match meant {
+                    _ if declared.is_some() => declared.map_or(String::new(), |lack| format!("; {lack}")),
                     Some(meant) => format!("; did you mean `{meant}`?"),
                     None if self.seen.is_empty() => String::new(),
                     None => format!("; the records have {}", some_of(&self.seen)),
                 };
-                // Records of Protobuf leave out what isn't set, so the field may well exist.
-                let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_));
+                // Records of Protobuf leave out what isn't set, so a field that the schema has may appear yet.
+                let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_)) && declared.is_none();
                 let to = if is_doubtful { &mut report.warnings } else { &mut report.faults };
                 to.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
-            } else if share(*present, records) < FEW {
+            } else if ratio(*present, records) < FEW {
                 report.warnings.push(format!("{key}: only {present} of the {whose} have field `{field}`"));
             }
         }
@@ -127,7 +132,7 @@ impl Fields {
         let share = |column: &str, path: &[String], is_mapped| {
             let (column, field, records) = (column.to_owned(), path.join("."), self.presence.rows());
             let present = self.presence.of(plan, path)?;
-            Some(Share { column, field, present, records, is_mapped })
+            Some(Share { column, field, present, records, is_mapped, path: path.to_vec() })
         };
         match &pipeline.columns {
             Some(columns) => {
@@ -149,7 +154,7 @@ pub(super) fn records(pipeline: &Pipeline) -> &'static str {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a sample is far below 2^53 records")]
-fn share(present: u64, records: u64) -> f64 {
+fn ratio(present: u64, records: u64) -> f64 {
     present as f64 / records as f64
 }
 

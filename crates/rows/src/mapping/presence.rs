@@ -2,9 +2,10 @@
 
 use tidegate_protocol::record::Record;
 
-use crate::decode::Path;
+use crate::decode::{Path, frame};
 use crate::mapping::plan::{Feed, Plan};
 use crate::mapping::{Encoder, tombstone};
+use crate::schema::{Found, Schema, SchemaId};
 use crate::value::Kind;
 
 /// Counts, over records of one plan, the rows that have each field.
@@ -12,6 +13,10 @@ use crate::value::Kind;
 pub struct Presence {
     rows: u64,
     present: Vec<u64>,
+    /// The schemas of a registry that were met, each with its Protobuf message.
+    schemas: Vec<(SchemaId, Option<String>)>,
+    /// For each slot, what the newest of these schemas lacks of the field's path; `None` if one of them has the whole path.
+    lacks: Vec<Option<String>>,
 }
 
 impl Presence {
@@ -25,6 +30,29 @@ impl Presence {
     pub fn of(&self, plan: &Plan, path: &[String]) -> Option<u64> {
         let slot = plan.paths.iter().position(|known| plan.within_row(known) == Some(path))?;
         Some(self.present.get(slot).copied().unwrap_or(0))
+    }
+
+    /// Returns why none of the counted records can have the field at `path`: what their schemas lack. `None` if one of the schemas has
+    /// it, or if the records' schemas are in no registry.
+    pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
+        let slot = plan.paths.iter().position(|known| plan.within_row(known) == Some(path))?;
+        self.lacks.get(slot)?.as_deref()
+    }
+
+    fn add_schema(&mut self, plan: &Plan, id: SchemaId, schema: &Schema, message: Option<&str>) {
+        let is_known = |(of, name): &(SchemaId, Option<String>)| *of == id && name.as_deref() == message;
+        if self.schemas.iter().any(is_known) {
+            return;
+        }
+        let is_first = self.schemas.is_empty();
+        self.lacks.resize(plan.paths.len(), None);
+        for (path, kept) in plan.paths.iter().zip(&mut self.lacks) {
+            if is_first || kept.is_some() {
+                let lack = schema.lack(message, path, &plan.levels);
+                *kept = lack.map(|lack| format!("schema {id}: {lack}"));
+            }
+        }
+        self.schemas.push((id, message.map(str::to_owned)));
     }
 }
 
@@ -52,6 +80,7 @@ impl Encoder {
     /// Counts the fields of a record's rows. Records that can't be decoded have none, and neither have those that only delete.
     pub fn count_fields(&mut self, record: &Record<'_>, presence: &mut Presence) {
         let Some(payload) = record.value.filter(|payload| !tombstone::is_spelled_out(payload)) else { return };
+        self.look_at_schema(record, payload, presence);
         self.each_row(record, payload, |this| {
             if this.changes_row(payload) {
                 presence.rows += 1;
@@ -61,6 +90,21 @@ impl Encoder {
                 }
             }
         });
+    }
+
+    /// Compares the planned paths with the schema that a record names in a registry. It has come: the record waited for it.
+    fn look_at_schema(&self, record: &Record<'_>, payload: &[u8], presence: &mut Presence) {
+        let plan = &self.plan;
+        let Some(schemas) = plan.schemas.as_ref().filter(|_| plan.decode.needs_registry()) else { return };
+        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let id = match header {
+            None => frame::schema_id(payload).map(SchemaId::Number),
+            Some(header) => frame::of_header(header).map(|(id, _)| id),
+        };
+        let Some(id) = id else { return };
+        if let Found::Schema(schema) = schemas.find(id) {
+            presence.add_schema(plan, id, &schema, schema.message_name(payload, header));
+        }
     }
 
     /// Returns whether the decoded record has a row after it, which a change may lack.
