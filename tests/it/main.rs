@@ -43,6 +43,7 @@ mod kafka_tokens;
 mod keys;
 mod ledger;
 mod modes;
+mod null_keys;
 mod offset_truth;
 mod outage;
 mod page;

@@ -1,6 +1,6 @@
 //! Compares a sample with a table that exists: which field fills which column, and what is left over. Pure.
 
-use tidegate_rows::catalog::{Catalog, CatalogColumn, quote_identifier};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, UniqueIndex, quote_identifier};
 
 use super::columns::{Columns, Proposed, array_of_rows, wrapped};
 use super::infer::{Mode, Proposal};
@@ -199,9 +199,9 @@ pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) 
         ));
     }
     if proposal.mode == Mode::Append {
-        let is_filled = |index: &&Vec<String>| index.iter().all(|column| filled.contains(&column.as_str()));
+        let is_filled = |index: &&UniqueIndex| index.columns.iter().all(|column| filled.contains(&column.as_str()));
         for index in catalog.unique.iter().filter(is_filled) {
-            let columns = index.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
+            let columns = index.columns.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
             findings.push(format!(
                 "({columns}) is unique: a record whose key is in the table already becomes a dead letter; mode = \"insert_new\" skips \
                  it, mode = \"upsert\" updates the row"

@@ -104,6 +104,11 @@ impl Encoder {
                 (Feed::Key(_), Some(keys), Some(key)) if self.plan.reads_keys => keys.whole(key, &column.encoding)?,
                 (feed, ..) => meta::value(feed, record, &self.fields, &mut self.made)?,
             };
+            let value = match (&column.feed, payload) {
+                // A null in the value, which the key doesn't replace.
+                (Feed::Field(slot), Some(payload)) if value.kind == Kind::Missing => self.fields.value(*slot, payload),
+                _ => value,
+            };
             let value = if value.kind == Kind::Lexical { meta::lexical(&value, &column.encoding)? } else { value };
             let value = match &column.function {
                 Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => {
@@ -115,6 +120,16 @@ impl Encoder {
                 Kind::Missing | Kind::Null => match &column.missing {
                     WhenMissing::Constant(field) if matches!(column.feed, Feed::Constant) => {
                         rows.extend_from_slice(field);
+                        Ok(())
+                    }
+                    // NULL is a key as any other here. A field that is missing means NULL in a value, as in an upsert; in a
+                    // record's key it may have another name.
+                    missing
+                        if !column.not_null
+                            && (value.kind == Kind::Null
+                                || payload.is_some() && matches!(missing, WhenMissing::Null)) =>
+                    {
+                        rows.extend_from_slice(&NULL);
                         Ok(())
                     }
                     _ => Err(Reason::Tombstone),
