@@ -336,3 +336,39 @@ async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_versio
     let said = ["field `nam`; schema"];
     tidegate(&wrong, &["check"]).fails(64, &said);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apicurios_headers_name_the_schema_of_an_avro_value_and_its_key() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let old = r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"int"}]}"#;
+    let old = registry.add("ride", "AVRO", old, &[]);
+    let new = registry.add("ride", "AVRO", AVRO, &[]);
+    let key = r#"{"type":"record","name":"K","fields":[{"name":"id","type":"long"}]}"#;
+    let key = registry.add("ride-key", "AVRO", key, &[]);
+    let long = |id: u32| u64::from(id).to_be_bytes();
+    let upsert = "table.mode = \"upsert\"\ntable.key = [\"id\"]\ntable.deletes = true\n[pipelines";
+    let config = world.with_registry(&registry, "", &avro_pipeline().replace("[pipelines", upsert));
+    let record = |value: Vec<u8>| Record::new(value).to(0);
+    world.produce([
+        record(avro_ride(1)).header("apicurio.value.globalId", long(new)),
+        record(vec![4]).header("apicurio.value.contentId", long(old)),
+        // The content id is the one that the interface knows.
+        record(avro_ride(3))
+            .header("apicurio.value.globalId", long(4711))
+            .header("apicurio.value.contentId", long(new)),
+        record(vec![8]).header("apicurio.value.contentId", long(old)),
+        record(framed(new, &[], &avro_ride(5))),
+        record(vec![8]).header("apicurio.value.contentId", u64::MAX.to_be_bytes()),
+        record(vec![8]).header("apicurio.value.contentId", (1_u64 << 32).to_be_bytes()),
+        Record::tombstone().to(0).key([8]).header("apicurio.key.contentId", long(key)),
+    ]);
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text(SHOWN).await, RIDE);
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,5");
+    let reasons = world.reasons().await;
+    assert!(reasons.len() == 2 && reasons.iter().all(|(reason, _)| reason == "invalid_format"), "{reasons:?}");
+}

@@ -96,7 +96,7 @@ impl Encoder {
     fn look_at_schema(&self, record: &Record<'_>, payload: &[u8], presence: &mut Presence) {
         let plan = &self.plan;
         let Some(schemas) = plan.schemas.as_ref().filter(|_| plan.decode.needs_registry()) else { return };
-        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let header = self.header(record.headers, &frame::OF_VALUE);
         let id = match header {
             None => frame::schema_id(payload).map(SchemaId::Number),
             Some(header) => frame::of_header(header).map(|(id, _)| id),

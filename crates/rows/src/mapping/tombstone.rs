@@ -75,7 +75,7 @@ impl Encoder {
         let whole =
             payload.is_some() && self.plan.columns.iter().filter(from_field).all(|column| here(column, &self.fields));
         let key = record.key.filter(|_| !whole);
-        let header = self.header(record.headers, frame::KEY_HEADER);
+        let header = self.header(record.headers, &frame::OF_KEY);
         if let (Some(keys), Some(key)) = (&mut self.keys, key) {
             keys.read(key, header)?;
         }
