@@ -44,6 +44,7 @@ mod keys;
 mod ledger;
 mod modes;
 mod null_keys;
+mod odd_tables;
 mod offset_truth;
 mod outage;
 mod page;

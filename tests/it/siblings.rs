@@ -6,17 +6,17 @@ use crate::cli::tidegate;
 use crate::support::World;
 
 /// A table, records, the pipeline's lines, and what is expected: rows by a query, and the dead letters as `offset:code`.
-struct Sibling {
-    name: &'static str,
-    table: &'static str,
-    records: &'static [&'static str],
-    pipeline: &'static str,
-    query: &'static str,
-    rows: &'static str,
-    dead: &'static str,
+pub(crate) struct Sibling {
+    pub(crate) name: &'static str,
+    pub(crate) table: &'static str,
+    pub(crate) records: &'static [&'static str],
+    pub(crate) pipeline: &'static str,
+    pub(crate) query: &'static str,
+    pub(crate) rows: &'static str,
+    pub(crate) dead: &'static str,
 }
 
-const UPSERT: &str = "table.mode = \"upsert\"\ntable.key = [\"id\"]";
+pub(crate) const UPSERT: &str = "table.mode = \"upsert\"\ntable.key = [\"id\"]";
 
 const SIBLINGS: &[Sibling] = &[
     Sibling {
@@ -184,8 +184,13 @@ const SIBLINGS: &[Sibling] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_sibling_has_the_rows_of_insert() {
+    each_has_its_rows(SIBLINGS).await;
+}
+
+/// Drains the records of each case into its table, and compares rows and dead letters with what is expected.
+pub(crate) async fn each_has_its_rows(siblings: &[Sibling]) {
     let mut wrong = Vec::new();
-    for Sibling { name, table, records, pipeline, query, rows, dead } in SIBLINGS {
+    for Sibling { name, table, records, pipeline, query, rows, dead } in siblings {
         let world = World::new(1).await;
         world.sql(table).await;
         world.produce(records.iter().map(|value| Record::new(*value).to(0)));
@@ -204,7 +209,7 @@ async fn each_sibling_has_the_rows_of_insert() {
             wrong.push(format!("{name}: {found:?} and {letters:?} instead of {rows:?} and {dead:?}"));
         }
     }
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), SIBLINGS.len(), wrong.join("\n"));
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), siblings.len(), wrong.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

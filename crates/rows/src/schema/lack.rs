@@ -62,7 +62,7 @@ struct Walk<'a> {
     path: &'a [String],
     /// How many names were followed.
     at: usize,
-    /// The arrays whose elements are rows, each within the elements of the one before.
+    /// The arrays whose elements are rows, each by its path from the top.
     levels: &'a [Path],
     /// Whether the values at this point are read as the JSON that the decoder renders: in the elements of an array.
     in_json: bool,
@@ -81,13 +81,8 @@ impl<'a> Walk<'a> {
 
     /// Enters the elements of the array at this point, if they are rows. Returns whether they are.
     fn enter(&mut self) -> bool {
-        let mut end = 0;
-        let mut ends = self.levels.iter().map(|level| {
-            end += level.len();
-            end
-        });
         let so_far = self.path.get(..self.at).unwrap_or_default();
-        let is_level = ends.any(|end| end == self.at) && self.levels.concat().starts_with(so_far);
+        let is_level = self.levels.iter().any(|level| level == so_far);
         self.in_json |= is_level;
         is_level
     }
@@ -194,5 +189,82 @@ fn of_field(file: &ProtoFile, field: &ProtobufField, walk: &mut Walk<'_>, whose:
             _ => Some(Lack::Leaf { whose: whose.to_owned(), field: walk.last(), is_list: false }),
         },
         _ => Some(Lack::Leaf { whose: whose.to_owned(), field: walk.last(), is_list: field.repeated }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::of_text;
+
+    const AVRO: &str = r#"{"type":"record","name":"Top","fields":[
+        {"name":"id","type":"long","aliases":["number"]},
+        {"name":"where","type":["null",{"type":"record","name":"Place","fields":[{"name":"lat","type":"double"}]},
+            {"type":"record","name":"City","fields":[{"name":"name","type":"string"}]}]},
+        {"name":"labels","type":{"type":"map","values":"Place"}},
+        {"name":"groups","type":{"type":"array","items":{"type":"record","name":"Group","fields":[
+            {"name":"readings","type":{"type":"array","items":{"type":"record","name":"Reading","fields":[
+                {"name":"celsius","type":"double","aliases":["temperature"]}]}}}]}}}]}"#;
+    const PROTO: &str = r#"syntax = "proto3"; package p; import "google/protobuf/timestamp.proto"; import "google/protobuf/struct.proto";
+        message Top { int64 id_number = 1; Place place = 2; map<string, Place> labels = 3; repeated Group groups = 4;
+            google.protobuf.Timestamp at = 5; google.protobuf.Struct any = 6; Top up = 7; }
+        message Place { double lat = 1; }
+        message Group { repeated Reading readings = 1; google.protobuf.Struct any = 2; }
+        message Reading { double celsius_now = 1; }"#;
+
+    fn path(text: &str) -> Path {
+        text.split('.').map(str::to_owned).collect()
+    }
+
+    fn lacks(kind: &str, text: &str, paths: &[&str]) -> Vec<String> {
+        let schema = of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
+        let levels = [path("groups"), path("groups.readings")];
+        let shown =
+            |text: &&str| schema.lack(None, &path(text), &levels).map_or("".to_owned(), |lack| lack.to_string());
+        paths.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn paths_lead_through_records_unions_maps_and_arrays_of_rows() {
+        let there = ["id", "number", "where.lat", "where.name", "labels.any.lat", "groups.readings.celsius", "groups"];
+        assert_eq!(lacks("AVRO", AVRO, &there), [""; 7]);
+        let absent = ["idd", "where.altitude", "labels.any.altitude", "groups.readings.temperature", "id.x"];
+        let said = lacks("AVRO", AVRO, &absent);
+        assert_eq!(
+            said,
+            [
+                "record `Top` has no field `idd`; did you mean `id`?",
+                "record `Place` has no field `altitude` (there are lat)",
+                "record `Place` has no field `altitude` (there are lat)",
+                // The elements are read as JSON, which has no aliases.
+                "record `Reading` has no field `temperature` (there are celsius)",
+                "field `id` of record `Top` has no fields of its own",
+            ]
+        );
+    }
+
+    #[test]
+    fn paths_lead_through_messages_and_known_ones_are_one_value() {
+        let there = [
+            "id_number",
+            "idNumber",
+            "place.lat",
+            "labels.any.lat",
+            "groups.readings.celsius_now",
+            "up.up.at",
+            "groups.any.x",
+        ];
+        assert_eq!(lacks("PROTOBUF", PROTO, &there), [""; 7]);
+        let absent = ["place.latt", "at.seconds", "any.x", "groups.readings.celsiusNow", "up.nothing"];
+        assert_eq!(
+            lacks("PROTOBUF", PROTO, &absent),
+            [
+                "message `p.Place` has no field `latt`; did you mean `lat`?",
+                "field `at` of message `p.Top` has no fields of its own",
+                "field `any` of message `p.Top` has no fields of its own",
+                "message `p.Reading` has no field `celsiusNow`; did you mean `celsius_now`?",
+                "message `p.Top` has no field `nothing` (there are id_number, place, labels, groups, at, any, up)",
+            ]
+        );
     }
 }
