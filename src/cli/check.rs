@@ -24,7 +24,7 @@ use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
-pub(super) use sample::newest;
+pub(super) use sample::ranges as newest_ranges;
 use sample::{Done, Ranges, Tried};
 use stand_in::{Setup, Trials};
 

@@ -1,15 +1,19 @@
 //! `tidegate schema`: reads the newest records of a topic, and proposes a table and a mapping for them. The proposal is a
-//! configuration that `tidegate check` accepts. Changes nothing, and doesn't connect to Postgres.
+//! configuration that `tidegate check` accepts. If the table exists already, the proposal is a mapping to its columns, with what the
+//! table says about the sample. Changes nothing.
 
 mod columns;
+mod existing;
 mod infer;
 mod keys;
 mod names;
 mod print;
 mod shape;
 mod tree;
+mod trial;
 mod values;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use columns::Proposed;
@@ -17,19 +21,21 @@ use infer::Sample;
 use print::{path_text, quoted};
 use rdkafka::message::Message as _;
 use serde::Serialize;
-use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::position::Offset;
+use tidegate_rows::catalog::Catalog;
 use tidegate_rows::ddl;
 use tidegate_rows::schema::{Found, SchemaId, Schemas as _};
 use tokio::task::spawn_blocking;
+use trial::Compared;
 
-use super::check::newest;
+use super::check::newest_ranges;
 use super::progress::Progress;
 use super::{reach, show, start_logging};
-use crate::config::{Config, Pipeline, Topics, variables};
+use crate::config::{Config, Pipeline, Topics, table_name, variables};
 use crate::error::FatalError;
-use crate::kafka::observer::partitions_of;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
+use crate::postgres::catalog;
 use crate::registry::{self, CachedSchemas};
 
 /// Arguments of `schema`.
@@ -47,10 +53,16 @@ pub(super) struct Arguments {
     /// The URL of a schema registry, if values or keys begin with the id of a schema.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     schema_registry: Option<String>,
-    /// A configuration that already has a pipeline: brokers and their properties are taken from it, and the schema registry.
+    /// The URL of the database. If the table exists there, its columns are compared with the records, and the proposal is a mapping
+    /// to them.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    postgres_url: Option<String>,
+    /// A configuration that already has a pipeline: brokers and their properties are taken from it, the schema registry and the
+    /// database.
     #[arg(long, value_name = "FILE")]
     config: Vec<std::path::PathBuf>,
-    /// The table to propose; the topic's name by default.
+    /// The table to propose, or an existing table to map to. By default the table of the first pipeline in the files of `--config`
+    /// that reads the topic, or else a table with the topic's name.
     #[arg(long, value_name = "TABLE")]
     table: Option<String>,
     /// How many of the newest records to read.
@@ -61,6 +73,9 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// Ranges of a topic's partitions.
+type Ranges = Vec<(i32, Range<Offset>)>;
+
 #[derive(Serialize)]
 struct Report {
     topic: String,
@@ -70,8 +85,14 @@ struct Report {
     tombstones: u64,
     not_json_objects: u64,
     columns: Vec<Column>,
-    /// The statement that `create = true` would run.
-    ddl: String,
+    /// Whether the table exists. `null` if no database was asked.
+    table_exists: Option<bool>,
+    /// What keeps the proposal from running with the existing table, each with its remedy.
+    faults: Vec<String>,
+    /// What else the existing table says about the sample.
+    findings: Vec<String>,
+    /// The statement that `create = true` would run; `null` if the table exists.
+    ddl: Option<String>,
     /// The proposed configuration.
     toml: String,
 }
@@ -89,41 +110,44 @@ struct Column {
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     let name = pipeline_name(&arguments.topic);
-    let table = arguments.table.clone().unwrap_or_else(|| quote_table(&name));
-    let (config, head) = brokers(arguments, &name, &table)?;
+    let (config, head, table) = brokers(arguments, &name)?;
     start_logging(&config, tracing::level_filters::LevelFilter::WARN);
     let pipeline = config.pipelines.first().ok_or_else(|| bug("no pipeline"))?;
     let progress = Progress::start("schema");
     progress.doing(format!("reading the newest records of `{}`", arguments.topic));
-    let sample = look(&config, pipeline, &arguments.topic, arguments.records).await?;
-    drop(progress);
-    let Some(proposal) = sample.propose() else {
-        let remedy = match sample.unknown_schemas {
-            0 => String::new(),
-            count => format!(
-                "; {} with the id of a schema: state the schema registry by --schema-registry or in the file of --config",
-                show::counted(count, "value begins", "values begin")
-            ),
-        };
-        return Err(FatalError::Config(format!(
-            "of the newest {} of topic `{}` none is a JSON object with a field that has a value; a table can't be proposed from them{remedy}",
-            show::counted(sample.records, "record", "records"),
-            arguments.topic
-        )));
+    let ranges = ranges(&config, pipeline, &arguments.topic, arguments.records).await?;
+    let sample = look(&config, pipeline, &arguments.topic, ranges.clone()).await?;
+    progress.doing("looking at the table");
+    let (existing, unasked) = match existing_table(arguments, &config, &table).await {
+        Ok(found) => (found, None),
+        // A file may be written before its database exists.
+        Err(FatalError::Unavailable(why)) if arguments.postgres_url.is_none() => (Asked::No, Some(why)),
+        Err(error) => return Err(error),
     };
-    let block = print::block(&arguments.topic, &name, &table, &proposal, &sample);
+    let catalog = existing.catalog();
+    let Some(proposal) = sample.propose(catalog) else {
+        return Err(without_fields(arguments, &sample, &table, catalog));
+    };
+    let block = print::block(&arguments.topic, &name, &table, &proposal, &sample, catalog);
     let toml = head.clone() + &block;
     let proposed = Config::parse("the proposal", &(connections(&config, &head) + &block));
     let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
-    let made = proposed
-        .pipelines
-        .iter()
-        .find(|pipeline| pipeline.name == name)
-        .map(|pipeline| ddl::create_table(&pipeline.rows()));
-    let ddl = match made {
-        Some(Ok(ddl)) => ddl,
-        _ => return Err(bug("the proposed table can't be made")),
+    let made = proposed.pipelines.iter().find(|pipeline| pipeline.name == name);
+    let made = made.ok_or_else(|| bug("the proposal has no pipeline"))?;
+    let (compared, ddl) = match catalog {
+        Some(catalog) => {
+            progress.doing("comparing the records with the table");
+            let registry = config.schema_registry.clone().filter(|_| made.schema_registry.is_some());
+            let made = Pipeline { schema_registry: registry, ..made.clone() };
+            let (reader, topic) = (settings::reader(&config.kafka, pipeline), arguments.topic.as_str().into());
+            (trial::compare(&made, &proposal, catalog, reader, topic, ranges).await?, None)
+        }
+        None => {
+            let ddl = ddl::create_table(&made.rows());
+            (Compared::default(), Some(ddl.map_err(|_| bug("the proposed table can't be made"))?))
+        }
     };
+    drop(progress);
     if arguments.json {
         let report = Report {
             topic: arguments.topic.clone(),
@@ -133,12 +157,88 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             tombstones: sample.tombstones,
             not_json_objects: sample.odd(),
             columns: proposal.columns.iter().map(Column::of).collect(),
+            table_exists: existing.is_known(),
+            faults: compared.faults,
+            findings: compared.findings,
             ddl,
             toml,
         };
         return show::json(&report);
     }
-    show::print(&format!("{toml}\n# create = true runs this at the first start:\n#   {};", ddl.replace('\n', "\n#   ")))
+    let unasked = unasked
+        .map_or_else(String::new, |why| format!("# Whether the table exists isn't known: {}\n", show::safe(&why)));
+    let end = match (catalog, ddl) {
+        (Some(catalog), _) => compared.comments(catalog),
+        (None, ddl) => format!(
+            "{unasked}# create = true runs this at the first start:\n#   {};",
+            ddl.unwrap_or_default().replace('\n', "\n#   ")
+        ),
+    };
+    show::print(&format!("{toml}\n{}", end.trim_end()))
+}
+
+/// Whether the table exists.
+enum Asked {
+    /// No database was asked.
+    No,
+    Missing,
+    Exists(Box<Catalog>),
+}
+
+impl Asked {
+    fn catalog(&self) -> Option<&Catalog> {
+        match self {
+            Self::Exists(catalog) => Some(catalog),
+            Self::No | Self::Missing => None,
+        }
+    }
+
+    fn is_known(&self) -> Option<bool> {
+        match self {
+            Self::No => None,
+            Self::Missing => Some(false),
+            Self::Exists(_) => Some(true),
+        }
+    }
+}
+
+/// Reads the table's columns from the database, if one is configured.
+async fn existing_table(arguments: &Arguments, config: &Config, table: &str) -> Result<Asked, FatalError> {
+    if arguments.postgres_url.is_none() && arguments.config.is_empty() {
+        return Ok(Asked::No);
+    }
+    let name = table_name(table).map_err(FatalError::Config)?;
+    let mut connection = reach::open(&reach::connector(config)).await?;
+    let found = catalog::load(&mut connection, &name).await;
+    let found = found.map_err(|error| reach::failed("can't look at the table", error))?;
+    Ok(found.map_or(Asked::Missing, |found| Asked::Exists(Box::new(found))))
+}
+
+/// Returns the error of a sample from which nothing can be proposed.
+fn without_fields(arguments: &Arguments, sample: &Sample, table: &str, catalog: Option<&Catalog>) -> FatalError {
+    if let (Some(catalog), Some(of_new)) = (catalog, sample.propose(None)) {
+        let fields: Vec<_> = of_new.columns.iter().take(10).map(|column| path_text(&column.path)).collect();
+        let columns: Vec<_> = catalog.columns.iter().map(|column| column.name.as_str()).collect();
+        return FatalError::Config(format!(
+            "no field of topic `{}` has the name of a column of `{table}`: the records have {}, the table has {}; write the mapping by \
+             hand, or name another table by --table",
+            arguments.topic,
+            fields.join(", "),
+            columns.join(", ")
+        ));
+    }
+    let remedy = match sample.unknown_schemas {
+        0 => String::new(),
+        count => format!(
+            "; {} with the id of a schema: state the schema registry by --schema-registry or in the file of --config",
+            show::counted(count, "value begins", "values begin")
+        ),
+    };
+    FatalError::Config(format!(
+        "of the newest {} of topic `{}` none is a JSON object with a field that has a value; a table can't be proposed from them{remedy}",
+        show::counted(sample.records, "record", "records"),
+        arguments.topic
+    ))
 }
 
 impl Column {
@@ -157,11 +257,11 @@ fn bug(what: &str) -> FatalError {
     FatalError::Stopped(format!("a bug of ours: {what}"))
 }
 
-/// Returns the brokers to connect to, as a configuration with one pipeline, and the text that belongs at the beginning of the
-/// proposal.
-fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, String), FatalError> {
+/// Returns the brokers to connect to, as a configuration of one pipeline, its part that belongs at the head of the proposal, and
+/// the table's name.
+fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, String, String), FatalError> {
     let topic = quoted(&arguments.topic);
-    let pipeline = format!("[pipelines.{name}]\ntopics = [{topic}]\ntable.name = {}\n", quoted(table));
+    let own = || arguments.table.clone().unwrap_or_else(|| quote_table(name));
     if let Some(servers) = &arguments.bootstrap_servers {
         let mut head = format!("[kafka]\nbootstrap_servers = {}\n\n", quoted(servers));
         if !arguments.properties.is_empty() {
@@ -176,19 +276,30 @@ fn brokers(arguments: &Arguments, name: &str, table: &str) -> Result<(Config, St
         if let Some(url) = &arguments.schema_registry {
             head += &format!("\n[schema_registry]\nurl = {}\n", quoted(url));
         }
-        head +=
-            "\n[postgres]\n# Change this to your database.\nurl = \"postgres://tidegate@127.0.0.1:5432/telemetry\"\n\n";
+        head += &match &arguments.postgres_url {
+            Some(url) => format!("\n[postgres]\nurl = {}\n\n", quoted(url)),
+            None => "\n[postgres]\n# Change this to your database.\nurl = \"postgres://tidegate@127.0.0.1:5432/telemetry\"\n\n"
+                .to_owned(),
+        };
+        let table = own();
+        let pipeline = format!("[pipelines.{name}]\ntopics = [{topic}]\ntable.name = {}\n", quoted(&table));
         let config = Config::parse("--bootstrap-servers", &(head.clone() + &pipeline));
-        return Ok((config.map_err(|faults| FatalError::Config(faults.to_string()))?, head));
+        return Ok((config.map_err(|faults| FatalError::Config(faults.to_string()))?, head, table));
     }
     let mut config =
         Config::load(&arguments.config, variables()).map_err(|faults| FatalError::Config(faults.to_string()))?;
-    // Only the brokers matter here, so the pipelines and their own properties are ignored.
+    let reads = |pipeline: &&Pipeline| {
+        let is_named = matches!(&pipeline.topics, Topics::List(topics) if topics.contains(&arguments.topic));
+        is_named && pipeline.table.route.is_none()
+    };
+    let configured = config.pipelines.iter().find(reads).map(|pipeline| pipeline.table.name.quoted());
+    let table = arguments.table.clone().or(configured).unwrap_or_else(own);
+    // Only the brokers matter; a pipeline's own properties are ignored.
     config.pipelines.truncate(1);
     if let Some(pipeline) = config.pipelines.first_mut() {
         pipeline.topics = Topics::List(vec![arguments.topic.clone()]);
     }
-    Ok((config, String::new()))
+    Ok((config, String::new(), table))
 }
 
 /// Returns connection settings that make the proposed pipeline a complete configuration. They are `head`. If an existing file has
@@ -206,7 +317,8 @@ fn connections(config: &Config, head: &str) -> String {
     }
 }
 
-async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -> Result<Sample, FatalError> {
+/// Returns the ranges of the topic's newest records.
+async fn ranges(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -> Result<Ranges, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     if topics.is_empty() {
@@ -215,14 +327,11 @@ async fn look(config: &Config, pipeline: &Pipeline, topic: &str, records: u32) -
             config.kafka.bootstrap_servers
         )));
     }
-    let sources = partitions_of(&topics);
-    let (low, high) = reach::ask(config, &observer, move |observer| {
-        Ok((observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
-    })
-    .await?;
-    let logs = high.into_iter().filter_map(|(source, high)| Some((source.clone(), *low.get(&source)?, high)));
-    let ranges = newest(logs.collect(), u64::from(records));
-    let ranges: Vec<_> = ranges.into_iter().map(|(source, range)| (source.partition, range)).collect();
+    let ranges = newest_ranges(config, pipeline, &topics, records).await?;
+    Ok(ranges.into_iter().map(|(source, range)| (source.partition, range)).collect())
+}
+
+async fn look(config: &Config, pipeline: &Pipeline, topic: &str, ranges: Ranges) -> Result<Sample, FatalError> {
     let (reader, topic): (_, Arc<str>) = (settings::reader(&config.kafka, pipeline), topic.into());
     let schemas = config.schema_registry.as_deref().map(|registry| CachedSchemas::start(registry, &pipeline.name));
     let schemas = schemas.transpose().map_err(FatalError::Config)?;

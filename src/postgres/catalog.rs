@@ -1,7 +1,7 @@
 //! Reads a table's [`Catalog`] from Postgres' own tables.
 
 use sqlx::{PgConnection, Row};
-use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, UniqueIndex};
 
 const TABLE: &str = "
 SELECT c.oid::int8 AS oid, c.relkind::text AS relkind, pg_catalog.row_security_active(c.oid) AS row_security
@@ -76,7 +76,9 @@ ORDER BY i.attnum";
 const UNIQUE: &str = "
 SELECT ARRAY(SELECT a.attname::text FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-             WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns
+             WHERE k.place <= i.indnkeyatts ORDER BY k.place) AS columns,
+       -- PostgreSQL has this column since 15.
+       coalesce((pg_catalog.to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false) AS nulls_not_distinct
 FROM pg_catalog.pg_index i
 WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
   AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -102,7 +104,10 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
     let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(&mut *conn).await?;
     let columns = rows.iter().map(column).collect::<Result<_, _>>()?;
     let unique = sqlx::query(UNIQUE).bind(oid).fetch_all(&mut *conn).await?;
-    let unique = unique.iter().map(|row| row.try_get("columns")).collect::<Result<_, _>>()?;
+    let unique = unique.iter().map(|row| {
+        Ok(UniqueIndex { columns: row.try_get("columns")?, nulls_not_distinct: row.try_get("nulls_not_distinct")? })
+    });
+    let unique = unique.collect::<Result<_, sqlx::Error>>()?;
     Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique }))
 }
 

@@ -174,19 +174,38 @@ pub(super) async fn copy_into(
     window: Range<u32>,
 ) -> Result<(), sqlx::Error> {
     if planned.shapes.is_empty() {
-        let copy = planned.with(spec, |target| target.copy_of(table, &[]));
+        let copy = planned.with(spec, |target| target.copy_of(table, &[])).unwrap_or_default();
         return whole(connection, &copy, batch.copy_ranges(window)).await.map(|_| ());
     }
     let rows = (0_u32..).zip(marked(batch, window).map(|(_, row)| row)).collect();
     for group in groups(planned.shapes.mask_bytes(), rows, false) {
         let copy = planned.with(spec, |target| target.copy_of(table, group.mask));
-        picked(connection, &copy, &group.rows, &Behind::default(), &mut Vec::new()).await?;
+        direct(connection, table, copy, &group.rows, &mut Vec::new()).await?;
     }
     Ok(())
 }
 
-/// Sends each row of a window to the table that its mark names. The tables are written in the order of the plan, all in the
-/// current transaction.
+/// Sends rows of one shape directly into `table`, which is SQL. Rows without a column have no COPY: an INSERT gives each of them the
+/// defaults of all columns.
+async fn direct(
+    connection: &mut PgConnection,
+    table: &str,
+    copy: Option<String>,
+    rows: &[Placed<'_>],
+    placed: &mut Vec<u32>,
+) -> Result<(), sqlx::Error> {
+    match copy {
+        Some(copy) => picked(connection, &copy, rows, &Behind::default(), placed).await.map(|_| ()),
+        None => {
+            placed.clear();
+            placed.extend(rows.iter().map(|(nth, _)| *nth));
+            let insert = format!("INSERT INTO {table} SELECT FROM generate_series(1, {})", rows.len());
+            sqlx::query(&insert).persistent(false).execute(connection).await.map(|_| ())
+        }
+    }
+}
+
+/// Sends each row of a window to the table that it is marked for, in the order of the plan, all in the current transaction.
 async fn by_table(
     live: &mut Live,
     planned: &Planned,
@@ -254,8 +273,9 @@ async fn by_shape(
     let groups = groups(table.shapes.mask_bytes(), rows, deletes);
     let Some(merge) = &table.merge else {
         for group in &groups {
-            let copy = table.with(spec, |target| target.copy_of(&table.catalog.table.quoted(), group.mask));
-            picked(&mut live.connection, &copy, &group.rows, &Behind::default(), placed).await?;
+            let name = table.catalog.table.quoted();
+            let copy = table.with(spec, |target| target.copy_of(&name, group.mask));
+            direct(&mut live.connection, &name, copy, &group.rows, placed).await?;
         }
         return Ok(Copied { rows: all, unmatched: 0 });
     };

@@ -8,7 +8,7 @@ use apache_avro::{Decimal, Schema, to_avro_datum};
 use tidegate_harness::Record;
 
 use crate::cli::tidegate;
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 impl World {
     /// Produces values into partition 0, drains them, and checks that the run succeeded.
@@ -209,8 +209,15 @@ async fn avro_by_a_local_schema_fills_columns_of_every_kind_and_check_knows_its_
     world.produce(values.into_iter().map(|value| Record::new(value).to(0)));
     let report = tidegate(&config, &["check", "--json"]).ok().json();
     assert_eq!(report["pipelines"][0]["sample"]["rows"], 2, "{report}");
-    let wrong = config.replace("\"position.lat\"", "\"place.lat\"");
-    tidegate(&wrong, &["check"]).fails(64, &["has no field `place.lat`"]);
+    for (wrong, said) in [
+        ("where.lat", "`where.lat`: record `Ride` has no field `where` (there are id, name, price, at"),
+        ("position.latt", "`position.latt`: record `Position` has no field `latt`; did you mean `lat`?"),
+        ("tags.k.v", "field `k` of record `Ride` has no fields of its own"),
+        ("readings.first", "field `readings` of record `Ride` is a list; with `decode.rows` its elements become rows"),
+    ] {
+        let wrong = config.replace("\"position.lat\"", &format!("\"{wrong}\""));
+        tidegate(&wrong, &["check"]).fails(64, &[said]);
+    }
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     assert_eq!(world.text(SHOWN).await, RIDE);
@@ -270,6 +277,20 @@ async fn protobuf_by_a_local_file_fills_columns_and_defaults_are_values() {
     world.produce(values.into_iter().map(|value| Record::new(value).to(0)));
     let report = tidegate(&config, &["check", "--json"]).ok().json();
     assert_eq!(report["pipelines"][0]["sample"]["rows"], 2, "{report}");
+    for (wrong, said) in [
+        ("place.lat", "`place.lat`: message `rides.Ride` has no field `place` (there are id, name, at"),
+        ("position.latt", "`position.latt`: message `rides.Position` has no field `latt`; did you mean `lat`?"),
+        ("at.seconds", "field `at` of message `rides.Ride` has no fields of its own"),
+        ("tags.k.v", "field `k` of message `rides.Ride` has no fields of its own"),
+    ] {
+        let wrong = config.replace("\"position.lat\"", &format!("\"{wrong}\""));
+        tidegate(&wrong, &["check"]).fails(64, &[said]);
+        // `run` stops before it writes a row.
+        let daemon = world.daemon(&wrong);
+        daemon.await_log(said, PATIENCE).expect("it says why it doesn't start");
+        drop(daemon);
+    }
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
     let (code, log) = world.drain(&config);
     assert_eq!(code, Some(0), "{log}");
     let row = |id: i32| {

@@ -305,3 +305,70 @@ async fn json_needs_no_header_and_a_registry_without_guids_is_waited_for_by_name
         .expect("it comes by itself");
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_compares_paths_with_the_schemas_of_the_records_and_a_later_version_may_have_the_field() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE rides (id bigint, name text, lat float8, speed float8)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let old = PROTO.replace("optional double speed = 8;", "");
+    let old = registry.add("ride", "PROTOBUF", &old, &[]);
+    let new = registry.add("ride", "PROTOBUF", PROTO, &[]);
+    let pipeline = "table.name = \"rides\"\ndecode.format = \"protobuf\"\n[pipelines.NAME.columns]\n\
+        id = \"id\"\nname = \"name\"\nlat = \"position.lat\"\nspeed = \"speed\"\n";
+    let config = world.with_registry(&registry, "", pipeline);
+    let is_absent = format!(
+        "none of the 1 newest records has field `speed`; schema {old}: message `rides.Ride` has no field `speed`"
+    );
+    world.produce([Record::new(framed(old, &[0], &proto_ride(1)))]);
+    tidegate(&config, &["check"]).fails(64, &[&is_absent]);
+    // A record of the later version has the field in its schema, though it doesn't set it.
+    world.produce([Record::new(framed(new, &[0], &proto_ride(2)))]);
+    tidegate(&config, &["check"]).ok().says(&["none of the 2 newest records has field `speed`", "ready"]);
+    let wrong = config.replace("position.lat", "position.latt");
+    let said = format!(
+        "has field `position.latt`; schema {new}: message `rides.Position` has no field `latt`; did you mean `lat`?"
+    );
+    tidegate(&wrong, &["check"]).fails(64, &[&said]);
+    // The second message of the file, by the frame's indexes.
+    let wrong = config.replace("\"name\"", "\"nam\"").replace("\"speed\"", "\"lon\"");
+    world.produce([Record::new(framed(new, &[2, 2], &[9, 0, 0, 0, 0, 0, 0, 0, 0]))]);
+    let said = ["field `nam`; schema"];
+    tidegate(&wrong, &["check"]).fails(64, &said);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apicurios_headers_name_the_schema_of_an_avro_value_and_its_key() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
+    let registry = Registry::start().expect("the registry starts");
+    let old = r#"{"type":"record","name":"Ride","fields":[{"name":"id","type":"int"}]}"#;
+    let old = registry.add("ride", "AVRO", old, &[]);
+    let new = registry.add("ride", "AVRO", AVRO, &[]);
+    let key = r#"{"type":"record","name":"K","fields":[{"name":"id","type":"long"}]}"#;
+    let key = registry.add("ride-key", "AVRO", key, &[]);
+    let long = |id: u32| u64::from(id).to_be_bytes();
+    let upsert = "table.mode = \"upsert\"\ntable.key = [\"id\"]\ntable.deletes = true\n[pipelines";
+    let config = world.with_registry(&registry, "", &avro_pipeline().replace("[pipelines", upsert));
+    let record = |value: Vec<u8>| Record::new(value).to(0);
+    world.produce([
+        record(avro_ride(1)).header("apicurio.value.globalId", long(new)),
+        record(vec![4]).header("apicurio.value.contentId", long(old)),
+        // The content id is the one that the interface knows.
+        record(avro_ride(3))
+            .header("apicurio.value.globalId", long(4711))
+            .header("apicurio.value.contentId", long(new)),
+        record(vec![8]).header("apicurio.value.contentId", long(old)),
+        record(framed(new, &[], &avro_ride(5))),
+        record(vec![8]).header("apicurio.value.contentId", u64::MAX.to_be_bytes()),
+        record(vec![8]).header("apicurio.value.contentId", (1_u64 << 32).to_be_bytes()),
+        Record::tombstone().to(0).key([8]).header("apicurio.key.contentId", long(key)),
+    ]);
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.text(SHOWN).await, RIDE);
+    assert_eq!(world.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM rides").await, "1,2,3,5");
+    let reasons = world.reasons().await;
+    assert!(reasons.len() == 2 && reasons.iter().all(|(reason, _)| reason == "invalid_format"), "{reasons:?}");
+}

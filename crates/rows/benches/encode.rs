@@ -323,10 +323,16 @@ type MakeKey = fn(u32) -> Vec<u8>;
 fn keys(c: &mut Criterion) {
     let mut specs = TELEMETRY.to_vec();
     specs[0].1 = "$key";
-    let formats: [(&str, KeyFormat, MakeKey); 4] = [
+    let avro = KeyFormat::Avro(local("AVRO", "\"long\""));
+    let formats: [(&str, KeyFormat, MakeKey); 5] = [
         ("telemetry_with_a_key_of_text", KeyFormat::Text, |id| id.to_string().into_bytes()),
         ("telemetry_with_a_key_of_json", KeyFormat::Json, |id| id.to_string().into_bytes()),
         ("telemetry_with_a_key_of_int64", KeyFormat::Int(8), |id| u64::from(id).to_be_bytes().to_vec()),
+        ("telemetry_with_a_key_of_avro", avro, |id| {
+            let mut key = Vec::new();
+            varint(u64::from(id) << 1, &mut key);
+            key
+        }),
         ("telemetry_with_a_guessed_key", KeyFormat::Auto, |id| id.to_string().into_bytes()),
     ];
     for (name, keys, key) in formats {

@@ -14,8 +14,26 @@ pub struct Catalog {
     /// Columns that exist, dropped ones left out.
     pub columns: Vec<CatalogColumn>,
     /// The columns of each unique index that `ON CONFLICT` can use: valid, not deferrable, on plain columns, not partial.
-    pub unique: Vec<Vec<String>>,
+    pub unique: Vec<UniqueIndex>,
 }
+
+/// A unique index that `ON CONFLICT` can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UniqueIndex {
+    /// Its columns, included ones left out.
+    pub columns: Vec<String>,
+    /// `NULLS NOT DISTINCT`: two rows with NULL in the same columns have the same key.
+    pub nulls_not_distinct: bool,
+}
+
+impl UniqueIndex {
+    fn is_on(&self, key: &[String]) -> bool {
+        self.columns.len() == key.len() && key.iter().all(|column| self.columns.contains(column))
+    }
+}
+
+/// The most columns of a key in which NULL may be a key: a merge has a condition for each combination of them.
+const NULL_KEYS_MAX: usize = 4;
 
 impl Catalog {
     /// Returns the catalog of a table about which nothing but its name is known.
@@ -26,7 +44,18 @@ impl Catalog {
 
     /// Returns whether a unique index has these columns and no others.
     pub fn is_unique(&self, key: &[String]) -> bool {
-        self.unique.iter().any(|index| index.len() == key.len() && key.iter().all(|column| index.contains(column)))
+        self.unique.iter().any(|index| index.is_on(key))
+    }
+
+    /// Returns the columns of a key in which NULL is a key as any other: those that may be NULL, if a unique index on the key is
+    /// `NULLS NOT DISTINCT`. None if there are more than four.
+    pub fn null_keys<'a>(&self, key: &'a [String]) -> Vec<&'a str> {
+        let is_nullable = |name: &&str| self.columns.iter().any(|column| column.name == **name && !column.not_null);
+        if !self.unique.iter().any(|index| index.nulls_not_distinct && index.is_on(key)) {
+            return Vec::new();
+        }
+        let nullable: Vec<_> = key.iter().map(String::as_str).filter(is_nullable).collect();
+        if nullable.len() <= NULL_KEYS_MAX { nullable } else { Vec::new() }
     }
 }
 

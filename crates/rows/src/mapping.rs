@@ -28,6 +28,7 @@ mod planner;
 mod presence;
 pub mod route;
 mod row_filter;
+mod schemas_met;
 pub mod shapes;
 mod tombstone;
 
@@ -37,9 +38,10 @@ use crate::catalog::TableName;
 use crate::copy::{NULL, Scratch};
 use crate::decode::Decoder;
 use crate::decode::Fields;
-use crate::decode::frame;
+use crate::decode::frame::{self, HeaderNames};
 use crate::json::members::Members;
 use crate::schema::SchemaId;
+use crate::spec::{Decode, KeyFormat};
 use crate::value::DecodeError;
 use crate::value::{EncodeError, Kind, Reason, Value, shown};
 use evolve::{GivenUp, NewFields};
@@ -51,6 +53,7 @@ pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
 pub use presence::MissingField;
 use presence::Presence;
+pub use schemas_met::SchemasMet;
 use tidegate_protocol::record::{Headers, Record};
 
 /// Encodes records as rows of binary COPY. One per thread: it keeps buffers and what it learned about the keys of the records.
@@ -132,13 +135,13 @@ impl Encoder {
     /// until it is loaded, this record and all later ones must wait.
     #[inline]
     pub fn wants(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: Headers<'_>) -> Option<SchemaId> {
-        let header = self.header(headers, frame::VALUE_HEADER);
+        let header = self.header(headers, &frame::OF_VALUE);
         let of_value = value.and_then(|value| self.decoder.wants(value, header));
         if of_value.is_some() {
             return of_value;
         }
-        // The value may say that it deletes by the record's key, so request the key's schema now.
-        let header = self.header(headers, frame::KEY_HEADER);
+        // A value may turn out to delete by its record's key, so keys that may be read are asked for at once.
+        let header = self.header(headers, &frame::OF_KEY);
         self.keys.as_mut()?.wants(key?, header)
     }
 
@@ -150,8 +153,11 @@ impl Encoder {
 
     /// Returns the value of the header that names a schema.
     #[inline]
-    fn header<'a>(&self, headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
-        if self.reads_headers { frame::header(headers, name) } else { None }
+    fn header<'a>(&self, headers: Headers<'a>, names: &HeaderNames) -> Option<&'a [u8]> {
+        // Apicurio's headers don't say by number which of a file's messages a Protobuf value is.
+        let apicurio =
+            !matches!(self.plan.decode, Decode::Protobuf(_)) && !matches!(self.plan.keys, KeyFormat::Protobuf(_));
+        if self.reads_headers { frame::header(headers, names, apicurio) } else { None }
     }
 
     /// Appends a record's rows to `rows`, without COPY's header and trailer. Returns how many rows there are.
@@ -185,7 +191,7 @@ impl Encoder {
         if self.plan.deletes && tombstone::is_spelled_out(payload) {
             return self.tombstone(record, rows).map(|()| 1).map_err(Refusal::Record);
         }
-        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let header = self.header(record.headers, &frame::OF_VALUE);
         match self.decoder.decode(payload, header, &mut self.fields) {
             Ok(true) => {}
             Ok(false) => return Ok(0),
@@ -207,7 +213,7 @@ impl Encoder {
 
     #[inline(never)]
     fn read_key(&mut self, record: &Record<'_>) -> Result<(), DecodeError> {
-        let header = self.header(record.headers, frame::KEY_HEADER);
+        let header = self.header(record.headers, &frame::OF_KEY);
         match (&mut self.keys, record.key) {
             (Some(keys), Some(key)) => keys.read(key, header),
             _ => Ok(()),
@@ -377,7 +383,7 @@ impl Encoder {
     /// Calls `visit` for each row of a record's value, after it was decoded into `self.fields`. Ends at the first row that can't
     /// be decoded.
     fn each_row(&mut self, record: &Record<'_>, payload: &[u8], mut visit: impl FnMut(&mut Self)) {
-        let header = self.header(record.headers, frame::VALUE_HEADER);
+        let header = self.header(record.headers, &frame::OF_VALUE);
         let mut more = self.decoder.decode(payload, header, &mut self.fields) == Ok(true);
         while more {
             visit(self);

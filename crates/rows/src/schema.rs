@@ -1,6 +1,7 @@
 //! The schemas of Avro and Protobuf, and the trait by which decoders ask a registry for them.
 
 pub(crate) mod avro;
+mod lack;
 pub(crate) mod logical;
 mod outline;
 mod parse;
@@ -54,16 +55,7 @@ impl Schema {
         matches!(&self.0, Parsed::Protobuf(file) if file.has_message(name))
     }
 
-    /// Returns the top-level fields, for faults of a mapping.
-    pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
-        match &self.0 {
-            Parsed::Avro(avro) => avro.field_names(),
-            Parsed::Protobuf(file) => file.field_names(message),
-            Parsed::Other(_) => Vec::new(),
-        }
-    }
-
-    /// Returns the error for a record whose schema has a format other than the configured one.
+    /// Returns the message for a record whose schema has another format.
     pub(crate) fn is_not(&self, wanted: &str, id: Option<SchemaId>) -> DecodeError {
         let id = id.map_or_else(|| "of the pipeline".to_owned(), |id| id.to_string());
         let detail = format!("its schema {id} is {}, and the pipeline decodes {wanted}", self.kind());

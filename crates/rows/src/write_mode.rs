@@ -15,6 +15,7 @@
 
 mod aggregate;
 mod check;
+mod key;
 pub mod newest;
 pub mod partitions;
 pub mod shaped;
@@ -24,6 +25,7 @@ use crate::catalog::{Catalog, RelationKind, quote_identifier};
 use crate::mapping::shapes::Shapes;
 use crate::spec::{RowSpec, WriteMode};
 pub(crate) use check::check;
+use key::Key;
 use newest::Newest;
 use upsert::Upsert;
 
@@ -205,7 +207,7 @@ impl MergeTarget<'_> {
                     reset: &reset.copied().collect::<Vec<_>>(),
                     kept: &staged.kept,
                     nulled: &staged.nulled,
-                    key,
+                    key: &Key::new(key, catalog),
                     newer_by: newer_by.as_deref(),
                     deletes: *deletes,
                 };

@@ -9,7 +9,7 @@ pub mod reference;
 use std::sync::Arc;
 
 use tidegate_protocol::record::{Headers, Record};
-use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind};
+use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, UniqueIndex};
 use tidegate_rows::fault::PlanFault;
 use tidegate_rows::mapping::{Encoder, Plan};
 use tidegate_rows::schema;
@@ -75,7 +75,7 @@ impl Pipeline {
             kind: RelationKind::Table,
             row_security: false,
             columns: self.types.iter().map(|(name, of)| column(name, of)).collect(),
-            unique: vec![vec![self.types[0].0.clone()]],
+            unique: vec![UniqueIndex { columns: vec![self.types[0].0.clone()], nulls_not_distinct: false }],
         };
         Plan::new(&spec, &catalog).map(Arc::new)
     }

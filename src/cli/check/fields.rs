@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 use serde_json::{Deserializer, Value};
 use tidegate_protocol::record::Record;
-use tidegate_rows::mapping::Encoder;
+use tidegate_rows::mapping::{Encoder, SchemasMet};
 use tidegate_rows::spec::{Decode, Source};
 
 use super::report::PipelineReport;
@@ -36,6 +36,8 @@ pub(super) struct Fields {
     /// The rows, and how many of them lack the field of each column, as the metric `tidegate_fields_missing_total` counts them.
     rows: u64,
     missing: Vec<Missing>,
+    /// The schemas that the records name in a registry.
+    schemas: SchemasMet,
     /// The names of the fields that JSON records have.
     seen: BTreeSet<String>,
     is_json: bool,
@@ -49,6 +51,8 @@ struct Missing {
     column: String,
     field: String,
     rows: u64,
+    /// What the schemas of a registry lack of the field.
+    lack: Option<String>,
 }
 
 impl Fields {
@@ -66,14 +70,17 @@ impl Fields {
 
     /// Takes the counts of the encoder that encoded the sample.
     pub(super) fn take(&mut self, encoder: &mut Encoder) {
-        let missing = &mut self.missing;
+        let (missing, schemas, plan) = (&mut self.missing, &self.schemas, encoder.plan().clone());
         self.rows = encoder.take_missing(|field| {
-            missing.push(Missing { column: field.column.to_owned(), field: field.path.join("."), rows: field.rows });
+            let lack = schemas.lack(&plan, field.path).map(str::to_owned);
+            let (column, path) = (field.column.to_owned(), field.path.join("."));
+            missing.push(Missing { column, field: path, rows: field.rows, lack });
         });
     }
 
-    /// Notes the names of a record's fields.
-    pub(super) fn see(&mut self, record: &Record<'_>) {
+    /// Notes the names of a record's fields, and its schema.
+    pub(super) fn see(&mut self, record: &Record<'_>, encoder: &Encoder) {
+        encoder.meet_schema(record, &mut self.schemas);
         // Other formats have no names to suggest.
         let value = record.value.filter(|_| self.is_json);
         let value = value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
@@ -111,7 +118,7 @@ impl Fields {
         if records == 0 {
             return Vec::new();
         }
-        let counted = |Missing { column, field, rows }: &Missing| {
+        let counted = |Missing { column, field, rows, .. }: &Missing| {
             let (column, field, present) = (column.clone(), field.clone(), records.saturating_sub(*rows));
             Share { column, field, present, records }
         };
@@ -128,16 +135,19 @@ impl Fields {
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
                     .or_else(|| self.seen.iter().find(ends).map(String::as_str));
+                let lack =
+                    self.missing.iter().find(|missing| missing.column == *column).and_then(|m| m.lack.as_deref());
                 let hint = match meant {
+                    _ if lack.is_some() => lack.map_or(String::new(), |lack| format!("; {lack}")),
                     Some(meant) => format!("; did you mean `{meant}`?"),
                     None if self.seen.is_empty() => String::new(),
                     None => format!("; the records have {}", some_of(&self.seen)),
                 };
-                // A Protobuf record leaves out fields that aren't set, so the field may well exist.
-                let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_));
+                // Records of Protobuf leave out what isn't set, so a field that the schema has may appear yet.
+                let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_)) && lack.is_none();
                 let to = if is_doubtful { &mut report.warnings } else { &mut report.faults };
                 to.push(format!("{key}: none of the {whose} has field `{field}`{hint}"));
-            } else if share(*present, records) < FEW {
+            } else if ratio(*present, records) < FEW {
                 report.warnings.push(format!("{key}: only {present} of the {whose} have field `{field}`"));
             }
         }
@@ -152,7 +162,7 @@ pub(super) fn records(pipeline: &Pipeline) -> &'static str {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a sample is far below 2^53 records")]
-fn share(present: u64, records: u64) -> f64 {
+fn ratio(present: u64, records: u64) -> f64 {
     present as f64 / records as f64
 }
 

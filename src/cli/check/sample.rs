@@ -108,7 +108,7 @@ impl Sample {
 }
 
 /// The records of a trial: a range of each log.
-pub(super) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
+pub(in crate::cli) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
 
 /// The results of a trial of all records.
 #[derive(Debug)]
@@ -224,8 +224,8 @@ pub(super) async fn named_tables(
     read.map_err(FatalError::Unavailable)
 }
 
-/// Returns the ranges of offsets that contain the newest records.
-pub(super) async fn ranges(
+/// Returns the ranges of the newest records.
+pub(in crate::cli) async fn ranges(
     config: &Config,
     pipeline: &Pipeline,
     topics: &BTreeMap<String, i32>,
@@ -251,7 +251,7 @@ fn trouble(stopped: &Stopped) -> FatalError {
 
 /// Returns where to begin in each log so that about `wanted` records are read: each log contributes its share, and longer logs
 /// make up for shorter ones.
-pub(in crate::cli) fn newest(
+fn newest(
     mut logs: Vec<(TopicPartition, Offset, Offset)>,
     wanted: u64,
 ) -> Vec<(TopicPartition, std::ops::Range<Offset>)> {
@@ -313,7 +313,7 @@ fn read(
             }
             let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
-                fields.see(record);
+                fields.see(record, &encoder);
                 encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| rejected_record(&planned.plan, rejection))
             });

@@ -32,6 +32,8 @@ pub(super) struct Columns {
     pub(super) incomplete: bool,
     /// The arrays whose elements are the rows. Each is nested in the elements of the one before it, and its path begins there.
     pub(super) levels: Vec<Vec<String>>,
+    /// The fields for which an existing table has no column.
+    pub(super) homeless: Vec<Vec<String>>,
 }
 
 /// Where fields are: the path of the array in whose elements they lie, and the number of rows.
@@ -123,9 +125,8 @@ impl Columns {
     }
 }
 
-/// Returns the array whose elements become the rows, if there is one: the only array of objects that every row has, with few
-/// other fields beside it.
-fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
+/// Returns the only array of objects that every row has, if its elements make better rows: few other fields are beside it.
+pub(super) fn array_of_rows(node: &Node) -> Option<(Vec<String>, &Node)> {
     let mut found = Vec::new();
     arrays(node, node.seen.objects, &mut Vec::new(), &mut found);
     let array = found.pop().filter(|_| found.is_empty())?;
@@ -161,9 +162,9 @@ fn is_any_value(node: &Node) -> bool {
     node.members.iter().all(|(name, _)| MEMBERS.contains(&name.as_str()))
 }
 
-/// Returns the path to the value in an object that only wraps a value with its type, as in MongoDB's extended JSON, and the
-/// column's type.
-fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
+/// Returns the path to the value within an object that only says which type its value has, as MongoDB's extended JSON does, and
+/// the column's type.
+pub(super) fn wrapped(node: &Node, name: &str) -> Option<(&'static [&'static str], Typed)> {
     let [(wrapper, inner)] = node.members.as_slice() else { return None };
     if node.declared.is_some() || !node.seen.is_object() {
         return None;

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use tidegate_rows::catalog::Catalog;
 use tidegate_rows::schema::Schema;
 
 use super::columns::{Columns, Proposed};
+use super::existing;
 use super::keys::{KeyPlan, Keys};
 use super::shape::{self, Shape};
 use super::tree::Node;
@@ -12,6 +14,8 @@ use super::values::Typed;
 
 /// The field with which Debezium's unwrapping transform marks the rows of deletes.
 const DELETED: &str = "__deleted";
+/// The column that takes the records' key, if no field has it.
+pub(super) const KEY_COLUMN: &str = "kafka_key";
 
 /// A sample of records.
 #[derive(Debug, Default)]
@@ -45,6 +49,8 @@ pub(super) struct Proposal {
     /// The type of a column that takes the key.
     pub(super) key_column: Option<Typed>,
     pub(super) mode: Mode,
+    /// The fields for which an existing table has no column.
+    pub(super) homeless: Vec<Vec<String>>,
 }
 
 /// How rows are written.
@@ -94,15 +100,18 @@ impl Sample {
         looked.rows.iter().for_each(|row| rows.root.row(row, looked.schema.as_ref()));
     }
 
-    /// Returns the structure of most records, with columns for their fields; `None` if no field has a value.
-    pub(super) fn propose(&self) -> Option<Proposal> {
+    /// Returns the structure of most records, with columns for their fields: those of `table` if it exists. `None` if there is no
+    /// column for any field.
+    pub(super) fn propose(&self, table: Option<&Catalog>) -> Option<Proposal> {
         let (shape, rows) = self.shapes.iter().max_by_key(|(_, rows)| rows.records)?;
-        let Columns { columns, incomplete, levels } = Columns::of(&rows.root);
+        let found = table.map_or_else(|| Columns::of(&rows.root), |table| existing::columns(&rows.root, table));
+        let Columns { columns, incomplete, levels, homeless } = found;
         if columns.is_empty() {
             return None;
         }
         let several = !levels.is_empty() || shape.has_several();
         let KeyPlan { names, column, format, complete } = self.keys.plan(&columns, several, shape.is_registered());
+        let column = column.filter(|_| table.is_none_or(|table| existing::has_free(table, &columns, KEY_COLUMN)));
         let is_flag = |(name, node): &&(String, Node)| name == DELETED && node.seen.is_flag_in_text();
         let delete_where = rows.root.members.iter().find(is_flag).map(|_| DELETED);
         let deletes = shape.is_change() || self.tombstones > 0 || delete_where.is_some();
@@ -113,7 +122,8 @@ impl Sample {
         };
         // If rows contain the key in a field, the format of keys matters for deletes only.
         let key_format = format.filter(|_| column.is_some() || mode != Mode::Append);
-        Some(Proposal { shape: *shape, levels, columns, complete: !incomplete, key_format, key_column: column, mode })
+        let complete = !incomplete;
+        Some(Proposal { shape: *shape, levels, columns, complete, key_format, key_column: column, mode, homeless })
     }
 
     /// Returns how many records with a value the proposal would refuse.
@@ -142,12 +152,18 @@ mod tests {
             let unit = column.typed.unit.map_or(String::new(), |unit| format!("/{unit}"));
             format!("{} {}{unit}", column.name, column.typed.name)
         };
-        sample(&records).propose().map(|proposal| proposal.columns).unwrap_or_default().into_iter().map(show).collect()
+        sample(&records)
+            .propose(None)
+            .map(|proposal| proposal.columns)
+            .unwrap_or_default()
+            .into_iter()
+            .map(show)
+            .collect()
     }
 
     fn levels(records: &[&str]) -> Vec<String> {
         let records: Vec<_> = records.iter().map(|value| (None, Some(*value))).collect();
-        let levels = sample(&records).propose().map(|proposal| proposal.levels).unwrap_or_default();
+        let levels = sample(&records).propose(None).map(|proposal| proposal.levels).unwrap_or_default();
         levels.iter().map(|path| path.join(".")).collect()
     }
 
@@ -275,26 +291,26 @@ mod tests {
         let value =
             format!(r#"{{"schema":{schema},"payload":{{"before":null,"after":{{"id":1,"day":20484}},"op":"c"}}}}"#);
         let key = Some(r#"{"schema":{},"payload":{"id":1}}"#);
-        let proposal = sample(&[(key, Some(&value)), (key, None)]).propose().expect("a proposal");
+        let proposal = sample(&[(key, Some(&value)), (key, None)]).propose(None).expect("a proposal");
         let types: Vec<_> = proposal.columns.iter().map(|column| (&*column.name, &*column.typed.name)).collect();
         assert_eq!(types, [("id", "int8"), ("day", "date")]);
         let upsert = |delete_where| Mode::Upsert { key: vec!["id".to_owned()], delete_where };
         assert_eq!((proposal.shape, proposal.mode), (Shape::Debezium, upsert(None)));
-        // Without a key, it isn't known which row to change.
-        let proposal = sample(&[(None, Some(&value))]).propose().expect("a proposal");
+        // Without a key there is no row to change.
+        let proposal = sample(&[(None, Some(&value))]).propose(None).expect("a proposal");
         assert_eq!(proposal.mode, Mode::Append);
         // These changes were unwrapped by a transform.
         let unwrapped = (Some(r#"{"id":1}"#), Some(r#"{"id":1,"__deleted":"true"}"#));
-        assert_eq!(sample(&[unwrapped]).propose().expect("a proposal").mode, upsert(Some(DELETED)));
+        assert_eq!(sample(&[unwrapped]).propose(None).expect("a proposal").mode, upsert(Some(DELETED)));
     }
 
     #[test]
     fn records_without_a_value_delete_by_their_keys() {
         let value = Some(r#"{"n":1}"#);
-        let proposal = sample(&[(Some("a"), value), (Some("b"), Some("null"))]).propose().expect("a proposal");
+        let proposal = sample(&[(Some("a"), value), (Some("b"), Some("null"))]).propose(None).expect("a proposal");
         assert_eq!(proposal.mode, Mode::Upsert { key: Vec::new(), delete_where: None });
         assert_eq!(proposal.key_column, Some(Typed::plain("text")));
-        let proposal = sample(&[(Some("a"), value)]).propose().expect("a proposal");
+        let proposal = sample(&[(Some("a"), value)]).propose(None).expect("a proposal");
         assert_eq!((proposal.mode, proposal.key_column), (Mode::Append, Some(Typed::plain("text"))));
     }
 }

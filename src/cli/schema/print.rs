@@ -2,31 +2,66 @@
 
 use std::fmt::Write as _;
 
+use tidegate_rows::catalog::Catalog;
+
 use super::columns::Proposed;
-use super::infer::{Mode, Proposal, Sample};
+use super::existing;
+use super::infer::{KEY_COLUMN, Mode, Proposal, Sample};
 use crate::cli::show;
 
-/// Returns the TOML text of `[pipelines.NAME]` and the tables below it.
-pub(super) fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, sample: &Sample) -> String {
+/// The column for fields that have no column of their own.
+const EXTRA: &str = "extra";
+
+/// The columns of a proposal that no field fills.
+struct Others<'a> {
+    columns: &'a [Proposed],
+    /// The table, if it exists.
+    table: Option<&'a Catalog>,
+}
+
+impl Others<'_> {
+    /// Returns the name of such a column. In a new table it has as many underscores as make it unique; an existing table must have a
+    /// column of exactly this name.
+    fn name(&self, wanted: &str) -> Option<String> {
+        match self.table {
+            Some(table) => existing::has_free(table, self.columns, wanted).then(|| wanted.to_owned()),
+            None => Some(free_name(self.columns, wanted)),
+        }
+    }
+
+    /// Returns whether there is such a column of exactly this name.
+    fn has(&self, name: &str) -> bool {
+        self.name(name).as_deref() == Some(name)
+    }
+
+    /// Returns a line of the mapping that fills a column with metadata. An existing column has its own type.
+    fn meta(&self, name: &str, meta: &str, type_name: &str) -> String {
+        let of_type = if self.table.is_some() { String::new() } else { format!(", type = \"{type_name}\"") };
+        format!("{} = {{ meta = \"{meta}\"{of_type} }}\n", key(name))
+    }
+}
+
+/// Returns the TOML text of `[pipelines.NAME]` and the tables below it. `existing` is the table, if it exists.
+pub(super) fn block(
+    topic: &str,
+    name: &str,
+    table: &str,
+    proposal: &Proposal,
+    sample: &Sample,
+    existing: Option<&Catalog>,
+) -> String {
     let columns = &proposal.columns;
-    let key_column = free_name(columns, "kafka_key");
+    let others = Others { columns, table: existing };
     let mut text = head(topic, proposal, sample);
-    let rest = if proposal.complete {
-        "Fields that appear later"
-    } else {
-        "Fields that appear later or found no column below"
-    };
-    let _infallible = write!(
-        text,
-        "[pipelines.{name}]\ntopics = [{}]\n# {rest} are kept in this jsonb column.\nunknown_fields = {{ column = {} }}\n\n",
-        quoted(topic),
-        quoted(&free_name(columns, "extra")),
-    );
+    let _infallible = write!(text, "[pipelines.{name}]\ntopics = [{}]\n", quoted(topic));
+    text += &unknown_fields(proposal, &others);
     let decode = decode(proposal);
     if !decode.is_empty() {
         let _infallible = write!(text, "[pipelines.{name}.decode]\n{decode}\n");
     }
-    let _infallible = write!(text, "[pipelines.{name}.table]\nname = {}\ncreate = true\n", quoted(table));
+    let create = if existing.is_some() { "# This table exists.\n" } else { "create = true\n" };
+    let _infallible = write!(text, "[pipelines.{name}.table]\nname = {}\n{create}", quoted(table));
+    let key_column = others.name(KEY_COLUMN).unwrap_or_default();
     if let Mode::Upsert { key, delete_where } = &proposal.mode {
         let own = [key_column.clone()];
         let key = if key.is_empty() { &own[..] } else { key };
@@ -40,30 +75,46 @@ pub(super) fn block(topic: &str, name: &str, table: &str, proposal: &Proposal, s
         }
     }
     let _infallible = write!(text, "\n[pipelines.{name}.columns]\n");
-    columns.iter().for_each(|column| text += &line(column));
+    columns.iter().for_each(|column| text += &line(column, existing.is_some()));
     if let Some(typed) = &proposal.key_column {
-        let _infallible = writeln!(text, "{key_column} = {{ meta = \"key\", type = \"{}\" }}", typed.name);
+        text += &others.meta(&key_column, "key", &typed.name);
     }
-    if proposal.shape.is_change() && proposal.mode == Mode::Append {
-        let op = key(&free_name(columns, "op"));
-        let _infallible = writeln!(
-            text,
-            "# Records have no key that says which row changes: each change is a row.\n{op} = {{ meta = \"op\", type = \"text\" }}"
-        );
+    if let Some(op) = others.name("op").filter(|_| proposal.shape.is_change() && proposal.mode == Mode::Append) {
+        text += "# Records have no key that says which row changes: each change is a row.\n";
+        text += &others.meta(&op, "op", "text");
     }
-    // These columns identify the record of a row. `verify` needs them to look records up.
-    let taken = |name: &str| columns.iter().any(|column| column.name == name);
-    if !taken("kafka_partition") && !taken("kafka_offset") {
-        text += "kafka_partition = { meta = \"partition\", type = \"int4\" }\n";
-        text += "kafka_offset = { meta = \"offset\", type = \"int8\" }\n";
-        if (!proposal.levels.is_empty() || proposal.shape.has_several()) && !taken("kafka_row") {
-            text += "kafka_row = { meta = \"ordinal\", type = \"int4\" }\n";
+    // These identify a row's record: `verify` looks records up by them.
+    if others.has("kafka_partition") && others.has("kafka_offset") {
+        text += &others.meta("kafka_partition", "partition", "int4");
+        text += &others.meta("kafka_offset", "offset", "int8");
+        if (!proposal.levels.is_empty() || proposal.shape.has_several()) && others.has("kafka_row") {
+            text += &others.meta("kafka_row", "ordinal", "int4");
         }
     }
     text
 }
 
-/// Returns the comment that says which records the proposal was made from, and which of them it would refuse.
+/// Returns the setting for fields without a column.
+fn unknown_fields(proposal: &Proposal, others: &Others<'_>) -> String {
+    let rest = if proposal.complete {
+        "Fields that appear later"
+    } else {
+        "Fields that appear later or found no column below"
+    };
+    let takes_json = |table: &Catalog| {
+        table.columns.iter().any(|column| column.name == EXTRA && matches!(column.base_type.as_str(), "jsonb" | "json"))
+    };
+    match others.name(EXTRA).filter(|_| others.table.is_none_or(takes_json)) {
+        Some(extra) => {
+            format!("# {rest} are kept in this jsonb column.\nunknown_fields = {{ column = {} }}\n\n", quoted(&extra))
+        }
+        None => format!(
+            "# {rest} are dropped: the table has no column `{EXTRA}` for them.\nunknown_fields = \"ignore\"\n\n"
+        ),
+    }
+}
+
+/// Says which records the proposal was made from, and which of them it would refuse.
 fn head(topic: &str, proposal: &Proposal, sample: &Sample) -> String {
     let mut text =
         format!("# Proposed from the newest {} of topic {topic}", show::counted(sample.records, "record", "records"));
@@ -93,12 +144,15 @@ fn decode(proposal: &Proposal) -> String {
     text
 }
 
-/// Returns the line of a column.
-fn line(column: &Proposed) -> String {
+/// Returns the line of a column. A column that exists has its own type, which a comment tells.
+fn line(column: &Proposed, exists: bool) -> String {
     let typed = &column.typed;
     let unit = typed.unit.map_or(String::new(), |unit| format!(", unit = \"{unit}\""));
     let zone = if typed.local { ", zone = \"UTC\"" } else { "" };
     let mut notes = Vec::new();
+    if exists {
+        notes.push(show::safe(&typed.name).to_string());
+    }
     if column.with_value < column.rows {
         notes.push(format!("in {} of {}", show::count(column.with_value), show::count(column.rows)));
     }
@@ -107,7 +161,8 @@ fn line(column: &Proposed) -> String {
     }
     let note = if notes.is_empty() { String::new() } else { format!(" # {}", notes.join("; ")) };
     let (name, field) = (key(&column.name), quoted(&path_text(&column.path)));
-    format!("{name} = {{ field = {field}, type = \"{}\"{unit}{zone} }}{note}\n", typed.name)
+    let of_type = if exists { String::new() } else { format!(", type = \"{}\"", typed.name) };
+    format!("{name} = {{ field = {field}{of_type}{unit}{zone} }}{note}\n")
 }
 
 /// Returns `wanted`, with underscores added until no column has this name.

@@ -1,7 +1,6 @@
-//! How a record names its schema in a registry. There are two ways. Either a frame comes before the value: a zero byte, the
-//! schema's number in four bytes, and for Protobuf the indexes of the message in its file. Or a header has the name, and the
-//! value has no frame. The header contains either a byte of value 1 and the schema's GUID in sixteen bytes, or the same bytes as
-//! a frame.
+//! How a record names its schema in a registry. In front of the value: a zero byte, the schema's number in four bytes, and for
+//! Protobuf which of its messages. Or in a header: a one and the schema's GUID in sixteen bytes, or the same as in front of a value;
+//! the value is bare then. Apicurio's serializers write the number in eight bytes, in headers of their own.
 
 use tidegate_protocol::record::Headers;
 
@@ -20,14 +19,50 @@ pub(crate) fn schema_id(payload: &[u8]) -> Option<u32> {
     }
 }
 
-/// The header that names a value's schema.
-pub(crate) const VALUE_HEADER: &[u8] = b"__value_schema_id";
-/// The header that names a key's schema.
-pub(crate) const KEY_HEADER: &[u8] = b"__key_schema_id";
+/// The headers that may name a schema.
+#[derive(Debug)]
+pub(crate) struct HeaderNames {
+    confluent: &'static [u8],
+    /// Those of Apicurio Registry, the preferred one first. Its Confluent-compatible interface knows schemas by content id, and by
+    /// global id in its legacy mode.
+    apicurio: [&'static [u8]; 2],
+}
 
-/// Returns the value of the last header of this name, as the registry's own readers take it.
-pub(crate) fn header<'a>(headers: Headers<'a>, name: &[u8]) -> Option<&'a [u8]> {
-    headers.iter().filter(|(of, _)| *of == name).last().and_then(|(_, value)| value)
+/// The headers that name a value's schema.
+pub(crate) const OF_VALUE: HeaderNames = HeaderNames {
+    confluent: b"__value_schema_id",
+    apicurio: [b"apicurio.value.contentId", b"apicurio.value.globalId"],
+};
+/// The headers that name a key's schema.
+pub(crate) const OF_KEY: HeaderNames =
+    HeaderNames { confluent: b"__key_schema_id", apicurio: [b"apicurio.key.contentId", b"apicurio.key.globalId"] };
+
+/// Returns the value of the header that names a schema; the last one, if several have the name, as the registry's own readers take
+/// it. With `apicurio`, also of Apicurio's headers, in the form of the others.
+pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bool) -> Option<&'a [u8]> {
+    let mut found = [None; 3];
+    for (name, value) in headers.iter() {
+        let [confluent, content, global] = &mut found;
+        if name == names.confluent {
+            *confluent = value;
+        } else if apicurio && name == names.apicurio[0] {
+            *content = value.map(of_apicurio);
+        } else if apicurio && name == names.apicurio[1] {
+            *global = value.map(of_apicurio);
+        }
+    }
+    found.into_iter().flatten().next()
+}
+
+/// Returns the last five bytes of a big-endian number of eight: a zero byte and the number in four bytes, if it is below 2^32, as
+/// all ids of that interface are. A header of another form stays as it is, for the fault that shows it.
+fn of_apicurio(header: &[u8]) -> &[u8] {
+    match header {
+        [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
+        // A number that is no id must not be read as one.
+        [0 | 1, ..] => &[],
+        _ => header,
+    }
 }
 
 /// Returns the schema that a header names, and the index of the first byte after the name.

@@ -132,7 +132,7 @@ fn absent(plan: &Plan, column: &PlannedColumn, reason: Reason) -> String {
     };
     let what = if reason == Reason::MissingField { "missing" } else { "null" };
     match () {
-        () if column.in_key => format!("{subject} is {what}, and the column is part of the key"),
+        () if column.in_key && column.not_null => format!("{subject} is {what}, and the column is part of the key"),
         () if column.not_null => format!("{subject} is {what}, and the column is NOT NULL"),
         () => format!("{subject} is {what}, and the mapping has missing = \"dead_letter\" for it"),
     }

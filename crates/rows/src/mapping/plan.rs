@@ -7,7 +7,7 @@ use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_iden
 use crate::copy::{Encoding, Times};
 use crate::decode::Leftovers;
 use crate::decode::Path;
-use crate::fault::{Faults, PlanFault, hint};
+use crate::fault::{Faults, PlanFault};
 use crate::mapping::evolve::GivenUp;
 use crate::mapping::explain::{Described, describe};
 use crate::mapping::fold::Fold;
@@ -168,14 +168,12 @@ impl Plan {
         let mut warnings = Vec::new();
         write_mode::check(spec, catalog, &mut faults, &mut warnings);
         let automatic = spec.columns.is_none();
-        let mapping = match spec.columns {
-            None => by_name(spec, catalog, &[]),
-            // Columns that `evolve` added are not in the configuration.
-            Some(columns) if spec.table.evolve => {
-                columns.iter().cloned().chain(by_name(spec, catalog, columns)).collect()
-            }
-            Some(columns) => columns.to_vec(),
-        };
+        let stated = spec.columns.unwrap_or_default();
+        // Columns that were added for fields are not in the configuration.
+        let others = if automatic || spec.table.evolve { by_name(spec, catalog, stated) } else { Vec::new() };
+        // A column of no field's name may well be without one.
+        let unstated: Vec<_> = others.iter().map(|column| vec![column.name.clone()]).collect();
+        let mapping: Vec<_> = stated.iter().cloned().chain(others).collect();
         let mut planner = Planner::new(spec, catalog, automatic, faults);
         let mut columns: Vec<PlannedColumn> = Vec::new();
         let mut fields = BTreeSet::new();
@@ -192,9 +190,12 @@ impl Plan {
         let delete_where = spec.shape.delete_where.as_ref().and_then(|filter| planner.check(filter));
         let change = planner.change();
         let Planner { paths, base, key_paths, mut faults, shapes, .. } = planner;
-        if !automatic {
-            check_fields(spec.decode, &paths, &mut faults);
-        }
+        let is_stated = |path: &&Path| {
+            let own = path.strip_prefix(base.as_slice()).unwrap_or(path);
+            !unstated.iter().any(|name| name == own)
+        };
+        let stated: Vec<_> = paths.iter().filter(is_stated).cloned().collect();
+        check_fields(spec, &stated, &mut faults);
         check_unfilled(spec, catalog, &mapping, &mut faults);
         if mapping.is_empty() {
             faults.push("columns", "no column is left to fill");
@@ -301,7 +302,13 @@ impl Plan {
         let keep = spec.keep.and_then(|filter| planner.check(filter));
         let router = spec.table.route.as_ref().map(|route| Router::new(route, &mut planner));
         let change = planner.change();
-        let Planner { paths, base, faults, .. } = planner;
+        let Planner { paths, base, mut faults, .. } = planner;
+        let of_columns = spec.columns.unwrap_or_default().iter().filter_map(|column| match &column.source {
+            Source::Field(path) => Some(base.iter().chain(path).cloned().collect()),
+            _ => None,
+        });
+        let stated: Vec<Path> = paths.iter().cloned().chain(of_columns).collect();
+        check_fields(spec, &stated, &mut faults);
         faults.or(Self {
             table,
             copy_statement: String::new(),
@@ -446,19 +453,17 @@ fn by_name(spec: &RowSpec<'_>, catalog: &Catalog, mapped: &[Column]) -> Vec<Colu
         .collect()
 }
 
-/// Reports fields that no record can have, if the format lists its fields.
-fn check_fields(decode: &Decode, paths: &[Path], faults: &mut Faults) {
-    let Some(known) = decode.field_names() else { return };
-    for path in paths {
-        let whole = path.join(".");
-        let is_there = |name: &&str| **name == path[0] || **name == whole;
-        if path.is_empty() || known.iter().any(is_there) {
-            continue;
-        }
-        let close = hint(&whole, known.iter().copied());
-        let all = if known.len() <= 12 { format!(" (there are {})", known.join(", ")) } else { String::new() };
-        faults.push("columns", format!("{} has no field `{whole}`{close}{all}", decode.whose_fields()));
+/// Reports fields that no record can have, if the configuration says which fields records have. `paths` begin at the top of the
+/// value.
+fn check_fields(spec: &RowSpec<'_>, paths: &[Path], faults: &mut Faults) {
+    let mut found: Vec<String> = Vec::new();
+    for path in paths.iter().filter(|path| !path.is_empty()) {
+        // The row before a change has the fields of the row after it.
+        let is_before = spec.shape.change && path.first().is_some_and(|first| first == "before");
+        let lack = spec.decode.lack(path, &spec.shape.rows).filter(|lack| !is_before && !found.contains(lack));
+        found.extend(lack);
     }
+    found.into_iter().for_each(|lack| faults.push("columns", lack));
 }
 
 fn check_table(catalog: &Catalog, faults: &mut Faults) {
@@ -477,7 +482,9 @@ fn check_unfilled(spec: &RowSpec<'_>, catalog: &Catalog, mapping: &[Column], fau
             || matches!(spec.unknown_fields, UnknownFields::Column(name) if *name == column.name);
         if column.not_null && !column.has_default && !column.generated && !filled {
             let CatalogColumn { name, type_text, .. } = column;
-            let message = format!("column `{name}` ({type_text}) is NOT NULL without a default; map a field to it");
+            let message = format!(
+                "column `{name}` ({type_text}) is NOT NULL without a default; map a field or a constant (`value`) to it, or give it a default"
+            );
             faults.push("columns", message);
         }
     }

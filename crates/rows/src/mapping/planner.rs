@@ -94,7 +94,7 @@ impl<'a> Planner<'a> {
         });
         let merges = matches!(self.mode, WriteMode::Upsert { .. } | WriteMode::Aggregate { .. });
         planned.in_key = merges && self.mode.key().contains(&mapped.name);
-        planned.not_null |= planned.in_key;
+        planned.not_null |= planned.in_key && !self.catalog.null_keys(self.mode.key()).contains(&mapped.name.as_str());
         if let (true, Source::Field(path)) = (planned.in_key, &mapped.source) {
             planned.key_from = self.key_slots(path, &mapped.name);
         }

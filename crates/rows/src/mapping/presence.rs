@@ -47,7 +47,7 @@ impl Presence {
 
 impl Plan {
     /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping leaves out.
-    fn within_row<'p>(&self, path: &'p Path) -> &'p [String] {
+    pub(super) fn within_row<'p>(&self, path: &'p Path) -> &'p [String] {
         path.strip_prefix(self.base.as_slice()).unwrap_or(path)
     }
 }

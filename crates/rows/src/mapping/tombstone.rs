@@ -76,7 +76,7 @@ impl Encoder {
         let whole =
             payload.is_some() && self.plan.columns.iter().filter(from_field).all(|column| here(column, &self.fields));
         let key = record.key.filter(|_| !whole);
-        let header = self.header(record.headers, frame::KEY_HEADER);
+        let header = self.header(record.headers, &frame::OF_KEY);
         if let (Some(keys), Some(key)) = (&mut self.keys, key) {
             keys.read(key, header)?;
         }
@@ -105,6 +105,11 @@ impl Encoder {
                 (Feed::Key(_), Some(keys), Some(key)) if self.plan.reads_keys => keys.whole(key, &column.encoding)?,
                 (feed, ..) => meta::value(feed, record, &self.fields, &mut self.made)?,
             };
+            let value = match (&column.feed, payload) {
+                // A null in the value, which the key doesn't replace.
+                (Feed::Field(slot), Some(payload)) if value.kind == Kind::Missing => self.fields.value(*slot, payload),
+                _ => value,
+            };
             let value = if value.kind == Kind::Lexical { meta::lexical(&value, &column.encoding)? } else { value };
             let value = match &column.function {
                 Some(function) if !matches!(value.kind, Kind::Missing | Kind::Null) => {
@@ -116,6 +121,16 @@ impl Encoder {
                 Kind::Missing | Kind::Null => match &column.missing {
                     WhenMissing::Constant(field) if matches!(column.feed, Feed::Constant) => {
                         rows.extend_from_slice(field);
+                        Ok(())
+                    }
+                    // NULL is a key as any other here. A field that is missing means NULL in a value, as in an upsert; in a
+                    // record's key it may have another name.
+                    missing
+                        if !column.not_null
+                            && (value.kind == Kind::Null
+                                || payload.is_some() && matches!(missing, WhenMissing::Null)) =>
+                    {
+                        rows.extend_from_slice(&NULL);
                         Ok(())
                     }
                     _ => Err(Reason::Tombstone),

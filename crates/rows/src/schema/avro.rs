@@ -102,14 +102,6 @@ impl AvroSchema {
     pub(crate) fn node(&self, id: NodeId) -> &AvroNode {
         &self.nodes[id as usize]
     }
-
-    /// Returns the field names of the top-level record, for error messages about a mapping.
-    pub(crate) fn field_names(&self) -> Vec<&str> {
-        match self.node(self.root) {
-            AvroNode::Record { fields, .. } => fields.iter().map(|field| field.name.as_str()).collect(),
-            _ => Vec::new(),
-        }
-    }
 }
 
 struct SchemaReader {

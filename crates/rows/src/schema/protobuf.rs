@@ -176,13 +176,6 @@ impl ProtoFile {
         own.sort();
         own.into_iter().map(|(_, id)| self.message(*id).name.as_str()).collect()
     }
-
-    /// Returns the field names of this message, or of the file's first message, for error messages about a mapping.
-    pub(crate) fn field_names(&self, message: Option<&str>) -> Vec<&str> {
-        let id = message.map_or_else(|| self.by_indexes(&[0]), |name| self.by_name(name));
-        let fields = id.map(|id| self.message(id).fields.iter());
-        fields.into_iter().flatten().flat_map(|field| [field.name.as_str(), field.json_name.as_str()]).collect()
-    }
 }
 
 fn index(

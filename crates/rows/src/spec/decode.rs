@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::decode::Path;
+use crate::fault::hint;
 use crate::schema::Schema;
 use crate::spec::RowFilter;
 
@@ -156,31 +158,41 @@ impl Decode {
         matches!(self, Self::Avro(source) | Self::Protobuf(source) if source.framed())
     }
 
-    /// Returns the top-level fields that records can have; `None` if the configuration doesn't list them.
-    pub(crate) fn field_names(&self) -> Option<Vec<&str>> {
+    /// Returns why no record can have the field at this path, which begins at the top of the value; `None` if records may have it, or
+    /// if the configuration doesn't say which fields records have. `rows` are the arrays whose elements are rows.
+    pub(crate) fn lack(&self, path: &[String], rows: &[Path]) -> Option<String> {
+        let whole = path.join(".");
         match self {
-            Self::Raw => Some(vec!["value"]),
-            Self::Csv(CsvOptions { columns: Some(columns), .. }) => Some(columns.iter().map(String::as_str).collect()),
-            Self::Avro(SchemaSource::Local { schema, .. }) | Self::Protobuf(SchemaSource::Local { schema, .. }) => {
-                let message = match self {
-                    Self::Protobuf(source) => source.message(),
-                    _ => None,
+            Self::Raw => not_of("a raw value", &whole, &["value"]),
+            Self::Csv(CsvOptions { columns: Some(columns), .. }) => {
+                let names: Vec<_> = columns.iter().map(String::as_str).collect();
+                not_of("`decode.columns`", &whole, &names)
+            }
+            Self::Avro(SchemaSource::Local { schema, file, .. }) => {
+                schema.lack(None, path, rows).map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
+            }
+            Self::Protobuf(SchemaSource::Local { schema, file, message, framed }) => {
+                // Frames say which of the file's messages a value is.
+                let messages = match message {
+                    None if *framed => schema.own_messages(),
+                    _ => Vec::new(),
                 };
-                Some(schema.field_names(message)).filter(|names| !names.is_empty())
+                let mut lacks = messages.iter().map(|name| schema.lack(Some(name), path, rows));
+                let first = lacks.next().unwrap_or_else(|| schema.lack(message.as_deref(), path, rows));
+                let lack = first.filter(|_| lacks.all(|lack| lack.is_some()));
+                lack.map(|lack| format!("`{whole}`: {lack} ({})", file.display()))
             }
             _ => None,
         }
     }
+}
 
-    /// Returns, for error messages, a description of what defines the fields.
-    pub(crate) fn whose_fields(&self) -> String {
-        match self {
-            Self::Raw => "a raw value".to_owned(),
-            Self::Csv(_) => "`decode.columns`".to_owned(),
-            Self::Avro(SchemaSource::Local { file, .. }) | Self::Protobuf(SchemaSource::Local { file, .. }) => {
-                file.display().to_string()
-            }
-            _ => "the schema".to_owned(),
-        }
+/// Returns the fault of a format without nested fields, unless it has this one.
+fn not_of(whose: &str, field: &str, names: &[&str]) -> Option<String> {
+    const NAMED_MAX: usize = 12;
+    if names.contains(&field) {
+        return None;
     }
+    let all = if names.len() <= NAMED_MAX { format!(" (there are {})", names.join(", ")) } else { String::new() };
+    Some(format!("{whose} has no field `{field}`{}{all}", hint(field, names.iter().copied())))
 }

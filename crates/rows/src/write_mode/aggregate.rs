@@ -3,6 +3,7 @@
 //! Sums and counts are exact. Postgres adds integers and numerics, and raises 22003 if a column can't hold the sum. The record that
 //! takes the sum beyond the range is at fault, and only it becomes a dead letter.
 
+use super::key::Key;
 use super::{OLD, ORDER, quoted};
 use crate::catalog::{Catalog, CatalogColumn, TypeKind, quote_identifier};
 use crate::spec::{AggregateFunction, Column};
@@ -84,7 +85,7 @@ pub(super) fn sql(
     let picks: String = picks
         .iter()
         .enumerate()
-        .map(|(number, (function, names))| pick(number, function, names, &keys, stage))
+        .map(|(number, (function, names))| pick(number, function, names, &Key::new(key, catalog), stage))
         .collect();
     let action = if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", set.join(", ")) };
     format!(
@@ -109,14 +110,21 @@ fn order(function: &AggregateFunction) -> Option<(String, &'static str)> {
     }
 }
 
-/// Returns the join with the records that `first` or `last` picks, one per key.
-fn pick(number: usize, function: &AggregateFunction, names: &[String], keys: &str, stage: &str) -> String {
+/// Returns a join with the records that `first` or `last` picks, one per key.
+fn pick(number: usize, function: &AggregateFunction, names: &[String], key: &Key<'_>, stage: &str) -> String {
     let Some((by, direction)) = order(function) else { return String::new() };
-    format!(
-        " LEFT JOIN (SELECT DISTINCT ON ({keys}) {keys}, {} FROM {stage} WHERE {by} IS NOT NULL \
-         ORDER BY {keys}, {by} {direction}, {ORDER} {direction}) AS p{number} USING ({keys})",
-        names.join(", "),
-    )
+    let keys = quoted(key.columns);
+    let names = names.join(", ");
+    let rows = format!(
+        "SELECT DISTINCT ON ({keys}) {keys}, {names} FROM {stage} WHERE {by} IS NOT NULL \
+         ORDER BY {keys}, {by} {direction}, {ORDER} {direction}"
+    );
+    if key.has_nulls() {
+        // The outer query names the key's columns, which are those of `f`.
+        let same = key.same("q", "f");
+        return format!(" LEFT JOIN LATERAL (SELECT {names} FROM ({rows}) AS q WHERE {same}) AS p{number} ON true");
+    }
+    format!(" LEFT JOIN ({rows}) AS p{number} USING ({keys})")
 }
 
 fn target<'a>(column: &Column, catalog: &'a Catalog) -> Option<&'a CatalogColumn> {

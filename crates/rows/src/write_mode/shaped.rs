@@ -86,10 +86,11 @@ pub fn is_tombstone(row: &[u8]) -> bool {
 }
 
 impl MergeTarget<'_> {
-    /// Returns the statement that copies rows with this mask directly into `table`. `table` is the name as SQL.
-    pub fn copy_of(&self, table: &str, mask: &[u8]) -> String {
-        let names = super::names(&self.shapes.present(self.columns, mask));
-        format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)")
+    /// Returns the COPY of rows with this mask directly into `table`, which is SQL. `None` if they leave every column out: COPY
+    /// requires one.
+    pub fn copy_of(&self, table: &str, mask: &[u8]) -> Option<String> {
+        let present = self.shapes.present(self.columns, mask);
+        (!present.is_empty()).then(|| format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", super::names(&present)))
     }
 
     /// Returns how these groups of a window are staged and merged. `None` if the mode copies directly into the table.

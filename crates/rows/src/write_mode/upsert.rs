@@ -1,5 +1,6 @@
 //! Upserts: the last record of a key wins, or the newest.
 
+use super::key::Key;
 use super::{DELETED, Deletes, LEFT_OUT, OLD, ORDER, names, quoted};
 use crate::catalog::quote_identifier;
 
@@ -19,7 +20,7 @@ pub(super) struct Upsert<'a> {
     pub(super) kept: &'a [(u16, &'a str)],
     /// Columns that are not inserted but have a default in the staging table.
     pub(super) nulled: &'a [&'a str],
-    pub(super) key: &'a [String],
+    pub(super) key: &'a Key<'a>,
     pub(super) newer_by: Option<&'a str>,
     pub(super) deletes: bool,
 }
@@ -51,42 +52,36 @@ impl Upsert<'_> {
         self.deletes.then(|| Deletes { lock: self.lock(), delete: self.delete() })
     }
 
-    fn same(&self, one: &str, other: &str) -> String {
-        let equal = self.key.iter().map(|column| {
-            let column = quote_identifier(column);
-            format!("{one}.{column} = {other}.{column}")
-        });
-        equal.collect::<Vec<_>>().join(" AND ")
-    }
-
     fn lock(&self) -> String {
         let Self { table, stage, .. } = self;
-        let order: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
+        let order: Vec<_> =
+            self.key.columns.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
         let only = match self.kept {
             [] => format!(" WHERE EXISTS (SELECT FROM {stage} WHERE {DELETED})"),
             _ => String::new(),
         };
         format!(
             "SELECT FROM {table} AS {OLD} JOIN (SELECT DISTINCT {} FROM {stage}) AS s ON {}{only} ORDER BY {} FOR UPDATE OF {OLD}",
-            quoted(self.key),
-            self.same(OLD, "s"),
+            quoted(self.key.columns),
+            self.key.finds(OLD, "s"),
             order.join(", "),
         )
     }
 
     /// Deletes rows, and returns how many of the deleted keys were neither in the table nor in the batch.
     fn delete(&self) -> String {
-        let (table, stage, key) = (self.table, self.stage, quoted(self.key));
-        let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
+        let (table, stage, key) = (self.table, self.stage, quoted(self.key.columns));
+        let returned: Vec<_> =
+            self.key.columns.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
         format!(
             "WITH d AS (SELECT DISTINCT {key} FROM {stage} WHERE {DELETED}), \
              gone AS (DELETE FROM {table} AS {OLD} USING d WHERE {} RETURNING {}) \
              SELECT count(*) FROM d WHERE NOT EXISTS (SELECT FROM gone WHERE {}) \
              AND NOT EXISTS (SELECT FROM {stage} AS s WHERE NOT s.{DELETED} AND {})",
-            self.same(OLD, "d"),
+            self.key.finds(OLD, "d"),
             returned.join(", "),
-            self.same("gone", "d"),
-            self.same("s", "d"),
+            self.key.same("gone", "d"),
+            self.key.same("s", "d"),
         )
     }
 
@@ -94,7 +89,7 @@ impl Upsert<'_> {
     fn outlives(&self, from: &str) -> String {
         format!(
             "NOT {DELETED} AND NOT EXISTS (SELECT FROM {from} AS d WHERE d.{DELETED} AND {} AND d.{ORDER} > s.{ORDER})",
-            self.same("d", "s")
+            self.key.same("d", "s")
         )
     }
 
@@ -113,7 +108,7 @@ impl Upsert<'_> {
     /// Inserts or updates one row per key, in the order of the key. A second row would fail with "ON CONFLICT DO UPDATE command
     /// cannot affect row a second time".
     fn insert_or_update(&self) -> String {
-        let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key));
+        let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key.columns));
         let rows = if self.deletes {
             format!("SELECT DISTINCT ON ({key}) {names} FROM {stage} AS s WHERE {}", self.outlives(stage))
         } else {
@@ -134,7 +129,7 @@ impl Upsert<'_> {
     /// column. Records that would not be applied in the order of delivery don't count: with `newer_by`, those older than the
     /// table's row or than a record before them.
     fn fold(&self) -> String {
-        let (stage, key, precedence) = (self.stage, quoted(self.key), self.precedence());
+        let (stage, key, precedence) = (self.stage, quoted(self.key.columns), self.precedence());
         let mut rows = match self.deletes {
             true => format!("SELECT s.* FROM gone AS s WHERE {}", self.outlives("gone")),
             false => "SELECT s.* FROM gone AS s".to_owned(),
@@ -145,9 +140,14 @@ impl Upsert<'_> {
                  FROM (SELECT s.*, dense_rank() OVER (PARTITION BY {} ORDER BY s.{newer} NULLS FIRST) AS \"tidegate rank\" \
                  FROM ({rows}) AS s LEFT JOIN {} AS {OLD} ON {} WHERE {OLD} IS NULL OR {gives_way}) AS s) AS s \
                  WHERE \"tidegate rank\" = \"tidegate highest\"",
-                self.key.iter().map(|column| format!("s.{}", quote_identifier(column))).collect::<Vec<_>>().join(", "),
+                self.key
+                    .columns
+                    .iter()
+                    .map(|column| format!("s.{}", quote_identifier(column)))
+                    .collect::<Vec<_>>()
+                    .join(", "),
                 self.table,
-                self.same(OLD, "s"),
+                self.key.finds(OLD, "s"),
             );
         }
         let folded = |column: &&str| {
@@ -172,14 +172,15 @@ impl Upsert<'_> {
 
     /// Inserts the combined rows whose key the table doesn't have, and leaves the others in the staging table.
     fn insert_new(&self) -> String {
-        let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key));
-        let returned: Vec<_> = self.key.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
+        let (stage, names, key) = (self.stage, names(self.columns), quoted(self.key.columns));
+        let returned: Vec<_> =
+            self.key.columns.iter().map(|column| format!("{OLD}.{}", quote_identifier(column))).collect();
         format!(
             "WITH new AS ({} SELECT {names} FROM {stage} ORDER BY {key} ON CONFLICT ({key}) DO NOTHING RETURNING {}) \
              DELETE FROM {stage} AS s USING new WHERE {}",
             self.insert,
             returned.join(", "),
-            self.same("s", "new"),
+            self.key.same("s", "new"),
         )
     }
 
@@ -203,7 +204,7 @@ impl Upsert<'_> {
                 self.table,
                 set.join(", "),
                 self.stage,
-                self.same(OLD, "s")
+                self.key.finds(OLD, "s")
             )
         })
     }

@@ -333,7 +333,7 @@ fn every_fault_of_a_plan_is_reported_at_once() {
             "pipelines.p.columns.made: Postgres generates `made` itself; leave it out of the mapping",
             "pipelines.p.columns.h: column `h` is `hstore`, which has no encoder; leave it out, or fill a text column and let Postgres generate this one from it",
             "pipelines.p.unknown_fields.column: `n` is mapped already",
-            "pipelines.p.columns: column `id` (int8) is NOT NULL without a default; map a field to it",
+            "pipelines.p.columns: column `id` (int8) is NOT NULL without a default; map a field or a constant (`value`) to it, or give it a default",
         ]
     );
 }

@@ -1,0 +1,61 @@
+//! Compares the planned paths with the schemas that records name in a registry, so that `check` can tell a field that no schema has
+//! from a field that these records leave out.
+
+use tidegate_protocol::record::Record;
+
+use crate::decode::frame;
+use crate::mapping::plan::Plan;
+use crate::mapping::{Encoder, tombstone};
+use crate::schema::{Found, Schema, SchemaId};
+
+/// The schemas that records of one plan named.
+#[derive(Debug, Default)]
+pub struct SchemasMet {
+    /// Each schema, with the message of Protobuf.
+    schemas: Vec<(SchemaId, Option<String>)>,
+    /// For each slot, what the first of these schemas lacks of the field's path; `None` if one of them has the whole path.
+    lacks: Vec<Option<String>>,
+}
+
+impl SchemasMet {
+    /// Returns why no record can have the field at `path`, which is written as in the mapping: what their schemas lack. `None` if
+    /// one of the schemas has the field, or if the schemas aren't in a registry.
+    pub fn lack(&self, plan: &Plan, path: &[String]) -> Option<&str> {
+        let slot = plan.paths.iter().position(|known| plan.within_row(known) == path)?;
+        self.lacks.get(slot)?.as_deref()
+    }
+
+    fn add(&mut self, plan: &Plan, id: SchemaId, schema: &Schema, message: Option<&str>) {
+        let is_known = |(of, name): &(SchemaId, Option<String>)| *of == id && name.as_deref() == message;
+        if self.schemas.iter().any(is_known) {
+            return;
+        }
+        let is_first = self.schemas.is_empty();
+        self.lacks.resize(plan.paths.len(), None);
+        for (path, kept) in plan.paths.iter().zip(&mut self.lacks) {
+            if is_first || kept.is_some() {
+                let lack = schema.lack(message, path, &plan.levels);
+                *kept = lack.map(|lack| format!("schema {id}: {lack}"));
+            }
+        }
+        self.schemas.push((id, message.map(str::to_owned)));
+    }
+}
+
+impl Encoder {
+    /// Compares the planned paths with the schema that a record names in a registry, if the schema has been fetched.
+    pub fn meet_schema(&self, record: &Record<'_>, met: &mut SchemasMet) {
+        let plan = &self.plan;
+        let Some(schemas) = plan.schemas.as_ref().filter(|_| plan.decode.needs_registry()) else { return };
+        let Some(payload) = record.value.filter(|payload| !tombstone::is_spelled_out(payload)) else { return };
+        let header = self.header(record.headers, &frame::OF_VALUE);
+        let id = match header {
+            None => frame::schema_id(payload).map(SchemaId::Number),
+            Some(header) => frame::of_header(header).map(|(id, _)| id),
+        };
+        let Some(id) = id else { return };
+        if let Found::Schema(schema) = schemas.find(id) {
+            met.add(plan, id, &schema, schema.message_name(payload, header));
+        }
+    }
+}

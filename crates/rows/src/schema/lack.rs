@@ -1,0 +1,270 @@
+//! What a schema lacks of a path, for faults of a mapping.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::avro::{AvroNode, AvroSchema, NodeId};
+use super::protobuf::{FieldKind, Known, MessageId, ProtoFile, ProtobufField};
+use super::{Parsed, Schema};
+use crate::decode::{Path, frame, protobuf};
+use crate::fault::hint;
+
+/// The first name of a path that leads nowhere in a schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// A record or message lacks the field.
+    Field {
+        /// The record's or message's full name, with its kind.
+        whose: String,
+        field: String,
+        /// `; did you mean …?`, or the fields that it has.
+        hint: String,
+    },
+    /// The path goes on behind a field that has no fields itself.
+    Leaf {
+        whose: String,
+        field: String,
+        /// Whether it is a list.
+        is_list: bool,
+    },
+}
+
+/// The most fields that are named where none is close.
+const NAMED_MAX: usize = 12;
+
+impl Lack {
+    fn field<'a>(whose: String, wanted: &str, names: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let close = hint(wanted, names.clone());
+        let all: Vec<_> = names.collect();
+        let hint = match close {
+            close if close.is_empty() && all.len() <= NAMED_MAX => format!(" (there are {})", all.join(", ")),
+            close => close,
+        };
+        Self::Field { whose, field: wanted.to_owned(), hint }
+    }
+}
+
+impl Display for Lack {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Field { whose, field, hint } => write!(f, "{whose} has no field `{field}`{hint}"),
+            Self::Leaf { whose, field, is_list: false } => {
+                write!(f, "field `{field}` of {whose} has no fields of its own")
+            }
+            Self::Leaf { whose, field, is_list: true } => {
+                write!(f, "field `{field}` of {whose} is a list; with `decode.rows` its elements become rows")
+            }
+        }
+    }
+}
+
+/// A path, as far as it has been followed.
+struct Walk<'a> {
+    path: &'a [String],
+    /// How many names were followed.
+    at: usize,
+    /// The arrays whose elements are rows, each by its path from the top.
+    levels: &'a [Path],
+    /// Whether the values at this point are read as the JSON that the decoder renders: in the elements of an array.
+    in_json: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        let name = self.path.get(self.at)?;
+        self.at += 1;
+        Some(name)
+    }
+
+    fn is_done(&self) -> bool {
+        self.at >= self.path.len()
+    }
+
+    /// Enters the elements of the array at this point, if they are rows. Returns whether they are.
+    fn enter(&mut self) -> bool {
+        let so_far = self.path.get(..self.at).unwrap_or_default();
+        let is_level = self.levels.iter().any(|level| level == so_far);
+        self.in_json |= is_level;
+        is_level
+    }
+
+    /// Returns the name that was followed last.
+    fn last(&self) -> String {
+        self.path.get(self.at.saturating_sub(1)).cloned().unwrap_or_default()
+    }
+}
+
+impl Schema {
+    /// Returns what a value of this schema lacks of a path; `None` if it may have the whole path. `message` is the Protobuf message.
+    pub(crate) fn lack(&self, message: Option<&str>, path: &[String], levels: &[Path]) -> Option<Lack> {
+        let mut walk = Walk { path, at: 0, levels, in_json: false };
+        match &self.0 {
+            Parsed::Avro(avro) => of_avro(avro, avro.root, &mut walk, ""),
+            Parsed::Protobuf(file) => {
+                let id = message.map_or_else(|| file.by_indexes(&[0]), |name| file.by_name(name))?;
+                of_message(file, id, &mut walk)
+            }
+            Parsed::Other(_) => None,
+        }
+    }
+
+    /// Returns the name of the Protobuf message that a record holds, by its frame or by the header that has its place.
+    pub(crate) fn message_name(&self, payload: &[u8], header: Option<&[u8]>) -> Option<&str> {
+        let Parsed::Protobuf(file) = &self.0 else { return None };
+        let indexes = match header {
+            None => payload.get(frame::HEAD..)?,
+            Some(header) => header.get(frame::of_header(header)?.1..)?,
+        };
+        let id = if indexes.is_empty() { file.by_indexes(&[0]) } else { protobuf::message_of(file, indexes) };
+        id.map(|id| file.message(id).name.as_str())
+    }
+}
+
+fn of_avro(schema: &AvroSchema, node: NodeId, walk: &mut Walk<'_>, whose: &str) -> Option<Lack> {
+    if walk.is_done() {
+        return None;
+    }
+    match schema.node(node) {
+        AvroNode::Record { name, fields } => {
+            let whose = format!("record `{name}`");
+            let wanted = walk.next()?;
+            let own = fields.iter().find(|field| field.name == wanted);
+            let alias = || fields.iter().find(|field| field.aliases.iter().any(|alias| alias == wanted));
+            match own.or_else(|| if walk.in_json { None } else { alias() }) {
+                Some(field) => of_avro(schema, field.node, walk, &whose),
+                None => Some(Lack::field(whose, wanted, fields.iter().map(|field| field.name.as_str()))),
+            }
+        }
+        AvroNode::Map(values) => {
+            walk.next();
+            of_avro(schema, *values, walk, whose)
+        }
+        AvroNode::Union(branches) => {
+            // A value of any branch may have it. Of several faults, the one that comes furthest says most.
+            let mut nearest: Option<(usize, Lack)> = None;
+            for branch in branches.iter().filter(|branch| *schema.node(**branch) != AvroNode::Null) {
+                let mut inner = Walk { ..*walk };
+                let lack = of_avro(schema, *branch, &mut inner, whose)?;
+                if nearest.as_ref().is_none_or(|(at, _)| inner.at > *at) {
+                    nearest = Some((inner.at, lack));
+                }
+            }
+            nearest.map(|(_, lack)| lack)
+        }
+        AvroNode::Array(element) if walk.enter() => of_avro(schema, *element, walk, whose),
+        // A value that is no record has no names at all; what becomes of it is said by its column.
+        _ if walk.at == 0 => None,
+        node => {
+            let is_list = matches!(node, AvroNode::Array(_));
+            Some(Lack::Leaf { whose: whose.to_owned(), field: walk.last(), is_list })
+        }
+    }
+}
+
+fn of_message(file: &ProtoFile, id: MessageId, walk: &mut Walk<'_>) -> Option<Lack> {
+    let message = file.message(id);
+    let whose = format!("message `{}`", message.name);
+    let wanted = walk.next()?;
+    let own = message.fields.iter().find(|field| field.name == wanted);
+    let by_json_name = || message.fields.iter().find(|field| field.json_name == wanted);
+    match own.or_else(|| if walk.in_json { None } else { by_json_name() }) {
+        Some(field) => of_field(file, field, walk, &whose),
+        None => Some(Lack::field(whose, wanted, message.fields.iter().map(|field| field.name.as_str()))),
+    }
+}
+
+fn of_field(file: &ProtoFile, field: &ProtobufField, walk: &mut Walk<'_>, whose: &str) -> Option<Lack> {
+    if walk.is_done() {
+        return None;
+    }
+    match field.kind {
+        FieldKind::Message(entry) if field.map => {
+            walk.next();
+            let value = file.message(entry).fields.iter().find(|field| field.number == 2)?;
+            of_field(file, value, walk, whose)
+        }
+        FieldKind::Message(inner) if !field.repeated || walk.enter() => match file.message(inner).known {
+            Known::No => of_message(file, inner, walk),
+            // The JSON of such a message may have any structure.
+            _ if walk.in_json => None,
+            _ => Some(Lack::Leaf { whose: whose.to_owned(), field: walk.last(), is_list: false }),
+        },
+        _ => Some(Lack::Leaf { whose: whose.to_owned(), field: walk.last(), is_list: field.repeated }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::of_text;
+
+    const AVRO: &str = r#"{"type":"record","name":"Top","fields":[
+        {"name":"id","type":"long","aliases":["number"]},
+        {"name":"where","type":["null",{"type":"record","name":"Place","fields":[{"name":"lat","type":"double"}]},
+            {"type":"record","name":"City","fields":[{"name":"name","type":"string"}]}]},
+        {"name":"labels","type":{"type":"map","values":"Place"}},
+        {"name":"groups","type":{"type":"array","items":{"type":"record","name":"Group","fields":[
+            {"name":"readings","type":{"type":"array","items":{"type":"record","name":"Reading","fields":[
+                {"name":"celsius","type":"double","aliases":["temperature"]}]}}}]}}}]}"#;
+    const PROTO: &str = r#"syntax = "proto3"; package p; import "google/protobuf/timestamp.proto"; import "google/protobuf/struct.proto";
+        message Top { int64 id_number = 1; Place place = 2; map<string, Place> labels = 3; repeated Group groups = 4;
+            google.protobuf.Timestamp at = 5; google.protobuf.Struct any = 6; Top up = 7; }
+        message Place { double lat = 1; }
+        message Group { repeated Reading readings = 1; google.protobuf.Struct any = 2; }
+        message Reading { double celsius_now = 1; }"#;
+
+    fn path(text: &str) -> Path {
+        text.split('.').map(str::to_owned).collect()
+    }
+
+    fn lacks(kind: &str, text: &str, paths: &[&str]) -> Vec<String> {
+        let schema = of_text(Some(kind), text, &[]).unwrap_or_else(|why| panic!("{why}"));
+        let levels = [path("groups"), path("groups.readings")];
+        let shown =
+            |text: &&str| schema.lack(None, &path(text), &levels).map_or("".to_owned(), |lack| lack.to_string());
+        paths.iter().map(shown).collect()
+    }
+
+    #[test]
+    fn paths_lead_through_records_unions_maps_and_arrays_of_rows() {
+        let there = ["id", "number", "where.lat", "where.name", "labels.any.lat", "groups.readings.celsius", "groups"];
+        assert_eq!(lacks("AVRO", AVRO, &there), [""; 7]);
+        let absent = ["idd", "where.altitude", "labels.any.altitude", "groups.readings.temperature", "id.x"];
+        let said = lacks("AVRO", AVRO, &absent);
+        assert_eq!(
+            said,
+            [
+                "record `Top` has no field `idd`; did you mean `id`?",
+                "record `Place` has no field `altitude` (there are lat)",
+                "record `Place` has no field `altitude` (there are lat)",
+                // The elements are read as JSON, which has no aliases.
+                "record `Reading` has no field `temperature` (there are celsius)",
+                "field `id` of record `Top` has no fields of its own",
+            ]
+        );
+    }
+
+    #[test]
+    fn paths_lead_through_messages_and_known_ones_are_one_value() {
+        let there = [
+            "id_number",
+            "idNumber",
+            "place.lat",
+            "labels.any.lat",
+            "groups.readings.celsius_now",
+            "up.up.at",
+            "groups.any.x",
+        ];
+        assert_eq!(lacks("PROTOBUF", PROTO, &there), [""; 7]);
+        let absent = ["place.latt", "at.seconds", "any.x", "groups.readings.celsiusNow", "up.nothing"];
+        assert_eq!(
+            lacks("PROTOBUF", PROTO, &absent),
+            [
+                "message `p.Place` has no field `latt`; did you mean `lat`?",
+                "field `at` of message `p.Top` has no fields of its own",
+                "field `any` of message `p.Top` has no fields of its own",
+                "message `p.Reading` has no field `celsiusNow`; did you mean `celsius_now`?",
+                "message `p.Top` has no field `nothing` (there are id_number, place, labels, groups, at, any, up)",
+            ]
+        );
+    }
+}

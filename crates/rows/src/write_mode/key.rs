@@ -1,0 +1,67 @@
+//! How a merge compares keys. Columns of a key are compared with `=`, unless NULL is a key as any other: an index that is UNIQUE
+//! NULLS NOT DISTINCT takes it once, and ON CONFLICT finds its row.
+
+use crate::catalog::{Catalog, TypeKind, quote_identifier};
+
+/// A key, as SQL compares it.
+pub(super) struct Key<'a> {
+    pub(super) columns: &'a [String],
+    /// Of these, the columns in which NULL is a key.
+    nullable: Vec<&'a str>,
+    catalog: &'a Catalog,
+}
+
+impl<'a> Key<'a> {
+    pub(super) fn new(columns: &'a [String], catalog: &'a Catalog) -> Self {
+        Self { columns, nullable: catalog.null_keys(columns), catalog }
+    }
+
+    /// Returns whether NULL is a key in some column.
+    pub(super) fn has_nulls(&self) -> bool {
+        !self.nullable.is_empty()
+    }
+
+    /// Returns the condition that two staged rows have the same key. NULL is compared as the element of an array, because a join by
+    /// `=` may be a hash join, and one by IS NOT DISTINCT FROM compares each row with every other.
+    pub(super) fn same(&self, one: &str, other: &str) -> String {
+        let equal = self.columns.iter().map(|name| {
+            let column = quote_identifier(name);
+            if !self.nullable.contains(&name.as_str()) {
+                return format!("{one}.{column} = {other}.{column}");
+            }
+            // An array of arrays has no NULL in it.
+            let of = self.catalog.columns.iter().find(|of| of.name == *name);
+            match of.map(|of| &of.kind) {
+                Some(TypeKind::Array { .. }) => format!("{one}.{column} IS NOT DISTINCT FROM {other}.{column}"),
+                _ => format!("ARRAY[{one}.{column}] = ARRAY[{other}.{column}]"),
+            }
+        });
+        equal.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Returns the condition that a row of the table has the key of a staged row. Each combination of columns that are NULL is a
+    /// condition of its own, which finds one row by the index. A condition per column would read all rows that have NULL in the
+    /// index's first column, for each staged row.
+    pub(super) fn finds(&self, table: &str, staged: &str) -> String {
+        let combinations = (0..1_usize << self.nullable.len()).map(|nulls| {
+            let is_null = |name: &str| {
+                let place = self.nullable.iter().position(|nullable| *nullable == name);
+                place.is_some_and(|place| nulls >> place & 1 == 1)
+            };
+            let columns = self.columns.iter().map(|name| {
+                let column = quote_identifier(name);
+                if is_null(name) {
+                    format!("{table}.{column} IS NULL AND {staged}.{column} IS NULL")
+                } else {
+                    format!("{table}.{column} = {staged}.{column}")
+                }
+            });
+            columns.collect::<Vec<_>>().join(" AND ")
+        });
+        let combinations: Vec<_> = combinations.collect();
+        match combinations.as_slice() {
+            [only] => only.clone(),
+            several => format!("({})", several.join(" OR ")),
+        }
+    }
+}

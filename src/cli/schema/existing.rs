@@ -1,0 +1,278 @@
+//! Compares a sample with a table that exists: which field fills which column, and what is left over. Pure.
+
+use tidegate_rows::catalog::{Catalog, CatalogColumn, UniqueIndex, quote_identifier};
+
+use super::columns::{Columns, Proposed, array_of_rows, wrapped};
+use super::infer::{Mode, Proposal};
+use super::print::path_text;
+use super::tree::Node;
+use super::values::Typed;
+use crate::cli::show;
+
+/// How many levels of objects are searched for a column's field.
+const DEPTH_MAX: usize = 8;
+/// How many fields without a column are named.
+const NAMED_MAX: usize = 20;
+
+/// A field that may fill a column.
+struct Candidate<'n> {
+    path: Vec<String>,
+    /// The path as far as it has a name for the column.
+    named: Vec<String>,
+    /// How many of the path's first names lead to the row: to the element of an array.
+    level: usize,
+    /// How many rows its level has.
+    rows: u64,
+    node: &'n Node,
+    /// The value within an object that only says which type it has, with that type.
+    wrapped: Option<Typed>,
+    /// Members of it are candidates too.
+    is_parent: bool,
+}
+
+/// How well a field's name fits a column's, the best one first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Likeness {
+    /// `position_lat` for `position.lat`.
+    Exact,
+    /// `created_at` for `createdAt`.
+    Folded,
+    /// `lat` for `position.lat`, if no other field ends so.
+    Last,
+}
+
+/// Assigns fields to the columns of a table by their names.
+pub(super) fn columns(root: &Node, catalog: &Catalog) -> Columns {
+    let (mut candidates, mut levels) = (Vec::new(), Vec::new());
+    let (mut prefix, mut node) = (Vec::new(), root);
+    loop {
+        // An array that has a column of its own is stored whole.
+        let has_column = |path: &[String]| catalog.columns.iter().any(|column| column.name == path.join("_"));
+        let array = array_of_rows(node).filter(|(path, _)| !has_column(path));
+        let within = array.as_ref().map_or(&[][..], |(path, _)| path);
+        collect(node, &mut prefix.clone(), prefix.len(), node.seen.objects, within, &mut candidates);
+        let Some((path, element)) = array else { break };
+        prefix.extend(path.iter().cloned());
+        levels.push(path);
+        node = element;
+    }
+    let mut filled: Vec<Option<usize>> = vec![None; catalog.columns.len()];
+    for likeness in [Likeness::Exact, Likeness::Folded, Likeness::Last] {
+        for (column, field) in catalog.columns.iter().zip(&mut filled).filter(|(_, field)| field.is_none()) {
+            let mut fitting = candidates.iter().enumerate().filter(|(_, field)| field.fits(&column.name, likeness));
+            let first = fitting.next().map(|(at, _)| at);
+            *field = first.filter(|_| likeness != Likeness::Last || fitting.next().is_none());
+        }
+    }
+    let proposed = |(column, field): (&CatalogColumn, &Option<usize>)| {
+        let field = candidates.get((*field)?)?;
+        (!column.generated).then(|| field.proposed(column))
+    };
+    let columns: Vec<_> = catalog.columns.iter().zip(&filled).filter_map(proposed).collect();
+    let homes: Vec<_> = filled.iter().flatten().filter_map(|at| candidates.get(*at)).map(|field| &field.path).collect();
+    let homeless: Vec<_> = candidates
+        .iter()
+        .filter(|field| !field.is_parent && !homes.iter().any(|home| field.path.starts_with(home)))
+        .map(|field| field.path.clone())
+        .collect();
+    Columns { columns, incomplete: !homeless.is_empty(), levels, homeless }
+}
+
+/// Collects the members of an object, but for those on the way to the array whose elements are the rows.
+fn collect<'n>(
+    node: &'n Node,
+    path: &mut Vec<String>,
+    level: usize,
+    rows: u64,
+    array: &[String],
+    found: &mut Vec<Candidate<'n>>,
+) {
+    for (name, member) in &node.members {
+        path.push(name.clone());
+        match array.split_first() {
+            Some((first, rest)) if first == name => {
+                if !rest.is_empty() {
+                    collect(member, path, level, rows, rest, found);
+                }
+            }
+            _ => {
+                let inner = wrapped(member, name);
+                let is_parent = inner.is_none()
+                    && member.declared.is_none()
+                    && !member.members.is_empty()
+                    && path.len() - level < DEPTH_MAX;
+                let mut whole = path.clone();
+                let wrapped = inner.map(|(within, typed)| {
+                    whole.extend(within.iter().map(|part| (*part).to_owned()));
+                    typed
+                });
+                found.push(Candidate {
+                    path: whole,
+                    named: path.clone(),
+                    level,
+                    rows,
+                    node: member,
+                    wrapped,
+                    is_parent,
+                });
+                if is_parent {
+                    collect(member, path, level, rows, &[], found);
+                }
+            }
+        }
+        path.pop();
+    }
+}
+
+impl Candidate<'_> {
+    fn fits(&self, column: &str, likeness: Likeness) -> bool {
+        let own = self.named.get(self.level..).unwrap_or_default();
+        match likeness {
+            Likeness::Exact => own.join("_") == column,
+            Likeness::Folded => {
+                let wanted = folded(column);
+                folded(&own.concat()) == wanted || folded(&self.named.concat()) == wanted
+            }
+            Likeness::Last => own.len() > 1 && own.last().is_some_and(|name| folded(name) == folded(column)),
+        }
+    }
+
+    /// Proposes the field for a column, whose type is known.
+    fn proposed(&self, column: &CatalogColumn) -> Proposed {
+        let is_zoned = column.base_type == "timestamptz";
+        let is_time = is_zoned || column.base_type == "timestamp";
+        let name = self.named.last().map_or("", String::as_str);
+        // The column says that numbers are times, so their field's name need not.
+        let seen = self.wrapped.clone().unwrap_or_else(|| self.node.typed(if is_time { "time" } else { name }));
+        Proposed {
+            name: column.name.clone(),
+            path: self.path.clone(),
+            typed: Typed {
+                name: column.type_text.clone().into(),
+                unit: seen.unit.filter(|_| is_time),
+                local: seen.local && is_zoned,
+            },
+            with_value: self.node.seen.with_value(),
+            rows: self.rows,
+        }
+    }
+}
+
+/// Returns a name's letters and digits, in lower case.
+fn folded(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+/// Returns whether the table has a column of this name that no field fills.
+pub(super) fn has_free(catalog: &Catalog, columns: &[Proposed], name: &str) -> bool {
+    let has = catalog.columns.iter().any(|column| column.name == name && !column.generated);
+    has && !columns.iter().any(|column| column.name == name)
+}
+
+/// Returns what the table says about the proposal, one sentence each: columns that no field fills, fields without a column, and
+/// keys. `filled` are the columns that the proposal fills.
+pub(super) fn findings(catalog: &Catalog, proposal: &Proposal, filled: &[&str]) -> Vec<String> {
+    let mut findings = Vec::new();
+    for column in &catalog.columns {
+        let CatalogColumn { name, type_text, .. } = column;
+        let is_filled = filled.contains(&name.as_str());
+        let optional = proposal.columns.iter().find(|field| field.name == *name && field.with_value < field.rows);
+        if column.generated {
+            findings.push(format!("{name}: Postgres computes it"));
+        } else if is_filled && column.identity_always {
+            findings.push(format!("{name}: GENERATED ALWAYS AS IDENTITY, but the records' own numbers are written"));
+        } else if is_filled && column.not_null && !column.has_default && optional.is_some() {
+            findings
+                .push(format!("{name}: NOT NULL without a default; records that lack the field become dead letters"));
+        } else if !is_filled && column.has_default {
+            findings.push(format!("{name} ({type_text}): no field; left to Postgres, which has a default for it"));
+        } else if !is_filled && !column.not_null {
+            findings.push(format!("{name} ({type_text}): no field; NULL in each row"));
+        }
+        // The plan has a fault for a column that must have a value and gets none.
+    }
+    if let Some(named) = some_of(&proposal.homeless) {
+        let table = catalog.table.quoted();
+        findings.push(format!(
+            "fields without a column, which are dropped: {named}. To keep them, run ALTER TABLE {table} ADD COLUMN extra jsonb, and set \
+             unknown_fields = {{ column = \"extra\" }}"
+        ));
+    }
+    if proposal.mode == Mode::Append {
+        let is_filled = |index: &&UniqueIndex| index.columns.iter().all(|column| filled.contains(&column.as_str()));
+        for index in catalog.unique.iter().filter(is_filled) {
+            let columns = index.columns.iter().map(|name| quote_identifier(name)).collect::<Vec<_>>().join(", ");
+            findings.push(format!(
+                "({columns}) is unique: a record whose key is in the table already becomes a dead letter; mode = \"insert_new\" skips \
+                 it, mode = \"upsert\" updates the row"
+            ));
+        }
+    }
+    findings
+}
+
+fn some_of(paths: &[Vec<String>]) -> Option<String> {
+    let named: Vec<_> = paths.iter().take(NAMED_MAX).map(|path| format!("`{}`", path_text(path))).collect();
+    let more = paths.len().saturating_sub(NAMED_MAX);
+    let more = if more > 0 { format!(" and {} more", show::count(more as u64)) } else { String::new() };
+    (!named.is_empty()).then(|| named.join(", ") + &more)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_rows::catalog::{RelationKind, TableName, TypeKind};
+
+    use super::*;
+
+    fn catalog(columns: &[(&str, &str)]) -> Catalog {
+        let column = |(name, base_type): &(&str, &str)| CatalogColumn {
+            name: (*name).to_owned(),
+            type_oid: 0,
+            base_type: (*base_type).to_owned(),
+            base_type_oid: 0,
+            type_text: (*base_type).to_owned(),
+            kind: TypeKind::Scalar,
+            typmod: -1,
+            not_null: false,
+            has_default: false,
+            default_oid: None,
+            generated: false,
+            identity_always: false,
+        };
+        let table = TableName { schema: "public".to_owned(), name: "t".to_owned() };
+        Catalog {
+            columns: columns.iter().map(column).collect(),
+            kind: RelationKind::Table,
+            ..Catalog::without_columns(table)
+        }
+    }
+
+    #[test]
+    fn fields_are_assigned_by_their_names_the_likest_first() {
+        let mut root = Node::default();
+        root.row(
+            br#"{"vehicleId":7,"ts":1767225600000,"pos":{"lat":1,"lon":2,"acc":3},"vehicle_id":8,"a":{"x":1},"b":{"x":2},"o":{"y":1}}"#,
+            None,
+        );
+        let wanted = [
+            ("vehicle_id", "int8"),
+            ("ts", "timestamptz"),
+            ("pos_lat", "float8"),
+            ("lon", "float8"),
+            ("x", "int8"),
+            ("o", "jsonb"),
+        ];
+        let found = columns(&root, &catalog(&wanted));
+        let lines: Vec<_> = found.columns.iter().map(|column| (column.name.as_str(), column.path.join("."))).collect();
+        let expected =
+            [("vehicle_id", "vehicle_id"), ("ts", "ts"), ("pos_lat", "pos.lat"), ("lon", "pos.lon"), ("o", "o")];
+        assert_eq!(
+            lines,
+            expected.map(|(name, path)| (name, path.to_owned())),
+            "two fields end with x, so none is chosen"
+        );
+        assert_eq!(found.columns[1].typed.unit, Some("ms"));
+        let homeless: Vec<_> = found.homeless.iter().map(|path| path.join(".")).collect();
+        assert_eq!(homeless, ["vehicleId", "pos.acc", "a.x", "b.x"]);
+    }
+}
