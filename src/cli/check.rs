@@ -25,7 +25,7 @@ use crate::kafka::fault::CONSUMER_PROTOCOL_OFF;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
-use sample::{Ranges, Tried};
+use sample::{Done, Ranges, Tried};
 use stand_in::{Setup, Trials};
 
 /// Arguments of `check`.
@@ -174,8 +174,8 @@ async fn trial(
             "the trial of the newest records: the table changed meanwhile; check again".to_owned(),
         ));
     };
-    let (mut sample, fields, plan) = *done;
-    sample.fields = fields.judged(pipeline, &plan, report);
+    let Done { mut sample, fields } = *done;
+    sample.fields = fields.judged(pipeline, report);
     report.too_many_dead(pipeline, &sample);
     Ok(Some(sample))
 }

@@ -1,9 +1,9 @@
 //! `tidegate check`: reports before the first start what would fail then, and changes nothing.
 
-use tidegate_harness::{Record, free_port};
+use tidegate_harness::{Record, eventually, free_port};
 
 use crate::cli::tidegate;
-use crate::support::World;
+use crate::support::{PATIENCE, World};
 
 const RIDES: &str = "CREATE TABLE rides (id bigint NOT NULL, name varchar(8), lat float8, at bigint)";
 const COLUMNS: &str = "table.name = \"rides\"\n[pipelines.PIPELINE.columns]\nid = \"id\"\nname = \"name\"\nlat = { field = \"pos.lat\", type = \"float8\" }\nat = { meta = \"offset\" }";
@@ -270,6 +270,98 @@ async fn check_counts_fields_in_every_format() {
         let wrong = tidegate(&config(&format!("{v}v")), &["check"]);
         let rows = if expected.ends_with("rows") { "rows" } else { "records" };
         wrong.fails(64, &["none of the", &format!("newest {rows} has field `{v}v`")]);
+    }
+}
+
+/// The records, the configuration, how many rows there are, and how many lack the field of each column.
+type MissingCase = (&'static [&'static str], &'static str, u64, &'static [(&'static str, u64)]);
+
+/// One record has one answer: `check` counts what lacks a field as the daemon's metric does.
+#[tokio::test(flavor = "multi_thread")]
+async fn check_counts_missing_fields_as_the_metric_of_the_daemon_does() {
+    const PLAIN: [&str; 4] =
+        [r#"{"id":1,"v":1,"w":"a"}"#, r#"{"id":2,"w":null}"#, r#"{"id":3,"v":3}"#, r#"{"id":4,"v":null}"#];
+    const SEVERAL: [&str; 2] = [r#"{"id":1,"l":[{"v":1},{},{"v":null}]}"#, r#"{"id":2,"l":[{"w":"a"}]}"#];
+    const CHANGES: [&str; 4] = [
+        r#"{"op":"c","after":{"id":1,"v":1}}"#,
+        r#"{"op":"u","after":{"id":1,"w":"a"}}"#,
+        r#"{"op":"d","before":{"id":1}}"#,
+        r#"{"op":"m"}"#,
+    ];
+    let cases: [MissingCase; 8] = [
+        (&PLAIN, "columns = { id = \"id\", v = \"v\", w = \"w\" }", 4, &[("id", 0), ("v", 1), ("w", 2)]),
+        // Two columns take one field: a row lacks it once.
+        (&PLAIN, "columns = { id = \"v\", v = \"v\", w = \"w\" }", 4, &[("id", 1), ("v", 1), ("w", 2)]),
+        // A row that the filter leaves out has no fields.
+        (
+            &PLAIN,
+            "columns = { id = \"id\", v = \"v\" }\nwhere = { field = \"v\", exists = true }",
+            2,
+            &[("id", 0), ("v", 0)],
+        ),
+        // A rejected row is a row, for the columns behind the one that rejects it, too.
+        (
+            &[r#"{"id":"x","v":1}"#, r#"{"id":"y"}"#, r#"{"v":2}"#],
+            "columns = { id = { field = \"id\", missing = \"dead_letter\" }, v = \"v\", w = \"w\" }",
+            3,
+            &[("id", 1), ("v", 1), ("w", 3)],
+        ),
+        // A placeholder for an unchanged value is a field that the record has.
+        (
+            &[r#"{"id":1,"w":"__same"}"#, r#"{"id":2}"#],
+            "table.mode = \"upsert\"\ntable.key = [\"id\"]\ncolumns = { id = \"id\", w = { field = \"w\", keep = \"__same\" } }",
+            2,
+            &[("id", 0), ("w", 1)],
+        ),
+        (
+            &SEVERAL,
+            "decode.rows = \"l\"\ncolumns = { id = \"id\", v = \"l.v\", w = \"l.w\" }",
+            4,
+            &[("id", 0), ("v", 2), ("w", 3)],
+        ),
+        // A change of Debezium's that only deletes is no row, unless a column shows what happened.
+        (
+            &CHANGES,
+            "decode.envelope = \"debezium\"\ncolumns = { id = \"id\", v = \"v\", w = \"w\" }",
+            2,
+            &[("id", 0), ("v", 1), ("w", 1)],
+        ),
+        (
+            &CHANGES,
+            "decode.envelope = \"debezium\"\ncolumns = { id = \"id\", v = \"v\", w = { meta = \"op\" } }",
+            3,
+            &[("id", 0), ("v", 2), ("w", 0)],
+        ),
+    ];
+    for (n, (values, lines, rows, expected)) in cases.into_iter().enumerate() {
+        let world = World::new(1).await;
+        world.sql("CREATE TABLE t (id int UNIQUE, v int, w text)").await;
+        world.produce(values.iter().map(|value| Record::new(*value)));
+        let config = world.config(&format!("table.name = \"t\"\ndead_letters.max_share = 1\n{lines}"));
+        let ran = tidegate(&config, &["check", "--json"]);
+        let report = ran.json();
+        let fields = report["pipelines"][0]["sample"]["fields"].as_array().cloned().unwrap_or_default();
+        let shares: Vec<_> = fields
+            .iter()
+            .map(|field| {
+                assert_eq!(field["records"], rows, "case {n}: {ran}");
+                (field["column"].as_str().expect("a column"), rows - field["present"].as_u64().expect("a count"))
+            })
+            .collect();
+        assert_eq!(shares, expected, "case {n}: {ran}");
+        let daemon = world.daemon(&config);
+        world.await_written(&daemon).await;
+        for (column, missing) in expected {
+            #[expect(clippy::cast_precision_loss, reason = "a handful of rows")]
+            let counted =
+                || daemon.metric("tidegate_fields_missing_total", &[("column", column)]) == Some(*missing as f64);
+            eventually("the metric counts the same", PATIENCE, counted).unwrap_or_else(|error| {
+                panic!(
+                    "case {n}: {column}: {error:#}: {:?}",
+                    daemon.metric("tidegate_fields_missing_total", &[("column", column)])
+                )
+            });
+        }
     }
 }
 

@@ -49,7 +49,8 @@ use mark::Mark;
 pub use plan::Plan;
 pub use plan::Taken;
 use plan::{Feed, PlannedColumn, WhenMissing};
-pub use presence::Presence;
+pub use presence::MissingField;
+use presence::Presence;
 use tidegate_protocol::record::{Headers, Record};
 
 /// Encodes records as rows of binary COPY. One per thread: it keeps buffers and what it learned about the keys of the records.
@@ -73,23 +74,9 @@ pub struct Encoder {
     row: u32,
     /// How many rows so far are deletes.
     deletes: u64,
-    /// How many rows were encoded since [`Encoder::take_missing`], and for each slot, how many of them lacked the field.
-    seen: u64,
-    missing: Vec<u64>,
+    presence: Presence,
     /// Headers may name the schemas of records.
     reads_headers: bool,
-}
-
-/// A column whose field was missing in some rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MissingField<'a> {
-    pub column: &'a str,
-    /// The field's path, from the top.
-    pub path: &'a [String],
-    /// Whether a missing field means something other than NULL: a default of the mapping or the table, or a dead letter.
-    pub has_default: bool,
-    /// How many rows lacked the field.
-    pub rows: u64,
 }
 
 /// Why a row was rejected, and at which column.
@@ -110,7 +97,7 @@ impl Encoder {
             plan.schemas.as_ref(),
             (&plan.levels, plan.by_name),
         );
-        let missing = vec![0; plan.paths.len()];
+        let presence = Presence::of(&plan);
         let keys = (plan.deletes || plan.reads_keys)
             .then(|| KeyReader::new(&plan.keys, &plan.decode, &plan.key_paths, plan.schemas.as_ref()));
         let reads_headers = plan.decode.may_be_framed() || keys.as_ref().is_some_and(KeyReader::reads_header);
@@ -126,8 +113,7 @@ impl Encoder {
             keys,
             row: 0,
             deletes: 0,
-            seen: 0,
-            missing,
+            presence,
             reads_headers,
         }
     }
@@ -140,23 +126,6 @@ impl Encoder {
     /// Returns the plan that it encodes by.
     pub fn plan(&self) -> &Arc<Plan> {
         &self.plan
-    }
-
-    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the number
-    /// of rows. A record that is encoded twice counts twice. If records name their table, no column is visited.
-    pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
-        for column in &self.plan.columns {
-            let Feed::Field(slot) = column.feed else { continue };
-            let (Some(path), Some(rows)) =
-                (self.plan.paths.get(usize::from(slot)), self.missing.get(usize::from(slot)))
-            else {
-                continue;
-            };
-            let has_default = !matches!(column.missing, WhenMissing::Null);
-            each(MissingField { column: &column.name, path, has_default, rows: *rows });
-        }
-        self.missing.fill(0);
-        std::mem::take(&mut self.seen)
     }
 
     /// Returns the id of the schema that this record needs, if the schema isn't loaded yet. It has been requested;
@@ -196,6 +165,7 @@ impl Encoder {
             Ok(count) => Ok(count),
             Err(refusal) => {
                 rows.truncate(mark);
+                self.count_rest(&refusal);
                 Err(self.reject(refusal, record))
             }
         }
@@ -295,7 +265,7 @@ impl Encoder {
                 (&target.columns, Some(target.open(rows)))
             }
         };
-        self.seen += 1;
+        self.presence.rows += 1;
         for (at, column) in (0_u16..).zip(columns) {
             let value = match &column.feed {
                 Feed::Field(slot) => match self.fields.value(*slot, payload) {
@@ -326,6 +296,9 @@ impl Encoder {
             if let Some(fold) = &column.fold
                 && fold.put(&value, &self.fields, payload, &mut self.compared, rows)
             {
+                if value.kind == Kind::Missing {
+                    self.presence.note(column, &self.fields);
+                }
                 continue;
             }
             let value = match &column.function {
@@ -336,10 +309,8 @@ impl Encoder {
             };
             let put = match value.kind {
                 Kind::Missing | Kind::Null => {
-                    if let (Kind::Missing, Feed::Field(slot)) = (value.kind, &column.feed)
-                        && let Some(missing) = self.missing.get_mut(usize::from(*slot))
-                    {
-                        *missing += 1;
+                    if value.kind == Kind::Missing {
+                        self.presence.note(column, &self.fields);
                     }
                     absent(column, value.kind, mark, rows)
                 }

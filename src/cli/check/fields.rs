@@ -1,11 +1,11 @@
-//! Counts how many of the sampled rows have the field of each column, in any format. Pure.
+//! Judges how many of the sampled rows have the field of each column, in any format. Pure.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::{Deserializer, Value};
 use tidegate_protocol::record::Record;
-use tidegate_rows::mapping::{Encoder, Plan, Presence};
+use tidegate_rows::mapping::Encoder;
 use tidegate_rows::spec::{Decode, Source};
 
 use super::report::PipelineReport;
@@ -25,22 +25,30 @@ pub(super) struct Share {
     pub(super) field: String,
     /// Rows that have the field, even if it is null.
     pub(super) present: u64,
-    /// Rows that were read: records, or each element of an array. Records that only delete are none.
+    /// Rows that were read: records, or each element of an array. Records that only delete are none, and neither are those that
+    /// the row filter leaves out.
     pub(super) records: u64,
-    /// The mapping names the field. Without a mapping a column may be without a field.
-    #[serde(skip)]
-    is_mapped: bool,
 }
 
-/// Counts fields over a sample.
+/// The fields of a sample.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    presence: Presence,
+    /// The rows, and how many of them lack the field of each column, as the metric `tidegate_fields_missing_total` counts them.
+    rows: u64,
+    missing: Vec<Missing>,
     /// The names of the fields that JSON records have.
     seen: BTreeSet<String>,
     is_json: bool,
     in_payload: bool,
     in_change: bool,
+}
+
+/// A column's field, with the number of rows that lack it.
+#[derive(Debug)]
+struct Missing {
+    column: String,
+    field: String,
+    rows: u64,
 }
 
 impl Fields {
@@ -56,9 +64,16 @@ impl Fields {
         }
     }
 
-    /// Counts the fields of a record's rows.
-    pub(super) fn add(&mut self, record: &Record<'_>, encoder: &mut Encoder) {
-        encoder.count_fields(record, &mut self.presence);
+    /// Takes the counts of the encoder that encoded the sample.
+    pub(super) fn take(&mut self, encoder: &mut Encoder) {
+        let missing = &mut self.missing;
+        self.rows = encoder.take_missing(|field| {
+            missing.push(Missing { column: field.column.to_owned(), field: field.path.join("."), rows: field.rows });
+        });
+    }
+
+    /// Notes the names of a record's fields.
+    pub(super) fn see(&mut self, record: &Record<'_>) {
         // Other formats have no names to suggest.
         let value = record.value.filter(|_| self.is_json);
         let value = value.map(|value| value.strip_prefix(b"\xef\xbb\xbf").unwrap_or(value));
@@ -90,15 +105,21 @@ impl Fields {
         }
     }
 
-    /// Reports columns whose field no record has, or few have, and returns the counts. `plan` is the one that records were
-    /// counted by.
-    pub(super) fn judged(self, pipeline: &Pipeline, plan: &Plan, report: &mut PipelineReport) -> Vec<Share> {
-        let records = self.presence.rows();
+    /// Reports columns whose field no record has, or few have, and returns the counts.
+    pub(super) fn judged(self, pipeline: &Pipeline, report: &mut PipelineReport) -> Vec<Share> {
+        let records = self.rows;
         if records == 0 {
             return Vec::new();
         }
-        let shares = self.shares(pipeline, plan);
-        for Share { column, field, present, .. } in shares.iter().filter(|share| share.is_mapped) {
+        let counted = |Missing { column, field, rows }: &Missing| {
+            let (column, field, present) = (column.clone(), field.clone(), records.saturating_sub(*rows));
+            Share { column, field, present, records }
+        };
+        let shares: Vec<_> = self.missing.iter().map(counted).collect();
+        // A column without a mapping may be without a field, and a field of Debezium's envelope may be one that few records have.
+        let mapped = pipeline.columns.iter().flatten().filter(|column| matches!(column.source, Source::Field(_)));
+        let mapped: BTreeSet<_> = mapped.map(|column| column.name.as_str()).collect();
+        for Share { column, field, present, .. } in shares.iter().filter(|share| mapped.contains(&*share.column)) {
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
@@ -121,24 +142,6 @@ impl Fields {
             }
         }
         shares
-    }
-
-    fn shares(&self, pipeline: &Pipeline, plan: &Plan) -> Vec<Share> {
-        let share = |column: &str, path: &[String], is_mapped| {
-            let (column, field, records) = (column.to_owned(), path.join("."), self.presence.rows());
-            let present = self.presence.of(plan, path)?;
-            Some(Share { column, field, present, records, is_mapped })
-        };
-        match &pipeline.columns {
-            Some(columns) => {
-                let fields = columns.iter().filter_map(|column| match &column.source {
-                    Source::Field(path) => share(&column.name, path, true),
-                    _ => None,
-                });
-                fields.collect()
-            }
-            None => plan.fields().filter_map(|(column, path)| share(column, path, false)).collect(),
-        }
     }
 }
 

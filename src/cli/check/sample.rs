@@ -14,8 +14,8 @@ use tidegate_protocol::record::{Headers, Record};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::writer::Writer;
 use tidegate_rows::catalog::TableName;
+use tidegate_rows::mapping::Encoder;
 use tidegate_rows::mapping::evolve::NewFields;
-use tidegate_rows::mapping::{Encoder, Plan};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
@@ -110,11 +110,18 @@ impl Sample {
 /// The records of a trial: a range of each log.
 pub(super) type Ranges = Vec<(TopicPartition, std::ops::Range<Offset>)>;
 
+/// The results of a trial of all records.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) sample: Sample,
+    pub(super) fields: Fields,
+}
+
 /// The outcome of a trial.
 #[derive(Debug)]
 pub(super) enum Tried {
     /// All records were tried.
-    Done(Box<(Sample, Fields, Arc<Plan>)>),
+    Done(Box<Done>),
     /// The trial was read-only, and Postgres refused a change for this reason.
     WouldChange(String),
     /// Rows lack a partition that the daemon would create.
@@ -133,7 +140,6 @@ pub(super) async fn try_records(
     let catalog = source.current().table.catalog.clone();
     let source = source.retargeted(&setup.targets);
     let planned = source.current();
-    let plan = Arc::clone(&planned.plan);
     let schemas = source.schemas().cloned();
     let reader = settings::reader(&config.kafka, pipeline);
     let limits = pipeline.batch;
@@ -166,7 +172,7 @@ pub(super) async fn try_records(
         }
     }
     let read = reading.await.map_err(|error| FatalError::Stopped(format!("a bug of ours: {error}")))?;
-    let (new_fields, deletes, counted) = read.map_err(FatalError::Unavailable)?;
+    let Encoded { new_fields, deletes, fields } = read.map_err(FatalError::Unavailable)?;
     let missing: Vec<_> = new_fields.missing(&catalog).into_iter().map(|(name, found)| (name, found.sql())).collect();
     let mut findings = lock(&findings);
     let sample = Sample {
@@ -181,7 +187,7 @@ pub(super) async fn try_records(
         counted: fields::records(pipeline),
         evolve: (!missing.is_empty()).then(|| evolve::alter(&pipeline.table.name, &missing)),
     };
-    Ok(Tried::Done(Box::new((sample, counted, plan))))
+    Ok(Tried::Done(Box::new(Done { sample, fields })))
 }
 
 /// Returns the tables that the newest records name.
@@ -262,8 +268,16 @@ pub(in crate::cli) fn newest(
     ranges
 }
 
-/// Reads and encodes, as a poll thread does, into batches of the configured size. Also returns the fields that no column takes,
-/// and how many records delete.
+/// What the records of a trial hold.
+struct Encoded {
+    /// The fields that no column takes.
+    new_fields: NewFields,
+    /// How many rows delete.
+    deletes: u64,
+    fields: Fields,
+}
+
+/// Reads and encodes, as a poll thread does, into batches of the configured size.
 fn read(
     config: &Settings,
     ranges: &[(TopicPartition, std::ops::Range<Offset>)],
@@ -272,7 +286,7 @@ fn read(
     limits: tidegate_protocol::batch::BatchLimits,
     mut fields: Fields,
     outbox: &mpsc::Sender<Batch>,
-) -> Result<(NewFields, u64, Fields), String> {
+) -> Result<Encoded, String> {
     let reader = Reader::new(config)?;
     let mut new_fields = NewFields::default();
     let mut encoder = Encoder::new(Arc::clone(&planned.plan));
@@ -299,7 +313,7 @@ fn read(
             }
             let headers = |arena: &mut Vec<u8>| arena.extend_from_slice(&headers);
             batch.push(segment, &record, Instant::now(), headers, |record, rows| {
-                fields.add(record, &mut encoder);
+                fields.see(record);
                 encoder.new_fields(record, &mut new_fields);
                 encoder.encode(record, rows).map_err(|rejection| rejected_record(&planned.plan, rejection))
             });
@@ -312,7 +326,8 @@ fn read(
         trouble.clone()?;
         send(batch, outbox);
     }
-    Ok((new_fields, encoder.deletes(), fields))
+    fields.take(&mut encoder);
+    Ok(Encoded { new_fields, deletes: encoder.deletes(), fields })
 }
 
 fn empty(planned: &Planned) -> Batch {

@@ -1,6 +1,6 @@
 //! The plan: what fills each column, and how it is written. It is made once, and reports all faults at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::catalog::{Catalog, CatalogColumn, RelationKind, TableName, quote_identifier};
@@ -69,6 +69,8 @@ pub(super) struct PlannedColumn {
     pub(super) type_text: String,
     pub(super) not_null: bool,
     pub(super) feed: Feed,
+    /// No column before it takes the same field.
+    pub(super) is_first_of_field: bool,
     pub(super) encoding: Encoding,
     pub(super) nul: NulPolicy,
     /// The policy for a missing field.
@@ -171,10 +173,14 @@ impl Plan {
             Some(columns) => columns.to_vec(),
         };
         let mut planner = Planner::new(spec, catalog, automatic, faults);
-        let mut columns = Vec::new();
+        let mut columns: Vec<PlannedColumn> = Vec::new();
+        let mut fields = BTreeSet::new();
         for column in &mapping {
             let planned = planner.column(column, columns.len());
-            columns.extend(planned);
+            columns.extend(planned.map(|column| PlannedColumn {
+                is_first_of_field: matches!(column.feed, Feed::Field(slot) if fields.insert(slot)),
+                ..column
+            }));
         }
         columns.extend(planner.leftovers(spec.unknown_fields, &mapping));
         let keep = spec.keep.and_then(|filter| planner.check(filter));

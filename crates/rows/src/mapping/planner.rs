@@ -302,6 +302,7 @@ fn planned(column: &CatalogColumn, feed: Feed, encoding: Encoding, nul: NulPolic
         type_text: short_type(column),
         not_null: column.not_null,
         feed,
+        is_first_of_field: false,
         encoding,
         nul,
         missing: WhenMissing::Null,

@@ -1,71 +1,88 @@
-//! Counts how many rows have the field of each column, for the records that `check` tries.
+//! Counts how many rows lack the field of each column. A row counts once its record is decoded, its filter holds and it deletes
+//! nothing, whether or not it is rejected afterwards.
 
-use tidegate_protocol::record::Record;
-
-use crate::decode::Path;
-use crate::mapping::plan::{Feed, Plan};
-use crate::mapping::{Encoder, tombstone};
+use crate::decode::{Fields, Path};
+use crate::mapping::plan::{Feed, Plan, PlannedColumn, WhenMissing};
+use crate::mapping::{Encoder, Refusal};
 use crate::value::Kind;
 
-/// Counts, over records of one plan, the rows that have each field.
-#[derive(Debug, Default)]
-pub struct Presence {
-    rows: u64,
-    present: Vec<u64>,
+/// Counts since [`Encoder::take_missing`].
+#[derive(Debug)]
+pub(super) struct Presence {
+    pub(super) rows: u64,
+    /// For each slot, how many of the rows lacked its field.
+    missing: Vec<u64>,
+}
+
+/// A column whose field was missing in some rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MissingField<'a> {
+    pub column: &'a str,
+    /// The field's path, as a mapping writes it.
+    pub path: &'a [String],
+    /// Whether a missing field means something other than NULL: a default of the mapping or the table, or a dead letter.
+    pub has_default: bool,
+    /// How many rows lacked the field.
+    pub rows: u64,
 }
 
 impl Presence {
-    /// Returns how many rows were counted.
-    pub fn rows(&self) -> u64 {
-        self.rows
+    pub(super) fn of(plan: &Plan) -> Self {
+        Self { rows: 0, missing: vec![0; plan.paths.len()] }
     }
 
-    /// Returns how many of the counted rows have the field at `path`, null or not; `None` if no column is filled from
-    /// `path`. `path` is written as in the mapping.
-    pub fn of(&self, plan: &Plan, path: &[String]) -> Option<u64> {
-        let slot = plan.paths.iter().position(|known| plan.within_row(known) == Some(path))?;
-        Some(self.present.get(slot).copied().unwrap_or(0))
-    }
-}
-
-impl Plan {
-    /// Visits the columns that are filled from a field, with the field's path as a mapping writes it. Visits none if
-    /// records name their table.
-    pub fn fields(&self) -> impl Iterator<Item = (&str, &[String])> {
-        self.columns.iter().filter_map(|column| match column.feed {
-            Feed::Field(slot) => Some((&*column.name, self.within_row(self.paths.get(usize::from(slot))?)?)),
-            _ => None,
-        })
-    }
-
-    /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping
-    /// leaves out.
-    fn within_row<'p>(&self, path: &'p Path) -> Option<&'p [String]> {
-        match &self.change {
-            Some(_) => path.split_first().filter(|(first, _)| *first == "after").map(|(_, rest)| rest),
-            None => Some(path),
+    /// Counts a column whose value is missing in the current row. Several columns may take one field, which counts once. A
+    /// placeholder for an unchanged value (`keep`) is a field that the record has.
+    #[inline]
+    pub(super) fn note(&mut self, column: &PlannedColumn, fields: &Fields) {
+        if let Feed::Field(slot) = column.feed
+            && column.is_first_of_field
+            && fields.slots.get(usize::from(slot)).is_none_or(|slot| slot.kind == Kind::Missing)
+            && let Some(missing) = self.missing.get_mut(usize::from(slot))
+        {
+            *missing += 1;
         }
     }
 }
 
+impl Plan {
+    /// Returns a path as a mapping writes it. In a change of Debezium's, the row lies in `after`, which a mapping leaves out.
+    fn within_row<'p>(&self, path: &'p Path) -> &'p [String] {
+        path.strip_prefix(self.base.as_slice()).unwrap_or(path)
+    }
+}
+
 impl Encoder {
-    /// Counts the fields of a record's rows. Records that can't be decoded have none, and neither have those that only delete.
-    pub fn count_fields(&mut self, record: &Record<'_>, presence: &mut Presence) {
-        let Some(payload) = record.value.filter(|payload| !tombstone::is_spelled_out(payload)) else { return };
-        self.each_row(record, payload, |this| {
-            if this.changes_row(payload) {
-                presence.rows += 1;
-                presence.present.resize(this.fields.slots.len(), 0);
-                for (count, slot) in presence.present.iter_mut().zip(&this.fields.slots) {
-                    *count += u64::from(slot.kind != Kind::Missing);
-                }
-            }
-        });
+    /// Visits each column that takes a field, with the number of rows that lacked the field since the last call. Returns the number
+    /// of rows. A record that is encoded twice counts twice. If records name their table, the columns are those of the first table.
+    pub fn take_missing(&mut self, mut each: impl FnMut(MissingField<'_>)) -> u64 {
+        for column in &self.plan.columns {
+            let Feed::Field(slot) = column.feed else { continue };
+            let (Some(path), Some(rows)) =
+                (self.plan.paths.get(usize::from(slot)), self.presence.missing.get(usize::from(slot)))
+            else {
+                continue;
+            };
+            let (path, has_default) = (self.plan.within_row(path), !matches!(column.missing, WhenMissing::Null));
+            each(MissingField { column: &column.name, path, has_default, rows: *rows });
+        }
+        self.presence.missing.fill(0);
+        std::mem::take(&mut self.presence.rows)
     }
 
-    /// Returns whether the decoded record has a row after it, which a change may lack.
-    fn changes_row(&self, payload: &[u8]) -> bool {
-        let op = self.plan.change.as_ref().map(|change| self.fields.value(change.op, payload));
-        op.is_none_or(|op| matches!(op.as_text(), Some(b"c" | b"r" | b"u")))
+    /// Counts the columns behind the one by which a row was rejected: the row has been counted, and they were not reached.
+    #[cold]
+    pub(super) fn count_rest(&mut self, refusal: &Refusal) {
+        let (Refusal::Column(at, _) | Refusal::Meta(at, _)) = refusal else { return };
+        let columns = match &self.plan.router {
+            None => &self.plan.columns,
+            Some(router) => match router.target(&self.named) {
+                Ok(target) => &target.columns,
+                Err(_) => return,
+            },
+        };
+        for column in columns.iter().skip(usize::from(*at) + 1) {
+            self.presence.note(column, &self.fields);
+        }
     }
 }
