@@ -19,9 +19,8 @@ use tidegate_protocol::position::{Offset, TopicPartition};
 use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::cgroup;
-use crate::config::{Config, GroupProtocol, Pipeline, Topics};
+use crate::config::{Config, Pipeline, Topics};
 use crate::error::FatalError;
-use crate::kafka::fault::CONSUMER_PROTOCOL_OFF;
 use crate::kafka::observer::{Group, partitions_of};
 use crate::limits;
 pub(super) use sample::newest;
@@ -255,11 +254,6 @@ async fn ask_kafka(
     }
     if let Some(fault) = reach::ask(config, &observer, |observer| Ok(observer.no_consumer_protocol())).await? {
         report.faults.push(format!("pipelines.{}.group_protocol: {fault}", pipeline.name));
-    } else if pipeline.group_protocol == GroupProtocol::Consumer
-        && let Some(topic) = topics.keys().next().cloned()
-        && reach::ask(config, &observer, move |observer| observer.is_consumer_protocol_off(&topic)).await?
-    {
-        report.faults.push(format!("pipelines.{}.group_protocol: {CONSUMER_PROTOCOL_OFF}", pipeline.name));
     }
     let names: Vec<String> = topics.keys().cloned().collect();
     for topic in reach::ask(config, &observer, move |observer| observer.denied_topics(&names)).await? {

@@ -5,10 +5,6 @@
 
 use std::fmt;
 
-/// Advises users whose brokers offer `group_protocol = "consumer"` and refuse it.
-pub const CONSUMER_PROTOCOL_OFF: &str = "the brokers have this protocol switched off: set `group_protocol = \"cooperative\"`, or switch it on \
-    (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' `group.coordinator.rebalance.protocols`)";
-
 /// A connection that failed, or a request that Kafka refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -138,7 +134,9 @@ impl Cause {
             Self::GroupDenied => "grant READ on the group to our user",
             Self::TopicDenied => "grant READ and DESCRIBE on the topic to our user",
             Self::NoConsumerProtocol => {
-                "set `group_protocol = \"cooperative\"`, or upgrade all brokers to Kafka 4.0 or later"
+                "set `group_protocol = \"cooperative\"`, or upgrade all brokers to Kafka 4.0 or later and switch the protocol on \
+                 (`kafka-features upgrade --feature group.version=1`, and `consumer` in the brokers' \
+                 `group.coordinator.rebalance.protocols`)"
             }
             Self::Other => "look at the broker's log, and check `kafka.properties`",
         }

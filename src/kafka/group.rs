@@ -19,7 +19,6 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::fault::CONSUMER_PROTOCOL_OFF;
 use super::health::KafkaHealth;
 use super::membership::Membership;
 use super::rebalance::Notes;
@@ -138,7 +137,7 @@ impl KafkaClient {
             return Some(ReadError { kind: ReadErrorKind::Broken, source: text.into() });
         }
         if code == Code::UnsupportedVersion && self.protocol == GroupProtocol::Consumer {
-            let why = format!("{text}; {CONSUMER_PROTOCOL_OFF}");
+            let why = self.consumer.context().health().refused_consumer_protocol().to_string();
             return Some(ReadError { kind: ReadErrorKind::Fatal, source: why.into() });
         }
         let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));

@@ -189,6 +189,11 @@ impl KafkaHealth {
         lock(&self.state).only_classic.first().map(|broker| Fault::no_consumer_protocol(broker))
     }
 
+    /// Returns the fault of brokers that refused a member of the group protocol `consumer`.
+    pub fn refused_consumer_protocol(&self) -> Fault {
+        self.no_consumer_protocol().unwrap_or_else(|| Fault::no_consumer_protocol(&self.servers))
+    }
+
     /// Records that Kafka denied a consumer a request.
     pub fn denied(&self, consumer: u32, fault: Fault) {
         self.once(&fault.to_string(), |repeated| {

@@ -46,8 +46,6 @@ pub struct Group {
 
 /// How long a metadata request waits before a failed connection ends it.
 const METADATA_PATIENCE: Duration = Duration::from_secs(2);
-/// The broker's setting that lists its group protocols.
-const PROTOCOLS: &str = "group.coordinator.rebalance.protocols";
 /// The longest time for a second connection, which finds out why a certificate isn't trusted.
 const CERTIFICATE_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -161,18 +159,6 @@ impl Observer {
             };
             runtime.block_on(admin.describe_configs(resources, &options))
         })
-    }
-
-    /// Returns whether a broker has the group protocol `consumer` switched off. `false` if its settings may not be read.
-    ///
-    /// # Errors
-    /// The error of Kafka.
-    pub fn is_consumer_protocol_off(&self, topic: &str) -> Answer<bool> {
-        let metadata = self.metadata(Some(topic))?;
-        let Some(broker) = metadata.brokers().first() else { return Ok(false) };
-        let answers = self.describe(topic, &[ResourceSpecifier::Broker(broker.id())])?;
-        let mut protocols = answers.iter().flatten().filter_map(|broker| broker.get(PROTOCOLS)?.value.as_deref());
-        Ok(protocols.any(|protocols| !protocols.split(',').any(|protocol| protocol.trim() == "consumer")))
     }
 
     /// Returns the fault of a broker that doesn't offer the pipeline's group protocol, if a broker of an answered request is one.

@@ -133,17 +133,30 @@ async fn a_broker_without_the_consumer_protocol_is_named_by_check_and_by_run() {
     world.assert_exact(500).await;
 }
 
-/// Kafka 4 with the protocol switched off answers that the request is not supported.
+/// Kafka 4 has two switches for the protocol. `check` and `run` name both, in the same words.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_switched_off_consumer_protocol_stops_the_pipeline_with_its_remedy() {
-    let spec = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
-    let world = world_behind(Kafka::start(&spec).expect("Kafka starts")).await;
-    let config = world.config("table.name = \"rides\"\ngroup_protocol = \"consumer\"");
-    tidegate(&config, &["check"])
-        .fails(64, &["does not offer `group_protocol = \"consumer\"`", "or has the protocol switched off"]);
-    let daemon = world.daemon(&config);
-    assert_eq!(daemon.wait_exit(PATIENCE).expect("it ends").code(), Some(70));
-    daemon.await_log("the brokers have this protocol switched off", PATIENCE).expect("the log says so");
+    let protocols = KafkaSpec::single().property("group.coordinator.rebalance.protocols", "classic");
+    for (spec, is_downgraded) in [(protocols, false), (KafkaSpec::single(), true)] {
+        let world = world_behind(Kafka::start(&spec).expect("Kafka starts")).await;
+        if is_downgraded {
+            let downgrade = ["downgrade", "--feature", "group.version=0"];
+            tool(world.kafka, "org.apache.kafka.tools.FeatureCommand", &downgrade);
+        }
+        let config = world.config("table.name = \"rides\"\ngroup_protocol = \"consumer\"");
+        let words = [
+            world.kafka.bootstrap_servers(),
+            "does not offer `group_protocol = \"consumer\"`",
+            "or has the protocol switched off",
+            "`kafka-features upgrade --feature group.version=1`",
+            "`group.coordinator.rebalance.protocols`",
+        ];
+        tidegate(&config, &["check"]).fails(64, &words);
+        let daemon = world.daemon(&config);
+        assert_eq!(daemon.wait_exit(PATIENCE).expect("it ends").code(), Some(70));
+        let log = daemon.log().join("\n");
+        assert!(words.iter().all(|words| log.contains(words)), "{log}");
+    }
 }
 
 /// A broker that accepts connections and says nothing: no connection fails, so that nothing but the silence tells.
