@@ -50,7 +50,7 @@ struct Report {
 #[derive(Debug, Serialize)]
 pub(super) struct KafkaReport {
     pub(super) bootstrap_servers: String,
-    pub(super) cluster_id: Option<String>,
+    pub(super) cluster_id: String,
     pub(super) group: String,
     /// `null` if Kafka knows no such group yet.
     pub(super) group_state: Option<String>,
@@ -241,7 +241,7 @@ async fn ask_kafka(
             observer.starts(&sources, &start)?;
         }
         let (low, high) = (observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?);
-        Ok((observer.cluster_id(), low, high, observer.group(&group).unwrap_or_default(), may_read))
+        Ok((observer.cluster_id()?, low, high, observer.group(&group).unwrap_or_default(), may_read))
     })
     .await?;
     if may_read == Some(false) {

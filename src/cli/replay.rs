@@ -26,7 +26,7 @@ use super::progress::Progress;
 use super::{Common, reach, show};
 use crate::config::{Config, Pipeline, Start, table_name};
 use crate::error::FatalError;
-use crate::kafka::observer::{Answer, partitions_of};
+use crate::kafka::observer::{Answer, Observer, partitions_of};
 use crate::metrics::WriterMetrics;
 use crate::plan::PlanSource;
 use crate::postgres::{PgStore, dead_letter_cleanup};
@@ -115,10 +115,9 @@ async fn replay(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> 
     let key = key(pipeline, arguments);
     let cluster_id = {
         let observer = reach::observer(config, pipeline)?;
-        reach::ask(config, &observer, |observer| Ok(observer.cluster_id())).await?
+        reach::ask(config, &observer, Observer::cluster_id).await?
     };
-    let replay_progress =
-        ReplayProgress::open(key, cluster_id.unwrap_or_default(), pipeline, planned.table.catalog.oid);
+    let replay_progress = ReplayProgress::open(key, cluster_id, pipeline, planned.table.catalog.oid);
     if arguments.again {
         replay_progress.forget(&mut connection).await?;
     }

@@ -168,9 +168,12 @@ impl Observer {
     }
 
     /// Returns the cluster's id.
-    pub fn cluster_id(&self) -> Option<String> {
-        self.serve();
-        self.client.client().fetch_cluster_id(TIMEOUT)
+    ///
+    /// # Errors
+    /// Kafka didn't answer.
+    pub fn cluster_id(&self) -> Answer<String> {
+        let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut);
+        self.patiently("", || self.client.client().fetch_cluster_id(METADATA_PATIENCE).ok_or_else(unknown))
     }
 
     /// Makes a request about a topic, and records in the health whether it was answered.
@@ -182,12 +185,18 @@ impl Observer {
         Ok(answer)
     }
 
-    /// Requests metadata. A failed connection ends the request early: it would only fail again.
+    /// Requests metadata.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
-        self.question(topic.unwrap_or_default(), || {
+        self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
+    }
+
+    /// Makes a request again until it is answered or [`TIMEOUT`] is over. A failed connection ends it early: it would only fail
+    /// again.
+    fn patiently<T>(&self, topic: &str, ask: impl Fn() -> KafkaResult<T>) -> Answer<T> {
+        self.question(topic, || {
             let deadline = Instant::now() + TIMEOUT;
             loop {
-                let answer = self.client.fetch_metadata(topic, METADATA_PATIENCE);
+                let answer = ask();
                 self.serve();
                 if answer.is_ok() || Instant::now() >= deadline || self.health.connection_fault().is_some() {
                     return answer;

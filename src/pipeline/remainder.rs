@@ -192,7 +192,10 @@ async fn ends_now(pipeline: &Pipeline, observer: &SharedObserver) -> BTreeMap<To
         match ends.await.map_err(StartError::from) {
             Ok(ends) => return ends.into_iter().collect(),
             Err(error) => {
-                warn!(pipeline = &*pipeline.name, %error, "can't read the log ends, retrying");
+                let attempt = backoff.attempts() + 1;
+                if attempt.is_power_of_two() {
+                    warn!(pipeline = &*pipeline.name, %error, attempt, "can't read the log ends, retrying");
+                }
                 sleep(backoff.next(fastrand::f64())).await;
             }
         }

@@ -2,13 +2,14 @@
 //! waiting doesn't remove stops the pipeline and is named.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tidegate_protocol::retry::{Backoff, Disposition, Stage};
 use tidegate_protocol::stopped::Stopped;
 use tidegate_protocol::store::{ReplanError, WriteError};
 use tokio::task::JoinError;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Pipeline, PipelinePhase};
 use crate::config::Topics;
@@ -33,9 +34,16 @@ impl Pipeline {
     ) -> Result<Arc<PlanSource>, Stopped> {
         let mut backoff = Backoff::new();
         let mut refused: Option<String> = None;
+        let mut waits_since: Option<Instant> = None;
         loop {
             let error = match self.try_start(connector, observer).await {
-                Ok(plans) => return Ok(Arc::new(plans)),
+                Ok(plans) => {
+                    if let Some(since) = waits_since {
+                        let seconds = (since.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+                        info!(pipeline = &*self.name, seconds, "it can start now, the wait is over");
+                    }
+                    return Ok(Arc::new(plans));
+                }
                 Err(error) => error,
             };
             let why = error.to_string();
@@ -45,8 +53,10 @@ impl Pipeline {
                 Fault::FinalIfRepeated => refused = Some(why.clone()),
                 Fault::Outage => refused = None,
             }
-            if backoff.attempts().is_power_of_two() || backoff.attempts() == 0 {
-                warn!(pipeline = &*self.name, why, "can't start yet, retrying");
+            waits_since.get_or_insert_with(Instant::now);
+            let attempt = backoff.attempts() + 1;
+            if attempt.is_power_of_two() {
+                warn!(pipeline = &*self.name, why, attempt, "can't start yet, retrying");
             }
             self.enter(PipelinePhase::Starting { waiting_for: Some(why) });
             sleep(backoff.next(fastrand::f64())).await;
@@ -60,11 +70,8 @@ impl Pipeline {
         let plans = PlanSource::load(&self.config, &mut connection).await?;
         partitions::maintain_once(connector, &self.config).await?;
         let wanted = self.config.topics.clone();
-        let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id())));
+        let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id()?)));
         let (topics, cluster_id) = asked.await?;
-        let Some(cluster_id) = cluster_id else {
-            return Err(StartError::NotYet("Kafka doesn't say its cluster id yet".to_owned()));
-        };
         if let Topics::List(names) = &self.config.topics
             && let Some(missing) = names.iter().find(|name| !topics.contains_key(*name))
         {

@@ -48,7 +48,7 @@ pub(crate) fn config(world: &World, servers: &str, properties: &str) -> String {
     config.replacen("[postgres]", &format!("[kafka.properties]\n{properties}\n[postgres]"), 1)
 }
 
-fn waits(daemon: &Daemon) -> bool {
+pub(crate) fn waits(daemon: &Daemon) -> bool {
     daemon.metric("tidegate_pipeline_state", &[("state", "waiting_for_kafka")]) == Some(1.0)
 }
 

@@ -382,14 +382,13 @@ pub(super) async fn registration(
     report: &mut PipelineReport,
 ) -> Result<(), FatalError> {
     let failed = |error| reach::failed("can't look at the registration", error);
-    let Some(cluster_id) = kafka.cluster_id.clone() else { return Ok(()) };
     let mut connection = reach::open(&reach::connector(config)).await?;
     if !rights::may_read_ledger(&mut connection).await.map_err(failed)? {
         return Ok(());
     }
     let wanted = Registration {
         pipeline: pipeline.name.clone(),
-        cluster_id,
+        cluster_id: kafka.cluster_id.clone(),
         group_id: pipeline.group.clone(),
         target: pipeline.table.name.to_string(),
         target_oid,

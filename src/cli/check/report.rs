@@ -190,7 +190,7 @@ impl PipelineReport {
 }
 
 fn kafka_text(kafka: &KafkaReport) -> String {
-    let id = kafka.cluster_id.as_deref().unwrap_or("unknown");
+    let id = &kafka.cluster_id;
     let mut text = format!("  Kafka       {} (cluster {id})\n", kafka.bootstrap_servers);
     for (topic, found) in &kafka.topics {
         text += &format!(
