@@ -1,6 +1,7 @@
 //! `tidegate check`: checks everything that can be known before the daemon runs. It changes nothing: it creates no tables,
 //! registers no pipeline, joins no group, and rolls back the rows of the trial.
 
+mod capacity;
 mod creation;
 mod database;
 mod fields;

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tidegate_protocol::batch::{Batch, RejectedRecord, Span};
 use tidegate_protocol::dead_letter_budget::DeadLetterLimits;
 use tidegate_protocol::record::Record;
-use tidegate_protocol::retry::Stage;
+use tidegate_protocol::retry::{Disposition, Stage};
 use tidegate_protocol::store::{Cause, Ledger, LedgerRow, Planner, ReplanError, Transaction, WriteError};
 
 use crate::postgres::PgStore;
@@ -40,6 +40,8 @@ pub(super) struct Findings {
     pub(super) would_change: Option<String>,
     /// Rows lack a partition that the daemon would create.
     pub(super) lacks_partition: bool,
+    /// The last error that says that the catalog isn't the one that was planned for.
+    misfit: Option<String>,
 }
 
 /// Returns a dead-letter budget that is never spent: someone is watching.
@@ -79,6 +81,11 @@ impl Rehearsal {
             }
             Err(Cause::NoPartition(_)) => lock(&self.findings).lacks_partition = true,
             _ => {}
+        }
+        if let Err(error) = &outcome
+            && error.disposition() == Disposition::Plan
+        {
+            lock(&self.findings).misfit = Some(error.to_string());
         }
         outcome
     }
@@ -189,7 +196,9 @@ impl Ledger for Rehearsal {
 impl Planner for Rehearsal {
     /// The daemon would create partitions here, and read the catalog again.
     async fn replan(&mut self) -> Result<(), ReplanError> {
-        Err(ReplanError::Unplannable("the table does not fit the plan any more; check again".to_owned()))
+        let misfit = lock(&self.findings).misfit.take();
+        let why = misfit.unwrap_or_else(|| "the table does not fit the plan any more".to_owned());
+        Err(ReplanError::Unplannable(format!("{why}; if the table has just changed, check again")))
     }
 
     fn newest_plan(&mut self) -> u64 {

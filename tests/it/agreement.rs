@@ -6,10 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection as _;
-use tidegate_harness::{Daemon, DaemonSpec, Postgres, PostgresSpec, Record, free_port, shared, unique_name};
+use tidegate_harness::{Daemon, DaemonSpec, Kafka, Postgres, PostgresSpec, Record, free_port, shared, unique_name};
 
 use crate::agreement_cases::{CASES, Case};
+use crate::agreement_more_cases::MORE_CASES;
 use crate::cli::tidegate;
+use crate::cli_verify::transaction;
 use crate::support::{PATIENCE, program};
 
 /// The number of records in the topic, each `{"id": n, "name": "v", "lat": 1.5}`. More than the dead letters that any pipeline may
@@ -127,6 +129,31 @@ async fn put(ground: &Ground, case: &'static Case) -> Result<(), String> {
     ))
 }
 
+/// Makes topics without records to try, or with records of which some are gone.
+fn more_topics(kafka: &Kafka, topic: &str) {
+    let make = |suffix: &str, settings: &[(&str, &str)]| {
+        let topic = format!("{topic}_{suffix}");
+        kafka.create_topic(&topic, 1, settings).expect("the topic is made");
+        topic
+    };
+    let record = |n: i32| Record::new(format!(r#"{{"id":{n},"name":"v","lat":1.5}}"#)).key(format!("{}", n % 7));
+    make("empty", &[]);
+    let deleted = make("deleted", &[]);
+    kafka.produce(&deleted, (0..RECORDS).map(record)).expect("Kafka takes the records");
+    kafka.delete_records(&deleted, 0, RECORDS.into()).expect("the records are deleted");
+    let compacted = make(
+        "compacted",
+        &[("cleanup.policy", "compact"), ("segment.ms", "100"), ("min.cleanable.dirty.ratio", "0.01")],
+    );
+    for n in 0..3 {
+        kafka.produce(&compacted, (n..n + 100).map(record)).expect("Kafka takes the records");
+    }
+    let tombstones = make("tombstones", &[]);
+    let tombstone = |n: i32| Record::tombstone().key(format!("{n}"));
+    kafka.produce(&tombstones, (0..RECORDS).map(tombstone)).expect("Kafka takes the records");
+    transaction(kafka.bootstrap_servers(), &make("transactions", &[]), 50, false);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn run_flows_if_and_only_if_check_says_ready() {
     let kafka = shared::kafka().expect("Kafka starts");
@@ -134,13 +161,15 @@ async fn run_flows_if_and_only_if_check_says_ready() {
     kafka.create_topic(&topic, 2, &[]).expect("the topic is made");
     let record = |n| Record::new(format!(r#"{{"id":{n},"name":"v","lat":1.5}}"#)).to(n % 2);
     kafka.produce(&topic, (0..RECORDS).map(record)).expect("Kafka takes the records");
+    more_topics(kafka, &topic);
     let bootstrap_servers = kafka.bootstrap_servers().to_owned();
     let postgres = shared::postgres().expect("Postgres starts");
     let ground = Ground { bootstrap_servers, postgres, topic };
+    let cases: Vec<&'static Case> = CASES.iter().chain(MORE_CASES).collect();
     let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let runtime = tokio::runtime::Handle::current();
     let work = || {
-        while let Some(case) = CASES.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
             if let Err(words) = runtime.block_on(put(&ground, case)) {
                 wrong.lock().expect("no panic").push(words);
             }
@@ -150,8 +179,8 @@ async fn run_flows_if_and_only_if_check_says_ready() {
         std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
     });
     let wrong = wrong.into_inner().expect("no panic");
-    assert!(wrong.is_empty(), "{} of {} environments:{}", wrong.len(), CASES.len(), wrong.join("\n"));
-    println!("{} environments, no disagreement", CASES.len());
+    assert!(wrong.is_empty(), "{} of {} environments:{}", wrong.len(), cases.len(), wrong.join("\n"));
+    println!("{} environments, no disagreement", cases.len());
 }
 
 /// A standby takes no write, and `run` waits for it to be promoted; of several servers the one that takes writes is used.
@@ -183,6 +212,41 @@ async fn a_standby_is_named_by_check_and_run_does_not_flow() {
     }
 }
 
+/// A server that waits for a standby before it answers a COMMIT, and has none: every write would wait without end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_that_waits_for_a_standby_that_is_away_is_named_by_check() {
+    let kafka = shared::kafka().expect("Kafka starts");
+    let topic = unique_name("standbyless");
+    kafka.create_topic(&topic, 1, &[]).expect("the topic is made");
+    kafka.produce(&topic, [Record::new(r#"{"id":1,"name":"v","lat":1.5}"#)]).expect("Kafka takes it");
+    let bootstrap_servers = kafka.bootstrap_servers().to_owned();
+    let postgres = Box::leak(Box::new(Postgres::start(&PostgresSpec::default()).expect("Postgres starts")));
+    let ground = Ground { bootstrap_servers, postgres, topic };
+    let environment = Environment::new(&ground, &CASES[0]).await;
+    environment.sql("standbyless", crate::agreement_cases::BASE).await;
+    let config = environment.config("{role}", "{name}", crate::agreement_cases::APPEND, "");
+    for (standbys, ready) in [("nobody", false), ("", true)] {
+        let alter = format!("ALTER SYSTEM SET synchronous_standby_names = '{standbys}'");
+        for sql in [alter.as_str(), "SELECT pg_reload_conf()"] {
+            let mut admin = postgres.connect("postgres").await.expect("a connection");
+            sqlx::raw_sql("SET synchronous_commit = local").execute(&mut admin).await.expect("it is set");
+            sqlx::raw_sql(sql).execute(&mut admin).await.expect("it is done");
+        }
+        let is_seen = async || {
+            let mut admin = postgres.connect("postgres").await.expect("a connection");
+            let now: String =
+                sqlx::query_scalar("SHOW synchronous_standby_names").fetch_one(&mut admin).await.expect("it is");
+            now == standbys
+        };
+        tidegate_harness::eventually_async("the server has read it", PATIENCE, is_seen).await.expect("it has");
+        let checked = tokio::task::block_in_place(|| tidegate(&config, &["check"]));
+        assert_eq!(checked.code == 0, ready, "{checked}");
+        assert!(ready || checked.out.contains("`synchronous_standby_names` is 'nobody'"), "{checked}");
+    }
+    let (flowed, log) = tokio::task::block_in_place(|| flows(&config));
+    assert!(flowed, "{log}");
+}
+
 /// Gives the brokers' anonymous user a rule, by `--allow-principal` or `--deny-principal`.
 fn rule(bootstrap_servers: &str, kind: &str, arguments: &[&str]) {
     let jars = tidegate_harness::fetch::kafka().expect("Kafka is here");
@@ -200,7 +264,7 @@ async fn what_the_brokers_deny_is_named_by_check_and_run_does_not_flow() {
     let spec = tidegate_harness::KafkaSpec::single()
         .property("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
         .property("allow.everyone.if.no.acl.found", "true");
-    let kafka = tidegate_harness::Kafka::start(&spec).expect("Kafka starts");
+    let kafka = Kafka::start(&spec).expect("Kafka starts");
     let names = ["open", "unseen", "unread", "unread_and_empty"];
     for name in names {
         kafka.create_topic(name, 1, &[]).expect("the topic is made");

@@ -28,7 +28,7 @@ pub(crate) const APPEND: &str =
     "topics = [\"{topic}\"]\ntable.name = \"rides\"\ncolumns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const SORTED: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", sort_by = [\"id\"] }\n\
                       columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
-const UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"id\"] }\n\
+pub(crate) const UPSERT: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"upsert\", key = [\"id\"] }\n\
                       columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
 const INSERT_NEW: &str = "topics = [\"{topic}\"]\ntable = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }\n\
                           columns = { id = \"id\", name = \"name\", lat = \"lat\" }";
@@ -48,16 +48,16 @@ const DEFAULT: Case =
     Case { name: "", database: "", before: None, sql: "", session: "", pipeline: APPEND, ready: true, says: "ready" };
 
 /// Returns a case in which the pipeline is ready after this SQL.
-const fn ready(name: &'static str, sql: &'static str) -> Case {
+pub(crate) const fn ready(name: &'static str, sql: &'static str) -> Case {
     Case { name, sql, ..DEFAULT }
 }
 
 /// Returns a case in which the pipeline isn't ready after this SQL, and `check` prints `says`.
-const fn faulty(name: &'static str, sql: &'static str, says: &'static str) -> Case {
+pub(crate) const fn faulty(name: &'static str, sql: &'static str, says: &'static str) -> Case {
     Case { name, sql, ready: false, says, ..DEFAULT }
 }
 
-const fn with(pipeline: &'static str, case: Case) -> Case {
+pub(crate) const fn with(pipeline: &'static str, case: Case) -> Case {
     Case { pipeline, ..case }
 }
 

@@ -21,23 +21,28 @@ impl World {
 
     /// Produces `count` records in one transaction, which is committed or aborted.
     pub(crate) fn transaction(&self, count: i32, commit: bool) {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", self.kafka.bootstrap_servers())
-            .set("transactional.id", &self.name)
-            .create()
-            .expect("a producer");
-        let deadline = Duration::from_secs(30);
-        producer.init_transactions(deadline).expect("transactions");
-        producer.begin_transaction().expect("a transaction");
-        for n in 0..count {
-            let payload = format!(r#"{{"id":{n}}}"#);
-            let record: BaseRecord<'_, (), str> = BaseRecord::to(&self.topic).partition(0).payload(&payload);
-            producer.send(record).map_err(|(error, _)| error).expect("sent");
-        }
-        producer.flush(deadline).expect("delivered");
-        let ended = if commit { producer.commit_transaction(deadline) } else { producer.abort_transaction(deadline) };
-        ended.expect("the transaction ends");
+        transaction(self.kafka.bootstrap_servers(), &self.topic, count, commit);
     }
+}
+
+/// Produces `count` records into partition 0 in one transaction, which is committed or aborted.
+pub(crate) fn transaction(bootstrap_servers: &str, topic: &str, count: i32, commit: bool) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("transactional.id", topic)
+        .create()
+        .expect("a producer");
+    let deadline = Duration::from_secs(30);
+    producer.init_transactions(deadline).expect("transactions");
+    producer.begin_transaction().expect("a transaction");
+    for n in 0..count {
+        let payload = format!(r#"{{"id":{n}}}"#);
+        let record: BaseRecord<'_, (), str> = BaseRecord::to(topic).partition(0).payload(&payload);
+        producer.send(record).map_err(|(error, _)| error).expect("sent");
+    }
+    producer.flush(deadline).expect("delivered");
+    let ended = if commit { producer.commit_transaction(deadline) } else { producer.abort_transaction(deadline) };
+    ended.expect("the transaction ends");
 }
 
 #[tokio::test(flavor = "multi_thread")]

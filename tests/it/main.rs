@@ -5,6 +5,7 @@
 mod accounting;
 mod agreement;
 mod agreement_cases;
+mod agreement_more_cases;
 mod allocation;
 mod batches;
 mod canary;

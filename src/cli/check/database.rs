@@ -13,11 +13,11 @@ use tidegate_rows::mapping::Plan;
 use tidegate_rows::spec::WriteMode;
 use tidegate_rows::write_mode::is_staged;
 
-use super::KafkaReport;
 use super::creation::would_make;
 use super::report::PipelineReport;
 use super::rights;
 use super::stand_in::Trials;
+use super::{KafkaReport, capacity};
 use crate::cli::reach;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
@@ -61,6 +61,7 @@ pub(super) async fn check(
     let mut connection = reach::open(&reach::connector(config)).await?;
     let open = &mut connection;
     server(open, pipeline, report).await.map_err(failed)?;
+    capacity::check(open, config, report).await.map_err(failed)?;
     if pipeline.table.route.is_some() {
         rights::on_ledger(open, report).await.map_err(failed)?;
         if !report.grants.is_empty() {

@@ -1,0 +1,67 @@
+//! Whether the server can serve the daemon at all: enough connections, and a COMMIT that can be answered.
+
+use sqlx::{PgConnection, Row};
+
+use super::report::PipelineReport;
+use crate::cli::show;
+use crate::config::Config;
+
+/// The connections of a pipeline beside those of its consumers: for claims and for lag.
+const PER_PIPELINE: i64 = 2;
+
+/// Reports limits that the daemon's connections exceed, and a COMMIT that would wait without end.
+pub(super) async fn check(
+    connection: &mut PgConnection,
+    config: &Config,
+    report: &mut PipelineReport,
+) -> Result<(), sqlx::Error> {
+    let row = sqlx::query(
+        "SELECT quote_ident(r.rolname), quote_ident(d.datname), CASE WHEN r.rolsuper THEN -1 ELSE r.rolconnlimit END::int8,
+             CASE WHEN r.rolsuper THEN -1 ELSE d.datconnlimit END::int8,
+             current_setting('max_connections')::int8 - current_setting('superuser_reserved_connections')::int8
+                 - coalesce(current_setting('reserved_connections', true)::int8, 0),
+             current_setting('synchronous_standby_names'),
+             current_setting('synchronous_commit') NOT IN ('off', 'local') AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_replication)
+         FROM pg_catalog.pg_roles r, pg_catalog.pg_database d
+         WHERE r.rolname = session_user AND d.datname = current_database()",
+    );
+    let row = row.fetch_one(connection).await?;
+    let (role, database): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let consumers: i64 =
+        config.pipelines.iter().map(|pipeline| i64::from(pipeline.consumers.get()) + PER_PIPELINE).sum();
+    for (limit, whose, remedy) in [
+        (
+            row.try_get::<i64, _>(2)?,
+            format!("role {role}"),
+            format!("run: ALTER ROLE {role} CONNECTION LIMIT {}", consumers + 1),
+        ),
+        (
+            row.try_get(3)?,
+            format!("database {database}"),
+            format!("run: ALTER DATABASE {database} CONNECTION LIMIT {}", consumers + 1),
+        ),
+        (row.try_get(4)?, "the server".to_owned(), "raise `max_connections`".to_owned()),
+    ] {
+        // A negative limit is none.
+        if limit < 0 || limit > consumers {
+            continue;
+        }
+        let text = format!(
+            "{whose} takes at most {}, and the daemon has {consumers} open: one for each consumer, two more for each pipeline; {remedy}, or lower `consumers`",
+            show::counted(u64::try_from(limit).unwrap_or(0), "connection", "connections")
+        );
+        if limit < consumers {
+            report.faults.push(text);
+        } else {
+            report.warnings.push(format!("{text}: there is none left for maintenance and commands"));
+        }
+    }
+    let standbys: String = row.try_get(5)?;
+    if !standbys.is_empty() && row.try_get(6)? {
+        report.faults.push(format!(
+            "a COMMIT would wait without end: `synchronous_standby_names` is '{}', and no standby is connected; start one, or empty this setting of the server",
+            show::safe(&standbys)
+        ));
+    }
+    Ok(())
+}
