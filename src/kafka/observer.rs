@@ -185,7 +185,7 @@ impl Observer {
         Ok(answer)
     }
 
-    /// Requests metadata.
+    /// Requests metadata: of one topic, or of all if `topic` is `None`.
     fn metadata(&self, topic: Option<&str>) -> Answer<Metadata> {
         self.patiently(topic.unwrap_or_default(), || self.client.fetch_metadata(topic, METADATA_PATIENCE))
     }

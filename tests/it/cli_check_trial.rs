@@ -162,7 +162,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     let ran = world.checked_without_a_trace(&pipeline(&draws)).await.ok();
     ran.says(&["after_create: parsed but not run", "50 newest records → 50 rows", "ready"])
         .says(&draws.map(|sql| sql.trim_end_matches(';')));
-    // What describes the table is run, and the rows are tried with it.
+    // `check` runs a statement that describes the table, and tries the rows with it.
     let describes = [
         "ALTER TABLE made ADD COLUMN n bigint, ADD CHECK (name <> 'v7')",
         "CREATE INDEX by_name ON public.made (name)",

@@ -86,7 +86,7 @@ async fn after_create<'s>(
             )),
             Err(error) => return Err(error),
         }
-        // Parsing leaves locks, which end here. What ran stays.
+        // Parsing leaves locks, which end here. A statement that ran keeps its effect.
         if ran.last() == Some(&sql.as_str()) {
             connection.execute("RELEASE SAVEPOINT tidegate_after_create").await?;
         } else {

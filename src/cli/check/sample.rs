@@ -268,7 +268,7 @@ pub(in crate::cli) fn newest(
     ranges
 }
 
-/// What the records of a trial hold.
+/// Counts over the records of a trial.
 struct Encoded {
     /// The fields that no column takes.
     new_fields: NewFields,
