@@ -87,9 +87,9 @@ struct Report {
     columns: Vec<Column>,
     /// Whether the table exists. `null` if no database was asked.
     table_exists: Option<bool>,
-    /// What keeps the proposal from running with the existing table, each with its remedy.
+    /// The faults that keep the proposal from running with the existing table, each with its remedy.
     faults: Vec<String>,
-    /// What else the existing table says about the sample.
+    /// Further remarks on the existing table and the sample.
     findings: Vec<String>,
     /// The statement that `create = true` would run; `null` if the table exists.
     ddl: Option<String>,

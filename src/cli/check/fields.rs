@@ -51,7 +51,7 @@ struct Missing {
     column: String,
     field: String,
     rows: u64,
-    /// What the schemas of a registry lack of the field.
+    /// The part of the field that the schemas of a registry lack.
     lack: Option<String>,
 }
 

@@ -26,10 +26,10 @@ use crate::registry;
 /// The most kinds of dead letters that are named.
 const KINDS_MAX: usize = 20;
 
-/// What the table says about a proposal.
+/// The outcome of trying a proposal with the table.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
-    /// What keeps the pipeline from running, each with its remedy.
+    /// The faults that keep the pipeline from running, each with its remedy.
     pub(super) faults: Vec<String>,
     pub(super) findings: Vec<String>,
 }

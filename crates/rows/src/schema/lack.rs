@@ -1,4 +1,4 @@
-//! What a schema lacks of a path, for faults of a mapping.
+//! Finds the parts of a path that a schema lacks, for the faults of a mapping.
 
 use std::fmt::{self, Display, Formatter};
 
