@@ -48,6 +48,7 @@ pub use fault::{Fault, Faults};
 pub(crate) use names::table as table_name;
 pub use pipeline::{DeadLetterRetention, GroupProtocol, Pipeline, Start, Topics};
 pub use print::json_schema;
+pub(crate) use print::may_be_secret;
 pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;
 

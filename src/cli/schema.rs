@@ -31,7 +31,7 @@ use trial::Compared;
 use super::check::newest_ranges;
 use super::progress::Progress;
 use super::{reach, show, start_logging};
-use crate::config::{Config, Pipeline, Topics, table_name, variables};
+use crate::config::{Config, Pipeline, Topics, may_be_secret, table_name, url_parameters, variables};
 use crate::error::FatalError;
 use crate::kafka::reader::Reader;
 use crate::kafka::settings;
@@ -129,8 +129,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         return Err(without_fields(arguments, &sample, &table, catalog));
     };
     let block = print::block(&arguments.topic, &name, &table, &proposal, &sample, catalog);
-    let toml = head.clone() + &block;
-    let proposed = Config::parse("the proposal", &(connections(&config, &head) + &block));
+    let toml = head.shown.clone() + &block;
+    let proposed = Config::parse("the proposal", &(connections(&config, &head.whole) + &block));
     let proposed = proposed.map_err(|faults| bug(&faults.to_string()))?;
     let made = proposed.pipelines.iter().find(|pipeline| pipeline.name == name);
     let made = made.ok_or_else(|| bug("the proposal has no pipeline"))?;
@@ -257,33 +257,78 @@ fn bug(what: &str) -> FatalError {
     FatalError::Stopped(format!("a bug of ours: {what}"))
 }
 
+/// The remedy for a secret that the proposal leaves out.
+const FILES: &str = "Write it to a file and name that in a key that ends with `_file`; docs/connections.md lists them.";
+
+/// The part of a configuration that comes before the pipelines.
+#[derive(Default)]
+struct Head {
+    /// With its secrets, for our own connections.
+    whole: String,
+    /// Without them, for the proposal.
+    shown: String,
+}
+
+impl Head {
+    fn add(&mut self, text: &str) {
+        self.add_secret(text, text);
+    }
+
+    fn add_secret(&mut self, text: &str, shown: &str) {
+        self.whole += text;
+        self.shown += shown;
+    }
+
+    fn add_url(&mut self, url: &str) {
+        let line = |url: &str| format!("url = {}\n", quoted(url));
+        match url_parameters::without_password(url) {
+            None => self.add(&line(url)),
+            Some(bare) => {
+                let shown = format!("# The password is left out, because it is secret. {FILES}\n{}", line(&bare));
+                self.add_secret(&line(url), &shown);
+            }
+        }
+    }
+}
+
 /// Returns the brokers to connect to, as a configuration of one pipeline, its part that belongs at the head of the proposal, and
 /// the table's name.
-fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, String, String), FatalError> {
+fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, Head, String), FatalError> {
     let topic = quoted(&arguments.topic);
     let own = || arguments.table.clone().unwrap_or_else(|| quote_table(name));
     if let Some(servers) = &arguments.bootstrap_servers {
-        let mut head = format!("[kafka]\nbootstrap_servers = {}\n\n", quoted(servers));
+        let mut head = Head::default();
+        head.add(&format!("[kafka]\nbootstrap_servers = {}\n\n", quoted(servers)));
         if !arguments.properties.is_empty() {
-            head += "[kafka.properties]\n";
+            head.add("[kafka.properties]\n");
         }
         for property in &arguments.properties {
             let Some((name, value)) = property.split_once('=') else {
-                return Err(FatalError::Config(format!("--property: `{property}` is not NAME=VALUE")));
+                // The text may be a password.
+                return Err(FatalError::Config("--property: it takes the form NAME=VALUE".to_owned()));
             };
-            head += &format!("{} = {}\n", quoted(name), quoted(value));
+            let line = format!("{} = {}\n", quoted(name), quoted(value));
+            if may_be_secret(name) {
+                head.add_secret(&line, &format!("# {} is left out, because it may be secret. {FILES}\n", quoted(name)));
+            } else {
+                head.add(&line);
+            }
         }
         if let Some(url) = &arguments.schema_registry {
-            head += &format!("\n[schema_registry]\nurl = {}\n", quoted(url));
+            head.add("\n[schema_registry]\n");
+            head.add_url(url);
         }
-        head += &match &arguments.postgres_url {
-            Some(url) => format!("\n[postgres]\nurl = {}\n\n", quoted(url)),
-            None => "\n[postgres]\n# Change this to your database.\nurl = \"postgres://tidegate@127.0.0.1:5432/telemetry\"\n\n"
-                .to_owned(),
-        };
+        head.add("\n[postgres]\n");
+        match &arguments.postgres_url {
+            Some(url) => head.add_url(url),
+            None => {
+                head.add("# Change this to your database.\nurl = \"postgres://tidegate@127.0.0.1:5432/telemetry\"\n")
+            }
+        }
+        head.add("\n");
         let table = own();
         let pipeline = format!("[pipelines.{name}]\ntopics = [{topic}]\ntable.name = {}\n", quoted(&table));
-        let config = Config::parse("--bootstrap-servers", &(head.clone() + &pipeline));
+        let config = Config::parse("--bootstrap-servers", &(head.whole.clone() + &pipeline));
         return Ok((config.map_err(|faults| FatalError::Config(faults.to_string()))?, head, table));
     }
     let mut config =
@@ -299,7 +344,7 @@ fn brokers(arguments: &Arguments, name: &str) -> Result<(Config, String, String)
     if let Some(pipeline) = config.pipelines.first_mut() {
         pipeline.topics = Topics::List(vec![arguments.topic.clone()]);
     }
-    Ok((config, String::new(), table))
+    Ok((config, Head::default(), table))
 }
 
 /// Returns connection settings that make the proposed pipeline a complete configuration. They are `head`. If an existing file has

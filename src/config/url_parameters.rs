@@ -47,6 +47,20 @@ pub(crate) fn fault(url: &str) -> Option<String> {
     })
 }
 
+/// Returns a URL without its password; `None` if it has none. Passwords are in the user information, or in the parameter `password`.
+pub(crate) fn without_password(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let user_end = authority.rfind('@').unwrap_or(0);
+    let user = authority[..user_end].split(':').next().unwrap_or("");
+    let kept: Vec<&str> = query.into_iter().flat_map(|query| query.split('&')).collect();
+    let kept: Vec<&str> = kept.into_iter().filter(|parameter| !parameter.starts_with("password=")).collect();
+    let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+    let bare = format!("{scheme}://{user}{}{query}", &rest[user_end..]);
+    (bare != url).then_some(bare)
+}
+
 fn of_parameter(key: &str, value: &str) -> Option<String> {
     let is_known = KNOWN.contains(&key) || key.starts_with("options[") || key.starts_with("options%5B");
     if !is_known {
@@ -94,6 +108,21 @@ mod tests {
             "postgres://u:p@h/d?user=a@b",
         ] {
             assert_eq!(fault(url), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_shown_without_its_password() {
+        for (url, bare) in [
+            ("postgres://a:secret@h:5432/db?sslmode=require", Some("postgres://a@h:5432/db?sslmode=require")),
+            ("postgres://a:se%40cret@h,i/db?password=secret&user=b", Some("postgres://a@h,i/db?user=b")),
+            ("postgres://a:secret@%2Frun%2Fpostgres/db", Some("postgres://a@%2Frun%2Fpostgres/db")),
+            ("postgres:///db?password=secret", Some("postgres:///db")),
+            ("https://:token@registry/path", Some("https://@registry/path")),
+            ("postgres://a@h/db", None),
+            ("https://registry:8081", None),
+        ] {
+            assert_eq!(without_password(url).as_deref(), bare, "{url}");
         }
     }
 

@@ -111,3 +111,21 @@ async fn the_table_is_that_of_the_pipeline_which_reads_the_topic() {
     let other = ["--table", "t", "--postgres-url", &world.database.url];
     schema(&world, &other).fails(64, &["no field of topic", "the records have id, V, the table has x"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proposal_leaves_out_the_secrets_that_the_command_was_given() {
+    let world = World::new(1).await;
+    world.sql("CREATE TABLE t (a int)").await;
+    world.produce([Record::new(r#"{"a":1}"#)]);
+    let (scheme, rest) = world.database.url.split_once("://").expect("a URL");
+    let (user, rest) = rest.split_once('@').expect("a user");
+    let url = format!("{scheme}://{}:canary-of-postgres@{rest}", user.split(':').next().unwrap_or(user));
+    let options = ["--table", "t", "--postgres-url", &url, "--property", "ssl.key.password=canary-of-a-key"];
+    let ran = schema(&world, &options).ok().says(&[
+        "# The password is left out, because it is secret. Write it to a file",
+        "# \"ssl.key.password\" is left out, because it may be secret.",
+        "a = { field = \"a\" }",
+    ]);
+    assert!(!ran.to_string().contains("canary"), "{ran}");
+    tidegate(&runnable(&ran.out), &["check"]).ok().says(&["ready"]);
+}
