@@ -305,8 +305,8 @@ impl Pipeline {
         let was_away = self.kafka.outage().is_some();
         let over = self.kafka.look(std::time::Instant::now());
         let Some(consumer) = self.consumers.first() else { return };
-        if let Some(lasted) = over {
-            consumer.work.note("recovered", format!("Kafka serves again after {:.1} s", lasted.as_secs_f64()));
+        if let Some(text) = over {
+            consumer.work.note("recovered", text);
         } else if let Some(outage) = self.kafka.outage().filter(|_| !was_away) {
             consumer.work.note("outage", format!("waits: {}", outage.trouble));
         }

@@ -144,7 +144,8 @@ impl Pipeline {
             WriterState::Waiting { trouble, .. } => Some(trouble.to_string()),
             WriterState::Flowing => None,
         });
-        waits.or_else(|| lock(&self.lag).trouble.as_ref().map(ToString::to_string))
+        let kafka = || self.kafka.outage().map(|outage| outage.trouble.to_string());
+        waits.or_else(kafka).or_else(|| lock(&self.lag).trouble.as_ref().map(ToString::to_string))
     }
 }
 

@@ -11,8 +11,7 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use super::{Pipeline, PipelinePhase};
-use crate::config::Topics;
-use crate::kafka::observer::{AskError, SharedObserver, Unanswered, partitions_of};
+use crate::kafka::observer::{AskError, SharedObserver, Unanswered, missing_topics, partitions_of};
 use crate::plan::PlanSource;
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
@@ -65,10 +64,10 @@ impl Pipeline {
         let Some(cluster_id) = cluster_id else {
             return Err(StartError::NotYet("Kafka doesn't say its cluster id yet".to_owned()));
         };
-        if let Topics::List(names) = &self.config.topics
-            && let Some(missing) = names.iter().find(|name| !topics.contains_key(*name))
-        {
-            return Err(StartError::NotYet(format!("topic `{missing}` does not exist yet")));
+        let missing = missing_topics(&self.config.topics, &topics);
+        self.kafka.topics_missing(missing.clone());
+        if !missing.is_empty() {
+            return Err(StartError::NotYet(Trouble::topics(&missing).to_string()));
         }
         let known = register::is_known(&mut connection, &self.name).await.map_err(database)?;
         let starts = if known {
