@@ -53,7 +53,7 @@ pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
             buffered_bytes: all_consumers().map(|consumer| consumer.buffered_bytes()).sum(),
         },
         ready: not_ready(daemon).is_empty(),
-        sentences: words::all(&facts),
+        sentences: words::all(&facts, daemon.last_reload().and_then(|reload| reload.refused).as_deref()),
         instances_seen_ms: instances.looked.map(|(_, at_ms)| at_ms),
         instances: instances.others.into_iter().map(instance_view).collect(),
         pipelines,

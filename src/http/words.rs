@@ -252,8 +252,19 @@ fn section(kind: &str) -> Option<&'static str> {
         "lag" => "tidegatelagunknown",
         "behind" | "throttled" => "a-pipeline-falls-behind",
         "dead_letters" => "tidegatedeadletterswait",
+        "reload_refused" => "tidegateconfigreloadfailed",
         _ => return None,
     })
+}
+
+/// Returns the first of several faults, one per line, and how many follow.
+pub(super) fn first(faults: &str) -> String {
+    let mut lines = faults.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next().unwrap_or_default().trim();
+    match lines.count() {
+        0 => first.to_owned(),
+        more => format!("{first} (and {})", many(more, "more fault", "more faults")),
+    }
 }
 
 /// Formats a share as `0.05 %` or `3 %`.
@@ -265,9 +276,20 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Returns the sentences of all pipelines, or the one that says that there are no problems.
-pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
-    let mut said: Vec<Sentence> = facts.iter().flat_map(troubles).collect();
+/// Returns the sentences of all pipelines, or the one that says that there are no problems. `refused` has the faults for which the
+/// last reload of the configuration was refused.
+pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
+    let refused = refused.map(|faults| Sentence {
+        level: Level::Warning,
+        pipeline: None,
+        kind: "reload_refused".into(),
+        text: format!(
+            "The last reload was refused, and the pipelines keep the previous configuration: {}.",
+            first(faults)
+        ),
+        runbook: section("reload_refused").map(Cow::Borrowed),
+    });
+    let mut said: Vec<Sentence> = facts.iter().flat_map(troubles).chain(refused).collect();
     said.sort_by_key(|sentence| sentence.level);
     if said.iter().all(|sentence| sentence.kind == "flow") {
         let (oldest, lag) =

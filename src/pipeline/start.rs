@@ -16,8 +16,8 @@ use crate::plan::PlanSource;
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::schema::{self, MigrationError};
-use crate::postgres::{error, partitions, resume};
-use crate::status::{Trouble, lock};
+use crate::postgres::{error, partitions};
+use crate::status::Trouble;
 
 impl Pipeline {
     /// Reaches Postgres and Kafka, creates our tables and the target, and registers. Retries through outages, without end.
@@ -85,7 +85,6 @@ impl Pipeline {
             topics,
         };
         register::register(&mut connection, &registration, &starts).await?;
-        *lock(&self.resumes) = resume::count(&mut connection, &self.name).await.map_err(database)?;
         Ok(plans)
     }
 }
