@@ -57,6 +57,8 @@ struct State {
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use it.
     only_classic: BTreeSet<String>,
     outage: Option<Outage>,
+    /// When a connection last failed, or an outage was last seen.
+    troubled_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -176,6 +178,9 @@ impl KafkaHealth {
             debug!(pipeline = &*self.pipeline, consumer, "Kafka: {fault}");
         }
         let mut state = lock(&self.state);
+        if fault.cause != Cause::Closed {
+            state.troubled_at = Some(Instant::now());
+        }
         let known = state.connections.get(&broker).is_some_and(|(at, known)| {
             let is_same =
                 matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
@@ -267,6 +272,11 @@ impl KafkaHealth {
         denied.into_iter().flatten().filter_map(|(fault, _)| fault.denied_topic().map(str::to_owned)).collect()
     }
 
+    /// Returns whether a connection failed or there was an outage within this time.
+    pub fn was_troubled(&self, within: Duration) -> bool {
+        lock(&self.state).troubled_at.is_some_and(|at| at.elapsed() < within)
+    }
+
     /// Returns the newest fault of a connection that isn't known to be over.
     pub fn connection_fault(&self) -> Option<Fault> {
         lock(&self.state).newest().cloned()
@@ -300,6 +310,7 @@ impl KafkaHealth {
                 let since = same.map_or(since, |before| before.since);
                 let is_news = before.is_none_or(|before| before.trouble != trouble);
                 state.outage = Some(Outage { since, trouble: trouble.clone() });
+                state.troubled_at = Some(now);
                 drop(state);
                 if is_news {
                     self.once(&format!("waits: {trouble}"), |repeated| {
