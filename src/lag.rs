@@ -441,7 +441,7 @@ impl LagWatch {
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
                  extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
                  current_setting('transaction_read_only')::bool, extract(epoch FROM clock_timestamp() - (",
-            committed_at!(),
+            committed_at!(read),
             "))::float8
              FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) CROSS JOIN LATERAL (
                  SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition

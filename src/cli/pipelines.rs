@@ -59,7 +59,7 @@ async fn registrations(connection: &mut PgConnection) -> Result<Vec<Registered>,
              ARRAY(SELECT jsonb_object_keys(p.topics) ORDER BY 1),
              (extract(epoch FROM p.registered_at) * 1000)::int8,
              count(l.*), (extract(epoch FROM max(",
-        committed_at!(),
+        committed_at!(read),
         ")) * 1000)::int8,
              (SELECT count(*) FROM tidegate.dead_letter d WHERE d.pipeline = p.name)
          FROM tidegate.pipeline p LEFT JOIN tidegate.ledger l ON l.pipeline = p.name GROUP BY p.name ORDER BY p.name"

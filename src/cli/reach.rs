@@ -164,7 +164,8 @@ pub(super) struct Instance {
 pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Instance>, FatalError> {
     let failed = |error| failed("can't read the instances in `tidegate.instance`", error);
     let rows = sqlx::query(
-        "SELECT id, stopped ->> $1 FROM tidegate.instance
+        // An older daemon doesn't say what has stopped.
+        "SELECT id, to_jsonb(i) -> 'stopped' ->> $1 FROM tidegate.instance i
          WHERE consumers ? $1 AND seen_at > now() - interval '15 seconds' ORDER BY id",
     );
     let rows = rows.bind(pipeline).fetch_all(connection).await.map_err(failed)?;

@@ -7,11 +7,22 @@ use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
 /// SQL: when records of the ledger's row `l` were last committed; NULL if never. `updated_at` is the time of a claim, or of a
 /// commit after it. A claim's number is its time in milliseconds, which tells the two apart. A claim moves the time of the last
-/// commit before it to `committed_at`.
+/// commit before it to `committed_at`. The form `read` also works if the daemon is older than this command, so that the column
+/// doesn't exist yet.
 macro_rules! committed_at {
     () => {
-        "CASE WHEN l.last_offset IS NOT NULL AND floor(extract(epoch FROM l.updated_at) * 1000) > l.epoch
-         THEN l.updated_at ELSE l.committed_at END"
+        $crate::postgres::claims::committed_at!("l.committed_at")
+    };
+    (read) => {
+        $crate::postgres::claims::committed_at!("(to_jsonb(l) ->> 'committed_at')::timestamptz")
+    };
+    ($before:literal) => {
+        concat!(
+            "CASE WHEN l.last_offset IS NOT NULL AND floor(extract(epoch FROM l.updated_at) * 1000) > l.epoch
+             THEN l.updated_at ELSE ",
+            $before,
+            " END"
+        )
     };
 }
 pub(crate) use committed_at;

@@ -127,6 +127,8 @@ async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
         world.produce(numbered(round * 40, 4, 10));
         await_exact(&world, (round + 1) * 40, &[&daemon]).await;
     }
+    let taken_back = daemon.log().iter().filter(|line| line.contains("joins again under the same name")).count();
+    println!("{taken_back} times a name was lost to an earlier session, and taken back");
     for accusation in ["another member joined", "joins without a name"] {
         assert!(!daemon.log().iter().any(|line| line.contains(accusation)), "{}", daemon.log_tail());
     }
