@@ -230,7 +230,7 @@ async fn an_old_request_resumes_nothing() {
     let without = pair.world.config("table.name = \"rides\"").replacen(name.as_str(), "another", 1);
     tidegate(&without, &["pipelines", "forget", name, "--yes"]).ok().says(&["forgot"]);
     pair.world.sql("TRUNCATE rides").await;
-    tidegate(&config, &["pipelines", "resume", name]).fails(64, &["was never started on this database"]);
+    tidegate(&config, &["pipelines", "resume", name]).fails(64, &["is not registered", "SIGHUP"]);
     daemon.hang_up().expect("it gets the signal");
     pair.await_rows(&daemon, "rides", 2000).await;
     daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");

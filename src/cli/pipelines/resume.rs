@@ -33,7 +33,19 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         )));
     }
     let mut connection = reach::open(&reach::connector(&config)).await?;
-    reach::registered(&mut connection, name).await?;
+    if let Err(unregistered) = reach::registered(&mut connection, name).await {
+        // Requests are stored in the registration.
+        let failed = |error| reach::failed("can't read the ledger in schema `tidegate`", error);
+        let is_stopped = reach::has_ledger(&mut connection).await.map_err(failed)?
+            && reach::instances(&mut connection, name).await?.iter().any(|instance| instance.stopped.is_some());
+        return Err(if is_stopped {
+            FatalError::Config(format!(
+                "`{name}` is not registered, so a request for it can't be stored: send SIGHUP to its daemon, which starts it as a new pipeline"
+            ))
+        } else {
+            unregistered
+        });
+    }
     // A request that nobody waits for must not be left behind: it would resume the pipeline after a later stop.
     let deadline = Instant::now() + PATIENCE;
     let stopped = loop {
