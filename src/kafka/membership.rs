@@ -105,7 +105,7 @@ pub struct Membership {
     lost: Arc<AtomicBool>,
     /// When the consumer last kept a name that it had lost.
     taken_back: Arc<Mutex<Option<Instant>>>,
-    /// What to tell about the loss of the name by the current client. A client may report its fatal error more than once.
+    /// The text about the loss of the name by the current client, which may report its fatal error more than once.
     told: Arc<OnceLock<String>>,
 }
 
