@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval};
 use tracing::{info, warn};
@@ -33,6 +33,8 @@ pub struct Daemon {
     pub prometheus: PrometheusHandle,
     /// The time of the start, in milliseconds since the epoch.
     pub started_ms: i64,
+    /// Notified when a pipeline stops or starts, so that the other instances and the commands learn of it at once.
+    pub news: Notify,
     live: Mutex<Live>,
 }
 
@@ -42,6 +44,17 @@ struct Live {
     config: Arc<Config>,
     /// Sorted by name.
     pipelines: Vec<Arc<Pipeline>>,
+    /// The last reload of the configuration; `None` if there was none.
+    reload: Option<Reload>,
+}
+
+/// A reload of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// In milliseconds since the epoch.
+    pub at_ms: i64,
+    /// Why the new configuration was refused; `None` if it was applied.
+    pub refused: Option<String>,
 }
 
 impl Daemon {
@@ -49,6 +62,11 @@ impl Daemon {
     /// which everything that concerns it is equal.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&lock(&self.live).config)
+    }
+
+    /// Returns the last reload of the configuration; `None` if there was none.
+    pub fn last_reload(&self) -> Option<Reload> {
+        lock(&self.live).reload.clone()
     }
 
     /// Returns the pipelines, sorted by name. A removed pipeline is included until it has drained.
@@ -114,7 +132,8 @@ pub async fn run<S: Future<Output = ()>>(
         instance: Arc::clone(&instance),
         prometheus,
         started_ms: metrics::epoch_ms(),
-        live: Mutex::new(Live { config, pipelines }),
+        news: Notify::new(),
+        live: Mutex::new(Live { config, pipelines, reload: None }),
     });
     let mut side = JoinSet::new();
     side.spawn(http::serve(listener, Arc::clone(&daemon)));

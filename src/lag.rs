@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::{PgConnection, Row};
 use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::partition::LossCondition;
 use tidegate_protocol::poll_loop::LedgerReadings;
 use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::store::LedgerRow;
@@ -22,8 +23,9 @@ use tracing::debug;
 
 use self::headroom::{PartitionRetention, Retentions};
 use crate::config::Topics;
-use crate::kafka::observer::{Observer, SharedObserver, partitions_of};
+use crate::kafka::observer::{Observer, SharedObserver, missing_topics, partitions_of};
 use crate::metrics::{self, epoch_ms};
+use crate::postgres::claims::committed_at;
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, Trouble, lock};
 
@@ -98,8 +100,13 @@ pub struct PartitionLag {
     /// The owner that claimed it last.
     pub owner: Option<String>,
     pub epoch: i64,
-    /// Seconds since the ledger's row last changed.
+    /// Seconds since the ledger's row last changed, by a commit or a claim.
     pub idle_seconds: f64,
+    /// Seconds since records were last committed; `None` if none ever were.
+    pub committed_seconds: Option<f64>,
+    /// Why the log can't be the one that the ledger describes, if their offsets show it. A recreated log that has grown beyond
+    /// the ledger's position isn't noticed here, but by the next claim.
+    pub condition: Option<LossCondition>,
     /// How often the log's end was seen to move back: the topic was recreated, or the brokers lost a part of the log.
     pub cuts: u32,
     /// When the ledger was queried; `None` if it didn't answer and these are the previous values.
@@ -114,6 +121,7 @@ struct LedgerEntry {
     epoch: i64,
     last_timestamp: Option<i64>,
     idle_seconds: f64,
+    committed_seconds: Option<f64>,
     asked_at: Option<Instant>,
 }
 
@@ -127,6 +135,7 @@ impl LedgerEntry {
             epoch: lag.epoch,
             last_timestamp: None,
             idle_seconds: lag.idle_seconds + since_look.as_secs_f64(),
+            committed_seconds: lag.committed_seconds.map(|seconds| seconds + since_look.as_secs_f64()),
             asked_at: None,
         }
     }
@@ -148,6 +157,10 @@ pub struct LagWatch {
     /// The last log ends, including those that are already written.
     inflow: HashMap<TopicPartition, VecDeque<(i64, Offset)>>,
     sources: Vec<TopicPartition>,
+    /// Listed topics that Kafka answered not to have the last time. While there are any, topics are requested at each reading.
+    missing: Vec<String>,
+    /// Whether a request about the known partitions failed, so that the topics are to be requested again.
+    topics_due: bool,
     low: HashMap<TopicPartition, Offset>,
     retention: Retentions,
     /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested if no sample is
@@ -178,6 +191,8 @@ impl LagWatch {
             ends: HashMap::new(),
             inflow: HashMap::new(),
             sources: Vec::new(),
+            missing: Vec::new(),
+            topics_due: true,
             low: HashMap::new(),
             retention: Retentions::default(),
             made_at: HashMap::new(),
@@ -217,9 +232,14 @@ impl LagWatch {
             let had_one = before.get(source).is_some_and(|lag| lag.headroom.is_some());
             let headroom = lag.headroom.or(had_one.then_some(f64::INFINITY));
             metrics::lag(&self.pipeline, source, Some((lag.records, lag.seconds)), headroom);
+            let had_condition = before.get(source).is_some_and(|lag| lag.condition.is_some());
+            if lag.condition.is_some() || had_condition {
+                metrics::log_loss(&self.pipeline, source, lag.condition.as_ref());
+            }
         }
         for source in before.keys().filter(|source| !partitions.contains_key(*source)) {
             metrics::lag(&self.pipeline, source, None, None);
+            metrics::log_loss(&self.pipeline, source, None);
         }
     }
 
@@ -236,10 +256,16 @@ impl LagWatch {
         slow: bool,
         connection: &mut Option<PgConnection>,
     ) -> Result<BTreeMap<TopicPartition, PartitionLag>, Trouble> {
-        if slow || self.sources.is_empty() {
+        if slow || self.topics_due || self.sources.is_empty() || !self.missing.is_empty() {
             let topics = self.topics.clone();
             let topics = self.ask(move |observer| observer.topics(&topics)).await?;
+            self.topics_due = false;
             self.sources = partitions_of(&topics);
+            let missing = missing_topics(&self.topics, &topics);
+            // A broker that has just started may not know a topic yet. So one answer isn't enough.
+            let before = std::mem::replace(&mut self.missing, missing.clone());
+            let confirmed = missing.into_iter().filter(|topic| before.contains(topic)).collect();
+            self.observer.health().topics_missing(confirmed);
             let sources = self.sources.clone();
             self.low = self.ask(move |observer| observer.ends(&sources, End::Low)).await?;
             let names: Vec<_> = topics.into_keys().collect();
@@ -248,9 +274,20 @@ impl LagWatch {
             self.keep_retention(&names, retention);
         }
         let sources = self.sources.clone();
-        let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await?;
+        let ends = self.ask(move |observer| observer.ends(&sources, End::High)).await;
+        // The request also fails if a topic was deleted.
+        let mut ends = ends.inspect_err(|_| self.topics_due = true)?;
         // Log ends are read even while the database is down, so lag keeps growing. The ledger can't change meanwhile.
         let rows = self.rows(connection).await;
+        if let Ok(rows) = &rows {
+            // The ledger was read after the log ends, and records may have been written in between. An end that is requested
+            // now can be before the ledger's position only if the log isn't the one that the ledger describes.
+            let beyond = rows.iter().filter(|(source, row)| ends.get(*source).is_some_and(|end| row.next > *end));
+            let beyond: Vec<_> = beyond.map(|(source, _)| source.clone()).collect();
+            if !beyond.is_empty() {
+                ends.extend(self.ask(move |observer| observer.ends(&beyond, End::High)).await?);
+            }
+        }
         let now = epoch_ms();
         let (before, looked_at) = {
             let view = lock(&self.view);
@@ -359,17 +396,31 @@ impl LagWatch {
             inflow: inflow(self.inflow.entry(source.clone()).or_default(), (now, end)),
         };
         let retention = self.retention.of(&source.topic);
+        let condition = if read_to.max(row.next) < low {
+            Some(LossCondition::RetentionPassed { next: row.next, low })
+        } else if row.next > end && row.asked_at.is_some() {
+            Some(LossCondition::LogShorter { next: row.next, high: end })
+        } else {
+            None
+        };
+        let headroom = match condition {
+            // Kafka has already deleted it.
+            Some(LossCondition::RetentionPassed { .. }) => Some(0.0),
+            _ => retention.headroom(place),
+        };
         PartitionLag {
             next: row.next,
             end,
             low,
             records,
             seconds,
-            headroom: retention.headroom(place),
+            headroom,
             claim: row.claim,
             owner: row.owner.clone(),
             epoch: row.epoch,
             idle_seconds: row.idle_seconds,
+            committed_seconds: row.committed_seconds,
+            condition,
             cuts: self.ends.get(source).map_or(0, |(_, cuts)| *cuts),
             asked_at: row.asked_at,
         }
@@ -385,16 +436,18 @@ impl LagWatch {
         }
         let Some(open) = connection else { return Ok(HashMap::new()) };
         let asked_at = Some(Instant::now());
-        let work = sqlx::query(
+        let work = sqlx::query(concat!(
             // This query runs only once per second, because it scans all row versions that somebody's old snapshot may keep.
             "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
                  extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
-                 current_setting('transaction_read_only')::bool
+                 current_setting('transaction_read_only')::bool, extract(epoch FROM clock_timestamp() - (",
+            committed_at!(read),
+            "))::float8
              FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) CROSS JOIN LATERAL (
                  SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
                  ORDER BY l.next_offset DESC LIMIT 1
-             ) l",
-        )
+             ) l"
+        ))
         .bind(&*self.pipeline)
         .bind(self.sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
         .bind(self.sources.iter().map(|source| source.partition).collect::<Vec<_>>())
@@ -427,6 +480,7 @@ impl LagWatch {
                 epoch: row.try_get(4)?,
                 last_timestamp: row.try_get(5)?,
                 idle_seconds: row.try_get(6)?,
+                committed_seconds: row.try_get(9)?,
                 claim: row.try_get(7)?,
                 asked_at,
             };

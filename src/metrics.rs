@@ -47,6 +47,7 @@ const LAG_SECONDS: &str = "tidegate_lag_seconds";
 const LAG_AGE: &str = "tidegate_lag_reading_age_seconds";
 const THROTTLE: &str = "tidegate_kafka_throttle_seconds";
 const HEADROOM: &str = "tidegate_retention_headroom_seconds";
+const LOG_LOSS: &str = "tidegate_log_loss";
 const PIPELINE_STATE: &str = "tidegate_pipeline_state";
 const LAST_COMMIT: &str = "tidegate_last_commit_timestamp_seconds";
 const FLOW_LIMIT: &str = "tidegate_flow_max_rows_per_second";
@@ -112,6 +113,7 @@ fn describe() {
     g!(LAG_AGE, "Seconds since lag and headroom were read; their series are absent after 10 s without a reading");
     g!(THROTTLE, "The longest delay that a Kafka quota put on an answer in the last 2 s");
     g!(HEADROOM, "Seconds until Kafka deletes the oldest unwritten record");
+    g!(LOG_LOSS, "1 while a partition's log can't be the one that the ledger describes, by cause; absent otherwise");
     g!(PIPELINE_STATE, "1 for the state that a pipeline is in");
     g!(LAST_COMMIT, "Unix time of the last commit");
     g!(FLOW_LIMIT, "flow.max_rows_per_second; absent without a limit");
@@ -338,6 +340,21 @@ pub fn lag(pipeline: &Arc<str>, source: &TopicPartition, lag: Option<(u64, f64)>
     // there is no series to change.
     if headroom.is_some() || lag.is_none() {
         gauge!(HEADROOM, &labels).set(headroom.unwrap_or(UNKNOWN));
+    }
+}
+
+/// Sets whether a partition's log can't be the one that the ledger describes, and why; `None` if it may be. Series of other causes
+/// are absent.
+pub fn log_loss(pipeline: &Arc<str>, source: &TopicPartition, condition: Option<&LossCondition>) {
+    let current = condition.map(LossCondition::cause);
+    for cause in LossCondition::CAUSES {
+        let labels = [
+            ("pipeline", pipeline.to_string()),
+            ("topic", source.topic.to_string()),
+            ("partition", source.partition.to_string()),
+            ("cause", cause.to_owned()),
+        ];
+        gauge!(LOG_LOSS, &labels).set(if current == Some(cause) { 1.0 } else { UNKNOWN });
     }
 }
 

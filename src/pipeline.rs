@@ -3,6 +3,7 @@
 mod remainder;
 mod start;
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{debug, info};
 
 use self::remainder::{Goal, stop_when_written};
 pub use self::remainder::{Left, Remainder};
@@ -54,8 +55,8 @@ pub struct Pipeline {
     /// The phase, and the time at which the pipeline entered it, in milliseconds since the epoch.
     phase: Mutex<(PipelinePhase, i64)>,
     goal: Goal,
-    /// How many requests to resume the pipeline there had been when it started; `None` until that number is read.
-    resumes: Mutex<Option<i64>>,
+    /// Whether requests to resume the stopped pipeline are answered.
+    awaits_resume: AtomicBool,
 }
 
 /// The phase of a pipeline.
@@ -100,7 +101,7 @@ impl Pipeline {
             lag: Arc::default(),
             phase: Mutex::new((PipelinePhase::Starting { waiting_for: None }, metrics::epoch_ms())),
             goal: Goal::default(),
-            resumes: Mutex::default(),
+            awaits_resume: AtomicBool::new(false),
             config: pipeline.clone(),
         })
     }
@@ -135,9 +136,17 @@ impl Pipeline {
         }
     }
 
-    /// Returns how many requests to resume the pipeline there had been when it started; `None` until that number is read.
-    pub fn resumes(&self) -> Option<i64> {
-        *lock(&self.resumes)
+    /// Records that requests to resume the stopped pipeline are answered from now on.
+    pub fn await_resume(&self) {
+        self.awaits_resume.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns why the pipeline stopped, if a request to resume it would be answered.
+    pub fn resumable(&self) -> Option<String> {
+        match self.phase() {
+            PipelinePhase::Stopped { why } if self.awaits_resume.load(Ordering::Relaxed) => Some(why),
+            _ => None,
+        }
     }
 
     /// Records that the pipeline stopped for this reason.
@@ -197,7 +206,12 @@ impl Pipeline {
             () = stop.cancelled() => return Ok(()),
         };
         self.measure(&connector, &observer);
-        let plans = started?;
+        // The connections of a stopped pipeline must not look like those of a running one.
+        let stopped = |stopped: &Stopped| {
+            debug!(pipeline = &*self.name, why = %stopped, "only the lag is measured from now on");
+            self.measure(&Connector::new(Arc::new(config.postgres.clone()), None), &observer);
+        };
+        let plans = started.inspect_err(stopped)?;
         self.enter(PipelinePhase::Running);
         info!(
             pipeline = &*self.name,
@@ -227,7 +241,7 @@ impl Pipeline {
         let mut workers = JoinSet::new();
         let claim_loop = ClaimLoop::new(
             PgClaimLedger::new(Arc::clone(&self.name), connector.clone()),
-            observer,
+            observer.clone(),
             policy,
             fastrand::Rng::new(),
             Arc::new(ClaimReport::new(Arc::clone(&self.name))),
@@ -280,7 +294,7 @@ impl Pipeline {
             workers.spawn(on_a_thread(thread, poll_loop.run(), cut.clone()));
         }
         drop(claims);
-        self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await
+        self.wait_for(workers, &stop, config.limits.pipeline_timeout()).await.inspect_err(stopped)
     }
 
     /// Measures the pipeline's lag for as long as the process lives.
@@ -305,8 +319,8 @@ impl Pipeline {
         let was_away = self.kafka.outage().is_some();
         let over = self.kafka.look(std::time::Instant::now());
         let Some(consumer) = self.consumers.first() else { return };
-        if let Some(lasted) = over {
-            consumer.work.note("recovered", format!("Kafka serves again after {:.1} s", lasted.as_secs_f64()));
+        if let Some(text) = over {
+            consumer.work.note("recovered", text);
         } else if let Some(outage) = self.kafka.outage().filter(|_| !was_away) {
             consumer.work.note("outage", format!("waits: {}", outage.trouble));
         }

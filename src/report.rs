@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tidegate_protocol::event::{Committed, Event, Hold, Listener, Snapshot, Spent, WritePhase};
+use tidegate_protocol::event::{ClaimsWaitOn, Committed, Event, Hold, Listener, Snapshot, Spent, WritePhase};
 use tidegate_protocol::partition::{Partition, State};
 use tidegate_protocol::position::{Offset, TopicPartition};
 use tracing::{debug, info, warn};
@@ -38,9 +38,16 @@ impl Listener for ConsumerReport {
         let (pipeline, consumer) = (&*self.pipeline, self.status.number);
         let work = &self.status.work;
         match event {
-            Event::Assigned(sources) => {
-                info!(pipeline, consumer, partitions = ?sources, "assigned");
-                self.rebalanced("was given", sources);
+            // A rebalance may concern other members only.
+            Event::Assigned { added: [], all } if *all > 0 => {
+                info!(pipeline, consumer, partitions = all, "the group rebalanced: the consumer keeps its partitions");
+                self.consumer.rebalanced();
+                let partitions = if *all == 1 { "its partition".to_owned() } else { format!("its {all} partitions") };
+                work.note("rebalance", format!("c{consumer} keeps {partitions}"));
+            }
+            Event::Assigned { added, all } => {
+                info!(pipeline, consumer, added = ?added, partitions = all, "assigned");
+                self.rebalanced("was given", added);
             }
             Event::Joined => {
                 self.status.drain.resumed();
@@ -210,10 +217,14 @@ impl Listener for ClaimReport {
                 metrics::lost(&self.pipeline, condition.cause(), *lost);
                 warn!(pipeline, %source, %condition, going_on_at = %to, "stepped over by `on_offset_loss`");
             }
-            Event::ClaimsWait { error, partitions, attempt } => {
+            Event::ClaimsWait { on, error, partitions, attempt } => {
                 lock(&self.waiting_since).get_or_insert_with(Instant::now);
                 if attempt.is_power_of_two() {
-                    warn!(pipeline, %error, partitions, attempt, "claims wait for Postgres: nothing is lost");
+                    let system = match on {
+                        ClaimsWaitOn::Postgres => "Postgres",
+                        ClaimsWaitOn::Kafka => "Kafka",
+                    };
+                    warn!(pipeline, %error, partitions, attempt, "claims wait for {system}: nothing is lost");
                 }
             }
             other => debug_assert!(false, "not of a claim loop: {other:?}"),

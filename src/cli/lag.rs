@@ -11,8 +11,9 @@ use super::{Common, reach};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
 use crate::http::duration;
-use crate::kafka::observer::partitions_of;
+use crate::kafka::observer::{missing_topics, partitions_of};
 use crate::lag::{LagWatch, PartitionLag};
+use crate::status::Trouble;
 
 /// Arguments of `lag`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +28,8 @@ struct PipelineLag {
     lag_records: u64,
     /// Kafka's partitions without a ledger row: new ones, until an instance claims them.
     not_in_ledger: Vec<String>,
+    /// Listed topics that Kafka doesn't have.
+    missing_topics: Vec<String>,
     partitions: Vec<Line>,
 }
 
@@ -42,7 +45,16 @@ struct Line {
     retention_headroom_seconds: Option<f64>,
     owner: Option<String>,
     epoch: i64,
-    last_commit_seconds: f64,
+    /// Seconds since records were last committed; absent if none ever were.
+    last_commit_seconds: Option<f64>,
+    /// Why the log can't be the one that the ledger describes: its cause, as in `tidegate_records_lost_total`, and a sentence.
+    condition: Option<Condition>,
+}
+
+#[derive(Serialize)]
+struct Condition {
+    cause: &'static str,
+    text: String,
 }
 
 impl Line {
@@ -58,7 +70,10 @@ impl Line {
             retention_headroom_seconds: lag.headroom,
             owner: lag.owner,
             epoch: lag.epoch,
-            last_commit_seconds: lag.idle_seconds,
+            last_commit_seconds: lag.committed_seconds,
+            condition: lag
+                .condition
+                .map(|condition| Condition { cause: condition.cause(), text: condition.to_string() }),
         }
     }
 }
@@ -70,9 +85,23 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         all.push(look(&config, pipeline).await?);
     }
     if arguments.common.json {
-        return show::json(&BTreeMap::from([("pipelines", &all)]));
+        show::json(&BTreeMap::from([("pipelines", &all)]))?;
+    } else {
+        show::print(&all.iter().map(text).collect::<Vec<_>>().join("\n"))?;
     }
-    show::print(&all.iter().map(text).collect::<Vec<_>>().join("\n"))
+    let faults: Vec<String> = all.iter().flat_map(faults).collect();
+    if faults.is_empty() { Ok(()) } else { Err(FatalError::Stopped(faults.join("\n"))) }
+}
+
+/// Returns why the numbers of a pipeline don't say how far behind it is.
+fn faults(lag: &PipelineLag) -> Vec<String> {
+    let topics = Some(&lag.missing_topics).filter(|topics| !topics.is_empty());
+    let topics = topics.map(|topics| format!("pipeline `{}`: {}", lag.pipeline, Trouble::topics(topics)));
+    let conditions = lag.partitions.iter().filter_map(|line| {
+        let condition = line.condition.as_ref()?;
+        Some(format!("pipeline `{}`: {}/{}: {}", lag.pipeline, line.topic, line.partition, condition.text))
+    });
+    topics.into_iter().chain(conditions).collect()
 }
 
 async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, FatalError> {
@@ -80,7 +109,8 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
     let mut connection = reach::open(&connector).await?;
     reach::registered(&mut connection, &pipeline.name).await?;
     let observer = reach::observer(config, pipeline)?;
-    let sources = partitions_of(&reach::topics(config, &observer, &pipeline.topics).await?);
+    let topics = reach::topics(config, &observer, &pipeline.topics).await?;
+    let (sources, missing_topics) = (partitions_of(&topics), missing_topics(&pipeline.topics, &topics));
     let name: Arc<str> = pipeline.name.as_str().into();
     let watch = LagWatch::new(name, pipeline.topics.clone(), connector, observer, Arc::default(), Vec::new());
     let partitions = watch.once().await.map_err(|why| FatalError::Unavailable(format!("can't see the lag: {why}")))?;
@@ -88,6 +118,7 @@ async fn look(config: &Config, pipeline: &Pipeline) -> Result<PipelineLag, Fatal
     Ok(PipelineLag {
         pipeline: pipeline.name.clone(),
         lag_records: partitions.values().map(|lag| lag.records).sum(),
+        missing_topics,
         not_in_ledger: unknown.map(ToString::to_string).collect(),
         partitions: partitions.into_iter().map(|(source, lag)| Line::of(&source, lag)).collect(),
     })
@@ -116,12 +147,17 @@ fn text(lag: &PipelineLag) -> String {
             show::count(line.lag_records),
             duration(line.lag_seconds),
             line.retention_headroom_seconds.map_or_else(|| "for ever".to_owned(), duration),
-            format!("{} ago", duration(line.last_commit_seconds)),
+            line.last_commit_seconds.map_or_else(|| "never".to_owned(), |seconds| format!("{} ago", duration(seconds))),
             line.owner.clone().unwrap_or_else(|| "nobody yet".to_owned()),
         ]);
     }
     let behind = show::counted(lag.lag_records, "record", "records");
-    let mut text = format!("pipeline {}: {behind} behind\n{}", lag.pipeline, table.text("  "));
+    let behind = if faults(lag).is_empty() {
+        format!("{behind} behind")
+    } else {
+        "it is unknown how far behind it is".to_owned()
+    };
+    let mut text = format!("pipeline {}: {behind}\n{}", lag.pipeline, table.text("  "));
     if !lag.not_in_ledger.is_empty() {
         text += &format!("  not in the ledger yet: {}\n", lag.not_in_ledger.join(", "));
     }

@@ -9,6 +9,7 @@ use sqlx::{PgConnection, Row};
 
 use super::reach;
 use crate::error::FatalError;
+use crate::postgres::claims::committed_at;
 
 /// Subcommands of `pipelines`.
 #[derive(Debug, clap::Subcommand)]
@@ -39,7 +40,7 @@ struct Registered {
     topics: Vec<String>,
     registered_ms: i64,
     partitions: i64,
-    /// The time of the ledger's last change.
+    /// When records were last committed.
     moved_ms: Option<i64>,
     dead_letters: i64,
 }
@@ -50,17 +51,19 @@ async fn registrations(connection: &mut PgConnection) -> Result<Vec<Registered>,
     if !reach::has_ledger(connection).await.map_err(failed)? {
         return Ok(Vec::new());
     }
-    let rows = sqlx::query(
+    let rows = sqlx::query(concat!(
         "SELECT p.name, p.group_id, p.target,
              EXISTS (SELECT FROM pg_class c WHERE c.oid = p.target_oid::oid) OR EXISTS (
                  SELECT FROM tidegate.route r JOIN pg_class c ON c.oid = r.table_oid::oid WHERE r.pipeline = p.name
              ),
              ARRAY(SELECT jsonb_object_keys(p.topics) ORDER BY 1),
              (extract(epoch FROM p.registered_at) * 1000)::int8,
-             count(l.*), (extract(epoch FROM max(l.updated_at)) * 1000)::int8,
+             count(l.*), (extract(epoch FROM max(",
+        committed_at!(read),
+        ")) * 1000)::int8,
              (SELECT count(*) FROM tidegate.dead_letter d WHERE d.pipeline = p.name)
-         FROM tidegate.pipeline p LEFT JOIN tidegate.ledger l ON l.pipeline = p.name GROUP BY p.name ORDER BY p.name",
-    );
+         FROM tidegate.pipeline p LEFT JOIN tidegate.ledger l ON l.pipeline = p.name GROUP BY p.name ORDER BY p.name"
+    ));
     let registered = |row: &PgRow| {
         Ok(Registered {
             name: row.try_get(0)?,

@@ -151,6 +151,28 @@ pub(super) async fn has_ledger(connection: &mut PgConnection) -> Result<bool, sq
     row.fetch_one(connection).await?.try_get(0)
 }
 
+/// An instance that has a pipeline.
+#[derive(Clone, Debug)]
+pub(super) struct Instance {
+    /// The instance's id: its name, its process, and a random part.
+    pub(super) id: String,
+    /// Why the pipeline has stopped there; `None` if it runs.
+    pub(super) stopped: Option<String>,
+}
+
+/// Returns the instances that have this pipeline, running or stopped, and that were alive in the last 15 s.
+pub(super) async fn instances(connection: &mut PgConnection, pipeline: &str) -> Result<Vec<Instance>, FatalError> {
+    let failed = |error| failed("can't read the instances in `tidegate.instance`", error);
+    let rows = sqlx::query(
+        // An older daemon doesn't say what has stopped.
+        "SELECT id, to_jsonb(i) -> 'stopped' ->> $1 FROM tidegate.instance i
+         WHERE consumers ? $1 AND seen_at > now() - interval '15 seconds' ORDER BY id",
+    );
+    let rows = rows.bind(pipeline).fetch_all(connection).await.map_err(failed)?;
+    let read = |row: &sqlx::postgres::PgRow| Ok(Instance { id: row.try_get(0)?, stopped: row.try_get(1)? });
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(failed)
+}
+
 /// Returns the open connections of running instances of this pipeline, as the pids of their backends.
 pub(super) async fn live(
     config: &Config,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::reload::{self, Changes};
-use super::{Control, Daemon, Until};
+use super::{Control, Daemon, Reload, Until};
 use crate::config::Config;
 use crate::error::FatalError;
 use crate::kafka::health::KafkaHealth;
@@ -144,10 +144,14 @@ impl Supervisor {
                 self.remainders.insert(Arc::clone(&name), remainder);
             }
             Err(stopped) => {
-                error!(pipeline = &*name, why = %stopped, "the pipeline stopped: SIGHUP or `tidegate pipelines resume` starts it again");
                 pipeline.stopped(&stopped);
-                if !stop.is_cancelled() && self.until == Until::Told {
-                    self.resumes.spawn(resumed(self.daemon.config(), pipeline));
+                if stop.is_cancelled() || self.until == Until::Now {
+                    error!(pipeline = &*name, why = %stopped, "the pipeline stopped");
+                } else if self.running.is_empty() && self.waiting.is_empty() {
+                    error!(pipeline = &*name, why = %stopped, "the pipeline stopped, and no other one runs: the process ends; start it again when the cause is removed");
+                } else {
+                    error!(pipeline = &*name, why = %stopped, "the pipeline stopped: SIGHUP or `tidegate pipelines resume` starts it again");
+                    self.resumes.spawn(resumed(Arc::clone(&self.daemon), pipeline));
                 }
             }
         }
@@ -176,6 +180,7 @@ impl Supervisor {
                         pipelines.sort_by(|a, b| a.name.cmp(&b.name));
                     }
                     metrics::remember(&name);
+                    self.daemon.news.notify_one();
                     self.spawn(pipeline);
                 }
                 Err(why) => error!(pipeline = &*name, why, "the pipeline can't start"),
@@ -200,6 +205,8 @@ impl Supervisor {
         let applied = load().map_err(|faults| faults.to_string()).and_then(|config| self.apply(config));
         metrics::reload_succeeded(applied.is_ok());
         metrics::reloaded(applied.is_ok());
+        let refused = applied.as_ref().err().cloned();
+        lock(&self.daemon.live).reload = Some(Reload { at_ms: metrics::epoch_ms(), refused });
         match applied {
             Ok(Changes { kept, restarted, started, removed, needs_restart }) => {
                 info!(?kept, ?restarted, ?started, ?removed, "the configuration was read again");
@@ -276,12 +283,14 @@ fn can_connect(config: &Config, name: &str) -> Result<(), String> {
 }
 
 /// Waits until `tidegate pipelines resume` asks for this pipeline. Returns its name.
-async fn resumed(config: Arc<Config>, pipeline: Arc<Pipeline>) -> Arc<str> {
-    let connector = Connector::new(Arc::new(config.postgres.clone()), None);
-    let mut known = pipeline.resumes();
+///
+/// Only requests that are made from now on count. The command makes a request only if an instance's row says that the pipeline
+/// has stopped there, and our row says so only after the number of earlier requests was read.
+async fn resumed(daemon: Arc<Daemon>, pipeline: Arc<Pipeline>) -> Arc<str> {
+    let connector = Connector::new(Arc::new(daemon.config().postgres.clone()), None);
+    let mut known = None;
     let mut connection = None;
     loop {
-        sleep(RESUME_LOOK).await;
         let look = async {
             let open = match &mut connection {
                 Some(open) => open,
@@ -290,17 +299,25 @@ async fn resumed(config: Arc<Config>, pipeline: Arc<Pipeline>) -> Arc<str> {
             resume::count(open, &pipeline.name).await.map_err(|error| error.to_string())
         };
         match timeout(connector.write_deadline(), look).await {
-            Ok(Ok(Some(now))) => match known {
-                Some(before) if now != before => return Arc::clone(&pipeline.name),
-                _ => known = Some(now),
-            },
-            // The pipeline was forgotten. A new registration counts its requests from 0.
-            Ok(Ok(None)) => known = Some(0),
+            Ok(Ok(count)) => {
+                // A pipeline that isn't registered, or was forgotten, counts its requests from 0.
+                let now = count.unwrap_or(0);
+                match known.replace(now) {
+                    // The number is smaller if the pipeline was forgotten meanwhile.
+                    Some(before) if now > before => return Arc::clone(&pipeline.name),
+                    Some(_) => {}
+                    None => {
+                        pipeline.await_resume();
+                        daemon.news.notify_one();
+                    }
+                }
+            }
             Ok(Err(why)) => {
                 debug!(pipeline = &*pipeline.name, why, "can't read whether to resume");
                 connection = None;
             }
             Err(_) => connection = None,
         }
+        sleep(RESUME_LOOK).await;
     }
 }

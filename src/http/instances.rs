@@ -51,7 +51,10 @@ pub(super) async fn run(site: Arc<Site>) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = site.daemon.news.notified() => {}
+        }
         let now = site.daemon.config();
         if now.postgres != config.postgres {
             // If a reload named another database, connect to that one. Our row in the old one expires.
@@ -98,6 +101,12 @@ fn pools(config: &Config) -> serde_json::Value {
     config.pipelines.iter().map(|p| (p.name.clone(), serde_json::Value::from(p.consumers.get()))).collect()
 }
 
+/// Returns why pipelines of this process have stopped, by name: those that can be resumed.
+fn stopped(daemon: &Daemon) -> serde_json::Value {
+    let stopped = daemon.pipelines().into_iter().filter_map(|p| Some((p.name.to_string(), p.resumable()?.into())));
+    serde_json::Value::Object(stopped.collect())
+}
+
 /// Returns the URL by which others reach us.
 pub(super) fn url(config: &Config) -> String {
     config.http.url.clone().unwrap_or_else(|| format!("http://{}", config.http.listen))
@@ -121,14 +130,16 @@ async fn beat(
     let Some(open) = connection else { return Ok(BTreeMap::new()) };
     let work = async {
         sqlx::query(
-            "INSERT INTO tidegate.instance (id, host, url, version, consumers) VALUES ($1, $2, $3, $4, $5::jsonb)
-             ON CONFLICT (id) DO UPDATE SET consumers = excluded.consumers, seen_at = now()",
+            "INSERT INTO tidegate.instance (id, host, url, version, consumers, stopped)
+             VALUES ($1, $2, $3, $4, $5::jsonb, $6::jsonb) ON CONFLICT (id)
+             DO UPDATE SET consumers = excluded.consumers, stopped = excluded.stopped, seen_at = now()",
         )
         .bind(&*daemon.instance)
         .bind(host_name())
         .bind(url(config))
         .bind(env!("CARGO_PKG_VERSION"))
         .bind(pools(config).to_string())
+        .bind(stopped(daemon).to_string())
         .execute(&mut *open)
         .await?;
         sqlx::query(

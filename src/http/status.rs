@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tidegate_protocol::position::TopicPartition;
+
 use super::Site;
 use super::board::{self, Held, Living};
 use super::document::{
@@ -16,12 +18,11 @@ use super::words::{self, Facts, Waiting};
 use super::work_view::{DeadView, batches, dead};
 use crate::config::Topics;
 use crate::daemon::{Daemon, host_name};
+use crate::lag::LagView;
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Hold;
-use crate::status::{
-    ConsumerStatus, PartitionState, PartitionStatus, PipelineState, Trouble, WaitCause, WriterState, lock,
-};
+use crate::status::{ConsumerStatus, PartitionState, PartitionStatus, PipelineState, WaitCause, WriterState, lock};
 
 /// After how many seconds without progress a partition of another instance is marked, if it has lag.
 const SILENT: f64 = 12.0;
@@ -52,7 +53,7 @@ pub(super) fn of(site: &Site, timeline: Option<Vec<Entry>>) -> Status {
             buffered_bytes: all_consumers().map(|consumer| consumer.buffered_bytes()).sum(),
         },
         ready: not_ready(daemon).is_empty(),
-        sentences: words::all(&facts),
+        sentences: words::all(&facts, daemon.last_reload().and_then(|reload| reload.refused).as_deref()),
         instances_seen_ms: instances.looked.map(|(_, at_ms)| at_ms),
         instances: instances.others.into_iter().map(instance_view).collect(),
         pipelines,
@@ -105,6 +106,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
             idle_seconds: lag.idle_seconds,
             sign: match ours.get(source) {
                 Some((consumer, partition)) => sign(consumer, partition, pipeline.kafka.outage().is_some()),
+                None if lag.condition.is_some() => Sign::Stopped,
                 None if lag.records > 0 && lag.idle_seconds > SILENT => Sign::Silent,
                 None => Sign::Flowing,
             },
@@ -112,7 +114,7 @@ fn pipeline_view(site: &Site, pipeline: &Pipeline, instances: &Instances, whole:
         .collect();
     let nobody: Vec<String> =
         board.nobody.iter().map(|at| format!("{}/{}", partitions[*at].topic, partitions[*at].partition)).collect();
-    let facts = facts(pipeline, &rates, &partitions, nobody, lag.trouble.as_ref());
+    let facts = facts(pipeline, &rates, &partitions, nobody, &lag);
     let view = PipelineView {
         name: pipeline.name.to_string(),
         group: pipeline.config.group.clone(),
@@ -173,7 +175,7 @@ fn facts(
     rates: &Rates,
     partitions: &[PartitionView],
     nobody: Vec<String>,
-    lag_trouble: Option<&Trouble>,
+    lag: &LagView,
 ) -> Facts {
     let now = Instant::now();
     let ours = || pipeline.consumers.iter().flat_map(|consumer| consumer.partitions());
@@ -194,7 +196,13 @@ fn facts(
     });
     let stalls = pipeline.consumers.iter().flat_map(|consumer| consumer.stalls());
     let state = pipeline.state();
-    let stopped = ours().filter_map(|p| p.condition.map(|condition| format!("{}: {condition}", p.source)));
+    // Both the partition's claim and the lag may have found the same condition. The claim's is the more exact one.
+    let seen =
+        lag.partitions.iter().filter_map(|(source, lag)| Some((source.clone(), lag.condition.as_ref()?.to_string())));
+    let mut losses: BTreeMap<TopicPartition, String> = seen.collect();
+    losses.extend(ours().filter_map(|p| Some((p.source, p.condition?))));
+    let may_be_lost = losses.keys().next().map(ToString::to_string);
+    let stopped = losses.into_iter().map(|(source, condition)| format!("{source}: {condition}"));
     Facts {
         name: pipeline.name.to_string(),
         state,
@@ -207,10 +215,14 @@ fn facts(
             | PipelinePhase::Stopped { .. } => reason(pipeline),
         },
         waiting: waiting.max_by(|a, b| a.seconds.total_cmp(&b.seconds)),
-        lag_trouble: lag_trouble
+        may_be_lost,
+        lag_trouble: lag
+            .trouble
+            .as_ref()
             .filter(|trouble| kafka.is_none() || trouble.cause != WaitCause::Kafka)
             .map(ToString::to_string),
         kafka,
+        missing_topics: pipeline.kafka.missing_topics(),
         throttled: pipeline.kafka.throttled().as_secs_f64(),
         lag_records: partitions.iter().map(|p| p.lag_records).sum(),
         lag_seconds: partitions.iter().map(|p| p.lag_seconds).fold(0.0, f64::max),
@@ -344,7 +356,7 @@ fn reason(pipeline: &Pipeline) -> Option<String> {
                 }
                 WriterState::Flowing => None,
             });
-            let kafka = pipeline.kafka.outage().map(|outage| format!("{}; nothing is lost", outage.trouble));
+            let kafka = pipeline.kafka.outage().map(|outage| format!("{}; {}", outage.trouble, outage.trouble.fate()));
             let all: Vec<String> = writer.take(1).chain(kafka).collect();
             Some(all.join("; ")).filter(|reason| !reason.is_empty())
         }

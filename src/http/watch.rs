@@ -16,7 +16,8 @@ use super::history::{Columns, History, Sample};
 use super::instances::Instance;
 use super::timeline::{Timeline, Waits};
 use super::words::RecentDeadLetters;
-use super::{Site, frames, status};
+use super::{Site, frames, status, words};
+use crate::daemon::Reload;
 use crate::metrics::epoch_ms;
 use crate::pipeline::{Pipeline, PipelinePhase};
 use crate::status::work::Event;
@@ -39,6 +40,8 @@ pub(super) struct Watch {
     samples: Mutex<BTreeMap<Arc<str>, PipelineSamples>>,
     timeline: Mutex<Timeline>,
     viewers: Mutex<Viewers>,
+    /// The last reload that is in the timeline.
+    reload: Mutex<Option<Reload>>,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,12 @@ struct PipelineSamples {
 impl Watch {
     pub(super) fn new() -> Self {
         let viewers = Viewers { frames: broadcast::Sender::new(FRAMES), told: None };
-        Self { samples: Mutex::default(), timeline: Mutex::default(), viewers: Mutex::new(viewers) }
+        Self {
+            samples: Mutex::default(),
+            timeline: Mutex::default(),
+            viewers: Mutex::new(viewers),
+            reload: Mutex::default(),
+        }
     }
 
     /// Returns the numbers of the last sample.
@@ -111,6 +119,22 @@ impl Watch {
     /// Adds to the timeline that another daemon has our name.
     pub(super) fn twin(&self, what: String) {
         self.enter(None, Event::now("instance", what));
+    }
+
+    /// Adds the last reload of the configuration to the timeline, if it isn't there yet.
+    fn note_reload(&self, reload: Option<Reload>) {
+        let mut known = lock(&self.reload);
+        if *known == reload {
+            return;
+        }
+        if let Some(Reload { at_ms, refused }) = &reload {
+            let text = match refused {
+                Some(faults) => format!("the new configuration is refused: {}", words::first(faults)),
+                None => "the configuration was read again".to_owned(),
+            };
+            self.enter(None, Event { at_ms: *at_ms, ..Event::now("reload", text) });
+        }
+        *known = reload;
     }
 
     fn enter(&self, pipeline: Option<&str>, event: Event) {
@@ -188,6 +212,7 @@ pub(super) async fn run(site: Arc<Site>) {
         for pipeline in &site.daemon.pipelines() {
             site.watch.sample(pipeline);
         }
+        site.watch.note_reload(site.daemon.last_reload());
         site.watch.tell(&site);
     }
 }

@@ -57,6 +57,10 @@ pub(super) struct Facts {
     pub(super) kafka: Option<Waiting>,
     /// The longest delay by a quota of Kafka in the last answers, in seconds.
     pub(super) throttled: f64,
+    /// The first partition with a log-loss condition: some of its records may be lost.
+    pub(super) may_be_lost: Option<String>,
+    /// Listed topics that Kafka doesn't have.
+    pub(super) missing_topics: Vec<String>,
     pub(super) lag_records: u64,
     pub(super) lag_seconds: f64,
     pub(super) headroom: Option<f64>,
@@ -119,6 +123,7 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 let kind = match waiting.trouble.cause {
                     WaitCause::Postgres => "waiting",
                     WaitCause::Kafka => "waiting_for_kafka",
+                    WaitCause::Topic => "waiting_for_topic",
                     WaitCause::Registry => "waiting_for_schemas",
                 };
                 say(Level::Bad, kind, format!("{name} {} {safe}", waits(waiting)));
@@ -207,10 +212,10 @@ pub(super) fn troubles(facts: &Facts) -> Vec<Sentence> {
                 Level::Warning,
                 "behind",
                 format!(
-                    "{name} falls behind: {} records per second arrive and {} are written; {} wait. {safe}",
+                    "{name} falls behind: {} records per second arrive and {} are written; {}. {safe}",
                     whole(into),
                     whole(out),
-                    records(facts.lag_records)
+                    waiting_records(facts.lag_records)
                 ),
             );
         }
@@ -238,6 +243,7 @@ fn section(kind: &str) -> Option<&'static str> {
         "stopped" => "tidegatepipelinestopped",
         "waiting" => "tidegatedatabaseunreachable",
         "waiting_for_kafka" => "tidegatekafkaunavailable",
+        "waiting_for_topic" => "a-topic-is-missing",
         "waiting_for_schemas" => "the-schema-registry-is-away",
         "cannot_start" => "tidegatenotstarting",
         "headroom" => "tidegateretentionheadroomlow",
@@ -246,8 +252,19 @@ fn section(kind: &str) -> Option<&'static str> {
         "lag" => "tidegatelagunknown",
         "behind" | "throttled" => "a-pipeline-falls-behind",
         "dead_letters" => "tidegatedeadletterswait",
+        "reload_refused" => "tidegateconfigreloadfailed",
         _ => return None,
     })
+}
+
+/// Returns the first of several faults, one per line, and how many follow.
+pub(super) fn first(faults: &str) -> String {
+    let mut lines = faults.lines().filter(|line| !line.trim().is_empty());
+    let first = lines.next().unwrap_or_default().trim();
+    match lines.count() {
+        0 => first.to_owned(),
+        more => format!("{first} (and {})", many(more, "more fault", "more faults")),
+    }
 }
 
 /// Formats a share as `0.05 %` or `3 %`.
@@ -259,9 +276,20 @@ fn percent(share: f64) -> String {
     }
 }
 
-/// Returns the sentences of all pipelines, or the one that says that there are no problems.
-pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
-    let mut said: Vec<Sentence> = facts.iter().flat_map(troubles).collect();
+/// Returns the sentences of all pipelines, or the one that says that there are no problems. `refused` has the faults for which the
+/// last reload of the configuration was refused.
+pub(super) fn all(facts: &[Facts], refused: Option<&str>) -> Vec<Sentence> {
+    let refused = refused.map(|faults| Sentence {
+        level: Level::Warning,
+        pipeline: None,
+        kind: "reload_refused".into(),
+        text: format!(
+            "The last reload was refused, and the pipelines keep the previous configuration: {}.",
+            first(faults)
+        ),
+        runbook: section("reload_refused").map(Cow::Borrowed),
+    });
+    let mut said: Vec<Sentence> = facts.iter().flat_map(troubles).chain(refused).collect();
     said.sort_by_key(|sentence| sentence.level);
     if said.iter().all(|sentence| sentence.kind == "flow") {
         let (oldest, lag) =
@@ -273,7 +301,7 @@ pub(super) fn all(facts: &[Facts]) -> Vec<Sentence> {
         } else if oldest > BEHIND {
             let drains = facts.iter().filter(|facts| facts.lag_seconds > BEHIND).all(|facts| facts.out > facts.into);
             let drains = if drains { "; the backlog drains" } else { "" };
-            format!("Everything flows. {} wait, the oldest for {}{drains}.", records(lag), duration(oldest))
+            format!("Everything flows. {}, the oldest for {}{drains}.", waiting_records(lag), duration(oldest))
         } else {
             format!("Everything flows. The oldest unwritten record waits {}.", duration(oldest))
         };
@@ -288,10 +316,14 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
     match facts.state {
         PipelineState::Waiting => match facts.waiting.as_ref().map(|waiting| waiting.trouble.cause) {
             Some(WaitCause::Kafka) => "waiting for Kafka",
+            Some(WaitCause::Topic) => "waiting for a topic",
             Some(WaitCause::Registry) => "waiting for schemas",
             Some(WaitCause::Postgres) | None => "waiting for Postgres",
         },
-        PipelineState::WaitingForKafka => "waiting for Kafka",
+        PipelineState::WaitingForKafka => match facts.kafka.as_ref().map(|waiting| waiting.trouble.cause) {
+            Some(WaitCause::Topic) => "waiting for a topic",
+            _ => "waiting for Kafka",
+        },
         PipelineState::Starting if facts.why.is_some() => "can't start yet",
         PipelineState::Flowing if facts.joining > 0 || facts.claiming > 0 => "rebalancing",
         PipelineState::Flowing if facts.fenced > 0 => "partly fenced",
@@ -310,7 +342,9 @@ pub(super) fn state_words(facts: &Facts) -> &'static str {
 fn waits(waiting: &Waiting) -> String {
     let (waited, what) = (duration(waiting.seconds), waiting.trouble.waited_for());
     match waiting.trouble.cause {
-        WaitCause::Kafka | WaitCause::Registry => format!("has waited {waited} for {what}. It retries."),
+        WaitCause::Kafka | WaitCause::Topic | WaitCause::Registry => {
+            format!("has waited {waited} for {what}. It retries.")
+        }
         WaitCause::Postgres => {
             let retry =
                 if waiting.retry_in < 1.0 { "now".to_owned() } else { format!("in {}", duration(waiting.retry_in)) };
@@ -323,6 +357,7 @@ fn waits(waiting: &Waiting) -> String {
 pub(super) fn limit_while_waiting(cause: WaitCause) -> &'static str {
     match cause {
         WaitCause::Kafka => "Kafka is unavailable: no records arrive.",
+        WaitCause::Topic => "Kafka doesn't have a listed topic: no records of it arrive.",
         WaitCause::Postgres => POSTGRES_UNAVAILABLE,
         WaitCause::Registry => "The schema registry is unavailable: records wait for their schemas.",
     }
@@ -333,8 +368,20 @@ fn safe(facts: &Facts) -> String {
         .headroom
         .map_or_else(|| "keeps them".to_owned(), |seconds| format!("keeps them {} more", duration(seconds)));
     match facts.lag_records {
+        // Nobody knows whether a deleted topic held unwritten records.
+        _ if !facts.missing_topics.is_empty() => {
+            let names = facts.missing_topics.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            let others = match facts.lag_records {
+                0 => String::new(),
+                lag => format!(" Of other topics, {} in Kafka, which {kept}.", waiting_records(lag)),
+            };
+            format!("If {names} held unwritten records, Kafka no longer has them.{others}")
+        }
+        _ if facts.may_be_lost.is_some() => {
+            format!("Records may be lost: see what is said about {}.", facts.may_be_lost.as_deref().unwrap_or_default())
+        }
         0 => "Nothing is lost.".to_owned(),
-        lag => format!("Nothing is lost: {} wait in Kafka, which {kept}.", records(lag)),
+        lag => format!("Nothing is lost: {} in Kafka, which {kept}.", waiting_records(lag)),
     }
 }
 
@@ -366,6 +413,11 @@ fn many(n: usize, one: &str, more: &str) -> String {
 
 pub(super) fn records(n: u64) -> String {
     if n == 1 { "1 record".to_owned() } else { format!("{} records", whole_number(n)) }
+}
+
+/// Formats `1 record waits` or `912 records wait`.
+fn waiting_records(n: u64) -> String {
+    format!("{} {}", records(n), if n == 1 { "waits" } else { "wait" })
 }
 
 /// Formats a rate without its fraction.

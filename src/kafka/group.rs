@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::health::KafkaHealth;
-use super::membership::Membership;
+use super::membership::{Membership, TROUBLED_WITHIN};
 use super::rebalance::Notes;
 use super::settings::Settings;
 use crate::config::{GroupProtocol, Topics};
@@ -57,7 +57,7 @@ impl Group for KafkaGroup {
     type Client = KafkaClient;
 
     fn join(&mut self) -> Result<KafkaClient, Box<dyn Error + Send + Sync>> {
-        let membership = self.membership.clone().filter(|membership| !membership.is_lost());
+        let membership = self.membership.as_ref().and_then(Membership::next);
         let mut settings = self.settings.clone();
         if let Some(Membership { id, .. }) = &membership {
             settings.set("group.instance.id", id);
@@ -142,7 +142,8 @@ impl KafkaClient {
             let why = self.consumer.context().health().refused_consumer_protocol().to_string();
             return Some(ReadError { kind: ReadErrorKind::Fatal, source: why.into() });
         }
-        let lost = self.membership.as_ref().and_then(|membership| membership.lost(code));
+        let troubled = self.consumer.context().health().was_troubled(TROUBLED_WITHIN);
+        let lost = self.membership.as_ref().and_then(|membership| membership.lost(code, troubled));
         Some(match lost {
             Some(why) => ReadError { kind: ReadErrorKind::Broken, source: why.into() },
             None => ReadError { kind: ReadErrorKind::Fatal, source: text.into() },

@@ -1,9 +1,10 @@
 //! Whether Kafka serves a pipeline, and if not, why: one state per pipeline, which all its clients update.
 //!
-//! Four signals show an outage, and also its end. The first is a request of the [observer](super::observer) that isn't answered;
+//! Five signals show an outage, and also its end. The first is a request of the [observer](super::observer) that isn't answered;
 //! the observer makes requests about idle topics too. The second is a consumer's group without a coordinator, as librdkafka's
 //! statistics report. The third is a denied request; a consumer repeats it every few seconds while it is denied. The fourth is a
-//! broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member. What
+//! broker that doesn't offer `group_protocol = "consumer"`, while a consumer that uses this protocol isn't a settled member. The
+//! fifth is a listed topic that Kafka answers not to have. What
 //! librdkafka logs about connections is no such signal, and is only shown as the cause: one of several brokers may be down
 //! without harm.
 
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use super::fault::{Cause, Fault};
-use crate::status::{Trouble, lock};
+use crate::status::{Trouble, WaitCause, lock};
 
 /// If a request has no answer for this long, it is an outage. This is longer than a change of a partition's leader takes.
 const SILENT_AFTER: Duration = Duration::from_secs(8);
@@ -51,9 +52,13 @@ struct State {
     /// The newest fault of each broker's connections that isn't known to be over.
     connections: BTreeMap<String, (Instant, Fault)>,
     consumers: BTreeMap<u32, Consumer>,
+    /// Since when Kafka has answered not to have these listed topics.
+    missing: Option<(Instant, Vec<String>)>,
     /// The brokers that don't offer the group protocol `consumer`. Stays empty if the pipeline doesn't use it.
     only_classic: BTreeSet<String>,
     outage: Option<Outage>,
+    /// When a connection last failed, or an outage was last seen.
+    troubled_at: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +148,21 @@ impl KafkaHealth {
         state.denied = Some(fault);
     }
 
+    /// Records which listed topics Kafka answers not to have.
+    pub fn topics_missing(&self, topics: Vec<String>) {
+        let mut state = lock(&self.state);
+        state.missing = match state.missing.take() {
+            _ if topics.is_empty() => None,
+            Some((since, _)) => Some((since, topics)),
+            None => Some((Instant::now(), topics)),
+        };
+    }
+
+    /// Returns the listed topics that Kafka answers not to have.
+    pub fn missing_topics(&self) -> Vec<String> {
+        lock(&self.state).missing.as_ref().map(|(_, topics)| topics.clone()).unwrap_or_default()
+    }
+
     /// Records a line that librdkafka logged about a failed connection. `consumer` is the number of the consumer whose client
     /// logged it.
     pub fn connection_failed(&self, consumer: Option<u32>, line: &str) {
@@ -158,6 +178,9 @@ impl KafkaHealth {
             debug!(pipeline = &*self.pipeline, consumer, "Kafka: {fault}");
         }
         let mut state = lock(&self.state);
+        if fault.cause != Cause::Closed {
+            state.troubled_at = Some(Instant::now());
+        }
         let known = state.connections.get(&broker).is_some_and(|(at, known)| {
             let is_same =
                 matches!(known.cause, Cause::UnknownCa | Cause::WrongName) && fault.cause == Cause::Certificate;
@@ -254,6 +277,11 @@ impl KafkaHealth {
         denied.into_iter().flatten().filter_map(|(fault, _)| fault.denied_topic().map(str::to_owned)).collect()
     }
 
+    /// Returns whether a connection failed or there was an outage within this time.
+    pub fn was_troubled(&self, within: Duration) -> bool {
+        lock(&self.state).troubled_at.is_some_and(|at| at.elapsed() < within)
+    }
+
     /// Returns the newest fault of a connection that isn't known to be over.
     pub fn connection_fault(&self) -> Option<Fault> {
         lock(&self.state).newest().cloned()
@@ -275,38 +303,36 @@ impl KafkaHealth {
     }
 
     /// Decides whether Kafka serves the pipeline, and logs each change. Called once per second. If an outage has just ended,
-    /// returns how long it lasted.
-    pub fn look(&self, now: Instant) -> Option<Duration> {
+    /// returns what ended and how long it lasted, as text.
+    pub fn look(&self, now: Instant) -> Option<String> {
         let mut state = lock(&self.state);
-        let fault = state.fault(now, &self.servers);
+        let trouble = state.trouble(now, &self.servers);
         let before = state.outage.take();
-        match (before, fault) {
+        match (before, trouble) {
             (None, None) => None,
-            (before, Some((since, fault))) => {
-                let trouble = Trouble::kafka(&fault);
-                let since = before.as_ref().map_or(since, |before| before.since);
+            (before, Some((since, trouble))) => {
+                let same = before.as_ref().filter(|before| before.trouble.cause == trouble.cause);
+                let since = same.map_or(since, |before| before.since);
                 let is_news = before.is_none_or(|before| before.trouble != trouble);
-                state.outage = Some(Outage { since, trouble });
+                state.outage = Some(Outage { since, trouble: trouble.clone() });
+                state.troubled_at = Some(now);
                 drop(state);
                 if is_news {
-                    self.once(&format!("waits: {fault}"), |repeated| {
-                        warn!(
-                            pipeline = &*self.pipeline,
-                            repeated, "waiting for Kafka: {fault}; nothing is lost, Kafka keeps the records"
-                        );
+                    self.once(&format!("waits: {trouble}"), |repeated| {
+                        warn!(pipeline = &*self.pipeline, repeated, "waiting for {trouble}; {}", trouble.fate());
                     });
                 }
                 None
             }
             (Some(before), None) => {
                 drop(state);
-                let lasted = now.duration_since(before.since);
-                info!(
-                    pipeline = &*self.pipeline,
-                    seconds = (lasted.as_secs_f64() * 10.0).round() / 10.0,
-                    "Kafka serves again"
-                );
-                Some(lasted)
+                let seconds = (now.duration_since(before.since).as_secs_f64() * 10.0).round() / 10.0;
+                let what = match before.trouble.cause {
+                    WaitCause::Topic => "Kafka has all listed topics again",
+                    WaitCause::Kafka | WaitCause::Postgres | WaitCause::Registry => "Kafka serves again",
+                };
+                info!(pipeline = &*self.pipeline, seconds, "{what}");
+                Some(format!("{what} after {seconds:.1} s"))
             }
         }
     }
@@ -346,11 +372,21 @@ impl State {
         self.connections.values().max_by_key(|(at, _)| *at).map(|(_, fault)| fault)
     }
 
-    /// Returns why Kafka doesn't serve the pipeline, and since when.
+    /// Returns why Kafka doesn't serve the pipeline, and since when. A missing topic is the answer of a Kafka that serves
+    /// requests, so any fault comes first.
+    fn trouble(&self, now: Instant, servers: &str) -> Option<(Instant, Trouble)> {
+        if let Some((since, fault)) = self.fault(now, servers) {
+            return Some((since, Trouble::kafka(&fault)));
+        }
+        self.missing.as_ref().map(|(since, topics)| (*since, Trouble::topics(topics)))
+    }
+
     fn fault(&self, now: Instant, servers: &str) -> Option<(Instant, Fault)> {
         let past = |since: &Instant, limit| now.duration_since(*since) >= limit;
         if let Some(since) = self.asked_at.filter(|since| past(since, SILENT_AFTER)) {
-            let fault = self.failed.as_ref().or_else(|| self.newest()).cloned();
+            // If a connection failed for a known reason, a failed request only repeats that in vaguer words.
+            let definite = self.newest().filter(|fault| fault.cause.is_definite());
+            let fault = definite.or(self.failed.as_ref()).or_else(|| self.newest()).cloned();
             return Some((since, fault.unwrap_or_else(|| Fault::silent(servers))));
         }
         if let Some(fault) = &self.denied {
@@ -426,6 +462,32 @@ mod tests {
         assert!(why(&health, 9).is_some_and(|why| why.contains("no broker coordinates the group")));
         health.saw(0, &sight(true), Instant::now());
         assert_eq!(why(&health, 9), None);
+    }
+
+    #[test]
+    fn a_refused_connection_says_more_than_a_failed_request() {
+        let health = health();
+        health.asked();
+        health.question_failed(Fault::answer(&"Meta data fetch error: UnknownPartition"));
+        assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "nothing else is known");
+        health.connection_failed(Some(0), REFUSED);
+        assert!(why(&health, 9).is_some_and(|why| why.contains("h:1: the connection is refused")));
+        health.saw(0, &Sight { connected: vec!["h:1".to_owned()], ..sight(true) }, Instant::now());
+        assert!(why(&health, 9).is_some_and(|why| why.contains("UnknownPartition")), "the connection works again");
+    }
+
+    #[test]
+    fn a_missing_topic_is_waited_for_by_name_until_it_exists_and_says_less_than_a_fault() {
+        let health = health();
+        health.topics_missing(vec!["rides".to_owned()]);
+        assert!(why(&health, 0).is_some_and(|why| why.starts_with("topic `rides`: Kafka doesn't have it")));
+        health.denied(0, Fault::topic_denied("fares"));
+        assert!(why(&health, 0).is_some_and(|why| why.contains("Kafka denies access to the topic")));
+        health.granted(0, "fares");
+        assert!(why(&health, 0).is_some_and(|why| why.contains("`rides`")));
+        health.topics_missing(Vec::new());
+        assert_eq!(health.look(Instant::now()).map(|text| text.contains("has all listed topics again")), Some(true));
+        assert_eq!(why(&health, 0), None);
     }
 
     #[test]

@@ -8,13 +8,20 @@
 //! See [`Membership::lost`] for what this means for two daemons with one name.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode as Code;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, GroupProtocol, Pipeline, Topics};
+use crate::status::lock;
+
+/// If Kafka was in trouble within this time, a member that lost its name may have lost it to itself.
+pub const TROUBLED_WITHIN: Duration = Duration::from_secs(60);
+/// The shortest time between two times that a member takes its name back. So two daemons with one name end each other at most once.
+const TAKE_BACK_EVERY: Duration = Duration::from_secs(600);
 
 /// The longest name of a daemon in bytes. With a pipeline's name, a number and a digest it stays below Kafka's limit of 249.
 const LONGEST: usize = 100;
@@ -67,6 +74,8 @@ impl InstanceName {
             leaves: pipeline.group_protocol != GroupProtocol::Consumer,
             comes_back: self.is_set.then_some(shutdown),
             lost: Arc::default(),
+            taken_back: Arc::default(),
+            told: Arc::default(),
         })
     }
 }
@@ -94,9 +103,18 @@ pub struct Membership {
     /// Cancelled when the daemon is told to end; `None` if the configuration doesn't promise that the daemon comes back.
     comes_back: Option<CancellationToken>,
     lost: Arc<AtomicBool>,
+    /// When the consumer last kept a name that it had lost.
+    taken_back: Arc<Mutex<Option<Instant>>>,
+    /// The text about the loss of the name by the current client, which may report its fatal error more than once.
+    told: Arc<OnceLock<String>>,
 }
 
 impl Membership {
+    /// Returns the membership for the consumer's next client; `None` if another member has the name.
+    pub fn next(&self) -> Option<Self> {
+        (!self.is_lost()).then(|| Self { told: Arc::default(), ..self.clone() })
+    }
+
     /// Returns whether the consumer's place is kept for the next start when it closes. That is the case only if the daemon is
     /// told to end and its name is set in the configuration. Otherwise the consumer leaves the group, and others take over at
     /// once.
@@ -110,23 +128,50 @@ impl Membership {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Records a fatal error of the consumer. If it means that another member has the name, returns what to tell the operator.
-    pub fn lost(&self, fatal: Code) -> Option<String> {
+    /// Records a fatal error of the consumer. If it means that the member lost its name, returns what to tell the operator.
+    ///
+    /// `troubled` says whether Kafka was in trouble within [`TROUBLED_WITHIN`]. The consumer may then have lost the name to itself:
+    /// while the broker is away, the session ends, and the client joins again under its name. A request of its earlier session
+    /// that the broker answers after that is refused. So the consumer keeps its name once, and loses it only if it is refused
+    /// again soon.
+    pub fn lost(&self, fatal: Code, troubled: bool) -> Option<String> {
+        if !matches!(fatal, Code::FencedInstanceId | Code::UnreleasedInstanceId) {
+            return None;
+        }
+        Some(self.told.get_or_init(|| self.gives_way(fatal, troubled)).clone())
+    }
+
+    fn gives_way(&self, fatal: Code, troubled: bool) -> String {
         let Self { id, instance, .. } = self;
         let what = match fatal {
+            Code::FencedInstanceId if troubled && self.may_take_back() => {
+                return format!(
+                    "the broker ended a session of `{id}` after Kafka was unavailable, probably our own earlier one: \
+                     this consumer joins again under the same name"
+                );
+            }
             Code::FencedInstanceId => format!("another member joined the group as `{id}`"),
-            Code::UnreleasedInstanceId => {
+            _ => {
                 format!(
                     "the broker holds `{id}` for another member, which is running or whose session has not timed out"
                 )
             }
-            _ => return None,
         };
         self.lost.store(true, Ordering::Relaxed);
-        Some(format!(
+        format!(
             "{what}: this consumer joins without a name until the next start. If two daemons have the instance name \
              `{instance}`, set `instance` to a name of its own for each"
-        ))
+        )
+    }
+
+    /// Returns whether the name may be taken back now, and records that it is.
+    fn may_take_back(&self) -> bool {
+        let mut taken_back = lock(&self.taken_back);
+        let may = taken_back.is_none_or(|at| at.elapsed() >= TAKE_BACK_EVERY);
+        if may {
+            *taken_back = Some(Instant::now());
+        }
+        may
     }
 }
 
@@ -198,8 +243,20 @@ mod tests {
     #[test]
     fn only_a_lost_name_is_a_lost_name() {
         let member = member(TOPICS).expect("it has a name");
-        assert!(member.lost(Code::GroupAuthorizationFailed).is_none() && !member.is_lost());
-        let words = member.lost(Code::FencedInstanceId).expect("another member has it");
-        assert!(words.contains("Host-1-9464") && member.is_lost(), "{words}");
+        assert!(member.lost(Code::GroupAuthorizationFailed, true).is_none() && !member.is_lost());
+        let words = member.lost(Code::FencedInstanceId, false).expect("another member has it");
+        assert!(words.contains("Host-1-9464") && member.is_lost() && member.next().is_none(), "{words}");
+    }
+
+    #[test]
+    fn a_name_lost_in_an_outage_is_taken_back_once() {
+        let member = member(TOPICS).expect("it has a name");
+        for _ in 0..2 {
+            let words = member.lost(Code::FencedInstanceId, true).expect("it is told");
+            assert!(words.contains("joins again under the same name") && !member.is_lost(), "a client tells it once");
+        }
+        let next = member.next().expect("it keeps its name");
+        let words = next.lost(Code::FencedInstanceId, true).expect("it is told");
+        assert!(words.contains("another member joined the group") && member.is_lost(), "{words}");
     }
 }

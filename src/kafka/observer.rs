@@ -97,6 +97,11 @@ impl SharedObserver {
         Observer::new(config, health).map(|observer| Self(Arc::new(observer)))
     }
 
+    /// Returns the health in which requests are recorded.
+    pub fn health(&self) -> &KafkaHealth {
+        &self.0.health
+    }
+
     /// Makes a request, which may block. It runs to its end even if the future is dropped.
     ///
     /// # Errors
@@ -126,6 +131,14 @@ impl LogEnds for SharedObserver {
 pub fn partitions_of(topics: &BTreeMap<String, i32>) -> Vec<TopicPartition> {
     let all = topics.iter().flat_map(|(topic, count)| (0..*count).map(move |n| (topic, n)));
     all.map(|(topic, n)| TopicPartition::new(topic.as_str(), n)).collect()
+}
+
+/// Returns the listed topics that are not among those that Kafka has. A pattern lists none.
+pub fn missing_topics(wanted: &Topics, found: &BTreeMap<String, i32>) -> Vec<String> {
+    match wanted {
+        Topics::List(names) => names.iter().filter(|name| !found.contains_key(*name)).cloned().collect(),
+        Topics::Pattern(_) => Vec::new(),
+    }
 }
 
 impl Observer {

@@ -82,7 +82,10 @@ impl fmt::Display for Remainder {
         match &self.left {
             Some(Left::Unknown) => f.write_str("its log ends are not known, so all records may be left")?,
             Some(Left::Offsets(partitions)) => {
-                write!(f, "{} records are left", self.records())?;
+                match self.records() {
+                    1 => f.write_str("1 record is left")?,
+                    records => write!(f, "{records} records are left")?,
+                }
                 for (n, (source, records)) in partitions.iter().take(NAMED).enumerate() {
                     write!(f, "{} {source}: {records}", if n == 0 { ":" } else { "," })?;
                 }
@@ -90,6 +93,7 @@ impl fmt::Display for Remainder {
                     write!(f, " and {} more partitions", partitions.len() - NAMED)?;
                 }
             }
+            None if self.unwritten == 1 => f.write_str("1 record was read and is not written")?,
             None => write!(f, "{} records were read and are not written", self.unwritten)?,
         }
         self.waiting_for.iter().try_for_each(|why| write!(f, "; it waited: {why}"))
@@ -144,7 +148,8 @@ impl Pipeline {
             WriterState::Waiting { trouble, .. } => Some(trouble.to_string()),
             WriterState::Flowing => None,
         });
-        waits.or_else(|| lock(&self.lag).trouble.as_ref().map(ToString::to_string))
+        let kafka = || self.kafka.outage().map(|outage| outage.trouble.to_string());
+        waits.or_else(kafka).or_else(|| lock(&self.lag).trouble.as_ref().map(ToString::to_string))
     }
 }
 
@@ -218,6 +223,10 @@ mod tests {
         assert!(text.ends_with("t/7: 1 and 2 more partitions"), "{text}");
         let cut = Remainder { unwritten: 100, ..Remainder::default() };
         assert_eq!(cut.to_string(), "100 records were read and are not written");
+        let one = Remainder { unwritten: 1, ..Remainder::default() };
+        assert_eq!(one.to_string(), "1 record was read and is not written");
+        let one = Remainder { left: Some(Left::Offsets(vec![(place(0), 1)])), ..one };
+        assert_eq!(one.to_string(), "1 record is left: t/0: 1");
         assert!(Remainder::default().is_empty() && !cut.is_empty());
     }
 }

@@ -12,14 +12,13 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::{Pipeline, PipelinePhase};
-use crate::config::Topics;
-use crate::kafka::observer::{AskError, SharedObserver, Unanswered, partitions_of};
+use crate::kafka::observer::{AskError, SharedObserver, Unanswered, missing_topics, partitions_of};
 use crate::plan::PlanSource;
 use crate::postgres::connect::Connector;
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::schema::{self, MigrationError};
-use crate::postgres::{error, partitions, resume};
-use crate::status::{Trouble, lock};
+use crate::postgres::{error, partitions};
+use crate::status::Trouble;
 
 impl Pipeline {
     /// Reaches Postgres and Kafka, creates our tables and the target, and registers. Retries through outages, without end.
@@ -72,10 +71,10 @@ impl Pipeline {
         let wanted = self.config.topics.clone();
         let asked = observer.ask(move |observer| Ok((observer.topics(&wanted)?, observer.cluster_id()?)));
         let (topics, cluster_id) = asked.await?;
-        if let Topics::List(names) = &self.config.topics
-            && let Some(missing) = names.iter().find(|name| !topics.contains_key(*name))
-        {
-            return Err(StartError::NotYet(format!("topic `{missing}` does not exist yet")));
+        let missing = missing_topics(&self.config.topics, &topics);
+        self.kafka.topics_missing(missing.clone());
+        if !missing.is_empty() {
+            return Err(StartError::NotYet(Trouble::topics(&missing).to_string()));
         }
         let known = register::is_known(&mut connection, &self.name).await.map_err(database)?;
         let starts = if known {
@@ -93,7 +92,6 @@ impl Pipeline {
             topics,
         };
         register::register(&mut connection, &registration, &starts).await?;
-        *lock(&self.resumes) = resume::count(&mut connection, &self.name).await.map_err(database)?;
         Ok(plans)
     }
 }

@@ -5,13 +5,36 @@ use tidegate_protocol::batch::LastRecord;
 use tidegate_protocol::claim_loop::Claimed;
 use tidegate_protocol::position::{Claim, Offset, TopicPartition};
 
+/// SQL: when records of the ledger's row `l` were last committed; NULL if never. `updated_at` is the time of a claim, or of a
+/// commit after it. A claim's number is its time in milliseconds, which tells the two apart. A claim moves the time of the last
+/// commit before it to `committed_at`. The form `read` also works if the daemon is older than this command, so that the column
+/// doesn't exist yet.
+macro_rules! committed_at {
+    () => {
+        $crate::postgres::claims::committed_at!("l.committed_at")
+    };
+    (read) => {
+        $crate::postgres::claims::committed_at!("(to_jsonb(l) ->> 'committed_at')::timestamptz")
+    };
+    ($before:literal) => {
+        concat!(
+            "CASE WHEN l.last_offset IS NOT NULL AND floor(extract(epoch FROM l.updated_at) * 1000) > l.epoch
+             THEN l.updated_at ELSE ",
+            $before,
+            " END"
+        )
+    };
+}
+pub(crate) use committed_at;
+
 /// Finds the position of each row, and then locks exactly that version of the row. The search for positions doesn't depend on
 /// locks, so a locked row is simply skipped. A row that advances between the two steps is skipped too.
 ///
 /// A claim's number is the time in milliseconds, and is always higher than the number before it. So if an older copy of the
 /// database is restored, each claim in it has a lower number than any claim made since. This also holds for a copy from a
 /// timeline that an earlier restore abandoned.
-const CLAIM: &str = "
+const CLAIM: &str = concat!(
+    "
 WITH free AS MATERIALIZED (
     SELECT l.topic, l.partition, l.next_offset
     FROM (SELECT * FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) ORDER BY s.topic, s.partition) s
@@ -27,11 +50,13 @@ WITH free AS MATERIALIZED (
         FOR NO KEY UPDATE SKIP LOCKED
     ) l
 )
-UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), owner = $4, updated_at = now(),
-    epoch = greatest(l.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::int8)
+UPDATE tidegate.ledger l SET claim_id = gen_random_uuid(), owner = $4, updated_at = now(), committed_at = ",
+    committed_at!(),
+    ", epoch = greatest(l.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::int8)
 FROM free f
 WHERE l.pipeline = $1 AND l.topic = f.topic AND l.partition = f.partition AND l.next_offset = f.next_offset
-RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest";
+RETURNING l.topic, l.partition, l.claim_id, l.epoch, l.next_offset, l.last_offset, l.last_timestamp, l.last_digest"
+);
 
 /// Claims the partitions that have an unlocked ledger row, each atomically. The others are left out. A partition whose row
 /// advances at that moment may be left out too; request it again.

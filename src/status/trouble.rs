@@ -6,6 +6,8 @@ use std::fmt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum WaitCause {
     Kafka,
+    /// A listed topic that Kafka doesn't have.
+    Topic,
     Postgres,
     Registry,
 }
@@ -22,6 +24,28 @@ impl Trouble {
     /// Returns the trouble with a Kafka that doesn't answer, or denies a request, for this reason.
     pub fn kafka(error: &impl fmt::Display) -> Self {
         Self { cause: WaitCause::Kafka, error: error.to_string() }
+    }
+
+    /// Returns the trouble with listed topics that Kafka answers not to have. There is at least one.
+    pub fn topics(missing: &[String]) -> Self {
+        let names = missing.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let error = match missing.len() {
+            1 => format!(
+                "topic {names}: Kafka doesn't have it; it was deleted, or its name is misspelled: create it, or correct `topics`"
+            ),
+            _ => format!(
+                "topics {names}: Kafka doesn't have them; they were deleted, or their names are misspelled: create them, or correct `topics`"
+            ),
+        };
+        Self { cause: WaitCause::Topic, error }
+    }
+
+    /// Returns what the trouble means for the records that are not written.
+    pub fn fate(&self) -> &'static str {
+        match self.cause {
+            WaitCause::Kafka | WaitCause::Postgres | WaitCause::Registry => "nothing is lost",
+            WaitCause::Topic => "Kafka no longer has the unwritten records of a deleted topic",
+        }
     }
 
     /// Returns the trouble with a Postgres that returned this error.
@@ -41,7 +65,7 @@ impl Trouble {
             WaitCause::Postgres => {
                 format!("Postgres: {}", self.error.strip_prefix("Postgres ").unwrap_or(&self.error))
             }
-            WaitCause::Kafka | WaitCause::Registry => self.to_string(),
+            WaitCause::Kafka | WaitCause::Topic | WaitCause::Registry => self.to_string(),
         }
     }
 }
@@ -50,7 +74,7 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.cause {
             WaitCause::Kafka => write!(f, "Kafka: {}", self.error),
-            WaitCause::Postgres => f.write_str(&self.error),
+            WaitCause::Postgres | WaitCause::Topic => f.write_str(&self.error),
             WaitCause::Registry => write!(f, "the schema registry {}", self.error),
         }
     }
@@ -71,5 +95,9 @@ mod tests {
         let kafka = Trouble::kafka(&"h:1: the connection is refused");
         assert_eq!(kafka.to_string(), "Kafka: h:1: the connection is refused");
         assert_eq!(kafka.waited_for(), kafka.to_string());
+        let topic = Trouble::topics(&["rides".to_owned()]);
+        assert!(topic.to_string().starts_with("topic `rides`: Kafka doesn't have it;"), "{topic}");
+        let topics = Trouble::topics(&["a".to_owned(), "b".to_owned()]);
+        assert!(topics.waited_for().starts_with("topics `a`, `b`: Kafka doesn't have them;"), "{topics}");
     }
 }

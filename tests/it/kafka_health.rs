@@ -109,6 +109,9 @@ async fn a_killed_broker_is_waited_for_by_name_and_what_is_not_known_is_absent()
     world.kafka.kill(0).expect("it dies");
     waits_and_says(&daemon, &[servers, "the connection is refused", "start Kafka there"]);
     daemon.await_until("the lag is withdrawn", SEEN, |daemon| !lag_is_known(daemon)).expect("nobody knows it");
+    // Requests have failed meanwhile, and the sentence still names the cause.
+    let ready = daemon.get("/readyz").expect("it answers");
+    assert!(ready.body.contains("the connection is refused"), "{}", ready.body);
     let age = counted(&daemon, "tidegate_lag_reading_age_seconds");
     assert!(age >= 5.0, "the reading is {age} s old");
     let refused = |daemon: &Daemon| daemon.log().iter().filter(|line| line.contains("refused")).count();

@@ -120,6 +120,14 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     let refused = daemon.await_log("the new configuration is refused", PATIENCE).expect("it says why");
     assert!(refused.contains("did you mean max_rows?"), "{refused}");
     reloads(&daemon, "failure", 1.0);
+    let status = || daemon.get("/api/status").expect("it answers").body;
+    let timeline = |daemon: &Daemon| {
+        let status = daemon.status_json().unwrap_or_default();
+        status["timeline"].as_array().is_some_and(|all| all.iter().any(|event| event["kind"] == "reload"))
+    };
+    assert!(status().contains("The last reload was refused"), "{}", status());
+    assert!(status().contains("batch.max_row: unknown key"), "{}", status());
+    daemon.await_until("the timeline has it", PATIENCE, timeline).expect("it has");
     assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), Some(0.0));
     world.produce((0..50).map(|n| numbered(n, 1)));
     pair.await_rows(&daemon, "rides", 50).await;
@@ -132,6 +140,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
     assert!(named.contains("http.listen"), "{named}");
     reloads(&daemon, "success", 1.0);
     assert_eq!(daemon.metric("tidegate_config_last_reload_successful", &[]), Some(1.0));
+    assert!(!status().contains("The last reload was refused"), "{}", status());
     assert_eq!((rebalances(&daemon, &world.name), rebalances(&daemon, other)), before, "nothing restarted");
 }
 
@@ -177,9 +186,53 @@ async fn a_command_resumes_one_stopped_pipeline_by_its_name() {
     let undisturbed = rebalances(&daemon, &pair.other);
     tidegate(&config, &["pipelines", "resume", "nobody"]).fails(64, &["nobody", &pair.other]);
     assert_eq!(pair.world.number("SELECT count(*) FROM rides").await, 0, "it was not asked");
-    tidegate(&config, &["pipelines", "resume", &pair.world.name]).ok().says(&[&pair.world.name]);
+    tidegate(&config, &["pipelines", "resume", &pair.world.name]).ok().says(&[&pair.world.name, "SIGHUP"]);
     pair.await_rows(&daemon, "rides", 2000).await;
     assert_eq!(rebalances(&daemon, &pair.other), undisturbed);
+
+    // A request to resume a running pipeline is refused, and leaves nothing behind for a later stop.
+    daemon.await_ready(PATIENCE).expect("it runs again");
+    let requests = "SELECT sum(resumes)::int8 FROM tidegate.pipeline";
+    let before = pair.world.number(requests).await;
+    tidegate(&config, &["pipelines", "resume", &pair.world.name]).fails(64, &["runs already"]);
+    assert_eq!(pair.world.number(requests).await, before);
+    daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
+    tidegate(&config, &["pipelines", "resume", &pair.world.name]).fails(64, &["no daemon runs", "tidegate run"]);
+    assert_eq!(pair.world.number(requests).await, before);
+}
+
+/// A request that was made before a pipeline stopped doesn't resume it, whoever made it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_request_resumes_nothing() {
+    let pair = Pair::new().await;
+    let config = pair.config("", "");
+    let daemon = pair.world.daemon(&config);
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    pair.world.sql("UPDATE tidegate.pipeline SET resumes = resumes + 1").await;
+    stopped(&pair, &daemon).await;
+    let name = &pair.world.name;
+    let state = |daemon: &Daemon| daemon.metric("tidegate_pipeline_state", &[("pipeline", name), ("state", "stopped")]);
+    let listed = tidegate_harness::eventually("it is listed as stopped", PATIENCE, || {
+        tidegate(&config, &["pipelines", "list"]).ok().out.contains(&format!("{name} stopped on "))
+    });
+    listed.unwrap_or_else(|error| panic!("{error}: {}", daemon.log_tail()));
+    daemon.await_until("it stays stopped", PATIENCE, |daemon| state(daemon) == Some(1.0)).expect("it is shown");
+    let list = tidegate(&config, &["pipelines", "list", "--json"]).ok().json();
+    let of = |wanted: &str| {
+        let all = list["pipelines"].as_array().expect("a list").iter();
+        all.filter(|line| line["name"] == wanted).map(|line| line.to_string()).collect::<String>()
+    };
+    assert!(of(name).contains("closed for today") && of(name).contains("\"connections\":0"), "{list}");
+    assert!(!of(&pair.other).contains("closed for today"), "{list}");
+
+    // A stopped pipeline's positions may be set, and it may be forgotten.
+    tidegate(&config, &["offsets", "set", "--pipeline", name, "--offset", "latest"]).ok();
+    let without = pair.world.config("table.name = \"rides\"").replacen(name.as_str(), "another", 1);
+    tidegate(&without, &["pipelines", "forget", name, "--yes"]).ok().says(&["forgot"]);
+    pair.world.sql("TRUNCATE rides").await;
+    tidegate(&config, &["pipelines", "resume", name]).fails(64, &["is not registered", "SIGHUP"]);
+    daemon.hang_up().expect("it gets the signal");
+    pair.await_rows(&daemon, "rides", 2000).await;
     daemon.drain(PATIENCE).expect("a resumed pipeline is no failure");
 }
 

@@ -1,7 +1,7 @@
 //! Daemons that are killed and started again. If the group protocol allows it, they get their partitions back at once, and no
 //! other member loses any. Where nothing may wait for a session timeout, that timeout is longer than the test's deadlines.
 
-use tidegate_harness::{Daemon, eventually_async};
+use tidegate_harness::{Daemon, Kafka, KafkaSpec, eventually_async, shared};
 
 use crate::group::{COLUMNS, Flow, TABLE, await_exact, await_shares, logs, numbered};
 use crate::support::{PATIENCE, World};
@@ -102,6 +102,35 @@ async fn a_daemon_whose_name_is_set_finds_its_partitions_after_a_planned_restart
         await_shares(&world, &world.name, &[&stays, &again], &[2, 2]).await;
         assert_eq!(claims(&world, &stays).await, kept, "{protocol}: the other one keeps its partitions");
         await_exact(&world, flow.stop(), &[&stays, &again]).await;
+    }
+}
+
+/// While the broker is away, the sessions end at the client. The consumers then join again under their names, and the broker
+/// refuses late requests of the earlier sessions. That must not look like a second daemon.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_sessions_end_in_an_outage_keeps_its_names() {
+    let kafka = crate::kafka_health::leak(Kafka::start(&KafkaSpec::single()).expect("Kafka starts"));
+    let world = World::on(kafka, shared::postgres().expect("Postgres starts"), 4).await;
+    world.sql(TABLE).await;
+    let session = "kafka = { \"session.timeout.ms\" = 6_000 }";
+    let daemon = world.daemon(&world.config(&format!("consumers = 2\n{session}\n{COLUMNS}")));
+    await_shares(&world, &world.name, &[&daemon], &[2, 2]).await;
+    for round in 0..2 {
+        let lost = |daemon: &Daemon| daemon.log().iter().filter(|line| line.contains("lost=true")).count();
+        let before = lost(&daemon);
+        kafka.kill(0).expect("the broker dies");
+        daemon
+            .await_until("both sessions end", PATIENCE, |daemon| lost(daemon) >= before + 2)
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        kafka.start_again(0).expect("it starts again");
+        await_shares(&world, &world.name, &[&daemon], &[2, 2]).await;
+        world.produce(numbered(round * 40, 4, 10));
+        await_exact(&world, (round + 1) * 40, &[&daemon]).await;
+    }
+    let taken_back = daemon.log().iter().filter(|line| line.contains("joins again under the same name")).count();
+    println!("{taken_back} times a name was lost to an earlier session, and taken back");
+    for accusation in ["another member joined", "joins without a name"] {
+        assert!(!daemon.log().iter().any(|line| line.contains(accusation)), "{}", daemon.log_tail());
     }
 }
 

@@ -74,3 +74,24 @@ async fn a_field_that_no_record_has_is_counted_and_named_once() {
     world.await_written(&daemon).await;
     assert_eq!(daemon.log().into_iter().filter(named).count(), 1, "{}", daemon.log_tail());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_error_of_a_process_that_ends_offers_no_command_for_it() {
+    let world = World::new(1).await;
+    world.sql(NUMBERED).await;
+    let daemon = world.daemon(&world.config("table.name = \"rides\""));
+    daemon.await_ready(PATIENCE).expect("it is ready");
+    world
+        .sql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE 'closed for today' USING ERRCODE = 'ZZ001'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    world.produce_numbered(0..10, 1);
+    let code = daemon.wait_exit(PATIENCE).expect("the only pipeline stops, and the process ends").code();
+    assert_eq!(code, Some(70), "{}", daemon.log_tail());
+    let log = daemon.log().join("\n");
+    assert!(log.contains("no other one runs: the process ends"), "{log}");
+    assert!(!log.contains("pipelines resume") && !log.contains("SIGHUP"), "{log}");
+}

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::batch::LastRecord;
-use crate::event::{Event, Listener};
+use crate::event::{ClaimsWaitOn, Event, Listener};
 use crate::now;
 use crate::partition::{Grant, LossCondition, resolve_start};
 use crate::poll_loop::Message;
@@ -251,7 +251,11 @@ impl<C: ClaimLedger, K: LogEnds> ClaimLoop<C, K> {
                     }
                     let pause = backoff.next(self.random.f64());
                     let (partitions, attempt) = (self.pending.len(), backoff.attempts());
-                    self.listener.on(&Event::ClaimsWait { error: &error, partitions, attempt });
+                    let on = match &error {
+                        RoundError::Postgres(_) => ClaimsWaitOn::Postgres,
+                        RoundError::Kafka(_) | RoundError::NoBeginning => ClaimsWaitOn::Kafka,
+                    };
+                    self.listener.on(&Event::ClaimsWait { on, error: &error, partitions, attempt });
                     pause
                 }
             };

@@ -17,11 +17,25 @@ pub trait Listener: Send + Sync {
     fn on(&self, event: &Event<'_>);
 }
 
+/// The system for which claims wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClaimsWaitOn {
+    /// The ledger doesn't answer or refuses a statement.
+    Postgres,
+    /// Kafka doesn't say where a partition's log begins or ends.
+    Kafka,
+}
+
 /// An event that may matter to a log, a metric or a status page.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// The group assigned these partitions.
-    Assigned(&'a [TopicPartition]),
+    /// The group changed the consumer's assignment, and revoked nothing.
+    Assigned {
+        /// The partitions that the consumer didn't have before. May be empty in a rebalance that concerned other members.
+        added: &'a [TopicPartition],
+        /// How many partitions the consumer has now.
+        all: usize,
+    },
     /// The assignment, which may be empty, is visible in a [`Snapshot`]: the consumer is a member of the group.
     Joined,
     /// The group revoked these partitions.
@@ -74,6 +88,8 @@ pub enum Event<'a> {
     },
     /// A round of claims failed and is retried.
     ClaimsWait {
+        /// The system that failed.
+        on: ClaimsWaitOn,
         error: &'a (dyn Error + 'static),
         /// How many partitions wait.
         partitions: usize,

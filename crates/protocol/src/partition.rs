@@ -233,8 +233,11 @@ impl fmt::Display for LossCondition {
             ),
             Self::RetentionPassed { next, low } => write!(
                 f,
-                "retention passed us: the ledger stands at {next}, Kafka's oldest record is {low}, {} are lost; raise the topic's `retention.ms`, and set `on_offset_loss = \"earliest\"` or `tidegate offsets set` to go on",
-                low.distance_from(*next)
+                "retention passed us: the ledger stands at {next}, Kafka's oldest record is {low}, {} lost; raise the topic's `retention.ms`, and set `on_offset_loss = \"earliest\"` or `tidegate offsets set` to go on",
+                match low.distance_from(*next) {
+                    1 => "1 is".to_owned(),
+                    lost => format!("{lost} are"),
+                }
             ),
             Self::LogShorter { next, high } => write!(
                 f,

@@ -10,6 +10,7 @@ use sqlx::{Connection, PgConnection, Row};
 use crate::cli::{Common, reach, show};
 use crate::config::Pipeline;
 use crate::error::FatalError;
+use crate::postgres::claims::committed_at;
 use crate::postgres::dead_letter_cleanup;
 
 /// Arguments of `offsets copy`.
@@ -121,10 +122,13 @@ async fn rename(connection: &mut PgConnection, from: &str, to: &Pipeline) -> Res
     // committed before, or refused after.
     let locked = sqlx::query("SELECT 1 FROM tidegate.ledger WHERE pipeline = $1 ORDER BY topic, partition FOR UPDATE");
     locked.bind(from).execute(&mut *transaction).await.map_err(failed)?;
-    let moved = sqlx::query(
-        "UPDATE tidegate.ledger SET pipeline = $2, claim_id = gen_random_uuid(), epoch = epoch + 1,
-             owner = 'tidegate offsets copy', updated_at = now() WHERE pipeline = $1",
-    );
+    let moved = sqlx::query(concat!(
+        "UPDATE tidegate.ledger l SET pipeline = $2, claim_id = gen_random_uuid(),
+             epoch = greatest(l.epoch + 1, (extract(epoch FROM clock_timestamp()) * 1000)::int8),
+             owner = 'tidegate offsets copy', updated_at = now(), committed_at = ",
+        committed_at!(),
+        " WHERE pipeline = $1"
+    ));
     let moved = moved.bind(from).bind(&to.name).execute(&mut *transaction).await.map_err(failed)?;
     let keys = dead_letter_cleanup::keys(&mut transaction, &[from]).await.map_err(failed)?;
     let letters = sqlx::query(

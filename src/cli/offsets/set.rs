@@ -16,6 +16,7 @@ use crate::cli::show::{self, Table};
 use crate::cli::{Common, reach};
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
+use crate::postgres::claims::committed_at;
 
 /// Arguments of `offsets set`.
 #[derive(Debug, clap::Args)]
@@ -146,12 +147,16 @@ async fn refuse_beside_an_instance(
     )))
 }
 
-const UPDATE: &str = "
+const UPDATE: &str = concat!(
+    "
 UPDATE tidegate.ledger l SET next_offset = $4, claim_id = gen_random_uuid(),
     first_offset = CASE WHEN $4 > l.next_offset THEN $4 ELSE least(l.first_offset, $4) END,
     epoch = l.epoch + 1, owner = 'tidegate offsets set', last_offset = NULL, last_timestamp = NULL, last_digest = NULL,
-    updated_at = now()
-WHERE l.pipeline = $1 AND l.topic = $2 AND l.partition = $3";
+    updated_at = now(), committed_at = ",
+    committed_at!(),
+    "
+WHERE l.pipeline = $1 AND l.topic = $2 AND l.partition = $3"
+);
 
 const INSERT: &str = "
 INSERT INTO tidegate.ledger (pipeline, topic, partition, next_offset, first_offset, claim_id, epoch, owner)

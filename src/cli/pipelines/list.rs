@@ -1,6 +1,9 @@
 //! `tidegate pipelines list`: the registered pipelines and replays.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use super::{Registered, registrations};
 use crate::cli::show::{self, Table};
@@ -23,6 +26,8 @@ struct Line {
     registered: bool,
     /// Open connections of instances that run it now.
     connections: usize,
+    /// The instances on which it has stopped, with the reason.
+    stopped: BTreeMap<String, String>,
     table: String,
     /// Whether the registered table still exists; absent for a pipeline that was never started.
     table_exists: Option<bool>,
@@ -47,6 +52,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             configured: config.pipelines.iter().any(|pipeline| pipeline.name == name),
             registered: true,
             connections: reach::live(&config, &mut connection, &name).await?.len(),
+            stopped: stopped(&mut connection, &name).await?,
             table: target,
             table_exists: Some(table_exists),
             group,
@@ -65,6 +71,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         configured: true,
         registered: false,
         connections: 0,
+        stopped: BTreeMap::new(),
         table: pipeline.table.name.to_string(),
         table_exists: None,
         group: pipeline.group.clone(),
@@ -75,9 +82,15 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         moved_at_ms: None,
     }));
     if arguments.common.json {
-        return show::json(&std::collections::BTreeMap::from([("pipelines", &lines)]));
+        return show::json(&BTreeMap::from([("pipelines", &lines)]));
     }
     show::print(&text(&lines))
+}
+
+/// Returns the instances on which the pipeline has stopped, with the reason.
+async fn stopped(connection: &mut PgConnection, name: &str) -> Result<BTreeMap<String, String>, FatalError> {
+    let instances = reach::instances(connection, name).await?.into_iter();
+    Ok(instances.filter_map(|instance| Some((instance.id, instance.stopped?))).collect())
 }
 
 fn text(lines: &[Line]) -> String {
@@ -90,7 +103,9 @@ fn text(lines: &[Line]) -> String {
         let none = || "-".to_owned();
         let state = match line {
             Line { registered: false, .. } => "never started",
-            Line { connections: 1.., .. } => "runs",
+            Line { connections: 1.., stopped, .. } if stopped.is_empty() => "runs",
+            Line { connections: 1.., .. } => "stopped on some instances",
+            Line { stopped, .. } if !stopped.is_empty() => "stopped",
             Line { configured: true, .. } => "doesn't run",
             Line { .. } => "not in the configuration",
         };
@@ -105,5 +120,11 @@ fn text(lines: &[Line]) -> String {
             line.registered_at_ms.map_or_else(none, show::time),
         ]);
     }
-    table.text("")
+    let mut text = table.text("");
+    for line in lines {
+        for (instance, why) in &line.stopped {
+            text += &format!("{} stopped on {instance}: {why}\n", line.name);
+        }
+    }
+    text
 }

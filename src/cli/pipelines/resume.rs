@@ -1,8 +1,17 @@
 //! `tidegate pipelines resume NAME`: resumes a stopped pipeline.
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use crate::cli::{Files, names, parse, reach, show, start_command_logging};
 use crate::error::FatalError;
 use crate::postgres::resume;
+
+/// The longest wait for an instance to say that the pipeline has stopped there. Instances update their rows every 3 s.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The time between two looks at the instances' rows.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Arguments of `resume`.
 #[derive(Debug, clap::Args)]
@@ -24,7 +33,38 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         )));
     }
     let mut connection = reach::open(&reach::connector(&config)).await?;
-    reach::registered(&mut connection, name).await?;
+    if let Err(unregistered) = reach::registered(&mut connection, name).await {
+        // Requests are stored in the registration.
+        let failed = |error| reach::failed("can't read the ledger in schema `tidegate`", error);
+        let is_stopped = reach::has_ledger(&mut connection).await.map_err(failed)?
+            && reach::instances(&mut connection, name).await?.iter().any(|instance| instance.stopped.is_some());
+        return Err(if is_stopped {
+            FatalError::Config(format!(
+                "`{name}` is not registered, so a request for it can't be stored: send SIGHUP to its daemon, which starts it as a new pipeline"
+            ))
+        } else {
+            unregistered
+        });
+    }
+    // A request that nobody waits for must not be left behind: it would resume the pipeline after a later stop.
+    let deadline = Instant::now() + PATIENCE;
+    let stopped = loop {
+        let instances = reach::instances(&mut connection, name).await?;
+        let (stopped, running): (Vec<_>, Vec<_>) =
+            instances.into_iter().partition(|instance| instance.stopped.is_some());
+        if !stopped.is_empty() {
+            break stopped;
+        }
+        if Instant::now() >= deadline {
+            let ids = running.iter().map(|instance| instance.id.as_str()).collect::<Vec<_>>().join(", ");
+            let why = match running.len() {
+                0 => format!("no daemon runs `{name}`: start one with `tidegate run`"),
+                _ => format!("`{name}` runs already, on {ids}: there is nothing to resume"),
+            };
+            return Err(FatalError::Config(why));
+        }
+        sleep(LOOK).await;
+    };
     let asked = resume::request(&mut connection, name).await;
     if !asked.map_err(|error| reach::failed("can't ask for it in schema `tidegate`", error))? {
         return Err(FatalError::Config(format!(
@@ -32,6 +72,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         )));
     }
     show::print(&format!(
-        "asked: instances where `{name}` has stopped start it again within seconds; `tidegate status` shows it"
+        "asked {}: `{name}` starts again within seconds, with the configuration that the daemon has already read; SIGHUP makes it read the file again, and also resumes. `tidegate status` shows the result",
+        stopped.iter().map(|instance| instance.id.as_str()).collect::<Vec<_>>().join(", ")
     ))
 }

@@ -89,8 +89,9 @@ impl PipelineReport {
             }
             let number = |count: Option<u64>| count.filter(|count| *count > 0);
             if let Some(missing) = number(partition.missing).filter(|_| !skips_by_key) {
+                let it = if missing == 1 { "it" } else { "them" };
                 faults.push(format!(
-                    "{place}: {} missing: Kafka holds them and the ledger counts them as done, but neither `{table}` nor the dead letters have them; `tidegate offsets set` reads them again",
+                    "{place}: {} missing: Kafka holds {it} and the ledger counts {it} as done, but neither `{table}` nor the dead letters have {it}; `tidegate offsets set` reads {it} again",
                     show::counted(missing, "record is", "records are")
                 ));
             }

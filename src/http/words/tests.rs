@@ -8,7 +8,7 @@ fn flowing(name: &str) -> Facts {
 
 #[test]
 fn when_well_there_is_one_calm_sentence() {
-    let text = |facts: &[Facts]| all(facts).into_iter().map(|s| s.text).collect::<Vec<_>>();
+    let text = |facts: &[Facts]| all(facts, None).into_iter().map(|s| s.text).collect::<Vec<_>>();
     assert_eq!(text(&[flowing("a"), flowing("b")]), ["Everything flows. Every record is written."]);
     let late = Facts { lag_records: 3, lag_seconds: 0.4, ..flowing("a") };
     assert_eq!(text(&[late]), ["Everything flows. The oldest unwritten record waits 0.4 s."]);
@@ -18,7 +18,7 @@ fn when_well_there_is_one_calm_sentence() {
 fn a_backlog_is_said_to_drain_only_where_more_is_written_than_comes_in() {
     let late =
         |into, out| Facts { lag_records: 9, lag_seconds: 20.0, into: Some(into), out: Some(out), ..flowing("a") };
-    let says = |into, out| all(&[late(into, out)])[0].text.clone();
+    let says = |into, out| all(&[late(into, out)], None)[0].text.clone();
     assert_eq!(says(1.0, 2.0), "Everything flows. 9 records wait, the oldest for 20 s; the backlog drains.");
     assert_eq!(says(2.0, 2.0), "Everything flows. 9 records wait, the oldest for 20 s.");
 }
@@ -37,7 +37,7 @@ fn an_outage_says_what_waits_where_and_for_how_long_it_may() {
         headroom: Some(71.0 * 3600.0),
         ..flowing("rides")
     };
-    let said = all(&[flowing("fare"), facts]);
+    let said = all(&[flowing("fare"), facts], None);
     assert_eq!(said.len(), 1);
     assert_eq!(
         said[0].text,
@@ -89,10 +89,43 @@ fn a_quota_is_told_once_it_delays() {
 }
 
 #[test]
+fn a_refused_reload_is_said_until_one_is_applied() {
+    let said = all(&[flowing("a")], Some("a.toml:3:1  x: unknown key\na.toml:4:1  y: unknown key"));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert_eq!(
+        said[0].text,
+        "The last reload was refused, and the pipelines keep the previous configuration: a.toml:3:1  x: unknown key \
+         (and 1 more fault)."
+    );
+}
+
+#[test]
+fn a_missing_topic_and_a_loss_never_go_with_nothing_is_lost() {
+    let waiting = |trouble| Some(Waiting { trouble, seconds: 12.0, attempt: 1, retry_in: 0.0 });
+    let facts = Facts {
+        state: PipelineState::Waiting,
+        waiting: waiting(Trouble::postgres(&"57P03")),
+        kafka: waiting(Trouble::topics(&["rides".to_owned()])),
+        missing_topics: vec!["rides".to_owned()],
+        lag_records: 1,
+        ..flowing("a")
+    };
+    let said = troubles(&facts);
+    let kinds: Vec<_> = said.iter().map(|said| said.kind.as_ref()).collect();
+    assert_eq!(kinds, ["waiting", "waiting_for_topic"]);
+    let end = "If `rides` held unwritten records, Kafka no longer has them. Of other topics, 1 record waits in Kafka, which keeps them.";
+    assert!(said.iter().all(|said| said.text.ends_with(end)), "{said:?}");
+    let waits = Facts { state: PipelineState::WaitingForKafka, waiting: None, ..facts };
+    assert_eq!(state_words(&waits), "waiting for a topic");
+    let lost = Facts { missing_topics: Vec::new(), may_be_lost: Some("rides/0".to_owned()), ..waits };
+    assert!(troubles(&lost)[0].text.ends_with("Records may be lost: see what is said about rides/0."));
+}
+
+#[test]
 fn the_worst_comes_first() {
     let dead = Facts { dead: Some(RecentDeadLetters { count: 3, share: 0.1 }), ..flowing("a") };
     let stopped = Facts { state: PipelineState::Stopped, why: Some("no table".into()), ..flowing("b") };
-    let kinds: Vec<_> = all(&[dead, stopped]).into_iter().map(|s| s.kind).collect();
+    let kinds: Vec<_> = all(&[dead, stopped], None).into_iter().map(|s| s.kind).collect();
     assert_eq!(kinds, ["stopped", "dead_letters"]);
 }
 
@@ -142,13 +175,18 @@ fn each_trouble_leads_to_a_section_of_the_runbook() {
             ..flowing("a")
         },
         Facts {
+            state: PipelineState::WaitingForKafka,
+            kafka: waiting(Trouble::topics(&["t".to_owned()])),
+            ..flowing("a")
+        },
+        Facts {
             state: PipelineState::Waiting,
             waiting: waiting(Trouble::registry("http://r", &"503")),
             ..flowing("a")
         },
     ];
-    let said: Vec<Sentence> = facts.iter().flat_map(troubles).collect();
-    assert_eq!(said.len(), 13, "{said:?}");
+    let said = all(&facts, Some("a.toml:3:1  x: unknown key"));
+    assert_eq!(said.len(), 15, "{said:?}");
     for Sentence { kind, runbook: section, .. } in said {
         let section = section.unwrap_or_else(|| panic!("{kind} has no section"));
         assert!(known.iter().any(|anchor| *anchor == section), "{kind}: {section} is not in {known:?}");

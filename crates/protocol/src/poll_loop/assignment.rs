@@ -13,9 +13,10 @@ impl<G: Group, E: RecordEncoder, L: LedgerReadings> Member<G, E, L> {
     pub(super) async fn rebalance(&mut self, event: GroupEvent) -> Result<(), Stopped> {
         match event {
             GroupEvent::Assigned(sources) => {
-                self.on(&Event::Assigned(&sources));
                 self.client.accept();
-                self.parts.session.assigned(sources, now());
+                self.parts.session.assigned(sources.iter().cloned(), now());
+                let all = self.parts.session.partitions().count();
+                self.on(&Event::Assigned { added: &sources, all });
                 // Take the snapshot first, so that the assignment is visible when the consumer reports that it joined.
                 self.snapshot(now());
                 self.on(&Event::Joined);

@@ -300,7 +300,7 @@ impl Listener for Watch {
 /// Returns the event's name.
 fn kind_of(event: &Event<'_>) -> &'static str {
     match event {
-        Event::Assigned(_) => "assigned",
+        Event::Assigned { .. } => "assigned",
         Event::Joined => "joined",
         Event::Revoked { lost: false, .. } => "revoked",
         Event::Revoked { lost: true, .. } => "lost",
