@@ -76,6 +76,7 @@ impl Pipeline {
             row_security: false,
             columns: self.types.iter().map(|(name, of)| column(name, of)).collect(),
             unique: vec![vec![self.types[0].0.clone()]],
+            may_conflict: true,
         };
         Plan::new(&spec, &catalog).map(Arc::new)
     }
