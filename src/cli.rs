@@ -142,6 +142,11 @@ impl Common {
     }
 }
 
+/// Corrects the help of `--pipeline` for commands that handle one pipeline.
+fn one_pipeline(argument: clap::Arg) -> clap::Arg {
+    argument.help("The pipeline; optional if the configuration has only one")
+}
+
 fn names(config: &Config) -> String {
     config.pipelines.iter().map(|pipeline| format!("`{}`", pipeline.name)).collect::<Vec<_>>().join(", ")
 }
