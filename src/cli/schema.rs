@@ -97,6 +97,12 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     progress.doing(format!("reading the newest records of `{}`", arguments.topic));
     let sample = look(&config, pipeline, &arguments.topic, arguments.records).await?;
     drop(progress);
+    if sample.records == 0 {
+        return Err(FatalError::Config(format!(
+            "topic `{}` holds no record, and a table is proposed from records: send some first",
+            arguments.topic
+        )));
+    }
     let Some(proposal) = sample.propose() else {
         let remedy = match sample.unknown_schemas {
             0 => String::new(),

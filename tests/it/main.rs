@@ -42,6 +42,7 @@ mod kafka_security;
 mod kafka_tokens;
 mod keys;
 mod ledger;
+mod mistakes;
 mod modes;
 mod offset_truth;
 mod outage;
