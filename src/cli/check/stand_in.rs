@@ -155,7 +155,15 @@ impl StandIn<'_> {
     /// view, so the rows are staged in every mode.
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
-        let catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
+        let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
+        // The stand-in has a default of its own where a column has only that of its domain. The staging table must take it, since
+        // the domain's may draw from a real sequence.
+        for column in self.columns.iter().filter(|column| !column.generated && column.expression.is_some()) {
+            let of = catalog.columns.iter_mut().find(|of| of.name == column.name && of.default_oid.is_none());
+            if let Some(of) = of {
+                of.default_oid = Some(of.type_oid);
+            }
+        }
         setup.targets.insert(self.found.oid, catalog);
     }
 
@@ -253,7 +261,9 @@ impl Column {
                 sql += &format!(" GENERATED ALWAYS AS ({from}) {}", if *stored { "STORED" } else { "VIRTUAL" });
             }
             Some(default) if !left_out => sql += &format!(" DEFAULT {default}"),
-            _ => {}
+            // Without these words, the column would still have the default of its domain.
+            Some(_) => sql += " DEFAULT NULL",
+            None => {}
         }
         if *not_null && !left_out {
             sql += " NOT NULL";
