@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::level_filters::LevelFilter;
 
-use crate::config::{Config, LogFormat, Pipeline, variables};
+use crate::config::{Config, LogFormat, Pipeline, unused_variables, variables};
 use crate::error::{FatalError, USAGE};
 
 /// Drains Kafka into Postgres: exactly once, in batches, each with one binary COPY.
@@ -142,6 +142,11 @@ impl Common {
     }
 }
 
+/// Corrects the help of `--pipeline` for commands that handle one pipeline.
+fn one_pipeline(argument: clap::Arg) -> clap::Arg {
+    argument.help("The pipeline; optional if the configuration has only one")
+}
+
 fn names(config: &Config) -> String {
     config.pipelines.iter().map(|pipeline| format!("`{}`", pipeline.name)).collect::<Vec<_>>().join(", ")
 }
@@ -224,6 +229,9 @@ fn start_logging(config: &Config, level: LevelFilter) {
     match config.log.format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().flatten_event(true).init(),
+    }
+    for (name, meant) in unused_variables() {
+        tracing::warn!("`{name}` in the environment is not used: if it is meant for a key, write {meant}");
     }
     if std::env::var_os("RUST_LOG").is_some_and(|value| !value.is_empty()) {
         tracing::warn!("`RUST_LOG` is not used: set `log.level`, or `TIDEGATE__LOG__LEVEL` in the environment");

@@ -49,6 +49,7 @@ pub(crate) use names::table as table_name;
 pub use pipeline::{DeadLetterRetention, GroupProtocol, Pipeline, Start, Topics};
 pub use print::json_schema;
 pub(crate) use print::may_be_secret;
+pub(crate) use properties::FILES_READ_ONCE;
 pub use schema_registry::{SchemaRegistry, SecretSource};
 pub use secret::Secret;
 
@@ -62,6 +63,13 @@ pub fn variables() -> impl Iterator<Item = (String, String)> {
         let name = name.into_string().ok().filter(|name| name.starts_with(ENVIRONMENT_PREFIX))?;
         Some((name, value.to_string_lossy().into_owned()))
     })
+}
+
+/// Returns variables of the process that are not used, but look as if they should override a key: each with the name that was
+/// probably meant.
+pub fn unused_variables() -> impl Iterator<Item = (String, String)> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter_map(|name| environment::meant_by(&name).map(|meant| (name, meant)))
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -197,9 +197,9 @@ impl Pipeline {
         until_now: bool,
         stop: CancellationToken,
     ) -> Result<(), Stopped> {
-        let observer = settings::observer(&config.kafka, &self.config);
-        let observer = SharedObserver::new(&observer, Arc::clone(&self.kafka))
-            .map_err(|error| Stopped::Configuration(format!("librdkafka refuses the configuration: {error}")))?;
+        let of = settings::observer(&config.kafka, &self.config);
+        let observer = SharedObserver::new(&of, Arc::clone(&self.kafka))
+            .map_err(|error| Stopped::Configuration(settings::refused(&of, &error)))?;
         let connector = Connector::new(Arc::new(config.postgres.clone()), Some(&self.name));
         let started = tokio::select! {
             started = self.start(&connector, &observer) => started,

@@ -24,7 +24,7 @@ pub use encoder::{PlannedEncoder, rejected_record};
 use crate::config::Pipeline;
 use crate::postgres::connect::lock_for_session;
 use crate::postgres::routes::{self, TableClaim};
-use crate::postgres::{catalog, error};
+use crate::postgres::{catalog, error, register};
 use crate::registry::CachedSchemas;
 use crate::status::lock;
 
@@ -87,10 +87,13 @@ impl PlannedTable {
 
     /// Returns the columns to which Postgres may give their default in some row of this table.
     pub fn may_default(&self) -> impl Iterator<Item = &CatalogColumn> {
-        let given = |name: &str| {
-            !self.columns.iter().any(|column| column == name) || self.shapes.columns().any(|(_, of)| of.name == name)
-        };
+        let given = |name: &str| !self.has(name) || self.shapes.columns().any(|(_, of)| of.name == name);
         self.catalog.columns.iter().filter(move |column| column.default_oid.is_some() && given(&column.name))
+    }
+
+    /// Returns whether rows of this table may have the column; a row may still leave it out.
+    pub fn has(&self, column: &str) -> bool {
+        self.columns.iter().any(|name| name == column)
     }
 
     /// Returns a plan that writes the same rows into another table or view with the same columns.
@@ -122,7 +125,10 @@ impl PlanSource {
             create(&config.rows(), connection).await?;
             catalog = read(config, connection).await?;
         }
-        Self::of(config, catalog)
+        match catalog {
+            Some(catalog) => Self::of(config, catalog),
+            None => Err(missing(config, connection).await),
+        }
     }
 
     /// Like [`Self::load`], but creates nothing: for commands.
@@ -133,7 +139,10 @@ impl PlanSource {
         if config.table.route.is_some() {
             return Self::of_routes(config, known(config, connection).await?);
         }
-        Self::of(config, read(config, connection).await?)
+        match read(config, connection).await? {
+            Some(catalog) => Self::of(config, catalog),
+            None => Err(missing(config, connection).await),
+        }
     }
 
     /// Plans for these existing tables, for a pipeline whose records name theirs.
@@ -156,20 +165,16 @@ impl PlanSource {
         }
     }
 
-    /// Plans for this catalog, and creates nothing: for commands that change nothing.
-    ///
-    /// # Errors
-    /// [`ReplanError::Unplannable`] names every fault.
-    pub fn of(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
+    fn of(config: &Pipeline, catalog: Catalog) -> Result<Self, ReplanError> {
         let schemas = schemas(config)?;
         Ok(Self::starting_with(config, plan(config, catalog, 1, schemas.clone())?, schemas))
     }
 
-    /// Like [`Self::of`], for a trial: no field becomes a column.
+    /// Plans for this catalog, for a trial: creates nothing, and no field becomes a column.
     ///
     /// # Errors
-    /// As [`Self::of`].
-    pub fn for_trial(config: &Pipeline, catalog: Option<Catalog>) -> Result<Self, ReplanError> {
+    /// [`ReplanError::Unplannable`] names every fault.
+    pub fn for_trial(config: &Pipeline, catalog: Catalog) -> Result<Self, ReplanError> {
         let schemas = schemas(config)?;
         let mut planned = plan(config, catalog, 1, schemas.clone())?;
         planned.plan = Arc::new(Arc::unwrap_or_clone(planned.plan).giving_up(GivenUp::All));
@@ -315,17 +320,14 @@ impl PlanSource {
 
     fn replan_for(&self, catalog: Option<Catalog>, fields: &NewFields) -> Result<Arc<Planned>, ReplanError> {
         let mut current = lock(&self.current);
-        let same = catalog.as_ref() == Some(&current.table.catalog);
+        let oid = catalog.as_ref().map_or(0, |catalog| catalog.oid);
+        let Some(catalog) = catalog.filter(|found| found.oid == current.table.catalog.oid) else {
+            let (name, table) = (&self.config.name, &self.config.table.name);
+            return Err(ReplanError::Unplannable(register::other_table(name, table, oid)));
+        };
+        let same = catalog == current.table.catalog;
         if same && fields.0.is_empty() {
             return Ok(Arc::clone(&current));
-        }
-        if let Some(catalog) = &catalog
-            && catalog.oid != current.table.catalog.oid
-        {
-            return Err(ReplanError::Unplannable(format!(
-                "table `{}` was dropped and made again, while the ledger says that its rows are written: restore it, or give the pipeline a new name to read the topic again",
-                self.config.table.name
-            )));
         }
         let mut planned = plan(&self.config, catalog, current.version + 1, self.schemas.clone())?;
         let mut given_up = lock(&self.given_up);
@@ -441,18 +443,32 @@ async fn create(spec: &RowSpec<'_>, connection: &mut PgConnection) -> Result<(),
     }
 }
 
+/// Returns the error for a table that doesn't exist, and is not to be created.
+async fn missing(config: &Pipeline, connection: &mut PgConnection) -> ReplanError {
+    match catalog::elsewhere(connection, &config.table.name).await {
+        Ok(elsewhere) => ReplanError::Unplannable(no_table(config, &elsewhere)),
+        Err(error) => database(error),
+    }
+}
+
+/// Says that the pipeline's table doesn't exist, and what to do. `elsewhere` are other schemas with a table of the same name.
+pub(crate) fn no_table(config: &Pipeline, elsewhere: &[String]) -> String {
+    let Pipeline { name, table, .. } = config;
+    let found: Vec<_> = elsewhere.iter().map(|schema| format!("`{schema}.{}`", table.name.name)).collect();
+    let hint = if found.is_empty() {
+        String::new()
+    } else {
+        format!("; {} exists: if that is the table, name it with its schema in `table.name`", found.join(", "))
+    };
+    format!("table `{}` does not exist: create it, or set `pipelines.{name}.table.create = true`{hint}", table.name)
+}
+
 fn plan(
     config: &Pipeline,
-    catalog: Option<Catalog>,
+    catalog: Catalog,
     version: u64,
     schemas: Option<Arc<CachedSchemas>>,
 ) -> Result<Planned, ReplanError> {
-    let Some(catalog) = catalog else {
-        return Err(ReplanError::Unplannable(format!(
-            "table `{}` does not exist: create it, or set `pipelines.{}.table.create = true`",
-            config.table.name, config.name
-        )));
-    };
     let plan = Plan::new(&config.rows(), &catalog).map_err(|faults| unplannable(&faults))?.with_schemas(schemas);
     for warning in plan.warnings() {
         warn!(pipeline = config.name, warning);

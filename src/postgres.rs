@@ -138,7 +138,7 @@ impl PgStore {
         };
         let mut cause = error::cause(error);
         if let Cause::Postgres(error) = &mut cause {
-            error.note = note;
+            error.note = note.or_else(|| error.note.take());
             if error.severity == tidegate_protocol::retry::Severity::Error {
                 self.live = Some(live);
             }

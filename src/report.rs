@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_protocol::event::{ClaimsWaitOn, Committed, Event, Hold, Listener, Snapshot, Spent, WritePhase};
 use tidegate_protocol::partition::{Partition, State};
 use tidegate_protocol::position::{Offset, TopicPartition};
+use tidegate_protocol::store::Cause;
 use tracing::{debug, info, warn};
 
 use crate::metrics::{self, ConsumerMetrics, WriterMetrics, epoch_ms};
@@ -119,6 +120,9 @@ impl Listener for ConsumerReport {
             Event::CommitUnknown(error) => {
                 self.writer.commit_unknown();
                 warn!(pipeline, consumer, %error, "the outcome of a COMMIT is unknown: reading it from the ledger");
+            }
+            Event::CatalogChanged(error) if matches!(error.cause, Cause::NoPartition(_)) => {
+                info!(pipeline, consumer, "rows have no partition yet: creating what is missing");
             }
             Event::CatalogChanged(error) => {
                 warn!(pipeline, consumer, %error, "the catalog changed: planning and encoding again");

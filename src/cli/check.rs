@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use report::{Memory, PipelineReport};
 use serde::Serialize;
 use tidegate_protocol::claim_loop::End;
+use tidegate_protocol::dead_letter_budget;
 use tidegate_protocol::position::{Offset, TopicPartition};
 
 use super::progress::Progress;
@@ -141,12 +142,19 @@ async fn check(config: &Config, pipeline: &Pipeline, arguments: &Arguments, prog
         progress.step(format!("{}: trying the newest {count}", pipeline.name));
         match trial(config, pipeline, plans, &topics, records, &mut report).await {
             Ok(sample) => report.sample = sample,
+            // The faults about rights already name what is missing.
+            Err(error) if !report.grants.is_empty() && error.to_string().contains(MISSING_RIGHT) => report.warnings.push(
+                "the newest records were not tried, because rights are missing; run check again after they were granted".to_owned(),
+            ),
             Err(error) => report.fault(&error),
         }
     }
     report.kafka = kafka;
     report
 }
+
+/// How an error of Postgres names its SQLSTATE `insufficient_privilege`.
+const MISSING_RIGHT: &str = "Postgres 42501";
 
 /// Tries the newest records; `None` if no plan could be made for the tables that they name.
 async fn trial(
@@ -314,17 +322,25 @@ impl PipelineReport {
     }
 
     fn too_many_dead(&mut self, pipeline: &Pipeline, sample: &sample::Sample) {
-        let max_share = pipeline.dead_letters.max_share;
-        #[expect(clippy::cast_precision_loss, reason = "a sample is far below 2^53 records")]
-        let share = sample.dead_letters as f64 / sample.records.max(1) as f64;
-        if sample.dead_letters > 0 && share > max_share {
-            self.faults.push(format!(
-                "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %), so the pipeline would stop; correct the mapping by the reasons above",
-                pipeline.name,
-                show::count(sample.dead_letters),
-                show::count(sample.records),
-                share * 100.0,
-                max_share * 100.0
+        let limits = pipeline.dead_letters;
+        let share = dead_letter_budget::share(sample.records, sample.dead_letters);
+        if sample.dead_letters == 0 || share <= limits.max_share {
+            return;
+        }
+        let what = format!(
+            "pipelines.{}.columns: {} of the newest {} records would be dead letters ({:.1} %), above `dead_letters.max_share` ({:.1} %)",
+            pipeline.name,
+            show::count(sample.dead_letters),
+            show::count(sample.records),
+            share * 100.0,
+            limits.max_share * 100.0
+        );
+        if limits.exceeded(sample.records, sample.dead_letters).is_some() {
+            self.faults.push(format!("{what}, so the pipeline would stop; correct the mapping by the reasons above"));
+        } else {
+            self.warnings.push(format!(
+                "{what}; at this share the pipeline stops after {} dead letters (`dead_letters.min_count`); the reasons are above",
+                show::count(limits.min_count)
             ));
         }
     }

@@ -5,9 +5,11 @@ mod list;
 mod purge;
 mod replay;
 
+use clap::builder::PossibleValuesParser;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 use sqlx::{PgConnection, Postgres};
+use tidegate_rows::value::Reason;
 
 use super::reach;
 use crate::config::units::parse_duration;
@@ -37,7 +39,7 @@ pub(super) struct Filter {
     #[arg(long = "id", value_name = "ID")]
     ids: Vec<i64>,
     /// Only with this reason, as `list` shows it.
-    #[arg(long)]
+    #[arg(long, value_parser = PossibleValuesParser::new(Reason::ALL.map(Reason::code)))]
     reason: Option<String>,
     /// Only from this topic.
     #[arg(long)]

@@ -6,12 +6,26 @@ use tidegate_protocol::position::Offset;
 
 use super::show;
 use crate::config::Start;
+use crate::error::FatalError;
+use crate::metrics::epoch_ms;
 
 /// An offset, an end of the log, or a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum LogPosition {
     At(Offset),
     Start(Start),
+}
+
+impl LogPosition {
+    /// Refuses a time in the future. A position is resolved to an offset once, so it would be the log's end of now.
+    pub(super) fn not_in_future(&self, option: &str) -> Result<(), FatalError> {
+        match self {
+            Self::Start(Start::Time(ms)) if *ms > epoch_ms() => Err(FatalError::Config(format!(
+                "{option}: {self} is in the future, and records up to then have yet to come: wait until then, or write `latest` for the present end of the log"
+            ))),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for LogPosition {

@@ -8,11 +8,12 @@ use crate::postgres::schema;
 
 /// Arguments of `migrate`.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("action").args(["print", "apply"]).required(true)))]
 pub(super) struct Arguments {
     #[command(flatten)]
     files: Files,
     /// Print the SQL that `--apply` would run. Changes nothing.
-    #[arg(long, required_unless_present = "apply", conflicts_with = "apply")]
+    #[arg(long)]
     print: bool,
     /// Run the SQL. The user of `postgres.url` must own schema `tidegate`, or have the right to create it.
     #[arg(long)]

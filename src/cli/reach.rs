@@ -38,6 +38,8 @@ pub(super) async fn open(connector: &Connector) -> Result<PgConnection, FatalErr
     connector.open().await.map(|(connection, _)| connection).map_err(|error| {
         let remedy = match &error.cause {
             Cause::Postgres(_) | Cause::NoPartition(_) | Cause::Conflict(_) => "",
+            // A file or a program that gives the URL or the password failed: no server was asked.
+            Cause::Connection(why) if why.contains("`postgres.") => "",
             Cause::Connection(_) | Cause::Deadline(..) => "; is it running, and is `postgres.url` right?",
         };
         FatalError::Unavailable(format!("can't reach Postgres: {error}{remedy}"))
@@ -86,8 +88,8 @@ pub(super) fn unplanned(error: ReplanError) -> FatalError {
 /// Makes requests about a pipeline's topics.
 pub(super) fn observer(config: &Config, pipeline: &Pipeline) -> Result<SharedObserver, FatalError> {
     let health = KafkaHealth::of_command(&config.kafka.bootstrap_servers, &pipeline.group);
-    SharedObserver::new(&settings::observer(&config.kafka, pipeline), Arc::new(health))
-        .map_err(|error| FatalError::Config(format!("librdkafka refuses `kafka.properties`: {error}")))
+    let of = settings::observer(&config.kafka, pipeline);
+    SharedObserver::new(&of, Arc::new(health)).map_err(|error| FatalError::Config(settings::refused(&of, &error)))
 }
 
 /// Makes a request to Kafka; the error says what to check.

@@ -54,6 +54,8 @@ pub(super) fn boundless() -> DeadLetterLimits {
 pub(super) struct Rehearsal {
     inner: PgStore,
     make: Option<String>,
+    /// Statements that run before rows are shown.
+    before_shown: String,
     guarded: bool,
     findings: Arc<Mutex<Findings>>,
     shown: usize,
@@ -64,7 +66,7 @@ pub(super) struct Rehearsal {
 impl Rehearsal {
     /// Makes a store. `make` is run at the start of each transaction. The first `shown` dead letters are kept, to be shown.
     pub(super) fn new(inner: PgStore, make: Option<String>, findings: Arc<Mutex<Findings>>, shown: usize) -> Self {
-        Self { inner, make, guarded: false, findings, shown, letters: Vec::new() }
+        Self { inner, make, before_shown: String::new(), guarded: false, findings, shown, letters: Vec::new() }
     }
 
     /// Makes each transaction read-only after its own tables were created. Postgres then refuses any change to other tables,
@@ -72,6 +74,12 @@ impl Rehearsal {
     #[must_use]
     pub(super) fn guarded(self, guarded: bool) -> Self {
         Self { guarded, ..self }
+    }
+
+    /// Runs these statements before rows are shown, and undoes them afterwards.
+    #[must_use]
+    pub(super) fn showing_after(self, before_shown: String) -> Self {
+        Self { before_shown, ..self }
     }
 
     /// Notes an error that isn't about a record.
@@ -113,7 +121,7 @@ impl Transaction for Rehearsal {
         let copied = self.noted(copied)?;
         let wanted = lock(&self.findings).rows.is_empty();
         if wanted && copied > 0 {
-            let rows = self.inner.preview(batch, window).await;
+            let rows = self.inner.preview(batch, window, &self.before_shown).await;
             lock(&self.findings).rows = rows;
         }
         Ok(copied)

@@ -34,6 +34,7 @@ use crate::report::Counts;
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("pipeline", super::one_pipeline))]
 pub(super) struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -46,7 +47,7 @@ pub(super) struct Arguments {
     /// Where to begin: an offset, `earliest`, or an RFC 3339 time (the first record at or after it).
     #[arg(long, value_name = "N|earliest|TIME")]
     from: LogPosition,
-    /// Where to end, exclusive: an offset, `latest` (the current end), or a time.
+    /// Where to end, exclusive: an offset, `latest` (the current end), or a time that isn't in the future.
     #[arg(long, value_name = "N|latest|TIME", default_value = "latest")]
     to: LogPosition,
     /// Write into this table instead of the pipeline's own.
@@ -84,6 +85,8 @@ struct Line {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    arguments.from.not_in_future("--from")?;
+    arguments.to.not_in_future("--to")?;
     let config = arguments.common.load()?;
     let mut pipeline = arguments.common.only(&config)?.clone();
     let own = pipeline.table.name.clone();

@@ -117,6 +117,12 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     progress.doing(format!("reading the newest records of `{}`", arguments.topic));
     let ranges = ranges(&config, pipeline, &arguments.topic, arguments.records).await?;
     let sample = look(&config, pipeline, &arguments.topic, ranges.clone()).await?;
+    if sample.records == 0 {
+        return Err(FatalError::Config(format!(
+            "topic `{}` holds no record, and a table is proposed from records: send some first",
+            arguments.topic
+        )));
+    }
     progress.doing("looking at the table");
     let (existing, unasked) = match existing_table(arguments, &config, &table).await {
         Ok(found) => (found, None),

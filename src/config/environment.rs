@@ -46,6 +46,24 @@ pub(super) fn layer(
     layer
 }
 
+/// Returns the variable that was meant, if `name` looks like one of ours with too few underscores: `TIDEGATE_POSTGRES_URL`.
+/// Kubernetes gives containers the addresses of services in variables such as `TIDEGATE_HTTP_SERVICE_HOST`; these aren't meant.
+pub(super) fn meant_by(name: &str) -> Option<String> {
+    let rest = name.strip_prefix("TIDEGATE_").filter(|rest| !rest.starts_with('_'))?;
+    let is_service = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT_"].iter().any(|part| name.contains(part));
+    if is_service || name.ends_with("_PORT") {
+        return None;
+    }
+    let Kind::Table(keys) = ROOT else { return None };
+    keys.iter().map(|key| key.name.to_uppercase()).find_map(|key| {
+        let inner = rest.strip_prefix(&key)?;
+        let inner = inner.trim_start_matches('_');
+        let is_key = rest.len() == key.len() || rest[key.len()..].starts_with('_');
+        let inner = if inner.is_empty() { String::new() } else { format!("__{inner}") };
+        is_key.then(|| format!("{ENVIRONMENT_PREFIX}{key}{inner}"))
+    })
+}
+
 /// Returns the key that a variable names. If there is none, returns the part of its name that wasn't found.
 fn resolve(name: &str, files: &Value) -> Result<(Vec<String>, Kind), (Vec<String>, String)> {
     let mut path: Vec<String> = Vec::new();

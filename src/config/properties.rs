@@ -99,7 +99,7 @@ const CLASSIC_ONLY: &[(&str, &str)] = &[
 
 /// Properties that name files which librdkafka reads when a client is created. A value that is a folder, or `probe`, has no
 /// content.
-const READ_ONCE: &[&str] =
+pub(crate) const FILES_READ_ONCE: &[&str] =
     &["ssl.ca.location", "ssl.certificate.location", "ssl.crl.location", "ssl.key.location", "ssl.keystore.location"];
 
 /// The values of properties, the files that values come from, and the contents of the files that values name.
@@ -136,7 +136,7 @@ pub(super) fn read(table: &ConfigNode<'_>) -> Read {
             files.insert(name.to_owned(), file);
         }
         // If a file can't be read, librdkafka reports why when the client is created.
-        if READ_ONCE.contains(&name)
+        if FILES_READ_ONCE.contains(&name)
             && let Ok(content) = Content::of(Path::new(&value))
         {
             contents.insert(name.to_owned(), content);

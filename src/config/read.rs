@@ -135,6 +135,10 @@ fn kafka(table: &ConfigNode<'_>) -> Kafka {
     let is_server = |server: &str| !server.trim().is_empty() && !server.trim().contains(char::is_whitespace);
     if servers.text().is_some() && !text.split(',').all(is_server) {
         servers.fault("not a list of brokers; write host:port,host:port");
+    } else if let Some((scheme, _)) = text.split(',').find_map(|server| server.trim().split_once("://")) {
+        servers.fault(format!(
+            "a broker has no scheme: write host:port without {scheme}://; \"security.protocol\" in kafka.properties says whether TLS is used"
+        ));
     }
     let (properties, files, contents) = properties::read(&table.at("properties"));
     let token_command = table.at("token_command").command();

@@ -48,7 +48,7 @@ impl Reader {
         let health = Arc::new(KafkaHealth::of_command(setting("bootstrap.servers"), setting("group.id")));
         let consumer: Result<BaseConsumer<Notes>, _> =
             settings.create_with_context(Notes::new(Arc::clone(&health), None));
-        let consumer = Arc::new(consumer.map_err(|error| format!("librdkafka refuses the configuration: {error}"))?);
+        let consumer = Arc::new(consumer.map_err(|error| super::settings::refused(settings, &error))?);
         if let Some(credentials) = &settings.credentials {
             credentials.serve(&consumer, |consumer| consumer.client());
         }

@@ -1,15 +1,17 @@
 //! librdkafka's settings: those that tidegate requires, each with its reason, and those derived from the memory budget.
 
+use std::fs::File;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 use tidegate_protocol::batch::BatchLimits;
 
 use super::credentials::{self, Keeper};
-use crate::config::{GroupProtocol, Kafka, Pipeline, defaults, token};
+use crate::config::{FILES_READ_ONCE, GroupProtocol, Kafka, Pipeline, defaults, token};
 use crate::limits::Prefetch;
 
 /// How often librdkafka looks for new topics and partitions.
@@ -64,6 +66,19 @@ impl DerefMut for Settings {
     fn deref_mut(&mut self) -> &mut ClientConfig {
         &mut self.config
     }
+}
+
+/// Says why librdkafka refuses to make a client with these settings. Its own text names no file, so the files that can't be read
+/// are named first.
+pub fn refused(settings: &Settings, error: &KafkaError) -> String {
+    let unread = FILES_READ_ONCE.iter().filter_map(|name| {
+        let path = settings.get(name).filter(|path| *path != "probe")?;
+        let why =
+            std::fs::metadata(path).and_then(|found| if found.is_dir() { Ok(()) } else { File::open(path).map(drop) });
+        why.err().map(|why| format!("can't read {path:?}, which \"{name}\" in `kafka.properties` names: {why}"))
+    });
+    let unread: Vec<_> = unread.collect();
+    if unread.is_empty() { format!("librdkafka refuses `kafka.properties`: {error}") } else { unread.join("; ") }
 }
 
 /// Returns the settings of one consumer of a pipeline.

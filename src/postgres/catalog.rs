@@ -4,7 +4,8 @@ use sqlx::{PgConnection, Row};
 use tidegate_rows::catalog::{Catalog, CatalogColumn, RelationKind, TableName, TypeKind, UniqueIndex};
 
 const TABLE: &str = "
-SELECT c.oid::int8 AS oid, c.relkind::text AS relkind, pg_catalog.row_security_active(c.oid) AS row_security
+SELECT c.oid::int8 AS oid, c.relkind::text AS relkind, pg_catalog.row_security_active(c.oid) AS row_security,
+       EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = c.oid AND (i.indisunique OR i.indisexclusion)) AS may_conflict
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = $1 AND c.relname = $2";
 
@@ -108,7 +109,22 @@ pub async fn load(conn: &mut PgConnection, table: &TableName) -> Result<Option<C
         Ok(UniqueIndex { columns: row.try_get("columns")?, nulls_not_distinct: row.try_get("nulls_not_distinct")? })
     });
     let unique = unique.collect::<Result<_, sqlx::Error>>()?;
-    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique }))
+    let may_conflict = row.try_get("may_conflict")?;
+    Ok(Some(Catalog { table: table.clone(), oid: as_oid(oid), kind, row_security, columns, unique, may_conflict }))
+}
+
+/// Returns the schemas that have a relation of this name, without the table's own schema and those of Postgres.
+///
+/// # Errors
+/// If Postgres can't be queried.
+pub async fn elsewhere(conn: &mut PgConnection, table: &TableName) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT n.nspname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE c.relname = $2 AND n.nspname <> $1 AND c.relkind IN ('r', 'p', 'v', 'f')
+             AND n.nspname NOT LIKE 'pg\\_%' AND n.nspname <> 'information_schema' ORDER BY 1 LIMIT 5",
+    );
+    let rows = rows.bind(&table.schema).bind(&table.name).fetch_all(conn).await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
 }
 
 /// Reads the defaults of a table's own columns (not those of domains), without generated columns: each column's name, and its

@@ -275,10 +275,21 @@ impl Connector {
 /// through any pooler.
 const ABOUT_SESSION: &str = "SELECT pg_backend_pid(), current_setting('transaction_read_only')::bool";
 
-/// Combines the errors of all servers into one. The error of a single server is returned unchanged, so that its SQLSTATE is kept.
+/// Combines the errors of all servers into one. The error of a single server keeps its SQLSTATE, and gets the server's name.
 fn together(mut failures: Vec<Refused>) -> Cause {
     if failures.len() == 1 {
-        return failures.remove(0).cause;
+        let Refused { server, mut cause } = failures.remove(0);
+        let of_server = |note: &Option<String>| {
+            let note = note.as_ref().map(|note| format!("{note}; ")).unwrap_or_default();
+            Some(format!("{note}the server is {server}"))
+        };
+        match &mut cause {
+            Cause::Connection(text) => *text = format!("{server}: {text}"),
+            Cause::Deadline(_, note) => *note = of_server(note),
+            Cause::Postgres(error) => error.note = of_server(&error.note),
+            Cause::NoPartition(_) | Cause::Conflict(_) => {}
+        }
+        return cause;
     }
     let each = failures
         .into_iter()

@@ -4,6 +4,8 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tidegate_protocol::retry::Severity;
 use tidegate_protocol::store::{Cause, PostgresError};
 
+use super::remedy;
+
 /// Converts an error of sqlx.
 pub fn cause(error: sqlx::Error) -> Cause {
     match error {
@@ -42,6 +44,9 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
         Some(detail) => format!("{} ({detail})", error.message()),
         None => error.message().to_owned(),
     };
+    // The message depends on the server's language. The routine distinguishes a policy from a missing right.
+    let policy = error.routine() == Some("ExecWithCheckOptions");
+    let note = if policy { None } else { remedy::of_statement(error.code(), &message) };
     PostgresError {
         severity: match error.severity() {
             PgSeverity::Fatal => Severity::Fatal,
@@ -52,9 +57,8 @@ fn postgres_error(error: &PgDatabaseError) -> PostgresError {
         message,
         row: error.r#where().and_then(copy_line).map(|line| line - 1),
         column: error.column().map(str::to_owned).or_else(|| error.r#where().and_then(copy_column)),
-        // The message depends on the server's language. The routine distinguishes a policy from a missing right.
-        policy: error.routine() == Some("ExecWithCheckOptions"),
-        note: None,
+        policy,
+        note: note.map(str::to_owned),
     }
 }
 

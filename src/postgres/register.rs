@@ -132,16 +132,27 @@ fn compare(
         );
     }
     if target_oid != i64::from(wanted.target_oid) {
-        return differs(
-            "the table's oid",
-            &target_oid.to_string(),
-            &wanted.target_oid.to_string(),
-            &format!(
-                "the table was dropped and made again, while the ledger says that its rows are written; restore it, or run `tidegate pipelines forget {name}` to read the topic again"
-            ),
-        );
+        return Err(other_table(name, target, wanted.target_oid));
     }
     Ok(())
+}
+
+/// Says that a pipeline's table isn't the one that was registered, and what to do. `oid` is that of the table which has the name
+/// now; 0 if none has it.
+pub fn other_table(pipeline: &str, table: impl std::fmt::Display, oid: u32) -> String {
+    let again = format!(
+        "to read the topic again from the beginning into a new table, run `tidegate pipelines forget {pipeline} --yes`, and start the pipeline"
+    );
+    if oid == 0 {
+        format!(
+            "table `{table}` does not exist any more, while the ledger says that its rows are written: if it was renamed or moved, undo that; {again}"
+        )
+    } else {
+        format!(
+            "table `{table}` was dropped and made again, while the ledger says that its rows are written: {again}; if it was restored with these rows, run: UPDATE tidegate.pipeline SET target_oid = {oid} WHERE name = '{}';",
+            pipeline.replace('\'', "''")
+        )
+    }
 }
 
 async fn reject_second_feed(connection: &mut PgConnection, wanted: &Registration) -> Result<(), RegisterError> {

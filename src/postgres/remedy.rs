@@ -1,4 +1,4 @@
-//! Remedies for a connection that Postgres, or TLS before it, refuses.
+//! Remedies for a connection that Postgres, or TLS before it, refuses, and for statements that it refuses.
 
 use tidegate_protocol::store::{Cause, PostgresError};
 
@@ -34,6 +34,19 @@ pub(super) fn add(cause: &mut Cause) {
         }
         Cause::Postgres(error) => error.note = error.note.take().or_else(|| of(error).map(str::to_owned)),
         Cause::Deadline(..) | Cause::NoPartition(_) | Cause::Conflict(_) => {}
+    }
+}
+
+/// Returns what to do about a statement that Postgres refuses with this SQLSTATE.
+pub(super) fn of_statement(sqlstate: &str, message: &str) -> Option<&'static str> {
+    let is_ours = message.contains("\"tidegate\"") || message.contains("tidegate.");
+    match sqlstate {
+        "42501" => Some("grant the right: `tidegate check` prints the statements"),
+        // A schema, table or function that doesn't exist.
+        "3F000" | "42P01" | "42883" if is_ours => Some(
+            "the ledger in schema `tidegate`, which says what is written, is gone: restore the schema from a backup; a start without it reads the topics from the beginning, and writes rows again",
+        ),
+        _ => None,
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tidegate_harness::{Daemon, Record, eventually_async};
 
 use crate::accounting::{NUMBERED, await_metric, with_short_sessions};
+use crate::cli::tidegate;
 use crate::group::{Intruder, await_shares};
 use crate::support::{PATIENCE, World};
 
@@ -88,6 +89,32 @@ async fn a_recreated_table_stops_the_pipeline_by_name() {
     let (code, log) = world.drain(&world.config(AUTOMATIC));
     assert_eq!(code, Some(70), "{log}");
     assert!(log.contains("dropped and made again"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_table_that_tidegate_created_stops_the_pipeline_with_a_remedy_that_works() {
+    let world = World::new(2).await;
+    let of_seq = format!("[pipelines.{}.columns]\nseq = {{ field = \"seq\", type = \"int8\" }}", world.name);
+    let config = world.config(&format!("{AUTOMATIC}\ntable.create = true\n{of_seq}"));
+    let daemon = flowing(&world, &config);
+    world.sql("DROP TABLE rides").await;
+    let remedy = format!("tidegate pipelines forget {} --yes", world.name);
+    let words = ["table `public.rides` does not exist any more", remedy.as_str()];
+    stops_named(&world, &daemon, &words).await;
+    let ran = tidegate(&config, &["check"]).fails(64, &words);
+    assert!(!ran.out.contains("made again"), "{ran}");
+    tidegate(&config, &["pipelines", "forget", &world.name, "--yes"]).ok();
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(DISTINCT seq) FROM rides").await, i64::from(RECORDS));
+    // A table that was restored with its rows: the statement that is named lets the pipeline go on.
+    world.sql("ALTER TABLE rides RENAME TO old; CREATE TABLE rides AS SELECT * FROM old").await;
+    let ran = tidegate(&config, &["check"]).fails(64, &["dropped and made again", &remedy]);
+    let (_, statement) = ran.out.split_once("if it was restored with these rows, run: ").expect("a statement");
+    world.sql(statement.lines().next().expect("a line")).await;
+    let (code, log) = world.drain(&config);
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(world.number("SELECT count(*) FROM rides").await, i64::from(RECORDS));
 }
 
 #[tokio::test(flavor = "multi_thread")]

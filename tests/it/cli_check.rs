@@ -66,9 +66,13 @@ async fn check_names_each_record_that_would_be_a_dead_letter_and_why() {
         assert_eq!((&letter["reason"], &letter["topic"]), (&reason.into(), &world.topic.as_str().into()), "{letter}");
         assert!(letter["detail"].as_str().is_some_and(|detail| detail.contains(words)), "{letter}");
     }
-    // Four of the newest 10 records are bad, more than a tenth. The pipeline would stop, and `check` says so.
-    tidegate(&world.checked(), &["check", "--records", "10"])
-        .fails(64, &["4 of the newest 10 records", "dead_letters.max_share"]);
+    // Four of the newest 10 records are bad, more than a tenth. That is too few to stop the pipeline: see `min_count`.
+    let too_many = "4 of the newest 10 records would be dead letters (40.0 %), above `dead_letters.max_share` (10.0 %)";
+    let few =
+        format!("warning     pipelines.{}.columns: {too_many}; at this share the pipeline stops after 100", world.name);
+    tidegate(&world.checked(), &["check", "--records", "10"]).ok().says(&[&few]);
+    let strict = world.checked().replace("table.name", "dead_letters.min_count = 4\ntable.name");
+    tidegate(&strict, &["check", "--records", "10"]).fails(64, &[too_many, "so the pipeline would stop"]);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 0);
 }
 
@@ -137,13 +141,68 @@ async fn check_names_the_rights_that_are_missing_and_the_statement_that_gives_th
         &COLUMNS.replace("PIPELINE", &world.name),
     );
     let insert = format!("GRANT INSERT ON \"public\".\"rides\" TO {role}");
-    tidegate(&config, &["check"]).fails(64, &[&insert, &format!("CREATE SCHEMA tidegate AUTHORIZATION {role}")]);
-    world.sql(&format!("{insert}; CREATE SCHEMA tidegate AUTHORIZATION {role}")).await;
+    world.produce((0..3).map(|n| good(n).to(0)));
+    // The trial would only be denied once more, so it is no fault of its own.
+    let ran = tidegate(&config, &["check"])
+        .fails(64, &["found 2 faults", "the newest records were not tried, because rights are missing"]);
+    // The statements can be run as they are printed.
+    let (_, grants) = ran.out.split_once("all missing rights at once\n").expect("the statements");
+    let grants: String = grants.lines().take_while(|line| line.starts_with("    ")).collect();
+    assert!(
+        grants.contains(&insert) && grants.contains(&format!("CREATE SCHEMA tidegate AUTHORIZATION {role};")),
+        "{ran}"
+    );
+    world.sql(&grants).await;
     tidegate(&config, &["check"]).ok();
     // COPY refuses a table with row-level security: check says that rows are written by INSERT.
     world.sql("ALTER TABLE rides ENABLE ROW LEVEL SECURITY").await;
     let ran = tidegate(&config, &["check"]).ok();
     assert!(ran.out.contains(&format!("row-level security of `public.rides` applies to `{role}`")), "{ran}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_refuses_a_table_whose_columns_have_no_field_and_suggests_similar_names() {
+    let world = World::new(1).await;
+    world.produce((0..3).map(|n| Record::new(format!(r#"{{"tss":{n},"Speed":1.5,"other":"x"}}"#))));
+    world.sql("CREATE TABLE bt (foo text, bar text); CREATE TABLE near (ts bigint, speed float8, id bigserial)").await;
+    let none = "none of the 3 newest records has a field for any column of `public.bt` (`foo`, `bar`)";
+    let fault = [none, "the records have `Speed`, `other`, `tss`", &format!("pipelines.{}.columns", world.name)];
+    tidegate(&world.config("table.name = \"bt\""), &["check"]).fails(64, &fault);
+    let extra = "table.name = \"bt\"\nunknown_fields = { column = \"bar\" }";
+    world.sql("ALTER TABLE bt ALTER bar TYPE jsonb USING bar::jsonb").await;
+    tidegate(&world.config(extra), &["check"]).ok();
+    tidegate(&world.config("table.name = \"near\""), &["check"])
+        .fails(64, &["of this name: did you mean `tss`?", "did you mean `Speed`?"]);
+    // One column that has a field is enough.
+    world.sql("ALTER TABLE near ADD COLUMN other text").await;
+    tidegate(&world.config("table.name = \"near\""), &["check"]).ok().says(&["did you mean `tss`?"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn insert_new_into_a_table_without_a_unique_constraint_is_warned_of() {
+    let world = World::new(1).await;
+    world.sql(RIDES).await;
+    world.produce((0..3).map(|n| good(n).to(0)));
+    let config =
+        world.checked().replace("table.name = \"rides\"", "table = { name = \"rides\", mode = \"insert_new\" }");
+    let words = "`public.rides` has no unique constraint, so mode insert_new never skips a row";
+    tidegate(&config, &["check"]).ok().says(&[words]);
+    let (code, log) = world.drain(&config);
+    assert!(code == Some(0) && log.contains(words), "{log}");
+    world.sql("CREATE UNIQUE INDEX ON rides (id) WHERE id > 0").await;
+    let ran = tidegate(&config, &["check"]).ok();
+    assert!(!ran.out.contains(words), "{ran}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_table_is_looked_for_in_other_schemas() {
+    let world = World::new(1).await;
+    world.sql("CREATE SCHEMA fleet; CREATE TABLE fleet.rides (id bigint)").await;
+    let config = world.config("table.name = \"rides\"");
+    let words = ["table `public.rides` does not exist", "`fleet.rides` exists: if that is the table"];
+    tidegate(&config, &["check"]).fails(64, &words);
+    let (code, log) = world.drain(&config);
+    assert!(code == Some(70) && words.iter().all(|words| log.contains(words)), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -153,7 +212,8 @@ async fn check_refuses_a_view_and_a_key_without_a_unique_index() {
     tidegate(&world.checked().replace("\"rides\"", "\"seen\""), &["check"]).fails(64, &["`public.seen` is a view"]);
     let keyed = "table = { name = \"rides\", mode = \"insert_new\", key = [\"id\"] }";
     let config = world.checked().replace("table.name = \"rides\"", keyed);
-    tidegate(&config, &["check"]).fails(64, &["no unique index on exactly (id)", "CREATE UNIQUE INDEX ON"]);
+    tidegate(&config, &["check"])
+        .fails(64, &["no unique index on just (id)", "CREATE UNIQUE INDEX ON", "check found 1 fault"]);
     world.sql("CREATE UNIQUE INDEX ON rides (id)").await;
     tidegate(&config, &["check"]).ok();
 }

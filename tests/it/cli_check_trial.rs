@@ -60,6 +60,39 @@ async fn a_check_takes_no_number_of_a_sequence_that_a_default_draws_from() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_check_shows_the_rows_with_the_defaults_that_run_writes() {
+    let world = World::new(1).await;
+    world.produce((0..5).map(|n| Record::new(format!(r#"{{"device":"d{n}"}}"#))));
+    world.sql("CREATE SEQUENCE shared; CREATE DOMAIN ticket AS bigint DEFAULT nextval('shared')").await;
+    let plain = "device text UNIQUE, created_at timestamptz DEFAULT '2026-01-02', n int DEFAULT 7";
+    for (columns, number) in [
+        (plain.to_owned(), ""),
+        (format!("id bigserial, {plain}"), r#""id": 1, "#),
+        (format!("id bigint GENERATED ALWAYS AS IDENTITY, {plain}, ticket ticket"), r#""id": 1, "#),
+    ] {
+        for (mode, map) in
+            [("append", false), ("append", true), ("insert_new", false), ("upsert", false), ("upsert", true)]
+        {
+            world.sql(&format!("DROP TABLE IF EXISTS rides; CREATE TABLE rides ({columns})")).await;
+            let key = if mode == "append" { "" } else { ", key = [\"device\"]" };
+            let map = if map { "columns = { device = \"device\" }" } else { "" };
+            let pipeline = format!("table = {{ name = \"rides\", mode = \"{mode}\"{key} }}\n{map}");
+            let ran = world.checked_without_a_trace(&pipeline).await.ok();
+            let row = format!(r#""n": 7, {number}"device": "d0""#);
+            let ran = ran.says(&["5 newest records → 5 rows", &row, r#""created_at": "2026-01-02T00:00:00"#]);
+            assert!(!ran.out.contains(": null"), "{mode} {columns}: {ran}");
+        }
+    }
+    // `run` writes what was shown.
+    let (code, log) = world.drain(&world.config("table.name = \"rides\""));
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(
+        world.text("SELECT string_agg(concat(id, device, n), ' ' ORDER BY id) FROM rides").await,
+        "1d07 2d17 3d27 4d37 5d47"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_names_a_sequence_that_is_at_its_end() {
     let world = World::new(1).await;
     world.produce(records(5));

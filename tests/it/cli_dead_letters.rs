@@ -67,7 +67,10 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 4);
     world.sql("ALTER TABLE rides ALTER id TYPE bigint, DROP CONSTRAINT rides_lat_check, ADD CONSTRAINT lower CHECK (lat < 180)").await;
     tidegate(&config, &["dead-letters", "replay"]).fails(64, &["say which", "--all"]);
-    let report = tidegate(&config, &["dead-letters", "replay", "--all", "--json"]).ok().json();
+    let misspelled = ["dead-letters", "replay", "--reason", "type_mismach"];
+    tidegate(&config, &misspelled).fails(64, &["invalid value 'type_mismach'", "type_mismatch", "refused_by_postgres"]);
+    let ran = tidegate(&config, &["dead-letters", "replay", "--all", "--json"]);
+    let report = ran.fails(70, &["2 dead letters failed again"]).json();
     let report = &report["pipelines"][0];
     assert_eq!(
         (&report["replayed"], &report["rows"], &report["failed_again"]),
@@ -84,8 +87,7 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     assert!(world.text("SELECT detail FROM tidegate.dead_letter WHERE record_offset = 3").await.contains("lower"));
     // A second replay doesn't change the table.
     tidegate(&config, &["dead-letters", "replay", "--all"])
-        .ok()
-        .says(&["0 dead letters replayed (0 rows), 2 failed again"]);
+        .fails(70, &["0 dead letters replayed (0 rows), 2 failed again", "2 dead letters failed again"]);
     world.sql("ALTER TABLE rides DROP CONSTRAINT lower").await;
     let id = world.number("SELECT id FROM tidegate.dead_letter WHERE record_offset = 3").await.to_string();
     tidegate(&config, &["dead-letters", "replay", "--id", &id])

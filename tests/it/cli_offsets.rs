@@ -68,6 +68,13 @@ async fn a_position_set_forward_skips_and_one_set_back_is_read_again() {
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 20);
     tidegate(&config, &["offsets", "set", "--offset", "2000-01-01T00:00:00Z", "--json"]).ok().says(&["\"to\": 0"]);
     tidegate(&config, &["offsets", "show"]).ok().says(&["tidegate offsets set", &world.topic]);
+    // Only offsets that the log has can be read again.
+    world.sql("UPDATE tidegate.ledger SET next_offset = 8746").await;
+    tidegate(&config, &["offsets", "set", "--offset", "5"]).ok().says(&["up to 15 records will be read again"]);
+    tidegate(&config, &["offsets", "set", "--offset", "2999-01-01T00:00:00Z"])
+        .fails(64, &["--offset: 2999-01-01T00:00:00", "is in the future"]);
+    let help = tidegate(&config, &["offsets", "set", "--help"]).ok();
+    assert!(help.out.contains("only one") && !help.out.contains("all pipelines"), "{help}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

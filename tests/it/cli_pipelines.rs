@@ -34,11 +34,17 @@ async fn a_removed_pipeline_is_listed_and_forgotten_with_its_replays() {
     assert_eq!((&known["partitions"], &known["topics"][0]), (&2.into(), &world.topic.as_str().into()), "{known}");
 
     // Standard input is no terminal, so nobody can confirm.
-    tidegate(&without, &["pipelines", "forget", &world.name]).fails(64, &["4 positions", "--yes"]);
+    let again = format!("the next start of a pipeline named `{}` reads its topics from the beginning", world.name);
+    let asked = tidegate(&without, &["pipelines", "forget", &world.name]);
+    asked.fails(64, &["4 positions", "--yes", &again, "writes rows again"]);
     tidegate(&without, &["pipelines", "forget", "nobody", "--yes"]).fails(64, &["nobody", &world.name]);
     let known = "SELECT count(*) FROM tidegate.pipeline";
     assert_eq!(world.number(known).await, 2, "nothing is forgotten yet");
-    tidegate(&without, &["pipelines", "forget", &world.name, "--yes"]).ok().says(&["with 1 replay", "stays as it is"]);
+    tidegate(&without, &["pipelines", "forget", &world.name, "--yes"]).ok().says(&[
+        "with 1 replay",
+        "stays as it is",
+        &again,
+    ]);
     assert_eq!(world.number(known).await, 0);
     assert_eq!(world.number("SELECT count(*) FROM tidegate.ledger").await, 0);
     assert_eq!(world.number("SELECT count(*) FROM rides").await, 10, "the table stays");

@@ -47,6 +47,7 @@ mod lag_truth;
 mod ledger;
 mod logs;
 mod missing_topic;
+mod mistakes;
 mod modes;
 mod null_keys;
 mod odd_tables;

@@ -31,6 +31,8 @@ async fn replay_by_offset_fills_another_table_once_however_often_it_runs() {
     world.produce([Record::new("{").to(0)]);
     world.rides(100, 100, 1);
     world.drained(&config);
+    tidegate(&config, &["replay", "--from", "50", "--to", "2999-01-01T00:00:00Z", "--into", "again"])
+        .fails(64, &["--to: 2999-01-01T00:00:00", "is in the future", "`latest`"]);
     tidegate(&config, &["replay", "--from", "earliest"])
         .fails(64, &["mode append would write every row once more", "--into"]);
     let replay = ["replay", "--from", "50", "--to", "151", "--into", "again"];

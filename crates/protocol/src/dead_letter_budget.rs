@@ -20,6 +20,20 @@ pub struct DeadLetterLimits {
     pub min_count: u64,
 }
 
+impl DeadLetterLimits {
+    /// Returns the share of dead letters if `dead` of `records` are beyond the limits.
+    pub fn exceeded(&self, records: u64, dead: u64) -> Option<f64> {
+        let share = share(records, dead);
+        (dead >= self.min_count && share > self.max_share).then_some(share)
+    }
+}
+
+/// Returns the share of dead letters among records, 0.0 to 1.0.
+#[expect(clippy::cast_precision_loss, reason = "counts within one window are far below 2^53")]
+pub fn share(records: u64, dead: u64) -> f64 {
+    dead as f64 / records.max(1) as f64
+}
+
 /// How many groups of dead letters a summary names.
 const NAMED_GROUPS: usize = 3;
 /// The maximum length, in characters, of a dead letter's detail in a summary.
@@ -82,9 +96,7 @@ impl DeadLetterBudget {
             .slices
             .iter()
             .fold((records, dead), |(records, letters), slice| (records + slice.records, letters + slice.dead));
-        #[expect(clippy::cast_precision_loss, reason = "counts within one window are far below 2^53")]
-        let share = dead as f64 / records.max(1) as f64;
-        (dead >= self.limits.min_count && share > self.limits.max_share).then(|| {
+        self.limits.exceeded(records, dead).map(|share| {
             format!(
                 "dead-letter budget spent: {dead} of {records} records within {:?} could not be written ({:.1} % > {:.1} %): {}; no more records are dead-lettered; mend the mapping or the producer, or raise `dead_letters.max_share`, and start again",
                 self.limits.window,

@@ -99,6 +99,7 @@ fn shaped_encoder(specs: &[Spec], decode: &Decode, shape: &Shape, defaults: bool
         row_security: false,
         columns: columns.collect(),
         unique: Vec::new(),
+        may_conflict: false,
     };
     Encoder::new(Arc::new(Plan::new(&spec, &catalog).expect("the plan fits the table")))
 }

@@ -51,6 +51,7 @@ fn newest(c: &mut Criterion) {
         row_security: false,
         columns: Vec::new(),
         unique: Vec::new(),
+        may_conflict: false,
     };
     let shapes = Shapes::default();
     let target =

@@ -15,6 +15,8 @@ pub struct Catalog {
     pub columns: Vec<CatalogColumn>,
     /// The columns of each unique index that `ON CONFLICT` can use: valid, not deferrable, on plain columns, not partial.
     pub unique: Vec<UniqueIndex>,
+    /// Whether any unique index or exclusion constraint exists, so that a row may conflict with another.
+    pub may_conflict: bool,
 }
 
 /// A unique index that `ON CONFLICT` can use.
@@ -39,7 +41,7 @@ impl Catalog {
     /// Returns the catalog of a table about which nothing but its name is known.
     pub fn without_columns(table: TableName) -> Self {
         let (kind, columns, unique) = (RelationKind::Table, Vec::new(), Vec::new());
-        Self { table, oid: 0, kind, row_security: false, columns, unique }
+        Self { table, oid: 0, kind, row_security: false, columns, unique, may_conflict: false }
     }
 
     /// Returns whether a unique index has these columns and no others.

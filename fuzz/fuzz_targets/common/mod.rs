@@ -76,6 +76,7 @@ impl Pipeline {
             row_security: false,
             columns: self.types.iter().map(|(name, of)| column(name, of)).collect(),
             unique: vec![UniqueIndex { columns: vec![self.types[0].0.clone()], nulls_not_distinct: false }],
+            may_conflict: true,
         };
         Plan::new(&spec, &catalog).map(Arc::new)
     }

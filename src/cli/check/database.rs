@@ -21,7 +21,7 @@ use super::{KafkaReport, capacity};
 use crate::cli::reach;
 use crate::config::{Config, Pipeline};
 use crate::error::FatalError;
-use crate::plan::PlanSource;
+use crate::plan::{PlanSource, no_table};
 use crate::postgres::register::{self, RegisterError, Registration};
 use crate::postgres::{catalog, routes};
 
@@ -78,17 +78,19 @@ pub(super) async fn check(
     let (found, make_table) = match found {
         Some(found) => {
             table(open, pipeline, &found, report).await.map_err(failed)?;
-            (Some(found), None)
+            (found, None)
         }
         None if pipeline.table.create => match would_make(open, pipeline, report).await? {
-            Some((found, ddl)) => (Some(found), Some(ddl)),
+            Some((found, ddl)) => (found, Some(ddl)),
             None => return Ok(None),
         },
-        None => (None, None),
+        None => {
+            let elsewhere = catalog::elsewhere(open, &pipeline.table.name).await.map_err(failed)?;
+            report.faults.push(no_table(pipeline, &elsewhere));
+            return Ok(None);
+        }
     };
-    if let Some(found) = &found {
-        mapping(pipeline, found, report);
-    }
+    mapping(pipeline, &found, report);
     let source = planned(PlanSource::for_trial(pipeline, found), report)?;
     Ok(source.map(|source| Plans { source, make_table }))
 }
@@ -203,7 +205,7 @@ async fn server(
     } else if row.try_get(5)? {
         let user: String = row.try_get(2)?;
         report.faults.push(format!(
-            "`default_transaction_read_only` is on for `{user}` in `{database}`, so that nothing can be written; run the one that applies: ALTER ROLE {0} RESET default_transaction_read_only; ALTER DATABASE {1} RESET default_transaction_read_only",
+            "`default_transaction_read_only` is on for `{user}` in `{database}`, so that nothing can be written; run the one that applies: ALTER ROLE {0} RESET default_transaction_read_only; ALTER DATABASE {1} RESET default_transaction_read_only;",
             quote_identifier(&user),
             quote_identifier(&database)
         ));
@@ -245,7 +247,7 @@ async fn table(
     found: &Catalog,
     report: &mut PipelineReport,
 ) -> Result<(), sqlx::Error> {
-    let (name, quoted) = (&pipeline.table.name, pipeline.table.name.quoted());
+    let name = &pipeline.table.name;
     rights::on_table(connection, pipeline, found, report).await?;
     let row = sqlx::query(
         "SELECT c.relpersistence::text,
@@ -254,19 +256,10 @@ async fn table(
     );
     let row = row.bind(i64::from(found.oid)).fetch_one(&mut *connection).await?;
     let (persistence, without_partitions): (String, bool) = (row.try_get(0)?, row.try_get(1)?);
-    let (mode, key) = (pipeline.table.mode.word(), pipeline.table.mode.key());
     if found.row_security {
         report.warnings.push(format!(
             "row-level security of `{name}` applies to `{}`: rows are written by INSERT, since COPY refuses such a table, and a row that a policy refuses becomes a dead letter",
             report.postgres.as_ref().map_or("", |postgres| &postgres.user)
-        ));
-    }
-    if !key.is_empty() && !has_unique_index(connection, found, key).await? {
-        report.faults.push(format!(
-            "pipelines.{}.table.key: `{name}` has no unique index on exactly ({}), which mode {mode} needs; run: CREATE UNIQUE INDEX ON {quoted} ({})",
-            pipeline.name,
-            key.join(", "),
-            key.iter().map(|column| quote_identifier(column)).collect::<Vec<_>>().join(", ")
         ));
     }
     if found.kind == RelationKind::Partitioned && pipeline.table.partition_by.is_none() && without_partitions {
@@ -323,22 +316,6 @@ async fn surprises(
         }
     }
     Ok(())
-}
-
-/// Returns whether ON CONFLICT can use an index for this key: unique, immediate, not partial, and on columns only.
-async fn has_unique_index(connection: &mut PgConnection, found: &Catalog, key: &[String]) -> Result<bool, sqlx::Error> {
-    let row = sqlx::query(
-        "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i
-             WHERE i.indrelid = $1::int8::oid AND i.indisunique AND i.indisvalid AND i.indimmediate
-             AND i.indpred IS NULL AND i.indexprs IS NULL
-             AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\")
-                  FROM pg_catalog.pg_attribute a
-                  WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) = $2)",
-    );
-    let mut key = key.to_vec();
-    key.sort();
-    key.dedup();
-    row.bind(i64::from(found.oid)).bind(key).fetch_one(connection).await?.try_get(0)
 }
 
 /// Reports effects of a mapping that its user may not expect.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Deserializer, Value};
 use tidegate_protocol::record::Record;
 use tidegate_rows::mapping::{Encoder, SchemasMet};
-use tidegate_rows::spec::{Decode, Source};
+use tidegate_rows::spec::{Decode, Source, UnknownFields};
 
 use super::report::PipelineReport;
 use crate::config::{Pipeline, nearest};
@@ -151,7 +151,46 @@ impl Fields {
                 report.warnings.push(format!("{key}: only {present} of the {whose} have field `{field}`"));
             }
         }
+        self.unmapped(pipeline, &mapped, &shares, report);
         shares
+    }
+
+    /// Judges the columns of a table without a mapping, which are filled from fields of the same names. If no record has any of
+    /// these fields, that is a fault: the rows would consist of nothing but defaults and NULLs. A column alone may well have no
+    /// field, so it is only named if a field has a similar name.
+    fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, shares: &[Share], report: &mut PipelineReport) {
+        let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));
+        let missing: Vec<_> =
+            shares.iter().filter(|share| !mapped.contains(&*share.column) && share.present == 0).collect();
+        let is_taken = |name: &str| shares.iter().any(|share| share.field == name);
+        for Share { column, .. } in &missing {
+            let free = self.seen.iter().map(String::as_str).filter(|name| !is_taken(name));
+            let same = free.clone().find(|name| name.to_lowercase() == column.to_lowercase());
+            if let Some(meant) = same.or_else(|| nearest(column, free)) {
+                report.warnings.push(format!(
+                    "no record has a field `{column}` for the column of this name: did you mean `{meant}`? then map it in pipelines.{}.columns",
+                    pipeline.name
+                ));
+            }
+        }
+        // A Protobuf record leaves out fields that aren't set.
+        if missing.is_empty()
+            || missing.len() < shares.len()
+            || takes_any
+            || matches!(pipeline.decode, Decode::Protobuf(_))
+        {
+            return;
+        }
+        let columns = missing.iter().map(|share| format!("`{}`", share.column)).collect::<Vec<_>>().join(", ");
+        let seen =
+            if self.seen.is_empty() { String::new() } else { format!("; the records have {}", some_of(&self.seen)) };
+        report.faults.push(format!(
+            "pipelines.{0}.columns: none of the {1} newest {2} has a field for any column of `{3}` ({columns}), so nothing of them would be written{seen}; map their fields to the columns in pipelines.{0}.columns, or create the table with columns of these names",
+            pipeline.name,
+            self.rows,
+            records(pipeline),
+            pipeline.table.name
+        ));
     }
 }
 

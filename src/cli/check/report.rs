@@ -117,7 +117,7 @@ impl PipelineReport {
 
     /// Records a missing right, with the statement that grants it.
     pub(super) fn lacks(&mut self, what: impl std::fmt::Display, statement: String) {
-        self.faults.push(format!("{what}; run: {statement}"));
+        self.faults.push(format!("{what}; run: {statement};"));
         if !self.grants.contains(&statement) {
             self.grants.push(statement);
         }
@@ -181,6 +181,12 @@ impl PipelineReport {
         }
         for fault in &self.faults {
             text += &format!("  FAULT       {fault}\n");
+        }
+        if self.grants.len() > 1 {
+            text += "  all missing rights at once\n";
+            for statement in &self.grants {
+                text += &format!("    {statement};\n");
+            }
         }
         if self.faults.is_empty() {
             text += if self.offline { "  the files are valid; no server was asked\n" } else { "  ready\n" };

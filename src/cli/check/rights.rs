@@ -25,7 +25,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
         if !may_create {
             report.grants.push(format!("CREATE SCHEMA tidegate AUTHORIZATION {user}"));
             report.faults.push(format!(
-                "schema `tidegate` is missing and `{user}` may not make it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or: GRANT CREATE ON DATABASE {database} TO {user}"
+                "schema `tidegate` is missing and `{user}` may not make it; as an owner of the database run: CREATE SCHEMA tidegate AUTHORIZATION {user}; or let it make the schema: GRANT CREATE ON DATABASE {database} TO {user};"
             ));
         }
         return Ok(());
@@ -74,7 +74,7 @@ pub(super) async fn on_ledger(connection: &mut PgConnection, report: &mut Pipeli
         schema::State::Behind => {
             if let Some(owner) = foreign {
                 report.faults.push(format!(
-                    "the tables of schema `tidegate` are of an older version, and only their owner `{owner}` may change them; start this version once as {owner}, or run: GRANT {owner} TO {user}"
+                    "the tables of schema `tidegate` are of an older version, and only their owner `{owner}` may change them; start this version once as {owner}, or run: GRANT {owner} TO {user};"
                 ));
             } else if !create {
                 report.lacks(

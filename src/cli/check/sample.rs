@@ -155,7 +155,9 @@ pub(super) async fn try_records(
     let make: Vec<&str> = make.into_iter().chain(setup.make.iter().map(String::as_str)).collect();
     let make = (!make.is_empty()).then(|| make.join(";\n"));
     let counts = Arc::new(Counts::default());
-    let store = Rehearsal::new(store, make, Arc::clone(&findings), SHOWN).guarded(setup.read_only);
+    let store = Rehearsal::new(store, make, Arc::clone(&findings), SHOWN)
+        .showing_after(setup.show.join("; "))
+        .guarded(setup.read_only);
     let budget = DeadLetterBudget::new(boundless());
     let mut writer =
         Writer::new(store, budget, fastrand::Rng::new(), Arc::clone(&counts) as _).impatient().blaming_records();

@@ -26,6 +26,8 @@ pub(super) struct Setup {
     pub(super) make: Vec<String>,
     /// The replacements, by the oid of the table that they stand for.
     pub(super) targets: BTreeMap<u32, Catalog>,
+    /// Statements before the first rows are shown: they set the temporary sequences to the numbers that `run` would draw.
+    pub(super) show: Vec<String>,
     /// Whether the transaction becomes read-only after the replacements were created.
     pub(super) read_only: bool,
 }
@@ -68,7 +70,8 @@ impl Trials {
         planned: u32,
     ) -> Result<(), sqlx::Error> {
         let columns = columns(connection, found).await?;
-        let mut table = StandIn { found, planned, columns, numbers: Vec::new(), drawing: Vec::new() };
+        let mut table =
+            StandIn { found, planned, columns, numbers: Vec::new(), restarts: Vec::new(), drawing: Vec::new() };
         for column in &mut table.columns {
             let functions = std::mem::take(&mut column.functions);
             if !functions.is_empty() {
@@ -79,10 +82,10 @@ impl Trials {
         let filled = |name: &str| pipeline.columns.iter().flatten().any(|column| column.name == name);
         for sequence in sequences(connection, found).await? {
             let Some(column) = table.columns.iter_mut().find(|column| column.name == sequence.column) else { continue };
-            let Some(twin) = sequence.twin(found) else {
+            let Some((twin, restart)) = sequence.twin(found) else {
                 if !filled(&sequence.column) {
                     self.exhausted.push(format!(
-                        "sequence `{}` of column `{}` has no number left; run: ALTER SEQUENCE {} MAXVALUE …",
+                        "sequence `{}` of column `{}` has no number left; run: ALTER SEQUENCE {} MAXVALUE …;",
                         sequence.name, sequence.column, sequence.name
                     ));
                 }
@@ -91,6 +94,7 @@ impl Trials {
             column.draw(&sequence);
             table.drawing.push(sequence.column);
             table.numbers.push(twin);
+            table.restarts.push(restart);
         }
         for column in &mut table.columns {
             // If a sequence's name is computed at run time, the catalog doesn't know that the default depends on it.
@@ -137,6 +141,8 @@ struct StandIn<'a> {
     columns: Vec<Column>,
     /// Statements that create the temporary sequences.
     numbers: Vec<String>,
+    /// Statements that set these to the next numbers of the table's own sequences.
+    restarts: Vec<String>,
     /// The columns whose defaults draw from the temporary sequences.
     drawing: Vec<String>,
 }
@@ -150,7 +156,15 @@ impl StandIn<'_> {
     /// view, so the rows are staged in every mode.
     fn stands_in(&self, setup: &mut Setup) {
         let table = TableName { schema: "pg_temp".to_owned(), name: self.name() };
-        let catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
+        let mut catalog = Catalog { table, kind: RelationKind::View, ..self.found.clone() };
+        // The stand-in has a default of its own where a column has only that of its domain. The staging table must take it, since
+        // the domain's may draw from a real sequence.
+        for column in self.columns.iter().filter(|column| !column.generated && column.expression.is_some()) {
+            let of = catalog.columns.iter_mut().find(|of| of.name == column.name && of.default_oid.is_none());
+            if let Some(of) = of {
+                of.default_oid = Some(of.type_oid);
+            }
+        }
         setup.targets.insert(self.planned, catalog);
     }
 
@@ -162,6 +176,7 @@ impl StandIn<'_> {
         }
         let name = self.name();
         setup.make.extend_from_slice(&self.numbers);
+        setup.show.extend_from_slice(&self.restarts);
         setup.make.push(format!("CREATE TEMP VIEW {name} AS SELECT * FROM {}", self.found.table.quoted()));
         for column in self.columns.iter().filter(|column| !column.generated) {
             if let Some(default) = &column.expression {
@@ -180,6 +195,10 @@ impl StandIn<'_> {
         let columns = self.columns.iter().map(|column| column.definition(triggers.is_some()));
         let parts: Vec<_> = columns.chain(checks.iter().cloned()).collect();
         setup.make.extend_from_slice(&self.numbers);
+        // A read-only transaction may draw from a temporary sequence, but not restart it.
+        if !setup.read_only {
+            setup.show.extend_from_slice(&self.restarts);
+        }
         setup.make.push(format!("CREATE TEMP TABLE {name} ({})", parts.join(", ")));
         if !key.is_empty() {
             let key: Vec<_> = key.iter().map(|column| quote_identifier(column)).collect();
@@ -230,7 +249,9 @@ impl Column {
                 sql += &format!(" GENERATED ALWAYS AS ({from}) {}", if *stored { "STORED" } else { "VIRTUAL" });
             }
             Some(default) if !left_out => sql += &format!(" DEFAULT {default}"),
-            _ => {}
+            // Without these words, the column would still have the default of its domain.
+            Some(_) => sql += " DEFAULT NULL",
+            None => {}
         }
         if *not_null && !left_out {
             sql += " NOT NULL";
@@ -261,10 +282,11 @@ impl Sequence {
         format!("tidegate_numbers_{}", self.oid)
     }
 
-    /// Returns the statement that creates a temporary copy of the sequence; `None` if the sequence has no number left. The copy
+    /// Returns the statements that create a temporary copy of the sequence, and that set the copy to the number which the sequence
+    /// itself would give next; `None` if the sequence has no number left. The copy
     /// starts ahead of the numbers that others may draw during the trial. It starts not too far ahead, because a default may put
     /// the number into a text of limited length.
-    fn twin(&self, found: &Catalog) -> Option<String> {
+    fn twin(&self, found: &Catalog) -> Option<(String, String)> {
         let of = found.columns.iter().find(|column| column.name == self.column);
         let (lowest, highest) = match of.map(|of| of.base_type.as_str()) {
             Some("int2") => (i64::from(i16::MIN), i64::from(i16::MAX)),
@@ -289,9 +311,10 @@ impl Sequence {
         let cycle = if self.cycle { " CYCLE" } else { "" };
         let name = self.twin_name();
         // `IF NOT EXISTS`, because two columns may draw from one sequence.
-        Some(format!(
+        let create = format!(
             "CREATE TEMP SEQUENCE IF NOT EXISTS {name} INCREMENT {step} MINVALUE {min} MAXVALUE {max} START {start}{cycle}"
-        ))
+        );
+        Some((create, format!("ALTER SEQUENCE pg_temp.{name} RESTART WITH {next}")))
     }
 }
 

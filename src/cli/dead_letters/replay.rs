@@ -83,9 +83,22 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             reports.push(replay(&config, &target, &[key], filter).await?);
         }
     }
+    let failed_again: u64 = reports.iter().map(|report| report.failed_again).sum();
     if common.json {
-        return show::json(&std::collections::BTreeMap::from([("pipelines", &reports)]));
+        show::json(&std::collections::BTreeMap::from([("pipelines", &reports)]))?;
+    } else {
+        show::print(&text(&reports))?;
     }
+    if failed_again == 0 {
+        return Ok(());
+    }
+    Err(FatalError::Stopped(format!(
+        "{} failed again: `tidegate dead-letters list` shows the reasons",
+        show::counted(failed_again, "dead letter", "dead letters")
+    )))
+}
+
+fn text(reports: &[Report]) -> String {
     let lines = reports.iter().map(|report| {
         format!(
             "{}: {} replayed ({}), {} failed again and are kept with their new reason",
@@ -95,7 +108,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
             show::count(report.failed_again)
         )
     });
-    show::print(&lines.collect::<Vec<_>>().join("\n"))
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// Returns the pipeline with the table for which the letters of `key` were meant: for a replay with `--into`, that table.

@@ -20,6 +20,7 @@ use crate::postgres::claims::committed_at;
 
 /// Arguments of `offsets set`.
 #[derive(Debug, clap::Args)]
+#[command(mut_arg("pipeline", crate::cli::one_pipeline))]
 pub(in crate::cli) struct Arguments {
     #[command(flatten)]
     common: Common,
@@ -58,6 +59,7 @@ struct Report<'a> {
 }
 
 pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
+    arguments.offset.not_in_future("--offset")?;
     let config = arguments.common.load()?;
     let pipeline = arguments.common.only(&config)?;
     let mut connection = reach::open(&reach::connector(&config)).await?;
@@ -73,12 +75,16 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
     show::print(&text(pipeline, &moved))
 }
 
+/// The new position of a partition, and the range of its log.
+struct Target {
+    source: TopicPartition,
+    to: Offset,
+    low: Offset,
+    high: Offset,
+}
+
 /// Returns the new position of each selected partition, checked against its log.
-async fn resolve(
-    config: &Config,
-    pipeline: &Pipeline,
-    arguments: &Arguments,
-) -> Result<Vec<(TopicPartition, Offset)>, FatalError> {
+async fn resolve(config: &Config, pipeline: &Pipeline, arguments: &Arguments) -> Result<Vec<Target>, FatalError> {
     let observer = reach::observer(config, pipeline)?;
     let topics = reach::topics(config, &observer, &pipeline.topics).await?;
     let usage = |text: String| Err(FatalError::Config(text));
@@ -107,7 +113,7 @@ async fn resolve(
     };
     let sources: Vec<_> = partitions.into_iter().map(|n| TopicPartition::new(topic.as_str(), n)).collect();
     let target = arguments.offset.clone();
-    let (mut targets, low, high) = reach::ask(config, &observer, move |observer| {
+    let (targets, low, high): (Vec<_>, _, _) = reach::ask(config, &observer, move |observer| {
         let targets = match &target {
             LogPosition::At(offset) => sources.iter().map(|source| (source.clone(), *offset)).collect(),
             LogPosition::Start(start) => observer.starts(&sources, start)?,
@@ -115,8 +121,9 @@ async fn resolve(
         Ok((targets, observer.ends(&sources, End::Low)?, observer.ends(&sources, End::High)?))
     })
     .await?;
-    for (source, to) in &targets {
-        let (Some(low), Some(high)) = (low.get(source), high.get(source)) else {
+    let mut found = Vec::new();
+    for (source, to) in targets {
+        let (Some(&low), Some(&high)) = (low.get(&source), high.get(&source)) else {
             return Err(FatalError::Unavailable(format!(
                 "Kafka doesn't say where the log of {source} begins and ends; its leader may be down, try again"
             )));
@@ -126,9 +133,10 @@ async fn resolve(
                 "--offset: {to} lies outside of the log of {source}, which holds {low} up to {high}; write earliest for {low}, latest for {high}"
             ));
         }
+        found.push(Target { source, to, low, high });
     }
-    targets.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(targets)
+    found.sort_by(|a, b| a.source.cmp(&b.source));
+    Ok(found)
 }
 
 async fn refuse_beside_an_instance(
@@ -167,27 +175,28 @@ VALUES ($1, $2, $3, $4, $4, gen_random_uuid(), 1, 'tidegate offsets set')";
 async fn apply(
     connection: &mut PgConnection,
     pipeline: &Pipeline,
-    targets: &[(TopicPartition, Offset)],
+    targets: &[Target],
     yes: bool,
 ) -> Result<Vec<Move>, FatalError> {
     let failed = |error| reach::failed("can't set the position", error);
     let mut transaction = connection.begin().await.map_err(failed)?;
     let mut moved = Vec::new();
-    for (source, to) in targets {
+    for Target { source, to, low, high } in targets {
         let row = sqlx::query(
             "SELECT next_offset FROM tidegate.ledger WHERE pipeline = $1 AND topic = $2 AND partition = $3 FOR NO KEY UPDATE",
         );
         let row = row.bind(&pipeline.name).bind(&*source.topic).bind(source.partition);
         let row = row.fetch_optional(&mut *transaction).await.map_err(failed)?;
         let from = row.map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed)?;
-        let distance = |a: i64, b: i64| Offset::new(a).distance_from(Offset::new(b));
+        // The ledger may be outside of the log: before it, because of retention, or after it, because of another topic.
+        let within = from.map(|from| Offset::new(from.clamp(low.get(), high.get())));
         moved.push(Move {
             topic: source.topic.to_string(),
             partition: source.partition,
             from,
             to: to.get(),
-            read_again: from.map_or(0, |from| distance(from, to.get())),
-            skipped: from.map_or(0, |from| distance(to.get(), from)),
+            read_again: within.map_or(0, |from| from.distance_from(*to)),
+            skipped: within.map_or(0, |from| to.distance_from(from)),
         });
     }
     let again: u64 = moved.iter().map(|m| m.read_again).sum();
@@ -198,7 +207,7 @@ async fn apply(
             pipeline.table.name
         )));
     }
-    for (source, to) in targets {
+    for Target { source, to, .. } in targets {
         // `first_offset` tells `verify` where to begin. It moves past a range that is skipped, and before a range that is read
         // again. If no row exists, insert one. If another session inserts it meanwhile, the INSERT adds none, and the second
         // UPDATE changes that row.

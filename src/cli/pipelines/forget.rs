@@ -79,10 +79,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<(), FatalError> {
         n => format!(" with {}", show::counted(n as u64, "replay", "replays")),
     };
     show::print(&format!(
-        "forgot `{name}`{replays}: {} and {}; table `{}` stays as it is",
+        "forgot `{name}`{replays}: {} and {}; table `{}` stays as it is; {}",
         show::counted(report.partitions.unsigned_abs(), "position", "positions"),
         show::counted(report.dead_letters, "dead letter", "dead letters"),
-        pipeline.target
+        pipeline.target,
+        after(name)
     ))
 }
 
@@ -112,9 +113,14 @@ async fn refuse(
     Ok(())
 }
 
+/// Says what forgetting means for the table.
+fn after(name: &str) -> String {
+    format!("the next start of a pipeline named `{name}` reads its topics from the beginning, and writes rows again")
+}
+
 fn confirm(name: &str, partitions: i64, target: &str) -> Result<(), FatalError> {
     let partitions = show::counted(partitions.unsigned_abs(), "position", "positions");
-    let what = format!("{partitions} of `{name}` into `{target}` would be forgotten for good");
+    let what = format!("{partitions} of `{name}` into `{target}` would be forgotten for good: {}", after(name));
     if !std::io::stdin().is_terminal() {
         return Err(FatalError::Config(format!("{what}: say --yes")));
     }

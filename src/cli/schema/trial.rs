@@ -46,7 +46,7 @@ pub(super) async fn compare(
     topic: Arc<str>,
     ranges: Vec<(i32, Range<Offset>)>,
 ) -> Result<Compared, FatalError> {
-    let planned = match PlanSource::for_trial(pipeline, Some(table.clone())) {
+    let planned = match PlanSource::for_trial(pipeline, table.clone()) {
         Ok(planned) => planned,
         Err(ReplanError::Unplannable(why)) => {
             let filled: Vec<_> = proposal.columns.iter().map(|column| column.name.as_str()).collect();

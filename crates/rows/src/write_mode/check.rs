@@ -51,6 +51,11 @@ pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, 
     if !missing && !key.is_empty() && !catalog.is_unique(key) {
         faults.push("table.key", no_index(table, key));
     }
+    if matches!(spec.table.mode, WriteMode::InsertNew { .. }) && key.is_empty() && !catalog.may_conflict {
+        warnings.push(format!(
+            "`{table}` has no unique constraint, so mode insert_new never skips a row: set `table.key`, and make its index by CREATE UNIQUE INDEX, or use mode append"
+        ));
+    }
     if let Some(by) = &spec.table.partition_by {
         partitions(by, catalog, faults);
     }
@@ -67,7 +72,7 @@ pub(crate) fn check(spec: &RowSpec<'_>, catalog: &Catalog, faults: &mut Faults, 
 fn no_index(table: &TableName, key: &[String]) -> String {
     let names: Vec<_> = key.iter().map(String::as_str).collect();
     format!(
-        "`{table}` has no unique index on just ({}); make one: CREATE UNIQUE INDEX ON {} ({})",
+        "`{table}` has no unique index on just ({}); make one: CREATE UNIQUE INDEX ON {} ({});",
         names.join(", "),
         table.quoted(),
         quoted(key)

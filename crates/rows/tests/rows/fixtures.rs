@@ -102,7 +102,15 @@ pub(crate) fn column(name: &str, type_text: &str) -> CatalogColumn {
 }
 
 pub(crate) fn catalog(columns: Vec<CatalogColumn>) -> Catalog {
-    Catalog { table: table(), oid: 16_384, kind: RelationKind::Table, row_security: false, columns, unique: Vec::new() }
+    Catalog {
+        table: table(),
+        oid: 16_384,
+        kind: RelationKind::Table,
+        row_security: false,
+        columns,
+        unique: Vec::new(),
+        may_conflict: false,
+    }
 }
 
 /// Returns a record that has only a value.
