@@ -180,8 +180,9 @@ pub fn main() -> u8 {
         Command::Migrate(arguments) => reach::block_on(migrate::run(arguments)),
         Command::Config(command) => config::run(command),
         Command::Completions { shell } => {
-            clap_complete::generate(*shell, &mut Arguments::command(), "tidegate", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "tidegate", &mut script);
+            show::print(&String::from_utf8_lossy(&script))
         }
         Command::Status { files, json } => load(files).and_then(|config| status::run(&config, *json)),
     };
