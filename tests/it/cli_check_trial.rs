@@ -221,7 +221,7 @@ async fn a_check_runs_no_statement_of_after_create_that_may_draw_or_write_elsewh
     for (refused, words) in [
         ("SELECT create_hypertable('made')", "create_hypertable(unknown) does not exist"),
         ("SELECT make_hyper('mode')", "relation \"mode\" does not exist"),
-        ("CREATE INDEX ON made (nmae)", "column \"nmae\" does not exist"),
+        ("CREATE INDEX ON made (missing)", "column \"missing\" does not exist"),
         ("GRNAT SELECT ON made TO public", "syntax error"),
     ] {
         let ran = world.checked_without_a_trace(&pipeline(&["GRANT SELECT ON made TO public", refused])).await;

@@ -67,8 +67,9 @@ async fn a_replayed_letter_is_a_row_once_and_one_that_fails_again_stays_with_its
     assert_eq!(world.number("SELECT count(*) FROM tidegate.dead_letter").await, 4);
     world.sql("ALTER TABLE rides ALTER id TYPE bigint, DROP CONSTRAINT rides_lat_check, ADD CONSTRAINT lower CHECK (lat < 180)").await;
     tidegate(&config, &["dead-letters", "replay"]).fails(64, &["say which", "--all"]);
-    let misspelled = ["dead-letters", "replay", "--reason", "type_mismach"];
-    tidegate(&config, &misspelled).fails(64, &["invalid value 'type_mismach'", "type_mismatch", "refused_by_postgres"]);
+    let misspelled = ["dead-letters", "replay", "--reason", "type_mismatched"];
+    tidegate(&config, &misspelled)
+        .fails(64, &["invalid value 'type_mismatched'", "type_mismatch", "refused_by_postgres"]);
     let ran = tidegate(&config, &["dead-letters", "replay", "--all", "--json"]);
     let report = ran.fails(70, &["2 dead letters failed again"]).json();
     let report = &report["pipelines"][0];
