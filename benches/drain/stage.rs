@@ -35,7 +35,7 @@ impl fmt::Display for TableKind {
     }
 }
 
-/// A daemon's turn.
+/// The settings of one turn: which build of the daemon drains which topic, and how.
 #[derive(Clone, Copy)]
 pub(crate) struct DaemonTurn<'a> {
     pub(crate) program: &'a Path,
@@ -43,7 +43,7 @@ pub(crate) struct DaemonTurn<'a> {
     pub(crate) partitions: NonZeroU16,
     /// The pipeline's further settings, in TOML.
     pub(crate) pipeline: &'a str,
-    /// `limits.memory`
+    /// The value of `limits.memory`, such as `256MiB`.
     pub(crate) memory: &'a str,
 }
 

@@ -147,13 +147,7 @@ async fn a_reload_with_faults_changes_nothing_and_one_that_needs_a_restart_says_
 /// Stops the first pipeline with an error that waiting doesn't resolve, and repairs the cause.
 async fn stopped(pair: &Pair, daemon: &Daemon) {
     let world = &pair.world;
-    world
-        .sql(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE 'closed for today' USING ERRCODE = 'ZZ001'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    world.refuse_writes().await;
     world.produce((0..2000).map(|n| numbered(n, 1)));
     pair.await_rows(daemon, "more", 2000).await;
     daemon.await_log("resume` starts it again", PATIENCE).expect("it stops");

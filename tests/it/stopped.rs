@@ -81,13 +81,7 @@ async fn the_last_error_of_a_process_that_ends_offers_no_command_for_it() {
     world.sql(NUMBERED).await;
     let daemon = world.daemon(&world.config("table.name = \"rides\""));
     daemon.await_ready(PATIENCE).expect("it is ready");
-    world
-        .sql(
-            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN RAISE 'closed for today' USING ERRCODE = 'ZZ001'; END $$;
-             CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
-        )
-        .await;
+    world.refuse_writes().await;
     world.produce_numbered(0..10, 1);
     let code = daemon.wait_exit(PATIENCE).expect("the only pipeline stops, and the process ends").code();
     assert_eq!(code, Some(70), "{}", daemon.log_tail());

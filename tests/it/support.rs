@@ -41,6 +41,16 @@ impl World {
         sqlx::raw_sql(sql).execute(&mut self.connect().await).await.expect("the statement runs");
     }
 
+    /// Makes `rides` refuse every insert, for a reason that waiting doesn't resolve: trigger `refuse` raises `closed for today`.
+    pub(crate) async fn refuse_writes(&self) {
+        self.sql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN RAISE 'closed for today' USING ERRCODE = 'ZZ001'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON rides FOR EACH STATEMENT EXECUTE FUNCTION refuse()",
+        )
+        .await;
+    }
+
     /// Returns one number from SQL.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
         let row = sqlx::query(sql).fetch_one(&mut self.connect().await).await.expect("the query runs");

@@ -28,14 +28,18 @@ pub(super) struct Share {
     /// Rows that were read: records, or each element of an array. Records that only delete are none, and neither are those that
     /// the row filter leaves out.
     pub(super) records: u64,
+    /// The part of the field that the schemas of a registry lack.
+    #[serde(skip)]
+    lack: Option<String>,
 }
 
 /// The fields of a sample.
 #[derive(Debug, Default)]
 pub(super) struct Fields {
-    /// The rows, and how many of them lack the field of each column, as the metric `tidegate_fields_missing_total` counts them.
+    /// The rows, counted as the metric `tidegate_fields_missing_total` counts them.
     rows: u64,
-    missing: Vec<Missing>,
+    /// Each column that a field fills.
+    shares: Vec<Share>,
     /// The schemas that the records name in a registry.
     schemas: SchemasMet,
     /// The names of the fields that JSON records have.
@@ -43,16 +47,6 @@ pub(super) struct Fields {
     is_json: bool,
     in_payload: bool,
     in_change: bool,
-}
-
-/// A column's field, with the number of rows that lack it.
-#[derive(Debug)]
-struct Missing {
-    column: String,
-    field: String,
-    rows: u64,
-    /// The part of the field that the schemas of a registry lack.
-    lack: Option<String>,
 }
 
 impl Fields {
@@ -70,12 +64,19 @@ impl Fields {
 
     /// Takes the counts of the encoder that encoded the sample.
     pub(super) fn take(&mut self, encoder: &mut Encoder) {
-        let (missing, schemas, plan) = (&mut self.missing, &self.schemas, encoder.plan().clone());
-        self.rows = encoder.take_missing(|field| {
-            let lack = schemas.lack(&plan, field.path).map(str::to_owned);
-            let (column, path) = (field.column.to_owned(), field.path.join("."));
-            missing.push(Missing { column, field: path, rows: field.rows, lack });
+        let (mut counts, schemas, plan) = (Vec::new(), &self.schemas, encoder.plan().clone());
+        let records = encoder.take_missing(|missing| {
+            let lack = schemas.lack(&plan, missing.path).map(str::to_owned);
+            counts.push((missing.column.to_owned(), missing.path.join("."), missing.rows, lack));
         });
+        let share = |(column, field, missing, lack)| Share {
+            column,
+            field,
+            present: records.saturating_sub(missing),
+            records,
+            lack,
+        };
+        (self.rows, self.shares) = (records, counts.into_iter().map(share).collect());
     }
 
     /// Notes the names of a record's fields, and its schema.
@@ -118,15 +119,12 @@ impl Fields {
         if records == 0 {
             return Vec::new();
         }
-        let counted = |Missing { column, field, rows, .. }: &Missing| {
-            let (column, field, present) = (column.clone(), field.clone(), records.saturating_sub(*rows));
-            Share { column, field, present, records }
-        };
-        let shares: Vec<_> = self.missing.iter().map(counted).collect();
         // A column without a mapping may be without a field, and a field of Debezium's envelope may be one that few records have.
         let mapped = pipeline.columns.iter().flatten().filter(|column| matches!(column.source, Source::Field(_)));
         let mapped: BTreeSet<_> = mapped.map(|column| column.name.as_str()).collect();
-        for Share { column, field, present, .. } in shares.iter().filter(|share| mapped.contains(&*share.column)) {
+        for Share { column, field, present, lack, .. } in
+            self.shares.iter().filter(|share| mapped.contains(&*share.column))
+        {
             let key = format!("pipelines.{}.columns.{column}", pipeline.name);
             let whose = format!("{records} newest {}", self::records(pipeline));
             if *present == 0 {
@@ -135,13 +133,11 @@ impl Fields {
                 let ends = |seen: &&String| seen.rsplit('.').next() == Some(last);
                 let meant = nearest(field, self.seen.iter().map(String::as_str))
                     .or_else(|| self.seen.iter().find(ends).map(String::as_str));
-                let lack =
-                    self.missing.iter().find(|missing| missing.column == *column).and_then(|m| m.lack.as_deref());
-                let hint = match meant {
-                    _ if lack.is_some() => lack.map_or(String::new(), |lack| format!("; {lack}")),
-                    Some(meant) => format!("; did you mean `{meant}`?"),
-                    None if self.seen.is_empty() => String::new(),
-                    None => format!("; the records have {}", some_of(&self.seen)),
+                let hint = match (lack, meant) {
+                    (Some(lack), _) => format!("; {lack}"),
+                    (None, Some(meant)) => format!("; did you mean `{meant}`?"),
+                    (None, None) if self.seen.is_empty() => String::new(),
+                    (None, None) => format!("; the records have {}", some_of(&self.seen)),
                 };
                 // Records of Protobuf leave out what isn't set, so a field that the schema has may appear yet.
                 let is_doubtful = matches!(pipeline.decode, Decode::Protobuf(_)) && lack.is_none();
@@ -151,14 +147,15 @@ impl Fields {
                 report.warnings.push(format!("{key}: only {present} of the {whose} have field `{field}`"));
             }
         }
-        self.unmapped(pipeline, &mapped, &shares, report);
-        shares
+        self.unmapped(pipeline, &mapped, report);
+        self.shares
     }
 
     /// Judges the columns of a table without a mapping, which are filled from fields of the same names. If no record has any of
     /// these fields, that is a fault: the rows would consist of nothing but defaults and NULLs. A column alone may well have no
     /// field, so it is only named if a field has a similar name.
-    fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, shares: &[Share], report: &mut PipelineReport) {
+    fn unmapped(&self, pipeline: &Pipeline, mapped: &BTreeSet<&str>, report: &mut PipelineReport) {
+        let shares = &self.shares;
         let takes_any = pipeline.table.evolve || matches!(pipeline.unknown_fields, UnknownFields::Column(_));
         let missing: Vec<_> =
             shares.iter().filter(|share| !mapped.contains(&*share.column) && share.present == 0).collect();
