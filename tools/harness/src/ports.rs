@@ -6,14 +6,18 @@
 //! of that range.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 
 const CANDIDATES: Range<u16> = 15_000..32_000;
 const ATTEMPTS: usize = 1_000;
+/// A listener whose queue is full neither accepts nor refuses. Its port counts as taken after this time.
+const PROBE: Duration = Duration::from_millis(200);
 
 /// The ports that were handed out. The lock is contended if parallel tests start servers; two of them must not get the same port.
 static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
@@ -23,13 +27,61 @@ static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 /// # Errors
 /// If a thousand random candidates were all taken.
 pub fn free_port() -> Result<u16> {
-    let mut handed_out = HANDED_OUT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    // The probe connects instead of listening. A process that another thread starts in the same moment inherits a listening
+    // socket until it executes its program, and so keeps the port taken after the probe has closed the socket.
+    choose(|port| {
+        let refused =
+            TcpStream::connect_timeout(&address(port), PROBE).is_err_and(|e| e.kind() == ErrorKind::ConnectionRefused);
+        refused.then_some(port)
+    })
+}
+
+/// Listens on a port of 127.0.0.1 that was free.
+pub(crate) fn listen() -> Result<TcpListener> {
+    choose(|port| TcpListener::bind(address(port)).ok())
+}
+
+/// Tries ports that were not handed out until `attempt` returns something.
+fn choose<T>(attempt: impl Fn(u16) -> Option<T>) -> Result<T> {
+    let mut handed_out = HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner);
     for _ in 0..ATTEMPTS {
         let port = fastrand::u16(CANDIDATES);
-        if !handed_out.contains(&port) && TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if handed_out.contains(&port) {
+            continue;
+        }
+        if let Some(chosen) = attempt(port) {
             handed_out.insert(port);
-            return Ok(port);
+            return Ok(chosen);
         }
     }
-    bail!("no free port between {} and {}", CANDIDATES.start, CANDIDATES.end)
+    None.with_context(|| format!("no free port between {} and {}", CANDIDATES.start, CANDIDATES.end))
+}
+
+fn address(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_port_is_free_while_other_threads_start_processes() {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        Command::new("true").status().unwrap();
+                    }
+                });
+            }
+            let taken = (0..2_000).filter(|_| TcpListener::bind(("127.0.0.1", free_port().unwrap())).is_err()).count();
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(taken, 0);
+        });
+    }
 }

@@ -13,7 +13,7 @@ mod trigger;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use self::trigger::Watched;
 pub use self::trigger::{Action, Armed, Trigger};
-use crate::free_port;
+use crate::ports;
 
 /// A running proxy. When it is dropped, its connections are closed.
 #[derive(Debug)]
@@ -69,8 +69,7 @@ impl Proxy {
 
     fn listen(upstream: String, reads_postgres: bool) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-        let port = free_port()?;
-        let listener = std::net::TcpListener::bind(("127.0.0.1", port)).context("could not listen")?;
+        let listener = ports::listen()?;
         listener.set_nonblocking(true)?;
         let control = Control { upstream, refuse: false, hold: false, cuts: 0 };
         let state = Arc::new(State {
