@@ -4,6 +4,7 @@
 //! pipeline, whichever instance owns it, so every instance shows the whole pipeline.
 
 pub mod headroom;
+mod ledger;
 mod requests;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -12,20 +13,21 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sqlx::{PgConnection, Row};
+use sqlx::PgConnection;
 use tidegate_protocol::claim_loop::End;
 use tidegate_protocol::partition::LossCondition;
 use tidegate_protocol::poll_loop::LedgerReadings;
 use tidegate_protocol::position::{ClaimId, Offset, TopicPartition};
 use tidegate_protocol::store::LedgerRow;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::debug;
 
 use self::headroom::{PartitionRetention, Retentions};
+use self::ledger::LedgerEntry;
+use self::requests::Place;
 use crate::config::Topics;
 use crate::kafka::observer::{Observer, SharedObserver, missing_topics, partitions_of};
 use crate::metrics::{self, epoch_ms};
-use crate::postgres::claims::committed_at;
 use crate::postgres::connect::Connector;
 use crate::status::{ConsumerStatus, Trouble, lock};
 
@@ -113,34 +115,6 @@ pub struct PartitionLag {
     pub asked_at: Option<Instant>,
 }
 
-/// The columns of a ledger row that lag needs.
-struct LedgerEntry {
-    next: Offset,
-    claim: Option<ClaimId>,
-    owner: Option<String>,
-    epoch: i64,
-    last_timestamp: Option<i64>,
-    idle_seconds: f64,
-    committed_seconds: Option<f64>,
-    asked_at: Option<Instant>,
-}
-
-impl LedgerEntry {
-    /// Returns what is known of a row while the database is down: its last position. The row is `since_look` older by now.
-    fn as_of(lag: &PartitionLag, since_look: Duration) -> Self {
-        Self {
-            next: lag.next,
-            claim: lag.claim,
-            owner: lag.owner.clone(),
-            epoch: lag.epoch,
-            last_timestamp: None,
-            idle_seconds: lag.idle_seconds + since_look.as_secs_f64(),
-            committed_seconds: lag.committed_seconds.map(|seconds| seconds + since_look.as_secs_f64()),
-            asked_at: None,
-        }
-    }
-}
-
 /// Reads the lag once per second.
 #[derive(Debug)]
 pub struct LagWatch {
@@ -162,6 +136,8 @@ pub struct LagWatch {
     /// Whether a request about the known partitions failed, so that the topics are to be requested again.
     topics_due: bool,
     low: HashMap<TopicPartition, Offset>,
+    /// For our partitions, the ledger's position as their consumer knows it, and the offset up to which they were read.
+    read: HashMap<TopicPartition, (Offset, Offset)>,
     retention: Retentions,
     /// For each partition, an offset and the timestamp of its record, in milliseconds since the epoch. Requested if no sample is
     /// that old.
@@ -194,6 +170,7 @@ impl LagWatch {
             missing: Vec::new(),
             topics_due: true,
             low: HashMap::new(),
+            read: HashMap::new(),
             retention: Retentions::default(),
             made_at: HashMap::new(),
             ends_read: HashMap::new(),
@@ -288,6 +265,7 @@ impl LagWatch {
                 ends.extend(self.ask(move |observer| observer.ends(&beyond, End::High)).await?);
             }
         }
+        self.read = self.read_positions();
         let now = epoch_ms();
         let (before, looked_at) = {
             let view = lock(&self.view);
@@ -300,8 +278,11 @@ impl LagWatch {
         }
         let since_look = looked_at.map_or(INTERVAL, |at| at.elapsed());
         if let (true, Ok(rows)) = (slow, &rows) {
-            let places = rows.iter().filter_map(|(source, row)| Some((source.clone(), row.next, *ends.get(source)?)));
-            let places: Vec<_> = places.collect();
+            let place = |(source, row): (&TopicPartition, &LedgerEntry)| {
+                let (source, end) = (source.clone(), *ends.get(source)?);
+                Some(Place { source, next: row.next, end, last_timestamp: row.last_timestamp })
+            };
+            let places: Vec<_> = rows.iter().filter_map(place).collect();
             self.date(&places, now).await;
             self.read_ends(&places, &before).await;
         }
@@ -338,12 +319,18 @@ impl LagWatch {
         self.observer.ask(question).await.map_err(|error| Trouble::kafka(&error))
     }
 
+    fn read_positions(&self) -> HashMap<TopicPartition, (Offset, Offset)> {
+        let ours = self.consumers.iter().flat_map(|consumer| consumer.partitions());
+        ours.filter_map(|status| Some((status.source, (status.committed?, status.read_to?)))).collect()
+    }
+
     /// Returns the offset up to which one of our partitions was read, if the ledger covers everything before it. A transaction
     /// marker at a log's end then doesn't count as an unwritten record.
     fn read_to(&self, source: &TopicPartition, next: Offset) -> Offset {
-        let ours = self.consumers.iter().flat_map(|consumer| consumer.partitions());
-        let same = ours.filter(|status| status.source == *source && status.committed == Some(next));
-        same.filter_map(|status| status.read_to).max().unwrap_or(next)
+        match self.read.get(source) {
+            Some((committed, read_to)) if *committed == next => *read_to,
+            _ => next,
+        }
     }
 
     fn lag_of(
@@ -424,69 +411,6 @@ impl LagWatch {
             cuts: self.ends.get(source).map_or(0, |(_, cuts)| *cuts),
             asked_at: row.asked_at,
         }
-    }
-
-    async fn rows(
-        &self,
-        connection: &mut Option<PgConnection>,
-    ) -> Result<HashMap<TopicPartition, LedgerEntry>, Trouble> {
-        if connection.is_none() {
-            let (open, _) = self.connector.open().await.map_err(|error| Trouble::postgres(&error))?;
-            *connection = Some(open);
-        }
-        let Some(open) = connection else { return Ok(HashMap::new()) };
-        let asked_at = Some(Instant::now());
-        let work = sqlx::query(concat!(
-            // This query runs only once per second, because it scans all row versions that somebody's old snapshot may keep.
-            "SELECT l.topic, l.partition, l.next_offset, l.owner, l.epoch, l.last_timestamp,
-                 extract(epoch FROM clock_timestamp() - l.updated_at)::float8, l.claim_id,
-                 current_setting('transaction_read_only')::bool, extract(epoch FROM clock_timestamp() - (",
-            committed_at!(read),
-            "))::float8
-             FROM unnest($2::text[], $3::int4[]) AS s (topic, partition) CROSS JOIN LATERAL (
-                 SELECT * FROM tidegate.ledger l WHERE l.pipeline = $1 AND l.topic = s.topic AND l.partition = s.partition
-                 ORDER BY l.next_offset DESC LIMIT 1
-             ) l"
-        ))
-        .bind(&*self.pipeline)
-        .bind(self.sources.iter().map(|source| &*source.topic).collect::<Vec<_>>())
-        .bind(self.sources.iter().map(|source| source.partition).collect::<Vec<_>>())
-        .fetch_all(open);
-        let rows = match timeout(self.connector.write_deadline(), work).await {
-            Ok(rows) => rows.map_err(|error| Trouble::postgres(&error)),
-            Err(_) => Err(Trouble::postgres(&"Postgres gave no answer")),
-        };
-        // After a failover the old primary may still answer, but its ledger no longer changes.
-        let is_old =
-            |rows: &Vec<sqlx::postgres::PgRow>| rows.first().is_some_and(|row| row.try_get(8).unwrap_or(false));
-        let rows = match rows {
-            Ok(rows) if self.connector.must_write() && is_old(&rows) => {
-                Err(Trouble::postgres(&"Postgres takes no writes any more"))
-            }
-            rows => rows,
-        };
-        let rows = match rows {
-            Ok(rows) => rows,
-            Err(trouble) => {
-                *connection = None;
-                return Err(trouble);
-            }
-        };
-        let read = |row: &sqlx::postgres::PgRow| -> Result<_, sqlx::Error> {
-            let source = TopicPartition::new(row.try_get::<&str, _>(0)?, row.try_get(1)?);
-            let row = LedgerEntry {
-                next: Offset::new(row.try_get(2)?),
-                owner: row.try_get(3)?,
-                epoch: row.try_get(4)?,
-                last_timestamp: row.try_get(5)?,
-                idle_seconds: row.try_get(6)?,
-                committed_seconds: row.try_get(9)?,
-                claim: row.try_get(7)?,
-                asked_at,
-            };
-            Ok((source, row))
-        };
-        rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| Trouble::postgres(&error))
     }
 }
 

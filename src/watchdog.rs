@@ -1,5 +1,6 @@
 //! The watchdog: detects and reports partitions that have lag and make no progress, and repairs them if possible.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -124,7 +125,7 @@ pub async fn watch(pipeline: Arc<Pipeline>) {
 
 #[derive(Default)]
 struct Watched {
-    lagging: std::collections::HashMap<TopicPartition, Instant>,
+    lagging: HashMap<TopicPartition, Instant>,
     stalls: Vec<(TopicPartition, Stall)>,
     rebuilt_at: Option<Instant>,
 }
@@ -133,7 +134,8 @@ impl Watched {
     fn look(&mut self, pipeline: &Pipeline, status: &ConsumerStatus) {
         let now = Instant::now();
         let (partitions, writer) = (status.partitions(), status.writer());
-        self.lagging.retain(|source, _| partitions.iter().any(|p| p.source == *source));
+        let owned: HashSet<_> = partitions.iter().map(|partition| &partition.source).collect();
+        self.lagging.retain(|source, _| owned.contains(source));
         let mut stalls = Vec::new();
         let kafka = pipeline.kafka.outage().map(|outage| outage.trouble.to_string());
         for partition in &partitions {

@@ -32,7 +32,7 @@ pub fn denied_topics(config: &Settings, topics: &[String], health: &Arc<KafkaHea
     let mut queue = BatchQueue::new(Arc::clone(&consumer))?;
     let mut ends = TopicPartitionList::with_capacity(topics.len());
     for topic in topics {
-        ends.add_partition_offset(topic, 0, KafkaOffset::End)?;
+        ends.add_partition(topic, 0).set_offset(KafkaOffset::End)?;
         queue.forward(topic, 0)?;
     }
     consumer.assign(&ends)?;

@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
 use super::health::KafkaHealth;
+use super::list::partition_list;
 use super::membership::{Membership, TROUBLED_WITHIN};
 use super::rebalance::Notes;
 use super::settings::Settings;
@@ -390,10 +391,6 @@ fn sorted(error: KafkaError) -> ReadError {
 }
 
 fn list<'a>(places: impl IntoIterator<Item = (&'a TopicPartition, Offset)>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (source, offset) in places {
-        let added = list.add_partition_offset(&source.topic, source.partition, KafkaOffset::Offset(offset.get()));
-        added.expect("an offset of 0 or more is one that librdkafka can hold");
-    }
-    list
+    let places = places.into_iter().map(|(source, offset)| (source, KafkaOffset::Offset(offset.get())));
+    partition_list(places).expect("an offset of 0 or more is one that librdkafka can hold")
 }

@@ -20,9 +20,11 @@ use tokio::task::{JoinError, spawn_blocking};
 use super::access::denied_topics;
 use super::fault::{Cause, Fault};
 use super::health::KafkaHealth;
+use super::list::partition_list;
 use super::reader::Reader;
 use super::rebalance::Notes;
 use super::settings::{self, Settings};
+use super::times::{Search, Undated};
 use crate::config::{Start, Topics};
 use crate::lag::headroom::Retention;
 
@@ -32,8 +34,9 @@ pub const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time between two requests to a group's coordinator while it is being chosen.
 const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Records that are older count as this old: a year and a month, in milliseconds.
-const OLDEST_MS: i64 = 400 * 86_400_000;
+/// The number of partitions in one request for offsets. librdkafka searches two lists for each partition of an answer, so that a
+/// request for 1,000 partitions costs it a million comparisons.
+const PARTITIONS_PER_REQUEST: usize = 100;
 
 /// A consumer group as Kafka describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -339,7 +342,8 @@ impl Observer {
             }
             Start::Committed => {
                 let committed = self.question(first_topic(sources), || {
-                    self.client.committed_offsets(list(sources, KafkaOffset::Invalid)?, TIMEOUT)
+                    let unknown = sources.iter().map(|source| (source, KafkaOffset::Invalid));
+                    self.client.committed_offsets(partition_list(unknown)?, TIMEOUT)
                 })?;
                 // If a committed offset is below the log's start, Kafka has deleted its record.
                 let clamp = |(source, offset): (TopicPartition, Offset)| {
@@ -419,31 +423,27 @@ impl Observer {
         Ok(kept)
     }
 
-    /// Returns the timestamps of the records at these offsets, to the second, in milliseconds since the epoch. Uses only
-    /// ListOffsets, which returns an offset for a time, so it searches for the time. If an offset holds no record, it returns
-    /// the time of an earlier one.
+    /// Returns the timestamps of these records, to the second, in milliseconds since the epoch. If an offset holds no record,
+    /// returns the time of an earlier one.
     ///
     /// # Errors
     /// The error of Kafka.
-    pub fn times_of(&self, places: &[(TopicPartition, Offset)], now_ms: i64) -> Answer<Vec<i64>> {
-        let mut search: Vec<_> = places.iter().map(|_| (now_ms - OLDEST_MS, now_ms + 1000)).collect();
-        while search.iter().any(|(low, high)| high - low > 1000) {
-            let answer = self.question(places.first().map_or("", |(source, _)| &source.topic), || {
-                let mut asked = TopicPartitionList::with_capacity(places.len());
-                for ((source, _), (low, high)) in places.iter().zip(&search) {
-                    let middle = KafkaOffset::Offset(i64::midpoint(*low, *high));
-                    asked.add_partition_offset(&source.topic, source.partition, middle)?;
+    pub fn times_of(&self, records: &[Undated], now_ms: i64) -> Answer<Vec<i64>> {
+        let mut searches: Vec<_> = records.iter().map(|record| Search::new(record.since, now_ms)).collect();
+        loop {
+            let next = |(record, search): (&Undated, &Search)| Some((record.source.clone(), search.next()?));
+            let asked: Vec<_> = records.iter().zip(&searches).filter_map(next).collect();
+            if asked.is_empty() {
+                return Ok(searches.iter().map(Search::found).collect());
+            }
+            let places: Vec<_> = asked.iter().map(|(source, time)| (source, KafkaOffset::Offset(*time))).collect();
+            let found = self.offsets(&places)?;
+            for (record, search) in records.iter().zip(&mut searches) {
+                if let Some(time) = search.next() {
+                    search.answered(time, found.get(&record.source).is_some_and(|first| *first <= record.offset));
                 }
-                self.client.offsets_for_times(asked, TIMEOUT)
-            })?;
-            let found = self.places(&answer)?;
-            for ((source, offset), (low, high)) in places.iter().zip(&mut search) {
-                let middle = i64::midpoint(*low, *high);
-                // The first record at or after this time is at or before our offset, so our record isn't older than this time.
-                if found.get(source).is_some_and(|first| first <= offset) { *low = middle } else { *high = middle }
             }
         }
-        Ok(search.into_iter().map(|(low, _)| low).collect())
     }
 
     /// Returns the ranges that contain no record that Kafka would deliver. They hold only transaction markers and aborted
@@ -468,12 +468,19 @@ impl Observer {
     }
 
     fn at(&self, sources: &[TopicPartition], mark: KafkaOffset) -> Answer<HashMap<TopicPartition, Offset>> {
-        if sources.is_empty() {
-            return Ok(HashMap::new());
+        self.offsets(&sources.iter().map(|source| (source, mark)).collect::<Vec<_>>())
+    }
+
+    /// Requests an offset for a time of each partition, or for a mark such as the log's end.
+    fn offsets(&self, places: &[(&TopicPartition, KafkaOffset)]) -> Answer<HashMap<TopicPartition, Offset>> {
+        let mut found = HashMap::with_capacity(places.len());
+        for places in places.chunks(PARTITIONS_PER_REQUEST) {
+            let answer = self.question(&places[0].0.topic, || {
+                self.client.offsets_for_times(partition_list(places.iter().copied())?, TIMEOUT)
+            })?;
+            found.extend(self.places(&answer)?);
         }
-        let answer =
-            self.question(first_topic(sources), || self.client.offsets_for_times(list(sources, mark)?, TIMEOUT))?;
-        self.places(&answer)
+        Ok(found)
     }
 
     /// Returns the offset of each partition in the list that has one.
@@ -495,14 +502,6 @@ impl Observer {
     fn serve(&self) {
         while self.client.poll(Duration::ZERO).is_some() {}
     }
-}
-
-fn list(sources: &[TopicPartition], offset: KafkaOffset) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::with_capacity(sources.len());
-    for source in sources {
-        list.add_partition_offset(&source.topic, source.partition, offset)?;
-    }
-    Ok(list)
 }
 
 fn first_topic(sources: &[TopicPartition]) -> &str {

@@ -69,11 +69,10 @@ impl Reader {
         let said = |error: &KafkaError| format!("can't read topic `{topic}`: {error}");
         let mut open: HashMap<i32, Range<Offset>> =
             ranges.iter().filter(|(_, range)| !range.is_empty()).cloned().collect();
-        let mut start = TopicPartitionList::new();
+        let mut start = TopicPartitionList::with_capacity(open.len());
         for (partition, range) in &open {
-            start
-                .add_partition_offset(topic, *partition, KafkaOffset::Offset(range.start.get()))
-                .map_err(|error| said(&error))?;
+            let mut added = start.add_partition(topic, *partition);
+            added.set_offset(KafkaOffset::Offset(range.start.get())).map_err(|error| said(&error))?;
         }
         self.consumer.assign(&start).map_err(|error| said(&error))?;
         let mut heard_at = Instant::now();

@@ -7,10 +7,21 @@ use tracing::{debug, warn};
 
 use super::headroom::Retention;
 use super::{LagWatch, PartitionLag};
+use crate::kafka::times::Undated;
 use crate::status::Trouble;
 
 /// If a lag of at most this many offsets doesn't change, it may consist of transaction markers only. Then the range is read.
 const MARKS_MAX: u64 = 16;
+
+/// A partition's place in the ledger and in its log.
+pub(super) struct Place {
+    pub source: TopicPartition,
+    /// The offset of the oldest unwritten record.
+    pub next: Offset,
+    pub end: Offset,
+    /// The timestamp of the last written record, in milliseconds since the epoch.
+    pub last_timestamp: Option<i64>,
+}
 
 impl LagWatch {
     /// Stores Kafka's answer on the topics' retention, and logs once if there is none.
@@ -26,19 +37,26 @@ impl LagWatch {
     }
 
     /// Requests the timestamps of the oldest unwritten records if no sample is that old.
-    pub(super) async fn date(&mut self, places: &[(TopicPartition, Offset, Offset)], now: i64) {
-        let unknown = |(source, next, end): &&(TopicPartition, Offset, Offset)| {
-            let sampled = self.samples.get(source).and_then(VecDeque::front).is_some_and(|(_, first)| *first <= *next);
-            next < end && !sampled && self.made_at.get(source).is_none_or(|(offset, _)| offset != next)
+    pub(super) async fn date(&mut self, places: &[Place], now: i64) {
+        let unknown = |place: &&Place| {
+            let sampled = self.samples.get(&place.source).and_then(VecDeque::front);
+            let sampled = sampled.is_some_and(|(_, first)| *first <= place.next);
+            let known = self.made_at.get(&place.source).is_some_and(|(offset, _)| *offset == place.next);
+            place.next < place.end && !sampled && !known
         };
-        let wanted: Vec<_> = places.iter().filter(unknown).map(|(source, next, _)| (source.clone(), *next)).collect();
+        let undated = |place: &Place| {
+            let earlier = self.made_at.get(&place.source).filter(|(offset, _)| *offset < place.next).map(|(_, ms)| *ms);
+            let since = place.last_timestamp.max(earlier);
+            Undated { source: place.source.clone(), offset: place.next, since }
+        };
+        let wanted: Vec<_> = places.iter().filter(unknown).map(undated).collect();
         if wanted.is_empty() {
             return;
         }
         let requests = wanted.clone();
         match self.ask(move |observer| observer.times_of(&requests, now)).await {
             Ok(times) => {
-                let found = wanted.into_iter().zip(times).map(|((source, next), ms)| (source, (next, ms)));
+                let found = wanted.into_iter().zip(times).map(|(record, ms)| (record.source, (record.offset, ms)));
                 self.made_at.extend(found);
             }
             Err(why) => debug!(pipeline = &*self.pipeline, %why, "can't read the age of the oldest unwritten records"),
@@ -47,19 +65,15 @@ impl LagWatch {
 
     /// Reads short ranges at log ends that don't move, because transaction markers are no lag. No owner would otherwise find out:
     /// without a record there is no batch that advances the ledger past them.
-    pub(super) async fn read_ends(
-        &mut self,
-        places: &[(TopicPartition, Offset, Offset)],
-        before: &BTreeMap<TopicPartition, PartitionLag>,
-    ) {
-        let stands = |(source, next, end): &&(TopicPartition, Offset, Offset)| {
+    pub(super) async fn read_ends(&mut self, places: &[Place], before: &BTreeMap<TopicPartition, PartitionLag>) {
+        let stands = |Place { source, next, end, .. }: &&Place| {
             let lag = end.distance_from(*next);
             let moved = before.get(source).is_some_and(|lag| lag.next != *next || lag.end != *end);
             let known = self.ends_read.get(source).is_some_and(|(range, _)| *range == (*next..*end));
             (1..=MARKS_MAX).contains(&lag) && !moved && !known && self.read_to(source, *next) < *end
         };
         let wanted: Vec<_> =
-            places.iter().filter(stands).map(|(source, next, end)| (source.clone(), *next..*end)).collect();
+            places.iter().filter(stands).map(|place| (place.source.clone(), place.next..place.end)).collect();
         if wanted.is_empty() {
             return;
         }

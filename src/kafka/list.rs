@@ -1,0 +1,21 @@
+//! Lists of partitions, as librdkafka takes them.
+
+use rdkafka::error::KafkaResult;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tidegate_protocol::position::TopicPartition;
+
+/// Returns the list of these partitions and offsets. Takes time in proportion to their number, while
+/// [`TopicPartitionList::add_partition_offset`] searches the list for the partition that it has just added.
+///
+/// # Errors
+/// If an offset is negative.
+pub fn partition_list<'a>(
+    places: impl IntoIterator<Item = (&'a TopicPartition, Offset)>,
+) -> KafkaResult<TopicPartitionList> {
+    let places = places.into_iter();
+    let mut list = TopicPartitionList::with_capacity(places.size_hint().0);
+    for (source, offset) in places {
+        list.add_partition(&source.topic, source.partition).set_offset(offset)?;
+    }
+    Ok(list)
+}
