@@ -15,7 +15,8 @@ pub struct Record<'a> {
     pub headers: Headers<'a>,
 }
 
-/// Headers in the arena's form. For each: `u32` name length, name, `i32` value length (-1 for null), value; little-endian.
+/// Headers in the form in which a batch's arena stores them. For each header: `u32` name length, name, `i32` value length (-1
+/// for null), value. The lengths are little-endian.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a>(&'a [u8]);
 

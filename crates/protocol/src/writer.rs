@@ -36,7 +36,7 @@ pub struct Writer<S> {
     store: S,
     budget: DeadLetterBudget,
     backoff: Backoff,
-    /// The random source for the jitter of waits.
+    /// The source of the waits' random jitter.
     random: Rng,
     listener: Arc<dyn Listener>,
     waits: Arc<WaitFlag>,
@@ -45,7 +45,7 @@ pub struct Writer<S> {
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
-    /// Whether Postgres has accepted rows since it last refused a record, copied alone, for a reason that may affect all records.
+    /// Whether Postgres has accepted rows since the last refusal for a reason that may affect all records.
     takes_rows: bool,
     /// Whether every refusal counts as the fault of its record.
     blames_records: bool,
@@ -132,8 +132,8 @@ impl<S: Store> Writer<S> {
         Self { patience: Patience::None, ..self }
     }
 
-    /// Treats each refusal as the fault of its record, even if Postgres accepted no other: for commands whose records a person
-    /// checks.
+    /// Treats each refusal as the fault of its record, even if Postgres accepted no other record. This is for commands, where a
+    /// person checks the records.
     #[must_use]
     pub fn blaming_records(self) -> Self {
         Self { blames_records: true, ..self }
@@ -150,7 +150,7 @@ impl<S: Store> Writer<S> {
     /// [`Stopped`] if manual action is required; what isn't acknowledged is still in Kafka.
     ///
     /// # Cancel safety
-    /// May be dropped at any point: the next claim settles an unknown outcome.
+    /// May be dropped at any point: if the outcome of a write is unknown, the next claim finds it in the ledger.
     pub async fn run<M: From<Ack>>(mut self, mut batches: Receiver<Batch>, acks: Sender<M>) -> Result<(), Stopped> {
         while let Some(mut batch) = batches.recv().await {
             let outcomes = self.write(&mut batch).await?;
@@ -247,7 +247,7 @@ impl<S: Store> Writer<S> {
                         self.store.disconnect();
                         return Err(Stopped::NoRecordAlone(error.into()));
                     }
-                    // Postgres accepted no other record of the window.
+                    // The poison search ran, and Postgres accepted no other record of the window.
                     Disposition::Suspect if hint.is_some() => {
                         self.store.disconnect();
                         return Err(Stopped::Refused(error.into()));
@@ -303,7 +303,8 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Runs one transaction. `hint` is set once a record of the window is known to be refused, with the row that the error named.
+    /// Runs one transaction. `hint` is `Some` once Postgres is known to refuse a record of the window. It contains the row that
+    /// the error named, if the error named one.
     async fn attempt(
         &mut self,
         batch: &Batch,
