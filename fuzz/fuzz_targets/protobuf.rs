@@ -1,4 +1,4 @@
-//! Decodes arbitrary bytes as a Protobuf message with every type, and compares with another reader.
+//! Decodes arbitrary bytes as a Protobuf message with every type, and compares the rows with what another reader finds.
 
 #![no_main]
 
