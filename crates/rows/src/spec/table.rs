@@ -18,7 +18,8 @@ pub struct Table {
     pub after_create: Vec<String>,
     /// `evolve = "add"`: whether fields without a column become columns.
     pub evolve: bool,
-    /// `sort_by`: the rows of a batch are sorted by these columns, ascending. Append only; empty: in the order of delivery.
+    /// `sort_by`: the rows of a batch are sorted by these columns, ascending. Only for mode append. If this is empty, the rows
+    /// stay in the order of delivery.
     pub sort_by: Vec<String>,
     /// `partition_by`: range partitions that are created in advance, and removed after their retention.
     pub partition_by: Option<PartitionBy>,
@@ -37,7 +38,8 @@ impl Table {
 pub enum WriteMode {
     /// `append`: COPY directly into the table.
     Append,
-    /// `insert_new`: a row whose key exists is skipped. Without a key, any unique constraint counts.
+    /// `insert_new`: a row whose key exists in the table is skipped. If no key is configured, a row that violates any unique
+    /// constraint is skipped.
     InsertNew {
         /// `key`: columns that have a unique index.
         key: Vec<String>,

@@ -250,7 +250,8 @@ impl<'w> ProtobufWalk<'w> {
         Ok(())
     }
 
-    /// Fills in the defaults of fields without presence that are absent.
+    /// Sets the fields that don't track presence (repeated fields, maps, and scalars of proto3 without `optional`) to their
+    /// defaults. It is called before the message is read, so values in the message replace the defaults.
     fn prefill(&mut self, defaults: &[(u16, u16)], fields: &[ProtobufField]) {
         for (slot, nth) in defaults {
             let field = &fields[usize::from(*nth)];
@@ -386,7 +387,7 @@ impl<'w> ProtobufWalk<'w> {
     }
 }
 
-/// Returns whether a field of a message occurs for the first time.
+/// Returns whether a field of a message occurs for the first time, and notes that it occurred.
 fn first(seen: &mut Seen, nth: usize) -> bool {
     let (word, bit) = (nth / 64, 1_u64 << (nth % 64));
     match seen.get_mut(word) {
