@@ -58,7 +58,7 @@ pub struct RejectedRecord {
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub source: TopicPartition,
-    /// The claim under which it was consumed.
+    /// The claim under which the records were consumed.
     pub claim: Claim,
     /// The offset of the ledger when all earlier batches are written.
     pub from: Offset,
@@ -78,7 +78,7 @@ pub struct Span {
     /// The index of the segment in the batch.
     pub segment: usize,
     pub source: TopicPartition,
-    /// The claim under which it was consumed.
+    /// The claim under which the records were consumed.
     pub claim: Claim,
     /// The offset at which the ledger must be before the write.
     pub from: Offset,
@@ -133,7 +133,7 @@ struct Entry {
     timestamp_ms: i64,
     key_len: i32,
     value_len: i32,
-    /// Where the record ends in the arena. It starts where the previous entry's record ends.
+    /// Where the record ends in the arena. The record starts where the previous entry's record ends.
     arena_end: u32,
     rows_end: u32,
     /// The number of rows of all records up to and including this one.
@@ -363,8 +363,8 @@ impl Batch {
 
 /// Returns offset, timestamp and digest of a record, by which the log is identified later.
 pub fn last_record(record: &Record<'_>) -> LastRecord {
-    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. It is computed for one record per span, so speed
-    // doesn't matter.
+    // FNV-1a, 64 bits (Fowler, Noll, Vo): stable across versions and machines. The digest is computed for one record per span,
+    // so speed doesn't matter.
     let mut digest: u64 = 0xcbf2_9ce4_8422_2325;
     let lengths = [signed_len(record.key).to_le_bytes(), signed_len(record.value).to_le_bytes()];
     let bytes = lengths.iter().flatten().chain(record.key.unwrap_or_default()).chain(record.value.unwrap_or_default());

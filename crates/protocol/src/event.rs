@@ -41,7 +41,7 @@ pub enum Event<'a> {
     /// The group revoked these partitions.
     Revoked {
         sources: &'a [TopicPartition],
-        /// Whether other members may own them already.
+        /// Whether other members may own these partitions already.
         lost: bool,
     },
     /// Why the poll loop takes no records now; `None` if it takes records.

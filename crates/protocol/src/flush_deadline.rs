@@ -17,8 +17,8 @@ pub struct FlushDeadline {
 
 impl FlushDeadline {
     /// Adds a sample: a batch was committed `sample` after it was closed. A sample longer than half of `max_age` counts as half
-    /// of `max_age`, so that a long outage doesn't distort the estimate. A longer one would change nothing: the deadline is at
-    /// least half of `max_age`.
+    /// of `max_age`, so that a long outage doesn't distort the estimate. The deadline is never earlier than half of `max_age`
+    /// anyway.
     pub fn took(&mut self, sample: Duration, max_age: Duration) {
         let sample = sample.min(max_age / 2);
         if self.seen {

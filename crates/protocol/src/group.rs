@@ -24,7 +24,7 @@ pub enum GroupEvent {
     /// The group revoked these partitions.
     Revoked {
         sources: Vec<TopicPartition>,
-        /// Whether other members may own them already.
+        /// Whether other members may own these partitions already.
         lost: bool,
     },
 }

@@ -98,7 +98,7 @@ pub struct PollLoop<G: Group, E, L> {
     pub on_offset_loss: OffsetLossPolicy,
     /// The longest time from `stop` to the end of the drain. The consumer leaves the group after that.
     pub drain_timeout: Duration,
-    /// Our name in the ledger, for display.
+    /// The name of this consumer, which the ledger shows as the owner.
     pub owner: Arc<str>,
     /// The channel to the writer, with room for one batch.
     pub outbox: Sender<Batch>,

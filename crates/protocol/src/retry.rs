@@ -26,7 +26,7 @@ pub enum Stage {
 /// PostgreSQL's severity of an error, from the field that is never translated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The statement failed, the session lives.
+    /// The statement failed, but the session continues.
     Error,
     Fatal,
     Panic,
@@ -38,7 +38,7 @@ pub enum Disposition {
     /// One record's own fault: find the record and dead-letter it; the others are written.
     Record,
     /// One record's own fault if Postgres accepts other records, for example if a trigger raised an error of its own. If
-    /// Postgres accepts no other record, as [`Self::Stop`].
+    /// Postgres accepts no other record, the error is treated as [`Self::Stop`].
     Suspect,
     /// The catalog isn't the one that was planned for: read it again and re-encode.
     Plan,
@@ -112,7 +112,7 @@ pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 pub const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 impl Backoff {
-    /// Starts before the first failure.
+    /// Makes a backoff that has counted no failure.
     pub fn new() -> Self {
         Self { attempt: 0 }
     }

@@ -78,7 +78,7 @@ impl Actions {
 pub enum Delivery {
     /// The record has rows in the open batch, or was skipped by rule.
     Accepted,
-    /// It will be a dead letter.
+    /// The record will be a dead letter.
     Rejected,
     /// The record must not be written: it was read only to identify the log, or its partition isn't owned now.
     Ignored,
@@ -87,7 +87,7 @@ pub enum Delivery {
 /// The writer's answer to a batch.
 #[derive(Debug)]
 pub struct Ack {
-    /// The outcome of each segment of the batch, in order; `None` for one that was dropped before it was written.
+    /// The outcome of each segment of the batch, in order; `None` for a segment that was dropped before it was written.
     pub outcomes: Vec<Option<Outcome>>,
     /// The batch, so that its buffers are reused.
     pub batch: Batch,

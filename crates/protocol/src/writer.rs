@@ -1,8 +1,8 @@
-//! Writes the batches of one consumer: batch → store → ack. Knows neither Kafka nor SQL.
+//! Writes the batches of one consumer: batch → store → ack. This module knows neither Kafka nor SQL.
 //!
-//! It writes one batch at a time, and one *window* of its records per transaction: normally the whole batch, less after timeouts or
-//! if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and COMMIT. Whatever happens to
-//! it, the ledger row says how it ended: [`crate::store::LedgerRow::outcome_of`].
+//! A writer writes one batch at a time, and one *window* of the batch's records per transaction: normally the whole batch, less
+//! after timeouts or if the poison search used up its attempts. A transaction consists of COPY, dead letters, ledger and
+//! COMMIT. Whatever happens to a transaction, the ledger row says how it ended: [`crate::store::LedgerRow::outcome_of`].
 
 mod refused;
 
@@ -162,7 +162,7 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Writes a whole batch. Returns the outcome of each segment, `None` for one that was dropped before.
+    /// Writes a whole batch. Returns the outcome of each segment, `None` for a segment that was dropped before.
     ///
     /// # Errors
     /// [`Stopped`] if manual action is required.
@@ -222,8 +222,9 @@ impl<S: Store> Writer<S> {
                 }
                 Err(Failure::DeadLetterBudget(why)) => {
                     self.store.rollback().await;
-                    // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all, which
-                    // isn't the records' fault. So the budget stops the pipeline only if it still owns everything that it writes.
+                    // A late write of a fenced claim meets the rows of the new owner, and a unique index refuses them all,
+                    // which isn't the records' fault. So the budget stops the pipeline only if the consumer still owns every
+                    // partition that it writes.
                     let (spans, records) = (batch.spans(window.clone()), batch.records_in(window.clone()));
                     self.settle(batch, &spans, SettleCause::Refusal, end == batch.len(), outcomes).await?;
                     if batch.records_in(window) == records {
@@ -370,7 +371,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Reads the outcome of these spans from the ledger, retrying for as long as it takes, and stores it in `outcomes`. `last`
-    /// says that the batch ends with these spans. Returns whether they were committed.
+    /// says that the batch ends with these spans. Returns whether this is after a COMMIT that committed all of them.
     async fn settle(
         &mut self,
         batch: &mut Batch,
@@ -438,7 +439,7 @@ impl<S: Store> Writer<S> {
     /// Waits if waiting can help and is wanted.
     ///
     /// # Errors
-    /// [`Stopped::Refused`] if it can't help, [`Stopped::Outage`] if it isn't wanted.
+    /// [`Stopped::Refused`] if waiting can't help, [`Stopped::Outage`] if waiting isn't wanted.
     async fn wait_or_stop(&mut self, error: WriteError) -> Result<(), Stopped> {
         if error.disposition() == Disposition::Stop {
             self.store.disconnect();
