@@ -39,7 +39,7 @@
 //! (`rd_kafka_toppar_op_fetch_start`, flag `RD_KAFKA_Q_F_FWD_APP`). If `forward` is called later, the consumer's queue may
 //! already have records of the partition. `poll` returns them, and the caller must take them before the first bulk.
 //!
-//! When librdkafka stops to fetch a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on a
+//! When librdkafka stops fetching a partition, it clears the forwarding (`rd_kafka_toppar_fetch_stop`). This happens on a
 //! thread of librdkafka, at some time after `unassign` or `incremental_unassign` has returned. `assign` stops and starts every
 //! partition of its list, including those that were already assigned. So the old fetch may stop after `forward` was called for
 //! the new assignment, and would undo that call. The flag stays set, so records would then wait in the partition's queue, where
