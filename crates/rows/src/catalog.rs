@@ -7,7 +7,7 @@ pub struct Catalog {
     pub table: TableName,
     /// `pg_class.oid`. A table that was dropped and recreated has another one.
     pub oid: u32,
-    /// Whether this is a table, a partitioned table, a view and so on. COPY can't write into each of these.
+    /// Whether this is a table, a partitioned table, a view and so on. COPY can't write into some of these.
     pub kind: RelationKind,
     /// Whether row-level security applies to our role. If so, COPY refuses the table, and INSERT checks the policies for each
     /// row.
@@ -126,7 +126,7 @@ pub enum TypeKind {
         /// The labels of the element type, if it is an enum.
         labels: Option<Vec<String>>,
     },
-    /// A composite, a multirange, a pseudo-type.
+    /// A composite type, a multirange or a pseudo-type.
     Other,
 }
 

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// One error in a mapping, by itself or with regard to its table. It names the key in the configuration, and says what to do.
+/// One error in a mapping, or one conflict between a mapping and its table. It names the key in the configuration, and says
+/// what to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanFault {
     /// The configuration's key: `pipelines.ride_history.columns.lat.type`.

@@ -9,7 +9,8 @@
 //! - With `unknown_fields = { column = … }`, a record without unknown fields has NULL in that column, or `{}` if the column is
 //!   NOT NULL. A top-level field that a column looks into (`position.lat`) is not unknown.
 //! - A record that doesn't match `where` has no rows. A field that `where` tests is not unknown.
-//! - In mode aggregate, a column holds the record's input to its aggregate: NULL if the record doesn't count.
+//! - In mode aggregate, a row holds the record's input to the aggregate of each column: NULL if the record doesn't count for
+//!   this column.
 //! - With `evolve = "add"`, a record with a field that has no column is rejected as `new_field`; see `evolve`.
 //! - If the record names its table, the row has the columns of that table and a mark in front; see `route`.
 //! - A JSON null is SQL's NULL, for json and jsonb columns too.

@@ -96,8 +96,7 @@ pub enum Found {
     Wanted,
 }
 
-/// The schemas of a registry. A decoder looks a schema up when a record names one for which it has no plan. A decoder doesn't
-/// look up a schema again that it got.
+/// The schemas of a registry. A decoder looks up a schema when a record names one for which the decoder has no plan.
 pub trait Schemas: Debug + Send + Sync {
     /// Returns what is known of a schema, and requests it from the registry if nothing is known. Doesn't wait.
     fn find(&self, id: SchemaId) -> Found;

@@ -56,8 +56,8 @@ pub(crate) fn header<'a>(headers: Headers<'a>, names: &HeaderNames, apicurio: bo
 }
 
 /// Converts an id in eight bytes, big-endian, to Confluent's form: returns the last five bytes, which are a zero byte and the
-/// number in four bytes. Ids of Apicurio's Confluent-compatible interface are below 2^32. A header of another form is returned
-/// unchanged, so that the error shows it.
+/// number in four bytes. Ids of Apicurio's Confluent-compatible interface are below 2^32. Any other header is returned
+/// unchanged, so that the error shows it, or as an empty header if it could be taken for Confluent's form.
 fn of_apicurio(header: &[u8]) -> &[u8] {
     match header {
         [0, 0, 0, 0, _, _, _, _] => header.get(3..).unwrap_or_default(),
@@ -67,7 +67,7 @@ fn of_apicurio(header: &[u8]) -> &[u8] {
     }
 }
 
-/// Returns the schema that a header names, and the length of the prefix in the header that names it.
+/// Returns the schema that a header names, and how many bytes at the start of the header name it.
 pub(crate) fn of_header(header: &[u8]) -> Option<(SchemaId, usize)> {
     match header.split_first()? {
         (0, rest) => Some((SchemaId::Number(u32::from_be_bytes(*rest.first_chunk()?)), HEAD)),

@@ -77,7 +77,7 @@ impl<P> Plans<P> {
     ) -> Option<SchemaId> {
         let registry = self.registry.as_ref()?;
         if let Some(at) = self.made.iter().position(|(known, _)| *known == Some(id)) {
-            // If the registry didn't know the schema, it is asked again at intervals.
+            // If the registry didn't know the schema, the registry is asked again at intervals.
             if self.made[at].1.is_ok() || !registry.forgot(id) {
                 self.last = at;
                 return None;

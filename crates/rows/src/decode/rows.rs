@@ -2,7 +2,7 @@
 //!
 //! The decoder of the format finds the array and the fields around it. The elements are read as JSON, because the decoders of
 //! binary formats have already rendered the array as JSON. If an array is nested in the elements of another array, one decoder
-//! of this kind finds the outer elements, and a second one wraps it.
+//! of this kind finds the outer elements, and a second one, which wraps the first, finds the inner ones.
 
 use std::sync::Arc;
 

@@ -15,7 +15,7 @@ pub struct Described<'a> {
     pub source: String,
     /// Whether the column is NOT NULL, so that a record without a value for it is rejected.
     pub not_null: bool,
-    /// How a record without its field is treated; empty if that can't happen.
+    /// How a record without the column's field is treated; empty if there can't be such a record.
     pub missing: &'static str,
 }
 

@@ -8,7 +8,7 @@ use super::{Parsed, Schema};
 use crate::decode::{Path, frame, protobuf};
 use crate::fault::hint;
 
-/// The place where a path leaves a schema: the first of its names that the schema doesn't have.
+/// The place where a path leaves a schema: the first of the path's names that the schema doesn't have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Lack {
     /// A record or message lacks the field.

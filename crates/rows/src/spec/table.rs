@@ -49,14 +49,15 @@ pub enum WriteMode {
     Upsert {
         /// `key`: columns that have a unique index.
         key: Vec<String>,
-        /// `newer_by`: a record replaces a row only if its value in this column isn't smaller than the row's. If both are equal,
-        /// the record delivered later wins. NULL is older than every value.
+        /// `newer_by`: a record replaces a row only if the record's value in this column isn't smaller than the row's. If both
+        /// are equal, the record delivered later wins. NULL is older than every value.
         newer_by: Option<String>,
-        /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record delivered after it
-        /// is a new row.
+        /// `deletes`: a record without a value deletes the row with its key, regardless of `newer_by`. A record of the same key
+        /// that is delivered later makes a new row.
         deletes: bool,
     },
-    /// `aggregate`: each column except the key's combines the records of its key, as its `aggregate` says.
+    /// `aggregate`: each column outside of the key combines the values of all records with the same key, as the column's
+    /// `aggregate` says.
     Aggregate {
         /// `key`: columns that have a unique index.
         key: Vec<String>,

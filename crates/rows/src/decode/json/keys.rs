@@ -1,8 +1,9 @@
 //! The keys that a decoder knows, and its guess of the next key.
 //!
-//! Records of a topic mostly have the same keys in the same order. Each key remembers the last two keys that followed it (two,
-//! because of optional fields and of topics with two producers). If one of them occurs in the text again, one comparison finds
-//! it. Keys without a column are remembered too, up to a limit, so that the guess also works after such keys.
+//! Records of a topic mostly have the same keys in the same order. Each key remembers the last two keys that followed it: one
+//! would not be enough if fields are optional, or if a topic has two producers. If the next key in the text is one of these
+//! two, one comparison finds it. Keys without a column are remembered too, up to a limit, so that the guess also works after
+//! such keys.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! Decodes a message in one pass: planned fields become slots, nested ones JSON, all others are skipped.
+//! Decodes a message in one pass. Each planned field becomes a slot; messages, lists and maps are rendered as JSON. All other
+//! fields are skipped.
 //!
 //! If a field occurs twice, the last value wins. The elements of a list may be scattered over their message, so all of them are
 //! gathered when the first one is found. The number of steps and the size of the JSON are limited by the size of the value.
@@ -172,7 +173,7 @@ impl<'w> ProtobufWalk<'w> {
         }
     }
 
-    /// Clears the slots that a value fills, before it is read.
+    /// Clears the slots that a value fills, before the value is read.
     fn clear(&mut self, place: u32) {
         for slot in &self.plan.places[place as usize].slots {
             self.set(*slot, Slot::MISSING);
