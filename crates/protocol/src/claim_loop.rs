@@ -134,7 +134,8 @@ pub trait ClaimLedger: Send {
     ) -> impl Future<Output = Result<Vec<Claimed>, WriteError>> + Send;
     /// Sets a claimed row to `to` under a new claim, and clears the last record, which the new log doesn't have. Returns the
     /// new claim; `None` if the row has another claim or offset than `claimed`. If the database is later restored to a state
-    /// before this step, the old claim in the row shows it, even if the row's offset also occurs in the new log.
+    /// before this step, the row has the old claim again, which reveals the restore even if the row's offset also occurs in the
+    /// new log.
     fn step_over(
         &mut self,
         claimed: &Claimed,

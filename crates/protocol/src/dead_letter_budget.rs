@@ -13,7 +13,7 @@ use crate::record::Record;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct DeadLetterLimits {
     /// The highest allowed share of dead letters among the records of the window, in `(0.0, 1.0]`. With 1.0, the pipeline never
-    /// stops for it. Default 0.1.
+    /// stops because of dead letters. Default 0.1.
     pub max_share: f64,
     /// The length of the window. Default 5 min.
     pub window: Duration,

@@ -41,7 +41,8 @@ pub struct Writer<S> {
     listener: Arc<dyn Listener>,
     waits: Arc<WaitFlag>,
     patience: Patience,
-    /// Current number of records per transaction; halved by timeouts, doubled by success.
+    /// How many records a transaction may have now. If a window times out repeatedly, this becomes half of that window. Each
+    /// success doubles it.
     window_max: u32,
     /// The contents of the current transaction.
     contents: Contents,
@@ -51,7 +52,7 @@ pub struct Writer<S> {
     blames_records: bool,
 }
 
-/// How long to wait for an outage of Postgres.
+/// How long to wait for the end of an outage of Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Patience {
     Forever,
@@ -371,7 +372,7 @@ impl<S: Store> Writer<S> {
     }
 
     /// Reads the outcome of these spans from the ledger, retrying for as long as it takes, and stores it in `outcomes`. `last`
-    /// says that the batch ends with these spans. Returns whether this is after a COMMIT that committed all of them.
+    /// says that the batch ends with these spans. Returns true if `settle_cause` is a COMMIT and that COMMIT was executed.
     async fn settle(
         &mut self,
         batch: &mut Batch,
@@ -453,7 +454,7 @@ impl<S: Store> Writer<S> {
         Ok(())
     }
 
-    /// Waits for an outage: drops the connection, reports why, sleeps.
+    /// Drops the connection, reports the error, and waits before the next attempt.
     async fn wait(&mut self, error: &WriteError) {
         self.store.disconnect();
         let delay: Duration = self.backoff.next(self.random.f64());

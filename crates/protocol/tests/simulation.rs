@@ -14,8 +14,8 @@
 //! | progress once all healed | `AckLost`, `LedgerUnseen`, `RetentionUnseen`, `SettleSaysAgain`, `ClaimWritesNoId` |
 //!
 //! Two planted bugs break no invariant, because the ledger corrects them. `SettleSaysDone` takes every COMMIT with an unknown
-//! outcome for a successful one: the next write finds another offset in the ledger. `UnknownCommitTakenAsFailed` takes it for a
-//! failed one, with the same effect.
+//! outcome for a successful one: the next write finds another offset in the ledger. `UnknownCommitTakenAsFailed` takes every
+//! such COMMIT for a failed one, with the same effect.
 //!
 //! `AdvanceDoesNotLookAgain` is a ledger update that doesn't read the row again after it got the lock. In random schedules, the
 //! old and the new owner rarely wait for the same row. So a schedule made for this bug (`aimed.rs`) finds it.
